@@ -1,0 +1,19 @@
+"""The web app: `python app.py`, and the object (`demo`) that a Hugging Face Space runs."""
+
+from __future__ import annotations
+
+import sys
+
+from latentmem.engine import Engine
+from latentmem.records import LatentmemError
+from latentmem.settings import Settings
+from latentmem.ui import build, launch_options
+
+try:
+    engine = Engine(Settings())  # nothing is loaded yet; every setting can come from the environment
+except LatentmemError as e:
+    sys.exit(str(e))
+demo = build(engine)
+
+if __name__ == "__main__":
+    demo.launch(**launch_options(engine))

@@ -1,0 +1,8 @@
+"""`python -m latentmem`: the command line."""
+
+from __future__ import annotations
+
+from latentmem.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""The bank: one SQLite file that keeps memories, finds them by their keys, and counts how they were used.
+
+Around this file: `bank_schema` (tables, opening, errors), `bank_store` (transactions, rows), `bank_codec` (a Memory as
+bytes), `bank_index` (search), `bank_archive` and `bank_zip` (the shared form), `bank_verify`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from . import bank_archive, bank_codec, bank_index, bank_verify, soft_prompt
+from .bank_archive import ExportReport, ImportReport
+from .bank_schema import COUNTERS, STATE, infos_sql, is_damage
+from .bank_store import Store, salvaged
+from .bank_verify import VerifyReport
+from .records import Counters, Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Problem
+
+__all__ = ["Bank", "ExportReport", "ImportReport", "VerifyReport"]
+
+KEYS_SQL = """SELECT k.seq, m.id, m.name, m.model, m.source, k.bytes, k.sha256
+              FROM keys k JOIN memories m ON m.seq = k.seq WHERE k.kind = ? AND k.seq """
+FETCH = 1024  # keys read at a time
+
+
+class Bank:
+    """Memories in one SQLite file, or in RAM (":memory:"). A context manager; any thread may use it.
+
+    What `put` and `record` returned from has been synced to disk. Several processes may use one file; a process
+    that forked must open it again. Where a memory's id is asked for, its beginning will do, from 4 characters on, if
+    only one id begins so. Whatever a user can cause raises LatentmemError.
+    """
+
+    def __init__(self, path: str | Path = ":memory:", *, read_only: bool = False) -> None:
+        self.path = ":memory:" if str(path) == ":memory:" else str(Path(path).expanduser())
+        self.read_only = read_only
+        self._store = Store(self.path, read_only)
+        self._indices: dict[str, bank_index.KeyIndex] = {}
+        self._views: dict[str, tuple[tuple[int, int], dict[int, bank_index.View]]] = {}
+
+    def __enter__(self) -> Bank:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Closing twice is harmless."""
+        self._store.close()
+
+    # -------------------------------------------------------------- memories
+    def put(self, memory: Memory) -> str:
+        """Keep a memory and return its id, once it is on disk. Keeping the same id again changes nothing.
+
+        Refuses NaN, wrong shapes, keys that are no unit vectors, and values JSON cannot hold.
+        """
+        packed = bank_codec.pack(memory)
+        self._store.add([(packed, memory)])
+        return packed.id
+
+    def get(self, memory_id: str) -> Memory:
+        """The memory as it was put (kv keys rounded to float16), every checksum and its id checked."""
+        return bank_codec.unpack(self._store.packed(self._store.resolve(memory_id)))
+
+    def delete(self, memory_id: str) -> None:
+        """Remove a memory and its events for good. Importing an archive that holds it brings it back."""
+        self._store.delete(memory_id)
+
+    def __contains__(self, memory_id: object) -> bool:
+        """Whether a memory has exactly this id."""
+        return self._store.has(memory_id)
+
+    def __len__(self) -> int:
+        with self._store.reading() as db:
+            return int(db.execute("SELECT COUNT(*) FROM memories").fetchone()[0])
+
+    def info(self, memory_id: str) -> MemoryInfo:
+        """One row of the table."""
+        ident = self._store.resolve(memory_id)
+        rows = self._infos(["m.id = ?"], [ident], 1, 0)
+        if not rows:
+            raise LatentmemError(f"The entry of memory {ident} is damaged: run `latentmem verify`.")
+        return rows[0]
+
+    def infos(self, *, source: str | None = None, model: str | None = None, quarantined: bool | None = None,
+              limit: int | None = None, offset: int = 0, text: str | None = None) -> list[MemoryInfo]:
+        """Rows of the table, newest first. `text` is looked for, in any case, in the problem, the label and the id."""
+        where: list[str] = []
+        values: list[Any] = []
+        for condition, value in (
+            ("m.source = ?", source), ("m.model = ?", model),
+            (f"COALESCE({STATE} = 'quarantined', 0) = ?", quarantined),
+            ("instr(casefold(m.problem_text || char(10) || COALESCE(m.label, '') || char(10) || m.id), ?) > 0",
+             text.casefold() if text else None),
+        ):
+            if value is not None:
+                where.append(condition)
+                values.append(value)
+        return self._infos(where, values, -1 if limit is None else max(limit, 0), max(offset, 0))
+
+    # -------------------------------------------------------------- search
+    def search(self, key: np.ndarray, *, kind: KeyKind = "input", k: int = 1, model: str | None = None,
+               source: str | None = None, exclude: Collection[str] = (),
+               include_quarantined: bool = False) -> tuple[Hit, ...]:
+        """The k memories whose key is most similar (cosine) to key [d], best first, ties by id. Exact.
+
+        `model`: only memories made by the model of this fingerprint; `source`: only those of this data set; `exclude`:
+        ids that shall not be found.
+        """
+        query = bank_index.check_query(key, k)
+        codes, views = self._search_views(kind)
+        masks = {dim: bank_index.allowed(view, codes, model=model, source=source, exclude=exclude,
+                                         include_quarantined=include_quarantined) for dim, view in views.items()}
+        if query.size in views:
+            return bank_index.nearest(views[query.size], query, k, masks[query.size])
+        others = [dim for dim, mask in masks.items() if mask.any()]
+        if others:
+            raise LatentmemError(f"The search key has {query.size} numbers, but the {kind} keys of the bank have "
+                                 f"{others[0]}: use the embedder or model that made them.")
+        return ()
+
+    def keys(self, kind: KeyKind, *, model: str | None = None,
+             include_quarantined: bool = False) -> tuple[list[str], np.ndarray]:
+        """All ids and their keys [n, d] float32, unit rows, in the order of storing; [0, 0] when there are none."""
+        codes, views = self._search_views(kind)
+        found = {}
+        for dim, view in views.items():
+            mask = bank_index.allowed(view, codes, model=model, source=None, exclude=(),
+                                      include_quarantined=include_quarantined)
+            if mask.any():
+                found[dim] = [view.ids[row] for row in np.flatnonzero(mask)], view.matrix[mask]
+        if len(found) > 1:
+            raise LatentmemError(f"The {kind} keys of the bank have different lengths ({sorted(found)}), so they "
+                                 "cannot be compared: choose one model.")
+        return next(iter(found.values()), ([], np.empty((0, 0), np.float32)))
+
+    # -------------------------------------------------------------- events
+    def record(self, event: Event) -> Event:
+        """Append an event and return it with its id and time, once it is on disk."""
+        return self._store.add_event(event)
+
+    def events(self, memory_id: str | None = None, *, kind: str | None = None, receipt_id: str | None = None,
+               limit: int | None = None) -> list[Event]:
+        """Events, newest first. Damaged ones are left out: `verify` names them."""
+        ident = self._store.resolve(memory_id) if memory_id is not None else None
+        chosen = {"memory_id": ident, "kind": kind, "receipt_id": receipt_id}
+        return self._store.events({c: v for c, v in chosen.items() if v is not None},
+                                  -1 if limit is None else max(limit, 0))
+
+    def quarantine(self, memory_id: str, reason: str) -> Event:
+        """Keep a memory from being found, until it is released."""
+        return self.record(Event(memory_id, "quarantined", detail={"reason": reason}))
+
+    def release(self, memory_id: str) -> Event:
+        """Let a quarantined memory be found again."""
+        return self.record(Event(memory_id, "released"))
+
+    # -------------------------------------------------------------- sharing and health
+    def export_zip(self, target: str | Path | IO[bytes], ids: Collection[str] | None = None) -> ExportReport:
+        """Write memories (all, or these) and their events as a zip; a damaged memory is left out and named."""
+        chosen = None if ids is None else [self._store.resolve(ident) for ident in ids]
+        return bank_archive.export_zip(self._store, target, chosen)
+
+    def import_zip(self, source: str | Path | IO[bytes], *, model: str | None = None) -> ImportReport:
+        """Add the memories and events of an exported bank that this one lacks (set union).
+
+        `model`: refuse memories made by a model of another fingerprint.
+        """
+        self._store.check_writable()
+        return bank_archive.import_zip(self._store, source, model=model)
+
+    def export_peft(self, memory_id: str, folder: str | Path, *, base_model: str | None = None) -> None:
+        """Write the soft prompt as a PEFT adapter. `base_model`: where PEFT finds the model, else the model's name."""
+        memory = self.get(memory_id)
+        soft_prompt.save_peft(folder, memory.soft_prompt, base_model=base_model or memory.model_name,
+                              model_fingerprint=memory.model, init_text=str(memory.settings.get("init_text", "")))
+
+    def verify(self) -> VerifyReport:
+        """Check the file, every checksum, every id and every reference. Problems are named, one sentence each."""
+        return bank_verify.verify(self._store)
+
+    def stats(self) -> dict[str, Any]:
+        """path, bytes, journal_mode, sqlite version, memories, events, read_only."""
+        with self._store.reading() as db:
+            def one(sql: str) -> Any:
+                return db.execute(sql).fetchone()[0]
+
+            return {"path": self.path, "bytes": one("PRAGMA page_count") * one("PRAGMA page_size"),
+                    "journal_mode": one("PRAGMA journal_mode"), "sqlite": sqlite3.sqlite_version,
+                    "memories": len(self), "events": one("SELECT COUNT(*) FROM events"), "read_only": self.read_only}
+
+    # -------------------------------------------------------------- inside
+    def _infos(self, where: list[str], values: list[Any], limit: int, offset: int) -> list[MemoryInfo]:
+        with self._store.reading() as db:
+            try:
+                rows = db.execute(infos_sql(where), [*values, limit, offset]).fetchall()
+            except sqlite3.DatabaseError as e:
+                if not is_damage(e):
+                    raise
+                sql = infos_sql([*where, "m.seq = ?"])
+                found = salvaged(db, "memories", lambda seq: db.execute(sql, [*values, seq, 1, 0]).fetchall())
+                rows = sorted(found, key=lambda row: (row["at"], row["seq"]), reverse=True)[offset:]
+                if not rows:
+                    raise
+                rows = rows[:limit] if limit >= 0 else rows
+        return [info for row in rows if (info := _info(row)) is not None]
+
+    def _search_views(self, kind: str) -> tuple[dict[str, int], dict[int, bank_index.View]]:
+        """The keys of one kind as they are now: read once, then only what is new."""
+        if kind not in bank_codec.KEY_DTYPE:
+            raise LatentmemError(f"There is no kind of key {str(kind)[:40]!r}: "
+                                 f"use {' or '.join(bank_codec.KEY_DTYPE)}.")
+        with self._store.reading() as db:
+            index = self._indices.setdefault(kind, bank_index.KeyIndex(kind))
+            now = (db.execute("PRAGMA data_version").fetchone()[0], self._store.writes)
+            seen, views = self._views.get(kind, (None, {}))
+            if seen != now:
+                self._catch_up(db, index)
+                views = index.views()
+                self._views[kind] = now, views
+            return index.codes, views
+
+    def _catch_up(self, db: sqlite3.Connection, index: bank_index.KeyIndex) -> None:
+        """Bring an index up to the bank: append new keys, mask deleted and quarantined ones."""
+        db.execute("BEGIN")  # one state of the file for all four queries
+        try:
+            try:
+                rows = db.execute(KEYS_SQL + "> ? ORDER BY k.seq", (index.kind, index.last_seq))
+                while chunk := rows.fetchmany(FETCH):
+                    index.add(chunk)
+            except sqlite3.DatabaseError as e:
+                if not is_damage(e):
+                    raise
+                self._salvage_keys(db, index)
+            alive = None
+            if db.execute("SELECT COUNT(*) FROM keys WHERE kind = ?", (index.kind,)).fetchone()[0] != index.stored:
+                alive = {r[0] for r in db.execute("SELECT seq FROM keys WHERE kind = ?", (index.kind,)).fetchall()}
+            hidden = db.execute(f"""SELECT m.id FROM (SELECT DISTINCT memory_id AS id FROM events
+                WHERE kind IN ('quarantined', 'released')) m WHERE {STATE} = 'quarantined'""").fetchall()
+            index.mark(alive, [row[0] for row in hidden])
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+
+    def _salvage_keys(self, db: sqlite3.Connection, index: bank_index.KeyIndex) -> None:
+        """Key by key past damaged pages, so that the others are still found."""
+        after = index.last_seq
+        one = salvaged(db, "memories", lambda seq: db.execute(KEYS_SQL + "= ?", (index.kind, seq)).fetchall()
+                       if seq > after else ())
+        index.add(sorted(one, key=lambda row: row[0]))
+        index.stored = -1  # unreadable keys were not counted: compare all that is there with all that was read
+
+
+def _info(row: sqlite3.Row) -> MemoryInfo | None:
+    """A row of the table; None when it is too damaged to show, which `verify` tells."""
+    try:
+        problem = Problem(row["problem_text"], row["problem_id"], row["problem_answer"], row["source"])
+    except LatentmemError:
+        return None
+    counters = Counters(**{kind: row[f"n_{kind}"] for kind in COUNTERS})
+    columns = ("id", "name", "label", "majority_ratio", "model", "model_name", "virtual_tokens", "hidden", "best_step",
+               "created")
+    return MemoryInfo(**{c: row[c] for c in columns}, problem=problem, quarantined=bool(row["quarantined"]),
+                      counters=counters)

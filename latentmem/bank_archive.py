@@ -1,0 +1,235 @@
+"""The shared form of a bank: a zip of manifest.json, memories.jsonl, events.jsonl and one safetensors file per memory.
+
+An archive comes from strangers: `bank_zip` guards the container; here every line is parsed by a checker, every array
+compared with its checksum and looked through, and every memory must hash to its id.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
+
+import numpy as np
+
+from . import bank_codec as codec
+from .bank_store import Store
+from .bank_zip import CHUNK, EVENTS, FORMAT, MANIFEST, MAX_MEMORIES, MEMORIES, VERSION, Members, lines, opened, read
+from .records import Event, LatentmemError, Memory, Step, Trace, to_json
+
+SPOOL = 32 << 20  # bytes of words kept in memory while the arrays are written
+BATCH = 64  # memories a transaction
+EVENT_BATCH = 2000
+MAX_SENTENCES = 1000
+TENSORS = {"soft_prompt": "<f4"} | {f"key.{kind}": dtype for kind, dtype in codec.KEY_DTYPE.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    memories: int
+    events: int
+    refused: list[str]  # one sentence for each memory that is damaged in the bank
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    added: int
+    skipped: int  # memories that were already there
+    events: int  # events that were not yet there
+    refused: list[str]  # one sentence for each memory or group of events that was not taken
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line of memories.jsonl."""
+
+    id: str
+    record: codec.Record
+    traces: tuple[Trace, ...]
+    steps: tuple[Step, ...]
+
+
+# ------------------------------------------------------------------ export
+def export_zip(store: Store, target: str | Path | IO[bytes], ids: list[str] | None = None) -> ExportReport:
+    """Write the memories (all, or those in `ids`) and their events. The same bank gives the same bytes.
+
+    A path is replaced only once the archive is complete. Raises LatentmemError when it cannot be written.
+    """
+    chosen = sorted(set(ids)) if ids is not None else store.ids()
+    if len(chosen) > MAX_MEMORIES:
+        raise LatentmemError(f"{len(chosen)} memories are more than one archive holds ({MAX_MEMORIES}): "
+                             "export them in parts by naming their ids.")
+    try:
+        if not isinstance(target, (str, Path)):
+            return _write(store, target, chosen)
+        path = Path(target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as f:
+                report = _write(store, f, chosen)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        return report
+    except OSError as e:
+        raise LatentmemError(f"The archive could not be written to {target} ({e.strerror or e}): "
+                             "choose another place or free some space.") from None
+
+
+def _write(store: Store, file: IO[bytes], ids: list[str]) -> ExportReport:
+    members: dict[str, dict[str, Any]] = {}
+    refused: list[str] = []
+    memories = events = 0
+    spool = partial(SpooledTemporaryFile, max_size=SPOOL)
+    with zipfile.ZipFile(file, "w") as archive, spool() as memory_lines, spool() as event_lines:
+        for ident in ids:
+            try:
+                packed = store.packed(ident)
+                arrays = _arrays(packed)
+            except LatentmemError as e:
+                refused.append(str(e))
+                continue
+            # Stored, not deflated: weights do not compress.
+            _add(archive, members, f"memories/{ident}.safetensors", BytesIO(arrays), zipfile.ZIP_STORED)
+            words = b",".join(b'"%s":%s' % (p.encode(), packed.parts[p]) for p in ("record", "traces", "steps"))
+            memory_lines.write(b'{"id":"%s",%s}\n' % (ident.encode(), words))
+            memories += 1
+            for event in sorted(store.events({"memory_id": ident}), key=lambda e: e.id):
+                event_lines.write(to_json(event).encode() + b"\n")
+                events += 1
+        _add(archive, members, MEMORIES, memory_lines, zipfile.ZIP_DEFLATED)
+        _add(archive, members, EVENTS, event_lines, zipfile.ZIP_DEFLATED)
+        manifest = {"format": FORMAT, "version": VERSION, "memories": memories, "events": events, "members": members}
+        _add(archive, {}, MANIFEST, BytesIO(json.dumps(manifest, indent=1).encode()), zipfile.ZIP_DEFLATED)
+    return ExportReport(memories, events, refused)
+
+
+def _add(archive: zipfile.ZipFile, members: dict[str, dict[str, Any]], name: str, source: IO[bytes], how: int) -> None:
+    info = zipfile.ZipInfo(name)  # dated 1980: the same bank gives the same bytes
+    info.compress_type = how
+    info.external_attr = 0o644 << 16
+    info.file_size = source.seek(0, os.SEEK_END) or source.tell()  # decides between zip and zip64
+    source.seek(0)
+    checksum = sha256()
+    with archive.open(info, "w") as member:
+        while chunk := source.read(CHUNK):
+            checksum.update(chunk)
+            member.write(chunk)
+    members[name] = {"sha256": checksum.hexdigest(), "bytes": info.file_size}
+
+
+def _arrays(packed: codec.Packed) -> bytes:
+    named = codec.load_arrays(packed.parts["soft_prompt"], packed.id)
+    for kind, data in packed.keys.items():
+        named[f"key.{kind}"] = codec.load_arrays(data, packed.id)["key"]
+    return codec.save_arrays(named)
+
+
+# ------------------------------------------------------------------ import
+def import_zip(store: Store, source: str | Path | IO[bytes], *, model: str | None = None) -> ImportReport:
+    """Add what the archive holds and the bank does not. A memory comes whole or not at all; one that is damaged, or
+    was made by another model than `model`, is refused with a sentence while the others come in.
+
+    Raises LatentmemError, before anything is stored, when the archive as a whole is not to be trusted.
+    """
+    with opened(source) as (archive, members):
+        refused = _Refusals()
+        added = skipped = 0
+        memories = _memories(archive, members, model, refused)
+        while batch := list(islice(memories, BATCH)):
+            count = store.add(batch)
+            added, skipped = added + count, skipped + len(batch) - count
+        new_events, events = 0, _events(archive, refused)
+        while some := list(islice(events, EVENT_BATCH)):
+            count, sentences = store.add_events(some)
+            new_events += count
+            for sentence in sentences:
+                refused.add(sentence)
+        return ImportReport(added, skipped, new_events, refused.sentences())
+
+
+class _Refusals:
+    """The first thousand sentences and the number of the others: a hostile archive has millions of bad lines."""
+
+    def __init__(self) -> None:
+        self._first: list[str] = []
+        self._count = 0
+
+    def add(self, sentence: LatentmemError | str) -> None:
+        self._count += 1
+        if len(self._first) < MAX_SENTENCES:
+            self._first.append(str(sentence))
+
+    def sentences(self) -> list[str]:
+        more = self._count - len(self._first)
+        return self._first + ([f"{more} more were refused."] if more else [])
+
+
+def _memories(archive: zipfile.ZipFile, members: Members, model: str | None,
+              refused: _Refusals) -> Iterator[tuple[codec.Packed, Memory]]:
+    for number, line in enumerate(lines(archive, MEMORIES), 1):
+        try:
+            words = codec.parse(_Line, line, f"Line {number} of {MEMORIES}")
+            if model is not None and words.record.model != model:
+                raise LatentmemError(f"Memory {words.id[:40]} was made by {words.record.model_name[:60]} "
+                                     f"({words.record.model[:16]}): use it with that model.")
+            yield _memory(words, _arrays_of(archive, members, words.id[:40]))
+        except LatentmemError as e:
+            refused.add(e)
+
+
+def _arrays_of(archive: zipfile.ZipFile, members: Members, ident: str) -> dict[str, np.ndarray]:
+    name = f"memories/{ident}.safetensors"
+    if name not in members:
+        raise LatentmemError(f"Memory {ident} has no arrays in the archive: export it again.")
+    data = read(archive, name, f"Memory {ident}")
+    if codec.sha256(data) != members[name].sha256:
+        raise LatentmemError(f"Memory {ident}: its arrays do not match their checksum: export it again.")
+    arrays = codec.load_arrays(data, f"Memory {ident}: its arrays")
+    for tensor, array in arrays.items():
+        if array.dtype != np.dtype(TENSORS.get(tensor, object)):
+            raise LatentmemError(f"Memory {ident}: an array {tensor[:40]!r} of {array.dtype} does not belong there: "
+                                 "export it again.")
+    return arrays
+
+
+def _memory(words: _Line, arrays: dict[str, np.ndarray]) -> tuple[codec.Packed, Memory]:
+    """One memory, checked as a whole: its words, its arrays, its id."""
+    r = words.record
+    memory = Memory(
+        problem=r.problem, soft_prompt=arrays.pop("soft_prompt", None), model=r.model, model_name=r.model_name,
+        keys={tensor.removeprefix("key."): array.astype(np.float32) for tensor, array in arrays.items()},
+        vote=r.vote, traces=words.traces, steps=words.steps, best_step=r.best_step, settings=r.settings,
+        created=r.created)
+    try:
+        packed = codec.pack(memory)
+    except LatentmemError as e:
+        raise LatentmemError(f"Memory {words.id[:40]}: {e}") from None
+    if packed.id != words.id:
+        raise LatentmemError(f"Memory {words.id[:40]} is not what its id says (its content hashes to {packed.id}): "
+                             "it was changed or damaged, export it again.")
+    return packed, memory
+
+
+def _events(archive: zipfile.ZipFile, refused: _Refusals) -> Iterator[Event]:
+    for number, line in enumerate(lines(archive, EVENTS), 1):
+        try:
+            event = codec.parse(Event, line, f"Line {number} of {EVENTS}")
+            if not event.id or not event.created:
+                raise LatentmemError(f"Line {number} of {EVENTS} has no id or no time: export the bank again.")
+            codec.check_event(event)
+            yield event
+        except LatentmemError as e:
+            refused.add(e)

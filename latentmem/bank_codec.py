@@ -1,0 +1,265 @@
+"""A Memory as bytes and back: JSON for words, safetensors for numbers, sha256 over each. No SQL and no files here.
+
+What comes back from disk or from an archive is untrusted: `unpack` checks every member, shape and number, and that
+the id is the hash of the content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any, TypeVar, get_args
+
+import numpy as np
+
+from .records import Event, EventKind, KeyKind, LatentmemError, Memory, Problem, Step, Trace, Vote, digest
+
+T = TypeVar("T")
+PARTS = ("record", "traces", "steps", "soft_prompt")
+KEY_DTYPE = {"input": "<f4", "kv": "<f2"}  # kv keys are long (layers x heads x 2); float16 halves them
+UNIT_TOLERANCE = 1e-3  # a unit vector rounded to float16 is off by up to 5e-4
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+assert set(KEY_DTYPE) == set(get_args(KeyKind))
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a Memory says about itself, without its arrays, traces and curve."""
+
+    problem: Problem
+    model: str
+    model_name: str
+    vote: Vote
+    best_step: int
+    settings: Mapping[str, Any]
+    created: str
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A Memory as bytes. `parts` has the four PARTS; `keys` maps kind -> safetensors bytes."""
+
+    id: str
+    parts: Mapping[str, bytes]
+    keys: Mapping[str, bytes]
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+# ------------------------------------------------------------------ time
+def stamp(created: str) -> int:
+    """Microseconds since 1970 of an ISO 8601 time; a time without a zone is UTC. Raises LatentmemError."""
+    try:
+        time = datetime.fromisoformat(created)
+        return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - EPOCH) // timedelta(microseconds=1)
+    except (ValueError, TypeError, OverflowError):
+        raise LatentmemError(f"The time {str(created)[:40]!r} is not ISO 8601: write it like "
+                             "2026-01-31T12:00:00+00:00.") from None
+
+
+def iso(at: int) -> str:
+    return (EPOCH + timedelta(microseconds=at)).isoformat(timespec="microseconds")
+
+
+def now() -> int:
+    return (datetime.now(UTC) - EPOCH) // timedelta(microseconds=1)
+
+
+# ------------------------------------------------------------------ JSON
+def dump(value: Any, what: str) -> bytes:
+    """Compact JSON in UTF-8. Raises LatentmemError for NaN, infinity, half a surrogate pair, and objects."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as e:
+        raise LatentmemError(f"{what} cannot be written as JSON ({e}): use finite numbers and plain values.") from None
+
+
+def parse(kind: type[T], data: bytes | str, what: str) -> T:
+    """A record from untrusted JSON. Like `records.from_json`, with the compiled checker kept between calls, because
+    compiling takes longer than checking, and with numbers beyond float's range refused."""
+    from pydantic import ValidationError
+
+    try:
+        return _checker(kind).validate_python(json.loads(data, parse_constant=_finite, parse_float=_finite))
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "record"
+        raise LatentmemError(f"{what}: {where}: {first['msg']} (got {str(first['input'])[:80]!r}).") from None
+    except (ValueError, RecursionError) as e:  # also JSONDecodeError, UnicodeDecodeError, integers of 4300 digits
+        raise LatentmemError(f"{what} is not valid JSON ({str(e)[:120]}).") from None
+
+
+@cache
+def _checker(kind: type[T]) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not np.isfinite(value):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return value
+
+
+# ------------------------------------------------------------------ arrays
+def save_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
+    from safetensors.numpy import save
+
+    # safetensors reads raw memory: a strided view would be written as whatever lies between its numbers.
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
+def load_arrays(data: bytes, what: str) -> dict[str, np.ndarray]:
+    """Arrays from untrusted safetensors bytes, as writable copies."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return {name: np.array(array) for name, array in load(data).items()}
+    except (SafetensorError, ValueError, TypeError, KeyError) as e:
+        raise LatentmemError(f"{what} is not valid safetensors ({str(e)[:120]}).") from None
+
+
+def save_key(kind: str, key: np.ndarray) -> bytes:
+    return save_arrays({"key": key.astype(KEY_DTYPE[kind])})
+
+
+# ------------------------------------------------------------------ checks
+def check_prompt(prompt: Any) -> None:
+    if not isinstance(prompt, np.ndarray) or prompt.dtype != np.float32 or prompt.ndim != 2 or 0 in prompt.shape:
+        raise LatentmemError(f"The soft prompt is {_describe(prompt)}: "
+                             "it must be a float32 array [virtual tokens, hidden].")
+    if not np.isfinite(prompt).all():
+        raise LatentmemError("The soft prompt holds NaN or infinity: distil again with a lower learning rate.")
+
+
+def check_key(kind: str, key: Any) -> None:
+    if kind not in KEY_DTYPE:
+        raise LatentmemError(f"There is no kind of key {str(kind)[:40]!r}: use {' or '.join(KEY_DTYPE)}.")
+    if not isinstance(key, np.ndarray) or key.dtype != np.float32 or key.ndim != 1 or not key.size:
+        raise LatentmemError(f"The {kind} key is {_describe(key)}: it must be a float32 vector [d].")
+    norm = float(np.linalg.norm(key.astype(np.float64)))
+    if not np.isfinite(norm):
+        raise LatentmemError(f"The {kind} key holds NaN or infinity: compute it again.")
+    if abs(norm - 1) > UNIT_TOLERANCE:
+        raise LatentmemError(f"The {kind} key has length {norm:.4g}, not 1: divide it by its norm.")
+
+
+def _describe(value: Any) -> str:
+    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+
+
+def check(memory: Memory) -> None:
+    """Raises LatentmemError with the first thing that would make the memory unusable."""
+    check_prompt(memory.soft_prompt)
+    if not memory.keys:
+        raise LatentmemError("The memory has no key, so nothing could find it: add an input or a kv key.")
+    for kind, key in memory.keys.items():
+        check_key(kind, key)
+    if not memory.model:
+        raise LatentmemError("The memory names no model: set `model` to the fingerprint of the model that made it.")
+    vote = memory.vote
+    if vote.clusters and not 1 <= sum(len(c.rows) for c in vote.clusters) <= vote.total:
+        raise LatentmemError(f"The vote counts more answers than its total of {vote.total} traces: vote again.")
+    if not 0 <= memory.best_step < 2**31:
+        raise LatentmemError(f"best_step = {memory.best_step} is not a step: use 0 or more.")
+    if memory.created:
+        stamp(memory.created)
+
+
+def check_event(event: Event) -> None:
+    if event.kind not in get_args(EventKind):
+        kinds = ", ".join(get_args(EventKind))
+        raise LatentmemError(f"There is no kind of event {str(event.kind)[:40]!r}: use {kinds}.")
+    if len(event.id) > 100 or not event.id.isprintable():
+        raise LatentmemError(f"The event id {event.id[:40]!r} does not fit: use up to 100 printable characters.")
+    # The last of quarantined and released is the state of a memory: a time to come would fix it for good.
+    if event.created and stamp(event.created) > now() + 86_400_000_000:
+        raise LatentmemError(f"The event of {event.created} lies in the future: set the clock that wrote it.")
+
+
+# ------------------------------------------------------------------ memories and events
+def pack(memory: Memory) -> Packed:
+    """The bytes of a memory, already read back once: what this returns can be read. Raises LatentmemError."""
+    check(memory)
+    record = Record(memory.problem, memory.model, memory.model_name, memory.vote, memory.best_step,
+                    dict(memory.settings), memory.created)
+    try:
+        packed = Packed(
+            id=memory.id,
+            parts={
+                "record": dump(asdict(record), "The memory"),
+                "traces": dump([asdict(t) for t in memory.traces], "A trace of the memory"),
+                "steps": dump([asdict(s) for s in memory.steps], "A step of the memory"),
+                "soft_prompt": save_arrays({"soft_prompt": memory.soft_prompt.astype("<f4")}),
+            },
+            keys={kind: save_key(kind, key) for kind, key in sorted(memory.keys.items())},
+        )
+    except UnicodeEncodeError as e:
+        raise LatentmemError(f"The problem holds half a character ({e.reason}): type it again.") from None
+    unpack(packed)
+    return packed
+
+
+def unpack(packed: Packed) -> Memory:
+    """The memory in untrusted bytes. Raises LatentmemError when any of it is wrong or the id is not its hash."""
+    name = f"Memory {packed.id}"
+    record = parse(Record, packed.parts["record"], name)
+    arrays = load_arrays(packed.parts["soft_prompt"], f"{name}: the soft prompt")
+    keys = {}
+    for kind, data in packed.keys.items():
+        key = load_arrays(data, f"{name}: the {kind} key").get("key")
+        if key is None or kind not in KEY_DTYPE or key.dtype != np.dtype(KEY_DTYPE[kind]):
+            raise LatentmemError(f"{name}: the {kind} key is not {KEY_DTYPE.get(kind, 'a known kind')}.")
+        keys[kind] = key.astype(np.float32)
+    memory = Memory(
+        problem=record.problem, soft_prompt=arrays.get("soft_prompt"), keys=keys, model=record.model,
+        model_name=record.model_name, vote=record.vote, best_step=record.best_step, settings=record.settings,
+        traces=parse(tuple[Trace, ...], packed.parts["traces"], f"{name}: traces"),
+        steps=parse(tuple[Step, ...], packed.parts["steps"], f"{name}: steps"), created=record.created)
+    try:
+        check(memory)
+    except LatentmemError as e:
+        raise LatentmemError(f"{name}: {e}") from None
+    if memory.id != packed.id:
+        raise LatentmemError(f"{name} is not what its id says (its content hashes to {memory.id}): fetch it again.")
+    return memory
+
+
+def row_of(memory: Memory, at: int) -> dict[str, Any]:
+    """The columns of the table of memories: what a listing needs without opening the parts."""
+    tokens, hidden = memory.soft_prompt.shape
+    p = memory.problem
+    return {"id": memory.id, "name": memory.name, "problem_id": p.id, "problem_text": p.text,
+            "problem_answer": p.answer, "source": p.source, "label": memory.label,
+            "majority_ratio": memory.vote.majority_ratio, "model": memory.model, "model_name": memory.model_name, "virtual_tokens": tokens, "hidden": hidden,
+            "best_step": memory.best_step, "created": memory.created, "at": at}
+
+
+def event_row(event: Event) -> dict[str, Any]:
+    """The columns of a complete event (id and created set), with a checksum over them."""
+    detail = dump(dict(event.detail), "The detail of the event").decode()
+    words = {"id": event.id, "memory_id": event.memory_id, "kind": event.kind, "problem_id": event.problem_id,
+             "receipt_id": event.receipt_id, "detail": detail, "created": event.created}
+    dump(words, "The event")  # refuses half a character before digest and SQLite stumble over it
+    return words | {"at": stamp(event.created), "sha256": digest(*words.values())}
+
+
+def event_is_whole(row: Mapping[str, Any]) -> bool:
+    """Whether a row of the table of events is what was written."""
+    words = [row[c] for c in ("id", "memory_id", "kind", "problem_id", "receipt_id", "detail", "created")]
+    return all(isinstance(w, str) for w in words) and digest(*words) == row["sha256"]
+
+
+def event_of(row: Mapping[str, Any]) -> Event:
+    """The event in a whole row."""
+    return Event(row["memory_id"], row["kind"], row["problem_id"], row["receipt_id"], json.loads(row["detail"]),
+                 row["created"], row["id"])

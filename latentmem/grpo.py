@@ -1,0 +1,80 @@
+"""GRPO as pure tensor maths: advantages, and the log-probability of sampled tokens without keeping the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Scheme = Literal["std", "mean"]
+
+
+def advantages(rewards: Sequence[float], scheme: Scheme = "std") -> Tensor:
+    """Group-relative advantages [G] of the rewards of one problem's G rollouts.
+
+    `std`: (r - mean) / std, GRPO (DeepSeekMath, arXiv 2402.03300, eq. 3). `mean`: r - mean, Dr. GRPO (2503.20783),
+    which does not amplify the noisy groups of medium agreement. A unanimous group is all zeros: it has no gradient.
+    """
+    r = torch.tensor(rewards, dtype=torch.float32)
+    centred = r - r.mean()
+    if scheme == "mean":
+        return centred
+    if scheme != "std":
+        raise ValueError(f"advantage scheme {scheme!r} is unknown: use 'std' or 'mean'.")
+    deviation = centred.square().mean().sqrt()
+    return centred / deviation if deviation > 1e-6 else torch.zeros_like(r)
+
+
+class _LogProb(torch.autograd.Function):
+    """log softmax(hidden @ head.T / temperature)[target], chunk by chunk.
+
+    The gradient with respect to a position's hidden state is g * (head[target] - p @ head) / temperature, where g is
+    the incoming gradient of that position's log-probability. The bracket does not depend on g, so it is computed in the
+    forward pass while the chunk's probabilities exist: no logits are kept and none are computed twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, chunk: int) -> Tensor:
+        needed = hidden.requires_grad
+        out = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        jacobian = torch.empty_like(hidden) if needed else None
+        for lo in range(0, len(targets), chunk):
+            part, ids = hidden[lo : lo + chunk], targets[lo : lo + chunk]
+            logits = (part @ head.T).float()
+            if temperature != 1:
+                logits.div_(temperature)
+            norm = logits.logsumexp(-1, keepdim=True)
+            out[lo : lo + chunk] = (logits.gather(1, ids[:, None]) - norm).squeeze(1)
+            if jacobian is not None:
+                p = logits.sub_(norm).exp_().to(hidden.dtype)
+                torch.mm(p, head, out=jacobian[lo : lo + chunk])
+                jacobian[lo : lo + chunk].neg_().add_(head[ids]).div_(temperature)
+        if jacobian is not None:
+            ctx.save_for_backward(jacobian)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+        (jacobian,) = ctx.saved_tensors
+        return jacobian * grad[:, None].to(jacobian.dtype), None, None, None, None
+
+
+def token_log_probs(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = 128) -> Tensor:
+    """Log-probabilities [P], float32, of `targets` [P] given final hidden states [P, H] and the output matrix [V, H].
+
+    Differentiable with respect to `hidden` once; the head is frozen. Memory is one chunk of logits, [chunk, V].
+    """
+    assert hidden.ndim == 2 and targets.shape == hidden.shape[:1], (hidden.shape, targets.shape)
+    return _LogProb.apply(hidden, head, targets, float(temperature), chunk)
+
+
+def policy_loss(log_probs: Tensor, weights: Tensor, rows: Tensor, count: int) -> Tensor:
+    """The on-policy GRPO surrogate of each rollout, [count]: -sum over its tokens of weight * log-probability.
+
+    One gradient step is taken per batch of fresh rollouts, so the importance ratio is 1 and clipping never acts; what
+    is left is REINFORCE with group-relative advantages. `weights` [P] holds each token's advantage divided by the
+    group's number of completion tokens (token mean, DAPO, arXiv 2503.14476, eq. 12); `rows` [P] says whose token it is.
+    """
+    return torch.zeros(count, device=log_probs.device).index_add(0, rows, -weights * log_probs)

@@ -1,0 +1,88 @@
+"""Loads model and embedder once per process, with progress that a browser or a terminal can show."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .records import Status
+
+if TYPE_CHECKING:
+    from .keys import Embedder
+    from .model import LanguageModel
+    from .weights import Weights
+
+
+def in_steps(work: Callable[[Callable[[Status], None]], Any]) -> Iterator[Status]:
+    """Run `work(report)` in a thread and yield what it reports, so that a callback becomes a generator.
+
+    An exception of the work is raised here. A consumer that closes the generator leaves the thread to finish: a
+    download that is under way is kept, not thrown away.
+    """
+    box: queue.Queue[Any] = queue.Queue()
+
+    def run() -> None:
+        try:
+            work(box.put)
+            box.put(None)
+        except BaseException as error:  # noqa: BLE001 - carried to the consumer, whatever it is
+            box.put(error)
+
+    threading.Thread(target=run, daemon=True, name="latentmem-load").start()
+    while (item := box.get()) is not None:
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+
+
+class Place(NamedTuple):
+    """Which model, and where it runs."""
+
+    model: str
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+class Loader:
+    """Models by what they were loaded from. Thread-safe: a second caller waits for the first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._models: dict[Place, LanguageModel] = {}
+        self._embedders: dict[str, Embedder] = {}
+
+    def has(self, place: Place, embedder: str) -> bool:
+        return place in self._models and embedder in self._embedders
+
+    def load(self, place: Place, embedder: str) -> Iterator[Status]:
+        """Load both; yields Status while they come."""
+        if not self.has(place, embedder):
+            yield from in_steps(lambda report: (self.model(place, report), self.embedder(embedder, report)))
+
+    def model(self, place: Place, report: Callable[[Status], None] | None = None) -> LanguageModel:
+        from .model import LanguageModel
+
+        with self._lock:
+            if place not in self._models:
+                self._models[place] = LanguageModel.load(self._weights(place.model, report), device=place.device,
+                                                         dtype=place.dtype)
+            return self._models[place]
+
+    def embedder(self, name: str, report: Callable[[Status], None] | None = None) -> Embedder:
+        from .keys import Embedder
+
+        with self._lock:
+            if name not in self._embedders:
+                self._embedders[name] = Embedder.load(self._weights(name, report))
+            return self._embedders[name]
+
+    @staticmethod
+    def _weights(name: str, report: Callable[[Status], None] | None) -> Weights:
+        from .weights import ensure
+
+        weights = ensure(name, report)
+        if report:
+            report(Status(f"Loading {name} into memory"))
+        return weights

@@ -1,0 +1,204 @@
+"""The frozen language model: loaded once, then asked to embed, sample and score. Its weights never change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .drawing import draw
+from .records import LatentmemError
+from .transformer import Body, Cache, Collected, causal_mask, forward, take_apart
+from .weights import Weights
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What a rollout continues: an optional soft prompt [virtual tokens, hidden] in front of token ids."""
+
+    ids: tuple[int, ...]
+    soft: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids) + (0 if self.soft is None else len(self.soft))
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One token of one row. `ended`: the row reached end-of-sequence with this token, which is then not text."""
+
+    row: int
+    token: int
+    ended: bool
+    entropy: float
+    certainty: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prefilled:
+    """G prompts after one forward pass, padded on the left to a common length P."""
+
+    layers: list[tuple[Tensor, Tensor]]  # per layer: keys, values [G, kv_heads, P, D]
+    hidden: Tensor  # [G, P, hidden]
+    visible: Tensor  # [G, P], False at padding
+    lengths: Tensor  # [G], true lengths
+
+
+def native_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the chip multiplies it natively. A CPU without AVX512-BF16 or AMX is several times slower with it."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return torch.bfloat16
+    return torch.float32
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of that name. Raises LatentmemError if it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(d for d in ("cuda", "mps", "cpu") if there[d])
+    if not there.get(name, False):
+        raise LatentmemError(f"Device {name!r} is not available here: use --device auto or cpu.")
+    return torch.device(name)
+
+
+class LanguageModel:
+    """A frozen causal language model of the Llama or Qwen2 family."""
+
+    def __init__(self, body: Body, tokenizer: Any, *, name: str, fingerprint: str, ends: frozenset[int],
+                 context: int) -> None:
+        self.body, self.tokenizer = body, tokenizer
+        self.name, self.fingerprint, self.ends, self.context = name, fingerprint, ends, context
+
+    @classmethod
+    def load(cls, weights: Weights, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:
+        """Load verified weights. Raises LatentmemError for a missing device or an unsupported architecture."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # progress is told in Status records
+        where = pick_device(device)
+        kind = native_dtype(where) if dtype == "auto" else getattr(torch, dtype)
+        tokenizer = AutoTokenizer.from_pretrained(weights.path, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            weights.path, dtype=kind, use_safetensors=True, trust_remote_code=False).to(where).eval()
+        return cls.of(model, tokenizer, name=weights.name, fingerprint=weights.fingerprint)
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, *, name: str, fingerprint: str) -> LanguageModel:
+        """From a loaded transformers model, which is taken apart and must not be used afterwards."""
+        model.requires_grad_(False)
+        listed = model.generation_config.eos_token_id
+        ends = set(listed if isinstance(listed, list) else [listed]) | {tokenizer.eos_token_id}
+        context = model.config.max_position_embeddings
+        return cls(take_apart(model), tokenizer, name=name, fingerprint=fingerprint,
+                   ends=frozenset(e for e in ends if e is not None), context=context)
+
+    @property
+    def hidden(self) -> int:
+        return self.body.hidden
+
+    def render(self, messages: list[dict[str, str]]) -> tuple[int, ...]:
+        """Token ids of a chat, up to where the assistant begins to speak."""
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """Input embeddings [n, hidden] of token ids [n]."""
+        return self.body.embedding[torch.as_tensor(ids, device=self.body.device)]
+
+    def prefill(self, prompts: Sequence[Prompt]) -> Prefilled:
+        """One forward pass over G prompts, padded on the left, outside the soft prompt. Differentiable.
+
+        Raises LatentmemError if a soft prompt has another width than the model, or a prompt exceeds the context.
+        """
+        body, size = self.body, max(map(len, prompts))
+        if size > self.context:
+            raise LatentmemError(f"The prompt has {size} tokens and the model reads {self.context}: shorten the problem.")
+        rows = []
+        for p in prompts:
+            parts = [torch.zeros(size - len(p), body.hidden, dtype=body.dtype, device=body.device)]
+            if p.soft is not None:
+                if p.soft.shape[1] != body.hidden:
+                    raise LatentmemError(f"The soft prompt has width {p.soft.shape[1]} and the model {body.hidden}: "
+                                         "use the model that made this memory.")
+                parts.append(p.soft.to(body.device, body.dtype))
+            rows.append(torch.cat([*parts, self.embed(p.ids)]))
+        lengths = torch.tensor([len(p) for p in prompts], device=body.device)
+        offsets = torch.arange(size, device=body.device)[None] - (size - lengths)[:, None]  # [G, P], < 0 at padding
+        visible, kept = offsets >= 0, Collected()
+        mask = causal_mask(visible, size, body.dtype)
+        hidden = forward(body, torch.stack(rows), offsets.clamp(min=0), mask, kept)
+        return Prefilled(kept.layers, hidden, visible, lengths)
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], *, temperature: float,
+                 max_new_tokens: int, top_p: float = 1.0) -> Iterator[list[Drawn]]:
+        """Sample rollouts: seeds[g] holds one seed for each rollout of prompts[g]; rows count through all of them.
+
+        Each prompt is read once and its cache expanded to its rollouts. Yields the tokens of all live rows after every
+        decode step; closing the generator cancels. Finished rows leave the batch. A row's draws depend on its seed
+        alone, so what else is in the batch does not matter.
+        """
+        assert len(prompts) == len(seeds) and all(seeds), "one seed for each rollout"
+        body, device = self.body, self.body.device
+        filled = self.prefill(prompts)
+        of = torch.tensor([g for g, s in enumerate(seeds) for _ in s], device=device)  # [B] -> prompt
+        uniform = torch.from_numpy(np.stack([  # [B, max_new_tokens]
+            np.random.Generator(np.random.Philox(seed)).random(max_new_tokens) for s in seeds for seed in s])).to(device)
+        room = min(max_new_tokens, self.context - int(filled.lengths.max()))
+        cache = Cache(filled.layers, of, room)
+        seen = torch.cat((filled.visible[of], filled.visible.new_ones(len(of), room)), 1)  # [B, P + room]
+        mask = torch.zeros(seen.shape, dtype=body.dtype, device=device)
+        mask = mask.masked_fill_(~seen, torch.finfo(body.dtype).min)[:, None, None]  # [B, 1, 1, P + room]
+        live, lengths, hidden = list(range(len(of))), filled.lengths[of], filled.hidden[:, -1][of]
+        del filled
+        for t in range(room):
+            ids, entropy, certainty = draw(body.head(hidden), uniform[:, t], temperature, top_p)
+            tokens = ids.tolist()
+            ended = [token in self.ends for token in tokens]
+            yield [Drawn(*d) for d in zip(live, tokens, ended, entropy.tolist(), certainty.tolist(), strict=True)]
+            if all(ended) or t + 1 == room:
+                return
+            if any(ended):
+                keep = torch.tensor([i for i, e in enumerate(ended) if not e], device=device)
+                cache.keep(keep)
+                ids, mask, lengths, uniform = ids[keep], mask[keep], lengths[keep], uniform[keep]
+                live = [row for row, e in zip(live, ended, strict=True) if not e]
+            x = body.embedding[ids][:, None]
+            hidden = forward(body, x, (lengths + t)[:, None], mask[..., : cache.length + 1], cache)[:, 0]
+
+    @torch.no_grad()
+    def next_token_probs(self, prompts: Sequence[Prompt], ids: Sequence[int]) -> np.ndarray:
+        """Probability of each of `ids` [n] as the next token of each prompt -> [G, n], float32."""
+        out = []
+        for p in prompts:  # one by one: verdicts are few and their lengths differ widely
+            logits = self.body.head(self.prefill([p]).hidden[:, -1])
+            out.append(logits.float().softmax(-1)[0, list(ids)].cpu().numpy())
+        return np.stack(out)
+
+    def text_prompt(self, text: str, tokens: int) -> Tensor:
+        """An untrained soft prompt [tokens, hidden], float32: the embeddings of `text`, repeated or cut to length.
+
+        PEFT's TEXT initialisation; its RANDOM one, N(0, 1), is about 60 times the scale of real embeddings.
+        """
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise LatentmemError(f"The init text {text!r} has no tokens: give at least one word.")
+        return self.embed([ids[i % len(ids)] for i in range(tokens)]).float().clone()
+
+    def problem_kv(self, problem: str, messages: list[dict[str, str]]) -> list[tuple[Tensor, Tensor]]:
+        """Per layer, the keys and values [kv_heads, n, head_dim] of the problem's own n tokens inside its chat."""
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        start = text.index(problem.strip())
+        end = start + len(problem.strip())
+        coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        inside = [i for i, (a, b) in enumerate(coded["offset_mapping"]) if a < end and b > start]
+        with torch.no_grad():
+            filled = self.prefill([Prompt(tuple(coded["input_ids"]))])
+        return [(k[0][:, inside], v[0][:, inside]) for k, v in filled.layers]

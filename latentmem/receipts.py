@@ -1,0 +1,69 @@
+"""The receipt of an answer, and the events that it leaves with the memories. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .answers import same_answer
+from .records import Event, EventKind, Hit, KeyKind, Problem, Receipt, Route, Side, Trace, Vote, digest
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What was fixed before the answer: the model, the settings that a replay needs, and what was retrieved."""
+
+    model: str  # fingerprint
+    model_name: str
+    settings: Mapping[str, Any]
+    seed: int
+    key_kind: KeyKind
+    hits: tuple[Hit, ...]
+    used: Hit | None
+
+
+def write(problem: Problem, around: Circumstances, chosen: Route, votes: Mapping[Side, Vote], traces: Sequence[Trace],
+          seconds: float, created: str) -> Receipt:
+    """The Receipt. `token_digest` is over every trace's token ids, the model's own side first, in row order."""
+    ordered = sorted(traces, key=lambda t: (t.side != "zero_shot", t.row))
+    tokens = digest(*(f"{t.side} {t.row} {' '.join(map(str, t.token_ids))}" for t in ordered))
+    used = around.used
+    answered = used if used and chosen.side == "memory" else None
+    return Receipt(
+        id="r" + digest(problem.id, problem.text, tokens, created)[:16], problem=problem, answer=chosen.answer,
+        memory_id=answered.memory_id if answered else None, memory_name=answered.name if answered else "",
+        hits=around.hits, used=used, key_kind=around.key_kind, zero_shot=votes["zero_shot"], memory=votes.get("memory"),
+        route=chosen, seed=around.seed, model=around.model, model_name=around.model_name,
+        tokens=sum(t.tokens for t in ordered), seconds=seconds, settings=around.settings, token_digest=tokens,
+        traces=tuple(ordered), created=created)
+
+
+def _event(receipt: Receipt, memory_id: str, kind: EventKind, **detail: Any) -> Event:
+    return Event(memory_id, kind, problem_id=receipt.problem.id, receipt_id=receipt.id, detail=detail)
+
+
+def events(receipt: Receipt) -> list[Event]:
+    """What the memories did for this answer: retrieved, used, agreed, verifier_won."""
+    out = [_event(receipt, h.memory_id, "retrieved", similarity=h.similarity, rank=h.rank) for h in receipt.hits]
+    if receipt.used:
+        out.append(_event(receipt, receipt.used.memory_id, "used", answered=receipt.memory_id is not None))
+        if receipt.route.agreed:
+            out.append(_event(receipt, receipt.used.memory_id, "agreed"))
+        elif receipt.memory_id and receipt.route.scores:
+            out.append(_event(receipt, receipt.memory_id, "verifier_won", **receipt.route.scores))
+    return out
+
+
+def judged(receipt: Receipt, correct: bool) -> list[Event]:
+    """What a verdict on the answer says of the memory that was tried, if any.
+
+    A memory that answered helped or hurt only where the model alone would have answered something else. The verdict
+    is a person's or a benchmark's, given afterwards.
+    """
+    if receipt.used is None:
+        return []
+    out = [_event(receipt, receipt.used.memory_id, "feedback", correct=correct)]
+    if receipt.memory_id and not same_answer(receipt.zero_shot.label or "", receipt.answer or ""):
+        out.append(_event(receipt, receipt.memory_id, "helped" if correct else "hurt"))
+    return out

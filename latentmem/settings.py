@@ -1,0 +1,73 @@
+"""All settings, checked once. Only `engine.py` and the entry points read them; stages take plain arguments.
+
+Every field can be set in the environment as LATENTMEM_<FIELD>, e.g. LATENTMEM_MODEL=smollm2-135m.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from platformdirs import user_data_path
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .records import KeyKind, LatentmemError
+
+
+class Settings(BaseSettings):
+    """What the engine does by default. Frozen; `changed(...)` gives a checked copy."""
+
+    model_config = SettingsConfigDict(env_prefix="LATENTMEM_", frozen=True, extra="forbid", allow_inf_nan=False)
+
+    model: str = Field("qwen2.5-coder-0.5b", description="A name from `weights.MODELS`, a hub id or a local folder.")
+    embedder: str = Field("all-minilm-l6-v2", description="The sentence embedder behind `input` keys.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, then mps, then cpu.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 where the chip multiplies it natively, else float32.")
+    bank: Path = Field(default_factory=lambda: user_data_path("latentmem", False) / "bank.sqlite",
+                       description="The file that holds the memories.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Every draw comes from (seed, problem id, step, row).")
+
+    rollouts: int = Field(8, ge=1, le=256, description="Traces sampled per problem (paper: 8).")
+    temperature: float = Field(0.8, ge=0, le=2, description="0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling; 1 keeps every token.")
+    max_new_tokens: int = Field(320, ge=1, le=8192, description="A trace that is longer is cut off and does not vote.")
+    max_problem_chars: int = Field(4000, ge=1, le=100_000, description="A longer problem is refused.")
+
+    virtual_tokens: int = Field(20, ge=1, le=512, description="Length of a soft prompt (paper: 20).")
+    init_text: str = Field("Solve the problem step by step, check each step, and put the final answer within \\boxed{}.",
+                           min_length=1, description="The soft prompt starts as the embeddings of this text.")
+    steps: int = Field(10, ge=1, le=1000, description="GRPO gradient steps (paper: 10).")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW; 5e-3 collapsed the default model in ten steps.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    advantage: Literal["std", "mean"] = Field("std", description="Rewards centred and divided by std, or centred only.")
+    gate_votes: int = Field(3, ge=1, description="Learn only if the majority has at least this many votes (SCRL).")
+    gate_lead: int = Field(2, ge=0, description="... and leads the runner-up by at least this many (SCRL).")
+
+    pseudo_label: Literal["step", "first"] = Field(
+        "step", description="Reward agreement with the majority of the step's own rollouts (paper), or of the first vote.")
+
+    key: KeyKind = Field("input", description="What retrieval compares: sentence embedding, or KV activations.")
+    k: int = Field(1, ge=1, le=100, description="How many memories are looked up; the best one is tried.")
+    min_similarity: float = Field(0.25, ge=-1, le=1, description="A memory less similar than this is not tried.")
+    verifier: Literal["vote_share", "self_certainty", "judge"] = Field(
+        "vote_share", description="Who decides when memory and model disagree.")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as e:
+            raise LatentmemError(_sentence(e)) from None
+
+    def changed(self, **changes: Any) -> Settings:
+        """A checked copy with some fields replaced. Raises LatentmemError naming field, value and remedy."""
+        return type(self)(**{**self.model_dump(), **changes})
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(map(str, first["loc"])) or "settings"
+    if first["type"] == "extra_forbidden":
+        return f"There is no setting {name!r}: `latentmem doctor` lists them."
+    return f"Setting {name} = {first['input']!r} does not fit: {first['msg'][0].lower()}{first['msg'][1:]}."

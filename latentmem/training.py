@@ -1,0 +1,103 @@
+"""The policy gradient of a batch of soft prompts, with each problem's prompt computed once and memory bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .grpo import policy_loss, token_log_probs
+from .model import LanguageModel, Prefilled, Prompt
+from .prompts import solve_messages
+from .records import Problem, Trace
+from .transformer import Prefix, causal_mask, forward
+
+
+@dataclass(frozen=True, eq=False)
+class Lot:
+    """One problem's share of a gradient step: its prompt parameter, its rollouts and their advantages [G]."""
+
+    problem: Problem
+    soft: torch.nn.Parameter  # [virtual tokens, hidden], float32
+    traces: Sequence[Trace]
+    advantages: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    lot: int
+    ids: tuple[int, ...]
+    weight: float  # advantage / completion tokens of the group
+
+
+def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: float, *,
+                    budget: int | None = None) -> Generator[tuple[int, int], None, list[float]]:
+    """Accumulate d loss / d soft prompt into each lot's `soft.grad`. Yields (rows done, rows); returns each lot's loss.
+
+    The prompts are run once, with their graph. Their keys and values are then cut loose as leaves, the completions run
+    against them in micro-batches of at most `budget` padded tokens (so activations never exceed one micro-batch), and
+    the gradient that has gathered in the leaves goes back through the prompts once. This is exact: the completions
+    see the soft prompt only through those keys and values and the prompt's last hidden state.
+    Rows of zero advantage are skipped. `temperature` is that of sampling (0, greedy, is taken as 1).
+    """
+    if budget is None:
+        budget = 512 if model.body.device.type == "cpu" else 16_384
+    rows = []
+    for n, lot in enumerate(lots):
+        total = sum(len(t.token_ids) for t in lot.traces)
+        rows += [_Row(n, t.token_ids, a / total) for t, a in zip(lot.traces, lot.advantages.tolist(), strict=True)
+                 if a != 0 and t.token_ids]
+    rows.sort(key=lambda r: len(r.ids))
+    losses = [0.0] * len(lots)
+    with torch.enable_grad():
+        filled = model.prefill([Prompt(model.render(solve_messages(lot.problem.text)), lot.soft) for lot in lots])
+    leaves = [tuple(t.detach().requires_grad_() for t in pair) for pair in filled.layers]
+    last = filled.hidden[:, -1].detach().requires_grad_()
+    done = 0
+    while done < len(rows):
+        part = rows[done : done + 1]
+        for row in rows[done + 1 :]:  # sorted by length, so the newest row is the longest
+            if (len(part) + 1) * len(row.ids) > budget:
+                break
+            part.append(row)
+        with torch.enable_grad():
+            loss = _micro_batch(model, part, filled, leaves, last, temperature or 1.0)
+            loss.sum().backward()
+        for row, value in zip(part, loss.tolist(), strict=True):
+            losses[row.lot] += value
+        done += len(part)
+        yield done, len(rows)
+    outputs = [t for pair in filled.layers for t in pair] + [filled.hidden]
+    grads = [t.grad for pair in leaves for t in pair]
+    through = torch.zeros_like(filled.hidden)
+    through[:, -1] = last.grad
+    torch.autograd.backward([o for o, g in zip(outputs, [*grads, through], strict=True) if g is not None],
+                            [g for g in [*grads, through] if g is not None])
+    return losses
+
+
+def _micro_batch(model: LanguageModel, part: Sequence[_Row], filled: Prefilled, leaves: list[tuple[Tensor, ...]],
+                 last: Tensor, temperature: float) -> Tensor:
+    """Loss of each row [n]. The first token is predicted by the prompt's last state, the others by the completion."""
+    body = model.body
+    device, longest = body.device, max(len(r.ids) for r in part)
+    of = torch.tensor([r.lot for r in part], device=device)
+    ids = torch.zeros(len(part), longest, dtype=torch.long)
+    for i, row in enumerate(part):
+        ids[i, : len(row.ids)] = torch.tensor(row.ids)
+    ids = ids.to(device)
+    counted = torch.arange(longest, device=device)[None] < torch.tensor([len(r.ids) for r in part], device=device)[:, None]
+    hidden = last[of][:, None]  # [n, 1, H]
+    if longest > 1:
+        positions = filled.lengths[of][:, None] + torch.arange(longest - 1, device=device)
+        visible = torch.cat((filled.visible[of], counted.new_ones(len(part), longest - 1)), 1)
+        mask = causal_mask(visible, longest - 1, body.dtype)
+        # Right padding needs no mask: no counted position looks to its right.
+        after = forward(body, body.embedding[ids[:, :-1]], positions, mask, Prefix(leaves, of))
+        hidden = torch.cat((hidden, after), 1)
+    weights = torch.tensor([r.weight for r in part], device=device)[:, None].expand(-1, longest)[counted]
+    log_probs = token_log_probs(hidden[counted], body.head.weight, ids[counted], temperature)  # [P]
+    row_of = torch.arange(len(part), device=device)[:, None].expand(-1, longest)[counted]
+    return policy_loss(log_probs, weights, row_of, len(part))

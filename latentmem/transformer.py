@@ -1,0 +1,235 @@
+"""The forward pass of the Llama and Qwen2 families as plain functions over frozen weights.
+
+Written out, rather than called through transformers, for three things it cannot do: a static cache shared by rows with
+different soft prompts and compacted as rows finish; grouped-query attention on a CPU without copying keys once per
+query head; and training with the prompt's keys and values computed once for all rollouts of a problem.
+`tests/test_model.py` holds it to transformers' own logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .records import LatentmemError
+
+FAMILIES = ("llama", "qwen2")
+
+
+class Linear:
+    """A frozen matrix [out, in] with an optional bias [out], and a second form of it for decoding on a CPU in float32.
+
+    For a handful of rows the float32 product is bound by reading the matrix, and the library's kernel for such shapes
+    is poor besides. FBGEMM's product of float32 rows with a packed float16 matrix reads half as much and computes in
+    float32: 1.6 against 3.5 ms for 8 x 896 x 4864 on one core (AVX2). Only a matrix that float16 holds is packed. One
+    that comes from bfloat16 is: its 8 bits of mantissa are exact down to 6e-5, and below that the error is under 3e-8.
+    """
+
+    FEW = 64  # rows up to which the packed form is faster
+    ERROR = 3e-8
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.weight, self.bias, self._packed = weight.detach(), None if bias is None else bias.detach(), None
+
+    def pack(self) -> None:
+        """Make the second form, where the library has it; costs half the memory of the first."""
+        w = self.weight
+        if w.dtype != torch.float32 or w.device.type != "cpu" or not _has_fbgemm():
+            return
+        if all(bool(((part - part.half().float()).abs() <= self.ERROR).all()) for part in w.split(4096)):
+            self._packed = torch.ops.quantized.linear_prepack_fp16(w, self.bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]"""
+        if self._packed is not None and not torch.is_grad_enabled() and x.numel() <= self.FEW * x.shape[-1]:
+            return torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
+        return F.linear(x, self.weight, self.bias)
+
+
+def _has_fbgemm() -> bool:
+    return "fbgemm" in torch.backends.quantized.supported_engines and torch.cpu._is_avx2_supported()
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One block's frozen weights; q, k and v are one matrix, so are gate and up."""
+
+    norm1: Tensor
+    qkv: Linear  # [(heads + 2 kv_heads) * head_dim, hidden]
+    out: Linear  # [hidden, heads * head_dim]
+    norm2: Tensor
+    gate_up: Linear  # [2 * intermediate, hidden]
+    down: Linear  # [hidden, intermediate]
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """A whole frozen model."""
+
+    layers: tuple[Layer, ...]
+    embedding: Tensor  # [V, hidden]
+    head: Linear  # [V, hidden]; the embedding itself where the model ties them
+    norm: Tensor
+    rotary: Any  # transformers' rotary embedding module: it knows every kind of RoPE scaling
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: float
+
+    @property
+    def hidden(self) -> int:
+        return self.embedding.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.dtype
+
+
+def take_apart(model: Any) -> Body:
+    """The Body of a loaded transformers model. The model's own layers are emptied as we go, so peak memory stays low.
+
+    Raises LatentmemError for an architecture other than those in FAMILIES.
+    """
+    config = model.config
+    if config.model_type not in FAMILIES or getattr(config, "mlp_bias", False):
+        raise LatentmemError(
+            f"Models of type {config.model_type!r} are not supported: use one of the families {', '.join(FAMILIES)}.")
+    if getattr(config, "use_sliding_window", False):
+        raise LatentmemError("Models with sliding-window attention are not supported: switch use_sliding_window off.")
+    inner, layers = model.model, []
+    for i, block in enumerate(inner.layers):
+        a, m = block.self_attn, block.mlp
+        biases = [p.bias for p in (a.q_proj, a.k_proj, a.v_proj)]
+        layers.append(Layer(
+            norm1=block.input_layernorm.weight.detach(),
+            qkv=Linear(torch.cat([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]),
+                       torch.cat(biases) if biases[0] is not None else None),
+            out=Linear(a.o_proj.weight, a.o_proj.bias),
+            norm2=block.post_attention_layernorm.weight.detach(),
+            gate_up=Linear(torch.cat([m.gate_proj.weight, m.up_proj.weight])), down=Linear(m.down_proj.weight)))
+        inner.layers[i] = torch.nn.Identity()
+    head = Linear(model.lm_head.weight)
+    for matrix in (head, *(m for w in layers for m in (w.qkv, w.out, w.gate_up, w.down))):
+        matrix.pack()
+    return Body(
+        layers=tuple(layers), embedding=inner.embed_tokens.weight.detach(), head=head,
+        norm=inner.norm.weight.detach(), rotary=inner.rotary_emb, heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads, eps=config.rms_norm_eps,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+class Past(Protocol):
+    """What attention sees before the new positions."""
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the new keys and values [B, kv_heads, T, D] of a layer; return all of them, [B, kv_heads, S, D]."""
+
+
+class Collected:
+    """No past; keeps the keys and values of a forward pass, with their graph if there is one."""
+
+    def __init__(self) -> None:
+        self.layers: list[tuple[Tensor, Tensor]] = []
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        self.layers.append((k, v))
+        return k, v
+
+
+class Prefix:
+    """A past of given keys and values, one prefix row repeated for each row that continues it."""
+
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], rows: Tensor) -> None:
+        self.layers, self.rows = layers, rows  # rows [B]: the prefix row that each row continues
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        before_k, before_v = self.layers[layer]
+        return torch.cat((before_k[self.rows], k), 2), torch.cat((before_v[self.rows], v), 2)
+
+
+class Cache:
+    """A static cache for decoding: written in place, compacted when rows finish. No gradients."""
+
+    def __init__(self, prefix: Sequence[tuple[Tensor, Tensor]], rows: Tensor, room: int) -> None:
+        k = prefix[0][0]  # [G, kv_heads, P, D]
+        self.length, self.start = k.shape[2], k.shape[2]
+        shape = (len(rows), k.shape[1], self.length + room, k.shape[3])
+        self.layers = []
+        for before in prefix:
+            pair = tuple(torch.empty(shape, dtype=k.dtype, device=k.device) for _ in before)
+            for new, old in zip(pair, before, strict=True):
+                new[:, :, : self.length] = old[rows]
+            self.layers.append(pair)
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = self.layers[layer]
+        end = self.length + k.shape[2]
+        keys[:, :, self.length : end], values[:, :, self.length : end] = k, v
+        if layer == len(self.layers) - 1:
+            self.length = end
+        return keys[:, :, :end], values[:, :, :end]
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these (indices into the present rows)."""
+        self.layers = [tuple(t[rows] for t in pair) for pair in self.layers]
+
+
+def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding: x [B, heads, T, D]; cos, sin [B, 1, T, D]."""
+    a, b = x.chunk(2, -1)
+    return x * cos + torch.cat((-b, a), -1) * sin
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """q [B, heads, T, D]; k, v [B, kv_heads, S, D]; mask [B, 1, T, S], added to the scores -> [B, heads, T, D].
+
+    The query heads that share a key head are laid along the query axis, so keys and values are never copied.
+    """
+    rows, heads, length, dim = q.shape
+    groups = heads // k.shape[1]
+    q = q.reshape(rows, k.shape[1], groups * length, dim)
+    if length > 1:
+        mask = mask.repeat(1, 1, groups, 1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(rows, heads, length, dim)
+
+
+def causal_mask(visible: Tensor, length: int, dtype: torch.dtype) -> Tensor:
+    """The additive mask [B, 1, length, S] of the last `length` of S positions; visible [B, S] is False at padding.
+
+    A padding position may look at itself: a row of nothing but minus infinity would be NaN.
+    """
+    size = visible.shape[1]
+    position = torch.arange(size, device=visible.device)
+    query = position[size - length :, None]
+    allowed = (position[None, :] <= query) & visible[:, None, :] | (position[None, :] == query)  # [B, length, S]
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
+
+
+def forward(body: Body, x: Tensor, positions: Tensor, mask: Tensor, past: Past) -> Tensor:
+    """Final hidden states [B, T, hidden], after the last norm, for embeddings x [B, T, hidden] at positions [B, T]."""
+    rows, length, _ = x.shape
+    cos, sin = (t[:, None].to(x.dtype) for t in body.rotary(x, positions))  # [B, 1, T, D]
+    split = (body.heads, body.kv_heads, body.kv_heads)
+    for i, w in enumerate(body.layers):
+        h = w.qkv(_norm(x, w.norm1, body.eps))
+        q, k, v = h.view(rows, length, sum(split), body.head_dim).transpose(1, 2).split(split, 1)
+        k, v = past.extend(i, _rotate(k, cos, sin), v)
+        h = _attend(_rotate(q, cos, sin), k, v, mask).transpose(1, 2).reshape(rows, length, -1)
+        x = x + w.out(h)
+        gate, up = w.gate_up(_norm(x, w.norm2, body.eps)).chunk(2, -1)
+        x = x + w.down(F.silu(gate) * up)
+    return _norm(x, body.norm, body.eps)

@@ -1,0 +1,54 @@
+// Draws a plotly figure (plain JSON from views_map.py or views_distil.py) with plotly's own script and reports clicks on
+// points. Colours "ink" and "paper", and everything unset, follow the light or dark theme.
+(() => {
+  const lm = (window.latentmem ??= {});
+  const themed = () => {
+    const style = getComputedStyle(document.querySelector(".gradio-container") ?? document.body);
+    const v = (name, fallback) => style.getPropertyValue(name).trim() || fallback;
+    return { ink: v("--lm-ink", "#222"), paper: v("--lm-card", "#fff"), line: v("--lm-line", "#ddd"), soft: v("--lm-soft", "#666") };
+  };
+  const coloured = (value, theme) => {
+    if (value === "ink" || value === "paper") return theme[value];
+    if (Array.isArray(value)) return value.length && typeof value[0] === "number" ? value : value.map((v) => coloured(v, theme));
+    if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, coloured(v, theme)]));
+    return value;
+  };
+  const dress = (figure) => {
+    const t = themed();
+    const { data = [], layout = {} } = coloured(JSON.parse(JSON.stringify(figure)), t);
+    layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
+    layout.font = { family: "inherit", size: 13, color: t.ink, ...layout.font };
+    layout.autosize = true;
+    for (const name of Object.keys(layout)) {
+      if (/^[xy]axis\d*$/.test(name)) Object.assign(layout[name], { gridcolor: t.line, linecolor: t.line, zerolinecolor: t.line });
+    }
+    return { data, layout };
+  };
+
+  lm.figure = ({ element, props, trigger, watch }) => {
+    const host = element.querySelector(".lm-figure");
+    let listening = false, waiting = false;
+    const draw = () => {
+      if (!window.Plotly) { // the script is large and may still be on its way
+        if (!waiting) { waiting = true; const again = () => { if (window.Plotly) { waiting = false; draw(); } else if (host.isConnected || !listening) setTimeout(again, 60); }; again(); }
+        return;
+      }
+      const figure = props.value && typeof props.value === "object" ? props.value : { data: [], layout: {} };
+      const { data, layout } = dress(figure);
+      if (figure.words) host.setAttribute("aria-label", figure.words);
+      host.style.minHeight = (layout.height ?? 0) + "px";
+      window.Plotly.react(host, data, layout, { displayModeBar: false, responsive: true, scrollZoom: Boolean(figure.zoom) }).then(() => {
+        host.dataset.points = data.reduce((n, d) => n + (d.customdata?.length ?? 0), 0);
+        if (listening) return;
+        listening = true;
+        host.on("plotly_click", (event) => {
+          const id = event.points.find((p) => typeof p.customdata === "string")?.customdata;
+          if (id) trigger("memory_click", { id });
+        });
+      });
+    };
+    new MutationObserver(draw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    watch("value", draw);
+    draw();
+  };
+})();

@@ -1,0 +1,81 @@
+"""Small pieces that the panels share: live areas, figures, and the folded settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from ..settings import Settings
+from .views import Fragment
+
+# Static templates: foreign text arrives as the value and is drawn by live.js, never through gradio's template engine.
+_WAIT = "(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, watch}}) : setTimeout(go, 30); }})();"
+LIVE = _WAIT.format("live") + " /* triggers 'open_memory' */"
+FIGURE = _WAIT.format("figure") + " /* triggers 'memory_click' */"
+
+
+def live(elem_id: str, value: list[Fragment] | None = None, classes: str = "") -> gr.HTML:
+    """An area that shows a list of fragments; `.open_memory(fn)` listens to clicks on links to memories."""
+    return gr.HTML(value or [], html_template=f'<div class="lm-live {classes}"></div>', js_on_load=LIVE,
+                   apply_default_css=False, elem_id=elem_id, elem_classes="lm-area", label=elem_id)
+
+
+def figure(elem_id: str, label: str) -> gr.HTML:
+    """A plotly figure; `.memory_click(fn)` listens to clicks on points that carry an id."""
+    return gr.HTML({"data": [], "layout": {}}, html_template=f'<div class="lm-figure" role="img" aria-label="{label}"></div>',
+                   js_on_load=FIGURE, apply_default_css=False, elem_id=elem_id, elem_classes="lm-area", label=label)
+
+
+def sampling_settings(s: Settings) -> list[Any]:
+    """The folded settings of Solve, in the order of `checked`."""
+    with gr.Accordion("Settings", open=False, elem_classes="settings"):
+        return [
+            gr.Slider(1, max(16, s.rollouts), value=s.rollouts, step=1, label="Rollouts",
+                      info="How many solutions are sampled and vote. More is steadier and slower."),
+            gr.Slider(0, 2, value=s.temperature, step=0.05, label="Temperature",
+                      info="How freely tokens are drawn: 0 always takes the likeliest, so all rollouts are the same."),
+            gr.Slider(0.05, 1, value=s.top_p, step=0.05, label="Nucleus (top p)",
+                      info="Only the likeliest tokens with this total probability are drawn. 1 keeps all."),
+            gr.Slider(16, max(2048, s.max_new_tokens), value=s.max_new_tokens, step=16, label="Longest trace, in tokens",
+                      info="A solution that is longer is cut off and does not vote."),
+            gr.Number(s.seed, label="Seed", precision=0, minimum=0, info="The same seed gives the same traces again."),
+            gr.Dropdown([("Share of the votes", "vote_share"), ("Self-certainty", "self_certainty"),
+                         ("The model as judge", "judge")], value=s.verifier, label="Verifier",
+                        info="Who decides when the model alone and the memory disagree."),
+            gr.Radio([("Sentence embedding", "input"), ("The model's activations", "kv")], value=s.key,
+                     label="Similar by", info="What is compared to find a memory for a problem."),
+            gr.Slider(-1, 1, value=s.min_similarity, step=0.05, label="Least similarity",
+                      info="A memory less similar than this is not tried."),
+        ]
+
+
+def checked(rollouts: float, temperature: float, top_p: float, max_new_tokens: float, seed: float, verifier: str,
+            key: str, min_similarity: float) -> dict[str, Any]:
+    """The values of `sampling_settings` as overrides of Settings, which checks them. An empty box means the default."""
+    given = {"rollouts": rollouts, "temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens,
+             "seed": seed, "verifier": verifier, "key": key, "min_similarity": min_similarity}
+    return {name: _whole(value) for name, value in given.items() if value is not None}
+
+
+def distil_settings(s: Settings) -> list[Any]:
+    """The folded settings of Distil beside the shared ones."""
+    with gr.Accordion("Settings of the distillation", open=False, elem_classes="settings"):
+        return [
+            gr.Slider(1, max(30, s.steps), value=s.steps, step=1, label="Gradient steps",
+                      info="Each step samples fresh rollouts and rewards those that agree with the majority."),
+            gr.Number(s.learning_rate, label="Learning rate", minimum=0,
+                      info="Size of a step. Too large and the model collapses: the guard then keeps the best step."),
+            gr.Slider(1, max(64, s.virtual_tokens), value=s.virtual_tokens, step=1, label="Virtual tokens",
+                      info="Length of the soft prompt, the only thing that is trained."),
+        ]
+
+
+def checked_distil(steps: float, learning_rate: float, virtual_tokens: float) -> dict[str, Any]:
+    given = {"steps": steps, "learning_rate": learning_rate, "virtual_tokens": virtual_tokens}
+    return {name: _whole(value) for name, value in given.items() if value is not None}
+
+
+def _whole(value: Any) -> Any:
+    """Sliders send 8 as 8.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,119 @@
+"""What a visitor sees of one run, folded together from the engine's records. Pure: no gradio, no clock of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..records import Delta, Distilled, Receipt, Retrieval, Side, Status, Step, Trace, Vote
+
+
+@dataclass
+class Row:
+    """One rollout on the screen: its text so far, and its Trace once it has ended."""
+
+    row: int
+    side: Side
+    text: str = ""
+    trace: Trace | None = None
+
+
+@dataclass
+class Scene:
+    """The state of one run. `add` takes every record; the views read the members.
+
+    `colours` gives each answer a stable index in the palette: a cluster keeps its colour while others overtake it, and
+    the same answer has the same colour on both sides. `decided_after[side]` is the number of finished traces at the
+    moment when no outcome of the others could change the majority any more.
+    """
+
+    total: int = 0
+    status: Status | None = None
+    rows: dict[tuple[Side, int], Row] = field(default_factory=dict)
+    votes: dict[Side, Vote] = field(default_factory=dict)
+    colours: dict[tuple[Side, int], int] = field(default_factory=dict)
+    decided_after: dict[Side, int] = field(default_factory=dict)
+    retrieval: Retrieval | None = None
+    steps: list[Step] = field(default_factory=list)
+    receipt: Receipt | None = None
+    distilled: Distilled | None = None
+    stopped: bool = False
+
+    def add(self, record: Any) -> bool:
+        """Takes one record. True when it is worth showing at once, False when it may wait for the next refresh."""
+        if isinstance(record, Delta):
+            self._delta(record)
+            return False
+        if isinstance(record, Trace):
+            self._new_round(record.side, record.row)
+            self.rows[record.side, record.row] = Row(record.row, record.side, record.text, record)
+            return False
+        if isinstance(record, Vote):
+            self._vote(record)
+            return False
+        if isinstance(record, Status):
+            news = self.status is None or self.status.text != record.text
+            self.status = record
+            return news
+        if isinstance(record, Step):
+            self.steps.append(record)
+        elif isinstance(record, Retrieval):
+            self.retrieval = record
+        elif isinstance(record, Receipt):
+            self.receipt = record
+        elif isinstance(record, Distilled):
+            self.distilled = record
+        return True
+
+    def side(self, side: Side) -> Iterator[Row]:
+        """The rollouts of one side in the order of their row."""
+        return (self.rows[key] for key in sorted(self.rows) if key[0] == side)
+
+    def colour(self, row: Row) -> int | None:
+        """The palette index of the answer this rollout voted for, None while or because it does not vote."""
+        return self.colours.get((row.side, row.row))
+
+    def finished(self, side: Side) -> int:
+        return sum(r.trace is not None for r in self.side(side))
+
+    def tokens(self) -> int:
+        return sum(r.trace.tokens for r in self.rows.values() if r.trace is not None)
+
+    def _delta(self, d: Delta) -> None:
+        self._new_round(d.side, d.row)
+        self.rows.setdefault((d.side, d.row), Row(d.row, d.side)).text += d.text
+
+    def _new_round(self, side: Side, row: int) -> None:
+        """A rollout that has ended begins anew: the fresh ones of a gradient step take the place of the old."""
+        old = self.rows.get((side, row))
+        if old is None or old.trace is None:
+            return
+        for members in (self.rows, self.colours):
+            for key in [k for k in members if k[0] == side]:
+                del members[key]
+        self.votes.pop(side, None)
+        self.decided_after.pop(side, None)
+
+    def _vote(self, vote: Vote) -> None:
+        self.votes[vote.side] = vote
+        self.total = max(self.total, vote.total)
+        if vote.decided and vote.clusters and vote.side not in self.decided_after:
+            self.decided_after[vote.side] = self.finished(vote.side)
+        by_answer = {said: index for key, index in self.colours.items() if (said := self._said(key))}
+        for cluster in vote.clusters:
+            known = [self.colours[vote.side, r] for r in cluster.rows if (vote.side, r) in self.colours]
+            fresh = max(self.colours.values(), default=-1) + 1
+            index = known[0] if known else by_answer.get(plain(cluster.answer), fresh)
+            for r in cluster.rows:
+                self.colours[vote.side, r] = index
+            by_answer.setdefault(plain(cluster.answer), index)
+
+    def _said(self, key: tuple[Side, int]) -> str:
+        row = self.rows.get(key)
+        return plain(row.trace.answer) if row and row.trace and row.trace.answer is not None else ""
+
+
+def plain(answer: str) -> str:
+    """An answer without blanks: enough to give equal spellings one colour; equivalence itself is decided by the vote."""
+    return "".join(answer.split())

@@ -1,0 +1,76 @@
+"""How the app is launched: theme, style, scripts, and hardening."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+
+HERE = Path(__file__).resolve().parent
+SCRIPTS = ("page.js", "text.js", "live.js", "map.js")
+FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
+MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
+
+
+def launch_options(engine: Engine | None = None) -> dict[str, Any]:
+    """Keyword arguments for `Blocks.launch`. With an engine, its bank can never be served as a file."""
+    return {
+        "theme": theme(), "css_paths": [HERE / "style.css"], "head": head(),
+        "js": "() => { window.latentmem?.openTheme?.(); }", "footer_links": ["api"], "ssr_mode": False,
+        "show_error": False, "enable_monitoring": False, "strict_cors": True, "max_file_size": "512mb",
+        "allowed_paths": [], "blocked_paths": [str(engine.settings.bank)] if engine is not None else []}
+
+
+def theme() -> gr.themes.Base:
+    """Calm and plain; the system's own fonts, so that nothing is fetched from elsewhere."""
+    blue = gr.themes.Color(c50="#eef6fb", c100="#d8eaf6", c200="#b2d5ec", c300="#7fb8dd", c400="#3f93c8", c500="#0072b2",
+                           c600="#00659e", c700="#005586", c800="#00456d", c900="#003655", c950="#00243a")
+    base = gr.themes.Base(primary_hue=blue, secondary_hue=blue, neutral_hue=gr.themes.colors.slate, font=FONT, font_mono=MONO,
+                          radius_size=gr.themes.sizes.radius_md, text_size=gr.themes.sizes.text_md)
+    return base.set(
+        body_background_fill="#f6f6f3", body_background_fill_dark="#14171c",
+        background_fill_primary="#ffffff", background_fill_primary_dark="#1c2027",
+        block_background_fill="transparent", block_background_fill_dark="transparent", block_border_width="0px",
+        block_shadow="none", block_label_background_fill="transparent", block_padding="0px",
+        input_background_fill="#ffffff", input_background_fill_dark="#14171c", input_border_color="#c9cdd3",
+        input_border_color_dark="#3a414c", input_border_width="1px",
+        button_primary_background_fill="*primary_500", button_primary_background_fill_hover="*primary_600",
+        button_primary_background_fill_dark="*primary_500", button_primary_text_color="#ffffff",
+        button_secondary_background_fill="#ffffff", button_secondary_background_fill_dark="#262b34",
+        button_secondary_border_color="#c9cdd3", button_secondary_border_color_dark="#3a414c", button_border_width="1px",
+        block_title_text_weight="600", block_info_text_size="*text_sm")
+
+
+def head() -> str:
+    """Scripts for the page. plotly's own script is served from the installed package, KaTeX from gradio's."""
+    config = json.dumps({"katex": katex("js")})
+    parts = [f'<link rel="stylesheet" href="{katex("css")}">'] if katex("css") else []
+    parts += [f"<script>window.latentmem = Object.assign(window.latentmem ?? {{}}, {config});</script>"]
+    parts += [f"<script>{(HERE / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS]
+    plotly = plotly_script()
+    if plotly is not None:
+        gr.set_static_paths([plotly])
+        parts.append(f'<script src="gradio_api/file={plotly}" defer></script>')
+    return "\n".join(parts)
+
+
+def katex(kind: str) -> str:
+    """The address of KaTeX's module or style sheet in gradio's own pages; '' if this gradio has none: then formulas stay
+    as they were written. Their names carry a hash that changes by version.
+    """
+    assets = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
+    found = sorted(assets.glob(f"katex-*.{kind}"))
+    return f"assets/{found[0].name}" if len(found) == 1 else ""
+
+
+def plotly_script() -> Path | None:
+    """plotly.min.js of the installed plotly package, found without importing it."""
+    spec = find_spec("plotly")
+    file = Path(spec.origin).parent / "package_data" / "plotly.min.js" if spec is not None and spec.origin else None
+    return file if file is not None and file.is_file() else None

@@ -1,0 +1,140 @@
+"""A distillation in words and curves. Pure functions; figures are plotly's JSON as plain dicts; no gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from ..records import Distilled, Side, Step
+from .scene import Scene
+from .views import Fragment, answer_text, count, duration, fragments, join, percent, safe
+
+BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito
+SERIES = (("Agreement", "agreement", BLUE), ("Loss", "loss", VERMILLION), ("Gradient norm", "grad_norm", GREEN))
+
+
+def round_titles(scene: Scene) -> dict[Side, str]:
+    """Headings of the two groups of traces of a distillation."""
+    step = len(scene.steps) + 1 if any(r.trace is None for r in scene.side("memory")) else len(scene.steps)
+    return {"memory": f"Fresh traces of step {max(1, step)}", "zero_shot": "The vote that gives the label"}
+
+
+def curve_figure(steps: Sequence[Step], total: int = 0, best: int | None = None) -> dict[str, Any]:
+    """Agreement, loss and gradient norm by step, one under the other, as a plotly figure."""
+    total = total or max((max(s.steps, s.step) for s in steps), default=10)
+    data, layout = [], _frame(total)
+    for i, (name, member, colour) in enumerate(SERIES, start=1):
+        axis = "" if i == 1 else str(i)
+        data.append({
+            "type": "scatter", "mode": "lines+markers", "name": name, "xaxis": "x", "yaxis": f"y{axis}",
+            "x": [s.step for s in steps], "y": [getattr(s, member) for s in steps],
+            "line": {"color": colour, "width": 2.5}, "marker": {"size": 7},
+            "hovertemplate": f"step %{{x}}<br>{name} %{{y:.3f}}<extra></extra>"})
+    if best:
+        layout["shapes"] = [{"type": "line", "xref": "x", "yref": "paper", "x0": best, "x1": best, "y0": 0, "y1": 1,
+                             "line": {"color": "#8a8f98", "width": 1.5, "dash": "dot"}}]
+        layout["annotations"].append({"x": best, "xref": "x", "y": 1, "yref": "paper", "yanchor": "bottom",
+                                      "text": "kept", "showarrow": False, "font": {"size": 12}})
+    return {"data": data, "layout": layout}
+
+
+def _frame(total: int) -> dict[str, Any]:
+    layout: dict[str, Any] = {
+        "showlegend": False, "height": 400, "margin": {"l": 52, "r": 16, "t": 26, "b": 40}, "annotations": [],
+        "xaxis": {"title": {"text": "gradient step"}, "range": [0.5, total + 0.5], "dtick": max(1, total // 10),
+                  "anchor": "y3", "fixedrange": True}}
+    for i, (name, _, colour) in enumerate(SERIES, start=1):
+        top = 1 - (i - 1) * 0.345
+        axis = {"domain": [max(0.0, top - 0.27), top], "fixedrange": True, "nticks": 4, "anchor": "x"}
+        if i == 1:
+            axis |= {"range": [-0.04, 1.06], "tickformat": ".0%"}
+        elif i == 3:
+            axis |= {"rangemode": "tozero"}
+        layout["yaxis" if i == 1 else f"yaxis{i}"] = axis
+        layout["annotations"].append({"text": name, "x": 0, "xref": "paper", "xanchor": "left", "y": top,
+                                      "yref": "paper", "yanchor": "bottom", "showarrow": False,
+                                      "font": {"color": colour, "size": 13}})
+    return layout
+
+
+def time_left(steps: Sequence[Step]) -> float | None:
+    """Seconds until the last step, by the mean of the last three. None before the first step."""
+    if not steps:
+        return None
+    recent = steps[-3:]
+    return max(0, steps[-1].steps - steps[-1].step) * sum(s.seconds for s in recent) / len(recent)
+
+
+def step_words(s: Step) -> str:
+    """What a gradient step did, for somebody who has not read the paper."""
+    n = len(s.rewards)
+    rewarded = sum(r > 0 for r in s.rewards)
+    who = f"{rewarded} of {count(n, 'fresh trace')} gave the majority's answer" if n else "no fresh traces"
+    if s.step > s.steps:
+        return f"Final check of the last soft prompt: {who}."
+    if s.note:
+        return f"Step {s.step} of {s.steps}: {who}; {s.note}."
+    return (f"Step {s.step} of {s.steps}: {who} and were rewarded; the soft prompt has moved by "
+            f"{percent(s.shift)} of its size.")
+
+
+def distil_words(scene: Scene) -> Markup:
+    """The line under the curve while a distillation runs."""
+    if not scene.steps:
+        return Markup("")
+    last = scene.steps[-1]
+    left = time_left(scene.steps)
+    rest = f" About {duration(left)} left." if left and scene.distilled is None and not scene.stopped else ""
+    return Markup('<p class="words">{}{}</p>').format(safe(step_words(last)), rest)
+
+
+def outcome(d: Distilled) -> Markup:
+    """The end: a memory to keep or to discard, or in plain words why there is none."""
+    if d.memory is None:
+        return Markup('<section class="outcome none"><h3>Nothing was learnt</h3><p>{}</p>'
+                      '<p class="hint">That is a result too: no memory was stored.</p></section>').format(safe(d.reason))
+    m = d.memory
+    tokens, hidden = m.soft_prompt.shape
+    title = "Kept in the bank" if d.kept else "A memory, not yet kept"
+    return Markup('<section class="outcome {}"><h3>{}</h3><p>“{}” — the majority said {} with {}. The soft prompt after '
+                  'step {} was taken: {} virtual tokens × {} = {} numbers.</p><p class="hint">{}</p></section>').format(
+        "kept" if d.kept else "open", title, safe(m.name), answer_text(m.label), percent(m.vote.majority_ratio),
+        m.best_step, tokens, hidden, f"{tokens * hidden:,}".replace(",", " "), safe(d.reason))
+
+
+def steps_table(steps: Sequence[Step]) -> list[Fragment]:
+    """The curve as a table: the way without the picture."""
+    if not steps:
+        return []
+    rows = join([Markup("<tr><td>{}</td><td>{}</td><td>{:.3f}</td><td>{:.3f}</td><td>{}</td><td>{:.0f}</td>"
+                        "<td>{}</td><td>{}</td></tr>").format(
+        s.step, percent(s.agreement), s.loss, s.grad_norm, percent(s.finished), s.length, duration(s.seconds),
+        safe(s.note)) for s in steps])
+    return fragments(("steps", Markup(
+        '<details class="steps"><summary>The steps as a table</summary><div class="scroll" tabindex="0" role="region" aria-label="Steps"><table>'
+        "<thead><tr><th>step</th><th>agreement</th><th>loss</th><th>gradient</th><th>boxed</th><th>tokens</th>"
+        "<th>time</th><th>note</th></tr></thead><tbody>{}</tbody></table></div></details>").format(rows)))
+
+
+def sparklines(steps: Sequence[Step], best: int = 0) -> Markup:
+    """The curve of a stored memory, small: three inline SVG lines."""
+    if not steps:
+        return Markup('<p class="hint">No curve was stored with this memory.</p>')
+    parts = [_spark(name, [getattr(s, member) for s in steps], [s.step for s in steps], best, i)
+             for i, (name, member, _) in enumerate(SERIES)]
+    return Markup('<div class="sparks">{}</div>').format(join(parts))
+
+
+def _spark(name: str, values: Sequence[float], at: Sequence[int], best: int, index: int) -> Markup:
+    lo, hi = (0.0, 1.0) if index == 0 else (min(values), max(values))
+    span, width = (hi - lo) or 1.0, max(len(values) - 1, 1)
+    points = [(4 + 152 * i / width, 40 - 34 * (v - lo) / span) for i, v in enumerate(values)]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    dot = next((Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4"/>').format(*p)
+                for p, step in zip(points, at, strict=True) if step == best), Markup(""))
+    last = percent(values[-1]) if index == 0 else f"{values[-1]:.2f}"
+    return Markup('<figure class="spark s{}"><svg viewBox="0 0 160 46" role="img" aria-label="{} by step, last {}">'
+                  '<polyline points="{}"/>{}</svg><figcaption>{} <b>{}</b></figcaption></figure>').format(
+        index, name, last, line, dot, name, last)

@@ -1,0 +1,137 @@
+"""The receipt as a card: which memory answered, or none, and why. Pure functions; no gradio."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from ..records import Hit, Receipt, Retrieval, Vote, to_dict
+from .scene import plain
+from .views import SIDES, Fragment, answer_text, duration, fragments, join, number, safe, stored_vote, swatch
+
+
+def headline(r: Receipt) -> tuple[str, str]:
+    """(css class, words): who answered."""
+    if r.answer is None:
+        return "nobody", "No answer was found"
+    if r.used is None:
+        return "alone", "Answered without a memory"
+    if r.memory_id is not None:
+        return "memory", "Answered by a memory"
+    if r.route.agreed:
+        return "agreed", "The model alone and the memory agree"
+    return "refused", "A memory was tried and not followed"
+
+
+def receipt_card(r: Receipt) -> Markup:
+    """The whole card: answer, memory, both votes, the router's reason and scores, cost, and the JSON."""
+    css, words = headline(r)
+    return Markup('<section class="receipt {}" aria-label="Receipt"><header><p class="who">{}</p>'
+                  '<p class="big">{}</p></header>{}<p class="why">{}</p>{}{}{}{}</section>').format(
+        css, words, answer_text(r.answer), used_memory(r), safe(r.route.reason), both_votes(r), scores(r), facts(r),
+        raw_json(r))
+
+
+def used_memory(r: Receipt) -> Markup:
+    """The memory that was tried: its source problem, similarity, rank and margin, and the way to the map."""
+    if r.used is None:
+        return Markup("")
+    margin = "only one" if r.used.margin is None else f"{r.used.margin:+.3f}"
+    pairs = [("Similarity", f"{r.used.similarity:.3f}"), ("Rank", f"{r.used.rank} of {len(r.hits)} looked up"),
+             ("Lead over the next", margin), ("Compared by", key_words(r.key_kind))]
+    return Markup('<div class="used"><p>“{}”</p>{}{}</div>').format(
+        safe(r.used.name), definition_list(pairs), open_link(r.used.memory_id, "Why this memory? Open it on the map"))
+
+
+def key_words(kind: str) -> str:
+    return {"input": "sentence embedding", "kv": "the model's own activations"}.get(kind, kind)
+
+
+def open_link(memory_id: str, words: str) -> Markup:
+    """A link that opens a memory; `live.js` turns the click into an event, and without it the address still works."""
+    return Markup('<a class="open" href="?memory={}" data-memory="{}">{}</a>').format(
+        safe(memory_id), safe(memory_id), safe(words))
+
+
+def both_votes(r: Receipt) -> Markup:
+    """The two votes beside each other, the same answer in the same colour."""
+    votes = [(SIDES["zero_shot"], r.zero_shot)] + ([(SIDES["memory"], r.memory)] if r.memory is not None else [])
+    return Markup('<div class="votes">{}</div>').format(join([small_vote(title, vote) for title, vote in votes]))
+
+
+def small_vote(title: str, vote: Vote) -> Markup:
+    if vote.abstained:
+        said = Markup("nobody votes")
+    else:
+        said = Markup("{} with {} of {}").format(answer_text(vote.label), vote.clusters[0].size, vote.total)
+    return Markup('<p><b>{}</b> {}</p>').format(title, said)
+
+
+def scores(r: Receipt) -> Markup:
+    """The verifier's scores, when the sides disagreed."""
+    if not r.route.scores:
+        return Markup("")
+    top = max(abs(v) for v in r.route.scores.values()) or 1.0
+    rows = [Markup('<li><span>{}</span><meter min="0" max="1" value="{:.4f}" aria-label="{}"></meter>'
+                   '<span class="num">{}</span></li>').format(
+        SIDES.get(side, side), max(0.0, value / top), safe(f"score {SIDES.get(side, side)}"), number(value, 3))
+        for side, value in r.route.scores.items()]
+    return Markup('<div class="scores"><h4>Verifier: {}</h4><ul>{}</ul></div>').format(
+        safe(r.route.verifier.replace("_", " ")), join(rows))
+
+
+def facts(r: Receipt) -> Markup:
+    pairs = [("Tokens", f"{r.tokens:,}".replace(",", " ")), ("Time", duration(r.seconds)), ("Seed", str(r.seed)),
+             ("Model", r.model_name), ("Receipt", r.id)]
+    return Markup('<div class="facts">{}</div>').format(definition_list(pairs))
+
+
+def definition_list(pairs: Sequence[tuple[str, str]]) -> Markup:
+    return Markup("<dl>{}</dl>").format(
+        join([Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(k, safe(v)) for k, v in pairs]))
+
+
+def receipt_json(r: Receipt) -> str:
+    """The receipt as indented JSON without the token ids, which fill pages; the digest stands for them."""
+    data = to_dict(r)
+    for trace in data["traces"]:
+        trace.pop("token_ids", None)
+    return json.dumps(data, ensure_ascii=False, indent=2)
+
+
+def raw_json(r: Receipt) -> Markup:
+    return Markup('<details><summary>The receipt as JSON</summary><pre tabindex="0">{}</pre></details>').format(
+        safe(receipt_json(r)))
+
+
+def hits_list(found: Retrieval | None, limit: float) -> Markup:
+    """What retrieval found, best first, each a link to its memory; those under the limit are marked as too far."""
+    if found is None:
+        return Markup("")
+    if not found.hits:
+        return Markup('<p class="hint">The bank holds no memory to look up yet.</p>')
+    return Markup('<p class="hint">Nearest memory, by similarity:</p><ol class="hits">{}</ol>').format(join([_hit(h, limit) for h in found.hits[:8]]))
+
+
+def _hit(h: Hit, limit: float) -> Markup:
+    far = Markup(' <span class="hint">too far to be tried</span>') if h.similarity < limit else Markup("")
+    return Markup("<li>{} <span class=\"num\">{:.3f}</span>{}</li>").format(open_link(h.memory_id, h.name), h.similarity, far)
+
+
+def compare_columns(runs: Sequence[tuple[str, Vote]]) -> list[Fragment]:
+    """The counterfactual: votes of the same problem and seed beside each other, one column a system."""
+    answers = list(dict.fromkeys(plain(c.answer) for _, v in runs for c in v.clusters))
+    columns = []
+    for title, vote in runs:
+        colours = [answers.index(plain(c.answer)) for c in vote.clusters]
+        columns.append(Markup('<div class="column"><p class="big">{} {}</p>{}</div>').format(
+            swatch(colours[0] if colours else None), answer_text(vote.label), stored_vote(vote, title, colours)))
+    said = {plain(v.label or "") for _, v in runs}
+    words = "All give the same answer." if len(said) == 1 else "The answers differ."
+    if len(runs) < 2:
+        return []
+    return fragments(("columns", Markup('<section class="compare"><h3>Side by side, same seed</h3>'
+                                        '<p class="hint">{}</p><div class="cols">{}</div></section>').format(
+        words, join(columns))))

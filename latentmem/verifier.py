@@ -1,0 +1,41 @@
+"""How far to believe a side's answer: a score for the traces of its winning cluster. Higher is better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from .model import LanguageModel, Prompt
+from .prompts import judge_messages
+from .records import Problem, Trace, Vote
+
+VerifierName = Literal["vote_share", "self_certainty", "judge"]
+
+
+def score(name: VerifierName, model: LanguageModel, problem: Problem, traces: Sequence[Trace], vote: Vote) -> float:
+    """The score of one side's majority answer.
+
+    `vote_share`: its share of all rollouts, 0..1. `self_certainty`: mean KL from the uniform distribution over its
+    traces, nats (Intuitor, arXiv 2505.19590). `judge`: the base model's mean probability of Yes against No when asked
+    whether the solution is right, 0..1. Only comparable between two sides scored the same way.
+    """
+    assert vote.clusters, "a side that abstained is not scored"
+    rows = set(vote.clusters[0].rows)
+    winners = [t for t in traces if t.row in rows]
+    if name == "vote_share":
+        return vote.majority_ratio
+    if name == "self_certainty":
+        certainties = [t.self_certainty for t in winners]
+        assert None not in certainties, "sampled traces carry their self-certainty"
+        return sum(certainties) / len(certainties)  # type: ignore[arg-type]
+    if name == "judge":
+        return judge(model, problem, [t.text for t in winners])
+    raise ValueError(f"Verifier {name!r} is unknown: use vote_share, self_certainty or judge.")
+
+
+def judge(model: LanguageModel, problem: Problem, solutions: Sequence[str]) -> float:
+    """Mean over solutions of p(Yes) / (p(Yes) + p(No)) as the next token of the judging chat, 0..1."""
+    ids = [model.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("Yes", "No")]
+    chats = [Prompt(model.render(judge_messages(problem.text, s))) for s in dict.fromkeys(solutions)]
+    p = model.next_token_probs(chats, ids)  # [solutions, 2]
+    return float((p[:, 0] / p.sum(1)).mean())

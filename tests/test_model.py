@@ -1,0 +1,155 @@
+"""The model against transformers itself, and the promise that a row does not depend on its batch. Tiny random weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from latentmem.model import LanguageModel, Prompt
+from latentmem.prompts import solve_messages
+from latentmem.records import LatentmemError
+from latentmem.transformer import Linear
+from tests.tiny import tiny_hf, tiny_model, tiny_tokenizer
+
+
+def logits(model, prompt):
+    with torch.no_grad():
+        filled = model.prefill([prompt])
+        return model.body.head(filled.hidden)[0]
+
+
+def sample(model, prompts, seeds, **how):
+    """Token ids per row."""
+    out = {}
+    for drawn in model.generate(prompts, seeds, **{"temperature": 0.8, "max_new_tokens": 12, **how}):
+        for d in drawn:
+            out.setdefault(d.row, []).append(d.token)
+    return [out[i] for i in sorted(out)]
+
+
+@pytest.fixture(scope="module", params=["qwen2", "llama"])
+def model(request):
+    return tiny_model(request.param)
+
+
+@pytest.mark.parametrize("changes", [
+    {"family": "qwen2"}, {"family": "llama"}, {"family": "qwen2", "tie_word_embeddings": True},
+    {"family": "llama", "attention_bias": True, "num_key_value_heads": 4},
+    {"family": "llama", "rope_parameters": {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0,
+     "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}},
+], ids=lambda c: "-".join(map(str, c.values()))[:30])
+def test_logits_equal_those_of_transformers(changes):
+    hf = tiny_hf(**changes)
+    ids = torch.randint(0, 256, (40,), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        want = hf(ids[None]).logits[0]
+    ours = logits(LanguageModel.of(hf, tiny_tokenizer(), name="t", fingerprint="t"), Prompt(tuple(ids.tolist())))
+    assert (ours - want).abs().max() < 1e-4
+
+
+def test_soft_prompt_is_what_inputs_embeds_are_to_transformers():
+    hf, soft = tiny_hf(), torch.randn(5, 32, generator=torch.Generator().manual_seed(2))
+    ids = torch.arange(20)
+    with torch.no_grad():
+        want = hf(inputs_embeds=torch.cat((soft, hf.model.embed_tokens(ids)))[None]).logits[0]
+    ours = logits(LanguageModel.of(hf, tiny_tokenizer(), name="t", fingerprint="t"), Prompt(tuple(range(20)), soft))
+    assert (ours - want).abs().max() < 1e-4
+
+
+def test_greedy_rollouts_equal_those_of_transformers():
+    hf = tiny_hf()
+    ids = torch.arange(40, 60)[None]
+    want = hf.generate(ids, do_sample=False, max_new_tokens=12, pad_token_id=257)[0, 20:].tolist()
+    model = LanguageModel.of(hf, tiny_tokenizer(), name="t", fingerprint="t")
+    assert sample(model, [Prompt(tuple(range(40, 60)))], [[0]], temperature=0)[0] == want
+
+
+def test_a_row_does_not_depend_on_its_batch(model):
+    soft = torch.randn(7, 32, generator=torch.Generator().manual_seed(3))
+    mine, other, long = Prompt(tuple(range(10, 25)), soft), Prompt(tuple(range(5))), Prompt(tuple(range(100)))
+    for temperature in (0.0, 0.9):
+        alone = sample(model, [mine], [[11]], temperature=temperature)[0]
+        among = sample(model, [long, mine, other], [[1, 2], [7, 11, 8], [3]], temperature=temperature)[3]
+        assert among == alone
+    with torch.no_grad():
+        padded = model.prefill([mine, long]).hidden[0, -1]
+        single = model.prefill([mine]).hidden[0, -1]
+    assert (model.body.head(padded[None]) - model.body.head(single[None])).abs().max() < 1e-4
+
+
+def test_same_seed_same_tokens_and_another_seed_other_tokens(model):
+    prompt = Prompt(tuple(range(30)))
+    a, b, c = (sample(model, [prompt], [[s]], temperature=1.0)[0] for s in (1, 1, 2))
+    assert a == b != c
+
+
+def test_rows_leave_when_they_end(model):
+    """Every row stops at its own end of sequence, and the rows that go on are untouched by it."""
+    prompts = [Prompt(tuple(range(i, i + 9))) for i in range(6)]
+    together = sample(model, prompts, [[i] for i in range(6)], temperature=1.4, max_new_tokens=60)
+    lengths = {len(ids) for ids in together}
+    assert len(lengths) > 1, "the random model should end some rows early; choose other seeds if not"
+    for i, ids in enumerate(together):
+        assert sample(model, [prompts[i]], [[i]], temperature=1.4, max_new_tokens=60)[0] == ids
+        assert all(t not in model.ends for t in ids[:-1])
+
+
+def test_closing_the_generator_stops_it(model):
+    steps = model.generate([Prompt((1, 2, 3))], [[0]], temperature=1.0, max_new_tokens=400)
+    next(steps)
+    steps.close()
+    assert torch.is_grad_enabled(), "the generator's no_grad must not leak into its consumer"
+
+
+def test_grad_mode_of_the_consumer_between_tokens(model):
+    for _ in model.generate([Prompt((1, 2, 3))], [[0]], temperature=1.0, max_new_tokens=3):
+        assert torch.is_grad_enabled()
+
+
+def test_soft_prompt_of_another_width_is_refused(model):
+    with pytest.raises(LatentmemError, match="width 16 and the model 32"):
+        model.prefill([Prompt((1, 2), torch.zeros(3, 16))])
+
+
+def test_prompt_beyond_the_context_is_refused(model):
+    with pytest.raises(LatentmemError, match="600 tokens and the model reads 512"):
+        model.prefill([Prompt((1,) * 600)])
+
+
+def test_text_prompt_repeats_and_cuts(model):
+    soft = model.text_prompt("abc", 5)
+    assert torch.equal(soft, model.embed(model.tokenizer("abcab")["input_ids"]))
+    assert model.text_prompt("abcdef", 2).shape == (2, 32)
+
+
+def test_problem_kv_covers_the_problem_alone(model):
+    kv = model.problem_kv(" What is 2+3? ", solve_messages(" What is 2+3? "))
+    assert len(kv) == 3 and kv[0][0].shape == (2, len("What is 2+3?"), 8)
+
+
+def test_other_families_are_refused():
+    from transformers import AutoModelForCausalLM, GPT2Config
+
+    gpt2 = AutoModelForCausalLM.from_config(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=258))
+    with pytest.raises(LatentmemError, match="'gpt2' are not supported"):
+        LanguageModel.of(gpt2, tiny_tokenizer(), name="g", fingerprint="g")
+
+
+def test_packed_matrix_computes_the_same():
+    torch.manual_seed(0)
+    weight, bias = torch.randn(300, 64).bfloat16().float(), torch.randn(300)
+    plain, packed = Linear(weight, bias), Linear(weight, bias)
+    packed.pack()
+    for rows in (1, 7, 64):
+        x = torch.randn(rows, 64)
+        with torch.no_grad():
+            assert (plain(x) - packed(x)).abs().max() < 1e-4
+    x.requires_grad_()
+    packed(x).sum().backward()  # under autograd the plain form is used
+    assert torch.allclose(x.grad, weight.sum(0).expand(64, -1), atol=1e-4)
+
+
+def test_matrix_that_float16_cannot_hold_is_not_packed():
+    odd = Linear(torch.randn(8, 8) * (1 + 2**-15))
+    odd.pack()
+    assert odd._packed is None
