@@ -5,7 +5,9 @@ Conventions, chosen to follow math-verify and the graders of the MATH benchmark:
 - Units, currencies and degree signs are dropped: `5 \text{ cm}`, `\$5` and `5` are one answer (nothing is converted:
   500 cm is not 5 m, and 5 cm is the same as 5 m).
 - `50\%` is the same as 50 (the sign read as a unit) and as 0.5 (its value), yet 50 is not 0.5.
-- A bare list is unordered (`1,2` is `2,1`), a tuple or interval is ordered; `1,234` is a number, `(1,234)` a pair.
+- A bare list is unordered (`1,2` is `2,1`), a tuple or interval is ordered, and a list beside a tuple is read in its
+  order; `1,234` is a number, `(1,234)` a pair.
+- The variable of a solution is dropped: `x=5` is `5` (and so `y=5`); `y=2x+3` stays an equation.
 - Numbers are compared exactly. Only a decimal with six digits behind the point may stand for what it rounds:
   0.333333 is 1/3, 0.33 is not.
 

@@ -244,7 +244,7 @@ class Bank:
             index.mark(alive, [row[0] for row in hidden])
         finally:
             if db.in_transaction:
-                db.execute("ROLLBACK")
+                db.execute("ROLLBACK")  # nothing was written; COMMIT would fail after a damaged page
 
     def _salvage_keys(self, db: sqlite3.Connection, index: bank_index.KeyIndex) -> None:
         """Key by key past damaged pages, so that the others are still found."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ SPOOL = 32 << 20  # bytes of words kept in memory while the arrays are written
 BATCH = 64  # memories a transaction
 EVENT_BATCH = 2000
 MAX_SENTENCES = 1000
+ID = re.compile("m[0-9a-f]{16}")
 TENSORS = {"soft_prompt": "<f4"} | {f"key.{kind}": dtype for kind, dtype in codec.KEY_DTYPE.items()}
 
 
@@ -182,10 +184,12 @@ def _memories(archive: zipfile.ZipFile, members: Members, model: str | None,
     for number, line in enumerate(lines(archive, MEMORIES), 1):
         try:
             words = codec.parse(_Line, line, f"Line {number} of {MEMORIES}")
+            if not ID.fullmatch(words.id):
+                raise LatentmemError(f"Line {number} of {MEMORIES} has {words.id[:40]!r} for an id: export it again.")
             if model is not None and words.record.model != model:
-                raise LatentmemError(f"Memory {words.id[:40]} was made by {words.record.model_name[:60]} "
-                                     f"({words.record.model[:16]}): use it with that model.")
-            yield _memory(words, _arrays_of(archive, members, words.id[:40]))
+                raise LatentmemError(f"Memory {words.id} was made by {words.record.model_name[:60]!r} "
+                                     f"({words.record.model[:16]!r}): use it with that model.")
+            yield _memory(words, _arrays_of(archive, members, words.id))
         except LatentmemError as e:
             refused.add(e)
 
@@ -216,9 +220,9 @@ def _memory(words: _Line, arrays: dict[str, np.ndarray]) -> tuple[codec.Packed, 
     try:
         packed = codec.pack(memory)
     except LatentmemError as e:
-        raise LatentmemError(f"Memory {words.id[:40]}: {e}") from None
+        raise LatentmemError(f"Memory {words.id}: {e}") from None
     if packed.id != words.id:
-        raise LatentmemError(f"Memory {words.id[:40]} is not what its id says (its content hashes to {packed.id}): "
+        raise LatentmemError(f"Memory {words.id} is not what its id says (its content hashes to {packed.id}): "
                              "it was changed or damaged, export it again.")
     return packed, memory
 

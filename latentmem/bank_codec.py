@@ -90,6 +90,7 @@ def parse(kind: type[T], data: bytes | str, what: str) -> T:
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(map(str, first["loc"])) or "record"
+        where = where if where.isprintable() else repr(where)
         raise LatentmemError(f"{what}: {where}: {first['msg']} (got {str(first['input'])[:80]!r}).") from None
     except (ValueError, RecursionError) as e:  # also JSONDecodeError, UnicodeDecodeError, integers of 4300 digits
         raise LatentmemError(f"{what} is not valid JSON ({str(e)[:120]}).") from None
@@ -181,6 +182,8 @@ def check_event(event: Event) -> None:
         raise LatentmemError(f"There is no kind of event {str(event.kind)[:40]!r}: use {kinds}.")
     if len(event.id) > 100 or not event.id.isprintable():
         raise LatentmemError(f"The event id {event.id[:40]!r} does not fit: use up to 100 printable characters.")
+    # Half a surrogate pair or NaN here would stop a whole transaction later.
+    dump([event.memory_id, event.problem_id, event.receipt_id, event.created, dict(event.detail)], "The event")
     # The last of quarantined and released is the state of a memory: a time to come would fix it for good.
     if event.created and stamp(event.created) > now() + 86_400_000_000:
         raise LatentmemError(f"The event of {event.created} lies in the future: set the clock that wrote it.")
@@ -240,8 +243,9 @@ def row_of(memory: Memory, at: int) -> dict[str, Any]:
     p = memory.problem
     return {"id": memory.id, "name": memory.name, "problem_id": p.id, "problem_text": p.text,
             "problem_answer": p.answer, "source": p.source, "label": memory.label,
-            "majority_ratio": memory.vote.majority_ratio, "model": memory.model, "model_name": memory.model_name, "virtual_tokens": tokens, "hidden": hidden,
-            "best_step": memory.best_step, "created": memory.created, "at": at}
+            "majority_ratio": memory.vote.majority_ratio, "model": memory.model, "model_name": memory.model_name,
+            "virtual_tokens": tokens, "hidden": hidden, "best_step": memory.best_step, "created": memory.created,
+            "at": at}
 
 
 def event_row(event: Event) -> dict[str, Any]:
@@ -249,7 +253,6 @@ def event_row(event: Event) -> dict[str, Any]:
     detail = dump(dict(event.detail), "The detail of the event").decode()
     words = {"id": event.id, "memory_id": event.memory_id, "kind": event.kind, "problem_id": event.problem_id,
              "receipt_id": event.receipt_id, "detail": detail, "created": event.created}
-    dump(words, "The event")  # refuses half a character before digest and SQLite stumble over it
     return words | {"at": stamp(event.created), "sha256": digest(*words.values())}
 
 
@@ -261,5 +264,5 @@ def event_is_whole(row: Mapping[str, Any]) -> bool:
 
 def event_of(row: Mapping[str, Any]) -> Event:
     """The event in a whole row."""
-    return Event(row["memory_id"], row["kind"], row["problem_id"], row["receipt_id"], json.loads(row["detail"]),
-                 row["created"], row["id"])
+    detail = parse(dict[str, Any], row["detail"], f"Event {row['id']}: its detail")
+    return Event(row["memory_id"], row["kind"], row["problem_id"], row["receipt_id"], detail, row["created"], row["id"])

@@ -12,7 +12,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -77,20 +77,16 @@ class _Bounded:
 @contextmanager
 def opened(source: str | Path | IO[bytes]) -> Iterator[tuple[zipfile.ZipFile, Members]]:
     """The archive and its members as the manifest lists them, all checked but the arrays. Raises LatentmemError."""
-    owned = isinstance(source, (str, Path))
-    try:
-        file = open(source, "rb") if isinstance(source, (str, Path)) else source
-    except OSError as e:
-        raise LatentmemError(f"{source} cannot be read ({e.strerror or e}): choose an exported bank.") from None
-    try:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(source, "rb")) if isinstance(source, (str, Path)) else source
+        except OSError as e:
+            raise LatentmemError(f"{source} cannot be read ({e.strerror or e}): choose an exported bank.") from None
         with _sentence("The archive"):
             archive = zipfile.ZipFile(_Bounded(file))  # type: ignore[arg-type]
             size = file.seek(0, io.SEEK_END)
         members = _members(archive, size)
         yield archive, members
-    finally:
-        if owned:
-            file.close()
 
 
 def read(archive: zipfile.ZipFile, name: str, what: str) -> bytes:

@@ -57,7 +57,7 @@ def solve(overrides: dict[str, Any], as_json: bool, problem: ProblemText = None,
         said = (f"The answer is {vote.label}, by {vote.clusters[0].size} of {vote.total} traces." if vote.clusters else
                 "No answer: no trace ended with a boxed answer.")
         console.out().print(console.vote_table(vote))
-        console.out().print(console.plain(said))
+        console.say(said)
     return NOTHING if vote.abstained else DONE
 
 
@@ -80,7 +80,7 @@ def distil(overrides: dict[str, Any], as_json: bool, problem: ProblemText = None
             if result.steps:
                 out.print(console.steps_table(result.steps))
             what = f"Memory {result.memory.id} “{result.memory.name}”" if result.memory else "Nothing was learnt"
-            out.print(console.plain(f"{what}: {result.reason}"))
+            console.say(f"{what}: {result.reason}")
     return DONE if any(result.memory for result in ended) else NOTHING
 
 
@@ -99,7 +99,7 @@ def answer(overrides: dict[str, Any], as_json: bool, problem: ProblemText = None
     if receipt is not None:
         _write(receipt, console.line(made) + "\n")
     if not as_json:
-        console.out().print(console.plain(made.sentence()))
+        console.say(made.sentence())
         console.out().print(console.receipt_table(made))
     return NOTHING if made.answer is None else DONE
 
@@ -115,8 +115,7 @@ def replay(overrides: dict[str, Any], as_json: bool,
     again = console.run(engine_for(overrides).replay(receipt), as_json).scene.receipt
     assert again is not None, "the last record of a replay is its receipt"
     if not as_json:
-        console.out().print(console.plain(f"Receipt {receipt.id} is confirmed: the same {again.tokens} tokens, "
-                                          f"the same answer, {again.answer}."))
+        console.say(f"Receipt {receipt.id} is confirmed: the same {again.tokens} tokens and answer, {again.answer}.")
     return DONE
 
 
@@ -155,7 +154,7 @@ def doctor(overrides: dict[str, Any], as_json: bool) -> int:
             console.out().print(console.facts_table(facts.items(), title))
             console.out().print()
     if not report.problems and not as_json:
-        console.out().print("All is well.")
+        console.say("All is well.")
     return cli_bank.warn(report.problems)
 
 
@@ -165,12 +164,13 @@ def serve(overrides: dict[str, Any], as_json: bool,
           port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 7860,
           public: Annotated[bool, typer.Option("--public", help="Let other machines in (--host 0.0.0.0).")] = False,
           ) -> int:
-    """Open the app in the browser."""
+    """Start the app and print its address."""
     engine = engine_for(overrides)
     from . import ui
 
     try:
-        ui.build(engine).launch(server_name="0.0.0.0" if public else host, server_port=port, **ui.launch_options())
+        address = "0.0.0.0" if public else host
+        ui.build(engine).launch(server_name=address, server_port=port, **ui.launch_options(engine))
     except OSError as e:
         raise LatentmemError(f"The app cannot listen on port {port} ({e}): choose another with --port.") from None
     return DONE

@@ -34,10 +34,10 @@ def list_memories(
     if as_json:
         console.print_lines(rows)
     elif rows:
-        console.out().print(console.memories_table(rows))
-        console.out().print(console.plain(f"{len(rows)} of {len(bank)} memories in {bank.path}"))
+        console.out().print(console.memories_table(rows, console.out().width >= console.WIDE))
+        console.say(f"{len(rows)} of {len(bank)} memories in {bank.path}")
     else:
-        console.out().print(console.plain(f"No memory fits, of {len(bank)} in {bank.path}."))
+        console.say(f"No memory fits, of {len(bank)} in {bank.path}.")
     return DONE
 
 
@@ -57,7 +57,7 @@ def show(overrides: dict[str, Any], as_json: bool, memory: MemoryId) -> int:
     if whole.steps:
         out.print(console.steps_table(whole.steps))
     for hit in engine.neighbours(info.id):
-        out.print(console.plain(f"near: {hit.memory_id} “{hit.name}”, similarity {hit.similarity:.3f}"))
+        console.say(f"near: {hit.memory_id} “{hit.name}”, similarity {hit.similarity:.3f}")
     return DONE
 
 
@@ -155,7 +155,7 @@ def tell(as_json: bool, sentence: str, record: Any) -> int:
     if as_json:
         console.print_lines([record])
     else:
-        console.out().print(console.plain(sentence))
+        console.say(sentence)
     return DONE
 
 

@@ -25,6 +25,7 @@ from .ui.scene import Row, Scene
 SIDES: dict[Side, str] = {"zero_shot": "alone", "memory": "memory"}
 CHOSEN: dict[Side | None, str] = {"zero_shot": "the model alone", "memory": "with the memory", None: "no side"}
 TITLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold"}
+PIPE_WIDTH, WIDE = 240, 130  # columns: a pipe has none of its own; a table with everything needs the second
 TAIL = 400  # characters of a rollout that are looked at for its last line
 
 
@@ -40,11 +41,16 @@ def label_of(answer: str | None) -> str:
 
 def out() -> Console:
     """Standard output. Made when needed, because a test or a pipe may have replaced the stream."""
-    return Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def err() -> Console:
     return Console(file=sys.stderr, highlight=False)
+
+
+def say(sentence: str) -> None:
+    """A sentence on standard output; a pipe gets it in one line."""
+    out().print(plain(sentence), soft_wrap=not sys.stdout.isatty())
 
 
 def line(record: Any) -> str:
@@ -226,13 +232,15 @@ def receipt_table(r: Receipt) -> Table:
     return facts_table(rows)
 
 
-def memories_table(rows: Iterable[MemoryInfo]) -> Table:
-    table = _table("id", "problem", "answer", "vote", "source", "model", "helped", "hurt", "used", "made", "")
+def memories_table(rows: Iterable[MemoryInfo], wide: bool) -> Table:
+    """One line a memory: for 80 columns, or `wide` with where and when it was made."""
+    table = _table("id", "problem", "answer", "vote", "used", "helped", "hurt", *["source", "model", "made"] * wide, "")
     for m in rows:
         c = m.counters
-        table.add_row(m.id, plain(m.name), plain(label_of(m.label), 20), f"{m.majority_ratio:.0%}",
-                      plain(m.problem.source or "typed", 20), plain(m.model_name, 24), str(c.helped), str(c.hurt),
-                      str(c.used), m.created[:10], "quarantined" if m.quarantined else "")
+        more = (plain(m.problem.source or "typed", 20), plain(m.model_name, 24), plain(m.created[:10])) if wide else ()
+        table.add_row(m.id, plain(m.name, 48 if wide else 24), plain(label_of(m.label), 20 if wide else 8),
+                      f"{m.majority_ratio:.0%}", str(c.used), str(c.helped), str(c.hurt), *more,
+                      "quarantined" if m.quarantined else "")
     return table
 
 
@@ -249,6 +257,6 @@ def facts_table(rows: Iterable[tuple[str, object]], title: str = "") -> Table:
 def _table(*columns: str, title: str = "") -> Table:
     table = Table(box=None, pad_edge=False, title=title or None, header_style="dim", **TITLE)
     for name in columns:
-        whole = name in ("id", "text", "problem")
+        whole = name in ("id", "text", "problem", "made", "answer")
         table.add_column(name, no_wrap=whole, overflow="fold" if name == "id" else "ellipsis")
     return table

@@ -31,7 +31,7 @@ def convert(gguf: Path, folder: Path, what: str, say: Progress) -> dict[str, Any
         took = int(time.monotonic() - begun)
         if took > said:
             said = took
-            say(Status(f"Converting {what} to bf16, once: {took} s (about a minute)", took))
+            say(Status(f"Converting {what} to bf16, once: {took} s (it takes a minute or two)", took))
 
     env = child_env(HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="", TOKENIZERS_PARALLELISM="false")
     command = [sys.executable, "-m", "latentmem.conversion", str(gguf), str(folder)]

@@ -9,29 +9,14 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from .answers import warm_up
 from .bank import Bank
 from .loading import Loader, Place
 from .receipts import Circumstances, events, judged, write
-from .records import (
-    Delta,
-    Distilled,
-    Event,
-    Hit,
-    KeyKind,
-    LatentmemError,
-    Memory,
-    Problem,
-    Receipt,
-    Retrieval,
-    Route,
-    Side,
-    Status,
-    Step,
-    Trace,
-    Vote,
-    digest,
-)
+from .records import (Delta, Distilled, Event, Hit, KeyKind, LatentmemError, Memory, Problem, Receipt, Retrieval, Route,
+                      Side, Status, Step, Trace, Vote, digest)
 from .settings import Settings
+from .thoughts import Thoughts
 from .voting import vote
 
 if TYPE_CHECKING:
@@ -55,7 +40,7 @@ class _Shared:
     lock: threading.RLock = field(default_factory=threading.RLock)
     loader: Loader = field(default_factory=Loader)
     banks: dict[str, Bank] = field(default_factory=dict)
-    firsts: dict[str, tuple[tuple[Trace, ...], Vote]] = field(default_factory=dict)  # the last votes, by what made them
+    thoughts: Thoughts = field(default_factory=Thoughts)
 
 
 class Engine:
@@ -99,6 +84,8 @@ class Engine:
 
     def load(self) -> Iterator[Status]:
         """Fetch, verify and load model and embedder, with progress. Does nothing the second time."""
+        if not self.ready:
+            warm_up()  # the process that compares symbolic answers, beside the weights
         yield from self._shared.loader.load(*self._parts)
 
     @property
@@ -156,20 +143,12 @@ class Engine:
             elif isinstance(record, Vote):
                 last = record
         if not memory_id:
-            self._remember(problem, traces, last)
+            self._shared.thoughts.put(self._thought_key(problem), traces, last)
 
-    def _first_key(self, problem: Problem) -> str:
+    def _thought_key(self, problem: Problem) -> str:
         s = self.settings
         return digest(problem.id, problem.text, self.model.fingerprint,
                       repr((s.seed, s.rollouts, s.temperature, s.top_p, s.max_new_tokens)))
-
-    def _remember(self, problem: Problem, traces: Sequence[Trace], last: Vote) -> None:
-        """Keep a vote, so that distilling a problem just solved does not sample it again. Seeded, so it is the same."""
-        with self._shared.lock:
-            firsts = self._shared.firsts
-            firsts[self._first_key(problem)] = (tuple(sorted(traces, key=lambda t: t.row)), last)
-            while len(firsts) > 64:
-                firsts.pop(next(iter(firsts)))
 
     # Distil -----------------------------------------------------------------------------------------------------
 
@@ -188,12 +167,14 @@ class Engine:
         yield from self.load()
         firsts = []
         for problem in problems:
-            known = self._shared.firsts.get(self._first_key(problem))
+            known = self._shared.thoughts.get(self._thought_key(problem))
             if known is None:
                 yield from self.think(problem)
+                known = self._shared.thoughts.get(self._thought_key(problem))
+                assert known is not None
             else:
                 yield from (*known[0], known[1])
-            firsts.append(self._shared.firsts[self._first_key(problem)])
+            firsts.append(known)
         recipe = Recipe(**{f.name: getattr(self.settings, f.name) for f in fields(Recipe)})
         for i, record in distil(self.model, problems, firsts, recipe):
             if isinstance(record, Lesson):
@@ -273,7 +254,7 @@ class Engine:
             elif isinstance(record, Vote):
                 votes[record.side] = record
         alone = [t for t in traces if t.side == "zero_shot"]
-        self._remember(problem, alone, votes["zero_shot"])
+        self._shared.thoughts.put(self._thought_key(problem), alone, votes["zero_shot"])
         chosen = self._route(problem, traces, votes, why_none)
         s = self.settings
         around = Circumstances(self.model.fingerprint, self.model.name, {k: getattr(s, k) for k in REPLAYED}, s.seed,

@@ -32,6 +32,7 @@ RETRY_SECONDS = 30.0  # after a child failed to start, nobody tries again for th
 MEMORY_BYTES = 2 << 30  # address space of a child
 PAIRS = 5000  # a child is replaced after so many pairs, whatever sympy's caches have grown to
 WORKERS = 2  # so that one hostile visitor does not stop the others
+CHILD = Path(__file__).resolve()
 SUSPECTS = 1024  # strings remembered as harmful
 
 
@@ -47,7 +48,7 @@ class _Worker:
         self.ready = False
         self.process = subprocess.Popen(
             # -P: keep this folder off the child's sys.path, where our module names could shadow others
-            [sys.executable, "-P", str(Path(__file__).resolve()), str(CPU_SECONDS), str(WALL_SECONDS)],
+            [sys.executable, "-P", str(CHILD), str(CPU_SECONDS), str(WALL_SECONDS)],
             text=True, encoding="ascii", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0))
 
@@ -129,8 +130,6 @@ class _Pool:
             if healthy and worker.pairs < PAIRS:
                 self.idle.append(worker)
                 return
-            if not worker.ready:
-                self.retry_at = time.monotonic() + RETRY_SECONDS
         worker.stop()
 
     def compare(self, left: str, right: str) -> bool:
@@ -141,6 +140,10 @@ class _Pool:
             worker, lines = self.take(), ()
             try:
                 lines = worker.compare(left, right)
+            except Unavailable:
+                if not worker.ready:
+                    self.retry_at = time.monotonic() + RETRY_SECONDS
+                raise
             finally:  # also on KeyboardInterrupt, after which the child would answer the wrong question
                 self.give(worker, healthy=len(lines) == 3)
             if len(lines) < 2:  # a string that hangs alone hangs with every partner: once is enough

@@ -133,7 +133,7 @@ def _without_unit(text: str) -> str:
     if letters or not _UNIT.fullmatch(tail) or not _NO_UNITS.isdisjoint(words):
         return text
     spaced = head[-1] == " "
-    ok = words[0] in _UNIT_WORDS or spaced and ("/" in tail or len(words[0]) > 2 and re.search("[aeiou]", words[0]))
+    ok = words[0] in _UNIT_WORDS or (spaced and ("/" in tail or (len(words[0]) > 2 and re.search("[aeiou]", words[0]))))
     return head.rstrip() if ok else text
 
 

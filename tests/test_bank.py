@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -19,11 +20,11 @@ from latentmem.bank import Bank
 from latentmem.records import Cluster, Counters, Event, LatentmemError, Memory, Problem, Step, Trace, Vote
 from tests.bank_samples import assert_same, make_memory, unit
 
-
 texts = st.text(max_size=40).filter(lambda t: t.isascii() or not any(0xD800 <= ord(c) < 0xE000 for c in t))
 floats = st.floats(allow_nan=False, allow_infinity=False)
 plain = st.recursive(st.none() | st.booleans() | st.integers() | floats | texts,
-                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=5)
+                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+                     max_leaves=5)
 traces = st.builds(Trace, row=st.integers(0, 99), text=texts, answer=st.none() | texts, finished=st.booleans(),
                    tokens=st.integers(0, 999), token_ids=st.lists(st.integers(0, 2**40), max_size=4).map(tuple),
                    self_certainty=st.none() | floats, entropy=st.none() | floats, seconds=floats)
@@ -99,7 +100,7 @@ def test_an_id_may_be_shortened_while_it_is_unambiguous() -> None:
     with Bank() as bank:
         ids = [bank.put(make_memory(i)) for i in range(300)]
         ids.sort()
-        a, b = next((a, b) for a, b in zip(ids, ids[1:], strict=False) if a[:4] == b[:4])
+        a, b = next((a, b) for a, b in pairwise(ids) if a[:4] == b[:4])
         assert bank.get(a[:12]).id == a and bank.info(f" {b[:12]} ").id == b
         with pytest.raises(LatentmemError, match=f"begins the ids of several memories: write .*{b[:8]}"):
             bank.get(a[:4])
@@ -134,7 +135,8 @@ def test_infos_are_filtered_sorted_paged_and_counted_in_one_query() -> None:
 
 def test_newest_first_whatever_the_time_zone() -> None:
     with Bank() as bank:
-        times = ["2026-01-01T12:00:00+02:00", "2026-01-01T10:30:00Z", "2026-01-01T11:00:00.5", "2026-01-01T11:00:00+00:00"]
+        times = ["2026-01-01T12:00:00+02:00", "2026-01-01T10:30:00Z", "2026-01-01T11:00:00.5",
+                 "2026-01-01T11:00:00+00:00"]
         for seed, created in enumerate(times):
             bank.put(make_memory(seed, created=created))
         assert [r.created for r in bank.infos()] == [times[2], times[3], times[1], times[0]]
@@ -151,7 +153,8 @@ def test_events_are_appended_once_and_found() -> None:
         assert bank.events(a) == [first] and bank.events(kind="helped") == [second] and bank.events(limit=1) == [second]
         with pytest.raises(LatentmemError, match="differs from the one"):
             bank.record(replace(first, kind="hurt"))
-        for event, message in ((Event("m0000", "used"), "no memory"), (Event(a, "eaten"), "no kind of event"),  # type: ignore[arg-type]
+        for event, message in ((Event("m0000", "used"), "no memory"),
+                               (Event(a, "eaten"), "no kind of event"),  # type: ignore[arg-type]
                                (Event(a, "note", detail={"x": float("nan")}), "JSON"),
                                (Event(a, "note", "\ud800"), "JSON"),
                                (Event(a, "note", created="2999-01-01"), "lies in the future"),
@@ -200,16 +203,16 @@ def test_a_bank_in_ram_serves_all_threads() -> None:
 
 
 def test_two_processes_write_one_file(tmp_path: Path) -> None:
-    """Both create the file and put 20 memories, ten of them the same."""
+    """Both create the file and put 12 memories, six of them the same."""
     code = ("import sys; from tests.bank_samples import make_memory; from latentmem.bank import Bank\n"
-            "for i in range(int(sys.argv[2]), int(sys.argv[2]) + 20):\n"
+            "for i in range(int(sys.argv[2]), int(sys.argv[2]) + 12):\n"
             "    with Bank(sys.argv[1]) as bank: bank.put(make_memory(i))")
     path = tmp_path / "bank.sqlite"
     children = [subprocess.Popen([sys.executable, "-c", code, str(path), start], cwd=Path(__file__).parent.parent)
-                for start in ("0", "10")]
+                for start in ("0", "6")]
     assert [child.wait(timeout=50) for child in children] == [0, 0]
     with Bank(path) as bank:
-        assert {row.id for row in bank.infos()} == {make_memory(i).id for i in range(30)}
+        assert {row.id for row in bank.infos()} == {make_memory(i).id for i in range(18)}
         assert bank.verify().problems == []
 
 

@@ -83,7 +83,8 @@ def test_an_empty_bank_finds_nothing() -> None:
 
 @pytest.mark.parametrize(("key", "message"), [
     (np.zeros(6, np.float32), "other than zero"), (np.full(6, np.nan, np.float32), "finite"),
-    (np.ones((2, 3), np.float32), r"\(2, 3\)"), (np.ones(5, np.float32), "has 5 numbers, but the input keys of the bank have 6"),
+    (np.ones((2, 3), np.float32), r"\(2, 3\)"),
+    (np.ones(5, np.float32), "has 5 numbers, but the input keys of the bank have 6"),
 ])
 def test_bad_queries_are_refused(key: np.ndarray, message: str) -> None:
     with Bank() as bank:

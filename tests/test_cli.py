@@ -202,7 +202,7 @@ def test_serve_builds_and_launches_the_app(cli: Terminal, monkeypatch: pytest.Mo
     launched: dict[str, Any] = {}
     built = type("B", (), {"launch": lambda self, **options: launched.update(options)})()
     monkeypatch.setattr(ui, "build", lambda engine: built)
-    monkeypatch.setattr(ui, "launch_options", lambda: {"show_error": False})
+    monkeypatch.setattr(ui, "launch_options", lambda engine: {"show_error": False})
     cli.ok("serve", "--port", "7999", "--public")
     assert launched == {"server_name": "0.0.0.0", "server_port": 7999, "show_error": False}
 

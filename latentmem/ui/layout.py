@@ -70,10 +70,11 @@ def wire_solve(desk: Desk, solve: Solve, memories: Memories, tabs: gr.Tabs, page
     """Solve, stop, counterfactual, replay, feedback, and the way to Distil and to the map."""
     status = solve.outputs[0]
     asked = [solve.problem, solve.mode, solve.memory, *solve.settings]
-    run = gr.on([solve.press.click, solve.problem.submit], bind(solve_panel.solve, desk), asked, solve.outputs,
-                show_progress="minimal", show_progress_on=status, api_visibility="private", **MODEL)
-    gr.on([solve.press.click, solve.problem.submit], solve_panel.waiting, None, [solve.stop, solve.columns, solve.said],
-          queue=False, **QUIET)
+    # Chained, not side by side: with two listeners of one click gradio shows the first one's values again at the end.
+    pressed = gr.on([solve.press.click, solve.problem.submit], solve_panel.waiting, None,
+                    [solve.stop, solve.columns, solve.said], queue=False, **QUIET)
+    run = pressed.then(bind(solve_panel.solve, desk), asked, solve.outputs, show_progress="minimal", show_progress_on=status,
+                       api_visibility="private", **MODEL)
     compare = solve.compare.click(bind(solve_panel.compare, desk), solve.other, solve.columns, show_progress="minimal",
                                   api_visibility="private", **MODEL)
     replay = solve.replay.click(bind(solve_panel.replay, desk), None, solve.said, show_progress="minimal",
@@ -96,8 +97,8 @@ def wire_distil(desk: Desk, solve: Solve, distil: Distil, memories: Memories, ta
     asked = [distil.problem, *solve.settings, *distil.settings]
     handler = bind(distil_panel.distil, desk)
     options = {"show_progress": "minimal", "show_progress_on": status, "api_visibility": "private", **MODEL}
-    run = distil.press.click(handler, asked, distil.outputs, **options)
-    distil.press.click(distil_panel.waiting, None, [distil.stop, distil.columns], queue=False, **QUIET)
+    run = distil.press.click(distil_panel.waiting, None, [distil.stop, distil.columns], queue=False, **QUIET).then(
+        handler, asked, distil.outputs, **options)
     moved = solve.distil.click(distil_panel.take_over, solve.problem, [tabs, distil.problem, distil.stop, distil.columns],
                                queue=False, **QUIET)
     chained = moved.then(handler, asked, distil.outputs, **options)

@@ -1,0 +1,111 @@
+"""The facts that stand in several files agree: README, requirements, pyproject, settings, CI."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from latentmem.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def requirements() -> dict[str, Requirement]:
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    parsed = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+    assert len({r.name for r in parsed}) == len(parsed)
+    return {r.name: r for r in parsed}
+
+
+@pytest.fixture(scope="module")
+def front_matter() -> dict[str, Any]:
+    assert README.startswith("---\n")
+    return yaml.safe_load(README.split("---\n")[1])
+
+
+def test_dependencies_stand_in_one_place(requirements: dict[str, Requirement]) -> None:
+    assert set(PROJECT["project"]["dynamic"]) == {"version", "dependencies"}
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
+    assert {"torch", "transformers", "peft", "gradio", "plotly", "math-verify", "gguf"} <= set(requirements)
+    for extra in PROJECT["project"]["optional-dependencies"].values():
+        for requirement in map(Requirement, extra):
+            if requirement.name in requirements:
+                assert requirement.specifier == requirements[requirement.name].specifier
+
+
+def test_the_installed_versions_fit(requirements: dict[str, Requirement]) -> None:
+    from importlib.metadata import version
+
+    wrong = [f"{r} but {version(r.name)}" for r in requirements.values() if not r.specifier.contains(version(r.name))]
+    assert not wrong
+
+
+def test_the_space_fits(front_matter: dict[str, Any], requirements: dict[str, Requirement]) -> None:
+    assert requirements["gradio"].specifier.contains(front_matter["sdk_version"])
+    assert SpecifierSet(PROJECT["project"]["requires-python"]).contains(front_matter["python_version"])
+    assert front_matter["sdk"] == "gradio" and front_matter["app_file"] == "app.py"
+    assert len(front_matter["short_description"]) <= 60
+
+
+def test_the_space_preloads_the_default_weights(front_matter: dict[str, Any]) -> None:
+    from latentmem.weights import MODELS
+
+    spec = MODELS[Settings.model_fields["model"].default]
+    assert front_matter["preload_from_hub"] == [f"{spec.repo} {spec.files[0].path} {spec.revision}"]
+    assert front_matter["models"] == [spec.repo, MODELS[Settings.model_fields["embedder"].default].repo]
+
+
+def test_the_settings_of_the_readme_are_the_defaults() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", README, re.M)
+    assert len(rows) >= 10
+    for name, default in rows:
+        field = Settings.model_fields[name]
+        if default.startswith("`"):
+            assert default.strip("`") == str(field.default), name
+
+
+def test_the_readme_tree_exists() -> None:
+    tree = re.search(r"## Where things are\n\n```\n(.+?)```", README, re.S)
+    assert tree
+    folder = Path()
+    for line in tree[1].splitlines():
+        name = line.split()[0]
+        path = folder / name if line.startswith("  ") else Path(name)
+        folder = path if name.endswith("/") and not line.startswith("  ") else folder
+        assert (ROOT / path).exists(), path
+
+
+def test_the_readme_program_uses_what_there_is() -> None:
+    import latentmem
+
+    program = re.search(r"```python\n(.+?)```", README, re.S)
+    assert program and len(program[1].splitlines()) <= 10
+    compile(program[1], "README.md", "exec")
+    for name in re.findall(r"engine\.(\w+)\(", program[1]):
+        assert callable(getattr(latentmem.Engine, name))
+
+
+def test_the_readme_commands_exist() -> None:
+    from typer.main import get_command
+
+    from latentmem.cli import app
+
+    known = set(get_command(app).commands)
+    used = set(re.findall(r"^latentmem (\w+)", README, re.M))
+    assert used == known
+
+
+def test_the_second_command_is_the_ci() -> None:
+    assert "\nbash .ci/run\n" in README
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

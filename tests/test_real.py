@@ -1,0 +1,130 @@
+"""The journeys with real weights: `pytest -m real`.
+
+The default model takes a minute a step on two cores, so the long journey runs with few rollouts and steps, and what
+needs many rollouts but no sense runs on smollm2-135m.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from latentmem import Bank, Engine, Problem, Settings
+from latentmem.records import Distilled, Receipt, Step, Trace, Vote
+from latentmem.sampling import Job, sample
+
+pytestmark = pytest.mark.real
+
+EASY = Problem("A pet store had 13 siamese cats and 5 house cats. During a sale they sold 10 cats. "
+               "How many cats do they have left?")
+NEAR = Problem("A shop had 21 red pens and 8 blue pens. It sold 9 pens. How many pens are left?")
+
+
+@pytest.fixture(scope="module")
+def default():
+    """The default model. One for the module: loading it takes seconds and gigabytes."""
+    engine = Engine(Settings(max_new_tokens=200), bank=Bank(":memory:"))
+    list(engine.load())
+    yield engine
+    engine._shared.loader._models.clear()
+
+
+@pytest.fixture(scope="module")
+def small():
+    engine = Engine(Settings(model="smollm2-135m", max_new_tokens=64, dtype="float32"), bank=Bank(":memory:"))
+    list(engine.load())
+    return engine
+
+
+def test_vote_of_the_default_model_is_right(default):
+    records = list(default.changed(rollouts=4).think(EASY))
+    final = records[-1]
+    assert isinstance(final, Vote) and final.label is not None and final.label.strip() == "8"
+    trace = next(r for r in records if isinstance(r, Trace) and r.votes)
+    assert "\\boxed" in trace.text and trace.token_ids[-1] in default.model.ends
+
+
+def test_learn_then_answer_a_neighbour(default):
+    """Solve, distil, answer a neighbour, read and replay the receipt: the whole way of one memory."""
+    engine = default.changed(rollouts=4, steps=2, gate_votes=1, gate_lead=0, max_new_tokens=160, temperature=1.0)
+    records = []
+    for seed in range(4):  # a unanimous vote has nothing to teach: another seed
+        engine = engine.changed(seed=seed)
+        records = list(engine.distil(EASY))
+        if records[-1].memory:
+            break
+    done = records[-1]
+    assert isinstance(done, Distilled) and done.memory, done.reason
+    steps = [r for r in records if isinstance(r, Step)]
+    assert any(s.grad_norm > 0 for s in steps) and steps[-1].shift > 0
+    stored = engine.bank.get(done.memory.id)
+    assert stored.soft_prompt.shape == (20, 896) and set(stored.keys) == {"input", "kv"}
+    receipt = list(engine.answer(NEAR))[-1]
+    assert isinstance(receipt, Receipt) and receipt.used.memory_id == stored.id and receipt.used.similarity > 0.4
+    assert receipt.zero_shot.total == receipt.memory.total == 4
+    assert list(engine.replay(receipt))[-1].token_digest == receipt.token_digest
+
+
+def test_input_keys_know_what_is_near(default):
+    far = Problem("What is the derivative of sin(x) times e^x with respect to x?")
+    for kind in ("input", "kv"):
+        a, b, c = (default.key(p, kind) for p in (EASY, NEAR, far))
+        assert np.linalg.norm(a) == pytest.approx(1, abs=1e-3)
+        assert a @ b > a @ c, kind
+
+
+def test_exported_memory_gives_the_same_logits_in_peft(small, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from latentmem.model import Prompt
+    from latentmem.prompts import solve_messages
+    from latentmem.soft_prompt import save_peft
+    from latentmem.weights import ensure
+
+    weights, model = ensure("smollm2-135m"), small.model
+    soft = model.text_prompt("Think step by step.", 20) + 0.01 * torch.randn(20, model.hidden)
+    save_peft(tmp_path / "adapter", soft.numpy(), base_model=str(weights.path), model_fingerprint=model.fingerprint)
+    base = AutoModelForCausalLM.from_pretrained(weights.path, dtype=torch.float32)
+    theirs = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
+    ids = model.render(solve_messages(EASY.text))
+    with torch.no_grad():
+        want = theirs(input_ids=torch.tensor([ids])).logits[0, -len(ids):]
+        filled = model.prefill([Prompt(ids, soft)])
+        ours = model.body.head(filled.hidden)[0, -len(ids):]
+    difference = (ours - want).abs().max().item()
+    print(f"PEFT against engine: maximum logit difference {difference:.2e}")
+    assert difference < 1e-3
+
+
+def test_a_row_does_not_depend_on_its_batch(small):
+    """Greedy in float32: the same text alone, padded, and mixed with rows that carry other soft prompts."""
+    model, how = small.model, {"seed": 0, "temperature": 0.0, "max_new_tokens": 24}
+    soft = model.text_prompt("Let us think about this with great care.", 20)
+    mine = Job(EASY, 1, soft)
+    crowd = [Job(Problem("What is 2 + 2? " * 12), 2), Job(NEAR, 1, model.text_prompt("Answer quickly.", 5)), mine]
+
+    def tokens(jobs, index):
+        return next(r.token_ids for j, r in sample(model, jobs, **how) if j == index and isinstance(r, Trace))
+
+    assert tokens([mine], 0) == tokens(crowd, 2)
+
+
+def test_an_unchanged_base(small):
+    """Distilling leaves every weight as it was."""
+    before = [w.qkv.weight.double().sum().item() for w in small.model.body.layers]
+    head = small.model.body.head.weight.double().sum().item()
+    list(small.changed(rollouts=4, steps=1, gate_votes=1, gate_lead=0, temperature=1.2).distil(EASY, keep=False))
+    assert before == [w.qkv.weight.double().sum().item() for w in small.model.body.layers]
+    assert head == small.model.body.head.weight.double().sum().item()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available() and not os.environ.get("LATENTMEM_TEST_CUDA"), reason="needs a CUDA device")
+def test_cuda_agrees_with_cpu():
+    engine = Engine(Settings(device="cuda", dtype="float32", rollouts=2, max_new_tokens=48), bank=Bank(":memory:"))
+    cpu = engine.changed(device="cpu")
+    a, b = ([r.text for r in e.changed(temperature=0).think(EASY) if isinstance(r, Trace)] for e in (engine, cpu))
+    assert a == b

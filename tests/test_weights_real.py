@@ -1,0 +1,54 @@
+"""The models of the table themselves, fetched if they are not in the cache yet."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from latentmem import weights
+from tests.weight_sources import no_network_and_no_process
+
+pytestmark = pytest.mark.real
+CHAT = [{"role": "user", "content": "What is the capital of France?"}]
+# Token ids of the original repositories' tokenizers.
+EXPECTED = {
+    "smollm2-135m": {"Hello, world!": [19556, 28, 905, 17], "<|im_start|>user\n": [1, 4093, 198],
+                     "12345": [33, 34, 35, 36, 37], "x   3": [104, 333, 35]},
+    "qwen2.5-coder-0.5b": {"Hello, world!": [9707, 11, 1879, 0], "<|im_start|>user\n": [151644, 872, 198],
+                           "12345": [16, 17, 18, 19, 20], "e\u0301": [963]},
+}
+ENDS = {"smollm2-135m": [2, 0], "qwen2.5-coder-0.5b": [151645, 151643]}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_language_model_loads_quickly_and_offline(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    first = weights.ensure(name)
+    no_network_and_no_process(monkeypatch)
+    assert weights.ensure(name) == first
+    AutoModelForCausalLM.from_pretrained(first.path, dtype=torch.bfloat16)  # the library's own imports
+    begun = time.perf_counter()
+    model = AutoModelForCausalLM.from_pretrained(first.path, dtype=torch.bfloat16)
+    assert time.perf_counter() - begun < 3
+    tokenizer = AutoTokenizer.from_pretrained(first.path)
+    assert model.dtype == torch.bfloat16 and model.generation_config.eos_token_id == ENDS[name]
+    for text, ids in EXPECTED[name].items():
+        assert tokenizer(text).input_ids == ids
+    prompt = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    output = model.generate(**prompt, max_new_tokens=48, do_sample=False)[0, prompt["input_ids"].shape[1]:]
+    assert "Paris" in tokenizer.decode(output) and output[-1] == ENDS[name][0]
+
+
+def test_the_embedder_loads_in_sentence_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    first = weights.ensure("all-minilm-l6-v2")
+    no_network_and_no_process(monkeypatch)
+    model = SentenceTransformer(str(weights.ensure("all-minilm-l6-v2").path), device="cpu")
+    apples, pears, law = model.encode(["Tom has 3 apples.", "Ann has 5 pears.", "The law of contracts."],
+                                      normalize_embeddings=True)
+    assert apples.shape == (384,) and apples @ pears > apples @ law
+    assert first.fingerprint == weights.ensure("all-minilm-l6-v2").fingerprint
