@@ -25,7 +25,7 @@ import numpy as np
 from . import bank_codec as codec
 from .bank_store import Store
 from .bank_zip import CHUNK, EVENTS, FORMAT, MANIFEST, MAX_MEMORIES, MEMORIES, VERSION, Members, lines, opened, read
-from .records import Event, LatentmemError, Memory, Step, Trace, to_json
+from .records import Event, LatentmemError, Memory, Step, Trace, from_json, to_json
 
 SPOOL = 32 << 20  # bytes of words kept in memory while the arrays are written
 BATCH = 64  # memories a transaction
@@ -183,7 +183,7 @@ def _memories(archive: zipfile.ZipFile, members: Members, model: str | None,
               refused: _Refusals) -> Iterator[tuple[codec.Packed, Memory]]:
     for number, line in enumerate(lines(archive, MEMORIES), 1):
         try:
-            words = codec.parse(_Line, line, f"Line {number} of {MEMORIES}")
+            words = from_json(_Line, line, f"Line {number} of {MEMORIES}")
             if not ID.fullmatch(words.id):
                 raise LatentmemError(f"Line {number} of {MEMORIES} has {words.id[:40]!r} for an id: export it again.")
             if model is not None and words.record.model != model:
@@ -230,7 +230,7 @@ def _memory(words: _Line, arrays: dict[str, np.ndarray]) -> tuple[codec.Packed, 
 def _events(archive: zipfile.ZipFile, refused: _Refusals) -> Iterator[Event]:
     for number, line in enumerate(lines(archive, EVENTS), 1):
         try:
-            event = codec.parse(Event, line, f"Line {number} of {EVENTS}")
+            event = from_json(Event, line, f"Line {number} of {EVENTS}")
             if not event.id or not event.created:
                 raise LatentmemError(f"Line {number} of {EVENTS} has no id or no time: export the bank again.")
             codec.check_event(event)

@@ -11,12 +11,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import Any, TypeVar, get_args
 
 import numpy as np
 
-from .records import Event, EventKind, KeyKind, LatentmemError, Memory, Problem, Step, Trace, Vote, digest
+from .records import Event, EventKind, KeyKind, LatentmemError, Memory, Problem, Step, Trace, Vote, digest, from_json
 
 T = TypeVar("T")
 PARTS = ("record", "traces", "steps", "soft_prompt")
@@ -78,36 +77,6 @@ def dump(value: Any, what: str) -> bytes:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as e:
         raise LatentmemError(f"{what} cannot be written as JSON ({e}): use finite numbers and plain values.") from None
-
-
-def parse(kind: type[T], data: bytes | str, what: str) -> T:
-    """A record from untrusted JSON. Like `records.from_json`, with the compiled checker kept between calls, because
-    compiling takes longer than checking, and with numbers beyond float's range refused."""
-    from pydantic import ValidationError
-
-    try:
-        return _checker(kind).validate_python(json.loads(data, parse_constant=_finite, parse_float=_finite))
-    except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "record"
-        where = where if where.isprintable() else repr(where)
-        raise LatentmemError(f"{what}: {where}: {first['msg']} (got {str(first['input'])[:80]!r}).") from None
-    except (ValueError, RecursionError) as e:  # also JSONDecodeError, UnicodeDecodeError, integers of 4300 digits
-        raise LatentmemError(f"{what} is not valid JSON ({str(e)[:120]}).") from None
-
-
-@cache
-def _checker(kind: type[T]) -> Any:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(kind)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not np.isfinite(value):
-        raise ValueError(f"{text[:20]} is not a finite number")
-    return value
 
 
 # ------------------------------------------------------------------ arrays
@@ -215,7 +184,7 @@ def pack(memory: Memory) -> Packed:
 def unpack(packed: Packed) -> Memory:
     """The memory in untrusted bytes. Raises LatentmemError when any of it is wrong or the id is not its hash."""
     name = f"Memory {packed.id}"
-    record = parse(Record, packed.parts["record"], name)
+    record = from_json(Record, packed.parts["record"], name)
     arrays = load_arrays(packed.parts["soft_prompt"], f"{name}: the soft prompt")
     keys = {}
     for kind, data in packed.keys.items():
@@ -226,8 +195,8 @@ def unpack(packed: Packed) -> Memory:
     memory = Memory(
         problem=record.problem, soft_prompt=arrays.get("soft_prompt"), keys=keys, model=record.model,
         model_name=record.model_name, vote=record.vote, best_step=record.best_step, settings=record.settings,
-        traces=parse(tuple[Trace, ...], packed.parts["traces"], f"{name}: traces"),
-        steps=parse(tuple[Step, ...], packed.parts["steps"], f"{name}: steps"), created=record.created)
+        traces=from_json(tuple[Trace, ...], packed.parts["traces"], f"{name}: traces"),
+        steps=from_json(tuple[Step, ...], packed.parts["steps"], f"{name}: steps"), created=record.created)
     try:
         check(memory)
     except LatentmemError as e:
@@ -264,5 +233,5 @@ def event_is_whole(row: Mapping[str, Any]) -> bool:
 
 def event_of(row: Mapping[str, Any]) -> Event:
     """The event in a whole row."""
-    detail = parse(dict[str, Any], row["detail"], f"Event {row['id']}: its detail")
+    detail = from_json(dict[str, Any], row["detail"], f"Event {row['id']}: its detail")
     return Event(row["memory_id"], row["kind"], row["problem_id"], row["receipt_id"], detail, row["created"], row["id"])

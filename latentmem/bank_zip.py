@@ -18,8 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO
 
-from .bank_codec import parse
-from .records import LatentmemError
+from .records import LatentmemError, from_json
 
 FORMAT, VERSION = "latentmem-bank", 1
 MANIFEST, MEMORIES, EVENTS = "manifest.json", "memories.jsonl", "events.jsonl"
@@ -126,7 +125,7 @@ def _members(archive: zipfile.ZipFile, size: int) -> Members:
     if packed > size or total > MAX_TOTAL or total > max(RATIO_FLOOR, MAX_RATIO * packed):
         raise LatentmemError(f"The archive of {size} bytes would unpack to {total} bytes, which no exported bank does: "
                              "it was not unpacked.")
-    manifest = parse(Manifest, read(archive, MANIFEST, MANIFEST), MANIFEST)
+    manifest = from_json(Manifest, read(archive, MANIFEST, MANIFEST), MANIFEST)
     if manifest.format != FORMAT:
         raise LatentmemError(f"The archive is a {manifest.format[:40]!r}, not a {FORMAT}: choose an exported bank.")
     if manifest.version > VERSION:

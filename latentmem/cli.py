@@ -79,8 +79,9 @@ def distil(overrides: dict[str, Any], as_json: bool, problem: ProblemText = None
         for result in ended:
             if result.steps:
                 out.print(console.steps_table(result.steps))
-            what = f"Memory {result.memory.id} “{result.memory.name}”" if result.memory else "Nothing was learnt"
-            console.say(f"{what}: {result.reason}")
+            what = f"Memory {result.memory.id} “{result.memory.name}”. " if result.memory else ""
+            which = f"{result.problem_id}: " if len(ended) > 1 else ""
+            console.say(f"{which}{what}{result.reason}")
     return DONE if any(result.memory for result in ended) else NOTHING
 
 

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .answers import warm_up
 from .bank import Bank
-from .loading import Loader, Place
+from .loading import Place, Shared
 from .receipts import Circumstances, events, judged, write
-from .records import (Delta, Distilled, Event, Hit, KeyKind, LatentmemError, Memory, Problem, Receipt, Retrieval, Route,
-                      Side, Status, Step, Trace, Vote, digest)
+from .records import (
+    Delta,
+    Distilled,
+    Event,
+    Hit,
+    KeyKind,
+    LatentmemError,
+    Memory,
+    Problem,
+    Receipt,
+    Record,
+    Retrieval,
+    Route,
+    Side,
+    Status,
+    Trace,
+    Vote,
+    digest,
+)
 from .settings import Settings
-from .thoughts import Thoughts
 from .voting import vote
 
 if TYPE_CHECKING:
@@ -26,21 +41,10 @@ if TYPE_CHECKING:
 
 # The settings that decide an answer: a receipt carries them, and a replay uses them.
 REPLAYED = ("rollouts", "temperature", "top_p", "max_new_tokens", "key", "k", "min_similarity", "verifier", "seed")
-Record = Status | Delta | Trace | Vote | Step | Retrieval | Receipt | Distilled
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-@dataclass(eq=False)
-class _Shared:
-    """What the copies made by `Engine.changed` have in common."""
-
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    loader: Loader = field(default_factory=Loader)
-    banks: dict[str, Bank] = field(default_factory=dict)
-    thoughts: Thoughts = field(default_factory=Thoughts)
 
 
 class Engine:
@@ -51,9 +55,9 @@ class Engine:
     """
 
     def __init__(self, settings: Settings | None = None, *, bank: Bank | None = None,
-                 _shared: _Shared | None = None) -> None:
+                 _shared: Shared | None = None) -> None:
         self.settings = settings or Settings()
-        self._own_bank, self._shared = bank, _shared or _Shared()
+        self._own_bank, self._shared = bank, _shared or Shared()
 
     def changed(self, **settings: Any) -> Engine:
         """A light copy with some settings replaced; models and open banks are shared."""
@@ -66,11 +70,7 @@ class Engine:
         """The bank of the settings, opened on first use."""
         if self._own_bank is not None:
             return self._own_bank
-        path = str(self.settings.bank)
-        with self._shared.lock:
-            if path not in self._shared.banks:
-                self._shared.banks[path] = Bank(path)
-            return self._shared.banks[path]
+        return self._shared.bank(self.settings.bank)
 
     @property
     def _parts(self) -> tuple[Place, str]:
@@ -215,6 +215,8 @@ class Engine:
     def neighbours(self, memory_id: str, k: int = 5) -> tuple[Hit, ...]:
         """The memories nearest to a memory, itself left out."""
         memory = self.bank.get(memory_id)
+        if self.settings.key not in memory.keys:
+            return ()
         return self.bank.search(memory.keys[self.settings.key], kind=self.settings.key, k=k, model=memory.model,
                                 exclude=(memory.id,))
 
@@ -255,8 +257,7 @@ class Engine:
                 votes[record.side] = record
         alone = [t for t in traces if t.side == "zero_shot"]
         self._shared.thoughts.put(self._thought_key(problem), alone, votes["zero_shot"])
-        chosen = self._route(problem, traces, votes, why_none)
-        s = self.settings
+        chosen, s = self._route(problem, traces, votes, why_none), self.settings
         around = Circumstances(self.model.fingerprint, self.model.name, {k: getattr(s, k) for k in REPLAYED}, s.seed,
                                s.key, hits, used)
         receipt = write(problem, around, chosen, votes, traces, time.perf_counter() - began, _now())
@@ -285,6 +286,7 @@ class Engine:
 
     def replay(self, receipt: Receipt) -> Iterator[Record]:
         """Answer again as the receipt says: same settings, seed and memory. Raises LatentmemError if a token differs."""
+        yield from self.load()
         if receipt.model != self.model.fingerprint:
             raise LatentmemError(f"The receipt was written with {receipt.model_name} and the model in use is "
                                  f"{self.model.name}: choose that model.")

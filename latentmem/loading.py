@@ -1,13 +1,16 @@
-"""Loads model and embedder once per process, with progress that a browser or a terminal can show."""
+"""What engines share: models and banks, each loaded once per process, with progress that a browser or terminal can show."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .bank import Bank
 from .records import Status
+from .thoughts import Thoughts
 
 if TYPE_CHECKING:
     from .keys import Embedder
@@ -27,7 +30,7 @@ def in_steps(work: Callable[[Callable[[Status], None]], Any]) -> Iterator[Status
         try:
             work(box.put)
             box.put(None)
-        except BaseException as error:  # noqa: BLE001 - carried to the consumer, whatever it is
+        except BaseException as error:
             box.put(error)
 
     threading.Thread(target=run, daemon=True, name="latentmem-load").start()
@@ -86,3 +89,19 @@ class Loader:
         if report:
             report(Status(f"Loading {name} into memory"))
         return weights
+
+
+class Shared:
+    """What the copies of an engine (`Engine.changed`) have in common. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.loader, self.thoughts = Loader(), Thoughts()
+        self._lock = threading.Lock()
+        self._banks: dict[Path, Bank] = {}
+
+    def bank(self, path: Path) -> Bank:
+        """The bank in that file, opened on first use."""
+        with self._lock:
+            if path not in self._banks:
+                self._banks[path] = Bank(path)
+            return self._banks[path]

@@ -85,18 +85,18 @@ class LanguageModel:
         where = pick_device(device)
         kind = native_dtype(where) if dtype == "auto" else getattr(torch, dtype)
         tokenizer = AutoTokenizer.from_pretrained(weights.path, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            weights.path, dtype=kind, use_safetensors=True, trust_remote_code=False).to(where).eval()
-        return cls.of(model, tokenizer, name=weights.name, fingerprint=weights.fingerprint)
+        model = AutoModelForCausalLM.from_pretrained(  # in the file's own dtype, memory-mapped; converted on the way out
+            weights.path, dtype="auto", use_safetensors=True, trust_remote_code=False)
+        return cls.of(model, tokenizer, name=weights.name, fingerprint=weights.fingerprint, device=where, dtype=kind)
 
     @classmethod
-    def of(cls, model: Any, tokenizer: Any, *, name: str, fingerprint: str) -> LanguageModel:
+    def of(cls, model: Any, tokenizer: Any, *, name: str, fingerprint: str, device: torch.device | str = "cpu",
+           dtype: torch.dtype = torch.float32) -> LanguageModel:
         """From a loaded transformers model, which is taken apart and must not be used afterwards."""
-        model.requires_grad_(False)
         listed = model.generation_config.eos_token_id
         ends = set(listed if isinstance(listed, list) else [listed]) | {tokenizer.eos_token_id}
         context = model.config.max_position_embeddings
-        return cls(take_apart(model), tokenizer, name=name, fingerprint=fingerprint,
+        return cls(take_apart(model, torch.device(device), dtype), tokenizer, name=name, fingerprint=fingerprint,
                    ends=frozenset(e for e in ends if e is not None), context=context)
 
     @property

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
@@ -329,6 +331,9 @@ class Distilled:
     kept: bool = False  # True once the bank has acknowledged it
 
 
+Record = Status | Delta | Trace | Vote | Step | Retrieval | Receipt | Distilled  # what the engine's generators yield
+
+
 def to_dict(record: Any) -> dict[str, Any]:
     """A record as plain JSON values. Not for Memory, whose arrays the bank stores (`bank.py`)."""
     assert not isinstance(record, Memory), "a Memory is stored by the bank"
@@ -340,22 +345,36 @@ def to_json(record: Any) -> str:
     return json.dumps(to_dict(record), ensure_ascii=False, allow_nan=False)
 
 
-def from_json(kind: type[R], text: str | bytes) -> R:
-    """A record of the given kind from untrusted JSON, every member checked.
+def from_json(kind: type[R], text: str | bytes, what: str = "") -> R:
+    """A record of the given kind from untrusted JSON, every member checked; `what` names the text in an error.
 
-    Raises LatentmemError naming the first member that is wrong.
+    Raises LatentmemError naming the first member that is wrong. NaN, infinity and numbers beyond float's range are
+    refused, since no sum or similarity survives them.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
-    def refuse(constant: str) -> None:
-        raise LatentmemError(f"{kind.__name__} contains {constant}, which is not a number: replace it.")
-
+    what = what or kind.__name__
     try:
-        data = json.loads(text, parse_constant=refuse)
-        return TypeAdapter(kind).validate_python(data)
+        return _checker(kind).validate_python(json.loads(text, parse_constant=_finite, parse_float=_finite))
     except ValidationError as e:
         first = e.errors()[0]
-        where = ".".join(map(str, first["loc"])) or kind.__name__
-        raise LatentmemError(f"{kind.__name__}.{where}: {first['msg']} (got {str(first['input'])[:80]!r}).") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise LatentmemError(f"Not a {kind.__name__} in JSON: {e}.") from None
+        where = ".".join(map(str, first["loc"])) or "record"
+        where = where if where.isprintable() else repr(where)
+        raise LatentmemError(f"{what}: {where}: {first['msg']} (got {str(first['input'])[:80]!r}).") from None
+    except (ValueError, RecursionError) as e:  # also JSONDecodeError, UnicodeDecodeError, integers of 4300 digits
+        raise LatentmemError(f"{what} is not valid JSON ({str(e)[:120]}).") from None
+
+
+@cache
+def _checker(kind: type) -> Any:
+    """Compiling a checker takes longer than checking, so it is kept."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return value

@@ -9,6 +9,7 @@ query head; and training with the prompt's keys and values computed once for all
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -94,8 +95,9 @@ class Body:
         return self.embedding.dtype
 
 
-def take_apart(model: Any) -> Body:
-    """The Body of a loaded transformers model. The model's own layers are emptied as we go, so peak memory stays low.
+def take_apart(model: Any, device: torch.device, dtype: torch.dtype) -> Body:
+    """The Body of a loaded transformers model, on `device` in `dtype`. The model's layers are emptied as we go, so peak
+    memory stays low; layers are converted and packed side by side.
 
     Raises LatentmemError for an architecture other than those in FAMILIES.
     """
@@ -105,24 +107,35 @@ def take_apart(model: Any) -> Body:
             f"Models of type {config.model_type!r} are not supported: use one of the families {', '.join(FAMILIES)}.")
     if getattr(config, "use_sliding_window", False):
         raise LatentmemError("Models with sliding-window attention are not supported: switch use_sliding_window off.")
-    inner, layers = model.model, []
-    for i, block in enumerate(inner.layers):
+
+    def moved(*tensors: Tensor) -> Tensor:
+        return (torch.cat(tensors) if len(tensors) > 1 else tensors[0]).detach().to(device, dtype)
+
+    def linear(*parts: Any) -> Linear:
+        made = Linear(moved(*(p.weight for p in parts)),
+                      None if parts[0].bias is None else moved(*(p.bias for p in parts)))
+        made.pack()
+        return made
+
+    inner = model.model
+
+    def layer(i: int) -> Layer:
+        block = inner.layers[i]
         a, m = block.self_attn, block.mlp
-        biases = [p.bias for p in (a.q_proj, a.k_proj, a.v_proj)]
-        layers.append(Layer(
-            norm1=block.input_layernorm.weight.detach(),
-            qkv=Linear(torch.cat([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]),
-                       torch.cat(biases) if biases[0] is not None else None),
-            out=Linear(a.o_proj.weight, a.o_proj.bias),
-            norm2=block.post_attention_layernorm.weight.detach(),
-            gate_up=Linear(torch.cat([m.gate_proj.weight, m.up_proj.weight])), down=Linear(m.down_proj.weight)))
+        made = Layer(norm1=moved(block.input_layernorm.weight), qkv=linear(a.q_proj, a.k_proj, a.v_proj),
+                     out=linear(a.o_proj), norm2=moved(block.post_attention_layernorm.weight),
+                     gate_up=linear(m.gate_proj, m.up_proj), down=linear(m.down_proj))
         inner.layers[i] = torch.nn.Identity()
-    head = Linear(model.lm_head.weight)
-    for matrix in (head, *(m for w in layers for m in (w.qkv, w.out, w.gate_up, w.down))):
-        matrix.pack()
+        return made
+
+    with ThreadPoolExecutor() as pool:  # packing is one thread's work inside the library
+        parts = pool.submit(linear, model.lm_head)
+        layers = tuple(pool.map(layer, range(len(inner.layers))))
+        head = parts.result()
+    tied = model.lm_head.weight is inner.embed_tokens.weight
     return Body(
-        layers=tuple(layers), embedding=inner.embed_tokens.weight.detach(), head=head,
-        norm=inner.norm.weight.detach(), rotary=inner.rotary_emb, heads=config.num_attention_heads,
+        layers=layers, embedding=head.weight if tied else moved(inner.embed_tokens.weight), head=head,
+        norm=moved(inner.norm.weight), rotary=inner.rotary_emb.to(device), heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads, eps=config.rms_norm_eps,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 

@@ -89,7 +89,7 @@ def test_journal_mode_and_durability_follow_the_version(path: Path, monkeypatch:
         monkeypatch.setattr("sqlite3.sqlite_version_info", version)
         with Bank(path) as bank:
             assert bank.stats()["journal_mode"] == mode
-            assert bank._store._db.execute("PRAGMA synchronous").fetchone()[0] == 2  # type: ignore[union-attr]
+            assert bank._store._db.execute("PRAGMA synchronous").fetchone()[0] == 3  # type: ignore[union-attr]
             bank.record(Event(MADE[0].id, "used"))
     assert len(Bank(path).events()) == 14
 

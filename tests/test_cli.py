@@ -71,9 +71,9 @@ def test_json_lines_are_records_and_nothing_else(cli: Terminal) -> None:
 def test_distil_ends_with_the_memory_or_the_reason(cli: Terminal) -> None:
     said = cli.ok("distil", ONE)
     assert memory().id in said and "The vote rose from 2 to 3." in said
-    cli.script["distil"] = [*TRACES, VOTE, Distilled("p1", None, "All traces agree, so there is nothing to learn.")]
+    cli.script["distil"] = [*TRACES, VOTE, Distilled("p1", None, "Nothing to learn: all traces agree.")]
     result = cli("distil", ONE)
-    assert result.exit_code == 3 and "Nothing was learnt: All traces agree" in result.stdout
+    assert result.exit_code == 3 and "Nothing to learn: all traces agree." in result.stdout
 
 
 def test_answer_prints_the_sentence_and_the_facts(cli: Terminal) -> None:
@@ -92,7 +92,7 @@ def test_a_receipt_can_be_written_and_replayed(cli: Terminal, tmp_path: Path) ->
     assert cli.asked == ("replay", RECEIPT)
     assert "cannot be read" in cli.fails("replay", str(tmp_path / "none"))
     file.write_text('{"id": 3}', encoding="utf-8")
-    assert cli.fails("replay", str(file)).startswith("Receipt.")
+    assert cli.fails("replay", str(file)).startswith("Receipt: id")
     file.write_text("", encoding="utf-8")
     assert "holds no receipt" in cli.fails("replay", str(file))
 

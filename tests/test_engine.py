@@ -15,7 +15,7 @@ from latentmem import sampling
 from latentmem.bank import Bank
 from latentmem.engine import Engine
 from latentmem.loading import Place
-from latentmem.records import Delta, Distilled, LatentmemError, Problem, Receipt, Retrieval, Step, Trace, Vote
+from latentmem.records import Delta, Distilled, LatentmemError, Problem, Receipt, Retrieval, Trace, Vote
 from latentmem.settings import Settings
 from tests.tiny import tiny_model
 

@@ -29,13 +29,15 @@ def test_nested_records_survive_json():
 
 
 @pytest.mark.parametrize("text, match", [
-    ("", "Not a Trace in JSON"), ("[]", "Trace"), ("{", "Not a Trace in JSON"), ("null", "Trace"),
-    ('{"row": 1}', "Trace.text"),
-    ('{"row": "x", "text": "", "answer": null, "finished": true, "tokens": 1}', "Trace.row"),
-    ('{"row": 1, "text": "", "answer": null, "finished": true, "tokens": 1, "side": "left"}', "Trace.side"),
+    ("", "Trace is not valid JSON"), ("[]", "Trace"), ("{", "Trace is not valid JSON"), ("null", "Trace"),
+    ('{"row": 1}', "Trace: text"),
+    ('{"row": "x", "text": "", "answer": null, "finished": true, "tokens": 1}', "Trace: row"),
+    ('{"row": 1, "text": "", "answer": null, "finished": true, "tokens": 1, "side": "left"}', "Trace: side"),
     ('{"row": 1, "text": "", "answer": null, "finished": true, "tokens": 1, "entropy": NaN}', "NaN"),
     ('{"row": 1, "text": "", "answer": null, "finished": true, "tokens": 1, "entropy": Infinity}', "Infinity"),
-    ("[" * 100_000, "Not a Trace in JSON"),
+    ('{"row": 1, "text": "", "answer": null, "finished": true, "tokens": 1, "entropy": 1e999}', "1e999"),
+    ("9" * 5000, "Trace is not valid JSON"),
+    ("[" * 100_000, "Trace is not valid JSON"),
 ])
 def test_bad_json_gets_one_sentence(text, match):
     with pytest.raises(LatentmemError, match=match) as e:
@@ -44,7 +46,7 @@ def test_bad_json_gets_one_sentence(text, match):
 
 
 def test_not_a_number_is_never_written():
-    with pytest.raises(ValueError, match="(?i)not JSON compliant"):
+    with pytest.raises(ValueError, match=r"(?i)not JSON compliant"):
         to_json(Trace(0, "", None, True, 1, entropy=float("nan")))
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +55,20 @@ def test_the_embedder_loads_in_sentence_transformers(monkeypatch: pytest.MonkeyP
                                       normalize_embeddings=True)
     assert apples.shape == (384,) and apples @ pears > apples @ law
     assert first.fingerprint == weights.ensure("all-minilm-l6-v2").fingerprint
+
+
+def test_the_conversion_gives_the_same_bytes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an own process and without network, from the download that the cache kept."""
+    first = weights.ensure("smollm2-135m")
+    kept = weights.cache_dir() / "gguf" / weights.MODELS["smollm2-135m"].files[0].path
+    if not kept.exists():
+        pytest.skip("this cache does not keep its downloads (LATENTMEM_KEEP_GGUF=0)")
+    (tmp_path / "gguf").mkdir()
+    os.symlink(kept, tmp_path / "gguf" / kept.name)
+    monkeypatch.setenv("LATENTMEM_CACHE", str(tmp_path))
+    said: list[str] = []
+    again = weights.ensure("smollm2-135m", lambda status: said.append(status.text))
+    stamps = [json.loads((made.path / "latentmem.json").read_text()) for made in (first, again)]
+    assert stamps[0] == stamps[1] and again.path != first.path
+    assert said[0].startswith("Checking") and all("Downloading" not in text for text in said)
+    assert any("Converting smollm2-135m to bf16, once" in text for text in said)

@@ -108,6 +108,57 @@ def gguf_model(index: Path, parts: list[bytes], name: str = "tiny-gguf") -> Mode
                      2 * len(whole))
 
 
+class HubHandler(BaseHTTPRequestHandler):
+    """The part of a model hub's protocol that huggingface_hub needs to list and fetch files."""
+
+    protocol_version = "HTTP/1.1"
+    repos: Mapping[str, Mapping[str, bytes]]
+    asked: list[str]
+    status: int
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.asked.append(f"{self.command} {path}")
+        if path == "/" and self.status < 500:
+            self.reply(200, b"hub")
+        elif self.status:
+            self.reply(self.status, b"{}")
+        else:
+            self.answer(path)
+
+    def answer(self, path: str) -> None:
+        for repo, files in self.repos.items():
+            if path.startswith(f"/api/models/{repo}/tree/"):
+                return self.say([{"type": "file", "path": p, "size": len(d), "oid": hashlib.sha1(d).hexdigest()}
+                                 for p, d in files.items()])
+            if path == f"/api/models/{repo}" or path.startswith(f"/api/models/{repo}/revision/"):
+                return self.say({"id": repo, "sha": COMMIT,
+                                 "siblings": [{"rfilename": p, "size": len(d)} for p, d in files.items()]})
+            start = f"/{repo}/resolve/{COMMIT}/"
+            if path.startswith(start) and (data := files.get(path.removeprefix(start))) is not None:
+                return self.reply(200, data)
+        self.reply(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+
+    def say(self, value: Any) -> None:
+        self.reply(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def reply(self, code: int, data: bytes, extra: Mapping[str, str] | None = None) -> None:
+        self.send_response(code)
+        headers = {"Content-Length": str(len(data)), "Content-Type": "application/octet-stream",
+                   "X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(data).hexdigest()}"', **(extra or {})}
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on the terminal."""
+
+
 @contextmanager
 def small_hub(repos: Mapping[str, Mapping[str, bytes]], status: int = 0) -> Iterator[tuple[str, list[str]]]:
     """A model hub on this machine. Yields its address and the list of requests it got.
@@ -116,54 +167,8 @@ def small_hub(repos: Mapping[str, Mapping[str, bytes]], status: int = 0) -> Iter
     server is broken (500 and above).
     """
     asked: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def do_GET(self) -> None:
-            path = unquote(urlsplit(self.path).path)
-            asked.append(f"{self.command} {path}")
-            if path == "/" and status < 500:
-                self.reply(200, b"hub")
-            elif status:
-                self.reply(status, b"{}")
-            else:
-                self.answer(path)
-
-        def answer(self, path: str) -> None:
-            for repo, files in repos.items():
-                if path.startswith(f"/api/models/{repo}/tree/"):
-                    return self.reply(200, json.dumps([
-                        {"type": "file", "path": p, "size": len(d), "oid": hashlib.sha1(d).hexdigest()}
-                        for p, d in files.items()]).encode(), kind="application/json")
-                if path == f"/api/models/{repo}" or path.startswith(f"/api/models/{repo}/revision/"):
-                    return self.reply(200, json.dumps({
-                        "id": repo, "sha": COMMIT,
-                        "siblings": [{"rfilename": p, "size": len(d)} for p, d in files.items()]}).encode(),
-                        kind="application/json")
-                start = f"/{repo}/resolve/{COMMIT}/"
-                if path.startswith(start) and (data := files.get(path.removeprefix(start))) is not None:
-                    return self.reply(200, data)
-            self.reply(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-
-        def reply(self, code: int, data: bytes, extra: Mapping[str, str] | None = None, *,
-                  kind: str = "application/octet-stream") -> None:
-            self.send_response(code)
-            headers = {"Content-Length": str(len(data)), "Content-Type": kind, "X-Repo-Commit": COMMIT,
-                       "ETag": f'"{hashlib.sha256(data).hexdigest()}"', **(extra or {})}
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            """Nothing on the terminal."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    handler = type("Handler", (HubHandler,), {"repos": repos, "asked": asked, "status": status})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

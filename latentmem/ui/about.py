@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..engine import Engine
 from . import parts
 from .views import fragments
 from .views_about import kept_where, method, model_facts
+
+if TYPE_CHECKING:
+    from ..engine import Engine
 
 
 def create_about(engine: Engine) -> None:

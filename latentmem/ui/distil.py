@@ -11,7 +11,7 @@ import gradio as gr
 from ..settings import Settings
 from . import parts
 from .session import Desk, Run, Visit, answer_records, attempt, follow, ready_engine
-from .views import Fragment, fragments, notice, progress, scene_cards, scene_vote, scene_votes
+from .views import Fragment, doing, fragments, notice, progress, scene_cards, scene_vote, scene_votes
 from .views_distil import curve_figure, distil_words, outcome, round_titles, steps_table
 from .views_receipt import compare_columns
 
@@ -69,7 +69,7 @@ def create_distil(settings: Settings, examples: list[str]) -> Distil:
             with gr.Group(visible=False, elem_classes="after") as after:
                 with gr.Row(elem_classes="tight end"):
                     on = gr.Dropdown([SAME, *examples], value=SAME, label="Before and after on", scale=4, filterable=True)
-                    again = gr.Button("Answer without it and with it", scale=2, elem_id="lm-before-after")
+                    again = gr.Button("Compare", scale=2, elem_id="lm-before-after")
                 columns = parts.live("lm-before-after-columns")
             curve = parts.figure("lm-curve", "Curve of agreement, loss and gradient norm by step")
             words = parts.live("lm-distil-words")
@@ -91,7 +91,7 @@ def picture(run: Run, visit: Visit, running: bool, words: str = "") -> Picture:
     if run.error:
         status = fragments(("error", notice(run.error, "warn")))
     elif running:
-        status = fragments(("status", progress(scene.status) or notice("Starting…")))
+        status = fragments(("status", progress(doing(scene))))
     else:
         stopped = "Stopped. The bank is as it was." if scene.stopped and scene.distilled is None else ""
         status = fragments(("said", notice(words or stopped)))
@@ -189,7 +189,7 @@ def before_after(desk: Desk, on: str, request: gr.Request) -> Iterator[list[Frag
     run = visit.start("before_after")
     text = base.problem if on == SAME else on
     for _ in follow(answer_records(desk, text, done.memory.id, base.settings), run):
-        yield fragments(("status", progress(run.scene.status) or notice("Answering without it and with it…")),
+        yield fragments(("status", progress(doing(run.scene))),
                         ("before", scene_vote(run.scene, "zero_shot", "Before", True)),
                         ("after", scene_vote(run.scene, "memory", "After", True)))
     r = run.scene.receipt

@@ -27,9 +27,9 @@ __all__ = ["build", "launch_options"]
 # One piece of model work at a time; the others wait in the queue and see their place in it.
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
-HEADER = ('<header class="masthead"><a class="brand" href="./" aria-label="latentmem"><svg viewBox="0 0 32 32" aria-hidden="true">'
+HEADER = ('<header class="masthead"><h1><a class="brand" href="./"><svg viewBox="0 0 32 32" aria-hidden="true">'
           '<circle cx="8" cy="10" r="4.5"/><circle cx="24" cy="8" r="3.2"/><circle cx="20" cy="23" r="5.5"/>'
-          '<path d="M8 10 24 8 20 23Z"/></svg><span>latentmem</span></a>'
+          '<path d="M8 10 24 8 20 23Z"/></svg><span>latentmem</span></a></h1>'
           "<p>Watch a language model learn from its own thinking, and see which memory answered.</p></header>")
 
 
@@ -135,7 +135,6 @@ def wire_memories(desk: Desk, solve: Solve, m: Memories, tabs: gr.Tabs, facts: g
     m.upload.upload(bind(memories_panel.import_zip, desk), [m.upload, *chosen], page, **QUIET).then(
         bind(head, desk), None, facts, **QUIET)
     m.try_it.click(try_on_problem, m.chosen, [tabs, solve.mode, solve.memory], queue=False, **QUIET)
-    m.chosen.change(None, m.chosen, js="(id) => { window.latentmem.showAddress(id); }", **QUIET)
 
 
 def open_memories() -> Any:

@@ -40,7 +40,8 @@
         if (place !== entry.node) host.insertBefore(entry.node, place);
         before = entry.node;
       }
-      host.classList.toggle("filled", parts.length > 0);
+      const page = host.querySelector("[data-address]"); // an open memory, or "" when it was closed
+      if (page) lm.showAddress?.(page.dataset.address);
     };
     host.addEventListener("scroll", (e) => {
       const b = e.target;

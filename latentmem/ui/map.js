@@ -1,5 +1,5 @@
 // Draws a plotly figure (plain JSON from views_map.py or views_distil.py) with plotly's own script and reports clicks on
-// points. Colours "ink" and "paper", and everything unset, follow the light or dark theme.
+// points. Colours "theme:ink" and "theme:paper", and everything unset, follow the light or dark theme.
 (() => {
   const lm = (window.latentmem ??= {});
   const themed = () => {
@@ -8,7 +8,7 @@
     return { ink: v("--lm-ink", "#222"), paper: v("--lm-card", "#fff"), line: v("--lm-line", "#ddd"), soft: v("--lm-soft", "#666") };
   };
   const coloured = (value, theme) => {
-    if (value === "ink" || value === "paper") return theme[value];
+    if (typeof value === "string" && value.startsWith("theme:")) return theme[value.slice(6)];
     if (Array.isArray(value)) return value.length && typeof value[0] === "number" ? value : value.map((v) => coloured(v, theme));
     if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, coloured(v, theme)]));
     return value;
@@ -47,7 +47,8 @@
         });
       });
     };
-    new MutationObserver(draw).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    const observer = new MutationObserver(() => { host.isConnected ? draw() : observer.disconnect(); });
+    observer.observe(document.body, { attributes: true, attributeFilter: ["class"] });
     watch("value", draw);
     draw();
   };

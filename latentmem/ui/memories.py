@@ -18,7 +18,7 @@ from .library import Shelf, shelf
 from .session import Desk, Run, Star, Visit, attempt, follow, ready_engine, star_of
 from .views import Fragment, count, fragments, notice, progress
 from .views_map import COLOUR_BY, map_figure, map_words, trust
-from .views_memory import choice_label, page, table
+from .views_memory import choice_label, no_page, page, table
 
 CHOICES = 2000  # memories offered in the drop-down lists, the newest first
 
@@ -95,7 +95,7 @@ def create_memories(settings: Settings) -> Memories:
                 download = gr.DownloadButton("Download", visible=False, elem_id="lm-download", min_width=120)
         with gr.Column(scale=5, min_width=320, elem_classes="lm-panel memory-page"):
             said = parts.live("lm-memory-notice")
-            body = parts.live("lm-memory", NOTHING)
+            body = parts.live("lm-memory", no_page())
             with gr.Group(visible=False, elem_classes="after") as actions:
                 with gr.Row(elem_classes="tight"):
                     try_it = gr.Button("Try it on a problem", variant="primary", min_width=140)
@@ -114,9 +114,6 @@ def create_memories(settings: Settings) -> Memories:
                     quarantine, release, peft, try_it, delete, sure, really, spare, export, download, upload, said)
 
 
-NOTHING = fragments(("none", notice("Click a point on the map, or a name in the table, to open a memory.")))
-
-
 def picture(desk: Desk, visit: Visit, words: str, colour: str, kind: str, chosen: str, message: str = "",
             good: bool = True) -> Picture:
     """The whole panel. What cannot be read is said in its place."""
@@ -126,7 +123,7 @@ def picture(desk: Desk, visit: Visit, words: str, colour: str, kind: str, chosen
         books, message, good = Shelf((), (), None), str(e), False
     star = visit.star if visit.star is not None and visit.star.kind == kind else None
     opened, error = attempt(lambda: _open(desk, chosen, kind)) if chosen else (None, "")
-    body, info, near = opened if opened is not None else (NOTHING, None, ())
+    body, info, near = opened if opened is not None else (no_page(closed=True), None, ())
     chosen = info.id if info is not None else ""
     hits = star.hits if star is not None else near
     point = books.plane.project(star.key) if star is not None and books.plane is not None and len(

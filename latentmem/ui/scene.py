@@ -30,6 +30,7 @@ class Scene:
 
     total: int = 0
     status: Status | None = None
+    sampling: bool = False  # rollouts have been coming in since the last status or step
     rows: dict[tuple[Side, int], Row] = field(default_factory=dict)
     votes: dict[Side, Vote] = field(default_factory=dict)
     colours: dict[tuple[Side, int], int] = field(default_factory=dict)
@@ -42,6 +43,8 @@ class Scene:
 
     def add(self, record: Any) -> bool:
         """Takes one record. True when it is worth showing at once, False when it may wait for the next refresh."""
+        if isinstance(record, (Delta, Trace, Status, Step)):
+            self.sampling = isinstance(record, (Delta, Trace))
         if isinstance(record, Delta):
             self._delta(record)
             return False
@@ -76,6 +79,11 @@ class Scene:
 
     def finished(self, side: Side) -> int:
         return sum(r.trace is not None for r in self.side(side))
+
+    @property
+    def distilling(self) -> bool:
+        """Both a first vote and fresh rollouts without a retrieval: only a distillation has them."""
+        return self.retrieval is None and any(side == "memory" for side, _ in self.rows)
 
     def tokens(self) -> int:
         return sum(r.trace.tokens for r in self.rows.values() if r.trace is not None)

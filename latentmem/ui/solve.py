@@ -12,7 +12,7 @@ from ..records import Receipt
 from ..settings import Settings
 from . import parts
 from .session import Desk, Run, Star, Visit, answer_records, attempt, family, follow, star_of
-from .views import Fragment, fragments, notice, progress, scene_cards, scene_votes
+from .views import Fragment, doing, fragments, notice, progress, scene_cards, scene_votes
 from .views_about import first_visit
 from .views_receipt import compare_columns, hits_list, receipt_card
 
@@ -103,7 +103,7 @@ def picture(run: Run, running: bool, words: str = "") -> Picture:
     if run.error:
         status = fragments(("error", notice(run.error, "warn")))
     elif running:
-        status = fragments(("status", progress(scene.status) or notice("Starting…")))
+        status = fragments(("status", progress(doing(scene))))
     else:
         status = fragments(("said", notice(words or _ending(run))))
     found = hits_list(scene.retrieval, float(run.settings.get("min_similarity", -1)))
@@ -184,7 +184,7 @@ def compare(desk: Desk, other: str | None, request: gr.Request) -> Iterator[list
     records = answer_records(desk, base.problem, other, base.settings)
     known = visit.columns or first_columns(first)
     for _ in follow(records, run):
-        yield fragments(("status", progress(run.scene.status))) + compare_columns(known) + scene_votes(run.scene, True)[-1:]
+        yield fragments(("status", progress(doing(run.scene)))) + compare_columns(known) + scene_votes(run.scene, True)[-1:]
     r = run.scene.receipt
     if r is None or r.memory is None or r.used is None:
         yield fragments(("error", notice(run.error or "Stopped.", "warn" if run.error else "info"))) + compare_columns(known)

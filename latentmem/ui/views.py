@@ -92,15 +92,26 @@ def progress(status: Status | None, busy: bool = True) -> Markup:
         " busy" if busy else "", Markup('<span class="dot"></span>') if busy else "", safe(status.text)) + bar
 
 
+def doing(scene: Scene) -> Status:
+    """What is going on now: the last status, or that rollouts are being sampled."""
+    if not scene.sampling:
+        return scene.status or Status("Starting…")
+    sides = [side for side in SIDES if any(r.trace is None for r in scene.side(side))]
+    rows = [r for side in sides or SIDES for r in scene.side(side)]
+    done = sum(r.trace is not None for r in rows)
+    which = f" of step {len(scene.steps) + 1}" if sides == ["memory"] and scene.distilling else ""
+    return Status(f"The model is writing {count(len(rows), 'trace')}{which} at once: {done} finished", done, len(rows))
+
+
 def state_of(row: Row, stopped: bool = False) -> tuple[str, str]:
     """A rollout's state: (css class, words)."""
     t = row.trace
     if t is None:
-        return ("mute", "stopped, does not vote") if stopped else ("writing", "writing…")
+        return ("mute", "stopped, no vote") if stopped else ("writing", "writing…")
     if not t.finished:
-        return "mute", "cut off, does not vote"
+        return "mute", "cut off, no vote"
     if t.answer is None:
-        return "mute", "no boxed answer, does not vote"
+        return "mute", "no box, no vote"
     return "votes", "votes"
 
 
@@ -110,7 +121,7 @@ def trace_card(row: Row, colour: int | None, stopped: bool = False) -> Markup:
     t = row.trace
     vote = Markup('<span class="vote-for">{} {}</span>').format(words, answer_text(t.answer)) if (
         t is not None and t.votes) else Markup('<span class="vote-for {}">{}</span>').format(css, words)
-    foot = Markup('<footer>{}</footer>').format(" · ".join(_facts(t))) if t is not None else Markup("")
+    foot = Markup('<footer title="{}">{}</footer>').format(_certainty(t), " · ".join(_facts(t))) if t is not None else ""
     return Markup('<article class="card {} {}" aria-label="Trace {}, {}"><header><b>{}</b>{}{}</header>'
                   '<div class="body tx" tabindex="0" role="group" aria-label="Text of trace {}">{}</div>{}</article>').format(
         css, "cx" if colour is None else f"c{colour % len(LETTERS)}", row.row + 1, words, row.row + 1, swatch(colour),
@@ -118,12 +129,11 @@ def trace_card(row: Row, colour: int | None, stopped: bool = False) -> Markup:
 
 
 def _facts(t: Trace) -> list[str]:
-    facts = [count(t.tokens, "token")]
-    if t.seconds > 0:
-        facts.append(duration(t.seconds))
-    if t.self_certainty is not None:
-        facts.append(f"certainty {t.self_certainty:.2f}")
-    return facts
+    return [count(t.tokens, "token")] + ([duration(t.seconds)] if t.seconds > 0 else [])
+
+
+def _certainty(t: Trace) -> str:
+    return f"self-certainty {t.self_certainty:.2f} nats" if t.self_certainty is not None else ""
 
 
 def vote_bar(vote: Vote | None, colours: Sequence[int | None], *, title: str, total: int, finished: int,

@@ -42,7 +42,7 @@ def diagram() -> Markup:
     """Two rows of five boxes, learning above and answering below, joined through the bank."""
     parts = [_row(_LEARN, 26, "learn"), _row(_ANSWER, 196, "answer")]
     bank = ('<path class="link" d="M 832 98 C 832 150, 300 120, 272 190" marker-end="url(#tip)"/>'
-            '<text class="small" x="560" y="146" text-anchor="middle">kept in the bank, found again by similarity</text>')
+            '<text class="small" x="640" y="170" text-anchor="middle">kept in the bank, found again by similarity</text>')
     return Markup(
         '<svg class="diagram" viewBox="0 0 920 290" role="img" aria-labelledby="dt"><title id="dt">Learning: a problem, '
         "several traces, a vote, ten steps of GRPO, a memory. Answering: the next problem, the nearest memory, two votes, "

@@ -17,8 +17,9 @@ SERIES = (("Agreement", "agreement", BLUE), ("Loss", "loss", VERMILLION), ("Grad
 
 def round_titles(scene: Scene) -> dict[Side, str]:
     """Headings of the two groups of traces of a distillation."""
-    step = len(scene.steps) + 1 if any(r.trace is None for r in scene.side("memory")) else len(scene.steps)
-    return {"memory": f"Fresh traces of step {max(1, step)}", "zero_shot": "The vote that gives the label"}
+    step = max(1, len(scene.steps) + any(r.trace is None for r in scene.side("memory")))
+    final = bool(scene.steps) and step > scene.steps[0].steps
+    return {"memory": "Traces of the final check" if final else f"Fresh traces of step {step}", "zero_shot": "The vote that gives the label"}
 
 
 def curve_figure(steps: Sequence[Step], total: int = 0, best: int | None = None) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def curve_figure(steps: Sequence[Step], total: int = 0, best: int | None = None)
         axis = "" if i == 1 else str(i)
         data.append({
             "type": "scatter", "mode": "lines+markers", "name": name, "xaxis": "x", "yaxis": f"y{axis}",
-            "x": [s.step for s in steps], "y": [getattr(s, member) for s in steps],
+            "x": [s.step for s in steps], "y": [_value(s, member) for s in steps],
             "line": {"color": colour, "width": 2.5}, "marker": {"size": 7},
             "hovertemplate": f"step %{{x}}<br>{name} %{{y:.3f}}<extra></extra>"})
     if best:
@@ -38,6 +39,11 @@ def curve_figure(steps: Sequence[Step], total: int = 0, best: int | None = None)
         layout["annotations"].append({"x": best, "xref": "x", "y": 1, "yref": "paper", "yanchor": "bottom",
                                       "text": "kept", "showarrow": False, "font": {"size": 12}})
     return {"data": data, "layout": layout}
+
+
+def _value(s: Step, member: str) -> float | None:
+    """The final check after the last step has an agreement, but no loss and no gradient."""
+    return None if s.step > s.steps and member != "agreement" else getattr(s, member)
 
 
 def _frame(total: int) -> dict[str, Any]:
@@ -122,8 +128,11 @@ def sparklines(steps: Sequence[Step], best: int = 0) -> Markup:
     """The curve of a stored memory, small: three inline SVG lines."""
     if not steps:
         return Markup('<p class="hint">No curve was stored with this memory.</p>')
-    parts = [_spark(name, [getattr(s, member) for s in steps], [s.step for s in steps], best, i)
-             for i, (name, member, _) in enumerate(SERIES)]
+    parts = []
+    for i, (name, member, _) in enumerate(SERIES):
+        known = [(s.step, v) for s in steps if (v := _value(s, member)) is not None]
+        if known:
+            parts.append(_spark(name, [v for _, v in known], [at for at, _ in known], best, i))
     return Markup('<div class="sparks">{}</div>').format(join(parts))
 
 

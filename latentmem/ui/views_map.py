@@ -37,17 +37,17 @@ def map_figure(infos: Sequence[MemoryInfo], plane: Plane | None, *, colour_by: s
     if chosen in where:
         x, y = where[chosen]
         data.append({"type": "scatter", "mode": "markers", "x": [float(x)], "y": [float(y)], "hoverinfo": "skip",
-                     "showlegend": False, "marker": {"size": 22, "symbol": "circle-open", "color": "ink", "line": {"width": 2.5}}})
+                     "showlegend": False, "marker": {"size": 22, "symbol": "circle-open", "color": "theme:ink", "line": {"width": 2.5}}})
     if star is not None:
         data.append({"type": "scatter", "mode": "markers", "name": "your problem", "x": [float(star[0])],
                      "y": [float(star[1])], "text": [str(safe(_short(star_text)))],
                      "hovertemplate": "%{text}<extra>your problem</extra>",
-                     "marker": {"size": 19, "symbol": "star", "color": "#D55E00", "line": {"width": 1.5, "color": "paper"}}})
+                     "marker": {"size": 19, "symbol": "star", "color": "#D55E00", "line": {"width": 1.5, "color": "theme:paper"}}})
     return {"data": data, "layout": layout}
 
 
 def _layout(chosen: str) -> dict[str, Any]:
-    quiet = {"showgrid": True, "zeroline": False, "showticklabels": False, "title": {"text": ""}}
+    quiet = {"showgrid": False, "zeroline": False, "showticklabels": False, "title": {"text": ""}}
     return {"height": 480, "margin": {"l": 8, "r": 8, "t": 8, "b": 8}, "hovermode": "closest", "dragmode": "pan",
             "xaxis": dict(quiet), "yaxis": dict(quiet, scaleanchor="x"), "annotations": [], "uirevision": "map",
             "legend": {"orientation": "h", "y": -0.02, "yanchor": "top", "x": 0}}
@@ -65,22 +65,22 @@ def _points(infos: Sequence[MemoryInfo], points: np.ndarray, rows: Sequence[int]
         "customdata": [infos[i].id for i in rows],
         "text": [str(safe(f"{infos[i].name} → {_short(infos[i].label or 'no answer', 30)}")) for i in rows],
         "hovertemplate": "%{text}<extra></extra>",
-        "marker": {"size": 11 if len(infos) < 500 else 7, "line": {"width": 1, "color": "paper"},
-                   "opacity": [0.25 if lit and infos[i].id not in lit else 0.92 for i in rows]}}
+        "marker": {"size": 11 if len(infos) < 500 else 7, "line": {"width": 1, "color": "theme:paper"},
+                   "opacity": [0.3 if lit and infos[i].id not in lit else 0.92 for i in rows]}}
 
 
 def _by_source(infos: Sequence[MemoryInfo], points: np.ndarray, _: str, lit: set[str]) -> list[dict[str, Any]]:
-    """One trace a data set; beyond the palette the rest share the last colour."""
+    """One trace a data set; beyond the palette the colours come again with other symbols."""
     names: dict[str, list[int]] = {}
     for i, info in enumerate(infos):
         names.setdefault("quarantined" if info.quarantined else info.problem.source or "typed", []).append(i)
     traces = []
     for order, name in enumerate(sorted(names, key=lambda n: (n == "quarantined", -len(names[n])))):
         trace = _points(infos, points, names[name], lit)
-        k = min(order, len(COLOURS) - 1)
+        colour, symbol = COLOURS[order % len(COLOURS)], SYMBOLS[(order + order // len(COLOURS)) % len(SYMBOLS)]
         grey = name == "quarantined"
-        trace["name"] = str(safe(name))
-        trace["marker"] |= {"color": "#8a8f98" if grey else COLOURS[k], "symbol": "x" if grey else SYMBOLS[k]}
+        trace["name"] = str(safe(name.rsplit("/", 1)[-1]))
+        trace["marker"] |= {"color": "#8a8f98" if grey else colour, "symbol": "x" if grey else symbol}
         traces.append(trace)
     return traces
 
@@ -126,7 +126,7 @@ def _edges(origin: np.ndarray | None, where: Mapping[str, np.ndarray], hits: Seq
         ys += [float(origin[1]), float(y), None]
         layout["annotations"].append({
             "x": float(0.4 * origin[0] + 0.6 * x), "y": float(0.4 * origin[1] + 0.6 * y), "text": f"{hit.similarity:.2f}",
-            "showarrow": False, "bgcolor": "paper", "borderpad": 2, "font": {"size": 12}})
+            "showarrow": False, "bgcolor": "theme:paper", "borderpad": 2, "font": {"size": 12}})
     if not xs:
         return []
     return [{"type": "scatter", "mode": "lines", "x": xs, "y": ys, "hoverinfo": "skip", "showlegend": False,

@@ -57,6 +57,13 @@ def _table_row(i: MemoryInfo, chosen: bool) -> Markup:
         safe(i.created[:10]))
 
 
+def no_page(closed: bool = False) -> list[Fragment]:
+    """In place of a memory's page. `closed`: the address of the one that was open goes."""
+    address = Markup(' data-address=""') if closed else Markup("")
+    return fragments(("none", Markup('<p class="notice"{}>Click a point on the map, or a name in the table, to open a '
+                                     "memory.</p>").format(address)))
+
+
 def page(m: Memory, info: MemoryInfo, events: Sequence[Event], near: Sequence[Hit]) -> list[Fragment]:
     """Everything about one memory."""
     return fragments(
@@ -75,9 +82,9 @@ def page(m: Memory, info: MemoryInfo, events: Sequence[Event], near: Sequence[Hi
 
 def _head(m: Memory, info: MemoryInfo) -> Markup:
     flag = Markup('<span class="chip warn">quarantined: it is not tried on problems</span>') if info.quarantined else ""
-    return Markup('<header class="memory-head"><p class="kind">Memory <code>{}</code> {}</p>'
+    return Markup('<header class="memory-head" data-address="{}"><p class="kind">Memory <code>{}</code> {}</p>'
                   '<div class="problem tx">{}</div><p class="big">{}</p></header>').format(
-        safe(m.id), flag, safe(m.problem.text), answer_text(m.label))
+        safe(m.id), safe(m.id), flag, safe(m.problem.text), answer_text(m.label))
 
 
 def counters(c: Counters) -> Markup:
