@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import __version__, cli_bank
+from . import __version__, cli_bank, cli_bench
 from .cli_command import (
     DONE,
     NOTHING,
@@ -178,6 +178,7 @@ def serve(overrides: dict[str, Any], as_json: bool,
 
 
 app.add_typer(cli_bank.commands)
+app.add_typer(cli_bench.commands)
 
 
 def main() -> None:

@@ -44,7 +44,10 @@ WORDS = ("First, read the problem carefully and write down what is known.", "**S
 
 
 class FakeEngine:
-    """The interface of `latentmem.engine.Engine`. `pace`: seconds of waiting a record. `fail`: what `answer` raises."""
+    """The interface of `latentmem.engine.Engine`. `pace`: seconds of waiting a record. `fail`: what `answer` raises.
+
+    A problem with "slowly" in it takes its time, one with "unanimous" teaches nothing.
+    """
 
     def __init__(self, settings: Settings | None = None, *, bank: Bank | None = None, pace: float = 0.0, ready: bool = True,
                  shared: dict[str, Any] | None = None) -> None:
@@ -83,10 +86,11 @@ class FakeEngine:
         plans = {(side, row): plan(problem, side, row, self.settings.seed + salt, good + 0.2 * (side == "memory"))
                  for row in range(self.settings.rollouts) for side in sides}
         done: dict[Side, list[Trace]] = {side: [] for side in sides}
+        slow = 50 if "slowly" in problem.text else 1
         for position in range(max(len(p[0]) for p in plans.values())):
             for (side, row), (pieces, answer, finished) in plans.items():
                 if position < len(pieces):
-                    self.wait(1 / len(plans))
+                    self.wait(slow / len(plans))
                     yield Delta(row, pieces[position], side)
                 if position == len(pieces) - 1:
                     ids = tuple(map(ord, "".join(pieces)[:20]))

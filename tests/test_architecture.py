@@ -27,8 +27,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("baselines", "evaluation", "doctor"),
     ("ui",),
-    ("console", "cli_command"),
-    ("cli_bank",),
+    ("console", "cli_command", "bench"),
+    ("cli_bank", "cli_bench"),
     ("cli",),
     ("__main__", "app"),
 )

@@ -19,9 +19,10 @@ def endpoints(desk: Desk, model_work: dict[str, Any]) -> None:
         gr.api(bind(fn, desk), api_name=fn.__name__)
 
 
-def solve(desk: Desk, problem: str, memory: str = "auto", rollouts: int = 8, temperature: float = 0.8, seed: int = 0) -> dict:
-    """Answers a problem. memory: "auto", "off" or a memory's id. Returns the receipt."""
-    records = answer_records(desk, problem, memory, {"rollouts": rollouts, "temperature": temperature, "seed": seed})
+def solve(desk: Desk, problem: str, memory: str = "auto", rollouts: int | None = None, temperature: float | None = None,
+          seed: int | None = None) -> dict:
+    """Answers a problem. memory: "auto", "off" or a memory's id; null means the app's own setting. Returns the receipt."""
+    records = answer_records(desk, problem, memory, _given(rollouts=rollouts, temperature=temperature, seed=seed))
     receipt = _last(records, Receipt)
     data = to_dict(receipt) | {"sentence": receipt.sentence()}
     for trace in data["traces"]:
@@ -29,11 +30,12 @@ def solve(desk: Desk, problem: str, memory: str = "auto", rollouts: int = 8, tem
     return data
 
 
-def distil(desk: Desk, problem: str, steps: int = 10, rollouts: int = 8, seed: int = 0) -> dict:
-    """Distils a memory from a problem and keeps it. Returns its id, or null and the reason."""
+def distil(desk: Desk, problem: str, steps: int | None = None, rollouts: int | None = None,
+           seed: int | None = None) -> dict:
+    """Distils a memory from a problem and keeps it; null means the app's own setting. Returns its id, or null and why."""
 
     def records() -> Iterator[Any]:
-        engine = yield from ready_engine(desk, {"steps": steps, "rollouts": rollouts, "seed": seed})
+        engine = yield from ready_engine(desk, _given(steps=steps, rollouts=rollouts, seed=seed))
         yield from engine.distil(desk.problem(problem), keep=True)
 
     done = _last(records(), Distilled)
@@ -86,6 +88,10 @@ def delete(desk: Desk, memory_id: str) -> str:
         return memory_id
 
     return _said(gone)
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _said(action: Callable[[], Any]) -> Any:

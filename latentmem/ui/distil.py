@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from ..records import Status
 from ..settings import Settings
 from . import parts
 from .session import Desk, Run, Visit, answer_records, attempt, follow, ready_engine
@@ -56,8 +57,8 @@ def create_distil(settings: Settings, examples: list[str]) -> Distil:
             problem = gr.Textbox(label="Problem to learn from", lines=4, max_lines=12, elem_id="lm-distil-problem",
                                  placeholder="Solve a problem first, or type one here…")
             with gr.Row(elem_classes="tight"):
-                press = gr.Button("Distil a memory", variant="primary", elem_id="lm-distil")
-                stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="lm-distil-stop")
+                press = gr.Button("Distil a memory", variant="primary", elem_id="lm-distil", min_width=110)
+                stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="lm-distil-stop", min_width=110)
             given = parts.distil_settings(settings)
             parts.live("lm-distil-why", WHY)
         with gr.Column(scale=8, min_width=320, elem_classes="result"):
@@ -103,7 +104,8 @@ def picture(run: Run, visit: Visit, running: bool, words: str = "") -> Picture:
         status, curve_figure(scene.steps, best=best) if scene.steps else {"data": [], "layout": {}},
         fragments(("words", distil_words(scene))) + steps_table(scene.steps),
         fragments(("outcome", outcome(scene.distilled))) if scene.distilled is not None else [],
-        scene_votes(scene, running, titles), scene_cards(scene, running, titles), gr.update(interactive=not running), gr.update(interactive=running),
+        scene_votes(scene, running, titles), scene_cards(scene, running, titles),
+        gr.update(interactive=not running), gr.update(interactive=running),
         gr.update(visible=waiting), gr.update(visible=kept and not running))
 
 
@@ -133,12 +135,15 @@ def distil(desk: Desk, problem: str, rollouts: float, temperature: float, top_p:
     yield picture(run, visit, False)
 
 
-def waiting() -> tuple[Any, Any]:
-    """At once on the press: a run that waits in the queue can be stopped."""
-    return gr.update(interactive=True), []
+def waiting() -> tuple[Any, ...]:
+    """At once on the press: what belongs to the last run goes, and a run that waits in the queue can be stopped."""
+    status = fragments(("wait", progress(Status("Waiting for the model: others may be before you"))))
+    nothing, hidden = {"data": [], "layout": {}}, gr.update(visible=False)
+    return *Picture(status, nothing, [], [], [], [], gr.update(interactive=False), gr.update(interactive=True), hidden,
+                    hidden), []
 
 
-def take_over(problem: str) -> tuple[Any, str, Any, Any]:
+def take_over(problem: str) -> tuple[Any, ...]:
     """From the Solve panel: shows this one, with the solved problem in its box."""
     return gr.update(selected="distil"), problem, *waiting()
 

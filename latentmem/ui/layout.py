@@ -41,6 +41,7 @@ def build(engine: Engine) -> gr.Blocks:
         families.setdefault(family(problem), []).append(text)
     names = sorted(families)
     with gr.Blocks(title="latentmem", analytics_enabled=False, delete_cache=(3600, 24 * 3600), fill_width=True) as app:
+        endpoints(desk, MODEL)  # first, so that they have the plain names
         with gr.Row(elem_classes="top"):
             gr.HTML(html_template=HEADER, apply_default_css=False, js_on_load=None)
             facts = live("lm-facts")
@@ -56,25 +57,25 @@ def build(engine: Engine) -> gr.Blocks:
                 create_about(engine)
         page = [*memories.outputs, solve.memory, solve.other]
         theme.click(None, js="() => { window.latentmem.toggleTheme(); }", **QUIET)
-        wire_solve(desk, solve, memories, tabs, page)
+        wire_solve(desk, solve, memories, tabs, facts, page)
         wire_distil(desk, solve, distil, memories, tabs, facts, page)
         wire_memories(desk, solve, memories, tabs, facts, page)
         app.load(bind(arrive, desk), None, [tabs, solve.problem, facts, *page], **QUIET)
         app.unload(bind(leave, desk))
-        endpoints(desk, MODEL)
     app.queue(max_size=32, default_concurrency_limit=8)
     return app
 
 
-def wire_solve(desk: Desk, solve: Solve, memories: Memories, tabs: gr.Tabs, page: list[Any]) -> None:
+def wire_solve(desk: Desk, solve: Solve, memories: Memories, tabs: gr.Tabs, facts: gr.HTML, page: list[Any]) -> None:
     """Solve, stop, counterfactual, replay, feedback, and the way to Distil and to the map."""
     status = solve.outputs[0]
     asked = [solve.problem, solve.mode, solve.memory, *solve.settings]
     # Chained, not side by side: with two listeners of one click gradio shows the first one's values again at the end.
     pressed = gr.on([solve.press.click, solve.problem.submit], solve_panel.waiting, None,
-                    [solve.stop, solve.columns, solve.said], queue=False, **QUIET)
+                    [*solve.outputs, solve.columns, solve.said], queue=False, **QUIET)
     run = pressed.then(bind(solve_panel.solve, desk), asked, solve.outputs, show_progress="minimal", show_progress_on=status,
                        api_visibility="private", **MODEL)
+    run.then(bind(head, desk), None, facts, **QUIET)
     compare = solve.compare.click(bind(solve_panel.compare, desk), solve.other, solve.columns, show_progress="minimal",
                                   api_visibility="private", **MODEL)
     replay = solve.replay.click(bind(solve_panel.replay, desk), None, solve.said, show_progress="minimal",
@@ -97,9 +98,9 @@ def wire_distil(desk: Desk, solve: Solve, distil: Distil, memories: Memories, ta
     asked = [distil.problem, *solve.settings, *distil.settings]
     handler = bind(distil_panel.distil, desk)
     options = {"show_progress": "minimal", "show_progress_on": status, "api_visibility": "private", **MODEL}
-    run = distil.press.click(distil_panel.waiting, None, [distil.stop, distil.columns], queue=False, **QUIET).then(
+    run = distil.press.click(distil_panel.waiting, None, [*distil.outputs, distil.columns], queue=False, **QUIET).then(
         handler, asked, distil.outputs, **options)
-    moved = solve.distil.click(distil_panel.take_over, solve.problem, [tabs, distil.problem, distil.stop, distil.columns],
+    moved = solve.distil.click(distil_panel.take_over, solve.problem, [tabs, distil.problem, *distil.outputs, distil.columns],
                                queue=False, **QUIET)
     chained = moved.then(handler, asked, distil.outputs, **options)
     again = distil.again.click(bind(distil_panel.before_after, desk), distil.on, distil.columns, show_progress="minimal",
@@ -128,7 +129,7 @@ def wire_memories(desk: Desk, solve: Solve, m: Memories, tabs: gr.Tabs, facts: g
     m.delete.click(lambda: gr.update(visible=True), None, m.sure, queue=False, **QUIET)
     m.spare.click(lambda: gr.update(visible=False), None, m.sure, queue=False, **QUIET)
     m.really.click(bind(memories_panel.delete, desk), chosen, page, **QUIET).then(bind(head, desk), None, facts, **QUIET)
-    fetch = "() => setTimeout(() => (document.querySelector('#lm-download a') ?? document.querySelector('#lm-download'))?.click(), 400)"
+    fetch = "() => setTimeout(() => document.querySelector('#lm-download a, a#lm-download, #lm-download')?.click(), 400)"
     m.export.click(bind(memories_panel.export_all, desk), None, [m.download, m.notice], **QUIET).success(None, js=fetch, **QUIET)
     m.peft.click(bind(memories_panel.export_peft, desk), m.chosen, [m.download, m.notice], **QUIET).success(
         None, js=fetch, **QUIET)

@@ -41,7 +41,14 @@
         before = entry.node;
       }
       const page = host.querySelector("[data-address]"); // an open memory, or "" when it was closed
-      if (page) lm.showAddress?.(page.dataset.address);
+      if (page && page.dataset.address !== host.dataset.open) {
+        lm.showAddress?.(page.dataset.address);
+        const { top } = host.getBoundingClientRect(); // opened from a table further down: show it
+        if (page.dataset.address && host.dataset.open !== undefined && (top < 0 || top > innerHeight - 120)) {
+          host.scrollIntoView({ block: "start" });
+        }
+        host.dataset.open = page.dataset.address;
+      }
     };
     host.addEventListener("scroll", (e) => {
       const b = e.target;

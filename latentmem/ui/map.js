@@ -1,11 +1,11 @@
 // Draws a plotly figure (plain JSON from views_map.py or views_distil.py) with plotly's own script and reports clicks on
-// points. Colours "theme:ink" and "theme:paper", and everything unset, follow the light or dark theme.
+// points. Colours "theme:ink", "theme:paper" and "theme:blue", and everything unset, follow the light or dark theme.
 (() => {
   const lm = (window.latentmem ??= {});
   const themed = () => {
     const style = getComputedStyle(document.querySelector(".gradio-container") ?? document.body);
     const v = (name, fallback) => style.getPropertyValue(name).trim() || fallback;
-    return { ink: v("--lm-ink", "#222"), paper: v("--lm-card", "#fff"), line: v("--lm-line", "#ddd"), soft: v("--lm-soft", "#666") };
+    return { ink: v("--lm-ink", "#222"), paper: v("--lm-card", "#fff"), line: v("--lm-line", "#ddd"), soft: v("--lm-soft", "#666"), blue: v("--lm-a", "#0072b2") };
   };
   const coloured = (value, theme) => {
     if (typeof value === "string" && value.startsWith("theme:")) return theme[value.slice(6)];

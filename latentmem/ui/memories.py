@@ -20,7 +20,7 @@ from .views import Fragment, count, fragments, notice, progress
 from .views_map import COLOUR_BY, map_figure, map_words, trust
 from .views_memory import choice_label, no_page, page, table
 
-CHOICES = 2000  # memories offered in the drop-down lists, the newest first
+CHOICES = 500  # memories offered in the drop-down lists, the newest first
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def export_peft(desk: Desk, chosen: str) -> tuple[Any, list[Fragment]]:
 
 
 def _adapter(desk: Desk, chosen: str, folder: Path) -> tuple[Path, str]:
-    name = desk.engine.bank.resolve(chosen)
+    name = desk.engine.bank.info(chosen).id
     desk.engine.bank.export_peft(name, folder / name)
     return Path(shutil.make_archive(str(folder / f"{name}-peft"), "zip", folder / name)), (
         "Exported: unzip it and load the folder with PeftModel.from_pretrained.")

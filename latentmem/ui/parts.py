@@ -10,7 +10,8 @@ from ..settings import Settings
 from .views import Fragment
 
 # Static templates: foreign text arrives as the value and is drawn by live.js, never through gradio's template engine.
-_WAIT = "(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, watch}}) : setTimeout(go, 30); }})();"
+_WAIT = ("(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, watch}}) "
+         ": setTimeout(go, 30); }})();")
 LIVE = _WAIT.format("live") + " /* triggers 'open_memory' */"
 FIGURE = _WAIT.format("figure") + " /* triggers 'memory_click' */"
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from ..records import Receipt
+from ..records import Receipt, Status
 from ..settings import Settings
 from . import parts
 from .session import Desk, Run, Star, Visit, answer_records, attempt, family, follow, star_of
@@ -59,17 +59,17 @@ def create_solve(settings: Settings, families: list[str], examples: list[str]) -
     """The panel, inside the Blocks and the Tab of the caller."""
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=320, elem_classes="lm-panel ask"):
-            problem = gr.Textbox(label="Problem", lines=4, max_lines=12, value=examples[0] if examples else "",
+            problem = gr.Textbox(label="Problem", lines=4, max_lines=12, value=examples[0],
                                  placeholder="Type a problem with one answer…", elem_id="lm-problem")
             with gr.Row(elem_classes="tight"):
-                choice = gr.Dropdown(families, value=families[0] if families else None, label="Examples of", scale=2, min_width=120)
+                choice = gr.Dropdown(families, value=families[0], label="Examples of", scale=2, min_width=120)
                 example = gr.Dropdown(examples, value=None, label="Example", scale=5, min_width=180)
             mode = gr.Radio(list(MODES), value="auto", label="Memory",
                             info="Automatic: the most similar memory is tried if it is similar enough.")
             memory = gr.Dropdown([], label="Which memory", visible=False, filterable=True)
             with gr.Row(elem_classes="tight"):
-                press = gr.Button("Solve", variant="primary", elem_id="lm-solve")
-                stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="lm-stop")
+                press = gr.Button("Solve", variant="primary", elem_id="lm-solve", min_width=110)
+                stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="lm-stop", min_width=110)
             given = parts.sampling_settings(settings)
         with gr.Column(scale=8, min_width=320, elem_classes="result"):
             status = parts.live("lm-status", FIRST)
@@ -149,9 +149,11 @@ def _place(desk: Desk, run: Run) -> Star | None:
     return attempt(lambda: star_of(desk.engine.changed(key=receipt.key_kind), receipt.problem))[0]
 
 
-def waiting() -> tuple[Any, Any, Any]:
-    """At once on the press: a run that waits in the queue can be stopped, and what belongs to the last one goes."""
-    return gr.update(interactive=True), [], []
+def waiting() -> tuple[Any, ...]:
+    """At once on the press: what belongs to the last run goes, and a run that waits in the queue can be stopped."""
+    status = fragments(("wait", progress(Status("Waiting for the model: others may be before you"))))
+    hidden = gr.update(visible=False)
+    return *Picture(status, [], [], [], gr.update(interactive=False), gr.update(interactive=True), hidden, hidden), [], []
 
 
 def stop(desk: Desk, request: gr.Request) -> Picture:
@@ -194,8 +196,8 @@ def compare(desk: Desk, other: str | None, request: gr.Request) -> Iterator[list
 
 
 def first_columns(r: Receipt) -> list[tuple[str, Any]]:
-    columns = [("Without memory", r.zero_shot)]
-    return columns + [(with_memory(r), r.memory)] if r.memory is not None else columns
+    """The two sides of a receipt, or one where no memory was tried."""
+    return [("Without memory", r.zero_shot), *([(with_memory(r), r.memory)] if r.memory is not None else [])]
 
 
 def with_memory(r: Receipt) -> str:

@@ -46,7 +46,8 @@ def theme() -> gr.themes.Base:
         button_secondary_border_color="#c9cdd3", button_secondary_border_color_dark="#3a414c", button_border_width="1px",
         body_text_color="#1b2430", body_text_color_dark="#e8eaed", body_text_color_subdued="#56606e",
         body_text_color_subdued_dark="#a7b0bc", block_title_text_color="#1b2430", block_title_text_color_dark="#e8eaed",
-        block_info_text_color="#56606e", block_info_text_color_dark="#a7b0bc", block_title_text_weight="600", block_info_text_size="*text_sm")
+        block_info_text_color="#56606e", block_info_text_color_dark="#a7b0bc", block_title_text_weight="600",
+        block_info_text_size="*text_sm")
 
 
 def head() -> str:

@@ -190,8 +190,9 @@ def vote_words(vote: Vote | None, total: int, finished: int, decided_after: int 
 def scene_vote(scene: Scene, side: Side, title: str, running: bool) -> Markup:
     vote = scene.votes.get(side)
     colours = [scene.colours.get((side, c.rows[0])) for c in vote.clusters] if vote is not None else []
-    return vote_bar(vote, colours, title=title, total=vote.total if vote is not None else scene.total or sum(1 for _ in scene.side(side)),
-                    finished=scene.finished(side), decided_after=scene.decided_after.get(side), running=running)
+    total = vote.total if vote is not None else scene.total or sum(1 for _ in scene.side(side))
+    return vote_bar(vote, colours, title=title, total=total, finished=scene.finished(side),
+                    decided_after=scene.decided_after.get(side), running=running)
 
 
 def scene_votes(scene: Scene, running: bool, titles: Mapping[Side, str] = SIDES) -> list[Fragment]:

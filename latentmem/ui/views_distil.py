@@ -11,7 +11,7 @@ from ..records import Distilled, Side, Step
 from .scene import Scene
 from .views import Fragment, answer_text, count, duration, fragments, join, percent, safe
 
-BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito
+BLUE, VERMILLION, GREEN = "theme:blue", "#D55E00", "#009E73"  # Okabe and Ito
 SERIES = (("Agreement", "agreement", BLUE), ("Loss", "loss", VERMILLION), ("Gradient norm", "grad_norm", GREEN))
 
 
@@ -19,7 +19,8 @@ def round_titles(scene: Scene) -> dict[Side, str]:
     """Headings of the two groups of traces of a distillation."""
     step = max(1, len(scene.steps) + any(r.trace is None for r in scene.side("memory")))
     final = bool(scene.steps) and step > scene.steps[0].steps
-    return {"memory": "Traces of the final check" if final else f"Fresh traces of step {step}", "zero_shot": "The vote that gives the label"}
+    return {"memory": "Traces of the final check" if final else f"Fresh traces of step {step}",
+            "zero_shot": "The vote that gives the label"}
 
 
 def curve_figure(steps: Sequence[Step], total: int = 0, best: int | None = None) -> dict[str, Any]:
@@ -119,7 +120,8 @@ def steps_table(steps: Sequence[Step]) -> list[Fragment]:
         s.step, percent(s.agreement), s.loss, s.grad_norm, percent(s.finished), s.length, duration(s.seconds),
         safe(s.note)) for s in steps])
     return fragments(("steps", Markup(
-        '<details class="steps"><summary>The steps as a table</summary><div class="scroll" tabindex="0" role="region" aria-label="Steps"><table>'
+        '<details class="steps"><summary>The steps as a table</summary>'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Steps"><table>'
         "<thead><tr><th>step</th><th>agreement</th><th>loss</th><th>gradient</th><th>boxed</th><th>tokens</th>"
         "<th>time</th><th>note</th></tr></thead><tbody>{}</tbody></table></div></details>").format(rows)))
 

@@ -13,10 +13,10 @@ from ..records import Hit, MemoryInfo
 from .projection import Plane, nearest
 from .views import safe
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A800")  # Okabe and Ito
+COLOURS = ("theme:blue", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A800")  # Okabe and Ito
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "pentagon")
 COLOUR_BY = {"Data set": "source", "Agreement": "agreement", "Helped − hurt": "helped", "Age": "age"}
-SCALE = [[0, "#0072B2"], [0.5, "#9aa3ad"], [1, "#E69F00"]]  # blue to orange, told apart without red and green
+SCALE = [[0, "theme:blue"], [0.5, "#9aa3ad"], [1, "#E69F00"]]  # blue to orange, told apart without red and green
 
 
 def map_figure(infos: Sequence[MemoryInfo], plane: Plane | None, *, colour_by: str = "source", chosen: str = "",
@@ -37,12 +37,14 @@ def map_figure(infos: Sequence[MemoryInfo], plane: Plane | None, *, colour_by: s
     if chosen in where:
         x, y = where[chosen]
         data.append({"type": "scatter", "mode": "markers", "x": [float(x)], "y": [float(y)], "hoverinfo": "skip",
-                     "showlegend": False, "marker": {"size": 22, "symbol": "circle-open", "color": "theme:ink", "line": {"width": 2.5}}})
+                     "showlegend": False,
+                     "marker": {"size": 22, "symbol": "circle-open", "color": "theme:ink", "line": {"width": 2.5}}})
     if star is not None:
         data.append({"type": "scatter", "mode": "markers", "name": "your problem", "x": [float(star[0])],
                      "y": [float(star[1])], "text": [str(safe(_short(star_text)))],
                      "hovertemplate": "%{text}<extra>your problem</extra>",
-                     "marker": {"size": 19, "symbol": "star", "color": "#D55E00", "line": {"width": 1.5, "color": "theme:paper"}}})
+                     "marker": {"size": 19, "symbol": "star", "color": "#D55E00",
+                                "line": {"width": 1.5, "color": "theme:paper"}}})
     return {"data": data, "layout": layout}
 
 
@@ -66,7 +68,7 @@ def _points(infos: Sequence[MemoryInfo], points: np.ndarray, rows: Sequence[int]
         "text": [str(safe(f"{infos[i].name} → {_short(infos[i].label or 'no answer', 30)}")) for i in rows],
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {"size": 11 if len(infos) < 500 else 7, "line": {"width": 1, "color": "theme:paper"},
-                   "opacity": [0.3 if lit and infos[i].id not in lit else 0.92 for i in rows]}}
+                   "opacity": [0.38 if lit and infos[i].id not in lit else 0.92 for i in rows]}}
 
 
 def _by_source(infos: Sequence[MemoryInfo], points: np.ndarray, _: str, lit: set[str]) -> list[dict[str, Any]]:

@@ -112,7 +112,8 @@ def hits_list(found: Retrieval | None, limit: float) -> Markup:
         return Markup("")
     if not found.hits:
         return Markup('<p class="hint">The bank holds no memory to look up yet.</p>')
-    return Markup('<p class="hint">Nearest memory, by similarity:</p><ol class="hits">{}</ol>').format(join([_hit(h, limit) for h in found.hits[:8]]))
+    return Markup('<p class="hint">Nearest memory, by similarity:</p><ol class="hits">{}</ol>').format(
+        join([_hit(h, limit) for h in found.hits[:8]]))
 
 
 def _hit(h: Hit, limit: float) -> Markup:

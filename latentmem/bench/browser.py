@@ -1,0 +1,75 @@
+"""The map of a large bank in a real browser: what a person waits for, from opening the page to the first picture."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ..records import LatentmemError
+from . import search
+from .work import PeerMissing, Side, Work
+
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-unsafe-swiftshader",
+         "--window-size=1400,1000")
+DRAWN = "const map = document.querySelector('#lm-map .lm-figure'); return Number((map && map.dataset.points) || 0);"
+PATIENCE = 60  # seconds
+
+
+def first_picture(work: Work) -> Side:
+    """Seconds from opening the page of a memory, which shows the map, until all points are drawn. The app runs already;
+    the bank is opened by this visit."""
+    driver = _chromium()
+    from ..engine import Engine
+    from ..settings import Settings
+    from ..ui import build, launch_options
+
+    folder = tempfile.TemporaryDirectory(prefix="latentmem-bench-")
+    path = Path(folder.name) / "bank.sqlite"
+    bank = search.filled(work.mapped, work.seed, path)
+    wanted = bank.infos(limit=1)[0].id
+    bank.close()
+    engine = Engine(Settings(bank=path))
+    app = build(engine)
+    _, address, _ = app.launch(prevent_thread_lock=True, quiet=True, **launch_options(engine))
+
+    def run() -> float:
+        try:
+            return _wait(driver, f"{address}?memory={wanted}", work.mapped)
+        finally:
+            driver.quit()
+            app.close()
+            folder.cleanup()
+
+    return Side(run, f"{work.mapped} memories, headless chromium on the same machine, the app already running, its bank not "
+                     "yet opened, nothing in the browser's cache")
+
+
+def _wait(driver: Any, address: str, points: int) -> float:
+    began = time.perf_counter()
+    driver.get(address)
+    while driver.execute_script(DRAWN) < points:
+        if time.perf_counter() - began > PATIENCE:
+            raise LatentmemError(f"The map showed {driver.execute_script(DRAWN)} of {points} points after {PATIENCE} s: "
+                                 "open the app and look.")
+        time.sleep(0.02)
+    return time.perf_counter() - began
+
+
+def _chromium() -> Any:
+    """A headless browser. Raises PeerMissing where there is none."""
+    try:
+        from selenium import webdriver
+    except ImportError:
+        raise PeerMissing("the browser was not measured: selenium is not installed, pip install selenium") from None
+    browser, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if not browser or not driver:
+        raise PeerMissing("the browser was not measured: chromium or chromedriver is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in FLAGS:
+        options.add_argument(flag)
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))

@@ -1,0 +1,169 @@
+"""Figures -> rows: medians, ratios, targets met or not; the JSON file they are kept in, and its table in Markdown."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+from .. import __version__
+from ..records import LatentmemError
+
+PACKAGES = ("torch", "transformers", "peft", "numpy", "trl", "llama-cpp-python", "qdrant-client", "datasets")
+Better = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a row must reach. `ratio`: so many times better than the peer; `limit`: our figure at most."""
+
+    ratio: float | None = None
+    limit: float | None = None
+
+    def words(self, unit: str) -> str:
+        parts = [f"{self.ratio:g} x"] if self.ratio is not None else []
+        return ", ".join(parts + ([f"under {self.limit:g} {unit}"] if self.limit is not None else []))
+
+    def met(self, ours: float, ratio: float | None) -> bool | None:
+        """None where it needs a peer that was not measured."""
+        if self.ratio is not None and ratio is None:
+            return None
+        return (self.ratio is None or ratio >= self.ratio) and (self.limit is None or ours < self.limit)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report. `ratio` is how many times better ours is, whichever way is better; None without a peer."""
+
+    name: str
+    what: str
+    unit: str
+    ours: float
+    peer: float | None
+    peer_name: str
+    ratio: float | None
+    target: str
+    met: bool | None
+    note: str = ""
+    ours_runs: tuple[float, ...] = ()
+    peer_runs: tuple[float, ...] = ()
+    load: float | None = None  # processes that wanted a core when the row began: a quiet machine has less than one
+    seconds: float = 0.0  # that measuring the row took
+    measured: str = ""  # ISO 8601, UTC
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def ratio_of(ours: float, peer: float | None, better: Better) -> float | None:
+    """How many times better ours is than the peer; None where that is no number."""
+    if peer is None or min(ours, peer) <= 0:
+        return None
+    return ours / peer if better == "higher" else peer / ours
+
+
+def row(name: str, what: str, unit: str, better: Better, target: Target, peer_name: str, ours: Sequence[float],
+        peer: Sequence[float], **facts: Any) -> Row:
+    """The row of some runs: medians, and the ratio of the medians."""
+    mine, theirs = median(ours), median(peer) if peer else None
+    ratio = ratio_of(mine, theirs, better)
+    return Row(name, what, unit, mine, theirs, peer_name, ratio, target.words(unit), target.met(mine, ratio),
+               ours_runs=tuple(ours), peer_runs=tuple(peer), **facts)
+
+
+# ------------------------------------------------------------------ the file
+def machine() -> dict[str, Any]:
+    """Processor, cores, instructions, memory, accelerators: what a figure depends on."""
+    from ..doctor import machine as examined
+
+    return {name: value for name, value in examined([]).items() if name != "memory free"}
+
+
+def versions() -> dict[str, str]:
+    found = {"latentmem": __version__, "python": platform.python_version(), "system": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def load_average() -> float | None:
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def read(file: Path) -> dict[str, Any]:
+    """What is in the file: machine, versions and rows; empty when there is no file. Raises LatentmemError."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as e:
+        raise LatentmemError(f"{file} is not a report of a bench ({e}): give another file with --out.") from None
+    if not isinstance(data, dict) or not isinstance(data.get("rows"), list):
+        raise LatentmemError(f"{file} is not a report of a bench: give another file with --out.")
+    return data
+
+
+def check_machine(file: Path, here: Mapping[str, Any]) -> None:
+    """Figures of two machines do not go into one file. Raises LatentmemError."""
+    there = read(file).get("machine", here)
+    changed = [name for name in ("processor", "cores", "accelerators") if there.get(name) != here.get(name)]
+    if changed:
+        raise LatentmemError(f"{file} has figures of another machine ({changed[0]} {there.get(changed[0])}, here "
+                             f"{here.get(changed[0])}): give another file with --out.")
+
+
+def merge(file: Path, rows: Sequence[Mapping[str, Any]], order: Sequence[str], **facts: Any) -> None:
+    """Put rows into the file, in place of those of the same name; whole or not at all. Raises LatentmemError."""
+    kept = {r["name"]: r for r in read(file).get("rows", [])} | {r["name"]: r for r in rows}
+    place = {name: i for i, name in enumerate(order)}
+    ordered = sorted(kept.values(), key=lambda r: place.get(r["name"], len(place)))
+    write(file, json.dumps({**facts, "rows": ordered}, indent=1, ensure_ascii=False) + "\n")
+
+
+def write(file: Path, text: str) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(file.name + ".part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, file)
+    except OSError as e:
+        raise LatentmemError(f"{file} cannot be written ({e.strerror}): give another file with --out.") from None
+
+
+def plain(made: Row) -> dict[str, Any]:
+    """A row as JSON values."""
+    return asdict(made)
+
+
+# ------------------------------------------------------------------ the table
+def number(value: float | None, unit: str = "") -> str:
+    """Three digits that count: 0.0312, 1.25, 118."""
+    if value is None:
+        return "–"
+    digits = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{digits} {unit}".strip()
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any] | None = None,
+             versions: Mapping[str, Any] | None = None) -> str:
+    """The report as a table, with the machine above it and the notes below."""
+    lines = []
+    if machine:
+        lines += [f"{machine.get('processor')}, {machine.get('cores')} cores, {machine.get('instructions')}, "
+                  f"{machine.get('memory')}, accelerators: {machine.get('accelerators')}."]
+    if versions:
+        lines += ["", ", ".join(f"{name} {version}" for name, version in versions.items()) + "."]
+    lines += ["", "| what | ours | peer | peer's figure | times better | target | met |", "|---|---|---|---|---|---|---|"]
+    for r in rows:
+        met = {True: "yes", False: "**no**", None: "–"}[r["met"]]
+        lines.append(f"| {r['what']} | {number(r['ours'], r['unit'])} | {r['peer_name'] or '–'} | "
+                     f"{number(r['peer'], r['unit'])} | {number(r['ratio'])} | {r['target']} | {met} |")
+    notes = [f"- {r['what']}: {r['note']}." for r in rows if r["note"]]
+    return "\n".join([*lines, "", *notes]).strip() + "\n"

@@ -1,0 +1,171 @@
+"""The handlers of Solve and Distil without a browser, against an engine without a model."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from typing import Any
+
+import pytest
+
+from latentmem.records import Delta, LatentmemError
+from latentmem.ui import distil, layout, session, solve
+from latentmem.ui.session import Desk
+
+from .fake_engine import FakeEngine
+from .ui_samples import ANN, BO, SETTINGS, asked, distilled, new_desk, text_of, visitor
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return new_desk()
+
+
+# ------------------------------------------------------------------ solve
+def test_solving_streams_and_ends_with_the_receipt(desk: Desk) -> None:
+    pictures = asked(desk)
+    first, last = pictures[0], pictures[-1]
+    assert first.press["interactive"] is False and first.stop["interactive"] is True and not first.receipt
+    assert "Receipt" in text_of(last.receipt) and last.press["interactive"] is True and last.stop["interactive"] is False
+    assert last.after["visible"] and last.feedback["visible"]
+    assert len(last.cards) == 16 + 2 and len(last.votes) == 2
+    assert "Bo has 5 cats" in text_of(last.receipt)
+    json.dumps([p._asdict() for p in pictures])
+
+
+@pytest.mark.parametrize(("mode", "words"), [
+    ("off", "Answered without a memory"), ("auto", "Bo has 5 cats"), ("chosen", "A train goes")])
+def test_the_choice_of_memory(desk: Desk, mode: str, words: str) -> None:
+    train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
+    assert words in text_of(asked(desk, mode=mode, memory=train)[-1].receipt)
+
+
+@pytest.mark.parametrize(("text", "changes", "words"), [
+    ("   ", {}, "The problem is empty"), (ANN, {"rollouts": 0}, "rollouts"), (ANN, {"temperature": float("nan")}, "temperature"),
+    (ANN, {"memory": "m000nothere", "mode": "chosen"}, "m000nothere")])
+def test_what_a_user_can_mend_is_one_sentence(desk: Desk, text: str, changes: dict, words: str) -> None:
+    last = asked(desk, text, **changes)[-1]
+    assert words in text_of(last.status) and 'role="alert"' in text_of(last.status)
+    assert last.press["interactive"] is True and not last.receipt
+
+
+def test_a_bug_shows_no_traceback(desk: Desk) -> None:
+    desk.engine.shared["fail"] = RuntimeError("secret /path")
+    last = asked(desk)[-1]
+    assert "secret" not in text_of(last.status) and "server&#39;s log" in text_of(last.status)
+    assert desk.engine.shared["open"] == 0
+
+
+def test_the_model_is_loaded_first_with_progress() -> None:
+    desk = Desk(FakeEngine(ready=False))
+    assert any("Downloading the model" in text_of(p.status) for p in asked(desk))
+    assert desk.engine.ready
+
+
+def test_stop_ends_the_engine_and_keeps_what_was_seen(desk: Desk) -> None:
+    desk.engine.pace = 0.005
+    stream = solve.solve(desk, ANN, "auto", None, *SETTINGS, visitor())
+    for _ in range(3):
+        next(stream)
+    stopped = solve.stop(desk, visitor())
+    assert "Stopped" in text_of(stopped.status) and stopped.press["interactive"] is True
+    last = list(stream)[-1]
+    assert "Stopped" in text_of(last.status) and not last.receipt and last.cards
+    assert desk.engine.shared["open"] == 0
+    assert "writing…" not in text_of(last.cards)
+
+
+def test_closing_the_stream_closes_the_engine(desk: Desk) -> None:
+    stream = solve.solve(desk, ANN, "auto", None, *SETTINGS, visitor())
+    for _ in range(3):
+        next(stream)
+    assert desk.engine.shared["open"] == 1
+    stream.close()
+    assert desk.engine.shared["open"] == 0
+
+
+def test_a_visitor_who_leaves_stops_their_run(desk: Desk) -> None:
+    stream = solve.solve(desk, ANN, "auto", None, *SETTINGS, visitor("gone"))
+    next(stream), next(stream)
+    layout.leave(desk, visitor("gone"))
+    list(stream)
+    assert desk.engine.shared["open"] == 0 and "gone" not in desk._visits
+
+
+def test_at_most_eight_pictures_a_second() -> None:
+    def records() -> Any:
+        for i in range(300):
+            time.sleep(0.001)
+            yield Delta(0, str(i))
+
+    run, began = session.Run(), time.monotonic()
+    drawn = sum(1 for _ in session.follow(records(), run))
+    assert drawn <= (time.monotonic() - began) / session.REFRESH + 1
+    assert run.scene.rows["zero_shot", 0].text.endswith("299")
+
+
+def test_replay_feedback_and_counterfactual(desk: Desk) -> None:
+    for handler in (solve.replay, functools.partial(solve.compare, other="x")):
+        assert "Solve a problem first" in text_of(list(handler(desk, request=visitor("new")))[-1])
+    assert "Solve a problem first" in text_of(solve.said_right(desk, visitor("new")))
+    asked(desk)
+    assert "Choose a memory first" in text_of(list(solve.compare(desk, None, visitor()))[-1])
+    train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
+    columns = list(solve.compare(desk, train, visitor()))[-1]
+    assert text_of(columns).count('class="column"') == 3
+    assert text_of(list(solve.compare(desk, train, visitor()))[-1]).count('class="column"') == 3  # not twice
+    assert "same tokens" in text_of(list(solve.replay(desk, visitor()))[-1])
+    assert "Noted" in text_of(solve.said_wrong(desk, visitor()))
+    assert any(e.kind == "feedback" for e in desk.engine.bank.events())
+
+
+# ------------------------------------------------------------------ distil
+def test_distil_keep_and_compare(desk: Desk) -> None:
+    pictures = distilled(desk)
+    last = pictures[-1]
+    assert any("Training step" in text_of(p.status) for p in pictures) and any(p.curve["data"] for p in pictures[:-1])
+    assert last.choice["visible"] and not last.after["visible"] and len(desk.engine.bank) == 2
+    assert "not yet kept" in text_of(last.outcome) and [len(d["x"]) for d in last.curve["data"]] == [5, 5, 5]
+    assert "Keep a memory first" in text_of(list(distil.before_after(desk, distil.SAME, visitor()))[-1])
+    kept = distil.keep(desk, visitor())
+    assert len(desk.engine.bank) == 3 and kept.after["visible"] and not kept.choice["visible"]
+    assert "no memory to keep" in text_of(distil.keep(desk, visitor()).status)
+    for on in (distil.SAME, BO):
+        assert text_of(list(distil.before_after(desk, on, visitor()))[-1]).count('class="column"') == 2
+    json.dumps([p._asdict() for p in pictures])
+
+
+def test_discard_and_nothing_learnt_store_nothing(desk: Desk) -> None:
+    distilled(desk)
+    gone = distil.discard(desk, visitor())
+    assert not gone.choice["visible"] and not gone.outcome and "Discarded" in text_of(gone.status)
+    last = distilled(desk, "A unanimous problem")[-1]
+    assert "Nothing was learnt" in text_of(last.outcome) and not last.choice["visible"]
+    assert len(desk.engine.bank) == 2
+
+
+def test_a_stopped_distillation_leaves_nothing_to_keep(desk: Desk) -> None:
+    stream = distil.distil(desk, ANN, *SETTINGS, 4, 1e-3, 20, visitor())
+    for _ in range(4):
+        next(stream)
+    assert "The bank is as it was" in text_of(distil.stop(desk, visitor()).status)
+    assert not list(stream)[-1].choice["visible"]
+    assert desk.visit(visitor()).pending is None
+
+
+def test_the_waiting_memory_belongs_to_one_visitor(desk: Desk) -> None:
+    distilled(desk, who=visitor("a"))
+    assert "no memory to keep" in text_of(distil.keep(desk, visitor("b")).status)
+    assert desk.visit(visitor("a")).pending is not None
+
+
+def test_a_full_disk_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    distilled(desk)
+
+    def full(_: Any) -> str:
+        raise LatentmemError("The disk is full: free some space.")
+
+    monkeypatch.setattr(desk.engine, "keep", full)
+    picture = distil.keep(desk, visitor())
+    assert "disk is full" in text_of(picture.status) and picture.choice["visible"]

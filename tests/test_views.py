@@ -1,0 +1,266 @@
+"""The views: what a visitor reads, and that foreign text stays text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentmem.records import Delta, Hit, Problem, Receipt, Retrieval, Route, Status, Step, Trace, Vote
+from latentmem.ui import views, views_about, views_distil, views_map, views_memory, views_receipt
+from latentmem.ui.projection import nearest, pca
+from latentmem.ui.scene import Scene
+from latentmem.voting import vote
+
+from .fake_engine import FakeEngine, fake_step, fill_bank
+
+NASTY = ("<img src=x onerror=alert(1)>", "${1+1}", "{{x}}", "\\frac{1}{2}", "</div><script>alert(1)</script>",
+         "\"' onclick='x'", "\ud800", "a`b`${x}", "&lt;b&gt;")
+
+
+class Tags(HTMLParser):
+    """The tags and attributes of a piece of HTML, and whether every tag is closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.attributes: set[str] = set()
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag not in ("img", "path", "rect", "circle", "polyline", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.open:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def trace(row: int, answer: str | None, *, text: str = "thinking", finished: bool = True, side: str = "zero_shot") -> Trace:
+    return Trace(row, text, answer, finished, 100, side, (1, 2), 7.5, 0.5, 3.0)
+
+
+def scene(*traces: Trace, total: int = 4) -> Scene:
+    s, done = Scene(), []
+    for t in traces:
+        s.add(Delta(t.row, t.text, t.side))
+        s.add(t)
+        done.append(t)
+        s.add(vote([d for d in done if d.side == t.side], total, t.side))
+    return s
+
+
+def receipt(text: str = "How many?", **changes: object) -> Receipt:
+    traces = [trace(0, "7"), trace(1, "8"), trace(2, "7")]
+    mine = [replace(t, side="memory", answer="8") for t in traces]
+    hit = Hit("m0123456789abcdef", text, 0.81, 1, 0.12)
+    base = Receipt("r1", Problem(text), "8", hit.memory_id, hit.name, (hit,), hit, "input", vote(traces),
+                   vote(mine, side="memory"), Route("memory", "8", False, "The verifier prefers it.",
+                                                    {"zero_shot": 0.66, "memory": 1.0}, "vote_share"), 3, "f" * 64, "fake",
+                   1234, 12.5, {"rollouts": 3}, "0" * 64, tuple(traces + mine), "2026-01-01T00:00:00+00:00")
+    return replace(base, **changes)
+
+
+def everything(text: str) -> str:
+    """Every view that shows foreign text, with this text in it."""
+    s = scene(trace(0, text, text=text), trace(1, None, text=text), trace(2, text, text=text, side="memory"))
+    r = receipt(text, answer=text, route=Route("memory", text, False, text, {"memory": 1.0}, text), model_name=text,
+                zero_shot=vote([trace(0, text)]))
+    engine = FakeEngine()
+    fill_bank(engine, [Problem(text, source=text), Problem("An apple and a pear")])
+    infos = engine.bank.infos()
+    m = engine.bank.get(next(i.id for i in infos if i.problem.source))
+    noted = Scene(steps=[replace(fake_step(1, 5, Vote((), 0, 0), ""), note=text)])
+    parts = [views.notice(text), views.progress(Status(text, 1, 2)), views_receipt.receipt_card(r),
+             views_receipt.hits_list(Retrieval("p", "input", r.hits), 0.9), views_distil.distil_words(noted)]
+    rows = (views.scene_votes(s, True) + views.scene_cards(s, False) + views_memory.table(infos) + views_memory.page(
+        m, engine.bank.info(m.id), engine.bank.events(m.id), engine.neighbours(m.id)) + views_receipt.compare_columns(
+        [(text, r.zero_shot), ("b", r.memory)]))
+    return "".join(map(str, parts)) + "".join(html for _, html in rows)
+
+
+@pytest.mark.parametrize("text", [t for t in NASTY if t != "\ud800"])
+def test_foreign_text_is_escaped_everywhere(text: str) -> None:
+    found, plain = Tags(everything(text)), Tags(everything("plain"))
+    assert set(found.tags) <= set(plain.tags)
+    assert found.attributes <= plain.attributes
+    assert not found.open
+    assert text in found.text
+
+
+def test_half_a_character_does_not_break_the_transport() -> None:
+    json.dumps(views.scene_cards(scene(trace(0, "1", text="\ud800")), True)).encode()
+
+
+@given(st.text(max_size=60))
+def test_any_text_survives_escaping(text: str) -> None:
+    html = str(views.notice("x" + text))
+    assert Tags(html).tags == ["p"]
+    html.encode()
+
+
+def test_a_trace_that_does_not_vote_says_so() -> None:
+    s = scene(trace(0, "7"), trace(1, None), trace(2, "7", finished=False))
+    s.add(Delta(3, "still"))
+    cards = dict(views.scene_cards(s, True))
+    assert "votes" in cards["zero_shot-0"] and "c0" in cards["zero_shot-0"]
+    assert "no box" in cards["zero_shot-1"] and "mute" in cards["zero_shot-1"]
+    assert "cut off" in cards["zero_shot-2"] and "mute" in cards["zero_shot-2"]
+    assert "writing" in cards["zero_shot-3"]
+    assert "stopped" in dict(views.scene_cards(s, False))["zero_shot-3"]
+
+
+def test_the_bar_counts_votes_silence_and_open_traces() -> None:
+    s = scene(trace(0, "7"), trace(1, "8"), trace(2, None), total=5)
+    assert "7 say" not in (words := views.vote_words(s.votes["zero_shot"], 5, 3, None, True))
+    assert words == "1 of 5 say 7, 1 say 8; 1 does not vote; 2 still open."
+    html = str(views.scene_vote(s, "zero_shot", "Vote", True))
+    assert html.count('style="flex:1 0 0"') == 3 and 'style="flex:2 0 0"' in html
+
+
+def test_nobody_votes_is_said() -> None:
+    s = scene(trace(0, None), trace(1, None), total=2)
+    assert "none votes" in views.vote_words(s.votes["zero_shot"], 2, 2, None, False)
+
+
+def test_the_decided_mark_keeps_its_moment() -> None:
+    s = scene(trace(0, "7"), trace(1, "7"), trace(2, "7"), trace(3, "8"), total=4)
+    assert s.decided_after == {"zero_shot": 2}  # two more 8 would only draw, and ties go to the earliest
+    assert "decided after 2 of 4" in str(views.scene_vote(s, "zero_shot", "Vote", False))
+
+
+def test_an_answer_keeps_its_colour_when_overtaken_and_on_both_sides() -> None:
+    s = scene(trace(0, "7"), trace(1, "8"), trace(2, "8"), trace(0, "8", side="memory"), trace(1, "9", side="memory"))
+    colour = {(r.side, r.row): s.colour(r) for r in s.rows.values()}
+    assert colour == {("zero_shot", 0): 0, ("zero_shot", 1): 1, ("zero_shot", 2): 1, ("memory", 0): 1, ("memory", 1): 2}
+
+
+def test_fresh_rollouts_take_the_place_of_the_old() -> None:
+    s = scene(trace(0, "7", side="memory"), trace(1, "7", side="memory"))
+    s.add(Delta(1, "new", "memory"))
+    assert [(r.row, r.text) for r in s.side("memory")] == [(1, "new")]
+    assert "memory" not in s.votes and not s.colours
+
+
+@pytest.mark.parametrize(("changes", "css", "words"), [
+    ({}, "memory", "Answered by a memory"),
+    ({"used": None, "memory_id": None, "memory": None}, "alone", "Answered without a memory"),
+    ({"memory_id": None}, "refused", "A memory was tried and not followed"),
+    ({"memory_id": None, "route": Route("zero_shot", "7", True, "Both.")}, "agreed", "The model alone and the memory agree"),
+    ({"answer": None, "used": None}, "nobody", "No answer was found")])
+def test_the_headline_of_a_receipt(changes: dict, css: str, words: str) -> None:
+    r = receipt(**changes)
+    assert views_receipt.headline(r) == (css, words)
+    assert words in views_receipt.receipt_card(r)
+
+
+def test_the_receipt_card_tells_all_but_token_ids() -> None:
+    text = Tags(str(views_receipt.receipt_card(receipt()))).text
+    for part in ("0.810", "1 of 1", "+0.120", "The verifier prefers it.", "1 234", "12 s", "7 with 2 of 3", "8 with 3 of 3",
+                 "vote share"):
+        assert part in text
+    data = json.loads(views_receipt.receipt_json(receipt()))
+    assert data["id"] == "r1" and "token_ids" not in data["traces"][0]
+
+
+def test_columns_share_their_colours() -> None:
+    r = receipt()
+    [[_, html]] = views_receipt.compare_columns([("without", r.zero_shot), ("with", r.memory)])
+    assert "The answers differ." in html
+    assert html.index("c0") < html.index("c1") and views_receipt.compare_columns([("one", r.zero_shot)]) == []
+
+
+def steps(n: int, of: int = 5) -> list[Step]:
+    return [fake_step(i, of, vote([trace(0, "7")]), "p") for i in range(1, n + 1)]
+
+
+def test_the_curve_has_three_series_and_no_loss_for_the_final_check() -> None:
+    figure = json.loads(json.dumps(views_distil.curve_figure(steps(6), best=3), allow_nan=False))
+    assert [d["name"] for d in figure["data"]] == ["Agreement", "Loss", "Gradient norm"]
+    assert figure["data"][0]["y"][-1] is not None and figure["data"][1]["y"][-1] is None
+    assert figure["layout"]["shapes"][0]["x0"] == 3
+
+
+def test_time_left_and_words_of_a_step() -> None:
+    assert views_distil.time_left([]) is None
+    assert views_distil.time_left(steps(2)) == pytest.approx(3 * 2.0)
+    assert views_distil.time_left(steps(6)) == 0
+    assert views_distil.step_words(steps(1)[0]).startswith("Step 1 of 5: 1 of 1 fresh trace")
+    assert views_distil.step_words(steps(6)[-1]).startswith("Final check")
+
+
+def test_the_table_searches_and_marks() -> None:
+    engine = FakeEngine()
+    fill_bank(engine, [Problem("Ann has cats", source="a"), Problem("Bo has dogs", source="b")])
+    infos = engine.bank.infos()
+    engine.bank.quarantine(infos[0].id, "")
+    assert "quarantined" in str(views_memory.table(engine.bank.infos()))
+    assert "Ann" in str(found := views_memory.table(infos, "CATS ann")) and "Bo" not in str(found)
+    assert "No memory contains" in str(views_memory.table(infos, "zebra"))
+    assert "No memory yet" in str(views_memory.table([]))
+
+
+def test_the_map_joins_the_star_to_its_hits_and_warns() -> None:
+    engine = FakeEngine()
+    fill_bank(engine, [Problem(f"{chr(97 + i) * 3} {chr(98 + i) * 3} cat", source="abc"[i % 3]) for i in range(12)])
+    infos = engine.bank.infos()
+    ids, keys = engine.bank.keys("input")
+    plane = pca(keys)
+    infos = [next(i for i in infos if i.id == name) for name in ids]
+    far = max(range(12), key=lambda i: float(((plane.points[i] - plane.points[0]) ** 2).sum()))
+    hit = Hit(ids[far], "far", 0.9, 1)
+    for colour_by in views_map.COLOUR_BY.values():
+        figure = json.loads(json.dumps(views_map.map_figure(
+            infos, plane, colour_by=colour_by, chosen=ids[3], star=plane.points[0], star_text="<b>", hits=[hit]),
+            allow_nan=False))
+        assert sum(len(d.get("customdata", [])) for d in figure["data"]) == 12
+        assert [a["text"] for a in figure["layout"]["annotations"]] == ["0.90"]
+        star = next(d for d in figure["data"] if d.get("name") == "your problem")
+        assert star["text"] == ["&lt;b&gt;"]
+    assert "misleads" in views_map.trust(infos, plane, plane.points[0], [hit])
+    assert "misleads" not in views_map.trust(infos, plane, plane.points[far], [hit])
+    assert views_map.map_figure([], None)["data"] == []
+
+
+@given(st.integers(0, 9), st.integers(1, 7), st.integers(0, 1000))
+def test_pca_places_any_number_of_keys(n: int, d: int, seed: int) -> None:
+    keys = np.random.default_rng(seed).normal(size=(n, d))
+    plane = pca(keys)
+    assert plane.points.shape == (n, 2) and np.isfinite(plane.points).all() and 0 <= plane.explained <= 1 + 1e-9
+    if n:
+        np.testing.assert_allclose(plane.project(keys[0]), plane.points[0], atol=1e-6)
+        assert np.allclose(plane.points[nearest(plane.points, plane.points[0])], plane.points[0])
+
+
+def test_pca_finds_the_plane() -> None:
+    flat = np.random.default_rng(0).normal(size=(50, 2)) @ np.random.default_rng(1).normal(size=(2, 9))
+    assert pca(flat).explained == pytest.approx(1)
+    same = np.linalg.norm(flat[:, None] - flat[None], axis=-1)
+    shown = np.linalg.norm(pca(flat).points[:, None] - pca(flat).points[None], axis=-1)
+    np.testing.assert_allclose(same, shown, atol=1e-8)
+
+
+def test_the_picture_of_the_method_names_all_boxes() -> None:
+    text = Tags(str(views_about.method())).text
+    assert all(word in text for word in ("A vote", "GRPO", "Router", "Receipt"))
+
+
+@pytest.mark.parametrize(("seconds", "words"), [
+    (1.44, "1.4 s"), (38, "38 s"), (125, "2 min 5 s"), (120, "2 min"), (4800, "1 h 20 min")])
+def test_durations(seconds: float, words: str) -> None:
+    assert views.duration(seconds) == words
