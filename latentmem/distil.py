@@ -106,8 +106,9 @@ def distil(model: LanguageModel, problems: Sequence[Problem], firsts: Sequence[t
 def _step(model: LanguageModel, live: dict[int, _Learner], step: int,
           recipe: Recipe) -> Iterator[tuple[int, Status | Delta | Trace | Vote | Step]]:
     """Fresh rollouts, votes, rewards and, but for the final check, one gradient step for every live learner."""
-    began = time.perf_counter()
+    began, last = time.perf_counter(), step > recipe.steps
     order = list(live)
+    yield order[0], Status("Final check: sampling once more" if last else f"Step {step} of {recipe.steps}: sampling fresh traces")
     jobs = [Job(live[i].problem, recipe.rollouts, live[i].soft.detach().clone(), "memory", step) for i in order]
     traces: dict[int, list[Trace]] = {i: [] for i in order}
     for job, record in sample(model, jobs, seed=recipe.seed, temperature=recipe.temperature, top_p=recipe.top_p,
@@ -122,7 +123,7 @@ def _step(model: LanguageModel, live: dict[int, _Learner], step: int,
         votes[i] = vote(group, side="memory")
         payoffs[i] = rewards(group, votes[i]) if recipe.pseudo_label == "step" else tuple(
             float(t.votes and same_answer(one.first.label, t.answer)) for t in group)
-        notes[i] = _look(one, votes[i], group, payoffs[i], recipe, final=step > recipe.steps)
+        notes[i] = _look(one, votes[i], group, payoffs[i], recipe, final=last)
         if not notes[i]:
             lots[i] = Lot(one.problem, one.soft, group, advantages(payoffs[i], recipe.advantage))
         yield i, votes[i]

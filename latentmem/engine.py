@@ -108,12 +108,13 @@ class Engine:
             raise LatentmemError(f"The problem has {len(problem.text)} characters and the limit is {limit}: shorten it.")
         return problem.unlabelled()
 
-    def _sides(self, problem: Problem, softs: Mapping[Side, Any]) -> Iterator[Delta | Trace | Vote]:
+    def _sides(self, problem: Problem, softs: Mapping[Side, Any]) -> Iterator[Status | Delta | Trace | Vote]:
         """Sample every side's rollouts in one batch; a Vote follows each Trace."""
         from .sampling import Job, sample
 
         s, done = self.settings, {side: [] for side in softs}
         jobs = [Job(problem, s.rollouts, soft, side) for side, soft in softs.items()]
+        yield Status("Reading the problem")
         for _, record in sample(self.model, jobs, seed=s.seed, temperature=s.temperature, top_p=s.top_p,
                                 max_new_tokens=s.max_new_tokens):
             yield record
@@ -207,18 +208,16 @@ class Engine:
 
     def search(self, problem: Problem, k: int | None = None) -> Retrieval:
         """The memories nearest to a problem, best first, of those that this model can use."""
-        s = self.settings
-        problem = self._check(problem)
+        s, problem = self.settings, self._check(problem)
         hits = self.bank.search(self.key(problem), kind=s.key, k=k or s.k, model=self.model.fingerprint)
         return Retrieval(problem.id, s.key, hits)
 
     def neighbours(self, memory_id: str, k: int = 5) -> tuple[Hit, ...]:
         """The memories nearest to a memory, itself left out."""
-        memory = self.bank.get(memory_id)
-        if self.settings.key not in memory.keys:
+        memory, kind = self.bank.get(memory_id), self.settings.key
+        if kind not in memory.keys:
             return ()
-        return self.bank.search(memory.keys[self.settings.key], kind=self.settings.key, k=k, model=memory.model,
-                                exclude=(memory.id,))
+        return self.bank.search(memory.keys[kind], kind=kind, k=k, model=memory.model, exclude=(memory.id,))
 
     def _choose(self, problem: Problem, memory: str) -> tuple[tuple[Hit, ...], Hit | None, str]:
         """(hits, the hit to try, why none is tried)."""

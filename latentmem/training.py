@@ -50,12 +50,12 @@ def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: floa
         rows += [_Row(n, t.token_ids, a / total) for t, a in zip(lot.traces, lot.advantages.tolist(), strict=True)
                  if a != 0 and t.token_ids]
     rows.sort(key=lambda r: len(r.ids))
-    losses = [0.0] * len(lots)
+    losses, done = [0.0] * len(lots), 0
+    yield done, len(rows)
     with torch.enable_grad():
         filled = model.prefill([Prompt(model.render(solve_messages(lot.problem.text)), lot.soft) for lot in lots])
     leaves = [tuple(t.detach().requires_grad_() for t in pair) for pair in filled.layers]
     last = filled.hidden[:, -1].detach().requires_grad_()
-    done = 0
     while done < len(rows):
         part = rows[done : done + 1]
         for row in rows[done + 1 :]:  # sorted by length, so the newest row is the longest
