@@ -6,8 +6,6 @@ needs many rollouts but no sense runs on smollm2-135m.
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -122,7 +120,7 @@ def test_an_unchanged_base(small):
     assert head == small.model.body.head.weight.double().sum().item()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available() and not os.environ.get("LATENTMEM_TEST_CUDA"), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_agrees_with_cpu():
     engine = Engine(Settings(device="cuda", dtype="float32", rollouts=2, max_new_tokens=48), bank=Bank(":memory:"))
     cpu = engine.changed(device="cpu")
