@@ -51,11 +51,11 @@ def test_the_answer_is_always_one_sides_label(a, b, x, y):
     assert r.side is None or r.answer == {"zero_shot": a, "memory": b}[r.side]
 
 
-def written(zero, memory, used=True, scores=None) -> Receipt:
+def written(zero, memory, used=True, scores=None, last=5) -> Receipt:
     hit = Hit("m1", "Tom has 3 apples", 0.81, 1, 0.2)
     around = receipts.Circumstances("f", "tiny", {"rollouts": 2}, 7, "input", (hit,), hit if used else None)
     votes = {"zero_shot": ballot(zero, 2, 2), **({"memory": ballot(memory, 2, 2, "memory")} if used else {})}
-    traces = [Trace(1, "b", "4", True, 3, token_ids=(1, 2, 3)), Trace(0, "a", "3", True, 2, token_ids=(4, 5))]
+    traces = [Trace(1, "b", "4", True, 3, token_ids=(1, 2, 3)), Trace(0, "a", "3", True, 2, token_ids=(4, last))]
     chosen = route(votes["zero_shot"], votes.get("memory"), scores, verifier="vote_share")
     return receipts.write(Problem("How many?"), around, chosen, votes, traces, 1.5, "2026-01-01T00:00:00+00:00")
 
@@ -91,5 +91,6 @@ def test_receipt_survives_json():
 
 
 def test_token_digest_depends_on_tokens_alone():
-    a = written("3", "3")
-    assert a.token_digest == written("3", "3").token_digest
+    a, b = written("3", "3"), written("3", "4", scores={"zero_shot": 0.2, "memory": 0.8})
+    assert a.answer != b.answer and a.token_digest == b.token_digest
+    assert a.token_digest != written("3", "3", last=6).token_digest
