@@ -1,0 +1,257 @@
+"""Problems with their answers, from JSONL files, from the hub, and from seeded generators; and disjoint parts of them.
+
+A data set is named by a spec: `problems.jsonl`, `gsm8k` or `openai/gsm8k?split=train`, `rg:chain_sum?size=100&seed=1`,
+or `examples` (the project's own). Whatever the source, a `DataSet` comes out: problems with unique ids and an answer.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from ..problems import parse_problem
+from ..records import LatentmemError, Problem, digest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "problems.jsonl"
+GENERATED = "rg:"
+SHOWN = 3  # malformed lines named in one sentence
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """Where a hub data set keeps what is needed. `after`: the answer is what follows this mark."""
+
+    repo: str
+    problem: str = "problem"
+    answer: str = "answer"
+    config: str | None = None
+    split: str = "test"
+    after: str = ""
+
+
+HUB: dict[str, HubSet] = {
+    "gsm8k": HubSet("openai/gsm8k", "question", config="main", after="####"),
+    "math500": HubSet("HuggingFaceH4/MATH-500"),
+    "amc23": HubSet("math-ai/amc23", "question"),
+    "aime24": HubSet("HuggingFaceH4/aime_2024", split="train"),
+}
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Problems under a short name; `notes` are sentences on what was left out and why."""
+
+    name: str
+    spec: str
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits over ids, texts and answers in order: equal only for equal problems."""
+        return digest(*(part for p in self.problems for part in (p.id, p.text, p.answer or "")))[:16]
+
+    def named(self, name: str) -> DataSet:
+        return replace(self, name=name)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Two disjoint parts of data: one to learn from, one to be asked."""
+
+    distil: DataSet
+    test: DataSet
+
+
+def load(spec: str, *, strict: bool = False) -> DataSet:
+    """The data set that `spec` names. `strict` refuses what is malformed; else it is left out and named in `notes`.
+
+    Raises LatentmemError for a name or option that does not exist, a missing package, or an empty set.
+    """
+    head, options = _parsed(spec)
+    if head.startswith(GENERATED):
+        name, found = head.removeprefix(GENERATED), _generated(head.removeprefix(GENERATED), options)
+    elif known := _hub_set(head):
+        name, found = known[0], _from_hub(*known, options)
+    else:
+        name, found = _file_set(head, options)
+    problems, notes = _checked(found, strict)
+    if not problems:
+        raise LatentmemError(f"{spec} has no problem with an answer: choose another set" + (f" ({notes[0]})." if notes else "."))
+    return DataSet(name, spec, tuple(problems), tuple(notes))
+
+
+def _parsed(spec: str) -> tuple[str, dict[str, Any]]:
+    """('rg:chain_sum', {'size': 100}) of 'rg:chain_sum?size=100'. Values are read as JSON where they are JSON."""
+    head, _, query = spec.strip().partition("?")
+    options: dict[str, Any] = {}
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+    except ValueError:
+        raise LatentmemError(f"The options of {spec!r} cannot be read: write name?option=value&other=value.") from None
+    for name, value in pairs:
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return head, options
+
+
+def _no_more(options: dict[str, Any], where: str, known: str) -> None:
+    if options:
+        raise LatentmemError(f"{where} has no option {next(iter(options))!r}: use {known}.")
+
+
+# ------------------------------------------------------------------ files
+Found = tuple[str, Problem | str]  # (where it stood, the problem or the sentence that says what is wrong)
+
+
+def _file_set(head: str, options: dict[str, Any]) -> tuple[str, Iterator[Found]]:
+    file = EXAMPLES if head == "examples" else Path(head).expanduser()
+    family = str(options.pop("source", ""))
+    _no_more(options, head, "source")
+    if not file.is_file():
+        raise LatentmemError(f"There is no data set {head!r}: give a JSONL file, examples, {', '.join(HUB)}, or "
+                             f"{GENERATED}FAMILY.")
+    found = read_lines(file.read_bytes(), file.name)
+    if family:
+        found = ((w, p) for w, p in found if isinstance(p, str) or p.source.rsplit("/", 1)[-1] == family)
+    return f"{file.stem if head != 'examples' else head}{'/' + family if family else ''}", found
+
+
+def read_lines(data: bytes, name: str) -> Iterator[Found]:
+    """(where, problem or what is wrong) of each line that is not empty of a JSONL file's bytes."""
+    for number, raw in enumerate(data.split(b"\n"), 1):
+        where = f"{name}, line {number}"
+        if not raw.strip():
+            continue
+        try:
+            problem = parse_problem(raw.decode("utf-8"), where)
+        except UnicodeDecodeError:
+            yield where, f"{where} is not UTF-8: save the file as UTF-8."
+        except LatentmemError as e:
+            yield where, str(e)
+        else:
+            yield where, replace(problem, source=problem.source or Path(name).stem)
+
+
+def _checked(found: Iterable[Found], strict: bool) -> tuple[list[Problem], list[str]]:
+    """Problems that can be scored, and a sentence on the others. Raises LatentmemError at the first one if `strict`."""
+    kept: dict[str, Problem] = {}
+    places: dict[str, str] = {}
+    wrong: list[str] = []
+    for where, one in found:
+        if isinstance(one, Problem):
+            if not (one.answer or "").strip():
+                one = f"{where}: the problem has no answer to score by: add \"answer\"."
+            elif one.id in kept:
+                one = f"{where}: the id {one.id!r} stands at {places[one.id]} already: give each problem its own."
+        if isinstance(one, str):
+            if strict:
+                raise LatentmemError(one)
+            wrong.append(one)
+        else:
+            kept[one.id], places[one.id] = one, where
+    if not wrong:
+        return list(kept.values()), []
+    more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
+    return list(kept.values()), [f"Left out {len(wrong)}: " + " ".join(wrong[:SHOWN]) + more]
+
+
+# ------------------------------------------------------------------ hub
+def _hub_set(head: str) -> tuple[str, HubSet] | None:
+    for name, one in HUB.items():
+        if head.lower() in (name, one.repo.lower()):
+            return name, one
+    return None
+
+
+def _from_hub(name: str, one: HubSet, options: dict[str, Any]) -> Iterator[Found]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise LatentmemError(f"The data set {name} needs the package datasets: pip install \"latentmem[evaluation]\".") from None
+    split = str(options.pop("split", one.split))
+    _no_more(options, name, "split")
+    try:
+        rows = load_dataset(one.repo, one.config, split=split)
+    except Exception as e:  # the package raises its own, the hub's and the network's
+        said = (str(e).splitlines() or [type(e).__name__])[0][:160]
+        raise LatentmemError(f"{one.repo} ({split}) cannot be fetched ({said}): give the problems as a JSONL file.") from None
+    return (hub_row(name, one, i, row) for i, row in enumerate(rows))
+
+
+def hub_row(name: str, one: HubSet, index: int, row: dict[str, Any]) -> Found:
+    """A row of a hub data set as a problem, its answer taken out of the worked solution if it stands there."""
+    where = f"{name}, row {index}"
+    text, answer = row.get(one.problem), row.get(one.answer)
+    if not isinstance(text, str) or not text.strip():
+        return where, f"{where} has no text in {one.problem!r}: choose another set."
+    said = "" if answer is None else str(answer)
+    if one.after:
+        said = said.rpartition(one.after)[2] if one.after in said else ""
+    if isinstance(answer, float) and answer.is_integer():  # AMC23 writes 27.0
+        said = str(int(answer))
+    return where, Problem(text.strip(), f"{name}-{index}", said.strip() or None, name)
+
+
+# ------------------------------------------------------------------ generated
+def _generated(family: str, options: dict[str, Any]) -> Iterator[Found]:
+    """A family of reasoning-gym; `size`, `seed` and whatever sets the family's difficulty are options."""
+    try:
+        import reasoning_gym
+        from reasoning_gym.factory import DATASETS
+    except ImportError:
+        raise LatentmemError(f"{GENERATED}{family} needs the package reasoning-gym: pip install "
+                             "\"latentmem[evaluation]\".") from None
+    if family not in DATASETS:
+        raise LatentmemError(f"reasoning-gym has no family {family!r}: try chain_sum, basic_arithmetic, simple_equations "
+                             "or gsm_symbolic.")
+    given = {"size": 100, "seed": 0} | options
+    try:
+        entries = reasoning_gym.create_dataset(family, **given)
+    except (TypeError, AssertionError, ValueError) as e:
+        raise LatentmemError(f"{GENERATED}{family} cannot be made with {options} ({str(e)[:120]}): change the options.") from None
+    made = digest(family, json.dumps(given, sort_keys=True, default=str))[:6]
+    return ((f"{GENERATED}{family}, item {i}", Problem(str(e["question"]).strip(), f"{family}-{made}-{i}", str(e["answer"]),
+                                                      f"rg/{family}")) for i, e in enumerate(entries))
+
+
+# ------------------------------------------------------------------ parts
+def plain_text(problem: Problem) -> str:
+    """What two problems are compared by: their words, without case and spacing."""
+    return " ".join(problem.text.split()).casefold()
+
+
+def unique(problems: Iterable[Problem]) -> list[Problem]:
+    """The first of each text, in order."""
+    kept: dict[str, Problem] = {}
+    for problem in problems:
+        kept.setdefault(plain_text(problem), problem)
+    return list(kept.values())
+
+
+def shuffled(problems: Sequence[Problem], seed: int) -> list[Problem]:
+    """A seeded order that depends on nothing but the problems' ids."""
+    return random.Random(digest("order", str(seed))).sample(sorted(problems, key=lambda p: p.id), len(problems))
+
+
+def split(data: DataSet, distil: int, test: int, seed: int) -> Split:
+    """Two disjoint parts in a seeded order, no text in both. Raises LatentmemError if there are not that many."""
+    there = unique(data.problems)
+    if distil + test > len(there):
+        raise LatentmemError(f"{data.name} has {len(there)} different problems and {distil} + {test} are asked for: "
+                             "ask for fewer.")
+    order = shuffled(there, seed)
+    return Split(replace(data, problems=tuple(order[:distil])), replace(data, problems=tuple(order[distil : distil + test])))
+
+
+def apart(learn: DataSet, test: DataSet) -> DataSet:
+    """`test` without the texts that stand in `learn`: for parts that come from two data sets."""
+    known = {plain_text(p) for p in learn.problems}
+    return replace(test, problems=tuple(p for p in test.problems if plain_text(p) not in known))

@@ -1,0 +1,234 @@
+"""A run on disk, so written that it can be killed at any moment and goes on as if nothing had happened.
+
+- `run.json`: what the run is. A folder is not continued with other settings.
+- `results.jsonl`: appended one unit at a time (the replies of one batch, or one lesson). Every line says how many lines
+  its unit has, so that a unit cut off by a kill is found and dropped when the file is opened again.
+- `state/SYSTEM/N/`: what a system has learnt from its first N lessons. Written beside it and renamed into place, so what
+  has a number is whole; it holds its lesson's line too, which is put into the results if the kill came in between.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..records import LatentmemError, from_json, to_dict
+from .results import Learned, Result
+
+KINDS: dict[str, type[Result] | type[Learned]] = {"Result": Result, "Learned": Learned}
+Line = Result | Learned
+
+
+class Journal:
+    """The folder of one run. A context manager: only one process at a time may write to a folder."""
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Open or begin a run. `facts` say what it is; raises LatentmemError if the folder holds another one."""
+        self.folder, self.file = folder, folder / "results.jsonl"
+        self._lock: Any = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise LatentmemError(f"{folder} cannot be made ({e.strerror}): give another folder with --out.") from None
+        self._take()
+        try:
+            _check_facts(folder, facts)
+            units, whole = _read(self.file)
+            if self.file.exists() and self.file.stat().st_size != whole:
+                os.truncate(self.file, whole)
+        except BaseException:
+            self.close()
+            raise
+        self.units: dict[str, tuple[Line, ...]] = units
+
+    def _take(self) -> None:
+        from filelock import FileLock, Timeout
+
+        self._lock = FileLock(self.folder / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise LatentmemError(f"Another run is writing to {self.folder}: wait for it, or give another folder with "
+                                 "--out.") from None
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # ---------------------------------------------------------------- results
+    def results(self) -> list[Result]:
+        return [line for unit in self.units.values() for line in unit if isinstance(line, Result)]
+
+    def learned(self) -> list[Learned]:
+        return [line for unit in self.units.values() for line in unit if isinstance(line, Learned)]
+
+    def __contains__(self, unit: object) -> bool:
+        return unit in self.units
+
+    def append(self, unit: str, lines: Sequence[Line]) -> None:
+        """Write a unit whole; it is on disk when this returns."""
+        assert lines and unit not in self.units
+        text = "".join(to_line(unit, len(lines), one) + "\n" for one in lines)
+        try:
+            with open(self.file, "ab") as out:
+                out.write(text.encode())
+                out.flush()
+                os.fsync(out.fileno())
+        except OSError as e:
+            raise LatentmemError(f"{self.file} cannot be written ({e.strerror}): make room, then start again to go on.") from None
+        self.units[unit] = tuple(lines)
+
+    # ---------------------------------------------------------------- what a system has learnt
+    def state(self, name: str) -> tuple[int, Path | None]:
+        """(lessons learnt, the folder that holds what came of them); (0, None) at the start."""
+        home = self.folder / "state" / name
+        done = sorted(int(p.name) for p in home.iterdir() if p.name.isdigit()) if home.is_dir() else []
+        return (done[-1], home / str(done[-1])) if done else (0, None)
+
+    def keep(self, name: str, unit: str, lesson: Learned, save: Callable[[Path], None]) -> None:
+        """Store what a system has learnt after one more lesson, then its line; the state before it goes."""
+        home, number = self.folder / "state" / name, self.state(name)[0] + 1
+        part = home / f"{number}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            part.mkdir(parents=True)
+            save(part)
+            (part / "lesson.json").write_text(to_line(unit, 1, lesson), encoding="utf-8")
+            _sync(part)
+            os.rename(part, home / str(number))
+        except OSError as e:
+            raise LatentmemError(f"{part} cannot be written ({e.strerror}): make room, then start again to go on.") from None
+        self._settle(name)
+
+    def restore(self, name: str, load: Callable[[Path], None]) -> int:
+        """Give a system back what it had learnt; returns the number of its lessons."""
+        number, folder = self.state(name)
+        if folder is None:
+            return 0
+        self._settle(name)
+        load(folder)
+        return number
+
+    def _settle(self, name: str) -> None:
+        """The line of the last lesson into the results, if it is not there; older states and half-written ones away."""
+        number, folder = self.state(name)
+        assert folder is not None
+        file = folder / "lesson.json"
+        unit, _, line = from_line(file.read_bytes(), str(file))
+        if unit not in self.units:
+            self.append(unit, [line])
+        for other in (self.folder / "state" / name).iterdir():
+            if other.name != str(number):
+                shutil.rmtree(other, ignore_errors=True)
+
+
+# ------------------------------------------------------------------ lines
+def to_line(unit: str, of: int, line: Line) -> str:
+    data = {"record": type(line).__name__, "unit": unit, "of": of} | to_dict(line)
+    return json.dumps(data, ensure_ascii=False, allow_nan=False)
+
+
+def from_line(text: str | bytes, where: str) -> tuple[str, int, Line]:
+    """(unit, lines of that unit, the record). Raises LatentmemError naming what is wrong."""
+    try:
+        data = json.loads(text)
+        kind, unit, of = KINDS[data.pop("record")], str(data.pop("unit")), int(data.pop("of"))
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise LatentmemError(f"{where} is not a line of results ({type(e).__name__}: {str(e)[:80]}): remove it.") from None
+    return unit, of, from_json(kind, json.dumps(data), where)
+
+
+def read_results(folder: Path) -> tuple[list[Result], list[Learned], dict[str, Any]]:
+    """What a run has written so far, and what it is, without taking part in it."""
+    units, _ = _read(folder / "results.jsonl")
+    lines = [line for unit in units.values() for line in unit]
+    return ([one for one in lines if isinstance(one, Result)], [one for one in lines if isinstance(one, Learned)],
+            _facts(folder) or {})
+
+
+def _read(file: Path) -> tuple[dict[str, tuple[Line, ...]], int]:
+    """(units, bytes that they take): a last unit that is not whole is left out. Raises LatentmemError for damage before it."""
+    units: dict[str, tuple[Line, ...]] = {}
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        return {}, 0
+    except OSError as e:
+        raise LatentmemError(f"{file} cannot be read ({e.strerror}).") from None
+    whole = at = 0
+    open_unit: list[Line] = []
+    for number, raw in enumerate(data.split(b"\n")[:-1], 1):  # what follows the last newline is not a whole line
+        try:
+            unit, of, line = from_line(raw, f"{file}, line {number}")
+        except LatentmemError:
+            if at + len(raw) + 1 == len(data):  # the last line, torn
+                break
+            raise
+        at += len(raw) + 1
+        open_unit.append(line)
+        if len(open_unit) == of:
+            units[unit], open_unit, whole = tuple(open_unit), [], at
+    return units, whole
+
+
+# ------------------------------------------------------------------ run.json
+def _facts(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as e:
+        raise LatentmemError(f"{folder / 'run.json'} cannot be read ({e}): give another folder with --out.") from None
+
+
+def _check_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Facts of a new run are written; those of an old one must be the same, except what stands under "made"."""
+    given = json.loads(json.dumps(facts, default=str))
+    there = _facts(folder)
+    if there is None:
+        write_whole(folder / "run.json", json.dumps(given, indent=1, ensure_ascii=False) + "\n")
+        return
+    changed = next((d for d in _differences(there, given) if not d[0].startswith("made")), None)
+    if changed is not None:
+        name, old, new = changed
+        raise LatentmemError(f"{folder} holds a run with {name} = {old}, and here it is {new}: give another folder with --out.")
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterable[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(k for k in new if k not in old)]:
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield name or "run", old, new
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file whole or not at all. Raises LatentmemError."""
+    try:
+        part = file.with_name(file.name + ".part")
+        with open(part, "w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(part, file)
+    except OSError as e:
+        raise LatentmemError(f"{file} cannot be written ({e.strerror}): give another folder with --out.") from None
+
+
+def _sync(folder: Path) -> None:
+    """Everything in a folder to disk, before it gets its name."""
+    for file in [*(p for p in folder.rglob("*") if p.is_file())]:
+        with open(file, "rb") as one, suppress(OSError):
+            os.fsync(one.fileno())

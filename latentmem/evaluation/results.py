@@ -1,0 +1,119 @@
+"""What a run writes down: one Result a reply, one Learned a batch of problems learnt from. Scored here, with the truth.
+
+This is the only place where a reply meets the answer of its problem; systems are given `Problem.unlabelled()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..answers import same_answer
+from ..baselines.base import Cost, Reply
+from ..records import Distilled, Problem, Trace, Vote
+
+
+@dataclass(frozen=True, slots=True)
+class SideResult:
+    """One side of a reply: its vote and each of its traces against the truth, in the order of the rows."""
+
+    label: str | None
+    right: bool  # the majority is the truth
+    majority_ratio: float
+    traces_right: tuple[bool, ...]  # a trace that did not finish with a box is not right
+    traces_agree: tuple[bool, ...]  # with the majority: the reward it would have got
+    tokens: int
+    finished: int  # traces with a boxed answer at their end
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One reply, judged. `sides` maps "zero_shot" and "memory" to what was sampled there."""
+
+    dataset: str
+    learned_on: str  # the data set that the system had learnt from, "" for the stream itself
+    problem_id: str
+    source: str
+    index: int  # place in the test part or in the stream, from 0
+    system: str
+    form: str
+    truth: str
+    answer: str | None
+    correct: bool
+    sides: Mapping[str, SideResult]
+    used: bool  # an experience was in play
+    memory: str | None = None  # the memory or experience that was tried
+    memory_name: str = ""
+    similarity: float | None = None
+    chosen: str | None = None  # the side that the router took
+    agreed: bool = False
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # verifier -> side -> score
+    tokens: int = 0
+    read: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """What one problem gave: a memory, or the reason why none. `label_right` is found out afterwards."""
+
+    problem_id: str
+    memory: str | None
+    reason: str
+    label: str | None = None
+    label_right: bool | None = None
+    majority_ratio: float | None = None
+    best_step: int | None = None
+    agreement: tuple[float, ...] = ()  # by step
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A system learnt from some problems; `spent` is what that took."""
+
+    learned_on: str
+    system: str
+    place: int  # how often it had learnt before
+    problems: tuple[str, ...]
+    taught: tuple[Taught, ...]
+    spent: Cost
+
+
+def side_result(truth: str, vote: Vote, traces: Sequence[Trace]) -> SideResult:
+    """A side's vote and traces judged by the truth."""
+    ordered = sorted((t for t in traces if t.side == vote.side), key=lambda t: t.row)
+    winners = set(vote.clusters[0].rows) if vote.clusters else set()
+    return SideResult(
+        label=vote.label, right=right(truth, vote.label), majority_ratio=vote.majority_ratio,
+        traces_right=tuple(t.votes and right(truth, t.answer) for t in ordered),
+        traces_agree=tuple(t.row in winners for t in ordered), tokens=sum(t.tokens for t in ordered),
+        finished=sum(t.votes for t in ordered))
+
+
+def right(truth: str, answer: str | None) -> bool:
+    return answer is not None and same_answer(truth, answer)
+
+
+def judge(problem: Problem, reply: Reply, *, dataset: str, learned_on: str, index: int) -> Result:
+    """A reply against the truth of its problem."""
+    assert problem.answer is not None and reply.problem_id == problem.id
+    return Result(
+        dataset=dataset, learned_on=learned_on, problem_id=problem.id, source=problem.source, index=index,
+        system=reply.system, form=reply.form, truth=problem.answer, answer=reply.answer,
+        correct=right(problem.answer, reply.answer),
+        sides={name: side_result(problem.answer, vote, reply.traces) for name, vote in reply.votes.items()},
+        used=reply.used, memory=reply.hit.memory_id if reply.hit else None,
+        memory_name=reply.hit.name if reply.hit else "", similarity=reply.hit.similarity if reply.hit else None,
+        chosen=reply.route.side if reply.route else None, agreed=bool(reply.route and reply.route.agreed),
+        scores={name: dict(sides) for name, sides in reply.scores.items()}, tokens=reply.cost.tokens, read=reply.cost.read,
+        seconds=reply.cost.seconds)
+
+
+def taught(done: Distilled, problem: Problem) -> Taught:
+    """A finished distillation, with its pseudo-label judged."""
+    memory = done.memory
+    if memory is None:
+        return Taught(done.problem_id, None, done.reason, agreement=tuple(s.agreement for s in done.steps))
+    return Taught(done.problem_id, memory.id, done.reason, memory.label,
+                  right(problem.answer, memory.label) if problem.answer is not None else None, memory.vote.majority_ratio,
+                  memory.best_step, tuple(s.agreement for s in done.steps))

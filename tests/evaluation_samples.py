@@ -1,0 +1,116 @@
+"""Systems that need no model: their answers follow from the problem and from what they have learnt, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from latentmem.baselines.base import ONE, VOTE, Cost, Form, Reply
+from latentmem.evaluation.datasets import DataSet
+from latentmem.evaluation.work import Entrant
+from latentmem.records import Cluster, Distilled, Hit, Problem, Route, Side, Status, Trace, Vote, digest
+
+
+def problems(n: int, name: str = "toy", first: int = 0) -> tuple[Problem, ...]:
+    return tuple(Problem(f"What is {i} + 1 of {name}?", f"{name}-{i}", str(i + 1), f"toy/{'odd' if i % 2 else 'even'}")
+                 for i in range(first, first + n))
+
+
+def data(n: int, name: str = "toy", first: int = 0) -> DataSet:
+    return DataSet(name, name, problems(n, name, first))
+
+
+def chance(*parts: object) -> float:
+    return int(digest(*map(str, parts))[:8], 16) / 16**8
+
+
+def side(problem: Problem, name: Side, form: Form, good: float) -> tuple[Vote, tuple[Trace, ...]]:
+    """Traces that are right with the chance `good`; their truth is read off the problem's text, as a model would."""
+    truth = int(problem.text.split()[2]) + 1
+    traces = []
+    for row in range(form.traces):
+        answer = str(truth if chance(problem.id, name, row, form.name) < good else truth + 1)
+        traces.append(Trace(row, f"\\boxed{{{answer}}}", answer, True, 10 + row, name, (1, 2)))
+    rows: dict[str, list[int]] = {}
+    for t in traces:
+        rows.setdefault(str(t.answer), []).append(t.row)
+    clusters = sorted((Cluster(a, tuple(r)) for a, r in rows.items()), key=lambda c: (-c.size, c.rows[0]))
+    return Vote(tuple(clusters), form.traces, form.traces, side=name), tuple(traces)
+
+
+class FakeSystem:
+    """With `memories` it answers twice and routes; each lesson makes the memory side better. Notes whatever it is given."""
+
+    needs_labels = False
+
+    def __init__(self, name: str, *, memories: bool = False, good: float = 0.5, offline: bool = False) -> None:
+        self.name, self.memories, self.good, self.offline = name, memories, good, offline
+        self.spent, self.known, self.fitted = Cost(), [], 0
+        self.seen: list[tuple[str, Problem]] = []
+
+    def fit(self, problems: Sequence[Problem]) -> Iterator[Any]:
+        self.seen += [("fit", p) for p in problems]
+        if self.offline:
+            yield Status("training")
+            self.fitted = len(problems)
+            self.spent += Cost(1000, 10, 5.0)
+
+    def learn(self, problems: Sequence[Problem]) -> Iterator[Any]:
+        self.seen += [("learn", p) for p in problems]
+        if not self.memories:
+            return
+        for p in problems:
+            yield Status(f"distilling {p.id}")
+            self.known.append(p.id)
+            self.spent += Cost(100, 1, 0.5)
+            yield Distilled(p.id, None, "toys leave no soft prompt")
+
+    def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
+        for p in problems:
+            self.seen.append(("reply", p))
+            alone, traces = side(p, "zero_shot", form, self.good)
+            if not self.memories or not self.known:
+                cost = Cost(sum(t.tokens for t in traces), 5, 0.25)
+                yield Reply(p.id, self.name, form.name, alone.label, {"zero_shot": alone}, traces, cost)
+                continue
+            hit = Hit(self.known[int(chance("hit", p.id) * len(self.known))], "a memory", 0.75, 1)
+            helped, more = side(p, "memory", form, min(0.95, self.good + 0.05 * len(self.known)))
+            agreed = alone.label == helped.label
+            scores = {"zero_shot": alone.majority_ratio, "memory": helped.majority_ratio}
+            chosen: Side = "memory" if not agreed and scores["memory"] > scores["zero_shot"] else "zero_shot"
+            votes = {"zero_shot": alone, "memory": helped}
+            cost = Cost(sum(t.tokens for t in (*traces, *more)), 10, 0.5)
+            yield Reply(p.id, self.name, form.name, votes[chosen].label, votes, (*traces, *more), cost, hit,
+                        Route(chosen, votes[chosen].label, agreed, "as the fake likes"), True,
+                        {} if agreed else {"vote_share": scores})
+
+    def save(self, folder: Path) -> None:
+        (folder / "known.json").write_text(json.dumps([self.known, self.fitted, [self.spent.tokens, self.spent.read,
+                                                                                self.spent.seconds]]))
+
+    def load(self, folder: Path) -> None:
+        self.known, self.fitted, spent = json.loads((folder / "known.json").read_text())
+        self.spent = Cost(*spent)
+
+
+class Cast:
+    """Makes entrants and remembers the systems that were made."""
+
+    def __init__(self) -> None:
+        self.made: list[FakeSystem] = []
+
+    def entrant(self, name: str, forms: tuple[Form, ...] = (ONE, VOTE), **how: Any) -> Entrant:
+        def make() -> FakeSystem:
+            self.made.append(FakeSystem(name, **how))
+            return self.made[-1]
+
+        return Entrant(name, forms, make)
+
+    def all(self) -> list[Entrant]:
+        return [self.entrant("zero_shot"), self.entrant("elm", memories=True), self.entrant("offline_ttrl", offline=True)]
+
+    @property
+    def seen(self) -> list[tuple[str, Problem]]:
+        return [one for system in self.made for one in system.seen]
