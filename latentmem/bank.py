@@ -78,6 +78,12 @@ class Bank:
         with self._store.reading() as db:
             return int(db.execute("SELECT COUNT(*) FROM memories").fetchone()[0])
 
+    @property
+    def untouched(self) -> bool:
+        """Whether no memory was ever kept here, not even one that was deleted since."""
+        with self._store.reading() as db:
+            return db.execute("SELECT 1 FROM sqlite_sequence WHERE name = 'memories'").fetchone() is None
+
     def info(self, memory_id: str) -> MemoryInfo:
         """One row of the table."""
         ident = self._store.resolve(memory_id)

@@ -59,9 +59,10 @@ class Engine:
         self.settings = settings or Settings()
         self._own_bank, self._shared = bank, _shared or Shared()
 
-    def changed(self, **settings: Any) -> Engine:
-        """A light copy with some settings replaced; models and open banks are shared."""
-        return Engine(self.settings.changed(**settings), bank=self._own_bank, _shared=self._shared)
+    def changed(self, *, on_bank: Bank | None = None, **settings: Any) -> Engine:
+        """A light copy with some settings replaced, perhaps on another bank; models and open banks are shared."""
+        bank = self._own_bank if on_bank is None else on_bank
+        return Engine(self.settings.changed(**settings), bank=bank, _shared=self._shared)
 
     # What it is made of -----------------------------------------------------------------------------------------
 

@@ -1,0 +1,240 @@
+"""A bank of one's own over a shared one: reads see both, everything written stays in the own one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from uuid import uuid4
+
+from .bank import Bank, ExportReport, ImportReport
+from .bank_codec import check_event
+from .records import Counters, Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MOST_EVENTS = 2000  # on shared memories, in one overlay; the oldest go first
+STATES = ("quarantined", "released")
+
+
+class Overlay:
+    """What a visitor of a shared app has for a bank: `curated`, which is never written to, and `own`, in memory.
+
+    The calls of `Bank` that the engine and the app use; at most `most` memories of one's own. What happens to a shared
+    memory here (it was tried, or put in quarantine) is kept beside it and ends with the overlay.
+    """
+
+    read_only = False
+
+    def __init__(self, curated: Bank, most: int = 20) -> None:
+        self.curated, self.own, self.most = curated, Bank(":memory:"), most
+        self._beside: list[Event] = []  # events on shared memories, oldest first
+        self._lock = threading.Lock()
+
+    @property
+    def path(self) -> str:
+        return self.curated.path
+
+    def close(self) -> None:
+        """Forget what is one's own. The shared bank stays open."""
+        self.own.close()
+
+    # -------------------------------------------------------------- memories
+    def put(self, memory: Memory) -> str:
+        """Keep a memory of one's own and return its id. Raises LatentmemError when there is no room for it."""
+        if memory.id in self:
+            return memory.id
+        self.check_room(1)
+        return self.own.put(memory)
+
+    def check_room(self, wanted: int = 1) -> None:
+        """Raises LatentmemError when that many more memories of one's own are too many."""
+        if len(self.own) + wanted > self.most:
+            raise LatentmemError(f"{len(self.own) + wanted} memories are more than the {self.most} of your own that this "
+                                 "shared app keeps for you: delete some, or run latentmem on your own computer.")
+
+    def owns(self, memory_id: str) -> bool:
+        """Whether a memory is one's own, so that it can be deleted."""
+        return memory_id in self.own
+
+    def get(self, memory_id: str) -> Memory:
+        return self._home(memory_id).get(memory_id)
+
+    def delete(self, memory_id: str) -> None:
+        """Delete one's own memory. Raises LatentmemError for a shared one."""
+        home = self._home(memory_id)
+        if home is not self.own:
+            raise LatentmemError(f"Memory {memory_id} belongs to the shared bank, which only its keeper can change: "
+                                 "delete memories that you made yourself.")
+        home.delete(memory_id)
+
+    def __contains__(self, memory_id: object) -> bool:
+        return memory_id in self.own or memory_id in self.curated
+
+    def __len__(self) -> int:
+        return len(self.own) + len(self.curated)
+
+    def info(self, memory_id: str) -> MemoryInfo:
+        return self._seen(self._home(memory_id).info(memory_id))
+
+    def infos(self, *, source: str | None = None, model: str | None = None, quarantined: bool | None = None,
+              limit: int | None = None, offset: int = 0, text: str | None = None) -> list[MemoryInfo]:
+        """Rows of both banks, newest first."""
+        rows = [self._seen(info) for bank in (self.own, self.curated)
+                for info in bank.infos(source=source, model=model, text=text)]
+        rows = [i for i in rows if quarantined is None or i.quarantined == quarantined]
+        rows.sort(key=lambda i: i.created, reverse=True)
+        first = max(offset, 0)
+        return rows[first:] if limit is None else rows[first: first + max(limit, 0)]
+
+    def _seen(self, info: MemoryInfo) -> MemoryInfo:
+        """A row with what happened here added to it."""
+        here = self._here(info.id)
+        if not here:
+            return info
+        kinds = [e.kind for e in here]
+        counters = Counters(**{f.name: getattr(info.counters, f.name) + kinds.count(f.name) for f in fields(Counters)})
+        state = next((k for k in reversed(kinds) if k in STATES), None)
+        return replace(info, counters=counters, quarantined=info.quarantined if state is None else state == STATES[0])
+
+    def _here(self, memory_id: str | None = None) -> list[Event]:
+        with self._lock:
+            return [e for e in self._beside if memory_id in (None, e.memory_id)]
+
+    def _home(self, memory_id: str) -> Bank:
+        """The bank that holds a memory, by its id or the beginning of its id. Raises LatentmemError."""
+        for bank in (self.own, self.curated):
+            if memory_id in bank:
+                return bank
+        found: list[tuple[Bank, str]] = []
+        for bank in (self.own, self.curated):
+            try:
+                found.append((bank, bank.info(memory_id).id))
+            except LatentmemError as e:
+                error = e
+        if len(found) > 1:
+            raise LatentmemError(f"{memory_id[:40]!r} begins the ids of several memories: "
+                                 f"write {found[0][1]} or {found[1][1]}.")
+        if not found:
+            raise error
+        return found[0][0]
+
+    # -------------------------------------------------------------- search
+    def search(self, key: np.ndarray, *, kind: KeyKind = "input", k: int = 1, model: str | None = None,
+               source: str | None = None, exclude: Collection[str] = (),
+               include_quarantined: bool = False) -> tuple[Hit, ...]:
+        """The k most similar memories of both banks, best first, ties by id; rank and margin are those of the union."""
+        shut = () if include_quarantined else self._shut()
+        hits = [hit for bank in (self.own, self.curated) for hit in bank.search(
+            key, kind=kind, k=k + 1, model=model, source=source, exclude=[*exclude, *shut],
+            include_quarantined=include_quarantined)]
+        hits.sort(key=lambda h: (-h.similarity, h.memory_id))
+        after = [h.similarity for h in hits[1:]] + [None] * bool(hits)
+        return tuple(replace(h, rank=i, margin=None if s is None else h.similarity - s)
+                     for i, (h, s) in enumerate(zip(hits, after, strict=True), 1))[:k]
+
+    def _shut(self) -> list[str]:
+        """Shared memories that were put in quarantine here."""
+        last = {e.memory_id: e.kind for e in self._here() if e.kind in STATES}
+        return [memory_id for memory_id, kind in last.items() if kind == STATES[0]]
+
+    def keys(self, kind: KeyKind, *, model: str | None = None,
+             include_quarantined: bool = False) -> tuple[list[str], np.ndarray]:
+        """All ids and their keys [n, d] float32: the shared ones, then one's own; [0, 0] when there are none."""
+        import numpy as np
+
+        parts = [bank.keys(kind, model=model, include_quarantined=include_quarantined)
+                 for bank in (self.curated, self.own)]
+        parts = [(ids, keys) for ids, keys in parts if ids]
+        if len({keys.shape[1] for _, keys in parts}) > 1:
+            raise LatentmemError(f"The {kind} keys of your memories and of the shared ones have different lengths, so "
+                                 "they cannot be compared: choose one model.")
+        ids = [i for some, _ in parts for i in some]
+        matrix = np.concatenate([keys for _, keys in parts]) if parts else np.empty((0, 0), np.float32)
+        shut = set() if include_quarantined else set(self._shut())
+        open_ = [row for row, i in enumerate(ids) if i not in shut]
+        return [ids[row] for row in open_], matrix[open_] if shut else matrix
+
+    # -------------------------------------------------------------- events
+    def record(self, event: Event) -> Event:
+        """Take down what happened; on a shared memory it stays here."""
+        home = self._home(event.memory_id)
+        if home is self.own:
+            return home.record(event)
+        check_event(event)
+        created = event.created or datetime.now(UTC).isoformat(timespec="microseconds")
+        event = replace(event, memory_id=home.info(event.memory_id).id, id=event.id or "e" + uuid4().hex,
+                        created=created)
+        with self._lock:
+            self._beside.append(event)
+            del self._beside[:-MOST_EVENTS]
+        return event
+
+    def events(self, memory_id: str | None = None, *, kind: str | None = None, receipt_id: str | None = None,
+               limit: int | None = None) -> list[Event]:
+        """Events of both banks and of here, newest first."""
+        chosen: dict[str, Any] = {"kind": kind, "receipt_id": receipt_id, "limit": limit}
+        if memory_id is None:
+            stored, here = [e for bank in (self.own, self.curated) for e in bank.events(**chosen)], self._here()
+        else:
+            home = self._home(memory_id)
+            stored, here = home.events(memory_id, **chosen), self._here(home.info(memory_id).id)
+        here = [e for e in here if kind in (None, e.kind) and receipt_id in (None, e.receipt_id)]
+        return sorted([*stored, *here], key=lambda e: e.created, reverse=True)[:limit]
+
+    def quarantine(self, memory_id: str, reason: str) -> Event:
+        """Keep a memory from being found; a shared one only here."""
+        return self.record(Event(memory_id, "quarantined", detail={"reason": reason}))
+
+    def release(self, memory_id: str) -> Event:
+        """Let a memory be found again. Raises LatentmemError if it was the keeper who shut a shared one away."""
+        home = self._home(memory_id)
+        if home is self.curated and home.info(memory_id).quarantined:
+            raise LatentmemError(f"Memory {memory_id} was put in quarantine by the keeper of the shared bank: "
+                                 "only they can release it.")
+        return self.record(Event(memory_id, "released"))
+
+    # -------------------------------------------------------------- sharing
+    def export_zip(self, target: str | Path | IO[bytes], ids: Collection[str] | None = None) -> ExportReport:
+        """Write memories as a zip: those named, else all of one's own. Raises LatentmemError when there are none."""
+        chosen = [i.id for i in self.own.infos()] if ids is None else [self.info(i).id for i in ids]
+        if not chosen:
+            raise LatentmemError("You have no memory of your own here yet: distil one first.")
+        shared = [i for i in chosen if i not in self.own]
+        if not shared:
+            return self.own.export_zip(target, chosen)
+        with Bank(":memory:") as both:
+            for bank, some in ((self.curated, shared), (self.own, [i for i in chosen if i in self.own])):
+                both.import_zip(_copied(bank, some))
+            return both.export_zip(target)
+
+    def import_zip(self, source: str | Path | IO[bytes], *, model: str | None = None) -> ImportReport:
+        """Add the memories of an exported bank that are in neither bank. All or, without room for all, none."""
+        with Bank(":memory:") as read:
+            report = read.import_zip(source, model=model)
+            fresh = [i.id for i in read.infos() if i.id not in self]
+            self.check_room(len(fresh))
+            added = self.own.import_zip(_copied(read, fresh)) if fresh else None
+        return replace(report, added=len(fresh), skipped=report.added + report.skipped - len(fresh),
+                       events=added.events if added is not None else 0)
+
+    def export_peft(self, memory_id: str, folder: str | Path, *, base_model: str | None = None) -> None:
+        """Write the soft prompt as a PEFT adapter."""
+        self._home(memory_id).export_peft(memory_id, folder, base_model=base_model)
+
+    def stats(self) -> dict[str, Any]:
+        """The shared bank's, with all memories counted and one's own beside them."""
+        return self.curated.stats() | {"memories": len(self), "own": len(self.own), "read_only": False}
+
+
+def _copied(bank: Bank, ids: Iterable[str]) -> IO[bytes]:
+    """Some memories of a bank and their events, as an archive to be read."""
+    archive = BytesIO()
+    bank.export_zip(archive, list(ids))
+    archive.seek(0)
+    return archive
