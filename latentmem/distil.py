@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
@@ -22,6 +22,8 @@ from .training import Lot, policy_gradient
 from .voting import gate, rewards, vote
 
 CONVERGED = 2  # this many unanimous groups in a row: the rollouts have no gradient left to give
+Reward = Literal["majority", "boxed"]
+Gradient = Callable[[LanguageModel, Sequence[Lot], float], Generator[tuple[int, int], None, list[float]]]
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,17 @@ def _learner(model: LanguageModel, problem: Problem, traces: Sequence[Trace], fi
 
 
 def distil(model: LanguageModel, problems: Sequence[Problem], firsts: Sequence[tuple[Sequence[Trace], Vote]],
-           recipe: Recipe) -> Iterator[tuple[int, Status | Delta | Trace | Vote | Step | Lesson]]:
+           recipe: Recipe, *, reward: Reward = "majority",
+           gradient: Gradient = policy_gradient) -> Iterator[tuple[int, Status | Delta | Trace | Vote | Step | Lesson]]:
     """Train one soft prompt per problem. Yields (problem index, record); the last record of each problem is its Lesson.
 
     `firsts[i]` are the traces and the vote of the model alone on problem i: they decide whether there is anything to
     learn. Every step samples fresh rollouts with the present prompts, in one batch, and takes one gradient step. After
     the last one the final prompts are sampled once more, so that each candidate has been seen at work before one is
     kept. Closing the generator abandons everything.
+
+    `reward`: agreement with the pseudo-label, or (a control) a finished trace with any boxed answer. `gradient` is how a
+    group's loss reaches what is trained; another one, with a model that samples accordingly, trains an adapter.
     """
     learners: dict[int, _Learner] = {}
     for i, (problem, (traces, first)) in enumerate(zip(problems, firsts, strict=True)):
@@ -98,21 +104,24 @@ def distil(model: LanguageModel, problems: Sequence[Problem], firsts: Sequence[t
         live = {i: one for i, one in learners.items() if not one.stopped}
         if not live:
             break
-        yield from _step(model, live, step, recipe)
+        yield from _step(model, live, step, recipe, reward, gradient)
     for i, one in learners.items():
         yield i, _lesson(one)
 
 
-def _step(model: LanguageModel, live: dict[int, _Learner], step: int,
-          recipe: Recipe) -> Iterator[tuple[int, Status | Delta | Trace | Vote | Step]]:
+def _step(model: LanguageModel, live: dict[int, _Learner], step: int, recipe: Recipe, reward: Reward,
+          gradient: Gradient) -> Iterator[tuple[int, Status | Delta | Trace | Vote | Step]]:
     """Fresh rollouts, votes, rewards and, but for the final check, one gradient step for every live learner."""
     began, last = time.perf_counter(), step > recipe.steps
     order = list(live)
     yield order[0], Status("Final check: sampling once more" if last else f"Step {step} of {recipe.steps}: sampling fresh traces")
     jobs = [Job(live[i].problem, recipe.rollouts, live[i].soft.detach().clone(), "memory", step) for i in order]
     traces: dict[int, list[Trace]] = {i: [] for i in order}
+    # An adapter is not on the tape's frozen matrices, and the final check is not trained on.
+    tape = None if last or gradient is not policy_gradient else model.tape(
+        len(order) * recipe.rollouts, recipe.max_new_tokens)
     for job, record in sample(model, jobs, seed=recipe.seed, temperature=recipe.temperature, top_p=recipe.top_p,
-                              max_new_tokens=recipe.max_new_tokens):
+                              max_new_tokens=recipe.max_new_tokens, tape=tape):
         if isinstance(record, Trace):
             traces[order[job]].append(record)
         yield order[job], record
@@ -121,18 +130,18 @@ def _step(model: LanguageModel, live: dict[int, _Learner], step: int,
     for i in order:
         one, group = live[i], sorted(traces[i], key=lambda t: t.row)
         votes[i] = vote(group, side="memory")
-        payoffs[i] = rewards(group, votes[i]) if recipe.pseudo_label == "step" else tuple(
-            float(t.votes and same_answer(one.first.label, t.answer)) for t in group)
-        notes[i] = _look(one, votes[i], group, payoffs[i], recipe, final=last)
+        payoffs[i] = _payoff(group, votes[i], one.first, recipe, reward)
+        notes[i] = _look(one, votes[i], group, payoffs[i], recipe, reward, final=last)
         if not notes[i]:
-            lots[i] = Lot(one.problem, one.soft, group, advantages(payoffs[i], recipe.advantage))
+            lots[i] = Lot(one.problem, one.soft, group, advantages(payoffs[i], recipe.advantage), tape,
+                          order.index(i) * recipe.rollouts)
         yield i, votes[i]
     losses = dict.fromkeys(order, 0.0)
     if lots:
-        gradient = policy_gradient(model, list(lots.values()), recipe.temperature)
+        work = gradient(model, list(lots.values()), recipe.temperature)
         while True:
             try:
-                done, total = next(gradient)
+                done, total = next(work)
             except StopIteration as end:
                 losses.update(zip(lots, end.value, strict=True))
                 break
@@ -147,10 +156,22 @@ def _step(model: LanguageModel, live: dict[int, _Learner], step: int,
         yield i, record
 
 
-def _look(one: _Learner, now: Vote, group: Sequence[Trace], payoff: Sequence[float], recipe: Recipe, *,
+def _agrees(group: Sequence[Trace], label: str | None) -> tuple[float, ...]:
+    return tuple(float(t.votes and same_answer(label, t.answer)) for t in group)
+
+
+def _payoff(group: Sequence[Trace], now: Vote, first: Vote, recipe: Recipe, reward: Reward) -> tuple[float, ...]:
+    """Each rollout's reward, in the order of the rows."""
+    if reward == "boxed":
+        return tuple(float(t.votes) for t in group)
+    return rewards(group, now) if recipe.pseudo_label == "step" else _agrees(group, first.label)
+
+
+def _look(one: _Learner, now: Vote, group: Sequence[Trace], payoff: Sequence[float], recipe: Recipe, reward: Reward, *,
           final: bool) -> str:
     """Judge the present prompt by its rollouts; the note says why no gradient is taken, '' if one is."""
-    one.scores.append(fmean(float(t.votes and same_answer(one.first.label, t.answer)) for t in group))
+    # The control must not choose its best step by the majority either.
+    one.scores.append(fmean(payoff if reward == "boxed" else _agrees(group, one.first.label)))
     finished, length = fmean(t.votes for t in group), fmean(t.tokens for t in group)
     if finished < 0.5 * one.usual[0] or length < 0.35 * one.usual[1]:
         # Seen with a learning rate of 5e-3: within ten steps no trace finishes with a box any more.
@@ -164,7 +185,7 @@ def _look(one: _Learner, now: Vote, group: Sequence[Trace], payoff: Sequence[flo
         one.stopped = "converged"
     if len(set(payoff)) == 1:
         return f"all {len(payoff)} rollouts got the same reward: no gradient"
-    if recipe.pseudo_label == "step":
+    if recipe.pseudo_label == "step" and reward == "majority":
         return gate(now, recipe.gate_votes, recipe.gate_lead) or ""
     return ""
 

@@ -13,17 +13,32 @@ from .answers import extract_boxed
 from .model import LanguageModel, Prompt
 from .prompts import solve_messages
 from .records import Delta, Problem, Side, Trace, digest
+from .tape import Tape
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Rollouts to sample for one problem. `step` enters the seeds: 0 for answering, 1.. for the steps of a distillation."""
+    """Rollouts to sample for one problem. `step` enters the seeds: 0 for answering, 1.. for the steps of a distillation.
+
+    `messages` is the chat to continue, where it is not the frozen one (`prompts.solve_messages`); `first` is the number
+    of the first rollout, so that a vote can be enlarged without sampling its first rows again.
+    """
 
     problem: Problem
     rollouts: int
     soft: Tensor | None = None  # [virtual tokens, hidden]
     side: Side = "zero_shot"
     step: int = 0
+    messages: Sequence[dict[str, str]] | None = None
+    first: int = 0
+
+    @property
+    def chat(self) -> list[dict[str, str]]:
+        return solve_messages(self.problem.text) if self.messages is None else list(self.messages)
+
+    @property
+    def rows(self) -> range:
+        return range(self.first, self.first + self.rollouts)
 
 
 def seed_for(seed: int, problem_id: str, step: int, row: int) -> int:
@@ -45,16 +60,17 @@ class _Open:
 
 
 def sample(model: LanguageModel, jobs: Sequence[Job], *, seed: int, temperature: float, max_new_tokens: int,
-           top_p: float = 1.0) -> Iterator[tuple[int, Delta | Trace]]:
+           top_p: float = 1.0, tape: Tape | None = None) -> Iterator[tuple[int, Delta | Trace]]:
     """Sample all jobs in one batch. Yields (job index, record): Deltas as text comes, a Trace as each rollout ends.
 
-    `Trace.row` counts from 0 within its job. A trace cut off at max_new_tokens is not `finished`. Its token ids include
-    the end-of-sequence token, which the model chose like any other.
+    `Trace.row` counts from `first` (0) within its job. A trace cut off at max_new_tokens is not `finished`. Its token
+    ids include the end-of-sequence token, which the model chose like any other. A `tape` takes down what training on
+    these traces would compute again; its rows count through all jobs.
     """
     began, tokenizer = time.perf_counter(), model.tokenizer
-    prompts = [Prompt(model.render(solve_messages(j.problem.text)), j.soft) for j in jobs]
-    seeds = [[seed_for(seed, j.problem.id, j.step, r) for r in range(j.rollouts)] for j in jobs]
-    rows = {i: _Open(j, r) for i, (j, r) in enumerate((j, r) for j, job in enumerate(jobs) for r in range(job.rollouts))}
+    prompts = [Prompt(model.render(j.chat), j.soft) for j in jobs]
+    seeds = [[seed_for(seed, j.problem.id, j.step, r) for r in j.rows] for j in jobs]
+    rows = {i: _Open(j, r) for i, (j, r) in enumerate((j, r) for j, job in enumerate(jobs) for r in job.rows)}
 
     def close(one: _Open, finished: bool) -> Trace:
         text = tokenizer.decode(one.ids, skip_special_tokens=True)
@@ -63,7 +79,8 @@ def sample(model: LanguageModel, jobs: Sequence[Job], *, seed: int, temperature:
                      side=jobs[one.job].side, token_ids=tuple(one.ids), self_certainty=one.certainty / n,
                      entropy=one.entropy / n, seconds=time.perf_counter() - began)
 
-    for drawn in model.generate(prompts, seeds, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens):
+    for drawn in model.generate(prompts, seeds, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens,
+                                tape=tape):
         for d in drawn:
             one = rows[d.row]
             one.ids.append(d.token)

@@ -1,0 +1,112 @@
+"""All rows of the comparison by name, each with one sentence, made over one engine so that they share what they can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..distil import Recipe
+from ..records import KeyKind, LatentmemError, Problem
+from .base import Form, System
+from .elm import Elm
+from .elm_unrouted import ElmUnrouted
+from .format_only import format_teacher
+from .icl import IclRaw
+from .random_memory import RandomMemory, RandomUnrouted
+from .sampler import Sampler
+from .teacher import Teacher
+from .untrained_prompt import UntrainedPrompt
+from .vote_n import VoteN
+from .zero_shot import ZeroShot
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+
+
+class Workshop:
+    """What the rows are made of: one model, one sampler, one teacher for each kind of memory, one store of keys.
+
+    `folder` keeps rollouts and lessons, so that a killed run goes on and rows share them. `rows` is the size of a batch,
+    `group` how many problems are distilled together, `votes` the N of vote_n.
+    """
+
+    def __init__(self, engine: Engine, folder: Path | None = None, *, rows: int | None = None, group: int | None = None,
+                 votes: int = 16) -> None:
+        s = engine.settings
+        self.engine, self.settings, self.folder, self.group, self.votes = engine, s, folder, group, votes
+        self.recipe = Recipe(**{f.name: getattr(s, f.name) for f in fields(Recipe)})
+        self.sampler = Sampler(engine.model, s.seed, s.max_new_tokens, folder, rows=rows, top_p=s.top_p)
+        self._keys: dict[tuple[str, KeyKind], np.ndarray] = {}
+
+    def key(self, problem: Problem, kind: KeyKind) -> np.ndarray:
+        """A problem's retrieval key, computed once."""
+        found = self._keys.get((problem.text, kind))
+        if found is None:
+            found = self._keys[problem.text, kind] = self.engine.key(problem, kind)
+        return found
+
+    @property
+    def form(self) -> Form:
+        """How the online rows vote on what they learn from: as the recipe does."""
+        return Form("vote", self.recipe.rollouts, self.recipe.temperature)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        return Teacher(self.sampler, self.recipe, self.key, self.folder, group=self.group)
+
+    @cached_property
+    def format_teacher(self) -> Teacher:
+        return format_teacher(self.sampler, self.recipe, self.key, self.folder, self.group)
+
+    def make(self, name: str) -> System:
+        """A row of the comparison, with nothing learnt. Raises LatentmemError for a name that is not in ROWS."""
+        if name not in ROWS:
+            raise LatentmemError(f"There is no system {name!r}: use one of {', '.join(ROWS)}.")
+        return ROWS[name].make(self)
+
+    def elm(self, name: str, kind: type[Elm] = Elm, *, key: KeyKind = "input", teacher: Teacher | None = None) -> Elm:
+        s = self.settings
+        return kind(self.sampler, teacher or self.teacher, self.key, name, kind=key, min_similarity=s.min_similarity,
+                    verifier=s.verifier)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row: what it is in one plain sentence, and how it is made. `learns`: "online", from each problem after it was
+    answered (`learn`); "offline", from a training set before (`fit`); "" not at all."""
+
+    sentence: str
+    make: Callable[[Workshop], System]
+    learns: str = ""
+
+
+ROWS: Mapping[str, Entry] = {
+    "zero_shot": Entry("The model alone, thinking step by step.", lambda w: ZeroShot(w.sampler)),
+    "vote_n": Entry("The majority of N traces of the model alone, the competitor at equal compute.",
+                    lambda w: VoteN(w.sampler, w.votes, w.recipe.temperature)),
+    "untrained_prompt": Entry(
+        "The soft prompt before any training: the embeddings of its starting text (a control).",
+        lambda w: UntrainedPrompt(w.sampler, w.recipe.init_text, w.recipe.virtual_tokens)),
+    "icl_raw": Entry(
+        "The nearest past problem with its majority trace, in the context as the turn before.",
+        lambda w: IclRaw(w.sampler, w.key, min_similarity=w.settings.min_similarity, form=w.form), "online"),
+    "elm": Entry("Latent memories found by the problem's sentence embedding, routed against the model alone.",
+                 lambda w: w.elm("elm"), "online"),
+    "elm_kv": Entry("The same memories found by the model's own key and value activations.",
+                    lambda w: w.elm("elm_kv", key="kv"), "online"),
+    "elm_unrouted": Entry("The nearest memory always answers, without a comparison with the model alone.",
+                          lambda w: w.elm("elm_unrouted", ElmUnrouted), "online"),
+    "random_memory": Entry("A random memory in the place of the nearest, routed (a lower control).",
+                           lambda w: w.elm("random_memory", RandomMemory), "online"),
+    "random_unrouted": Entry("A random memory always answers (a lower control of elm_unrouted).",
+                             lambda w: w.elm("random_unrouted", RandomUnrouted), "online"),
+    "format_only": Entry("As elm, but rewarded for finishing with a boxed answer, right or wrong (a control).",
+                         lambda w: w.elm("format_only", teacher=w.format_teacher), "online"),
+    "format_unrouted": Entry("The format-only memory always answers (the control of elm_unrouted).",
+                             lambda w: w.elm("format_unrouted", ElmUnrouted, teacher=w.format_teacher), "online"),
+}
