@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .drawing import draw
 from .records import LatentmemError
+from .tape import Tape
 from .transformer import Body, Cache, Collected, causal_mask, forward, take_apart
 from .weights import Weights
 
@@ -103,6 +104,12 @@ class LanguageModel:
     def hidden(self) -> int:
         return self.body.hidden
 
+    def tape(self, rows: int, positions: int) -> Tape | None:
+        """A tape for a batch of rollouts that will be trained on, where one pays: on a CPU, if it is not too large."""
+        first = self.body.layers[0]
+        outputs = sum(len(m.weight) for m in (first.qkv, first.out, first.gate_up, first.down)) * len(self.body.layers)
+        return Tape(rows, positions) if self.body.device.type == "cpu" and Tape.fits(rows, positions, outputs) else None
+
     def render(self, messages: list[dict[str, str]]) -> tuple[int, ...]:
         """Token ids of a chat, up to where the assistant begins to speak."""
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -138,12 +145,12 @@ class LanguageModel:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], *, temperature: float,
-                 max_new_tokens: int, top_p: float = 1.0) -> Iterator[list[Drawn]]:
+                 max_new_tokens: int, top_p: float = 1.0, tape: Tape | None = None) -> Iterator[list[Drawn]]:
         """Sample rollouts: seeds[g] holds one seed for each rollout of prompts[g]; rows count through all of them.
 
         Each prompt is read once and its cache expanded to its rollouts. Yields the tokens of all live rows after every
         decode step; closing the generator cancels. Finished rows leave the batch. A row's draws depend on its seed
-        alone, so what else is in the batch does not matter.
+        alone, so what else is in the batch does not matter. A `tape` takes down the matrices' outputs for training.
         """
         assert len(prompts) == len(seeds) and all(seeds), "one seed for each rollout"
         body, device = self.body, self.body.device
@@ -152,7 +159,7 @@ class LanguageModel:
         uniform = torch.from_numpy(np.stack([  # [B, max_new_tokens]
             np.random.Generator(np.random.Philox(seed)).random(max_new_tokens) for s in seeds for seed in s])).to(device)
         room = min(max_new_tokens, self.context - int(filled.lengths.max()))
-        cache = Cache(filled.layers, of, room)
+        cache = Cache(filled.layers, of, room, tape)
         seen = torch.cat((filled.visible[of], filled.visible.new_ones(len(of), room)), 1)  # [B, P + room]
         mask = torch.zeros(seen.shape, dtype=body.dtype, device=device)
         mask = mask.masked_fill_(~seen, torch.finfo(body.dtype).min)[:, None, None]  # [B, 1, 1, P + room]
@@ -170,6 +177,8 @@ class LanguageModel:
                 cache.keep(keep)
                 ids, mask, lengths, uniform = ids[keep], mask[keep], lengths[keep], uniform[keep]
                 live = [row for row, e in zip(live, ended, strict=True) if not e]
+            if tape is not None:
+                tape.turn(live, t)
             x = body.embedding[ids][:, None]
             hidden = forward(body, x, (lengths + t)[:, None], mask[..., : cache.length + 1], cache)[:, 0]
 

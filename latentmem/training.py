@@ -12,6 +12,7 @@ from .grpo import policy_loss, token_log_probs
 from .model import LanguageModel, Prefilled, Prompt
 from .prompts import solve_messages
 from .records import Problem, Trace
+from .tape import Tape
 from .transformer import Prefix, causal_mask, forward
 
 
@@ -23,6 +24,8 @@ class Lot:
     soft: torch.nn.Parameter  # [virtual tokens, hidden], float32
     traces: Sequence[Trace]
     advantages: Tensor
+    tape: Tape | None = None  # what sampling these traces computed; its row of traces[i] is first_row + i
+    first_row: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,7 @@ class _Row:
     lot: int
     ids: tuple[int, ...]
     weight: float  # advantage / completion tokens of the group
+    taped: int  # its row on the lot's tape
 
 
 def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: float, *,
@@ -47,8 +51,12 @@ def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: floa
     rows = []
     for n, lot in enumerate(lots):
         total = sum(len(t.token_ids) for t in lot.traces)
-        rows += [_Row(n, t.token_ids, a / total) for t, a in zip(lot.traces, lot.advantages.tolist(), strict=True)
+        rows += [_Row(n, t.token_ids, a / total, lot.first_row + i)
+                 for i, (t, a) in enumerate(zip(lot.traces, lot.advantages.tolist(), strict=True))
                  if a != 0 and t.token_ids]
+    tapes = {id(lot.tape) for lot in lots}
+    assert len(tapes) <= 1, "the lots of one step were sampled in one batch"
+    tape = lots[0].tape if lots else None
     rows.sort(key=lambda r: len(r.ids))
     losses, done = [0.0] * len(lots), 0
     yield done, len(rows)
@@ -63,7 +71,7 @@ def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: floa
                 break
             part.append(row)
         with torch.enable_grad():
-            loss = _micro_batch(model, part, filled, leaves, last, temperature or 1.0)
+            loss = _micro_batch(model, part, filled, leaves, last, temperature or 1.0, tape)
             loss.sum().backward()
         for row, value in zip(part, loss.tolist(), strict=True):
             losses[row.lot] += value
@@ -79,7 +87,7 @@ def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: floa
 
 
 def _micro_batch(model: LanguageModel, part: Sequence[_Row], filled: Prefilled, leaves: list[tuple[Tensor, ...]],
-                 last: Tensor, temperature: float) -> Tensor:
+                 last: Tensor, temperature: float, tape: Tape | None) -> Tensor:
     """Loss of each row [n]. The first token is predicted by the prompt's last state, the others by the completion."""
     body = model.body
     device, longest = body.device, max(len(r.ids) for r in part)
@@ -95,7 +103,8 @@ def _micro_batch(model: LanguageModel, part: Sequence[_Row], filled: Prefilled, 
         visible = torch.cat((filled.visible[of], counted.new_ones(len(part), longest - 1)), 1)
         mask = causal_mask(visible, longest - 1, body.dtype)
         # Right padding needs no mask: no counted position looks to its right.
-        after = forward(body, body.embedding[ids[:, :-1]], positions, mask, Prefix(leaves, of))
+        past = Prefix(leaves, of, tape, torch.tensor([r.taped for r in part]))
+        after = forward(body, body.embedding[ids[:, :-1]], positions, mask, past)
         hidden = torch.cat((hidden, after), 1)
     weights = torch.tensor([r.weight for r in part], device=device)[:, None].expand(-1, longest)[counted]
     log_probs = token_log_probs(hidden[counted], body.head.weight, ids[counted], temperature)  # [P]

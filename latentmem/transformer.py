@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .records import LatentmemError
+from .tape import Tape, recall
 
 FAMILIES = ("llama", "qwen2")
 
@@ -32,17 +33,22 @@ class Linear:
     """
 
     FEW = 64  # rows up to which the packed form is faster
-    ERROR = 3e-8
+    ERROR, HIGHEST = 3e-8, 65504.0
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.weight, self.bias, self._packed = weight.detach(), None if bias is None else bias.detach(), None
 
-    def pack(self) -> None:
-        """Make the second form, where the library has it; costs half the memory of the first."""
+    def pack(self, *, short: bool = False) -> None:
+        """Make the second form, where the library has it; costs half the memory of the first.
+
+        `short`: the values come from bfloat16 or float16, so that only their size is in question.
+        """
         w = self.weight
         if w.dtype != torch.float32 or w.device.type != "cpu" or not _has_fbgemm():
             return
-        if all(bool(((part - part.half().float()).abs() <= self.ERROR).all()) for part in w.split(4096)):
+        low, high = (float(v) for v in torch.aminmax(w))
+        if max(-low, high) <= self.HIGHEST and (short or all(
+                bool(((part - part.half().float()).abs() <= self.ERROR).all()) for part in w.split(4096))):
             self._packed = torch.ops.quantized.linear_prepack_fp16(w, self.bias)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -114,7 +120,7 @@ def take_apart(model: Any, device: torch.device, dtype: torch.dtype) -> Body:
     def linear(*parts: Any) -> Linear:
         made = Linear(moved(*(p.weight for p in parts)),
                       None if parts[0].bias is None else moved(*(p.bias for p in parts)))
-        made.pack()
+        made.pack(short=all(p.weight.dtype in (torch.bfloat16, torch.float16) for p in parts))
         return made
 
     inner = model.model
@@ -141,13 +147,17 @@ def take_apart(model: Any, device: torch.device, dtype: torch.dtype) -> Body:
 
 
 class Past(Protocol):
-    """What attention sees before the new positions."""
+    """What a forward pass stands on: what attention sees before the new positions, and who multiplies."""
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Take the new keys and values [B, kv_heads, T, D] of a layer; return all of them, [B, kv_heads, S, D]."""
 
+    def apply(self, layer: int, name: str, matrix: Linear, x: Tensor) -> Tensor:
+        """The product of x [B, T, in] with a frozen matrix of a layer -> [B, T, out]."""
+        return matrix(x)
 
-class Collected:
+
+class Collected(Past):
     """No past; keeps the keys and values of a forward pass, with their graph if there is one."""
 
     def __init__(self) -> None:
@@ -158,23 +168,33 @@ class Collected:
         return k, v
 
 
-class Prefix:
-    """A past of given keys and values, one prefix row repeated for each row that continues it."""
+class Prefix(Past):
+    """A past of given keys and values, one prefix row repeated for each row that continues it.
 
-    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], rows: Tensor) -> None:
+    With a tape, the products are those that decoding computed: `taped` [B] are the tape's rows.
+    """
+
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], rows: Tensor, tape: Tape | None = None,
+                 taped: Tensor | None = None) -> None:
         self.layers, self.rows = layers, rows  # rows [B]: the prefix row that each row continues
+        self.tape, self.taped = tape, taped
+
+    def apply(self, layer: int, name: str, matrix: Linear, x: Tensor) -> Tensor:
+        if self.tape is None:
+            return matrix(x)
+        return recall(x, matrix.weight, self.tape.read((layer, name), self.taped, x.shape[1]))
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         before_k, before_v = self.layers[layer]
         return torch.cat((before_k[self.rows], k), 2), torch.cat((before_v[self.rows], v), 2)
 
 
-class Cache:
+class Cache(Past):
     """A static cache for decoding: written in place, compacted when rows finish. No gradients."""
 
-    def __init__(self, prefix: Sequence[tuple[Tensor, Tensor]], rows: Tensor, room: int) -> None:
+    def __init__(self, prefix: Sequence[tuple[Tensor, Tensor]], rows: Tensor, room: int, tape: Tape | None = None) -> None:
         k = prefix[0][0]  # [G, kv_heads, P, D]
-        self.length, self.start = k.shape[2], k.shape[2]
+        self.length, self.tape = k.shape[2], tape
         shape = (len(rows), k.shape[1], self.length + room, k.shape[3])
         self.layers = []
         for before in prefix:
@@ -190,6 +210,12 @@ class Cache:
         if layer == len(self.layers) - 1:
             self.length = end
         return keys[:, :, :end], values[:, :, :end]
+
+    def apply(self, layer: int, name: str, matrix: Linear, x: Tensor) -> Tensor:
+        out = matrix(x)
+        if self.tape is not None:
+            self.tape.write((layer, name), out)
+        return out
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these (indices into the present rows)."""
@@ -238,11 +264,11 @@ def forward(body: Body, x: Tensor, positions: Tensor, mask: Tensor, past: Past) 
     cos, sin = (t[:, None].to(x.dtype) for t in body.rotary(x, positions))  # [B, 1, T, D]
     split = (body.heads, body.kv_heads, body.kv_heads)
     for i, w in enumerate(body.layers):
-        h = w.qkv(_norm(x, w.norm1, body.eps))
+        h = past.apply(i, "qkv", w.qkv, _norm(x, w.norm1, body.eps))
         q, k, v = h.view(rows, length, sum(split), body.head_dim).transpose(1, 2).split(split, 1)
         k, v = past.extend(i, _rotate(k, cos, sin), v)
         h = _attend(_rotate(q, cos, sin), k, v, mask).transpose(1, 2).reshape(rows, length, -1)
-        x = x + w.out(h)
-        gate, up = w.gate_up(_norm(x, w.norm2, body.eps)).chunk(2, -1)
-        x = x + w.down(F.silu(gate) * up)
+        x = x + past.apply(i, "out", w.out, h)
+        gate, up = past.apply(i, "gate_up", w.gate_up, _norm(x, w.norm2, body.eps)).chunk(2, -1)
+        x = x + past.apply(i, "down", w.down, F.silu(gate) * up)
     return _norm(x, body.norm, body.eps)

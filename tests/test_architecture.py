@@ -29,7 +29,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("evaluation",),
     ("ui",),
     ("console", "cli_command", "bench"),
-    ("cli_bank", "cli_bench"),
+    ("cli_bank", "cli_bench", "cli_evaluate"),
     ("cli",),
     ("__main__", "app"),
 )

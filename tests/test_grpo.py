@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmem.grpo import advantages, policy_loss, token_log_probs
+from latentmem.grpo import LOST, NEGLIGIBLE, advantages, expected, policy_loss, token_log_probs
 
 
 def test_advantages_by_hand():
@@ -71,3 +71,19 @@ def test_policy_loss_by_hand():
     # row 0: -(0.5 * -1 + 0.5 * -2) = 1.5; row 1: -(-0.25 * -4) = -1
     loss = policy_loss(torch.tensor([-1.0, -2.0, -4.0]), torch.tensor([0.5, 0.5, -0.25]), torch.tensor([0, 0, 1]), 2)
     assert loss.tolist() == [1.5, -1.0]
+
+
+def test_expectation_over_the_few_words_that_count():
+    g = torch.Generator().manual_seed(0)
+    head = torch.randn(5000, 16, generator=g)
+    logits = torch.randn(40, 5000, generator=g)
+    logits[torch.arange(40), torch.arange(40) * 7] += 25  # a language model is this sure of most words
+    peaked, flat = logits.softmax(-1), torch.randn(40, 5000, generator=g).softmax(-1)
+    assert ((peaked.amax(0) > NEGLIGIBLE).sum() < 1250) and (expected(peaked, head) - peaked @ head).abs().max() < 1e-3
+    assert torch.equal(expected(flat, head), flat @ head)
+    # one position that would lose more than LOST keeps all words for its chunk
+    peaked[3] = torch.full((5000,), 0.9 * NEGLIGIBLE)
+    peaked[3, 0] = 1 - 4999 * 0.9 * NEGLIGIBLE
+    assert 4999 * 0.9 * NEGLIGIBLE < LOST and not torch.equal(expected(peaked, head), peaked @ head)
+    peaked[3] = 0.5 * NEGLIGIBLE  # not a distribution, so that nearly all of it is lost
+    assert torch.equal(expected(peaked, head), peaked @ head)
