@@ -159,7 +159,7 @@ from tests.evaluation_samples import Cast, data
 from tests.test_evaluation_heldout import FACTS
 
 def dying(moment):
-    left = [moment]
+    left, journal.SAVING = [moment], moment % 2 * 10**9  # what was learnt is stored each time, or nearly never
     def tick():
         left[0] -= 1
         if left[0] == 0:

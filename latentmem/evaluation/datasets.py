@@ -1,7 +1,8 @@
 """Problems with their answers, from JSONL files, from the hub, and from seeded generators; and disjoint parts of them.
 
 A data set is named by a spec: `problems.jsonl`, `gsm8k` or `openai/gsm8k?split=train`, `rg:chain_sum?size=100&seed=1`,
-or `examples` (the project's own). Whatever the source, a `DataSet` comes out: problems with unique ids and an answer.
+or `examples?source=change,area` (the project's own, here of two families). Whatever the source, a `DataSet` comes out:
+problems with unique ids and an answer.
 """
 
 from __future__ import annotations
@@ -113,15 +114,21 @@ Found = tuple[str, Problem | str]  # (where it stood, the problem or the sentenc
 
 def _file_set(head: str, options: dict[str, Any]) -> tuple[str, Iterator[Found]]:
     file = EXAMPLES if head == "examples" else Path(head).expanduser()
-    family = str(options.pop("source", ""))
+    families = [f for f in str(options.pop("source", "")).split(",") if f]
     _no_more(options, head, "source")
     if not file.is_file():
         raise LatentmemError(f"There is no data set {head!r}: give a JSONL file, examples, {', '.join(HUB)}, or "
                              f"{GENERATED}FAMILY.")
     found = read_lines(file.read_bytes(), file.name)
-    if family:
-        found = ((w, p) for w, p in found if isinstance(p, str) or p.source.rsplit("/", 1)[-1] == family)
-    return f"{file.stem if head != 'examples' else head}{'/' + family if family else ''}", found
+    name = head if head == "examples" else file.stem
+    if not families:
+        return name, found
+    return f"{name}/{'+'.join(families)}", ((w, p) for w, p in found if isinstance(p, str) or family(p) in families)
+
+
+def family(problem: Problem) -> str:
+    """The kind of a problem: 'examples/change' -> 'change'."""
+    return problem.source.rsplit("/", 1)[-1]
 
 
 def read_lines(data: bytes, name: str) -> Iterator[Found]:

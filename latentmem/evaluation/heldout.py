@@ -47,7 +47,7 @@ def _taught(system: System, learn: DataSet, journal: Journal, name: str, togethe
     done = journal.restore(name, system.load)
     for place, (whole, problems) in zip(count(done), lessons[done:], strict=False):
         yield Status(f"{system.name} learns from {len(problems)} of {len(learn.problems)} problems", place, len(lessons))
-        yield from lesson(system, problems, learn.name, journal, name, place, whole=whole)
+        yield from lesson(system, problems, learn.name, journal, name, place, whole=whole, last=place + 1 == len(lessons))
 
 
 def _lessons(system: System, problems: Sequence[Problem], together: int) -> list[tuple[bool, Sequence[Problem]]]:

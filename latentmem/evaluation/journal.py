@@ -14,13 +14,16 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from math import inf
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
 from ..records import LatentmemError, from_json, to_dict
 from .results import Learned, Result
 
+SAVING = 20  # a state is saved again when this many times as long has gone by as saving it took
 KINDS: dict[str, type[Result] | type[Learned]] = {"Result": Result, "Learned": Learned}
 Line = Result | Learned
 
@@ -46,6 +49,7 @@ class Journal:
             self.close()
             raise
         self.units: dict[str, tuple[Line, ...]] = units
+        self._saved: dict[str, tuple[float, float]] = {}  # name -> (when its state was saved, how long that took)
 
     def _take(self) -> None:
         from filelock import FileLock, Timeout
@@ -97,9 +101,19 @@ class Journal:
         done = sorted(int(p.name) for p in home.iterdir() if p.name.isdigit()) if home.is_dir() else []
         return (done[-1], home / str(done[-1])) if done else (0, None)
 
-    def keep(self, name: str, unit: str, lesson: Learned, save: Callable[[Path], None]) -> None:
-        """Store what a system has learnt after one more lesson, then its line; the state before it goes."""
-        home, number = self.folder / "state" / name, self.state(name)[0] + 1
+    def keep(self, name: str, unit: str, lesson: Learned, save: Callable[[Path], None], *, must: bool = False) -> None:
+        """Write a lesson down, and what the system has learnt after it, unless that took long and was done lately (and
+        `must` does not ask for it): then the lessons since are learnt again when the run goes on, which gives the same."""
+        when, took = self._saved.get(name, (-inf, 0.0))
+        if must or monotonic() - when >= SAVING * took:
+            began = monotonic()
+            self._save(name, unit, lesson, save)
+            self._saved[name] = monotonic(), monotonic() - began
+        if unit not in self.units:
+            self.append(unit, [lesson])
+
+    def _save(self, name: str, unit: str, lesson: Learned, save: Callable[[Path], None]) -> None:
+        home, number = self.folder / "state" / name, lesson.place + 1
         part = home / f"{number}.part"
         shutil.rmtree(part, ignore_errors=True)
         try:

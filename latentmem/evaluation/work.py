@@ -67,9 +67,9 @@ def teach(system: System, problems: Sequence[Problem], learned_on: str, place: i
 
 
 def lesson(system: System, problems: Sequence[Problem], learned_on: str, journal: Journal, name: str, place: int, *,
-           whole: bool) -> Iterator[Event]:
+           whole: bool, last: bool = False) -> Iterator[Event]:
     """`teach`, and what was learnt into the journal. Nothing is kept of a lesson that is broken off."""
     for record in teach(system, problems, learned_on, place, whole=whole):
         if isinstance(record, Learned):
-            journal.keep(name, f"{name}/lesson/{place}", record, system.save)
+            journal.keep(name, f"{name}/lesson/{place}", record, system.save, must=last)
         yield record

@@ -1,0 +1,103 @@
+"""The command `evaluate`: does a memory help on problems it has not seen?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import cli_command
+from .cli_command import DONE, command
+from .records import LatentmemError, Status, Step
+
+if TYPE_CHECKING:
+    from .evaluation.suites import Order, Suite
+
+commands = typer.Typer()
+DECIDING = ("model", "device", "seed", "rollouts", "max_new_tokens", "steps", "learning_rate", "key", "min_similarity",
+            "verifier")
+LIST = {"show_default": False}
+
+
+@command(commands, *DECIDING, name="evaluate")
+def evaluate(overrides: dict[str, Any], as_json: bool,
+             suite: Annotated[str, typer.Option(help="quick (minutes on two cores), standard, or paper (a GPU).")] = "quick",
+             data: Annotated[list[str], typer.Option(help="A JSONL file, gsm8k, math500, amc23, aime24, examples, or "
+                                                          "rg:FAMILY?size=100&seed=1; may be given again.", **LIST)] = [],  # noqa: B006
+             test_data: Annotated[list[str], typer.Option(help="Ask problems of these instead of the other part of "
+                                                               "--data.", **LIST)] = [],  # noqa: B006
+             protocol: Annotated[list[str], typer.Option(help="heldout, stream or transfer; may be given again.",
+                                                         **LIST)] = [],  # noqa: B006
+             distil: Annotated[int | None, typer.Option(min=0, help="Problems to learn from.", **LIST)] = None,
+             test: Annotated[int | None, typer.Option(min=0, help="Problems to be asked.", **LIST)] = None,
+             arriving: Annotated[int | None, typer.Option("--stream", min=1, help="Problems of the stream.", **LIST)] = None,
+             systems: Annotated[str, typer.Option(help="Rows of the comparison, with commas between.", **LIST)] = "",
+             forms: Annotated[str, typer.Option(help="one (a greedy trace), vote (of eight), or one,vote.", **LIST)] = "",
+             out: Annotated[Path | None, typer.Option(help="The folder of results (default: evaluation-SUITE).", **LIST)] = None,
+             resume: Annotated[bool, typer.Option(help="Go on with what the folder holds, or refuse one that is not "
+                                                       "empty.")] = True,
+             strict: Annotated[bool, typer.Option("--strict", help="Refuse a data set with a malformed line.")] = False,
+             rows: Annotated[int | None, typer.Option(min=1, help="Traces sampled in one batch.", **LIST)] = None,
+             together: Annotated[int | None, typer.Option(min=1, help="Memories trained in one batch.", **LIST)] = None,
+             block: Annotated[int, typer.Option(min=1, help="Problems of the stream that arrive together.")] = 1) -> int:
+    """Compare systems on problems with known answers. What is done is kept: after a stop, the same command goes on."""
+    from .evaluation.suites import Order, suite_named
+
+    chosen = suite_named(suite)
+    asked = {"data": tuple(data), "test_data": tuple(test_data), "protocols": tuple(protocol), "distil": distil, "test": test,
+             "stream": arriving, "systems": _listed(systems)}
+    chosen = replace(chosen, **{name: value for name, value in asked.items() if value not in (None, ())})
+    if forms:
+        chosen = replace(chosen, forms={name: _listed(forms) for name in chosen.systems})
+    folder = out or Path(f"evaluation-{suite}")
+    if not resume and folder.exists() and any(folder.iterdir()):
+        raise LatentmemError(f"{folder} is not empty: give another folder with --out, or leave --no-resume out.")
+    order = Order(chosen, folder, strict=strict, rows=rows, together=together, block=block)
+    follow(records(order, chosen, overrides), as_json)
+    return DONE
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def records(order: Order, suite: Suite, overrides: dict[str, Any]) -> Iterator[Any]:
+    """The suite with each of its models in turn; a model given by hand takes the place of the suite's."""
+    from .evaluation.suites import run, slug
+
+    models = [overrides["model"]] if "model" in overrides else list(suite.models) or [None]
+    for model in models:
+        given = {**suite.settings, **overrides, **({"model": model} if model else {})}
+        engine = cli_command.engine_for(given)
+        out = order.out / slug(model.rsplit("/", 1)[-1]) if len(models) > 1 else order.out
+        yield from run(engine, replace(order, out=out, seed=engine.settings.seed))
+
+
+def follow(those: Iterator[Any], as_json: bool) -> None:
+    """Progress on standard error; with --json every result and lesson as a line on standard output."""
+    from . import console
+    from .evaluation.results import Learned, Result
+    from .evaluation.tally import Progress
+
+    last = ""
+    for record in those:
+        if isinstance(record, Progress):
+            said = standing(record)
+            if said != last:
+                typer.echo(said, err=True)
+                last = said
+        elif isinstance(record, Status):
+            typer.echo(record.text, err=True)
+        elif isinstance(record, Step):
+            typer.echo(f"{record.problem_id}: step {record.step} of {record.steps}, agreement {record.agreement:.0%}", err=True)
+        elif as_json and isinstance(record, (Result, Learned)):
+            console.print_lines([record])
+
+
+def standing(progress: Any) -> str:
+    """How the systems stand, in one line."""
+    each = [f"{s.system} ({s.form}) {s.accuracy:.0%} of {s.n}" for s in progress.standings]
+    return f"{progress.done} of {progress.total} replies" + (": " + ", ".join(each) if each else "")

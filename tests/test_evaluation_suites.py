@@ -1,0 +1,97 @@
+"""Whole suites on a tiny random model: real systems, real training, real files; only the sense is missing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from latentmem.evaluation import suites
+from latentmem.evaluation.journal import read_results
+from latentmem.evaluation.results import Learned, Result
+from latentmem.evaluation.suites import Order, Suite, run
+from latentmem.records import LatentmemError
+from tests.baseline_samples import tiny_engine
+
+QUICK = Suite("toy", ("examples?source=change",), 2, 3, ("zero_shot", "elm"))
+
+
+def write(file: Path, n: int, name: str) -> str:
+    file.write_text("".join(json.dumps({"id": f"{name}{i}", "problem": f"{name} has {i} pens and gets {i + 2}. How many?",
+                                        "answer": str(2 * i + 2)}) + "\n" for i in range(n)), encoding="utf-8")
+    return str(file)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch):
+    return tiny_engine(monkeypatch)
+
+
+def test_a_suite_runs_from_end_to_end_and_goes_on_from_what_is_there(engine, tmp_path: Path) -> None:
+    records = list(run(engine, Order(QUICK, tmp_path)))
+    results, learned, facts = read_results(tmp_path / "heldout-examples-change")
+    assert [r for r in records if isinstance(r, Result)] == results
+    assert {(r.system, r.form) for r in results} == {(s, f) for s in ("zero_shot", "elm") for f in ("one", "vote")}
+    assert len(results) == 12 and {r.dataset for r in results} == {"examples/change"}
+    assert len([x for x in records if isinstance(x, Learned) and x.system == "elm"]) == len(learned) - 2
+    assert facts["distil"]["problems"] == 2 and facts["test"][0]["problems"] == 3 and facts["settings"]["steps"] == 2
+    again = list(run(engine, Order(QUICK, tmp_path)))
+    assert not [r for r in again if isinstance(r, Result)]
+    wider = replace(QUICK, systems=("zero_shot", "elm", "elm_kv"))
+    more = [r for r in run(engine, Order(wider, tmp_path)) if isinstance(r, Result)]
+    assert {r.system for r in more} == {"elm_kv"} and len(more) == 6
+
+
+def test_the_parts_share_no_problem(engine, tmp_path: Path) -> None:
+    list(run(engine, Order(QUICK, tmp_path)))
+    results, learned, _ = read_results(tmp_path / "heldout-examples-change")
+    assert not {r.problem_id for r in results} & {p for x in learned for p in x.problems}
+
+
+def test_the_stream_answers_before_it_learns(engine, tmp_path: Path) -> None:
+    suite = replace(QUICK, protocols=("stream",), stream=4, forms={"elm": ("vote",), "zero_shot": ("vote",)})
+    order = [(type(r).__name__, getattr(r, "problem_id", None) or r.problems[0]) for r in run(engine, Order(suite, tmp_path))
+             if isinstance(r, (Result, Learned)) and r.system == "elm"]
+    assert [kind for kind, _ in order] == ["Result", "Learned"] * 4
+    assert [p for kind, p in order if kind == "Result"] == [p for kind, p in order if kind == "Learned"]
+    results, _, _ = read_results(tmp_path / "stream-examples-change")
+    first = next(r for r in results if r.system == "elm")
+    assert first.memory is None and not first.used, "the first problem meets no memory"
+
+
+def test_a_transfer_learns_on_each_set_and_answers_all(engine, tmp_path: Path) -> None:
+    data = (write(tmp_path / "pens.jsonl", 8, "Ann"), write(tmp_path / "more.jsonl", 8, "Bob"))
+    suite = replace(QUICK, data=data, protocols=("transfer",), forms={"elm": ("vote",), "zero_shot": ("vote",)})
+    list(run(engine, Order(suite, tmp_path / "out")))
+    found = [r for name in ("pens", "more") for r in read_results(tmp_path / "out" / f"transfer-{name}")[0]]
+    cells = {(r.learned_on, r.dataset) for r in found}
+    assert cells == {(a, b) for a in ("pens", "more") for b in ("pens", "more")}
+    with pytest.raises(LatentmemError, match="A transfer needs two data sets"):
+        list(run(engine, Order(replace(suite, data=data[:1]), tmp_path / "out2")))
+
+
+def test_problems_of_another_set_can_be_asked(engine, tmp_path: Path) -> None:
+    suite = replace(QUICK, data=(write(tmp_path / "pens.jsonl", 5, "Ann"),), test_data=(write(tmp_path / "t.jsonl", 4, "Bob"),))
+    list(run(engine, Order(suite, tmp_path / "out")))
+    results, _, _ = read_results(tmp_path / "out" / "heldout-pens")
+    assert {(r.learned_on, r.dataset) for r in results} == {("pens", "t")} and len({r.problem_id for r in results}) == 3
+
+
+def test_what_is_wrong_is_said_in_one_sentence(engine, tmp_path: Path) -> None:
+    for change, words in (({"systems": ("zero_shot", "elmo")}, "There is no system 'elmo'"),
+                          ({"protocols": ("upside",)}, "There is no protocol 'upside'"),
+                          ({"forms": {"elm": ("two",)}}, "There is no form 'two'"),
+                          ({"data": ("nothing.jsonl",)}, "There is no data set 'nothing.jsonl'"),
+                          ({"test": 500}, "different problems and 2 \\+ 500 are asked for")):
+        with pytest.raises(LatentmemError, match=words):
+            list(run(engine, Order(replace(QUICK, **change), tmp_path)))
+
+
+def test_the_suites_name_systems_that_exist() -> None:
+    from latentmem.baselines.registry import ROWS
+
+    for suite in suites.SUITES.values():
+        assert set(suite.systems) <= set(ROWS) and set(suite.forms) <= set(suite.systems)
+        assert set(suite.protocols) <= set(suites.PROTOCOLS)
