@@ -1,0 +1,73 @@
+"""What the tests of the comparison's rows share: an engine over a tiny random model, and problems nobody may look behind.
+
+A random model boxes nothing, so its traces get answers from their own text by a stand-in extractor: the rows are real,
+the mathematics is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentmem import sampling
+from latentmem.bank import Bank
+from latentmem.baselines.registry import Workshop
+from latentmem.engine import Engine
+from latentmem.loading import Place
+from latentmem.records import Problem
+from latentmem.settings import Settings
+from tests.tiny import tiny_model
+
+QUICK = {"model": "tiny", "embedder": "tiny", "rollouts": 6, "max_new_tokens": 12, "temperature": 1.2, "steps": 2,
+         "virtual_tokens": 4, "learning_rate": 0.01, "device": "cpu", "min_similarity": -1.0, "gate_votes": 1,
+         "gate_lead": 0, "init_text": "Solve it."}
+
+
+def embed(text: str) -> np.ndarray:
+    """A unit vector from the counts of letters: near texts are near."""
+    v = np.array([text.lower().count(c) for c in "abcdefghijklmnopqrstuvwxyz0123456789"], np.float32) + 1e-3
+    return v / np.linalg.norm(v)
+
+
+def tiny_engine(monkeypatch: pytest.MonkeyPatch, model: Any = None, **settings: Any) -> Engine:
+    def box(text: str) -> str | None:  # three classes of answers, some traces with none
+        value = hashlib.md5(text.encode()).digest()[0]
+        return None if value % 5 == 0 else str(value % 3)
+
+    monkeypatch.setattr(sampling, "extract_boxed", box)
+    whole = sampling.Trace  # a random model rarely ends by itself: let a cut-off trace count as finished
+    monkeypatch.setattr(sampling, "Trace", lambda **k: whole(**{**k, "finished": True}))
+    engine = Engine(Settings(**{**QUICK, **settings}), bank=Bank(":memory:"))
+    engine._shared.loader._models[Place("tiny", "cpu")] = model or tiny_model(seed=5, max_position_embeddings=4096)
+    engine._shared.loader._embedders["tiny"] = embed
+    return engine
+
+
+def workshop(engine: Engine, folder: Path | None = None, **how: Any) -> Workshop:
+    return Workshop(engine, folder, **{"rows": 12, "votes": 9, **how})
+
+
+def problems(n: int, start: int = 0) -> list[Problem]:
+    names = ["Tom", "Ann", "Bea", "Carl", "Dora", "Emil", "Fay"]
+    return [Problem(f"{names[i % 7]} has {i + 3} apples and buys {2 * i + 1} more. How many?", answer=str(3 * i + 4))
+            for i in range(start, start + n)]
+
+
+class Poisoned(Problem):
+    """A problem whose truth must not be looked at."""
+
+    @property
+    def answer(self) -> str:
+        raise AssertionError("the truth was read")
+
+    @answer.setter
+    def answer(self, value: Any) -> None:
+        pass
+
+
+def poisoned(those: list[Problem]) -> list[Problem]:
+    return [Poisoned(p.text, p.id, None, p.source) for p in those]

@@ -1,0 +1,328 @@
+"""The rows of the comparison on a tiny random model: what is shared, what is resumed, what is never seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from latentmem.baselines.base import ONE, Cost, Form
+from latentmem.baselines.log import Log
+from latentmem.baselines.registry import ROWS
+from latentmem.baselines.sampler import Ask, Sampler
+from latentmem.baselines.vote_n import matched
+from latentmem.records import Distilled, LatentmemError, Problem
+from latentmem.sampling import Job, sample
+from tests.baseline_samples import poisoned, problems, tiny_engine, workshop
+from tests.tiny import tiny_model
+
+VOTE6 = Form("vote", 6, 1.2)
+ONLINE = [name for name, row in ROWS.items() if row.learns == "online"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(seed=5, max_position_embeddings=4096)
+
+
+@pytest.fixture
+def engine(model, monkeypatch):
+    return tiny_engine(monkeypatch, model)
+
+
+@pytest.fixture
+def shop(engine):
+    return workshop(engine)
+
+
+def taught(shop, name, n=6, start=0):
+    system = shop.make(name)
+    list(system.fit(problems(n, start)))
+    list(system.learn(problems(n, start)))
+    return system
+
+
+def bare(reply):
+    """A reply without the time it took."""
+    return replace(reply, cost=replace(reply.cost, seconds=0), traces=tuple(replace(t, seconds=0) for t in reply.traces))
+
+
+# The sampler ----------------------------------------------------------------------------------------------------
+
+
+def test_sampler_gives_the_plain_samples(shop, model):
+    """What the sampler batches is what one job alone gives."""
+    asks = [Ask(p) for p in problems(5)]
+    for ask, sampled in zip(asks, shop.sampler.sample(asks, VOTE6), strict=True):
+        alone = {r.row: r for _, r in sample(model, [Job(ask.problem, 6)], seed=0, temperature=1.2, max_new_tokens=12)
+                 if hasattr(r, "token_ids")}
+        assert [t.token_ids for t in sampled.traces] == [alone[i].token_ids for i in range(6)]
+        assert [t.answer for t in sampled.traces] == [alone[i].answer for i in range(6)]
+        assert sampled.cost.tokens == sum(len(t.token_ids) for t in sampled.traces)
+        assert sampled.cost.read == len(shop.sampler.prompt(ask)) and sampled.vote.total == 6
+
+
+def test_batches_hold_no_more_rows_than_allowed(engine, monkeypatch):
+    sizes = []
+    from latentmem.baselines import sampler as module
+
+    def counted(model, jobs, **how):
+        sizes.append(sum(j.rollouts for j in jobs))
+        return sample(model, jobs, **how)
+
+    monkeypatch.setattr(module, "sample", counted)
+    Sampler(engine.model, max_new_tokens=4, rows=8).sample([Ask(p) for p in problems(4)], VOTE6)
+    assert sizes == [8, 8, 8]
+
+
+def test_a_hit_costs_what_the_miss_cost(engine, tmp_path):
+    """Whether remembered in the process or on disk, replies and costs are equal, seconds included."""
+    first = workshop(engine, tmp_path)
+    a = list(first.make("zero_shot").reply(problems(3), VOTE6))
+    size = (tmp_path / "rollouts.jsonl").stat().st_size
+    assert list(first.make("zero_shot").reply(problems(3), VOTE6)) == a
+    assert list(workshop(engine, tmp_path).make("zero_shot").reply(problems(3), VOTE6)) == a
+    assert (tmp_path / "rollouts.jsonl").stat().st_size == size
+    assert a[0].cost.seconds > 0
+
+
+def test_rows_share_rollouts(shop):
+    """vote_n's first traces are zero_shot's, and elm's own side is zero_shot."""
+    six = [r.traces for r in shop.make("zero_shot").reply(problems(3), VOTE6)]
+    nine = [r.traces for r in shop.make("vote_n").reply(problems(3), ONE)]
+    assert [t[:6] for t in nine] == six and all(len(t) == 9 for t in nine)
+    replies = taught(shop, "elm").reply(problems(3), VOTE6)
+    assert [tuple(t for t in r.traces if t.side == "zero_shot") for r in replies] == six
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"max_new_tokens": 11}, {"top_p": 0.5}])
+def test_other_conditions_are_other_keys(engine, change):
+    how = {"seed": 0, "max_new_tokens": 12, "top_p": 1.0}
+    keys = [{r.key for r in Sampler(engine.model, **h)._rows(0, Ask(problems(1)[0]), VOTE6)} for h in (how, {**how, **change})]
+    assert len(keys[0]) == 6 and not keys[0] & keys[1]
+
+
+def test_soft_prompt_and_chat_and_model_decide_the_key(engine):
+    p, sampler = problems(1)[0], Sampler(engine.model, max_new_tokens=12)
+    soft = engine.model.text_prompt("Solve it.", 4)
+    asks = [Ask(p), Ask(p, soft), Ask(p, soft + 1e-3), Ask(p, messages=({"role": "user", "content": "Hi"},))]
+    keys = [next(iter(sampler._rows(0, a, ONE))).key for a in asks]
+    keys.append(next(iter(sampler.of(tiny_model(seed=6))._rows(0, asks[0], ONE))).key)
+    assert len(set(keys)) == 5
+    assert next(iter(sampler._rows(0, Ask(p, soft.clone()), ONE))).key == keys[1]
+
+
+def test_a_half_written_line_is_dropped(tmp_path):
+    log = Log(tmp_path / "a.jsonl")
+    log.append({"a": 1})
+    log.append({"b": 2})
+    with open(tmp_path / "a.jsonl", "ab") as file:
+        file.write(b'{"c": ')
+    again = Log(tmp_path / "a.jsonl")
+    assert again.read() == [{"a": 1}, {"b": 2}]
+    again.append({"c": 3})
+    assert Log(tmp_path / "a.jsonl").read() == [{"a": 1}, {"b": 2}, {"c": 3}]
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\nrubbish\n')
+    with pytest.raises(LatentmemError, match="line 2 is damaged"):
+        Log(tmp_path / "a.jsonl").read()
+
+
+def test_a_killed_sampling_goes_on_with_the_same_batches(engine, tmp_path):
+    """Cut the file at every place a kill could: the replies of the resumed run are those of the whole one."""
+    whole = workshop(engine, tmp_path / "whole")
+    want = [bare(r) for r in whole.make("zero_shot").reply(problems(5), VOTE6)]
+    data = (tmp_path / "whole" / "rollouts.jsonl").read_bytes()
+    ends = [i + 1 for i, byte in enumerate(data) if byte == 10]
+    assert len(ends) == 3  # 30 rows in batches of 12
+    for cut in (0, 7, ends[0] - 1, ends[0], ends[1] + 5, ends[2] - 1):
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        (folder / "rollouts.jsonl").write_bytes(data[:cut])
+        assert [bare(r) for r in workshop(engine, folder).make("zero_shot").reply(problems(5), VOTE6)] == want
+        assert (folder / "rollouts.jsonl").read_bytes().count(b"\n") == 3
+
+
+# All rows -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in ROWS if n != "offline_grpo"])
+def test_the_truth_reaches_no_row(shop, name):
+    """Every step of a row's life with problems whose truth raises when it is read."""
+    system = shop.make(name)
+    assert not system.needs_labels
+    list(system.fit(poisoned(problems(4))))
+    list(system.learn(poisoned(problems(6))))
+    for form in (ONE, VOTE6):
+        asked = poisoned(problems(3, start=20))
+        replies = list(system.reply(asked, form))
+        assert [r.problem_id for r in replies] == [p.id for p in asked]
+        for reply in replies:
+            assert reply.system == name and reply.form == form.name and reply.cost.tokens > 0 and reply.cost.read > 0
+            assert reply.votes and all(v.total == (9 if name == "vote_n" else form.traces) for v in reply.votes.values())
+
+
+@pytest.mark.parametrize("name", [n for n, row in ROWS.items() if row.learns])
+def test_a_row_resumes_from_what_it_saved(engine, name, tmp_path):
+    """Saved and loaded into a new process' objects, a row replies and goes on learning as if nothing had happened."""
+    one = taught(workshop(engine), name)
+    one.save(tmp_path)
+    two = workshop(engine).make(name)
+    two.load(tmp_path)
+    assert two.spent == one.spent and one.spent.tokens > 0
+    for system in (one, two):
+        list(system.learn(problems(3, start=10)))
+    for form in (ONE, VOTE6):
+        a, b = ([bare(r) for r in s.reply(problems(4, start=20), form)] for s in (one, two))
+        assert a == b
+        assert any(r.used for r in a) or name.startswith("offline")
+    empty = workshop(engine).make(name)
+    empty.load(tmp_path / "nothing")
+    assert empty.spent == Cost()
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_without_experience_a_row_is_the_model_alone(shop, name):
+    alone = list(shop.make("zero_shot").reply(problems(3), VOTE6))
+    for a, b in zip(alone, shop.make(name).reply(problems(3), VOTE6), strict=True):
+        assert (b.answer, b.traces, b.cost, b.used, b.hit) == (a.answer, a.traces, a.cost, False, None)
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_a_distant_past_is_not_used(engine, name):
+    shop = workshop(engine.changed(min_similarity=1.0))
+    assert not any(r.used for r in taught(shop, name).reply(problems(3, start=30), ONE))
+
+
+def test_unknown_row(shop):
+    with pytest.raises(LatentmemError, match="no system 'elmo'"):
+        shop.make("elmo")
+
+
+# Vote, context, memories ----------------------------------------------------------------------------------------
+
+
+def test_matched_votes():
+    assert matched(tokens=4000, tokens_a_trace=200) == 20 and matched(10, 200) == 1
+
+
+def test_the_past_stands_in_the_turn_before(shop):
+    system = taught(shop, "icl_raw")
+    new = problems(1, start=20)[0]
+    hit, past = system.past.nearest(Problem(new.text))
+    similarities = [float(shop.key(e.problem, "input") @ shop.key(new, "input")) for e in system.past.all]
+    assert hit.similarity == pytest.approx(max(similarities)) and hit.memory_id == past.problem.id
+    assert hit.margin == pytest.approx(max(similarities) - sorted(similarities)[-2], abs=1e-6)
+    chat = system.messages(past, new)
+    assert [m["role"] for m in chat] == ["user", "assistant", "user"]
+    assert past.problem.text in chat[0]["content"] and chat[1]["content"] == past.text.strip()
+    assert chat[2]["content"].startswith(new.text)
+    first = shop.sampler.sample([Ask(past.problem)], VOTE6)[0]
+    winner = first.vote.clusters[0].rows[0]
+    assert past.text == first.traces[winner].text
+
+
+def test_a_past_too_long_for_the_context_is_left_out(monkeypatch):
+    shop = workshop(tiny_engine(monkeypatch, tiny_model(seed=5, max_position_embeddings=260)))
+    system = taught(shop, "icl_raw")
+    assert system.past.all
+    replies = list(system.reply(problems(2, start=20), ONE))
+    assert not any(r.used for r in replies)
+
+
+def test_elm_routes_and_keeps_all_scores(shop):
+    system = taught(shop, "elm")
+    assert system.ids and len(system.bank) == len(system.ids)
+    seen = 0
+    for form in (ONE, VOTE6):
+        for reply in system.reply(problems(12, start=20), form):
+            assert reply.used and set(reply.votes) == {"zero_shot", "memory"} and reply.hit.memory_id in system.ids
+            if not reply.scores:
+                continue
+            seen += 1
+            assert set(reply.scores) == {"vote_share", "self_certainty", "judge"}
+            by = "self_certainty" if form is ONE else "vote_share"
+            scores = reply.scores[by]
+            assert reply.route.verifier == by and reply.route.scores == scores
+            side = "memory" if scores["memory"] > scores["zero_shot"] else "zero_shot"
+            assert reply.route.side == side and reply.answer == reply.votes[side].label
+    assert seen > 3
+
+
+def test_elm_counts_what_it_spent(shop):
+    """The first vote, every step's rollouts, and each prompt read once to sample and once more to train."""
+    p = problems(6)
+    system = shop.make("elm")
+    done = [r for r in system.learn(p) if isinstance(r, Distilled)]
+    assert sorted(d.problem_id for d in done) == sorted(q.id for q in p)
+    first = {q.id: s for q, s in zip(p, shop.sampler.sample([Ask(q) for q in p], shop.form), strict=True)}
+    tokens = read = 0
+    for d in done:
+        prompt = first[d.problem_id].cost.read
+        tokens += first[d.problem_id].cost.tokens + sum(s.tokens for s in d.steps)
+        read += prompt + sum((prompt + 4) * (1 + (s.grad_norm > 0)) for s in d.steps)
+    assert (system.spent.tokens, system.spent.read) == (tokens, read)
+
+
+def test_memories_are_distilled_once(shop, monkeypatch):
+    taught(shop, "elm")
+    from latentmem.baselines import teacher
+
+    def never(*_, **__):
+        raise AssertionError("distilled again")
+
+    monkeypatch.setattr(teacher, "distil", never)
+    for name in ("elm_kv", "elm_unrouted", "random_memory"):
+        assert taught(shop, name).ids
+
+
+def test_a_killed_teacher_goes_on(engine, tmp_path):
+    """Stop in the middle of the second group: the memories of the resumed run are those of the whole one."""
+    whole = taught(workshop(engine, group=2), "elm")
+    system = workshop(engine, tmp_path, group=2).make("elm")
+    stream, steps = system.learn(problems(6)), 0
+    for record in stream:
+        steps += type(record).__name__ == "Step"
+        if steps == 8:  # two problems, two steps and the final check each: in the second group
+            break
+    stream.close()
+    again = workshop(engine, tmp_path, group=2)
+    assert 0 < len(again.teacher._known) < 6
+    system = again.make("elm")
+    list(system.learn(problems(6)))
+    assert system.ids == whole.ids
+
+
+def test_unrouted_takes_the_memory(shop):
+    routed, unrouted = (list(taught(shop, n).reply(problems(8, start=20), ONE)) for n in ("elm", "elm_unrouted"))
+    for a, b in zip(routed, unrouted, strict=True):
+        assert b.answer == a.votes["memory"].label and set(b.votes) == {"memory"} and b.hit == a.hit
+        assert b.cost.tokens == sum(t.tokens for t in a.traces if t.side == "memory")
+
+
+def test_random_memory_is_the_nearest_no_more_than_by_chance(shop):
+    near, far = taught(shop, "elm", 8), taught(shop, "random_memory", 8)
+    n, asked = len(near.ids), problems(200, start=100)
+    assert n >= 4
+    picks = [far.find(p).memory_id for p in asked]
+    same = sum(near.find(p).memory_id == pick for p, pick in zip(asked, picks, strict=True))
+    assert same < 200 / n + 4 * (200 / n) ** 0.5
+    counts = [picks.count(i) for i in far.ids]
+    assert min(counts) > 0 and max(counts) < 200 / n + 4 * (200 / n) ** 0.5
+    assert [far.find(p) for p in asked] == [far.find(p) for p in asked]
+
+
+def test_format_only_rewards_the_box_alone(shop):
+    """Its steps' rewards are 1 where a trace finished with any boxed answer."""
+    steps = [r for r in shop.make("format_only").learn(problems(6)) if type(r).__name__ == "Step"]
+    assert steps
+    for step in steps:
+        assert np.mean(step.rewards) == pytest.approx(step.finished)
+    assert any(s.agreement < s.finished for s in steps), "otherwise it would be the majority's reward"
+
+
+def test_untrained_prompt_is_the_text(shop, engine):
+    reply = next(iter(shop.make("untrained_prompt").reply(problems(1), ONE)))
+    soft = engine.model.text_prompt("Solve it.", 4)
+    want = shop.sampler.sample([Ask(problems(1)[0], soft, side="memory")], ONE)[0]
+    assert reply.traces == want.traces and not reply.used
