@@ -20,7 +20,7 @@ def bench(overrides: dict[str, Any], as_json: bool,
                                                   show_default=False)] = [],  # noqa: B006 - typer makes a new list
           repeats: Annotated[int, typer.Option(min=1, help="Runs of each side, in turns; the median counts.")] = 3,
           tokens: Annotated[int, typer.Option(min=12, help="Length of every rollout.")] = 200,
-          peer_steps: Annotated[int, typer.Option(min=1, help="Steps that TRL is measured for.")] = 2,
+          peer_steps: Annotated[int, typer.Option(min=1, help="Steps that both sides of `memory` are measured for.")] = 2,
           together_steps: Annotated[int, typer.Option(min=1, help="Steps of the row `together`.")] = 2,
           memories: Annotated[int, typer.Option(min=1, help="In the bank that is searched.")] = 100_000,
           mapped: Annotated[int, typer.Option(min=3, help="In the bank whose map is drawn.")] = 10_000,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 from ..records import LatentmemError, Step
@@ -14,10 +15,20 @@ FINAL = "ours includes the rollouts of the final check, one batch more than step
 
 
 def one_memory(work: Work) -> Side:
-    """Seconds for one memory: all steps and the final check. The first vote is given, as it is after solving."""
+    """Seconds for one memory: all steps and the final check. The first vote is given, as it is after solving.
+
+    Like the peer, it is measured for `peer_steps` steps and the check, and extrapolated: every step does the same work.
+    """
     model = _ready(work)
-    return Side(lambda: seconds(model, work, 1, work.steps), f"{work.steps} steps of {work.rollouts} rollouts of "
-                f"{work.tokens} tokens; {FINAL}")
+
+    def run() -> float:
+        took: list[Step] = []
+        seconds(model, work, 1, work.peer_steps, took=took)
+        *trained, check = took
+        return work.steps * median(s.seconds for s in trained) + check.seconds
+
+    return Side(run, f"{work.steps} steps of {work.rollouts} rollouts of {work.tokens} tokens, extrapolated from "
+                f"{work.peer_steps}; {FINAL}")
 
 
 def together(work: Work) -> Side:
@@ -63,18 +74,24 @@ def recipe(work: Work, steps: int) -> Any:
                   learning_rate=work.learning_rate, gate_votes=1, gate_lead=0)
 
 
-def seconds(model: Any, work: Work, memories: int, steps: int, *, first: int = 0) -> float:
-    """Seconds to distil `memories` problems from the `first` on in one batch, on a model that is scripted for it."""
+def seconds(model: Any, work: Work, memories: int, steps: int, *, first: int = 0, took: list[Step] | None = None) -> float:
+    """Seconds to distil `memories` problems from the `first` on in one batch, on a model that is scripted for it.
+
+    The steps, the final check among them, are added to `took`.
+    """
     from ..distil import distil
 
     fixed = shared.scripted(model, work.tokens, work.rollouts)
     problems = PROBLEMS[first : first + memories]
     began, trained = time.perf_counter(), 0
     for _, record in distil(fixed, problems, [shared.first_vote(work)] * memories, recipe(work, steps)):
-        trained += isinstance(record, Step) and record.grad_norm > 0
+        if isinstance(record, Step):
+            trained += record.grad_norm > 0
+            if took is not None:
+                took.append(record)
     shared.synchronise(model)
-    took = time.perf_counter() - began
+    whole = time.perf_counter() - began
     if trained != memories * steps:
         raise LatentmemError(f"Only {trained} of {memories * steps} steps had a gradient, so the row would be wrong: use "
                              "at least 3 rollouts.")
-    return took
+    return whole

@@ -49,7 +49,7 @@ class Work:
     init_text: str = "Solve the problem step by step, check each step, and put the final answer within \\boxed{}."
     seed: int = 0
     steps: int = 10  # of one memory
-    peer_steps: int = 2  # TRL is measured for so many steps and extrapolated to `steps`
+    peer_steps: int = 2  # both sides of `memory` are measured for so many steps and extrapolated to `steps`
     together: int = 8  # memories in one batch
     together_steps: int = 2
     memory_steps: int = 1  # steps of the runs whose peak memory is read
