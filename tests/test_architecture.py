@@ -23,7 +23,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("weights", "bank_archive", "bank_verify"),
     ("model", "bank"),
     ("keys", "sampling", "training", "verifier", "overlay"),
-    ("distil", "loading"),
+    ("distil", "loading", "bank_notes", "bank_reads", "words"),
     ("engine",),
     ("baselines", "doctor"),
     ("evaluation",),
