@@ -29,6 +29,8 @@ def bench(overrides: dict[str, Any], as_json: bool,
                                                         "(bench.json; scale.json).", show_default=False)] = None,
           resume: Annotated[bool, typer.Option("--resume", help="Pass over what the report has with these settings.")] = False,
           scale: Annotated[bool, typer.Option("--scale", help="How cost grows, with a picture, instead of the rows.")] = False,
+          profile: Annotated[bool, typer.Option("--profile", help="Where the time of a distillation goes, instead of the "
+                                                                  "rows (profile.json).")] = False,
           largest: Annotated[int | None, typer.Option(min=1, help="With --scale: no sizes above this.",
                                                       show_default=False)] = None,
           table: Annotated[bool, typer.Option("--table", help="Print the report as it is; measure nothing.")] = False) -> int:
@@ -47,7 +49,9 @@ def bench(overrides: dict[str, Any], as_json: bool,
                                                          "virtual_tokens", "learning_rate", "init_text")}
     work = Work(**shared, tokens=tokens, peer_steps=peer_steps, together_steps=together_steps, memories=memories,
                 mapped=mapped, peer_dtype=peer_dtype)
-    file = out or Path("scale.json" if scale else "bench.json")
+    file = out or Path("scale.json" if scale else "profile.json" if profile else "bench.json")
+    if profile:
+        return profiled(work, file, as_json, table)
     if table:
         return show(file, scale, as_json)
     if scale:
@@ -56,6 +60,21 @@ def bench(overrides: dict[str, Any], as_json: bool,
         records = bench_run.run(row_table.chosen(only), work, repeats, file, resume=resume)
     follow(records, as_json)
     return show(file, scale, as_json=False, pictures=True) if not as_json else DONE
+
+
+def profiled(work: Any, file: Path, as_json: bool, table: bool) -> int:
+    """The operations of rollouts and of a gradient step, measured unless `table`, as tables or as lines of JSON."""
+    from . import console
+    from .bench import profile, report
+
+    if not table:
+        follow(profile.run(work, file), as_json)
+    parts = report.read(file).get("rows", [])
+    if not as_json:
+        typer.echo(profile.markdown(parts), nl=False)
+    elif table:
+        console.print_lines([{"record": "Part", **p} for p in parts])
+    return DONE
 
 
 def follow(records: Any, as_json: bool) -> None:

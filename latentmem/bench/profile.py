@@ -1,0 +1,106 @@
+"""Where the time goes: the operations of a batch of rollouts and of the gradient step on it, with and without the tape.
+
+Without the tape the gradient step computes the forward pass again, as any trainer does that is handed finished rollouts:
+the state before that change, and the one that batches beyond `tape.LIMIT` still run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..records import Status, Trace
+from . import report, rollouts
+from . import work as shared
+from .work import PROBLEMS, SHARE, Work
+
+SHOWN = 8  # operations of each part
+
+
+@dataclass(frozen=True)
+class Part:
+    """One piece of work. `operations`: name -> seconds of the processor in it, itself alone, the largest first."""
+
+    name: str
+    title: str
+    seconds: float
+    cpu_seconds: float
+    operations: Mapping[str, float]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run(work: Work, file: Path) -> Iterator[Status | Part]:
+    """Profile all parts and write them to `file`. `tokens` a rollout and `rollouts` are those of the bench."""
+    model = shared.language_model(work)
+    soft = shared.soft_prompt(model, work)
+    fixed = shared.scripted(model, work.tokens, work.rollouts)
+    rollouts.speed(shared.scripted(model, min(16, work.tokens), work.rollouts), _jobs(work, soft), work)  # warms up
+    tape = model.tape(work.rollouts, work.tokens)
+    groups: dict[str, list[Trace]] = {}
+    plan: list[tuple[str, str, Callable[[], Any]]] = [
+        ("rollouts", "Rollouts", lambda: groups.update(plain=_sampled(fixed, work, soft, None))),
+        ("rollouts-taped", "Rollouts with the tape running", lambda: groups.update(taped=_sampled(fixed, work, soft, tape))),
+        ("step", "Gradient step, forward pass computed again", lambda: _gradient(model, work, soft, groups["taped"], None)),
+        ("step-taped", "Gradient step from the tape", lambda: _gradient(model, work, soft, groups["taped"], tape))]
+    if tape is None:
+        plan = [p for p in plan if not p[0].endswith("taped")]
+        plan[1] = (*plan[1][:2], lambda: _gradient(model, work, soft, groups["plain"], None))
+    made = []
+    for i, (name, title, call) in enumerate(plan):
+        yield Status(title, i, len(plan))
+        made.append(_profiled(name, title, call, asdict(work)))
+        yield made[-1]
+    report.merge(file, [asdict(p) for p in made], [p[0] for p in plan], machine=report.machine(), versions=report.versions())
+
+
+def _jobs(work: Work, soft: Any) -> list[Any]:
+    from ..sampling import Job
+
+    return [Job(PROBLEMS[0], work.rollouts, soft, "memory", 1)]
+
+
+def _sampled(fixed: Any, work: Work, soft: Any, tape: Any) -> list[Trace]:
+    from ..sampling import sample
+
+    records = sample(fixed, _jobs(work, soft), seed=work.seed, temperature=work.temperature, max_new_tokens=work.tokens,
+                     tape=tape)
+    return sorted((r for _, r in records if isinstance(r, Trace)), key=lambda t: t.row)
+
+
+def _gradient(model: Any, work: Work, soft: Any, traces: Sequence[Trace], tape: Any) -> None:
+    import torch
+
+    from ..grpo import advantages
+    from ..training import Lot, policy_gradient
+
+    rewards = [float(i < SHARE * work.rollouts) for i in range(work.rollouts)]
+    lot = Lot(PROBLEMS[0], torch.nn.Parameter(soft.clone()), traces, advantages(rewards), tape)
+    for _ in policy_gradient(model, [lot], work.temperature):
+        pass
+
+
+def _profiled(name: str, title: str, call: Callable[[], Any], settings: Mapping[str, Any]) -> Part:
+    from torch.profiler import ProfilerActivity, profile
+
+    began, used = time.perf_counter(), time.process_time()
+    call()  # timed by itself: the profiler costs something
+    seconds, cpu = time.perf_counter() - began, time.process_time() - used
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        call()
+    spent = sorted(((e.self_cpu_time_total / 1e6, e.key) for e in seen.key_averages()), reverse=True)
+    return Part(name, title, seconds, cpu, {key.removeprefix("aten::"): s for s, key in spent[:SHOWN]}, settings)
+
+
+def markdown(parts: Sequence[Mapping[str, Any]]) -> str:
+    """One table a part."""
+    out = []
+    for part in parts:
+        whole = sum(part["operations"].values()) or 1.0
+        lines = [f"**{part['title']}**: {part['seconds']:.1f} s, {part['cpu_seconds']:.1f} s of the processors", "",
+                 "| operation | s | of those shown |", "|---|---|---|"]
+        lines += [f"| `{op}` | {s:.2f} | {s / whole:.0%} |" for op, s in part["operations"].items()]
+        out.append("\n".join(lines))
+    return "\n\n".join(out) + "\n"

@@ -1,0 +1,35 @@
+"""The profile of rollouts and of a gradient step, on the tiny random model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from latentmem.bench import profile, work
+from latentmem.bench.work import Work
+from latentmem.records import Status
+from tests.tiny import tiny_model
+
+TINY = Work(model="tiny", tokens=20, rollouts=4)
+
+
+def test_parts_are_profiled_with_and_without_the_tape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "language_model", lambda _: tiny_model())
+    file = tmp_path / "profile.json"
+    parts = [r for r in profile.run(TINY, file) if not isinstance(r, Status)]
+    assert [p.name for p in parts] == ["rollouts", "rollouts-taped", "step", "step-taped"]
+    assert all(p.seconds > 0 and p.operations for p in parts)
+    saved = json.loads(file.read_text())
+    assert [r["name"] for r in saved["rows"]] == [p.name for p in parts] and saved["machine"]
+    table = profile.markdown(saved["rows"])
+    assert table.count("| operation |") == 4 and "Gradient step from the tape" in table
+
+
+def test_parts_without_a_tape_where_none_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    monkeypatch.setattr(model, "tape", lambda rows, positions: None, raising=False)
+    monkeypatch.setattr(work, "language_model", lambda _: model)
+    parts = [r for r in profile.run(TINY, tmp_path / "p.json") if not isinstance(r, Status)]
+    assert [p.name for p in parts] == ["rollouts", "step"]
