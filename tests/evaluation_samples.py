@@ -106,7 +106,8 @@ class Cast:
             self.made.append(FakeSystem(name, **how))
             return self.made[-1]
 
-        return Entrant(name, forms, make)
+        learns = "online" if how.get("memories") else "offline" if how.get("offline") else ""
+        return Entrant(name, forms, make, learns)
 
     def all(self) -> list[Entrant]:
         return [self.entrant("zero_shot"), self.entrant("elm", memories=True), self.entrant("offline_ttrl", offline=True)]

@@ -30,7 +30,7 @@ def run(entrants: Sequence[Entrant], learn: DataSet, tests: Sequence[DataSet], j
         if not todo:
             continue
         system = entrant.make()
-        yield from _taught(system, learn, journal, name, together)
+        yield from _taught(system, _lessons(entrant, learn.problems, together), learn, journal, name)
         for unit, form, batch in todo:
             yield Status(f"{entrant.name} ({form.name}) on {batch.dataset}: problems {batch.first + 1} to "
                          f"{batch.first + len(batch.problems)}")
@@ -41,20 +41,22 @@ def run(entrants: Sequence[Entrant], learn: DataSet, tests: Sequence[DataSet], j
             yield tally.progress()
 
 
-def _taught(system: System, learn: DataSet, journal: Journal, name: str, together: int) -> Iterator[Event]:
+def _taught(system: System, lessons: Sequence[tuple[bool, Sequence[Problem]]], learn: DataSet, journal: Journal,
+            name: str) -> Iterator[Event]:
     """Bring a system to where it has learnt the whole part, from wherever it stood."""
-    lessons = _lessons(system, learn.problems, together)
     done = journal.restore(name, system.load)
     for place, (whole, problems) in zip(count(done), lessons[done:], strict=False):
         yield Status(f"{system.name} learns from {len(problems)} of {len(learn.problems)} problems", place, len(lessons))
         yield from lesson(system, problems, learn.name, journal, name, place, whole=whole, last=place + 1 == len(lessons))
 
 
-def _lessons(system: System, problems: Sequence[Problem], together: int) -> list[tuple[bool, Sequence[Problem]]]:
-    """First the whole set, for the rows that train on it at once; then a few at a time, for the online ones."""
-    if not problems:
+def _lessons(entrant: Entrant, problems: Sequence[Problem], together: int) -> list[tuple[bool, Sequence[Problem]]]:
+    """(whole set?, problems) of each lesson: all at once for the rows that train on a set, a few at a time for the others."""
+    if not problems or not entrant.learns:
         return []
-    return [(True, problems), *((False, problems[i : i + together]) for i in range(0, len(problems), together))]
+    if entrant.learns == "offline":
+        return [(True, problems)]
+    return [(False, problems[i : i + together]) for i in range(0, len(problems), together)]
 
 
 def _questions(entrant: Entrant, learn: DataSet, tests: Sequence[DataSet], rows: int) -> Iterator[tuple[str, Form, Asked]]:

@@ -24,7 +24,8 @@ def run(entrants: Sequence[Entrant], data: DataSet, journal: Journal, *, block: 
     """
     problems = tuple(unique(data.problems))
     tally = Tally(len(problems) * sum(len(e.forms) for e in entrants))
-    tally.add(journal.results())
+    wanted = {(e.name, f.name) for e in entrants for f in e.forms}
+    tally.add(r for r in journal.results() if (r.system, r.form) in wanted)
     yield tally.progress()
     if tally.done == tally.total and not _unlearnt(entrants, journal, -(-len(problems) // block)):
         return
@@ -38,7 +39,7 @@ def run(entrants: Sequence[Entrant], data: DataSet, journal: Journal, *, block: 
             yield from _met(entrant, system, batch, place, learnt, journal, tally, len(problems))
         last = first + block >= len(problems)
         for entrant, system, learnt in systems:
-            if place >= learnt:
+            if entrant.learns and place >= learnt:
                 yield Status(f"{entrant.name} learns from problem {first + 1} of {len(problems)}", first, len(problems))
                 yield from lesson(system, batch.problems, "", journal, entrant.name, place, whole=False, last=last)
 
@@ -63,4 +64,4 @@ def _met(entrant: Entrant, system: System, batch: Asked, place: int, learnt: int
 
 def _unlearnt(entrants: Sequence[Entrant], journal: Journal, blocks: int) -> bool:
     """True if a system has still to learn from the last arrival: what it learnt there belongs to its costs."""
-    return any(f"{e.name}/lesson/{blocks - 1}" not in journal for e in entrants)
+    return any(e.learns and f"{e.name}/lesson/{blocks - 1}" not in journal for e in entrants)

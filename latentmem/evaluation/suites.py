@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..engine import Engine
 
 PROTOCOLS = ("heldout", "stream", "transfer")
-NOT_FACTS = {"bank", "device", "k", "max_problem_chars"}  # of the settings: they do not decide a result
+DECIDING = ("model", "embedder", "dtype", "key", "min_similarity", "verifier")  # with the recipe's, what decides a result
 PACKAGES = ("latentmem", "torch", "transformers", "numpy")
 
 
@@ -119,8 +119,8 @@ def cast(shop: Workshop, suite: Suite) -> list[Entrant]:
     missing = next((name for name in suite.systems if name not in THERE), None)
     if missing is not None:
         raise LatentmemError(f"There is no system {missing!r}: use {', '.join(THERE)}.")
-    return [Entrant(name, forms_named(suite.forms.get(name, tuple(FORMS))), lambda name=name: shop.make(name))
-            for name in suite.systems]
+    return [Entrant(name, forms_named(suite.forms.get(name, tuple(FORMS))), lambda name=name: shop.make(name),
+                    THERE[name].learns) for name in suite.systems]
 
 
 def _heldout(shop: Workshop, entrants: Sequence[Entrant], learn: DataSet, tests: Sequence[DataSet], order: Order,
@@ -131,9 +131,7 @@ def _heldout(shop: Workshop, entrants: Sequence[Entrant], learn: DataSet, tests:
 
 
 def _stream(shop: Workshop, entrants: Sequence[Entrant], data: DataSet, order: Order) -> Iterator[Event]:
-    from ..baselines.registry import ROWS as THERE
-
-    online = [e for e in entrants if THERE[e.name].learns != "offline"]
+    online = [e for e in entrants if e.learns != "offline"]
     size = order.suite.stream or len(unique(data.problems))
     arriving = split(data, size, 0, order.seed).distil
     told = {"protocol": "stream", "data": part(arriving), "block": order.block,
@@ -163,7 +161,7 @@ def part(data: DataSet) -> dict[str, Any]:
 
 def facts(shop: Workshop, order: Order, told: Mapping[str, Any]) -> dict[str, Any]:
     """What a run is: its protocol and data, the model's fingerprint, and every setting that decides a result."""
-    settings = {k: v for k, v in shop.settings.model_dump(mode="json").items() if k not in NOT_FACTS}
+    settings = {name: getattr(shop.settings, name) for name in DECIDING} | asdict(shop.recipe)
     return {**told, "seed": order.seed, "model": shop.engine.model.fingerprint, "settings": settings,
             "rows": shop.sampler.rows, "together": shop.teacher.group, "made": made(shop)}
 

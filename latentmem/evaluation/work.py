@@ -21,11 +21,13 @@ Event = Status | Step | Distilled | Result | Learned | Progress  # what a protoc
 
 @dataclass(frozen=True)
 class Entrant:
-    """A system of the comparison and the forms it answers in. `make` is called when its turn comes."""
+    """A system of the comparison and the forms it answers in. `make` is called when its turn comes. `learns`: "online",
+    from problems that it has answered; "offline", from a whole training set before; "" not at all."""
 
     name: str
     forms: tuple[Form, ...]
     make: Callable[[], System]
+    learns: str = ""
 
 
 @dataclass(frozen=True)
