@@ -209,7 +209,11 @@ def hub_row(name: str, one: HubSet, index: int, row: dict[str, Any]) -> Found:
 
 # ------------------------------------------------------------------ generated
 def _generated(family: str, options: dict[str, Any]) -> Iterator[Found]:
-    """A family of reasoning-gym; `size`, `seed` and whatever sets the family's difficulty are options."""
+    """A family of reasoning-gym; `size`, `seed` and whatever sets the family's difficulty are options.
+
+    Its item i of seed s is item i-1 of seed s+1, so neighbouring seeds share problems: `split` and `apart` see to it that
+    two parts do not.
+    """
     try:
         import reasoning_gym
         from reasoning_gym.factory import DATASETS
