@@ -7,13 +7,14 @@ import sys
 from latentmem.engine import Engine
 from latentmem.records import LatentmemError
 from latentmem.settings import Settings
-from latentmem.ui import build, launch_options
+from latentmem.ui import build, launch_options, prepare
 
 try:
-    engine = Engine(Settings())  # nothing is loaded yet; every setting can come from the environment
+    engine = prepare(Engine(Settings()))  # no model is loaded yet; every setting can come from the environment
+    options = launch_options(engine)
 except LatentmemError as e:
     sys.exit(str(e))
 demo = build(engine)
 
 if __name__ == "__main__":
-    demo.launch(**launch_options(engine))
+    demo.launch(**options)

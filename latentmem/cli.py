@@ -170,6 +170,7 @@ def serve(overrides: dict[str, Any], as_json: bool,
     engine = engine_for(overrides)
     from . import ui
 
+    engine = ui.prepare(engine)
     try:
         address = "0.0.0.0" if public else host
         ui.build(engine).launch(server_name=address, server_port=port, **ui.launch_options(engine))

@@ -5,6 +5,7 @@ Every field can be set in the environment as LATENTMEM_<FIELD>, e.g. LATENTMEM_M
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +54,17 @@ class Settings(BaseSettings):
     min_similarity: float = Field(0.25, ge=-1, le=1, description="A memory less similar than this is not tried.")
     verifier: Literal["vote_share", "self_certainty", "judge"] = Field(
         "vote_share", description="Who decides when memory and model disagree.")
+
+    starter: bool = Field(True, description="A new bank begins with the memories of examples/bank.zip.")
+    mcp: bool = Field(False, description="Offer the app's endpoints as tools of the Model Context Protocol, too.")
+    hosted: bool = Field(default_factory=lambda: bool(os.environ.get("SPACE_ID")),
+                         description="The app is shared: the bank is read-only and visitors have limits (on a Space: yes).")
+    hosted_chars: int = Field(1200, ge=1, description="Longest problem in a shared app.")
+    hosted_rollouts: int = Field(8, ge=1, description="Most traces for a vote in a shared app.")
+    hosted_new_tokens: int = Field(400, ge=1, description="Longest trace in a shared app.")
+    hosted_steps: int = Field(10, ge=1, description="Most gradient steps in a shared app.")
+    hosted_memories: int = Field(20, ge=0, description="Most memories of one's own in a shared app.")
+    hosted_queue: int = Field(16, ge=1, description="Most actions that wait in a shared app; later ones are refused.")
 
     def __init__(self, **values: Any) -> None:
         try:

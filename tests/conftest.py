@@ -36,6 +36,7 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings are the defaults, whatever is in the environment, and the bank is a fresh file."""
     for name in [n for n in os.environ if n.upper().startswith("LATENTMEM_") and n.upper() not in KEPT]:
         monkeypatch.delenv(name)
+    monkeypatch.delenv("SPACE_ID", raising=False)
     monkeypatch.setenv("LATENTMEM_BANK", str(tmp_path / "bank.sqlite"))
 
 

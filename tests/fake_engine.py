@@ -36,6 +36,8 @@ from latentmem.records import (
 from latentmem.settings import Settings
 from latentmem.voting import vote
 
+from .fake_memories import fake_model, history, many
+
 MODEL, DIM, HIDDEN = "f" * 64, 48, 32
 WORDS = ("First, read the problem carefully and write down what is known.", "**Step {n}.** We have \\( x_{n} = {a} \\).",
          "Multiplying gives \\[ {a} \\times {b} = {c}. \\]", "So the difference is $\\frac{{{a}}}{{{b}}} + {c}$.",
@@ -59,14 +61,19 @@ class FakeEngine:
     def ready(self) -> bool:
         return self.shared["ready"]
 
-    def changed(self, **settings: Any) -> FakeEngine:
-        return FakeEngine(self.settings.changed(**settings), bank=self.bank, pace=self.pace, shared=self.shared)
+    def changed(self, *, on_bank: Any = None, **settings: Any) -> FakeEngine:
+        bank = self.bank if on_bank is None else on_bank
+        return FakeEngine(self.settings.changed(**settings), bank=bank, pace=self.pace, shared=self.shared)
 
     def load(self) -> Iterator[Status]:
         for done in range(0, 101, 20):
             self.wait(6)
             yield Status("Downloading the model", done, 100)
         self.shared["ready"] = True
+
+    @property
+    def model(self) -> Any:
+        return fake_model(HIDDEN, MODEL)
 
     def wait(self, records: float = 1) -> None:
         if self.pace:
@@ -80,6 +87,8 @@ class FakeEngine:
         return (key / np.linalg.norm(key)).astype(np.float32)
 
     def think(self, problem: Problem, *, memory_id: str | None = None) -> Iterator[Any]:
+        if memory_id:
+            self.bank.get(memory_id)
         yield from self.sides(problem, ("memory",) if memory_id else ("zero_shot",))
 
     def sides(self, problem: Problem, sides: tuple[Side, ...], salt: int = 0, good: float = 0.6) -> Iterator[Any]:
@@ -171,7 +180,8 @@ class FakeEngine:
         return self.bank.search(memory.keys[kind], kind=kind, k=k, exclude=(memory.id,))
 
     def replay(self, receipt: Any) -> Iterator[Any]:
-        yield from self.answer(receipt.problem, receipt.used.memory_id if receipt.used else "off")
+        again = self.changed(**receipt.settings)
+        yield from again.answer(receipt.problem, receipt.used.memory_id if receipt.used else "off")
 
     def feedback(self, receipt: Any, correct: bool) -> None:
         for event in judged(receipt, correct):
@@ -249,9 +259,15 @@ def main() -> None:
     parser.add_argument("--pace", type=float, default=0.02)
     parser.add_argument("--memories", type=int, default=60)
     parser.add_argument("--cold", action="store_true", help="the model has to be loaded first")
+    parser.add_argument("--bank", default="", help="a file that keeps the memories: made once, for very many of them")
     args = parser.parse_args()
-    engine = FakeEngine(pace=args.pace, ready=not args.cold)
-    fill_bank(engine, list(load_examples(EXAMPLES).values())[: args.memories])
+    # LATENTMEM_HOSTED and the other settings hold here, too
+    engine = FakeEngine(Settings(rollouts=8, steps=5), pace=args.pace, ready=not args.cold)
+    if args.bank:
+        engine.bank = many(engine, args.bank, args.memories)
+    else:
+        fill_bank(engine, list(load_examples(EXAMPLES).values())[: args.memories])
+        history(engine.bank)
     build(engine).launch(server_name="127.0.0.1", server_port=args.port, **launch_options(engine))
 
 

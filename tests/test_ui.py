@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from latentmem.records import Delta, LatentmemError
-from latentmem.ui import distil, layout, session, solve
+from latentmem.ui import arrival, distil, runs, session, solve, whatif
 from latentmem.ui.session import Desk
 
 from .fake_engine import FakeEngine
-from .ui_samples import ANN, BO, SETTINGS, asked, distilled, new_desk, text_of, visitor
+from .ui_samples import ANN, BO, SETTINGS, asked, distilled, new_desk, settle, text_of, visitor
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_bug_shows_no_traceback(desk: Desk) -> None:
 
 
 def test_the_model_is_loaded_first_with_progress() -> None:
-    desk = Desk(FakeEngine(ready=False))
+    desk = Desk(FakeEngine(ready=False, pace=0.02))
     assert any("Downloading the model" in text_of(p.status) for p in asked(desk))
     assert desk.engine.ready
 
@@ -72,25 +72,30 @@ def test_stop_ends_the_engine_and_keeps_what_was_seen(desk: Desk) -> None:
     assert "Stopped" in text_of(stopped.status) and stopped.press["interactive"] is True
     last = list(stream)[-1]
     assert "Stopped" in text_of(last.status) and not last.receipt and last.cards
+    settle(desk)
     assert desk.engine.shared["open"] == 0
     assert "writing…" not in text_of(last.cards)
 
 
 def test_closing_the_stream_closes_the_engine(desk: Desk) -> None:
     stream = solve.solve(desk, ANN, "auto", None, *SETTINGS, visitor())
+    desk.engine.pace = 0.002
     for _ in range(3):
         next(stream)
     assert desk.engine.shared["open"] == 1
     stream.close()
+    settle(desk)
     assert desk.engine.shared["open"] == 0
 
 
 def test_a_visitor_who_leaves_stops_their_run(desk: Desk) -> None:
     stream = solve.solve(desk, ANN, "auto", None, *SETTINGS, visitor("gone"))
     next(stream), next(stream)
-    layout.leave(desk, visitor("gone"))
+    run = desk.visit(visitor("gone")).runs["solve"]
+    arrival.leave(desk, visitor("gone"))
     list(stream)
-    assert desk.engine.shared["open"] == 0 and "gone" not in desk._visits
+    run.thread.join(20)
+    assert desk.engine.shared["open"] == 0 and "gone" not in desk.visits and len(desk.visits) == 0
 
 
 def test_at_most_eight_pictures_a_second() -> None:
@@ -101,39 +106,56 @@ def test_at_most_eight_pictures_a_second() -> None:
 
     run, began = session.Run(), time.monotonic()
     drawn = sum(1 for _ in session.follow(records(), run))
-    assert drawn <= (time.monotonic() - began) / session.REFRESH + 1
+    assert drawn <= (time.monotonic() - began) / runs.REFRESH + 1
     assert run.scene.rows["zero_shot", 0].text.endswith("299")
 
 
 def test_replay_feedback_and_counterfactual(desk: Desk) -> None:
-    for handler in (solve.replay, functools.partial(solve.compare, other="x")):
+    for handler in (whatif.replay, functools.partial(whatif.compare, other="x")):
         assert "Solve a problem first" in text_of(list(handler(desk, request=visitor("new")))[-1])
-    assert "Solve a problem first" in text_of(solve.said_right(desk, visitor("new")))
-    asked(desk)
-    assert "Choose a memory first" in text_of(list(solve.compare(desk, None, visitor()))[-1])
+    assert "Solve a problem first" in text_of(whatif.said_right(desk, visitor("new")))
+    last = asked(desk)[-1]
+    assert "Choose a memory first" in text_of(list(whatif.compare(desk, None, visitor()))[-1])
     train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
-    columns = list(solve.compare(desk, train, visitor()))[-1]
+    assert last.what_if["visible"] and [c[1] for c in last.other["choices"]] == [train] == [last.other["value"]]
+    events = len(desk.engine.bank.events())
+    columns = list(whatif.compare(desk, train, visitor()))[-1]
     assert text_of(columns).count('class="column"') == 3
-    assert text_of(list(solve.compare(desk, train, visitor()))[-1]).count('class="column"') == 3  # not twice
-    assert "same tokens" in text_of(list(solve.replay(desk, visitor()))[-1])
-    assert "Noted" in text_of(solve.said_wrong(desk, visitor()))
+    assert text_of(list(whatif.compare(desk, train, visitor()))[-1]).count('class="column"') == 3  # not twice
+    assert len(desk.engine.bank.events()) == events, "a counterfactual is no use of the memory"
+    assert "no memory" in text_of(list(whatif.compare(desk, "m000nothere", visitor()))[-1]).lower()
+    assert "same tokens" in text_of(list(whatif.replay(desk, visitor()))[-1])
+    assert "Noted" in text_of(whatif.said_wrong(desk, visitor()))
     assert any(e.kind == "feedback" for e in desk.engine.bank.events())
 
 
 # ------------------------------------------------------------------ distil
-def test_distil_keep_and_compare(desk: Desk) -> None:
+def test_distil_try_keep_and_try_again(desk: Desk) -> None:
+    desk.engine.pace = 0.004
     pictures = distilled(desk)
+    desk.engine.pace = 0
     last = pictures[-1]
-    assert any("Training step" in text_of(p.status) for p in pictures) and any(p.curve["data"] for p in pictures[:-1])
-    assert last.choice["visible"] and not last.after["visible"] and len(desk.engine.bank) == 2
+    assert any("Step 2 of 4" in text_of(p.status) for p in pictures) and any(p.curve["data"] for p in pictures[:-1])
+    assert last.choice["visible"] and last.after["visible"] and len(desk.engine.bank) == 2
     assert "not yet kept" in text_of(last.outcome) and [len(d["x"]) for d in last.curve["data"]] == [5, 5, 5]
-    assert "Keep a memory first" in text_of(list(distil.before_after(desk, distil.SAME, visitor()))[-1])
+    events = len(desk.engine.bank.events())
+    assert text_of(list(distil.before_after(desk, distil.SAME, visitor()))[-1]).count('class="column"') == 2
+    assert len(desk.engine.bank) == 2 and len(desk.engine.bank.events()) == events, "a trial leaves nothing behind"
     kept = distil.keep(desk, visitor())
     assert len(desk.engine.bank) == 3 and kept.after["visible"] and not kept.choice["visible"]
+    assert "See it on the map" in text_of(kept.outcome)
     assert "no memory to keep" in text_of(distil.keep(desk, visitor()).status)
-    for on in (distil.SAME, BO):
-        assert text_of(list(distil.before_after(desk, on, visitor()))[-1]).count('class="column"') == 2
+    assert text_of(list(distil.before_after(desk, BO, visitor()))[-1]).count('class="column"') == 2
+    assert text_of(list(distil.before_after(desk, distil.ALL, visitor()))[-1]).count('class="column"') == 6
+    assert "Distil a memory first" in text_of(list(distil.before_after(desk, distil.SAME, visitor("new")))[-1])
     json.dumps([p._asdict() for p in pictures])
+
+
+def test_the_nearest_examples_are_offered_first(desk: Desk) -> None:
+    text = next(t for t, p in desk.examples.items() if session.family(p) == "change")
+    offered = distilled(desk, text)[-1].on["choices"]
+    assert offered[:2] == [distil.ALL, distil.SAME] and len(offered) == len(desk.examples) + 2 and text not in offered[2:7]
+    assert sum(session.family(desk.examples[t]) == "change" for t in offered[2:7]) >= 3
 
 
 def test_discard_and_nothing_learnt_store_nothing(desk: Desk) -> None:

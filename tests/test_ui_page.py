@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import threading
-import zipfile
+import time
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import pytest
 
 from latentmem.records import Receipt
-from latentmem.ui import api, build, distil, launch_options, layout, memories, parts, session, solve, theme
+from latentmem.ui import api, arrival, build, distil, launch_options, memories, parts, session, solve, theme, visits, whatif
 from latentmem.ui.session import Desk
 
 from .fake_engine import FakeEngine
-from .ui_samples import ANN, LOOK, asked, distilled, new_desk, text_of, visitor
+from .ui_samples import ANN, BO, LOOK, SETTINGS, asked, distilled, new_desk, text_of, visitor
+
+TOKEN = "0123456789abcdef0123"
 
 
 @pytest.fixture
@@ -23,84 +25,81 @@ def desk() -> Desk:
     return new_desk()
 
 
-# ------------------------------------------------------------------ memories
-def test_a_click_opens_a_memory_and_nonsense_does_not(desk: Desk) -> None:
-    info = desk.engine.bank.infos()[0]
-    event = gr.EventData(None, {"id": info.id})
-    opened = memories.clicked(desk, *LOOK, event, visitor())
-    assert opened.chosen == info.id and f'data-address="{info.id}"' in text_of(opened.page) and opened.actions["visible"]
-    assert len(opened.map["layout"]["annotations"]) == 1  # the edge to the other memory
-    for bad in ({"id": "m000nothere"}, {"id": {"path": "/etc/passwd"}}, {}, ["x"]):
-        shut = memories.clicked(desk, *LOOK, gr.EventData(None, bad), visitor())
-        assert shut.chosen == "" and not shut.actions["visible"]
-    json.dumps(opened.map)
-
-
-def test_a_problem_is_placed_with_edges_to_its_neighbours(desk: Desk) -> None:
-    last = list(memories.locate(desk, ANN, *LOOK, "", visitor()))[-1]
-    assert len(last.map["layout"]["annotations"]) == 2 and any(d.get("name") == "your problem" for d in last.map["data"])
-    assert "true similarities" in text_of(last.trust)
-    other = memories.refresh(desk, "", "source", "kv", "", visitor())  # the star was placed by another kind of key
-    assert not any(d.get("name") == "your problem" for d in other.map["data"])
-    cleared = memories.clear(desk, *LOOK, "", visitor())
-    assert cleared[0] == "" and not cleared[1:][2]["layout"]["annotations"]
-    assert "empty" in text_of(list(memories.locate(desk, " ", *LOOK, "", visitor()))[-1].notice)
-
-
-def test_the_receipt_leads_to_the_map(desk: Desk) -> None:
-    last = asked(desk)[-1]
-    assert 'data-memory="' in text_of(last.receipt)
-    opened = memories.clicked(desk, *LOOK, gr.EventData(None, {"id": desk.engine.bank.infos()[0].id}), visitor())
-    assert any(d.get("name") == "your problem" for d in opened.map["data"])
-
-
-def test_quarantine_release_delete(desk: Desk) -> None:
-    name = desk.engine.bank.infos()[0].id
-    shut = memories.quarantine(desk, *LOOK, name, visitor())
-    assert desk.engine.bank.info(name).quarantined and shut.release["visible"] and not shut.quarantine["visible"]
-    assert "quarantined" in text_of(shut.page)
-    assert memories.release(desk, *LOOK, name, visitor()).quarantine["visible"]
-    gone = memories.delete(desk, *LOOK, name, visitor())
-    assert name not in desk.engine.bank and gone.chosen == "" and "Deleted" in text_of(gone.notice)
-    assert "alert" in text_of(memories.delete(desk, *LOOK, name, visitor()).notice)
-
-
-def test_export_and_import(desk: Desk) -> None:
-    update, said = memories.export_all(desk)
-    assert zipfile.is_zipfile(update["value"]) and "Exported 2 memories" in text_of(said)
-    peft, _ = memories.export_peft(desk, desk.engine.bank.infos()[0].id)
-    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(zipfile.ZipFile(peft["value"]).namelist())
-    other = Desk(FakeEngine())
-    assert "Added 2 memories; 0 were" in text_of(memories.import_zip(other, update["value"], *LOOK, "", visitor()).notice)
-    again = memories.import_zip(other, update["value"], *LOOK, "", visitor())
-    assert "Added 0 memories; 2 were" in text_of(again.notice) and len(again.choice["choices"]) == 2
-    bad = Path(update["value"]).with_name("bad.zip")
-    bad.write_bytes(b"no zip")
-    assert "alert" in text_of(memories.import_zip(other, str(bad), *LOOK, "", visitor()).notice)
-    assert not memories.export_peft(desk, "m000nothere")[0]["visible"]
-
-
-def test_an_empty_bank_is_shown_kindly() -> None:
-    picture = memories.refresh(Desk(FakeEngine()), *LOOK, "", visitor())
-    assert "No memory yet" in text_of(picture.table) and picture.map["data"] == []
-
-
-def test_the_projection_is_computed_once_for_the_same_memories(desk: Desk) -> None:
-    memories.refresh(desk, *LOOK, "", visitor())
-    plane = desk.planes["input"][1]
-    memories.refresh(desk, "x", "age", "input", "", visitor())
-    assert desk.planes["input"][1] is plane
-    distilled(desk), distil.keep(desk, visitor()), memories.refresh(desk, *LOOK, "", visitor())
-    assert desk.planes["input"][1] is not plane
-
-
 # ------------------------------------------------------------------ the page as a whole
+def arrived(desk: Desk, who: Any, token: str = "") -> dict[str, Any]:
+    """What the two steps of a page load show, by name."""
+    names = ["tabs", "facts", "timer", "problem", "mode", "memory", *parts.SAMPLING, *solve.Picture._fields,
+             "distil_problem", *(f"distil_{name}" for name in distil.Picture._fields)]
+    shown = dict(zip(names, arrival.welcome(desk, token, who), strict=True))
+    return shown | {f"map_{k}": v for k, v in arrival.show_map(desk, who)._asdict().items()}
+
+
+def skipped(value: Any) -> bool:
+    return value == gr.skip()
+
+
 def test_the_address_opens_a_memory_and_fills_the_box(desk: Desk) -> None:
     name = desk.engine.bank.infos()[1].id
-    tabs, problem, facts, *page = layout.arrive(desk, visitor(memory=name, problem="${1+1}"))
-    assert tabs["selected"] == "memories" and problem == "${1+1}" and page[5] == name and "2" in text_of(facts)
-    tabs, _, _, *page = layout.arrive(desk, visitor(memory="m000nothere"))
-    assert "alert" in text_of(page[0]) and page[5] == ""
+    page = arrived(desk, visitor(memory=name, problem="${1+1}"))
+    assert page["tabs"]["selected"] == "memories" and page["problem"] == "${1+1}" and page["map_chosen"] == name
+    assert "<b>2</b> memories" in text_of(page["facts"]) and skipped(page["status"])
+    page = arrived(desk, visitor("b", memory="m000nothere"))
+    assert "alert" in text_of(page["map_notice"]) and page["map_chosen"] == ""
+    assert arrived(desk, visitor("c", panel="distil"))["tabs"]["selected"] == "distil"
+    assert skipped(arrived(desk, visitor("d", panel="nonsense"))["tabs"])
+
+
+def test_a_reload_brings_the_work_back(desk: Desk) -> None:
+    first, again = visitor("first"), visitor("again")
+    arrived(desk, first, TOKEN)
+    asked(desk, who=first, seed=7), distilled(desk, BO, who=first)
+    arrival.leave(desk, first)
+    page = arrived(desk, again, TOKEN)
+    assert page["problem"] == ANN and page["seed"] == 7 and "Receipt" in text_of(page["receipt"]) and page["cards"]
+    assert page["distil_problem"] == BO and page["distil_choice"]["visible"]
+    assert desk.visit(again).star is not None
+    assert distil.keep(desk, again).after["visible"], "the memory that waited can still be kept"
+    page = arrived(desk, visitor("stranger"), TOKEN[::-1])
+    assert skipped(page["problem"]) and skipped(page["receipt"])
+    page = arrived(desk, visitor("linked", problem="Another?"), TOKEN)
+    assert page["problem"] == "Another?" and skipped(page["receipt"])
+
+
+def test_a_run_goes_on_while_its_page_is_reloaded(desk: Desk) -> None:
+    desk.engine.pace = 0.01
+    first, again = visitor("first"), visitor("again")
+    arrived(desk, first, TOKEN)
+    stream = solve.solve(desk, ANN, "auto", None, *SETTINGS, first)
+    next(stream), next(stream)
+    stream.close()
+    arrival.leave(desk, first)
+    page = arrived(desk, again, TOKEN)
+    assert page["stop"]["interactive"] and not page["receipt"]
+    shown = list(solve.resume(desk, again))
+    assert "Receipt" in text_of(shown[-1].receipt) and desk.visit(again).star is not None
+    assert all(map(skipped, next(iter(solve.resume(desk, again))))) and all(map(skipped, next(iter(distil.resume(desk, again)))))
+
+
+def test_a_run_that_nobody_comes_back_to_is_stopped(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visits, "ORPHAN", 0.05)
+    desk.engine.pace = 0.02
+    arrived(desk, visitor(), TOKEN)
+    stream = solve.solve(desk, ANN, "auto", None, *SETTINGS, visitor())
+    next(stream), next(stream)
+    run = desk.visit(visitor()).runs["solve"]
+    arrival.leave(desk, visitor())
+    run.thread.join(20)
+    assert run.done and run.scene.receipt is None and desk.engine.shared["open"] == 0
+    del stream
+
+
+def test_a_new_run_waits_for_one_that_is_ending(desk: Desk) -> None:
+    desk.model_work.acquire()
+    stream = solve.solve(desk, ANN, "auto", None, *SETTINGS, visitor())
+    next(stream)
+    assert "Waiting for another run" in text_of(next(stream).status)
+    desk.model_work.release()
+    assert "Receipt" in text_of(list(stream)[-1].receipt) and not desk.model_work.locked()
 
 
 def test_bound_handlers_still_ask_for_the_request(desk: Desk) -> None:
@@ -108,14 +107,33 @@ def test_bound_handlers_still_ask_for_the_request(desk: Desk) -> None:
 
     handler = session.bind(memories.clicked, desk)
     values, _, event, _ = special_args(handler, list(LOOK), request="the request", event_data=gr.EventData(None, {}))  # type: ignore[arg-type]
-    assert values[:3] == list(LOOK) and isinstance(values[3], gr.EventData) and values[4] == "the request" and event == 3
+    assert values[:4] == list(LOOK) and isinstance(values[4], gr.EventData) and values[5] == "the request" and event == 4
 
 
 def test_visits_are_bounded_and_the_oldest_is_stopped(desk: Desk) -> None:
     run = desk.visit(visitor("first")).start("solve")
-    for i in range(session.MOST_VISITS):
+    for i in range(visits.MOST_VISITS):
         desk.visit(visitor(f"v{i}"))
-    assert run.stop.is_set() and len(desk._visits) == session.MOST_VISITS
+    assert run.stop.is_set() and len(desk.visits) == visits.MOST_VISITS
+
+
+def test_a_tab_that_went_away_is_remembered_for_a_while_only() -> None:
+    kept = visits.Visits(patience=0.05)
+    visit = kept.claim("a", TOKEN)
+    kept.leave("a")
+    assert kept.claim("b", TOKEN) is visit and "a" not in kept
+    assert kept.claim("c", TOKEN) is visit and "b" not in kept, "the new page came before the old one was missed"
+    kept.leave("b")
+    assert kept.of("c") is visit, "a late farewell of the old page changes nothing"
+    kept.leave("c")
+    time.sleep(0.06)
+    assert kept.claim("d", TOKEN) is not visit
+    kept.leave("d"), time.sleep(0.06), kept.sweep()
+    assert len(kept) == 0
+    for bad in ("", "short", "x" * 65, "with blank and so on"):
+        kept.claim("e", bad)
+        kept.leave("e")
+        assert len(kept) == 0, "without a token nothing is kept"
 
 
 def test_sliders_give_whole_numbers() -> None:
@@ -126,7 +144,13 @@ def test_sliders_give_whole_numbers() -> None:
 def test_examples_come_by_family_and_the_package_lives_without_them(tmp_path: Path, desk: Desk) -> None:
     families = {session.family(p) for p in desk.examples.values()}
     one = sorted(families)[0]
-    assert solve.examples_of(desk, one)["choices"]
+    update, text = solve.examples_of(desk, one)
+    assert text == update["value"] == update["choices"][0] and session.family(desk.examples[text]) == one
+    known = next(iter(desk.examples.values()))
+    kin, example, text = solve.take(desk, gr.EventData(None, {"id": known.id}))
+    assert kin == session.family(known) and example["value"] == text == known.text
+    for bad in ({"id": "nothing"}, {"id": {"path": "/etc/passwd"}}, ["x"]):
+        assert all(map(skipped, solve.take(desk, gr.EventData(None, bad))))
     assert session.load_examples(tmp_path / "none.jsonl")
     (tmp_path / "bad.jsonl").write_text("nonsense")
     assert session.load_examples(tmp_path / "bad.jsonl")
@@ -141,9 +165,9 @@ def app() -> gr.Blocks:
 
 def test_the_app_composes_with_one_queue_for_the_model(app: gr.Blocks) -> None:
     by_name = {fn.api_name: fn for fn in app.fns.values() if fn.api_visibility == "public"}
-    assert {"solve", "distil", "search", "memories", "memory", "quarantine", "release", "delete"} <= set(by_name)
+    assert set(by_name) == {fn.__name__ for fn in (*api.WORK, *api.QUICK, *api.FILES)}
     model = [fn for fn in app.fns.values() if fn.concurrency_id == "model"]
-    assert len(model) == 10 and all(fn.concurrency_limit == 1 for fn in model)
+    assert len(model) == 7 + len(api.WORK) and all(fn.concurrency_limit == 1 for fn in model)
 
 
 def test_templates_are_static_and_state_is_plain(app: gr.Blocks) -> None:
@@ -158,29 +182,11 @@ def test_launch_is_hardened_and_fetches_nothing_from_elsewhere() -> None:
     options = launch_options(FakeEngine())
     assert options["show_error"] is False and options["strict_cors"] is True and options["allowed_paths"] == []
     assert options["blocked_paths"] and options["ssr_mode"] is False and options["enable_monitoring"] is False
-    assert "http://" not in options["head"] and "https://" not in options["head"]
+    page = options["head"].replace("http://www.w3.org/2000/svg", "")  # a name, not an address
+    assert "http://" not in page and "https://" not in page
     assert "fonts.googleapis" not in str(options["theme"]._font_css) and not options["theme"]._stylesheets
     assert theme.katex("js") and theme.katex("css"), "this gradio has no KaTeX module: formulas would stay LaTeX"
     assert theme.plotly_script() is not None
-
-
-# ------------------------------------------------------------------ endpoints
-def test_the_endpoints_give_plain_json(desk: Desk) -> None:
-    receipt = api.solve(desk, ANN, rollouts=4)
-    assert receipt["answer"] and receipt["sentence"] and len(receipt["traces"]) == 8
-    made = api.distil(desk, ANN, steps=2)
-    assert made["kept"] and made["memory_id"] in desk.engine.bank
-    assert [row["id"] for row in api.memories(desk, "Ann has")] == [made["memory_id"]]
-    assert api.search(desk, ANN, 2)["hits"][0]["memory_id"] == made["memory_id"]
-    assert api.quarantine(desk, made["memory_id"], "x") and api.memory(desk, made["memory_id"])["quarantined"]
-    api.release(desk, made["memory_id"])
-    with pytest.raises(gr.Error, match="whole id"):
-        api.delete(desk, made["memory_id"][:6])
-    assert api.delete(desk, made["memory_id"]) not in desk.engine.bank
-    json.dumps([receipt, made])
-    for call in (lambda: api.solve(desk, " "), lambda: api.memory(desk, "m000nothere"), lambda: api.search(desk, "")):
-        with pytest.raises(gr.Error):
-            call()
 
 
 def test_runs_of_several_visitors_do_not_mix(desk: Desk) -> None:
@@ -188,7 +194,7 @@ def test_runs_of_several_visitors_do_not_mix(desk: Desk) -> None:
 
     def one(name: str, text: str) -> None:
         asked(desk, text, who=visitor(name), mode="off")
-        results[name] = solve.last_receipt(desk.visit(visitor(name)))
+        results[name] = whatif.last_receipt(desk.visit(visitor(name)))
 
     threads = [threading.Thread(target=one, args=(f"v{i}", f"{i} plus {i}?")) for i in range(4)]
     for t in threads:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmem.records import Delta, Hit, Problem, Receipt, Retrieval, Route, Status, Step, Trace, Vote
+from latentmem.records import Delta, Hit, Problem, Receipt, Retrieval, Route, Status, Vote
+from latentmem.settings import Settings
 from latentmem.ui import views, views_about, views_distil, views_map, views_memory, views_receipt
 from latentmem.ui.projection import nearest, pca
 from latentmem.ui.scene import Scene
 from latentmem.voting import vote
 
 from .fake_engine import FakeEngine, fake_step, fill_bank
+from .ui_samples import scene, trace
 
 NASTY = ("<img src=x onerror=alert(1)>", "${1+1}", "{{x}}", "\\frac{1}{2}", "</div><script>alert(1)</script>",
          "\"' onclick='x'", "\ud800", "a`b`${x}", "&lt;b&gt;")
@@ -51,20 +55,6 @@ class Tags(HTMLParser):
         self.text += data
 
 
-def trace(row: int, answer: str | None, *, text: str = "thinking", finished: bool = True, side: str = "zero_shot") -> Trace:
-    return Trace(row, text, answer, finished, 100, side, (1, 2), 7.5, 0.5, 3.0)
-
-
-def scene(*traces: Trace, total: int = 4) -> Scene:
-    s, done = Scene(), []
-    for t in traces:
-        s.add(Delta(t.row, t.text, t.side))
-        s.add(t)
-        done.append(t)
-        s.add(vote([d for d in done if d.side == t.side], total, t.side))
-    return s
-
-
 def receipt(text: str = "How many?", **changes: object) -> Receipt:
     traces = [trace(0, "7"), trace(1, "8"), trace(2, "7")]
     mine = [replace(t, side="memory", answer="8") for t in traces]
@@ -86,11 +76,17 @@ def everything(text: str) -> str:
     infos = engine.bank.infos()
     m = engine.bank.get(next(i.id for i in infos if i.problem.source))
     noted = Scene(steps=[replace(fake_step(1, 5, Vote((), 0, 0), ""), note=text)])
-    parts = [views.notice(text), views.progress(Status(text, 1, 2)), views_receipt.receipt_card(r),
+    sampled = Settings(model=text, hosted=True)
+    parts = [views.notice(text), views.progress(Status(text, 1, 2)), views_receipt.receipt_card(r, engine.bank.info(m.id)),
+             views_about.tiles([Problem(text, source=text)]), views_about.model_facts(sampled, {"rollouts": 8}),
+             views_about.header_facts(sampled, False, 2, 1, status=Status(text, 1, 2)),
+             views_about.header_facts(sampled, False, 2, error=text), views_about.endpoints_table([(text, text, text)], True),
+             views_about.kept_where(Path(text)), views_distil.distil_status(s, 5),
+             views_distil.distil_status(Scene(status=Status(text)), 5),
              views_receipt.hits_list(Retrieval("p", "input", r.hits), 0.9), views_distil.distil_words(noted)]
     rows = (views.scene_votes(s, True) + views.scene_cards(s, False) + views_memory.table(infos) + views_memory.page(
         m, engine.bank.info(m.id), engine.bank.events(m.id), engine.neighbours(m.id)) + views_receipt.compare_columns(
-        [(text, r.zero_shot), ("b", r.memory)]))
+        [(text, r.zero_shot), ("b", r.memory)]) + views_receipt.compare_table([(text, r.zero_shot, r.memory)]))
     return "".join(map(str, parts)) + "".join(html for _, html in rows)
 
 
@@ -127,7 +123,7 @@ def test_a_trace_that_does_not_vote_says_so() -> None:
 
 def test_the_bar_counts_votes_silence_and_open_traces() -> None:
     s = scene(trace(0, "7"), trace(1, "8"), trace(2, None), total=5)
-    assert "7 say" not in (words := views.vote_words(s.votes["zero_shot"], 5, 3, None, True))
+    assert "7 say" not in (words := views.vote_words(s.votes["zero_shot"], 5, 3, True))
     assert words == "1 of 5 say 7, 1 say 8; 1 does not vote; 2 still open."
     html = str(views.scene_vote(s, "zero_shot", "Vote", True))
     assert html.count('style="flex:1 0 0"') == 3 and 'style="flex:2 0 0"' in html
@@ -135,7 +131,7 @@ def test_the_bar_counts_votes_silence_and_open_traces() -> None:
 
 def test_nobody_votes_is_said() -> None:
     s = scene(trace(0, None), trace(1, None), total=2)
-    assert "none votes" in views.vote_words(s.votes["zero_shot"], 2, 2, None, False)
+    assert "none votes" in views.vote_words(s.votes["zero_shot"], 2, 2, False)
 
 
 def test_the_decided_mark_keeps_its_moment() -> None:
@@ -183,25 +179,6 @@ def test_columns_share_their_colours() -> None:
     [[_, html]] = views_receipt.compare_columns([("without", r.zero_shot), ("with", r.memory)])
     assert "The answers differ." in html
     assert html.index("c0") < html.index("c1") and views_receipt.compare_columns([("one", r.zero_shot)]) == []
-
-
-def steps(n: int, of: int = 5) -> list[Step]:
-    return [fake_step(i, of, vote([trace(0, "7")]), "p") for i in range(1, n + 1)]
-
-
-def test_the_curve_has_three_series_and_no_loss_for_the_final_check() -> None:
-    figure = json.loads(json.dumps(views_distil.curve_figure(steps(6), best=3), allow_nan=False))
-    assert [d["name"] for d in figure["data"]] == ["Agreement", "Loss", "Gradient norm"]
-    assert figure["data"][0]["y"][-1] is not None and figure["data"][1]["y"][-1] is None
-    assert figure["layout"]["shapes"][0]["x0"] == 3
-
-
-def test_time_left_and_words_of_a_step() -> None:
-    assert views_distil.time_left([]) is None
-    assert views_distil.time_left(steps(2)) == pytest.approx(3 * 2.0)
-    assert views_distil.time_left(steps(6)) == 0
-    assert views_distil.step_words(steps(1)[0]).startswith("Step 1 of 5: 1 of 1 fresh trace")
-    assert views_distil.step_words(steps(6)[-1]).startswith("Final check")
 
 
 def test_the_table_searches_and_marks() -> None:
@@ -264,3 +241,25 @@ def test_the_picture_of_the_method_names_all_boxes() -> None:
     (1.44, "1.4 s"), (38, "38 s"), (125, "2 min 5 s"), (120, "2 min"), (4800, "1 h 20 min")])
 def test_durations(seconds: float, words: str) -> None:
     assert views.duration(seconds) == words
+
+
+def test_the_line_at_the_top_tells_what_is_going_on() -> None:
+    def line(*args: Any, **more: Any) -> str:
+        return Tags(str(views_about.header_facts(*args, **more))).text
+
+    s = Settings(hosted=False)
+    assert "ready" in line(s, True, 1) and "1 memory" in line(s, True, 1) and "2 memories" in line(s, True, 2)
+    assert "loads at first use" in line(s, False, 0)
+    loading = Status(f"Downloading {s.model} from the hub: 12 of 491 MB", 12, 491)
+    assert "Downloading from the hub: 12 of 491 MB" in line(s, False, 0, status=loading)
+    assert "could not be loaded: no network" in line(s, False, 0, error="no network")
+    assert "of them yours" not in line(s, True, 5) and "3 of them yours" in line(Settings(hosted=True), True, 5, 3)
+
+
+def test_where_memories_are_kept_is_told_as_it_is() -> None:
+    def kept(*args: Any) -> str:
+        return Tags(str(views_about.kept_where(Path("/data/bank.sqlite"), *args))).text
+
+    assert "/data/bank.sqlite" in kept() and "emptied" not in kept()
+    assert "emptied when it restarts" in kept(False, 0, False) and "stays when this Space restarts" in kept(False, 0, True)
+    assert "at most 20" in kept(True, 20) and "nobody else sees them" in kept(True, 20) and "/data" not in kept(True, 20)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from latentmem.records import Problem
+from latentmem.records import Delta, Problem, Step, Trace
 from latentmem.ui import distil, solve
+from latentmem.ui.scene import Scene
 from latentmem.ui.session import Desk
+from latentmem.voting import vote
 
-from .fake_engine import FakeEngine, fill_bank
+from .fake_engine import FakeEngine, fake_step, fill_bank
 
 ANN, BO = "Ann has 3 cats and 4 dogs. How many pets?", "Bo has 5 cats and 6 dogs. How many pets?"
-LOOK = ("", "source", "input")
+LOOK = ("", "source", "input", "pca")  # search words, colour, meaning of near, projection
 SETTINGS = (8, 0.8, 1.0, 320, 0, "vote_share", "input", 0.25)
 
 
@@ -32,9 +34,35 @@ def asked(desk: Desk, text: str = ANN, mode: str = "auto", memory: str | None = 
     return list(solve.solve(desk, text, mode, memory, *values.values(), who or visitor()))
 
 
+def settle(desk: Desk, who: Any = None) -> None:
+    """Waits until the threads of a visitor's runs have ended."""
+    for run in desk.visit(who or visitor()).runs.values():
+        if run.thread is not None:
+            run.thread.join(20)
+            assert not run.thread.is_alive()
+
+
 def text_of(area: Any) -> str:
     return " ".join(html for _, html in area)
 
 
 def distilled(desk: Desk, text: str = ANN, who: Any = None) -> list:
     return list(distil.distil(desk, text, *SETTINGS, 4, 1e-3, 20, who or visitor()))
+
+
+def trace(row: int, answer: str | None, *, text: str = "thinking", finished: bool = True, side: str = "zero_shot") -> Trace:
+    return Trace(row, text, answer, finished, 100, side, (1, 2), 7.5, 0.5, 3.0)
+
+
+def scene(*traces: Trace, total: int = 4) -> Scene:
+    s, done = Scene(), []
+    for t in traces:
+        s.add(Delta(t.row, t.text, t.side))
+        s.add(t)
+        done.append(t)
+        s.add(vote([d for d in done if d.side == t.side], total, t.side))
+    return s
+
+
+def steps(n: int, of: int = 5) -> list[Step]:
+    return [fake_step(i, of, vote([trace(0, "7")]), "p") for i in range(1, n + 1)]

@@ -9,7 +9,14 @@ if TYPE_CHECKING:
 
     from ..engine import Engine
 
-__all__ = ["build", "launch_options"]
+__all__ = ["build", "launch_options", "prepare"]
+
+
+def prepare(engine: Engine) -> Engine:
+    """The engine as the app uses it: a new bank begins with the shipped memories; a shared one is only read."""
+    from .hosting import prepare as ready
+
+    return ready(engine)
 
 
 def build(engine: Engine) -> gr.Blocks:

@@ -1,13 +1,15 @@
-"""The About panel: the method in one picture, the model, and where memories are kept. Text and SVG only."""
+"""The About panel: the method in one picture, the model, where memories are kept, the endpoints. Text and SVG only."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import parts
+from . import api, hosting, parts
 from .views import fragments
-from .views_about import kept_where, method, model_facts
+from .views_about import endpoints_table, kept_where, method, model_facts
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -16,9 +18,16 @@ if TYPE_CHECKING:
 def create_about(engine: Engine) -> None:
     """The panel, inside the Blocks and the Tab of the caller."""
     s = engine.settings
+    bank = Path(s.bank).expanduser()
     parts.live("lm-about", fragments(
         ("method", method()),
-        ("kept", kept_where(Path(s.bank).expanduser())),
-        ("model", model_facts(s))), classes="about")
+        ("kept", kept_where(bank, s.hosted, s.hosted_memories, hosting.lasting(bank))),
+        ("model", model_facts(s, hosting.limits(s))),
+        ("api", endpoints_table([signature(fn) for fn in (*api.WORK, *api.QUICK, *api.FILES)], s.mcp))), classes="about")
 
 
+def signature(fn: Callable[..., object]) -> tuple[str, str, str]:
+    """(name, parameters as a client gives them, the first sentence of what it does) of an endpoint."""
+    parameters = [p for p in inspect.signature(fn).parameters.values() if p.name not in ("desk", "request")]
+    written = [f"{p.name}: {p.annotation}" + ("" if p.default is p.empty else f" = {p.default!r}") for p in parameters]
+    return fn.__name__, ", ".join(written), inspect.getdoc(fn).split("\n")[0]  # type: ignore[union-attr]

@@ -8,15 +8,18 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from ..records import Status
+from ..overlay import Overlay
+from ..records import Memory, Status
 from ..settings import Settings
 from . import parts
-from .session import Desk, Run, Visit, answer_records, attempt, follow, ready_engine
+from .hosting import limits
+from .session import Desk, Run, Visit, attempt, distil_records, exclusively, follow, nearest_examples, ready_engine, watch
 from .views import Fragment, doing, fragments, notice, progress, scene_cards, scene_vote, scene_votes
-from .views_distil import curve_figure, distil_words, outcome, round_titles, steps_table
-from .views_receipt import compare_columns
+from .views_distil import curve_figure, distil_status, distil_words, outcome, round_titles, steps_table
+from .views_receipt import compare_table
 
-SAME = "The problem itself"
+ALL, SAME = "The problem and its two nearest examples", "The problem itself"
+NEAREST = 5  # examples offered first
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,21 @@ class Picture(NamedTuple):
     stop: Any
     choice: Any  # keep or discard
     after: Any  # before and after
+    on: Any  # on which problems: the nearest first
 
 
 def create_distil(settings: Settings, examples: list[str]) -> Distil:
     """The panel, inside the Blocks and the Tab of the caller."""
+    most = limits(settings)
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=320, elem_classes="lm-panel ask"):
             problem = gr.Textbox(label="Problem to learn from", lines=4, max_lines=12, elem_id="lm-distil-problem",
-                                 placeholder="Solve a problem first, or type one here…")
+                                 placeholder="Solve a problem first, or type one here…",
+                                 max_length=settings.max_problem_chars)
             with gr.Row(elem_classes="tight"):
                 press = gr.Button("Distil a memory", variant="primary", elem_id="lm-distil", min_width=110)
                 stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="lm-distil-stop", min_width=110)
-            given = parts.distil_settings(settings)
+            given = parts.distil_settings(settings, most)
             parts.live("lm-distil-why", WHY)
         with gr.Column(scale=8, min_width=320, elem_classes="result"):
             status = parts.live("lm-distil-status", FIRST)
@@ -67,16 +73,17 @@ def create_distil(settings: Settings, examples: list[str]) -> Distil:
             with gr.Row(visible=False, elem_classes="tight") as choice:
                 keep = gr.Button("Keep it", variant="primary", elem_id="lm-keep")
                 discard = gr.Button("Discard it", elem_id="lm-discard")
-            with gr.Group(visible=False, elem_classes="after") as after:
+            with gr.Column(visible=False, elem_classes="after") as after:
                 with gr.Row(elem_classes="tight end"):
-                    on = gr.Dropdown([SAME, *examples], value=SAME, label="Before and after on", scale=4, filterable=True)
-                    again = gr.Button("Compare", scale=2, elem_id="lm-before-after")
+                    on = gr.Dropdown([ALL, SAME, *examples], value=ALL, label="Before and after on", scale=5, filterable=True,
+                                     elem_id="lm-on", info="The same seed, without the memory and with it. Nothing is stored.")
+                    again = gr.Button("Compare", scale=1, min_width=110, elem_id="lm-before-after")
                 columns = parts.live("lm-before-after-columns")
             curve = parts.figure("lm-curve", "Curve of agreement, loss and gradient norm by step")
             words = parts.live("lm-distil-words")
             votes = parts.live("lm-distil-votes")
             cards = parts.live("lm-distil-cards", classes="cards")
-    return Distil(problem, given, press, stop, [status, curve, words, ended, votes, cards, press, stop, choice, after],
+    return Distil(problem, given, press, stop, [status, curve, words, ended, votes, cards, press, stop, choice, after, on],
                   keep, discard, again, on, columns)
 
 
@@ -86,34 +93,31 @@ WHY = fragments(("why", notice("No correct answer is ever used, and the model's 
                                "agree, or too few do, there is nothing to learn, and the app says so.")))
 
 
-def picture(run: Run, visit: Visit, running: bool, words: str = "") -> Picture:
+def picture(desk: Desk, run: Run, visit: Visit, running: bool, words: str = "") -> Picture:
     """The page of a distillation as it stands."""
-    scene = run.scene
-    if run.error:
-        status = fragments(("error", notice(run.error, "warn")))
-    elif running:
-        status = fragments(("status", progress(doing(scene))))
-    else:
-        stopped = "Stopped. The bank is as it was." if scene.stopped and scene.distilled is None else ""
-        status = fragments(("said", notice(words or stopped)))
-    waiting = visit.pending is not None and not running
-    best = scene.distilled.memory.best_step if scene.distilled is not None and scene.distilled.memory is not None else None
-    kept = scene.distilled is not None and scene.distilled.kept
-    titles = round_titles(scene)
-    return Picture(
-        status, curve_figure(scene.steps, best=best) if scene.steps else {"data": [], "layout": {}},
-        fragments(("words", distil_words(scene))) + steps_table(scene.steps),
-        fragments(("outcome", outcome(scene.distilled))) if scene.distilled is not None else [],
-        scene_votes(scene, running, titles), scene_cards(scene, running, titles),
-        gr.update(interactive=not running), gr.update(interactive=running),
-        gr.update(visible=waiting), gr.update(visible=kept and not running))
-
-
-def distil_records(desk: Desk, text: str, settings: dict[str, Any]) -> Iterator[Any]:
-    """Everything from the press of Distil to the memory, which is not yet stored."""
-    problem = desk.problem(text)
-    engine = yield from ready_engine(desk, settings)
-    yield from engine.distil(problem, keep=False)
+    with run.lock:
+        scene, done = run.scene, run.scene.distilled
+        if run.error:
+            status = fragments(("error", notice(run.error, "warn")))
+        elif running:
+            status = fragments(("status", distil_status(scene, int(run.settings.get("steps", desk.engine.settings.steps)))))
+        else:
+            stopped = "Stopped. The bank is as it was." if scene.stopped and done is None else ""
+            status = fragments(("said", notice(words or stopped)))
+        learnt = done is not None and done.memory is not None and not running
+        waiting = learnt and visit.pending is not None
+        best = done.memory.best_step if done is not None and done.memory is not None else None
+        titles = round_titles(scene)
+        near = visit.near if learnt else []
+        offered = [ALL, SAME, *near, *(t for t in desk.examples if t not in near)]
+        return Picture(
+            status, curve_figure(scene.steps, best=best) if scene.steps else {"data": [], "layout": {}},
+            fragments(("words", distil_words(scene))) + steps_table(scene.steps),
+            fragments(("outcome", outcome(done))) if done is not None else [],
+            scene_votes(scene, running, titles), scene_cards(scene, running, titles),
+            gr.update(interactive=not running), gr.update(interactive=running),
+            gr.update(visible=waiting), gr.update(visible=learnt and (waiting or (done is not None and done.kept))),
+            gr.update(choices=offered) if learnt else gr.skip())
 
 
 def distil(desk: Desk, problem: str, rollouts: float, temperature: float, top_p: float, max_new_tokens: float, seed: float,
@@ -121,26 +125,50 @@ def distil(desk: Desk, problem: str, rollouts: float, temperature: float, top_p:
            request: gr.Request) -> Iterator[Picture]:
     """Distils and streams the page. The memory waits on the server, for this visitor only, to be kept or discarded."""
     visit = desk.visit(request)
-    visit.pending = None
+    visit.pending, visit.near = None, []
     run = visit.start("distil")
     run.settings = parts.checked(rollouts, temperature, top_p, max_new_tokens, seed, verifier, key, min_similarity)
+    run.settings |= parts.checked_distil(steps, learning_rate, virtual_tokens)
     run.problem = problem
-    yield picture(run, visit, True)
-    training = parts.checked_distil(steps, learning_rate, virtual_tokens)
-    for _ in follow(distil_records(desk, problem, run.settings | training), run):
-        yield picture(run, visit, True)
-    done = run.scene.distilled
-    if done is not None and done.memory is not None and not run.stop.is_set():
-        visit.pending = done
-    yield picture(run, visit, False)
+    yield picture(desk, run, visit, True)
+
+    def finish() -> None:
+        done = run.scene.distilled
+        if done is not None and done.memory is not None:
+            visit.pending = done
+            visit.near = attempt(lambda: nearest_examples(desk, done.memory.problem, NEAREST))[0] or []
+
+    for _ in follow(distil_records(desk, problem, run.settings), run, finish):
+        yield picture(desk, run, visit, True)
+    yield picture(desk, run, visit, False)
+
+
+def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
+    """After a reload: goes on showing the distillation that is still going on."""
+    visit = desk.visit(request)
+    run = visit.runs.get("distil")
+    if run is None or not run.busy:
+        yield [gr.skip()] * len(Picture._fields)
+        return
+    for _ in watch(run):
+        yield picture(desk, run, visit, True)
+    yield picture(desk, run, visit, False)
+
+
+def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
+    """What a loaded page shows: the problem and the Picture of the last distillation, if there was one."""
+    run = visit.runs.get("distil")
+    if run is None:
+        return gr.skip(), *[gr.skip()] * len(Picture._fields)
+    return run.problem, *picture(desk, run, visit, run.busy)
 
 
 def waiting() -> tuple[Any, ...]:
     """At once on the press: what belongs to the last run goes, and a run that waits in the queue can be stopped."""
-    status = fragments(("wait", progress(Status("Waiting for the model: others may be before you"))))
+    status = fragments(("wait", progress(Status("Waiting for the model"))))
     nothing, hidden = {"data": [], "layout": {}}, gr.update(visible=False)
     return *Picture(status, nothing, [], [], [], [], gr.update(interactive=False), gr.update(interactive=True), hidden,
-                    hidden), []
+                    hidden, gr.update(value=ALL)), []
 
 
 def take_over(problem: str) -> tuple[Any, ...]:
@@ -155,8 +183,9 @@ def stop(desk: Desk, request: gr.Request) -> Picture:
         if name in visit.runs:
             visit.runs[name].stop.set()
     run = visit.runs.get("distil") or Run()
-    run.scene.stopped = run.scene.distilled is None
-    return picture(run, visit, False)
+    with run.lock:
+        run.scene.stopped = run.scene.distilled is None
+    return picture(desk, run, visit, False)
 
 
 def keep(desk: Desk, request: gr.Request) -> Picture:
@@ -165,14 +194,14 @@ def keep(desk: Desk, request: gr.Request) -> Picture:
     run = visit.runs.get("distil") or Run()
     if visit.pending is None:
         run.error = "There is no memory to keep: distil one first."
-        return picture(run, visit, False)
+        return picture(desk, run, visit, False)
     done = visit.pending
     _, run.error = attempt(lambda: desk.engine.keep(done))
     if run.error:  # for example a full disk: the memory still waits
-        return picture(run, visit, False)
+        return picture(desk, run, visit, False)
     visit.pending = None
     run.scene.distilled = replace(done, kept=True)
-    return picture(run, visit, False, "Kept. It is on the map now, and tried on similar problems from now on.")
+    return picture(desk, run, visit, False, "Kept. It is on the map now, and tried on similar problems from now on.")
 
 
 def discard(desk: Desk, request: gr.Request) -> Picture:
@@ -180,26 +209,50 @@ def discard(desk: Desk, request: gr.Request) -> Picture:
     visit = desk.visit(request)
     run = visit.runs.get("distil") or Run()
     visit.pending, run.scene.distilled, run.error = None, None, ""
-    return picture(run, visit, False, "Discarded. Nothing was stored.")
+    return picture(desk, run, visit, False, "Discarded. Nothing was stored.")
 
 
 def before_after(desk: Desk, on: str, request: gr.Request) -> Iterator[list[Fragment]]:
-    """The same problem and seed without the kept memory and with it."""
+    """The same problems and seed without the memory and with it, also before it is kept; nothing of it is stored."""
     visit = desk.visit(request)
     base = visit.runs.get("distil")
     done = base.scene.distilled if base is not None else None
-    if base is None or done is None or done.memory is None or not done.kept:
-        yield fragments(("error", notice("Keep a memory first.", "warn")))
+    if base is None or done is None or done.memory is None:
+        yield fragments(("error", notice("Distil a memory first.", "warn")))
         return
-    run = visit.start("before_after")
-    text = base.problem if on == SAME else on
-    for _ in follow(answer_records(desk, text, done.memory.id, base.settings), run):
-        yield fragments(("status", progress(doing(run.scene))),
-                        ("before", scene_vote(run.scene, "zero_shot", "Before", True)),
-                        ("after", scene_vote(run.scene, "memory", "After", True)))
-    r = run.scene.receipt
-    if r is None or r.memory is None:
-        yield fragments(("error", notice(run.error or "Stopped.", "warn" if run.error else "info")))
-        return
-    yield compare_columns([("Before: without it", r.zero_shot), ("After: with it", r.memory)]) + fragments(
-        ("caveat", notice("One problem proves little: look at problems it was not trained on.")))
+    asked = {ALL: [base.problem, *visit.near[:2]], SAME: [base.problem]}.get(on, [on])
+    rows: list[tuple[str, Any, Any]] = []
+    for text in asked:
+        run = visit.start("before_after")
+        for _ in follow(_trial(desk, text, done.memory, base.settings), run):
+            yield compare_table(rows) + _now(run, text, len(rows), len(asked))
+        r = run.scene.receipt
+        if r is None or r.memory is None:
+            yield compare_table(rows) + fragments(
+                ("error", notice(run.error or "Stopped.", "warn" if run.error else "info")))
+            return
+        rows.append((text, r.zero_shot, r.memory))
+    yield compare_table(rows) + fragments(
+        ("caveat", notice("A few problems prove little, least of all the one it was trained on.")))
+
+
+def _now(run: Run, text: str, before: int, of: int) -> list[Fragment]:
+    with run.lock:
+        which = f"{before + 1} of {of}: " if of > 1 else ""
+        said = doing(run.scene)
+        return fragments(("status", progress(Status(which + said.text, said.done, said.total))),
+                         ("before", scene_vote(run.scene, "zero_shot", "Before", True)),
+                         ("after", scene_vote(run.scene, "memory", "After", True)))
+
+
+def _trial(desk: Desk, text: str, memory: Memory, settings: dict[str, Any]) -> Iterator[Any]:
+    """An answer with a memory that may not be kept yet, on a bank that is thrown away."""
+
+    def records() -> Iterator[Any]:
+        problem = desk.problem(text)
+        engine = yield from ready_engine(desk, settings)
+        bank = Overlay(desk.engine.bank, most=1)
+        bank.put(memory)
+        yield from engine.changed(on_bank=bank).answer(problem, memory=memory.id)
+
+    return exclusively(desk, records())

@@ -57,6 +57,8 @@
       b.dataset.end = b.scrollTop + b.clientHeight >= b.scrollHeight - 24 ? "yes" : "no";
     }, true);
     element.addEventListener("click", (e) => {
+      const tile = e.target.closest("[data-take]"); // an example to begin with
+      if (tile) trigger("take", { id: tile.dataset.take });
       const link = e.target.closest("[data-memory]");
       if (!link || e.ctrlKey || e.metaKey || e.shiftKey) return;
       e.preventDefault();

@@ -1,6 +1,9 @@
-// Light or dark (remembered, else the system's choice), and the address of an open memory.
+// Light or dark, the token of this browser tab, and the address: the open panel, memory and problem stand in it, and
+// walking back and forth in the browser opens them again.
 (() => {
   const lm = (window.latentmem ??= {});
+
+  // ---------------------------------------------------------------- light or dark: remembered, else the system's choice
   const wanted = () => {
     const asked = new URLSearchParams(location.search).get("__theme");
     if (asked === "light" || asked === "dark") return asked;
@@ -11,10 +14,86 @@
     try { localStorage.setItem("latentmem-theme", dark ? "dark" : "light"); } catch { /* private window: not remembered */ }
   };
   lm.toggleTheme = () => lm.setTheme(!document.body.classList.contains("dark"));
-  lm.openTheme = () => { const t = wanted(); if (t) document.body.classList.toggle("dark", t === "dark"); };
-  lm.showAddress = (id) => {
+  lm.openTheme = () => { const t = wanted(); if (t) document.body.classList.toggle("dark", t === "dark"); watchTabs(); };
+
+  // ---------------------------------------------------------------- this tab: the server finds its work again after a reload
+  const KEY = "latentmem-tab";
+  const line = "BroadcastChannel" in window ? new BroadcastChannel(KEY) : null;
+  let token = "";
+  if (line) line.addEventListener("message", (e) => { if (token && e.data?.ask === token) line.postMessage({ taken: token }); });
+  const elsewhere = (mine) => new Promise((tell) => { // a duplicated tab has a copy of the token: it needs one of its own
+    if (!line) return tell(false);
+    const hear = (e) => { if (e.data?.taken === mine) { line.removeEventListener("message", hear); tell(true); } };
+    line.addEventListener("message", hear);
+    line.postMessage({ ask: mine });
+    setTimeout(() => { line.removeEventListener("message", hear); tell(false); }, 80);
+  });
+  lm.tab = async () => {
+    try {
+      let mine = sessionStorage.getItem(KEY);
+      if (mine && await elsewhere(mine)) mine = null;
+      if (!mine) mine = [...crypto.getRandomValues(new Uint8Array(18))].map((b) => b.toString(16).padStart(2, "0")).join("");
+      sessionStorage.setItem(KEY, mine);
+      token = mine;
+    } catch { token = ""; } // no storage: a reload begins anew
+    return token;
+  };
+
+  // ---------------------------------------------------------------- the address
+  const read = () => {
+    const asked = new URLSearchParams(location.search), memory = asked.get("memory") ?? "";
+    return { memory, panel: memory ? "memories" : asked.get("panel") ?? "solve" };
+  };
+  let { memory, panel } = read(), walked = 0, began = Date.now();
+  const write = (replace) => {
+    const url = new URL(location.href), put = (name, value) => value ? url.searchParams.set(name, value) : url.searchParams.delete(name);
+    put("memory", panel === "memories" ? memory : "");
+    put("panel", panel === "solve" || (panel === "memories" && memory) ? "" : panel);
+    if (url.href === location.href) return;
+    const quiet = replace || Date.now() - walked < 3000 || Date.now() - began < 1500; // not a step of the visitor's own
+    history[quiet ? "replaceState" : "pushState"](null, "", url);
+  };
+  lm.showAddress = (id) => { // a memory was opened, or closed with ""
+    memory = id;
+    if (id) panel = "memories";
+    write(!id);
+  };
+  lm.asked = (problem) => { // what was asked last can be copied from the address bar
     const url = new URL(location.href);
-    if (id) url.searchParams.set("memory", id); else url.searchParams.delete("memory");
+    problem.length <= 1500 ? url.searchParams.set("problem", problem) : url.searchParams.delete("problem");
     history.replaceState(null, "", url);
+    lm.look("lm-status");
+  };
+  lm.guide = ({ trigger }) => { lm.goTo = (id) => trigger("open_memory", { id }); };
+
+  const tabs = () => [...document.querySelectorAll("#lm-tabs button[role=tab]")];
+  const nameOf = (button) => button.textContent.trim().toLowerCase();
+  const watchTabs = () => {
+    const bar = document.querySelector("#lm-tabs");
+    if (!bar) return void setTimeout(watchTabs, 50);
+    new MutationObserver(() => {
+      const open = tabs().find((b) => b.getAttribute("aria-selected") === "true");
+      if (!open || nameOf(open) === panel) return;
+      panel = nameOf(open);
+      write(false);
+    }).observe(bar, { subtree: true, attributes: true, attributeFilter: ["aria-selected"] });
+  };
+  window.addEventListener("popstate", () => {
+    const to = read();
+    walked = Date.now();
+    panel = to.panel;
+    tabs().find((b) => nameOf(b) === panel)?.click();
+    if (panel !== "memories" || to.memory === memory) return;
+    memory = to.memory;
+    lm.goTo?.(memory);
+  });
+
+  // On a narrow screen the answer comes below the question: show where it will be.
+  lm.look = (id) => {
+    const place = document.getElementById(id);
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    if (place && place.getBoundingClientRect().top > innerHeight * 0.6) {
+      setTimeout(() => place.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" }), 60);
+    }
   };
 })();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -12,7 +13,8 @@ from .views import Fragment
 # Static templates: foreign text arrives as the value and is drawn by live.js, never through gradio's template engine.
 _WAIT = ("(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, watch}}) "
          ": setTimeout(go, 30); }})();")
-LIVE = _WAIT.format("live") + " /* triggers 'open_memory' */"
+LIVE = _WAIT.format("live") + " /* triggers 'open_memory', 'take' */"
+GUIDE = _WAIT.format("guide") + " /* triggers 'open_memory' */"
 FIGURE = _WAIT.format("figure") + " /* triggers 'memory_click' */"
 
 
@@ -28,18 +30,29 @@ def figure(elem_id: str, label: str) -> gr.HTML:
                    js_on_load=FIGURE, apply_default_css=False, elem_id=elem_id, elem_classes="lm-area", label=label)
 
 
-def sampling_settings(s: Settings) -> list[Any]:
-    """The folded settings of Solve, in the order of `checked`."""
+# The settings that a visitor chooses, in the order of their controls: those of every run, and those of Distil.
+SAMPLING = ("rollouts", "temperature", "top_p", "max_new_tokens", "seed", "verifier", "key", "min_similarity")
+TRAINING = ("steps", "learning_rate", "virtual_tokens")
+
+
+def guide() -> gr.HTML:
+    """Nothing to see: `page.js` opens memories through it when the visitor walks back and forth in the browser."""
+    return gr.HTML(html_template='<div hidden></div>', js_on_load=GUIDE, apply_default_css=False, elem_id="lm-guide",
+                   elem_classes="lm-area", label="Address")
+
+
+def sampling_settings(s: Settings, most: Mapping[str, int]) -> list[Any]:
+    """The folded settings of Solve, in the order of SAMPLING. `most`: the limits of a shared app."""
     with gr.Accordion("Settings", open=False, elem_classes="settings"):
         return [
-            gr.Slider(1, max(16, s.rollouts), value=s.rollouts, step=1, label="Rollouts",
+            gr.Slider(1, most.get("rollouts", max(16, s.rollouts)), value=s.rollouts, step=1, label="Rollouts",
                       info="How many solutions are sampled and vote. More is steadier and slower."),
             gr.Slider(0, 2, value=s.temperature, step=0.05, label="Temperature",
                       info="How freely tokens are drawn: 0 always takes the likeliest, so all rollouts are the same."),
             gr.Slider(0.05, 1, value=s.top_p, step=0.05, label="Nucleus (top p)",
                       info="Only the likeliest tokens with this total probability are drawn. 1 keeps all."),
-            gr.Slider(16, max(2048, s.max_new_tokens), value=s.max_new_tokens, step=16, label="Longest trace, in tokens",
-                      info="A solution that is longer is cut off and does not vote."),
+            gr.Slider(16, most.get("max_new_tokens", max(2048, s.max_new_tokens)), value=s.max_new_tokens, step=16,
+                      label="Longest trace, in tokens", info="A solution that is longer is cut off and does not vote."),
             gr.Number(s.seed, label="Seed", precision=0, minimum=0, info="The same seed gives the same traces again."),
             gr.Dropdown([("Share of the votes", "vote_share"), ("Self-certainty", "self_certainty"),
                          ("The model as judge", "judge")], value=s.verifier, label="Verifier",
@@ -51,30 +64,27 @@ def sampling_settings(s: Settings) -> list[Any]:
         ]
 
 
-def checked(rollouts: float, temperature: float, top_p: float, max_new_tokens: float, seed: float, verifier: str,
-            key: str, min_similarity: float) -> dict[str, Any]:
+def checked(*values: Any) -> dict[str, Any]:
     """The values of `sampling_settings` as overrides of Settings, which checks them. An empty box means the default."""
-    given = {"rollouts": rollouts, "temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens,
-             "seed": seed, "verifier": verifier, "key": key, "min_similarity": min_similarity}
-    return {name: _whole(value) for name, value in given.items() if value is not None}
+    return {name: _whole(v) for name, v in zip(SAMPLING, values, strict=True) if v is not None}
 
 
-def distil_settings(s: Settings) -> list[Any]:
-    """The folded settings of Distil beside the shared ones."""
+def distil_settings(s: Settings, most: Mapping[str, int]) -> list[Any]:
+    """The folded settings of Distil beside the shared ones, in the order of TRAINING."""
     with gr.Accordion("Settings of the distillation", open=False, elem_classes="settings"):
         return [
-            gr.Slider(1, max(30, s.steps), value=s.steps, step=1, label="Gradient steps",
+            gr.Slider(1, most.get("steps", max(30, s.steps)), value=s.steps, step=1, label="Gradient steps",
                       info="Each step samples fresh rollouts and rewards those that agree with the majority."),
             gr.Number(s.learning_rate, label="Learning rate", minimum=0,
                       info="Size of a step. Too large and the model collapses: the guard then keeps the best step."),
-            gr.Slider(1, max(64, s.virtual_tokens), value=s.virtual_tokens, step=1, label="Virtual tokens",
-                      info="Length of the soft prompt, the only thing that is trained."),
+            gr.Slider(1, most.get("virtual_tokens", max(64, s.virtual_tokens)), value=s.virtual_tokens, step=1,
+                      label="Virtual tokens", info="Length of the soft prompt, the only thing that is trained."),
         ]
 
 
-def checked_distil(steps: float, learning_rate: float, virtual_tokens: float) -> dict[str, Any]:
-    given = {"steps": steps, "learning_rate": learning_rate, "virtual_tokens": virtual_tokens}
-    return {name: _whole(value) for name, value in given.items() if value is not None}
+def checked_distil(*values: Any) -> dict[str, Any]:
+    """The same for `distil_settings`."""
+    return {name: _whole(v) for name, v in zip(TRAINING, values, strict=True) if v is not None}
 
 
 def _whole(value: Any) -> Any:

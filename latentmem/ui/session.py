@@ -1,4 +1,4 @@
-"""What the server holds for the panels: the engine, the visitors, and how a stream of records becomes a page.
+"""What the server holds for the panels: the engine, the visitors, and how handlers reach both.
 
 Handlers are top-level functions whose first argument is the `Desk`; `bind` makes gradio listeners of them. Records with
 arrays (a Memory waiting for "keep") and receipts live in a `Visit`, found by the session's hash and freed when the
@@ -7,100 +7,78 @@ visitor leaves; gr.State, which is deep-copied, holds none of them.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import logging
 import tempfile
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..overlay import Overlay
 from ..problems import read_problems
-from ..records import Distilled, Hit, LatentmemError, Problem, Vote
-from .scene import Scene
+from ..records import LatentmemError, Problem, Status
+from . import hosting
+from .runs import SORRY, Run, follow, watch
+from .views_about import family
+from .visits import Star, Visit, Visits
+from .warming import Warming
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..engine import Engine
 
+__all__ = ["Desk", "Run", "Star", "Visit", "answer_records", "attempt", "bind", "distil_records", "exclusively", "family",
+           "follow", "load_examples", "nearest_examples", "ready_engine", "star_of", "think_records", "watch"]
 log = logging.getLogger(__name__)
-REFRESH = 0.125  # seconds between two pictures of a run: eight a second
-MOST_VISITS = 200  # visitors remembered; the least recent is forgotten first
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "problems.jsonl"
 FALLBACK = (Problem("A shop sells pens at $3 each. Mia buys 4 pens and pays with a $20 note. How much change does she get?",
                     "change-0", "8", "examples/change"),)
-SORRY = "Something went wrong inside latentmem; nothing was stored, and the details are in the server's log."
-
-
-@dataclass(frozen=True, eq=False)
-class Star:
-    """A problem on the map: its key [d] of one kind, and the memories nearest to it."""
-
-    text: str
-    kind: str
-    key: np.ndarray
-    hits: tuple[Hit, ...]
-
-
-@dataclass
-class Run:
-    """One long action of a visitor. `stop` is set by the Stop button, by a newer run, and when the visitor leaves."""
-
-    stop: threading.Event = field(default_factory=threading.Event)
-    scene: Scene = field(default_factory=Scene)
-    error: str = ""
-    problem: str = ""  # as typed
-    settings: dict[str, Any] = field(default_factory=dict)  # as chosen
-
-
-@dataclass
-class Visit:
-    """What the server remembers of one visitor."""
-
-    runs: dict[str, Run] = field(default_factory=dict)
-    pending: Distilled | None = None  # waits for keep or discard
-    columns: list[tuple[str, Vote]] = field(default_factory=list)  # the counterfactual, side by side
-    star: Star | None = None  # the problem on the map
-
-    def start(self, panel: str) -> Run:
-        """A new run of a panel; the one before is told to stop."""
-        if panel in self.runs:
-            self.runs[panel].stop.set()
-        self.runs[panel] = Run()
-        return self.runs[panel]
 
 
 class Desk:
-    """The engine and the visitors of one app."""
+    """The engine and the visitors of one app. In a shared app each visitor has a desk with an own bank, by `at`."""
 
     def __init__(self, engine: Engine, examples: Path = EXAMPLES) -> None:
-        self.engine = engine
+        self.engine = engine.changed(**hosting.clipped(engine.settings))
+        self.hosted = engine.settings.hosted
         self.examples = load_examples(examples)
         self.planes: dict[str, Any] = {}  # key kind -> (ids, their projection)
+        self.visits, self.warming = Visits(), Warming()
+        self.example_keys: dict[str, Any] = {}  # text -> its key; filled at first use
+        self.keys_lock = threading.Lock()
+        self.model_work = threading.Lock()  # one piece of model work at a time, whoever asks for it
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._visits: OrderedDict[str, Visit] = OrderedDict()
         self._lock = threading.Lock()
 
     def visit(self, request: Any) -> Visit:
-        """The visitor of a request; gradio gives each browser tab its own `session_hash`."""
-        name = getattr(request, "session_hash", None) or ""
+        """The visitor of a request; gradio gives each browser tab its own `session_hash`. Who has none is not remembered."""
+        name = _name(request)
+        return self.visits.of(name) if name else Visit()
+
+    def at(self, request: Any) -> Desk:
+        """The desk that a request works at: the visitor's own in a shared app, else this one."""
+        if not self.hosted:
+            return self
+        visit = self.visit(request)
         with self._lock:
-            visit = self._visits.setdefault(name, Visit())
-            self._visits.move_to_end(name)
-            while len(self._visits) > MOST_VISITS:
-                _forget(self._visits.popitem(last=False)[1])
-            return visit
+            if visit.desk is None:
+                visit.desk = copy.copy(self)
+                visit.desk.engine = self.engine.changed(
+                    on_bank=Overlay(self.engine.bank, self.engine.settings.hosted_memories))  # type: ignore[arg-type]
+                visit.desk.planes, visit.desk._folder, visit.desk._lock = {}, None, threading.Lock()
+            return visit.desk
 
     def leave(self, request: Any) -> None:
-        with self._lock:
-            visit = self._visits.pop(getattr(request, "session_hash", None) or "", None)
-        if visit is not None:
-            _forget(visit)
+        self.visits.leave(_name(request))
+
+    def close(self) -> None:
+        """Forgets the own bank and downloads of a visitor in a shared app."""
+        if self._folder is not None:
+            self._folder.cleanup()
+        if isinstance(self.engine.bank, Overlay):
+            self.engine.bank.close()
 
     def folder(self) -> str:
         """Where exports wait to be downloaded; removed when the app ends."""
@@ -109,16 +87,28 @@ class Desk:
                 self._folder = tempfile.TemporaryDirectory(prefix="latentmem-")
             return self._folder.name
 
+    def fresh_folder(self) -> Path:
+        """An empty folder in there."""
+        return Path(tempfile.mkdtemp(dir=self.folder()))
+
     def problem(self, text: str) -> Problem:
-        """The typed problem; one of the examples keeps its id and data set. Raises LatentmemError when it is empty."""
+        """The typed problem; one of the examples keeps its id and data set. Raises LatentmemError when it is empty or
+        longer than the settings allow."""
         clean = (text or "").encode("utf-8", "replace").decode().strip()
+        most = self.engine.settings.max_problem_chars
+        if len(clean) > most:
+            raise LatentmemError(f"The problem has {len(clean)} characters and the limit is {most}: shorten it.")
         known = self.examples.get(clean)
         return known.unlabelled() if known is not None else Problem(clean)
 
+    def tuned(self, settings: dict[str, Any]) -> Engine:
+        """The engine with some settings of a visitor. Raises LatentmemError for one that does not fit."""
+        hosting.check(self.engine.settings, settings)
+        return self.engine.changed(**settings)
 
-def _forget(visit: Visit) -> None:
-    for run in visit.runs.values():
-        run.stop.set()
+
+def _name(request: Any) -> str:
+    return getattr(request, "session_hash", None) or ""
 
 
 def load_examples(path: Path) -> dict[str, Problem]:
@@ -132,69 +122,107 @@ def load_examples(path: Path) -> dict[str, Problem]:
     return {p.text.strip(): p for p in problems}
 
 
-def family(problem: Problem) -> str:
-    """'examples/change' -> 'change'."""
-    return problem.source.rsplit("/", 1)[-1] or "other"
+def bind(fn: Callable[..., Any], desk: Desk, own: bool = True) -> Callable[..., Any]:
+    """`fn` with its first argument given, the visitor's own desk, as a function gradio can inspect.
 
-
-def bind(fn: Callable[..., Any], desk: Desk) -> Callable[..., Any]:
-    """`fn` with its first argument given, as a function gradio can inspect.
-
-    functools.partial will not do: gradio reads no type hints from it and would pass no Request.
+    functools.partial will not do: gradio reads no type hints from it and would pass no Request. `own=False` gives the
+    app's desk, for what comes before and after a visitor.
     """
+    import gradio as gr
+
     signature = inspect.signature(fn)
+    parameters = list(signature.parameters.values())[1:]
+    asks = any(p.name == "request" for p in parameters)
+
+    def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Desk, tuple[Any, ...], dict[str, Any]]:
+        request = kwargs.get("request") or (args[-1] if args and isinstance(args[-1], gr.Request) else None)
+        if not asks:
+            kwargs = {k: v for k, v in kwargs.items() if k != "request"}
+            args = args[:-1] if args and args[-1] is request else args
+        return (desk.at(request) if own else desk), args, kwargs
+
     if inspect.isgeneratorfunction(fn):
         @functools.wraps(fn)
         def bound(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            yield from fn(desk, *args, **kwargs)
+            at, args, kwargs = given(args, kwargs)
+            yield from fn(at, *args, **kwargs)
     else:
         @functools.wraps(fn)
         def bound(*args: Any, **kwargs: Any) -> Any:
-            return fn(desk, *args, **kwargs)
-    bound.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]
+            at, args, kwargs = given(args, kwargs)
+            return fn(at, *args, **kwargs)
+    if not asks:
+        parameters.append(inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None,
+                                            annotation=gr.Request))
+    bound.__annotations__ = {**fn.__annotations__, "request": gr.Request}
+    bound.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return bound
 
 
-def follow(records: Iterator[Any], run: Run, refresh: float = REFRESH) -> Iterator[None]:
-    """Feeds a stream into `run.scene` and yields when the page should be drawn again.
-
-    Ends when the stream does, when `run.stop` is set, or with `run.error` set to one sentence. The stream is always
-    closed, so that the engine stops working when the visitor stops looking.
-    """
-    drawn = 0.0
+def exclusively(desk: Desk, records: Iterator[Any]) -> Iterator[Any]:
+    """A stream that uses the model, once no other does: a run whose page is being reloaded has left gradio's queue."""
+    while not desk.model_work.acquire(timeout=0.5):
+        yield Status("Waiting for another run to end")
     try:
-        for record in records:
-            urgent = run.scene.add(record)
-            if run.stop.is_set():
-                break
-            if urgent or time.monotonic() - drawn >= refresh:
-                yield
-                drawn = time.monotonic()
-    except LatentmemError as e:
-        run.error = str(e)
-    except Exception:
-        log.exception("a run failed")
-        run.error = SORRY
+        yield from records
     finally:
-        close = getattr(records, "close", None)
-        if close is not None:
-            close()
-        run.scene.stopped = run.stop.is_set() or bool(run.error)
+        desk.model_work.release()
 
 
 def ready_engine(desk: Desk, settings: dict[str, Any]) -> Iterator[Any]:
     """Statuses of the model being loaded, if it is not; then the engine with these settings, as the return value."""
-    engine = desk.engine.changed(**settings)
-    if not engine.ready:
-        yield from engine.load()
+    engine = desk.tuned(settings)
+    yield from desk.warming.follow(engine)
     return engine
 
 
 def answer_records(desk: Desk, text: str, memory: str, settings: dict[str, Any]) -> Iterator[Any]:
     """Everything from the press of Solve to the receipt."""
-    problem = desk.problem(text)
-    engine = yield from ready_engine(desk, settings)
-    yield from engine.answer(problem, memory=memory)
+
+    def records() -> Iterator[Any]:
+        problem = desk.problem(text)
+        engine = yield from ready_engine(desk, settings)
+        yield from engine.answer(problem, memory=memory)
+
+    return exclusively(desk, records())
+
+
+def think_records(desk: Desk, text: str, memory: str, settings: dict[str, Any]) -> Iterator[Any]:
+    """The traces and the vote of one memory on a problem, without a receipt and without events."""
+
+    def records() -> Iterator[Any]:
+        problem = desk.problem(text)
+        engine = yield from ready_engine(desk, settings)
+        yield from engine.think(problem, memory_id=memory)
+
+    return exclusively(desk, records())
+
+
+def distil_records(desk: Desk, text: str, settings: dict[str, Any], keep: bool = False) -> Iterator[Any]:
+    """Everything from the press of Distil to the memory. Raises LatentmemError if a shared app has no room for it."""
+
+    def records() -> Iterator[Any]:
+        problem = desk.problem(text)
+        if isinstance(desk.engine.bank, Overlay):
+            desk.engine.bank.check_room()
+        engine = yield from ready_engine(desk, settings)
+        yield from engine.distil(problem, keep=keep)
+
+    return exclusively(desk, records())
+
+
+def nearest_examples(desk: Desk, problem: Problem, n: int) -> list[str]:
+    """The texts of the examples most similar to a problem by sentence embedding, itself left out."""
+    def key(one: Problem) -> Any:
+        return desk.engine.key(one, "input")
+
+    with desk.keys_lock:
+        for text, example in desk.examples.items():
+            if text not in desk.example_keys:
+                desk.example_keys[text] = key(example)
+        mine = key(problem)
+        others = [t for t in desk.examples if t != problem.text.strip()]
+        return sorted(others, key=lambda t: -float(desk.example_keys[t] @ mine))[:n]
 
 
 def star_of(engine: Engine, problem: Problem) -> Star:

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import gradio as gr
 
-from ..records import Receipt, Status
+from ..records import Problem, Receipt, Status
 from ..settings import Settings
 from . import parts
-from .session import Desk, Run, Star, Visit, answer_records, attempt, family, follow, star_of
+from .hosting import limits
+from .session import (
+    Desk,
+    Run,
+    Star,
+    Visit,
+    answer_records,
+    attempt,
+    family,
+    follow,
+    star_of,
+    watch,
+)
 from .views import Fragment, doing, fragments, notice, progress, scene_cards, scene_votes
-from .views_about import first_visit
-from .views_receipt import compare_columns, hits_list, receipt_card
+from .views_about import first_visit, tiles
+from .views_receipt import hits_list, receipt_card
+from .whatif import other_memories
 
 MODES = (("Automatic", "auto"), ("Off", "off"), ("This one", "chosen"))
 
@@ -51,78 +64,85 @@ class Picture(NamedTuple):
     cards: list[Fragment]
     press: Any
     stop: Any
-    after: Any  # the row of actions that need a receipt
-    feedback: Any  # ... and of those that need a memory to have been tried
+    after: Any  # the actions that need a receipt
+    feedback: Any  # ... those that need a memory to have been tried
+    what_if: Any  # ... and those that need another memory
+    other: Any  # which one: the nearest first
 
 
-def create_solve(settings: Settings, families: list[str], examples: list[str]) -> Solve:
-    """The panel, inside the Blocks and the Tab of the caller."""
+def create_solve(settings: Settings, families: Mapping[str, list[str]], first: Problem,
+                 examples: Iterable[Problem]) -> Solve:
+    """The panel, inside the Blocks and the Tab of the caller. `first` stands in the box."""
+    most, kin = limits(settings), family(first)
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=320, elem_classes="lm-panel ask"):
-            problem = gr.Textbox(label="Problem", lines=4, max_lines=12, value=examples[0],
-                                 placeholder="Type a problem with one answer…", elem_id="lm-problem")
-            with gr.Row(elem_classes="tight"):
-                choice = gr.Dropdown(families, value=families[0], label="Examples of", scale=2, min_width=120)
-                example = gr.Dropdown(examples, value=None, label="Example", scale=5, min_width=180)
-            mode = gr.Radio(list(MODES), value="auto", label="Memory",
-                            info="Automatic: the most similar memory is tried if it is similar enough.")
-            memory = gr.Dropdown([], label="Which memory", visible=False, filterable=True)
+            problem = gr.Textbox(label="Problem", lines=4, max_lines=12, value=first.text, elem_id="lm-problem",
+                                 placeholder="Type a problem with one answer…", max_length=settings.max_problem_chars)
             with gr.Row(elem_classes="tight"):
                 press = gr.Button("Solve", variant="primary", elem_id="lm-solve", min_width=110)
                 stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="lm-stop", min_width=110)
-            given = parts.sampling_settings(settings)
+            with gr.Row(elem_classes="tight"):
+                choice = gr.Dropdown(list(families), value=kin, label="Examples of", scale=2, min_width=120)
+                example = gr.Dropdown(families[kin], value=first.text, label="Example", scale=5, min_width=180)
+            mode = gr.Radio(list(MODES), value="auto", label="Memory", elem_id="lm-mode",
+                            info="Automatic: the most similar memory is tried if it is similar enough.")
+            memory = gr.Dropdown([], label="Which memory", visible=False, filterable=True, elem_id="lm-which")
+            given = parts.sampling_settings(settings, most)
         with gr.Column(scale=8, min_width=320, elem_classes="result"):
-            status = parts.live("lm-status", FIRST)
+            status = parts.live("lm-status", fragments(("first", first_visit()), ("tiles", tiles(examples))))
             votes = parts.live("lm-votes")
             receipt = parts.live("lm-receipt")
-            with gr.Group(visible=False, elem_classes="after") as after:
+            with gr.Column(visible=False, elem_classes="after") as after:
                 with gr.Row(elem_classes="tight"):
                     distil = gr.Button("Distil a memory from this problem", variant="primary", elem_id="lm-distil-this")
-                    replay = gr.Button("Replay this receipt", elem_id="lm-replay")
+                    replay = gr.Button("Ask again with the same seed", elem_id="lm-replay")
                 with gr.Row(elem_classes="tight", visible=False) as asked:
-                    right = gr.Button("The answer is right")
-                    wrong = gr.Button("The answer is wrong")
+                    right = gr.Button("The answer is right", size="sm", elem_id="lm-right")
+                    wrong = gr.Button("The answer is wrong", size="sm", elem_id="lm-wrong")
                 said = parts.live("lm-said")
-                with gr.Accordion("What would another memory have said?", open=False):
-                    with gr.Row(elem_classes="tight end"):
-                        other = gr.Dropdown([], label="Another memory", scale=4, filterable=True)
-                        compare = gr.Button("Answer again with it, same seed", scale=2)
-                    columns = parts.live("lm-columns")
+                with gr.Row(elem_classes="tight end what-if", visible=False) as what_if:
+                    other = gr.Dropdown([], label="What would another memory have said?", scale=5, filterable=True,
+                                        elem_id="lm-other", info="The nearest first. Same problem, same seed.")
+                    compare = gr.Button("Compare", scale=1, min_width=110, elem_id="lm-compare")
+                columns = parts.live("lm-columns")
             cards = parts.live("lm-cards", classes="cards")
     return Solve(problem, choice, example, mode, memory, given, press, stop,
-                 [status, votes, receipt, cards, press, stop, after, asked], compare, other, columns, right, wrong, said,
-                 replay, distil)
+                 [status, votes, receipt, cards, press, stop, after, asked, what_if, other], compare, other, columns,
+                 right, wrong, said, replay, distil)
 
 
-FIRST = fragments(("first", first_visit()))
-
-
-def picture(run: Run, running: bool, words: str = "") -> Picture:
+def picture(desk: Desk, run: Run, running: bool, words: str = "", star: Star | None = None) -> Picture:
     """The page of a run as it stands."""
-    scene = run.scene
-    if run.error:
-        status = fragments(("error", notice(run.error, "warn")))
-    elif running:
-        status = fragments(("status", progress(doing(scene))))
-    else:
-        status = fragments(("said", notice(words or _ending(run))))
-    found = hits_list(scene.retrieval, float(run.settings.get("min_similarity", -1)))
-    if found and running:
-        status += fragments(("hits", found))
-    r = scene.receipt
-    return Picture(
-        status, scene_votes(scene, running), fragments(("receipt", receipt_card(r))) if r is not None else [],
-        scene_cards(scene, running), gr.update(interactive=not running), gr.update(interactive=running),
-        gr.update(visible=r is not None and not running),
-        gr.update(visible=r is not None and r.used is not None and not running))
+    with run.lock:
+        scene, r = run.scene, run.scene.receipt
+        if run.error:
+            status = fragments(("error", notice(run.error, "warn")))
+        elif running:
+            status = fragments(("status", progress(doing(scene))))
+        else:
+            status = fragments(("said", notice(words or _ending(run))))
+        found = hits_list(scene.retrieval, float(run.settings.get("min_similarity", -1)))
+        if found and running:
+            status += fragments(("hits", found))
+        ended = r is not None and not running
+        others = other_memories(desk, r, star) if ended and r is not None else []
+        return Picture(
+            status, scene_votes(scene, running), receipt(desk, r) if r is not None else [], scene_cards(scene, running),
+            gr.update(interactive=not running), gr.update(interactive=running), gr.update(visible=ended),
+            gr.update(visible=ended and r is not None and r.used is not None), gr.update(visible=bool(others)),
+            gr.update(choices=others, value=others[0][1]) if others else gr.skip())
+
+
+def receipt(desk: Desk, r: Receipt) -> list[Fragment]:
+    """The receipt as a card, with what the bank knows of the memory that was tried."""
+    info = attempt(lambda: desk.engine.bank.info(r.used.memory_id))[0] if r.used is not None else None
+    return fragments(("receipt", receipt_card(r, info)))
 
 
 def _ending(run: Run) -> str:
-    if run.scene.stopped:
-        return "Stopped. Nothing was stored."
-    if run.scene.receipt is None:
-        return ""
-    return "Done. The receipt says which memory answered, if any."
+    if run.scene.receipt is not None:
+        return "Done. The receipt says which memory answered, if any."
+    return "Stopped. Nothing was stored." if run.scene.stopped else ""
 
 
 def solve(desk: Desk, problem: str, mode: str, memory_id: str | None, rollouts: float, temperature: float, top_p: float,
@@ -132,28 +152,58 @@ def solve(desk: Desk, problem: str, mode: str, memory_id: str | None, rollouts: 
     visit = desk.visit(request)
     run = visit.start("solve")
     run.settings = parts.checked(rollouts, temperature, top_p, max_new_tokens, seed, verifier, key, min_similarity)
-    run.problem = problem
+    run.problem, run.mode, run.memory = problem, mode, memory_id or ""
     visit.columns = []
-    yield picture(run, True)
+    yield picture(desk, run, True)
     memory = (memory_id or "auto") if mode == "chosen" else mode
-    for _ in follow(answer_records(desk, problem, memory, run.settings), run):
-        yield picture(run, True)
-    if run.scene.receipt is not None:
+
+    def finish() -> None:
         visit.star = _place(desk, run) or visit.star
-    yield picture(run, False)
+
+    for _ in follow(answer_records(desk, problem, memory, run.settings), run, finish):
+        yield picture(desk, run, True)
+    yield picture(desk, run, False, star=visit.star)
+
+
+def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
+    """After a reload: goes on showing the run that is still going on."""
+    visit = desk.visit(request)
+    run = visit.runs.get("solve")
+    if run is None or not run.busy:
+        yield [gr.skip()] * len(Picture._fields)
+        return
+    for _ in watch(run):
+        yield picture(desk, run, True)
+    yield picture(desk, run, False, star=visit.star)
+
+
+def restored(desk: Desk, visit: Visit, problem: str) -> tuple[Any, ...]:
+    """What a loaded page shows: problem, mode, memory, the settings, then the Picture; a first visit or the last run.
+
+    A problem in the address goes before the one that was asked last.
+    """
+    run = visit.runs.get("solve")
+    if run is None or (problem and problem != run.problem):
+        return problem or gr.skip(), *[gr.skip()] * (2 + len(parts.SAMPLING) + len(Picture._fields))
+    memory = gr.update(value=run.memory or None, visible=run.mode == "chosen")
+    settings = [run.settings.get(name, gr.skip()) for name in parts.SAMPLING]
+    return run.problem, run.mode, memory, *settings, *picture(desk, run, run.busy, star=visit.star)
 
 
 def _place(desk: Desk, run: Run) -> Star | None:
     """The answered problem on the map, for "Why this memory?". A failure here must not spoil the answer."""
     receipt = run.scene.receipt
+    if receipt is None:
+        return None
     return attempt(lambda: star_of(desk.engine.changed(key=receipt.key_kind), receipt.problem))[0]
 
 
-def waiting() -> tuple[Any, ...]:
+def waiting(problem: str = "") -> tuple[Any, ...]:
     """At once on the press: what belongs to the last run goes, and a run that waits in the queue can be stopped."""
-    status = fragments(("wait", progress(Status("Waiting for the model: others may be before you"))))
+    status = fragments(("wait", progress(Status("Waiting for the model"))))
     hidden = gr.update(visible=False)
-    return *Picture(status, [], [], [], gr.update(interactive=False), gr.update(interactive=True), hidden, hidden), [], []
+    return *Picture(status, [], [], [], gr.update(interactive=False), gr.update(interactive=True), hidden, hidden, hidden,
+                    gr.skip()), [], []
 
 
 def stop(desk: Desk, request: gr.Request) -> Picture:
@@ -163,80 +213,9 @@ def stop(desk: Desk, request: gr.Request) -> Picture:
         if name in visit.runs:
             visit.runs[name].stop.set()
     run = visit.runs.get("solve") or Run()
-    run.scene.stopped = run.scene.receipt is None
-    return picture(run, False, "" if run.scene.rows else "Stopped before it began.")
-
-
-def last_receipt(visit: Visit) -> Receipt | None:
-    run = visit.runs.get("solve")
-    return run.scene.receipt if run is not None else None
-
-
-def compare(desk: Desk, other: str | None, request: gr.Request) -> Iterator[list[Fragment]]:
-    """The counterfactual: the same problem and seed with another memory, beside what was there."""
-    visit = desk.visit(request)
-    first, base = last_receipt(visit), visit.runs.get("solve")
-    if first is None or base is None:
-        yield fragments(("error", notice("Solve a problem first.", "warn")))
-        return
-    if not other:
-        yield fragments(("error", notice("Choose a memory first.", "warn")))
-        return
-    run = visit.start("compare")
-    records = answer_records(desk, base.problem, other, base.settings)
-    known = visit.columns or first_columns(first)
-    for _ in follow(records, run):
-        yield fragments(("status", progress(doing(run.scene)))) + compare_columns(known) + scene_votes(run.scene, True)[-1:]
-    r = run.scene.receipt
-    if r is None or r.memory is None or r.used is None:
-        yield fragments(("error", notice(run.error or "Stopped.", "warn" if run.error else "info"))) + compare_columns(known)
-        return
-    visit.columns = [c for c in known if c[0] != with_memory(r)] + [(with_memory(r), r.memory)]
-    yield compare_columns(visit.columns)
-
-
-def first_columns(r: Receipt) -> list[tuple[str, Any]]:
-    """The two sides of a receipt, or one where no memory was tried."""
-    return [("Without memory", r.zero_shot), *([(with_memory(r), r.memory)] if r.memory is not None else [])]
-
-
-def with_memory(r: Receipt) -> str:
-    return f"With “{r.used.name}” ({r.used.memory_id[:7]})" if r.used is not None else "With memory"
-
-
-def replay(desk: Desk, request: gr.Request) -> Iterator[list[Fragment]]:
-    """Samples everything again and says whether the tokens are the same."""
-    visit = desk.visit(request)
-    receipt = last_receipt(visit)
-    if receipt is None:
-        yield fragments(("error", notice("Solve a problem first.", "warn")))
-        return
-    run = visit.start("replay")
-    for _ in follow(desk.engine.replay(receipt), run):
-        done = sum(row.trace is not None for row in run.scene.rows.values())
-        yield fragments(("status", notice(f"Replaying: {done} of {len(receipt.traces)} traces sampled again.")))
-    if run.error or run.scene.receipt is None:
-        yield fragments(("error", notice(run.error or "Stopped.", "warn" if run.error else "info")))
-    else:
-        yield fragments(("same", notice("Replayed: the same seed gave the same tokens, so the receipt holds.", "good")))
-
-
-def said_right(desk: Desk, request: gr.Request) -> list[Fragment]:
-    """Feedback: the answer is right."""
-    return _feedback(desk, request, True)
-
-
-def said_wrong(desk: Desk, request: gr.Request) -> list[Fragment]:
-    """Feedback: the answer is wrong."""
-    return _feedback(desk, request, False)
-
-
-def _feedback(desk: Desk, request: gr.Request, correct: bool) -> list[Fragment]:
-    receipt = last_receipt(desk.visit(request))
-    if receipt is None:
-        return fragments(("error", notice("Solve a problem first.", "warn")))
-    _, error = attempt(lambda: desk.engine.feedback(receipt, correct))
-    return fragments(("said", notice(error, "warn") or notice("Noted with the memory that was tried.", "good")))
+    with run.lock:
+        run.scene.stopped = run.scene.receipt is None
+    return picture(desk, run, False, "" if run.scene.rows else "Stopped before it began.", visit.star)
 
 
 def show_memory_choice(mode: str) -> Any:
@@ -244,10 +223,20 @@ def show_memory_choice(mode: str) -> Any:
     return gr.update(visible=mode == "chosen")
 
 
-def examples_of(desk: Desk, name: str | None) -> Any:
-    """The examples of a family."""
+def examples_of(desk: Desk, name: str | None) -> tuple[Any, Any]:
+    """The examples of a family, and the first of them for the box."""
     texts = [t for t, p in desk.examples.items() if family(p) == name]
-    return gr.update(choices=texts, value=None)
+    return gr.update(choices=texts, value=texts[0] if texts else None), texts[0] if texts else gr.skip()
+
+
+def take(desk: Desk, event: gr.EventData) -> tuple[Any, Any, Any]:
+    """A tile of the first page was pressed: family, example and box. The id comes from the browser, so it is checked."""
+    given = event._data.get("id", "") if isinstance(event._data, dict) else ""
+    for text, problem in desk.examples.items():
+        if problem.id == given:
+            texts = [t for t, p in desk.examples.items() if family(p) == family(problem)]
+            return family(problem), gr.update(choices=texts, value=text), text
+    return gr.skip(), gr.skip(), gr.skip()
 
 
 def fill(example: str | None) -> Any:

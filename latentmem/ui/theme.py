@@ -9,22 +9,34 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from ..records import LatentmemError
+
 if TYPE_CHECKING:
     from ..engine import Engine
 
 HERE = Path(__file__).resolve().parent
-SCRIPTS = ("page.js", "text.js", "live.js", "map.js")
+SCRIPTS = ("page.js", "text.js", "live.js", "map.js", "map_cloud.js", "map_input.js", "map_view.js", "map_table.js")
 FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
 
 
 def launch_options(engine: Engine | None = None) -> dict[str, Any]:
-    """Keyword arguments for `Blocks.launch`. With an engine, its bank can never be served as a file."""
+    """Keyword arguments for `Blocks.launch`. With an engine, its bank can never be served as a file.
+
+    Raises LatentmemError when tools of the Model Context Protocol are asked for and their extra is not installed.
+    """
+    settings = engine.settings if engine is not None else None
+    tools = settings is not None and settings.mcp
+    if tools and find_spec("mcp") is None:
+        raise LatentmemError("The setting mcp is on and the package mcp is not installed: run `pip install 'gradio[mcp]'`, "
+                             "or set LATENTMEM_MCP=0.")
+    shared = settings is not None and settings.hosted
     return {
         "theme": theme(), "css_paths": [HERE / "style.css"], "head": head(),
         "js": "() => { window.latentmem?.openTheme?.(); }", "footer_links": ["api"], "ssr_mode": False,
-        "show_error": False, "enable_monitoring": False, "strict_cors": True, "max_file_size": "512mb",
-        "allowed_paths": [], "blocked_paths": [str(engine.settings.bank)] if engine is not None else []}
+        "show_error": False, "enable_monitoring": False, "strict_cors": True, "mcp_server": tools,
+        "max_file_size": "32mb" if shared else "512mb", "max_threads": 80,
+        "allowed_paths": [], "blocked_paths": [str(settings.bank)] if settings is not None else []}
 
 
 def theme() -> gr.themes.Base:

@@ -7,7 +7,7 @@ foreign text goes through `Markup.format`, which escapes it; `text.js` then sets
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup, escape
 
@@ -150,13 +150,14 @@ def vote_bar(vote: Vote | None, colours: Sequence[int | None], *, title: str, to
         segments.append(Markup('<span class="seg cx" style="flex:{} 0 0" title="do not vote">{}</span>').format(mute, mute))
     if total > finished:
         segments.append(Markup('<span class="seg open" style="flex:{} 0 0"></span>').format(total - finished))
-    words = vote_words(vote, total, finished, decided_after, running)
-    flag = decided_flag(decided_after, total)
+    words = vote_words(vote, total, finished, running)
+    read = vote_words(vote, total, finished, running, formula)
+    flag, mark = decided_flag(decided_after, total), decided_mark(decided_after, total)
     legend = join([Markup('<li>{}{} <b>{}</b></li>').format(swatch(colours[i]), answer_text(c.answer), c.size)
                    for i, c in enumerate(clusters[:6])])
-    return Markup('<section class="vote"><header><h3>{}</h3>{}</header><div class="bar" role="img" aria-label="{}">{}</div>'
-                  '<ul class="legend">{}</ul><p class="words">{}</p></section>').format(
-        safe(title), flag, safe(f"{title}: {words}"), join(segments), legend, safe(words))
+    return Markup('<section class="vote"><header><h3>{}</h3>{}</header><div class="track">{}<div class="bar" role="img" '
+                  'aria-label="{}">{}</div></div><ul class="legend">{}</ul><p class="words tx">{}</p></section>').format(
+        safe(title), flag, mark, safe(f"{title}: {words}"), join(segments), legend, safe(read))
 
 
 def _segment(c: Cluster, colour: int | None, total: int) -> Markup:
@@ -173,14 +174,26 @@ def decided_flag(decided_after: int | None, total: int) -> Markup:
     return Markup('<span class="decided">decided after {} of {} traces</span>').format(decided_after, total)
 
 
-def vote_words(vote: Vote | None, total: int, finished: int, decided_after: int | None, running: bool) -> str:
-    """The bar in one sentence."""
+def decided_mark(decided_after: int | None, total: int) -> Markup:
+    """The same moment on the bar, which fills from the left as traces end."""
+    if decided_after is None or not total:
+        return Markup("")
+    return Markup('<span class="mark" style="left:{:.2f}%" aria-hidden="true"></span>').format(100 * decided_after / total)
+
+
+def formula(answer: str | None) -> str:
+    """An answer inside a sentence that `text.js` typesets: LaTeX gets its delimiters."""
+    return f"\\({answer}\\)" if answer and any(c in answer for c in "\\^_") and "\\)" not in answer else str(answer)
+
+
+def vote_words(vote: Vote | None, total: int, finished: int, running: bool, say: Callable[[str | None], str] = str) -> str:
+    """The bar in one sentence. `say` writes an answer."""
     if vote is None or finished == 0:
         return f"{count(total, 'trace')} to come." if running else "Nobody has voted."
     if vote.abstained:
         return f"{finished} of {count(total, 'trace')} ended and none votes" + ("." if running else ": no answer.")
-    lead = f"{vote.clusters[0].size} of {total} say {vote.label}"
-    runner = f", {vote.clusters[1].size} say {vote.clusters[1].answer}" if len(vote.clusters) > 1 else ""
+    lead = f"{vote.clusters[0].size} of {total} say {say(vote.label)}"
+    runner = f", {vote.clusters[1].size} say {say(vote.clusters[1].answer)}" if len(vote.clusters) > 1 else ""
     mute = finished - vote.voters
     silent = f"; {mute} {'does' if mute == 1 else 'do'} not vote" if mute else ""
     still = f"; {total - finished} still open" if running and total > finished else ""

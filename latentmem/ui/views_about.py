@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from markupsafe import Markup
 
+from ..records import Problem, Status
 from ..settings import Settings
 from .views import safe
 from .views_receipt import definition_list
@@ -19,10 +21,26 @@ _ANSWER = (("Next problem", "similar or not"), ("Nearest memory", "by cosine"), 
 def first_visit() -> Markup:
     """What this is, for somebody who has ten seconds."""
     return Markup(
-        '<ol class="steps3"><li><b>Solve</b>A small language model writes several solutions to a problem at once, and their '
-        "answers vote. Press the blue button.</li><li><b>Distil</b>The model trains a tiny memory on its own majority, without "
-        "being told the right answer.</li><li><b>Ask again</b>The next similar problem is answered with and without that memory. "
-        "A receipt says which memory answered, and why.</li></ol>")
+        '<ol class="steps3"><li><b>Press Solve</b>A small language model writes several solutions to the problem at once, and '
+        "their answers vote. A receipt says which memory helped, if any.</li><li><b>Distil</b>The model trains a tiny memory on "
+        "its own majority, without being told the right answer.</li><li><b>Ask again</b>The next similar problem is answered "
+        "without and with that memory, side by side.</li></ol>")
+
+
+def tiles(examples: Iterable[Problem], most: int = 6) -> Markup:
+    """One example a family to begin with; a press puts it into the box."""
+    families: dict[str, Problem] = {}
+    for problem in examples:
+        families.setdefault(family(problem), problem)
+    buttons = [Markup('<button type="button" class="tile" data-take="{}"><b>{}</b><span class="tx">{}</span></button>').format(
+        safe(p.id), safe(name), safe(p.text)) for name, p in list(families.items())[:most]]
+    return Markup('<section class="begin"><h3>Or begin with one of these</h3><div class="tiles">{}</div></section>').format(
+        Markup("").join(buttons))
+
+
+def family(problem: Problem) -> str:
+    """'examples/change' -> 'change'."""
+    return problem.source.rsplit("/", 1)[-1] or "other"
 
 
 def method() -> Markup:
@@ -63,25 +81,67 @@ def _row(boxes: tuple[tuple[str, str], ...], y: int, css: str) -> Markup:
     return Markup("").join(out)
 
 
-def kept_where(bank: Path) -> Markup:
-    """Where memories are, in words."""
-    return Markup('<section><h2>Where memories are kept</h2><p>In one file on the computer that runs this app: '
-                  "<code>{}</code>. It stays there when the app or the computer restarts, as long as that disk does. "
-                  "<b>Export</b> on the Memories panel makes a copy to carry away; a single memory exports as a standard "
-                  "PEFT adapter.</p></section>").format(safe(bank))
+def kept_where(bank: Path, shared: bool = False, most: int = 0, lasting: bool | None = None) -> Markup:
+    """Where memories are, in words. `lasting`: whether the disk of a Space outlives it, None on a computer of one's own."""
+    if shared:
+        words = Markup("The memories that you find here are shared and only read. Those that you make, at most {}, are yours: "
+                       "nobody else sees them, they are kept in the server's memory for this browser tab, and they are gone "
+                       "half an hour after you close it.").format(most)
+    else:
+        last = {None: "It stays there when the app or the computer restarts, as long as that disk does.",
+                True: "It is on storage of its own and stays when this Space restarts.",
+                False: "The disk of this Space is emptied when it restarts, and the memories are gone then."}[lasting]
+        words = Markup("In one file on the computer that runs this app: <code>{}</code>. {}").format(safe(bank), last)
+    return Markup("<section><h2>Where memories are kept</h2><p>{} <b>Export</b> on the Memories panel makes a copy to carry "
+                  "away; a single memory exports as a standard PEFT adapter.</p></section>").format(words)
 
 
-def model_facts(s: Settings) -> Markup:
-    """The model and the settings everything starts from."""
+def model_facts(s: Settings, most: Mapping[str, int]) -> Markup:
+    """The model, the settings everything starts from, and the limits of a shared app."""
     pairs = [("Model", s.model), ("Embedder", s.embedder), ("Device", s.device), ("Rollouts", str(s.rollouts)),
              ("Gradient steps", str(s.steps)), ("Virtual tokens", str(s.virtual_tokens)),
              ("Learning rate", f"{s.learning_rate:g}"), ("Verifier", s.verifier.replace("_", " "))]
+    shared = Markup("")
+    if most:
+        words = {"max_problem_chars": "characters", "rollouts": "rollouts", "max_new_tokens": "tokens a trace",
+                 "steps": "gradient steps", "virtual_tokens": "virtual tokens"}
+        said = ", ".join(f"{value} {words[name]}" for name, value in most.items())
+        shared = Markup('<p class="hint">This app is shared: at most {}. On your own computer there are no limits.</p>').format(
+            said)
     return Markup('<section><h2>The model</h2>{}<p class="hint">It is fetched at first use, checked against its known '
-                  "checksum, and kept in a cache. After that no network is needed.</p></section>").format(definition_list(pairs))
+                  "checksum, and kept in a cache. After that no network is needed.</p>{}</section>").format(
+        definition_list(pairs), shared)
 
 
-def header_facts(s: Settings, ready: bool, memories: int) -> Markup:
-    """The line at the top: which model, is it loaded, how many memories."""
-    state = "loaded" if ready else "loads at first use"
-    return Markup('<ul class="facts-line"><li><b>{}</b> {}</li><li><b>{}</b> {}</li></ul>').format(
-        safe(s.model.rstrip("/").rsplit("/", 1)[-1]), state, memories, "memory" if memories == 1 else "memories")
+def endpoints_table(rows: Iterable[tuple[str, str, str]], mcp: bool) -> Markup:
+    """The endpoints: (name, parameters, what it does)."""
+    body = Markup("").join(Markup('<tr><th scope="row"><code>/{}</code></th><td><code>{}</code></td><td>{}</td></tr>').format(
+        safe(name), safe(parameters), safe(what)) for name, parameters, what in rows)
+    tools = "They are offered as MCP tools at <code>gradio_api/mcp/</code>, too." if mcp else (
+        "With <code>LATENTMEM_MCP=1</code> and the extra <code>mcp</code> they are MCP tools, too.")
+    return Markup(
+        '<section><h2>From a program</h2><p>Everything the panels do has an endpoint: <code>pip install gradio_client</code>, '
+        'then <code>Client("this address").predict("What is 2 + 3?", api_name="/solve")</code>. {}</p>'
+        '<details><summary>The endpoints and their parameters</summary><div class="scroll" tabindex="0" role="region" '
+        'aria-label="Endpoints"><table class="api"><thead><tr><th>Endpoint</th><th>Parameters</th><th>What it does</th></tr>'
+        "</thead><tbody>{}</tbody></table></div></details></section>").format(Markup(tools), body)
+
+
+def header_facts(s: Settings, ready: bool, memories: int, own: int = 0, *, status: Status | None = None,
+                 error: str = "") -> Markup:
+    """The line at the top: which model, is it loaded, how many memories (in a shared app: how many are one's own)."""
+    name, bar = safe(s.model.rstrip("/").rsplit("/", 1)[-1]), Markup("")
+    if ready:
+        state = "ready"
+    elif status is not None:
+        state = status.text.replace(s.model, "").replace("  ", " ").strip()
+        if status.total > 0:
+            bar = Markup(' <progress max="1" value="{:.3f}" aria-label="Loading"></progress>').format(
+                min(1.0, status.done / status.total))
+    else:
+        state = f"could not be loaded: {error}" if error else "loads at first use"
+    count_ = f"{memories} {'memory' if memories == 1 else 'memories'}"
+    mine = Markup("<li><b>{}</b> of them yours</li>").format(own) if s.hosted else Markup("")
+    return Markup('<ul class="facts-line"><li class="{}"><b>{}</b> <span role="status">{}</span>{}</li><li><b>{}</b>{}</li>{}'
+                  "</ul>").format("loading" if not ready and status is not None else "model", name, safe(state), bar,
+                                  *count_.split(" ", 1)[:1], " " + count_.split(" ", 1)[1], mine)

@@ -7,9 +7,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ..records import Distilled, Side, Step
+from ..records import Distilled, Side, Status, Step
 from .scene import Scene
-from .views import Fragment, answer_text, count, duration, fragments, join, percent, safe
+from .views import Fragment, answer_text, count, duration, fragments, join, percent, progress, safe
+from .views_receipt import open_link
 
 BLUE, VERMILLION, GREEN = "theme:blue", "#D55E00", "#009E73"  # Okabe and Ito
 SERIES = (("Agreement", "agreement", BLUE), ("Loss", "loss", VERMILLION), ("Gradient norm", "grad_norm", GREEN))
@@ -66,12 +67,71 @@ def _frame(total: int) -> dict[str, Any]:
     return layout
 
 
-def time_left(steps: Sequence[Step]) -> float | None:
-    """Seconds until the last step, by the mean of the last three. None before the first step."""
-    if not steps:
+def time_left(scene: Scene) -> float | None:
+    """Seconds until the end, by the mean of the last three steps; None before the first has ended.
+
+    The final check writes traces but trains nothing.
+    """
+    if not scene.steps:
         return None
-    recent = steps[-3:]
-    return max(0, steps[-1].steps - steps[-1].step) * sum(s.seconds for s in recent) / len(recent)
+    recent, last = scene.steps[-3:], scene.steps[-1]
+    step, check = (sum(x) / len(recent) for x in ((s.seconds for s in recent), (s.seconds_rollout for s in recent)))
+    if last.step > last.steps:
+        return 0.0
+    if last.step == last.steps:
+        return check * (1 - _within(scene))
+    return max(0.0, step * (last.steps - last.step - _within(scene)) + check)
+
+
+def _within(scene: Scene) -> float:
+    """How much of the present step is done: half of it is writing, half is training."""
+    rows = list(scene.side("memory"))
+    if scene.sampling and rows:
+        return 0.5 * sum(r.trace is not None for r in rows) / len(rows)
+    status = scene.status
+    if status is not None and status.total > 0 and status.text.startswith("Training"):
+        return 0.5 + 0.5 * min(1.0, status.done / status.total)
+    return 0.0
+
+
+def share_done(scene: Scene, steps: int) -> float:
+    """0..1 of the whole distillation: the first vote, the steps and the final check count alike."""
+    rows = list(scene.side("zero_shot"))
+    first = sum(r.trace is not None for r in rows) / max(scene.total, len(rows), 1)
+    begun = first >= 1 or bool(scene.steps)
+    return min(1.0, ((1 if begun else first) + len(scene.steps) + (_within(scene) if begun else 0)) / (steps + 2))
+
+
+def phase_words(scene: Scene, steps: int) -> tuple[str, str]:
+    """(what is happening, what it is good for), for somebody who has not read the paper."""
+    writing, n = scene.sampling, len(scene.steps) + 1
+    if not scene.rows:
+        return (scene.status.text if scene.status is not None else "Starting…"), ""
+    if not any(scene.side("memory")) and not scene.steps:
+        return _written(scene, "zero_shot", "First vote"), (
+            "The model solves the problem on its own. The majority's answer becomes the label; nobody tells it the truth.")
+    if n > steps:
+        return _written(scene, "memory", "Final check"), "Does the model still give the majority's answer with this memory?"
+    if writing:
+        return _written(scene, "memory", f"Step {n} of {steps}"), (
+            "Fresh traces with the memory as it is now. Those that give the majority's answer are rewarded.")
+    what = scene.status.text if scene.status is not None else "Training"
+    return what, "The soft prompt moves a little towards the rewarded traces. The model's own weights stay as they are."
+
+
+def _written(scene: Scene, side: Side, what: str) -> str:
+    rows = list(scene.side(side))
+    return f"{what}: {sum(r.trace is not None for r in rows)} of {count(max(len(rows), scene.total), 'trace')} written"
+
+
+def distil_status(scene: Scene, steps: int) -> Markup:
+    """What is happening, how far it is, and how long it still takes."""
+    what, why = phase_words(scene, steps)
+    left = time_left(scene)
+    if not scene.rows:
+        return progress(scene.status or Status(what))
+    time_ = "" if left is None else f" About {duration(left)} left."
+    return progress(Status(what, share_done(scene, steps), 1)) + Markup('<p class="hint">{}{}</p>').format(why, time_)
 
 
 def step_words(s: Step) -> str:
@@ -88,13 +148,10 @@ def step_words(s: Step) -> str:
 
 
 def distil_words(scene: Scene) -> Markup:
-    """The line under the curve while a distillation runs."""
+    """The line under the curve: what the last step did."""
     if not scene.steps:
         return Markup("")
-    last = scene.steps[-1]
-    left = time_left(scene.steps)
-    rest = f" About {duration(left)} left." if left and scene.distilled is None and not scene.stopped else ""
-    return Markup('<p class="words">{}{}</p>').format(safe(step_words(last)), rest)
+    return Markup('<p class="words">{}</p>').format(safe(step_words(scene.steps[-1])))
 
 
 def outcome(d: Distilled) -> Markup:
@@ -105,10 +162,11 @@ def outcome(d: Distilled) -> Markup:
     m = d.memory
     tokens, hidden = m.soft_prompt.shape
     title = "Kept in the bank" if d.kept else "A memory, not yet kept"
+    link = Markup("<p>{}</p>").format(open_link(m.id, "See it on the map")) if d.kept else Markup("")
     return Markup('<section class="outcome {}"><h3>{}</h3><p>“{}” — the majority said {} with {}. The soft prompt after '
-                  'step {} was taken: {} virtual tokens × {} = {} numbers.</p><p class="hint">{}</p></section>').format(
+                  'step {} was taken: {} virtual tokens × {} = {} numbers.</p><p class="hint">{}</p>{}</section>').format(
         "kept" if d.kept else "open", title, safe(m.name), answer_text(m.label), percent(m.vote.majority_ratio),
-        m.best_step, tokens, hidden, f"{tokens * hidden:,}".replace(",", " "), safe(d.reason))
+        m.best_step, tokens, hidden, f"{tokens * hidden:,}".replace(",", " "), safe(d.reason), link)
 
 
 def steps_table(steps: Sequence[Step]) -> list[Fragment]:

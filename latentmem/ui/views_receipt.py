@@ -7,9 +7,22 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from ..records import Hit, Receipt, Retrieval, Vote, to_dict
+from ..records import Hit, MemoryInfo, Receipt, Retrieval, Vote, to_dict
 from .scene import plain
-from .views import SIDES, Fragment, answer_text, duration, fragments, join, number, safe, stored_vote, swatch
+from .views import (
+    SIDES,
+    Fragment,
+    answer_text,
+    duration,
+    formula,
+    fragments,
+    join,
+    number,
+    percent,
+    safe,
+    stored_vote,
+    swatch,
+)
 
 
 def headline(r: Receipt) -> tuple[str, str]:
@@ -25,24 +38,40 @@ def headline(r: Receipt) -> tuple[str, str]:
     return "refused", "A memory was tried and not followed"
 
 
-def receipt_card(r: Receipt) -> Markup:
-    """The whole card: answer, memory, both votes, the router's reason and scores, cost, and the JSON."""
+def receipt_card(r: Receipt, info: MemoryInfo | None = None) -> Markup:
+    """The whole card: answer, memory (`info`: what the bank knows of it), both votes, the router's reason and scores,
+    cost, and the JSON."""
     css, words = headline(r)
     return Markup('<section class="receipt {}" aria-label="Receipt"><header><p class="who">{}</p>'
-                  '<p class="big">{}</p></header>{}<p class="why">{}</p>{}{}{}{}</section>').format(
-        css, words, answer_text(r.answer), used_memory(r), safe(r.route.reason), both_votes(r), scores(r), facts(r),
+                  '<p class="big">{}</p></header>{}<p class="why tx">{}</p>{}{}{}{}</section>').format(
+        css, words, answer_text(r.answer), used_memory(r, info), safe(reason(r)), both_votes(r), scores(r), facts(r),
         raw_json(r))
 
 
-def used_memory(r: Receipt) -> Markup:
+def reason(r: Receipt) -> str:
+    """What the router did, its answers as mathematics."""
+    said = r.route.reason
+    for answer in {v.label for v in (r.zero_shot, r.memory) if v is not None and v.label}:
+        if formula(answer) != answer:
+            said = said.replace(answer, formula(answer))
+    return said
+
+
+def used_memory(r: Receipt, info: MemoryInfo | None = None) -> Markup:
     """The memory that was tried: its source problem, similarity, rank and margin, and the way to the map."""
     if r.used is None:
         return Markup("")
     margin = "only one" if r.used.margin is None else f"{r.used.margin:+.3f}"
+    if info is None:
+        from_ = Markup("<p>“{}”</p>").format(safe(r.used.name))
+    else:
+        from_ = Markup('<p class="hint">Learnt from the problem</p><p class="tx">{}</p><p class="hint">{} · its vote said '
+                       "{} with {}</p>").format(safe(info.problem.text), safe(info.problem.source or "typed by a person"),
+                                                answer_text(info.label), percent(info.majority_ratio))
     pairs = [("Similarity", f"{r.used.similarity:.3f}"), ("Rank", f"{r.used.rank} of {len(r.hits)} looked up"),
              ("Lead over the next", margin), ("Compared by", key_words(r.key_kind))]
-    return Markup('<div class="used"><p>“{}”</p>{}{}</div>').format(
-        safe(r.used.name), definition_list(pairs), open_link(r.used.memory_id, "Why this memory? Open it on the map"))
+    return Markup('<div class="used">{}{}{}</div>').format(
+        from_, definition_list(pairs), open_link(r.used.memory_id, "Why this memory? Open it on the map"))
 
 
 def key_words(kind: str) -> str:
@@ -136,3 +165,30 @@ def compare_columns(runs: Sequence[tuple[str, Vote]]) -> list[Fragment]:
     return fragments(("columns", Markup('<section class="compare"><h3>Side by side, same seed</h3>'
                                         '<p class="hint">{}</p><div class="cols">{}</div></section>').format(
         words, join(columns))))
+
+
+def compare_table(rows: Sequence[tuple[str, Vote, Vote]]) -> list[Fragment]:
+    """Before and after: one block a problem, its vote without the memory and with it."""
+    pairs = []
+    for i, (text, before, after) in enumerate(rows):
+        answers = list(dict.fromkeys(plain(c.answer) for v in (before, after) for c in v.clusters))
+        columns = []
+        for title, vote in (("Before: without it", before), ("After: with it", after)):
+            colours = [answers.index(plain(c.answer)) for c in vote.clusters]
+            columns.append(Markup('<div class="column">{}</div>').format(stored_vote(vote, title, colours)))
+        pairs.append((f"row-{i}", Markup('<section class="compare"><p class="tx">{}</p><p class="hint">{}</p>'
+                                         '<div class="cols">{}</div></section>').format(
+            safe(text), safe(change_words(before, after)), join(columns))))
+    return fragments(*pairs)
+
+
+def change_words(before: Vote, after: Vote) -> str:
+    """What the memory changed in a vote, in one sentence."""
+    if before.abstained or after.abstained:
+        return "One side has no answer." if before.abstained != after.abstained else "Neither side has an answer."
+    a, b = before.clusters[0].size, after.clusters[0].size
+    if plain(before.label or "") != plain(after.label or ""):
+        return "With the memory another answer wins. Which of the two is right, the model cannot know."
+    if a == b:
+        return f"The same answer with the same {a} of {after.total} votes."
+    return f"The same answer with {'more' if b > a else 'fewer'} votes: {a} of {before.total} before, {b} of {after.total} after."

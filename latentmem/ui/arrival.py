@@ -1,0 +1,73 @@
+"""A visitor opens the page: what it shows first, what a reload brings back, and the line at the top."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from ..overlay import Overlay
+from ..records import Problem
+from . import distil as distil_panel
+from . import memories as memories_panel
+from . import solve as solve_panel
+from .session import Desk, attempt, family
+from .views import Fragment, fragments, notice
+from .views_about import header_facts
+
+PANELS = ("solve", "distil", "memories", "stream", "about")
+
+
+def opening(desk: Desk) -> Problem:
+    """The problem in the box of a first visitor: one of a family that the bank has a memory of, if there is one."""
+    rows, _ = attempt(lambda: desk.engine.bank.infos(limit=200))
+    learnt = {i.problem.text.strip() for i in rows or []}
+    families = {i.problem.source for i in rows or []}
+    fresh = [p for t, p in desk.examples.items() if t not in learnt and p.source in families]
+    return (fresh or list(desk.examples.values()))[0]
+
+
+def families(desk: Desk) -> dict[str, list[str]]:
+    """Family -> the texts of its examples."""
+    found: dict[str, list[str]] = {}
+    for text, problem in desk.examples.items():
+        found.setdefault(family(problem), []).append(text)
+    return dict(sorted(found.items()))
+
+
+def welcome(desk: Desk, token: str, request: gr.Request) -> tuple[Any, ...]:
+    """Panel, line at the top, and what the tab showed before a reload. `token` is the browser tab's own.
+
+    `?memory=ID` and `?panel=NAME` choose the panel, `?problem=...` fills the box.
+    """
+    visit = desk.visits.claim(getattr(request, "session_hash", None) or "", str(token or ""))
+    mine = desk.at(request)
+    asked = dict(request.query_params) if request is not None else {}
+    panel = "memories" if asked.get("memory") else str(asked.get("panel", ""))
+    desk.warming.start(desk.engine)
+    return (gr.update(selected=panel) if panel in PANELS else gr.skip(), *head(mine),
+            *solve_panel.restored(mine, visit, str(asked.get("problem", ""))[:20_000]), *distil_panel.restored(mine, visit))
+
+
+def show_map(desk: Desk, request: gr.Request) -> tuple[Any, ...]:
+    """The Memories panel of a page that was just loaded; `?memory=ID` opens a memory."""
+    asked = dict(request.query_params) if request is not None else {}
+    memory = str(asked.get("memory", ""))[:80]
+    return memories_panel.picture(desk, desk.visit(request), "", "source", desk.engine.settings.key, memory)
+
+
+def head(desk: Desk) -> tuple[list[Fragment], Any]:
+    """The line at the top, and whether it has to be looked at again: while the models are loading."""
+    engine, warming = desk.engine, desk.warming
+    counted, error = attempt(lambda: (len(engine.bank), len(engine.bank.own) if isinstance(engine.bank, Overlay) else 0))
+    if error:
+        line = fragments(("error", notice(error, "warn")))
+    else:
+        line = fragments(("facts", header_facts(engine.settings, engine.ready, *counted,
+                                                status=warming.status if warming.busy else None, error=warming.error)))
+    return line, gr.update(active=warming.busy and not engine.ready)
+
+
+def leave(desk: Desk, request: gr.Request) -> None:
+    """The visitor closed the page: what was kept for them is freed, after a while if the tab may come back."""
+    desk.leave(request)

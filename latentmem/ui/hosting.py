@@ -1,0 +1,85 @@
+"""A shared app: which limits hold, and the bank it starts with. No gradio."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..bank import Bank
+from ..records import LatentmemError
+from ..settings import Settings
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+
+log = logging.getLogger(__name__)
+STARTER = Path(__file__).resolve().parents[2] / "examples" / "bank.zip"
+VIRTUAL_TOKENS = 32  # longest soft prompt in a shared app
+WORDS = {"max_problem_chars": "characters in a problem", "rollouts": "rollouts", "max_new_tokens": "tokens in a trace",
+         "steps": "gradient steps", "virtual_tokens": "virtual tokens"}
+
+
+def limits(s: Settings) -> dict[str, int]:
+    """Setting -> the most a visitor may ask for; empty where one person has the app alone."""
+    if not s.hosted:
+        return {}
+    return {"max_problem_chars": s.hosted_chars, "rollouts": s.hosted_rollouts, "max_new_tokens": s.hosted_new_tokens,
+            "steps": s.hosted_steps, "virtual_tokens": VIRTUAL_TOKENS}
+
+
+def clipped(s: Settings) -> dict[str, int]:
+    """The settings that lie above the limits, at their limits."""
+    return {name: most for name, most in limits(s).items() if getattr(s, name) > most}
+
+
+def check(s: Settings, asked: Mapping[str, Any]) -> None:
+    """Raises LatentmemError for a setting beyond the limit of a shared app."""
+    for name, most in limits(s).items():
+        value = asked.get(name)
+        if isinstance(value, (int, float)) and value > most:
+            raise LatentmemError(f"{value:g} {WORDS[name]} are more than the {most} that this shared app allows: choose "
+                                 "fewer, or run latentmem on your own computer.")
+
+
+def lasting(bank: Path) -> bool | None:
+    """On a Space: whether the bank lies on mounted storage, which outlives it. None elsewhere."""
+    if not os.environ.get("SPACE_ID"):
+        return None
+    return any(os.path.ismount(folder) for folder in list(bank.absolute().parents)[:-1])
+
+
+def prepare(engine: Engine, starter: Path = STARTER) -> Engine:
+    """The engine as the app uses it: a new bank has the starter's memories, and in a shared app it is only read.
+
+    A starter that is missing or damaged is no obstacle: the log says so, and the map begins empty. Raises LatentmemError
+    when the bank cannot be opened.
+    """
+    s = engine.settings
+    path = Path(s.bank).expanduser()
+    try:
+        with Bank(path) as bank:
+            if s.starter and bank.untouched:
+                begin(bank, starter)
+    except LatentmemError as e:
+        if not (s.hosted and path.is_file()):  # a shared bank may lie where nothing can be written
+            raise
+        log.warning("%s", e)
+    return engine.changed(on_bank=Bank(path, read_only=True)) if s.hosted else engine
+
+
+def begin(bank: Bank, starter: Path = STARTER) -> int:
+    """Adds the starter's memories to a new bank; how many they were. Says in the log what is wrong with it."""
+    if not starter.is_file():
+        log.info("There is no %s, so the bank begins empty.", starter)
+        return 0
+    try:
+        report = bank.import_zip(starter)
+    except LatentmemError as e:
+        log.warning("The bank begins empty: %s", e)
+        return 0
+    for sentence in report.refused[:5]:
+        log.warning("%s", sentence)
+    return report.added

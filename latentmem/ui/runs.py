@@ -1,0 +1,136 @@
+"""One long action of a visitor: a thread feeds the engine's stream into a scene, and pages watch the scene.
+
+The page that started a run may be reloaded: the run goes on for a while, and the page that comes back watches it again.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..records import LatentmemError
+from .scene import Scene
+
+log = logging.getLogger(__name__)
+REFRESH = 0.125  # seconds between two pictures of a run: eight a second
+LOOK = 0.5  # seconds after which a watcher looks whether it was told to stop
+SORRY = "Something went wrong inside latentmem; nothing was stored, and the details are in the server's log."
+
+
+@dataclass(eq=False)
+class Run:
+    """`stop` is set by the Stop button, by a newer run, and when the visitor leaves. Draw the scene under `lock`."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    scene: Scene = field(default_factory=Scene)
+    error: str = ""
+    problem: str = ""  # as typed
+    mode: str = "auto"  # which memory was asked for: auto, off or chosen
+    memory: str = ""  # ... and which one was chosen
+    settings: dict[str, Any] = field(default_factory=dict)  # as chosen
+    patience: float = 0.0  # seconds it goes on when nobody watches
+    lock: threading.Condition = field(default_factory=threading.Condition)
+    begun: bool = False
+    done: bool = False
+    news: int = 0  # records so far
+    urgent: bool = False
+    watching: set[object] = field(default_factory=set)
+    unwatched: float = 0.0
+    thread: threading.Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has begun and neither ended nor been stopped."""
+        return self.begun and not self.done and not self.stop.is_set()
+
+    def forsake(self) -> None:
+        """The visitor's page is gone, whether or not its stream was closed."""
+        with self.lock:
+            self.watching.clear()
+            self.unwatched = time.monotonic()
+
+    def _given_up(self) -> bool:
+        return not self.watching and time.monotonic() - self.unwatched > self.patience
+
+
+def follow(records: Iterator[Any], run: Run, finish: Callable[[], None] | None = None,
+           refresh: float = REFRESH) -> Iterator[None]:
+    """Feeds a stream into `run.scene` and yields when the page should be drawn again.
+
+    Ends when the stream does, when `run.stop` is set, or with `run.error` set to one sentence. The stream is always
+    closed, so that the engine stops working when the visitor stops looking. `finish` is called at a good end, also when
+    nobody watches any more.
+    """
+    run.begun, run.unwatched = True, time.monotonic()
+    run.watching.add(records)
+    around = contextvars.copy_context()
+    run.thread = threading.Thread(target=around.run, args=(_pump, records, run, finish), daemon=True, name="latentmem-run")
+    run.thread.start()
+    yield from watch(run, records, refresh, seen=0)
+
+
+def watch(run: Run, who: object = None, refresh: float = REFRESH, seen: int | None = None) -> Iterator[None]:
+    """Yields when the page of a run should be drawn again, until it has ended or was stopped.
+
+    `seen`: the records that the page shows already; by default all so far.
+    """
+    who = object() if who is None else who
+    seen, drawn = run.news if seen is None else seen, 0.0
+    try:
+        with run.lock:
+            run.watching.add(who)
+        while True:
+            with run.lock:
+                while not (run.done or run.stop.is_set() or run.news != seen):
+                    run.lock.wait(LOOK)
+                pause = refresh - (time.monotonic() - drawn)
+                if pause > 0:
+                    run.lock.wait_for(lambda: run.done or run.urgent or run.stop.is_set(), pause)
+                if run.done or run.stop.is_set():
+                    return
+                seen, run.urgent = run.news, False
+            yield
+            drawn = time.monotonic()
+    finally:
+        with run.lock:
+            if who in run.watching:
+                run.watching.discard(who)
+                run.unwatched = time.monotonic()
+
+
+def _pump(records: Iterator[Any], run: Run, finish: Callable[[], None] | None) -> None:
+    error, ended = "", False
+    try:
+        for record in records:
+            with run.lock:
+                run.urgent |= run.scene.add(record)
+                run.news += 1
+                run.lock.notify_all()
+            if run.stop.is_set() or run._given_up():
+                break
+        else:
+            ended = not run.stop.is_set()
+    except LatentmemError as e:
+        error = str(e)
+    except Exception:
+        log.exception("a run failed")
+        error = SORRY
+    finally:
+        close = getattr(records, "close", None)
+        if close is not None:
+            close()
+        if ended and finish is not None:
+            try:
+                finish()
+            except Exception:
+                log.exception("the end of a run failed")
+        with run.lock:
+            run.error = error or run.error
+            run.scene.stopped = not ended
+            run.done = True
+            run.lock.notify_all()

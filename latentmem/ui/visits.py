@@ -1,0 +1,139 @@
+"""The visitors of one app: what the server remembers of each, and when it forgets them."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..records import Distilled, Hit, Vote
+from .runs import Run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .session import Desk
+
+MOST_VISITS = 200  # visitors remembered; the least recent is forgotten first
+PATIENCE = 1800.0  # seconds that a tab which went away is remembered: a reload, a walk back from another site
+IDLE = 3600.0  # ... and that a program is remembered which calls no more
+ORPHAN = 60.0  # seconds that a run goes on when its page is gone
+TOKEN = re.compile(r"[0-9a-zA-Z-]{16,64}")
+LONG = ("solve", "distil")  # the panels whose runs a reloaded page takes up again
+
+
+@dataclass(frozen=True, eq=False)
+class Star:
+    """A problem on the map: its key [d] of one kind, and the memories nearest to it."""
+
+    text: str
+    kind: str
+    key: np.ndarray
+    hits: tuple[Hit, ...]
+
+
+@dataclass(eq=False)
+class Visit:
+    """What the server remembers of one visitor."""
+
+    runs: dict[str, Run] = field(default_factory=dict)
+    pending: Distilled | None = None  # waits for keep or discard
+    columns: list[tuple[str, Vote]] = field(default_factory=list)  # the counterfactual, side by side
+    near: list[str] = field(default_factory=list)  # examples like the problem that was distilled, the nearest first
+    star: Star | None = None  # the problem on the map
+    desk: Desk | None = None  # an own one, with an own bank, in a shared app
+    token: str = ""  # of the browser tab, kept over a reload; "" for a program
+    seen: float = field(default_factory=time.monotonic)
+
+    def start(self, panel: str) -> Run:
+        """A new run of a panel; the one before is told to stop."""
+        if panel in self.runs:
+            self.runs[panel].stop.set()
+        self.runs[panel] = Run(patience=ORPHAN if self.token and panel in LONG else 0.0)
+        return self.runs[panel]
+
+    def free(self) -> None:
+        """Stops the runs and forgets an own bank."""
+        for run in self.runs.values():
+            run.stop.set()
+        if self.desk is not None:
+            self.desk.close()
+            self.desk = None
+
+
+class Visits:
+    """Visitors by gradio's session hash, each of its pages having one. Thread-safe and bounded.
+
+    A tab brings a token of its own, kept in the browser's sessionStorage. When the page goes, the visit is parked under
+    it for `patience` seconds, and the page that comes back with it has everything as it was.
+    """
+
+    def __init__(self, most: int = MOST_VISITS, patience: float = PATIENCE) -> None:
+        self.most, self.patience = most, patience
+        self._live: OrderedDict[str, Visit] = OrderedDict()
+        self._parked: OrderedDict[str, Visit] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        return len(self._live) + len(self._parked)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._live
+
+    def of(self, name: str) -> Visit:
+        """The visit of a page or a program, a new one if need be."""
+        with self._lock:
+            visit = self._live.setdefault(name, Visit())
+            self._live.move_to_end(name)
+            visit.seen = time.monotonic()
+            self.sweep()
+            return visit
+
+    def claim(self, name: str, token: str) -> Visit:
+        """The visit of a page that was just loaded: the one its tab had before, if that is still remembered."""
+        with self._lock:
+            if not TOKEN.fullmatch(token or ""):
+                return self.of(name)
+            self.sweep()
+            visit = self._parked.pop(token, None)
+            for other in [n for n, v in self._live.items() if v.token == token and n != name]:
+                visit = self._live.pop(other)  # the new page may come before the end of the old one is noticed
+            fresh = self._live.get(name)
+            if visit is None:
+                visit = fresh or Visit()
+            elif fresh is not None:
+                fresh.free()
+            visit.token, self._live[name] = token, visit
+            return self.of(name)
+
+    def leave(self, name: str) -> None:
+        """The page is gone: its visit is parked if its tab may come back, else forgotten."""
+        with self._lock:
+            visit = self._live.pop(name, None)
+            if visit is None:
+                return
+            if not visit.token:
+                visit.free()
+                return
+            for run in visit.runs.values():
+                run.forsake()
+            visit.seen = time.monotonic()
+            self._parked[visit.token] = visit
+            self.sweep()
+        timer = threading.Timer(self.patience + 1, self.sweep)
+        timer.daemon = True
+        timer.start()
+
+    def sweep(self) -> None:
+        """Forgets who is past their time, and the least recent beyond the bound."""
+        with self._lock:
+            now = time.monotonic()
+            gone: list[Any] = [(self._parked, t) for t, v in self._parked.items() if now - v.seen > self.patience]
+            gone += [(self._live, n) for n, v in self._live.items() if not v.token and now - v.seen > IDLE]
+            for where, name in gone:
+                where.pop(name).free()
+            while len(self) > self.most:
+                (self._parked or self._live).popitem(last=False)[1].free()

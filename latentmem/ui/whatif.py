@@ -1,0 +1,112 @@
+"""After an answer: what another memory would have said, the same question again, and whether the answer was right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import gradio as gr
+
+from ..records import Receipt, Vote
+from .session import Desk, Run, Star, Visit, attempt, exclusively, follow, think_records
+from .views import Fragment, doing, fragments, notice, progress, scene_votes
+from .views_memory import choice_label
+from .views_receipt import compare_columns
+
+CHOICES = 200  # memories offered for a comparison, the newest ones
+
+
+def other_memories(desk: Desk, r: Receipt, star: Star | None) -> list[tuple[str, str]]:
+    """(label, id) of the memories that a receipt can be compared with: the nearest first, then the newest."""
+    tried = r.used.memory_id if r.used is not None else ""
+    rows, _ = attempt(lambda: desk.engine.bank.infos(model=r.model, limit=CHOICES))
+    infos = {i.id: i for i in rows or []}
+    listed, near = [], set()
+    for hit in star.hits if star is not None else r.hits:
+        info = infos.get(hit.memory_id) or attempt(lambda hit=hit: desk.engine.bank.info(hit.memory_id))[0]
+        if info is not None and info.id != tried:  # a hit may have been deleted since
+            near.add(info.id)
+            listed.append((f"{hit.similarity:.2f} · {choice_label(info)}", info.id))
+    return listed + [(choice_label(i), i.id) for i in infos.values() if i.id not in {tried, *near}]
+
+
+def last_receipt(visit: Visit) -> Receipt | None:
+    run = visit.runs.get("solve")
+    return run.scene.receipt if run is not None else None
+
+
+def compare(desk: Desk, other: str | None, request: gr.Request) -> Iterator[list[Fragment]]:
+    """The counterfactual: the same problem and seed with another memory, beside what was there. It leaves no event."""
+    visit = desk.visit(request)
+    first, base = last_receipt(visit), visit.runs.get("solve")
+    if first is None or base is None:
+        yield fragments(("error", notice("Solve a problem first.", "warn")))
+        return
+    if not other:
+        yield fragments(("error", notice("Choose a memory first.", "warn")))
+        return
+    run = visit.start("compare")
+    known = visit.columns or first_columns(first)
+    for _ in follow(think_records(desk, base.problem, other, base.settings), run):
+        yield _comparing(run, known)
+    vote = run.scene.votes.get("memory")
+    info, error = attempt(lambda: desk.engine.bank.info(other))
+    if run.scene.stopped or vote is None or info is None:
+        said = run.error or error
+        yield fragments(("error", notice(said or "Stopped.", "warn" if said else "info"))) + compare_columns(known)
+        return
+    title = with_memory(info.name, info.id)
+    visit.columns = [c for c in known if c[0] != title] + [(title, vote)]
+    yield compare_columns(visit.columns)
+
+
+def _comparing(run: Run, known: list[tuple[str, Vote]]) -> list[Fragment]:
+    with run.lock:
+        return fragments(("status", progress(doing(run.scene)))) + compare_columns(known) + scene_votes(run.scene, True)
+
+
+def first_columns(r: Receipt) -> list[tuple[str, Vote]]:
+    """The two sides of a receipt, or one where no memory was tried."""
+    alone = ("Without memory", r.zero_shot)
+    if r.used is None or r.memory is None:
+        return [alone]
+    return [alone, (with_memory(r.used.name, r.used.memory_id), r.memory)]
+
+
+def with_memory(name: str, memory_id: str) -> str:
+    return f"With “{name}” ({memory_id[:7]})"
+
+
+def replay(desk: Desk, request: gr.Request) -> Iterator[list[Fragment]]:
+    """Samples everything again and says whether the tokens are the same."""
+    visit = desk.visit(request)
+    receipt = last_receipt(visit)
+    if receipt is None:
+        yield fragments(("error", notice("Solve a problem first.", "warn")))
+        return
+    run = visit.start("replay")
+    for _ in follow(exclusively(desk, desk.engine.replay(receipt)), run):
+        with run.lock:
+            done = sum(row.trace is not None for row in run.scene.rows.values())
+        yield fragments(("status", notice(f"Asking again: {done} of {len(receipt.traces)} traces written.")))
+    if run.error or run.scene.receipt is None:
+        yield fragments(("error", notice(run.error or "Stopped.", "warn" if run.error else "info")))
+    else:
+        yield fragments(("same", notice("Asked again: the same seed gave the same tokens, so the receipt holds.", "good")))
+
+
+def said_right(desk: Desk, request: gr.Request) -> list[Fragment]:
+    """Feedback: the answer is right."""
+    return _feedback(desk, request, True)
+
+
+def said_wrong(desk: Desk, request: gr.Request) -> list[Fragment]:
+    """Feedback: the answer is wrong."""
+    return _feedback(desk, request, False)
+
+
+def _feedback(desk: Desk, request: gr.Request, correct: bool) -> list[Fragment]:
+    receipt = last_receipt(desk.visit(request))
+    if receipt is None:
+        return fragments(("error", notice("Solve a problem first.", "warn")))
+    _, error = attempt(lambda: desk.engine.feedback(receipt, correct))
+    return fragments(("said", notice(error, "warn") or notice("Noted with the memory that was tried.", "good")))

@@ -1,0 +1,76 @@
+"""What a visitor reads of a distillation, and of what a memory changed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from latentmem.records import Delta, Status
+from latentmem.ui import views, views_distil, views_receipt
+from latentmem.ui.scene import Scene
+from latentmem.voting import vote
+
+from .ui_samples import scene, steps, trace
+
+
+def test_the_curve_has_three_series_and_no_loss_for_the_final_check() -> None:
+    figure = json.loads(json.dumps(views_distil.curve_figure(steps(6), best=3), allow_nan=False))
+    assert [d["name"] for d in figure["data"]] == ["Agreement", "Loss", "Gradient norm"]
+    assert figure["data"][0]["y"][-1] is not None and figure["data"][1]["y"][-1] is None
+    assert figure["layout"]["shapes"][0]["x0"] == 3
+
+
+def distilling(n: int, *extra: object) -> Scene:
+    """A scene after the first vote and n of 5 steps, then what is given."""
+    s = scene(trace(0, "7"), trace(1, "7"), total=2)
+    for one in steps(n):
+        s.add(trace(0, "7", side="memory"))
+        s.add(one)
+    for record in extra:
+        s.add(record)
+    return s
+
+
+def test_time_left_and_how_much_is_done() -> None:
+    """A step takes 1.1 s of writing and 0.9 s of training; the final check after five of them only writes."""
+    left, share = views_distil.time_left, views_distil.share_done
+    assert left(distilling(0)) is None and share(distilling(0), 5) == pytest.approx(1 / 7)
+    assert left(distilling(2)) == pytest.approx(3 * 2.0 + 1.1) and share(distilling(2), 5) == pytest.approx(3 / 7)
+    half = distilling(2, Delta(0, "x", "memory"), trace(0, "7", side="memory"))  # all of it is written, none trained
+    assert left(half) == pytest.approx(2.5 * 2.0 + 1.1) and share(half, 5) == pytest.approx(3.5 / 7)
+    trained = distilling(2, Status("Training step 3 of 5", 2, 2))
+    assert left(trained) == pytest.approx(2 * 2.0 + 1.1) and share(trained, 5) == pytest.approx(4 / 7)
+    assert left(distilling(5)) == pytest.approx(1.1) and left(distilling(6)) == 0 and share(distilling(6), 5) == 1
+
+
+def test_what_is_happening_in_plain_words() -> None:
+    words = views_distil.phase_words
+    assert words(Scene(), 5)[0] == "Starting…"
+    assert "First vote: 2 of 2 traces written" in words(distilling(0), 5)[0]
+    writing = distilling(1, Delta(0, "x", "memory"))
+    assert words(writing, 5)[0].startswith("Step 2 of 5: 0 of") and "rewarded" in words(writing, 5)[1]
+    training = distilling(1, Status("Training step 2 of 5", 1, 2))
+    assert words(training, 5)[0] == "Training step 2 of 5" and "stay as they are" in words(training, 5)[1]
+    assert words(distilling(5, Delta(0, "x", "memory")), 5)[0].startswith("Final check")
+    assert "About" in views_distil.distil_status(writing, 5)
+
+
+def test_what_a_memory_changed_in_one_sentence() -> None:
+    change = views_receipt.change_words
+    two, one, other = (vote([trace(i, a) for i, a in enumerate(said)], 2) for said in ("77", "7", "8"))
+    assert "more votes: 1 of 2 before, 2 of 2 after" in change(one, two) and "fewer votes" in change(two, one)
+    assert "another answer wins" in change(one, other) and "same 1 of 2" in change(one, one)
+    assert change(vote([], 2), one) == "One side has no answer."
+
+
+def test_latex_in_a_sentence_is_set() -> None:
+    s = scene(trace(0, "\\frac{1}{2}"), trace(1, "7"), total=2)
+    bar = str(views.scene_vote(s, "zero_shot", "Vote", False))
+    assert 'class="words tx">1 of 2 say \\(\\frac{1}{2}\\), 1 say 7.' in bar and 'aria-label="Vote: 1 of 2 say \\frac' in bar
+    assert views.formula("7") == "7" and views.formula(None) == "None"
+
+
+def test_words_of_a_step() -> None:
+    assert views_distil.step_words(steps(1)[0]).startswith("Step 1 of 5: 1 of 1 fresh trace")
+    assert views_distil.step_words(steps(6)[-1]).startswith("Final check")
