@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 commands = typer.Typer()
 DECIDING = ("model", "device", "seed", "rollouts", "max_new_tokens", "steps", "learning_rate", "key", "min_similarity",
             "verifier")
+SHOWN = ("recipe", "learner", "kind", "problem_id", "step", "accuracy", "base", "delta", "helped", "hurt", "reason",
+         "same_family")
 LIST = {"show_default": False}
 
 
@@ -42,21 +44,48 @@ def evaluate(overrides: dict[str, Any], as_json: bool,
              strict: Annotated[bool, typer.Option("--strict", help="Refuse a data set with a malformed line.")] = False,
              rows: Annotated[int | None, typer.Option(min=1, help="Traces sampled in one batch.", **LIST)] = None,
              together: Annotated[int | None, typer.Option(min=1, help="Memories trained in one batch.", **LIST)] = None,
-             block: Annotated[int, typer.Option(min=1, help="Problems of the stream that arrive together.")] = 1) -> int:
-    """Compare systems on problems with known answers. What is done is kept: after a stop, the same command goes on."""
+             block: Annotated[int, typer.Option(min=1, help="Problems of the stream that arrive together.")] = 1,
+             sweep: Annotated[Path | None, typer.Option(help="Try the recipes of this JSON file instead.", **LIST)] = None,
+             learners: Annotated[str, typer.Option(help="How `single` trains: soft prompt, LoRA, full parameters.", **LIST)] = "",
+             report_only: Annotated[bool, typer.Option("--report-only", help="Make the report of what is there.")] = False,
+             also: Annotated[list[Path], typer.Option(help="Another folder whose runs the report shows.",
+                                                      **LIST)] = [],  # noqa: B006
+             readme: Annotated[Path | None, typer.Option(help="Write the table of --out's evidence.json into this README.",
+                                                         **LIST)] = None) -> int:
+    """Compare systems on problems with known answers. What is done is kept: after a stop, the same command goes on.
+
+    At the end, and with --report-only, the folder gets report.html, report.md and evidence.json.
+    """
     from .evaluation.suites import Order, suite_named
+    from .evaluation.sweep import read
 
     chosen = suite_named(suite)
     asked = {"data": tuple(data), "test_data": tuple(test_data), "protocols": tuple(protocol), "distil": distil, "test": test,
-             "stream": arriving, "systems": _listed(systems)}
+             "stream": arriving, "systems": _listed(systems), "learners": _listed(learners)}
     chosen = replace(chosen, **{name: value for name, value in asked.items() if value not in (None, ())})
     if forms:
         chosen = replace(chosen, forms={name: _listed(forms) for name in chosen.systems})
     folder = out or Path(f"evaluation-{suite}")
+    if readme is not None:
+        from .evaluation.evidence import update_readme
+
+        update_readme(readme, folder / "evidence.json")
+        return DONE
+    if report_only:
+        return report(folder, also)
     if not resume and folder.exists() and any(folder.iterdir()):
         raise LatentmemError(f"{folder} is not empty: give another folder with --out, or leave --no-resume out.")
-    order = Order(chosen, folder, strict=strict, rows=rows, together=together, block=block)
+    order = Order(chosen, folder, strict=strict, rows=rows, together=together, block=block, sweep=read(sweep) if sweep else None)
     follow(records(order, chosen, overrides), as_json)
+    return report(folder, also)
+
+
+def report(folder: Path, also: list[Path]) -> int:
+    """Write the report and say where it is."""
+    from .evaluation.report import make
+
+    for file in make(folder, also).values():
+        typer.echo(f"{file} is written.", err=True)
     return DONE
 
 
@@ -93,7 +122,9 @@ def follow(those: Iterator[Any], as_json: bool) -> None:
             typer.echo(record.text, err=True)
         elif isinstance(record, Step):
             typer.echo(f"{record.problem_id}: step {record.step} of {record.steps}, agreement {record.agreement:.0%}", err=True)
-        elif as_json and isinstance(record, (Result, Learned)):
+        elif isinstance(record, dict):
+            typer.echo(", ".join(f"{k} {v}" for k, v in record.items() if k in SHOWN), err=True)
+        if as_json and isinstance(record, (Result, Learned, dict)):
             console.print_lines([record])
 
 

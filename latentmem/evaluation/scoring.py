@@ -128,6 +128,11 @@ def two_sided(results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(r.system for r in results if {"zero_shot", "memory"} <= r.sides.keys()))
 
 
+def memory_systems(results: Sequence[Result]) -> list[str]:
+    """Systems that tried a memory or another experience."""
+    return list(dict.fromkeys(r.system for r in results if r.memory is not None))
+
+
 def verifiers(results: Iterable[Result]) -> list[str]:
     return list(dict.fromkeys(name for r in results for name in r.scores))
 

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..baselines.base import Form
 from ..records import LatentmemError, Status
-from . import heldout, stream
-from .datasets import DataSet, apart, load, split, unique
+from . import heldout, single, stream, sweep
+from .datasets import DataSet, apart, load, shuffled, split, unique
 from .journal import Journal
+from .sweep import Sweep
 from .work import FORMS, Entrant, Event
 
 if TYPE_CHECKING:
     from ..baselines.registry import Workshop
     from ..engine import Engine
 
-PROTOCOLS = ("heldout", "stream", "transfer")
+PROTOCOLS = ("heldout", "stream", "transfer", "single", "keys")
 DECIDING = ("model", "embedder", "dtype", "key", "min_similarity", "verifier")  # with the recipe's, what decides a result
 PACKAGES = ("latentmem", "torch", "transformers", "numpy")
 
@@ -37,6 +38,8 @@ class Suite:
     forms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of single systems, in place of `--forms`
     protocols: tuple[str, ...] = ("heldout",)
     stream: int = 0  # problems of the stream, 0 for all
+    single: int = 1  # problems that are trained on by themselves
+    learners: tuple[str, ...] = ("soft prompt",)  # how
     test_data: tuple[str, ...] = ()  # other sets to be asked, in place of a second part of each
     settings: Mapping[str, Any] = field(default_factory=dict)
     models: tuple[str, ...] = ()  # one after another; () is the model of the settings
@@ -49,7 +52,7 @@ SUITES: Mapping[str, Suite] = {
     "quick": Suite("quick", ("examples?source=equation,saving,discount,average",), 2, 12, ("zero_shot", "icl_raw", "elm"),
                    {"zero_shot": ("one", "vote"), "icl_raw": ("one",), "elm": ("one",)},
                    settings={"rollouts": 6, "steps": 3, "max_new_tokens": 200}),
-    "standard": Suite("standard", ("gsm8k",), 16, 100, ROWS, protocols=("heldout", "stream"), stream=40),
+    "standard": Suite("standard", ("gsm8k",), 16, 100, ROWS, protocols=("heldout", "stream", "keys"), stream=40),
     "paper": Suite("paper", ("math500", "amc23", "aime24"), 0, 0, ROWS, protocols=("stream", "transfer"),
                    settings={"max_new_tokens": 3072, "dtype": "bfloat16"},
                    models=("meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-Math-7B")),
@@ -68,6 +71,7 @@ class Order:
     together: int | None = None
     block: int = 1
     votes: int = 16  # N of vote_n
+    sweep: Sweep | None = None  # recipes to try, in place of the protocols
 
 
 def suite_named(name: str) -> Suite:
@@ -85,7 +89,7 @@ def forms_named(names: Sequence[str]) -> tuple[Form, ...]:
     return tuple(FORMS[name] for name in dict.fromkeys(names))
 
 
-def run(engine: Engine, order: Order) -> Iterator[Event]:
+def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
     """Everything that a suite asks for, each protocol and data set in a folder of its own under `out`; goes on from
     what is there. The rollouts are kept in `out`/cache, shared by all."""
     from ..baselines.registry import Workshop
@@ -96,6 +100,11 @@ def run(engine: Engine, order: Order) -> Iterator[Event]:
         yield from (Status(f"{data.name}: {note}") for note in data.notes)
     yield from engine.load()
     shop = Workshop(engine, order.out / "cache", rows=order.rows, group=order.together, votes=order.votes)
+    if order.sweep is not None:
+        data = datas[0] if not order.sweep.data else load(order.sweep.data, strict=order.strict)
+        mixed = replace(data, problems=tuple(shuffled(unique(data.problems), order.sweep.seed)))
+        yield from sweep.run(shop, order.sweep, mixed, order.out)
+        return
     entrants = cast(shop, suite)
     for protocol in suite.protocols:
         if protocol == "heldout":
@@ -108,6 +117,12 @@ def run(engine: Engine, order: Order) -> Iterator[Event]:
                 yield from _stream(shop, entrants, data, order)
         elif protocol == "transfer":
             yield from _transfer(shop, entrants, datas, order)
+        elif protocol == "single":
+            for data in datas:
+                yield from _single(shop, data, order)
+        elif protocol == "keys":
+            for data in datas:
+                yield from single.key_quality(shop, data, order.out)
         else:
             raise LatentmemError(f"There is no protocol {protocol!r}: use {', '.join(PROTOCOLS)}.")
 
@@ -152,6 +167,13 @@ def _transfer(shop: Workshop, entrants: Sequence[Entrant], datas: Sequence[DataS
         else:
             tests = [apart(one.distil, p.distil) for p in parts if p is not one]
         yield from _heldout(shop, entrants, one.distil, tests, order, f"transfer-{slug(one.distil.name)}")
+
+
+def _single(shop: Workshop, data: DataSet, order: Order) -> Iterator[Any]:
+    suite = order.suite
+    parts = split(data, suite.distil, suite.test, order.seed)
+    train = yield from sweep.teachable(shop, parts.distil.problems, suite.single)
+    yield from single.run(shop, train, parts.test, order.out, steps=shop.recipe.steps, learners=suite.learners)
 
 
 def part(data: DataSet) -> dict[str, Any]:

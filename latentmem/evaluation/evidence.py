@@ -1,0 +1,137 @@
+"""The evidence: one row a system and data set, in a file that others can read, and the README's table made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..records import LatentmemError
+from .journal import write_whole
+from .runs import Found, Run
+from .scoring import ORACLE, Row, rerouted, table, two_sided
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+NONE_YET = "No results yet: `latentmem evaluate` makes them."
+COLUMNS = ("dataset", "system", "model", "n", "accuracy", "ci_low", "ci_high", "delta_vs_zero_shot", "delta_ci_low",
+           "delta_ci_high", "helped", "hurt", "coverage", "routing_accuracy", "tokens", "seconds", "seed", "settings")
+DIGITS = 4
+
+
+def rows_of(run: Run, others: Sequence[Run] = ()) -> list[Row]:
+    """The table of a run, with the oracle router of each system that answered twice. `others`, of the same model and seed,
+    lend zero_shot where a run has none."""
+    results = list(run.results)
+    for system in two_sided(results):
+        results += rerouted([r for r in run.results if r.system == system], ORACLE)
+    lent = [r for other in others if other is not run and (other.model, other.seed) == (run.model, run.seed)
+            and other.settings.get("max_new_tokens") == run.settings.get("max_new_tokens")
+            for r in other.results if r.system == "zero_shot"]
+    asked = {(r.learned_on, r.dataset, r.system, r.form) for r in results}
+    lent = [r for r in lent if (r.learned_on, r.dataset, r.system, r.form) not in asked]
+    own = {(r.learned_on, r.system, r.form) for r in results}
+    return [row for row in table([*results, *lent], run.learned, seed=run.seed)
+            if (row.learned_on, row.system, row.form) in own]
+
+
+def evidence(found: Found) -> list[dict[str, Any]]:
+    """One dict a row, with exactly the members of COLUMNS."""
+    return [plain(run, row) for run in found.runs for row in rows_of(run, found.runs)]
+
+
+def plain(run: Run, row: Row) -> dict[str, Any]:
+    """A row as JSON values. `tokens` and `seconds` are what everything took, learning included; what learning took of it
+    stands in `settings`."""
+    delta = row.delta
+    values = {
+        "dataset": dataset_name(run, row), "system": system_name(row), "model": run.model, "n": row.n,
+        "accuracy": row.accuracy.mean, "ci_low": row.accuracy.low, "ci_high": row.accuracy.high,
+        "delta_vs_zero_shot": delta.mean if delta else None, "delta_ci_low": delta.low if delta else None,
+        "delta_ci_high": delta.high if delta else None, "helped": row.helped, "hurt": row.hurt, "coverage": row.coverage,
+        "routing_accuracy": row.routing_accuracy, "tokens": row.tokens + row.learn_tokens,
+        "seconds": row.seconds + row.learn_seconds, "seed": run.seed,
+        "settings": {"protocol": run.protocol, "form": row.form, "learned_on": row.learned_on, "memories": row.memories,
+                     "learned_from": learned_from(run), "learn_tokens": row.learn_tokens,
+                     "learn_seconds": round(row.learn_seconds, 1), "routing_judged": row.judged, **run.settings}}
+    return {name: round(v, DIGITS) if isinstance(v := values[name], float) else v for name in COLUMNS}
+
+
+def dataset_name(run: Run, row: Row) -> str:
+    if run.protocol == "stream":
+        return f"{row.dataset} (online)"
+    return row.dataset if row.learned_on in ("", row.dataset) else f"{row.learned_on} > {row.dataset}"
+
+
+def system_name(row: Row) -> str:
+    """'elm' for one trace, 'elm_vote' for a vote; 'elm_oracle' for the oracle router over elm's sides."""
+    name = row.system.replace(f" ({ORACLE})", "_oracle")
+    return name if row.form == "one" else f"{name}_{row.form}"
+
+
+def learned_from(run: Run) -> int:
+    """Problems of the part that was learnt from; of a stream, all of it."""
+    part = run.facts.get("distil") or run.facts.get("data") or {}
+    return int(part.get("problems", 0))
+
+
+def write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One row a line, so that a change of one row is a change of one line."""
+    write_whole(file, "[\n" + ",\n".join(json.dumps(r, ensure_ascii=False, allow_nan=False) for r in rows) + "\n]\n")
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The rows of an evidence file; none if there is no file. Raises LatentmemError if it is not one."""
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as e:
+        raise LatentmemError(f"{file} cannot be read as evidence ({e}): make it again with --report-only.") from None
+    if not isinstance(rows, list) or any(not isinstance(r, dict) or set(r) != set(COLUMNS) for r in rows):
+        raise LatentmemError(f"{file} is not a file of evidence: make it again with --report-only.")
+    return rows
+
+
+# ------------------------------------------------------------------ the README's table
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares, in points, with its sign."""
+    return "–" if value is None else f"{100 * value:+.1f}"
+
+
+def cell(text: str) -> str:
+    """Text that cannot leave its cell of a Markdown table."""
+    return "".join("\\" + c if c in "\\|<>`*_[]" else " " if c in "\r\n" else c for c in text)
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The evidence as a Markdown table; a sentence if there is none."""
+    if not rows:
+        return NONE_YET + "\n"
+    lines = ["| data set | system | n | accuracy (95 %) | against zero_shot, points (95 %) | helped / hurt | coverage | "
+             "right side chosen | tokens |", "|---|---|--:|---|---|--:|--:|--:|--:|"]
+    for r in rows:
+        span = f"{percent(r['accuracy'])} ({100 * r['ci_low']:.1f}–{100 * r['ci_high']:.1f})"
+        delta = "–" if r["delta_vs_zero_shot"] is None else (
+            f"{points(r['delta_vs_zero_shot'])} ({points(r['delta_ci_low'])} to {points(r['delta_ci_high'])})")
+        flips = "–" if r["helped"] is None else f"{r['helped']} / {r['hurt']}"
+        lines.append(f"| {cell(r['dataset'])} | {cell(r['system'])} | {r['n']} | {span} | {delta} | {flips} | "
+                     f"{percent(r['coverage'])} | {percent(r['routing_accuracy'])} | {r['tokens']:,} |")
+    return "\n".join(lines) + "\n"
+
+
+def between(text: str, table_: str) -> str:
+    """A README with this table between its two comments. Raises LatentmemError if it has not exactly one of each."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise LatentmemError(f"The README needs one {BEGIN} and, after it, one {END}: put them where the table belongs.")
+    head, rest = text.split(BEGIN)
+    return f"{head}{BEGIN}\n{table_.strip()}\n{END}{rest.split(END)[1]}"
+
+
+def update_readme(readme: Path, file: Path) -> None:
+    """Write the table of an evidence file into a README."""
+    write_whole(readme, between(readme.read_text(encoding="utf-8"), markdown(read(file))))

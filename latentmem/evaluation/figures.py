@@ -1,0 +1,143 @@
+"""The report's figures, as plotly's JSON in plain dicts. Pure; colours of Okabe and Ito, told apart by shape as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .results import Result
+from .scoring import Routing, Row, Service, agreement_bins, curve, grouped
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8f98", "#B8A800")
+SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x", "pentagon")
+GREY = "#8a8f98"
+Figure = dict[str, Any]
+
+
+def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A colour and a shape for each name, the same throughout a report."""
+    return {n: {"color": COLOURS[i % len(COLOURS)], "symbol": SHAPES[(i + i // len(COLOURS)) % len(SHAPES)]}
+            for i, n in enumerate(dict.fromkeys(names))}
+
+
+def layout(x: str, y: str, height: int = 380, **more: Any) -> dict[str, Any]:
+    base = {"height": height, "margin": {"l": 60, "r": 16, "t": 16, "b": 54}, "legend": {"orientation": "h", "y": -0.2},
+            "xaxis": {"title": {"text": x}, "automargin": True}, "yaxis": {"title": {"text": y}, "automargin": True}}
+    for name, value in more.items():
+        base[name] = {**base[name], **value} if isinstance(base.get(name), dict) and isinstance(value, dict) else value
+    return base
+
+
+def accuracy_by_tokens(rows: Sequence[Row], look: dict[str, dict[str, Any]]) -> Figure:
+    """Accuracy with its interval against tokens a problem, learning shared out: rows compare at equal compute."""
+    data = []
+    for system in dict.fromkeys(r.system for r in rows):
+        mine = [r for r in rows if r.system == system]
+        data.append({
+            "type": "scatter", "mode": "markers", "name": system, "x": [tokens_a_problem(r) for r in mine],
+            "y": [r.accuracy.mean for r in mine], "text": [plain(f"{r.dataset}, {r.form}, n = {r.n}") for r in mine],
+            "marker": {**look[system], "size": [9 if r.form == "one" else 14 for r in mine]},
+            "error_y": {"type": "data", "symmetric": False, "thickness": 1, "color": look[system]["color"],
+                        "array": [r.accuracy.high - r.accuracy.mean for r in mine],
+                        "arrayminus": [r.accuracy.mean - r.accuracy.low for r in mine]},
+            "hovertemplate": "%{text}<br>%{x:.0f} tokens a problem<br>%{y:.1%}<extra>" + plain(system) + "</extra>"})
+    return {"data": data, "layout": layout("tokens sampled a problem, learning included", "accuracy", xaxis={"type": "log"},
+                                           yaxis={"tickformat": ".0%"})}
+
+
+def tokens_a_problem(row: Row) -> float:
+    return (row.tokens + row.learn_tokens) / row.n
+
+
+def stream_curve(results: Sequence[Result], look: dict[str, dict[str, Any]]) -> Figure:
+    """Accuracy so far by system over the stream."""
+    data = []
+    for (_, _, system, form), mine in grouped(results).items():
+        points = curve(mine)
+        data.append({"type": "scatter", "mode": "lines", "name": f"{system}, {form}", "x": [met for met, _ in points],
+                     "y": [share for _, share in points],
+                     "line": {"color": look[system]["color"], "dash": "solid" if form == "one" else "dot", "width": 2.5}})
+    return {"data": data, "layout": layout("problems met", "accuracy so far", yaxis={"tickformat": ".0%", "range": [0, 1.02]})}
+
+
+def memory_bars(services: Sequence[Service], most: int = 25) -> Figure:
+    """Problems that each memory helped (right) and hurt (left)."""
+    shown = [s for s in services if s.helped or s.hurt][:most][::-1]
+    names = [f"{s.name} ({s.memory[:8]})" for s in shown]
+    bars = [("helped", [len(s.helped) for s in shown], "#009E73"), ("hurt", [-len(s.hurt) for s in shown], "#D55E00")]
+    return {"data": [{"type": "bar", "orientation": "h", "name": name, "y": [plain(n) for n in names], "x": x,
+                      "marker": {"color": colour}} for name, x, colour in bars],
+            "layout": layout("problems", "", 140 + 22 * len(shown), barmode="relative", legend={"y": -0.1})}
+
+
+def routing_bars(those: Sequence[Routing]) -> Figure:
+    """Of the disagreements with one side right: how often each router took the right one, and which it missed."""
+    parts = (("memory right, taken", "memory_right_taken", "#009E73"), ("alone right, taken", "alone_right_taken", "#56B4E9"),
+             ("memory right, missed", "memory_right_missed", "#E69F00"),
+             ("alone right, missed", "alone_right_missed", "#D55E00"))
+    names = [f"{r.system}, {r.form}: {r.router}" for r in those][::-1]
+    return {"data": [{"type": "bar", "orientation": "h", "name": name, "y": [plain(n) for n in names],
+                      "x": [getattr(r, member) for r in those][::-1], "marker": {"color": colour}}
+                     for name, member, colour in parts],
+            "layout": layout("disagreements", "", 160 + 26 * len(those), barmode="stack", legend={"y": -0.15})}
+
+
+def agreement(results: Sequence[Result]) -> Figure:
+    """The share of traces that agree against the share of right labels: how far the vote can be believed."""
+    data: list[dict[str, Any]] = [{"type": "scatter", "mode": "lines", "name": "as sure as right", "x": [0, 1], "y": [0, 1],
+                                   "line": {"color": GREY, "dash": "dot"}, "hoverinfo": "skip"}]
+    names = (("zero_shot", "the model alone"), ("memory", "with a memory"))
+    for i, (side, name) in enumerate(names):
+        bins = agreement_bins(distinct_sides(results, side))
+        if bins:
+            data.append({"type": "scatter", "mode": "markers", "name": name, "x": [b[0] for b in bins], "y": [b[1] for b in bins],
+                         "text": [f"{b[2]} votes" for b in bins], "hovertemplate": "%{text}<br>%{x:.0%} agree, %{y:.0%} right",
+                         "marker": {"color": COLOURS[i], "symbol": SHAPES[i], "size": [6 + 3 * b[2] ** 0.5 for b in bins]}})
+    return {"data": data, "layout": layout("traces that agree with the majority", "majority is right",
+                                           xaxis={"tickformat": ".0%", "range": [0, 1.05]},
+                                           yaxis={"tickformat": ".0%", "range": [-0.05, 1.05]})}
+
+
+def distinct_sides(results: Sequence[Result], side: str) -> list[Any]:
+    """Each vote of a side once: systems share the model's own traces, and memories that they share."""
+    found = {}
+    for r in results:
+        if r.form == "vote" and side in r.sides:
+            found.setdefault((r.dataset, r.problem_id, r.memory if side == "memory" else None), r.sides[side])
+    return list(found.values())
+
+
+def matrix(rows: Sequence[Row]) -> Figure:
+    """Transfer: the paired difference to zero_shot, in points, of memories of one set (row) on another (column)."""
+    learned, asked = (list(dict.fromkeys(getattr(r, m) for r in rows)) for m in ("learned_on", "dataset"))
+    cells = {(r.learned_on, r.dataset): r for r in rows}
+    z = [[delta(cells.get((a, b))) for b in asked] for a in learned]
+    text = [["" if v is None else f"{v:+.1f}" for v in line] for line in z]
+    return {"data": [{"type": "heatmap", "x": [plain(a) for a in asked], "y": [plain(a) for a in learned], "z": z, "text": text,
+                      "texttemplate": "%{text}", "colorscale": [[0, "#D55E00"], [0.5, "#f2f2f2"], [1, "#0072B2"]], "zmid": 0,
+                      "colorbar": {"title": {"text": "points"}}}],
+            "layout": layout("asked", "learnt from", 160 + 60 * len(learned))}
+
+
+def delta(row: Row | None) -> float | None:
+    return None if row is None or row.delta is None else 100 * row.delta.mean
+
+
+def step_curves(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Held-out accuracy against gradient steps on one problem, a line for each way of training and problem."""
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for r in rows:
+        lines.setdefault(f"{r['learner']}: {r['problem_id']}", []).append(r)
+    data = []
+    for i, (name, mine) in enumerate(lines.items()):
+        mine = sorted(mine, key=lambda r: r["step"])
+        data.append({"type": "scatter", "mode": "lines+markers", "name": plain(name), "x": [r["step"] for r in mine],
+                     "y": [r["accuracy"] for r in mine], "line": {"color": COLOURS[i % len(COLOURS)]},
+                     "marker": {"symbol": SHAPES[i % len(SHAPES)]}})
+    return {"data": data, "layout": layout("gradient steps on one problem", "accuracy on held-out problems",
+                                           yaxis={"tickformat": ".0%"})}
+
+
+def plain(text: str) -> str:
+    """Text as plotly shows it: it reads <b> and a few other tags, so what is foreign is escaped."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,185 @@
+"""The report of a folder of runs: the same sections as a page of HTML and as Markdown, and the evidence file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import figures, scoring
+from .evidence import evidence, percent, points, rows_of, write
+from .figures import distinct_sides
+from .journal import write_whole
+from .page import Page, Sheet
+from .runs import Found, Run, collect
+from .scoring import Routing, Row
+from .statistics import Estimate
+
+LEAD = ("Accuracy on problems with known answers, which no system saw while it learnt or answered. Intervals are 95 % "
+        "bootstrap intervals; differences to zero_shot are paired over the same problems and the same form (one greedy "
+        "trace, or a vote). Helped: right with the system and wrong alone; hurt: the reverse.")
+Paper = Page | Sheet
+
+
+def make(folder: Path, others: Sequence[Path] = ()) -> dict[str, Path]:
+    """Write report.html, report.md and evidence.json into `folder`, from the runs in it and in `others`; their paths."""
+    found = collect([folder, *others])
+    title = "What a memory is worth"
+    page, sheet = Page(title, LEAD), Sheet(title, LEAD)
+    for paper in (page, sheet):
+        compose(paper, found)
+    files = {name: folder / name for name in ("report.html", "report.md", "evidence.json")}
+    write_whole(files["report.html"], page.html())
+    write_whole(files["report.md"], sheet.markdown())
+    write(files["evidence.json"], evidence(found))
+    return files
+
+
+def compose(paper: Paper, found: Found) -> None:
+    """All sections that there is something for."""
+    look = figures.styles([row.system for run in found.runs for row in rows_of(run, found.runs)])
+    for run in found.runs:
+        if run.protocol != "transfer":
+            systems(paper, run, rows_of(run, found.runs), look)
+    if moved := [run for run in found.runs if run.protocol == "transfer"]:
+        transfer(paper, moved, found.runs)
+    results = [r for run in found.runs for r in run.results]
+    votes(paper, results)
+    routers(paper, found.runs)
+    if found.rows["keys"]:
+        keys(paper, found.rows["keys"])
+    if found.rows["single"]:
+        single(paper, found.rows["single"])
+    if found.rows["sweep"]:
+        from .sweep import COLUMNS, cells
+
+        paper.section("Recipes", "Each row: one recipe, trained on some problems, tried on held-out problems with one greedy "
+                                 "trace. Differences to zero_shot are paired by problem.")
+        paper.table(COLUMNS, cells(found.rows["sweep"]), words=(0, 1))
+    settings(paper, found.runs)
+
+
+def interval(e: Estimate | None, show: Any = percent) -> str:
+    return "–" if e is None else f"{show(e.mean)} ({show(e.low)} to {show(e.high)})"
+
+
+def systems(paper: Paper, run: Run, rows: Sequence[Row], look: dict[str, dict[str, Any]]) -> None:
+    """The main table of a run, and its figures."""
+    online = run.protocol == "stream"
+    learnt = run.facts.get("distil", {}).get("problems", 0)
+    paper.section(f"{run.name}: {run.model}", "Problems came one at a time; each was answered with the memories of earlier ones "
+                  "only." if online else f"Learnt from {learnt} problems, then asked others.")
+    ahead = [i for i, r in enumerate(rows) if r.delta is not None and r.delta.low > 0]
+    paper.table(
+        ("system", "form", "data set", "n", "accuracy", "against zero_shot, points", "helped", "hurt", "coverage",
+         "right side chosen", "tokens a problem", "seconds a problem", "memories", "tokens to learn", "seconds to learn"),
+        [(r.system, r.form, r.dataset, r.n, interval(r.accuracy), interval(r.delta, points), r.helped, r.hurt,
+          percent(r.coverage), "–" if r.routing_accuracy is None else f"{percent(r.routing_accuracy)} of {r.judged}",
+          f"{r.tokens / r.n:.0f}", f"{r.seconds / r.n:.1f}", r.memories, f"{r.learn_tokens:,}", f"{r.learn_seconds:.0f}")
+         for r in rows], words=(0, 1, 2), marked=ahead, caption="Systems; bold where the paired interval is above zero")
+    drawn = [r for r in rows if scoring.ORACLE not in r.system]
+    paper.figure(figures.accuracy_by_tokens(drawn, look), "Accuracy against tokens; a small mark is one trace, a large one a "
+                 "vote.")
+    if online:
+        paper.figure(figures.stream_curve(run.results, look), "Accuracy so far over the stream.")
+    for system in scoring.memory_systems(run.results):
+        served = scoring.services([r for r in run.results if r.system in (system, scoring.BASE)])
+        if any(s.helped or s.hurt for s in served):
+            paper.figure(figures.memory_bars(served), f"{system}: which memories helped and hurt, both forms together.")
+            paper.table(("memory of", "id", "tried", "helped", "hurt", "whom it helped", "whom it hurt"),
+                        [(s.name, s.memory, s.used, len(s.helped), len(s.hurt), ids(s.helped), ids(s.hurt))
+                         for s in served if s.helped or s.hurt][:15],
+                        words=(0, 1, 5, 6), caption=f"{system}: which memories helped whom")
+    lessons(paper, run)
+
+
+def ids(those: Sequence[str], most: int = 6) -> str:
+    different = list(dict.fromkeys(those))
+    return ", ".join(different[:most]) + (f" and {len(different) - most} more" if len(different) > most else "")
+
+
+def lessons(paper: Paper, run: Run) -> None:
+    """What the systems that keep memories learnt from, and how good their pseudo-labels were."""
+    rows = []
+    for system in dict.fromkeys(x.system for x in run.learned):
+        those = [t for x in run.learned if x.system == system for t in x.taught]
+        kept = [t for t in those if t.memory is not None]
+        known = [t.label_right for t in kept if t.label_right is not None]
+        if kept:
+            rows.append((system, len(those), len(kept), percent(sum(known) / len(known)) if known else None,
+                         percent(sum(t.majority_ratio or 0 for t in kept) / len(kept))))
+    if rows:
+        paper.table(("system", "problems met", "memories", "pseudo-labels right", "mean agreement"), rows, caption="Lessons")
+
+
+def votes(paper: Paper, results: Sequence[scoring.Result]) -> None:
+    """TTRL's words for the votes, with and without a memory, and agreement against accuracy."""
+    alone, helped = (distinct_sides(results, side) for side in ("zero_shot", "memory"))
+    if not alone and not helped:
+        return
+    paper.section("The vote", "majority_ratio: share of the traces that agree. label_accuracy: how often the majority is right. "
+                              "reward_accuracy: how often a trace's reward by the majority is the one by the truth. "
+                              "ground_truth_ratio: share of right traces. pass@k: at least one of k is right.")
+    before, after = scoring.vote_metrics(alone), scoring.vote_metrics(helped)
+    names = list(dict.fromkeys([*before, *after]))
+    show = lambda m, n: percent(m[n]) if n in m else None  # noqa: E731
+    paper.table(("measure", "the model alone", "with a memory (post_)"),
+                [("votes", len(alone), len(helped)), *((n, show(before, n), show(after, n)) for n in names)])
+    paper.figure(figures.agreement(results), "Agreement against label accuracy; a larger mark is more votes.")
+
+
+def routers(paper: Paper, runs: Sequence[Run]) -> None:
+    """What each verifier would have done in the same disagreements."""
+    told = [(run, x) for run in runs for x in scoring.routing(run.results)]
+    if not told:
+        return
+    paper.section("Routing", "Where both sides had an answer and the answers differed. Each verifier is judged on the same "
+                             "traces; chance is 50 %.")
+    paper.table(("run", "system", "form", "router", "right side taken", "of", "memory right: taken / missed",
+                 "alone right: taken / missed", "both wrong"),
+                [(run.name, x.system, x.form, x.router, percent(x.accuracy), x.judged,
+                  f"{x.memory_right_taken} / {x.memory_right_missed}", f"{x.alone_right_taken} / {x.alone_right_missed}",
+                  x.both_wrong) for run, x in told], words=(0, 1, 2, 3), caption="Routing confusion")
+    shown: list[Routing] = [x for _, x in told if x.judged]
+    if shown:
+        paper.figure(figures.routing_bars(shown), "Disagreements with exactly one side right.")
+
+
+def transfer(paper: Paper, moved: Sequence[Run], runs: Sequence[Run]) -> None:
+    """A matrix for each system and form."""
+    paper.section("Transfer", "Memories of one data set (row) used on another (column): the paired difference to zero_shot, in "
+                              "points.")
+    rows = [row for run in moved for row in rows_of(run, runs) if row.delta is not None and scoring.ORACLE not in row.system]
+    for system, form in dict.fromkeys((r.system, r.form) for r in rows):
+        mine = [r for r in rows if (r.system, r.form) == (system, form)]
+        paper.table(("learnt from", "asked", "n", "accuracy", "against zero_shot, points", "helped", "hurt"),
+                    [(r.learned_on, r.dataset, r.n, interval(r.accuracy), interval(r.delta, points), r.helped, r.hurt)
+                     for r in mine], words=(0, 1), caption=f"{system}, {form}")
+        paper.figure(figures.matrix(mine), f"{system}, {form}: memories of one set on another.")
+
+
+def keys(paper: Paper, rows: Sequence[dict[str, Any]]) -> None:
+    paper.section("Keys", "How often the nearest other problem of a data set is of the same family, by kind of key.")
+    paper.table(("data set", "key", "problems", "families", "same family", "by chance"),
+                [(r["dataset"], r["kind"], r["n"], r["families"], percent(r["same_family"]), percent(r["chance"])) for r in rows],
+                words=(0, 1))
+
+
+def single(paper: Paper, rows: Sequence[dict[str, Any]]) -> None:
+    paper.section("One problem", "Trained on a single problem, tried on held-out ones with one greedy trace, after each of some "
+                                 "steps. Step 0 is before any training.")
+    paper.table(("way of training", "problem", "step", "n", "accuracy", "against zero_shot, points", "helped", "hurt"),
+                [(r["learner"], r["problem_id"], r["step"], r["n"], percent(r["accuracy"]), points(r["delta"]), r["helped"],
+                  r["hurt"]) for r in rows], words=(0, 1))
+    paper.figure(figures.step_curves(rows), "Accuracy on held-out problems by step.")
+
+
+def settings(paper: Paper, runs: Sequence[Run]) -> None:
+    """With what each run was made."""
+    if not runs:
+        return
+    paper.section("Settings")
+    for run in runs:
+        facts = {**run.settings, **{k: v for k, v in run.facts.items() if k not in ("settings", "made")},
+                 **run.facts.get("made", {})}
+        paper.table(("setting", "value"), [(k, str(v)) for k, v in facts.items()], words=(0, 1), caption=run.name)

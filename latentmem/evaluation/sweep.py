@@ -1,0 +1,202 @@
+"""The recipe sweep: named changes of the recipe, each tried on some training problems and many held-out ones.
+
+A sweep file is JSON: `{"recipes": {"as is": {}, "slow": {"learning_rate": 0.0003}}, "problems": 3, "test": 64}`, with
+`"data"` and `"seed"` if they differ from the command's. A recipe changes settings of the distillation and nothing else; the
+held-out problems are answered with one greedy trace behind each memory, under the same settings for all.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..baselines.base import ONE, Form
+from ..baselines.log import Log
+from ..baselines.sampler import Ask, Sampled
+from ..baselines.teacher import Taught, Teacher
+from ..distil import Recipe
+from ..records import Distilled, LatentmemError, Problem, Status, Step, digest
+from ..voting import gate
+from .datasets import DataSet
+from .results import right
+from .statistics import bootstrap, flips, paired
+
+if TYPE_CHECKING:
+    from ..baselines.registry import Workshop
+
+DISTILLED = {f.name for f in fields(Recipe)}
+Record = Status | Step | Distilled | dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep file says. `problems` counts training problems whose first vote passes the gate."""
+
+    recipes: Mapping[str, Mapping[str, Any]]
+    problems: int = 3
+    test: int = 64
+    data: str = ""
+    seed: int = 0
+
+
+def read(file: Path) -> Sweep:
+    """A sweep file. Raises LatentmemError naming what is wrong in it."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise LatentmemError(f"{file} cannot be read as a sweep ({e}): write {{\"recipes\": {{\"name\": {{...}}}}}}.") from None
+    if not isinstance(data, dict) or not isinstance(data.get("recipes"), dict) or not data["recipes"]:
+        raise LatentmemError(f"{file} has no \"recipes\": write {{\"recipes\": {{\"name\": {{...}}}}}}.")
+    known = {f.name for f in fields(Sweep)}
+    if extra := [k for k in data if k not in known]:
+        raise LatentmemError(f"{file} has a member {extra[0]!r}: use {', '.join(sorted(known))}.")
+    for name, changes in data["recipes"].items():
+        if not isinstance(changes, dict) or not changes.keys() <= DISTILLED:
+            wrong = next((k for k in changes if k not in DISTILLED), changes) if isinstance(changes, dict) else changes
+            raise LatentmemError(f"{file}: recipe {name!r} changes {wrong!r}: a recipe has {', '.join(sorted(DISTILLED))}.")
+    for name, least in (("problems", 1), ("test", 1), ("seed", 0)):
+        if not isinstance(data.get(name, least), int) or data.get(name, least) < least:
+            raise LatentmemError(f"{file}: {name} is {data[name]!r}: give a whole number from {least} on.")
+    return Sweep(**data)
+
+
+def run(shop: Workshop, sweep: Sweep, data: DataSet, folder: Path) -> Iterator[Record]:
+    """Train and try every recipe; each finished pair of recipe and problem is a line of `folder`/sweep.jsonl, and is
+    passed over when the sweep is started again. Yields what training tells, and the line of each pair.
+
+    The problems of one recipe are trained together, `shop.group` at a time. Data: the first problems are held out, the
+    others are candidates for training.
+    """
+    test, candidates = data.problems[: sweep.test], data.problems[sweep.test :]
+    log = Log(folder / "sweep.jsonl")
+    setup = digest(shop.engine.model.fingerprint, repr(shop.sampler.max_new_tokens), repr(shop.settings.seed), repr(shop.recipe),
+                   *(p.id + p.text for p in test))[:12]
+    done = {(r["recipe"], json.dumps(r["settings"], sort_keys=True), r["problem_id"]) for r in log.read() if r["setup"] == setup}
+    yield Status(f"zero_shot answers the {len(test)} held-out problems")
+    base = ask(shop, test, None)
+    training = yield from teachable(shop, candidates, sweep.problems)
+    for name, changes in sweep.recipes.items():
+        settings = json.dumps(dict(changes), sort_keys=True)
+        if all((name, settings, p.id) in done for p in training):
+            continue
+        for record in _taught(shop, changes, training, folder):  # all of them, so that they share batches as they did before
+            if not isinstance(record, Taught):
+                yield record
+            elif (name, settings, record.distilled.problem_id) not in done:
+                yield Status(f"{name}: the memory of {record.distilled.problem_id} is tried on {len(test)} problems")
+                line = _line(shop, name, changes, record, {p.id: p for p in training}, test, base)
+                line |= {"setup": setup, "data": data.name, "made": datetime.now(UTC).isoformat(timespec="seconds")}
+                log.append(line)
+                yield line
+
+
+def teachable(shop: Workshop, candidates: Sequence[Problem], wanted: int) -> Iterator[Status]:
+    """The first problems whose vote passes the gate of the settings, so that every recipe has something to learn."""
+    found: list[Problem] = []
+    r, size = shop.recipe, max(1, shop.sampler.rows // shop.recipe.rollouts)
+    for start in range(0, len(candidates), size):
+        yield Status(f"Looking for problems to learn from: {len(found)} of {wanted}", len(found), wanted)
+        some = candidates[start : start + size]
+        votes = shop.sampler.sample([Ask(p.unlabelled()) for p in some], Form("vote", r.rollouts, r.temperature))
+        found += [p for p, s in zip(some, votes, strict=True) if gate(s.vote, r.gate_votes, r.gate_lead) is None]
+        if len(found) >= wanted:
+            return found[:wanted]
+    raise LatentmemError(f"Only {len(found)} of {len(candidates)} problems pass the gate and {wanted} are asked for: ask for "
+                         "fewer, or give more data.")
+
+
+def _taught(shop: Workshop, changes: Mapping[str, Any], problems: Sequence[Problem], folder: Path) -> Iterator[Any]:
+    """The lessons of one recipe. Settings check its values; its first votes are sampled as it says."""
+    other = shop.engine.changed(**changes)
+    recipe = Recipe(**{name: getattr(other.settings, name) for name in DISTILLED})
+    sampler = shop.sampler
+    if (recipe.max_new_tokens, recipe.seed) != (sampler.max_new_tokens, sampler.seed):
+        sampler = type(sampler)(shop.engine.model, recipe.seed, recipe.max_new_tokens, rows=sampler.rows, top_p=recipe.top_p)
+    teacher = Teacher(sampler, recipe, shop.key, folder / "cache", name="sweep", group=shop.group)
+    yield from teacher.learn([p.unlabelled() for p in problems])
+
+
+def ask(shop: Workshop, problems: Sequence[Problem], soft: Any) -> list[Sampled]:
+    """One greedy trace of each problem, behind a soft prompt [virtual tokens, hidden] or alone."""
+    import torch
+
+    tensor = None if soft is None else torch.from_numpy(soft.copy())
+    asks = [Ask(p.unlabelled(), tensor, side="zero_shot" if soft is None else "memory") for p in problems]
+    return shop.sampler.sample(asks, ONE)
+
+
+def compared(test: Sequence[Problem], with_it: Sequence[Sampled], base: Sequence[Sampled]) -> dict[str, Any]:
+    """Accuracy on the held-out problems against the model alone, right by right, so that rows can be pooled later."""
+    ok, other = ({p.id: right(p.answer or "", s.vote.label) for p, s in zip(test, those, strict=True)}
+                 for those in (with_it, base))
+    helped, hurt = flips(ok, other)
+    gain = paired({k: float(v) for k, v in ok.items()}, {k: float(v) for k, v in other.items()})
+    assert gain is not None
+    return {"n": len(test), "accuracy": sum(ok.values()) / len(ok), "base": sum(other.values()) / len(other), "delta": gain.mean,
+            "delta_low": gain.low, "delta_high": gain.high, "helped": helped, "hurt": hurt,
+            "right": "".join("01"[v] for v in ok.values()), "base_right": "".join("01"[v] for v in other.values()),
+            "finished": sum(s.vote.voters for s in with_it) / len(test),
+            "tokens": sum(s.cost.tokens for s in with_it) / len(test)}
+
+
+def _line(shop: Workshop, name: str, changes: Mapping[str, Any], taught: Taught, training: Mapping[str, Problem],
+          test: Sequence[Problem], base: Sequence[Sampled]) -> dict[str, Any]:
+    began, done = time.perf_counter(), taught.distilled
+    truth, memory = training[done.problem_id].answer or "", done.memory
+    line: dict[str, Any] = {
+        "recipe": name, "problem_id": done.problem_id, "seed": shop.settings.seed, "settings": dict(changes),
+        "base_settings": asdict(shop.recipe), "model": shop.settings.model, "learned": memory is not None,
+        "reason": done.reason, "steps": len(done.steps), "agreement": [round(s.agreement, 4) for s in done.steps],
+        "shift": round(done.steps[-1].shift, 5) if done.steps else 0.0, "train_tokens": taught.cost.tokens,
+        "train_seconds": round(taught.cost.seconds, 2)}
+    if memory is None:
+        return line
+    line |= {"best_step": memory.best_step, "label": memory.label, "label_right": right(truth, memory.label), "memory": memory.id}
+    return line | compared(test, ask(shop, test, memory.soft_prompt), base) | {"seconds": round(time.perf_counter() - began, 2)}
+
+
+# ------------------------------------------------------------------ the table
+COLUMNS = ("recipe", "changes", "memories", "labels right", "accuracy", "zero_shot", "difference, points (95 %)", "helped",
+           "hurt", "finished", "tokens", "seconds a memory")
+
+
+def pooled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One line a recipe: its memories' mean accuracy, and the paired difference over held-out problems.
+
+    Each held-out problem counts once, with the mean over the recipe's memories: its answers behind several memories are
+    no independent cases.
+    """
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for r in rows:
+        groups.setdefault((r["setup"], r["recipe"], json.dumps(r["settings"], sort_keys=True)), []).append(r)
+    out = []
+    for (_, name, settings), mine in groups.items():
+        kept = [r for r in mine if r["learned"]]
+        gains = [sum(int(r["right"][i]) - int(r["base_right"][i]) for r in kept) / len(kept)
+                 for i in range(kept[0]["n"])] if kept else []
+        out.append({"recipe": name, "settings": json.loads(settings), "tried": len(mine), "learned": len(kept),
+                    "gain": bootstrap(gains, lowest=-1.0, highest=1.0),
+                    **{k: sum(r[k] for r in kept) / len(kept) if kept else None
+                       for k in ("accuracy", "base", "finished", "tokens", "label_right")},
+                    **{k: sum(r[k] for r in kept) for k in ("helped", "hurt")},
+                    "train_seconds": sum(r["train_seconds"] for r in mine) / len(mine)})
+    return out
+
+
+def cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str | int | None, ...]]:
+    """The table of a sweep, in the order of COLUMNS."""
+    def share(value: float | None) -> str | None:
+        return None if value is None else f"{100 * value:.1f} %"
+
+    def gain(e: Any) -> str | None:
+        return None if e is None else f"{100 * e.mean:+.1f} ({100 * e.low:+.1f} to {100 * e.high:+.1f})"
+
+    return [(r["recipe"], ", ".join(f"{k}={v}" for k, v in r["settings"].items()) or "none", f"{r['learned']} of {r['tried']}",
+             share(r["label_right"]), share(r["accuracy"]), share(r["base"]), gain(r["gain"]), r["helped"], r["hurt"],
+             share(r["finished"]), None if r["tokens"] is None else f"{r['tokens']:.0f}", f"{r['train_seconds']:.0f}")
+            for r in pooled(rows)]

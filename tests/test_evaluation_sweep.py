@@ -1,0 +1,122 @@
+"""The sweep and the single-problem curves on a tiny random model: every line once, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from latentmem.evaluation import single, sweep
+from latentmem.evaluation.datasets import DataSet
+from latentmem.records import LatentmemError
+from tests.baseline_samples import problems, tiny_engine, workshop
+
+RECIPES = {"as is": {}, "fast": {"learning_rate": 0.05, "steps": 1}}
+
+
+@pytest.fixture
+def shop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    return workshop(tiny_engine(monkeypatch), tmp_path / "cache", group=2)
+
+
+def toys(n: int) -> DataSet:
+    return DataSet("toys", "toys", tuple(problems(n)))
+
+
+def lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def seen(rows: list[dict]) -> list[dict]:
+    """Without what differs from run to run: clocks."""
+    return [{k: v for k, v in r.items() if k not in ("made", "seconds", "train_seconds")} for r in rows]
+
+
+def test_each_recipe_meets_each_problem_and_the_same_held_out_ones(shop, tmp_path: Path) -> None:
+    plan = sweep.Sweep(RECIPES, problems=3, test=4)
+    yielded = [r for r in sweep.run(shop, plan, toys(14), tmp_path) if isinstance(r, dict)]
+    rows = lines(tmp_path / "sweep.jsonl")
+    assert rows == yielded and [r["recipe"] for r in rows] == ["as is"] * 3 + ["fast"] * 3
+    held_out = {p.id for p in toys(14).problems[:4]}
+    assert not {r["problem_id"] for r in rows} & held_out and len({r["problem_id"] for r in rows}) == 3
+    for r in rows:
+        assert r["seed"] == 0 and r["settings"] == RECIPES[r["recipe"]] and r["base_settings"]["steps"] == 2
+        if r["learned"]:
+            assert r["n"] == 4 and r["right"].count("1") == round(4 * r["accuracy"])
+            assert r["helped"] - r["hurt"] == round(4 * r["delta"])
+    assert any(r["learned"] for r in rows)
+    assert {r["steps"] for r in rows if r["recipe"] == "fast"} <= {1, 2}, "one step and the final check"
+
+
+def test_a_sweep_that_was_cut_off_is_completed_and_no_line_comes_twice(shop, tmp_path: Path) -> None:
+    plan = sweep.Sweep(RECIPES, problems=3, test=4)
+    list(sweep.run(shop, plan, toys(14), tmp_path / "whole"))
+    whole = (tmp_path / "whole" / "sweep.jsonl").read_bytes().splitlines(keepends=True)
+    for kept in (0, 2, 5):
+        folder = tmp_path / f"cut{kept}"
+        folder.mkdir()
+        (folder / "sweep.jsonl").write_bytes(b"".join(whole[:kept]) + whole[kept][:20])
+        list(sweep.run(shop, plan, toys(14), folder))
+        assert seen(lines(folder / "sweep.jsonl")) == seen([json.loads(line) for line in whole])
+    before = (folder / "sweep.jsonl").read_bytes()
+    list(sweep.run(shop, plan, toys(14), folder))
+    assert (folder / "sweep.jsonl").read_bytes() == before
+
+
+def test_too_few_teachable_problems_are_said(shop, tmp_path: Path) -> None:
+    with pytest.raises(LatentmemError, match="problems pass the gate and 9 are asked for"):
+        list(sweep.run(shop, sweep.Sweep(RECIPES, problems=9, test=4), toys(6), tmp_path))
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("{", "cannot be read as a sweep"), ("[]", 'has no "recipes"'), ('{"recipes": {}}', 'has no "recipes"'),
+    ('{"recipes": {"a": {"lr": 1}}}', "recipe 'a' changes 'lr'"), ('{"recipes": {"a": 3}}', "recipe 'a' changes 3"),
+    ('{"recipes": {"a": {}}, "tests": 3}', "has a member 'tests'"), ('{"recipes": {"a": {}}, "test": 0}', "test is 0")])
+def test_a_wrong_sweep_file_is_one_sentence(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text(text)
+    with pytest.raises(LatentmemError, match=words):
+        sweep.read(tmp_path / "s.json")
+
+
+def test_a_value_out_of_range_is_refused_by_the_settings(shop, tmp_path: Path) -> None:
+    plan = sweep.Sweep({"bad": {"learning_rate": 7}}, problems=1, test=2)
+    with pytest.raises(LatentmemError, match="Setting learning_rate = 7 does not fit"):
+        list(sweep.run(shop, plan, toys(8), tmp_path))
+
+
+def test_the_moments_of_a_curve() -> None:
+    assert [single.moments(n) for n in (1, 2, 5, 8)] == [(0, 1), (0, 1, 2), (0, 1, 2, 4, 5), (0, 1, 2, 4, 8)]
+
+
+@pytest.mark.parametrize("learner", list(single.LEARNERS))
+def test_a_curve_over_steps_for_each_way_of_training(shop, tmp_path: Path, learner: str) -> None:
+    train, test = problems(1), DataSet("toys", "toys", tuple(problems(3, 5)))
+    list(single.run(shop, train, test, tmp_path, steps=3, learners=(learner,)))
+    rows = lines(tmp_path / "single.jsonl")
+    assert [r["step"] for r in rows] == [0, 1, 2, 3] and {r["learner"] for r in rows} == {learner}
+    assert all(r["n"] == 3 and r["delta"] == pytest.approx((r["helped"] - r["hurt"]) / 3) for r in rows)
+    if learner != "soft prompt":
+        assert rows[0]["delta"] == 0, "before training an adapter, or a copy, is the model alone"
+    assert rows[0]["train_tokens"] == 0 < rows[1]["train_tokens"] < rows[3]["train_tokens"]
+    part = tmp_path / "part"
+    part.mkdir()
+    (part / "single.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows[:2]))
+    list(single.run(shop, train, test, part, steps=3, learners=(learner,)))
+    assert seen(lines(part / "single.jsonl")) == seen(rows)
+
+
+def test_an_unknown_way_of_training_is_refused(shop, tmp_path: Path) -> None:
+    with pytest.raises(LatentmemError, match="no way of training 'magic'"):
+        list(single.run(shop, problems(1), toys(2), tmp_path, steps=1, learners=("magic",)))
+
+
+def test_keys_are_measured_once_a_kind(shop, tmp_path: Path) -> None:
+    from latentmem.evaluation.datasets import load
+
+    data = load("examples?source=change,area")
+    list(single.key_quality(shop, data, tmp_path))
+    list(single.key_quality(shop, data, tmp_path))
+    rows = lines(tmp_path / "keys.jsonl")
+    assert [(r["kind"], r["n"], r["families"]) for r in rows] == [("input", 16, 2), ("kv", 16, 2)]
+    assert all(0 <= r["same_family"] <= 1 and r["chance"] == pytest.approx(2 * 8 * 7 / (16 * 15)) for r in rows)
