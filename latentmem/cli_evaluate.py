@@ -113,13 +113,11 @@ def follow(those: Iterator[Any], as_json: bool) -> None:
 
     last = ""
     for record in those:
-        if isinstance(record, Progress):
-            said = standing(record)
+        if isinstance(record, (Progress, Status)):  # training says the same for each part of a step
+            said = standing(record) if isinstance(record, Progress) else record.text
             if said != last:
                 typer.echo(said, err=True)
-                last = said
-        elif isinstance(record, Status):
-            typer.echo(record.text, err=True)
+            last = said
         elif isinstance(record, Step):
             typer.echo(f"{record.problem_id}: step {record.step} of {record.steps}, agreement {record.agreement:.0%}", err=True)
         elif isinstance(record, dict):

@@ -117,7 +117,7 @@ def _taught(shop: Workshop, changes: Mapping[str, Any], problems: Sequence[Probl
     sampler = shop.sampler
     if (recipe.max_new_tokens, recipe.seed) != (sampler.max_new_tokens, sampler.seed):
         sampler = type(sampler)(shop.engine.model, recipe.seed, recipe.max_new_tokens, rows=sampler.rows, top_p=recipe.top_p)
-    teacher = Teacher(sampler, recipe, shop.key, folder / "cache", name="sweep", group=shop.group)
+    teacher = Teacher(sampler, recipe, shop.key, folder / "cache", name="recipes", group=shop.group)
     yield from teacher.learn([p.unlabelled() for p in problems])
 
 

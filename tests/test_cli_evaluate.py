@@ -1,0 +1,106 @@
+"""The command `evaluate` over a tiny random model: options arrive, folders go on, errors are one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latentmem import cli_command
+from latentmem.bank import Bank
+from latentmem.engine import Engine
+from latentmem.evaluation import evidence, suites
+from tests.baseline_samples import QUICK, tiny_engine
+from tests.cli_samples import Terminal
+
+DATA = ("--data", "examples?source=change", "--distil", "2", "--test", "3", "--systems", "zero_shot,elm", "--forms", "one")
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Terminal:
+    base, made = tiny_engine(monkeypatch), []
+
+    def make(settings: Any) -> Engine:
+        """The tiny model's settings, and over them what was given on the command line."""
+        given = {k: getattr(settings, k) for k in settings.model_fields_set if k not in ("model", "embedder", "device", "bank")}
+        small = base.settings.changed(**{**QUICK, **given, "max_new_tokens": 12})
+        made.append(Engine(small, bank=Bank(":memory:"), _shared=base._shared))
+        return made[-1]
+
+    monkeypatch.setattr(cli_command, "make_engine", make)
+    monkeypatch.chdir(tmp_path)
+    terminal = Terminal()
+    terminal.made = made  # type: ignore[attr-defined]
+    return terminal
+
+
+def test_a_run_leaves_results_report_and_evidence_and_goes_on(terminal: Terminal, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    lines = terminal.lines("evaluate", *DATA, "--out", str(out), "--seed", "4", "--steps", "1")
+    assert {(x["record"], x["system"]) for x in lines} == {("Result", "zero_shot"), ("Result", "elm"), ("Learned", "elm")}
+    for name in ("report.html", "report.md", "evidence.json", "heldout-examples-change/results.jsonl"):
+        assert (out / name).stat().st_size > 0
+    rows = {r["system"]: r for r in evidence.read(out / "evidence.json")}
+    assert rows["elm"]["n"] == 3 and rows["elm"]["seed"] == 4 and rows["elm"]["settings"]["steps"] == 1
+    again = terminal("evaluate", *DATA, "--out", str(out), "--seed", "4", "--steps", "1", "--json")
+    assert again.exit_code == 0 and "{" not in again.stdout, "nothing is done twice"
+    assert "6 of 6 replies" in again.stderr
+
+
+def test_other_settings_are_refused_for_the_same_folder(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.ok("evaluate", *DATA, "--out", "x", "--steps", "1")
+    result = terminal("evaluate", *DATA, "--out", "x", "--steps", "2")
+    assert result.exit_code == 1 and "holds a run with settings.steps = 1, and here it is 2" in result.stderr.splitlines()[-1]
+    assert "x is not empty" in terminal.fails("evaluate", *DATA, "--out", "x", "--no-resume")
+
+
+def test_the_report_can_be_made_again_and_put_into_a_readme(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.ok("evaluate", *DATA, "--out", "x")
+    for name in ("report.html", "evidence.json"):
+        (tmp_path / "x" / name).unlink()
+    made = len(terminal.made)  # type: ignore[attr-defined]
+    terminal.ok("evaluate", "--out", "x", "--report-only")
+    assert len(terminal.made) == made, "no engine is needed"  # type: ignore[attr-defined]
+    readme = tmp_path / "README.md"
+    readme.write_text(f"a\n{evidence.BEGIN}\n{evidence.END}\nb\n")
+    terminal.ok("evaluate", "--out", "x", "--readme", str(readme))
+    assert "| examples/change | elm | 3 |" in readme.read_text()
+    assert "There are no results in" in terminal.fails("evaluate", "--out", "elsewhere", "--report-only")
+
+
+def test_a_sweep_runs_in_place_of_the_suite(terminal: Terminal, tmp_path: Path) -> None:
+    file = tmp_path / "recipes.json"
+    file.write_text(json.dumps({"recipes": {"as is": {}, "slow": {"learning_rate": 0.0001}}, "problems": 1, "test": 3}))
+    lines = terminal.lines("evaluate", "--data", "examples?source=change", "--sweep", str(file), "--out", "s")
+    assert [x["recipe"] for x in lines] == ["as is", "slow"]
+    assert "## Recipes" in (tmp_path / "s" / "report.md").read_text()
+
+
+def test_the_single_and_keys_protocols_run(terminal: Terminal, tmp_path: Path) -> None:
+    lines = terminal.lines("evaluate", "--data", "examples?source=change,area", "--distil", "6", "--test", "2",
+                           "--protocol", "single", "--protocol", "keys", "--learners", "soft prompt,LoRA", "--out", "s",
+                           "--steps", "1")
+    assert [(x["learner"], x["step"]) for x in lines if "learner" in x] == [
+        ("soft prompt", 0), ("soft prompt", 1), ("LoRA", 0), ("LoRA", 1)]
+    assert [x["kind"] for x in lines if "kind" in x] == ["input", "kv"]
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("--suite", "huge"), "There is no suite 'huge': use quick, standard, paper."),
+    (("--data", "nowhere.jsonl"), "There is no data set 'nowhere.jsonl'"),
+    (("--sweep", "nowhere.json"), "nowhere.json cannot be read as a sweep")])
+def test_what_is_wrong_is_one_sentence(terminal: Terminal, arguments: tuple[str, ...], words: str) -> None:
+    assert words in terminal.fails("evaluate", *arguments)
+
+
+def test_each_model_of_a_suite_has_a_folder_of_its_own(terminal: Terminal, tmp_path: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    small = suites.Suite("paper", ("examples?source=change",), 1, 2, ("zero_shot",), models=("org/One", "org/Two"))
+    monkeypatch.setattr(suites, "SUITES", {"paper": small})
+    terminal.ok("evaluate", "--suite", "paper", "--out", "p")
+    assert sorted(p.parent.parent.name for p in (tmp_path / "p").rglob("results.jsonl")) == ["One", "Two"]
+    assert (tmp_path / "p" / "evidence.json").exists()
+    terminal.ok("evaluate", "--suite", "paper", "--out", "q", "--model", "org/Three")
+    assert (tmp_path / "q" / "heldout-examples-change" / "results.jsonl").exists(), "a model given by hand stands alone"
