@@ -7,6 +7,7 @@ the mathematics is not.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,18 @@ from tests.tiny import tiny_model
 QUICK = {"model": "tiny", "embedder": "tiny", "rollouts": 6, "max_new_tokens": 12, "temperature": 1.2, "steps": 2,
          "virtual_tokens": 4, "learning_rate": 0.01, "device": "cpu", "min_similarity": -1.0, "gate_votes": 1,
          "gate_lead": 0, "init_text": "Solve it."}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Import it into a test module: a tiny model's sums are over before a second thread has woken, and one thread always
+    adds up in the same order."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def embed(text: str) -> np.ndarray:

@@ -12,12 +12,20 @@ import numpy as np
 
 from ..distil import Recipe
 from ..records import KeyKind, LatentmemError, Problem
+from . import elm_lora, offline_ttrl
 from .base import Form, System
 from .elm import Elm
 from .elm_unrouted import ElmUnrouted
 from .format_only import format_teacher
 from .icl import IclRaw
+from .icl_refined import IclRefined
+from .lag import Lag
+from .offline import Course, Offline
+from .offline_grpo import offline_grpo
+from .offline_lora import offline_lora
+from .offline_prompt import offline_prompt
 from .random_memory import RandomMemory, RandomUnrouted
+from .reasoning_bank import ReasoningBank
 from .sampler import Sampler
 from .teacher import Teacher
 from .untrained_prompt import UntrainedPrompt
@@ -32,15 +40,20 @@ class Workshop:
     """What the rows are made of: one model, one sampler, one teacher for each kind of memory, one store of keys.
 
     `folder` keeps rollouts and lessons, so that a killed run goes on and rows share them. `rows` is the size of a batch,
-    `group` how many problems are distilled together, `votes` the N of vote_n.
+    `group` how many problems are distilled together, `votes` the N of vote_n; the offline rows take `offline_steps` of
+    `offline_batch` problems. `rates` replaces learning rates ("soft" prompt, "lora", "full" parameters).
     """
 
     def __init__(self, engine: Engine, folder: Path | None = None, *, rows: int | None = None, group: int | None = None,
-                 votes: int = 16) -> None:
+                 votes: int = 16, offline_steps: int = 20, offline_batch: int = 4,
+                 rates: Mapping[str, float] | None = None) -> None:
         s = engine.settings
         self.engine, self.settings, self.folder, self.group, self.votes = engine, s, folder, group, votes
         self.recipe = Recipe(**{f.name: getattr(s, f.name) for f in fields(Recipe)})
         self.sampler = Sampler(engine.model, s.seed, s.max_new_tokens, folder, rows=rows, top_p=s.top_p)
+        self.rates = {"soft": s.learning_rate, "lora": elm_lora.LEARNING_RATE, "full": offline_ttrl.LEARNING_RATE,
+                      **(rates or {})}
+        self._offline = offline_steps, offline_batch
         self._keys: dict[tuple[str, KeyKind], np.ndarray] = {}
 
     def key(self, problem: Problem, kind: KeyKind) -> np.ndarray:
@@ -62,6 +75,22 @@ class Workshop:
     @cached_property
     def format_teacher(self) -> Teacher:
         return format_teacher(self.sampler, self.recipe, self.key, self.folder, self.group)
+
+    @cached_property
+    def lora_teacher(self) -> Teacher:
+        return elm_lora.lora_teacher(self.sampler, self.recipe, self.key, self.folder, learning_rate=self.rates["lora"],
+                                     group=self.group)
+
+    def course(self, what: str) -> Course:
+        """How an offline row is trained: `what` is "soft", "lora" or "full", which take checkpoints of very different
+        size."""
+        return Course(*self._offline, self.rates[what], 10 if what == "full" else 1)
+
+    def offline(self, make: Callable[..., Offline], what: str) -> Offline:
+        return make(self.sampler, self.recipe, self.course(what), self.folder)
+
+    def icl(self, kind: type[IclRaw], name: str) -> IclRaw:
+        return kind(self.sampler, self.key, name, min_similarity=self.settings.min_similarity, form=self.form)
 
     def make(self, name: str) -> System:
         """A row of the comparison, with nothing learnt. Raises LatentmemError for a name that is not in ROWS."""
@@ -94,7 +123,13 @@ ROWS: Mapping[str, Entry] = {
         lambda w: UntrainedPrompt(w.sampler, w.recipe.init_text, w.recipe.virtual_tokens)),
     "icl_raw": Entry(
         "The nearest past problem with its majority trace, in the context as the turn before.",
-        lambda w: IclRaw(w.sampler, w.key, min_similarity=w.settings.min_similarity, form=w.form), "online"),
+        lambda w: w.icl(IclRaw, "icl_raw"), "online"),
+    "icl_refined": Entry("The nearest past problem with a lesson that the model wrote after looking back at its trace.",
+                         lambda w: w.icl(IclRefined, "icl_refined"), "online"),
+    "reasoning_bank": Entry("Strategies in words, distilled from agreeing and disagreeing traces of the nearest problem.",
+                            lambda w: w.icl(ReasoningBank, "reasoning_bank"), "online"),
+    "lag": Entry("The stored keys and values of the nearest past problem and trace, reused without learning.",
+                 lambda w: w.icl(Lag, "lag"), "online"),
     "elm": Entry("Latent memories found by the problem's sentence embedding, routed against the model alone.",
                  lambda w: w.elm("elm"), "online"),
     "elm_kv": Entry("The same memories found by the model's own key and value activations.",
@@ -109,4 +144,14 @@ ROWS: Mapping[str, Entry] = {
                          lambda w: w.elm("format_only", teacher=w.format_teacher), "online"),
     "format_unrouted": Entry("The format-only memory always answers (the control of elm_unrouted).",
                              lambda w: w.elm("format_unrouted", ElmUnrouted, teacher=w.format_teacher), "online"),
+    "elm_lora": Entry("The loop of elm with a low-rank adapter in the place of the soft prompt (an ablation).",
+                      lambda w: w.elm("elm_lora", elm_lora.ElmLora, teacher=w.lora_teacher), "online"),
+    "offline_prompt": Entry("One soft prompt trained on the whole set by majority vote.",
+                            lambda w: w.offline(offline_prompt, "soft"), "offline"),
+    "offline_lora": Entry("One low-rank adapter trained on the whole set by majority vote.",
+                          lambda w: w.offline(offline_lora, "lora"), "offline"),
+    "offline_ttrl": Entry("All parameters trained on the whole set by majority vote (TTRL).",
+                          lambda w: w.offline(offline_ttrl.offline_ttrl, "full"), "offline"),
+    "offline_grpo": Entry("All parameters trained on the whole set with the true answers (the upper reference).",
+                          lambda w: w.offline(offline_grpo, "full"), "offline"),
 }

@@ -1,0 +1,229 @@
+"""The loop of the offline rows: a whole training set, a batch of its problems a step, one thing trained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import torch
+
+from ..answers import same_answer
+from ..distil import Recipe
+from ..grpo import advantages
+from ..records import LatentmemError, Problem, Record, Status, Step, Trace, Vote, digest
+from ..sampling import Job, sample, seed_for
+from ..training import Lot
+from ..voting import gate, rewards, vote
+from .base import Cost, Form, Reply
+from .learners import Learner
+from .log import read_json, write_bytes, write_json
+from .row import Row, blank
+from .sampler import Ask, Sampler
+
+ORDER = "the order of a training set"  # in the seeds, so that every offline row meets the problems in one order
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long, with how many problems a step, how fast. `every`: steps between checkpoints."""
+
+    steps: int = 20
+    batch: int = 4
+    learning_rate: float = 1e-3
+    every: int = 1
+
+
+class Offline(Row):
+    """Trains one learner on a whole set, by majority vote or (`needs_labels`) by the truth, and answers with it.
+
+    Each step takes the next `batch` problems of a seeded order, samples `recipe.rollouts` fresh traces of each, and takes
+    one gradient step on the mean of their losses. A group of equal rewards has no gradient. With majority votes the
+    recipe's gate holds, as in `distil`; the truth needs none. Nothing is chosen afterwards: the last step counts.
+    With a `folder` it leaves a checkpoint there, and the same `fit` goes on from it.
+    """
+
+    def __init__(self, name: str, sampler: Sampler, learner: Callable[[], Learner], recipe: Recipe, course: Course, *,
+                 labels: bool = False, folder: Path | None = None) -> None:
+        super().__init__(name, sampler)
+        self.needs_labels, self.recipe, self.course, self.folder = labels, recipe, course, folder
+        self._make, self._learner, self._optimizer = learner, None, None
+        self.done, self.taught = 0, ""  # steps taken, and a digest of what was fitted
+
+    @property
+    def learner(self) -> Learner:
+        """Made on first use, since all parameters of a model are many."""
+        if self._learner is None:
+            self._learner = self._make()
+            self._optimizer = torch.optim.AdamW(self._learner.parameters, lr=self.course.learning_rate, weight_decay=0.0)
+        return self._learner
+
+    # Learn ------------------------------------------------------------------------------------------------------
+
+    def fit(self, problems: Sequence[Problem]) -> Iterator[Record]:
+        if not problems:
+            raise LatentmemError(f"{self.name} was given no problems to learn from: give at least one.")
+        given = list(problems) if self.needs_labels else [blank(p) for p in problems]
+        bare = next((p.id for p in given if self.needs_labels and p.answer is None), None)
+        if bare is not None:
+            raise LatentmemError(f"{self.name} learns from the truth and problem {bare} has none: give it an answer.")
+        self._begin(given)
+        for step in range(self.done + 1, self.course.steps + 1):
+            yield from self._step(step, self._turn(given, step))
+            self.done = step
+            if self.folder and (step % self.course.every == 0 or step == self.course.steps):
+                self.save(self.folder / self.name)
+
+    def _begin(self, given: Sequence[Problem]) -> None:
+        """Go on from a checkpoint of the same fit, or from the start."""
+        # The truth of `offline_grpo` belongs to what is fitted: other labels, another fit.
+        told = [(p.id, p.text, p.answer) for p in given]
+        taught = digest(self.name, self.sampler.model.fingerprint, repr(self.recipe), repr(self.course),
+                        str(self.sampler.seed), repr(told))
+        if self.taught == taught:
+            return
+        self.reset()
+        self.taught = taught
+        if self.folder and (read_json(self.folder / self.name / "offline.json") or {}).get("taught") == taught:
+            self.load(self.folder / self.name)
+
+    def reset(self) -> None:
+        """Nothing learnt."""
+        self._learner = self._optimizer = None
+        self.done, self.taught, self.spent = 0, "", Cost()
+
+    def _turn(self, given: Sequence[Problem], step: int) -> list[Problem]:
+        """The problems of a step: the set in a new seeded order each time it has been gone through."""
+        n, start, out = len(given), (step - 1) * self.course.batch, []
+        for i in range(start, start + self.course.batch):
+            order = np.random.Generator(np.random.Philox(seed_for(self.sampler.seed, ORDER, i // n, 0))).permutation(n)
+            out.append(given[order[i % n]])
+        return out
+
+    def _step(self, step: int, batch: Sequence[Problem]) -> Iterator[Status | Step]:
+        r, began = self.recipe, time.perf_counter()
+        yield Status(f"Step {step} of {self.course.steps}: sampling", step - 1, self.course.steps)
+        groups = self._sample(batch, step)
+        sampled = time.perf_counter()
+        votes = [vote(g, side="memory") for g in groups]
+        payoffs = [self._payoff(p, g, v) for p, g, v in zip(batch, groups, votes, strict=True)]
+        notes = [self._note(v, payoff) for v, payoff in zip(votes, payoffs, strict=True)]
+        lots = {i: Lot(blank(batch[i]), self.learner.soft, groups[i], advantages(payoffs[i], r.advantage) / len(batch))
+                for i in range(len(batch)) if not notes[i]}
+        losses, norm = dict.fromkeys(range(len(batch)), 0.0), 0.0
+        if lots:
+            work = self.learner.gradient(list(lots.values()), r.temperature)
+            while True:
+                try:
+                    done, total = next(work)
+                except StopIteration as end:
+                    losses.update(zip(lots, end.value, strict=True))
+                    break
+                yield Status(f"Training step {step} of {self.course.steps}", done, total)
+            norm = self._update()
+        trained, share = time.perf_counter(), len(batch)
+        for i, problem in enumerate(batch):
+            group, tokens = groups[i], sum(t.tokens for t in groups[i])
+            yield Step(
+                step=step, steps=self.course.steps, label=votes[i].label, agreement=votes[i].majority_ratio,
+                rewards=payoffs[i], loss=losses[i], grad_norm=norm if i in lots else 0.0, shift=0.0,
+                finished=fmean(t.votes for t in group), length=tokens / len(group),
+                entropy=sum(t.entropy * t.tokens for t in group) / tokens, tokens=tokens,
+                seconds_rollout=(sampled - began) / share, seconds_train=(trained - sampled) / share,
+                problem_id=problem.id, note=notes[i])
+        read = sum(self.sampler.length(Ask(p, self.learner.soft)) * (2 if i in lots else 1) for i, p in enumerate(batch))
+        self.spent += Cost(sum(t.tokens for g in groups for t in g), read, trained - began)
+
+    def _sample(self, batch: Sequence[Problem], step: int) -> list[list[Trace]]:
+        """Fresh rollouts of each problem, as many problems together as the sampler's batch holds."""
+        r, groups = self.recipe, []
+        together = max(1, self.sampler.rows // r.rollouts)
+        soft = None if self.learner.soft is None else self.learner.soft.detach().clone()
+        for start in range(0, len(batch), together):
+            jobs = [Job(blank(p), r.rollouts, soft, "memory", step) for p in batch[start : start + together]]
+            traces: list[list[Trace]] = [[] for _ in jobs]
+            for job, record in sample(self.learner.model, jobs, seed=self.sampler.seed, temperature=r.temperature,
+                                      top_p=r.top_p, max_new_tokens=r.max_new_tokens):
+                if isinstance(record, Trace):
+                    traces[job].append(record)
+            groups += [sorted(t, key=lambda t: t.row) for t in traces]
+        return groups
+
+    def _payoff(self, problem: Problem, group: Sequence[Trace], now: Vote) -> tuple[float, ...]:
+        """1 for a trace that agrees with the majority, or with the truth in the one row that learns from it."""
+        if self.needs_labels:
+            return tuple(float(t.votes and same_answer(problem.answer, t.answer)) for t in group)
+        return rewards(group, now)
+
+    def _note(self, now: Vote, payoff: Sequence[float]) -> str:
+        """Why a group takes no part, '' if it does."""
+        if len(set(payoff)) == 1:
+            return f"all {len(payoff)} rollouts got the same reward: no gradient"
+        return "" if self.needs_labels else gate(now, self.recipe.gate_votes, self.recipe.gate_lead) or ""
+
+    def _update(self) -> float:
+        """Clip and apply the gradient; returns its norm. One that is not finite is refused."""
+        parameters = self.learner.parameters
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.recipe.max_grad_norm))
+        if np.isfinite(norm):
+            self._optimizer.step()
+            self.learner.changed()
+        self._optimizer.zero_grad()
+        return norm if np.isfinite(norm) else 0.0
+
+    # Keep -------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Parameters and, until the end, the optimiser's moments in one file, which offline.json makes current."""
+        from safetensors.torch import save
+
+        tensors: dict[str, torch.Tensor] = {}
+        if self.done:
+            for i, p in enumerate(self.learner.parameters):
+                tensors[f"p{i}"] = p.detach()
+                if self.done < self.course.steps:  # afterwards nobody needs the moments, twice the parameters' size
+                    tensors.update({f"{k}{i}": v for k, v in self._optimizer.state.get(p, {}).items()})
+        name = f"step{self.done}.safetensors"
+        write_bytes(folder / name, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
+        write_json(folder / "offline.json", {"file": name, "done": self.done, "taught": self.taught,
+                                             "spent": asdict(self.spent)})
+        for old in folder.glob("step*.safetensors"):
+            if old.name != name:
+                old.unlink()
+
+    def load(self, folder: Path) -> None:
+        from safetensors.torch import load
+
+        self.reset()
+        data = read_json(folder / "offline.json")
+        if data is None:
+            return
+        tensors = load((folder / data["file"]).read_bytes())
+        self.done, self.taught, self.spent = data["done"], data["taught"], Cost(**data["spent"])
+        if not self.done:
+            return
+        parameters = self.learner.parameters
+        if len([k for k in tensors if k[0] == "p"]) != len(parameters) or any(
+                tensors[f"p{i}"].shape != p.shape for i, p in enumerate(parameters)):
+            raise LatentmemError(f"{folder} holds what {self.name} learnt with another model: use that model, or "
+                                 "another folder.")
+        with torch.no_grad():
+            for i, p in enumerate(parameters):
+                p.copy_(tensors[f"p{i}"])
+                moments = {k: tensors[f"{k}{i}"] for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}{i}" in tensors}
+                if moments:
+                    self._optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in moments.items()}
+        self.learner.changed()
+
+    # Answer -----------------------------------------------------------------------------------------------------
+
+    def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
+        """With what was learnt; before any step, with the untrained start."""
+        self.learner.stamp()
+        soft = None if self.learner.soft is None else self.learner.soft.detach().clone()
+        asks = [Ask(blank(p), soft, side="memory") for p in problems]
+        for ask, sampled in zip(asks, self.sampler.of(self.learner.model).sample(asks, form), strict=True):
+            yield self.one_side(ask.problem, form, sampled)
