@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from latentmem import sampling
 from latentmem.bank import Bank
+from latentmem.baselines.base import Reply
 from latentmem.baselines.registry import Workshop
 from latentmem.engine import Engine
 from latentmem.loading import Place
@@ -84,3 +86,22 @@ class Poisoned(Problem):
 
 def poisoned(those: list[Problem]) -> list[Problem]:
     return [Poisoned(p.text, p.id, None, p.source) for p in those]
+
+
+def bare(reply: Reply) -> Reply:
+    """A reply without the time it took."""
+    return replace(reply, cost=replace(reply.cost, seconds=0), traces=tuple(replace(t, seconds=0) for t in reply.traces))
+
+
+def labelled(n: int) -> list[Problem]:
+    """Problems with a truth that the stand-in extractor, which answers 0, 1 or 2, at times meets."""
+    return [Problem(p.text, answer="1") for p in problems(n)]
+
+
+def run(generator: Any) -> Any:
+    """The return value of a generator."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value

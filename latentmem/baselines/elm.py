@@ -1,4 +1,4 @@
-"""elm: experiential latent memories, online. Every answered problem may leave a soft prompt; the nearest one is tried."""
+"""elm: experiential latent memories, online. Every answered problem may leave a soft prompt; the nearest is tried."""
 
 from __future__ import annotations
 

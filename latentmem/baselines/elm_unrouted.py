@@ -20,4 +20,5 @@ class ElmUnrouted(Elm):
             ((side, sampled),) = sides.items()
             answer = sampled.vote.label
             reason = "The memory answers, without a comparison." if hit else NONE
-            yield self.told(problem, form, sides, hit, Route(side if answer is not None else None, answer, False, reason))
+            way = Route(side if answer is not None else None, answer, False, reason)
+            yield self.told(problem, form, sides, hit, way)

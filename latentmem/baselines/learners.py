@@ -73,9 +73,10 @@ class FullLearner:
     def __init__(self, model: LanguageModel) -> None:
         self._base, self.soft = model, None
         body, self._weights = full_body(model.body)
-        self.parameters = [w if w.dtype == torch.float32 else torch.nn.Parameter(w.detach().float()) for w in self._weights]
-        self.model = LanguageModel(body, model.tokenizer, name=model.name, fingerprint=model.fingerprint, ends=model.ends,
-                                   context=model.context)
+        self.parameters = [w if w.dtype == torch.float32 else torch.nn.Parameter(w.detach().float())
+                           for w in self._weights]
+        self.model = LanguageModel(body, model.tokenizer, name=model.name, fingerprint=model.fingerprint,
+                                   ends=model.ends, context=model.context)
 
     def gradient(self, lots: Sequence[Lot], temperature: float) -> Generator[tuple[int, int], None, list[float]]:
         losses = yield from weight_gradient(lambda: self.model, lots, temperature)

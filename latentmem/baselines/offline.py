@@ -40,8 +40,8 @@ class Course:
 class Offline(Row):
     """Trains one learner on a whole set, by majority vote or (`needs_labels`) by the truth, and answers with it.
 
-    Each step takes the next `batch` problems of a seeded order, samples `recipe.rollouts` fresh traces of each, and takes
-    one gradient step on the mean of their losses. A group of equal rewards has no gradient. With majority votes the
+    Each step takes the next `batch` problems of a seeded order, samples `recipe.rollouts` fresh traces of each, and
+    takes one gradient step on the mean of their losses. A group of equal rewards has no gradient. With majority votes the
     recipe's gate holds, as in `distil`; the truth needs none. Nothing is chosen afterwards: the last step counts.
     With a `folder` it leaves a checkpoint there, and the same `fit` goes on from it.
     """
@@ -58,7 +58,8 @@ class Offline(Row):
         """Made on first use, since all parameters of a model are many."""
         if self._learner is None:
             self._learner = self._make()
-            self._optimizer = torch.optim.AdamW(self._learner.parameters, lr=self.course.learning_rate, weight_decay=0.0)
+            self._optimizer = torch.optim.AdamW(self._learner.parameters, lr=self.course.learning_rate,
+                                                weight_decay=0.0)
         return self._learner
 
     # Learn ------------------------------------------------------------------------------------------------------
@@ -134,7 +135,8 @@ class Offline(Row):
                 entropy=sum(t.entropy * t.tokens for t in group) / tokens, tokens=tokens,
                 seconds_rollout=(sampled - began) / share, seconds_train=(trained - sampled) / share,
                 problem_id=problem.id, note=notes[i])
-        read = sum(self.sampler.length(Ask(p, self.learner.soft)) * (2 if i in lots else 1) for i, p in enumerate(batch))
+        read = sum(self.sampler.length(Ask(p, self.learner.soft)) * (2 if i in lots else 1)
+                   for i, p in enumerate(batch))
         self.spent += Cost(sum(t.tokens for g in groups for t in g), read, trained - began)
 
     def _sample(self, batch: Sequence[Problem], step: int) -> list[list[Trace]]:
