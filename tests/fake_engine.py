@@ -9,7 +9,7 @@ import argparse
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -166,6 +166,10 @@ class FakeEngine:
             self.keep(done)
         yield replace(done, kept=keep)
 
+    def distil_many(self, problems: Sequence[Problem], *, keep: bool = True) -> Iterator[Any]:
+        for problem in problems:
+            yield from self.distil(problem.unlabelled(), keep=keep)
+
     def keep(self, distilled: Distilled) -> str:
         if distilled.memory is None:
             raise LatentmemError(f"There is no memory to keep: {distilled.reason}")
@@ -251,9 +255,12 @@ def fill_bank(engine: FakeEngine, problems: list[Problem]) -> None:
 
 
 def main() -> None:
-    from latentmem.ui import build, launch_options
+    from latentmem.ui import build, launch_options, stream
     from latentmem.ui.session import EXAMPLES, load_examples
 
+    from .evaluation_samples import fake_cast
+
+    stream.cast = fake_cast
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--pace", type=float, default=0.02)

@@ -167,7 +167,9 @@ def test_the_app_composes_with_one_queue_for_the_model(app: gr.Blocks) -> None:
     by_name = {fn.api_name: fn for fn in app.fns.values() if fn.api_visibility == "public"}
     assert set(by_name) == {fn.__name__ for fn in (*api.WORK, *api.QUICK, *api.FILES)}
     model = [fn for fn in app.fns.values() if fn.concurrency_id == "model"]
-    assert len(model) == 7 + len(api.WORK) and all(fn.concurrency_limit == 1 for fn in model)
+    assert all(fn.concurrency_limit == 1 for fn in model)
+    panels = {"compare", "replay", "before_after", "locate"}
+    assert panels | {fn.__name__ for fn in api.WORK} <= {fn.fn.__name__ for fn in model}
 
 
 def test_templates_are_static_and_state_is_plain(app: gr.Blocks) -> None:

@@ -63,7 +63,7 @@ def create_distil(settings: Settings, examples: list[str]) -> Distil:
                                  placeholder="Solve a problem first, or type one here…",
                                  max_length=settings.max_problem_chars)
             with gr.Row(elem_classes="tight"):
-                press = gr.Button("Distil a memory", variant="primary", elem_id="lm-distil", min_width=110)
+                press = gr.Button("Distil", variant="primary", elem_id="lm-distil", min_width=110)
                 stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="lm-distil-stop", min_width=110)
             given = parts.distil_settings(settings, most)
             parts.live("lm-distil-why", WHY)

@@ -67,7 +67,7 @@
   lm.guide = ({ trigger }) => { lm.goTo = (id) => trigger("open_memory", { id }); };
 
   const tabs = () => [...document.querySelectorAll("#lm-tabs button[role=tab]")];
-  const nameOf = (button) => button.textContent.trim().toLowerCase();
+  const nameOf = (button) => button.dataset.tabId ?? button.textContent.trim().toLowerCase();
   const watchTabs = () => {
     const bar = document.querySelector("#lm-tabs");
     if (!bar) return void setTimeout(watchTabs, 50);

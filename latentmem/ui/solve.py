@@ -94,8 +94,9 @@ def create_solve(settings: Settings, families: Mapping[str, list[str]], first: P
             receipt = parts.live("lm-receipt")
             with gr.Column(visible=False, elem_classes="after") as after:
                 with gr.Row(elem_classes="tight"):
-                    distil = gr.Button("Distil a memory from this problem", variant="primary", elem_id="lm-distil-this")
-                    replay = gr.Button("Ask again with the same seed", elem_id="lm-replay")
+                    distil = gr.Button("Distil a memory from this problem", variant="primary", elem_id="lm-distil-this",
+                                       min_width=240)
+                    replay = gr.Button("Ask again with the same seed", elem_id="lm-replay", min_width=240)
                 with gr.Row(elem_classes="tight", visible=False) as asked:
                     right = gr.Button("The answer is right", size="sm", elem_id="lm-right")
                     wrong = gr.Button("The answer is wrong", size="sm", elem_id="lm-wrong")

@@ -153,7 +153,7 @@ def vote_bar(vote: Vote | None, colours: Sequence[int | None], *, title: str, to
     words = vote_words(vote, total, finished, running)
     read = vote_words(vote, total, finished, running, formula)
     flag, mark = decided_flag(decided_after, total), decided_mark(decided_after, total)
-    legend = join([Markup('<li>{}{} <b>{}</b></li>').format(swatch(colours[i]), answer_text(c.answer), c.size)
+    legend = join([Markup('<li>{}{} <b>× {}</b></li>').format(swatch(colours[i]), answer_text(c.answer), c.size)
                    for i, c in enumerate(clusters[:6])])
     return Markup('<section class="vote"><header><h3>{}</h3>{}</header><div class="track">{}<div class="bar" role="img" '
                   'aria-label="{}">{}</div></div><ul class="legend">{}</ul><p class="words tx">{}</p></section>').format(

@@ -20,11 +20,12 @@ _ANSWER = (("Next problem", "similar or not"), ("Nearest memory", "by cosine"), 
 
 def first_visit() -> Markup:
     """What this is, for somebody who has ten seconds."""
-    return Markup(
-        '<ol class="steps3"><li><b>Press Solve</b>A small language model writes several solutions to the problem at once, and '
-        "their answers vote. A receipt says which memory helped, if any.</li><li><b>Distil</b>The model trains a tiny memory on "
-        "its own majority, without being told the right answer.</li><li><b>Ask again</b>The next similar problem is answered "
-        "without and with that memory, side by side.</li></ol>")
+    steps = (("Press Solve", "A small language model writes several solutions to the problem at once, and their answers vote. "
+                             "A receipt says which memory helped, if any."),
+             ("Distil", "The model trains a tiny memory on its own majority, without being told the right answer."),
+             ("Ask again", "The next similar problem is answered without and with that memory, side by side."))
+    return Markup('<ol class="steps3">{}</ol>').format(
+        Markup("").join(Markup("<li><b>{}</b><span>{}</span></li>").format(*step) for step in steps))
 
 
 def tiles(examples: Iterable[Problem], most: int = 6) -> Markup:

@@ -1,0 +1,75 @@
+"""Distils the memories that the app starts with: `python examples/make_bank.py` writes examples/bank.zip.
+
+Some problems of each family of problems.jsonl, a few in one batch. It takes minutes a memory on two cores and may be
+stopped at any time: what is done is kept in the work folder, and the next start goes on from there. A problem that
+teaches nothing is noted, too, and not tried again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from latentmem import Engine, Problem, Settings
+from latentmem.problems import read_problems
+from latentmem.records import Distilled, Step
+
+HERE = Path(__file__).resolve().parent
+
+
+def chosen(problems: list[Problem], each: int, skip: int = 0) -> list[Problem]:
+    """`each` problems of every family after the first `skip`, one family after the other so that a stop leaves a mixture."""
+    families: dict[str, list[Problem]] = {}
+    for problem in problems:
+        families.setdefault(problem.source, []).append(problem)
+    return [family[i] for i in range(skip, skip + each) for family in families.values() if i < len(family)]
+
+
+def noted(log: Path) -> set[str]:
+    """The ids of problems that are done, with a memory or without."""
+    if not log.exists():
+        return set()
+    return {json.loads(line)["problem"] for line in log.read_text(encoding="utf-8").splitlines() if line.strip()}
+
+
+def distil(engine: Engine, problems: list[Problem], log: Path, batch: int) -> Iterator[Distilled]:
+    """Distils what is not done yet, and notes each result as soon as there is one."""
+    done = noted(log) | {info.problem.id for info in engine.bank.infos()}
+    left = [p for p in problems if p.id not in done]
+    for i in range(0, len(left), batch):
+        for record in engine.distil_many(left[i: i + batch]):
+            if isinstance(record, Step):
+                print(f"  {record.problem_id}: step {record.step} of {record.steps}, agreement {record.agreement:.0%}",
+                      flush=True)
+            elif isinstance(record, Distilled):
+                memory = record.memory.id if record.memory is not None else None
+                with log.open("a", encoding="utf-8") as f:
+                    f.write(json.dumps({"problem": record.problem_id, "memory": memory, "reason": record.reason}) + "\n")
+                yield record
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=Path, default=HERE / "bank.zip")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "latentmem-make-bank",
+                        help="folder for what is done so far")
+    parser.add_argument("--each", type=int, default=2, help="problems of each family")
+    parser.add_argument("--skip", type=int, default=0, help="problems of each family that are left out at its beginning")
+    parser.add_argument("--batch", type=int, default=2, help="problems distilled in one batch")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    engine = Engine(Settings(bank=args.work / "bank.sqlite"))
+    problems, began = chosen(list(read_problems(HERE / "problems.jsonl")), args.each, args.skip), time.monotonic()
+    for result in distil(engine, problems, args.work / "done.jsonl", args.batch):
+        what = result.memory.id if result.memory is not None else "no memory"
+        print(f"{result.problem_id}: {what}, {time.monotonic() - began:.0f} s after the start. {result.reason}", flush=True)
+    report = engine.bank.export_zip(args.out)
+    print(f"{report.memories} memories of {len(problems)} problems, {args.out.stat().st_size / 1e6:.1f} MB: {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""The app as a whole in a real Chromium: reloading, walking back, several tabs, links, loading, and a shared app."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from .browser_page import Page, marks, serve_fake, solve
+
+pytestmark = marks
+ZOE = "Zoe sorts 12 shells into 4 boxes. How many shells lie in one box?"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    yield from serve_fake(tmp_path_factory.mktemp("app") / "log", "--memories", "12", "--pace", "0.004")
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    tab = Page()
+    yield tab
+    tab.driver.quit()
+
+
+def panel(page: Page) -> str:
+    return page.run("return document.querySelector('#lm-tabs button[role=tab][aria-selected=true]').dataset.tabId")
+
+
+def settled(page: Page) -> None:
+    """Past the moment after a page load in which a change of the address is not a step of the visitor's."""
+    time.sleep(1.6)
+
+
+def test_a_first_visitor_sees_what_to_press(page: Page, url: str) -> None:
+    page.open(url)
+    assert "Press Solve" in page.text("#lm-status") and page.run("return document.querySelectorAll('.tile').length") == 6
+    box = page.run("return document.querySelector('#lm-problem textarea').value")
+    assert box and page.run("return !document.querySelector('#lm-solve').disabled")
+    text = page.text(".tile:nth-child(2) .tx")
+    page.click(".tile:nth-child(2)")
+    page.until("return document.querySelector('#lm-problem textarea').value === arguments[0]", text)
+    assert page.errors() == []
+
+
+def test_walking_back_and_forth(page: Page, url: str) -> None:
+    page.open(url)
+    settled(page)
+    page.tab("Memories")
+    page.until("return location.search === '?panel=memories'")
+    page.until("return document.querySelectorAll('table.bank tbody a').length >= 2")
+    first, second = page.run("return [...document.querySelectorAll('table.bank tbody a')].slice(0, 2).map(a => a.dataset.memory)")
+    for name in (first, second):
+        page.click(f"table.bank tbody a[data-memory='{name}']")
+        page.until("return new URL(location.href).searchParams.get('memory') === arguments[0]", name)
+    page.tab("Distil")
+    page.until("return location.search === '?panel=distil'")
+    opened = "return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]"
+    page.driver.back()
+    page.until(opened, second)
+    assert panel(page) == "memories"
+    time.sleep(3.2)  # later changes of the address count again as the visitor's own
+    page.driver.back()
+    page.until(opened, first)
+    page.driver.back()
+    page.until(opened, "")
+    assert panel(page) == "memories" and page.driver.current_url.endswith("?panel=memories")
+    page.driver.back()
+    page.until(lambda: panel(page) == "solve")
+    page.driver.forward()
+    page.until(lambda: panel(page) == "memories")
+    page.driver.forward()
+    page.until(opened, first)
+    assert page.errors() == []
+
+
+def test_a_problem_can_be_linked_to(page: Page, url: str) -> None:
+    page.open(f"{url}?problem={quote('What is 3 + 4 & 5?')}")
+    page.until("return document.querySelector('#lm-problem textarea').value === 'What is 3 + 4 & 5?'")
+    page.click("#lm-solve")
+    page.until("return document.querySelector('#lm-receipt .receipt')")
+    page.write("#lm-problem textarea", ZOE)
+    page.click("#lm-solve")
+    page.until("return new URL(location.href).searchParams.get('problem') === arguments[0]", ZOE)
+    page.until("return document.querySelector('#lm-stop').disabled")
+    page.open(f"{url}?panel=about")
+    page.until(lambda: panel(page) == "about")
+    assert page.errors() == []
+
+
+def test_a_reload_keeps_the_work(page: Page, url: str) -> None:
+    page.open(url)
+    solve(page, ZOE)
+    said = page.text("#lm-receipt .receipt")
+    page.click("#lm-distil-this")
+    page.until("return document.querySelector('#lm-outcome .outcome.open')")
+    assert page.reload() == []
+    page.until("return document.querySelector('#lm-receipt .receipt')")
+    assert page.run("return document.querySelector('#lm-problem textarea').value") == ZOE
+    page.tab("Solve")
+    page.until("return document.querySelector('#lm-receipt .receipt').innerText === arguments[0]", said)
+    assert page.run("return document.querySelectorAll('#lm-cards .card').length") == 16
+    page.tab("Distil")
+    page.until("return document.querySelector('#lm-outcome .outcome.open')")
+    page.click("#lm-keep")
+    page.until("return document.querySelector('#lm-outcome .outcome.kept')")
+    assert page.errors() == []
+
+
+def test_a_run_goes_on_while_the_page_is_reloaded(page: Page, url: str) -> None:
+    page.open(url)
+    page.write("#lm-problem textarea", "Answer this a bit slowly?")
+    page.click("#lm-solve")
+    page.until("return document.querySelectorAll('#lm-cards .card').length")
+    assert page.reload() == []
+    page.until("return document.querySelectorAll('#lm-cards .card').length && !document.querySelector('#lm-stop').disabled")
+    before = page.run("return document.querySelector('#lm-cards').innerText.length")
+    page.until("return document.querySelector('#lm-cards').innerText.length > arguments[0] + 20", before)
+    page.click("#lm-stop")
+    page.until("return document.querySelector('#lm-status').innerText.includes('Stopped')")
+    solve(page, ZOE)  # and the model is free again
+    assert page.errors() == []
+
+
+def test_two_tabs_of_one_browser_do_not_mix(page: Page, url: str) -> None:
+    page.open(url)
+    solve(page, ZOE)
+    first = page.driver.current_window_handle
+    page.run("window.open(location.pathname + '?problem=Another+one%3F')")  # has a copy of the first one's sessionStorage
+    page.until(lambda: len(page.driver.window_handles) == 2)
+    page.driver.switch_to.window(next(h for h in page.driver.window_handles if h != first))
+    try:
+        page.until("return document.querySelector('#lm-problem textarea')?.value === 'Another one?'")
+        assert not page.run("return document.querySelector('#lm-receipt .receipt')")
+        solve(page, "What do two tabs share?")
+        tokens = [page.run("return sessionStorage.getItem('latentmem-tab')")]
+    finally:
+        page.driver.close()
+        page.driver.switch_to.window(first)
+    tokens.append(page.run("return sessionStorage.getItem('latentmem-tab')"))
+    assert len(set(tokens)) == 2
+    assert page.reload() == []
+    page.until("return document.querySelector('#lm-receipt .receipt')")
+    assert page.run("return document.querySelector('#lm-problem textarea').value") == ZOE
+
+
+def test_loading_is_said_with_progress_and_ends_by_itself(page: Page, tmp_path: Path) -> None:
+    server = serve_fake(tmp_path / "log", "--memories", "3", "--pace", "0.15", "--cold")
+    try:
+        page.open(next(server))
+        page.until("return document.querySelector('#lm-facts progress')")
+        assert "Downloading the model" in page.text("#lm-facts")
+        page.until("return document.querySelector('#lm-facts').innerText.includes('ready')")
+        assert page.errors() == []
+    finally:
+        page.driver.get("about:blank")
+        server.close()
+
+
+def test_a_shared_app_keeps_visitors_apart(page: Page, tmp_path: Path) -> None:
+    server = serve_fake(tmp_path / "log", "--memories", "6", "--pace", "0.002", LATENTMEM_HOSTED="1",
+                        LATENTMEM_HOSTED_CHARS="300", LATENTMEM_HOSTED_STEPS="3")
+    other = Page(390, 844)
+    try:
+        url = next(server)
+        page.open(url), other.open(url)
+        assert "6 memories" in page.text("#lm-facts") and "0 of them yours" in page.text("#lm-facts")
+        solve(page, ZOE)
+        page.click("#lm-distil-this")
+        page.until("return document.querySelector('#lm-outcome .outcome.open')")
+        page.click("#lm-keep")
+        page.until("return document.querySelector('#lm-facts').innerText.includes('1 of them yours')")
+        assert page.reload() == []
+        page.until("return document.querySelector('#lm-facts')?.innerText.includes('1 of them yours')")
+        mine = page.run("return document.querySelector('#lm-outcome a[data-memory]').dataset.memory")
+        other.open(f"{url}?memory={mine}")
+        other.until("return document.querySelector('#lm-memory-notice').innerText.includes('no memory')")
+        assert "6 memories" in other.text("#lm-facts")
+        other.tab("About")
+        assert "nobody else sees them" in other.text("#lm-about") and "at most 300 characters" in other.text("#lm-about")
+        assert other.run("return document.documentElement.scrollWidth <= window.innerWidth + 1")
+        assert page.errors() == [] and other.errors() == []
+    finally:
+        other.driver.quit()
+        page.driver.get("about:blank")
+        server.close()
