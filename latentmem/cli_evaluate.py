@@ -63,6 +63,8 @@ def evaluate(overrides: dict[str, Any], as_json: bool,
     asked = {"data": tuple(data), "test_data": tuple(test_data), "protocols": tuple(protocol), "distil": distil, "test": test,
              "stream": arriving, "systems": _listed(systems), "learners": _listed(learners)}
     chosen = replace(chosen, **{name: value for name, value in asked.items() if value not in (None, ())})
+    if systems:
+        chosen = replace(chosen, online=())
     if forms:
         chosen = replace(chosen, forms={name: _listed(forms) for name in chosen.systems})
     folder = out or Path(f"evaluation-{suite}")

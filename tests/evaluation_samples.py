@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from latentmem.baselines.base import ONE, VOTE, Cost, Form, Reply
-from latentmem.evaluation.datasets import DataSet
+from latentmem.evaluation.datasets import DataSet, load
 from latentmem.evaluation.work import Entrant
 from latentmem.records import Cluster, Distilled, Hit, Problem, Route, Side, Status, Trace, Vote, digest
 
@@ -28,7 +30,7 @@ def chance(*parts: object) -> float:
 
 def side(problem: Problem, name: Side, form: Form, good: float) -> tuple[Vote, tuple[Trace, ...]]:
     """Traces that are right with the chance `good`; their truth is read off the problem's text, as a model would."""
-    truth = int(problem.text.split()[2]) + 1
+    truth = solved(problem)
     traces = []
     for row in range(form.traces):
         answer = str(truth if chance(problem.id, name, row, form.name) < good else truth + 1)
@@ -40,13 +42,27 @@ def side(problem: Problem, name: Side, form: Form, good: float) -> tuple[Vote, t
     return Vote(tuple(clusters), form.traces, form.traces, side=name), tuple(traces)
 
 
+@cache
+def examples() -> dict[str, int]:
+    return {p.text: int(p.answer) for p in load("examples").problems if str(p.answer).isdigit()}
+
+
+def solved(problem: Problem) -> int:
+    """The answer of a toy or of one of the project's examples; of anything else, a number."""
+    words = problem.text.split()
+    if len(words) > 2 and words[:2] == ["What", "is"] and words[2].isdigit():
+        return int(words[2]) + 1
+    return examples().get(problem.text, len(problem.text))
+
+
 class FakeSystem:
     """With `memories` it answers twice and routes; each lesson makes the memory side better. Notes whatever it is given."""
 
     needs_labels = False
 
-    def __init__(self, name: str, *, memories: bool = False, good: float = 0.5, offline: bool = False) -> None:
-        self.name, self.memories, self.good, self.offline = name, memories, good, offline
+    def __init__(self, name: str, *, memories: bool = False, good: float = 0.5, offline: bool = False,
+                 pace: float = 0.0) -> None:
+        self.name, self.memories, self.good, self.offline, self.pace = name, memories, good, offline, pace
         self.spent, self.known, self.fitted = Cost(), [], 0
         self.seen: list[tuple[str, Problem]] = []
 
@@ -63,6 +79,7 @@ class FakeSystem:
             return
         for p in problems:
             yield Status(f"distilling {p.id}")
+            time.sleep(10 * self.pace)
             self.known.append(p.id)
             self.spent += Cost(100, 1, 0.5)
             yield Distilled(p.id, None, "toys leave no soft prompt")
@@ -70,6 +87,7 @@ class FakeSystem:
     def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
         for p in problems:
             self.seen.append(("reply", p))
+            time.sleep(self.pace)
             alone, traces = side(p, "zero_shot", form, self.good)
             if not self.memories or not self.known:
                 cost = Cost(sum(t.tokens for t in traces), 5, 0.25)
@@ -115,3 +133,13 @@ class Cast:
     @property
     def seen(self) -> list[tuple[str, Problem]]:
         return [one for system in self.made for one in system.seen]
+
+
+def fake_cast(engine: Any, systems: Sequence[str], data: DataSet, folder: Path) -> tuple[list[Entrant], dict[str, Any]]:
+    """In the place of the Stream panel's `cast`, for an engine without a model."""
+    from latentmem.ui.stream import entered
+
+    good = {"zero_shot": 0.5, "icl_raw": 0.55, "elm": 0.5}
+    entrants = entered(systems, lambda name: FakeSystem(name, memories=name in ("elm", "icl_raw"), good=good[name],
+                                                        pace=engine.pace))
+    return entrants, {"protocol": "stream", "systems": {e.name: [f.name for f in e.forms] for e in entrants}}

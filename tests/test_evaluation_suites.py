@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from latentmem.evaluation import suites
+from latentmem.evaluation import datasets, report, suites
 from latentmem.evaluation.journal import read_results
 from latentmem.evaluation.results import Learned, Result
 from latentmem.evaluation.suites import Order, Suite, run
@@ -89,9 +89,27 @@ def test_what_is_wrong_is_said_in_one_sentence(engine, tmp_path: Path) -> None:
             list(run(engine, Order(replace(QUICK, **change), tmp_path)))
 
 
+def test_the_paper_suite_runs_small(engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own protocols, systems and forms, on a few problems in the place of MATH500, AMC23 and AIME24."""
+    small = {name: write(tmp_path / f"{name}.jsonl", 2, name) for name in ("math500", "amc23", "aime24")}
+    monkeypatch.setattr(suites, "load", lambda spec, strict=False: datasets.load(small[spec], strict=strict))
+    list(run(engine, Order(suites.SUITES["paper"], tmp_path / "out")))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["cache"] + [
+        f"{kind}-{name}" for kind in ("stream", "transfer") for name in ("aime24", "amc23", "math500")]
+    moved, _, _ = read_results(tmp_path / "out" / "transfer-aime24")
+    assert {(r.learned_on, r.dataset) for r in moved} == {("aime24", "amc23"), ("aime24", "math500")}
+    assert {(r.system, r.form) for r in moved} == {(s, f) for s in suites.ROWS for f in ("one", "vote")}
+    assert report.make(tmp_path / "out")["evidence.json"].stat().st_size > 0
+
+
+def test_the_stream_takes_the_systems_named_for_it(engine, tmp_path: Path) -> None:
+    list(run(engine, Order(replace(QUICK, protocols=("stream",), stream=1, online=("elm",)), tmp_path)))
+    assert {r.system for r in read_results(tmp_path / "stream-examples-change")[0]} == {"elm"}
+
+
 def test_the_suites_name_systems_that_exist() -> None:
     from latentmem.baselines.registry import ROWS
 
     for suite in suites.SUITES.values():
-        assert set(suite.systems) <= set(ROWS) and set(suite.forms) <= set(suite.systems)
+        assert set(suite.online) <= set(suite.systems) <= set(ROWS) and set(suite.forms) <= set(suite.systems)
         assert set(suite.protocols) <= set(suites.PROTOCOLS)

@@ -131,6 +131,20 @@ def family(problem: Problem) -> str:
     return problem.source.rsplit("/", 1)[-1]
 
 
+def from_bytes(data: bytes, name: str, *, most_chars: int) -> DataSet:
+    """An uploaded JSONL file; malformed lines and problems of more than `most_chars` characters are left out and named.
+
+    Raises LatentmemError if nothing is left.
+    """
+    found = ((where, f"{where}: the problem has {len(one.text)} characters and the limit is {most_chars}: shorten it."
+              if isinstance(one, Problem) and len(one.text) > most_chars else one) for where, one in read_lines(data, name))
+    problems, notes = _checked(found, strict=False)
+    if not problems:
+        raise LatentmemError(f"{name} has no problem with an answer: write one {{\"problem\": ..., \"answer\": ...}} a line"
+                             + (f" ({notes[0]})." if notes else "."))
+    return DataSet(Path(name).stem, name, tuple(problems), tuple(notes))
+
+
 def read_lines(data: bytes, name: str) -> Iterator[Found]:
     """(where, problem or what is wrong) of each line that is not empty of a JSONL file's bytes."""
     for number, raw in enumerate(data.split(b"\n"), 1):

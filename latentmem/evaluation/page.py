@@ -41,7 +41,7 @@ DRAW = """
         font: {color: ink, family: 'ui-sans-serif, system-ui, sans-serif'}});
       for (const name of Object.keys(layout)) if (/^[xy]axis/.test(name))
         layout[name] = Object.assign({gridcolor: line, zerolinecolor: line, linecolor: line}, layout[name]);
-      Plotly.react(place, given.data, layout, {responsive: true, displaylogo: false});
+      Plotly.react(place, given.data, layout, {responsive: true, displaylogo: false, displayModeBar: false});
     }
   }
   dark.addEventListener('change', draw);

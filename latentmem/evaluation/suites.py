@@ -38,6 +38,7 @@ class Suite:
     forms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of single systems, in place of `--forms`
     protocols: tuple[str, ...] = ("heldout",)
     stream: int = 0  # problems of the stream, 0 for all
+    online: tuple[str, ...] = ()  # systems of the stream, () for all that can take part
     single: int = 1  # problems that are trained on by themselves
     learners: tuple[str, ...] = ("soft prompt",)  # how
     test_data: tuple[str, ...] = ()  # other sets to be asked, in place of a second part of each
@@ -52,7 +53,8 @@ SUITES: Mapping[str, Suite] = {
     "quick": Suite("quick", ("examples?source=equation,saving,discount,average",), 2, 12, ("zero_shot", "icl_raw", "elm"),
                    {"zero_shot": ("one", "vote"), "icl_raw": ("one",), "elm": ("one",)},
                    settings={"rollouts": 6, "steps": 3, "max_new_tokens": 200}),
-    "standard": Suite("standard", ("gsm8k",), 16, 100, ROWS, protocols=("heldout", "stream", "keys"), stream=40),
+    "standard": Suite("standard", ("gsm8k",), 16, 100, ROWS, protocols=("heldout", "stream", "keys"), stream=24,
+                      online=("zero_shot", "icl_raw", "elm")),
     "paper": Suite("paper", ("math500", "amc23", "aime24"), 0, 0, ROWS, protocols=("stream", "transfer"),
                    settings={"max_new_tokens": 3072, "dtype": "bfloat16"},
                    models=("meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-Math-7B")),
@@ -141,17 +143,17 @@ def cast(shop: Workshop, suite: Suite) -> list[Entrant]:
 def _heldout(shop: Workshop, entrants: Sequence[Entrant], learn: DataSet, tests: Sequence[DataSet], order: Order,
              folder: str) -> Iterator[Event]:
     told = {"protocol": "heldout", "distil": part(learn), "test": [part(t) for t in tests]}
-    with Journal(order.out / folder, facts(shop, order, told)) as journal:
+    with Journal(order.out / folder, facts(shop, told)) as journal:
         yield from heldout.run(entrants, learn, tests, journal, rows=shop.sampler.rows, together=shop.teacher.group)
 
 
 def _stream(shop: Workshop, entrants: Sequence[Entrant], data: DataSet, order: Order) -> Iterator[Event]:
-    online = [e for e in entrants if e.learns != "offline"]
+    online = [e for e in entrants if e.learns != "offline" and e.name in (order.suite.online or order.suite.systems)]
     size = order.suite.stream or len(unique(data.problems))
     arriving = split(data, size, 0, order.seed).distil
     told = {"protocol": "stream", "data": part(arriving), "block": order.block,
             "systems": {e.name: [f.name for f in e.forms] for e in online}}
-    with Journal(order.out / f"stream-{slug(data.name)}", facts(shop, order, told)) as journal:
+    with Journal(order.out / f"stream-{slug(data.name)}", facts(shop, told)) as journal:
         yield from stream.run(online, arriving, journal, block=order.block)
 
 
@@ -181,10 +183,10 @@ def part(data: DataSet) -> dict[str, Any]:
     return {"name": data.name, "problems": len(data.problems), "digest": data.digest}
 
 
-def facts(shop: Workshop, order: Order, told: Mapping[str, Any]) -> dict[str, Any]:
+def facts(shop: Workshop, told: Mapping[str, Any]) -> dict[str, Any]:
     """What a run is: its protocol and data, the model's fingerprint, and every setting that decides a result."""
     settings = {name: getattr(shop.settings, name) for name in DECIDING} | asdict(shop.recipe)
-    return {**told, "seed": order.seed, "model": shop.engine.model.fingerprint, "settings": settings,
+    return {**told, "seed": shop.settings.seed, "model": shop.engine.model.fingerprint, "settings": settings,
             "rows": shop.sampler.rows, "together": shop.teacher.group, "made": made(shop)}
 
 
