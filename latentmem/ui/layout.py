@@ -18,6 +18,7 @@ from .memories import Memories, create_memories
 from .parts import live
 from .session import Desk, bind
 from .solve import Solve, create_solve
+from .stream import create_stream, wire_stream
 from .theme import launch_options
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def build(engine: Engine) -> gr.Blocks:
                 distil = create_distil(settings, list(desk.examples))
             with gr.Tab("Memories", id="memories"):
                 memories = create_memories(settings)
+            with gr.Tab("Stream", id="stream"):
+                wire_stream(desk, create_stream(settings, list(families)), MODEL)
             with gr.Tab("About", id="about"):
                 create_about(desk.engine)
         token, timer, guide = gr.Textbox(visible=False), gr.Timer(1.0, active=False), parts.guide()

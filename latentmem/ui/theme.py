@@ -32,7 +32,7 @@ def launch_options(engine: Engine | None = None) -> dict[str, Any]:
                              "or set LATENTMEM_MCP=0.")
     shared = settings is not None and settings.hosted
     return {
-        "theme": theme(), "css_paths": [HERE / "style.css"], "head": head(),
+        "theme": theme(), "css_paths": [HERE / "style.css", HERE / "stream.css"], "head": head(),
         "js": "() => { window.latentmem?.openTheme?.(); }", "footer_links": ["api"], "ssr_mode": False,
         "show_error": False, "enable_monitoring": False, "strict_cors": True, "mcp_server": tools,
         "max_file_size": "32mb" if shared else "512mb", "max_threads": 80,

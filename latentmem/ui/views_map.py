@@ -1,58 +1,59 @@
-"""The map of the bank as a plotly figure, as plain dicts: points, star, edges, and how far the picture misleads."""
+"""The map as plain JSON for `map_view.js`: the points once, and then only what changes. Pure functions; no gradio.
+
+Five small messages make the picture. `points`: where the memories lie; sent when another picture is wanted. `paint`: one
+byte a point, and what each of its values looks like. `mark`: a plotly figure with the star, the edges to its hits and the
+open memory. `lit`: one bit a point, which of them a search found. `extras`: names of groups, density. Each carries the
+stamp of the picture it belongs to.
+"""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from ..records import Hit, MemoryInfo
-from .projection import Plane, nearest
+from .map_atlas import bits_of
+from .map_clusters import Group
+from .projection import Plane
 from .views import safe
 
 COLOURS = ("theme:blue", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A800")  # Okabe and Ito
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "pentagon")
-COLOUR_BY = {"Data set": "source", "Agreement": "agreement", "Helped − hurt": "helped", "Age": "age"}
-SCALE = [[0, "theme:blue"], [0.5, "#9aa3ad"], [1, "#E69F00"]]  # blue to orange, told apart without red and green
+GREY, QUARANTINED, UNTAGGED = "#8a8f98", "quarantined", "no tag"
+COLOUR_BY = {"Data set": "source", "Agreement": "agreement", "Helped − hurt": "helped", "Age": "age", "Tags": "tags"}
+SCALE = ((0.0, "#0072B2"), (0.5, "#A9ADB3"), (1.0, "#E69F00"))  # blue to orange, told apart without red and green
+LEVELS = 64  # of a colour scale
+MOST_GROUPS = 27  # colours and symbols that can be told apart with a glance at the legend; the rest are "other"
 
 
-def map_figure(infos: Sequence[MemoryInfo], plane: Plane | None, *, colour_by: str = "source", chosen: str = "",
-               star: np.ndarray | None = None, star_text: str = "", hits: Sequence[Hit] = ()) -> dict[str, Any]:
-    """The map: `plane.points[i]` belongs to `infos[i]`.
-
-    Edges go from the star (a typed problem) or else from the chosen memory to `hits`, each with its similarity in the
-    original space. With edges, everything that is not a hit is dimmed.
-    """
-    layout = _layout(chosen)
-    if plane is None or not infos:
-        return {"data": [], "layout": layout}
-    where = {info.id: plane.points[i] for i, info in enumerate(infos)}
-    lit = {h.memory_id for h in hits} | ({chosen} if chosen else set())
-    origin = star if star is not None else where.get(chosen)
-    data = _edges(origin, where, hits, layout)
-    data += (_by_source if colour_by == "source" else _by_value)(infos, plane.points, colour_by, lit if hits else set())
-    if chosen in where:
-        x, y = where[chosen]
-        data.append({"type": "scatter", "mode": "markers", "x": [float(x)], "y": [float(y)], "hoverinfo": "skip",
-                     "showlegend": False,
-                     "marker": {"size": 22, "symbol": "circle-open", "color": "theme:ink", "line": {"width": 2.5}}})
-    if star is not None:
-        data.append({"type": "scatter", "mode": "markers", "name": "your problem", "x": [float(star[0])],
-                     "y": [float(star[1])], "text": [str(safe(_short(star_text)))],
-                     "hovertemplate": "%{text}<extra>your problem</extra>",
-                     "marker": {"size": 19, "symbol": "star", "color": "#D55E00",
-                                "line": {"width": 1.5, "color": "theme:paper"}}})
-    return {"data": data, "layout": layout}
+def map_figure(infos: Sequence[MemoryInfo], plane: Plane | None, *, stamp: str = "", colour_by: str = "source",
+               tags: Mapping[str, tuple[str, ...]] | None = None) -> dict[str, Any]:
+    """All that a page without a picture is sent: `plane.points[i]` belongs to `infos[i]`."""
+    if plane is None:
+        return {"points": None, "paint": None}
+    return {"points": points(infos, plane.points, stamp), "paint": paint(infos, tags or {}, colour_by, stamp)}
 
 
-def _layout(chosen: str) -> dict[str, Any]:
-    quiet = {"showgrid": False, "zeroline": False, "showticklabels": False, "title": {"text": ""}}
-    return {"height": 480, "margin": {"l": 8, "r": 8, "t": 8, "b": 8}, "hovermode": "closest", "dragmode": "pan",
-            "xaxis": dict(quiet), "yaxis": dict(quiet, scaleanchor="x"), "annotations": [], "uirevision": "map",
-            "legend": {"orientation": "h", "y": -0.02, "yanchor": "top", "x": 0}}
+# ------------------------------------------------------------------ points
+def points(infos: Sequence[MemoryInfo], where: np.ndarray, stamp: str) -> dict[str, Any]:
+    """Coordinates as one string of float32 pairs, ids and names as one string each: long lists of small values are slow
+    on their way through the page."""
+    return {"stamp": stamp, "n": len(infos), "xy": packed(np.asarray(where, "<f4").tobytes()),
+            "ids": "\n".join(i.id for i in infos), "names": "\n".join(point_words(i) for i in infos)}
+
+
+def packed(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def point_words(i: MemoryInfo) -> str:
+    """A point in words: what a pointer over it shows, and what a screen reader says. Plain text, one line."""
+    text = f"{i.name} → {_short(i.label or 'no answer', 30)}"
+    return " ".join(text.encode("utf-8", "replace").decode().split())
 
 
 def _short(text: str, width: int = 90) -> str:
@@ -60,52 +61,80 @@ def _short(text: str, width: int = 90) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _points(infos: Sequence[MemoryInfo], points: np.ndarray, rows: Sequence[int], lit: set[str]) -> dict[str, Any]:
-    return {
-        "type": "scattergl", "mode": "markers",
-        "x": [round(float(points[i, 0]), 5) for i in rows], "y": [round(float(points[i, 1]), 5) for i in rows],
-        "customdata": [infos[i].id for i in rows],
-        "text": [str(safe(f"{infos[i].name} → {_short(infos[i].label or 'no answer', 30)}")) for i in rows],
-        "hovertemplate": "%{text}<extra></extra>",
-        "marker": {"size": 11 if len(infos) < 500 else 7, "line": {"width": 1, "color": "theme:paper"},
-                   "opacity": [0.38 if lit and infos[i].id not in lit else 0.92 for i in rows]}}
-
-
-def _by_source(infos: Sequence[MemoryInfo], points: np.ndarray, _: str, lit: set[str]) -> list[dict[str, Any]]:
-    """One trace a data set; beyond the palette the colours come again with other symbols."""
-    names: dict[str, list[int]] = {}
-    for i, info in enumerate(infos):
-        names.setdefault("quarantined" if info.quarantined else info.problem.source or "typed", []).append(i)
-    traces = []
-    for order, name in enumerate(sorted(names, key=lambda n: (n == "quarantined", -len(names[n])))):
-        trace = _points(infos, points, names[name], lit)
-        colour, symbol = COLOURS[order % len(COLOURS)], SYMBOLS[(order + order // len(COLOURS)) % len(SYMBOLS)]
-        grey = name == "quarantined"
-        trace["name"] = str(safe(name.rsplit("/", 1)[-1]))
-        trace["marker"] |= {"color": "#8a8f98" if grey else colour, "symbol": "x" if grey else symbol}
-        traces.append(trace)
-    return traces
-
-
-def _by_value(infos: Sequence[MemoryInfo], points: np.ndarray, colour_by: str, lit: set[str]) -> list[dict[str, Any]]:
-    trace = _points(infos, points, range(len(infos)), lit)
+# ------------------------------------------------------------------ colours
+def paint(infos: Sequence[MemoryInfo], tags: Mapping[str, tuple[str, ...]], colour_by: str, stamp: str) -> dict[str, Any]:
+    """One byte a point and the legend: `groups` (name, colour, symbol, how many), or a `scale` from low to high."""
+    if colour_by in ("source", "tags"):
+        names = [_source(i) if colour_by == "source" else _tag(i, tags) for i in infos]
+        codes, groups = _grouped(names)
+        return {"stamp": stamp, "codes": packed(codes.tobytes()), "groups": groups, "scale": None}
     values, title = _values(infos, colour_by)
-    trace["showlegend"] = False
-    trace["marker"] |= {"color": values, "colorscale": SCALE, "showscale": True,
-                        "colorbar": {"title": {"text": title}, "thickness": 12, "len": 0.6, "outlinewidth": 0}}
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     if colour_by == "helped":
-        reach = max(1.0, max(abs(v) for v in values))
-        trace["marker"] |= {"cmin": -reach, "cmax": reach}
-    return [trace]
+        high = max(1.0, abs(low), abs(high))
+        low = -high
+    codes = np.round((values - low) / max(high - low, 1e-9) * (LEVELS - 1)).clip(0, LEVELS - 1).astype(np.uint8)
+    words = [_number(low, colour_by), _number(high, colour_by)]
+    return {"stamp": stamp, "codes": packed(codes.tobytes()), "groups": [],
+            "scale": {"title": title, "low": words[0], "high": words[1], "colours": scale_colours(LEVELS)}}
 
 
-def _values(infos: Sequence[MemoryInfo], colour_by: str) -> tuple[list[float], str]:
+def _source(i: MemoryInfo) -> str:
+    return QUARANTINED if i.quarantined else i.problem.source or "typed"
+
+
+def _tag(i: MemoryInfo, tags: Mapping[str, tuple[str, ...]]) -> str:
+    return ", ".join(tags.get(i.id, ())) or UNTAGGED
+
+
+def _grouped(names: Sequence[str]) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """(code of each, legend): the largest groups first, grey ones last, beyond MOST_GROUPS one group of all others.
+
+    Beyond the palette the colours come again with other symbols, so that no two groups look the same.
+    """
+    sizes: dict[str, int] = {}
+    for name in names:
+        sizes[name] = sizes.get(name, 0) + 1
+    dull = (UNTAGGED, QUARANTINED)
+    order = sorted(sizes, key=lambda n: (n in dull, -sizes[n], n))
+    kept, rest = [n for n in order if n not in dull][:MOST_GROUPS], [n for n in order if n not in dull][MOST_GROUPS:]
+    legend = [{"name": _shown(n), "colour": COLOURS[i % len(COLOURS)], "count": sizes[n],
+               "symbol": SYMBOLS[(i + i // len(COLOURS)) % len(SYMBOLS)]} for i, n in enumerate(kept)]
+    code = {n: i for i, n in enumerate(kept)}
+    if rest:
+        code |= dict.fromkeys(rest, len(legend))
+        legend.append({"name": f"{len(rest)} others", "colour": GREY, "symbol": "circle", "count": sum(sizes[n] for n in rest)})
+    for name in [n for n in order if n in dull]:
+        code[name] = len(legend)
+        legend.append({"name": name, "colour": GREY, "symbol": "x" if name == QUARANTINED else "circle", "count": sizes[name]})
+    return np.fromiter((code[n] for n in names), np.uint8, len(names)), legend
+
+
+def _shown(name: str) -> str:
+    return _short(name.rsplit("/", 1)[-1], 40).encode("utf-8", "replace").decode()
+
+
+def scale_colours(n: int) -> list[str]:
+    """n colours of SCALE, evenly spaced, as #rrggbb."""
+    stops = np.array([[int(c[k:k + 2], 16) for k in (1, 3, 5)] for _, c in SCALE], float)
+    at = np.linspace(0, 1, n)
+    rgb = np.stack([np.interp(at, [s for s, _ in SCALE], stops[:, k]) for k in range(3)], axis=1).round().astype(int)
+    return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in rgb]
+
+
+def _values(infos: Sequence[MemoryInfo], colour_by: str) -> tuple[np.ndarray, str]:
     if colour_by == "agreement":
-        return [round(i.majority_ratio, 3) for i in infos], "agreement"
+        return np.array([i.majority_ratio for i in infos], float), "Agreement of the vote"
     if colour_by == "helped":
-        return [float(i.counters.helped - i.counters.hurt) for i in infos], "helped − hurt"
-    days = [_day(i.created) for i in infos]
-    return [round(max(days) - d, 3) for d in days], "days old"
+        return np.array([i.counters.helped - i.counters.hurt for i in infos], float), "Helped − hurt"
+    days = np.array([_day(i.created) for i in infos], float)
+    return (days.max() - days if len(days) else days), "Days older than the newest"
+
+
+def _number(value: float, colour_by: str) -> str:
+    if colour_by == "agreement":
+        return f"{100 * value:.0f} %"
+    return f"{value:+.0f}".replace("-", "−") if colour_by == "helped" else f"{value:.1f}" if 0 < value < 10 else f"{value:.0f}"
 
 
 def _day(created: str) -> float:
@@ -115,42 +144,65 @@ def _day(created: str) -> float:
         return 0.0
 
 
-def _edges(origin: np.ndarray | None, where: Mapping[str, np.ndarray], hits: Sequence[Hit],
-           layout: dict[str, Any]) -> list[dict[str, Any]]:
-    """One dashed line for all hits, and a label with the original-space similarity on each."""
+# ------------------------------------------------------------------ star, edges, the open memory
+def mark(stamp: str, n: int, where: Mapping[str, np.ndarray], *, chosen: str = "", star: np.ndarray | None = None,
+         star_text: str = "", hits: Sequence[Hit] = (), row: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """A plotly figure to lie under the points: dashed edges from the star (a typed problem), or else from the chosen
+    memory, to `hits`, each with its similarity in the original space. `where` has the points of those named.
+
+    `lit` are the rows that stay bright while the others are dimmed.
+    """
+    data: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    origin = star if star is not None else where.get(chosen)
+    ends = [(h, where[h.memory_id]) for h in hits if h.memory_id in where]
+    if origin is not None and ends:
+        data.append(_edges(origin, ends, annotations))
+    if star is not None:
+        data.append({"type": "scatter", "mode": "markers", "name": "your problem", "x": [float(star[0])],
+                     "y": [float(star[1])], "hoverinfo": "skip", "marker": {"size": 1, "opacity": 0}})
+    rows = row or {}
+    lit = [rows[h.memory_id] for h, _ in ends] + ([rows[chosen]] if chosen in rows else [])
+    return {"stamp": stamp, "data": data, "layout": {"annotations": annotations}, "chosen": rows.get(chosen, -1),
+            "lit": lit if ends or chosen in rows else [], "star": None if star is None else [float(v) for v in star],
+            "star_text": _short(star_text).encode("utf-8", "replace").decode() if star is not None else "",
+            "words": map_words(n, star is not None, hits)}
+
+
+def _edges(origin: np.ndarray, ends: Sequence[tuple[Hit, np.ndarray]], annotations: list[dict[str, Any]]) -> dict[str, Any]:
+    """One dashed line for all hits, and a label with the similarity beyond each hit, where no other edge runs."""
     xs: list[float | None] = []
     ys: list[float | None] = []
-    for hit in hits:
-        if origin is None or hit.memory_id not in where:
-            continue
-        x, y = where[hit.memory_id]
+    for h, (x, y) in ends:
         xs += [float(origin[0]), float(x), None]
         ys += [float(origin[1]), float(y), None]
-        layout["annotations"].append({
-            "x": float(0.4 * origin[0] + 0.6 * x), "y": float(0.4 * origin[1] + 0.6 * y), "text": f"{hit.similarity:.2f}",
-            "showarrow": False, "bgcolor": "theme:paper", "borderpad": 2, "font": {"size": 12}})
-    if not xs:
-        return []
-    return [{"type": "scatter", "mode": "lines", "x": xs, "y": ys, "hoverinfo": "skip", "showlegend": False,
-             "line": {"color": "#8a8f98", "width": 1.5, "dash": "dash"}}]
+        away = np.array([x, y], float) - np.asarray(origin, float)
+        away = away / length if (length := float(np.hypot(*away))) > 1e-12 else np.array([0.0, 1.0])
+        annotations.append({"x": float(x), "y": float(y), "xshift": round(float(23 * away[0]), 1),
+                            "yshift": round(float(17 * away[1]), 1), "text": f"{h.similarity:.2f}", "showarrow": False,
+                            "bgcolor": "theme:label", "borderpad": 1, "font": {"size": 12.5}})
+    return {"type": "scatter", "mode": "lines", "name": "edges", "x": xs, "y": ys, "hoverinfo": "skip", "showlegend": False,
+            "line": {"color": "theme:ink", "width": 1.5, "dash": "dash"}}
 
 
-def trust(infos: Sequence[MemoryInfo], plane: Plane | None, star: np.ndarray | None, hits: Sequence[Hit]) -> Markup:
-    """How far the picture may be believed, with a warning where the nearest in 2-D is not the nearest in truth."""
-    if plane is None or len(infos) < 2:
-        return Markup("")
-    words = Markup('<p class="hint">Two directions show {:.0f} % of the differences between the keys; the numbers on the '
-                   "edges are the true similarities.</p>").format(100 * plane.explained)
-    if star is None or not hits:
-        return words
-    seen = infos[nearest(plane.points, star)]
-    if seen.id == hits[0].memory_id:
-        return words
-    return Markup('<p class="notice warn" role="alert">The picture misleads here: “{}” looks nearest, but the most similar '
-                  "memory is “{}” ({:.2f}).</p>").format(safe(seen.name), safe(hits[0].name), hits[0].similarity) + words
-
-
-def map_words(infos: Sequence[MemoryInfo], star: bool, hits: Sequence[Hit]) -> str:
+def map_words(n: int, star: bool, hits: Sequence[Hit]) -> str:
     """The map for a screen reader."""
-    said = f"Map of {len(infos)} memories"
+    said = f"Map of {n} memories"
     return said + (f", your problem joined to the {len(hits)} most similar" if star and hits else "")
+
+
+# ------------------------------------------------------------------ search, groups, density
+def lit(rows: Sequence[int], n: int, stamp: str) -> dict[str, Any]:
+    """The points that a search found."""
+    return {"stamp": stamp, "bits": packed(bits_of(rows, n)), "count": len(rows)}
+
+
+def extras(found: Sequence[Group], dense: Mapping[str, Any] | None, stamp: str) -> dict[str, Any]:
+    """Names of groups as plotly annotations, and the density as a plotly contour; the page shows either when asked."""
+    names = [{"x": g.x, "y": g.y, "text": str(safe(" · ".join(g.words))), "showarrow": False, "bgcolor": "theme:label",
+              "borderpad": 3, "font": {"size": 13, "color": "theme:ink"}} for g in found]
+    contour = None if dense is None else {
+        **dense, "type": "contour", "hoverinfo": "skip", "showscale": False, "name": "density",
+        "contours": {"start": 0.08, "end": 0.98, "size": 0.15, "coloring": "fill"}, "line": {"width": 0.6, "color": "theme:soft"},
+        "colorscale": [[0, "rgba(0,114,178,0.06)"], [1, "rgba(0,114,178,0.42)"]]}
+    return {"stamp": stamp, "labels": names, "density": contour}

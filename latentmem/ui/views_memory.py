@@ -1,90 +1,99 @@
-"""The bank as a table, and one memory as a page. Pure functions; no gradio."""
+"""One memory as a page. Pure functions; no gradio."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from ..records import Counters, Event, Hit, Memory, MemoryInfo
-from .views import Fragment, answer_text, count, fragments, join, percent, safe, stored_cards, stored_vote
+from .views import Fragment, answer_text, count, fragments, join, percent, safe, stored_vote
 from .views_distil import sparklines, steps_table
-from .views_receipt import definition_list, open_link
+from .views_events import event_list, timeline, verdicts
+from .views_receipt import definition_list, key_words, open_link
+from .views_steps import stepper
+from .views_table import choice_label, matches, table
 
-SHOWN = 100  # rows of the table; the search box narrows it
-WORDS: Mapping[str, str] = {
-    "retrieved": "looked up", "used": "tried on a problem", "agreed": "agreed with the model alone",
-    "verifier_won": "won against the model alone", "helped": "helped", "hurt": "hurt", "feedback": "feedback",
-    "quarantined": "put in quarantine", "released": "released", "note": "note", "tag": "tag"}
+if TYPE_CHECKING:
+    from ..bank_notes import Note
+    from ..words import Word
 
-
-def matches(info: MemoryInfo, query: str) -> bool:
-    """Every word of the query occurs in the memory's problem, answer, source or id."""
-    text = " ".join((info.problem.text, info.label or "", info.problem.source, info.id, info.model_name)).lower()
-    return all(word in text for word in query.lower().split())
+__all__ = ["choice_label", "matches", "page", "table"]
 
 
-def choice_label(info: MemoryInfo) -> str:
-    """A memory in a list of choices."""
-    return f"{info.name} → {info.label or 'no answer'} ({info.id[:7]}){' · quarantined' if info.quarantined else ''}"
-
-
-def table(infos: Sequence[MemoryInfo], query: str = "", chosen: str = "") -> list[Fragment]:
-    """The bank, newest first: one row a memory, its name a link that opens it."""
-    found = sorted((i for i in infos if matches(i, query)), key=lambda i: i.created, reverse=True)
-    if not infos:
-        return fragments(("empty", Markup(
-            '<div class="empty"><h3>No memory yet</h3><p>Solve a problem, then press '
-            '<b>Distil a memory from this problem</b>. What the model learns appears here.</p></div>')))
-    if not found:
-        return fragments(("empty", Markup('<p class="hint">No memory contains these words.</p>')))
-    rows = join([_table_row(i, i.id == chosen) for i in found[:SHOWN]])
-    more = f" The newest {SHOWN} are shown: search to see others." if len(found) > SHOWN else ""
-    return fragments(("table", Markup(
-        '<p class="hint">{}.{}</p><div class="scroll" tabindex="0" role="region" aria-label="Memories"><table class="bank">'
-        "<thead><tr><th>Memory</th><th>Answer</th><th>Agreement</th><th>Source</th><th>Tried</th><th>Helped</th>"
-        "<th>Hurt</th><th>Made</th></tr></thead><tbody>{}</tbody></table></div>").format(
-        count(len(found), "memory", "memories"), more, rows)))
-
-
-def _table_row(i: MemoryInfo, chosen: bool) -> Markup:
-    flag = Markup(' <span class="chip warn">quarantined</span>') if i.quarantined else Markup("")
-    c = i.counters
-    return Markup('<tr{}><th scope="row">{}{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>'
-                  "<td>{}</td></tr>").format(
-        Markup(' class="chosen" aria-current="true"') if chosen else Markup(""), open_link(i.id, i.name), flag,
-        answer_text(i.label), percent(i.majority_ratio), safe(i.problem.source or "typed"), c.used, c.helped, c.hurt,
-        safe(i.created[:10]))
-
-
-def no_page(closed: bool = False) -> list[Fragment]:
-    """In place of a memory's page. `closed`: the address of the one that was open goes."""
+def no_page(infos: Sequence[MemoryInfo] = (), closed: bool = False) -> list[Fragment]:
+    """In place of a memory's page: how to open one, and the bank at a glance. `closed`: the address of the one that was
+    open goes."""
     address = Markup(' data-address=""') if closed else Markup("")
-    return fragments(("none", Markup('<p class="notice"{}>Click a point on the map, or a name in the table, to open a '
-                                     "memory.</p>").format(address)))
+    how = Markup('<p class="notice"{}>Click a point on the map, or a name in the table, to open a memory.</p>').format(address)
+    return fragments(("none", how), ("glance", glance(infos)))
 
 
-def page(m: Memory, info: MemoryInfo, events: Sequence[Event], near: Sequence[Hit]) -> list[Fragment]:
+def glance(infos: Sequence[MemoryInfo]) -> Markup:
+    """The bank in a few numbers."""
+    if not infos:
+        return Markup("")
+    helped, hurt = (sum(getattr(i.counters, kind) for i in infos) for kind in ("helped", "hurt"))
+    pairs = [("Memories", f"{len(infos):,}".replace(",", " ")),
+             ("Mean agreement", percent(sum(i.majority_ratio for i in infos) / len(infos))),
+             ("Tried", str(sum(i.counters.used for i in infos))), ("Helped", str(helped)), ("Hurt", str(hurt)),
+             ("In quarantine", str(sum(i.quarantined for i in infos)))]
+    models = Counter(i.model_name for i in infos)
+    names = ", ".join(f"{name} ({n})" for name, n in models.most_common(4))
+    return Markup('<section class="glance"><h3>The bank at a glance</h3>{}<p class="hint">Made by {}.</p></section>').format(
+        definition_list(pairs), safe(names))
+
+
+def page(m: Memory, info: MemoryInfo, events: Sequence[Event], near: Sequence[Hit], *, tags: Sequence[str] = (),
+         notes: Sequence[Note] = (), space: str = "input", parameters: tuple[int, bool] | None = None,
+         problem_of: Callable[[str], str | None] = lambda problem_id: None) -> list[Fragment]:
     """Everything about one memory."""
+    return head(m, info, tags) + body(m, info, events, near, notes=notes, space=space, parameters=parameters,
+                                      problem_of=problem_of)
+
+
+def head(m: Memory, info: MemoryInfo, tags: Sequence[str] = ()) -> list[Fragment]:
+    """What the memory is: its problem, the answer it learnt, how many agreed, its tags."""
+    flag = Markup('<span class="chip warn">quarantined: it is not tried on problems</span>') if info.quarantined else ""
+    winner = m.vote.clusters[0].size if m.vote.clusters else 0
+    agreed = f"{winner} of {count(m.vote.total, 'trace')} agreed ({percent(m.vote.majority_ratio)})"
+    chips = join([_chip(tag) for tag in tags])
+    return fragments(("head", Markup(
+        '<header class="memory-head" data-address="{}"><p class="kind">Memory <code>{}</code> {}</p>'
+        '<h2 class="problem tx">{}</h2><p class="big">{}</p><p class="hint">{}</p>{}</header>').format(
+        safe(m.id), safe(m.id), flag, safe(m.problem.text), answer_text(m.label), agreed,
+        Markup('<p class="tags">{}</p>').format(chips) if tags else "")))
+
+
+def _chip(tag: str) -> Markup:
+    return Markup('<span class="chip tag">{}<button type="button" data-do="untag" data-value="{}" aria-label="Remove the tag {}">'
+                  "×</button></span>").format(safe(tag), safe(tag), safe(tag))
+
+
+def body(m: Memory, info: MemoryInfo, events: Sequence[Event], near: Sequence[Hit], *, notes: Sequence[Note] = (),
+         space: str = "input", parameters: tuple[int, bool] | None = None,
+         problem_of: Callable[[str], str | None] = lambda problem_id: None) -> list[Fragment]:
+    """The rest of the page, section by section."""
+    used = join([counters(info.counters), timeline(events), verdicts(events, problem_of), event_list(events)])
     return fragments(
-        ("head", _head(m, info)),
+        ("notes", _notes(notes)), ("near", _near(near, space)),
         ("vote", stored_vote(m.vote, "The vote it learnt from")),
         ("curve", Markup("<h3>How it learnt</h3>") + sparklines(m.steps, m.best_step)),
         *((key, Markup(html)) for key, html in steps_table(m.steps)),
-        ("use", Markup("<h3>How it was used</h3>") + counters(info.counters)),
-        ("near", _near(near)),
-        ("events", _events(events)),
-        ("traces", Markup('<details class="traces"><summary>{}</summary><div class="cards">{}</div></details>').format(
-            count(len(m.traces), "trace") + " of the vote",
-            join([Markup(html) for _, html in stored_cards(m.vote, m.traces)]))),
-        ("from", _provenance(m)))
+        ("stepper", stepper(m)),
+        ("use", Markup('<section class="use"><h3>How it was used</h3>{}</section>').format(used)),
+        ("from", _provenance(m, parameters)))
 
 
-def _head(m: Memory, info: MemoryInfo) -> Markup:
-    flag = Markup('<span class="chip warn">quarantined: it is not tried on problems</span>') if info.quarantined else ""
-    return Markup('<header class="memory-head" data-address="{}"><p class="kind">Memory <code>{}</code> {}</p>'
-                  '<div class="problem tx">{}</div><p class="big">{}</p></header>').format(
-        safe(m.id), safe(m.id), flag, safe(m.problem.text), answer_text(m.label))
+def _notes(notes: Sequence[Note]) -> Markup:
+    if not notes:
+        return Markup("")
+    items = join([Markup('<li><p>{}</p><small>{}</small><button type="button" data-do="remove-note" data-value="{}" '
+                         'aria-label="Remove this note">×</button></li>').format(
+        safe(n.text), safe(n.created[:16].replace("T", " ")), safe(n.id)) for n in notes])
+    return Markup('<h3>Notes</h3><ul class="notes">{}</ul>').format(items)
 
 
 def counters(c: Counters) -> Markup:
@@ -92,28 +101,60 @@ def counters(c: Counters) -> Markup:
                             ("Won", str(c.verifier_won)), ("Helped", str(c.helped)), ("Hurt", str(c.hurt))])
 
 
-def _near(near: Sequence[Hit]) -> Markup:
+def _near(near: Sequence[Hit], space: str) -> Markup:
     if not near:
         return Markup("")
+    by = "soft prompt" if space == "prompt" else key_words(space)
     items = join([Markup('<li>{} <span class="num">{:.3f}</span></li>').format(
         open_link(h.memory_id, h.name), h.similarity) for h in near])
-    return Markup('<h3>Nearest memories</h3><ol class="hits">{}</ol>').format(items)
+    return Markup('<h3>Nearest memories</h3><p class="hint">By {}; open one to walk on.</p><ol class="hits">{}</ol>').format(
+        by, items)
 
 
-def _events(events: Sequence[Event]) -> Markup:
-    if not events:
-        return Markup("")
-    items = join([Markup("<li><time>{}</time> {}{}</li>").format(
-        safe(e.created[:16].replace("T", " ")), WORDS.get(e.kind, e.kind),
-        Markup(" <code>{}</code>").format(safe(e.receipt_id)) if e.receipt_id else "") for e in events[:50]])
-    return Markup('<details><summary>{}</summary><ul class="events">{}</ul></details>').format(
-        count(len(events), "event"), items)
+def size_words(tokens: int, hidden: int, parameters: tuple[int, bool] | None) -> list[tuple[str, str]]:
+    """How large the memory is, and its share of the model. `parameters`: (how many the model has, known exactly)."""
+    numbers = tokens * hidden
+    pairs = [("Size", f"{tokens} × {hidden} = {_spaced(numbers)} numbers, {_spaced(4 * numbers)} bytes")]
+    if parameters is not None:
+        of, exact = parameters
+        whole = f"{of / 1e6:,.0f} million" if of >= 1e6 else f"{of:,}"
+        pairs.append(("Share of the model", f"{'' if exact else 'about '}{100 * numbers / of:.2g} % of its "
+                      f"{whole.replace(',', ' ')} parameters"))
+    return pairs
 
 
-def _provenance(m: Memory) -> Markup:
+def _spaced(n: int) -> str:
+    return f"{n:,}".replace(",", " ")
+
+
+def _provenance(m: Memory, parameters: tuple[int, bool] | None) -> Markup:
     tokens, hidden = m.soft_prompt.shape
-    pairs = [("Model", m.model_name), ("Fingerprint", m.model[:16]), ("Made", m.created[:19].replace("T", " ")),
-             ("Size", f"{tokens} × {hidden} = {tokens * hidden:,} numbers".replace(",", " ")),
-             ("Kept after step", str(m.best_step)), ("Source", m.problem.source or "typed")]
-    pairs += [(name.replace("_", " "), str(value)[:80]) for name, value in sorted(m.settings.items())]
-    return Markup("<details><summary>Where it comes from</summary>{}</details>").format(definition_list(pairs))
+    pairs = [*size_words(tokens, hidden, parameters), ("Model", m.model_name), ("Fingerprint", m.model[:16]),
+             ("Made", m.created[:19].replace("T", " ")), ("Kept after step", str(m.best_step)),
+             ("Source", m.problem.source or "typed")]
+    settings: Mapping[str, object] = m.settings
+    rest = [(name.replace("_", " "), str(value)[:80]) for name, value in sorted(settings.items())]
+    more = Markup("<details><summary>All settings of the distillation</summary>{}</details>").format(
+        definition_list(rest)) if rest else Markup("")
+    return Markup('<section class="from"><h3>Where it comes from</h3>{}{}</section>').format(definition_list(pairs), more)
+
+
+def words_table(rows: Sequence[Sequence[Word]]) -> list[Fragment]:
+    """The nearest words of each virtual token, with what they are not."""
+    if not rows:
+        return []
+    lines = join([Markup('<tr><th scope="row">{}</th>{}</tr>').format(
+        i, join([Markup("<td><code>{}</code> <small>{:.2f}</small></td>").format(safe(_visible(w.text)), w.cosine) for w in row]))
+        for i, row in enumerate(rows, 1)])
+    return fragments(("words", Markup(
+        '<section class="near-words"><h3>Nearest words of each virtual token</h3><p class="hint">By cosine to the model’s input '
+        "embeddings. They are only neighbours: a virtual token is no word, and its nearest words need not say what it does.</p>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="Nearest words"><table><thead><tr><th>token</th>'
+        '<th colspan="{}">nearest words, cosine</th></tr></thead><tbody>{}</tbody></table></div></section>').format(
+        max(len(r) for r in rows), lines)))
+
+
+def _visible(word: str) -> str:
+    """A word with its blanks seen: most begin with one."""
+    shown = word.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
+    return "".join(c if c.isprintable() else "�" for c in shown)[:24] or "(nothing)"

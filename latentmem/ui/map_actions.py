@@ -1,0 +1,204 @@
+"""What can be done with memories: quarantine, delete, tags and notes, files to download and to import, nearest words."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from .. import bank_notes
+from ..records import LatentmemError
+from ..words import memory_words
+from .map_handlers import recolour, selection, show_selection
+from .map_picture import Picture, atlas_of, opened, picture, said
+from .session import Desk, attempt
+from .views import Fragment, count, fragments, notice
+from .views_memory import words_table
+from .views_table import found_table
+
+Look = tuple[str, str, str, str]  # search words, colour, space, projection
+
+
+def _act(desk: Desk, look: Look, chosen: str, request: Any, action: Callable[[Any], Any], done: str,
+         close: bool = False) -> Picture:
+    _, error = attempt(lambda: action(desk.engine.bank))
+    words, colour, space, method = look
+    return picture(desk, desk.visit(request), words, colour, space, "" if close and not error else chosen, error or done,
+                   good=not error, method=method)
+
+
+def quarantine(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request) -> Picture:
+    """Keeps the open memory from being tried on problems."""
+    return _act(desk, (words, colour, space, method), chosen, request, lambda b: b.quarantine(chosen, "put there in the app"),
+                "In quarantine: it is not tried on problems until you release it.")
+
+
+def release(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request) -> Picture:
+    """Lets the open memory be tried again."""
+    return _act(desk, (words, colour, space, method), chosen, request, lambda b: b.release(chosen), "Released.")
+
+
+def delete(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request) -> Picture:
+    """Deletes the open memory, after the visitor has confirmed."""
+    desk.visit(request).star = None  # its edges may end at the deleted one
+    gone = _act(desk, (words, colour, space, method), chosen, request, lambda b: b.delete(chosen), "Deleted.", close=True)
+    return gone._replace(selected=[], bulk=gr.update(visible=False), picked="")
+
+
+# ------------------------------------------------------------------ tags and notes
+def add_tag(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, tag: str,
+            request: gr.Request) -> tuple[Any, ...]:
+    """Gives the open memory a tag; the box is emptied when that worked."""
+    return _annotate(desk, (words, colour, space, method), chosen, request, tag,
+                     lambda b: bank_notes.tag(b, [chosen], tag))
+
+
+def add_note(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, note: str,
+             request: gr.Request) -> tuple[Any, ...]:
+    """Keeps a note on the open memory."""
+    return _annotate(desk, (words, colour, space, method), chosen, request, note,
+                     lambda b: bank_notes.add_note(b, chosen, note))
+
+
+def act(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, event: gr.EventData,
+        request: gr.Request) -> Picture:
+    """A button in the memory's page: a tag or a note is taken away."""
+    data = event._data if isinstance(event._data, dict) else {}
+    value = str(data.get("value", ""))[:200]
+    doing: dict[str, Callable[[Any], Any]] = {
+        "untag": lambda b: bank_notes.tag(b, [chosen], value, on=False),
+        "remove-note": lambda b: bank_notes.remove_note(b, chosen, value)}
+    action = doing.get(str(data.get("do", "")))
+    if action is None:
+        return Picture()
+    return _annotated(desk, (words, colour, space, method), chosen, request, action)[0]
+
+
+def _annotate(desk: Desk, look: Look, chosen: str, request: Any, text: str, action: Callable[[Any], Any]) -> tuple[Any, ...]:
+    part, error = _annotated(desk, look, chosen, request, action)
+    return (text if error else ""), *part
+
+
+def _annotated(desk: Desk, look: Look, chosen: str, request: Any, action: Callable[[Any], Any]) -> tuple[Picture, str]:
+    """What shows tags and notes, after an action on them."""
+    words, colour, space, method = look
+    _, error = attempt(lambda: action(desk.engine.bank)) if chosen else (None, "Open a memory first.")
+    part = opened(desk, desk.visit(request), space, method, chosen, error, good=not error)
+    rows = atlas_of(desk).rows()
+    table = found_table(rows.infos, rows.found(words or ""), chosen, rows.tags)
+    painted = recolour(desk, words, colour, space, method, request).paint if colour == "tags" else part.paint
+    return Picture(notice=part.notice, page=part.page, body=part.body, table=table, paint=painted), error
+
+
+# ------------------------------------------------------------------ the selected
+def tag_picked(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, picked: str, tag: str,
+               request: gr.Request) -> tuple[Any, ...]:
+    """Gives every selected memory a tag."""
+    return _bulk(desk, (words, colour, space, method), chosen, picked, tag, request, True)
+
+
+def untag_picked(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, picked: str, tag: str,
+                 request: gr.Request) -> tuple[Any, ...]:
+    """Takes a tag from every selected memory."""
+    return _bulk(desk, (words, colour, space, method), chosen, picked, tag, request, False)
+
+
+def _bulk(desk: Desk, look: Look, chosen: str, picked: str, tag: str, request: Any, on: bool) -> tuple[Any, ...]:
+    changed: list[int] = []
+
+    def change(bank: Any) -> None:
+        ids = [i.id for i in selection(desk, picked)]
+        if not ids:
+            raise LatentmemError("Nothing is selected: draw a box or a lasso on the map, or tick rows of the table.")
+        changed.append(bank_notes.tag(bank, ids, tag, on))
+
+    part, error = _annotated(desk, look, chosen, request, change) if chosen else _unopened(desk, look, request, change)
+    if error:
+        return tag, *Picture(notice=said(error, False))
+    words_ = f"{count(changed[0], 'memory', 'memories')} {'got' if on else 'lost'} the tag “{bank_notes.clean_tag(tag)}”."
+    area = show_selection(desk, picked, chosen)
+    return "", *part._replace(notice=said(words_), selected=area.selected, bulk=area.bulk, picked=area.picked)
+
+
+def _unopened(desk: Desk, look: Look, request: Any, action: Callable[[Any], Any]) -> tuple[Picture, str]:
+    words, colour, space, method = look
+    _, error = attempt(lambda: action(desk.engine.bank))
+    rows = atlas_of(desk).rows()
+    painted = recolour(desk, words, colour, space, method, request).paint if colour == "tags" else Picture().paint
+    return Picture(table=found_table(rows.infos, rows.found(words or ""), "", rows.tags), paint=painted), error
+
+
+# ------------------------------------------------------------------ files
+def export_all(desk: Desk) -> tuple[Any, list[Fragment]]:
+    """The whole bank as a zip to download."""
+    return _download(desk, lambda folder: _exported(desk, folder, None))
+
+
+def export_picked(desk: Desk, picked: str) -> tuple[Any, list[Fragment]]:
+    """The selected memories as a zip to download."""
+    def make(folder: Path) -> tuple[Path, str]:
+        ids = [i.id for i in selection(desk, picked)]
+        if not ids:
+            raise LatentmemError("Nothing is selected: draw a box or a lasso on the map, or tick rows of the table.")
+        return _exported(desk, folder, ids)
+
+    return _download(desk, make)
+
+
+def _exported(desk: Desk, folder: Path, ids: list[str] | None) -> tuple[Path, str]:
+    file = folder / ("latentmem-bank.zip" if ids is None else "latentmem-selected.zip")
+    report = desk.engine.bank.export_zip(file, ids)
+    left = f" Left out: {' '.join(report.refused[:3])}" if report.refused else ""
+    return file, f"Exported {count(report.memories, 'memory', 'memories')}.{left}"
+
+
+def export_peft(desk: Desk, chosen: str) -> tuple[Any, list[Fragment]]:
+    """The open memory as a zipped PEFT adapter folder."""
+    return _download(desk, lambda folder: _adapter(desk, chosen, folder))
+
+
+def _adapter(desk: Desk, chosen: str, folder: Path) -> tuple[Path, str]:
+    name = desk.engine.bank.info(chosen).id
+    desk.engine.bank.export_peft(name, folder / name)
+    return Path(shutil.make_archive(str(folder / f"{name}-peft"), "zip", folder / name)), (
+        "Exported: unzip it and load the folder with PeftModel.from_pretrained.")
+
+
+def _download(desk: Desk, make: Callable[[Path], tuple[Path, str]]) -> tuple[Any, list[Fragment]]:
+    made, error = attempt(lambda: make(Path(tempfile.mkdtemp(dir=desk.folder()))))
+    if made is None:
+        return gr.update(visible=False), fragments(("said", notice(error, "warn")))
+    return gr.update(value=str(made[0]), label=f"Download {made[0].name}", visible=True), fragments(
+        ("said", notice(made[1], "good")))
+
+
+def import_zip(desk: Desk, file: str | None, words: str, colour: str, space: str, method: str, chosen: str,
+               request: gr.Request) -> Picture:
+    """Adds the memories of an uploaded export that the bank lacks."""
+    visit = desk.visit(request)
+    report, error = attempt(lambda: desk.engine.bank.import_zip(file)) if file else (None, "Choose a zip first.")
+    if report is None:
+        return picture(desk, visit, words, colour, space, chosen, error, good=False, method=method)
+    told = f"Added {count(report.added, 'memory', 'memories')}; {report.skipped} were already there."
+    refused = f" Refused {len(report.refused)}: {report.refused[0]}" if report.refused else ""
+    return picture(desk, visit, words, colour, space, chosen, told + refused, good=not report.refused, method=method)
+
+
+# ------------------------------------------------------------------ words
+def near_words(desk: Desk, chosen: str) -> Picture:
+    """The words nearest to each virtual token of the open memory, if the model is loaded."""
+    def found() -> Any:
+        if not chosen:
+            raise LatentmemError("Open a memory first.")
+        if not desk.engine.ready:
+            raise LatentmemError("The nearest words need the model, which is not loaded yet: wait for it, or solve a problem.")
+        return memory_words(desk.engine.model, desk.engine.bank.get(chosen))
+
+    rows, error = attempt(found)
+    if rows is None:
+        return Picture(words=fragments(("words", notice(error, "warn"))))
+    return Picture(words=words_table(rows))

@@ -1,0 +1,220 @@
+"""What the Memories panel shows: the whole of it, or the part that a click changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gradio as gr
+import numpy as np
+from markupsafe import Markup
+
+from ..bank_notes import notes, tags
+from ..catalog import MODELS
+from ..records import Hit, Memory, MemoryInfo
+from ..words import parameters
+from .map_atlas import Atlas, Rows, Sheet
+from .map_layouts import run
+from .projection import between
+from .session import Desk, Visit, attempt
+from .views import Fragment, fragments, notice
+from .views_map import mark
+from .views_memory import body, head, no_page
+from .views_table import choice_label, found_table
+from .views_trust import misleads, trust
+
+CHOICES = 500  # memories offered in the drop-down lists, the newest first
+EVENTS = 300  # of the open memory that its page is made from
+NEAR = 5
+SKIP = gr.skip()
+
+
+class Picture(NamedTuple):
+    """What a handler sends to the page: the order is that of `Memories.outputs`, then the lists of the Solve panel.
+    What is not named is not sent, so the page keeps what it has."""
+
+    notice: Any = SKIP
+    table: Any = SKIP
+    map: Any = SKIP
+    trust: Any = SKIP
+    page: Any = SKIP
+    chosen: Any = SKIP
+    actions: Any = SKIP
+    quarantine: Any = SKIP
+    release: Any = SKIP
+    sure: Any = SKIP
+    choice: Any = SKIP
+    points: Any = SKIP
+    paint: Any = SKIP
+    lit: Any = SKIP
+    extras: Any = SKIP
+    body: Any = SKIP
+    words: Any = SKIP
+    selected: Any = SKIP
+    bulk: Any = SKIP
+    picked: Any = SKIP
+    delete: Any = SKIP
+    method: Any = SKIP
+    warning: Any = SKIP
+    solve_memory: Any = SKIP
+    solve_other: Any = SKIP
+
+
+class Opened(NamedTuple):
+    """The open memory, with those nearest to it in the space of the map."""
+
+    memory: Memory
+    info: MemoryInfo
+    near: tuple[Hit, ...]
+
+
+def atlas_of(desk: Desk) -> Atlas:
+    """The pictures of the desk's bank, one atlas for all visitors of the same bank."""
+    atlas = desk.planes.get("atlas")
+    if atlas is None or atlas.bank is not desk.engine.bank:
+        atlas = desk.planes["atlas"] = Atlas(desk.engine.bank)
+    return atlas
+
+
+def said(text: str, good: bool = True) -> list[Fragment]:
+    """The line over the memory's page."""
+    return fragments(("said", notice(text, "good" if good else "warn"))) if text else []
+
+
+def sheet_now(atlas: Atlas, space: str, method: str) -> Sheet | None:
+    """The picture, if it is there or drawn at once; None when it takes long, so that the page must ask for it."""
+    found = atlas.ready(space, method)  # type: ignore[arg-type]
+    if found is None and method == "pca" and space != "prompt":
+        found = run(atlas.sheet(space, method))  # type: ignore[arg-type]
+    return found
+
+
+def picture(desk: Desk, visit: Visit, words: str, colour: str, space: str, chosen: str, message: str = "",
+            good: bool = True, method: str = "pca") -> Picture:
+    """The whole panel but its points, which the page asks for when it shows them. What cannot be read is said in its place."""
+    rows, error = attempt(lambda: atlas_of(desk).rows())
+    if rows is None:
+        rows, message, good = Rows((), {}, {}), error, False
+    part = opened(desk, visit, space, method, chosen, message, good)
+    found = rows.found(words or "")
+    choices = [(choice_label(i), i.id) for i in found[:CHOICES]]
+    everything = choices if len(found) == len(rows.infos) else [(choice_label(i), i.id) for i in rows.infos[:CHOICES]]
+    shown = part.chosen if isinstance(part.chosen, str) else ""
+    page = part.page if shown else no_page(rows.infos, closed=True)
+    return part._replace(table=found_table(rows.infos, found, shown, rows.tags), page=page,
+                         choice=gr.update(choices=choices, value=shown if shown in {i for _, i in choices} else None),
+                         solve_memory=gr.update(choices=everything), solve_other=gr.update(choices=everything))
+
+
+def opened(desk: Desk, visit: Visit, space: str, method: str, chosen: str, message: str = "", good: bool = True) -> Picture:
+    """What changes when a memory is opened or closed, or the star moves: not the table and not the points."""
+    atlas = atlas_of(desk)
+    one, error = attempt(lambda: look_at(desk, atlas, chosen, space)) if chosen else (None, "")
+    sheet, trouble = attempt(lambda: sheet_now(atlas, space, method))
+    name = one.info.id if one is not None else ""
+    picture_, misled = _map(visit, sheet, space, one, desk)
+    text = error or message or trouble
+    part = Picture(notice=said(text, good and not error and not trouble), map=picture_, trust=trust_words(sheet),
+                   warning=warnings(sheet, visit, space, misled), chosen=name, words=[], sure=gr.update(visible=False))
+    if one is None:
+        rows = atlas.rows(exact=False).infos if not trouble else ()
+        return part._replace(page=no_page(rows, closed=True), body=[], actions=gr.update(visible=False))
+    bank, shut = desk.engine.bank, one.info.quarantined
+    mine = getattr(bank, "owns", lambda memory_id: True)(name)  # in a shared app most belong to its keeper
+    return part._replace(
+        page=head(one.memory, one.info, tags(bank, name).get(name, ())), body=_body(desk, one, space),
+        actions=gr.update(visible=True), quarantine=gr.update(visible=not shut), release=gr.update(visible=shut),
+        delete=gr.update(interactive=mine, value="Delete…" if mine else "Shared: not yours to delete"))
+
+
+def look_at(desk: Desk, atlas: Atlas, memory_id: str, space: str) -> Opened:
+    """One memory and its nearest. Raises LatentmemError."""
+    bank = desk.engine.bank
+    memory = bank.get(str(memory_id))
+    if space == "prompt":
+        near = atlas.prompt_hits(memory.id, NEAR)
+    else:
+        near = desk.engine.changed(key=space).neighbours(memory.id, NEAR) if space in memory.keys else ()
+    return Opened(memory, bank.info(memory.id), near)
+
+
+def _map(visit: Visit, sheet: Sheet | None, space: str, one: Opened | None, desk: Desk) -> tuple[dict[str, Any], Markup]:
+    """(the star, edges and open memory on the map, a warning where the picture misleads)"""
+    if sheet is None or not sheet.names:
+        return {"stamp": "" if sheet is not None else "?", "data": [], "layout": {"annotations": []}, "open": ""}, Markup("")
+    star = visit.star if visit.star is not None and visit.star.kind == space else None
+    hits = star.hits if star is not None else one.near if one is not None else ()
+    name = one.info.id if one is not None else ""
+    rows = {i: sheet.row[i] for i in [*(h.memory_id for h in hits), name] if i in sheet.row}
+    where = {i: np.asarray(sheet.plane.points[row], float) for i, row in rows.items()}
+    at = None
+    if star is not None:
+        at = sheet.plane.project(star.key)
+        ends = [(where[h.memory_id], h.similarity) for h in hits if h.memory_id in where]
+        if at is None and ends:
+            at = between(np.array([p for p, _ in ends]), [s for _, s in ends])
+    message = mark(sheet.stamp, len(sheet.names), where, chosen=name, star=at, star_text=star.text if star is not None else "",
+                   hits=hits, row=rows) | {"open": name}
+    origin, own = (at, None) if at is not None else (where.get(name), rows.get(name))
+    infos = atlas_of(desk).rows(exact=False).by_id
+    named = [infos[i] for i in sheet.names] if all(i in infos for i in sheet.names) else []
+    return message, misleads(named, sheet.plane, origin, hits, own) if named else Markup("")
+
+
+def trust_words(sheet: Sheet | None) -> list[Fragment]:
+    """How far the picture may be believed."""
+    if sheet is None:
+        return []
+    return fragments(("trust", trust(sheet.plane, len(sheet.names), space=sheet.space, left_out=sheet.left_out,
+                                     measured=sheet.extras.get("trust"))))
+
+
+def warnings(sheet: Sheet | None, visit: Visit, space: str, misled: Markup) -> list[Fragment]:
+    """Where the picture misleads, and why the star may be missing or not quite right."""
+    lost = Markup("")
+    if visit.star is not None and visit.star.kind != space:
+        lost = Markup('<p class="hint">Your problem was placed by another meaning of near: press <b>Place it</b> again.</p>')
+    elif visit.star is not None and sheet is not None and sheet.plane.axes is None:
+        lost = Markup('<p class="hint">Your problem lies between its nearest memories, by their similarity.</p>')
+    return fragments(("misleads", misled), ("lost", lost))
+
+
+def _body(desk: Desk, one: Opened, space: str) -> list[Fragment]:
+    bank, m = desk.engine.bank, one.memory
+    return body(m, one.info, bank.events(m.id, limit=EVENTS), one.near, notes=notes(bank, m.id).get(m.id, ()), space=space,
+                parameters=model_size(desk, m), problem_of=problem_finder(desk))
+
+
+def model_size(desk: Desk, m: Memory) -> tuple[int, bool] | None:
+    """(how many parameters the model of a memory has, whether that is exact); None when it is not known here."""
+    engine = desk.engine
+    if engine.ready and engine.model.fingerprint == m.model:
+        return parameters(engine.model), True
+    spec = MODELS.get(m.model_name)
+    return (spec.folder_bytes // 2, False) if spec is not None else None  # kept in bfloat16: two bytes a number
+
+
+def problem_finder(desk: Desk) -> Callable[[str], str | None]:
+    """Problem id -> its text, of the examples and of the bank's own problems."""
+    known: dict[str, str] = {}
+
+    def find(problem_id: str) -> str | None:
+        if not known:
+            known.update({i.problem.id: i.problem.text for i in atlas_of(desk).rows(exact=False).infos})
+            known.update({p.id: p.text for p in desk.examples.values()})
+        return known.get(problem_id)
+
+    return find
+
+
+def refresh(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request) -> Picture:
+    """The panel as the bank is now."""
+    return picture(desk, desk.visit(request), words, colour, space, chosen, method=method)
+
+
+def clicked(desk: Desk, words: str, colour: str, space: str, method: str, event: gr.EventData, request: gr.Request) -> Picture:
+    """Opens the memory of a point or link that was clicked, "" for none. What comes from the browser is checked."""
+    data, visit = event._data if isinstance(event._data, dict) else {}, desk.visit(request)
+    if data.get("star") is False:
+        visit.star = None
+    return opened(desk, visit, space, method, str(data.get("id", ""))[:80])

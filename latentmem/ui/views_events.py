@@ -1,0 +1,117 @@
+"""What happened to a memory over time: a small chart, whom it helped and hurt, and the list. Pure functions; no gradio."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from ..records import Event
+from .views import count, join, safe
+
+WORDS: Mapping[str, str] = {
+    "retrieved": "looked up", "used": "tried on a problem", "agreed": "agreed with the model alone",
+    "verifier_won": "won against the model alone", "helped": "helped", "hurt": "hurt", "feedback": "feedback",
+    "quarantined": "put in quarantine", "released": "released", "note": "note", "tag": "tag"}
+BANDS = (("retrieved", "looked up"), ("used", "tried"), ("helped", "helped"), ("hurt", "hurt"))
+WIDTH, HEIGHT, MOST_BARS = 320, 62, 40
+SHOWN = 50
+# (seconds of a bar, how its time is written)
+SPANS = ((3600, "%d %b %H:00"), (86_400, "%d %b"), (7 * 86_400, "week of %d %b"), (30 * 86_400, "%b %Y"), (365 * 86_400, "%Y"))
+
+
+def timeline(events: Sequence[Event]) -> Markup:
+    """Bars over time, one colour a kind; the legend counts them, so that nothing hangs on colour alone."""
+    known = [(at, e.kind) for e in events if e.kind in dict(BANDS) and (at := _when(e.created)) is not None]
+    if not known:
+        return Markup("")
+    first, last = min(at for at, _ in known), max(at for at, _ in known)
+    seconds, written = next((s for s in SPANS if (last - first).total_seconds() / s[0] < MOST_BARS), SPANS[-1])
+    start = datetime.fromtimestamp(first.timestamp() // seconds * seconds, UTC)
+    bars: dict[int, Counter[str]] = {}
+    for at, kind in known:
+        bars.setdefault(int((at - start).total_seconds() // seconds), Counter())[kind] += 1
+    n = max(bars) + 1
+    top = max(sum(b.values()) for b in bars.values())
+    step = WIDTH / max(n, 12)
+    shapes = [_bar(i * step, step, bars[i], top, (start + timedelta(seconds=i * seconds)).strftime(written))
+              for i in sorted(bars)]
+    total = Counter(kind for _, kind in known)
+    ends = [first.strftime("%d %b %Y")] + ([last.strftime("%d %b %Y")] if n > 1 else [])
+    return Markup('<figure class="timeline"><svg viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">{}'
+                  '</svg><div class="ends">{}</div><figcaption>{}</figcaption></figure>').format(
+        WIDTH, HEIGHT, "Events over time: " + ", ".join(f"{total[k]} {words}" for k, words in BANDS if total[k]),
+        join(shapes), join([Markup("<span>{}</span>").format(e) for e in ends]),
+        join([Markup('<span class="k-{}"><i></i>{} {}</span>').format(k, total[k], words) for k, words in BANDS if total[k]]))
+
+
+def _bar(x: float, step: float, kinds: Counter[str], top: int, when: str) -> Markup:
+    parts, y = [], float(HEIGHT)
+    for kind, _ in BANDS:
+        if kinds[kind]:
+            h = (HEIGHT - 4) * kinds[kind] / top
+            y -= h
+            parts.append(Markup('<rect class="k-{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
+                kind, x, y, max(step - 1, 1), h))
+    said = ", ".join(f"{kinds[k]} {words}" for k, words in BANDS if kinds[k])
+    return Markup("<g><title>{}: {}</title>{}</g>").format(when, said, join(parts))
+
+
+def _when(created: str) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(created)
+    except ValueError:
+        return None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def verdicts(events: Sequence[Event], problem_of: Callable[[str], str | None] = lambda problem_id: None) -> Markup:
+    """Whom it helped and hurt: each problem a link that asks it again, with the receipt's id.
+
+    `problem_of`: problem id -> its text where the event does not carry it.
+    """
+    told = [e for e in events if e.kind in ("helped", "hurt")][:SHOWN]
+    if not told:
+        return Markup('<p class="hint">Nobody has said yet whether an answer with this memory was right.</p>')
+    return Markup('<ul class="verdicts">{}</ul>').format(join([_verdict(e, problem_of) for e in told]))
+
+
+def _verdict(e: Event, problem_of: Callable[[str], str | None]) -> Markup:
+    carried = e.detail.get("problem")
+    text = carried if isinstance(carried, str) and carried.strip() else problem_of(e.problem_id)
+    if text:
+        clean = text.encode("utf-8", "replace").decode()
+        shown = Markup('<a class="open" href="?problem={}">{}</a>').format(quote(clean, safe=""), safe(_short(clean)))
+    else:
+        shown = Markup("problem <code>{}</code>").format(safe(e.problem_id or "unknown"))
+    receipt = Markup(" <small>receipt <code>{}</code>, {}</small>").format(
+        safe(e.receipt_id), safe(e.created[:10])) if e.receipt_id else Markup("")
+    return Markup('<li class="{}"><b>{}</b> {}{}</li>').format(e.kind, WORDS[e.kind], shown, receipt)
+
+
+def _short(text: str, width: int = 110) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def event_list(events: Sequence[Event], total: int | None = None) -> Markup:
+    """The events themselves, newest first."""
+    if not events:
+        return Markup("")
+    items = join([Markup("<li><time>{}</time> {}{}{}</li>").format(
+        safe(e.created[:16].replace("T", " ")), WORDS.get(e.kind, e.kind), _detail(e),
+        Markup(" <code>{}</code>").format(safe(e.receipt_id)) if e.receipt_id else "") for e in events[:SHOWN]])
+    n = len(events) if total is None else total
+    more = f", the newest {SHOWN} shown" if n > SHOWN else ""
+    return Markup('<details><summary>{}{}</summary><ul class="events">{}</ul></details>').format(count(n, "event"), more, items)
+
+
+def _detail(e: Event) -> Markup:
+    if e.kind == "tag" and isinstance(e.detail.get("tag"), str):
+        return Markup(" {} {}").format("given:" if e.detail.get("on", True) else "taken away:", safe(e.detail["tag"][:40]))
+    if e.kind == "feedback":
+        return Markup(": {}").format("right" if e.detail.get("correct") else "wrong")
+    return Markup("")

@@ -1,0 +1,67 @@
+"""The Stream panel in a real Chromium: it grows, is stopped, goes on, is downloaded, and foreign text stays text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .browser_page import Page, marks, serve_fake
+
+pytestmark = marks
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    home = tmp_path_factory.mktemp("app")
+    yield from serve_fake(home / "log", "--memories", "3", "--pace", "0.15", LATENTMEM_BANK=str(home / "bank.sqlite"))
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    tab = Page()
+    yield tab
+    tab.driver.quit()
+
+
+LINES = "return document.querySelectorAll('#lm-stream-curve .scatterlayer .trace').length"
+
+
+def test_a_stream_is_watched_stopped_taken_up_again_and_downloaded(page: Page, url: str, tmp_path: Path) -> None:
+    page.open(url)
+    page.tab("Stream")
+    assert "Nothing has been streamed yet" in page.text("#lm-stream-status")
+    page.click("#lm-stream-start")
+    page.until(LINES + " === 2")
+    page.until("return document.querySelectorAll('#lm-stream-problems .arrival').length >= 2")
+    page.click("#lm-stream-stop")
+    page.until("return document.querySelector('#lm-stream-status').innerText.includes('Press Go on')")
+    page.until("return document.querySelector('#lm-stream-start').innerText.includes('Go on')")
+    page.click("#lm-stream-start")
+    page.until("return document.querySelector('#lm-stream-status').innerText.includes('Done: 8 problems met')")
+    page.until("return document.querySelectorAll('#lm-stream-problems .arrival').length === 8")
+    assert "8" in page.text("#lm-stream-table tbody td:nth-of-type(2)")
+    page.driver.execute_cdp_cmd("Page.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    page.click("#lm-stream-download")
+    page.until(lambda: [f for f in tmp_path.glob("*.jsonl") if f.read_text().endswith("\n")])
+    text = next(tmp_path.glob("*.jsonl")).read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [x["record"] for x in lines].count("Result") == 16
+    assert page.errors() == []
+
+
+def test_an_uploaded_set_cannot_bring_markup(page: Page, url: str, tmp_path: Path) -> None:
+    nasty = "<img src=x onerror='window.hurt=1'> ${window.hurt=1} {{window.hurt}} 4"
+    file = tmp_path / "mine.jsonl"
+    file.write_text(json.dumps({"problem": nasty, "answer": "<script>window.hurt=1</script>"}) + "\n{broken\n")
+    page.open(url)
+    page.tab("Stream")
+    page.run("const i = document.querySelector('#lm-stream-file input[type=file]'); i.style.display = 'block'; i.hidden = false;")
+    page.driver.find_element("css selector", "#lm-stream-file input[type=file]").send_keys(str(file))
+    page.until("return document.querySelector('#lm-stream-file').innerText.includes('mine')")
+    page.click("#lm-stream-start")
+    page.until("return document.querySelector('#lm-stream-status').innerText.includes('Done: 1 problem met')")
+    assert "line 2 is not JSON" in page.text("#lm-stream-status")
+    assert "<img src=x" in page.text("#lm-stream-problems") and page.run("return window.hurt === undefined")
