@@ -14,17 +14,14 @@ import pytest
 
 from latentmem import bank_notes
 from latentmem.overlay import Overlay
-from latentmem.records import Event, Problem, Status
+from latentmem.records import Event, Status
 from latentmem.ui import distil, map_actions, map_handlers, map_layouts, memories
-from latentmem.ui.map_atlas import bits_of
 from latentmem.ui.map_picture import atlas_of
 from latentmem.ui.session import Desk
 
-from .fake_engine import FakeEngine, fill_bank
+from .fake_engine import FakeEngine
+from .memory_samples import click, drawn, placed, sent, shop_desk, stamp_of, wanted
 from .ui_samples import ANN, LOOK, asked, distilled, new_desk, text_of, visitor
-
-SHOPS = [f"{a} buys {n} {b} at ${n} each. How much change?"
-         for n in (2, 3) for a in ("Ann", "Bo", "Cy", "Di") for b in ("pens", "cups")]
 
 
 @pytest.fixture
@@ -34,39 +31,8 @@ def desk() -> Desk:
 
 @pytest.fixture
 def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    """Sixteen memories, enough for groups and every projection."""
     monkeypatch.setenv("LATENTMEM_CACHE", str(tmp_path))
-    engine = FakeEngine()
-    fill_bank(engine, [Problem(t, source=f"shops/{t.split()[3]}") for t in SHOPS])
-    return Desk(engine)
-
-
-def click(desk: Desk, data: Any, look: tuple[str, ...] = LOOK, who: Any = None) -> memories.Picture:
-    return memories.clicked(desk, *look, gr.EventData(None, data), who or visitor())
-
-
-def drawn(desk: Desk, look: tuple[str, ...]) -> list[Any]:
-    """The lines of progress."""
-    return list(map_handlers.draw(desk, *look, "", visitor()))[1:]
-
-
-def wanted(desk: Desk, look: tuple[str, ...] = LOOK) -> list[memories.Picture]:
-    """The three steps of a picture, without the first one's progress."""
-    drawn(desk, look)
-    return [step(desk, *look, "", visitor()) for step in (map_handlers.want, map_handlers.explain)]
-
-
-def placed(desk: Desk, text: str, look: tuple[str, ...] = LOOK) -> memories.Picture:
-    list(memories.locate(desk, text, look[2], visitor()))
-    return memories.located(desk, *look, "", visitor())
-
-
-def sent(part: memories.Picture) -> set[str]:
-    return {name for name, value in part._asdict().items() if value != gr.skip()}
-
-
-def stamp_of(desk: Desk) -> str:
-    return atlas_of(desk).ready("input", "pca").stamp
+    return shop_desk()
 
 
 # ------------------------------------------------------------------ opening
@@ -286,52 +252,3 @@ def test_export_and_import(desk: Desk) -> None:
     bad.write_bytes(b"no zip")
     assert "alert" in text_of(memories.import_zip(other, str(bad), *LOOK, "", visitor()).notice)
     assert not memories.export_peft(desk, "m000nothere")[0]["visible"]
-
-
-# ------------------------------------------------------------------ many at once
-def pick(desk: Desk, rows: list[int], **changes: Any) -> memories.Picture:
-    given = {"stamp": stamp_of(desk), "bits": base64.b64encode(bits_of(rows, 16)).decode()}
-    return map_handlers.picked(desk, "", gr.EventData(None, given | changes), visitor())
-
-
-def test_the_selected_are_shown_tagged_and_exported(shops: Desk) -> None:
-    wanted(shops)
-    part = pick(shops, [0, 5, 15])
-    assert "3 memories selected" in text_of(part.selected) and "Mean agreement" in text_of(part.selected)
-    assert part.bulk["visible"] and text_of(part.selected).count("data-id=") == 3
-    box, *shown = map_actions.tag_picked(shops, *LOOK, "", part.picked, "Trio", visitor())
-    shown = memories.Picture(*shown)
-    assert box == "" and "3 memories got the tag “trio”" in text_of(shown.notice) and text_of(shown.selected).count("trio") == 3
-    update, said = map_actions.export_picked(shops, part.picked)
-    assert "Exported 3 memories" in text_of(said) and zipfile.is_zipfile(update["value"])
-    one = shops.engine.bank.infos()[0].id
-    _, *shown = map_actions.untag_picked(shops, *LOOK, one, part.picked, "trio", visitor())
-    assert "3 memories lost the tag" in text_of(memories.Picture(*shown).notice) and not bank_notes.tags(shops.engine.bank)
-    box, *shown = map_actions.tag_picked(shops, *LOOK, "", part.picked, " ", visitor())
-    assert box == " " and "tag is empty" in text_of(memories.Picture(*shown).notice)
-    nothing = pick(shops, [])
-    assert nothing.selected == [] and not nothing.bulk["visible"] and nothing.picked == ""
-    assert "Nothing is selected" in text_of(map_actions.export_picked(shops, "")[1])
-    _, *shown = map_actions.tag_picked(shops, *LOOK, "", "", "x", visitor())
-    assert "Nothing is selected" in text_of(memories.Picture(*shown).notice)
-
-
-def test_a_selection_that_no_longer_fits_is_refused(shops: Desk) -> None:
-    wanted(shops)
-    for changes in ({"stamp": "0" * 16}, {"bits": "§"}, {"bits": {"a": 1}}):
-        part = pick(shops, [1], **changes)
-        assert "select again" in text_of(part.notice) and part.picked == "", changes
-    kept = pick(shops, [1]).picked
-    memories.delete(shops, *LOOK, shops.engine.bank.infos()[0].id, visitor())
-    wanted(shops)
-    assert "select again" in text_of(map_handlers.show_selection(shops, kept).notice)
-
-
-def test_tagging_keeps_the_picture_and_its_colours_follow(shops: Desk) -> None:
-    look = ("", "tags", "input", "pca")
-    wanted(shops, look)
-    before = stamp_of(shops)
-    _, *shown = map_actions.tag_picked(shops, *look, "", pick(shops, [2]).picked, "new", visitor())
-    painted = memories.Picture(*shown).paint
-    assert painted["stamp"] == before == stamp_of(shops) and {g["name"]: g["count"] for g in painted["groups"]} == {
-        "new": 1, "no tag": 15}

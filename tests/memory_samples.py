@@ -1,0 +1,53 @@
+"""What the tests of the Memories panel share: a desk with sixteen memories, and what a visitor does there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from latentmem.records import Problem
+from latentmem.ui import map_handlers, memories
+from latentmem.ui.map_picture import atlas_of
+from latentmem.ui.session import Desk
+
+from .fake_engine import FakeEngine, fill_bank
+from .ui_samples import LOOK, visitor
+
+SHOPS = [f"{a} buys {n} {b} at ${n} each. How much change?"
+         for n in (2, 3) for a in ("Ann", "Bo", "Cy", "Di") for b in ("pens", "cups")]
+
+
+def shop_desk() -> Desk:
+    """Sixteen memories, enough for groups and every projection."""
+    engine = FakeEngine()
+    fill_bank(engine, [Problem(t, source=f"shops/{t.split()[3]}") for t in SHOPS])
+    return Desk(engine)
+
+
+def click(desk: Desk, data: Any, look: tuple[str, ...] = LOOK, who: Any = None) -> memories.Picture:
+    return memories.clicked(desk, *look, gr.EventData(None, data), who or visitor())
+
+
+def drawn(desk: Desk, look: tuple[str, ...]) -> list[Any]:
+    """The lines of progress."""
+    return list(map_handlers.draw(desk, *look, "", visitor()))[1:]
+
+
+def wanted(desk: Desk, look: tuple[str, ...] = LOOK) -> list[memories.Picture]:
+    """The three steps of a picture, without the first one's progress."""
+    drawn(desk, look)
+    return [step(desk, *look, "", visitor()) for step in (map_handlers.want, map_handlers.explain)]
+
+
+def placed(desk: Desk, text: str, look: tuple[str, ...] = LOOK) -> memories.Picture:
+    list(memories.locate(desk, text, look[2], visitor()))
+    return memories.located(desk, *look, "", visitor())
+
+
+def sent(part: memories.Picture) -> set[str]:
+    return {name for name, value in part._asdict().items() if value != gr.skip()}
+
+
+def stamp_of(desk: Desk) -> str:
+    return atlas_of(desk).ready("input", "pca").stamp
