@@ -55,8 +55,8 @@ def test_the_page_says_what_the_memory_is() -> None:
                                           parameters=(630_000_000, True)))).text
     size = m.soft_prompt.size
     for part in (m.problem.text, m.label, "of 8 traces agreed", "keep", "odd", f"{size} numbers",
-                 f"{4 * size:,}".replace(",", " "), "of its 630 million parameters", "fake-model", m.model[:16], "Kept after step", "learning rate",
-                 "Nobody has said yet"):
+                 f"{4 * size:,}".replace(",", " "), "of its 630 million parameters", "fake-model", m.model[:16],
+                 "Kept after step", "learning rate", "Nobody has said yet"):
         assert part in text, part
     assert "about" not in text and "about " in str(views_memory.size_words(20, 896, (636_000_000, False)))
     assert [k for k, _ in views_memory.size_words(20, 896, None)] == ["Size"]

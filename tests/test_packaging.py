@@ -102,7 +102,7 @@ def test_the_readme_commands_exist() -> None:
     from latentmem.cli import app
 
     known = set(get_command(app).commands)
-    used = set(re.findall(r"^latentmem (\w+)", README, re.M))
+    used = set(re.findall(r"^latentmem ([a-z]+)", README, re.M))
     assert used == known
 
 

@@ -141,7 +141,7 @@
 
     // ---------------------------------------------------------------- tools
     const marked = () => {
-      element.querySelectorAll("[data-mode]").forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.mode === v.mode)));
+      element.querySelectorAll("button[data-mode]").forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.mode === v.mode)));
       element.querySelectorAll("[data-layer]").forEach((b) => b.setAttribute("aria-pressed", String(v[b.dataset.layer])));
       element.querySelectorAll("[data-only]").forEach((b) => b.setAttribute("aria-pressed", String(Number(b.dataset.only) === v.only)));
       stage.dataset.mode = v.mode;

@@ -125,7 +125,7 @@
       theme = themed();
       looks = null;
       const [x0, x1, y0, y1] = extent(), mark = current(), extra = store.extras?.stamp === v.stamp ? store.extras : {};
-      const quiet = { showgrid: false, zeroline: false, showticklabels: false, ticks: "", autorange: false };
+      const quiet = { visible: false, autorange: false }; // no ticks to compute for every frame
       const data = [{ type: "scatter", x: [], y: [], showlegend: false }, ...(v.density && extra.density ? [extra.density] : []), ...(mark.data ?? [])];
       const hits = mark.layout?.annotations ?? [];
       const layout = { margin: { l: 0, r: 0, t: 0, b: 0 }, hovermode: false, dragmode: v.mode || false, showlegend: false, autosize: true,

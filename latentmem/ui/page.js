@@ -72,12 +72,17 @@
     const bar = document.querySelector("#lm-tabs");
     if (!bar) return void setTimeout(watchTabs, 50);
     new MutationObserver(() => {
+      setTimeout(nameUploads, 300);
       const open = tabs().find((b) => b.getAttribute("aria-selected") === "true");
       if (!open || nameOf(open) === panel) return;
       panel = nameOf(open);
       write(false);
     }).observe(bar, { subtree: true, attributes: true, attributeFilter: ["aria-selected"] });
   };
+  // gradio gives its upload button a name that leaves out what is written on it; without that the words are the name
+  const nameUploads = () => document.querySelectorAll("button.upload-container[aria-label]").forEach((b) => {
+    if (b.innerText.trim()) b.removeAttribute("aria-label");
+  });
   window.addEventListener("popstate", () => {
     const to = read();
     walked = Date.now();
