@@ -57,9 +57,10 @@ def ask(page: Page, text: str) -> None:
 
 def learn(page: Page) -> bool:
     """Distils the problem that was just solved; whether there is a memory to keep."""
-    page.click("#lm-distil-this")
-    page.until("return document.querySelector('#lm-stop') && document.querySelector('#lm-distil-stop').disabled === false")
-    page.until("return document.querySelector('#lm-outcome .outcome, #lm-distil-status .warn')", seconds=PATIENCE)
+    page.run("document.querySelector('#lm-outcome .outcome')?.setAttribute('data-old', '')")
+    page.click("#lm-distil-this")  # where there is nothing to learn it ends at once
+    page.until("return document.querySelector('#lm-outcome .outcome:not([data-old]), #lm-distil-status .warn')",
+               seconds=PATIENCE)
     page.until("return document.querySelector('#lm-distil-stop').disabled", seconds=PATIENCE)
     assert page.text("#lm-distil-status .warn") == ""
     return bool(page.run("return document.querySelector('#lm-outcome .outcome.open')"))

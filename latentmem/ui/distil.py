@@ -201,7 +201,8 @@ def keep(desk: Desk, request: gr.Request) -> Picture:
         return picture(desk, run, visit, False)
     visit.pending = None
     run.scene.distilled = replace(done, kept=True)
-    return picture(desk, run, visit, False, "Kept. It is on the map now, and tried on similar problems from now on.")
+    lasts = " It is yours alone and forgotten half an hour after you close this tab: export it to keep it." if desk.hosted else ""
+    return picture(desk, run, visit, False, f"Kept. It is on the map now, and tried on similar problems from now on.{lasts}")
 
 
 def discard(desk: Desk, request: gr.Request) -> Picture:

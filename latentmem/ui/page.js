@@ -52,6 +52,12 @@
     if (url.href === location.href) return;
     const quiet = replace || Date.now() - walked < 3000 || Date.now() - began < 1500; // not a step of the visitor's own
     history[quiet ? "replaceState" : "pushState"](null, "", url);
+    tell(url);
+  };
+  const tell = (url) => { // on huggingface.co the app is in a frame: the page around it shows the address, too
+    if (window.parent !== window && document.referrer.startsWith("https://huggingface.co")) {
+      window.parent.postMessage({ queryString: url.search.slice(1) }, "https://huggingface.co");
+    }
   };
   lm.showAddress = (id) => { // a memory was opened, or closed with ""
     memory = id;
@@ -62,6 +68,7 @@
     const url = new URL(location.href);
     problem.length <= 1500 ? url.searchParams.set("problem", problem) : url.searchParams.delete("problem");
     history.replaceState(null, "", url);
+    tell(url);
     lm.look("lm-status");
   };
   lm.guide = ({ trigger }) => { lm.goTo = (id) => trigger("open_memory", { id }); };
