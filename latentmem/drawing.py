@@ -6,6 +6,8 @@ CPU. One uniform number and a two-level search through block sums draws from the
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -46,13 +48,15 @@ def draw(logits: Tensor, u: Tensor, temperature: float, top_p: float = 1.0) -> t
     (Intuitor, arXiv 2505.19590, eq. 2).
     """
     logits = logits.float()
-    words = logits.shape[-1]
-    certainty = logits.logsumexp(-1) - logits.mean(-1) - torch.tensor(float(words), device=logits.device).log()
-    scaled = logits - logits.amax(-1, keepdim=True)
-    if temperature > 0:
-        scaled = scaled / temperature
+    top = logits.amax(-1, keepdim=True)
+    scaled = logits - top
     mass = scaled.exp()
     total = mass.sum(-1)
+    certainty = total.log() + top[:, 0] - logits.mean(-1) - math.log(logits.shape[-1])
+    if temperature not in (0, 1):
+        scaled.div_(temperature)
+        torch.exp(scaled, out=mass)
+        total = mass.sum(-1)
     entropy = total.log() - torch.linalg.vecdot(mass, scaled) / total
     if temperature == 0:
         return logits.argmax(-1), entropy, certainty

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from .drawing import draw
+from .heap import keep_pages
+from .linear import has_eight_bits
 from .records import LatentmemError
 from .tape import Tape
 from .transformer import Body, Cache, Collected, causal_mask, forward, take_apart
@@ -49,13 +51,20 @@ class Prefilled:
     lengths: Tensor  # [G], true lengths
 
 
-def native_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the chip multiplies it natively. A CPU without AVX512-BF16 or AMX is several times slower with it."""
+def native_arithmetic(device: torch.device) -> str:
+    """What the device multiplies fastest without harm: bfloat16, int8 or float32.
+
+    A CPU without AVX512-BF16 or AMX is several times slower with bfloat16 than with float32; with VNNI, 8-bit integers
+    are three times faster than float32.
+    """
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        return torch.bfloat16
-    return torch.float32
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    if device.type == "cpu":
+        if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+            return "bfloat16"
+        if has_eight_bits():
+            return "int8"
+    return "float32"
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -82,33 +91,40 @@ class LanguageModel:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
+        keep_pages()
         logging.disable_progress_bar()  # progress is told in Status records
         where = pick_device(device)
-        kind = native_dtype(where) if dtype == "auto" else getattr(torch, dtype)
+        kind = native_arithmetic(where) if dtype == "auto" else dtype
+        if kind == "int8" and (where.type != "cpu" or not has_eight_bits()):
+            raise LatentmemError(f"This {where.type} device has no products in 8-bit integers (a CPU with AVX512-VNNI has): "
+                                 "use --dtype auto or float32.")
         tokenizer = AutoTokenizer.from_pretrained(weights.path, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(  # in the file's own dtype, memory-mapped; converted on the way out
             weights.path, dtype="auto", use_safetensors=True, trust_remote_code=False)
-        return cls.of(model, tokenizer, name=weights.name, fingerprint=weights.fingerprint, device=where, dtype=kind)
+        return cls.of(model, tokenizer, name=weights.name, fingerprint=weights.fingerprint, device=where,
+                      dtype=torch.float32 if kind == "int8" else getattr(torch, kind), eight=kind == "int8")
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, *, name: str, fingerprint: str, device: torch.device | str = "cpu",
-           dtype: torch.dtype = torch.float32) -> LanguageModel:
+           dtype: torch.dtype = torch.float32, eight: bool = False) -> LanguageModel:
         """From a loaded transformers model, which is taken apart and must not be used afterwards."""
         listed = model.generation_config.eos_token_id
         ends = set(listed if isinstance(listed, list) else [listed]) | {tokenizer.eos_token_id}
         context = model.config.max_position_embeddings
-        return cls(take_apart(model, torch.device(device), dtype), tokenizer, name=name, fingerprint=fingerprint,
-                   ends=frozenset(e for e in ends if e is not None), context=context)
+        return cls(take_apart(model, torch.device(device), dtype, eight=eight), tokenizer, name=name,
+                   fingerprint=fingerprint, ends=frozenset(e for e in ends if e is not None), context=context)
 
     @property
     def hidden(self) -> int:
         return self.body.hidden
 
     def tape(self, rows: int, positions: int) -> Tape | None:
-        """A tape for a batch of rollouts that will be trained on, where one pays: on a CPU, if it is not too large."""
+        """A tape for a batch of rollouts that will be trained on, where one pays: on a CPU, if it is not too large and its
+        products are not so fast that computing them again is cheaper."""
         first = self.body.layers[0]
         outputs = sum(len(m.weight) for m in (first.qkv, first.out, first.gate_up, first.down)) * len(self.body.layers)
-        return Tape(rows, positions) if self.body.device.type == "cpu" and Tape.fits(rows, positions, outputs) else None
+        pays = self.body.device.type == "cpu" and not self.body.eight
+        return Tape(rows, positions) if pays and Tape.fits(rows, positions, outputs) else None
 
     def render(self, messages: list[dict[str, str]]) -> tuple[int, ...]:
         """Token ids of a chat, up to where the assistant begins to speak."""

@@ -24,8 +24,8 @@ class Settings(BaseSettings):
     model: str = Field("qwen2.5-coder-0.5b", description="A name from `weights.MODELS`, a hub id or a local folder.")
     embedder: str = Field("all-minilm-l6-v2", description="The sentence embedder behind `input` keys.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, then mps, then cpu.")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 where the chip multiplies it natively, else float32.")
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto", description="How matrices are multiplied; auto: bfloat16 or int8 where the chip has it natively, else float32.")
     bank: Path = Field(default_factory=lambda: user_data_path("latentmem", False) / "bank.sqlite",
                        description="The file that holds the memories.")
     seed: int = Field(0, ge=0, lt=2**63, description="Every draw comes from (seed, problem id, step, row).")

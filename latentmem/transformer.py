@@ -17,49 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .linear import Linear
 from .records import LatentmemError
 from .tape import Tape, recall
 
 FAMILIES = ("llama", "qwen2")
-
-
-class Linear:
-    """A frozen matrix [out, in] with an optional bias [out], and a second form of it for decoding on a CPU in float32.
-
-    For a handful of rows the float32 product is bound by reading the matrix, and the library's kernel for such shapes
-    is poor besides. FBGEMM's product of float32 rows with a packed float16 matrix reads half as much and computes in
-    float32: 1.6 against 3.5 ms for 8 x 896 x 4864 on one core (AVX2). Only a matrix that float16 holds is packed. One
-    that comes from bfloat16 is: its 8 bits of mantissa are exact down to 6e-5, and below that the error is under 3e-8.
-    """
-
-    FEW = 64  # rows up to which the packed form is faster
-    ERROR, HIGHEST = 3e-8, 65504.0
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.weight, self.bias, self._packed = weight.detach(), None if bias is None else bias.detach(), None
-
-    def pack(self, *, short: bool = False) -> None:
-        """Make the second form, where the library has it; costs half the memory of the first.
-
-        `short`: the values come from bfloat16 or float16, so that only their size is in question.
-        """
-        w = self.weight
-        if w.dtype != torch.float32 or w.device.type != "cpu" or not _has_fbgemm():
-            return
-        low, high = (float(v) for v in torch.aminmax(w))
-        if max(-low, high) <= self.HIGHEST and (short or all(
-                bool(((part - part.half().float()).abs() <= self.ERROR).all()) for part in w.split(4096))):
-            self._packed = torch.ops.quantized.linear_prepack_fp16(w, self.bias)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [..., in] -> [..., out]"""
-        if self._packed is not None and not torch.is_grad_enabled() and x.numel() <= self.FEW * x.shape[-1]:
-            return torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
-        return F.linear(x, self.weight, self.bias)
-
-
-def _has_fbgemm() -> bool:
-    return "fbgemm" in torch.backends.quantized.supported_engines and torch.cpu._is_avx2_supported()
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +49,7 @@ class Body:
     kv_heads: int
     head_dim: int
     eps: float
+    eight: bool = False  # products are computed in 8-bit integers
 
     @property
     def hidden(self) -> int:
@@ -100,10 +63,15 @@ class Body:
     def dtype(self) -> torch.dtype:
         return self.embedding.dtype
 
+    @property
+    def arithmetic(self) -> str:
+        """How the frozen matrices are multiplied: int8, or the name of the numeric type."""
+        return "int8" if self.eight else str(self.dtype).removeprefix("torch.")
 
-def take_apart(model: Any, device: torch.device, dtype: torch.dtype) -> Body:
+
+def take_apart(model: Any, device: torch.device, dtype: torch.dtype, *, eight: bool = False) -> Body:
     """The Body of a loaded transformers model, on `device` in `dtype`. The model's layers are emptied as we go, so peak
-    memory stays low; layers are converted and packed side by side.
+    memory stays low; layers are converted and packed side by side. `eight`: multiply in 8-bit integers.
 
     Raises LatentmemError for an architecture other than those in FAMILIES.
     """
@@ -120,7 +88,10 @@ def take_apart(model: Any, device: torch.device, dtype: torch.dtype) -> Body:
     def linear(*parts: Any) -> Linear:
         made = Linear(moved(*(p.weight for p in parts)),
                       None if parts[0].bias is None else moved(*(p.bias for p in parts)))
-        made.pack(short=all(p.weight.dtype in (torch.bfloat16, torch.float16) for p in parts))
+        if eight:
+            made.round()
+        else:
+            made.pack(short=all(p.weight.dtype in (torch.bfloat16, torch.float16) for p in parts))
         return made
 
     inner = model.model
@@ -142,7 +113,7 @@ def take_apart(model: Any, device: torch.device, dtype: torch.dtype) -> Body:
     return Body(
         layers=layers, embedding=head.weight if tied else moved(inner.embed_tokens.weight), head=head,
         norm=moved(inner.norm.weight), rotary=inner.rotary_emb.to(device), heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads, eps=config.rms_norm_eps,
+        kv_heads=config.num_key_value_heads, eps=config.rms_norm_eps, eight=eight,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
@@ -182,7 +153,7 @@ class Prefix(Past):
     def apply(self, layer: int, name: str, matrix: Linear, x: Tensor) -> Tensor:
         if self.tape is None:
             return matrix(x)
-        return recall(x, matrix.weight, self.tape.read((layer, name), self.taped, x.shape[1]))
+        return recall(x, matrix.back, self.tape.read((layer, name), self.taped, x.shape[1]))
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         before_k, before_v = self.layers[layer]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from latentmem.linear import Linear
 from latentmem.model import LanguageModel, Prompt
 from latentmem.prompts import solve_messages
 from latentmem.records import LatentmemError
-from latentmem.transformer import Linear
 from tests.tiny import tiny_hf, tiny_model, tiny_tokenizer
 
 

@@ -111,7 +111,7 @@ class Sampler:
         for row in range(form.traces):
             # A greedy trace draws nothing: it is one and the same for every problem of that text and every seed.
             seed = seed_for(self.seed, ask.problem.id, 0, row) if form.temperature else 0
-            how = (seed, float(form.temperature), float(self.top_p), self.max_new_tokens, str(body.dtype), body.device.type)
+            how = (seed, float(form.temperature), float(self.top_p), self.max_new_tokens, body.arithmetic, body.device.type)
             key = digest(self.model.fingerprint, repr(ids), soft, repr(how))[:32]
             yield _Row(index, row, key, len(ids) + (0 if ask.soft is None else len(ask.soft)))
 

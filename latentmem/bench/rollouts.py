@@ -30,7 +30,7 @@ def _side(work: Work, problems: int, *, soft: bool) -> Side:
     jobs = [Job(p, work.rollouts, None if soft_prompt is None else soft_prompt * (1 + i / 10))
             for i, p in enumerate(PROBLEMS[:problems])]
     speed(shared.scripted(model, min(16, work.tokens), work.rollouts), jobs, work)  # warms up
-    dtype = str(model.body.dtype).removeprefix("torch.")
+    dtype = model.body.arithmetic
     return Side(lambda: speed(fixed, jobs, work), f"{problems * work.rollouts} rollouts of {work.tokens} tokens, ours in {dtype}")
 
 
