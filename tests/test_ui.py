@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from latentmem.records import Delta, LatentmemError
-from latentmem.ui import arrival, distil, runs, session, solve, whatif
+from latentmem.ui import arrival, distil, runs, session, solve, warming, whatif
 from latentmem.ui.session import Desk
 
 from .fake_engine import FakeEngine
@@ -27,6 +27,7 @@ def desk() -> Desk:
 @pytest.fixture
 def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture every hundredth of a second, so that a quick engine is seen at its steps, too."""
+    monkeypatch.setattr(warming, "LOOK", 0.005)
     for panel in (solve, distil):
         monkeypatch.setattr(panel, "follow", functools.partial(session.follow, refresh=0.01))
 
