@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from latentmem.records import Problem
 from latentmem.settings import Settings
 from tests.tiny import tiny_model
 
-QUICK = {"model": "tiny", "embedder": "tiny", "rollouts": 6, "max_new_tokens": 12, "temperature": 1.2, "steps": 2,
+QUICK = {"model": "tiny", "embedder": "tiny", "rollouts": 6, "max_new_tokens": 8, "temperature": 1.2, "steps": 2,
          "virtual_tokens": 4, "learning_rate": 0.01, "device": "cpu", "min_similarity": -1.0, "gate_votes": 1,
          "gate_lead": 0, "init_text": "Solve it."}
 
@@ -48,6 +49,12 @@ def embed(text: str) -> np.ndarray:
     return v / np.linalg.norm(v)
 
 
+@cache
+def shared_model() -> Any:
+    """One for all tests, which change nothing in it; long enough for a past in the turn before."""
+    return tiny_model(seed=5, num_hidden_layers=2, max_position_embeddings=4096)
+
+
 def tiny_engine(monkeypatch: pytest.MonkeyPatch, model: Any = None, **settings: Any) -> Engine:
     def box(text: str) -> str | None:  # three classes of answers, some traces with none
         value = hashlib.md5(text.encode()).digest()[0]
@@ -57,7 +64,7 @@ def tiny_engine(monkeypatch: pytest.MonkeyPatch, model: Any = None, **settings: 
     whole = sampling.Trace  # a random model rarely ends by itself: let a cut-off trace count as finished
     monkeypatch.setattr(sampling, "Trace", lambda **k: whole(**{**k, "finished": True}))
     engine = Engine(Settings(**{**QUICK, **settings}), bank=Bank(":memory:"))
-    engine._shared.loader._models[Place("tiny", "cpu")] = model or tiny_model(seed=5, max_position_embeddings=4096)
+    engine._shared.loader._models[Place("tiny", "cpu")] = model or shared_model()
     engine._shared.loader._embedders["tiny"] = embed
     return engine
 

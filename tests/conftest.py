@@ -6,6 +6,7 @@ need chromium (markers and the default are in pyproject.toml).
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -22,6 +23,22 @@ KEPT = ("LATENTMEM_CACHE",)  # where the weights are
 settings.register_profile("latentmem", derandomize=True, deadline=None, max_examples=50,
                           suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 settings.load_profile("latentmem")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A quick test's tensors are tiny: a second thread of a mathematics library only costs, in child processes, too.
+
+    The real and browser tests keep all threads. Whoever sets a variable keeps that number.
+    """
+    if "not real" in config.option.markexpr and "not browser" in config.option.markexpr:
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ.setdefault(name, "1")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -49,6 +49,11 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree(path)))
+
+
 def sources(*folders: str) -> list[Path]:
     """The Python files of the repository, or of some of its folders."""
     found = [ROOT / "app.py"] if not folders and (ROOT / "app.py").exists() else []
@@ -64,12 +69,18 @@ def unit(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0] if path.is_relative_to(PACKAGE) else path.stem
 
 
-def imports(path: Path) -> Iterator[tuple[str, int]]:
+@cache
+def imports(path: Path) -> tuple[tuple[str, int], ...]:
     """(absolute name, line) of all that a file imports at run time, also inside functions; not under TYPE_CHECKING."""
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[str, int]]:
     inside = ["latentmem", *path.relative_to(PACKAGE).parts[:-1]] if path.is_relative_to(PACKAGE) else []
-    typing_only = {id(n) for block in ast.walk(tree(path)) if isinstance(block, ast.If)
-                   and "TYPE_CHECKING" in ast.unparse(block.test) for s in block.body for n in ast.walk(s)}
-    for node in ast.walk(tree(path)):
+    typing_only = {id(n) for block in nodes(path) if isinstance(block, ast.If)
+                   and isinstance(block.test, (ast.Name, ast.Attribute)) and "TYPE_CHECKING" in ast.unparse(block.test)
+                   for s in block.body for n in ast.walk(s)}
+    for node in nodes(path):
         if id(node) in typing_only:
             continue
         if isinstance(node, ast.Import):
@@ -118,7 +129,7 @@ def test_nothing_reads_pickles() -> None:
 def test_no_foreign_code_is_run() -> None:
     wrong = []
     for path in sources():
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if not isinstance(node, ast.Call):
                 continue
             if isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS:
@@ -135,7 +146,7 @@ def test_no_foreign_code_is_run() -> None:
 def test_files_and_functions_stay_small(path: Path) -> None:
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines < LONGER.get(path.relative_to(ROOT).as_posix(), MAX_FILE), f"{lines} lines"
-    long = [f"{n.name}: {n.end_lineno - n.lineno + 1} lines" for n in ast.walk(tree(path))
+    long = [f"{n.name}: {n.end_lineno - n.lineno + 1} lines" for n in nodes(path)
             if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)) and n.end_lineno - n.lineno + 1 >= MAX_FUNCTION]
     assert not long, long
 

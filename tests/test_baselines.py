@@ -10,7 +10,7 @@ from latentmem.baselines.registry import ROWS
 from latentmem.baselines.sampler import Ask
 from latentmem.baselines.vote_n import matched
 from latentmem.records import Distilled, LatentmemError, Problem
-from tests.baseline_samples import bare, one_thread, poisoned, problems, tiny_engine, workshop  # noqa: F401
+from tests.baseline_samples import bare, one_thread, poisoned, problems, shared_model, tiny_engine, workshop  # noqa: F401
 from tests.tiny import tiny_model
 
 VOTE6 = Form("vote", 6, 1.2)
@@ -19,7 +19,7 @@ ONLINE = [name for name, row in ROWS.items() if row.learns == "online"]
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_model(seed=5, max_position_embeddings=4096)
+    return shared_model()
 
 
 @pytest.fixture
@@ -49,9 +49,9 @@ def test_the_truth_reaches_no_row(shop, name):
     system = shop.make(name)
     assert not system.needs_labels
     list(system.fit(poisoned(problems(4))))
-    list(system.learn(poisoned(problems(6))))
+    list(system.learn(poisoned(problems(4))))
     for form in (ONE, VOTE6):
-        asked = poisoned(problems(3, start=20))
+        asked = poisoned(problems(2, start=20))
         replies = list(system.reply(asked, form))
         assert [r.problem_id for r in replies] == [p.id for p in asked]
         for reply in replies:
@@ -63,7 +63,7 @@ def test_the_truth_reaches_no_row(shop, name):
 def test_a_row_resumes_from_what_it_saved(engine, name, tmp_path):
     """Saved and loaded into a new process' objects, a row replies and goes on learning as if nothing had happened."""
     how = {"offline_steps": 2, "rates": {"full": 1e-3}}
-    one = taught(workshop(engine, **how), name, 4)
+    one = taught(workshop(engine, **how), name, 3)
     one.save(tmp_path)
     two = workshop(engine, **how).make(name)
     two.load(tmp_path)
@@ -71,7 +71,7 @@ def test_a_row_resumes_from_what_it_saved(engine, name, tmp_path):
     for system in (one, two):
         list(system.learn(problems(2, start=10)))
     for form in (ONE, VOTE6):
-        a, b = ([bare(r) for r in s.reply(problems(4, start=20), form)] for s in (one, two))
+        a, b = ([bare(r) for r in s.reply(problems(3, start=20), form)] for s in (one, two))
         assert a == b
         assert any(r.used for r in a) or name.startswith("offline")
     empty = workshop(engine).make(name)
@@ -89,7 +89,7 @@ def test_without_experience_a_row_is_the_model_alone(shop, name):
 @pytest.mark.parametrize("name", ONLINE)
 def test_a_distant_past_is_not_used(engine, name):
     shop = workshop(engine.changed(min_similarity=1.0))
-    assert not any(r.used for r in taught(shop, name).reply(problems(3, start=30), ONE))
+    assert not any(r.used for r in taught(shop, name, 4).reply(problems(3, start=30), ONE))
 
 
 def test_unknown_row(shop):

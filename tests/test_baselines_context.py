@@ -14,15 +14,14 @@ from latentmem.prompts import lesson_messages, refine_messages, strategies_messa
 from latentmem.records import Trace
 from latentmem.transformer import Prefix, causal_mask, forward
 from latentmem.voting import vote
-from tests.baseline_samples import one_thread, problems, tiny_engine, workshop  # noqa: F401
-from tests.tiny import tiny_model
+from tests.baseline_samples import one_thread, problems, shared_model, tiny_engine, workshop  # noqa: F401
 
 VOTE6 = Form("vote", 6, 1.2)
 
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_model(seed=5, max_position_embeddings=4096)
+    return shared_model()
 
 
 @pytest.fixture

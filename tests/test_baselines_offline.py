@@ -15,8 +15,7 @@ from latentmem.grpo import advantages
 from latentmem.records import LatentmemError, Problem, Step
 from latentmem.training import Lot, policy_gradient
 from latentmem.voting import rewards, vote
-from tests.baseline_samples import labelled, one_thread, problems, run, tiny_engine, workshop  # noqa: F401
-from tests.tiny import tiny_model
+from tests.baseline_samples import labelled, one_thread, problems, run, shared_model, tiny_engine, workshop  # noqa: F401
 
 VOTE6 = Form("vote", 6, 1.2)
 OFFLINE = ("offline_prompt", "offline_lora", "offline_ttrl", "offline_grpo")
@@ -24,7 +23,7 @@ OFFLINE = ("offline_prompt", "offline_lora", "offline_ttrl", "offline_grpo")
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_model(seed=5, max_position_embeddings=4096)
+    return shared_model()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentmem.baselines.base import ONE, VOTE, Form
+from latentmem.baselines.base import ONE, Form
 from latentmem.baselines.elm import Elm
 from latentmem.baselines.learners import FullLearner, LoraLearner, PromptLearner
 from latentmem.baselines.registry import ROWS
@@ -60,7 +60,7 @@ def test_a_step_makes_the_rewarded_trace_likelier(model, kind, rate):
     """One AdamW step on two real traces, one rewarded and one not: the same loss is lower afterwards."""
     problem = problems(1)[0]
     learner = kind(model, "Solve the problem step by step.", 20) if kind is PromptLearner else kind(model)
-    traces = Sampler(model, max_new_tokens=24).sample([Ask(problem)], VOTE)[0].traces[:2]
+    traces = Sampler(model, max_new_tokens=24).sample([Ask(problem)], Form("vote", 2, 0.8))[0].traces
     assert traces[0].token_ids != traces[1].token_ids
     optimizer = torch.optim.AdamW(learner.parameters, lr=rate, weight_decay=0.0)
 

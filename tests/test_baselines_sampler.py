@@ -9,7 +9,7 @@ from latentmem.baselines.log import Log
 from latentmem.baselines.sampler import Ask, Sampler
 from latentmem.records import LatentmemError
 from latentmem.sampling import Job, sample
-from tests.baseline_samples import bare, one_thread, problems, tiny_engine, workshop  # noqa: F401
+from tests.baseline_samples import QUICK, bare, one_thread, problems, shared_model, tiny_engine, workshop  # noqa: F401
 from tests.tiny import tiny_model
 
 VOTE6 = Form("vote", 6, 1.2)
@@ -17,7 +17,7 @@ VOTE6 = Form("vote", 6, 1.2)
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_model(seed=5, max_position_embeddings=4096)
+    return shared_model()
 
 
 @pytest.fixture
@@ -34,7 +34,8 @@ def test_sampler_gives_the_plain_samples(shop, model):
     """What the sampler batches is what one job alone gives."""
     asks = [Ask(p) for p in problems(5)]
     for ask, sampled in zip(asks, shop.sampler.sample(asks, VOTE6), strict=True):
-        alone = {r.row: r for _, r in sample(model, [Job(ask.problem, 6)], seed=0, temperature=1.2, max_new_tokens=12)
+        alone = {r.row: r for _, r in sample(model, [Job(ask.problem, 6)], seed=0, temperature=1.2,
+                                           max_new_tokens=QUICK["max_new_tokens"])
                  if hasattr(r, "token_ids")}
         assert [t.token_ids for t in sampled.traces] == [alone[i].token_ids for i in range(6)]
         assert [t.answer for t in sampled.traces] == [alone[i].answer for i in range(6)]

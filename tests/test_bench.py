@@ -24,9 +24,13 @@ TINY = Work(model="tiny", tokens=20, rollouts=4, steps=2, together=2, together_s
             virtual_tokens=4, init_text="Think.")
 
 
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_model(num_hidden_layers=2, max_position_embeddings=1024)
+
+
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Any:
-    model = tiny_model(max_position_embeddings=1024)
+def tiny(model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(work, "language_model", lambda _: model)
     return model
 

@@ -12,11 +12,11 @@ from latentmem.bench.work import Work
 from latentmem.records import Status
 from tests.tiny import tiny_model
 
-TINY = Work(model="tiny", tokens=20, rollouts=4)
+TINY = Work(model="tiny", tokens=14, rollouts=4, init_text="Think.")  # the profiler takes time for every operation
 
 
 def test_parts_are_profiled_with_and_without_the_tape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "language_model", lambda _: tiny_model())
+    monkeypatch.setattr(work, "language_model", lambda _: tiny_model(num_hidden_layers=1))
     file = tmp_path / "profile.json"
     parts = [r for r in profile.run(TINY, file) if not isinstance(r, Status)]
     assert [p.name for p in parts] == ["rollouts", "rollouts-taped", "step", "step-taped"]
@@ -28,7 +28,7 @@ def test_parts_are_profiled_with_and_without_the_tape(tmp_path: Path, monkeypatc
 
 
 def test_parts_without_a_tape_where_none_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_model()
+    model = tiny_model(num_hidden_layers=1)
     monkeypatch.setattr(model, "tape", lambda rows, positions: None, raising=False)
     monkeypatch.setattr(work, "language_model", lambda _: model)
     parts = [r for r in profile.run(TINY, tmp_path / "p.json") if not isinstance(r, Status)]

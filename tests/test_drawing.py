@@ -35,11 +35,11 @@ def test_pick_equals_the_plain_search_up_to_rounding(words, seed, u):
 
 def test_frequencies_match_the_softmax():
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
-    n, temperature = 40_000, 0.7
+    n, temperature = 10_000, 0.7
     u = (torch.arange(n) + 0.5) / n
     ids, _, _ = draw(logits.expand(n, -1), u, temperature)
     got = torch.bincount(ids, minlength=4) / n
-    assert torch.allclose(got, (logits[0] / temperature).softmax(-1), atol=1e-4)
+    assert torch.allclose(got, (logits[0] / temperature).softmax(-1), atol=2 / n)
 
 
 def test_nucleus_keeps_the_smallest_set_that_reaches_top_p():

@@ -19,7 +19,7 @@ from latentmem.records import Delta, Distilled, LatentmemError, Problem, Receipt
 from latentmem.settings import Settings
 from tests.tiny import tiny_model
 
-QUICK = {"model": "tiny", "embedder": "tiny", "rollouts": 6, "max_new_tokens": 16, "temperature": 1.2, "steps": 3,
+QUICK = {"model": "tiny", "embedder": "tiny", "rollouts": 6, "max_new_tokens": 10, "temperature": 1.2, "steps": 3,
          "virtual_tokens": 4, "learning_rate": 0.01, "device": "cpu", "min_similarity": -1.0, "gate_votes": 1, "gate_lead": 0}
 
 
@@ -31,11 +31,10 @@ def embed(text: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def models():
-    return {"tiny": tiny_model(seed=5), "other": tiny_model(seed=6)}
+    return {"tiny": tiny_model(seed=5, num_hidden_layers=2), "other": tiny_model(seed=6, num_hidden_layers=2)}
 
 
-@pytest.fixture
-def engine(models, monkeypatch):
+def new_engine(models, monkeypatch):
     def box(text):  # three classes of answers, some traces with none
         value = hashlib.md5(text.encode()).digest()[0]
         return None if value % 5 == 0 else str(value % 3)
@@ -49,6 +48,11 @@ def engine(models, monkeypatch):
     whole = sampling.Trace
     monkeypatch.setattr(sampling, "Trace", lambda **k: whole(**{**k, "finished": True}))
     return made
+
+
+@pytest.fixture
+def engine(models, monkeypatch):
+    return new_engine(models, monkeypatch)
 
 
 def run(stream):
@@ -70,6 +74,19 @@ def learn(engine, problem=P, **how):
         if done.memory:
             return done
     raise AssertionError("no random vote could be learnt from")
+
+
+@pytest.fixture(scope="module")
+def learnt(models):
+    """What was learnt, for the tests of what comes afterwards: one for all, which put it into a bank of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        return learn(new_engine(models, patch), keep=False)
+
+
+@pytest.fixture
+def taught(engine, learnt):
+    engine.keep(learnt)
+    return engine
 
 
 def test_think_streams_traces_and_votes(engine):
@@ -113,24 +130,22 @@ def test_steps_are_records_of_real_updates(engine):
     assert done.steps[-1].note
 
 
-def test_both_sides_draw_the_same_numbers(engine):
+def test_both_sides_draw_the_same_numbers(taught):
     """Zero-shot traces do not change because a memory is sampled beside them."""
-    learn(engine)
-    off = run(engine.answer(Q, "off"))[-1]
-    auto = run(engine.answer(Q))[-1]
+    off = run(taught.answer(Q, "off"))[-1]
+    auto = run(taught.answer(Q))[-1]
     alone = [t.token_ids for t in auto.traces if t.side == "zero_shot"]
     assert alone == [t.token_ids for t in off.traces]
     assert off.used is None and off.memory is None and "switched off" in off.route.reason
 
 
-def test_replay_gives_the_same_tokens_and_notices_others(engine):
+def test_replay_gives_the_same_tokens_and_notices_others(taught):
     from dataclasses import replace
 
-    learn(engine)
-    receipt = run(engine.answer(Q))[-1]
-    assert run(engine.replay(receipt))[-1].token_digest == receipt.token_digest
+    receipt = run(taught.answer(Q))[-1]
+    assert run(taught.replay(receipt))[-1].token_digest == receipt.token_digest
     with pytest.raises(LatentmemError, match="other tokens"):
-        run(engine.replay(replace(receipt, token_digest="0" * 64)))
+        run(taught.replay(replace(receipt, token_digest="0" * 64)))
 
 
 @pytest.mark.parametrize("after", [1, 40, 150])
@@ -167,16 +182,14 @@ def test_many_together_equal_one_by_one(engine):
             assert np.abs(one.memory.soft_prompt - many.memory.soft_prompt).max() < 1e-3
 
 
-def test_memory_of_another_model_is_refused(engine):
-    done = learn(engine)
+def test_memory_of_another_model_is_refused(taught, learnt):
     with pytest.raises(LatentmemError, match="made by tiny and the model in use is"):
-        run(engine.changed(model="other").think(P, memory_id=done.memory.id))
-    assert run(engine.changed(model="other").answer(Q))[-1].used is None, "retrieval looks only at this model's memories"
+        run(taught.changed(model="other").think(P, memory_id=learnt.memory.id))
+    assert run(taught.changed(model="other").answer(Q))[-1].used is None, "retrieval looks only at this model's memories"
 
 
-def test_threshold_keeps_far_memories_out(engine):
-    learn(engine)
-    receipt = run(engine.changed(min_similarity=1.0).answer(Q))[-1]
+def test_threshold_keeps_far_memories_out(taught):
+    receipt = run(taught.changed(min_similarity=1.0).answer(Q))[-1]
     assert receipt.used is None and "below the threshold" in receipt.route.reason and receipt.hits
 
 
@@ -184,28 +197,25 @@ def test_empty_bank_is_a_result(engine):
     assert "holds no memory" in run(engine.answer(Q))[-1].route.reason
 
 
-def test_kv_keys_find_the_same_problem(engine):
-    done = learn(engine)
-    found = engine.changed(key="kv").search(done.memory.problem)
+def test_kv_keys_find_the_same_problem(taught, learnt):
+    found = taught.changed(key="kv").search(learnt.memory.problem)
     assert found.kind == "kv" and found.hits[0].similarity == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["vote_share", "self_certainty", "judge"])
-def test_every_verifier_settles_a_disagreement(engine, name):
-    learn(engine)
+def test_every_verifier_settles_a_disagreement(taught, name):
     for i in range(20):
-        receipt = run(engine.changed(verifier=name).answer(Problem(f"{Q.text} {i}")))[-1]
+        receipt = run(taught.changed(verifier=name).answer(Problem(f"{Q.text} {i}")))[-1]
         if receipt.route.scores:
             assert receipt.route.verifier == name and set(receipt.route.scores) == {"zero_shot", "memory"}
             return
     raise AssertionError("no disagreement in twenty problems")
 
 
-def test_feedback_counts(engine):
-    learn(engine)
-    receipt = run(engine.answer(Q))[-1]
-    engine.feedback(receipt, True)
-    assert engine.bank.events(receipt.used.memory_id, kind="feedback")[0].detail == {"correct": True}
+def test_feedback_counts(taught):
+    receipt = run(taught.answer(Q))[-1]
+    taught.feedback(receipt, True)
+    assert taught.bank.events(receipt.used.memory_id, kind="feedback")[0].detail == {"correct": True}
 
 
 @pytest.mark.parametrize("text", ["", "   \n"])

@@ -126,6 +126,8 @@ def dying(moment):
         for _ in stream.run(cast()[1], data(6), j):
             tick()
 
+with journal.Journal(Path(sys.argv[1] + ".warm"), FACTS) as j:  # what a run imports is imported once, not in every child
+    list(stream.run(cast()[1], data(2), j))
 for moment in map(int, sys.argv[2:]):
     child = os.fork()
     if not child:

@@ -93,7 +93,7 @@ def test_the_paper_suite_runs_small(engine, tmp_path: Path, monkeypatch: pytest.
     """Its own protocols, systems and forms, on a few problems in the place of MATH500, AMC23 and AIME24."""
     small = {name: write(tmp_path / f"{name}.jsonl", 2, name) for name in ("math500", "amc23", "aime24")}
     monkeypatch.setattr(suites, "load", lambda spec, strict=False: datasets.load(small[spec], strict=strict))
-    list(run(engine, Order(suites.SUITES["paper"], tmp_path / "out")))
+    list(run(engine.changed(rollouts=4, steps=1), Order(suites.SUITES["paper"], tmp_path / "out", votes=6)))
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["cache"] + [
         f"{kind}-{name}" for kind in ("stream", "transfer") for name in ("aime24", "amc23", "math500")]
     moved, _, _ = read_results(tmp_path / "out" / "transfer-aime24")

@@ -112,13 +112,14 @@ def test_an_own_bank_is_freed_with_its_visitor(desk: Desk) -> None:
 
 
 def test_an_own_bank_outlives_a_reload_and_no_more(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.visits.patience = 0.2
+    desk.visits.patience = 60
     arrival.welcome(desk, TOKEN, visitor("a"))
     name = kept(desk, "a")
     arrival.leave(desk, visitor("a"))
     arrival.welcome(desk, TOKEN, visitor("b"))
     assert name in desk.at(visitor("b")).engine.bank
     own = desk.at(visitor("b")).engine.bank.own
+    desk.visits.patience = 0.01
     arrival.leave(desk, visitor("b"))
     deadline = time.monotonic() + 10
     while len(desk.visits) and time.monotonic() < deadline:  # nobody calls: a timer frees it

@@ -83,6 +83,7 @@ def test_a_silent_hub_is_noticed_in_time_and_said_once(open_hub: Path, monkeypat
 
 def test_a_hub_that_is_switched_off_is_not_asked(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = add(monkeypatch, folder_model(open_hub, FOLDER))
+    quick_pip(monkeypatch)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with small_hub({"tiny/folder": FOLDER}) as (address, asked):
         monkeypatch.setenv("HF_ENDPOINT", address)

@@ -36,13 +36,18 @@ def ids(seeds: range) -> list[str]:
     return [make_memory(seed).id for seed in seeds]
 
 
+@pytest.fixture(scope="module")
+def searched() -> tuple[Overlay, Bank]:
+    """An overlay, and one bank with all its memories; for searching only."""
+    return filled(Overlay(filled(Bank(":memory:"), SHARED)), MINE), filled(filled(Bank(":memory:"), SHARED), MINE)
+
+
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 12), model=st.sampled_from([None, "model0", "model1"]),
        gone=st.sets(st.integers(0, 8), max_size=4))
-def test_search_is_that_of_one_bank_with_all_memories(seed: int, k: int, model: str | None, gone: set[int]) -> None:
-    shared = filled(Bank(":memory:"), SHARED)
-    overlay, both = filled(Overlay(shared), MINE), filled(filled(Bank(":memory:"), SHARED), MINE)
+def test_search_is_that_of_one_bank_with_all_memories(searched: tuple[Overlay, Bank], seed: int, k: int, model: str | None,
+                                                      gone: set[int]) -> None:
     key, exclude = unit(np.random.default_rng(seed), 6), [make_memory(i).id for i in gone]
-    ours, theirs = (bank.search(key, k=k, model=model, exclude=exclude) for bank in (overlay, both))
+    ours, theirs = (bank.search(key, k=k, model=model, exclude=exclude) for bank in searched)
     assert [(h.memory_id, h.rank, h.name) for h in ours] == [(h.memory_id, h.rank, h.name) for h in theirs]
     assert np.allclose([h.similarity for h in ours], [h.similarity for h in theirs])
     assert [h.margin is None for h in ours] == [h.margin is None for h in theirs]

