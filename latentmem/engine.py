@@ -271,9 +271,9 @@ class Engine:
 
     def _route(self, problem: Problem, traces: Sequence[Trace], votes: Mapping[Side, Vote], why_none: str) -> Route:
         from .routing import disagree, route
-        from .verifier import score
+        from .verifier import chosen, score
 
-        name, scores = self.settings.verifier, None
+        name, scores = chosen(self.settings.verifier, self.settings.rollouts), None
         alone, helped = votes["zero_shot"], votes.get("memory")
         if disagree(alone, helped):
             scores = {side: score(name, self.model, problem, [t for t in traces if t.side == side], v)

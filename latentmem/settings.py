@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     k: int = Field(1, ge=1, le=100, description="How many memories are looked up; the best one is tried.")
     min_similarity: float = Field(0.25, ge=-1, le=1, description="A memory less similar than this is not tried.")
     verifier: Literal["vote_share", "self_certainty", "judge"] = Field(
-        "vote_share", description="Who decides when memory and model disagree.")
+        "vote_share", description="Who decides when memory and model disagree; with one rollout, which always ties, the judge.")
 
     starter: bool = Field(True, description="A new bank begins with the memories of examples/bank.zip.")
     mcp: bool = Field(False, description="Offer the app's endpoints as tools of the Model Context Protocol, too.")

@@ -139,7 +139,7 @@ def test_elm_routes_and_keeps_all_scores(shop):
                 continue
             seen += 1
             assert set(reply.scores) == {"vote_share", "self_certainty", "judge"}
-            by = "self_certainty" if form is ONE else "vote_share"
+            by = "judge" if form is ONE else "vote_share"
             scores = reply.scores[by]
             assert reply.route.verifier == by and reply.route.scores == scores
             side = "memory" if scores["memory"] > scores["zero_shot"] else "zero_shot"

@@ -17,6 +17,7 @@ from latentmem.engine import Engine
 from latentmem.loading import Place
 from latentmem.records import Delta, Distilled, LatentmemError, Problem, Receipt, Retrieval, Trace, Vote
 from latentmem.settings import Settings
+from latentmem.verifier import chosen
 from tests.tiny import tiny_model
 
 QUICK = {"model": "tiny", "embedder": "tiny", "rollouts": 6, "max_new_tokens": 10, "temperature": 1.2, "steps": 3,
@@ -210,6 +211,11 @@ def test_every_verifier_settles_a_disagreement(taught, name):
             assert receipt.route.verifier == name and set(receipt.route.scores) == {"zero_shot", "memory"}
             return
     raise AssertionError("no disagreement in twenty problems")
+
+
+def test_one_trace_a_side_is_judged_since_its_votes_always_tie():
+    assert chosen("vote_share", 1) == "judge" and chosen("vote_share", 2) == "vote_share"
+    assert chosen("self_certainty", 1) == "self_certainty"
 
 
 def test_feedback_counts(taught):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from latentmem import Bank, Engine, Problem, Settings
+from latentmem.linear import has_eight_bits
 from latentmem.records import Distilled, Receipt, Step, Trace, Vote
 from latentmem.sampling import Job, sample
 
@@ -119,6 +120,33 @@ def test_an_unchanged_base(small):
     list(small.changed(rollouts=4, steps=1, gate_votes=1, gate_lead=0, temperature=1.2).distil(EASY, keep=False))
     assert before == [w.qkv.weight.double().sum().item() for w in small.model.body.layers]
     assert head == small.model.body.head.weight.double().sum().item()
+
+
+@pytest.mark.skipif(not has_eight_bits(), reason="needs a CPU with AVX512-VNNI")
+def test_eight_bit_products_change_little(small):
+    """Next-word distributions over a real prompt, and the soft prompt's gradient, in int8 against float32."""
+    from latentmem.grpo import advantages
+    from latentmem.model import LanguageModel, Prompt
+    from latentmem.prompts import solve_messages
+    from latentmem.training import Lot, policy_gradient
+    from latentmem.weights import ensure
+
+    plain, rounded = small.model, LanguageModel.load(ensure("smollm2-135m"), dtype="int8")
+    prompt = Prompt(plain.render(solve_messages(EASY.text)), plain.text_prompt("Think step by step.", 20))
+    with torch.no_grad():
+        p, q = (m.body.head(m.prefill([prompt]).hidden)[0].log_softmax(-1) for m in (plain, rounded))
+    divergence = (p.exp() * (p - q)).sum(-1).mean().item()
+    same = (p.argmax(-1) == q.argmax(-1)).float().mean().item()
+    traces = [r for _, r in sample(plain, [Job(EASY, 4, prompt.soft)], seed=0, temperature=1.0, max_new_tokens=32)
+              if isinstance(r, Trace)]
+    grads = []
+    for model in (plain, rounded):
+        soft = torch.nn.Parameter(prompt.soft.clone())
+        list(policy_gradient(model, [Lot(EASY, soft, traces, advantages([1, 0, 1, 0]))], 1.0))
+        grads.append(soft.grad.flatten())
+    cosine = torch.cosine_similarity(*grads, dim=0).item()
+    print(f"int8 against float32: {divergence:.1e} nats, same likeliest word {same:.1%}, gradient's cosine {cosine:.4f}")
+    assert 0 < divergence < 0.01 and same > 0.95 and cosine > 0.9
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -9,12 +9,12 @@ from pathlib import Path
 from ..bank import Bank
 from ..records import Hit, KeyKind, Problem, Record, Route
 from ..routing import disagree, route
-from ..verifier import VerifierName
+from ..verifier import VerifierName, chosen
 from .base import Cost, Form, Reply
 from .log import read_json, write_json
 from .row import Key, Row, blank
 from .sampler import Ask, Sampled, Sampler
-from .scoring import VERIFIERS, all_scores, chosen
+from .scoring import VERIFIERS, all_scores
 from .teacher import Taught, Teacher
 
 NONE = "No memory is as near as the threshold asks."
@@ -100,7 +100,7 @@ class Elm(Row):
         hits = [self.find(p) for p in problems]
         for problem, hit, sides in zip(problems, hits, self.sides(problems, hits, form, True), strict=True):
             votes = {side: s.vote for side, s in sides.items()}
-            scores, extra, by = {}, Cost(), chosen(self.verifier, form)
+            scores, extra, by = {}, Cost(), chosen(self.verifier, form.traces)
             if disagree(votes["zero_shot"], votes.get("memory")):
                 scores, extra = all_scores(self.sampler, problem, sides, self.verifiers, by)
             way = route(votes["zero_shot"], votes.get("memory"), scores.get(by), verifier=by, why_none=NONE)

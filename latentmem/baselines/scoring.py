@@ -7,15 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from ..records import Problem
 from ..verifier import VerifierName, score
-from .base import Cost, Form
+from .base import Cost
 from .sampler import Sampled, Sampler
 
 VERIFIERS: tuple[VerifierName, ...] = ("vote_share", "self_certainty", "judge")
-
-
-def chosen(verifier: VerifierName, form: Form) -> VerifierName:
-    """The verifier that routes in this form: one trace a side always ties in votes, so its certainty decides there."""
-    return "self_certainty" if verifier == "vote_share" and form.traces == 1 else verifier
 
 
 def all_scores(sampler: Sampler, problem: Problem, sides: Mapping[str, Sampled], verifiers: Sequence[VerifierName],
