@@ -53,7 +53,8 @@ def show_map(desk: Desk, request: gr.Request) -> tuple[Any, ...]:
     """The Memories panel of a page that was just loaded; `?memory=ID` opens a memory."""
     asked = dict(request.query_params) if request is not None else {}
     memory = str(asked.get("memory", ""))[:80]
-    return memories_panel.picture(desk, desk.visit(request), "", "source", desk.engine.settings.key, memory)
+    return memories_panel.picture(desk, desk.visit(request), "", "source", desk.engine.settings.key, memory,
+                                  points=bool(memory) or asked.get("panel") == "memories")
 
 
 def head(desk: Desk) -> tuple[list[Fragment], Any]:

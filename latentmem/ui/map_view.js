@@ -19,7 +19,7 @@
     const v = { element, stage, host, trigger, cloud: { n: 0, xy: new Float32Array(0), codes: new Uint8Array(0) }, stamp: null,
       mark: {}, cursor: -1, open: -1, only: null, picked: new Uint8Array(0), count: 0, labels: true, density: false, frames: 0 };
     lm.mapView = v;
-    let asked = null, ids = null, names = null, rowOf = null, lit = null, theme = null, drawn = false, pending = 0, known = {};
+    let asked = null, explained = null, ids = null, names = null, rowOf = null, lit = null, theme = null, drawn = false, pending = 0, known = {};
 
     // ---------------------------------------------------------------- what is where
     v.id = (i) => (ids ??= (store.points?.ids ?? "").split("\n"))[i] ?? "";
@@ -145,6 +145,7 @@
         }
         v.relight();
         host.dataset.points = v.cloud.n;
+        if (v.cloud.n && explained !== v.stamp) { explained = v.stamp; if (store.extras?.stamp !== v.stamp) setTimeout(() => trigger("explain", {}), 150); }
       });
     };
 
