@@ -29,7 +29,7 @@ def desk() -> Desk:
 # ------------------------------------------------------------------ the page as a whole
 def arrived(desk: Desk, who: Any, token: str = "") -> dict[str, Any]:
     """What the two steps of a page load show, by name."""
-    names = ["tabs", "facts", "timer", "problem", "mode", "memory", *parts.SAMPLING, *solve.Picture._fields,
+    names = ["tabs", "guide", "facts", "timer", "problem", "mode", "memory", *parts.SAMPLING, *solve.Picture._fields,
              "distil_problem", *(f"distil_{name}" for name in distil.Picture._fields)]
     shown = dict(zip(names, arrival.welcome(desk, token, who), strict=True))
     return shown | {f"map_{k}": v for k, v in arrival.show_map(desk, who)._asdict().items()}

@@ -24,7 +24,7 @@ from .views_memory import body, head, no_page
 from .views_table import choice_label, found_table
 from .views_trust import misleads, trust
 
-CHOICES = 500  # memories offered in the drop-down lists, the newest first
+CHOICES = 200  # memories offered in the drop-down lists, the newest first; gradio takes a while to show very many
 EVENTS = 300  # of the open memory that its page is made from
 NEAR = 5
 SKIP = gr.skip()

@@ -150,10 +150,10 @@
     };
 
     // ---------------------------------------------------------------- news
-    const want = () => { // the page is to show a picture whose points it lacks
-      if (!host.clientWidth || v.mark.stamp === undefined || v.mark.stamp === v.stamp || asked === v.mark.stamp) return;
-      asked = v.mark.stamp;
-      trigger("want", { stamp: asked });
+    const lacks = () => host.clientWidth && v.mark.stamp !== undefined && v.mark.stamp !== v.stamp && asked !== v.mark.stamp;
+    const want = () => { // the page is to show a picture whose points it lacks, and they did not come beside it
+      if (!lacks()) return;
+      setTimeout(() => { if (lacks()) trigger("want", { stamp: asked = v.mark.stamp }); }, 40);
     };
     const took = {
       points: () => {
@@ -195,7 +195,7 @@
     listeners.add((name) => took[name]?.());
     v.pickedIds = () => Array.from(v.picked.keys()).filter((i) => v.picked[i]).map(v.id);
 
-    const ready = () => { if (!window.Plotly) { setTimeout(ready, 60); return; } if (store.points) took.points(); took.mark(); };
+    const ready = () => { if (!window.Plotly) { lm.plotly(); setTimeout(ready, 30); return; } if (store.points) took.points(); took.mark(); };
     new ResizeObserver(() => {
       if (!host.clientWidth) return;
       want();

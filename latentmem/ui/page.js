@@ -14,7 +14,20 @@
     try { localStorage.setItem("latentmem-theme", dark ? "dark" : "light"); } catch { /* private window: not remembered */ }
   };
   lm.toggleTheme = () => lm.setTheme(!document.body.classList.contains("dark"));
-  lm.openTheme = () => { const t = wanted(); if (t) document.body.classList.toggle("dark", t === "dark"); watchTabs(); };
+  lm.openTheme = () => {
+    const t = wanted();
+    if (t) document.body.classList.toggle("dark", t === "dark");
+    watchTabs();
+    (window.requestIdleCallback ?? setTimeout)(() => lm.plotly(), { timeout: 4000 });
+  };
+
+  // ---------------------------------------------------------------- plotly: large, so only once the page can be used, or needs it
+  let drawing = false;
+  lm.plotly = () => {
+    if (drawing || !lm.plotlyAt) return;
+    drawing = true;
+    document.head.append(Object.assign(document.createElement("script"), { src: lm.plotlyAt }));
+  };
 
   // ---------------------------------------------------------------- this tab: the server finds its work again after a reload
   const KEY = "latentmem-tab";
@@ -71,13 +84,20 @@
     tell(url);
     lm.look("lm-status");
   };
-  lm.guide = ({ trigger }) => { lm.goTo = (id) => trigger("open_memory", { id }); };
+  lm.guide = ({ props, trigger, watch }) => {
+    lm.goTo = (id) => trigger("open_memory", { id });
+    const goOn = () => (props.value?.busy ?? []).forEach((run) => trigger(run === "solve" ? "solve_goes_on" : "distil_goes_on", {}));
+    watch("value", goOn);
+    goOn();
+  };
 
   const tabs = () => [...document.querySelectorAll("#lm-tabs button[role=tab]")];
   const nameOf = (button) => button.dataset.tabId ?? button.textContent.trim().toLowerCase();
   const watchTabs = () => {
     const bar = document.querySelector("#lm-tabs");
     if (!bar) return void setTimeout(watchTabs, 50);
+    const asked = tabs().find((b) => nameOf(b) === panel);
+    if (asked?.getAttribute("aria-selected") === "false") asked.click(); // without waiting for the server to say so
     new MutationObserver(() => {
       setTimeout(nameUploads, 300);
       const open = tabs().find((b) => b.getAttribute("aria-selected") === "true");
