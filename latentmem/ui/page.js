@@ -9,14 +9,18 @@
     if (asked === "light" || asked === "dark") return asked;
     try { return localStorage.getItem("latentmem-theme"); } catch { return null; }
   };
-  lm.setTheme = (dark) => {
+  const dress = (dark) => { // the root, too: the page's own scroll bar follows it
     document.body.classList.toggle("dark", dark);
+    document.documentElement.style.colorScheme = dark ? "dark" : "light";
+  };
+  lm.setTheme = (dark) => {
+    dress(dark);
     try { localStorage.setItem("latentmem-theme", dark ? "dark" : "light"); } catch { /* private window: not remembered */ }
   };
   lm.toggleTheme = () => lm.setTheme(!document.body.classList.contains("dark"));
   lm.openTheme = () => {
     const t = wanted();
-    if (t) document.body.classList.toggle("dark", t === "dark");
+    dress(t ? t === "dark" : document.body.classList.contains("dark"));
     watchTabs();
     (window.requestIdleCallback ?? setTimeout)(() => lm.plotly(), { timeout: 4000 });
   };
@@ -99,7 +103,7 @@
     const asked = tabs().find((b) => nameOf(b) === panel);
     if (asked?.getAttribute("aria-selected") === "false") asked.click(); // without waiting for the server to say so
     new MutationObserver(() => {
-      setTimeout(nameUploads, 300);
+      setTimeout(() => { nameUploads(); fitBoxes(); }, 300);
       const open = tabs().find((b) => b.getAttribute("aria-selected") === "true");
       if (!open || nameOf(open) === panel) return;
       panel = nameOf(open);
@@ -110,6 +114,12 @@
   const nameUploads = () => document.querySelectorAll("button.upload-container[aria-label]").forEach((b) => {
     if (b.innerText.trim()) b.removeAttribute("aria-label");
   });
+  // a box that was filled while its panel was not shown has the height of an empty one
+  const fitBoxes = () => document.querySelectorAll("textarea").forEach((t) => {
+    if (t.clientHeight && t.scrollHeight > t.clientHeight + 4) t.style.height = `${Math.min(t.scrollHeight + 2, 300)}px`;
+  });
+  let fitting = 0;
+  window.addEventListener("resize", () => { clearTimeout(fitting); fitting = setTimeout(fitBoxes, 200); });
   window.addEventListener("popstate", () => {
     const to = read();
     walked = Date.now();
