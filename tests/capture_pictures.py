@@ -79,21 +79,21 @@ class Film:
 
     def __init__(self, folder: Path, most: int = 12) -> None:
         self.folder, self.most = folder, most
-        self.part, self.kept, self.every, self.last = "", list[Path](), 0.0, 0.0
+        self.part, self.kept, self.every, self.last, self.taken = "", list[Path](), 0.0, 0.0, 0
 
     def begin(self, part: str) -> None:
         """A new part; what there was of it before goes."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for old in self.folder.glob(f"{part}-*.png"):
             old.unlink()
-        self.part, self.kept, self.every, self.last = part, [], 0.5, 0.0
+        self.part, self.kept, self.every, self.last, self.taken = part, [], 0.5, 0.0, 0
 
     def frame(self, page: Page, hold: int = 0) -> None:
         """Takes a frame if it is time; `hold`: milliseconds that it stays, and then it is always taken."""
         if not hold and time.monotonic() - self.last < self.every:
             return
-        self.last = time.monotonic()
-        file = self.folder / f"{self.part}-{len(list(self.folder.glob(f'{self.part}-*.png'))):04d}-{hold or 260}.png"
+        self.last, self.taken = time.monotonic(), self.taken + 1
+        file = self.folder / f"{self.part}-{self.taken:04d}-{hold or 260}.png"
         shot(page).save(file)
         if not hold:
             self.kept.append(file)
