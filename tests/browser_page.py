@@ -70,6 +70,7 @@ class Page:
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+        self.driver.set_script_timeout(PATIENCE)
 
     def open(self, url: str) -> None:
         self.driver.get("about:blank")
@@ -127,8 +128,8 @@ def solve(page: Page, text: str) -> None:
                "document.querySelector('#lm-cards .card') && document.querySelector('#lm-stop').disabled")
 
 
-def click_point(page: Page) -> str:
-    """A real click on the point of the map that lies most by itself and is not open; its memory's id."""
+def click_point(page: Page, wanted: str = "") -> str:
+    """A real click on the point of a memory, or on the one that lies most by itself and is not open; its memory's id."""
     from selenium.webdriver import ActionChains
 
     where = page.run("""
@@ -138,9 +139,10 @@ def click_point(page: Page) -> str:
         const points = Array.from({length: v.cloud.n}, (_, i) => ({id: v.id(i), at: v.at(i)}));
         const apart = (p, q) => Math.hypot(p.at[0] - q.at[0], p.at[1] - q.at[1]);
         const far = (p) => Math.min(1e9, ...points.filter(q => q !== p).map(q => apart(p, q)));
-        const best = points.filter(p => p.id !== open).sort((a, b) => far(b) - far(a))[0];
+        const best = points.find(p => p.id === arguments[0]) ??
+          points.filter(p => p.id !== open).sort((a, b) => far(b) - far(a))[0];
         const box = document.querySelector('#lm-map .lm-figure').getBoundingClientRect();
-        return {id: best.id, x: box.left + best.at[0], y: box.top + best.at[1]};""")
+        return {id: best.id, x: box.left + best.at[0], y: box.top + best.at[1]};""", wanted)
     time.sleep(0.4)
     mouse = ActionChains(page.driver)
     mouse.w3c_actions.pointer_action.move_to_location(round(where["x"]), round(where["y"]))

@@ -133,12 +133,12 @@ def clicked(page: Page, times: int = 5) -> dict[str, float]:
               const frame = () => { const c = window.lmClick, now = performance.now();
                 if (!c.shown && v.open >= 0 && !v.dirty) c.shown = now - c.at;
                 if (!c.joined && v.mark.lit?.length > 1 && v.host.layout?.annotations?.length) c.joined = now - c.at;
-                if (!c.joined) requestAnimationFrame(frame); };
+                if (!c.joined || !c.shown) requestAnimationFrame(frame); };
               requestAnimationFrame(frame); }, {once: true, capture: true});""")
         x, y = box[0] + at[0], box[1] + at[1]
         mouse(page, "mousePressed", x, y, button="left", buttons=1, clickCount=1)
         mouse(page, "mouseReleased", x, y, button="left", clickCount=1)
-        found = page.until("return window.lmClick?.joined && window.lmClick")
+        found = page.until("return window.lmClick?.joined && window.lmClick.shown && window.lmClick")
         shown.append(found["shown"])
         joined.append(found["joined"])
     return {"shown_ms_median": round(median(shown), 1), "joined_ms_median": round(median(joined), 1),
@@ -165,6 +165,7 @@ def _measured(page: Page, url: str, points: int, seconds: float) -> dict[str, An
     took = []
     for _ in range(2):
         page.driver.get("about:blank")
+        page.errors()  # gradio reports its own open stream as an error when a page is left
         began = time.perf_counter()
         page.driver.get(f"{url}?panel=memories")
         page.until(drawn, points)

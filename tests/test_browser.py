@@ -82,6 +82,20 @@ def test_a_click_on_a_point_opens_its_memory_also_after_an_update(page: Page, ur
     assert page.errors() == []
 
 
+def test_a_map_that_changed_while_it_was_not_shown_is_drawn_when_it_is(page: Page, url: str) -> None:
+    page.open(url)
+    page.tab("Memories")
+    page.until("return Number(document.querySelector('#lm-map .lm-figure')?.dataset.points) >= 12")
+    page.tab("Solve")
+    solve(page, "Zoe sorts 15 shells into 5 boxes. How many shells lie in one box?")
+    page.click("#lm-receipt a[data-memory]")
+    page.until("return Boolean(window.latentmem.mapView.mark.star)")
+    page.until("const texts = (layout) => (layout.annotations ?? []).map(a => [a.x, a.y, a.text].join()).join(' ');"
+               "const meant = texts(latentmem.mapView.mark.layout);"
+               "return meant && meant === texts(document.querySelector('#lm-map .lm-figure').layout)", seconds=20)
+    assert page.errors() == []
+
+
 def test_foreign_text_stays_text(page: Page, url: str) -> None:
     page.open(url)
     solve(page, NASTY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -163,11 +164,23 @@ def quick_method(keys: np.ndarray, method: str):
 
 def test_a_slow_projection_shows_progress_and_a_click_meanwhile_does_not_start_it(shops: Desk,
                                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(map_layouts, "_computed", quick_method)
+    go_on, computed = threading.Event(), []
+
+    def slow_method(keys: np.ndarray, method: str):
+        computed.append(method)
+        yield Status("Computing the picture", 1, 2)
+        assert go_on.wait(30), "the page was to draw this first"
+        return np.asarray(keys[:, :2], np.float32)
+
+    monkeypatch.setattr(map_layouts, "_computed", slow_method)
     look = ("", "source", "input", "tsne")
-    assert click(shops, {"id": ""}, look).map["stamp"] == "?", "the page then asks for it"
-    assert "Computing the picture" in text_of(drawn(shops, look)[0])
-    assert drawn(shops, look) == [], "it is there"
+    assert click(shops, {"id": ""}, look).map["stamp"] == "?" and computed == [], "the page then asks for it"
+    drawing = map_handlers.draw(shops, *look, "", visitor())
+    assert next(drawing) == gr.skip() and "Computing the picture" in text_of(next(drawing))
+    assert click(shops, {"id": ""}, look).map["stamp"] == "?", "it is not there yet"
+    go_on.set()
+    list(drawing)
+    assert drawn(shops, look) == [] and computed == ["tsne"], "it is there"
 
 
 def test_a_projection_that_fails_leaves_the_map_with_pca(desk: Desk) -> None:

@@ -196,7 +196,7 @@ def test_a_new_memory_joins_a_picture_that_is_there() -> None:
     assert grown(old, ("x",), names, keys) is None
 
 
-@pytest.mark.skipif("umap" not in map_layouts.methods(), reason="umap-learn is an extra: pip install latentmem[umap]")
+@pytest.mark.skipif("umap" not in map_layouts.methods(), reason="needs the package umap-learn")
 def test_umap_where_it_is_installed(maps: Path) -> None:
     keys, _ = blobs(60)
     plane = run(place(keys, "umap"))

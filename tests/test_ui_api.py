@@ -67,6 +67,20 @@ def test_mistakes_are_one_sentence(desk: Desk) -> None:
         assert str(caught.value).count("\n") == 0 and len(str(caught.value)) > 20
 
 
+def test_tags_notes_and_words(desk: Desk) -> None:
+    one = desk.engine.bank.infos()[0].id
+    assert api.tag(desk, one, "Teach first") == ["teach first"] and api.tag(desk, one, "keep") == ["keep", "teach first"]
+    assert api.tag(desk, one, "keep", on=False) == ["teach first"]
+    assert [n["text"] for n in api.note(desk, one, "odd")] == ["odd"] and len(api.note(desk, one)) == 1
+    near = api.words(desk, one)
+    assert len(near) == 20 and near[0][0]["text"] and -1 <= near[0][0]["cosine"] <= 1
+    json.dumps([near, api.note(desk, one)])
+    for call in (lambda: api.tag(desk, "m000nothere", "x"), lambda: api.tag(desk, one, " "),
+                 lambda: api.note(desk, "m000nothere"), lambda: api.words(desk, "m000nothere")):
+        with pytest.raises(gr.Error):
+            call()
+
+
 def test_files_out_and_in(desk: Desk) -> None:
     bank = api.export_bank(desk)
     assert zipfile.is_zipfile(bank) and api.import_bank(Desk(FakeEngine()), bank)["added"] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ def desk() -> Desk:
 # ------------------------------------------------------------------ the page as a whole
 def arrived(desk: Desk, who: Any, token: str = "") -> dict[str, Any]:
     """What the two steps of a page load show, by name."""
-    names = ["tabs", "facts", "timer", "problem", "mode", "memory", *parts.SAMPLING, *solve.Picture._fields,
+    names = ["tabs", "guide", "facts", "timer", "problem", "mode", "memory", *parts.SAMPLING, *solve.Picture._fields,
              "distil_problem", *(f"distil_{name}" for name in distil.Picture._fields)]
     shown = dict(zip(names, arrival.welcome(desk, token, who), strict=True))
     return shown | {f"map_{k}": v for k, v in arrival.show_map(desk, who)._asdict().items()}
@@ -189,7 +190,10 @@ def test_launch_is_hardened_and_fetches_nothing_from_elsewhere() -> None:
     assert options["show_error"] is False and options["strict_cors"] is True and options["allowed_paths"] == []
     assert options["blocked_paths"] and options["ssr_mode"] is False and options["enable_monitoring"] is False
     page = options["head"].replace("http://www.w3.org/2000/svg", "")  # a name, not an address
-    assert "http://" not in page and "https://" not in page
+    around = '"https://huggingface.co"'  # the page around a Space: it is told the address, and nothing is fetched from it
+    assert page.count(around) == 2 and f"referrer.startsWith({around})" in page and f"}}, {around});" in page
+    page = page.replace(around, "")
+    assert not re.search(r"""https?://|src=["']?//|href=["']?//""", page)
     assert "fonts.googleapis" not in str(options["theme"]._font_css) and not options["theme"]._stylesheets
     assert theme.katex("js") and theme.katex("css"), "this gradio has no KaTeX module: formulas would stay LaTeX"
     assert theme.plotly_script() is not None

@@ -14,6 +14,7 @@ import gradio as gr
 
 from ..records import Distilled, LatentmemError, Receipt, Trace, Vote, to_dict
 from .api_answers import given, kept, last, last_receipt, remember, said
+from .api_notes import note, tag, words
 from .session import (
     Desk,
     answer_records,
@@ -262,6 +263,6 @@ def import_bank(desk: Desk, file: str | None) -> dict:
     return to_dict(said(lambda: desk.engine.bank.import_zip(file)))
 
 
-WORK = (solve, think, replay, distil, search)
-QUICK = (keep, discard, feedback, memories, memory, neighbours, quarantine, release, delete)
+WORK = (solve, think, replay, distil, search, words)
+QUICK = (keep, discard, feedback, memories, memory, neighbours, tag, note, quarantine, release, delete)
 FILES = (export_bank, export_peft, import_bank)

@@ -36,7 +36,7 @@ def families(desk: Desk) -> dict[str, list[str]]:
 
 
 def welcome(desk: Desk, token: str, request: gr.Request) -> tuple[Any, ...]:
-    """Panel, line at the top, and what the tab showed before a reload. `token` is the browser tab's own.
+    """Panel, runs that go on, line at the top, and what the tab showed before a reload. `token` is the browser tab's own.
 
     `?memory=ID` and `?panel=NAME` choose the panel, `?problem=...` fills the box.
     """
@@ -45,7 +45,8 @@ def welcome(desk: Desk, token: str, request: gr.Request) -> tuple[Any, ...]:
     asked = dict(request.query_params) if request is not None else {}
     panel = "memories" if asked.get("memory") else str(asked.get("panel", ""))
     desk.warming.start(desk.engine)
-    return (gr.update(selected=panel) if panel in PANELS else gr.skip(), *head(mine),
+    busy = [name for name in ("solve", "distil") if name in visit.runs and visit.runs[name].busy]
+    return (gr.update(selected=panel) if panel in PANELS else gr.skip(), {"busy": busy} if busy else gr.skip(), *head(mine),
             *solve_panel.restored(mine, visit, str(asked.get("problem", ""))[:20_000]), *distil_panel.restored(mine, visit))
 
 
@@ -53,7 +54,8 @@ def show_map(desk: Desk, request: gr.Request) -> tuple[Any, ...]:
     """The Memories panel of a page that was just loaded; `?memory=ID` opens a memory."""
     asked = dict(request.query_params) if request is not None else {}
     memory = str(asked.get("memory", ""))[:80]
-    return memories_panel.picture(desk, desk.visit(request), "", "source", desk.engine.settings.key, memory)
+    return memories_panel.picture(desk, desk.visit(request), "", "source", desk.engine.settings.key, memory,
+                                  points=bool(memory) or asked.get("panel") == "memories")
 
 
 def head(desk: Desk) -> tuple[list[Fragment], Any]:

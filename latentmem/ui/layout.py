@@ -62,20 +62,20 @@ def build(engine: Engine) -> gr.Blocks:
         wire_solve(desk, solve, memories, tabs, top, page)
         wire_distil(desk, solve, distil, memories, tabs, top, page)
         wire_memories(desk, solve, memories, tabs, top, page, guide)
-        wire_arrival(app, desk, solve, distil, tabs, token, timer, top, page)
+        wire_arrival(app, desk, solve, distil, tabs, token, timer, guide, top, page)
     app.queue(max_size=settings.hosted_queue if desk.hosted else 32, default_concurrency_limit=8)
     return app
 
 
 def wire_arrival(app: gr.Blocks, desk: Desk, solve: Solve, distil: Distil, tabs: gr.Tabs, token: gr.Textbox,
-                 timer: gr.Timer, top: list[Any], page: list[Any]) -> None:
+                 timer: gr.Timer, guide: gr.HTML, top: list[Any], page: list[Any]) -> None:
     """A page is opened, looked at while the models load, and closed."""
     restored = [solve.problem, solve.mode, solve.memory, *solve.settings, *solve.outputs, distil.problem, *distil.outputs]
-    opened = app.load(bind(arrival.welcome, desk, own=False), token, [tabs, *top, *restored],
-                      js="async () => [await window.latentmem.tab()]", **QUIET)
-    opened.then(bind(arrival.show_map, desk), None, page, **QUIET)
-    again = opened.then(bind(solve_panel.resume, desk), None, solve.outputs, **WATCH)
-    more = opened.then(bind(distil_panel.resume, desk), None, distil.outputs, **WATCH)
+    opened = app.load(bind(arrival.welcome, desk, own=False), token, [tabs, guide, *top, *restored],
+                      js="async () => [await window.latentmem.tab()]", queue=False, **QUIET)
+    opened.then(bind(arrival.show_map, desk), None, page, queue=False, **QUIET)
+    again = guide.solve_goes_on(bind(solve_panel.resume, desk), None, solve.outputs, **WATCH)
+    more = guide.distil_goes_on(bind(distil_panel.resume, desk), None, distil.outputs, **WATCH)
     solve.stop.click(None, cancels=[again], queue=False, **QUIET)
     distil.stop.click(None, cancels=[more], queue=False, **QUIET)
     timer.tick(bind(head, desk), None, top, **QUIET)

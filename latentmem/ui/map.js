@@ -30,7 +30,7 @@
     let listening = false, waiting = false;
     const draw = () => {
       if (!window.Plotly) { // the script is large and may still be on its way
-        if (!waiting) { waiting = true; const again = () => { if (window.Plotly) { waiting = false; draw(); } else if (host.isConnected || !listening) setTimeout(again, 60); }; again(); }
+        if (!waiting) { waiting = true; lm.plotly(); const again = () => { if (window.Plotly) { waiting = false; draw(); } else if (host.isConnected || !listening) setTimeout(again, 60); }; again(); }
         return;
       }
       const figure = props.value && typeof props.value === "object" ? props.value : { data: [], layout: {} };

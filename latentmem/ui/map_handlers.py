@@ -17,12 +17,12 @@ from ..records import LatentmemError, MemoryInfo
 from . import map_clusters
 from .map_atlas import Atlas, Rows, Sheet, chosen_rows
 from .map_layouts import run
-from .map_picture import CHOICES, Picture, atlas_of, opened, said, trust_words
+from .map_picture import CHOICES, Picture, atlas_of, drawn, lit_by, mapped, opened, said, trust_words
 from .projection import trustworthiness
 from .runs import follow
 from .session import Desk, attempt
 from .views import fragments, progress
-from .views_map import extras, lit, paint, points
+from .views_map import extras, paint
 from .views_table import choice_label, found_table, selected
 
 MOST_PICKED = 1 << 20  # characters of a selection that the browser may send
@@ -56,10 +56,7 @@ def want(desk: Desk, words: str, colour: str, space: str, method: str, chosen: s
     sheet = atlas.ready(space, method)  # type: ignore[arg-type]
     if sheet is None or not sheet.names:
         return part._replace(points={"stamp": part.map.get("stamp", ""), "n": 0}, trust=[])
-    rows = atlas.rows()
-    infos = mapped(sheet, rows)
-    return part._replace(points=points(infos, sheet.plane.points, sheet.stamp), lit=_lit(sheet, rows, words),
-                         paint=paint(infos, rows.tags, colour, sheet.stamp))
+    return part._replace(**drawn(sheet, atlas.rows(), words, colour))
 
 
 def explain(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request) -> Picture:
@@ -72,14 +69,6 @@ def explain(desk: Desk, words: str, colour: str, space: str, method: str, chosen
     if trouble:
         return Picture(notice=said(trouble, False))
     return Picture(extras=sheet.extras["shown"], trust=trust_words(sheet))
-
-
-def mapped(sheet: Sheet, rows: Rows) -> list[MemoryInfo]:
-    """The rows of the points, in their order. Raises LatentmemError if the bank changed on the way."""
-    try:
-        return [rows.by_id[name] for name in sheet.names]
-    except KeyError:
-        raise LatentmemError("The bank changed while its map was drawn: open the map again.") from None
 
 
 def study(atlas: Atlas, sheet: Sheet, rows: Rows) -> None:
@@ -113,15 +102,8 @@ def search(desk: Desk, words: str, colour: str, space: str, method: str, chosen:
     found, sheet = rows.found(words or ""), atlas.ready(space, method)  # type: ignore[arg-type]
     choices = [(choice_label(i), i.id) for i in found[:CHOICES]]
     return Picture(table=found_table(rows.infos, found, chosen, rows.tags),
-                   lit=_lit(sheet, rows, words) if sheet is not None else None,
+                   lit=lit_by(sheet, rows, words) if sheet is not None else None,
                    choice=gr.update(choices=choices, value=chosen if chosen in {i for _, i in choices} else None))
-
-
-def _lit(sheet: Sheet, rows: Rows, words: str) -> dict[str, Any] | None:
-    """Which points a search found; None without a search."""
-    if not (words or "").split():
-        return {"stamp": sheet.stamp, "bits": None, "count": 0}
-    return lit([sheet.row[i.id] for i in rows.found(words) if i.id in sheet.row], len(sheet.names), sheet.stamp)
 
 
 # ------------------------------------------------------------------ selection

@@ -11,7 +11,7 @@ from .views import Fragment
 
 _WAIT = ("(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, watch}}{1}) "
          ": setTimeout(go, 30); }})();")
-MAP = _WAIT.format("map", "") + " /* triggers 'memory_click', 'want', 'picked' */"
+MAP = _WAIT.format("map", "") + " /* triggers 'memory_click', 'want', 'explain', 'picked' */"
 ACTS = _WAIT.format("live", "") + _WAIT.format("acts", "") + " /* triggers 'open_memory', 'take', 'act' */"
 TABLE = _WAIT.format("live", "") + _WAIT.format("rows", "") + " /* triggers 'open_memory', 'take' */"
 KEYS = ("Arrow keys step from point to point, Enter opens the point, Space selects it, plus and minus zoom, 0 shows all, "
@@ -37,7 +37,7 @@ TEMPLATE = f"""<div class="lm-map">
 
 def map_area() -> gr.HTML:
     """The map. `.memory_click(fn)`: a point was clicked ("" for none). `.want(fn)`: the page lacks the points of the
-    picture it is to show. `.picked(fn)`: points were selected."""
+    picture it is to show. `.explain(fn)`: they are drawn. `.picked(fn)`: points were selected."""
     return gr.HTML({}, html_template=TEMPLATE, js_on_load=MAP, apply_default_css=False, elem_id="lm-map", elem_classes="lm-area",
                    label="Map of the memories")
 

@@ -11,19 +11,20 @@ from markupsafe import Markup
 
 from ..bank_notes import notes, tags
 from ..catalog import MODELS
-from ..records import Hit, Memory, MemoryInfo
+from ..records import Hit, LatentmemError, Memory, MemoryInfo
 from ..words import parameters
 from .map_atlas import Atlas, Rows, Sheet
 from .map_layouts import run
 from .projection import between
 from .session import Desk, Visit, attempt
 from .views import Fragment, fragments, notice
-from .views_map import mark
+from .views_map import lit, mark, paint
+from .views_map import points as points_of
 from .views_memory import body, head, no_page
 from .views_table import choice_label, found_table
 from .views_trust import misleads, trust
 
-CHOICES = 500  # memories offered in the drop-down lists, the newest first
+CHOICES = 200  # memories offered in the drop-down lists, the newest first; gradio takes a while to show very many
 EVENTS = 300  # of the open memory that its page is made from
 NEAR = 5
 SKIP = gr.skip()
@@ -90,8 +91,9 @@ def sheet_now(atlas: Atlas, space: str, method: str) -> Sheet | None:
 
 
 def picture(desk: Desk, visit: Visit, words: str, colour: str, space: str, chosen: str, message: str = "",
-            good: bool = True, method: str = "pca") -> Picture:
-    """The whole panel but its points, which the page asks for when it shows them. What cannot be read is said in its place."""
+            good: bool = True, method: str = "pca", points: bool = False) -> Picture:
+    """The whole panel; its points only if told so, since the page asks for them when it shows the map. What cannot be read
+    is said in its place."""
     rows, error = attempt(lambda: atlas_of(desk).rows())
     if rows is None:
         rows, message, good = Rows((), {}, {}), error, False
@@ -101,9 +103,34 @@ def picture(desk: Desk, visit: Visit, words: str, colour: str, space: str, chose
     everything = choices if len(found) == len(rows.infos) else [(choice_label(i), i.id) for i in rows.infos[:CHOICES]]
     shown = part.chosen if isinstance(part.chosen, str) else ""
     page = part.page if shown else no_page(rows.infos, closed=True)
+    sheet = sheet_now(atlas_of(desk), space, method) if points and rows.infos and not error else None
+    if sheet is not None and sheet.names:
+        part = part._replace(**drawn(sheet, rows, words, colour))
     return part._replace(table=found_table(rows.infos, found, shown, rows.tags), page=page,
                          choice=gr.update(choices=choices, value=shown if shown in {i for _, i in choices} else None),
                          solve_memory=gr.update(choices=everything), solve_other=gr.update(choices=everything))
+
+
+def drawn(sheet: Sheet, rows: Rows, words: str, colour: str) -> dict[str, Any]:
+    """The points of a picture, their colours, and which of them a search found, as members of a Picture."""
+    infos = mapped(sheet, rows)
+    return {"points": points_of(infos, sheet.plane.points, sheet.stamp), "paint": paint(infos, rows.tags, colour, sheet.stamp),
+            "lit": lit_by(sheet, rows, words)}
+
+
+def mapped(sheet: Sheet, rows: Rows) -> list[MemoryInfo]:
+    """The rows of the points, in their order. Raises LatentmemError if the bank changed on the way."""
+    try:
+        return [rows.by_id[name] for name in sheet.names]
+    except KeyError:
+        raise LatentmemError("The bank changed while its map was drawn: open the map again.") from None
+
+
+def lit_by(sheet: Sheet, rows: Rows, words: str) -> dict[str, Any]:
+    """Which points a search found; no bits without a search."""
+    if not (words or "").split():
+        return {"stamp": sheet.stamp, "bits": None, "count": 0}
+    return lit([sheet.row[i.id] for i in rows.found(words) if i.id in sheet.row], len(sheet.names), sheet.stamp)
 
 
 def opened(desk: Desk, visit: Visit, space: str, method: str, chosen: str, message: str = "", good: bool = True) -> Picture:

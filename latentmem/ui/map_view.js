@@ -19,7 +19,7 @@
     const v = { element, stage, host, trigger, cloud: { n: 0, xy: new Float32Array(0), codes: new Uint8Array(0) }, stamp: null,
       mark: {}, cursor: -1, open: -1, only: null, picked: new Uint8Array(0), count: 0, labels: true, density: false, frames: 0 };
     lm.mapView = v;
-    let asked = null, ids = null, names = null, rowOf = null, lit = null, theme = null, drawn = false, pending = 0, known = {};
+    let asked = null, explained = null, ids = null, names = null, rowOf = null, lit = null, theme = null, drawn = false, stale = false, pending = 0, known = {};
 
     // ---------------------------------------------------------------- what is where
     v.id = (i) => (ids ??= (store.points?.ids ?? "").split("\n"))[i] ?? "";
@@ -121,7 +121,8 @@
     };
     v.home = () => { const [a, b, c, d] = extent(); return { "xaxis.range": [a, b], "yaxis.range": [c, d] }; };
     v.draw = () => {
-      if (!window.Plotly || !host.clientWidth) return Promise.resolve();
+      stale = !window.Plotly || !host.clientWidth; // a panel that is not shown is drawn when it is
+      if (stale) return Promise.resolve();
       theme = themed();
       looks = null;
       const [x0, x1, y0, y1] = extent(), mark = current(), extra = store.extras?.stamp === v.stamp ? store.extras : {};
@@ -145,14 +146,15 @@
         }
         v.relight();
         host.dataset.points = v.cloud.n;
+        if (v.cloud.n && explained !== v.stamp) { explained = v.stamp; if (store.extras?.stamp !== v.stamp) setTimeout(() => trigger("explain", {}), 150); }
       });
     };
 
     // ---------------------------------------------------------------- news
-    const want = () => { // the page is to show a picture whose points it lacks
-      if (!host.clientWidth || v.mark.stamp === undefined || v.mark.stamp === v.stamp || asked === v.mark.stamp) return;
-      asked = v.mark.stamp;
-      trigger("want", { stamp: asked });
+    const lacks = () => host.clientWidth && v.mark.stamp !== undefined && v.mark.stamp !== v.stamp && asked !== v.mark.stamp;
+    const want = () => { // the page is to show a picture whose points it lacks, and they did not come beside it
+      if (!lacks()) return;
+      setTimeout(() => { if (lacks()) trigger("want", { stamp: asked = v.mark.stamp }); }, 40);
     };
     const took = {
       points: () => {
@@ -194,11 +196,11 @@
     listeners.add((name) => took[name]?.());
     v.pickedIds = () => Array.from(v.picked.keys()).filter((i) => v.picked[i]).map(v.id);
 
-    const ready = () => { if (!window.Plotly) { setTimeout(ready, 60); return; } if (store.points) took.points(); took.mark(); };
+    const ready = () => { if (!window.Plotly) { lm.plotly(); setTimeout(ready, 30); return; } if (store.points) took.points(); took.mark(); };
     new ResizeObserver(() => {
       if (!host.clientWidth) return;
       want();
-      if (drawn && host._fullLayout) window.Plotly.Plots.resize(host).then(() => v.paint()); else v.draw();
+      if (drawn && host._fullLayout) window.Plotly.Plots.resize(host).then(() => (stale ? v.draw() : v.paint())); else v.draw();
     }).observe(stage);
     new MutationObserver(() => v.draw().then(() => v.legend?.())).observe(document.body, { attributes: true, attributeFilter: ["class"] });
     watch("value", took.mark);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -9,6 +11,7 @@ import gradio as gr
 from . import map_actions as actions
 from . import map_handlers as handlers
 from . import memories as panel
+from .map_picture import SKIP, Picture
 from .memories import Memories
 from .session import Desk, bind
 
@@ -17,29 +20,61 @@ DRAWING = {"concurrency_id": "map", "concurrency_limit": 4}  # pictures that are
 FETCH = "() => setTimeout(() => document.querySelector('#lm-download a, a#lm-download, #lm-download')?.click(), 400)"
 
 
+# What each handler may change: only these components are sent an answer.
+OPENED = ("notice", "map", "trust", "warning", "page", "body", "words", "chosen", "actions", "quarantine", "release", "sure",
+          "delete")
+DRAWN = ("notice", "map", "trust", "warning", "points", "paint", "lit", "method")
+FOUND = ("notice", "table", "lit", "choice")
+PICKED = ("notice", "selected", "bulk", "picked")
+EXPLAINED = ("notice", "extras", "trust")
+ANNOTATED = ("notice", "page", "body", "table", "paint")
+
+
+def part(handler: Callable[..., Picture], names: tuple[str, ...]) -> Callable[..., Any]:
+    """The handler with these members of its Picture as its answer; it may set no others."""
+    @functools.wraps(handler)
+    def some(*args: Any, **kwargs: Any) -> Any:
+        shown = handler(*args, **kwargs)._asdict()
+        assert all(v is SKIP for n, v in shown.items() if n not in names), "a handler sets what its listener does not send"
+        values = [shown[n] for n in names]
+        return values[0] if len(values) == 1 else values  # gradio takes the answer of one component as it is
+
+    return some
+
+
 def wire_map(desk: Desk, m: Memories, page: list[Any], model_work: dict[str, Any]) -> None:
     """The map, the search, the selection, and what changes nothing but this panel."""
     query, colour, space, method = m.look
     chosen = [*m.look, m.chosen]
+    at = dict(zip(Picture._fields, page, strict=True))
+
+    def listen(event: Callable[..., Any], handler: Callable[..., Any], given: list[Any], names: tuple[str, ...],
+               **more: Any) -> None:
+        event(bind(part(handler, names), desk), given, [at[n] for n in names], **{**QUIET, "queue": False, **more})
+
     placing = gr.on([m.locate.click, m.ask.submit], bind(panel.locate, desk), [m.ask, space], m.notice,
                     show_progress="minimal", show_progress_on=m.notice, api_visibility="private", **model_work)
-    placing.then(bind(panel.located, desk), chosen, page, **QUIET)
+    listen(placing.then, panel.located, chosen, OPENED)
     m.clear.click(bind(panel.clear, desk), chosen, [m.ask, *page], cancels=[placing], **QUIET)
     # One by one, because gr.on takes no custom events.
     for opened in (m.map.memory_click, m.table.open_memory, m.selected.open_memory, m.page.open_memory, m.body.open_memory):
-        opened(bind(panel.clicked, desk), m.look, page, **QUIET)
-    m.choice.input(bind(panel.choose, desk), [*m.look, m.choice], page, **QUIET)
-    m.actions.close.click(bind(panel.shut, desk), chosen, page, **QUIET)
+        listen(opened, panel.clicked, m.look, OPENED)
+    listen(m.choice.input, panel.choose, [*m.look, m.choice], OPENED)
+    listen(m.actions.close.click, panel.shut, chosen, OPENED)
     for asked in (m.map.want, space.input, method.input):
-        asked(bind(handlers.draw, desk), chosen, m.warning, **QUIET, **DRAWING).then(
-            bind(handlers.want, desk), chosen, page, **QUIET).then(bind(handlers.explain, desk), chosen, page, **QUIET)
-    colour.input(bind(handlers.recolour, desk), m.look, page, **QUIET)
-    query.input(bind(handlers.search, desk), chosen, page, trigger_mode="always_last", **QUIET)
-    m.map.picked(bind(handlers.picked, desk), m.chosen, page, **QUIET)
+        drawing = asked(bind(handlers.draw, desk), chosen, m.warning, **QUIET, **DRAWING)
+        listen(drawing.then, handlers.want, chosen, DRAWN)
+    listen(m.map.explain, handlers.explain, chosen, EXPLAINED)
+    listen(colour.input, handlers.recolour, m.look, ("notice", "paint"))
+    listen(query.input, handlers.search, chosen, FOUND, trigger_mode="always_last")
+    listen(m.map.picked, handlers.picked, [m.chosen], PICKED)
+    for area in (m.page, m.body):
+        listen(area.act, actions.act, chosen, ANNOTATED)
+    listen(m.actions.near_words.click, actions.near_words, [m.chosen], ("words",))
 
 
 def wire_actions(desk: Desk, m: Memories, page: list[Any]) -> None:
-    """Quarantine, tags, notes, nearest words, downloads."""
+    """Quarantine, tags, notes, downloads."""
     a, bulk, chosen = m.actions, m.bulk, [*m.look, m.chosen]
     a.quarantine.click(bind(actions.quarantine, desk), chosen, page, **QUIET)
     a.release.click(bind(actions.release, desk), chosen, page, **QUIET)
@@ -47,9 +82,6 @@ def wire_actions(desk: Desk, m: Memories, page: list[Any]) -> None:
     a.spare.click(lambda: gr.update(visible=False), None, a.sure, queue=False, **QUIET)
     for press, typed, handler in ((a.add_tag, a.tag, actions.add_tag), (a.add_note, a.note, actions.add_note)):
         gr.on([press.click, typed.submit], bind(handler, desk), [*chosen, typed], [typed, *page], **QUIET)
-    for area in (m.page, m.body):
-        area.act(bind(actions.act, desk), chosen, page, **QUIET)
-    a.near_words.click(bind(actions.near_words, desk), m.chosen, page, **QUIET)
     gr.on([bulk.add.click, bulk.tag.submit], bind(actions.tag_picked, desk), [*chosen, m.picked, bulk.tag], [bulk.tag, *page],
           **QUIET)
     bulk.remove.click(bind(actions.untag_picked, desk), [*chosen, m.picked, bulk.tag], [bulk.tag, *page], **QUIET)

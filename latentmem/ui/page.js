@@ -9,12 +9,29 @@
     if (asked === "light" || asked === "dark") return asked;
     try { return localStorage.getItem("latentmem-theme"); } catch { return null; }
   };
-  lm.setTheme = (dark) => {
+  const dress = (dark) => { // the root, too: the page's own scroll bar follows it
     document.body.classList.toggle("dark", dark);
+    document.documentElement.style.colorScheme = dark ? "dark" : "light";
+  };
+  lm.setTheme = (dark) => {
+    dress(dark);
     try { localStorage.setItem("latentmem-theme", dark ? "dark" : "light"); } catch { /* private window: not remembered */ }
   };
   lm.toggleTheme = () => lm.setTheme(!document.body.classList.contains("dark"));
-  lm.openTheme = () => { const t = wanted(); if (t) document.body.classList.toggle("dark", t === "dark"); watchTabs(); };
+  lm.openTheme = () => {
+    const t = wanted();
+    dress(t ? t === "dark" : document.body.classList.contains("dark"));
+    watchTabs();
+    (window.requestIdleCallback ?? setTimeout)(() => lm.plotly(), { timeout: 4000 });
+  };
+
+  // ---------------------------------------------------------------- plotly: large, so only once the page can be used, or needs it
+  let drawing = false;
+  lm.plotly = () => {
+    if (drawing || !lm.plotlyAt) return;
+    drawing = true;
+    document.head.append(Object.assign(document.createElement("script"), { src: lm.plotlyAt }));
+  };
 
   // ---------------------------------------------------------------- this tab: the server finds its work again after a reload
   const KEY = "latentmem-tab";
@@ -71,15 +88,22 @@
     tell(url);
     lm.look("lm-status");
   };
-  lm.guide = ({ trigger }) => { lm.goTo = (id) => trigger("open_memory", { id }); };
+  lm.guide = ({ props, trigger, watch }) => {
+    lm.goTo = (id) => trigger("open_memory", { id });
+    const goOn = () => (props.value?.busy ?? []).forEach((run) => trigger(run === "solve" ? "solve_goes_on" : "distil_goes_on", {}));
+    watch("value", goOn);
+    goOn();
+  };
 
   const tabs = () => [...document.querySelectorAll("#lm-tabs button[role=tab]")];
   const nameOf = (button) => button.dataset.tabId ?? button.textContent.trim().toLowerCase();
   const watchTabs = () => {
     const bar = document.querySelector("#lm-tabs");
     if (!bar) return void setTimeout(watchTabs, 50);
+    const asked = tabs().find((b) => nameOf(b) === panel);
+    if (asked?.getAttribute("aria-selected") === "false") asked.click(); // without waiting for the server to say so
     new MutationObserver(() => {
-      setTimeout(nameUploads, 300);
+      setTimeout(() => { nameUploads(); fitBoxes(); }, 300);
       const open = tabs().find((b) => b.getAttribute("aria-selected") === "true");
       if (!open || nameOf(open) === panel) return;
       panel = nameOf(open);
@@ -90,6 +114,12 @@
   const nameUploads = () => document.querySelectorAll("button.upload-container[aria-label]").forEach((b) => {
     if (b.innerText.trim()) b.removeAttribute("aria-label");
   });
+  // a box that was filled while its panel was not shown has the height of an empty one
+  const fitBoxes = () => document.querySelectorAll("textarea").forEach((t) => {
+    if (t.clientHeight && t.scrollHeight > t.clientHeight + 4) t.style.height = `${Math.min(t.scrollHeight + 2, 300)}px`;
+  });
+  let fitting = 0;
+  window.addEventListener("resize", () => { clearTimeout(fitting); fitting = setTimeout(fitBoxes, 200); });
   window.addEventListener("popstate", () => {
     const to = read();
     walked = Date.now();

@@ -64,14 +64,15 @@ def theme() -> gr.themes.Base:
 
 def head() -> str:
     """Scripts for the page. plotly's own script is served from the installed package, KaTeX from gradio's."""
-    config = json.dumps({"katex": katex("js")})
-    parts = [f'<link rel="stylesheet" href="{katex("css")}">'] if katex("css") else []
-    parts += [f"<script>window.latentmem = Object.assign(window.latentmem ?? {{}}, {config});</script>"]
-    parts += [f"<script>{(HERE / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS]
     plotly = plotly_script()
     if plotly is not None:
         gr.set_static_paths([plotly])
-        parts.append(f'<script src="gradio_api/file={plotly}" defer></script>')
+    drawn_by = f"gradio_api/file={plotly}" if plotly is not None else ""
+    config = json.dumps({"katex": katex("js"), "plotlyAt": drawn_by})
+    parts = [f'<link rel="stylesheet" href="{katex("css")}">'] if katex("css") else []
+    parts += [f'<link rel="preload" as="script" fetchpriority="low" href="{drawn_by}">'] if drawn_by else []
+    parts += [f"<script>window.latentmem = Object.assign(window.latentmem ?? {{}}, {config});</script>"]
+    parts += [f"<script>{(HERE / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS]
     return "\n".join(parts)
 
 

@@ -49,8 +49,8 @@ def method() -> Markup:
     return Markup(
         '<section><h2>How it works</h2>{}<div class="columns"><p>The model solves a problem several times. The answer that '
         "most traces agree on becomes the label; its share is the confidence. Nobody tells the model the truth.</p>"
-        "<p>A short <b>soft prompt</b>, about a hundred-thousandth of the model's numbers, is trained to make the model agree "
-        "with its own majority. The model itself never changes. The soft prompt is the <b>memory</b>.</p>"
+        "<p>A short <b>soft prompt</b>, some twenty thousand numbers beside the model's hundreds of millions, is trained to "
+        "make the model agree with its own majority. The model itself never changes. The soft prompt is the <b>memory</b>.</p>"
         "<p>A new problem is answered twice: alone, and with the memory of the most similar problem. If both agree, that is the "
         "answer; if not, a verifier decides. So a bad memory does little harm.</p>"
         "<p>Every answer comes with a <b>receipt</b>: which memory was tried, how similar it is, what both sides said, and why "
@@ -58,27 +58,36 @@ def method() -> Markup:
 
 
 def diagram() -> Markup:
-    """Two rows of five boxes, learning above and answering below, joined through the bank."""
-    parts = [_row(_LEARN, 26, "learn"), _row(_ANSWER, 196, "answer")]
-    bank = ('<path class="link" d="M 832 98 C 832 150, 300 120, 272 190" marker-end="url(#tip)"/>'
-            '<text class="small" x="640" y="170" text-anchor="middle">kept in the bank, found again by similarity</text>')
+    """Learning and answering, five boxes each, joined through the bank: in two rows, and for a phone in two columns."""
+    wide = _drawn("wide", "0 0 920 290", [(8 + i * 184, 26) for i in range(5)], [(8 + i * 184, 196) for i in range(5)],
+                  "M 832 98 C 832 150, 300 120, 272 190", (640, 170, "kept in the bank, found again by similarity"))
+    tall = _drawn("tall", "0 0 364 500", [(8, 24 + i * 90) for i in range(5)], [(204, 24 + i * 90) for i in range(5)],
+                  "M 162 419 C 196 419, 170 150, 200 150", (182, 488, "kept in the bank, found again by similarity"))
+    return wide + tall
+
+
+def _drawn(css: str, box: str, learn: list[tuple[int, int]], answer: list[tuple[int, int]], bank: str,
+           said: tuple[int, int, str]) -> Markup:
     return Markup(
-        '<svg class="diagram" viewBox="0 0 920 290" role="img" aria-labelledby="dt"><title id="dt">Learning: a problem, '
+        '<svg class="diagram {0}" viewBox="{1}" role="img" aria-labelledby="dt-{0}"><title id="dt-{0}">Learning: a problem, '
         "several traces, a vote, ten steps of GRPO, a memory. Answering: the next problem, the nearest memory, two votes, "
-        "a router, a receipt.</title><defs><marker id=\"tip\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"7\" "
-        'markerHeight="7" orient="auto"><path class="tip" d="M0 0 8 4 0 8z"/></marker></defs>{}{}'
-        "</svg>").format(Markup("").join(parts), Markup(bank))
+        'a router, a receipt.</title><defs><marker id="tip-{0}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+        'markerHeight="7" orient="auto"><path class="tip" d="M0 0 8 4 0 8z"/></marker></defs>{2}{3}'
+        '<path class="link" d="{4}" marker-end="url(#tip-{0})"/><text class="small" x="{5}" y="{6}" text-anchor="middle">{7}'
+        "</text></svg>").format(css, box, _chain(_LEARN, learn, "learn", css), _chain(_ANSWER, answer, "answer", css), bank,
+                                *said)
 
 
-def _row(boxes: tuple[tuple[str, str], ...], y: int, css: str) -> Markup:
-    out = []
-    for i, (title, words) in enumerate(boxes):
-        x = 8 + i * 184
+def _chain(boxes: tuple[tuple[str, str], ...], places: list[tuple[int, int]], css: str, which: str) -> Markup:
+    """Boxes at these places, an arrow from each to the next: to the right, or down where they stand in a column."""
+    out, down = [], places[0][0] == places[1][0]
+    for i, ((title, words), (x, y)) in enumerate(zip(boxes, places, strict=True)):
         out.append(Markup('<g class="{}"><rect x="{}" y="{}" width="152" height="70" rx="12"/><text class="title" x="{}" '
                           'y="{}" text-anchor="middle">{}</text><text class="small" x="{}" y="{}" text-anchor="middle">{}'
                           "</text></g>").format(css, x, y, x + 76, y + 31, title, x + 76, y + 52, words))
         if i + 1 < len(boxes):
-            out.append(Markup('<path class="link" d="M {} {} h 27" marker-end="url(#tip)"/>').format(x + 154, y + 35))
+            way = f"M {x + 76} {y + 72} v 15" if down else f"M {x + 154} {y + 35} h 27"
+            out.append(Markup('<path class="link" d="{}" marker-end="url(#tip-{})"/>').format(way, which))
     return Markup("").join(out)
 
 

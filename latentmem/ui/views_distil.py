@@ -39,7 +39,7 @@ def curve_figure(steps: Sequence[Step], total: int = 0, best: int | None = None)
         layout["shapes"] = [{"type": "line", "xref": "x", "yref": "paper", "x0": best, "x1": best, "y0": 0, "y1": 1,
                              "line": {"color": "#8a8f98", "width": 1.5, "dash": "dot"}}]
         layout["annotations"].append({"x": best, "xref": "x", "y": 1, "yref": "paper", "yanchor": "bottom",
-                                      "text": "kept", "showarrow": False, "font": {"size": 12}})
+                                      "text": "taken", "showarrow": False, "font": {"size": 12}})
     return {"data": data, "layout": layout}
 
 
@@ -51,7 +51,8 @@ def _value(s: Step, member: str) -> float | None:
 def _frame(total: int) -> dict[str, Any]:
     layout: dict[str, Any] = {
         "showlegend": False, "height": 400, "margin": {"l": 52, "r": 16, "t": 26, "b": 40}, "annotations": [],
-        "xaxis": {"title": {"text": "gradient step"}, "range": [0.5, total + 0.5], "dtick": max(1, total // 10),
+        "xaxis": {"title": {"text": "gradient step", "font": {"size": 13}}, "range": [0.5, total + 0.5],
+                  "dtick": max(1, total // 10),
                   "anchor": "y3", "fixedrange": True}}
     for i, (name, _, colour) in enumerate(SERIES, start=1):
         top = 1 - (i - 1) * 0.345

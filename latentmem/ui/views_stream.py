@@ -83,11 +83,14 @@ def accuracy_figure(results: Sequence[Result], total: int) -> dict[str, Any]:
             "marker": {"symbol": symbol, "size": 7}, "hovertemplate": "%{y:.0%} of %{x}<extra>%{fullData.name}</extra>"})
     words = "; ".join(f"{name_of(s.system, s.form)}: {percent(s.accuracy)} of {s.n}" for s in standings_of(results))
     return {"data": data, "words": f"Accuracy so far. {words}", "layout": {
-        "height": 360, "margin": {"l": 52, "r": 16, "t": 12, "b": 44}, "showlegend": True,
+        "height": 360, "margin": {"l": 52, "r": 16, "t": 26, "b": 44}, "showlegend": True,
+        "annotations": [{"text": "Right so far", "x": 0, "xref": "paper", "xanchor": "left", "y": 1, "yref": "paper",
+                         "yanchor": "bottom", "showarrow": False, "font": {"size": 13}}],
         "legend": {"orientation": "h", "y": -0.24},
-        "xaxis": {"title": {"text": "problems met"}, "range": [0.5, max(total, 2) + 0.5], "fixedrange": True,
+        "xaxis": {"title": {"text": "problems met", "font": {"size": 13}},
+                  "range": [0.5, max(total, 2) + 0.5], "fixedrange": True,
                   "dtick": max(1, -(-total // 12))},
-        "yaxis": {"title": {"text": "right so far"}, "range": [-0.03, 1.05], "tickformat": ".0%", "fixedrange": True}}}
+        "yaxis": {"range": [-0.03, 1.05], "tickformat": ".0%", "fixedrange": True}}}
 
 
 def standings_of(results: Sequence[Result]) -> tuple[Standing, ...]:
