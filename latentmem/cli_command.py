@@ -33,7 +33,7 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "learning_rate": (float, "AdamW; 5e-3 collapsed the default model in ten steps."),
     "key": (str, "What retrieval compares: sentence embedding, or KV activations."),
     "min_similarity": (float, "A memory less similar than this is not tried."),
-    "verifier": (str, "Who decides when memory and model disagree."),
+    "verifier": (str, "Who decides when memory and model disagree; with one rollout, which always ties, the judge."),
 }
 SAMPLING = ("model", "device", "bank", "seed", "rollouts", "temperature", "max_new_tokens")
 
