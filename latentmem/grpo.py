@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 Scheme = Literal["std", "mean"]
-Product = Callable[[Tensor], Tensor]
 
 
 def advantages(rewards: Sequence[float], scheme: Scheme = "std") -> Tensor:
@@ -55,14 +54,13 @@ class _LogProb(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, chunk: int,
-                product: Product | None) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, chunk: int) -> Tensor:
         needed = hidden.requires_grad
         out = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         jacobian = torch.empty_like(hidden) if needed else None
         for lo in range(0, len(targets), chunk):
             part, ids = hidden[lo : lo + chunk], targets[lo : lo + chunk]
-            logits = (part @ head.T if product is None else product(part)).float()
+            logits = (part @ head.T).float()
             if temperature != 1:
                 logits.div_(temperature)
             norm = logits.logsumexp(-1, keepdim=True)
@@ -74,20 +72,18 @@ class _LogProb(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
         (jacobian,) = ctx.saved_tensors
-        return jacobian * grad[:, None].to(jacobian.dtype), None, None, None, None, None
+        return jacobian * grad[:, None].to(jacobian.dtype), None, None, None, None
 
 
-def token_log_probs(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = 256,
-                    product: Product | None = None) -> Tensor:
+def token_log_probs(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = 256) -> Tensor:
     """Log-probabilities [P], float32, of `targets` [P] given final hidden states [P, H] and the output matrix [V, H].
 
     Differentiable with respect to `hidden` once; the head is frozen. Memory is one chunk of logits, [chunk, V].
-    `product` computes hidden @ head.T where there is a faster way; sampling must have used the same one.
     """
     assert hidden.ndim == 2 and targets.shape == hidden.shape[:1], (hidden.shape, targets.shape)
-    return _LogProb.apply(hidden, head, targets, float(temperature), chunk, product)
+    return _LogProb.apply(hidden, head, targets, float(temperature), chunk)
 
 
 def policy_loss(log_probs: Tensor, weights: Tensor, rows: Tensor, count: int) -> Tensor:

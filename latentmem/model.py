@@ -119,8 +119,8 @@ class LanguageModel:
         return self.body.hidden
 
     def tape(self, rows: int, positions: int) -> Tape | None:
-        """A tape for a batch of rollouts that will be trained on, where one pays: on a CPU, if it is not too large and its
-        products are not so fast that computing them again is cheaper."""
+        """A tape for a batch of rollouts that will be trained on, where one pays: on a CPU, if it is not too large. Not with
+        rounded products: training computes its own, exact ones."""
         first = self.body.layers[0]
         outputs = sum(len(m.weight) for m in (first.qkv, first.out, first.gate_up, first.down)) * len(self.body.layers)
         pays = self.body.device.type == "cpu" and not self.body.eight

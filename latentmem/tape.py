@@ -7,7 +7,6 @@ computed again, and the backward pass needs the matrices alone, not the inputs. 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -55,19 +54,19 @@ class Tape:
 
 
 class _Recall(torch.autograd.Function):
-    """A product whose value is known already; differentiable with respect to its input."""
+    """x @ weight.T + bias whose value is known already; differentiable with respect to x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, back: Callable[[Tensor], Tensor], known: Tensor) -> Tensor:
-        ctx.back = back
-        return known.view_as(known)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, known: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return known
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return ctx.back(grad), None, None
+        (weight,) = ctx.saved_tensors
+        return (grad.flatten(0, -2) @ weight).view(*grad.shape[:-1], -1), None, None
 
 
-def recall(x: Tensor, back: Callable[[Tensor], Tensor], known: Tensor) -> Tensor:
-    """`known` [..., out] as the product of x [..., in] with a frozen matrix, whose `back` takes a gradient [..., out] to
-    one [..., in]: no arithmetic here."""
-    return _Recall.apply(x, back, known)
+def recall(x: Tensor, weight: Tensor, known: Tensor) -> Tensor:
+    """`known` [..., out] as the product of x [..., in] with the frozen weight [out, in]: no arithmetic, exact gradient."""
+    return _Recall.apply(x, weight, known)

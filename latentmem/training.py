@@ -107,7 +107,6 @@ def _micro_batch(model: LanguageModel, part: Sequence[_Row], filled: Prefilled, 
         after = forward(body, body.embedding[ids[:, :-1]], positions, mask, past)
         hidden = torch.cat((hidden, after), 1)
     weights = torch.tensor([r.weight for r in part], device=device)[:, None].expand(-1, longest)[counted]
-    log_probs = token_log_probs(hidden[counted], body.head.weight, ids[counted], temperature,
-                                product=body.head if body.eight else None)  # [P]
+    log_probs = token_log_probs(hidden[counted], body.head.weight, ids[counted], temperature)  # [P]
     row_of = torch.arange(len(part), device=device)[:, None].expand(-1, longest)[counted]
     return policy_loss(log_probs, weights, row_of, len(part))

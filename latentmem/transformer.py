@@ -49,7 +49,7 @@ class Body:
     kv_heads: int
     head_dim: int
     eps: float
-    eight: bool = False  # products are computed in 8-bit integers
+    eight: bool = False  # products without a gradient are computed in 8-bit integers
 
     @property
     def hidden(self) -> int:
@@ -71,7 +71,7 @@ class Body:
 
 def take_apart(model: Any, device: torch.device, dtype: torch.dtype, *, eight: bool = False) -> Body:
     """The Body of a loaded transformers model, on `device` in `dtype`. The model's layers are emptied as we go, so peak
-    memory stays low; layers are converted and packed side by side. `eight`: multiply in 8-bit integers.
+    memory stays low; layers are converted and packed side by side. `eight`: sample in 8-bit integers.
 
     Raises LatentmemError for an architecture other than those in FAMILIES.
     """
@@ -153,7 +153,7 @@ class Prefix(Past):
     def apply(self, layer: int, name: str, matrix: Linear, x: Tensor) -> Tensor:
         if self.tape is None:
             return matrix(x)
-        return recall(x, matrix.back, self.tape.read((layer, name), self.taped, x.shape[1]))
+        return recall(x, matrix.weight, self.tape.read((layer, name), self.taped, x.shape[1]))
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         before_k, before_v = self.layers[layer]

@@ -124,7 +124,7 @@ def test_an_unchanged_base(small):
 
 @pytest.mark.skipif(not has_eight_bits(), reason="needs a CPU with AVX512-VNNI")
 def test_eight_bit_products_change_little(small):
-    """Next-word distributions over a real prompt, and the soft prompt's gradient, in int8 against float32."""
+    """Next-word distributions over a real prompt in int8 against float32; gradients are the same."""
     from latentmem.grpo import advantages
     from latentmem.model import LanguageModel, Prompt
     from latentmem.prompts import solve_messages
@@ -137,17 +137,16 @@ def test_eight_bit_products_change_little(small):
         p, q = (m.body.head(m.prefill([prompt]).hidden)[0].log_softmax(-1) for m in (plain, rounded))
     divergence = (p.exp() * (p - q)).sum(-1).mean().item()
     same = (p.argmax(-1) == q.argmax(-1)).float().mean().item()
-    traces = [r for _, r in sample(plain, [Job(EASY, 4, prompt.soft)], seed=0, temperature=1.0, max_new_tokens=32)
-              if isinstance(r, Trace)]
+    print(f"int8 against float32: {divergence:.1e} nats, same likeliest word {same:.1%}")
+    # A small model feels it more than the default one (3.5e-4 nats, 99.8 %), most of all inside the prompt, as here.
+    assert 0 < divergence < 0.03 and same > 0.85
     grads = []
+    traces = [Trace(i, "", "1", True, 12, token_ids=tuple(prompt.ids[i : i + 12])) for i in range(2)]
     for model in (plain, rounded):
         soft = torch.nn.Parameter(prompt.soft.clone())
-        list(policy_gradient(model, [Lot(EASY, soft, traces, advantages([1, 0, 1, 0]))], 1.0))
+        list(policy_gradient(model, [Lot(EASY, soft, traces, advantages([1, 0]))], 1.0))
         grads.append(soft.grad.flatten())
-    cosine = torch.cosine_similarity(*grads, dim=0).item()
-    print(f"int8 against float32: {divergence:.1e} nats, same likeliest word {same:.1%}, gradient's cosine {cosine:.4f}")
-    # A small model feels it more than the default one (3.5e-4 nats, 99.8 %), most of all inside the prompt, as here.
-    assert 0 < divergence < 0.03 and same > 0.85 and cosine > 0.9
+    assert torch.cosine_similarity(*grads, dim=0).item() > 0.9999, "gradients are exact"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
