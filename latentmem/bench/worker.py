@@ -33,9 +33,10 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     if spec.startswith("peers.llama"):
-        # llama.cpp meets its threads many times a layer and is made for threads that spin. Peers on torch keep our choice
-        # of passive waiting: it costs nothing when alone, and spinning beside any other process costs them a factor of ten.
-        os.environ.pop("OMP_WAIT_POLICY", None)
+        # llama.cpp meets its threads many times a layer and is made for threads that spin. Peers on torch wait as
+        # we do: passively, or for GOMP_SPINCOUNT turns if that is set.
+        for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+            os.environ.pop(name, None)
     serve(spec, work, sys.stdin, answers)
 
 
