@@ -38,8 +38,10 @@ def curve_figure(steps: Sequence[Step], total: int = 0, best: int | None = None)
     if best:
         layout["shapes"] = [{"type": "line", "xref": "x", "yref": "paper", "x0": best, "x1": best, "y0": 0, "y1": 1,
                              "line": {"color": "#8a8f98", "width": 1.5, "dash": "dot"}}]
-        layout["annotations"].append({"x": best, "xref": "x", "y": 1, "yref": "paper", "yanchor": "bottom",
-                                      "text": "taken", "showarrow": False, "font": {"size": 12}})
+        # Beside the line, at the foot of the agreement: above it stands the name of the curve, and agreement is rarely 0.
+        layout["annotations"].append({"x": best, "xref": "x", "y": 0, "yref": "y", "yanchor": "bottom", "text": "taken",
+                                      "xanchor": "left" if best < total else "right", "showarrow": False,
+                                      "font": {"size": 12}})
     return {"data": data, "layout": layout}
 
 
