@@ -67,6 +67,14 @@ def native_arithmetic(device: torch.device) -> str:
     return "float32"
 
 
+def arithmetic_named(name: str, device: torch.device) -> str:
+    """bfloat16, int8 or float32 for a setting's value. Raises LatentmemError if the device has no such products."""
+    if name == "int8" and (device.type != "cpu" or not has_eight_bits()):
+        raise LatentmemError(f"This {device.type} device has no products in 8-bit integers (a CPU with AVX512-VNNI has): "
+                             "use --dtype auto or float32.")
+    return native_arithmetic(device) if name == "auto" else name
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """The device of that name. Raises LatentmemError if it is not there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -94,10 +102,7 @@ class LanguageModel:
         keep_pages()
         logging.disable_progress_bar()  # progress is told in Status records
         where = pick_device(device)
-        kind = native_arithmetic(where) if dtype == "auto" else dtype
-        if kind == "int8" and (where.type != "cpu" or not has_eight_bits()):
-            raise LatentmemError(f"This {where.type} device has no products in 8-bit integers (a CPU with AVX512-VNNI has): "
-                                 "use --dtype auto or float32.")
+        kind = arithmetic_named(dtype, where)
         tokenizer = AutoTokenizer.from_pretrained(weights.path, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(  # in the file's own dtype, memory-mapped; converted on the way out
             weights.path, dtype="auto", use_safetensors=True, trust_remote_code=False)

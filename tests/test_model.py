@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import platform
+
 import pytest
 import torch
 
+from latentmem.heap import keep_pages
 from latentmem.linear import Linear
-from latentmem.model import LanguageModel, Prompt
+from latentmem.model import LanguageModel, Prompt, arithmetic_named, native_arithmetic
 from latentmem.prompts import solve_messages
 from latentmem.records import LatentmemError
 from tests.tiny import tiny_hf, tiny_model, tiny_tokenizer
@@ -153,3 +156,18 @@ def test_matrix_that_float16_cannot_hold_is_not_packed():
     odd = Linear(torch.randn(8, 8) * (1 + 2**-15))
     odd.pack()
     assert odd._packed is None
+
+
+def test_freed_memory_is_kept_where_the_c_library_can():
+    assert keep_pages() is (platform.libc_ver()[0] == "glibc")
+
+
+def test_eight_bits_are_refused_where_the_chip_has_none(monkeypatch):
+    monkeypatch.setattr("latentmem.model.has_eight_bits", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert native_arithmetic(torch.device("cpu")) == "float32"
+    with pytest.raises(LatentmemError, match="8-bit integers"):
+        arithmetic_named("int8", torch.device("cpu"))
+    monkeypatch.setattr("latentmem.model.has_eight_bits", lambda: True)
+    assert native_arithmetic(torch.device("cpu")) == arithmetic_named("auto", torch.device("cpu")) == "int8"

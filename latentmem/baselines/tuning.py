@@ -133,7 +133,7 @@ def full_body(body: Body) -> tuple[Body, list[torch.nn.Parameter]]:
     tied = body.embedding is body.head.weight or body.embedding.data_ptr() == body.head.weight.data_ptr()
     head = matrix(body.head)
     return replace(body, layers=layers, embedding=head.weight if tied else own(body.embedding), head=head,
-                   norm=own(body.norm)), made
+                   norm=own(body.norm), eight=False), made  # its own matrices are never rounded
 
 
 @dataclass(frozen=True, eq=False)
