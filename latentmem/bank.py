@@ -1,24 +1,24 @@
 """The bank: one SQLite file that keeps memories, finds them by their keys, and counts how they were used.
 
 Around this file: `bank_schema` (tables, opening, errors), `bank_store` (transactions, rows), `bank_codec` (a Memory as
-bytes), `bank_index` (search), `bank_archive` and `bank_zip` (the shared form), `bank_verify`.
+bytes), `bank_index` (search), `bank_receipts`, `bank_archive` and `bank_zip` (the shared form), `bank_verify`.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from . import bank_archive, bank_codec, bank_index, bank_verify, soft_prompt
+from . import bank_archive, bank_codec, bank_index, bank_receipts, bank_verify, soft_prompt
 from .bank_archive import ExportReport, ImportReport
 from .bank_schema import COUNTERS, STATE, infos_sql, is_damage
 from .bank_store import Store, salvaged
 from .bank_verify import VerifyReport
-from .records import Counters, Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Problem
+from .records import Counters, Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Problem, Receipt
 
 __all__ = ["Bank", "ExportReport", "ImportReport", "VerifyReport"]
 
@@ -30,14 +30,15 @@ FETCH = 1024  # keys read at a time
 class Bank:
     """Memories in one SQLite file, or in RAM (":memory:"). A context manager; any thread may use it.
 
-    What `put` and `record` returned from has been synced to disk. Several processes may use one file; a process
+    What `put`, `record` and `keep_receipt` returned from has been synced to disk. Several processes may use one file; a process
     that forked must open it again. Where a memory's id is asked for, its beginning will do, from 4 characters on, if
     only one id begins so. Whatever a user can cause raises LatentmemError.
     """
 
-    def __init__(self, path: str | Path = ":memory:", *, read_only: bool = False) -> None:
+    def __init__(self, path: str | Path = ":memory:", *, read_only: bool = False,
+                 most_receipts: int = bank_receipts.MOST) -> None:
         self.path = ":memory:" if str(path) == ":memory:" else str(Path(path).expanduser())
-        self.read_only = read_only
+        self.read_only, self.most_receipts = read_only, most_receipts
         self._store = Store(self.path, read_only)
         self._indices: dict[str, bank_index.KeyIndex] = {}
         self._views: dict[str, tuple[tuple[int, int], dict[int, bank_index.View]]] = {}
@@ -67,7 +68,7 @@ class Bank:
         return bank_codec.unpack(self._store.packed(self._store.resolve(memory_id)))
 
     def delete(self, memory_id: str) -> None:
-        """Remove a memory and its events for good. Importing an archive that holds it brings it back."""
+        """Remove a memory and its events for good; receipts of its answers stay. Importing an archive brings it back."""
         self._store.delete(memory_id)
 
     def __contains__(self, memory_id: object) -> bool:
@@ -165,9 +166,28 @@ class Bank:
         """Let a quarantined memory be found again."""
         return self.record(Event(memory_id, "released"))
 
+    # -------------------------------------------------------------- receipts
+    def keep_receipt(self, receipt: Receipt, events: Sequence[Event] = ()) -> None:
+        """Keep the receipt of an answer and the events that it leaves, in one transaction; the oldest receipts go."""
+        bank_receipts.keep(self._store, receipt, events, self.most_receipts)
+
+    def receipt(self, receipt_id: str) -> Receipt:
+        """The receipt with this id: without token ids, its traces cut. Raises LatentmemError when it is gone."""
+        return bank_receipts.read(self._store, receipt_id, self.most_receipts)
+
+    def receipts(self, memory_id: str | None = None, *, limit: int | None = None) -> list[Receipt]:
+        """The receipts, of all answers or of those in which a memory took part, newest first."""
+        ident = self._store.resolve(memory_id) if memory_id is not None else None
+        return bank_receipts.listed(self._store, ident, -1 if limit is None else max(limit, 0))
+
+    def asked(self, memory_id: str) -> dict[str, str]:
+        """Receipt id -> problem, of the answers in which a memory took part, newest first."""
+        return bank_receipts.problems(self._store, self._store.resolve(memory_id))
+
     # -------------------------------------------------------------- sharing and health
     def export_zip(self, target: str | Path | IO[bytes], ids: Collection[str] | None = None) -> ExportReport:
-        """Write memories (all, or these) and their events as a zip; a damaged memory is left out and named."""
+        """Write memories (all, or these) and their events, but no receipts, as a zip; a damaged memory is left out and
+        named."""
         chosen = None if ids is None else [self._store.resolve(ident) for ident in ids]
         return bank_archive.export_zip(self._store, target, chosen)
 
@@ -190,14 +210,15 @@ class Bank:
         return bank_verify.verify(self._store)
 
     def stats(self) -> dict[str, Any]:
-        """path, bytes, journal_mode, sqlite version, memories, events, read_only."""
+        """path, bytes, journal_mode, sqlite version, memories, events, receipts, read_only."""
         with self._store.reading() as db:
             def one(sql: str) -> Any:
                 return db.execute(sql).fetchone()[0]
 
             return {"path": self.path, "bytes": one("PRAGMA page_count") * one("PRAGMA page_size"),
                     "journal_mode": one("PRAGMA journal_mode"), "sqlite": sqlite3.sqlite_version,
-                    "memories": len(self), "events": one("SELECT COUNT(*) FROM events"), "read_only": self.read_only}
+                    "memories": len(self), "events": one("SELECT COUNT(*) FROM events"),
+                    "receipts": one("SELECT COUNT(*) FROM receipts"), "read_only": self.read_only}
 
     # -------------------------------------------------------------- inside
     def _infos(self, where: list[str], values: list[Any], limit: int, offset: int) -> list[MemoryInfo]:

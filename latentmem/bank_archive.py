@@ -62,7 +62,7 @@ class _Line:
 
 # ------------------------------------------------------------------ export
 def export_zip(store: Store, target: str | Path | IO[bytes], ids: list[str] | None = None) -> ExportReport:
-    """Write the memories (all, or those in `ids`) and their events. The same bank gives the same bytes.
+    """Write the memories (all, or those in `ids`) and their events, but no receipts. The same bank gives the same bytes.
 
     A path is replaced only once the archive is complete. Raises LatentmemError when it cannot be written.
     """

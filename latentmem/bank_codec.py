@@ -9,18 +9,32 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, get_args
 
 import numpy as np
 
-from .records import Event, EventKind, KeyKind, LatentmemError, Memory, Problem, Step, Trace, Vote, digest, from_json
+from .records import (
+    Event,
+    EventKind,
+    KeyKind,
+    LatentmemError,
+    Memory,
+    Problem,
+    Receipt,
+    Step,
+    Trace,
+    Vote,
+    digest,
+    from_json,
+)
 
 T = TypeVar("T")
 PARTS = ("record", "traces", "steps", "soft_prompt")
 KEY_DTYPE = {"input": "<f4", "kv": "<f2"}  # kv keys are long (layers x heads x 2); float16 halves them
 UNIT_TOLERANCE = 1e-3  # a unit vector rounded to float16 is off by up to 5e-4
+MOST_TEXT = 200  # characters that a stored receipt keeps of a trace; what it decided is in the votes
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 assert set(KEY_DTYPE) == set(get_args(KeyKind))
 
@@ -235,3 +249,23 @@ def event_of(row: Mapping[str, Any]) -> Event:
     """The event in a whole row."""
     detail = from_json(dict[str, Any], row["detail"], f"Event {row['id']}: its detail")
     return Event(row["memory_id"], row["kind"], row["problem_id"], row["receipt_id"], detail, row["created"], row["id"])
+
+
+# ------------------------------------------------------------------ receipts
+def receipt_row(receipt: Receipt) -> dict[str, Any]:
+    """The columns of a stored receipt, `size` in bytes. Everything is kept but the token ids, for which the digest stands,
+    and what a trace says after its first MOST_TEXT characters. Raises LatentmemError."""
+    short = [replace(t, text=t.text if len(t.text) <= MOST_TEXT else t.text[: MOST_TEXT - 1] + "…") for t in receipt.traces]
+    whole = asdict(replace(receipt, traces=()))
+    whole["traces"] = [{k: v for k, v in asdict(t).items() if k != "token_ids"} for t in short]
+    body = dump(whole, "The receipt")
+    words = {"id": receipt.id, "problem": receipt.problem.text, "body": body.decode()}
+    return {**words, "size": len(body), "sha256": digest(*words.values())}
+
+
+def receipt_of(row: Mapping[str, Any]) -> Receipt:
+    """The receipt in a row that may be damaged. Raises LatentmemError."""
+    words = [row["id"], row["problem"], row["body"]]
+    if not all(isinstance(w, str) for w in words) or digest(*words) != row["sha256"]:
+        raise LatentmemError(f"Receipt {row['id']} is damaged: its checksum does not match.")
+    return from_json(Receipt, row["body"], f"Receipt {row['id']}")

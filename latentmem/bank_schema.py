@@ -11,14 +11,15 @@ from pathlib import Path
 
 from .records import LatentmemError
 
-SCHEMA_VERSION = 1
 APPLICATION_ID = 0x4C4D454D  # "LMEM"
 BUSY_SECONDS = 10.0
 
-# A bank must have exactly these definitions, so a change to them is a new SCHEMA_VERSION.
-# `seq` is the order of storing and is never used twice, so that a reader can ask for what came after.
+# A bank of version n has exactly the definitions of the first n steps, so a change to them is one more step. A new bank
+# goes through all of them, an older one through those it lacks.
+# `seq` is the order of storing and is never used twice, so that a reader can ask for what came after; of receipts, where
+# only the oldest go, also without AUTOINCREMENT.
 # `at` is `created` in microseconds since 1970: texts with different zones or precision do not sort.
-DDL = """
+STEPS = ("""
 CREATE TABLE memories (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, name TEXT NOT NULL,
   problem_id TEXT NOT NULL, problem_text TEXT NOT NULL, problem_answer TEXT, source TEXT NOT NULL,
@@ -42,7 +43,12 @@ CREATE INDEX events_memory ON events (memory_id, kind);
 CREATE INDEX events_receipt ON events (receipt_id);
 CREATE INDEX events_at ON events (at, id);
 CREATE INDEX events_state ON events (memory_id, at, id, kind) WHERE kind IN ('quarantined', 'released');
-"""
+""", """
+CREATE TABLE receipts (
+  seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, problem TEXT NOT NULL, size INTEGER NOT NULL,
+  body TEXT NOT NULL, sha256 TEXT NOT NULL);
+""")
+SCHEMA_VERSION = len(STEPS)
 # The last of the two events is the state; ties by event id, so that every merged copy of a bank agrees.
 STATE = """(SELECT s.kind FROM events s WHERE s.memory_id = m.id AND s.kind IN ('quarantined', 'released')
             ORDER BY s.at DESC, s.id DESC LIMIT 1)"""
@@ -155,31 +161,56 @@ def _read_mode(file: Path) -> str:
 
 
 def _check(db: sqlite3.Connection, path: str, read_only: bool) -> None:
-    """Refuses a file that is no bank or a newer one, and creates the tables in an empty file."""
+    """Refuses a file that is no bank or a newer one; creates the tables in an empty file, and what an older one lacks."""
     for pragma in ("foreign_keys = ON", "trusted_schema = OFF", "cell_size_check = ON"):
         db.execute(f"PRAGMA {pragma}")
     if not _objects(db) and _pragma(db, "user_version") == 0 and (not read_only or path == ":memory:"):
-        db.execute("BEGIN IMMEDIATE")  # another process may be creating it too: whoever comes second finds it made
-        try:
-            if not _objects(db):
-                for statement in DDL.split(";\n"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
+        _upgrade(db)
     if _pragma(db, "application_id") != APPLICATION_ID:
         raise LatentmemError(f"{path} is an SQLite file but not a latentmem bank: choose another file.")
     version = _pragma(db, "user_version")
     if version > SCHEMA_VERSION:
         raise LatentmemError(f"{path} was written by a newer latentmem (bank version {version}, this one reads "
                              f"{SCHEMA_VERSION}): update latentmem.")
-    if version != SCHEMA_VERSION or _objects(db) != _expected():
+    if version < 1 or _objects(db) != _expected(version):
         raise LatentmemError(f"{path} does not have the tables of a latentmem bank: "
                              "import your last export into a new one.")
+    if version < SCHEMA_VERSION:
+        _bring_up(db, version, read_only)
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """The steps that an empty or older bank lacks, all or none."""
+    db.execute("BEGIN IMMEDIATE")  # another process may be at it, too: whoever comes second finds it done
+    try:
+        version = _pragma(db, "user_version")
+        if version or not _objects(db):
+            _run(db, version)
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _run(db: sqlite3.Connection, version: int, create: str = "CREATE") -> None:
+    for statement in "".join(STEPS[version:]).split(";\n"):
+        db.execute(statement.replace("CREATE", create, 1))
+
+
+def _bring_up(db: sqlite3.Connection, version: int, read_only: bool) -> None:
+    """An older bank gets what it lacks. One that is only read, or cannot be written, is left as it is: what it lacks stands
+    in, empty, in the memory of this connection, so that all queries find their tables."""
+    if not read_only:
+        try:
+            return _upgrade(db)
+        except sqlite3.OperationalError as e:
+            if (getattr(e, "sqlite_errorcode", None) or 0) & 0xFF != sqlite3.SQLITE_READONLY:
+                raise
+    db.execute("PRAGMA temp_store = MEMORY")
+    _run(db, version, "CREATE TEMP")
 
 
 def _objects(db: sqlite3.Connection) -> set[tuple[str, ...]]:
@@ -190,9 +221,9 @@ def _objects(db: sqlite3.Connection) -> set[tuple[str, ...]]:
 
 
 @cache
-def _expected() -> set[tuple[str, ...]]:
+def _expected(version: int) -> set[tuple[str, ...]]:
     with closing(sqlite3.connect(":memory:")) as db:
-        db.executescript(DDL)
+        db.executescript("".join(STEPS[:version]))
         return _objects(db)
 
 

@@ -145,7 +145,7 @@ class Store:
             ident = self.resolve(event.memory_id)
             event = replace(event, memory_id=ident, id=event.id or "e" + uuid4().hex, detail=dict(event.detail),
                             created=event.created or codec.iso(_time(db, ident, event.kind)))
-            _, refused = _insert_events(db, [event])
+            _, refused = insert_events(db, [event])
             if refused:
                 raise LatentmemError(refused[0])
             self.writes += event.kind in STATE_KINDS
@@ -155,7 +155,7 @@ class Store:
         """Add the complete events that are not yet there; how many those were, and what was refused."""
         with self.writing() as db:
             self.writes += 1
-            return _insert_events(db, batch)
+            return insert_events(db, batch)
 
     def events(self, chosen: dict[str, str], limit: int = -1) -> list[Event]:
         """Events whose columns have these values, newest first, without the damaged ones, which `verify` names."""
@@ -195,7 +195,8 @@ def _insert(db: sqlite3.Connection, packed: codec.Packed, memory: Memory) -> boo
     return True
 
 
-def _insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, list[str]]:
+def insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, list[str]]:
+    """Within a transaction: the complete events that are not yet there; how many those were, and what was refused."""
     added, orphans, refused = 0, Counter[str](), []
     for event in batch:
         row = codec.event_row(event)

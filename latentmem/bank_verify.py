@@ -1,4 +1,4 @@
-"""Is a bank whole? The file, every checksum, every id, every listing entry, every reference."""
+"""Is a bank whole? The file, every checksum, every id, every listing entry, every receipt, every reference."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .records import LatentmemError
 class VerifyReport:
     memories: int
     events: int
+    receipts: int
     problems: list[str]  # one sentence each; empty: the bank is whole
 
 
@@ -25,15 +26,16 @@ def verify(store: Store) -> VerifyReport:
     with store.reading() as db:
         memories = _seqs(db, "memories", problems)
         events = _seqs(db, "events", problems)
+        receipts = _seqs(db, "receipts", problems)
         for check in (_file(db), _references(db), *(_memory(store, db, seq) for seq in memories),
-                      *(_event(db, seq) for seq in events)):
+                      *(_event(db, seq) for seq in events), *(_receipt(db, seq) for seq in receipts)):
             try:
                 problems.extend(check)
             except sqlite3.DatabaseError as e:
                 if not is_damage(e):
                     raise
                 problems.append(f"A page of the file is damaged ({e}): import your last export into a new bank.")
-    return VerifyReport(len(memories), len(events), list(dict.fromkeys(problems)))
+    return VerifyReport(len(memories), len(events), len(receipts), list(dict.fromkeys(problems)))
 
 
 def _seqs(db: sqlite3.Connection, table: str, problems: list[str]) -> list[int]:
@@ -83,3 +85,16 @@ def _event(db: sqlite3.Connection, seq: int) -> Iterator[str]:
     row = db.execute("SELECT * FROM events WHERE seq = ?", (seq,)).fetchone()
     if not codec.event_is_whole(row):
         yield f"Event {row['id']} is damaged: its checksum does not match."
+
+
+def _receipt(db: sqlite3.Connection, seq: int) -> Iterator[str]:
+    row = db.execute("SELECT * FROM receipts WHERE seq = ?", (seq,)).fetchone()
+    try:
+        receipt = codec.receipt_of(row)
+    except LatentmemError as e:
+        yield str(e)
+        return
+    for column, value in (("id", receipt.id), ("problem", receipt.problem.text), ("size", len(row["body"].encode()))):
+        if row[column] != value:
+            yield (f"The entry of receipt {row['id']} says {column} = {str(row[column])[:40]!r}, its record says "
+                   f"{str(value)[:40]!r}.")

@@ -15,7 +15,6 @@ from .receipts import Circumstances, events, judged, write
 from .records import (
     Delta,
     Distilled,
-    Event,
     Hit,
     KeyKind,
     LatentmemError,
@@ -261,13 +260,9 @@ class Engine:
         around = Circumstances(self.model.fingerprint, self.model.name, {k: getattr(s, k) for k in REPLAYED}, s.seed,
                                s.key, hits, used)
         receipt = write(problem, around, chosen, votes, traces, time.perf_counter() - began, _now())
-        self._note(events(receipt))
-        yield receipt
-
-    def _note(self, what: Sequence[Event]) -> None:
         if not self.bank.read_only:
-            for event in what:
-                self.bank.record(event)
+            self.bank.keep_receipt(receipt, events(receipt))
+        yield receipt
 
     def _route(self, problem: Problem, traces: Sequence[Trace], votes: Mapping[Side, Vote], why_none: str) -> Route:
         from .routing import disagree, route
@@ -282,7 +277,9 @@ class Engine:
 
     def feedback(self, receipt: Receipt, correct: bool) -> None:
         """Take down whether an answer was right, as a person or a benchmark says afterwards."""
-        self._note(judged(receipt, correct))
+        if not self.bank.read_only:
+            for event in judged(receipt, correct):
+                self.bank.record(event)
 
     def replay(self, receipt: Receipt) -> Iterator[Record]:
         """Answer again as the receipt says: same settings, seed and memory. Raises LatentmemError if a token differs."""

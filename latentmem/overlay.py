@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from io import BytesIO
@@ -13,12 +13,13 @@ from uuid import uuid4
 
 from .bank import Bank, ExportReport, ImportReport
 from .bank_codec import check_event
-from .records import Counters, Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo
+from .records import Counters, Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Receipt
 
 if TYPE_CHECKING:
     import numpy as np
 
 MOST_EVENTS = 2000  # on shared memories, in one overlay; the oldest go first
+MOST_RECEIPTS = 100  # in one overlay; a shared app may hold hundreds of overlays in memory
 STATES = ("quarantined", "released")
 
 
@@ -32,7 +33,7 @@ class Overlay:
     read_only = False
 
     def __init__(self, curated: Bank, most: int = 20) -> None:
-        self.curated, self.own, self.most = curated, Bank(":memory:"), most
+        self.curated, self.own, self.most = curated, Bank(":memory:", most_receipts=MOST_RECEIPTS), most
         self._beside: list[Event] = []  # events on shared memories, oldest first
         self._lock = threading.Lock()
 
@@ -198,6 +199,29 @@ class Overlay:
             raise LatentmemError(f"Memory {memory_id} was put in quarantine by the keeper of the shared bank: "
                                  "only they can release it.")
         return self.record(Event(memory_id, "released"))
+
+    # -------------------------------------------------------------- receipts
+    def keep_receipt(self, receipt: Receipt, events: Sequence[Event] = ()) -> None:
+        """Keep the receipt of an answer here, with what it leaves with the memories of both banks."""
+        self.own.keep_receipt(receipt, [e for e in events if e.memory_id in self.own])
+        for event in events:
+            if event.memory_id not in self.own and event.memory_id in self.curated:
+                self.record(event)
+
+    def receipt(self, receipt_id: str) -> Receipt:
+        """One of the receipts of here. Those of the shared bank are its keeper's: nobody else is shown what they asked."""
+        return self.own.receipt(receipt_id)
+
+    def receipts(self, memory_id: str | None = None, *, limit: int | None = None) -> list[Receipt]:
+        """The receipts of here, of all answers or of those in which a memory took part, newest first."""
+        if memory_id is None:
+            return self.own.receipts(limit=limit)
+        here = {e.receipt_id for e in self.events(memory_id)}
+        return [r for r in self.own.receipts() if r.id in here][: None if limit is None else max(limit, 0)]
+
+    def asked(self, memory_id: str) -> dict[str, str]:
+        """Receipt id -> problem, of the answers given here in which a memory took part, newest first."""
+        return {r.id: r.problem.text for r in self.receipts(memory_id)}
 
     # -------------------------------------------------------------- sharing
     def export_zip(self, target: str | Path | IO[bytes], ids: Collection[str] | None = None) -> ExportReport:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from latentmem.records import Cluster, Memory, Problem, Step, Trace, Vote
+from latentmem.records import Cluster, Hit, Memory, Problem, Receipt, Route, Step, Trace, Vote
 
 
 def unit(rng: np.random.Generator, dim: int) -> np.ndarray:
@@ -32,6 +32,22 @@ def make_memory(seed: int = 0, *, tokens: int = 4, hidden: int = 8, dim: int = 6
         "created": f"2026-01-{1 + seed % 28:02d}T12:00:00.{seed % 1000:03d}+00:00",
     }
     return Memory(**{**values, **changes})
+
+
+def make_receipt(seed: int = 0, memory: Memory | None = None, **changes: Any) -> Receipt:
+    """Of an answer in which `memory` was tried and won."""
+    hit = Hit(memory.id, memory.name, 0.9, 1) if memory is not None else None
+    zero, helped = Vote((Cluster("3", (0, 1)), Cluster("ä", (2,))), 4, 3), Vote((Cluster("4", (0, 1, 2)),), 4, 3, side="memory")
+    traces = tuple(Trace(row, "so " * 300, "3", True, 9, side, (1, 2, 3), 7.5) for side in ("zero_shot", "memory")
+                   for row in range(4))
+    route = Route("memory", "4", False, "The verifier chose it.", {"zero_shot": 0.5, "memory": 0.75}, "vote_share")
+    values: dict[str, Any] = {
+        "id": f"r{seed:016x}", "problem": Problem(f"What is {seed} and ½?"), "answer": "4" if hit else "3",
+        "memory_id": hit.memory_id if hit else None, "memory_name": hit.name if hit else "", "hits": (hit,) if hit else (),
+        "used": hit, "key_kind": "input", "zero_shot": zero, "memory": helped if hit else None, "route": route, "seed": seed,
+        "model": "model0", "model_name": "name0", "tokens": 72, "seconds": 1.5, "settings": {"rollouts": 4, "key": "input"},
+        "token_digest": "d" * 64, "traces": traces, "created": "2026-01-02T03:04:05+00:00"}
+    return Receipt(**{**values, **changes})
 
 
 def assert_same(a: Memory, b: Memory) -> None:

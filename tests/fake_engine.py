@@ -137,8 +137,7 @@ class FakeEngine:
         around = Circumstances(MODEL, "fake-model", {"seed": self.settings.seed, "rollouts": self.settings.rollouts},
                                self.settings.seed, self.settings.key, hits, used)
         receipt = write(problem, around, chosen, votes, traces, 2.4, "2026-01-02T03:04:05+00:00")
-        for event in events(receipt):
-            self.bank.record(event)
+        self.bank.keep_receipt(receipt, events(receipt))
         yield receipt
 
     def distil(self, problem: Problem, *, keep: bool = True) -> Iterator[Any]:

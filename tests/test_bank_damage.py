@@ -60,8 +60,8 @@ def test_newer_and_altered_banks_are_refused(path: Path) -> None:
     assert "does not have the tables" in refusal(path)
     change(path, "DROP TRIGGER t")
     assert len(Bank(path)) == 12
-    change(path, "PRAGMA user_version = 2")
-    assert "newer latentmem (bank version 2, this one reads 1): update latentmem" in refusal(path)
+    change(path, "PRAGMA user_version = 3")
+    assert "newer latentmem (bank version 3, this one reads 2): update latentmem" in refusal(path)
 
 
 def test_a_read_only_bank_reads_and_refuses_to_write(path: Path, tmp_path: Path) -> None:

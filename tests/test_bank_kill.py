@@ -1,7 +1,8 @@
 """What `put` acknowledged survives `kill -9`, whenever it strikes.
 
-LATENTMEM_KILLS sets how often (12 in the quick suite). A child puts memories and events and tells each id only after
-the call returned; the parent kills it at a random moment, opens the bank again and compares every acknowledged memory.
+LATENTMEM_KILLS sets how often (12 in the quick suite). A child puts memories, events and receipts and tells each id only
+after the call returned; the parent kills it at a random moment, opens the bank again and compares every acknowledged
+memory. A receipt is there with the events of its answer, or neither is.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ RENEW = 6  # kills that one file lives through, so that the moment of its making
 # One process imports everything, once, and forks a child for every kill; only the child opens the bank.
 NURSERY = """
 import json, os, sys
-from tests.bank_samples import make_memory
+from tests.bank_samples import make_memory, make_receipt
 from latentmem.bank import Bank
+from latentmem.receipts import events
 from latentmem.records import Event
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
@@ -39,6 +41,9 @@ def work(path, number):
             memory = make_memory(number, tokens=20, hidden=128)
             say("memory", number, bank.put(memory))
             say("event", number, bank.record(Event(memory.id, "used")).id)
+            receipt = make_receipt(number, memory)
+            bank.keep_receipt(receipt, events(receipt))
+            say("receipt", number, receipt.id)
             number += 1
 with Bank() as warm:
     warm.record(Event(warm.put(make_memory(0)), "used"))
@@ -86,19 +91,25 @@ def test_acknowledged_memories_survive_kill_9(nursery: subprocess.Popen[bytes], 
     acknowledged = torn = 0
     memories: dict[str, int] = {}
     events: set[str] = set()
+    receipts: set[str] = set()
     for kill in range(KILLS):
         path = tmp_path / f"bank{kill // RENEW}.sqlite"
         if kill % RENEW == 0:
-            memories, events = {}, set()
+            memories, events, receipts = {}, set(), set()
         told = killed(nursery, path, kill * 1000, rng.uniform(0, 0.2), making=kill % RENEW == 0)
         memories |= {ident: number for kind, number, ident in told if kind == "memory"}
         events |= {ident for kind, _, ident in told if kind == "event"}
+        receipts |= {ident for kind, _, ident in told if kind == "receipt"}
         torn += Path(f"{path}-journal").exists()
         acknowledged += len(told)
         with Bank(path) as bank:
             report = bank.verify()
             assert report.problems == [], f"kill {kill} of seed {seed}"
             assert events <= {event.id for event in bank.events()}, f"kill {kill} of seed {seed}"
+            kept = {receipt.id for receipt in bank.receipts()}
+            assert receipts <= kept, f"kill {kill} of seed {seed}"
+            assert [len(bank.events(receipt_id=ident)) for ident in kept] == [3] * len(kept), f"kill {kill} of seed {seed}"
+            assert {e.receipt_id for e in bank.events()} - {""} <= kept, f"kill {kill} of seed {seed}"
             for ident, number in memories.items():
                 assert_same(bank.get(ident), make_memory(number, tokens=20, hidden=128))
     print(f"\n{KILLS} kills (seed {seed}), {torn} of them inside a transaction: {acknowledged} writes were "

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from latentmem import overlay as overlays
 from latentmem.bank import Bank
 from latentmem.overlay import Overlay
+from latentmem.receipts import events
 from latentmem.records import Event, LatentmemError
 
-from .bank_samples import assert_same, make_memory, unit
+from .bank_samples import assert_same, make_memory, make_receipt, unit
 
 SHARED, MINE = range(5), range(5, 9)
 
@@ -120,6 +122,37 @@ def test_two_overlays_know_nothing_of_each_other(shared: Bank) -> None:
     assert make_memory(7).id not in [h.memory_id for h in b.search(key, k=9)] and b.events() == []
     with pytest.raises(LatentmemError):
         b.get(make_memory(7).id)
+
+
+def test_receipts_stay_with_the_visitor(shared: Bank, overlay: Overlay) -> None:
+    keepers, mine, both = make_receipt(1, make_memory(0)), make_receipt(2, make_memory(5)), make_receipt(3, make_memory(0))
+    shared.keep_receipt(keepers, events(keepers))
+    before = list(shared._store._db.iterdump())  # type: ignore[union-attr]
+    for r in (mine, both):
+        overlay.keep_receipt(r, events(r))
+    assert list(shared._store._db.iterdump()) == before, "the shared bank is never written to"  # type: ignore[union-attr]
+    assert overlay.receipt(both.id).memory_id == make_memory(0).id and overlay.info(make_memory(0).id).counters.used == 2
+    assert [r.id for r in overlay.receipts()] == [both.id, mine.id] and len(overlay.receipts(limit=1)) == 1
+    assert overlay.asked(make_memory(0).id) == {both.id: both.problem.text}, "what the keeper asked is not shown"
+    assert [r.id for r in overlay.receipts(make_memory(5).id)] == [mine.id]
+    other = Overlay(shared)
+    for ident in (keepers.id, mine.id, both.id):
+        with pytest.raises(LatentmemError, match="no receipt"):
+            other.receipt(ident)
+    assert other.receipts() == [] and other.asked(make_memory(0).id) == {}
+    with pytest.raises(LatentmemError, match="no receipt"):
+        overlay.receipt(keepers.id)
+
+
+def test_a_visitor_keeps_so_many_receipts_and_no_more(overlay: Overlay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlays, "MOST_RECEIPTS", 3)
+    small = Overlay(overlay.curated)
+    for i in range(5):
+        small.keep_receipt(make_receipt(i))
+    assert [r.seed for r in small.receipts()] == [4, 3, 2]
+    gone = make_receipt(9, make_memory(12))  # of a memory that the keeper deleted meanwhile
+    small.keep_receipt(gone, events(gone))
+    assert small.receipt(gone.id).memory_id == gone.memory_id and small.events() == []
 
 
 def test_there_is_room_for_so_many_and_no_more(overlay: Overlay) -> None:
