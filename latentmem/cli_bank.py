@@ -1,4 +1,4 @@
-"""The commands about the bank: memories, export, import, verify. They load no model."""
+"""The commands about the bank: memories, receipts, export, import, verify. They load no model."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ BANK = ("bank",)
 commands = typer.Typer()
 memories = typer.Typer(help="List the memories; show, delete, quarantine or release one.")
 commands.add_typer(memories, name="memories")
+receipts = typer.Typer(help="List the receipts of answers; show one.")
+commands.add_typer(receipts, name="receipts")
 
 
 @command(memories, *BANK)
@@ -100,6 +102,43 @@ def release(overrides: dict[str, Any], as_json: bool, memory: MemoryId) -> int:
     return tell(as_json, f"Memory {event.memory_id} is released: it can be found again.", event)
 
 
+@command(receipts, *BANK)
+def list_receipts(
+    overrides: dict[str, Any], as_json: bool,
+    memory: Annotated[str | None, typer.Option("--memory", help="Only of answers in which this memory took part.",
+                                               show_default=False)] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 20,
+) -> int:
+    """List the receipts of the newest answers given with this bank; or show one."""
+    from . import console
+
+    bank = engine_for(overrides).bank
+    rows = bank.receipts(memory, limit=limit)
+    if as_json:
+        console.print_lines(rows)
+    else:
+        for r in rows:
+            console.say(f"{r.id}  {r.created[:16].replace('T', ' ')}  {console.label_of(r.answer)}  {r.problem.text}")
+        console.say(f"{len(rows)} receipts of {bank.path}")
+    return DONE
+
+
+@command(receipts, *BANK, name="show")
+def show_receipt(overrides: dict[str, Any], as_json: bool,
+                 receipt: Annotated[str, typer.Argument(metavar="ID", help="A receipt's id.")]) -> int:
+    """One receipt: the problem, who answered and why. With --json it is what `replay` reads."""
+    from . import console
+
+    found = engine_for(overrides).bank.receipt(receipt)
+    if as_json:
+        console.print_lines([found])
+        return DONE
+    console.say(found.problem.text)
+    console.say(found.sentence())
+    console.out().print(console.receipt_table(found))
+    return DONE
+
+
 @command(commands, *BANK, name="export")
 def export(
     overrides: dict[str, Any], as_json: bool,
@@ -109,7 +148,10 @@ def export(
     peft: Annotated[Path | None, typer.Option(help="Write PEFT adapters: of one --id into this folder, of several into "
                                                    "folders in it named after the ids.", show_default=False)] = None,
 ) -> int:
-    """Write memories to an archive that `import` reads, or as PEFT adapters for `PeftModel.from_pretrained`."""
+    """Write memories to an archive that `import` reads, or as PEFT adapters for `PeftModel.from_pretrained`.
+
+    Receipts stay behind: they hold what was asked.
+    """
     if file is None and peft is None:
         raise LatentmemError("There is nothing to write to: give FILE.zip, --peft FOLDER, or both.")
     bank = engine_for(overrides).bank
@@ -143,8 +185,8 @@ def verify(overrides: dict[str, Any], as_json: bool) -> int:
     """Check the bank: the file, every checksum, every id. Exits with 1 if anything is wrong."""
     bank = engine_for(overrides).bank
     report = bank.verify()
-    tell(as_json, f"{bank.path}: {report.memories} memories and {report.events} events checked"
-                  f"{'' if report.problems else ', all is well'}.", report)
+    tell(as_json, f"{bank.path}: {report.memories} memories, {report.events} events and {report.receipts} receipts "
+                  f"checked{'' if report.problems else ', all is well'}.", report)
     return warn(report.problems)
 
 

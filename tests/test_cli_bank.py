@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from latentmem.bank import Bank
-from tests.cli_samples import ONE, Terminal, memory
+from latentmem.cli import read_receipt
+from latentmem.records import Event
+from tests.cli_samples import ONE, RECEIPT, Terminal, memory
 
 
 @pytest.fixture
@@ -47,6 +49,19 @@ def test_options_of_the_group_hold_for_its_commands(cli: Terminal, stored: tuple
     assert json.loads(cli.ok("memories", "--json", "show", stored[0]).splitlines()[0])["record"] == "MemoryInfo"
 
 
+def test_receipts_are_listed_shown_and_read_by_replay(cli: Terminal, stored: tuple[str, str], tmp_path: Path) -> None:
+    with Bank(tmp_path / "bank.sqlite") as bank:
+        bank.keep_receipt(RECEIPT, [Event(stored[0], "used", receipt_id=RECEIPT.id)])
+    assert RECEIPT.id in cli.ok("receipts") and "1 receipts of" in cli.ok("receipts", "--memory", stored[0][:8])
+    assert "0 receipts of" in cli.ok("receipts", "--memory", stored[1])
+    shown = cli.ok("receipts", "show", RECEIPT.id)
+    assert RECEIPT.problem.text[:30] in shown and "The verifier chose it." in shown and "memory tried" in shown
+    (tmp_path / "r.json").write_text(cli.ok("receipts", "show", RECEIPT.id, "--json"))
+    assert read_receipt(tmp_path / "r.json").token_digest == RECEIPT.token_digest
+    assert [r["id"] for r in cli.lines("receipts")] == [RECEIPT.id]
+    assert "no receipt 'r404'" in cli.fails("receipts", "show", "r404")
+
+
 def test_export_and_import(cli: Terminal, stored: tuple[str, str], tmp_path: Path) -> None:
     archive, other = str(tmp_path / "a.zip"), str(tmp_path / "other.sqlite")
     assert "2 memories and 0 events" in cli.ok("export", archive)
@@ -66,7 +81,7 @@ def test_export_as_peft(cli: Terminal, stored: tuple[str, str], tmp_path: Path) 
 
 
 def test_verify_says_what_is_damaged(cli: Terminal, stored: tuple[str, str], tmp_path: Path) -> None:
-    assert "2 memories and 0 events checked, all is well." in cli.ok("verify")
+    assert "2 memories, 0 events and 0 receipts checked, all is well." in cli.ok("verify")
     bank = tmp_path / "bank.sqlite"
     data = bytearray(bank.read_bytes())
     at = data.rindex(b"Leila")

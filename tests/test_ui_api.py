@@ -47,6 +47,19 @@ def test_the_endpoints_give_plain_json(desk: Desk) -> None:
     json.dumps([receipt, made, thought, row])
 
 
+def test_a_receipt_is_found_again_by_its_id_and_by_its_memory(desk: Desk) -> None:
+    asked = api.solve(desk, ANN, rollouts=4, request=visitor())
+    again = api.receipt(desk, asked["id"])
+    for one in (asked, again):
+        assert [len(t) for t in (one.pop("traces"),)] == [8]
+    assert json.loads(json.dumps(again)) == json.loads(json.dumps(asked))
+    tried = asked["used"]["memory_id"]
+    assert api.memory(desk, tried)["receipts"] == [asked["id"]]
+    assert asked["id"] in {e["receipt_id"] for e in api.memory(desk, tried)["events"]}
+    other = next(i.id for i in desk.engine.bank.infos() if i.id != tried)
+    assert api.memory(desk, other)["receipts"] == []
+
+
 def test_what_is_not_kept_waits_for_keep_or_discard(desk: Desk) -> None:
     for end, size in ((api.keep, 3), (api.discard, 3)):
         made = api.distil(desk, ANN if end is api.keep else BO, keep=False, request=visitor())
@@ -61,6 +74,7 @@ def test_mistakes_are_one_sentence(desk: Desk) -> None:
     for call in (lambda: api.solve(desk, " "), lambda: api.memory(desk, "m000nothere"), lambda: api.search(desk, ""),
                  lambda: api.think(desk, ANN, "m000nothere"), lambda: api.feedback(desk, True, visitor("new")),
                  lambda: api.replay(desk, visitor("new")), lambda: api.solve(desk, ANN, rollouts=-1),
+                 lambda: api.receipt(desk, "r404"), lambda: api.receipt(desk, "\ud800"),
                  lambda: api.export_peft(desk, "m000nothere"), lambda: api.import_bank(desk, None)):
         with pytest.raises(gr.Error) as caught:
             call()
@@ -130,6 +144,7 @@ def test_a_client_solves_distils_and_sends_files(client: Any, tmp_path: Path) ->
 
     receipt = client.predict(ANN, rollouts=4, api_name="/solve")
     assert receipt["answer"] and len(receipt["traces"]) == 8
+    assert client.predict(receipt["id"], api_name="/receipt")["sentence"] == receipt["sentence"]
     assert client.predict(api_name="/replay")["same"] is True
     made = client.predict(ANN, steps=2, keep=False, api_name="/distil")
     assert client.predict(api_name="/keep") == made["memory_id"]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import gradio as gr
 
 from ..records import Distilled, LatentmemError, Receipt, Trace, Vote, to_dict
-from .api_answers import given, kept, last, last_receipt, remember, said
+from .api_answers import as_dict, given, kept, last, last_receipt, remember, said
 from .api_notes import note, tag, words
 from .session import (
     Desk,
@@ -67,10 +67,7 @@ def solve(desk: Desk, problem: str, memory: str = "auto", rollouts: int | None =
         verifier=verifier, key=key, min_similarity=min_similarity))
     receipt = last(records, Receipt)
     remember(desk, request, receipt)
-    data = to_dict(receipt) | {"sentence": receipt.sentence()}
-    for trace in data["traces"]:
-        trace.pop("token_ids")
-    return data
+    return as_dict(receipt)
 
 
 def think(desk: Desk, problem: str, memory_id: str, rollouts: int | None = None, temperature: float | None = None,
@@ -184,15 +181,26 @@ def memories(desk: Desk, text: str = "", limit: int = 100) -> list[dict]:
 
 
 def memory(desk: Desk, memory_id: str) -> dict:
-    """One memory: its row, vote, steps, settings and last events; without its arrays and traces.
+    """One memory: its row, vote, steps, settings, last events, ids of receipts; without its arrays and traces.
 
     Parameters:
         memory_id: its id, or the beginning of it
     """
-    info, whole = said(lambda: (desk.engine.bank.info(memory_id), desk.engine.bank.get(memory_id)))
-    events = said(lambda: desk.engine.bank.events(info.id, limit=100))
+    bank = desk.engine.bank
+    info, whole = said(lambda: (bank.info(memory_id), bank.get(memory_id)))
+    events, asked = said(lambda: (bank.events(info.id, limit=100), bank.asked(info.id)))
     return to_dict(info) | {"vote": to_dict(whole.vote), "steps": [to_dict(s) for s in whole.steps],
-                            "settings": dict(whole.settings), "events": [to_dict(e) for e in events]}
+                            "settings": dict(whole.settings), "events": [to_dict(e) for e in events],
+                            "receipts": list(asked)}
+
+
+def receipt(desk: Desk, receipt_id: str) -> dict:
+    """The receipt of an earlier answer, as `solve` returned it but with its traces cut short.
+
+    Parameters:
+        receipt_id: its id, from `solve` or among the receipts and events of a `memory`
+    """
+    return as_dict(said(lambda: desk.engine.bank.receipt(receipt_id)))
 
 
 def neighbours(desk: Desk, memory_id: str, k: int = 5) -> list[dict]:
@@ -264,5 +272,5 @@ def import_bank(desk: Desk, file: str | None) -> dict:
 
 
 WORK = (solve, think, replay, distil, search, words)
-QUICK = (keep, discard, feedback, memories, memory, neighbours, tag, note, quarantine, release, delete)
+QUICK = (keep, discard, feedback, memories, memory, receipt, neighbours, tag, note, quarantine, release, delete)
 FILES = (export_bank, export_peft, import_bank)

@@ -7,13 +7,21 @@ from typing import Any
 
 import gradio as gr
 
-from ..records import LatentmemError, Receipt
+from ..records import LatentmemError, Receipt, to_dict
 from .session import Desk
 
 
 def given(**settings: Any) -> dict[str, Any]:
     """The settings that a client gave; null means the app's own."""
     return {name: value for name, value in settings.items() if value is not None}
+
+
+def as_dict(receipt: Receipt) -> dict[str, Any]:
+    """A receipt with its sentence and without token ids, for which the digest stands."""
+    data = to_dict(receipt) | {"sentence": receipt.sentence()}
+    for trace in data["traces"]:
+        trace.pop("token_ids")
+    return data
 
 
 def remember(desk: Desk, request: Any, receipt: Receipt) -> None:
