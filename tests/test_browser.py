@@ -131,6 +131,46 @@ def test_the_address_of_a_memory_and_the_keyboard(page: Page, url: str) -> None:
     assert page.errors() == []
 
 
+def test_a_receipt_opens_from_the_page_of_its_memory(page: Page, url: str) -> None:
+    """By keyboard there and back, by the browser's own way back, and by its address."""
+    from selenium.webdriver.common.keys import Keys
+
+    def shown(receipt: str) -> str:
+        return page.until("return document.querySelector('#lm-memory [data-address]')?.dataset.receiptOpen === arguments[0]"
+                          " && document.activeElement.matches(arguments[0] ? '[data-focus]' : '[data-receipt]')", receipt)
+
+    page.open(url)
+    assert page.run("return document.querySelector('#lm-example input').value") != ""
+    solve(page, "Zoe sorts 18 shells into 6 boxes. How many shells lie in one box?")
+    assert page.run("return document.querySelector('#lm-example input').value") == "", "what was typed is no example"
+    page.click("#lm-receipt a[data-memory]")
+    page.until("return document.querySelector('#lm-memory-more .use details')")
+    memory = page.run("return document.querySelector('#lm-memory [data-address]').dataset.address")
+    receipt = page.run("""document.querySelector('#lm-memory-more .use details').open = true;
+        const link = document.querySelector('#lm-memory-more .use a[data-receipt]'); link.focus();
+        return link.dataset.receipt""")
+    page.driver.switch_to.active_element.send_keys(Keys.ENTER)
+    shown(receipt)
+    assert "18 shells" in page.text("#lm-memory-more .stored") and f"memory={memory}" in page.driver.current_url
+    assert f"receipt={receipt}" in page.driver.current_url
+    page.run("document.querySelector('#lm-memory-more .stored a[data-memory]').focus()")
+    page.driver.switch_to.active_element.send_keys(Keys.ENTER)  # the way back ends at the link that was followed
+    shown("")
+    assert page.run("return document.activeElement.dataset.receipt") == receipt and "receipt=" not in page.driver.current_url
+    page.driver.switch_to.active_element.send_keys(Keys.ENTER)
+    shown(receipt)
+    page.driver.back()
+    page.until("return !document.querySelector('#lm-memory [data-address]').dataset.receiptOpen")
+    page.driver.forward()
+    shown(receipt)
+    page.open(f"{url}?receipt={receipt}")
+    shown(receipt)
+    assert f"memory={memory}" in page.driver.current_url
+    page.open(f"{url}?receipt=r404")
+    page.until("return document.querySelector('#lm-memory-notice').innerText.includes('There is no receipt')")
+    assert page.errors() == []
+
+
 def test_stop_and_the_place_in_the_queue(page: Page, url: str) -> None:
     page.open(url)
     other = Page(390, 844)

@@ -99,6 +99,22 @@ def test_what_is_asked_leaves_nothing_with_the_shared_bank(desk: Desk) -> None:
         api.delete(a, bo)
 
 
+def test_a_receipt_is_shown_to_whoever_asked_and_to_nobody_else(desk: Desk) -> None:
+    keepers = list(desk.engine.answer(Problem(BO.replace("Bo", "Cy"))))[-1]  # before the app was shared
+    assert desk.engine.bank.receipt(keepers.id).used is not None
+    mine = api.solve(desk.at(visitor("a")), ANN, request=visitor("a"))["id"]
+    assert api.receipt(desk.at(visitor("a")), mine)["answer"]
+    for who, name in (("b", mine), ("b", keepers.id), ("a", keepers.id)):
+        with pytest.raises(gr.Error, match="no receipt"):
+            api.receipt(desk.at(visitor(who)), name)
+        page = arrival.show_map(desk.at(visitor(who)), visitor(who, receipt=name))
+        assert "There is no receipt" in text_of(page.notice) and not page.body
+        tried = keepers.used.memory_id
+        assert api.memory(desk.at(visitor(who)), tried)["receipts"] == ([mine] if who == "a" else [])
+    with pytest.raises(LatentmemError):
+        desk.engine.bank.receipt(mine)
+
+
 def test_an_own_bank_is_freed_with_its_visitor(desk: Desk) -> None:
     kept(desk, "a")
     own = desk.at(visitor("a")).engine.bank.own

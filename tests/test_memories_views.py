@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pytest
 
 from latentmem import bank_notes
 from latentmem.bank_notes import Note
 from latentmem.records import Event, Problem
-from latentmem.ui import views_events, views_memory, views_steps, views_table
+from latentmem.ui import views_events, views_memory, views_receipt, views_steps, views_table
 from latentmem.words import Word
 
 from .fake_engine import FakeEngine, fill_bank
@@ -122,6 +122,48 @@ def test_whom_it_helped_and_hurt_are_links_that_ask_again() -> None:
     assert unquote(link) == problem and "&amp; more?" in html and "r1" in html and "r2" in html
     assert "From the bank" in html and html.count("<li") == 2
     assert "problem <code>p1</code>" in views_events.verdicts([event("hurt")]), "a text nobody knows is not made up"
+
+
+def test_an_event_with_a_kept_receipt_opens_it() -> None:
+    kept = {"r2": "What was asked <b>then</b>"}
+    events = [event("helped", detail={"problem": "Old one"}), event("hurt", receipt_id="r2"), event("used", receipt_id="r2")]
+    html = str(views_events.verdicts(events, {"p1": "From the bank"}.get, kept))
+    assert html.count("data-receipt=") == 1 and 'href="?memory=m1&amp;receipt=r2" data-receipt="r2"' in html
+    assert "What was asked &lt;b&gt;then" in html and "From the bank" not in html, "what was asked is in the receipt"
+    assert html.count('href="?problem=') == 1 and "Old one" in html, "one without a receipt asks again"
+    listed = str(views_events.event_list(events, kept=kept))
+    assert listed.count('data-receipt="r2"') == 2 and "<code>r1</code>" in listed and 'data-receipt="r1"' not in listed
+
+
+def stored(text: str, back: str = "") -> tuple[Any, str]:
+    engine, m = made()
+    receipt = list(engine.answer(Problem(text)))[-1]
+    return receipt, text_of(views_receipt.stored_receipt(engine.bank.receipt(receipt.id), engine.bank.info(m.id), back))
+
+
+def test_a_stored_receipt_has_a_way_back_and_says_what_was_cut() -> None:
+    receipt, html = stored("Ann has 4 cats. How many legs?", "m1")
+    assert f'<h3 tabindex="-1" data-focus="{receipt.id}"' in html and 'data-memory="m1">Back to the memory' in html
+    text = Tags(html).text
+    for part in (receipt.problem.text, receipt.route.reason, receipt.id, "Ask this problem again", "the first 200 characters"):
+        assert part in text, part
+    assert f'href="?problem={quote(receipt.problem.text, safe="")}"' in html
+    _, html = stored("Ann has 4 cats. How many legs?")
+    assert 'data-memory="">Close the receipt' in html and "Back to the memory" not in html
+
+
+@pytest.mark.parametrize("text", [t for t in NASTY if t != "\ud800"])
+def test_foreign_text_is_escaped_in_a_stored_receipt(text: str) -> None:
+    found, plain = Tags(stored(text, text)[1]), Tags(stored("plain", "plain")[1])
+    assert set(found.tags) <= set(plain.tags) and found.attributes <= plain.attributes
+    assert not found.open and text in found.text
+
+
+def test_a_receipt_without_a_memory_says_why() -> None:
+    receipt, _ = stored("Ann has 4 cats. How many legs?")
+    gone, alone = (text_of(views_receipt.no_memory(r)) for r in (receipt, replace(receipt, used=None)))
+    assert "not in the bank any more" in gone and "without a memory" in alone
+    assert f'data-address="" data-receipt-open="{receipt.id}"' in gone
 
 
 def test_the_list_of_events_is_short_and_counts_all() -> None:

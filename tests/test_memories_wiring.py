@@ -14,7 +14,7 @@ from latentmem.ui.session import Desk, bind
 
 from .fake_engine import FakeEngine
 from .memory_samples import placed, sent, shop_desk, wanted
-from .ui_samples import ANN, LOOK, visitor
+from .ui_samples import ANN, LOOK, asked, text_of, visitor
 
 
 @pytest.fixture
@@ -48,6 +48,39 @@ def test_each_listener_sends_what_its_handler_sets_and_no_more(shops: Desk) -> N
     assert listened(shops, map_actions.near_words, ("words",), one).keys() == {"words"}
     picked = gr.EventData(None, {"stamp": "?", "bits": ""})
     assert listened(shops, map_handlers.picked, map_wiring.PICKED, "", picked).keys() == {"notice", "selected", "bulk", "picked"}
+
+
+def test_a_receipt_is_shown_in_place_of_the_memorys_page(shops: Desk) -> None:
+    asked(shops, "Ann buys 7 pens at $2 each. How much change?")
+    receipt = shops.engine.bank.receipts()[0]
+    assert receipt.used is not None
+    one = receipt.used.memory_id
+    page = text_of(listened(shops, memories.clicked, map_wiring.OPENED, *LOOK, gr.EventData(None, {"id": one}))["body"])
+    assert f'data-receipt="{receipt.id}"' in page and "How it was used" in page
+    shown = listened(shops, memories.show_receipt, map_wiring.OPENED, *LOOK, one, gr.EventData(None, {"id": receipt.id}))
+    assert f'data-address="{one}" data-receipt-open="{receipt.id}"' in text_of(shown["page"]) and shown["chosen"] == one
+    assert "How it was used" not in text_of(shown["body"]) and "7 pens" in text_of(shown["body"])
+    assert f'data-memory="{one}">Back to the memory' in text_of(shown["body"]) and not shown["notice"]
+    gone = listened(shops, memories.show_receipt, map_wiring.OPENED, *LOOK, one, gr.EventData(None, {"id": "r404"}))
+    assert "There is no receipt" in text_of(gone["notice"]) and "How it was used" in text_of(gone["body"])
+    for data in (None, {"id": None}, {"id": ["x"], "memory": {}}, {"id": "\ud800"}):
+        listened(shops, memories.show_receipt, map_wiring.OPENED, *LOOK, one, gr.EventData(None, data))
+
+
+def test_the_address_opens_a_receipt(shops: Desk) -> None:
+    asked(shops, "Ann buys 7 pens at $2 each. How much change?")
+    receipt = shops.engine.bank.receipts()[0]
+    one, other = receipt.used.memory_id, next(i.id for i in shops.engine.bank.infos() if i.id != receipt.used.memory_id)
+    for who, memory in ((visitor("b", receipt=receipt.id), one), (visitor("c", receipt=receipt.id, memory=other), other)):
+        assert arrival.welcome(shops, "", who)[0]["selected"] == "memories"
+        page = arrival.show_map(shops, who)
+        assert page.chosen == memory and "7 pens" in text_of(page.body) and page.points["n"] == 16
+        assert f'data-receipt-open="{receipt.id}"' in text_of(page.page)
+    shops.engine.bank.delete(one)
+    page = arrival.show_map(shops, visitor("d", receipt=receipt.id))
+    assert page.chosen == "" and "not in the bank any more" in text_of(page.page) and "7 pens" in text_of(page.body)
+    page = arrival.show_map(shops, visitor("e", receipt="r404"))
+    assert "There is no receipt" in text_of(page.notice) and page.body == [] and "Click a point" in text_of(page.page)
 
 
 def test_a_part_that_would_be_lost_is_a_bug(shops: Desk) -> None:

@@ -38,12 +38,12 @@ def families(desk: Desk) -> dict[str, list[str]]:
 def welcome(desk: Desk, token: str, request: gr.Request) -> tuple[Any, ...]:
     """Panel, runs that go on, line at the top, and what the tab showed before a reload. `token` is the browser tab's own.
 
-    `?memory=ID` and `?panel=NAME` choose the panel, `?problem=...` fills the box.
+    `?memory=ID`, `?receipt=ID` and `?panel=NAME` choose the panel, `?problem=...` fills the box.
     """
     visit = desk.visits.claim(getattr(request, "session_hash", None) or "", str(token or ""))
     mine = desk.at(request)
     asked = dict(request.query_params) if request is not None else {}
-    panel = "memories" if asked.get("memory") else str(asked.get("panel", ""))
+    panel = "memories" if asked.get("memory") or asked.get("receipt") else str(asked.get("panel", ""))
     desk.warming.start(desk.engine)
     busy = [name for name in ("solve", "distil") if name in visit.runs and visit.runs[name].busy]
     return (gr.update(selected=panel) if panel in PANELS else gr.skip(), {"busy": busy} if busy else gr.skip(), *head(mine),
@@ -51,11 +51,12 @@ def welcome(desk: Desk, token: str, request: gr.Request) -> tuple[Any, ...]:
 
 
 def show_map(desk: Desk, request: gr.Request) -> tuple[Any, ...]:
-    """The Memories panel of a page that was just loaded; `?memory=ID` opens a memory."""
+    """The Memories panel of a page that was just loaded; `?memory=ID` opens a memory, `?receipt=ID` a
+    receipt."""
     asked = dict(request.query_params) if request is not None else {}
-    memory = str(asked.get("memory", ""))[:80]
+    memory, receipt = (str(asked.get(name, ""))[:80] for name in ("memory", "receipt"))
     return memories_panel.picture(desk, desk.visit(request), "", "source", desk.engine.settings.key, memory,
-                                  points=bool(memory) or asked.get("panel") == "memories")
+                                  points=bool(memory or receipt) or asked.get("panel") == "memories", receipt_id=receipt)
 
 
 def head(desk: Desk) -> tuple[list[Fragment], Any]:

@@ -105,6 +105,9 @@ def wire_solve(desk: Desk, solve: Solve, memories: Memories, tabs: gr.Tabs, top:
                          queue=False, **QUIET)
     status.take(bind(solve_panel.take, desk), None, [solve.families, solve.example, solve.problem], **QUIET)
     solve.example.input(solve_panel.fill, solve.example, solve.problem, queue=False, **QUIET)
+    # A problem that was typed is no example; said in the browser alone, since every letter is a change.
+    solve.problem.change(None, [solve.problem, solve.example], solve.example, queue=False,
+                         js="(problem, example) => example === problem ? example : null", **QUIET)
     for area in (solve.outputs[0], solve.outputs[2]):
         area.open_memory(bind(memories_panel.clicked, desk), memories.look, page, **QUIET).then(
             open_memories, None, tabs, queue=False, **QUIET)
@@ -139,6 +142,7 @@ def wire_memories(desk: Desk, solve: Solve, m: Memories, tabs: gr.Tabs, top: lis
     map_wiring.wire_map(desk, m, page, MODEL)
     map_wiring.wire_actions(desk, m, page)
     guide.open_memory(bind(memories_panel.clicked, desk), m.look, page, **QUIET)
+    guide.open_receipt(bind(memories_panel.show_receipt, desk), [*m.look, m.chosen], page, **QUIET)
     chosen, counted = [*m.look, m.chosen], bind(head, desk)
     m.actions.really.click(bind(memories_panel.delete, desk), chosen, page, **QUIET).then(counted, None, top, **QUIET)
     m.upload.upload(bind(memories_panel.import_zip, desk), [m.upload, *chosen], page, **QUIET).then(counted, None, top, **QUIET)

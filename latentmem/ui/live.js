@@ -40,14 +40,23 @@
         if (place !== entry.node) host.insertBefore(entry.node, place);
         before = entry.node;
       }
-      const page = host.querySelector("[data-address]"); // an open memory, or "" when it was closed
-      if (page && page.dataset.address !== host.dataset.open) {
-        lm.showAddress?.(page.dataset.address);
+      const page = host.querySelector("[data-address]"); // an open memory, or "" when it was closed; perhaps with a receipt
+      const address = page?.dataset.address, receipt = page?.dataset.receiptOpen ?? "", last = host.dataset.open;
+      if (page && (address !== last || receipt !== host.dataset.receipt)) {
+        lm.showAddress?.(address, receipt);
         const { top } = host.getBoundingClientRect(); // opened from a table further down: show it
-        if (page.dataset.address && host.dataset.open !== undefined && (top < 0 || top > innerHeight - 120)) {
+        if (address && last !== undefined && address !== last && (top < 0 || top > innerHeight - 120)) {
           host.scrollIntoView({ block: "start" });
         }
-        host.dataset.open = page.dataset.address;
+        Object.assign(host.dataset, { open: address, receipt });
+      }
+      const title = host.querySelector("[data-focus]"), was = host.dataset.focus ?? "";
+      host.dataset.focus = title?.dataset.focus ?? "";
+      if (title && title.dataset.focus !== was) title.focus(); // opened: read on there
+      if (!title && was && document.activeElement === document.body) { // closed: back to the link that opened it
+        const link = host.querySelector(`[data-receipt="${CSS.escape(was)}"]`);
+        link?.closest("details")?.setAttribute("open", "");
+        link?.focus();
       }
     };
     host.addEventListener("scroll", (e) => {
@@ -59,10 +68,11 @@
     element.addEventListener("click", (e) => {
       const tile = e.target.closest("[data-take]"); // an example to begin with
       if (tile) trigger("take", { id: tile.dataset.take });
-      const link = e.target.closest("[data-memory]");
+      const link = e.target.closest("[data-memory], [data-receipt]");
       if (!link || e.ctrlKey || e.metaKey || e.shiftKey) return;
       e.preventDefault();
-      trigger("open_memory", { id: link.dataset.memory });
+      const { memory, receipt } = link.dataset;
+      receipt ? trigger("open_receipt", { id: receipt }) : trigger("open_memory", { id: memory });
     });
     watch("value", draw);
     draw();

@@ -12,7 +12,7 @@ from .views import Fragment
 _WAIT = ("(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, watch}}{1}) "
          ": setTimeout(go, 30); }})();")
 MAP = _WAIT.format("map", "") + " /* triggers 'memory_click', 'want', 'explain', 'picked' */"
-ACTS = _WAIT.format("live", "") + _WAIT.format("acts", "") + " /* triggers 'open_memory', 'take', 'act' */"
+ACTS = _WAIT.format("live", "") + _WAIT.format("acts", "") + " /* triggers 'open_memory', 'open_receipt', 'take', 'act' */"
 TABLE = _WAIT.format("live", "") + _WAIT.format("rows", "") + " /* triggers 'open_memory', 'take' */"
 KEYS = ("Arrow keys step from point to point, Enter opens the point, Space selects it, plus and minus zoom, 0 shows all, "
         "Escape clears.")
@@ -49,7 +49,8 @@ def carrier(name: str) -> gr.HTML:
 
 
 def acting(elem_id: str, value: list[Fragment] | None = None) -> gr.HTML:
-    """A live area with buttons in it: `.act(fn)` hears of them as {do, value}; sliders in it move by themselves."""
+    """A live area with buttons in it: `.act(fn)` hears of them as {do, value}, `.open_receipt(fn)` of links to
+    receipts; sliders in it move by themselves."""
     return _area(elem_id, ACTS, value)
 
 

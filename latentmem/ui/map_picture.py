@@ -16,11 +16,12 @@ from ..words import parameters
 from .map_atlas import Atlas, Rows, Sheet
 from .map_layouts import run
 from .projection import between
-from .session import Desk, Visit, attempt
+from .session import Desk, Visit, attempt, tried
 from .views import Fragment, fragments, notice
 from .views_map import lit, mark, paint
 from .views_map import points as points_of
 from .views_memory import body, head, no_page
+from .views_receipt import no_memory, stored_receipt
 from .views_table import choice_label, found_table
 from .views_trust import misleads, trust
 
@@ -91,18 +92,18 @@ def sheet_now(atlas: Atlas, space: str, method: str) -> Sheet | None:
 
 
 def picture(desk: Desk, visit: Visit, words: str, colour: str, space: str, chosen: str, message: str = "",
-            good: bool = True, method: str = "pca", points: bool = False) -> Picture:
+            good: bool = True, method: str = "pca", points: bool = False, receipt_id: str = "") -> Picture:
     """The whole panel; its points only if told so, since the page asks for them when it shows the map. What cannot be read
     is said in its place."""
     rows, error = attempt(lambda: atlas_of(desk).rows())
     if rows is None:
         rows, message, good = Rows((), {}, {}), error, False
-    part = opened(desk, visit, space, method, chosen, message, good)
+    part = opened(desk, visit, space, method, chosen, message, good, receipt_id)
     found = rows.found(words or "")
     choices = [(choice_label(i), i.id) for i in found[:CHOICES]]
     everything = choices if len(found) == len(rows.infos) else [(choice_label(i), i.id) for i in rows.infos[:CHOICES]]
     shown = part.chosen if isinstance(part.chosen, str) else ""
-    page = part.page if shown else no_page(rows.infos, closed=True)
+    page = part.page if part.body else no_page(rows.infos, closed=True)
     sheet = sheet_now(atlas_of(desk), space, method) if points and rows.infos and not error else None
     if sheet is not None and sheet.names:
         part = part._replace(**drawn(sheet, rows, words, colour))
@@ -133,23 +134,32 @@ def lit_by(sheet: Sheet, rows: Rows, words: str) -> dict[str, Any]:
     return lit([sheet.row[i.id] for i in rows.found(words) if i.id in sheet.row], len(sheet.names), sheet.stamp)
 
 
-def opened(desk: Desk, visit: Visit, space: str, method: str, chosen: str, message: str = "", good: bool = True) -> Picture:
-    """What changes when a memory is opened or closed, or the star moves: not the table and not the points."""
+def opened(desk: Desk, visit: Visit, space: str, method: str, chosen: str, message: str = "", good: bool = True,
+           receipt_id: str = "") -> Picture:
+    """What changes when a memory is opened or closed, or the star moves: not the table and not the points. A receipt is
+    shown in place of the memory's page, which without `chosen` is that of the memory that was tried."""
     atlas = atlas_of(desk)
+    slip, lost = attempt(lambda: desk.engine.bank.receipt(receipt_id)) if receipt_id else (None, "")
+    info = tried(desk, slip) if slip is not None else None
+    if info is not None and not chosen:
+        chosen = info.id
     one, error = attempt(lambda: look_at(desk, atlas, chosen, space)) if chosen else (None, "")
     sheet, trouble = attempt(lambda: sheet_now(atlas, space, method))
     name = one.info.id if one is not None else ""
     picture_, misled = _map(visit, sheet, space, one, desk)
-    text = error or message or trouble
-    part = Picture(notice=said(text, good and not error and not trouble), map=picture_, trust=trust_words(sheet),
+    text = error or lost or message or trouble
+    part = Picture(notice=said(text, good and not (error or lost or trouble)), map=picture_, trust=trust_words(sheet),
                    warning=warnings(sheet, visit, space, misled), chosen=name, words=[], sure=gr.update(visible=False))
+    instead = stored_receipt(slip, info, name) if slip is not None else []
     if one is None:
         rows = atlas.rows(exact=False).infos if not trouble else ()
-        return part._replace(page=no_page(rows, closed=True), body=[], actions=gr.update(visible=False))
+        page = no_memory(slip) if slip is not None else no_page(rows, closed=True)
+        return part._replace(page=page, body=instead, actions=gr.update(visible=False))
     bank, shut = desk.engine.bank, one.info.quarantined
     mine = getattr(bank, "owns", lambda memory_id: True)(name)  # in a shared app most belong to its keeper
     return part._replace(
-        page=head(one.memory, one.info, tags(bank, name).get(name, ())), body=_body(desk, one, space),
+        page=head(one.memory, one.info, tags(bank, name).get(name, ()), slip.id if slip is not None else ""),
+        body=instead or _body(desk, one, space),
         actions=gr.update(visible=True), quarantine=gr.update(visible=not shut), release=gr.update(visible=shut),
         delete=gr.update(interactive=mine, value="Delete…" if mine else "Shared: not yours to delete"))
 
@@ -209,7 +219,7 @@ def warnings(sheet: Sheet | None, visit: Visit, space: str, misled: Markup) -> l
 def _body(desk: Desk, one: Opened, space: str) -> list[Fragment]:
     bank, m = desk.engine.bank, one.memory
     return body(m, one.info, bank.events(m.id, limit=EVENTS), one.near, notes=notes(bank, m.id).get(m.id, ()), space=space,
-                parameters=model_size(desk, m), problem_of=problem_finder(desk))
+                parameters=model_size(desk, m), problem_of=problem_finder(desk), kept=bank.asked(m.id))
 
 
 def model_size(desk: Desk, m: Memory) -> tuple[int, bool] | None:
@@ -245,3 +255,11 @@ def clicked(desk: Desk, words: str, colour: str, space: str, method: str, event:
     if data.get("star") is False:
         visit.star = None
     return opened(desk, visit, space, method, str(data.get("id", ""))[:80])
+
+
+def show_receipt(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, event: gr.EventData,
+                 request: gr.Request) -> Picture:
+    """Opens a receipt in place of the open memory's page, or of the one that the address names with it."""
+    data = event._data if isinstance(event._data, dict) else {}
+    memory = str(data.get("memory", chosen))[:80]
+    return opened(desk, desk.visit(request), space, method, memory, receipt_id=str(data.get("id", ""))[:80])

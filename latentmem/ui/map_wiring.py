@@ -59,6 +59,7 @@ def wire_map(desk: Desk, m: Memories, page: list[Any], model_work: dict[str, Any
     # One by one, because gr.on takes no custom events.
     for opened in (m.map.memory_click, m.table.open_memory, m.selected.open_memory, m.page.open_memory, m.body.open_memory):
         listen(opened, panel.clicked, m.look, OPENED)
+    listen(m.body.open_receipt, panel.show_receipt, chosen, OPENED)
     listen(m.choice.input, panel.choose, [*m.look, m.choice], OPENED)
     listen(m.actions.close.click, panel.shut, chosen, OPENED)
     for asked in (m.map.want, space.input, method.input):

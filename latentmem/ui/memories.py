@@ -14,7 +14,7 @@ from ..settings import Settings
 from . import map_parts, parts
 from .map_actions import delete, export_all, export_peft, import_zip, quarantine, release
 from .map_layouts import methods
-from .map_picture import Picture, clicked, opened, picture, refresh, said
+from .map_picture import Picture, clicked, opened, picture, refresh, said, show_receipt
 from .runs import follow
 from .session import Desk, Star, exclusively, ready_engine, star_of
 from .views import Fragment, fragments, notice, progress
@@ -22,7 +22,7 @@ from .views_map import COLOUR_BY
 from .views_memory import no_page
 
 __all__ = ["Memories", "Picture", "choose", "clear", "clicked", "create_memories", "delete", "export_all", "export_peft",
-           "import_zip", "locate", "located", "picture", "quarantine", "refresh", "release", "shut"]
+           "import_zip", "locate", "located", "picture", "quarantine", "refresh", "release", "show_receipt", "shut"]
 SPACES = [("Embedding", "input"), ("Activations", "kv"), ("Soft prompt", "prompt")]
 
 
@@ -139,7 +139,8 @@ def _actions() -> Actions:
             release_ = gr.Button("Release", visible=False, size="sm", min_width=80)
             delete_ = gr.Button("Delete…", variant="stop", size="sm", min_width=70, elem_id="lm-delete")
         with gr.Group(visible=False) as sure:
-            parts.live("lm-sure", fragments(("q", notice("Delete this memory and its history for good?", "warn"))))
+            parts.live("lm-sure", fragments(("q", notice("Delete this memory and its history for good? Receipts of its "
+                                                    "answers stay.", "warn"))))
             with gr.Row(elem_classes="tight"):
                 really = gr.Button("Yes, delete it", variant="stop", elem_id="lm-really")
                 spare = gr.Button("No, keep it")

@@ -1,4 +1,4 @@
-// Light or dark, the token of this browser tab, and the address: the open panel, memory and problem stand in it, and
+// Light or dark, the token of this browser tab, and the address: the open panel, memory, receipt and problem stand in it, and
 // walking back and forth in the browser opens them again.
 (() => {
   const lm = (window.latentmem ??= {});
@@ -58,14 +58,15 @@
 
   // ---------------------------------------------------------------- the address
   const read = () => {
-    const asked = new URLSearchParams(location.search), memory = asked.get("memory") ?? "";
-    return { memory, panel: memory ? "memories" : asked.get("panel") ?? "solve" };
+    const asked = new URLSearchParams(location.search), memory = asked.get("memory") ?? "", receipt = asked.get("receipt") ?? "";
+    return { memory, receipt, panel: memory || receipt ? "memories" : asked.get("panel") ?? "solve" };
   };
-  let { memory, panel } = read(), walked = 0, began = Date.now();
+  let { memory, receipt, panel } = read(), walked = 0, began = Date.now();
   const write = (replace) => {
     const url = new URL(location.href), put = (name, value) => value ? url.searchParams.set(name, value) : url.searchParams.delete(name);
     put("memory", panel === "memories" ? memory : "");
-    put("panel", panel === "solve" || (panel === "memories" && memory) ? "" : panel);
+    put("receipt", panel === "memories" ? receipt : "");
+    put("panel", panel === "solve" || (panel === "memories" && (memory || receipt)) ? "" : panel);
     if (url.href === location.href) return;
     const quiet = replace || Date.now() - walked < 3000 || Date.now() - began < 1500; // not a step of the visitor's own
     history[quiet ? "replaceState" : "pushState"](null, "", url);
@@ -76,10 +77,11 @@
       window.parent.postMessage({ queryString: url.search.slice(1) }, "https://huggingface.co");
     }
   };
-  lm.showAddress = (id) => { // a memory was opened, or closed with ""
-    memory = id;
-    if (id) panel = "memories";
-    write(!id);
+  lm.showAddress = (id, paper) => { // a memory, perhaps with a receipt, was opened, or closed with ""
+    const closed = !id && !paper || Boolean(receipt && !paper && id === memory);
+    [memory, receipt] = [id, paper];
+    if (id || paper) panel = "memories";
+    write(closed);
   };
   lm.asked = (problem) => { // what was asked last can be copied from the address bar
     const url = new URL(location.href);
@@ -89,7 +91,7 @@
     lm.look("lm-status");
   };
   lm.guide = ({ props, trigger, watch }) => {
-    lm.goTo = (id) => trigger("open_memory", { id });
+    lm.goTo = () => receipt ? trigger("open_receipt", { id: receipt, memory }) : trigger("open_memory", { id: memory });
     const goOn = () => (props.value?.busy ?? []).forEach((run) => trigger(run === "solve" ? "solve_goes_on" : "distil_goes_on", {}));
     watch("value", goOn);
     goOn();
@@ -125,9 +127,9 @@
     walked = Date.now();
     panel = to.panel;
     tabs().find((b) => nameOf(b) === panel)?.click();
-    if (panel !== "memories" || to.memory === memory) return;
-    memory = to.memory;
-    lm.goTo?.(memory);
+    if (panel !== "memories" || (to.memory === memory && to.receipt === receipt)) return;
+    ({ memory, receipt } = to);
+    lm.goTo?.();
   });
 
   // On a narrow screen the answer comes below the question: show where it will be.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..overlay import Overlay
 from ..problems import read_problems
-from ..records import LatentmemError, Problem, Status
+from ..records import LatentmemError, MemoryInfo, Problem, Receipt, Status
 from . import hosting
 from .runs import SORRY, Run, follow, watch
 from .views_about import family
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..engine import Engine
 
 __all__ = ["Desk", "Run", "Star", "Visit", "answer_records", "attempt", "bind", "distil_records", "exclusively", "family",
-           "follow", "load_examples", "nearest_examples", "ready_engine", "star_of", "think_records", "watch"]
+           "follow", "load_examples", "nearest_examples", "ready_engine", "star_of", "think_records", "tried", "watch"]
 log = logging.getLogger(__name__)
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "problems.jsonl"
 FALLBACK = (Problem("A shop sells pens at $3 each. Mia buys 4 pens and pays with a $20 note. How much change does she get?",
@@ -229,6 +229,11 @@ def star_of(engine: Engine, problem: Problem) -> Star:
     """A problem's place on the map and its five nearest memories. The engine must be ready."""
     kind = engine.settings.key
     return Star(problem.text, kind, engine.key(problem, kind), engine.search(problem, 5).hits)
+
+
+def tried(desk: Desk, r: Receipt) -> MemoryInfo | None:
+    """What the bank knows of the memory that was tried for an answer; None without one, or when it is gone."""
+    return attempt(lambda: desk.engine.bank.info(r.used.memory_id))[0] if r.used is not None else None  # type: ignore[union-attr]
 
 
 def attempt(action: Callable[[], Any]) -> tuple[Any, str]:

@@ -22,6 +22,7 @@ from .session import (
     family,
     follow,
     star_of,
+    tried,
     watch,
 )
 from .views import Fragment, doing, fragments, notice, progress, scene_cards, scene_votes
@@ -83,7 +84,8 @@ def create_solve(settings: Settings, families: Mapping[str, list[str]], first: P
                 stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="lm-stop", min_width=110)
             with gr.Row(elem_classes="tight"):
                 choice = gr.Dropdown(list(families), value=kin, label="Examples of", scale=2, min_width=120)
-                example = gr.Dropdown(families[kin], value=first.text, label="Example", scale=5, min_width=180)
+                example = gr.Dropdown(families[kin], value=first.text, label="Example", scale=5, min_width=180,
+                                      elem_id="lm-example")
             mode = gr.Radio(list(MODES), value="auto", label="Memory", elem_id="lm-mode",
                             info="Automatic: the most similar memory is tried if it is similar enough.")
             memory = gr.Dropdown([], label="Which memory", visible=False, filterable=True, elem_id="lm-which")
@@ -136,8 +138,7 @@ def picture(desk: Desk, run: Run, running: bool, words: str = "", star: Star | N
 
 def receipt(desk: Desk, r: Receipt) -> list[Fragment]:
     """The receipt as a card, with what the bank knows of the memory that was tried."""
-    info = attempt(lambda: desk.engine.bank.info(r.used.memory_id))[0] if r.used is not None else None
-    return fragments(("receipt", receipt_card(r, info)))
+    return fragments(("receipt", receipt_card(r, tried(desk, r))))
 
 
 def _ending(run: Run) -> str:

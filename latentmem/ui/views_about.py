@@ -103,7 +103,8 @@ def kept_where(bank: Path, shared: bool = False, most: int = 0, lasting: bool | 
                 False: "The disk of this Space is emptied when it restarts, and the memories are gone then."}[lasting]
         words = Markup("In one file on the computer that runs this app: <code>{}</code>. {}").format(safe(bank), last)
     return Markup("<section><h2>Where memories are kept</h2><p>{} <b>Export</b> on the Memories panel makes a copy to carry "
-                  "away; a single memory exports as a standard PEFT adapter.</p></section>").format(words)
+                  "away; a single memory exports as a standard PEFT adapter. The receipts of your newest answers are kept "
+                  "there, too; they say what you asked, so Export leaves them out.</p></section>").format(words)
 
 
 def model_facts(s: Settings, most: Mapping[str, int]) -> Markup:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from ..records import Event
 from .views import count, join, safe
+from .views_receipt import again_link
 
 WORDS: Mapping[str, str] = {
     "retrieved": "looked up", "used": "tried on a problem", "agreed": "agreed with the model alone",
@@ -19,6 +20,7 @@ WORDS: Mapping[str, str] = {
 BANDS = (("retrieved", "looked up"), ("used", "tried"), ("helped", "helped"), ("hurt", "hurt"))
 WIDTH, HEIGHT, MOST_BARS = 320, 62, 40
 SHOWN = 50
+NONE: Mapping[str, str] = {}
 # (seconds of a bar, how its time is written)
 SPANS = ((3600, "%d %b %H:00"), (86_400, "%d %b"), (7 * 86_400, "week of %d %b"), (30 * 86_400, "%b %Y"), (365 * 86_400, "%Y"))
 
@@ -68,23 +70,26 @@ def _when(created: str) -> datetime | None:
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-def verdicts(events: Sequence[Event], problem_of: Callable[[str], str | None] = lambda problem_id: None) -> Markup:
-    """Whom it helped and hurt: each problem a link that asks it again, with the receipt's id.
+def verdicts(events: Sequence[Event], problem_of: Callable[[str], str | None] = lambda problem_id: None,
+             kept: Mapping[str, str] = NONE) -> Markup:
+    """Whom it helped and hurt: each problem a link to the receipt of its answer, or, where that is not kept, one that asks
+    it again.
 
-    `problem_of`: problem id -> its text where the event does not carry it.
+    `problem_of`: problem id -> its text where the event does not carry it. `kept`: receipt id -> the problem it answers.
     """
     told = [e for e in events if e.kind in ("helped", "hurt")][:SHOWN]
     if not told:
         return Markup('<p class="hint">Nobody has said yet whether an answer with this memory was right.</p>')
-    return Markup('<ul class="verdicts">{}</ul>').format(join([_verdict(e, problem_of) for e in told]))
+    return Markup('<ul class="verdicts">{}</ul>').format(join([_verdict(e, problem_of, kept) for e in told]))
 
 
-def _verdict(e: Event, problem_of: Callable[[str], str | None]) -> Markup:
+def _verdict(e: Event, problem_of: Callable[[str], str | None], kept: Mapping[str, str]) -> Markup:
     carried = e.detail.get("problem")
-    text = carried if isinstance(carried, str) and carried.strip() else problem_of(e.problem_id)
-    if text:
-        clean = text.encode("utf-8", "replace").decode()
-        shown = Markup('<a class="open" href="?problem={}">{}</a>').format(quote(clean, safe=""), safe(_short(clean)))
+    text = kept.get(e.receipt_id) or (carried if isinstance(carried, str) and carried.strip() else problem_of(e.problem_id))
+    if e.receipt_id in kept:
+        shown = _receipt_link(e, safe(_short(text or e.receipt_id)))
+    elif text:
+        shown = again_link(text, _short(text))
     else:
         shown = Markup("problem <code>{}</code>").format(safe(e.problem_id or "unknown"))
     receipt = Markup(" <small>receipt <code>{}</code>, {}</small>").format(
@@ -92,21 +97,34 @@ def _verdict(e: Event, problem_of: Callable[[str], str | None]) -> Markup:
     return Markup('<li class="{}"><b>{}</b> {}{}</li>').format(e.kind, WORDS[e.kind], shown, receipt)
 
 
+def _receipt_link(e: Event, words: Markup) -> Markup:
+    """A link that opens a receipt in place of the memory's page; `live.js` turns the click into an event."""
+    return Markup('<a class="open" href="?memory={}&amp;receipt={}" data-receipt="{}" title="Open the receipt">{}</a>').format(
+        quote(e.memory_id, safe=""), quote(e.receipt_id, safe=""), safe(e.receipt_id), words)
+
+
 def _short(text: str, width: int = 110) -> str:
     text = " ".join(text.split())
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def event_list(events: Sequence[Event], total: int | None = None) -> Markup:
-    """The events themselves, newest first."""
+def event_list(events: Sequence[Event], total: int | None = None, kept: Mapping[str, str] = NONE) -> Markup:
+    """The events themselves, newest first; the receipts that are `kept` are links."""
     if not events:
         return Markup("")
     items = join([Markup("<li><time>{}</time> {}{}{}</li>").format(
-        safe(e.created[:16].replace("T", " ")), WORDS.get(e.kind, e.kind), _detail(e),
-        Markup(" <code>{}</code>").format(safe(e.receipt_id)) if e.receipt_id else "") for e in events[:SHOWN]])
+        safe(e.created[:16].replace("T", " ")), WORDS.get(e.kind, e.kind), _detail(e), _receipt_of(e, kept))
+        for e in events[:SHOWN]])
     n = len(events) if total is None else total
     more = f", the newest {SHOWN} shown" if n > SHOWN else ""
     return Markup('<details><summary>{}{}</summary><ul class="events">{}</ul></details>').format(count(n, "event"), more, items)
+
+
+def _receipt_of(e: Event, kept: Mapping[str, str]) -> Markup:
+    if not e.receipt_id:
+        return Markup("")
+    code = Markup("<code>{}</code>").format(safe(e.receipt_id))
+    return Markup(" {}").format(_receipt_link(e, code) if e.receipt_id in kept else code)
 
 
 def _detail(e: Event) -> Markup:

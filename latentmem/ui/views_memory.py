@@ -11,7 +11,7 @@ from markupsafe import Markup
 from ..records import Counters, Event, Hit, Memory, MemoryInfo
 from .views import Fragment, answer_text, count, fragments, join, percent, safe, stored_vote
 from .views_distil import sparklines, steps_table
-from .views_events import event_list, timeline, verdicts
+from .views_events import NONE, event_list, timeline, verdicts
 from .views_receipt import definition_list, key_words, open_link
 from .views_steps import stepper
 from .views_table import choice_label, matches, table
@@ -48,22 +48,24 @@ def glance(infos: Sequence[MemoryInfo]) -> Markup:
 
 def page(m: Memory, info: MemoryInfo, events: Sequence[Event], near: Sequence[Hit], *, tags: Sequence[str] = (),
          notes: Sequence[Note] = (), space: str = "input", parameters: tuple[int, bool] | None = None,
-         problem_of: Callable[[str], str | None] = lambda problem_id: None) -> list[Fragment]:
+         problem_of: Callable[[str], str | None] = lambda problem_id: None,
+         kept: Mapping[str, str] = NONE) -> list[Fragment]:
     """Everything about one memory."""
     return head(m, info, tags) + body(m, info, events, near, notes=notes, space=space, parameters=parameters,
-                                      problem_of=problem_of)
+                                      problem_of=problem_of, kept=kept)
 
 
-def head(m: Memory, info: MemoryInfo, tags: Sequence[str] = ()) -> list[Fragment]:
-    """What the memory is: its problem, the answer it learnt, how many agreed, its tags."""
+def head(m: Memory, info: MemoryInfo, tags: Sequence[str] = (), receipt_id: str = "") -> list[Fragment]:
+    """What the memory is: its problem, the answer it learnt, how many agreed, its tags. `receipt_id`: of the receipt that is
+    open in place of the rest; the address shows both."""
     flag = Markup('<span class="chip warn">quarantined: it is not tried on problems</span>') if info.quarantined else ""
     winner = m.vote.clusters[0].size if m.vote.clusters else 0
     agreed = f"{winner} of {count(m.vote.total, 'trace')} agreed ({percent(m.vote.majority_ratio)})"
     chips = join([_chip(tag) for tag in tags])
     return fragments(("head", Markup(
-        '<header class="memory-head" data-address="{}"><p class="kind">Memory <code>{}</code> {}</p>'
+        '<header class="memory-head" data-address="{}" data-receipt-open="{}"><p class="kind">Memory <code>{}</code> {}</p>'
         '<h2 class="problem tx">{}</h2><p class="big">{}</p><p class="hint">{}</p>{}</header>').format(
-        safe(m.id), safe(m.id), flag, safe(m.problem.text), answer_text(m.label), agreed,
+        safe(m.id), safe(receipt_id), safe(m.id), flag, safe(m.problem.text), answer_text(m.label), agreed,
         Markup('<p class="tags">{}</p>').format(chips) if tags else "")))
 
 
@@ -74,9 +76,10 @@ def _chip(tag: str) -> Markup:
 
 def body(m: Memory, info: MemoryInfo, events: Sequence[Event], near: Sequence[Hit], *, notes: Sequence[Note] = (),
          space: str = "input", parameters: tuple[int, bool] | None = None,
-         problem_of: Callable[[str], str | None] = lambda problem_id: None) -> list[Fragment]:
-    """The rest of the page, section by section."""
-    used = join([counters(info.counters), timeline(events), verdicts(events, problem_of), event_list(events)])
+         problem_of: Callable[[str], str | None] = lambda problem_id: None,
+         kept: Mapping[str, str] = NONE) -> list[Fragment]:
+    """The rest of the page, section by section. `problem_of`, `kept`: see `verdicts`."""
+    used = join([counters(info.counters), timeline(events), verdicts(events, problem_of, kept), event_list(events, kept=kept)])
     return fragments(
         ("notes", _notes(notes)), ("near", _near(near, space)),
         ("vote", stored_vote(m.vote, "The vote it learnt from")),

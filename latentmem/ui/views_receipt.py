@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from markupsafe import Markup
 
+from ..bank_codec import MOST_TEXT
 from ..records import Hit, MemoryInfo, Receipt, Retrieval, Vote, to_dict
 from .scene import plain
 from .views import (
@@ -133,6 +135,31 @@ def receipt_json(r: Receipt) -> str:
 def raw_json(r: Receipt) -> Markup:
     return Markup('<details><summary>The receipt as JSON</summary><pre tabindex="0">{}</pre></details>').format(
         safe(receipt_json(r)))
+
+
+def stored_receipt(r: Receipt, info: MemoryInfo | None = None, back: str = "") -> list[Fragment]:
+    """A receipt of an earlier answer, in place of the page of the memory `back` ("" when none is open). Opened, its title
+    gets the focus; closed, the link that opened it."""
+    way = open_link(back, "Back to the memory") if back else Markup(
+        '<a class="open" href="?panel=memories" data-memory="">Close the receipt</a>')
+    return fragments(("stored", Markup(
+        '<section class="stored"><p>{}</p><h3 tabindex="-1" data-focus="{}">Receipt of {}</h3><p class="problem tx">{}</p>{}'
+        '<p class="hint">{} · Of each trace the first {} characters are kept.</p></section>').format(
+        way, safe(r.id), safe(r.created[:16].replace("T", " ")), safe(r.problem.text), receipt_card(r, info),
+        again_link(r.problem.text, "Ask this problem again"), MOST_TEXT)))
+
+
+def no_memory(r: Receipt) -> list[Fragment]:
+    """In place of a memory's head, over a receipt without one: why."""
+    why = "That answer was given without a memory." if r.used is None else (
+        "The memory that was tried for that answer is not in the bank any more.")
+    return fragments(("none", Markup('<p class="notice" data-address="" data-receipt-open="{}">{}</p>').format(safe(r.id), why)))
+
+
+def again_link(problem: str, words: str) -> Markup:
+    """A link that puts a problem into the box of Solve."""
+    return Markup('<a class="open" href="?problem={}">{}</a>').format(
+        quote(problem.encode("utf-8", "replace").decode(), safe=""), safe(words))
 
 
 def hits_list(found: Retrieval | None, limit: float) -> Markup:
