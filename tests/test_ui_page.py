@@ -12,7 +12,22 @@ import gradio as gr
 import pytest
 
 from latentmem.records import Receipt
-from latentmem.ui import api, arrival, build, distil, launch_options, memories, parts, session, solve, theme, visits, whatif
+from latentmem.ui import (
+    api,
+    arrival,
+    build,
+    distil,
+    launch_options,
+    memories,
+    parts,
+    session,
+    solve,
+    stream,
+    streaming,
+    theme,
+    visits,
+    whatif,
+)
 from latentmem.ui.session import Desk
 
 from .fake_engine import FakeEngine
@@ -30,7 +45,8 @@ def desk() -> Desk:
 def arrived(desk: Desk, who: Any, token: str = "") -> dict[str, Any]:
     """What the two steps of a page load show, by name."""
     names = ["tabs", "guide", "facts", "timer", "problem", "mode", "memory", *parts.SAMPLING, *solve.Picture._fields,
-             "distil_problem", *(f"distil_{name}" for name in distil.Picture._fields)]
+             "distil_problem", *(f"distil_{name}" for name in distil.Picture._fields),
+             *(f"stream_{name}" for name in (*streaming.Given._fields, *stream.Picture._fields))]
     shown = dict(zip(names, arrival.welcome(desk, token, who), strict=True))
     return shown | {f"map_{k}": v for k, v in arrival.show_map(desk, who)._asdict().items()}
 

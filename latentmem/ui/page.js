@@ -90,7 +90,7 @@
   };
   lm.guide = ({ props, trigger, watch }) => {
     lm.goTo = (id) => trigger("open_memory", { id });
-    const goOn = () => (props.value?.busy ?? []).forEach((run) => trigger(run === "solve" ? "solve_goes_on" : "distil_goes_on", {}));
+    const goOn = () => (props.value?.again ?? []).forEach((event) => trigger(event, {}));
     watch("value", goOn);
     goOn();
   };
