@@ -186,10 +186,10 @@ def app() -> gr.Blocks:
 
 def test_the_app_composes_with_one_queue_for_the_model(app: gr.Blocks) -> None:
     by_name = {fn.api_name: fn for fn in app.fns.values() if fn.api_visibility == "public"}
-    assert set(by_name) == {fn.__name__ for fn in (*api.WORK, *api.QUICK, *api.FILES)}
+    assert set(by_name) == {fn.__name__ for fn in api.ENDPOINTS}
     model = [fn for fn in app.fns.values() if fn.concurrency_id == "model"]
     assert all(fn.concurrency_limit == 1 for fn in model)
-    panels = {"compare", "replay", "before_after", "locate"}
+    panels = {"compare", "replay", "before_after", "locate", "start", "anew", "stream", "begin"}
     assert panels | {fn.__name__ for fn in api.WORK} <= {fn.fn.__name__ for fn in model}
 
 
