@@ -56,7 +56,10 @@ def test_the_standings_come_while_they_grow_and_a_client_that_leaves_stops_it(
         seen.append(next(answers))
     assert reached.wait(20) and not seen[-1]["whole"] and seen[-1]["results"] == [] == seen[-1]["learned"]
     assert [s["n"] for s in seen[-1]["standings"]] == [4, 3] and seen[-1]["doing"]
+    visit = desk.visit(visitor())
+    visit.seen = 0.0
     assert next(answers)["done"] == 7, "it answers without news, too: only between two answers gradio can cancel it"
+    assert visit.seen > 0, "and its client is not forgotten as idle"
     answers.close()
     go.set()
     settle(desk)

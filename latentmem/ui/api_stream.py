@@ -41,6 +41,7 @@ def stream(desk: Desk, family: str = ALL, systems: list[System] | None = None, p
                   desk.engine.settings.seed if seed is None else seed)
     run = posed(desk.visit(request), given, fresh)
     for _ in going(desk, run, refresh=EVERY, beat=EVERY):
+        desk.visit(request)  # whoever listens is not idle: a stream may take hours
         yield standings(run, ended=False)
     if run.error:
         raise gr.Error(run.error, print_exception=False)
