@@ -137,7 +137,7 @@ class Cast:
 
 def fake_cast(engine: Any, systems: Sequence[str], data: DataSet, folder: Path) -> tuple[list[Entrant], dict[str, Any]]:
     """In the place of the Stream panel's `cast`, for an engine without a model."""
-    from latentmem.ui.stream import entered
+    from latentmem.ui.streaming import entered
 
     good = {"zero_shot": 0.5, "icl_raw": 0.55, "elm": 0.5}
     entrants = entered(systems, lambda name: FakeSystem(name, memories=name in ("elm", "icl_raw"), good=good[name],

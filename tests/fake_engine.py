@@ -254,12 +254,12 @@ def fill_bank(engine: FakeEngine, problems: list[Problem]) -> None:
 
 
 def main() -> None:
-    from latentmem.ui import build, launch_options, stream
+    from latentmem.ui import build, launch_options, streaming
     from latentmem.ui.session import EXAMPLES, load_examples
 
     from .evaluation_samples import fake_cast
 
-    stream.cast = fake_cast
+    streaming.cast = fake_cast
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--pace", type=float, default=0.02)

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from latentmem.ui.views import vote_bar
+from latentmem.voting import vote
+
 from .browser_page import CHROMIUM, DRIVER, Page, click_point, free_port, marks, serve, serve_fake, solve
+from .ui_samples import trace
 
 NASTY = "<img src=x onerror='window.hurt=1'> ${window.hurt=1} {{window.hurt}} </div><script>window.hurt=1</script> \\frac{1}{2}"
 
@@ -27,6 +31,34 @@ def page() -> Iterator[Page]:
     tab = Page()
     yield tab
     tab.driver.quit()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_the_mark_of_the_decision_covers_no_letter_and_no_figure(page: Page, url: str, width: int, dark: bool) -> None:
+    """Wherever the decision falls: the mark and what is written in the bar never touch."""
+    page.open(url)
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
+        "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500})
+    page.run("window.latentmem.setTheme(arguments[0])", dark)
+    done = [trace(i, "7" if i < 4 else None) for i in range(6)] + [trace(6, "8")]
+    bars = [str(vote_bar(vote(done, 8), [0, 1], title="Vote", total=8, finished=7, decided_after=n)) for n in range(1, 9)]
+    page.run("document.querySelector('#lm-status .lm-live').innerHTML = arguments[0].join('')", bars)
+    try:
+        touching = page.run("""
+            const text = (s) => { const r = document.createRange(); r.selectNodeContents(s); return r.getBoundingClientRect(); };
+            return [...document.querySelectorAll('#lm-status .track')].flatMap((track) => {
+              const m = track.querySelector('.mark').getBoundingClientRect();
+              return [...track.querySelectorAll('.seg')].map(text).filter((t) => t.width &&
+                m.left < t.right && t.left < m.right && m.top < t.bottom && t.top < m.bottom); }).length;""")
+        seen = page.run("""return [...document.querySelectorAll('#lm-status .track')].map((track) => {
+            const [m, b] = ['.mark', '.bar'].map((css) => track.querySelector(css).getBoundingClientRect());
+            return [m.width > 5 && m.height > 5, b.top - m.bottom, (m.left + m.width / 2 - b.left) / b.width];})""")
+    finally:
+        page.run("window.latentmem.setTheme(false)")
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert touching == 0 and len(seen) == 8
+    assert all(shown and 0 <= gap <= 3 and abs(at - n / 8) < 0.01 for n, (shown, gap, at) in enumerate(seen, 1))
 
 
 def test_the_journey(page: Page, url: str) -> None:

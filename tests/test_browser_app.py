@@ -127,6 +127,32 @@ def test_a_run_goes_on_while_the_page_is_reloaded(page: Page, url: str) -> None:
     assert page.errors() == []
 
 
+def test_a_press_in_the_queue_outlives_a_reload(page: Page, url: str) -> None:
+    other = Page()
+    try:
+        other.open(url)
+        other.write("#lm-problem textarea", "Answer this very slowly?")
+        other.click("#lm-solve")
+        other.until("return document.querySelector('#lm-cards .card')")
+        page.open(url)
+        page.driver.execute_script("sessionStorage.clear()")  # nothing of earlier tests
+        page.open(url)
+        page.write("#lm-problem textarea", ZOE)
+        page.click("#lm-solve")
+        waiting = "return document.querySelector('#lm-status')?.innerText.includes('Waiting for the model')"
+        page.until(waiting)
+        time.sleep(1)  # it is in gradio's queue
+        assert page.reload() == []
+        page.until(waiting)
+        assert page.run("return document.querySelector('#lm-problem textarea').value") == ZOE
+        assert not page.run("return document.querySelector('#lm-receipt .receipt')")
+        other.click("#lm-stop")
+        page.until("return document.querySelector('#lm-receipt .receipt')")
+        assert page.errors() == [] and other.errors() == []
+    finally:
+        other.driver.quit()
+
+
 def test_two_tabs_of_one_browser_do_not_mix(page: Page, url: str) -> None:
     page.open(url)
     solve(page, ZOE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,39 @@ def test_a_stream_is_watched_stopped_taken_up_again_and_downloaded(page: Page, u
     assert page.errors() == []
 
 
+ARRIVALS = "return document.querySelectorAll('#lm-stream-problems .arrival').length"
+STOPPED = "return document.querySelector('#lm-stream-status').innerText.includes('Press Go on')"
+
+
+def test_a_stream_goes_on_while_the_page_is_reloaded(page: Page, url: str) -> None:
+    page.open(url)
+    page.tab("Stream")
+    page.write("#lm-stream-seed input", "3")
+    page.click("#lm-stream-start")
+    page.until(ARRIVALS + " >= 2")
+    assert page.reload() == []
+    page.until("return document.querySelector('#lm-stream-stop') && !document.querySelector('#lm-stream-stop').disabled")
+    page.until(LINES + " === 2")
+    before = page.until(ARRIVALS)
+    assert before >= 2 and page.run("return document.querySelector('#lm-stream-seed input').value") == "3"
+    page.until(ARRIVALS + " > arguments[0]", before)  # and it is live
+    page.click("#lm-stream-stop")
+    page.until(STOPPED)
+    time.sleep(3)  # the problem in hand is ended, and no other is begun
+    stopped = page.run(ARRIVALS)
+    time.sleep(3)
+    assert page.run(ARRIVALS) == stopped < 8
+    assert page.reload() == []
+    page.until(STOPPED)
+    page.until(LINES + " === 2")
+    assert page.run(ARRIVALS) >= stopped and page.text("#lm-stream-table tbody th")
+    assert page.text("#lm-stream-start") == "Go on" and "Begin again" in page.text("#lm-stream-again")
+    page.until("return document.querySelector('#lm-stream-download').getClientRects().length")
+    page.click("#lm-stream-start")
+    page.until("return document.querySelector('#lm-stream-status').innerText.includes('Done: 8 problems met')")
+    assert page.errors() == []
+
+
 def test_an_uploaded_set_cannot_bring_markup(page: Page, url: str, tmp_path: Path) -> None:
     nasty = "<img src=x onerror='window.hurt=1'> ${window.hurt=1} {{window.hurt}} 4"
     file = tmp_path / "mine.jsonl"
@@ -65,3 +99,6 @@ def test_an_uploaded_set_cannot_bring_markup(page: Page, url: str, tmp_path: Pat
     page.until("return document.querySelector('#lm-stream-status').innerText.includes('Done: 1 problem met')")
     assert "line 2 is not JSON" in page.text("#lm-stream-status")
     assert "<img src=x" in page.text("#lm-stream-problems") and page.run("return window.hurt === undefined")
+    assert page.reload() == []
+    page.until("return document.querySelector('#lm-stream-file')?.innerText.includes('mine')")  # the upload, too
+    page.until("return document.querySelector('#lm-stream-status').innerText.includes('line 2 is not JSON')")

@@ -103,7 +103,7 @@ def test_files_out_and_in(desk: Desk) -> None:
 
 
 def test_every_endpoint_is_documented() -> None:
-    for fn in (*api.WORK, *api.QUICK):
+    for fn in (*api.WORK, api.stream, *api.QUICK):
         name, written, what = about.signature(fn)
         words = fn.__doc__ or ""
         assert name == fn.__name__ and what.endswith(".") and "desk" not in written
@@ -161,7 +161,7 @@ def test_a_client_solves_distils_and_sends_files(client: Any, tmp_path: Path) ->
 
 def test_the_types_of_parameters_are_told(client: Any) -> None:
     told = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(told) == {f"/{fn.__name__}" for fn in (*api.WORK, *api.QUICK, *api.FILES)}
+    assert set(told) == {f"/{fn.__name__}" for fn in api.ENDPOINTS}
     named = {p["parameter_name"]: p for p in told["/solve"]["parameters"]}
     assert "request" not in named and named["problem"]["python_type"]["type"] == "str"
     assert "int" in named["rollouts"]["python_type"]["type"] and named["rollouts"]["parameter_has_default"]

@@ -12,7 +12,22 @@ import gradio as gr
 import pytest
 
 from latentmem.records import Receipt
-from latentmem.ui import api, arrival, build, distil, launch_options, memories, parts, session, solve, theme, visits, whatif
+from latentmem.ui import (
+    api,
+    arrival,
+    build,
+    distil,
+    launch_options,
+    memories,
+    parts,
+    session,
+    solve,
+    stream,
+    streaming,
+    theme,
+    visits,
+    whatif,
+)
 from latentmem.ui.session import Desk
 
 from .fake_engine import FakeEngine
@@ -30,7 +45,8 @@ def desk() -> Desk:
 def arrived(desk: Desk, who: Any, token: str = "") -> dict[str, Any]:
     """What the two steps of a page load show, by name."""
     names = ["tabs", "guide", "facts", "timer", "problem", "mode", "memory", *parts.SAMPLING, *solve.Picture._fields,
-             "distil_problem", *(f"distil_{name}" for name in distil.Picture._fields)]
+             "distil_problem", *(f"distil_{name}" for name in distil.Picture._fields),
+             *(f"stream_{name}" for name in (*streaming.Given._fields, *stream.Picture._fields))]
     shown = dict(zip(names, arrival.welcome(desk, token, who), strict=True))
     return shown | {f"map_{k}": v for k, v in arrival.show_map(desk, who)._asdict().items()}
 
@@ -170,10 +186,10 @@ def app() -> gr.Blocks:
 
 def test_the_app_composes_with_one_queue_for_the_model(app: gr.Blocks) -> None:
     by_name = {fn.api_name: fn for fn in app.fns.values() if fn.api_visibility == "public"}
-    assert set(by_name) == {fn.__name__ for fn in (*api.WORK, *api.QUICK, *api.FILES)}
+    assert set(by_name) == {fn.__name__ for fn in api.ENDPOINTS}
     model = [fn for fn in app.fns.values() if fn.concurrency_id == "model"]
     assert all(fn.concurrency_limit == 1 for fn in model)
-    panels = {"compare", "replay", "before_after", "locate"}
+    panels = {"compare", "replay", "before_after", "locate", "start", "anew", "stream", "begin"}
     assert panels | {fn.__name__ for fn in api.WORK} <= {fn.fn.__name__ for fn in model}
 
 

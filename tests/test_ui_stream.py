@@ -12,9 +12,10 @@ import pytest
 from latentmem.evaluation.results import Learned, Result
 from latentmem.records import Problem, Status, Step
 from latentmem.settings import Settings
-from latentmem.ui import stream, views_stream
+from latentmem.ui import stream, streaming, views_stream
 from latentmem.ui.session import Desk
-from latentmem.ui.stream import ALL, Picture
+from latentmem.ui.stream import Picture
+from latentmem.ui.streaming import ALL
 from latentmem.ui.views_stream import Feed
 
 from .evaluation_samples import FakeSystem, fake_cast
@@ -27,7 +28,7 @@ BOTH = ["zero_shot", "elm"]
 
 @pytest.fixture(autouse=True)
 def without_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "cast", fake_cast)
+    monkeypatch.setattr(streaming, "cast", fake_cast)
 
 
 @pytest.fixture
@@ -204,8 +205,8 @@ def test_a_shared_app_keeps_a_visitors_stream_apart_and_short(tmp_path: Path) ->
     assert "choose 1 to 6" in text_of(streamed(one, size=7, who=visitor("one"))[-1].status)
     assert "Done" in text_of(streamed(one, size=2, who=visitor("one"))[-1].status)
     assert not (tmp_path / "home" / "streams").exists()
-    data = stream.data_of(one, "change", None, 2, 0)
-    assert stream.home(one, data, BOTH, 0) != stream.home(two, data, BOTH, 0)
+    data = streaming.data_of(one, "change", None, 2, 0)
+    assert streaming.home(one, data, BOTH, 0) != streaming.home(two, data, BOTH, 0)
 
 
 # ------------------------------------------------------------------ views
@@ -237,12 +238,12 @@ def test_a_wrong_label_and_the_side_that_was_taken_are_said() -> None:
 
 
 def test_results_of_all_families_are_mixed(desk: Desk) -> None:
-    data = stream.data_of(desk, ALL, None, 30, 1)
-    assert len({p.source for p in data.problems}) > 5 and data == stream.data_of(desk, ALL, None, 30, 1)
-    assert data != stream.data_of(desk, ALL, None, 30, 2)
+    data = streaming.data_of(desk, ALL, None, 30, 1)
+    assert len({p.source for p in data.problems}) > 5 and data == streaming.data_of(desk, ALL, None, 30, 1)
+    assert data != streaming.data_of(desk, ALL, None, 30, 2)
 
 
 def test_the_entrants_behind_the_boxes() -> None:
-    found = {e.name: ([f.name for f in e.forms], e.learns) for e in stream.entered(["zero_shot", "vote", "icl_raw", "elm"], None)}
+    found = {e.name: ([f.name for f in e.forms], e.learns) for e in streaming.entered([n for _, n in streaming.SYSTEMS], None)}
     assert found == {"zero_shot": (["one", "vote"], ""), "icl_raw": (["one"], "online"), "elm": (["one"], "online")}
     assert isinstance(result("a", "b", True), Result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -136,6 +137,19 @@ def test_the_decided_mark_keeps_its_moment() -> None:
     s = scene(trace(0, "7"), trace(1, "7"), trace(2, "7"), trace(3, "8"), total=4)
     assert s.decided_after == {"zero_shot": 2}  # two more 8 would only draw, and ties go to the earliest
     assert "decided after 2 of 4" in str(views.scene_vote(s, "zero_shot", "Vote", False))
+
+
+def test_the_mark_of_the_decision_hides_no_figure() -> None:
+    """Two traces of eight that do not vote, and the decision in their midst: the 2 and the mark are at the same place."""
+    done = [trace(i, "7") for i in range(5)] + [trace(6, None), trace(7, None)]
+    html = str(views.vote_bar(vote(done, 8), [0], title="Vote", total=8, finished=7, decided_after=6))
+    track = html[html.index('<div class="track">'):html.index("</div>")]
+    above, _, bar = track.partition('<div class="bar"')
+    assert 'class="mark" style="left:75.00%"' in above and ">2</span>" in bar and "mark" not in bar
+    css = (Path(views.__file__).parent / "style.css").read_text(encoding="utf-8")
+    lane = int(re.search(r"\.track \{[^}]*padding-top: (\d+)px", css)[1])  # type: ignore[index]
+    mark = re.search(r"\.mark \{[^}]*top: 0;[^}]*height: (\d+)px", css)
+    assert mark and int(mark[1]) <= lane, "the mark ends above the bar"
 
 
 def test_an_answer_keeps_its_colour_when_overtaken_and_on_both_sides() -> None:

@@ -23,7 +23,7 @@ def create_about(engine: Engine) -> None:
         ("method", method()),
         ("kept", kept_where(bank, s.hosted, s.hosted_memories, hosting.lasting(bank))),
         ("model", model_facts(s, hosting.limits(s))),
-        ("api", endpoints_table([signature(fn) for fn in (*api.WORK, *api.QUICK, *api.FILES)], s.mcp))), classes="about")
+        ("api", endpoints_table([signature(fn) for fn in api.ENDPOINTS], s.mcp))), classes="about")
 
 
 def signature(fn: Callable[..., object]) -> tuple[str, str, str]:

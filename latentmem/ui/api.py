@@ -15,6 +15,7 @@ import gradio as gr
 from ..records import Distilled, LatentmemError, Receipt, Trace, Vote, to_dict
 from .api_answers import as_dict, given, kept, last, last_receipt, remember, said
 from .api_notes import note, tag, words
+from .api_stream import offer, stream
 from .session import (
     Desk,
     answer_records,
@@ -41,6 +42,7 @@ def endpoints(desk: Desk, model_work: dict[str, Any]) -> None:
     hidden.click(bind(export_bank, desk), None, file, api_name="export_bank", **quiet)
     hidden.click(bind(export_peft, desk), name, file, api_name="export_peft", **quiet)
     hidden.click(bind(import_bank, desk), file, report, api_name="import_bank", **quiet)
+    offer(desk, hidden, model_work)
 
 
 # ---------------------------------------------------------------- with the model
@@ -274,3 +276,4 @@ def import_bank(desk: Desk, file: str | None) -> dict:
 WORK = (solve, think, replay, distil, search, words)
 QUICK = (keep, discard, feedback, memories, memory, receipt, neighbours, tag, note, quarantine, release, delete)
 FILES = (export_bank, export_peft, import_bank)
+ENDPOINTS = (*WORK, stream, *QUICK, *FILES)

@@ -11,9 +11,11 @@ from ..records import Problem
 from . import distil as distil_panel
 from . import memories as memories_panel
 from . import solve as solve_panel
+from . import stream as stream_panel
 from .session import Desk, attempt, family
 from .views import Fragment, fragments, notice
 from .views_about import header_facts
+from .visits import LONG
 
 PANELS = ("solve", "distil", "memories", "stream", "about")
 
@@ -36,7 +38,9 @@ def families(desk: Desk) -> dict[str, list[str]]:
 
 
 def welcome(desk: Desk, token: str, request: gr.Request) -> tuple[Any, ...]:
-    """Panel, runs that go on, line at the top, and what the tab showed before a reload. `token` is the browser tab's own.
+    """Panel, runs that go on or have still to begin, line at the top, and what the tab showed before a reload.
+
+    `token` is the browser tab's own.
 
     `?memory=ID`, `?receipt=ID` and `?panel=NAME` choose the panel, `?problem=...` fills the box.
     """
@@ -45,9 +49,11 @@ def welcome(desk: Desk, token: str, request: gr.Request) -> tuple[Any, ...]:
     asked = dict(request.query_params) if request is not None else {}
     panel = "memories" if asked.get("memory") or asked.get("receipt") else str(asked.get("panel", ""))
     desk.warming.start(desk.engine)
-    busy = [name for name in ("solve", "distil") if name in visit.runs and visit.runs[name].busy]
-    return (gr.update(selected=panel) if panel in PANELS else gr.skip(), {"busy": busy} if busy else gr.skip(), *head(mine),
-            *solve_panel.restored(mine, visit, str(asked.get("problem", ""))[:20_000]), *distil_panel.restored(mine, visit))
+    runs = [(name, visit.runs[name]) for name in LONG if name in visit.runs]
+    again = [f"{name}_goes_on" for name, run in runs if run.busy] + [f"{name}_begins" for name, run in runs if run.pressed]
+    return (gr.update(selected=panel) if panel in PANELS else gr.skip(), {"again": again} if again else gr.skip(), *head(mine),
+            *solve_panel.restored(mine, visit, str(asked.get("problem", ""))[:20_000]), *distil_panel.restored(mine, visit),
+            *stream_panel.restored(mine, visit))
 
 
 def show_map(desk: Desk, request: gr.Request) -> tuple[Any, ...]:

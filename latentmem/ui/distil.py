@@ -125,11 +125,8 @@ def distil(desk: Desk, problem: str, rollouts: float, temperature: float, top_p:
            request: gr.Request) -> Iterator[Picture]:
     """Distils and streams the page. The memory waits on the server, for this visitor only, to be kept or discarded."""
     visit = desk.visit(request)
-    visit.pending, visit.near = None, []
-    run = visit.start("distil")
-    run.settings = parts.checked(rollouts, temperature, top_p, max_new_tokens, seed, verifier, key, min_similarity)
-    run.settings |= parts.checked_distil(steps, learning_rate, virtual_tokens)
-    run.problem = problem
+    run = posed(visit, problem, rollouts, temperature, top_p, max_new_tokens, seed, verifier, key, min_similarity, steps,
+                learning_rate, virtual_tokens)
     yield picture(desk, run, visit, True)
 
     def finish() -> None:
@@ -141,6 +138,30 @@ def distil(desk: Desk, problem: str, rollouts: float, temperature: float, top_p:
     for _ in follow(distil_records(desk, problem, run.settings), run, finish):
         yield picture(desk, run, visit, True)
     yield picture(desk, run, visit, False)
+
+
+def posed(visit: Visit, problem: str, *settings: Any) -> Run:
+    """A new run of the panel, with what is to be learnt from; not begun."""
+    visit.pending, visit.near = None, []
+    run = visit.start("distil")
+    run.given, run.problem, n = (problem, *settings), problem, len(parts.SAMPLING)
+    run.settings = parts.checked(*settings[:n]) | parts.checked_distil(*settings[n:])
+    return run
+
+
+def press(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
+    """At once on the press, before the queue: what is asked is taken down, so that a reload meanwhile does not lose it."""
+    posed(desk.visit(request), *given)
+    return *waiting(), []
+
+
+def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
+    """After a reload: distils what was waiting in the queue when the page went."""
+    run = desk.visit(request).runs.get("distil")
+    if run is None or not run.pressed:
+        yield [gr.skip()] * len(Picture._fields)
+        return
+    yield from distil(desk, *run.given, request)
 
 
 def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
@@ -160,20 +181,20 @@ def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
     run = visit.runs.get("distil")
     if run is None:
         return gr.skip(), *[gr.skip()] * len(Picture._fields)
-    return run.problem, *picture(desk, run, visit, run.busy)
+    return run.problem, *(waiting() if run.pressed else picture(desk, run, visit, run.busy))
 
 
-def waiting() -> tuple[Any, ...]:
-    """At once on the press: what belongs to the last run goes, and a run that waits in the queue can be stopped."""
+def waiting() -> Picture:
+    """What belongs to the last run is gone, and the run that waits in the queue can be stopped."""
     status = fragments(("wait", progress(Status("Waiting for the model"))))
     nothing, hidden = {"data": [], "layout": {}}, gr.update(visible=False)
-    return *Picture(status, nothing, [], [], [], [], gr.update(interactive=False), gr.update(interactive=True), hidden,
-                    hidden, gr.update(value=ALL)), []
+    return Picture(status, nothing, [], [], [], [], gr.update(interactive=False), gr.update(interactive=True), hidden,
+                   hidden, gr.update(value=ALL))
 
 
-def take_over(problem: str) -> tuple[Any, ...]:
-    """From the Solve panel: shows this one, with the solved problem in its box."""
-    return gr.update(selected="distil"), problem, *waiting()
+def take_over(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
+    """From the Solve panel: shows this one, with the solved problem in its box, and presses its button."""
+    return gr.update(selected="distil"), given[0], *press(desk, request, *given)
 
 
 def stop(desk: Desk, request: gr.Request) -> Picture:

@@ -10,6 +10,7 @@ from . import arrival, map_wiring, parts, whatif
 from . import distil as distil_panel
 from . import memories as memories_panel
 from . import solve as solve_panel
+from . import stream as stream_panel
 from .about import create_about
 from .api import endpoints
 from .arrival import head, leave
@@ -18,7 +19,7 @@ from .memories import Memories, create_memories
 from .parts import live
 from .session import Desk, bind
 from .solve import Solve, create_solve
-from .stream import create_stream, wire_stream
+from .stream import Stream, create_stream, wire_stream
 from .theme import launch_options
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def build(engine: Engine) -> gr.Blocks:
             with gr.Tab("Memories", id="memories"):
                 memories = create_memories(settings)
             with gr.Tab("Stream", id="stream"):
-                wire_stream(desk, create_stream(settings, list(families)), MODEL)
+                stream = create_stream(settings, list(families))
             with gr.Tab("About", id="about"):
                 create_about(desk.engine)
         token, timer, guide = gr.Textbox(visible=False), gr.Timer(1.0, active=False), parts.guide()
@@ -62,22 +63,26 @@ def build(engine: Engine) -> gr.Blocks:
         wire_solve(desk, solve, memories, tabs, top, page)
         wire_distil(desk, solve, distil, memories, tabs, top, page)
         wire_memories(desk, solve, memories, tabs, top, page, guide)
-        wire_arrival(app, desk, solve, distil, tabs, token, timer, guide, top, page)
+        wire_stream(desk, stream, MODEL)
+        wire_arrival(app, desk, solve, distil, stream, tabs, token, timer, guide, top, page)
     app.queue(max_size=settings.hosted_queue if desk.hosted else 32, default_concurrency_limit=8)
     return app
 
 
-def wire_arrival(app: gr.Blocks, desk: Desk, solve: Solve, distil: Distil, tabs: gr.Tabs, token: gr.Textbox,
+def wire_arrival(app: gr.Blocks, desk: Desk, solve: Solve, distil: Distil, stream: Stream, tabs: gr.Tabs, token: gr.Textbox,
                  timer: gr.Timer, guide: gr.HTML, top: list[Any], page: list[Any]) -> None:
     """A page is opened, looked at while the models load, and closed."""
-    restored = [solve.problem, solve.mode, solve.memory, *solve.settings, *solve.outputs, distil.problem, *distil.outputs]
+    restored = [solve.problem, solve.mode, solve.memory, *solve.settings, *solve.outputs, distil.problem, *distil.outputs,
+                *stream.asked, *stream.outputs]
     opened = app.load(bind(arrival.welcome, desk, own=False), token, [tabs, guide, *top, *restored],
                       js="async () => [await window.latentmem.tab()]", queue=False, **QUIET)
     opened.then(bind(arrival.show_map, desk), None, page, queue=False, **QUIET)
-    again = guide.solve_goes_on(bind(solve_panel.resume, desk), None, solve.outputs, **WATCH)
-    more = guide.distil_goes_on(bind(distil_panel.resume, desk), None, distil.outputs, **WATCH)
-    solve.stop.click(None, cancels=[again], queue=False, **QUIET)
-    distil.stop.click(None, cancels=[more], queue=False, **QUIET)
+    for name, panel, place in (("solve", solve_panel, solve), ("distil", distil_panel, distil), ("stream", stream_panel, stream)):
+        goes_on = getattr(guide, f"{name}_goes_on")(bind(panel.resume, desk), None, place.outputs, **WATCH)
+        begins = getattr(guide, f"{name}_begins")(
+            bind(panel.begin, desk), None, place.outputs, show_progress="minimal", show_progress_on=place.outputs[0],
+            api_visibility="private", **MODEL)
+        place.stop.click(None, cancels=[goes_on, begins], queue=False, **QUIET)
     timer.tick(bind(head, desk), None, top, **QUIET)
     app.unload(bind(leave, desk, own=False))
 
@@ -87,9 +92,9 @@ def wire_solve(desk: Desk, solve: Solve, memories: Memories, tabs: gr.Tabs, top:
     status = solve.outputs[0]
     asked = [solve.problem, solve.mode, solve.memory, *solve.settings]
     # Chained, not side by side: with two listeners of one click gradio shows the first one's values again at the end.
-    pressed = gr.on([solve.press.click, solve.problem.submit], solve_panel.waiting, solve.problem,
+    pressed = gr.on([solve.press.click, solve.problem.submit], bind(solve_panel.press, desk), asked,
                     [*solve.outputs, solve.columns, solve.said], queue=False,
-                    js="(problem) => { window.latentmem.asked(problem); return [problem]; }", **QUIET)
+                    js="(...asked) => { window.latentmem.asked(asked[0]); return asked; }", **QUIET)
     run = pressed.then(bind(solve_panel.solve, desk), asked, solve.outputs, show_progress="minimal",
                        show_progress_on=status, api_visibility="private", **MODEL)
     run.then(bind(head, desk), None, top, **QUIET)
@@ -120,10 +125,10 @@ def wire_distil(desk: Desk, solve: Solve, distil: Distil, memories: Memories, ta
     asked = [distil.problem, *solve.settings, *distil.settings]
     handler = bind(distil_panel.distil, desk)
     options = {"show_progress": "minimal", "show_progress_on": status, "api_visibility": "private", **MODEL}
-    run = distil.press.click(distil_panel.waiting, None, [*distil.outputs, distil.columns], queue=False, **QUIET).then(
-        handler, asked, distil.outputs, **options)
-    moved = solve.distil.click(distil_panel.take_over, solve.problem, [tabs, distil.problem, *distil.outputs, distil.columns],
-                               queue=False, **QUIET)
+    run = distil.press.click(bind(distil_panel.press, desk), asked, [*distil.outputs, distil.columns], queue=False,
+                             **QUIET).then(handler, asked, distil.outputs, **options)
+    moved = solve.distil.click(bind(distil_panel.take_over, desk), [solve.problem, *asked[1:]],
+                               [tabs, distil.problem, *distil.outputs, distil.columns], queue=False, **QUIET)
     chained = moved.then(handler, asked, distil.outputs, **options)
     again = distil.again.click(bind(distil_panel.before_after, desk), distil.on, distil.columns, show_progress="minimal",
                                api_visibility="private", **MODEL)

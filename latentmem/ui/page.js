@@ -92,7 +92,7 @@
   };
   lm.guide = ({ props, trigger, watch }) => {
     lm.goTo = () => receipt ? trigger("open_receipt", { id: receipt, memory }) : trigger("open_memory", { id: memory });
-    const goOn = () => (props.value?.busy ?? []).forEach((run) => trigger(run === "solve" ? "solve_goes_on" : "distil_goes_on", {}));
+    const goOn = () => (props.value?.again ?? []).forEach((event) => trigger(event, {}));
     watch("value", goOn);
     goOn();
   };

@@ -14,7 +14,8 @@ from .views import Fragment
 _WAIT = ("(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, watch}}) "
          ": setTimeout(go, 30); }})();")
 LIVE = _WAIT.format("live") + " /* triggers 'open_memory', 'take' */"
-GUIDE = _WAIT.format("guide") + " /* triggers 'open_memory', 'open_receipt', 'solve_goes_on', 'distil_goes_on' */"
+GUIDE = _WAIT.format("guide") + (" /* triggers 'open_memory', 'open_receipt', 'solve_goes_on', 'distil_goes_on', "
+                                "'stream_goes_on', 'solve_begins', 'distil_begins', 'stream_begins' */")
 FIGURE = _WAIT.format("figure") + " /* triggers 'memory_click' */"
 
 
@@ -37,7 +38,7 @@ TRAINING = ("steps", "learning_rate", "virtual_tokens")
 
 def guide() -> gr.HTML:
     """Nothing to see: `page.js` opens memories and receipts through it when the visitor walks back and forth in the browser,
-    and learns from it, as {"busy": [names]}, which runs still go on after a reload."""
+    and is told, as {"again": [events]}, which runs it has to take up again after a reload."""
     return gr.HTML({}, html_template='<div hidden></div>', js_on_load=GUIDE, apply_default_css=False, elem_id="lm-guide",
                    elem_classes="lm-area", label="Address")
 

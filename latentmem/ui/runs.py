@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from ..records import LatentmemError
@@ -33,6 +34,7 @@ class Run:
     mode: str = "auto"  # which memory was asked for: auto, off or chosen
     memory: str = ""  # ... and which one was chosen
     settings: dict[str, Any] = field(default_factory=dict)  # as chosen
+    given: tuple[Any, ...] = ()  # all that the press of the button sent along
     patience: float = 0.0  # seconds it goes on when nobody watches
     lock: threading.Condition = field(default_factory=threading.Condition)
     begun: bool = False
@@ -40,13 +42,18 @@ class Run:
     news: int = 0  # records so far
     urgent: bool = False
     watching: set[object] = field(default_factory=set)
-    unwatched: float = 0.0
+    unwatched: float = inf  # when the last who watched went away
     thread: threading.Thread | None = None
 
     @property
     def busy(self) -> bool:
         """Whether it has begun and neither ended nor been stopped."""
         return self.begun and not self.done and not self.stop.is_set()
+
+    @property
+    def pressed(self) -> bool:
+        """Whether its button was pressed and it has not begun: it waits in gradio's queue, or did when its page went."""
+        return bool(self.given) and not (self.begun or self.done or self.stop.is_set() or self._given_up())
 
     def forsake(self) -> None:
         """The visitor's page is gone, whether or not its stream was closed."""
@@ -59,7 +66,7 @@ class Run:
 
 
 def follow(records: Iterator[Any], run: Run, finish: Callable[[], None] | None = None,
-           refresh: float = REFRESH) -> Iterator[None]:
+           refresh: float = REFRESH, beat: float = inf) -> Iterator[None]:
     """Feeds a stream into `run.scene` and yields when the page should be drawn again.
 
     Ends when the stream does, when `run.stop` is set, or with `run.error` set to one sentence. The stream is always
@@ -71,13 +78,15 @@ def follow(records: Iterator[Any], run: Run, finish: Callable[[], None] | None =
     around = contextvars.copy_context()
     run.thread = threading.Thread(target=around.run, args=(_pump, records, run, finish), daemon=True, name="latentmem-run")
     run.thread.start()
-    yield from watch(run, records, refresh, seen=0)
+    yield from watch(run, records, refresh, seen=0, beat=beat)
 
 
-def watch(run: Run, who: object = None, refresh: float = REFRESH, seen: int | None = None) -> Iterator[None]:
+def watch(run: Run, who: object = None, refresh: float = REFRESH, seen: int | None = None,
+          beat: float = inf) -> Iterator[None]:
     """Yields when the page of a run should be drawn again, until it has ended or was stopped.
 
-    `seen`: the records that the page shows already; by default all so far.
+    `seen`: the records that the page shows already; by default all so far. `beat`: seconds after which it yields without
+    news, too: gradio cancels a generator only between two of its yields.
     """
     who = object() if who is None else who
     seen, drawn = run.news if seen is None else seen, 0.0
@@ -86,7 +95,7 @@ def watch(run: Run, who: object = None, refresh: float = REFRESH, seen: int | No
             run.watching.add(who)
         while True:
             with run.lock:
-                while not (run.done or run.stop.is_set() or run.news != seen):
+                while not (run.done or run.stop.is_set() or run.news != seen or time.monotonic() - drawn > beat):
                     run.lock.wait(LOOK)
                 pause = refresh - (time.monotonic() - drawn)
                 if pause > 0:

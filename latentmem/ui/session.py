@@ -135,10 +135,10 @@ def bind(fn: Callable[..., Any], desk: Desk, own: bool = True) -> Callable[..., 
     asks = any(p.name == "request" for p in parameters)
 
     def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Desk, tuple[Any, ...], dict[str, Any]]:
-        request = kwargs.get("request") or (args[-1] if args and isinstance(args[-1], gr.Request) else None)
+        request = kwargs.get("request") or next((a for a in args if isinstance(a, gr.Request)), None)
         if not asks:
             kwargs = {k: v for k, v in kwargs.items() if k != "request"}
-            args = args[:-1] if args and args[-1] is request else args
+            args = tuple(a for a in args if not isinstance(a, gr.Request))
         return (desk.at(request) if own else desk), args, kwargs
 
     if inspect.isgeneratorfunction(fn):

@@ -152,10 +152,8 @@ def solve(desk: Desk, problem: str, mode: str, memory_id: str | None, rollouts: 
           request: gr.Request) -> Iterator[Picture]:
     """Answers a problem and streams the page: at most eight pictures a second."""
     visit = desk.visit(request)
-    run = visit.start("solve")
-    run.settings = parts.checked(rollouts, temperature, top_p, max_new_tokens, seed, verifier, key, min_similarity)
-    run.problem, run.mode, run.memory = problem, mode, memory_id or ""
-    visit.columns = []
+    run = posed(visit, problem, mode, memory_id, rollouts, temperature, top_p, max_new_tokens, seed, verifier, key,
+                min_similarity)
     yield picture(desk, run, True)
     memory = (memory_id or "auto") if mode == "chosen" else mode
 
@@ -165,6 +163,30 @@ def solve(desk: Desk, problem: str, mode: str, memory_id: str | None, rollouts: 
     for _ in follow(answer_records(desk, problem, memory, run.settings), run, finish):
         yield picture(desk, run, True)
     yield picture(desk, run, False, star=visit.star)
+
+
+def posed(visit: Visit, problem: str, mode: str, memory_id: str | None, *settings: Any) -> Run:
+    """A new run of the panel, with what is asked; not begun."""
+    run = visit.start("solve")
+    run.given, run.settings = (problem, mode, memory_id, *settings), parts.checked(*settings)
+    run.problem, run.mode, run.memory = problem, mode, memory_id or ""
+    visit.columns = []
+    return run
+
+
+def press(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
+    """At once on the press, before the queue: what is asked is taken down, so that a reload meanwhile does not lose it."""
+    posed(desk.visit(request), *given)
+    return *waiting(), [], []
+
+
+def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
+    """After a reload: asks what was waiting in the queue when the page went."""
+    run = desk.visit(request).runs.get("solve")
+    if run is None or not run.pressed:
+        yield [gr.skip()] * len(Picture._fields)
+        return
+    yield from solve(desk, *run.given, request)
 
 
 def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
@@ -189,7 +211,8 @@ def restored(desk: Desk, visit: Visit, problem: str) -> tuple[Any, ...]:
         return problem or gr.skip(), *[gr.skip()] * (2 + len(parts.SAMPLING) + len(Picture._fields))
     memory = gr.update(value=run.memory or None, visible=run.mode == "chosen")
     settings = [run.settings.get(name, gr.skip()) for name in parts.SAMPLING]
-    return run.problem, run.mode, memory, *settings, *picture(desk, run, run.busy, star=visit.star)
+    shown = waiting() if run.pressed else picture(desk, run, run.busy, star=visit.star)
+    return run.problem, run.mode, memory, *settings, *shown
 
 
 def _place(desk: Desk, run: Run) -> Star | None:
@@ -200,12 +223,12 @@ def _place(desk: Desk, run: Run) -> Star | None:
     return attempt(lambda: star_of(desk.engine.changed(key=receipt.key_kind), receipt.problem))[0]
 
 
-def waiting(problem: str = "") -> tuple[Any, ...]:
-    """At once on the press: what belongs to the last run goes, and a run that waits in the queue can be stopped."""
+def waiting() -> Picture:
+    """What belongs to the last run is gone, and the run that waits in the queue can be stopped."""
     status = fragments(("wait", progress(Status("Waiting for the model"))))
     hidden = gr.update(visible=False)
-    return *Picture(status, [], [], [], gr.update(interactive=False), gr.update(interactive=True), hidden, hidden, hidden,
-                    gr.skip()), [], []
+    return Picture(status, [], [], [], gr.update(interactive=False), gr.update(interactive=True), hidden, hidden, hidden,
+                   gr.skip())
 
 
 def stop(desk: Desk, request: gr.Request) -> Picture:

@@ -175,7 +175,7 @@ def decided_flag(decided_after: int | None, total: int) -> Markup:
 
 
 def decided_mark(decided_after: int | None, total: int) -> Markup:
-    """The same moment on the bar, which fills from the left as traces end."""
+    """The same moment above the bar, which fills from the left as traces end. Not on it: there it would hide a figure."""
     if decided_after is None or not total:
         return Markup("")
     return Markup('<span class="mark" style="left:{:.2f}%" aria-hidden="true"></span>').format(100 * decided_after / total)

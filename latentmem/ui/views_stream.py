@@ -34,6 +34,7 @@ class Feed:
     learned: list[Learned] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)  # problem id -> its text
     notes: tuple[str, ...] = ()  # what was left out of the data set
+    folder: str = ""  # where the stream is kept, once that is known
     stopped: bool = False
 
     def add(self, record: Any) -> bool:

@@ -22,7 +22,7 @@ PATIENCE = 1800.0  # seconds that a tab which went away is remembered: a reload,
 IDLE = 3600.0  # ... and that a program is remembered which calls no more
 ORPHAN = 60.0  # seconds that a run goes on when its page is gone
 TOKEN = re.compile(r"[0-9a-zA-Z-]{16,64}")
-LONG = ("solve", "distil")  # the panels whose runs a reloaded page takes up again
+LONG = ("solve", "distil", "stream")  # the panels whose runs a reloaded page takes up again
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,11 @@ class Visit:
             self.runs[panel].stop.set()
         self.runs[panel] = Run(patience=ORPHAN if self.token and panel in LONG else 0.0)
         return self.runs[panel]
+
+    def forsake(self) -> None:
+        """The page is gone: runs go on for their patience, if they have any."""
+        for run in self.runs.values():
+            run.forsake()
 
     def free(self) -> None:
         """Stops the runs and forgets an own bank."""
@@ -101,6 +106,7 @@ class Visits:
             visit = self._parked.pop(token, None)
             for other in [n for n, v in self._live.items() if v.token == token and n != name]:
                 visit = self._live.pop(other)  # the new page may come before the end of the old one is noticed
+                visit.forsake()
             fresh = self._live.get(name)
             if visit is None:
                 visit = fresh or Visit()
@@ -118,8 +124,7 @@ class Visits:
             if not visit.token:
                 visit.free()
                 return
-            for run in visit.runs.values():
-                run.forsake()
+            visit.forsake()
             visit.seen = time.monotonic()
             self._parked[visit.token] = visit
             self.sweep()

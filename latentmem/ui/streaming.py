@@ -1,0 +1,147 @@
+"""What the Stream panel and its endpoint stream, by which systems, and where it is kept. No gradio."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..evaluation import datasets
+from ..evaluation import stream as protocol
+from ..evaluation.datasets import DataSet
+from ..evaluation.journal import Journal
+from ..evaluation.work import Entrant
+from ..records import LatentmemError, Status, digest
+from .runs import REFRESH
+from .session import Desk, Run, Visit, exclusively, family, follow, ready_engine
+from .views_stream import Feed
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+
+SYSTEMS = (("The model alone, one trace", "zero_shot"), ("The model alone, a vote of eight", "vote"),
+           ("A past problem in the context", "icl_raw"), ("Latent memories", "elm"))
+PAIR = ("zero_shot", "elm")  # chosen at first
+ALL = "All families, mixed"
+FIRST, MOST, MOST_HOSTED = 8, 200, 6  # problems: at first, at most, and at most in a shared app
+FILE_BYTES = 5_000_000
+
+
+class Given(NamedTuple):
+    """What is chosen on the panel, in the order of its controls."""
+
+    chosen: str  # a family, or all
+    file: str | None  # goes before the family
+    systems: Sequence[str] | None
+    size: float  # problems
+    seed: float
+
+
+def posed(visit: Visit, given: Given, fresh: bool = False) -> Run:
+    """A new run of the panel, with what was chosen; not begun. `fresh`: what there was of this stream is forgotten."""
+    run = visit.start("stream")
+    run.given, run.settings = given, {"fresh": fresh}
+    run.scene = Feed()  # type: ignore[assignment]
+    return run
+
+
+def feed_of(run: Run) -> Feed:
+    """What the visitor sees of a stream; of another run, or of none, an empty one."""
+    return run.scene if isinstance(run.scene, Feed) else Feed()
+
+
+def going(desk: Desk, run: Run, refresh: float = REFRESH, beat: float = inf) -> Iterator[None]:
+    """Streams what was posed; yields when the run should be looked at again, as `follow` does."""
+    going_on = exclusively(desk, records(desk, feed_of(run), Given(*run.given), run.settings["fresh"]))
+    return follow(going_on, run, refresh=refresh, beat=beat)
+
+
+def most_problems(hosted: bool) -> int:
+    """So many may be asked for."""
+    return MOST_HOSTED if hosted else MOST
+
+
+def data_of(desk: Desk, chosen: str, file: str | None, size: float, seed: float) -> DataSet:
+    """The problems of the stream in their order. Raises LatentmemError for a file that holds none, or a wrong number."""
+    most = most_problems(desk.hosted)
+    if not isinstance(size, (int, float)) or not 1 <= size <= most:
+        raise LatentmemError(f"{size} problems cannot be streamed: choose 1 to {most}.")
+    if not isinstance(seed, (int, float)) or seed < 0:
+        raise LatentmemError(f"Seed {seed} does not fit: give a whole number from 0 on.")
+    if file:
+        data = uploaded(Path(file), desk.engine.settings.max_problem_chars)
+    else:
+        those = tuple(p for p in desk.examples.values() if p.answer and chosen in (ALL, family(p)))
+        if not those:
+            raise LatentmemError(f"There are no examples of {str(chosen)[:40]!r}: choose another family.")
+        data = DataSet("examples" if chosen == ALL else f"examples/{chosen}", "examples", those)
+    order = datasets.shuffled(datasets.unique(data.problems), int(seed))
+    return replace(data, problems=tuple(order[: int(size)]))
+
+
+def uploaded(file: Path, most_chars: int) -> DataSet:
+    """A visitor's file, checked line by line."""
+    try:
+        if file.stat().st_size > FILE_BYTES:
+            raise LatentmemError(f"{file.name} has more than {FILE_BYTES // 1_000_000} MB: upload a part of it.")
+        return datasets.from_bytes(file.read_bytes(), file.name, most_chars=most_chars)
+    except OSError:
+        raise LatentmemError(f"{file.name} cannot be read: upload it again.") from None
+
+
+def home(desk: Desk, data: DataSet, systems: Sequence[str], seed: int) -> Path:
+    """Where a stream is kept: beside the bank, or with the visitor's other files in a shared app. The same choices find
+    the same folder, so that a stream goes on after a stop, a reload or a restart."""
+    s = desk.engine.settings
+    lasting = not desk.hosted and str(s.bank) != ":memory:"
+    root = Path(s.bank).expanduser().parent if lasting else Path(desk.folder())
+    what = digest(data.digest, *sorted(systems), str(seed), s.model_dump_json(exclude={"bank", "device"}))[:12]
+    return root / "streams" / what
+
+
+def cast(engine: Engine, systems: Sequence[str], data: DataSet, folder: Path) -> tuple[list[Entrant], dict[str, Any]]:
+    """The systems that were chosen, over one sampler, and what the run is. The engine is loaded."""
+    from ..baselines.registry import Workshop
+    from ..evaluation.suites import facts, part
+
+    shop = Workshop(engine, folder / "cache")
+    entrants = entered(systems, shop.make)
+    forms = {e.name: [f.name for f in e.forms] for e in entrants}
+    return entrants, facts(shop, {"protocol": "stream", "data": part(data), "block": 1, "systems": forms})
+
+
+def entered(systems: Sequence[str], make: Any) -> list[Entrant]:
+    """The entrants behind the names of the checkboxes: the two of the model alone are one system in two forms."""
+    from ..evaluation.work import FORMS
+
+    alone = tuple(FORMS[form] for name, form in (("zero_shot", "one"), ("vote", "vote")) if name in systems)
+    found = [Entrant("zero_shot", alone, lambda: make("zero_shot"))] if alone else []
+    return found + [Entrant(name, (FORMS["one"],), lambda name=name: make(name), "online") for name in ("icl_raw", "elm")
+                    if name in systems]
+
+
+def records(desk: Desk, feed: Feed, given: Given, fresh: bool) -> Iterator[Any]:
+    """Everything from the press of Start to the last reply; begins with what an earlier part of the stream has left."""
+    chosen, file, systems, size, seed = given
+    names = [name for _, name in SYSTEMS if name in (systems or ())]
+    if not names:
+        raise LatentmemError("No system is chosen: tick at least one.")
+    data = data_of(desk, chosen, file, size, seed)
+    feed.total, feed.notes = len(data.problems), data.notes
+    feed.texts = {p.id: p.text for p in data.problems}
+    folder = home(desk, data, names, int(seed))
+    feed.folder = str(folder)
+    engine = yield from ready_engine(desk, {"seed": int(seed)})
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    yield Status("Getting the systems ready")
+    entrants, facts = cast(engine, names, data, folder)
+    with Journal(folder / "run", facts) as journal:
+        yield from journal.results()
+        yield from journal.learned()
+        with closing(protocol.run(entrants, data, journal)) as stream:
+            yield from stream
