@@ -50,6 +50,12 @@ class Linear:
         """From now on multiply in 8-bit integers where no gradient is asked for."""
         self._eight = EightBit(self.weight)
 
+    @property
+    def read(self) -> int:
+        """Bytes of the form that multiplies a few rows without a gradient."""
+        size = self.weight.numel()
+        return size if self._eight is not None else 2 * size if self._packed is not None else self.weight.nbytes
+
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]"""
         if not torch.is_grad_enabled():

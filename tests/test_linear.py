@@ -99,3 +99,11 @@ def _prompt(model: LanguageModel):
     from latentmem.model import Prompt
 
     return Prompt(model.render([{"role": "user", "content": "What is 6 times 7?"}]))
+
+
+@needs_eight_bits
+def test_a_rounded_matrix_is_read_byte_by_byte() -> None:
+    plain = Linear(numbers(48, 32))
+    assert plain.read == 48 * 32 * 4
+    plain.round()
+    assert plain.read == 48 * 32

@@ -103,7 +103,7 @@ def _limit(model: Any, rows: int, parts: Parts) -> float:
         parts["bandwidth"] = bandwidth(model.body.device)
     body = model.body
     linears = [body.head, *(m for w in body.layers for m in (w.qkv, w.out, w.gate_up, w.down))]
-    return rows * parts["bandwidth"] / sum(m.weight.nbytes for m in linears)
+    return rows * parts["bandwidth"] / sum(m.read for m in linears)
 
 
 def _jobs(model: Any, rows: int) -> list[Any]:
