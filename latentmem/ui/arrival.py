@@ -11,6 +11,7 @@ from ..records import Problem
 from . import distil as distil_panel
 from . import memories as memories_panel
 from . import solve as solve_panel
+from .early import opens_map
 from .session import Desk, attempt, family
 from .views import Fragment, fragments, notice
 from .views_about import header_facts
@@ -50,12 +51,12 @@ def welcome(desk: Desk, token: str, request: gr.Request) -> tuple[Any, ...]:
             *solve_panel.restored(mine, visit, str(asked.get("problem", ""))[:20_000]), *distil_panel.restored(mine, visit))
 
 
-def show_map(desk: Desk, request: gr.Request) -> tuple[Any, ...]:
-    """The Memories panel of a page that was just loaded; `?memory=ID` opens a memory."""
+def show_map(desk: Desk, have: str, request: gr.Request) -> tuple[Any, ...]:
+    """The Memories panel of a page that was just loaded; `?memory=ID` opens a memory. `have`: the stamp of the points that
+    the page got beforehand."""
     asked = dict(request.query_params) if request is not None else {}
-    memory = str(asked.get("memory", ""))[:80]
-    return memories_panel.picture(desk, desk.visit(request), "", "source", desk.engine.settings.key, memory,
-                                  points=bool(memory) or asked.get("panel") == "memories")
+    return memories_panel.picture(desk, desk.visit(request), "", "source", desk.engine.settings.key,
+                                  str(asked.get("memory", ""))[:80], have=str(have or "") if opens_map(asked) else None)
 
 
 def head(desk: Desk) -> tuple[list[Fragment], Any]:
