@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-unsafe-swiftshader")
+BUILT = "return document.querySelector('#lm-facts li') && document.querySelector('#lm-tabs [role=tabpanel] .block')"
 PATIENCE = 90.0  # seconds; a shared machine is slow at times
 
 marks = [pytest.mark.browser]
@@ -76,13 +77,13 @@ class Page:
         self.driver.get("about:blank")
         self.errors()  # gradio reports its own open stream as an error when a page is left
         self.driver.get(url)
-        self.until("return document.querySelector('#lm-facts li') && document.querySelector('#lm-solve')")
+        self.until(BUILT)
 
     def reload(self) -> list[str]:
         """Presses the browser's reload; gives the errors from before it, without gradio's complaint of being interrupted."""
         before = self.errors()
         self.driver.refresh()
-        self.until("return document.querySelector('#lm-facts li') && document.querySelector('#lm-solve')")
+        self.until(BUILT)
         return before + [e for e in self.errors() if "AbortError" not in e and "errored out" not in e]
 
     def run(self, script: str, *values: Any) -> Any:

@@ -97,9 +97,9 @@ def test_a_failed_projection_and_a_star_elsewhere_still_fit_their_listeners() ->
 
 def test_the_points_come_with_a_page_that_opens_on_the_map(shops: Desk) -> None:
     one = shops.engine.bank.infos()[2].id
-    assert not sent(arrival.show_map(shops, visitor())) & {"points", "paint"}
+    assert not sent(arrival.show_map(shops, "", visitor())) & {"points", "paint"}
     for who in (visitor("b", memory=one), visitor("c", panel="memories"), visitor("d", memory="m000nothere")):
-        first = arrival.show_map(shops, who)
+        first = arrival.show_map(shops, "", who)
         assert first.points["n"] == 16 and first.points["stamp"] == first.paint["stamp"] == first.map["stamp"]
         assert first.lit["bits"] is None
-    assert "points" not in sent(arrival.show_map(Desk(FakeEngine()), visitor("e", panel="memories"))), "nothing to draw"
+    assert "points" not in sent(arrival.show_map(Desk(FakeEngine()), "", visitor("e", panel="memories"))), "nothing to draw"

@@ -48,7 +48,7 @@ def arrived(desk: Desk, who: Any, token: str = "") -> dict[str, Any]:
              "distil_problem", *(f"distil_{name}" for name in distil.Picture._fields),
              *(f"stream_{name}" for name in (*streaming.Given._fields, *stream.Picture._fields))]
     shown = dict(zip(names, arrival.welcome(desk, token, who), strict=True))
-    return shown | {f"map_{k}": v for k, v in arrival.show_map(desk, who)._asdict().items()}
+    return shown | {f"map_{k}": v for k, v in arrival.show_map(desk, "", who)._asdict().items()}
 
 
 def skipped(value: Any) -> bool:

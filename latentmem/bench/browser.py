@@ -21,31 +21,31 @@ PATIENCE = 60  # seconds
 
 def first_picture(work: Work) -> Side:
     """Seconds from opening the page of a memory, which shows the map, until all points are drawn. The app runs already;
-    the bank is opened by this visit."""
-    driver = _chromium()
-    from ..engine import Engine
-    from ..settings import Settings
-    from ..ui import build, launch_options
-
-    folder = tempfile.TemporaryDirectory(prefix="latentmem-bench-")
+    the picture is computed for this visit. Each run has an app and a browser of its own."""
+    tools = _tools()
+    folder = tempfile.TemporaryDirectory(prefix="latentmem-bench-")  # kept as long as `run`
     path = Path(folder.name) / "bank.sqlite"
     bank = search.filled(work.mapped, work.seed, path)
     wanted = bank.infos(limit=1)[0].id
     bank.close()
-    engine = Engine(Settings(bank=path))
-    app = build(engine)
-    _, address, _ = app.launch(prevent_thread_lock=True, quiet=True, **launch_options(engine))
 
     def run() -> float:
+        from ..engine import Engine
+        from ..settings import Settings
+        from ..ui import build, launch_options
+
+        engine = Engine(Settings(bank=path))
+        app = build(engine)
+        _, address, _ = app.launch(prevent_thread_lock=True, quiet=True, **launch_options(engine))
+        driver = _chromium(*tools)
         try:
             return _wait(driver, f"{address}?memory={wanted}", work.mapped)
         finally:
             driver.quit()
             app.close()
-            folder.cleanup()
 
-    return Side(run, f"{work.mapped} memories, headless chromium on the same machine, the app already running, its bank not "
-                     "yet opened, nothing in the browser's cache")
+    return Side(run, f"{work.mapped} memories, headless chromium on the same machine, the app already running, its map not "
+                     "yet computed, nothing in the browser's cache")
 
 
 def _wait(driver: Any, address: str, points: int) -> float:
@@ -59,15 +59,22 @@ def _wait(driver: Any, address: str, points: int) -> float:
     return time.perf_counter() - began
 
 
-def _chromium() -> Any:
-    """A headless browser. Raises PeerMissing where there is none."""
+def _tools() -> tuple[str, str]:
+    """The browser and its driver. Raises PeerMissing where one of them is missing, or selenium."""
     try:
-        from selenium import webdriver
+        import selenium  # noqa: F401 - only whether it is there
     except ImportError:
         raise PeerMissing("the browser was not measured: selenium is not installed, pip install selenium") from None
     browser, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if not browser or not driver:
         raise PeerMissing("the browser was not measured: chromium or chromedriver is not installed")
+    return browser, driver
+
+
+def _chromium(browser: str, driver: str) -> Any:
+    """A headless browser with an empty cache."""
+    from selenium import webdriver
+
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     for flag in FLAGS:

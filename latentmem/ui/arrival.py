@@ -12,6 +12,7 @@ from . import distil as distil_panel
 from . import memories as memories_panel
 from . import solve as solve_panel
 from . import stream as stream_panel
+from .early import opens_map
 from .session import Desk, attempt, family
 from .views import Fragment, fragments, notice
 from .views_about import header_facts
@@ -56,13 +57,13 @@ def welcome(desk: Desk, token: str, request: gr.Request) -> tuple[Any, ...]:
             *stream_panel.restored(mine, visit))
 
 
-def show_map(desk: Desk, request: gr.Request) -> tuple[Any, ...]:
-    """The Memories panel of a page that was just loaded; `?memory=ID` opens a memory, `?receipt=ID` a
-    receipt."""
+def show_map(desk: Desk, have: str, request: gr.Request) -> tuple[Any, ...]:
+    """The Memories panel of a page that was just loaded; `?memory=ID` opens a memory, `?receipt=ID` a receipt. `have`: the
+    stamp of the points that the page got beforehand."""
     asked = dict(request.query_params) if request is not None else {}
     memory, receipt = (str(asked.get(name, ""))[:80] for name in ("memory", "receipt"))
     return memories_panel.picture(desk, desk.visit(request), "", "source", desk.engine.settings.key, memory,
-                                  points=bool(memory or receipt) or asked.get("panel") == "memories", receipt_id=receipt)
+                                  have=str(have or "") if opens_map(asked) else None, receipt_id=receipt)
 
 
 def head(desk: Desk) -> tuple[list[Fragment], Any]:

@@ -41,6 +41,7 @@ def build(engine: Engine) -> gr.Blocks:
     desk = Desk(engine)
     settings, families, first = desk.engine.settings, arrival.families(desk), arrival.opening(desk)
     with gr.Blocks(title="latentmem", analytics_enabled=False, delete_cache=(3600, 24 * 3600), fill_width=True) as app:
+        app.latentmem_desk = desk  # type: ignore[attr-defined]  # for what is not asked through gradio: early.py
         endpoints(desk, MODEL)  # first, so that they have the plain names
         with gr.Row(elem_classes="top"):
             gr.HTML(html_template=HEADER, apply_default_css=False, js_on_load=None)
@@ -58,25 +59,26 @@ def build(engine: Engine) -> gr.Blocks:
             with gr.Tab("About", id="about"):
                 create_about(desk.engine)
         token, timer, guide = gr.Textbox(visible=False), gr.Timer(1.0, active=False), parts.guide()
+        have = gr.Textbox(visible=False)
         page, top = [*memories.outputs, solve.memory, solve.other], [facts, timer]
         theme.click(None, js="() => { window.latentmem.toggleTheme(); }", **QUIET)
         wire_solve(desk, solve, memories, tabs, top, page)
         wire_distil(desk, solve, distil, memories, tabs, top, page)
         wire_memories(desk, solve, memories, tabs, top, page, guide)
         wire_stream(desk, stream, MODEL)
-        wire_arrival(app, desk, solve, distil, stream, tabs, token, timer, guide, top, page)
+        wire_arrival(app, desk, solve, distil, stream, tabs, token, have, timer, guide, top, page)
     app.queue(max_size=settings.hosted_queue if desk.hosted else 32, default_concurrency_limit=8)
     return app
 
 
 def wire_arrival(app: gr.Blocks, desk: Desk, solve: Solve, distil: Distil, stream: Stream, tabs: gr.Tabs, token: gr.Textbox,
-                 timer: gr.Timer, guide: gr.HTML, top: list[Any], page: list[Any]) -> None:
+                 have: gr.Textbox, timer: gr.Timer, guide: gr.HTML, top: list[Any], page: list[Any]) -> None:
     """A page is opened, looked at while the models load, and closed."""
     restored = [solve.problem, solve.mode, solve.memory, *solve.settings, *solve.outputs, distil.problem, *distil.outputs,
                 *stream.asked, *stream.outputs]
     opened = app.load(bind(arrival.welcome, desk, own=False), token, [tabs, guide, *top, *restored],
                       js="async () => [await window.latentmem.tab()]", queue=False, **QUIET)
-    opened.then(bind(arrival.show_map, desk), None, page, queue=False, **QUIET)
+    opened.then(bind(arrival.show_map, desk), have, page, js="async () => [await window.latentmem.early()]", queue=False, **QUIET)
     for name, panel, place in (("solve", solve_panel, solve), ("distil", distil_panel, distil), ("stream", stream_panel, stream)):
         goes_on = getattr(guide, f"{name}_goes_on")(bind(panel.resume, desk), None, place.outputs, **WATCH)
         begins = getattr(guide, f"{name}_begins")(

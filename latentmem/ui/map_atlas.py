@@ -87,6 +87,7 @@ class Atlas:
     def __init__(self, bank: Any) -> None:
         self.bank = bank
         self._lock = threading.RLock()
+        self.drawing = threading.Lock()  # held by whoever draws a picture at once
         self._rows: tuple[tuple[Any, Any], Rows] | None = None
         self._sheets: dict[tuple[str, str], tuple[Any, Sheet]] = {}
         self._prompts: Vectors | None = None

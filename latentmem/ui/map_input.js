@@ -8,7 +8,7 @@
     const { stage, host, element, trigger } = v;
     const coarse = window.matchMedia?.("(pointer: coarse)").matches;
     v.mode = coarse ? "" : "pan"; // a finger on the map should scroll the page, until asked to move the map
-    let down = null, armed = false, shift = false, anchor = null;
+    let down = null, armed = false, shift = false, anchor = null, waiting = -1;
 
     // ---------------------------------------------------------------- selection
     const packed = () => {
@@ -37,7 +37,7 @@
       const found = store.lit?.stamp === v.stamp && store.lit.bits ? atob(store.lit.bits) : null;
       v.pick(Uint8Array.from({ length: v.cloud.n }, (_, i) => (found ? (found.charCodeAt(i >> 3) >> (i & 7)) & 1 : 1)));
     };
-    host.on("plotly_selected", (event) => {
+    v.join = () => host.on("plotly_selected", (event) => { // once plotly is there
       if (!event) return;
       const { range, lassoPoints } = event;
       const polygon = lassoPoints ? lassoPoints.x.map((x, k) => [x, lassoPoints.y[k]])
@@ -48,6 +48,7 @@
     // ---------------------------------------------------------------- opening and closing
     v.go = (i) => {
       if (i < 0) return;
+      if (!v.id(i)) { waiting = i; return; }
       v.only = null;
       v.open = i;
       v.guess = [i]; // shown at once; the neighbours come with the answer
@@ -55,6 +56,7 @@
       trigger("memory_click", { id: v.id(i) });
       marked();
     };
+    v.named = () => { const i = waiting; waiting = -1; v.go(i); }; // the names came after the click
     v.clear = () => {
       const was = v.open >= 0 || v.mark.open, star = v.mark.star;
       v.guess = null;
@@ -108,10 +110,10 @@
 
     // ---------------------------------------------------------------- keyboard
     const zoom = (factor) => {
-      const { xaxis: x, yaxis: y } = host._fullLayout, around = ([a, b]) => { const m = (a + b) / 2, half = ((b - a) / 2) * factor; return [m - half, m + half]; };
-      window.Plotly.relayout(host, { "xaxis.range": around(x.range), "yaxis.range": around(y.range) });
+      const { x, y } = v.range(), around = ([a, b]) => { const m = (a + b) / 2, half = ((b - a) / 2) * factor; return [m - half, m + half]; };
+      v.move({ x: around(x), y: around(y) });
     };
-    const fit = () => window.Plotly.relayout(host, v.home());
+    const fit = () => v.move(v.home());
     const say = (i) => { live.textContent = i < 0 ? "" : v.name(i) + (v.picked[i] ? ", selected" : ""); };
     const step = (dx, dy) => {
       if (!v.cloud.n) return;
@@ -123,9 +125,9 @@
     const visit = (i) => {
       const [x, y] = v.at(i), w = v.view();
       if (x < 0 || y < 0 || x > w.width || y > w.height) { // walk the picture after it
-        const { xaxis, yaxis } = host._fullLayout, px = v.cloud.xy[2 * i], py = v.cloud.xy[2 * i + 1];
-        const rx = (xaxis.range[1] - xaxis.range[0]) / 2, ry = (yaxis.range[1] - yaxis.range[0]) / 2;
-        window.Plotly.relayout(host, { "xaxis.range": [px - rx, px + rx], "yaxis.range": [py - ry, py + ry] }).then(() => v.hover(i, v.at(i)));
+        const { x: [x0, x1], y: [y0, y1] } = v.range(), px = v.cloud.xy[2 * i], py = v.cloud.xy[2 * i + 1];
+        const rx = (x1 - x0) / 2, ry = (y1 - y0) / 2;
+        v.move({ x: [px - rx, px + rx], y: [py - ry, py + ry] }).then(() => v.hover(i, v.at(i)));
       } else v.hover(i, [x, y]);
       say(i);
     };

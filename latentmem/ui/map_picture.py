@@ -87,14 +87,15 @@ def sheet_now(atlas: Atlas, space: str, method: str) -> Sheet | None:
     """The picture, if it is there or drawn at once; None when it takes long, so that the page must ask for it."""
     found = atlas.ready(space, method)  # type: ignore[arg-type]
     if found is None and method == "pca" and space != "prompt":
-        found = run(atlas.sheet(space, method))  # type: ignore[arg-type]
+        with atlas.drawing:  # a page that opens on the map asks twice at its start: the second finds what the first made
+            found = run(atlas.sheet(space, method))  # type: ignore[arg-type]
     return found
 
 
 def picture(desk: Desk, visit: Visit, words: str, colour: str, space: str, chosen: str, message: str = "",
-            good: bool = True, method: str = "pca", points: bool = False, receipt_id: str = "") -> Picture:
-    """The whole panel; its points only if told so, since the page asks for them when it shows the map. What cannot be read
-    is said in its place."""
+            good: bool = True, method: str = "pca", have: str | None = None, receipt_id: str = "") -> Picture:
+    """The whole panel. Its points only to a page that shows the map now, and if they are not those of the stamp that it
+    `have`s: one that shows it later asks for them. What cannot be read is said in its place."""
     rows, error = attempt(lambda: atlas_of(desk).rows())
     if rows is None:
         rows, message, good = Rows((), {}, {}), error, False
@@ -104,19 +105,20 @@ def picture(desk: Desk, visit: Visit, words: str, colour: str, space: str, chose
     everything = choices if len(found) == len(rows.infos) else [(choice_label(i), i.id) for i in rows.infos[:CHOICES]]
     shown = part.chosen if isinstance(part.chosen, str) else ""
     page = part.page if part.body else no_page(rows.infos, closed=True)
-    sheet = sheet_now(atlas_of(desk), space, method) if points and rows.infos and not error else None
+    sheet = sheet_now(atlas_of(desk), space, method) if have is not None and rows.infos and not error else None
     if sheet is not None and sheet.names:
-        part = part._replace(**drawn(sheet, rows, words, colour))
+        part = part._replace(**drawn(sheet, rows, words, colour, have))
     return part._replace(table=found_table(rows.infos, found, shown, rows.tags), page=page,
                          choice=gr.update(choices=choices, value=shown if shown in {i for _, i in choices} else None),
                          solve_memory=gr.update(choices=everything), solve_other=gr.update(choices=everything))
 
 
-def drawn(sheet: Sheet, rows: Rows, words: str, colour: str) -> dict[str, Any]:
-    """The points of a picture, their colours, and which of them a search found, as members of a Picture."""
+def drawn(sheet: Sheet, rows: Rows, words: str, colour: str, have: str | None = None) -> dict[str, Any]:
+    """The points of a picture unless the page has them, their colours, and which of them a search found, as members of a
+    Picture."""
     infos = mapped(sheet, rows)
-    return {"points": points_of(infos, sheet.plane.points, sheet.stamp), "paint": paint(infos, rows.tags, colour, sheet.stamp),
-            "lit": lit_by(sheet, rows, words)}
+    points = {} if have == sheet.stamp else {"points": points_of(infos, sheet.plane.points, sheet.stamp)}
+    return {**points, "paint": paint(infos, rows.tags, colour, sheet.stamp), "lit": lit_by(sheet, rows, words)}
 
 
 def mapped(sheet: Sheet, rows: Rows) -> list[MemoryInfo]:

@@ -1,11 +1,19 @@
 // The map of the memories: takes the messages of views_map.py, draws them, and knows what is where. Plotly draws the frame,
-// edges, names and density and lets the visitor move and zoom; map_cloud.js paints the points; map_input.js listens.
+// edges, names and density and lets the visitor move and zoom; map_cloud.js paints the points; map_input.js listens. Until
+// plotly's large script is there the points are painted without it, where it will have them.
 (() => {
   const lm = (window.latentmem ??= {});
   const store = (lm.mapData = { points: null, paint: null, lit: null, extras: null });
   const listeners = new Set();
+  const MANY = 8000, AFRESH = 200; // points; milliseconds
+  lm.hand = (name, value) => { if (value) { store[name] = value; listeners.forEach((f) => f(name)); } };
+  lm.handNames = (words) => { // of points that came without
+    if (words.stamp !== store.points?.stamp) return;
+    Object.assign(store.points, words);
+    listeners.forEach((f) => f("names"));
+  };
   lm.carry = ({ props, watch }, name) => {
-    const take = () => { if (props.value) { store[name] = props.value; listeners.forEach((f) => f(name)); } };
+    const take = () => lm.hand(name, props.value);
     watch("value", take);
     take();
   };
@@ -20,18 +28,30 @@
       mark: {}, cursor: -1, open: -1, only: null, picked: new Uint8Array(0), count: 0, labels: true, density: false, frames: 0 };
     lm.mapView = v;
     let asked = null, explained = null, ids = null, names = null, rowOf = null, lit = null, theme = null, drawn = false, stale = false, pending = 0, known = {};
+    let frame = null, moved = null; // [x0, x1, y0, y1] before plotly is there: of all points, and as the visitor chose
 
     // ---------------------------------------------------------------- what is where
-    v.id = (i) => (ids ??= (store.points?.ids ?? "").split("\n"))[i] ?? "";
-    v.name = (i) => (names ??= (store.points?.names ?? "").split("\n"))[i] ?? "";
-    v.row = (id) => (rowOf ??= new Map(Array.from({ length: v.cloud.n }, (_, i) => [v.id(i), i]))).get(id) ?? -1;
+    v.id = (i) => (ids ??= store.points?.ids?.split("\n"))?.[i] ?? ""; // "" as well while the names are on their way
+    v.name = (i) => (names ??= store.points?.names?.split("\n"))?.[i] ?? "";
+    v.row = (id) => (rowOf ??= store.points?.ids && new Map(Array.from({ length: v.cloud.n }, (_, i) => [v.id(i), i])))?.get(id) ?? -1;
     v.group = (i) => store.paint?.groups?.[v.cloud.codes[i]];
     v.view = (ratio = 1) => {
       const { xaxis: x, yaxis: y } = host._fullLayout ?? {};
-      if (!x?._length) return null;
+      if (!x?._length) return frame && early(moved ?? frame, ratio);
       const [x0, x1] = x.range, [y0, y1] = y.range, sx = x._length / (x1 - x0), sy = -y._length / (y1 - y0);
       return { width: Math.round(host.clientWidth * ratio), height: Math.round(host.clientHeight * ratio), ratio,
         x0: (x._offset - sx * x0) * ratio, sx: sx * ratio, y0: (y._offset + y._length - sy * y0) * ratio, sy: sy * ratio };
+    };
+    const early = ([a, b, c, d], ratio) => { // as plotly will have it: one scale for both axes, the picture in the middle
+      const w = host.clientWidth * ratio, h = host.clientHeight * ratio, s = Math.min(w / (b - a), h / (d - c));
+      return w && { width: Math.round(w), height: Math.round(h), ratio, x0: (w - s * (a + b)) / 2, sx: s, y0: (h + s * (c + d)) / 2, sy: -s };
+    };
+    v.range = () => { const w = v.view(); return { x: [-w.x0 / w.sx, (w.width - w.x0) / w.sx], y: [(w.height - w.y0) / w.sy, -w.y0 / w.sy] }; };
+    v.move = ({ x, y }) => {
+      if (drawn) return window.Plotly.relayout(host, { "xaxis.range": x, "yaxis.range": y });
+      moved = [...x, ...y];
+      v.paint();
+      return Promise.resolve();
     };
     v.at = (i) => { const w = v.view(); return w && [w.x0 + w.sx * v.cloud.xy[2 * i], w.y0 + w.sy * v.cloud.xy[2 * i + 1]]; };
     v.radius = () => (v.cloud.n < 500 ? 5.2 : v.cloud.n < 8000 ? 3.6 : 2.4);
@@ -62,7 +82,23 @@
       const p = store.paint, colours = p?.stamp === v.stamp ? (p.scale ? p.scale.colours : p.groups.map((g) => colour(g.colour))) : [theme.blue];
       return { colours: colours.map(lm.rgb), shapes: p?.scale ? [] : (p?.groups ?? []).map((g) => g.symbol), paper: lm.rgb(theme.paper) };
     };
-    let looks = null;
+    let looks = null, gliding = 0, last = null; // the view that was painted last, and when
+    const painted = (view, ratio) => {
+      looks ??= look();
+      lm.paintCloud(cloudCanvas, view, v.cloud, { ...looks, radius: v.radius() * ratio, rim: v.cloud.n < 3000 ? ratio : 0, lit });
+      cloudCanvas.style.transform = "";
+      last = { view, at: performance.now() };
+      host.dataset.points = v.cloud.n;
+    };
+    const shifted = (view, ratio) => { // very many points on the way: their picture is moved, and painted anew now and then
+      const old = last?.view;
+      if (v.cloud.n < MANY || old?.width !== view.width || old.height !== view.height || performance.now() - last.at > AFRESH) return false;
+      const kx = view.sx / old.sx, ky = view.sy / old.sy;
+      cloudCanvas.style.transform = `translate(${(view.x0 - kx * old.x0) / ratio}px, ${(view.y0 - ky * old.y0) / ratio}px) scale(${kx}, ${ky})`;
+      return true;
+    };
+    const rest = () => { clearTimeout(gliding); gliding = 0; v.paint(); };
+    const glide = () => { clearTimeout(gliding); gliding = setTimeout(rest, AFRESH); v.paint(); };
     v.paint = () => { // the points, at most once a frame
       v.dirty = true;
       if (pending) return;
@@ -71,9 +107,7 @@
         const ratio = Math.min(window.devicePixelRatio || 1, 2), view = v.view(ratio);
         if (!view || !theme) return;
         if (v.dirty) {
-          looks ??= look();
-          const radius = v.radius() * ratio;
-          lm.paintCloud(cloudCanvas, view, v.cloud, { ...looks, radius, rim: v.cloud.n < 3000 ? ratio : 0, lit });
+          if (!(gliding && shifted(view, ratio))) painted(view, ratio);
           v.dirty = false;
           v.frames += 1;
         }
@@ -104,7 +138,7 @@
         c.fillStyle = "#D55E00"; c.fill(path);
       }
     };
-    v.relight = () => { lit = litMask(); v.paint(); };
+    v.relight = () => { lit = litMask(); last = null; v.paint(); };
 
     // ---------------------------------------------------------------- the frame
     const resolved = (value) => (typeof value === "string" && value.startsWith("theme:") ? theme[value.slice(6)]
@@ -119,13 +153,20 @@
       const px = 0.06 * (e[1] - e[0]) || 0.5, py = 0.08 * (e[3] - e[2]) || 0.5;
       return [e[0] - px, e[1] + px, e[2] - py, e[3] + py];
     };
-    v.home = () => { const [a, b, c, d] = extent(); return { "xaxis.range": [a, b], "yaxis.range": [c, d] }; };
+    v.home = () => { const [a, b, c, d] = extent(); return { x: [a, b], y: [c, d] }; };
+    const sketch = () => {
+      if (!frame) { host.append(cloudCanvas, markCanvas); lm.mapInput(v, { live, tip, store }); v.legend(); }
+      frame = extent();
+      v.relight();
+    };
     v.draw = () => {
-      stale = !window.Plotly || !host.clientWidth; // a panel that is not shown is drawn when it is
+      stale = !host.clientWidth; // a panel that is not shown is drawn when it is
       if (stale) return Promise.resolve();
       theme = themed();
       looks = null;
-      const [x0, x1, y0, y1] = extent(), mark = current(), extra = store.extras?.stamp === v.stamp ? store.extras : {};
+      if (!drawn) sketch();
+      if (!window.Plotly) return Promise.resolve();
+      const [x0, x1, y0, y1] = drawn ? extent() : moved ?? frame, mark = current(), extra = store.extras?.stamp === v.stamp ? store.extras : {};
       const quiet = { visible: false, autorange: false }; // no ticks to compute for every frame
       const data = [{ type: "scatter", x: [], y: [], showlegend: false }, ...(v.density && extra.density ? [extra.density] : []), ...(mark.data ?? [])];
       const hits = mark.layout?.annotations ?? [];
@@ -139,13 +180,11 @@
         if (cloudCanvas.parentNode !== under) under.append(cloudCanvas, markCanvas);
         if (!drawn) {
           drawn = true;
-          host.on("plotly_relayouting", v.paint);
-          host.on("plotly_relayout", v.paint);
-          lm.mapInput(v, { live, tip, store });
-          v.legend();
+          host.on("plotly_relayouting", glide);
+          host.on("plotly_relayout", rest);
+          v.join();
         }
         v.relight();
-        host.dataset.points = v.cloud.n;
         if (v.cloud.n && explained !== v.stamp) { explained = v.stamp; if (store.extras?.stamp !== v.stamp) setTimeout(() => trigger("explain", {}), 150); }
       });
     };
@@ -163,7 +202,7 @@
         const xy = bytes(p.xy);
         v.cloud = { n: p.n, xy: new Float32Array(xy.buffer, 0, 2 * p.n), codes: new Uint8Array(p.n) };
         v.stamp = p.stamp;
-        ids = names = rowOf = asked = v.only = v.guess = null;
+        ids = names = rowOf = asked = moved = v.only = v.guess = null;
         v.cursor = -1;
         v.picked = new Uint8Array(p.n);
         v.count = 0;
@@ -191,12 +230,13 @@
         want();
         v.draw();
       },
+      names: () => { v.ticked?.(); v.named?.(); },
       lit: () => { if (theme) v.relight(); }, extras: () => v.draw(),
     };
     listeners.add((name) => took[name]?.());
     v.pickedIds = () => Array.from(v.picked.keys()).filter((i) => v.picked[i]).map(v.id);
 
-    const ready = () => { if (!window.Plotly) { lm.plotly(); setTimeout(ready, 30); return; } if (store.points) took.points(); took.mark(); };
+    const join = () => { if (window.Plotly) v.draw(); else { lm.plotly(); setTimeout(join, 30); } };
     new ResizeObserver(() => {
       if (!host.clientWidth) return;
       want();
@@ -204,6 +244,8 @@
     }).observe(stage);
     new MutationObserver(() => v.draw().then(() => v.legend?.())).observe(document.body, { attributes: true, attributeFilter: ["class"] });
     watch("value", took.mark);
-    ready();
+    if (store.points) took.points();
+    took.mark();
+    requestAnimationFrame(() => setTimeout(join)); // the picture first, if its points are there: plotly takes long to read
   };
 })();

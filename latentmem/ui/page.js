@@ -22,7 +22,7 @@
     const t = wanted();
     dress(t ? t === "dark" : document.body.classList.contains("dark"));
     watchTabs();
-    (window.requestIdleCallback ?? setTimeout)(() => lm.plotly(), { timeout: 4000 });
+    if (!lm.opensMap) (window.requestIdleCallback ?? setTimeout)(() => lm.plotly(), { timeout: 4000 }); // else after its points
   };
 
   // ---------------------------------------------------------------- plotly: large, so only once the page can be used, or needs it
@@ -62,6 +62,11 @@
     return { memory, receipt, panel: memory || receipt ? "memories" : asked.get("panel") ?? "solve" };
   };
   let { memory, receipt, panel } = read(), walked = 0, began = Date.now();
+  { // the panel that the address names is built at once, not after another one
+    const parts = window.gradio_config?.components ?? [], named = parts.some((c) => c.type === "tabitem" && c.props.id === panel);
+    const bar = parts.find((c) => c.props?.elem_id === "lm-tabs");
+    if (bar && named) bar.props.selected = panel;
+  }
   const write = (replace) => {
     const url = new URL(location.href), put = (name, value) => value ? url.searchParams.set(name, value) : url.searchParams.delete(name);
     put("memory", panel === "memories" ? memory : "");

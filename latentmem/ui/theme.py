@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from ..records import LatentmemError
+from . import early
 
 if TYPE_CHECKING:
     from ..engine import Engine
 
 HERE = Path(__file__).resolve().parent
-SCRIPTS = ("page.js", "text.js", "live.js", "map.js", "map_cloud.js", "map_input.js", "map_view.js", "map_table.js")
+SCRIPTS = ("page.js", "text.js", "live.js", "map.js", "map_cloud.js", "map_input.js", "map_view.js", "map_table.js",
+           "map_early.js")
 FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
 
@@ -36,6 +38,7 @@ def launch_options(engine: Engine | None = None) -> dict[str, Any]:
         "js": "() => { window.latentmem?.openTheme?.(); }", "footer_links": ["api"], "ssr_mode": False,
         "show_error": False, "enable_monitoring": False, "strict_cors": True, "mcp_server": tools,
         "max_file_size": "32mb" if shared else "512mb", "max_threads": 80,
+        "app_kwargs": early.server_options(),
         "allowed_paths": [], "blocked_paths": [str(settings.bank)] if settings is not None else []}
 
 
@@ -68,9 +71,8 @@ def head() -> str:
     if plotly is not None:
         gr.set_static_paths([plotly])
     drawn_by = f"gradio_api/file={plotly}" if plotly is not None else ""
-    config = json.dumps({"katex": katex("js"), "plotlyAt": drawn_by})
+    config = json.dumps({"katex": katex("js"), "plotlyAt": drawn_by, "mapAt": early.ADDRESS})
     parts = [f'<link rel="stylesheet" href="{katex("css")}">'] if katex("css") else []
-    parts += [f'<link rel="preload" as="script" fetchpriority="low" href="{drawn_by}">'] if drawn_by else []
     parts += [f"<script>window.latentmem = Object.assign(window.latentmem ?? {{}}, {config});</script>"]
     parts += [f"<script>{(HERE / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS]
     return "\n".join(parts)
