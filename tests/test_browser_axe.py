@@ -105,3 +105,14 @@ def test_nothing_is_wider_than_the_screen(page: Page) -> None:
                         "#lm-tabs .tab-container') && e.getBoundingClientRect().right > innerWidth + 2 && "
                         "getComputedStyle(e).position !== 'absolute').slice(0, 5).map(e => e.outerHTML.slice(0, 120))")
         assert wide == [], panel
+
+
+def test_an_open_receipt_has_no_grave_violation(page: Page) -> None:
+    page.run("document.querySelector('#lm-tabs button[role=tab][data-tab-id=solve]').click()")
+    page.click("#lm-receipt a[data-memory]")
+    page.until("const d = document.querySelector('#lm-memory-more .use details:has([data-receipt])');"
+               "if (d) d.open = true; return Boolean(d)")
+    page.click("#lm-memory-more .use details [data-receipt]")
+    page.until("return document.activeElement.matches('#lm-memory-more [data-focus]')")
+    page.run("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert violations(page) == [] and page.errors() == []
