@@ -127,23 +127,22 @@ def test_a_run_goes_on_while_the_page_is_reloaded(page: Page, url: str) -> None:
     assert page.errors() == []
 
 
-def test_a_press_in_the_queue_outlives_a_reload(page: Page, url: str) -> None:
-    other = Page()
+def test_a_press_in_the_queue_outlives_a_reload(page: Page, tmp_path: Path) -> None:
+    server, other = serve_fake(tmp_path / "log", "--memories", "3", "--pace", "0.03"), Page()
     try:
+        url = next(server)
         other.open(url)
-        other.write("#lm-problem textarea", "Answer this very slowly?")
+        other.write("#lm-problem textarea", "Answer this very slowly?")  # until it is stopped
         other.click("#lm-solve")
         other.until("return document.querySelector('#lm-cards .card')")
         page.open(url)
-        page.driver.execute_script("sessionStorage.clear()")  # nothing of earlier tests
-        page.open(url)
         page.write("#lm-problem textarea", ZOE)
         page.click("#lm-solve")
-        waiting = "return document.querySelector('#lm-status')?.innerText.includes('Waiting for the model')"
-        page.until(waiting)
-        time.sleep(1)  # it is in gradio's queue
+        queued = ("const words = document.querySelector('#lm-status')?.innerText ?? '';"
+                  "return words.includes('Waiting for the model') && words.includes('queue: 1/1')")
+        page.until(queued)
         assert page.reload() == []
-        page.until(waiting)
+        page.until(queued)
         assert page.run("return document.querySelector('#lm-problem textarea').value") == ZOE
         assert not page.run("return document.querySelector('#lm-receipt .receipt')")
         other.click("#lm-stop")
@@ -151,6 +150,8 @@ def test_a_press_in_the_queue_outlives_a_reload(page: Page, url: str) -> None:
         assert page.errors() == [] and other.errors() == []
     finally:
         other.driver.quit()
+        page.driver.get("about:blank")
+        server.close()
 
 
 def test_two_tabs_of_one_browser_do_not_mix(page: Page, url: str) -> None:
