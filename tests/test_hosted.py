@@ -107,7 +107,7 @@ def test_a_receipt_is_shown_to_whoever_asked_and_to_nobody_else(desk: Desk) -> N
     for who, name in (("b", mine), ("b", keepers.id), ("a", keepers.id)):
         with pytest.raises(gr.Error, match="no receipt"):
             api.receipt(desk.at(visitor(who)), name)
-        page = arrival.show_map(desk.at(visitor(who)), visitor(who, receipt=name))
+        page = arrival.show_map(desk.at(visitor(who)), "", visitor(who, receipt=name))
         assert "There is no receipt" in text_of(page.notice) and not page.body
         tried = keepers.used.memory_id
         assert api.memory(desk.at(visitor(who)), tried)["receipts"] == ([mine] if who == "a" else [])

@@ -73,13 +73,13 @@ def test_the_address_opens_a_receipt(shops: Desk) -> None:
     one, other = receipt.used.memory_id, next(i.id for i in shops.engine.bank.infos() if i.id != receipt.used.memory_id)
     for who, memory in ((visitor("b", receipt=receipt.id), one), (visitor("c", receipt=receipt.id, memory=other), other)):
         assert arrival.welcome(shops, "", who)[0]["selected"] == "memories"
-        page = arrival.show_map(shops, who)
+        page = arrival.show_map(shops, "", who)
         assert page.chosen == memory and "7 pens" in text_of(page.body) and page.points["n"] == 16
         assert f'data-receipt-open="{receipt.id}"' in text_of(page.page)
     shops.engine.bank.delete(one)
-    page = arrival.show_map(shops, visitor("d", receipt=receipt.id))
+    page = arrival.show_map(shops, "", visitor("d", receipt=receipt.id))
     assert page.chosen == "" and "not in the bank any more" in text_of(page.page) and "7 pens" in text_of(page.body)
-    page = arrival.show_map(shops, visitor("e", receipt="r404"))
+    page = arrival.show_map(shops, "", visitor("e", receipt="r404"))
     assert "There is no receipt" in text_of(page.notice) and page.body == [] and "Click a point" in text_of(page.page)
 
 
