@@ -145,7 +145,7 @@ def test_the_mark_of_the_decision_hides_no_figure() -> None:
     html = str(views.vote_bar(vote(done, 8), [0], title="Vote", total=8, finished=7, decided_after=6))
     track = html[html.index('<div class="track">'):html.index("</div>")]
     above, _, bar = track.partition('<div class="bar"')
-    assert 'class="mark" style="left:75.00%"' in above and ">2</span>" in bar and "mark" not in bar
+    assert 'class="mark" style="left:75.00%"' in above and "<b>2</b>" in bar and "mark" not in bar
     css = (Path(views.__file__).parent / "style.css").read_text(encoding="utf-8")
     lane = int(re.search(r"\.track \{[^}]*padding-top: (\d+)px", css)[1])  # type: ignore[index]
     mark = re.search(r"\.mark \{[^}]*top: 0;[^}]*height: (\d+)px", css)

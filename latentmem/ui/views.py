@@ -147,7 +147,7 @@ def vote_bar(vote: Vote | None, colours: Sequence[int | None], *, title: str, to
     mute = finished - (vote.voters if vote is not None else 0)
     segments = [_segment(c, colours[i], total) for i, c in enumerate(clusters)]
     if mute > 0:
-        segments.append(Markup('<span class="seg cx" style="flex:{} 0 0" title="do not vote">{}</span>').format(mute, mute))
+        segments.append(Markup('<span class="seg cx" style="flex:{0} 0 0" title="do not vote"><b>{0}</b></span>').format(mute))
     if total > finished:
         segments.append(Markup('<span class="seg open" style="flex:{} 0 0"></span>').format(total - finished))
     words = vote_words(vote, total, finished, running)
