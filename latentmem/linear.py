@@ -80,10 +80,12 @@ class EightBit:
 
     def __init__(self, weight: Tensor) -> None:
         self.turn = hadamard(block_of(weight.shape[1]))
-        turned = [turn(part.float(), self.turn) for part in weight.split(8192)]
-        self.scale = torch.cat([t.abs().amax(1) for t in turned]).clamp_(min=1e-12) / LEVELS  # [out]
-        rounded = torch.cat([(t / s[:, None]).round_().to(torch.int8)
-                             for t, s in zip(turned, self.scale.split(8192), strict=True)])
+        scales, levels = [], []
+        for part in weight.split(8192):  # each part by itself: the turned head would be half a gigabyte
+            turned = turn(part.float(), self.turn)
+            scales.append(turned.abs().amax(1).clamp_(min=1e-12) / LEVELS)
+            levels.append(turned.div_(scales[-1][:, None]).round_().to(torch.int8))
+        self.scale, rounded = torch.cat(scales), torch.cat(levels)  # [out], [out, in]
         self._zero = torch.zeros(len(rounded), dtype=torch.int32)
         self._packed = torch.ops.onednn.qlinear_prepack(rounded, None)
 

@@ -99,15 +99,16 @@ class LanguageModel:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
-        keep_pages()
         logging.disable_progress_bar()  # progress is told in Status records
         where = pick_device(device)
         kind = arithmetic_named(dtype, where)
         tokenizer = AutoTokenizer.from_pretrained(weights.path, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(  # in the file's own dtype, memory-mapped; converted on the way out
             weights.path, dtype="auto", use_safetensors=True, trust_remote_code=False)
-        return cls.of(model, tokenizer, name=weights.name, fingerprint=weights.fingerprint, device=where,
+        made = cls.of(model, tokenizer, name=weights.name, fingerprint=weights.fingerprint, device=where,
                       dtype=torch.float32 if kind == "int8" else getattr(torch, kind), eight=kind == "int8")
+        keep_pages()  # not before: what loading needed for a moment would stay with the process
+        return made
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, *, name: str, fingerprint: str, device: torch.device | str = "cpu",
