@@ -15,6 +15,7 @@ import pytest
 
 from latentmem.settings import Settings
 from latentmem.ui import api, api_stream, build, launch_options, stream, streaming
+from latentmem.ui.runs import Run
 from latentmem.ui.session import Desk
 from latentmem.ui.streaming import ALL
 
@@ -160,13 +161,19 @@ def test_a_client_sends_a_file_and_hears_of_its_mistakes(client: Any, tmp_path: 
 
 def test_a_client_that_cancels_stops_it(client: Any, monkeypatch: pytest.MonkeyPatch, asked: list[str]) -> None:  # noqa: F811
     reached, go = held(monkeypatch, after=3)
+    runs: list[Run] = []
+    monkeypatch.setattr(api_stream, "posed", lambda *given: runs.append(streaming.posed(*given)) or runs[-1])
     job = client.submit("change", systems=BOTH, problems=6, seed=5, api_name="/stream")
     assert reached.wait(60)
+    deadline = time.monotonic() + 15
+    while not job.outputs() and time.monotonic() < deadline:  # before a first answer gradio has nothing to cancel
+        time.sleep(0.05)
     job.cancel()
-    time.sleep(1)  # gradio hears of it
+    while runs[0].watching and time.monotonic() < deadline:  # until gradio has heard of it
+        time.sleep(0.05)
     go.set()
-    time.sleep(1)
-    assert len(asked) < 12
+    runs[0].thread.join(20)  # type: ignore[union-attr]
+    assert runs[0].done and len(asked) < 12
     assert client.predict("change", systems=BOTH, problems=6, seed=5, api_name="/stream")["whole"] and len(asked) == 12
 
 
