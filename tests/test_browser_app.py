@@ -98,11 +98,10 @@ def test_a_reload_keeps_the_work(page: Page, url: str) -> None:
     said = page.text("#lm-receipt .receipt")
     page.click("#lm-distil-this")
     page.until("return document.querySelector('#lm-outcome .outcome.open')")
-    assert page.reload() == []
-    page.until("return document.querySelector('#lm-receipt .receipt')")
-    assert page.run("return document.querySelector('#lm-problem textarea').value") == ZOE
+    assert page.reload() == []  # on the Distil panel
     page.tab("Solve")
-    page.until("return document.querySelector('#lm-receipt .receipt').innerText === arguments[0]", said)
+    page.until("return document.querySelector('#lm-receipt .receipt')?.innerText === arguments[0]", said)
+    assert page.run("return document.querySelector('#lm-problem textarea').value") == ZOE
     assert page.run("return document.querySelectorAll('#lm-cards .card').length") == 16
     page.tab("Distil")
     page.until("return document.querySelector('#lm-outcome .outcome.open')")
@@ -111,13 +110,17 @@ def test_a_reload_keeps_the_work(page: Page, url: str) -> None:
     assert page.errors() == []
 
 
-def test_a_run_goes_on_while_the_page_is_reloaded(page: Page, url: str) -> None:
+@pytest.mark.parametrize("panel", ["Solve", "Memories"])
+def test_a_run_goes_on_while_the_page_is_reloaded(page: Page, url: str, panel: str) -> None:
     page.open(url)
     page.write("#lm-problem textarea", "Answer this a bit slowly?")
     page.click("#lm-solve")
     going = "return document.querySelectorAll('#lm-cards .card').length && !document.querySelector('#lm-stop').disabled"
     page.until(going)  # not the cards of the run before, which this tab still shows at first
+    page.tab(panel)
+    page.until("return arguments[0] === 'Solve' || location.search.includes('panel=memories') && latentmem.mapData.extras", panel)
     assert page.reload() == []
+    page.tab("Solve")
     page.until(going)
     before = page.run("return document.querySelector('#lm-cards').innerText.length")
     page.until("return document.querySelector('#lm-cards').innerText.length > arguments[0] + 20", before)

@@ -23,9 +23,8 @@ def first_picture(work: Work) -> Side:
     """Seconds from opening the page of a memory, which shows the map, until all points are drawn. The app runs already;
     the picture is computed for this visit. Each run has an app and a browser of its own."""
     tools = _tools()
-    folder = tempfile.TemporaryDirectory(prefix="latentmem-bench-")  # kept as long as `run`
-    path = Path(folder.name) / "bank.sqlite"
-    bank = search.filled(work.mapped, work.seed, path)
+    folder = tempfile.TemporaryDirectory(prefix="latentmem-bench-")
+    bank = search.filled(work.mapped, work.seed, Path(folder.name) / "bank.sqlite")
     wanted = bank.infos(limit=1)[0].id
     bank.close()
 
@@ -34,7 +33,7 @@ def first_picture(work: Work) -> Side:
         from ..settings import Settings
         from ..ui import build, launch_options
 
-        engine = Engine(Settings(bank=path))
+        engine = Engine(Settings(bank=Path(folder.name) / "bank.sqlite"))  # which also keeps the folder as long as this
         app = build(engine)
         _, address, _ = app.launch(prevent_thread_lock=True, quiet=True, **launch_options(engine))
         driver = _chromium(*tools)
