@@ -228,3 +228,13 @@ def test_untrained_prompt_is_the_text(shop, engine):
     soft = engine.model.text_prompt("Solve it.", 4)
     want = shop.sampler.sample([Ask(problems(1)[0], soft, side="memory")], ONE)[0]
     assert reply.traces == want.traces and not reply.used
+
+
+def test_untrained_routed_routes_between_the_model_alone_and_the_text(shop):
+    asked, form = problems(6), Form("vote", 3, 0.8)
+    rows = [list(shop.make(name).reply(asked, form)) for name in ("untrained_routed", "zero_shot", "untrained_prompt")]
+    for routed, alone, text in zip(*rows, strict=True):
+        assert routed.traces == (*alone.traces, *text.traces)
+        assert not routed.used and routed.hit is None
+        assert routed.answer == routed.route.answer and routed.answer in (alone.answer, text.answer)
+    assert any(r.route.scores for r in rows[0]), "otherwise nothing was routed"

@@ -29,6 +29,7 @@ from .reasoning_bank import ReasoningBank
 from .sampler import Sampler
 from .teacher import Teacher
 from .untrained_prompt import UntrainedPrompt
+from .untrained_routed import UntrainedRouted
 from .vote_n import VoteN
 from .zero_shot import ZeroShot
 
@@ -121,6 +122,9 @@ ROWS: Mapping[str, Entry] = {
     "untrained_prompt": Entry(
         "The soft prompt before any training: the embeddings of its starting text (a control).",
         lambda w: UntrainedPrompt(w.sampler, w.recipe.init_text, w.recipe.virtual_tokens)),
+    "untrained_routed": Entry(
+        "The untrained soft prompt, routed as elm is: what a second, different try gives (a control).",
+        lambda w: w.elm("untrained_routed", UntrainedRouted)),
     "icl_raw": Entry(
         "The nearest past problem with its majority trace, in the context as the turn before.",
         lambda w: w.icl(IclRaw, "icl_raw"), "online"),

@@ -46,7 +46,8 @@ class Suite:
     models: tuple[str, ...] = ()  # one after another; () is the model of the settings
 
 
-ROWS = ("zero_shot", "elm", "elm_unrouted", "icl_raw", "untrained_prompt", "format_only", "random_memory", "elm_kv")
+ROWS = ("zero_shot", "elm", "elm_unrouted", "icl_raw", "untrained_prompt", "untrained_routed", "format_only",
+        "random_memory", "elm_kv")
 
 SUITES: Mapping[str, Suite] = {
     # Two cores sample about 60 to 100 tokens a second: two small memories take about five minutes, the replies five more.
