@@ -66,8 +66,9 @@ def test_a_stream_goes_on_while_the_page_is_reloaded(page: Page, url: str) -> No
     assert page.reload() == []
     page.until("return document.querySelector('#lm-stream-stop') && !document.querySelector('#lm-stream-stop').disabled")
     page.until(LINES + " === 2")
-    before = page.until(ARRIVALS)
-    assert before >= 2 and page.run("return document.querySelector('#lm-stream-seed input').value") == "3"
+    page.until(ARRIVALS + " >= 2")  # what was there comes back
+    before = page.run(ARRIVALS)
+    assert page.run("return document.querySelector('#lm-stream-seed input').value") == "3"
     page.until(ARRIVALS + " > arguments[0]", before)  # and it is live
     page.click("#lm-stream-stop")
     page.until(STOPPED)
