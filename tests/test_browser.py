@@ -158,6 +158,7 @@ def test_the_points_can_be_seen_and_opened_before_plotly_is_there(page: Page, ur
         assert page.run("const c = document.querySelector('#lm-map canvas');"
                         "const drawn = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
                         "return drawn.some((value, k) => k % 4 === 3 && value === 255)")
+        page.until("return latentmem.mapView.mark.stamp === latentmem.mapView.stamp")  # a star of before may widen the picture
         name = click_point(page)
         page.until("return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]", name)
         before = page.run("return latentmem.mapView.view().sx")
