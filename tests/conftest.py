@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from .browser_page import Page, serve_fake
+
 SLOW = 900  # seconds for one real or browser test that names no limit of its own: weights may have to be fetched first
 KEPT = ("LATENTMEM_CACHE",)  # where the weights are
 
@@ -114,3 +116,18 @@ def converted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
     monkeypatch.setattr(conversion, "convert", convert)
     return seen
+
+
+# ------------------------------------------------------------------ of the tests in a browser
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an app over an engine without a model, with twelve memories."""
+    yield from serve_fake(tmp_path_factory.mktemp("app") / "log", "--memories", "12", "--pace", "0.004")
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    """A browser tab of 1440 x 900."""
+    tab = Page()
+    yield tab
+    tab.driver.quit()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,24 +12,12 @@ import pytest
 from latentmem.ui.views import vote_bar
 from latentmem.voting import vote
 
-from .browser_page import CHROMIUM, DRIVER, Page, click_point, free_port, marks, serve, serve_fake, solve
+from .browser_page import CHROMIUM, DRIVER, Page, click_point, free_port, marks, serve, solve
 from .ui_samples import trace
 
 NASTY = "<img src=x onerror='window.hurt=1'> ${window.hurt=1} {{window.hurt}} </div><script>window.hurt=1</script> \\frac{1}{2}"
 
 pytestmark = marks
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield from serve_fake(tmp_path_factory.mktemp("app") / "log", "--memories", "12", "--pace", "0.004")
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    tab = Page()
-    yield tab
-    tab.driver.quit()
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -199,6 +186,7 @@ def test_a_receipt_opens_from_the_page_of_its_memory(page: Page, url: str) -> No
     shown(receipt)
     page.open(f"{url}?receipt={receipt}")
     shown(receipt)
+    assert page.run("return latentmem.opensMap"), "its points are sent while the page loads"
     assert f"memory={memory}" in page.driver.current_url
     page.open(f"{url}?receipt=r404")
     page.until("return document.querySelector('#lm-memory-notice').innerText.includes('There is no receipt')")

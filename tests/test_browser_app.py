@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,18 +12,6 @@ from .browser_page import Page, marks, serve_fake, solve
 
 pytestmark = marks
 ZOE = "Zoe sorts 12 shells into 4 boxes. How many shells lie in one box?"
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield from serve_fake(tmp_path_factory.mktemp("app") / "log", "--memories", "12", "--pace", "0.004")
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    tab = Page()
-    yield tab
-    tab.driver.quit()
 
 
 def panel(page: Page) -> str:

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from .browser_page import Page, click_point, marks, serve_fake, solve
+from .browser_page import Page, click_point, marks, solve
 
 pytestmark = marks
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield from serve_fake(tmp_path_factory.mktemp("app") / "log", "--memories", "12", "--pace", "0.004")
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    tab = Page()
-    yield tab
-    tab.driver.quit()
 
 
 def test_a_page_that_opens_on_the_map_leads_to_the_other_panels(page: Page, url: str) -> None:

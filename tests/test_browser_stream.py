@@ -20,13 +20,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield from serve_fake(home / "log", "--memories", "3", "--pace", "0.15", LATENTMEM_BANK=str(home / "bank.sqlite"))
 
 
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    tab = Page()
-    yield tab
-    tab.driver.quit()
-
-
 LINES = "return document.querySelectorAll('#lm-stream-curve .scatterlayer .trace').length"
 
 

@@ -19,15 +19,10 @@ from latentmem.ui.runs import Run
 from latentmem.ui.session import Desk
 from latentmem.ui.streaming import ALL
 
-from .evaluation_samples import FakeSystem, fake_cast
+from .evaluation_samples import FakeSystem
 from .fake_engine import FakeEngine
-from .test_ui_stream import BOTH, asked, held, streamed  # noqa: F401 (asked is a fixture)
+from .test_ui_stream import BOTH, asked, held, streamed, without_a_model  # noqa: F401 (some are fixtures)
 from .ui_samples import settle, text_of, visitor
-
-
-@pytest.fixture(autouse=True)
-def without_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "cast", fake_cast)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def welcome(desk: Desk, token: str, request: gr.Request) -> tuple[Any, ...]:
     visit = desk.visits.claim(getattr(request, "session_hash", None) or "", str(token or ""))
     mine = desk.at(request)
     asked = dict(request.query_params) if request is not None else {}
-    panel = "memories" if asked.get("memory") or asked.get("receipt") else str(asked.get("panel", ""))
+    panel = "memories" if opens_map(asked) else str(asked.get("panel", ""))
     desk.warming.start(desk.engine)
     runs = [(name, visit.runs[name]) for name in LONG if name in visit.runs]
     again = [f"{name}_goes_on" for name, run in runs if run.busy] + [f"{name}_begins" for name, run in runs if run.pressed]

@@ -13,7 +13,7 @@ from ..records import Memory, Status
 from ..settings import Settings
 from . import parts
 from .hosting import limits
-from .session import Desk, Run, Visit, attempt, distil_records, exclusively, follow, nearest_examples, ready_engine, watch
+from .session import Desk, Run, Visit, attempt, distil_records, exclusively, follow, nearest_examples, ready_engine
 from .views import Fragment, doing, fragments, notice, progress, scene_cards, scene_vote, scene_votes
 from .views_distil import curve_figure, distil_status, distil_words, outcome, round_titles, steps_table
 from .views_receipt import compare_table
@@ -157,23 +157,15 @@ def press(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
 
 def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
     """After a reload: distils what was waiting in the queue when the page went."""
-    run = desk.visit(request).runs.get("distil")
-    if run is None or not run.pressed:
-        yield [gr.skip()] * len(Picture._fields)
-        return
-    yield from distil(desk, *run.given, request)
+    yield from parts.late(desk.visit(request).runs.get("distil"), len(Picture._fields),
+                          lambda run: distil(desk, *run.given, request))
 
 
 def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
     """After a reload: goes on showing the distillation that is still going on."""
     visit = desk.visit(request)
     run = visit.runs.get("distil")
-    if run is None or not run.busy:
-        yield [gr.skip()] * len(Picture._fields)
-        return
-    for _ in watch(run):
-        yield picture(desk, run, visit, True)
-    yield picture(desk, run, visit, False)
+    yield from parts.taken_up(run, len(Picture._fields), lambda running: picture(desk, run, visit, running))
 
 
 def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:

@@ -51,15 +51,13 @@ def answer(request: Request) -> Response:
 
 def first_picture(desk: Desk) -> bytes:
     """The lines of the picture that a new page shows, of the bank that all visitors see; empty without one."""
-    now, lines = desk.planes.get("early", (None, b""))
-    bank_now, trouble = attempt(lambda: stamp(desk.engine.bank))
-    if trouble or bank_now == now:
-        return lines if not trouble else b""
-    lines, trouble = attempt(lambda: _lines(desk))
-    if trouble:
-        return b""
-    desk.planes["early"] = bank_now, lines
-    return lines
+    def lines() -> bytes:
+        now = stamp(desk.engine.bank)
+        if desk.planes.get("early", (None, b""))[0] != now:
+            desk.planes["early"] = now, _lines(desk)
+        return desk.planes["early"][1]
+
+    return attempt(lines)[0] or b""  # the page then asks in the usual way, and is told what is wrong
 
 
 def _lines(desk: Desk) -> bytes:

@@ -3,8 +3,6 @@
 (() => {
   const lm = (window.latentmem ??= {});
   const PATIENCE = 20000; // milliseconds; then the page asks as for any other picture
-  const asked = new URLSearchParams(location.search);
-  lm.opensMap = Boolean(asked.get("memory")) || asked.get("panel") === "memories";
 
   const eachLine = async (answer, take) => {
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();

@@ -62,6 +62,7 @@
     return { memory, receipt, panel: memory || receipt ? "memories" : asked.get("panel") ?? "solve" };
   };
   let { memory, receipt, panel } = read(), walked = 0, began = Date.now();
+  lm.opensMap = panel === "memories"; // as early.py has it
   { // the panel that the address names is built at once, not after another one
     const parts = window.gradio_config?.components ?? [], named = parts.some((c) => c.type === "tabitem" && c.props.id === panel);
     const bar = parts.find((c) => c.props?.elem_id === "lm-tabs");

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gradio as gr
 
 from ..settings import Settings
+from .runs import Run, watch
 from .views import Fragment
 
 # Static templates: foreign text arrives as the value and is drawn by live.js, never through gradio's template engine.
@@ -34,6 +35,25 @@ def figure(elem_id: str, label: str) -> gr.HTML:
 # The settings that a visitor chooses, in the order of their controls: those of every run, and those of Distil.
 SAMPLING = ("rollouts", "temperature", "top_p", "max_new_tokens", "seed", "verifier", "key", "min_similarity")
 TRAINING = ("steps", "learning_rate", "virtual_tokens")
+
+
+def taken_up(run: Run | None, outputs: int, draw: Callable[[bool], Any]) -> Iterator[Any]:
+    """After a reload: the pictures of a run that goes on, and its last one, also if it ended while the page was loading. What
+    is shown stays if it has not begun. `draw(running)` makes a picture of `outputs` parts."""
+    if run is None or not run.begun:
+        yield [gr.skip()] * outputs
+        return
+    for _ in watch(run):
+        yield draw(True)
+    yield draw(False)
+
+
+def late(run: Run | None, outputs: int, pictures: Callable[[Run], Iterator[Any]]) -> Iterator[Any]:
+    """After a reload: the pictures of what was waiting in the queue when the page went; what is shown stays if nothing was."""
+    if run is None or not run.pressed:
+        yield [gr.skip()] * outputs
+        return
+    yield from pictures(run)
 
 
 def guide() -> gr.HTML:

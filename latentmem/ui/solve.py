@@ -23,7 +23,6 @@ from .session import (
     follow,
     star_of,
     tried,
-    watch,
 )
 from .views import Fragment, doing, fragments, notice, progress, scene_cards, scene_votes
 from .views_about import first_visit, tiles
@@ -182,23 +181,16 @@ def press(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
 
 def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
     """After a reload: asks what was waiting in the queue when the page went."""
-    run = desk.visit(request).runs.get("solve")
-    if run is None or not run.pressed:
-        yield [gr.skip()] * len(Picture._fields)
-        return
-    yield from solve(desk, *run.given, request)
+    yield from parts.late(desk.visit(request).runs.get("solve"), len(Picture._fields),
+                          lambda run: solve(desk, *run.given, request))
 
 
 def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
     """After a reload: goes on showing the run that is still going on."""
     visit = desk.visit(request)
     run = visit.runs.get("solve")
-    if run is None or not run.busy:
-        yield [gr.skip()] * len(Picture._fields)
-        return
-    for _ in watch(run):
-        yield picture(desk, run, True)
-    yield picture(desk, run, False, star=visit.star)
+    yield from parts.taken_up(run, len(Picture._fields),
+                              lambda running: picture(desk, run, running, star=None if running else visit.star))
 
 
 def restored(desk: Desk, visit: Visit, problem: str) -> tuple[Any, ...]:

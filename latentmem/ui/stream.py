@@ -13,7 +13,7 @@ import gradio as gr
 from ..records import Status
 from ..settings import Settings
 from . import parts
-from .session import Desk, Run, Visit, attempt, bind, watch
+from .session import Desk, Run, Visit, attempt, bind
 from .streaming import ALL, FIRST, PAIR, SYSTEMS, Given, feed_of, going, most_problems, posed
 from .views import Fragment, fragments, notice, progress
 from .views_stream import Feed, accuracy_figure, doing, empty, ending, notes, recent, standings_table
@@ -156,22 +156,14 @@ def waiting() -> Picture:
 def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
     """Streams what was waiting in the queue when the page went."""
     visit = desk.visit(request)
-    run = visit.runs.get("stream")
-    if run is None or not run.pressed:
-        yield [gr.skip()] * len(Picture._fields)
-        return
-    yield from _stream(desk, posed(visit, run.given, run.settings["fresh"]))
+    yield from parts.late(visit.runs.get("stream"), len(Picture._fields),
+                          lambda run: _stream(desk, posed(visit, cast(Given, run.given), run.settings["fresh"])))
 
 
 def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
     """Goes on showing the stream that is still going on."""
     run = desk.visit(request).runs.get("stream")
-    if run is None or not run.busy:
-        yield [gr.skip()] * len(Picture._fields)
-        return
-    for _ in watch(run):
-        yield picture(desk, run, True)
-    yield picture(desk, run, False)
+    yield from parts.taken_up(run, len(Picture._fields), lambda running: picture(desk, run, running))
 
 
 def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
