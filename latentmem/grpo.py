@@ -35,7 +35,7 @@ def expected(p: Tensor, head: Tensor) -> Tensor:
     """p @ head, the expected output row [P, H] under p [P, V], float32.
 
     A language model gives nearly all of its vocabulary nearly nothing: of 151,936 words some thousands are enough for
-    256 positions to keep all but LOST of their probability. Where they are not, all words are used.
+    the positions of a chunk to keep all but LOST of their probability. Where they are not, all words are used.
     """
     some = (p.amax(0) > NEGLIGIBLE).nonzero().squeeze(1)
     if len(some) < p.shape[1] // 4:
@@ -77,7 +77,7 @@ class _LogProb(torch.autograd.Function):
         return jacobian * grad[:, None].to(jacobian.dtype), None, None, None, None
 
 
-def token_log_probs(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = 256) -> Tensor:
+def token_log_probs(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = 128) -> Tensor:
     """Log-probabilities [P], float32, of `targets` [P] given final hidden states [P, H] and the output matrix [V, H].
 
     Differentiable with respect to `hidden` once; the head is frozen. Memory is one chunk of logits, [chunk, V].

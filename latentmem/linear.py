@@ -48,7 +48,7 @@ class Linear:
 
     def round(self) -> None:
         """From now on multiply in 8-bit integers where no gradient is asked for."""
-        self._eight = EightBit(self.weight)
+        self._eight = EightBit(self.weight, self.bias)
 
     @property
     def read(self) -> int:
@@ -60,15 +60,14 @@ class Linear:
         """x [..., in] -> [..., out]"""
         if not torch.is_grad_enabled():
             if self._eight is not None:
-                y = self._eight(x)
-                return y if self.bias is None else y.add_(self.bias)
+                return self._eight(x)
             if self._packed is not None and x.numel() <= self.FEW * x.shape[-1]:
                 return torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
         return F.linear(x, self.weight, self.bias)
 
 
 class EightBit:
-    """x @ weight.T for a frozen weight [out, in], computed in 8-bit integers.
+    """x @ weight.T + bias for a frozen weight [out, in], computed in 8-bit integers.
 
     Every BLOCK inputs are first turned by a Hadamard matrix H, which is orthogonal: x W^T = (x H)(W H)^T. That changes
     nothing in exact arithmetic and spreads an input that is far larger than the others (language models have a few) over
@@ -78,27 +77,29 @@ class EightBit:
     is the same in 99.8 % of the places.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.bias = None if bias is None else bias.float()
         self.turn = hadamard(block_of(weight.shape[1]))
         scales, levels = [], []
         for part in weight.split(8192):  # each part by itself: the turned head would be half a gigabyte
             turned = turn(part.float(), self.turn)
             scales.append(turned.abs().amax(1).clamp_(min=1e-12) / LEVELS)
             levels.append(turned.div_(scales[-1][:, None]).round_().to(torch.int8))
-        self.scale, rounded = torch.cat(scales), torch.cat(levels)  # [out], [out, in]
+        self.scale, rounded = torch.cat(scales).div_(LEVELS), torch.cat(levels)  # [out], [out, in]
         self._zero = torch.zeros(len(rounded), dtype=torch.int32)
         self._packed = torch.ops.onednn.qlinear_prepack(rounded, None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x [..., in] -> [..., out], float32"""
+        """x [..., in] -> [..., out], of the type of x"""
         t = turn(x.reshape(-1, x.shape[-1]).float(), self.turn)
         highest = t.abs().amax(1, keepdim=True).clamp_(min=1e-12)
         # Unsigned with a zero point of 128, the form that the library has a fast kernel for; cutting off what follows
         # the point rounds, because all values are positive and half a step was added.
-        levels = torch.addcmul(_MIDDLE, t, LEVELS / highest).to(torch.uint8)
+        levels = torch.addcmul(_MIDDLE, t, highest.reciprocal(), value=LEVELS).to(torch.uint8)
         y = torch.ops.onednn.qlinear_pointwise(levels, 1.0, 128, self._packed, self.scale, self._zero, None, 1.0, 0,
                                                torch.float32, "none", [], "")
-        return y.mul_(highest.div_(LEVELS)).view(*x.shape[:-1], -1)
+        y = y.mul_(highest) if self.bias is None else torch.addcmul(self.bias, y, highest)
+        return y.view(*x.shape[:-1], -1).to(x.dtype)
 
 
 _MIDDLE = torch.tensor(128.5)

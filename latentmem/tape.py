@@ -48,9 +48,9 @@ class Tape:
         else:
             part[self._live, self._at] = values
 
-    def read(self, key: tuple[int, str], rows: Tensor, positions: int) -> Tensor:
-        """The outputs of some rows at their first positions -> [rows, positions, n], float32; zeros after a row's end."""
-        return self._parts[key][rows, :positions].float()
+    def read(self, key: tuple[int, str], rows: Tensor, positions: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The outputs of some rows at their first positions -> [rows, positions, n]; zeros after a row's end."""
+        return self._parts[key][rows, :positions].to(dtype)
 
 
 class _Recall(torch.autograd.Function):

@@ -47,7 +47,7 @@ def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: floa
     Rows of zero advantage are skipped. `temperature` is that of sampling (0, greedy, is taken as 1).
     """
     if budget is None:
-        budget = 512 if model.body.device.type == "cpu" else 16_384
+        budget = 256 if model.body.device.type == "cpu" else 16_384
     rows = []
     for n, lot in enumerate(lots):
         total = sum(len(t.token_ids) for t in lot.traces)

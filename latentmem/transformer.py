@@ -8,6 +8,7 @@ query head; and training with the prompt's keys and values computed once for all
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,6 +65,11 @@ class Body:
         return self.embedding.dtype
 
     @property
+    def flow(self) -> torch.dtype:
+        """The type of what flows between the matrices: float32 where they are rounded, since their products are."""
+        return torch.float32 if self.eight and not torch.is_grad_enabled() else self.dtype
+
+    @property
     def arithmetic(self) -> str:
         """How the frozen matrices are multiplied: int8, or the name of the numeric type."""
         return "int8" if self.eight else str(self.dtype).removeprefix("torch.")
@@ -105,7 +111,7 @@ def take_apart(model: Any, device: torch.device, dtype: torch.dtype, *, eight: b
         inner.layers[i] = torch.nn.Identity()
         return made
 
-    with ThreadPoolExecutor() as pool:  # packing is one thread's work inside the library
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # packing is one thread's work inside the library; more hold more at once
         parts = pool.submit(linear, model.lm_head)
         layers = tuple(pool.map(layer, range(len(inner.layers))))
         head = parts.result()
@@ -153,7 +159,7 @@ class Prefix(Past):
     def apply(self, layer: int, name: str, matrix: Linear, x: Tensor) -> Tensor:
         if self.tape is None:
             return matrix(x)
-        return recall(x, matrix.weight, self.tape.read((layer, name), self.taped, x.shape[1]))
+        return recall(x, matrix.weight, self.tape.read((layer, name), self.taped, x.shape[1], x.dtype))
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         before_k, before_v = self.layers[layer]
@@ -198,9 +204,9 @@ def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding: x [B, heads, T, D]; cos, sin [B, 1, T, D]."""
-    a, b = x.chunk(2, -1)
-    return x * cos + torch.cat((-b, a), -1) * sin
+    """Rotary embedding: x [B, heads, T, D]; cos, sin [B, 1, T, D], the first half of sin with its sign turned."""
+    half = x.shape[-1] // 2
+    return torch.addcmul(x * cos, torch.cat((x[..., half:], x[..., :half]), -1), sin)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -233,12 +239,14 @@ def forward(body: Body, x: Tensor, positions: Tensor, mask: Tensor, past: Past) 
     """Final hidden states [B, T, hidden], after the last norm, for embeddings x [B, T, hidden] at positions [B, T]."""
     rows, length, _ = x.shape
     cos, sin = (t[:, None].to(x.dtype) for t in body.rotary(x, positions))  # [B, 1, T, D]
-    split = (body.heads, body.kv_heads, body.kv_heads)
+    sin[..., : body.head_dim // 2].neg_()
+    turned, still = body.heads + body.kv_heads, body.kv_heads
     for i, w in enumerate(body.layers):
         h = past.apply(i, "qkv", w.qkv, _norm(x, w.norm1, body.eps))
-        q, k, v = h.view(rows, length, sum(split), body.head_dim).transpose(1, 2).split(split, 1)
-        k, v = past.extend(i, _rotate(k, cos, sin), v)
-        h = _attend(_rotate(q, cos, sin), k, v, mask).transpose(1, 2).reshape(rows, length, -1)
+        qk, v = h.view(rows, length, turned + still, body.head_dim).transpose(1, 2).split((turned, still), 1)
+        q, k = _rotate(qk, cos, sin).split((body.heads, body.kv_heads), 1)
+        k, v = past.extend(i, k, v)
+        h = _attend(q, k, v, mask).transpose(1, 2).reshape(rows, length, -1)
         x = x + past.apply(i, "out", w.out, h)
         gate, up = past.apply(i, "gate_up", w.gate_up, _norm(x, w.norm2, body.eps)).chunk(2, -1)
         x = x + past.apply(i, "down", w.down, F.silu(gate) * up)

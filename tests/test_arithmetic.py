@@ -1,0 +1,84 @@
+"""Every way a CPU can multiply runs the whole loop: sampling, distilling, adapters. Tiny random weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from latentmem.baselines.tuning import LoraModel, weight_gradient
+from latentmem.distil import Lesson, Recipe, distil
+from latentmem.grpo import advantages
+from latentmem.linear import has_eight_bits
+from latentmem.model import LanguageModel, Prompt, native_number
+from latentmem.records import Problem, Step, Trace
+from latentmem.sampling import Job, sample
+from latentmem.training import Lot, policy_gradient
+from latentmem.voting import vote
+from tests.tiny import tiny_hf, tiny_model, tiny_tokenizer
+
+ROUNDED = pytest.param(torch.bfloat16, True, id="int8-bfloat16",
+                       marks=pytest.mark.skipif(not has_eight_bits(), reason="needs a CPU with AVX512-VNNI"))
+WAYS = pytest.mark.parametrize(("dtype", "eight"), [pytest.param(torch.bfloat16, False, id="bfloat16"), ROUNDED])
+
+
+def made(dtype: torch.dtype, eight: bool) -> LanguageModel:
+    return LanguageModel.of(tiny_hf(), tiny_tokenizer(), name="tiny", fingerprint="tiny", dtype=dtype, eight=eight)
+
+
+@WAYS
+def test_the_whole_loop_runs(dtype: torch.dtype, eight: bool) -> None:
+    """Among them bfloat16 with a tape, which stopped with an error: attention saw two types of numbers."""
+    model, problem = made(dtype, eight), Problem("What is 6 times 7?")
+    traces = [Trace(r, "", "1" if r < 3 else "2", True, 4) for r in range(4)]
+    recipe = Recipe(rollouts=4, temperature=0.8, max_new_tokens=5, virtual_tokens=3, init_text="Think.", steps=2)
+    records = [r for _, r in distil(model, [problem], [(traces, vote(traces, 4))], recipe)]
+    assert isinstance(records[-1], Lesson) and any(isinstance(r, Step) for r in records)
+    assert (model.tape(4, 5) is None) == eight, "rounded products are no forward pass to train on"
+
+
+@WAYS
+@pytest.mark.parametrize("taped", [False, True])
+def test_a_gradient_has_the_direction_of_the_exact_one(dtype: torch.dtype, eight: bool, taped: bool) -> None:
+    model, exact = made(dtype, eight), tiny_model()
+    start = torch.randn(4, 32, generator=torch.Generator().manual_seed(0)) * 0.3
+    job, model.ends = Job(Problem("What is 1+1?"), 6, start, "memory", 1), frozenset()
+    tape = model.tape(6, 9) if taped else None
+    traces = sorted((r for _, r in sample(model, [job], seed=1, temperature=1.0, max_new_tokens=9, tape=tape)
+                     if isinstance(r, Trace)), key=lambda t: t.row)
+    grads = []
+    for one, recorded in ((exact, None), (model, tape)):
+        lot = Lot(job.problem, torch.nn.Parameter(start.clone()), traces, advantages([1, 0, 0, 1, 0, 0]), recorded)
+        for _ in policy_gradient(one, [lot], 1.0):
+            pass
+        grads.append(lot.soft.grad.flatten())
+    assert torch.cosine_similarity(*grads, 0) > 0.99 and not torch.equal(*grads)
+
+
+@WAYS
+def test_adapters_are_sampled_and_trained(dtype: torch.dtype, eight: bool) -> None:
+    lora = LoraModel(made(dtype, eight), rank=2)
+    adapter = torch.nn.Parameter(lora.text_prompt("", 0))
+    job = Job(Problem("What is 1+1?"), 3, adapter.detach(), "memory", 1)
+    traces = [r for _, r in sample(lora, [job], seed=1, temperature=1.0, max_new_tokens=6) if isinstance(r, Trace)]
+    lot = Lot(job.problem, adapter, traces, advantages([1, 0, 0]))
+    for _ in weight_gradient(lambda: lora.adapted(adapter), [lot], 1.0):
+        pass
+    assert adapter.grad is not None and adapter.grad.abs().max() > 0
+
+
+@pytest.mark.skipif(not has_eight_bits(), reason="needs a CPU with AVX512-VNNI")
+def test_what_flows_is_float32_only_where_products_are_rounded() -> None:
+    rounded, plain = made(torch.bfloat16, True), made(torch.bfloat16, False)
+    with torch.no_grad():
+        assert (rounded.body.flow, plain.body.flow) == (torch.float32, torch.bfloat16)
+        assert rounded.prefill([Prompt((1, 2, 3))]).hidden.dtype == torch.float32
+    with torch.enable_grad():
+        assert (rounded.body.flow, plain.body.flow) == (torch.bfloat16, torch.bfloat16)
+
+
+def test_bfloat16_only_where_the_chip_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for avx, amx, want in ((False, False, torch.float32), (True, False, torch.bfloat16), (False, True, torch.bfloat16)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        assert native_number(torch.device("cpu")) is want
+    assert native_number(torch.device("mps")) is torch.float32
