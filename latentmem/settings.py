@@ -25,7 +25,8 @@ class Settings(BaseSettings):
     embedder: str = Field("all-minilm-l6-v2", description="The sentence embedder behind `input` keys.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, then mps, then cpu.")
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
-        "auto", description="How matrices are multiplied; auto: bfloat16 or int8 where the chip has it natively, else float32.")
+        "auto", description="How matrices are multiplied; auto: int8 for sampling where a CPU has it natively, and bfloat16 or "
+                            "float32, whichever is native, for the rest.")
     bank: Path = Field(default_factory=lambda: user_data_path("latentmem", False) / "bank.sqlite",
                        description="The file that holds the memories.")
     seed: int = Field(0, ge=0, lt=2**63, description="Every draw comes from (seed, problem id, step, row).")

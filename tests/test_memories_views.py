@@ -11,7 +11,7 @@ import pytest
 from latentmem import bank_notes
 from latentmem.bank_notes import Note
 from latentmem.records import Event, Problem
-from latentmem.ui import views_events, views_memory, views_receipt, views_steps, views_table
+from latentmem.ui import views, views_events, views_memory, views_receipt, views_steps, views_table
 from latentmem.words import Word
 
 from .fake_engine import FakeEngine, fill_bank
@@ -191,7 +191,7 @@ def test_the_selected_have_a_mean() -> None:
     infos = engine.bank.infos()
     mean = sum(i.majority_ratio for i in infos) / 2
     html = text_of(views_table.selected(infos))
-    assert "2 memories selected" in html and f"Mean agreement {100 * mean:.0f} %" in html and "1 pets" in html
+    assert "2 memories selected" in html and f"Mean agreement {views.percent(mean)}" in html and "1 pets" in html
     assert views_table.selected(()) == []
 
 

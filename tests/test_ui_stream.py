@@ -218,7 +218,8 @@ def test_before_the_first_stream_the_panel_says_what_it_does() -> None:
 def test_the_feed_folds_records_together() -> None:
     feed = Feed(total=2)
     assert not feed.add(Status("Reading")) and feed.status == Status("Reading")
-    assert not feed.add(Step(2, 5, "1", 0.75, (), 0, 0, 0, 1, 1, 0, 1, 1, 1)) and "step 2 of 5, 75 % agree" in feed.status.text
+    assert not feed.add(Step(2, 5, "1", 0.75, (), 0, 0, 0, 1, 1, 0, 1, 1, 1))
+    assert "step 2 of 5, 75\N{NO-BREAK SPACE}% agree" in feed.status.text
     assert feed.add(result("a", "zero_shot", True)) and feed.add(Learned("", "elm", 0, (), (), None))  # type: ignore[arg-type]
     assert feed.met == 1 and not feed.whole
     feed.add(result("b", "elm", False))

@@ -15,6 +15,7 @@ from latentmem.records import Event, Hit, MemoryInfo, Problem
 from latentmem.ui import map_clusters, views_map, views_trust
 from latentmem.ui.map_atlas import bits_of, chosen_rows
 from latentmem.ui.projection import Plane, pca
+from latentmem.ui.views import percent
 
 from .fake_engine import FakeEngine, fill_bank
 from .test_views import NASTY
@@ -186,7 +187,7 @@ def test_the_density_is_highest_where_most_points_are() -> None:
 # ------------------------------------------------------------------ trust
 def test_the_words_say_what_the_picture_shows_and_how_far_it_is_right() -> None:
     said = str(views_trust.trust(PLANE, 12, measured=(0.913, 12)))
-    assert f"{100 * PLANE.explained:.0f} %" in said and "Trustworthiness 0.91" in said and "mostly near in truth" in said
+    assert f"{percent(PLANE.explained)} of the" in said and "Trustworthiness 0.91" in said and "mostly near in truth" in said
     other = str(views_trust.trust(Plane(PLANE.points, "tsne", beside=2), 12, left_out=1, measured=(0.5, 9)))
     assert "distances between groups" in other and "2 memories were placed" in other and "1 memory has no place" in other
     assert "do not trust" in other and "on a sample of 9" in other

@@ -53,7 +53,7 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
 def duration(seconds: float) -> str:
