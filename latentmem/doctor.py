@@ -25,7 +25,7 @@ from .settings import Settings
 PACKAGES = ("torch", "transformers", "peft", "sentence-transformers", "safetensors", "gguf", "huggingface_hub",
             "math-verify", "numpy", "scikit-learn", "gradio", "plotly", "pydantic", "pydantic-settings", "typer",
             "rich")
-INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")  # what decides speed in bfloat16
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")  # they decide the arithmetic
 ROOM = 4 * 2**30  # bytes: the default weights as a download and as bf16, with room to work
 
 

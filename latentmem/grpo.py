@@ -32,7 +32,7 @@ LOST = 1e-3  # ... unless some position would lose more than this by it
 
 
 def expected(p: Tensor, head: Tensor) -> Tensor:
-    """p @ head, the expected output row [P, H] under p [P, V], float32.
+    """p @ head, the expected output row [P, H] under p [P, V], of the type of the head.
 
     A language model gives nearly all of its vocabulary nearly nothing: of 151,936 words some thousands are enough for
     the positions of a chunk to keep all but LOST of their probability. Where they are not, all words are used.

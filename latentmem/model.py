@@ -133,7 +133,7 @@ class LanguageModel:
 
     def tape(self, rows: int, positions: int) -> Tape | None:
         """A tape for a batch of rollouts that will be trained on, where one pays: on a CPU, if it is not too large. Not with
-        rounded products: training computes its own, exact ones."""
+        rounded products: training computes its own, which are not."""
         first = self.body.layers[0]
         outputs = sum(len(m.weight) for m in (first.qkv, first.out, first.gate_up, first.down)) * len(self.body.layers)
         pays = self.body.device.type == "cpu" and not self.body.eight

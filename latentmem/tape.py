@@ -42,7 +42,7 @@ class Tape:
         if part is None:  # calloc'ed: pages that no row reaches cost nothing, and read as zeros
             part = torch.from_numpy(np.zeros((self.rows, self.positions, out.shape[-1]), np.float16))
             self._parts[key] = part
-        values = out[:, 0].clamp(-HIGHEST, HIGHEST).half()
+        values = out[:, 0].float().clamp(-HIGHEST, HIGHEST).half()
         if self._live is None:
             part[:, self._at] = values
         else:

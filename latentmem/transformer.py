@@ -111,7 +111,7 @@ def take_apart(model: Any, device: torch.device, dtype: torch.dtype, *, eight: b
         inner.layers[i] = torch.nn.Identity()
         return made
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # packing is one thread's work inside the library; more hold more at once
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # packing is one thread's work; more hold more at once
         parts = pool.submit(linear, model.lm_head)
         layers = tuple(pool.map(layer, range(len(inner.layers))))
         head = parts.result()
@@ -141,6 +141,7 @@ class Collected(Past):
         self.layers: list[tuple[Tensor, Tensor]] = []
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        k, v = k.contiguous(), v.contiguous()  # copies: as views they would keep the queries of every layer alive
         self.layers.append((k, v))
         return k, v
 

@@ -60,7 +60,7 @@ def test_the_page_says_what_the_memory_is() -> None:
         assert part in text, part
     assert "about" not in text and "about " in str(views_memory.size_words(20, 896, (636_000_000, False)))
     assert [k for k, _ in views_memory.size_words(20, 896, None)] == ["Size"]
-    assert "0.0028 %" in str(views_memory.size_words(20, 896, (630_000_000, True)))
+    assert views_memory.size_words(20, 896, (630_000_000, True))[1][1].startswith("0.0028\N{NO-BREAK SPACE}%")
 
 
 def test_an_open_page_is_told_from_none() -> None:

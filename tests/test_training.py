@@ -107,8 +107,10 @@ def test_tape_rows_that_end_read_as_zeros():
 
 
 def test_tape_holds_large_numbers_and_refuses_large_batches():
-    tape = Tape(1, 1)
-    tape.turn([0], 0)
-    tape.write((0, "down"), torch.tensor([[[1e6, -1e6]]]))
-    assert tape.read((0, "down"), torch.tensor([0]), 1).tolist() == [[[65504.0, -65504.0]]]
+    for dtype in (torch.float32, torch.bfloat16):
+        tape, large = Tape(1, 1), torch.tensor([[[1e6, -1e6]]], dtype=dtype)
+        tape.turn([0], 0)
+        tape.write((0, "down"), large)
+        assert tape.read((0, "down"), torch.tensor([0]), 1).tolist() == [[[65504.0, -65504.0]]]
+        assert large.abs().min() > 9e5, "what is written is left as it is"
     assert Tape.fits(8, 320, 300_000) and not Tape.fits(64, 320, 300_000)

@@ -62,7 +62,8 @@ class Teacher:
             yield from self._group(teachable[start : start + self.group])
 
     def _name(self, problem: Problem) -> str:
-        return digest(self.model.fingerprint, self.model.body.arithmetic, problem.id, problem.text, problem.source,
+        body = self.model.body
+        return digest(self.model.fingerprint, body.arithmetic, str(body.dtype), problem.id, problem.text, problem.source,
                       repr(self.recipe), self.reward, str(self.sampler.seed))[:32]
 
     def _group(self, pairs: Sequence[tuple[Problem, Sampled]]) -> Iterator[Record | Taught]:

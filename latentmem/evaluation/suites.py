@@ -193,7 +193,8 @@ def facts(shop: Workshop, told: Mapping[str, Any]) -> dict[str, Any]:
 
 def made(shop: Workshop) -> dict[str, Any]:
     """With what a run was begun; it may go on with something else."""
-    found = {"device": str(shop.engine.model.body.device), "dtype": shop.engine.model.body.arithmetic,
+    body = shop.engine.model.body
+    found = {"device": str(body.device), "dtype": body.arithmetic, "training": str(body.dtype).removeprefix("torch."),
              "python": platform.python_version(), "machine": platform.platform()}
     for name in PACKAGES:
         try:

@@ -19,7 +19,7 @@ from ..records import Hit, MemoryInfo
 from .map_atlas import bits_of
 from .map_clusters import Group
 from .projection import Plane
-from .views import safe
+from .views import percent, safe
 
 COLOURS = ("theme:blue", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A800")  # Okabe and Ito
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "pentagon")
@@ -133,7 +133,7 @@ def _values(infos: Sequence[MemoryInfo], colour_by: str) -> tuple[np.ndarray, st
 
 def _number(value: float, colour_by: str) -> str:
     if colour_by == "agreement":
-        return f"{100 * value:.0f} %"
+        return percent(value)
     return f"{value:+.0f}".replace("-", "−") if colour_by == "helped" else f"{value:.1f}" if 0 < value < 10 else f"{value:.0f}"
 
 

@@ -121,7 +121,7 @@ def size_words(tokens: int, hidden: int, parameters: tuple[int, bool] | None) ->
     if parameters is not None:
         of, exact = parameters
         whole = f"{of / 1e6:,.0f} million" if of >= 1e6 else f"{of:,}"
-        pairs.append(("Share of the model", f"{'' if exact else 'about '}{100 * numbers / of:.2g} % of its "
+        pairs.append(("Share of the model", f"{'' if exact else 'about '}{100 * numbers / of:.2g}\N{NO-BREAK SPACE}% of its "
                       f"{whole.replace(',', ' ')} parameters"))
     return pairs
 
