@@ -10,10 +10,11 @@ from .report import number, write
 
 OURS, BOUND = "#0072B2", "#8a8f98"
 COLUMNS = 2
+WIDE = 30  # a highest value that is so many times the lowest takes a logarithmic axis, or the low ones lie on the floor
 
 
 def figure(series: Sequence[Mapping[str, Any]]) -> Any:
-    """A plotly figure with one plot a series, the sizes on a logarithmic axis."""
+    """A plotly figure with one plot a series, the sizes (and what spans WIDE) on a logarithmic axis."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
@@ -27,7 +28,9 @@ def figure(series: Sequence[Mapping[str, Any]]) -> Any:
             made.add_trace(go.Scatter(x=x, y=list(s["limit"]), mode="lines", name="limit of reading the weights",
                                       line={"color": BOUND, "dash": "dot"}, showlegend=not i), **place)
         made.update_xaxes(title_text=s["x_name"], type="log", tickvals=x, ticktext=[f"{v:,.0f}" for v in x], **place)
-        made.update_yaxes(title_text=s["y_name"], rangemode="tozero", **place)
+        seen = [*y, *s.get("limit", ())]
+        wide = min(seen, default=0) > 0 and max(seen) > WIDE * min(seen)
+        made.update_yaxes(title_text=s["y_name"], type="log" if wide else "linear", rangemode="tozero", **place)
     made.update_layout(height=330 * rows + 60, template="plotly_white", legend={"orientation": "h", "y": -0.05},
                        margin={"t": 50, "l": 70, "r": 20, "b": 60})
     return made
