@@ -1,4 +1,4 @@
-"""The profile of rollouts and of a gradient step, on the tiny random model."""
+"""The profile of rollouts and of a gradient step, on the tiny random model; how a figure is drawn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from latentmem.bench import profile, work
+from latentmem.bench import figure, profile, work
 from latentmem.bench.work import Work
 from latentmem.records import Status
 from tests.tiny import tiny_model
@@ -33,3 +33,9 @@ def test_parts_without_a_tape_where_none_is_made(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(work, "language_model", lambda _: model)
     parts = [r for r in profile.run(TINY, tmp_path / "p.json") if not isinstance(r, Status)]
     assert [p.name for p in parts] == ["rollouts", "step"]
+
+
+def test_what_spans_much_is_drawn_on_a_logarithmic_axis() -> None:
+    plain = {"title": "t", "x_name": "x", "y_name": "y", "x": [1, 2], "y": [1.0, 2.0]}
+    made = figure.figure([plain, {**plain, "y": [1.0, 40.0]}, {**plain, "limit": [10.0, 100.0]}, {**plain, "y": [0.0, 40.0]}])
+    assert [axis.type for axis in made.select_yaxes()] == ["linear", "log", "log", "linear"]
