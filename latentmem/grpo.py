@@ -77,7 +77,7 @@ class _LogProb(torch.autograd.Function):
         return jacobian * grad[:, None].to(jacobian.dtype), None, None, None, None
 
 
-def token_log_probs(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = 128) -> Tensor:
+def token_log_probs(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = 64) -> Tensor:
     """Log-probabilities [P], float32, of `targets` [P] given final hidden states [P, H] and the output matrix [V, H].
 
     Differentiable with respect to `hidden` once; the head is frozen. Memory is one chunk of logits, [chunk, V].

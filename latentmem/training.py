@@ -40,10 +40,10 @@ def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: floa
                     budget: int | None = None) -> Generator[tuple[int, int], None, list[float]]:
     """Accumulate d loss / d soft prompt into each lot's `soft.grad`. Yields (rows done, rows); returns each lot's loss.
 
-    The prompts are run once, with their graph. Their keys and values are then cut loose as leaves, the completions run
-    against them in micro-batches of at most `budget` padded tokens (so activations never exceed one micro-batch), and
-    the gradient that has gathered in the leaves goes back through the prompts once. This is exact: the completions
-    see the soft prompt only through those keys and values and the prompt's last hidden state.
+    The prompts are run first, without a graph. Their keys and values are leaves against which the completions run in
+    micro-batches of at most `budget` padded tokens; then the prompts run again, with their graph, and the gradient that has
+    gathered in the leaves goes back through them once. So activations never exceed one micro-batch or the prompts. This is
+    exact: the completions see the soft prompt only through those keys and values and the prompt's last hidden state.
     Rows of zero advantage are skipped. `temperature` is that of sampling (0, greedy, is taken as 1).
     """
     if budget is None:
@@ -60,8 +60,9 @@ def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: floa
     rows.sort(key=lambda r: len(r.ids))
     losses, done = [0.0] * len(lots), 0
     yield done, len(rows)
-    with torch.enable_grad():
-        filled = model.prefill([Prompt(model.render(solve_messages(lot.problem.text)), lot.soft) for lot in lots])
+    prompts = [Prompt(model.render(solve_messages(lot.problem.text)), lot.soft) for lot in lots]
+    with torch.enable_grad():  # though nothing asks for a gradient here: without it, products may be rounded
+        filled = model.prefill([Prompt(p.ids, lot.soft.detach()) for p, lot in zip(prompts, lots, strict=True)])
     leaves = [tuple(t.detach().requires_grad_() for t in pair) for pair in filled.layers]
     last = filled.hidden[:, -1].detach().requires_grad_()
     while done < len(rows):
@@ -77,6 +78,9 @@ def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: floa
             losses[row.lot] += value
         done += len(part)
         yield done, len(rows)
+    del filled
+    with torch.enable_grad():
+        filled = model.prefill(prompts)
     outputs = [t for pair in filled.layers for t in pair] + [filled.hidden]
     grads = [t.grad for pair in leaves for t in pair]
     through = torch.zeros_like(filled.hidden)
