@@ -77,12 +77,16 @@ class _LogProb(torch.autograd.Function):
         return jacobian * grad[:, None].to(jacobian.dtype), None, None, None, None
 
 
-def token_log_probs(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = 64) -> Tensor:
+def token_log_probs(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float = 1.0,
+                    chunk: int | None = None) -> Tensor:
     """Log-probabilities [P], float32, of `targets` [P] given final hidden states [P, H] and the output matrix [V, H].
 
-    Differentiable with respect to `hidden` once; the head is frozen. Memory is one chunk of logits, [chunk, V].
+    Differentiable with respect to `hidden` once; the head is frozen. Memory is one chunk of logits, [chunk, V];
+    by default few positions on a CPU, where memory is short, and many on a GPU, where each chunk costs its launches.
     """
     assert hidden.ndim == 2 and targets.shape == hidden.shape[:1], (hidden.shape, targets.shape)
+    if chunk is None:
+        chunk = 64 if hidden.device.type == "cpu" else 256
     return _LogProb.apply(hidden, head, targets, float(temperature), chunk)
 
 

@@ -55,7 +55,7 @@ def native_arithmetic(device: torch.device) -> str:
     """What the device samples fastest with, without harm: int8, bfloat16 or float32.
 
     With VNNI a CPU multiplies 8-bit integers three times faster than float32. Where it has bfloat16, too, integers still
-    sample 8 rows 1.6 times as fast, because a decode step is bound by reading the weights, and they are half as large.
+    sample 8 rows 1.6 times as fast: half of a decode step is reading the weights, and they are half as large.
     """
     if device.type == "cpu" and has_eight_bits():
         return "int8"

@@ -170,6 +170,6 @@ def test_eight_bits_are_refused_where_the_chip_has_none(monkeypatch):
     with pytest.raises(LatentmemError, match="8-bit integers"):
         arithmetic_named("int8", torch.device("cpu"))
     monkeypatch.setattr("latentmem.model.has_eight_bits", lambda: True)
-    for bfloat16 in (False, True):  # integers come first: a decode step reads the weights, and theirs are half as large
+    for bfloat16 in (False, True):  # integers come first: their weights are half as much to read
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda known=bfloat16: known)
         assert native_arithmetic(torch.device("cpu")) == arithmetic_named("auto", torch.device("cpu")) == "int8"
