@@ -166,17 +166,27 @@ def _check(db: sqlite3.Connection, path: str, read_only: bool) -> None:
         db.execute(f"PRAGMA {pragma}")
     if not _objects(db) and _pragma(db, "user_version") == 0 and (not read_only or path == ":memory:"):
         _upgrade(db)
-    if _pragma(db, "application_id") != APPLICATION_ID:
+    application, version, objects = _seen(db)
+    if application != APPLICATION_ID:
         raise LatentmemError(f"{path} is an SQLite file but not a latentmem bank: choose another file.")
-    version = _pragma(db, "user_version")
     if version > SCHEMA_VERSION:
         raise LatentmemError(f"{path} was written by a newer latentmem (bank version {version}, this one reads "
                              f"{SCHEMA_VERSION}): update latentmem.")
-    if version < 1 or _objects(db) != _expected(version):
+    if version < 1 or objects != _expected(version):
         raise LatentmemError(f"{path} does not have the tables of a latentmem bank: "
                              "import your last export into a new one.")
     if version < SCHEMA_VERSION:
         _bring_up(db, version, read_only)
+
+
+def _seen(db: sqlite3.Connection) -> tuple[int, int, set[tuple[str, ...]]]:
+    """application_id, user_version and the tables, of one moment: another process may just be bringing the bank up."""
+    db.execute("BEGIN")
+    try:
+        return _pragma(db, "application_id"), _pragma(db, "user_version"), _objects(db)
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
 
 
 def _upgrade(db: sqlite3.Connection) -> None:
