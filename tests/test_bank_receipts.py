@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import time
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -217,6 +218,25 @@ def test_an_older_bank_that_was_tampered_with_is_refused_unchanged(old: Path) ->
     with pytest.raises(LatentmemError, match="does not have the tables"):
         Bank(old)
     assert old.read_bytes() == before
+
+
+def test_a_bank_that_another_brings_up_meanwhile_is_not_refused(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other begins right after this one has read the version: the tables must be those of that version."""
+    pragma, others = bank_schema._pragma, [Thread(target=lambda: Bank(old).close())]
+
+    def slow(db: sqlite3.Connection, name: str) -> int:
+        found = pragma(db, name)
+        if found == 1 and others:
+            started.append(others.pop())
+            started[0].start()
+            time.sleep(0.3)
+        return found
+
+    started: list[Thread] = []
+    monkeypatch.setattr(bank_schema, "_pragma", slow)
+    with Bank(old) as bank:
+        ask(bank, 1)
+    started[0].join()
 
 
 def test_several_open_an_older_bank_at_once(old: Path) -> None:
