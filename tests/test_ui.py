@@ -14,7 +14,7 @@ from latentmem.ui import arrival, distil, runs, session, solve, warming, whatif
 from latentmem.ui.session import Desk
 
 from .fake_engine import FakeEngine
-from .ui_samples import ANN, BO, SETTINGS, asked, distilled, new_desk, settle, text_of, visitor
+from .ui_samples import ANN, BO, SETTINGS, asked, distilled, new_desk, pressed, settle, text_of, visitor
 
 SLOWLY = f"{ANN} Count slowly."  # the engine takes seconds over it: it does not end before it is stopped
 
@@ -75,7 +75,7 @@ def test_the_model_is_loaded_first_with_progress(quick_pictures: None) -> None:
 
 def test_stop_ends_the_engine_and_keeps_what_was_seen(desk: Desk) -> None:
     desk.engine.pace = 0.005
-    stream = solve.solve(desk, SLOWLY, "auto", None, *SETTINGS, visitor())
+    stream = pressed(solve, desk, visitor(), SLOWLY, "auto", None, *SETTINGS)
     for _ in range(3):
         next(stream)
     stopped = solve.stop(desk, visitor())
@@ -88,7 +88,7 @@ def test_stop_ends_the_engine_and_keeps_what_was_seen(desk: Desk) -> None:
 
 
 def test_closing_the_stream_closes_the_engine(desk: Desk) -> None:
-    stream = solve.solve(desk, SLOWLY, "auto", None, *SETTINGS, visitor())
+    stream = pressed(solve, desk, visitor(), SLOWLY, "auto", None, *SETTINGS)
     desk.engine.pace = 0.005
     for _ in range(3):
         next(stream)
@@ -99,7 +99,7 @@ def test_closing_the_stream_closes_the_engine(desk: Desk) -> None:
 
 
 def test_a_visitor_who_leaves_stops_their_run(desk: Desk) -> None:
-    stream = solve.solve(desk, ANN, "auto", None, *SETTINGS, visitor("gone"))
+    stream = pressed(solve, desk, visitor("gone"), ANN, "auto", None, *SETTINGS)
     next(stream), next(stream)
     run = desk.visit(visitor("gone")).runs["solve"]
     arrival.leave(desk, visitor("gone"))
@@ -179,7 +179,7 @@ def test_discard_and_nothing_learnt_store_nothing(desk: Desk) -> None:
 
 def test_a_stopped_distillation_leaves_nothing_to_keep(desk: Desk) -> None:
     desk.engine.pace = 0.005
-    stream = distil.distil(desk, SLOWLY, *SETTINGS, 4, 1e-3, 20, visitor())
+    stream = pressed(distil, desk, visitor(), SLOWLY, *SETTINGS, 4, 1e-3, 20)
     for _ in range(4):
         next(stream)
     assert "The bank is as it was" in text_of(distil.stop(desk, visitor()).status)

@@ -31,7 +31,7 @@ from latentmem.ui import (
 from latentmem.ui.session import Desk
 
 from .fake_engine import FakeEngine
-from .ui_samples import ANN, BO, LOOK, SETTINGS, asked, distilled, new_desk, text_of, visitor
+from .ui_samples import ANN, BO, LOOK, SETTINGS, asked, distilled, new_desk, pressed, text_of, visitor
 
 TOKEN = "0123456789abcdef0123"
 
@@ -86,7 +86,7 @@ def test_a_run_goes_on_while_its_page_is_reloaded(desk: Desk) -> None:
     desk.engine.pace = 0.01
     first, again = visitor("first"), visitor("again")
     arrived(desk, first, TOKEN)
-    stream = solve.solve(desk, ANN, "auto", None, *SETTINGS, first)
+    stream = pressed(solve, desk, first, ANN, "auto", None, *SETTINGS)
     next(stream), next(stream)
     stream.close()
     arrival.leave(desk, first)
@@ -103,7 +103,7 @@ def test_a_run_that_nobody_comes_back_to_is_stopped(desk: Desk, monkeypatch: pyt
     monkeypatch.setattr(visits, "ORPHAN", 0.05)
     desk.engine.pace = 0.02
     arrived(desk, visitor(), TOKEN)
-    stream = solve.solve(desk, ANN, "auto", None, *SETTINGS, visitor())
+    stream = pressed(solve, desk, visitor(), ANN, "auto", None, *SETTINGS)
     next(stream), next(stream)
     run = desk.visit(visitor()).runs["solve"]
     arrival.leave(desk, visitor())
@@ -114,7 +114,7 @@ def test_a_run_that_nobody_comes_back_to_is_stopped(desk: Desk, monkeypatch: pyt
 
 def test_a_new_run_waits_for_one_that_is_ending(desk: Desk) -> None:
     desk.model_work.acquire()
-    stream = solve.solve(desk, ANN, "auto", None, *SETTINGS, visitor())
+    stream = pressed(solve, desk, visitor(), ANN, "auto", None, *SETTINGS)
     next(stream)
     assert "Waiting for another run" in text_of(next(stream).status)
     desk.model_work.release()
@@ -191,8 +191,10 @@ def test_the_app_composes_with_one_queue_for_the_model(app: gr.Blocks) -> None:
     assert set(by_name) == {fn.__name__ for fn in api.ENDPOINTS}
     model = [fn for fn in app.fns.values() if fn.concurrency_id == "model"]
     assert all(fn.concurrency_limit == 1 for fn in model)
-    panels = {"compare", "replay", "before_after", "locate", "start", "anew", "stream", "begin"}
+    panels = {"compare", "replay", "before_after", "locate", "stream", "begin"}
     assert panels | {fn.__name__ for fn in api.WORK} <= {fn.fn.__name__ for fn in model}
+    begins = [fn for fn in app.fns.values() if fn.fn is not None and fn.fn.__name__ == "begin"]
+    assert len(begins) == 8 and all(fn.trigger_mode == "multiple" for fn in begins), "gradio would ignore a press after a stop"
 
 
 def test_templates_are_static_and_state_is_plain(app: gr.Blocks) -> None:

@@ -16,7 +16,7 @@ from .evaluation_samples import fake_cast
 from .fake_engine import FakeEngine
 from .test_ui_page import TOKEN, arrived, skipped
 from .test_ui_stream import BOTH, asked, held  # noqa: F401 (asked is a fixture)
-from .ui_samples import ANN, BO, SETTINGS, settle, text_of, visitor
+from .ui_samples import ANN, BO, SETTINGS, pressed, settle, text_of, visitor
 
 FIRST, AGAIN = visitor("first"), visitor("again")
 CHOSEN = ("change", None, BOTH, 6, 3)
@@ -37,7 +37,7 @@ def desk(tmp_path: Path) -> Desk:
 def going(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """A stream whose fourth problem waits for the event; its page is gone."""
     reached, go = held(monkeypatch, after=3)
-    pictures = stream.start(desk, *CHOSEN, FIRST)
+    pictures = pressed(stream, desk, FIRST, *CHOSEN)
     next(pictures), next(pictures)
     assert reached.wait(20)
     pictures.close()
@@ -84,13 +84,13 @@ def test_a_stream_that_nobody_comes_back_to_is_stopped_and_can_go_on(desk: Desk,
     desk.visits._parked[TOKEN].runs["stream"].thread.join(20)  # type: ignore[union-attr]
     page = arrived(desk, AGAIN, TOKEN)
     assert skipped(page["guide"]) and "Stopped after" in text_of(page["stream_status"])
-    assert "Done" in text_of(list(stream.start(desk, *CHOSEN, AGAIN))[-1].status)
+    assert "Done" in text_of(list(pressed(stream, desk, AGAIN, *CHOSEN))[-1].status)
 
 
 def test_a_finished_stream_is_there_after_a_reload_and_for_nobody_else(desk: Desk, tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text('{"problem": "What is 4 + 1?", "answer": "5"}\n')
-    last = list(stream.start(desk, "change", str(file), ["elm"], 8, 0, FIRST))[-1]
+    last = list(pressed(stream, desk, FIRST, "change", str(file), ["elm"], 8, 0))[-1]
     settle(desk, FIRST)
     arrival.leave(desk, FIRST)
     page = arrived(desk, AGAIN, TOKEN)
@@ -166,7 +166,7 @@ def test_a_press_is_remembered_as_long_as_a_run(desk: Desk, monkeypatch: pytest.
 
 
 def test_begin_again_is_remembered_as_such(desk: Desk, asked: list[str]) -> None:  # noqa: F811
-    list(stream.start(desk, *CHOSEN, FIRST))
+    list(pressed(stream, desk, FIRST, *CHOSEN))
     settle(desk, FIRST)
     assert len(asked) == 12
     stream.press_anew(desk, FIRST, *CHOSEN)
@@ -175,10 +175,35 @@ def test_begin_again_is_remembered_as_such(desk: Desk, asked: list[str]) -> None
     assert "Done" in text_of(list(stream.begin(desk, AGAIN))[-1].status) and len(asked) == 24
 
 
-def test_a_run_that_came_from_the_queue_is_no_press_any_more(desk: Desk) -> None:
+def test_a_press_that_had_its_turn_is_no_press_any_more(desk: Desk) -> None:
     pressed_solve(desk)
-    old = desk.visit(FIRST).runs["solve"]
-    pictures = solve.solve(desk, BO, "off", None, *SETTINGS, FIRST)
-    next(pictures)
-    assert old.stop.is_set() and not old.pressed
-    assert "Done." in text_of(list(pictures)[-1].status) and not desk.visit(FIRST).runs["solve"].pressed
+    pictures = solve.begin(desk, FIRST)
+    next(pictures), next(pictures)
+    assert not desk.visit(FIRST).runs["solve"].pressed
+    assert all(map(skipped, next(solve.begin(desk, FIRST)))), "the turn of a press before, which was stopped, finds it begun"
+    assert "Done." in text_of(list(pictures)[-1].status)
+
+
+@pytest.mark.parametrize("name", PRESSES)
+def test_what_was_stopped_does_not_draw_over_the_next_press(desk: Desk, name: str) -> None:
+    """Stop, and the same button again, before the first run's event has ended."""
+    press, panel, _, _, said = PRESSES[name]
+    press(desk)
+    first = panel.begin(desk, FIRST)
+    next(first)
+    assert panel.stop(desk, FIRST).press["interactive"]
+    press(desk)
+    assert list(first) == []
+    last = list(panel.begin(desk, FIRST))[-1]
+    assert said in text_of(last.status) and last.press["interactive"]
+
+
+@pytest.mark.parametrize("name", PRESSES)
+def test_the_turn_of_a_press_that_was_stopped_goes_to_the_next_one(desk: Desk, name: str) -> None:
+    """Pressed, stopped in the queue, pressed again: the queue may hold two turns or one."""
+    press, panel, _, _, said = PRESSES[name]
+    press(desk)
+    panel.stop(desk, FIRST)
+    press(desk)
+    assert said in text_of(list(panel.begin(desk, FIRST))[-1].status)
+    assert all(map(skipped, next(panel.begin(desk, FIRST))))

@@ -21,7 +21,7 @@ from latentmem.ui.views_stream import Feed
 from .evaluation_samples import FakeSystem, fake_cast
 from .fake_engine import FakeEngine
 from .test_evaluation_scoring import result
-from .ui_samples import settle, text_of, visitor
+from .ui_samples import pressed, settle, text_of, visitor
 
 BOTH = ["zero_shot", "elm"]
 
@@ -37,9 +37,9 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def streamed(desk: Desk, chosen: str = "change", file: Path | None = None, systems: Any = BOTH, size: float = 6, seed: float = 0,
-             who: Any = None, handler: Any = None) -> list[Picture]:
+             who: Any = None, again: bool = False) -> list[Picture]:
     who = who or visitor()
-    pictures = list((handler or stream.start)(desk, chosen, str(file) if file else None, systems, size, seed, who))
+    pictures = list(pressed(stream, desk, who, chosen, str(file) if file else None, systems, size, seed, again=again))
     settle(desk, who)
     return pictures
 
@@ -112,7 +112,7 @@ def test_a_stopped_stream_goes_on_where_it_was_and_ends_the_same(desk: Desk, mon
     whole = Path(streamed(other)[-1].download["value"]).read_text()
     with monkeypatch.context() as m:
         reached, go = held(m, after=3)
-        pictures = stream.start(desk, "change", None, BOTH, 6, 0, visitor())
+        pictures = pressed(stream, desk, visitor(), "change", None, BOTH, 6, 0)
         next(pictures)
         threading.Thread(target=lambda: list(pictures), daemon=True).start()
         assert reached.wait(20)
@@ -149,7 +149,7 @@ def test_begin_again_forgets_what_there_was(desk: Desk, asked: list[str]) -> Non
     asked.clear()
     streamed(desk)
     assert asked == []
-    streamed(desk, handler=stream.anew)
+    streamed(desk, again=True)
     assert len(asked) == 12
 
 

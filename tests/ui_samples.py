@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +32,13 @@ def new_desk() -> Desk:
 def asked(desk: Desk, text: str = ANN, mode: str = "auto", memory: str | None = None, who: Any = None, **changes: Any) -> list:
     names = ("rollouts", "temperature", "top_p", "max_new_tokens", "seed", "verifier", "key", "min_similarity")
     values = dict(zip(names, SETTINGS, strict=True)) | changes
-    return list(solve.solve(desk, text, mode, memory, *values.values(), who or visitor()))
+    return list(pressed(solve, desk, who or visitor(), text, mode, memory, *values.values()))
+
+
+def pressed(panel: Any, desk: Desk, who: Any, *given: Any, again: bool = False) -> Iterator[Any]:
+    """The button of a panel is pressed, and has its turn in the queue."""
+    (panel.press_anew if again else panel.press)(desk, who, *given)
+    return panel.begin(desk, who)
 
 
 def settle(desk: Desk, who: Any = None) -> None:
@@ -47,7 +54,7 @@ def text_of(area: Any) -> str:
 
 
 def distilled(desk: Desk, text: str = ANN, who: Any = None) -> list:
-    return list(distil.distil(desk, text, *SETTINGS, 4, 1e-3, 20, who or visitor()))
+    return list(pressed(distil, desk, who or visitor(), text, *SETTINGS, 4, 1e-3, 20))
 
 
 def trace(row: int, answer: str | None, *, text: str = "thinking", finished: bool = True, side: str = "zero_shot") -> Trace:

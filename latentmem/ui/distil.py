@@ -120,13 +120,14 @@ def picture(desk: Desk, run: Run, visit: Visit, running: bool, words: str = "") 
             gr.update(choices=offered) if learnt else gr.skip())
 
 
-def distil(desk: Desk, problem: str, rollouts: float, temperature: float, top_p: float, max_new_tokens: float, seed: float,
-           verifier: str, key: str, min_similarity: float, steps: float, learning_rate: float, virtual_tokens: float,
-           request: gr.Request) -> Iterator[Picture]:
-    """Distils and streams the page. The memory waits on the server, for this visitor only, to be kept or discarded."""
+def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
+    """Distils what the last press asked, and streams the page. The memory waits on the server, for this visitor only, to be
+    kept or discarded."""
     visit = desk.visit(request)
-    run = posed(visit, problem, rollouts, temperature, top_p, max_new_tokens, seed, verifier, key, min_similarity, steps,
-                learning_rate, virtual_tokens)
+    yield from parts.in_turn(visit, "distil", len(Picture._fields), lambda run: _distilling(desk, visit, run))
+
+
+def _distilling(desk: Desk, visit: Visit, run: Run) -> Iterator[Picture]:
     yield picture(desk, run, visit, True)
 
     def finish() -> None:
@@ -135,7 +136,7 @@ def distil(desk: Desk, problem: str, rollouts: float, temperature: float, top_p:
             visit.pending = done
             visit.near = attempt(lambda: nearest_examples(desk, done.memory.problem, NEAREST))[0] or []
 
-    for _ in follow(distil_records(desk, problem, run.settings), run, finish):
+    for _ in follow(distil_records(desk, run.problem, run.settings), run, finish):
         yield picture(desk, run, visit, True)
     yield picture(desk, run, visit, False)
 
@@ -153,12 +154,6 @@ def press(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
     """At once on the press, before the queue: what is asked is taken down, so that a reload meanwhile does not lose it."""
     posed(desk.visit(request), *given)
     return *waiting(), []
-
-
-def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
-    """After a reload: distils what was waiting in the queue when the page went."""
-    yield from parts.late(desk.visit(request).runs.get("distil"), len(Picture._fields),
-                          lambda run: distil(desk, *run.given, request))
 
 
 def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
@@ -194,7 +189,7 @@ def stop(desk: Desk, request: gr.Request) -> Picture:
     visit = desk.visit(request)
     for name in ("distil", "before_after"):
         if name in visit.runs:
-            visit.runs[name].stop.set()
+            visit.runs[name].end()
     run = visit.runs.get("distil") or Run()
     with run.lock:
         run.scene.stopped = run.scene.distilled is None

@@ -82,8 +82,7 @@ def wire_arrival(app: gr.Blocks, desk: Desk, solve: Solve, distil: Distil, strea
     for name, panel, place in (("solve", solve_panel, solve), ("distil", distil_panel, distil), ("stream", stream_panel, stream)):
         goes_on = getattr(guide, f"{name}_goes_on")(bind(panel.resume, desk), None, place.outputs, **WATCH)
         begins = getattr(guide, f"{name}_begins")(
-            bind(panel.begin, desk), None, place.outputs, show_progress="minimal", show_progress_on=place.outputs[0],
-            api_visibility="private", **MODEL)
+            bind(panel.begin, desk), None, place.outputs, show_progress_on=place.outputs[0], **parts.WORK, **MODEL)
         place.stop.click(None, cancels=[goes_on, begins], queue=False, **QUIET)
     timer.tick(bind(head, desk), None, top, **QUIET)
     app.unload(bind(leave, desk, own=False))
@@ -97,8 +96,7 @@ def wire_solve(desk: Desk, solve: Solve, memories: Memories, tabs: gr.Tabs, top:
     pressed = gr.on([solve.press.click, solve.problem.submit], bind(solve_panel.press, desk), asked,
                     [*solve.outputs, solve.columns, solve.said], queue=False,
                     js="(...asked) => { window.latentmem.asked(asked[0]); return asked; }", **QUIET)
-    run = pressed.then(bind(solve_panel.solve, desk), asked, solve.outputs, show_progress="minimal",
-                       show_progress_on=status, api_visibility="private", **MODEL)
+    run = pressed.then(bind(solve_panel.begin, desk), None, solve.outputs, show_progress_on=status, **parts.WORK, **MODEL)
     run.then(bind(head, desk), None, top, **QUIET)
     compare = solve.compare.click(bind(whatif.compare, desk), solve.other, solve.columns, show_progress="minimal",
                                   api_visibility="private", **MODEL)
@@ -125,13 +123,12 @@ def wire_distil(desk: Desk, solve: Solve, distil: Distil, memories: Memories, ta
     """Distil, stop, keep or discard, before and after."""
     status = distil.outputs[0]
     asked = [distil.problem, *solve.settings, *distil.settings]
-    handler = bind(distil_panel.distil, desk)
-    options = {"show_progress": "minimal", "show_progress_on": status, "api_visibility": "private", **MODEL}
+    work = {"fn": bind(distil_panel.begin, desk), "outputs": distil.outputs, "show_progress_on": status, **parts.WORK, **MODEL}
     run = distil.press.click(bind(distil_panel.press, desk), asked, [*distil.outputs, distil.columns], queue=False,
-                             **QUIET).then(handler, asked, distil.outputs, **options)
+                             **QUIET).then(**work)
     moved = solve.distil.click(bind(distil_panel.take_over, desk), [solve.problem, *asked[1:]],
                                [tabs, distil.problem, *distil.outputs, distil.columns], queue=False, **QUIET)
-    chained = moved.then(handler, asked, distil.outputs, **options)
+    chained = moved.then(**work)
     again = distil.again.click(bind(distil_panel.before_after, desk), distil.on, distil.columns, show_progress="minimal",
                                api_visibility="private", **MODEL)
     distil.stop.click(bind(distil_panel.stop, desk), None, distil.outputs, cancels=[run, chained, again], queue=False, **QUIET)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from typing import Any
 
 import gradio as gr
@@ -10,6 +11,7 @@ import gradio as gr
 from ..settings import Settings
 from .runs import Run, watch
 from .views import Fragment
+from .visits import Visit
 
 # Static templates: foreign text arrives as the value and is drawn by live.js, never through gradio's template engine.
 _WAIT = ("(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, watch}}) "
@@ -48,12 +50,26 @@ def taken_up(run: Run | None, outputs: int, draw: Callable[[bool], Any]) -> Iter
     yield draw(False)
 
 
-def late(run: Run | None, outputs: int, pictures: Callable[[Run], Iterator[Any]]) -> Iterator[Any]:
-    """After a reload: the pictures of what was waiting in the queue when the page went; what is shown stays if nothing was."""
+# The work of a press, which a press before (`press` of the panel) has taken down. "multiple": gradio believes an event to be
+# running until its cancel is answered, and would ignore a press until then. The order is kept by `in_turn`.
+WORK: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private", "trigger_mode": "multiple"}
+
+
+def in_turn(visit: Visit, panel: str, outputs: int, pictures: Callable[[Run], Iterator[Any]]) -> Iterator[Any]:
+    """A press of the panel has its turn in gradio's queue: the pictures of the run that waits, whichever press put it there.
+
+    What is shown stays if none waits, since it was stopped meanwhile or has had an earlier press's turn; and once the button
+    is pressed again.
+    """
+    run = visit.runs.get(panel)
     if run is None or not run.pressed:
         yield [gr.skip()] * outputs
         return
-    yield from pictures(run)
+    with closing(pictures(run)) as shown:  # type: ignore[type-var]
+        for one in shown:
+            if visit.runs.get(panel) is not run:
+                return
+            yield one
 
 
 def guide() -> gr.HTML:

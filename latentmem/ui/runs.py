@@ -55,6 +55,12 @@ class Run:
         """Whether its button was pressed and it has not begun: it waits in gradio's queue, or did when its page went."""
         return bool(self.given) and not (self.begun or self.done or self.stop.is_set() or self._given_up())
 
+    def end(self) -> None:
+        """Tells it to stop; who watches it stops watching at once."""
+        with self.lock:
+            self.stop.set()
+            self.lock.notify_all()
+
     def forsake(self) -> None:
         """The visitor's page is gone, whether or not its stream was closed."""
         with self.lock:

@@ -146,20 +146,20 @@ def _ending(run: Run) -> str:
     return "Stopped. Nothing was stored." if run.scene.stopped else ""
 
 
-def solve(desk: Desk, problem: str, mode: str, memory_id: str | None, rollouts: float, temperature: float, top_p: float,
-          max_new_tokens: float, seed: float, verifier: str, key: str, min_similarity: float,
-          request: gr.Request) -> Iterator[Picture]:
-    """Answers a problem and streams the page: at most eight pictures a second."""
+def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
+    """Answers what the last press asked, and streams the page."""
     visit = desk.visit(request)
-    run = posed(visit, problem, mode, memory_id, rollouts, temperature, top_p, max_new_tokens, seed, verifier, key,
-                min_similarity)
+    yield from parts.in_turn(visit, "solve", len(Picture._fields), lambda run: _answering(desk, visit, run))
+
+
+def _answering(desk: Desk, visit: Visit, run: Run) -> Iterator[Picture]:
     yield picture(desk, run, True)
-    memory = (memory_id or "auto") if mode == "chosen" else mode
+    memory = (run.memory or "auto") if run.mode == "chosen" else run.mode
 
     def finish() -> None:
         visit.star = _place(desk, run) or visit.star
 
-    for _ in follow(answer_records(desk, problem, memory, run.settings), run, finish):
+    for _ in follow(answer_records(desk, run.problem, memory, run.settings), run, finish):
         yield picture(desk, run, True)
     yield picture(desk, run, False, star=visit.star)
 
@@ -177,12 +177,6 @@ def press(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
     """At once on the press, before the queue: what is asked is taken down, so that a reload meanwhile does not lose it."""
     posed(desk.visit(request), *given)
     return *waiting(), [], []
-
-
-def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
-    """After a reload: asks what was waiting in the queue when the page went."""
-    yield from parts.late(desk.visit(request).runs.get("solve"), len(Picture._fields),
-                          lambda run: solve(desk, *run.given, request))
 
 
 def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
@@ -228,7 +222,7 @@ def stop(desk: Desk, request: gr.Request) -> Picture:
     visit = desk.visit(request)
     for name in ("solve", "compare", "replay"):
         if name in visit.runs:
-            visit.runs[name].stop.set()
+            visit.runs[name].end()
     run = visit.runs.get("solve") or Run()
     with run.lock:
         run.scene.stopped = run.scene.receipt is None

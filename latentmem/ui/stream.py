@@ -77,10 +77,9 @@ def create_stream(settings: Settings, families: Sequence[str]) -> Stream:
 def wire_stream(desk: Desk, s: Stream, model_work: dict[str, Any]) -> None:
     """Start, stop, go on, begin again."""
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    options = {"show_progress": "minimal", "show_progress_on": s.outputs[0], "api_visibility": "private", **model_work}
-    runs = [pressed.then(bind(handler, desk), s.asked, s.outputs, **options) for handler, pressed in (
-        (start, s.press.click(bind(press, desk), s.asked, s.outputs, queue=False, **quiet)),
-        (anew, s.again.click(bind(press_anew, desk), s.asked, s.outputs, queue=False, **quiet)))]
+    runs = [button.click(bind(pressed, desk), s.asked, s.outputs, queue=False, **quiet).then(
+        bind(begin, desk), None, s.outputs, show_progress_on=s.outputs[0], **parts.WORK, **model_work)
+        for button, pressed in ((s.press, press), (s.again, press_anew))]
     s.stop.click(bind(stop, desk), None, s.outputs, cancels=runs, queue=False, **quiet)
 
 
@@ -114,16 +113,9 @@ def saved(desk: Desk, feed: Feed) -> str | None:
     return str(copy) if copy else None
 
 
-def start(desk: Desk, chosen: str, file: str | None, systems: list[str], size: float, seed: float,
-          request: gr.Request) -> Iterator[Picture]:
-    """Streams, from where the same stream was stopped before."""
-    yield from _stream(desk, posed(desk.visit(request), Given(chosen, file, systems, size, seed)))
-
-
-def anew(desk: Desk, chosen: str, file: str | None, systems: list[str], size: float, seed: float,
-         request: gr.Request) -> Iterator[Picture]:
-    """Forgets what there was of this stream, and streams."""
-    yield from _stream(desk, posed(desk.visit(request), Given(chosen, file, systems, size, seed), fresh=True))
+def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
+    """Streams what the last press asked, from where the same stream was stopped before."""
+    yield from parts.in_turn(desk.visit(request), "stream", len(Picture._fields), lambda run: _stream(desk, run))
 
 
 def _stream(desk: Desk, run: Run) -> Iterator[Picture]:
@@ -140,7 +132,7 @@ def press(desk: Desk, request: gr.Request, *given: Any) -> Picture:
 
 
 def press_anew(desk: Desk, request: gr.Request, *given: Any) -> Picture:
-    """The same for "Begin again"."""
+    """The same for "Begin again": what there was of this stream is forgotten."""
     posed(desk.visit(request), Given(*given), fresh=True)
     return waiting()
 
@@ -153,13 +145,6 @@ def waiting() -> Picture:
 
 
 # ------------------------------------------------------------------ after a reload
-def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
-    """Streams what was waiting in the queue when the page went."""
-    visit = desk.visit(request)
-    yield from parts.late(visit.runs.get("stream"), len(Picture._fields),
-                          lambda run: _stream(desk, posed(visit, cast(Given, run.given), run.settings["fresh"])))
-
-
 def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
     """Goes on showing the stream that is still going on."""
     run = desk.visit(request).runs.get("stream")
@@ -180,7 +165,7 @@ def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
 def stop(desk: Desk, request: gr.Request) -> Picture:
     """Ends the stream after the reply that is being written; what was done is kept."""
     run = desk.visit(request).runs.get("stream") or Run()
-    run.stop.set()
+    run.end()
     with run.lock:
         feed_of(run).stopped = True
     return picture(desk, run, False, "" if feed_of(run).results else "Stopped before the first reply.")

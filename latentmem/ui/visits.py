@@ -51,7 +51,7 @@ class Visit:
     def start(self, panel: str) -> Run:
         """A new run of a panel; the one before is told to stop."""
         if panel in self.runs:
-            self.runs[panel].stop.set()
+            self.runs[panel].end()
         self.runs[panel] = Run(patience=ORPHAN if self.token and panel in LONG else 0.0)
         return self.runs[panel]
 
@@ -63,7 +63,7 @@ class Visit:
     def free(self) -> None:
         """Stops the runs and forgets an own bank."""
         for run in self.runs.values():
-            run.stop.set()
+            run.end()
         if self.desk is not None:
             self.desk.close()
             self.desk = None
