@@ -10,6 +10,7 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from .answers import extract_boxed
+from .heap import give_back
 from .model import LanguageModel, Prompt
 from .prompts import solve_messages
 from .records import Delta, Problem, Side, Trace, digest
@@ -67,6 +68,7 @@ def sample(model: LanguageModel, jobs: Sequence[Job], *, seed: int, temperature:
     ids include the end-of-sequence token, which the model chose like any other. A `tape` takes down what training on
     these traces would compute again; its rows count through all jobs.
     """
+    give_back()
     began, tokenizer = time.perf_counter(), model.tokenizer
     prompts = [Prompt(model.render(j.chat), j.soft) for j in jobs]
     seeds = [[seed_for(seed, j.problem.id, j.step, r) for r in j.rows] for j in jobs]

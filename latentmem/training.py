@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .grpo import policy_loss, token_log_probs
+from .heap import give_back
 from .model import LanguageModel, Prefilled, Prompt
 from .prompts import solve_messages
 from .records import Problem, Trace
@@ -58,6 +59,7 @@ def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: floa
     assert len(tapes) <= 1, "the lots of one step were sampled in one batch"
     tape = lots[0].tape if lots else None
     rows.sort(key=lambda r: len(r.ids))
+    give_back()
     losses, done = [0.0] * len(lots), 0
     yield done, len(rows)
     prompts = [Prompt(model.render(solve_messages(lot.problem.text)), lot.soft) for lot in lots]

@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .heap import file_pages, let_go
 from .linear import Linear
+from .recomputed import gated, norm
 from .records import LatentmemError
 from .tape import Tape, recall
 
@@ -91,9 +93,14 @@ def take_apart(model: Any, device: torch.device, dtype: torch.dtype, *, eight: b
     def moved(*tensors: Tensor) -> Tensor:
         return (torch.cat(tensors) if len(tensors) > 1 else tensors[0]).detach().to(device, dtype)
 
+    files = file_pages()
+
     def linear(*parts: Any) -> Linear:
         made = Linear(moved(*(p.weight for p in parts)),
                       None if parts[0].bias is None else moved(*(p.bias for p in parts)))
+        for p in parts:
+            if p.weight.data_ptr() != made.weight.data_ptr():
+                let_go(p.weight.data_ptr(), p.weight.nbytes, files)
         if eight:
             made.round()
         else:
@@ -200,10 +207,6 @@ class Cache(Past):
         self.layers = [tuple(t[rows] for t in pair) for pair in self.layers]
 
 
-def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return F.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
-
-
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding: x [B, heads, T, D]; cos, sin [B, 1, T, D], the first half of sin with its sign turned."""
     half = x.shape[-1] // 2
@@ -243,12 +246,12 @@ def forward(body: Body, x: Tensor, positions: Tensor, mask: Tensor, past: Past) 
     sin[..., : body.head_dim // 2].neg_()
     turned, still = body.heads + body.kv_heads, body.kv_heads
     for i, w in enumerate(body.layers):
-        h = past.apply(i, "qkv", w.qkv, _norm(x, w.norm1, body.eps))
+        h = past.apply(i, "qkv", w.qkv, norm(x, w.norm1, body.eps))
         qk, v = h.view(rows, length, turned + still, body.head_dim).transpose(1, 2).split((turned, still), 1)
         q, k = _rotate(qk, cos, sin).split((body.heads, body.kv_heads), 1)
         k, v = past.extend(i, k, v)
         h = _attend(q, k, v, mask).transpose(1, 2).reshape(rows, length, -1)
         x = x + past.apply(i, "out", w.out, h)
-        gate, up = past.apply(i, "gate_up", w.gate_up, _norm(x, w.norm2, body.eps)).chunk(2, -1)
-        x = x + past.apply(i, "down", w.down, F.silu(gate) * up)
-    return _norm(x, body.norm, body.eps)
+        h = gated(past.apply(i, "gate_up", w.gate_up, norm(x, w.norm2, body.eps)))
+        x = x + past.apply(i, "down", w.down, h)
+    return norm(x, body.norm, body.eps)

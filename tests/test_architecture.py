@@ -16,7 +16,7 @@ PACKAGE = ROOT / "latentmem"
 
 # A module may import modules of lower levels only. A folder stands for all its files, which may import each other.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("records", "prompts", "notation", "math_worker", "grpo", "drawing", "tape", "heap"),
+    ("records", "prompts", "notation", "math_worker", "grpo", "drawing", "recomputed", "tape", "heap"),
     ("linear",),
     ("settings", "problems", "answers", "catalog", "downloads", "transformer", "soft_prompt", "bank_codec",
      "bank_schema"),

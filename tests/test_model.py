@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import platform
-
 import pytest
 import torch
 
-from latentmem.heap import keep_pages
 from latentmem.linear import Linear
 from latentmem.model import LanguageModel, Prompt, arithmetic_named, native_arithmetic
 from latentmem.prompts import solve_messages
@@ -157,9 +154,6 @@ def test_matrix_that_float16_cannot_hold_is_not_packed():
     odd.pack()
     assert odd._packed is None
 
-
-def test_freed_memory_is_kept_where_the_c_library_can():
-    assert keep_pages() is (platform.libc_ver()[0] == "glibc")
 
 
 def test_eight_bits_are_refused_where_the_chip_has_none(monkeypatch):
