@@ -111,11 +111,20 @@ def test_a_shared_app_holds_its_limit_and_keeps_clients_apart(tmp_path: Path, as
 def test_stop_on_the_panel_and_the_endpoint_share_a_visitors_run(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     reached, go = held(monkeypatch, after=1)
     answers = api.stream(desk, "change", BOTH, 6, 0, request=visitor())
-    next(answers)
+    next(answers), next(answers)
     assert reached.wait(20)
     assert "Press Go on" in text_of(stream.stop(desk, visitor()).status)
     go.set()
     assert list(answers)[-1]["whole"] is False
+
+
+def test_it_answers_before_anything_is_done_and_can_be_cancelled_then(desk: Desk, asked: list[str]) -> None:  # noqa: F811
+    answers = api.stream(desk, "change", BOTH, 6, 0, request=visitor())
+    first = next(answers)
+    assert first["done"] == 0 == first["total"] and not first["whole"] and first["standings"] == []
+    answers.close()
+    run = desk.visit(visitor()).runs["stream"]
+    assert asked == [] and run.thread is None and run.stop.is_set() and not run.pressed
 
 
 # ------------------------------------------------------------------ through a server

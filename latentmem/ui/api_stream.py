@@ -40,6 +40,11 @@ def stream(desk: Desk, family: str = ALL, systems: list[System] | None = None, p
                   min(FIRST, most_problems(desk.hosted)) if problems is None else problems,
                   desk.engine.settings.seed if seed is None else seed)
     run = posed(desk.visit(request), given, fresh)
+    try:
+        yield standings(run, ended=False)  # at once: before its first answer gradio cannot cancel it
+    except GeneratorExit:
+        run.end()
+        raise
     for _ in going(desk, run, refresh=EVERY, beat=EVERY):
         desk.visit(request)  # whoever listens is not idle: a stream may take hours
         yield standings(run, ended=False)
