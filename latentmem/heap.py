@@ -37,7 +37,7 @@ def give_back() -> bool:
     """What is free goes back to the system, wherever it lies. True if the C library can. Takes milliseconds.
 
     Tensors of many sizes leave holes that the next ones do not fit into, so that a process that keeps its pages grows
-    slowly: the ten steps of a memory by a gigabyte. Called once a batch, where clearing the pages again is little.
+    slowly: three steps of a memory by 0.3 GB. Called once a batch, where clearing the pages again is little.
     """
     try:
         _library().malloc_trim(0)
