@@ -46,9 +46,8 @@ def test_memory_that_is_no_files_is_left_alone() -> None:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_holes_go_back_to_the_system() -> None:
-    parts = [torch.ones(MB // 8) for _ in range(400)]  # half a megabyte each, on the heap once keep_pages was called
     keep_pages()
-    parts = [torch.ones(MB // 8) for _ in range(400)]
+    parts = [torch.ones(MB // 8) for _ in range(400)]  # half a megabyte each, on the heap
     pins = parts[::40]
     del parts
     before = resident()

@@ -155,7 +155,6 @@ def test_matrix_that_float16_cannot_hold_is_not_packed():
     assert odd._packed is None
 
 
-
 def test_eight_bits_are_refused_where_the_chip_has_none(monkeypatch):
     monkeypatch.setattr("latentmem.model.has_eight_bits", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
