@@ -63,6 +63,11 @@ def test_the_journey(page: Page, url: str) -> None:
     page.click("#lm-distil-this")
     page.until("return document.querySelectorAll('#lm-curve .scatterlayer .trace').length === 3")
     page.until("return document.querySelector('#lm-outcome .outcome.open')")
+    page.click("#lm-distil")  # once more: what was drawn goes, and comes again
+    page.until("return document.querySelector('#lm-distil-cards .card') && "
+               "document.querySelector('#lm-curve .lm-figure').offsetHeight === 0")
+    page.until("return document.querySelectorAll('#lm-curve .scatterlayer .trace').length === 3")
+    page.until("return document.querySelector('#lm-outcome .outcome.open')")
     page.click("#lm-before-after")
     page.until("return document.querySelectorAll('#lm-before-after-columns .column').length === 6")
     assert "12 memories" in page.text("#lm-facts")

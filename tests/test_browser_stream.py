@@ -20,6 +20,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield from serve_fake(home / "log", "--memories", "3", "--pace", "0.15", LATENTMEM_BANK=str(home / "bank.sqlite"))
 
 
+HEIGHT = "return document.querySelector(arguments[0] + ' .lm-figure').offsetHeight"
 LINES = "return document.querySelectorAll('#lm-stream-curve .scatterlayer .trace').length"
 
 
@@ -27,8 +28,10 @@ def test_a_stream_is_watched_stopped_taken_up_again_and_downloaded(page: Page, u
     page.open(url)
     page.tab("Stream")
     assert "Nothing has been streamed yet" in page.text("#lm-stream-status")
+    assert page.run(HEIGHT, "#lm-stream-curve") == 0, "no empty axes"
     page.click("#lm-stream-start")
     page.until(LINES + " === 2")
+    assert page.run(HEIGHT, "#lm-stream-curve") > 200
     page.until("return document.querySelectorAll('#lm-stream-problems .arrival').length >= 2")
     page.click("#lm-stream-stop")
     page.until("return document.querySelector('#lm-stream-status').innerText.includes('Press Go on')")

@@ -111,7 +111,7 @@ def picture(desk: Desk, run: Run, visit: Visit, running: bool, words: str = "") 
         near = visit.near if learnt else []
         offered = [ALL, SAME, *near, *(t for t in desk.examples if t not in near)]
         return Picture(
-            status, curve_figure(scene.steps, best=best) if scene.steps else {"data": [], "layout": {}},
+            status, curve_figure(scene.steps, best=best) if scene.steps else parts.NO_FIGURE,
             fragments(("words", distil_words(scene))) + steps_table(scene.steps),
             fragments(("outcome", outcome(done))) if done is not None else [],
             scene_votes(scene, running, titles), scene_cards(scene, running, titles),
@@ -174,8 +174,8 @@ def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
 def waiting() -> Picture:
     """What belongs to the last run is gone, and the run that waits in the queue can be stopped."""
     status = fragments(("wait", progress(Status("Waiting for the model"))))
-    nothing, hidden = {"data": [], "layout": {}}, gr.update(visible=False)
-    return Picture(status, nothing, [], [], [], [], gr.update(interactive=False), gr.update(interactive=True), hidden,
+    hidden = gr.update(visible=False)
+    return Picture(status, parts.NO_FIGURE, [], [], [], [], gr.update(interactive=False), gr.update(interactive=True), hidden,
                    hidden, gr.update(value=ALL))
 
 

@@ -29,17 +29,23 @@
     const host = element.querySelector(".lm-figure");
     let listening = false, waiting = false;
     const draw = () => {
+      const figure = props.value && typeof props.value === "object" ? props.value : { data: [] };
+      host.hidden = !figure.data?.length; // no empty axes
+      if (host.hidden) {
+        if (listening) window.Plotly.purge(host);
+        listening = false;
+        return;
+      }
       if (!window.Plotly) { // the script is large and may still be on its way
         if (!waiting) { waiting = true; lm.plotly(); const again = () => { if (window.Plotly) { waiting = false; draw(); } else if (host.isConnected || !listening) setTimeout(again, 60); }; again(); }
         return;
       }
-      const figure = props.value && typeof props.value === "object" ? props.value : { data: [], layout: {} };
       const { data, layout } = dress(figure);
       if (figure.words) host.setAttribute("aria-label", figure.words);
       host.style.minHeight = (layout.height ?? 0) + "px";
       window.Plotly.react(host, data, layout, { displayModeBar: false, responsive: true, scrollZoom: Boolean(figure.zoom) }).then(() => {
         host.dataset.points = data.reduce((n, d) => n + (d.customdata?.length ?? 0), 0);
-        if (listening) return;
+        if (listening || host.hidden) return;
         listening = true;
         host.on("plotly_click", (event) => {
           const id = event.points.find((p) => typeof p.customdata === "string")?.customdata;

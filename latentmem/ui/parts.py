@@ -28,9 +28,12 @@ def live(elem_id: str, value: list[Fragment] | None = None, classes: str = "") -
                    apply_default_css=False, elem_id=elem_id, elem_classes="lm-area", label=elem_id)
 
 
+NO_FIGURE: dict[str, Any] = {"data": [], "layout": {}}  # takes no room on the page
+
+
 def figure(elem_id: str, label: str) -> gr.HTML:
     """A plotly figure; `.memory_click(fn)` listens to clicks on points that carry an id."""
-    return gr.HTML({"data": [], "layout": {}}, html_template=f'<div class="lm-figure" role="img" aria-label="{label}"></div>',
+    return gr.HTML(NO_FIGURE, html_template=f'<div class="lm-figure" role="img" aria-label="{label}"></div>',
                    js_on_load=FIGURE, apply_default_css=False, elem_id=elem_id, elem_classes="lm-area", label=label)
 
 

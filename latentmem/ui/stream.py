@@ -18,9 +18,6 @@ from .streaming import ALL, FIRST, PAIR, SYSTEMS, Given, feed_of, going, most_pr
 from .views import Fragment, fragments, notice, progress
 from .views_stream import Feed, accuracy_figure, doing, empty, ending, notes, recent, standings_table
 
-NOTHING: dict[str, Any] = {"data": [], "layout": {  # no empty axes before there is a result
-    "height": 4, "margin": {"l": 0, "r": 0, "t": 0, "b": 0}, "xaxis": {"visible": False}, "yaxis": {"visible": False}}}
-
 
 @dataclass(frozen=True)
 class Stream:
@@ -66,12 +63,11 @@ def create_stream(settings: Settings, families: Sequence[str]) -> Stream:
             download = gr.DownloadButton("Download the results", visible=False, elem_id="lm-stream-download", size="sm")
         with gr.Column(scale=8, min_width=320, elem_classes="result"):
             status = parts.live("lm-stream-status", fragments(("empty", empty())))
-            figure = parts.figure("lm-stream-curve", "Accuracy so far, by system")
-            figure.value = NOTHING
+            curve = parts.figure("lm-stream-curve", "Accuracy so far, by system")
             table = parts.live("lm-stream-table")
             one_by_one = parts.live("lm-stream-problems", classes="arrivals")
     return Stream([chosen, file, systems, size, seed], press, stop, again,
-                  [status, figure, table, one_by_one, press, stop, again, download])
+                  [status, curve, table, one_by_one, press, stop, again, download])
 
 
 def wire_stream(desk: Desk, s: Stream, model_work: dict[str, Any]) -> None:
@@ -97,7 +93,7 @@ def picture(desk: Desk, run: Run, running: bool, words: str = "") -> Picture:
             status = fragments(("said", notice(said, "good" if feed.whole else "info"))) or fragments(("empty", empty()))
         some = bool(feed.results)
         return Picture(
-            status + fragments(("notes", notes(feed))), accuracy_figure(feed.results, feed.total) if some else NOTHING,
+            status + fragments(("notes", notes(feed))), accuracy_figure(feed.results, feed.total) if some else parts.NO_FIGURE,
             fragments(("table", standings_table(feed))), recent(feed),
             gr.update(value="Go on" if some and not feed.whole and not running else "Start", interactive=not running),
             gr.update(interactive=running), gr.update(visible=some and not running),
@@ -141,7 +137,7 @@ def waiting() -> Picture:
     """The last stream's page is gone, and one that waits in the queue can be stopped."""
     status = fragments(("wait", progress(Status("Waiting for the model"))))
     hidden = gr.update(visible=False)
-    return Picture(status, NOTHING, [], [], gr.update(interactive=False), gr.update(interactive=True), hidden, hidden)
+    return Picture(status, parts.NO_FIGURE, [], [], gr.update(interactive=False), gr.update(interactive=True), hidden, hidden)
 
 
 # ------------------------------------------------------------------ after a reload
