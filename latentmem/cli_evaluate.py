@@ -31,7 +31,7 @@ def evaluate(overrides: dict[str, Any], as_json: bool,
                                                           "rg:FAMILY?size=100&seed=1; may be given again.", **LIST)] = [],  # noqa: B006
              test_data: Annotated[list[str], typer.Option(help="Ask problems of these instead of the other part of "
                                                                "--data.", **LIST)] = [],  # noqa: B006
-             protocol: Annotated[list[str], typer.Option(help="heldout, stream or transfer; may be given again.",
+             protocol: Annotated[list[str], typer.Option(help="heldout, stream, transfer, single or keys; may be given again.",
                                                          **LIST)] = [],  # noqa: B006
              distil: Annotated[int | None, typer.Option(min=0, help="Problems to learn from.", **LIST)] = None,
              test: Annotated[int | None, typer.Option(min=0, help="Problems to be asked.", **LIST)] = None,
@@ -45,6 +45,9 @@ def evaluate(overrides: dict[str, Any], as_json: bool,
              rows: Annotated[int | None, typer.Option(min=1, help="Traces sampled in one batch.", **LIST)] = None,
              together: Annotated[int | None, typer.Option(min=1, help="Memories trained in one batch.", **LIST)] = None,
              block: Annotated[int, typer.Option(min=1, help="Problems of the stream that arrive together.")] = 1,
+             votes: Annotated[int | None, typer.Option(min=1, help="Traces of vote_n.", **LIST)] = None,
+             offline_steps: Annotated[int | None, typer.Option(min=1, help="Gradient steps of the offline rows, four problems "
+                                                                           "each.", **LIST)] = None,
              sweep: Annotated[Path | None, typer.Option(help="Try the recipes of this JSON file instead.", **LIST)] = None,
              learners: Annotated[str, typer.Option(help="How `single` trains: soft prompt, LoRA, full parameters.", **LIST)] = "",
              report_only: Annotated[bool, typer.Option("--report-only", help="Make the report of what is there.")] = False,
@@ -59,10 +62,9 @@ def evaluate(overrides: dict[str, Any], as_json: bool,
     from .evaluation.suites import Order, suite_named
     from .evaluation.sweep import read
 
-    chosen = suite_named(suite)
     asked = {"data": tuple(data), "test_data": tuple(test_data), "protocols": tuple(protocol), "distil": distil, "test": test,
              "stream": arriving, "systems": _listed(systems), "learners": _listed(learners)}
-    chosen = replace(chosen, **{name: value for name, value in asked.items() if value not in (None, ())})
+    chosen = replace(suite_named(suite), **_given(asked))
     if systems:
         chosen = replace(chosen, online=())
     if forms:
@@ -77,7 +79,9 @@ def evaluate(overrides: dict[str, Any], as_json: bool,
         return report(folder, also)
     if not resume and folder.exists() and any(folder.iterdir()):
         raise LatentmemError(f"{folder} is not empty: give another folder with --out, or leave --no-resume out.")
-    order = Order(chosen, folder, strict=strict, rows=rows, together=together, block=block, sweep=read(sweep) if sweep else None)
+    budgets = _given({"votes": votes, "offline_steps": offline_steps})
+    order = Order(chosen, folder, strict=strict, rows=rows, together=together, block=block,
+                  sweep=read(sweep) if sweep else None, **budgets)
     follow(records(order, chosen, overrides), as_json)
     return report(folder, also)
 
@@ -89,6 +93,11 @@ def report(folder: Path, also: list[Path]) -> int:
     for file in make(folder, also).values():
         typer.echo(f"{file} is written.", err=True)
     return DONE
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Those that were given; the others keep the suite's values."""
+    return {name: value for name, value in options.items() if value not in (None, ())}
 
 
 def _listed(text: str) -> tuple[str, ...]:

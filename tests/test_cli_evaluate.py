@@ -56,6 +56,15 @@ def test_other_settings_are_refused_for_the_same_folder(terminal: Terminal, tmp_
     assert "x is not empty" in terminal.fails("evaluate", *DATA, "--out", "x", "--no-resume")
 
 
+def test_the_budgets_of_rows_can_be_given_and_belong_to_the_run(terminal: Terminal) -> None:
+    data = (*DATA[:6], "--systems", "vote_n,offline_prompt", "--forms", "one", "--out", "x")
+    lines = terminal.lines("evaluate", *data, "--votes", "3", "--offline-steps", "2")
+    assert {len(x["sides"]["zero_shot"]["traces_right"]) for x in lines if x["system"] == "vote_n"} == {3}
+    state = json.loads(next(Path("x/cache").rglob("offline.json")).read_text())
+    assert state["done"] == 2
+    assert "holds a run with votes = 3, and here it is" in terminal.fails("evaluate", *data, "--offline-steps", "2")
+
+
 def test_the_report_can_be_made_again_and_put_into_a_readme(terminal: Terminal, tmp_path: Path) -> None:
     terminal.ok("evaluate", *DATA, "--out", "x")
     for name in ("report.html", "evidence.json"):
@@ -66,7 +75,7 @@ def test_the_report_can_be_made_again_and_put_into_a_readme(terminal: Terminal, 
     readme = tmp_path / "README.md"
     readme.write_text(f"a\n{evidence.BEGIN}\n{evidence.END}\nb\n")
     terminal.ok("evaluate", "--out", "x", "--readme", str(readme))
-    assert "| examples/change | elm | 3 |" in readme.read_text()
+    assert "| examples/change | elm | 0 | 3 |" in readme.read_text()
     assert "There are no results in" in terminal.fails("evaluate", "--out", "elsewhere", "--report-only")
 
 

@@ -112,14 +112,14 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The evidence as a Markdown table; a sentence if there is none."""
     if not rows:
         return NONE_YET + "\n"
-    lines = ["| data set | system | n | accuracy (95 %) | against zero_shot, points (95 %) | helped / hurt | coverage | "
-             "right side chosen | tokens |", "|---|---|--:|---|---|--:|--:|--:|--:|"]
+    lines = ["| data set | system | seed | n | accuracy (95 %) | against zero_shot, points (95 %) | helped / hurt | coverage | "
+             "right side chosen | tokens |", "|---|---|--:|--:|---|---|--:|--:|--:|--:|"]
     for r in rows:
         span = f"{percent(r['accuracy'])} ({100 * r['ci_low']:.1f}–{100 * r['ci_high']:.1f})"
         delta = "–" if r["delta_vs_zero_shot"] is None else (
             f"{points(r['delta_vs_zero_shot'])} ({points(r['delta_ci_low'])} to {points(r['delta_ci_high'])})")
         flips = "–" if r["helped"] is None else f"{r['helped']} / {r['hurt']}"
-        lines.append(f"| {cell(r['dataset'])} | {cell(r['system'])} | {r['n']} | {span} | {delta} | {flips} | "
+        lines.append(f"| {cell(r['dataset'])} | {cell(r['system'])} | {r['seed']} | {r['n']} | {span} | {delta} | {flips} | "
                      f"{percent(r['coverage'])} | {percent(r['routing_accuracy'])} | {r['tokens']:,} |")
     return "\n".join(lines) + "\n"
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PROTOCOLS = ("heldout", "stream", "transfer", "single", "keys")
 DECIDING = ("model", "embedder", "dtype", "key", "min_similarity", "verifier")  # with the recipe's, what decides a result
+VOTES, OFFLINE_STEPS = 16, 20
 PACKAGES = ("latentmem", "torch", "transformers", "numpy")
 
 
@@ -73,7 +74,8 @@ class Order:
     rows: int | None = None
     together: int | None = None
     block: int = 1
-    votes: int = 16  # N of vote_n
+    votes: int = VOTES  # N of vote_n
+    offline_steps: int = OFFLINE_STEPS  # of the offline rows, a few problems each
     sweep: Sweep | None = None  # recipes to try, in place of the protocols
 
 
@@ -102,7 +104,8 @@ def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
     for data in (*datas, *others):
         yield from (Status(f"{data.name}: {note}") for note in data.notes)
     yield from engine.load()
-    shop = Workshop(engine, order.out / "cache", rows=order.rows, group=order.together, votes=order.votes)
+    shop = Workshop(engine, order.out / "cache", rows=order.rows, group=order.together, votes=order.votes,
+                    offline_steps=order.offline_steps)
     if order.sweep is not None:
         data = datas[0] if not order.sweep.data else load(order.sweep.data, strict=order.strict)
         mixed = replace(data, problems=tuple(shuffled(unique(data.problems), order.sweep.seed)))
@@ -143,7 +146,7 @@ def cast(shop: Workshop, suite: Suite) -> list[Entrant]:
 
 def _heldout(shop: Workshop, entrants: Sequence[Entrant], learn: DataSet, tests: Sequence[DataSet], order: Order,
              folder: str) -> Iterator[Event]:
-    told = {"protocol": "heldout", "distil": part(learn), "test": [part(t) for t in tests]}
+    told = {"protocol": "heldout", "distil": part(learn), "test": [part(t) for t in tests], **budgets(order)}
     with Journal(order.out / folder, facts(shop, told)) as journal:
         yield from heldout.run(entrants, learn, tests, journal, rows=shop.sampler.rows, together=shop.teacher.group)
 
@@ -153,7 +156,7 @@ def _stream(shop: Workshop, entrants: Sequence[Entrant], data: DataSet, order: O
     size = order.suite.stream or len(unique(data.problems))
     arriving = split(data, size, 0, order.seed).distil
     told = {"protocol": "stream", "data": part(arriving), "block": order.block,
-            "systems": {e.name: [f.name for f in e.forms] for e in online}}
+            "systems": {e.name: [f.name for f in e.forms] for e in online}, **budgets(order)}
     with Journal(order.out / f"stream-{slug(data.name)}", facts(shop, told)) as journal:
         yield from stream.run(online, arriving, journal, block=order.block)
 
@@ -177,6 +180,12 @@ def _single(shop: Workshop, data: DataSet, order: Order) -> Iterator[Any]:
     parts = split(data, suite.distil, suite.test, order.seed)
     train = yield from sweep.teachable(shop, parts.distil.problems, suite.single)
     yield from single.run(shop, train, parts.test, order.out, steps=shop.recipe.steps, learners=suite.learners)
+
+
+def budgets(order: Order) -> dict[str, int]:
+    """What of a row's budget was asked for by hand: a folder is not continued with another."""
+    asked = {"votes": (order.votes, VOTES), "offline_steps": (order.offline_steps, OFFLINE_STEPS)}
+    return {name: value for name, (value, usual) in asked.items() if value != usual}
 
 
 def part(data: DataSet) -> dict[str, Any]:
