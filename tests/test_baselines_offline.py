@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from latentmem.baselines.base import Form
+from latentmem.baselines.base import Course, Form
 from latentmem.baselines.learners import FullLearner, LoraLearner, PromptLearner
-from latentmem.baselines.offline import Course, Offline
+from latentmem.baselines.offline import Offline
 from latentmem.baselines.sampler import Ask
 from latentmem.grpo import advantages
 from latentmem.records import LatentmemError, Problem, Step

@@ -60,6 +60,9 @@ def test_the_budgets_of_rows_can_be_given_and_belong_to_the_run(terminal: Termin
     data = (*DATA[:6], "--systems", "vote_n,offline_prompt", "--forms", "one", "--out", "x")
     lines = terminal.lines("evaluate", *data, "--votes", "3", "--offline-steps", "2")
     assert {len(x["sides"]["zero_shot"]["traces_right"]) for x in lines if x["system"] == "vote_n"} == {3}
+    rows = {r["system"]: r for r in evidence.read(Path("x/evidence.json"))}
+    assert rows["vote_n"]["settings"]["votes"] == 3 and rows["offline_prompt"]["settings"]["offline_steps"] == 2
+    assert "vote\\_n (N = 3)" in evidence.markdown(list(rows.values()))
     state = json.loads(next(Path("x/cache").rglob("offline.json")).read_text())
     assert state["done"] == 2
     assert "holds a run with votes = 3, and here it is" in terminal.fails("evaluate", *data, "--offline-steps", "2")

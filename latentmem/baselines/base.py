@@ -21,6 +21,18 @@ class Form:
 
 ONE = Form("one", 1, 0.0)
 VOTE = Form("vote", 8, 0.8)
+VOTES = 16  # N of vote_n: as many traces as elm writes for a vote of eight on each side
+
+
+@dataclass(frozen=True)
+class Course:
+    """How an offline row is trained: how long, with how many problems a step, how fast. `every`: steps between
+    checkpoints."""
+
+    steps: int = 20
+    batch: int = 4
+    learning_rate: float = 1e-3
+    every: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
@@ -18,23 +18,13 @@ from ..records import LatentmemError, Problem, Record, Status, Step, Trace, Vote
 from ..sampling import Job, sample, seed_for
 from ..training import Lot
 from ..voting import gate, rewards, vote
-from .base import Cost, Form, Reply
+from .base import Cost, Course, Form, Reply
 from .learners import Learner
 from .log import read_json, write_bytes, write_json
 from .row import Row, blank
 from .sampler import Ask, Sampler
 
 ORDER = "the order of a training set"  # in the seeds, so that every offline row meets the problems in one order
-
-
-@dataclass(frozen=True)
-class Course:
-    """How long, with how many problems a step, how fast. `every`: steps between checkpoints."""
-
-    steps: int = 20
-    batch: int = 4
-    learning_rate: float = 1e-3
-    every: int = 1
 
 
 class Offline(Row):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..distil import Recipe
+from .base import Course
 from .learners import FullLearner
-from .offline import Course, Offline
+from .offline import Offline
 from .sampler import Sampler
 
 LEARNING_RATE = 1e-6  # of the size that TTRL and GRPO use for all parameters

@@ -13,14 +13,14 @@ import numpy as np
 from ..distil import Recipe
 from ..records import KeyKind, LatentmemError, Problem
 from . import elm_lora, offline_ttrl
-from .base import Form, System
+from .base import VOTES, Course, Form, System
 from .elm import Elm
 from .elm_unrouted import ElmUnrouted
 from .format_only import format_teacher
 from .icl import IclRaw
 from .icl_refined import IclRefined
 from .lag import Lag
-from .offline import Course, Offline
+from .offline import Offline
 from .offline_grpo import offline_grpo
 from .offline_lora import offline_lora
 from .offline_prompt import offline_prompt
@@ -46,7 +46,7 @@ class Workshop:
     """
 
     def __init__(self, engine: Engine, folder: Path | None = None, *, rows: int | None = None, group: int | None = None,
-                 votes: int = 16, offline_steps: int = 20, offline_batch: int = 4,
+                 votes: int = VOTES, offline_steps: int = Course.steps, offline_batch: int = 4,
                  rates: Mapping[str, float] | None = None) -> None:
         s = engine.settings
         self.engine, self.settings, self.folder, self.group, self.votes = engine, s, folder, group, votes

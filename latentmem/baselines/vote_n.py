@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ..records import LatentmemError, Problem
-from .base import VOTE, Form, Reply
+from .base import VOTE, VOTES, Form, Reply
 from .row import Row, blank
 from .sampler import Ask, Sampler
 
@@ -17,7 +17,7 @@ class VoteN(Row):
     To compare at equal compute, choose N so that its tokens are those of the other system (`matched`).
     """
 
-    def __init__(self, sampler: Sampler, traces: int = 16, temperature: float = VOTE.temperature,
+    def __init__(self, sampler: Sampler, traces: int = VOTES, temperature: float = VOTE.temperature,
                  name: str = "vote_n") -> None:
         if traces < 1:
             raise LatentmemError(f"A vote of {traces} traces is none: use 1 or more.")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..baselines.base import VOTES, Course
 from ..records import LatentmemError
 from .journal import write_whole
 from .runs import Found, Run
@@ -53,8 +54,16 @@ def plain(run: Run, row: Row) -> dict[str, Any]:
         "seconds": row.seconds + row.learn_seconds, "seed": run.seed,
         "settings": {"protocol": run.protocol, "form": row.form, "learned_on": row.learned_on, "memories": row.memories,
                      "learned_from": learned_from(run), "learn_tokens": row.learn_tokens,
-                     "learn_seconds": round(row.learn_seconds, 1), "routing_judged": row.judged, **run.settings}}
+                     "learn_seconds": round(row.learn_seconds, 1), "routing_judged": row.judged, **budget(run, row.system),
+                     **run.settings}}
     return {name: round(v, DIGITS) if isinstance(v := values[name], float) else v for name in COLUMNS}
+
+
+def budget(run: Run, system: str) -> dict[str, int]:
+    """Of the rows that have one of their own: how many traces vote, or how many steps are taken."""
+    if system == "vote_n":
+        return {"votes": run.facts.get("votes", VOTES)}
+    return {"offline_steps": run.facts.get("offline_steps", Course.steps)} if system.startswith("offline_") else {}
 
 
 def dataset_name(run: Run, row: Row) -> str:
@@ -119,7 +128,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         delta = "–" if r["delta_vs_zero_shot"] is None else (
             f"{points(r['delta_vs_zero_shot'])} ({points(r['delta_ci_low'])} to {points(r['delta_ci_high'])})")
         flips = "–" if r["helped"] is None else f"{r['helped']} / {r['hurt']}"
-        lines.append(f"| {cell(r['dataset'])} | {cell(r['system'])} | {r['seed']} | {r['n']} | {span} | {delta} | {flips} | "
+        name = r["system"].removesuffix("_vote") + f" (N = {r['settings']['votes']})" if "votes" in r["settings"] else r["system"]
+        lines.append(f"| {cell(r['dataset'])} | {cell(name)} | {r['seed']} | {r['n']} | {span} | {delta} | {flips} | "
                      f"{percent(r['coverage'])} | {percent(r['routing_accuracy'])} | {r['tokens']:,} |")
     return "\n".join(lines) + "\n"
 

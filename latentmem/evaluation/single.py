@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..baselines.base import ONE
+from ..baselines.base import ONE, Course
 from ..baselines.log import Log
-from ..baselines.offline import Course
 from ..baselines.offline_lora import offline_lora
 from ..baselines.offline_prompt import offline_prompt
 from ..baselines.offline_ttrl import offline_ttrl

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..baselines.base import Form
+from ..baselines.base import VOTES, Course, Form
 from ..records import LatentmemError, Status
 from . import heldout, single, stream, sweep
 from .datasets import DataSet, apart, load, shuffled, split, unique
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 PROTOCOLS = ("heldout", "stream", "transfer", "single", "keys")
 DECIDING = ("model", "embedder", "dtype", "key", "min_similarity", "verifier")  # with the recipe's, what decides a result
-VOTES, OFFLINE_STEPS = 16, 20
 PACKAGES = ("latentmem", "torch", "transformers", "numpy")
 
 
@@ -75,7 +74,7 @@ class Order:
     together: int | None = None
     block: int = 1
     votes: int = VOTES  # N of vote_n
-    offline_steps: int = OFFLINE_STEPS  # of the offline rows, a few problems each
+    offline_steps: int = Course.steps  # of the offline rows, a few problems each
     sweep: Sweep | None = None  # recipes to try, in place of the protocols
 
 
@@ -184,7 +183,7 @@ def _single(shop: Workshop, data: DataSet, order: Order) -> Iterator[Any]:
 
 def budgets(order: Order) -> dict[str, int]:
     """What of a row's budget was asked for by hand: a folder is not continued with another."""
-    asked = {"votes": (order.votes, VOTES), "offline_steps": (order.offline_steps, OFFLINE_STEPS)}
+    asked = {"votes": (order.votes, VOTES), "offline_steps": (order.offline_steps, Course.steps)}
     return {name: value for name, (value, usual) in asked.items() if value != usual}
 
 
