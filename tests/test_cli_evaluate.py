@@ -62,6 +62,7 @@ def test_the_budgets_of_rows_can_be_given_and_belong_to_the_run(terminal: Termin
     assert {len(x["sides"]["zero_shot"]["traces_right"]) for x in lines if x["system"] == "vote_n"} == {3}
     rows = {r["system"]: r for r in evidence.read(Path("x/evidence.json"))}
     assert rows["vote_n"]["settings"]["votes"] == 3 and rows["offline_prompt"]["settings"]["offline_steps"] == 2
+    assert "vote_n has 3 traces. The offline rows took 2 gradient steps." in Path("x/report.md").read_text().replace("\\", "")
     assert "vote\\_n (N = 3)" in evidence.markdown(list(rows.values()))
     state = json.loads(next(Path("x/cache").rglob("offline.json")).read_text())
     assert state["done"] == 2

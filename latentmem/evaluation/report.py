@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import figures, scoring
-from .evidence import evidence, percent, points, rows_of, write
+from .evidence import budget, evidence, percent, points, rows_of, write
 from .figures import distinct_sides
 from .journal import write_whole
 from .page import Page, Sheet
@@ -67,8 +67,9 @@ def systems(paper: Paper, run: Run, rows: Sequence[Row], look: dict[str, dict[st
     """The main table of a run, and its figures."""
     online = run.protocol == "stream"
     learnt = run.facts.get("distil", {}).get("problems", 0)
-    paper.section(f"{run.name}: {run.model}", "Problems came one at a time; each was answered with the memories of earlier ones "
-                  "only." if online else f"Learnt from {learnt} problems, then asked others.")
+    how = ("Problems came one at a time; each was answered with the memories of earlier ones only." if online else
+           f"Learnt from {learnt} problems, then asked others.")
+    paper.section(f"{run.name}: {run.model}", how + budgets(run, rows))
     ahead = [i for i, r in enumerate(rows) if r.delta is not None and r.delta.low > 0]
     paper.table(
         ("system", "form", "data set", "n", "accuracy", "against zero_shot, points", "helped", "hurt", "coverage",
@@ -91,6 +92,13 @@ def systems(paper: Paper, run: Run, rows: Sequence[Row], look: dict[str, dict[st
                          for s in served if s.helped or s.hurt][:15],
                         words=(0, 1, 5, 6), caption=f"{system}: which memories helped whom")
     lessons(paper, run)
+
+
+def budgets(run: Run, rows: Sequence[Row]) -> str:
+    """A sentence on each budget that a row has for itself."""
+    found = {name: value for row in rows for name, value in budget(run, row.system).items()}
+    words = {"votes": " vote_n has {} traces.", "offline_steps": " The offline rows took {} gradient steps."}
+    return "".join(words[name].format(value) for name, value in found.items())
 
 
 def ids(those: Sequence[str], most: int = 6) -> str:
