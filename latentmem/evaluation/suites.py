@@ -50,8 +50,8 @@ ROWS = ("zero_shot", "elm", "elm_unrouted", "icl_raw", "untrained_prompt", "untr
         "random_memory", "elm_kv")
 
 SUITES: Mapping[str, Suite] = {
-    # The families of which the default model learns something; most of its traces need more than 200 tokens.
-    "quick": Suite("quick", ("examples?source=ages,average,change,distance,equation,sharing",), 3, 12,
+    # The families of which the default model learns something: of about a third of their problems.
+    "quick": Suite("quick", ("examples?source=ages,average,change,distance,equation,sharing",), 8, 12,
                    ("zero_shot", "icl_raw", "elm"), {"zero_shot": ("one", "vote"), "icl_raw": ("one",), "elm": ("one",)},
                    settings={"rollouts": 6, "steps": 3, "max_new_tokens": 320}),
     "standard": Suite("standard", ("gsm8k",), 16, 100, ROWS, protocols=("heldout", "stream", "keys"), stream=24,
