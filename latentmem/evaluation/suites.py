@@ -50,7 +50,7 @@ ROWS = ("zero_shot", "elm", "elm_unrouted", "icl_raw", "untrained_prompt", "untr
         "random_memory", "elm_kv")
 
 SUITES: Mapping[str, Suite] = {
-    # The families of which the default model learns something: of about a third of their problems.
+    # The families of the starter memories; with six traces the gate lets few of their problems pass, one of the first eight.
     "quick": Suite("quick", ("examples?source=ages,average,change,distance,equation,sharing",), 8, 12,
                    ("zero_shot", "icl_raw", "elm"), {"zero_shot": ("one", "vote"), "icl_raw": ("one",), "elm": ("one",)},
                    settings={"rollouts": 6, "steps": 3, "max_new_tokens": 320}),
