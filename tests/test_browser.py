@@ -55,6 +55,10 @@ def test_the_journey(page: Page, url: str) -> None:
     solve(page, "Zoe sorts 12 shells into 4 boxes. How many shells lie in one box?")
     assert page.run("return document.querySelectorAll('#lm-cards .card').length") >= 8
     page.until("return document.querySelector('#lm-cards .katex')")  # formulas are set
+    assert page.run("""const formula = document.createElement('span');
+        formula.style.cssText = 'display: inline-block; width: 700px; height: 1px';
+        const card = document.querySelector('#lm-cards .card.votes'); card.querySelector('.body').append(formula);
+        const fits = card.scrollWidth <= card.clientWidth; formula.remove(); return fits""")  # what is too wide is scrolled
     assert page.run("return document.querySelectorAll('#lm-votes .seg').length") >= 2
     page.click("#lm-compare")
     page.until("return document.querySelectorAll('#lm-columns .column').length === 3")  # without, with it, with another one

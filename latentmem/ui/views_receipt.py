@@ -89,7 +89,7 @@ def open_link(memory_id: str, words: str) -> Markup:
 def both_votes(r: Receipt) -> Markup:
     """The two votes beside each other, the same answer in the same colour."""
     votes = [(SIDES["zero_shot"], r.zero_shot)] + ([(SIDES["memory"], r.memory)] if r.memory is not None else [])
-    return Markup('<div class="votes">{}</div>').format(join([small_vote(title, vote) for title, vote in votes]))
+    return Markup('<div class="both-votes">{}</div>').format(join([small_vote(title, vote) for title, vote in votes]))
 
 
 def small_vote(title: str, vote: Vote) -> Markup:
