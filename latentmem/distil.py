@@ -43,6 +43,9 @@ class Recipe:
     gate_votes: int = 3
     gate_lead: int = 2
     pseudo_label: Literal["step", "first"] = "step"
+    entropy_bonus: float = 0.0
+    max_shift: float = 0.0
+    keep: Literal["best", "last"] = "best"
     seed: int = 0
 
 
@@ -106,7 +109,7 @@ def distil(model: LanguageModel, problems: Sequence[Problem], firsts: Sequence[t
             break
         yield from _step(model, live, step, recipe, reward, gradient)
     for i, one in learners.items():
-        yield i, _lesson(one)
+        yield i, _lesson(one, recipe)
 
 
 def _step(model: LanguageModel, live: dict[int, _Learner], step: int, recipe: Recipe, reward: Reward,
@@ -134,7 +137,7 @@ def _step(model: LanguageModel, live: dict[int, _Learner], step: int, recipe: Re
         notes[i] = _look(one, votes[i], group, payoffs[i], recipe, reward, final=last)
         if not notes[i]:
             lots[i] = Lot(one.problem, one.soft, group, advantages(payoffs[i], recipe.advantage), tape,
-                          order.index(i) * recipe.rollouts)
+                          order.index(i) * recipe.rollouts, recipe.entropy_bonus)
         yield i, votes[i]
     losses = dict.fromkeys(order, 0.0)
     if lots:
@@ -199,29 +202,42 @@ def _update(one: _Learner, recipe: Recipe) -> tuple[float, str]:
         return 0.0, one.stopped
     one.optimizer.step()
     one.optimizer.zero_grad()
+    if recipe.max_shift:
+        with torch.no_grad():
+            one.soft.copy_(within(one.soft, one.start, recipe.max_shift))
     return norm, ""
+
+
+def shift(soft: Tensor, start: Tensor) -> float:
+    """How far a soft prompt [virtual tokens, hidden] is from its start: rms of the change over rms of the start."""
+    return float((soft - start).square().mean().sqrt() / start.square().mean().sqrt())
+
+
+def within(soft: Tensor, start: Tensor, most: float) -> Tensor:
+    """The nearest prompt whose `shift` is at most `most`: a trust region around the start."""
+    far = shift(soft, start)
+    return start + (soft - start) * (most / far) if far > most else soft
 
 
 def _record(one: _Learner, step: int, recipe: Recipe, now: Vote, payoff: Sequence[float], group: Sequence[Trace],
             loss: float, norm: float, note: str, rollout: float, train: float) -> Step:
     one.past.append(one.soft.detach().clone())
     tokens = sum(t.tokens for t in group)
-    rms = (one.soft.detach() - one.start).square().mean().sqrt() / one.start.square().mean().sqrt()
     return Step(step=step, steps=recipe.steps, label=now.label, agreement=now.majority_ratio, rewards=tuple(payoff),
-                loss=loss, grad_norm=norm, shift=float(rms), finished=fmean(t.votes for t in group),
+                loss=loss, grad_norm=norm, shift=shift(one.soft.detach(), one.start), finished=fmean(t.votes for t in group),
                 length=tokens / len(group), entropy=sum(t.entropy * t.tokens for t in group) / tokens, tokens=tokens,
                 seconds_rollout=rollout, seconds_train=train, problem_id=one.problem.id, note=note)
 
 
-def _lesson(one: _Learner) -> Lesson:
+def _lesson(one: _Learner, recipe: Recipe) -> Lesson:
     """Keep the best prompt that was seen at work, chosen without labels: the one whose rollouts agree most with the
-    first vote; of equals the latest. past[0] is the untrained start, which is no memory."""
+    first vote; of equals the latest. Or the last, however it did. past[0] is the untrained start, which is no memory."""
     steps = tuple(one.steps)
     trained = [s for s in range(1, len(one.scores)) if not torch.equal(one.past[s], one.start)]
     if not trained:
         return Lesson(None, f"Nothing was learnt: {one.steps[-1].note}.", steps)
-    best = max(trained, key=lambda s: (one.scores[s], s))
-    if one.scores[best] < one.scores[0] or one.scores[best] == 0:
+    best = trained[-1] if recipe.keep == "last" else max(trained, key=lambda s: (one.scores[s], s))
+    if recipe.keep == "best" and (one.scores[best] < one.scores[0] or one.scores[best] == 0):
         return Lesson(None, f"Nothing was learnt: agreement fell from {one.scores[0]:.0%} to {one.scores[best]:.0%} at best.",
                       steps)
     end = "" if one.stopped in ("", "done") else f" Training ended early: {one.stopped}."

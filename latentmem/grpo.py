@@ -90,6 +90,16 @@ def token_log_probs(hidden: Tensor, head: Tensor, targets: Tensor, temperature: 
     return _LogProb.apply(hidden, head, targets, float(temperature), chunk)
 
 
+def entropy_weights(log_probs: Tensor, entropy: Tensor, scale: Tensor) -> Tensor:
+    """What an entropy bonus adds to the weight of each sampled token: scale * (-log-probability - entropy), [P].
+
+    The gradient of a distribution's entropy is the expectation of -(log p) * grad log p over its own samples, so rare
+    tokens weigh more and usual ones less (Williams and Peng, 1991). `entropy` [P], the mean of its trace, is a baseline,
+    which makes it less noisy and leaves it unbiased. `scale` [P] is the bonus over the group's completion tokens.
+    """
+    return scale * (-log_probs.detach() - entropy)
+
+
 def policy_loss(log_probs: Tensor, weights: Tensor, rows: Tensor, count: int) -> Tensor:
     """The on-policy GRPO surrogate of each rollout, [count]: -sum over its tokens of weight * log-probability.
 

@@ -49,6 +49,9 @@ class Settings(BaseSettings):
 
     pseudo_label: Literal["step", "first"] = Field(
         "step", description="Reward agreement with the majority of the step's own rollouts (paper), or of the first vote.")
+    entropy_bonus: float = Field(0.0, ge=0, le=10, description="Reward for unlikely tokens, lest all traces become alike.")
+    max_shift: float = Field(0.0, ge=0, description="Trust region: how far a prompt may move from its start, relatively; 0: any.")
+    keep: Literal["best", "last"] = Field("best", description="The prompt of the step that agreed best, or of the last one.")
 
     key: KeyKind = Field("input", description="What retrieval compares: sentence embedding, or KV activations.")
     k: int = Field(1, ge=1, le=100, description="How many memories are looked up; the best one is tried.")

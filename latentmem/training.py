@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .grpo import policy_loss, token_log_probs
+from .grpo import entropy_weights, policy_loss, token_log_probs
 from .heap import give_back
 from .model import LanguageModel, Prefilled, Prompt
 from .prompts import solve_messages
@@ -27,6 +27,7 @@ class Lot:
     advantages: Tensor
     tape: Tape | None = None  # what sampling these traces computed; its row of traces[i] is first_row + i
     first_row: int = 0
+    entropy_bonus: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,8 @@ class _Row:
     lot: int
     ids: tuple[int, ...]
     weight: float  # advantage / completion tokens of the group
+    bonus: float  # entropy bonus / completion tokens of the group
+    entropy: float  # mean over its tokens
     taped: int  # its row on the lot's tape
 
 
@@ -45,16 +48,17 @@ def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: floa
     micro-batches of at most `budget` padded tokens; then the prompts run again, with their graph, and the gradient that has
     gathered in the leaves goes back through them once. So activations never exceed one micro-batch or the prompts. This is
     exact: the completions see the soft prompt only through those keys and values and the prompt's last hidden state.
-    Rows of zero advantage are skipped. `temperature` is that of sampling (0, greedy, is taken as 1).
+    Rows of zero advantage are skipped, unless there is an entropy bonus. `temperature` is that of sampling (0, greedy, is
+    taken as 1).
     """
     if budget is None:
         budget = 256 if model.body.device.type == "cpu" else 16_384
     rows = []
     for n, lot in enumerate(lots):
         total = sum(len(t.token_ids) for t in lot.traces)
-        rows += [_Row(n, t.token_ids, a / total, lot.first_row + i)
+        rows += [_Row(n, t.token_ids, a / total, lot.entropy_bonus / total, t.entropy or 0.0, lot.first_row + i)
                  for i, (t, a) in enumerate(zip(lot.traces, lot.advantages.tolist(), strict=True))
-                 if a != 0 and t.token_ids]
+                 if (a != 0 or lot.entropy_bonus) and t.token_ids]
     tapes = {id(lot.tape) for lot in lots}
     assert len(tapes) <= 1, "the lots of one step were sampled in one batch"
     tape = lots[0].tape if lots else None
@@ -112,7 +116,8 @@ def _micro_batch(model: LanguageModel, part: Sequence[_Row], filled: Prefilled, 
         past = Prefix(leaves, of, tape, torch.tensor([r.taped for r in part]))
         after = forward(body, body.embedding[ids[:, :-1]], positions, mask, past)
         hidden = torch.cat((hidden, after), 1)
-    weights = torch.tensor([r.weight for r in part], device=device)[:, None].expand(-1, longest)[counted]
-    log_probs = token_log_probs(hidden[counted], body.head.weight, ids[counted], temperature)  # [P]
     row_of = torch.arange(len(part), device=device)[:, None].expand(-1, longest)[counted]
+    log_probs = token_log_probs(hidden[counted], body.head.weight, ids[counted], temperature)  # [P]
+    weights, scale, entropy = torch.tensor([(r.weight, r.bonus, r.entropy) for r in part], device=device).T[:, row_of]
+    weights = weights + entropy_weights(log_probs, entropy, scale)
     return policy_loss(log_probs, weights, row_of, len(part))

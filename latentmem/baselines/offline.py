@@ -102,8 +102,8 @@ class Offline(Row):
         votes = [vote(g, side="memory") for g in groups]
         payoffs = [self._payoff(p, g, v) for p, g, v in zip(batch, groups, votes, strict=True)]
         notes = [self._note(v, payoff) for v, payoff in zip(votes, payoffs, strict=True)]
-        lots = {i: Lot(blank(batch[i]), self.learner.soft, groups[i], advantages(payoffs[i], r.advantage) / len(batch))
-                for i in range(len(batch)) if not notes[i]}
+        lots = {i: Lot(blank(batch[i]), self.learner.soft, groups[i], advantages(payoffs[i], r.advantage) / len(batch),
+                       entropy_bonus=r.entropy_bonus / len(batch)) for i in range(len(batch)) if not notes[i]}
         losses, norm = dict.fromkeys(range(len(batch)), 0.0), 0.0
         if lots:
             work = self.learner.gradient(list(lots.values()), r.temperature)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..grpo import policy_loss, token_log_probs
+from ..grpo import entropy_weights, policy_loss, token_log_probs
 from ..model import Drawn, LanguageModel, Prompt
 from ..prompts import solve_messages
 from ..training import Lot
@@ -142,6 +142,8 @@ class _Row:
     prompt: tuple[int, ...]
     ids: tuple[int, ...]
     weight: float  # advantage / completion tokens of the group
+    bonus: float  # entropy bonus / completion tokens of the group
+    entropy: float  # mean over its tokens
 
 
 def weight_gradient(made: Callable[[], LanguageModel], lots: Sequence[Lot], temperature: float, *,
@@ -155,8 +157,9 @@ def weight_gradient(made: Callable[[], LanguageModel], lots: Sequence[Lot], temp
     rows = []
     for n, lot in enumerate(lots):
         total, prompt = sum(len(t.token_ids) for t in lot.traces), model.render(solve_messages(lot.problem.text))
-        rows += [_Row(n, prompt, t.token_ids, a / total)
-                 for t, a in zip(lot.traces, lot.advantages.tolist(), strict=True) if a != 0 and t.token_ids]
+        rows += [_Row(n, prompt, t.token_ids, a / total, lot.entropy_bonus / total, t.entropy or 0.0)
+                 for t, a in zip(lot.traces, lot.advantages.tolist(), strict=True)
+                 if (a != 0 or lot.entropy_bonus) and t.token_ids]
     rows.sort(key=lambda r: len(r.prompt) + len(r.ids))
     losses, done = [0.0] * len(lots), 0
     yield done, len(rows)
@@ -194,7 +197,8 @@ def _micro_batch(body: Body, part: Sequence[_Row], temperature: float) -> Tensor
     log_probs = (trained_log_probs if head.requires_grad else token_log_probs)(hidden, head, targets, temperature)
     lengths = torch.tensor([len(r.ids) for r in part], device=device)
     row_of = torch.arange(len(part), device=device).repeat_interleave(lengths)
-    weights = torch.tensor([r.weight for r in part], device=device)[row_of]
+    weights, scale, entropy = torch.tensor([(r.weight, r.bonus, r.entropy) for r in part], device=device).T[:, row_of]
+    weights = weights + entropy_weights(log_probs, entropy, scale)
     return policy_loss(log_probs, weights, row_of, len(part))
 
 
