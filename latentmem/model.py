@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from .weights import Weights
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What a rollout continues: an optional soft prompt [virtual tokens, hidden] in front of token ids."""
+    """What a rollout continues: token ids, with an optional soft prompt [virtual tokens, hidden] in front."""
 
     ids: tuple[int, ...]
     soft: Tensor | None = None
@@ -99,6 +100,7 @@ class LanguageModel:
                  context: int) -> None:
         self.body, self.tokenizer = body, tokenizer
         self.name, self.fingerprint, self.ends, self.context = name, fingerprint, ends, context
+        self.front = 0  # tokens of the chat in front of a soft prompt
 
     @classmethod
     def load(cls, weights: Weights, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:
@@ -144,6 +146,17 @@ class LanguageModel:
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def in_turn(self) -> LanguageModel:
+        """The same weights with soft prompts inside the user's turn, behind what every chat begins with.
+
+        For the recipe sweep alone: PEFT's prompt tuning, as which memories are stored, has them before everything.
+        """
+        one, other = (self.render([{"role": "user", "content": text}]) for text in ("1", "?"))
+        made = copy.copy(self)
+        made.front = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+        made.fingerprint += "+in_turn"
+        return made
+
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Input embeddings [n, hidden] of token ids [n]."""
         return self.body.embedding[torch.as_tensor(ids, device=self.body.device)]
@@ -158,13 +171,15 @@ class LanguageModel:
             raise LatentmemError(f"The prompt has {size} tokens and the model reads {self.context}: shorten the problem.")
         rows = []
         for p in prompts:
+            words = self.embed(p.ids).to(flow)
             parts = [torch.zeros(size - len(p), body.hidden, dtype=flow, device=body.device)]
             if p.soft is not None:
                 if p.soft.shape[1] != body.hidden:
                     raise LatentmemError(f"The soft prompt has width {p.soft.shape[1]} and the model {body.hidden}: "
                                          "use the model that made this memory.")
-                parts.append(p.soft.to(body.device, flow))
-            rows.append(torch.cat([*parts, self.embed(p.ids).to(flow)]))
+                parts += [words[: self.front], p.soft.to(body.device, flow)]
+                words = words[self.front :]
+            rows.append(torch.cat([*parts, words]))
         lengths = torch.tensor([len(p) for p in prompts], device=body.device)
         offsets = torch.arange(size, device=body.device)[None] - (size - lengths)[:, None]  # [G, P], < 0 at padding
         visible, kept = offsets >= 0, Collected()

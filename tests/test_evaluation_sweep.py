@@ -49,6 +49,16 @@ def test_each_recipe_meets_each_problem_and_the_same_held_out_ones(shop, tmp_pat
     assert {r["steps"] for r in rows if r["recipe"] == "fast"} <= {1, 2}, "one step and the final check"
 
 
+def test_a_recipe_can_put_the_prompt_into_the_turn(shop, tmp_path: Path) -> None:
+    plan = sweep.Sweep({"before": {}, "inside": {"in_turn": True}}, problems=2, test=4)
+    rows = [r for r in sweep.run(shop, plan, toys(14), tmp_path) if isinstance(r, dict)]
+    assert [r["settings"] for r in rows] == [{}, {}, {"in_turn": True}, {"in_turn": True}]
+    assert rows[0]["agreement"] != rows[2]["agreement"] or rows[1]["agreement"] != rows[3]["agreement"]
+    inside = [r for r in rows[2:] if r["learned"]]
+    assert inside and all(r["n"] == 4 for r in inside)
+    assert len({r["base_right"] for r in rows if r["learned"]}) == 1, "the model alone is the same"
+
+
 def test_a_sweep_that_was_cut_off_is_completed_and_no_line_comes_twice(shop, tmp_path: Path) -> None:
     plan = sweep.Sweep(RECIPES, problems=3, test=4)
     list(sweep.run(shop, plan, toys(14), tmp_path / "whole"))

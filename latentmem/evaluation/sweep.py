@@ -1,8 +1,9 @@
 """The recipe sweep: named changes of the recipe, each tried on some training problems and many held-out ones.
 
 A sweep file is JSON: `{"recipes": {"as is": {}, "slow": {"learning_rate": 0.0003}}, "problems": 3, "test": 64}`, with
-`"data"` and `"seed"` if they differ from the command's. A recipe changes settings of the distillation and nothing else; the
-held-out problems are answered with one greedy trace behind each memory, under the same settings for all.
+`"data"` and `"seed"` if they differ from the command's. A recipe changes settings of the distillation and nothing else, but
+for `{"in_turn": true}`, which puts the soft prompt inside the user's turn; the held-out problems are answered with one greedy
+trace behind each memory, under the same settings for all.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..baselines.base import ONE, Form
 from ..baselines.log import Log
-from ..baselines.sampler import Ask, Sampled
+from ..baselines.sampler import Ask, Sampled, Sampler
 from ..baselines.teacher import Taught, Teacher
 from ..distil import Recipe
 from ..records import Distilled, LatentmemError, Problem, Status, Step, digest
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..baselines.registry import Workshop
 
 DISTILLED = {f.name for f in fields(Recipe)}
+CHANGED = DISTILLED | {"in_turn"}
 Record = Status | Step | Distilled | dict[str, Any]
 
 
@@ -56,9 +58,9 @@ def read(file: Path) -> Sweep:
     if extra := [k for k in data if k not in known]:
         raise LatentmemError(f"{file} has a member {extra[0]!r}: use {', '.join(sorted(known))}.")
     for name, changes in data["recipes"].items():
-        if not isinstance(changes, dict) or not changes.keys() <= DISTILLED:
-            wrong = next((k for k in changes if k not in DISTILLED), changes) if isinstance(changes, dict) else changes
-            raise LatentmemError(f"{file}: recipe {name!r} changes {wrong!r}: a recipe has {', '.join(sorted(DISTILLED))}.")
+        if not isinstance(changes, dict) or not changes.keys() <= CHANGED:
+            wrong = next((k for k in changes if k not in CHANGED), changes) if isinstance(changes, dict) else changes
+            raise LatentmemError(f"{file}: recipe {name!r} changes {wrong!r}: a recipe has {', '.join(sorted(CHANGED))}.")
     for name, least in (("problems", 1), ("test", 1), ("seed", 0)):
         if not isinstance(data.get(name, least), int) or data.get(name, least) < least:
             raise LatentmemError(f"{file}: {name} is {data[name]!r}: give a whole number from {least} on.")
@@ -78,7 +80,7 @@ def run(shop: Workshop, sweep: Sweep, data: DataSet, folder: Path) -> Iterator[R
                    *(p.id + p.text for p in test))[:12]
     done = {(r["recipe"], json.dumps(r["settings"], sort_keys=True), r["problem_id"]) for r in log.read() if r["setup"] == setup}
     yield Status(f"zero_shot answers the {len(test)} held-out problems")
-    base = ask(shop, test, None)
+    base = ask(shop.sampler, test, None)
     training = yield from teachable(shop, candidates, sweep.problems)
     for name, changes in sweep.recipes.items():
         settings = json.dumps(dict(changes), sort_keys=True)
@@ -112,22 +114,27 @@ def teachable(shop: Workshop, candidates: Sequence[Problem], wanted: int) -> Ite
 
 def _taught(shop: Workshop, changes: Mapping[str, Any], problems: Sequence[Problem], folder: Path) -> Iterator[Any]:
     """The lessons of one recipe. Settings check its values; its first votes are sampled as it says."""
-    other = shop.engine.changed(**changes)
+    other = shop.engine.changed(**{k: v for k, v in changes.items() if k != "in_turn"})
     recipe = Recipe(**{name: getattr(other.settings, name) for name in DISTILLED})
-    sampler = shop.sampler
+    sampler = placed(shop, changes)
     if (recipe.max_new_tokens, recipe.seed) != (sampler.max_new_tokens, sampler.seed):
-        sampler = type(sampler)(shop.engine.model, recipe.seed, recipe.max_new_tokens, rows=sampler.rows, top_p=recipe.top_p)
+        sampler = type(sampler)(sampler.model, recipe.seed, recipe.max_new_tokens, rows=sampler.rows, top_p=recipe.top_p)
     teacher = Teacher(sampler, recipe, shop.key, folder / "cache", name="recipes", group=shop.group)
     yield from teacher.learn([p.unlabelled() for p in problems])
 
 
-def ask(shop: Workshop, problems: Sequence[Problem], soft: Any) -> list[Sampled]:
+def placed(shop: Workshop, changes: Mapping[str, Any]) -> Sampler:
+    """The sampler whose model has the soft prompt where a recipe wants it."""
+    return shop.sampler.of(shop.engine.model.in_turn()) if changes.get("in_turn") else shop.sampler
+
+
+def ask(sampler: Sampler, problems: Sequence[Problem], soft: Any) -> list[Sampled]:
     """One greedy trace of each problem, behind a soft prompt [virtual tokens, hidden] or alone."""
     import torch
 
     tensor = None if soft is None else torch.from_numpy(soft.copy())
     asks = [Ask(p.unlabelled(), tensor, side="zero_shot" if soft is None else "memory") for p in problems]
-    return shop.sampler.sample(asks, ONE)
+    return sampler.sample(asks, ONE)
 
 
 def compared(test: Sequence[Problem], with_it: Sequence[Sampled], base: Sequence[Sampled]) -> dict[str, Any]:
@@ -157,7 +164,8 @@ def _line(shop: Workshop, name: str, changes: Mapping[str, Any], taught: Taught,
     if memory is None:
         return line
     line |= {"best_step": memory.best_step, "label": memory.label, "label_right": right(truth, memory.label), "memory": memory.id}
-    return line | compared(test, ask(shop, test, memory.soft_prompt), base) | {"seconds": round(time.perf_counter() - began, 2)}
+    replies = ask(placed(shop, changes), test, memory.soft_prompt)
+    return line | compared(test, replies, base) | {"seconds": round(time.perf_counter() - began, 2)}
 
 
 # ------------------------------------------------------------------ the table
