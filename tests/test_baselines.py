@@ -8,7 +8,6 @@ import pytest
 from latentmem.baselines.base import ONE, Cost, Form
 from latentmem.baselines.registry import ROWS
 from latentmem.baselines.sampler import Ask
-from latentmem.baselines.vote_n import matched
 from latentmem.records import Distilled, LatentmemError, Problem
 from tests.baseline_samples import bare, one_thread, poisoned, problems, shared_model, tiny_engine, workshop  # noqa: F401
 from tests.tiny import tiny_model
@@ -98,10 +97,6 @@ def test_unknown_row(shop):
 
 
 # Vote, context, memories ----------------------------------------------------------------------------------------
-
-
-def test_matched_votes():
-    assert matched(tokens=4000, tokens_a_trace=200) == 20 and matched(10, 200) == 1
 
 
 def test_the_past_stands_in_the_turn_before(shop):

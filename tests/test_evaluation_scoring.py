@@ -66,6 +66,15 @@ def test_the_table_by_hand() -> None:
     assert (row.tokens, row.seconds, row.learn_tokens, row.learn_seconds, row.memories) == (30, 2.0, 500, 9.0, 1)
 
 
+def test_the_vote_of_equal_tokens_by_hand() -> None:
+    base, row = scoring.table([*BASE, *(replace(r, system="elm", tokens=30) for r in BASE)])
+    assert (base.tokens, row.tokens) == (40, 120), "a trace of the model alone has 10 tokens"
+    assert scoring.equal_votes(base, [base, row]) == 1 and scoring.equal_votes(row, [base, row]) == 3
+    assert scoring.equal_votes(replace(row, learn_tokens=200), [base, row]) == 8  # (120 + 200) / 4 problems / 10 tokens
+    assert scoring.equal_votes(replace(row, tokens=1), [base, row]) == 1, "a vote has a trace at least"
+    assert scoring.equal_votes(row, [row]) is None
+
+
 def test_forms_and_data_sets_are_not_mixed() -> None:
     other = [replace(r, form="vote", correct=True) for r in BASE]
     elsewhere = [replace(r, dataset="other", correct=False) for r in BASE]

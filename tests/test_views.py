@@ -123,7 +123,7 @@ def test_a_trace_that_does_not_vote_says_so() -> None:
 def test_the_bar_counts_votes_silence_and_open_traces() -> None:
     s = scene(trace(0, "7"), trace(1, "8"), trace(2, None), total=5)
     assert "7 say" not in (words := views.vote_words(s.votes["zero_shot"], 5, 3, True))
-    assert words == "1 of 5 say 7, 1 say 8; 1 does not vote; 2 still open."
+    assert words == "1 of 5 says 7, 1 says 8; 1 does not vote; 2 still open."
     html = str(views.scene_vote(s, "zero_shot", "Vote", True))
     assert html.count('style="flex:1 0 0"') == 3 and 'style="flex:2 0 0"' in html
 

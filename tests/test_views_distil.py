@@ -67,7 +67,7 @@ def test_what_a_memory_changed_in_one_sentence() -> None:
 def test_latex_in_a_sentence_is_set() -> None:
     s = scene(trace(0, "\\frac{1}{2}"), trace(1, "7"), total=2)
     bar = str(views.scene_vote(s, "zero_shot", "Vote", False))
-    assert 'class="words tx">1 of 2 say \\(\\frac{1}{2}\\), 1 say 7.' in bar and 'aria-label="Vote: 1 of 2 say \\frac' in bar
+    assert 'class="words tx">1 of 2 says \\(\\frac{1}{2}\\), 1 says 7.' in bar and 'aria-label="Vote: 1 of 2 says \\frac' in bar
     assert views.formula("7") == "7" and views.formula(None) == "None"
 
 

@@ -14,7 +14,7 @@ from .sampler import Ask, Sampler
 class VoteN(Row):
     """Asked for one trace or for a vote, it always votes with its own N; the first traces are zero_shot's own.
 
-    To compare at equal compute, choose N so that its tokens are those of the other system (`matched`).
+    To compare at equal compute, choose N so that its tokens are those of the other system (the report counts it).
     """
 
     def __init__(self, sampler: Sampler, traces: int = VOTES, temperature: float = VOTE.temperature,
@@ -28,8 +28,3 @@ class VoteN(Row):
         problems = [blank(p) for p in problems]
         for problem, sampled in zip(problems, self.sampler.sample([Ask(p) for p in problems], self.form), strict=True):
             yield self.one_side(problem, replace(self.form, name=form.name), sampled)
-
-
-def matched(tokens: float, tokens_a_trace: float) -> int:
-    """The N whose traces cost about as many tokens as another system spends a problem, its learning included."""
-    return max(1, round(tokens / tokens_a_trace))

@@ -73,11 +73,14 @@ def systems(paper: Paper, run: Run, rows: Sequence[Row], look: dict[str, dict[st
     ahead = [i for i, r in enumerate(rows) if r.delta is not None and r.delta.low > 0]
     paper.table(
         ("system", "form", "data set", "n", "accuracy", "against zero_shot, points", "helped", "hurt", "coverage",
-         "right side chosen", "tokens a problem", "seconds a problem", "memories", "tokens to learn", "seconds to learn"),
+         "right side chosen", "tokens a problem", "seconds a problem", "memories", "tokens to learn", "seconds to learn",
+         "as many tokens as a vote of"),
         [(r.system, r.form, r.dataset, r.n, interval(r.accuracy), interval(r.delta, points), r.helped, r.hurt,
           percent(r.coverage), "–" if r.routing_accuracy is None else f"{percent(r.routing_accuracy)} of {r.judged}",
-          f"{r.tokens / r.n:.0f}", f"{r.seconds / r.n:.1f}", r.memories, f"{r.learn_tokens:,}", f"{r.learn_seconds:.0f}")
-         for r in rows], words=(0, 1, 2), marked=ahead, caption="Systems; bold where the paired interval is above zero")
+          f"{r.tokens / r.n:.0f}", f"{r.seconds / r.n:.1f}", r.memories, f"{r.learn_tokens:,}", f"{r.learn_seconds:.0f}",
+          scoring.equal_votes(r, rows)) for r in rows], words=(0, 1, 2), marked=ahead,
+        caption="Systems; bold where the paired interval is above zero. In the last column, the tokens of learning are shared "
+                "out among the problems asked")
     drawn = [r for r in rows if scoring.ORACLE not in r.system]
     paper.figure(figures.accuracy_by_tokens(drawn, look), "Accuracy against tokens; a small mark is one trace, a large one a "
                  "vote.")

@@ -88,6 +88,15 @@ def _row(key: Group, mine: Sequence[Result], base: Sequence[Result] | None, lear
         memories=sum(t.memory is not None for x in lessons for t in x.taught))
 
 
+def equal_votes(row: Row, rows: Sequence[Row]) -> int | None:
+    """The N of a vote of the model alone that takes as many tokens as this row, its learning shared by the problems asked.
+    None where the model alone was not asked for one trace of the same data."""
+    alone = next((r for r in rows if (r.dataset, r.system, r.form) == (row.dataset, BASE, "one")), None)
+    if alone is None or not alone.tokens:
+        return None
+    return max(1, round((row.tokens + row.learn_tokens) / row.n / (alone.tokens / alone.n)))
+
+
 # ------------------------------------------------------------------ other routers over the same traces
 def rerouted(results: Iterable[Result], router: str) -> list[Result]:
     """What another router would have answered from the same two sides: a verifier by name, or the oracle.

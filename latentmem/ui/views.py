@@ -192,8 +192,9 @@ def vote_words(vote: Vote | None, total: int, finished: int, running: bool, say:
         return f"{count(total, 'trace')} to come." if running else "Nobody has voted."
     if vote.abstained:
         return f"{finished} of {count(total, 'trace')} ended and none votes" + ("." if running else ": no answer.")
-    lead = f"{vote.clusters[0].size} of {total} say {say(vote.label)}"
-    runner = f", {vote.clusters[1].size} say {say(vote.clusters[1].answer)}" if len(vote.clusters) > 1 else ""
+    said = [(c.size, f"{'says' if c.size == 1 else 'say'} {say(c.answer)}") for c in vote.clusters[:2]]
+    lead = f"{said[0][0]} of {total} {said[0][1]}"
+    runner = f", {said[1][0]} {said[1][1]}" if len(said) > 1 else ""
     mute = finished - vote.voters
     silent = f"; {mute} {'does' if mute == 1 else 'do'} not vote" if mute else ""
     still = f"; {total - finished} still open" if running and total > finished else ""
