@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from latentmem.baselines.base import ONE, Form
+from latentmem.baselines.base import ONE, VOTE, Form
 from latentmem.baselines.log import Log
 from latentmem.baselines.sampler import Ask, Sampler
 from latentmem.records import LatentmemError
@@ -69,12 +69,14 @@ def test_a_hit_costs_what_the_miss_cost(engine, tmp_path):
 
 def test_rows_share_rollouts(shop):
     """vote_n's first traces are zero_shot's, and elm's own side is zero_shot."""
-    six = [r.traces for r in shop.make("zero_shot").reply(problems(3), VOTE6)]
+    vote6 = Form("vote", 6, VOTE.temperature)  # whatever the recipe's temperature: a vote is the same for all rows
+    assert shop.recipe.temperature != VOTE.temperature
+    six = [r.traces for r in shop.make("zero_shot").reply(problems(3), vote6)]
     nine = [r.traces for r in shop.make("vote_n").reply(problems(3), ONE)]
     assert [t[:6] for t in nine] == six and all(len(t) == 9 for t in nine)
     elm = shop.make("elm")
     list(elm.learn(problems(6)))
-    replies = elm.reply(problems(3), VOTE6)
+    replies = elm.reply(problems(3), vote6)
     assert [tuple(t for t in r.traces if t.side == "zero_shot") for r in replies] == six
 
 

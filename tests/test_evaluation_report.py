@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from latentmem.evaluation import evidence, report, scoring
+from latentmem.evaluation import evidence, figures, report, scoring
 from latentmem.evaluation.evidence import BEGIN, COLUMNS, END, between, cell, markdown
 from latentmem.evaluation.heldout import run as heldout
 from latentmem.evaluation.journal import Journal
@@ -140,6 +140,45 @@ def test_another_runs_zero_shot_is_lent_to_a_run_without(tmp_path: Path) -> None
     assert all(r.delta is None for r in evidence.rows_of(found.runs[1], (other, found.runs[1]))), "another seed, other traces"
 
 
+def test_what_is_lent_stays_out_of_the_borrowers_rows(tmp_path: Path) -> None:
+    """Two streams: each has its own zero_shot, and no row of the other's data."""
+    for name in ("a", "b"):
+        with Journal(tmp_path / name, facts("stream", data={"problems": 6})) as journal:
+            list(stream([Cast().entrant("zero_shot"), Cast().entrant("elm", memories=True)], data(6, name), journal))
+    found = collect([tmp_path])
+    for run in found.runs:
+        assert {r.dataset for r in evidence.rows_of(run, found.runs)} == {run.name}
+    rows = evidence.evidence(found)
+    assert len({(r["dataset"], r["system"]) for r in rows}) == len(rows)
+
+
+def test_another_arithmetic_lends_nothing(tmp_path: Path) -> None:
+    with Journal(tmp_path / "a", facts("heldout", made={"dtype": "int8"})) as journal:
+        list(heldout([Cast().entrant("zero_shot")], data(5), (data(11, first=100),), journal))
+    with Journal(tmp_path / "b", facts("heldout", made={"dtype": "float32"})) as journal:
+        list(heldout([Cast().entrant("elm", memories=True)], data(5), (data(11, first=100),), journal))
+    found = collect([tmp_path])
+    assert all(r.delta is None for r in evidence.rows_of(found.runs[1], found.runs))
+
+
+def test_curves_of_two_setups_are_two_lines() -> None:
+    one = {"learner": "LoRA", "problem_id": "p", "accuracy": 0.5}
+    rows = [one | {"setup": setup, "step": step} for setup in "xy" for step in (0, 1)]
+    assert [d["x"] for d in figures.step_curves(rows)["data"]] == [[0, 1], [0, 1]]
+    assert [d["name"] for d in figures.step_curves(rows[:2])["data"]] == ["LoRA: p"]
+
+
+def test_a_readme_is_not_emptied_for_want_of_evidence(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\nold\n{END}\n")
+    with pytest.raises(LatentmemError, match="say with --out in which folder the evidence is"):
+        evidence.update_readme(readme, tmp_path / "evidence.json")
+    assert "old" in readme.read_text()
+    (tmp_path / "evidence.json").write_text("[]")
+    with pytest.raises(LatentmemError, match="cannot be read"):
+        evidence.update_readme(tmp_path / "none.md", tmp_path / "evidence.json")
+
+
 def test_the_readme_is_changed_between_its_comments_only() -> None:
     text = f"before\n{BEGIN}\nold\n{END}\nafter\n"
     once = between(text, "| new |")
@@ -152,7 +191,7 @@ def test_the_readme_is_changed_between_its_comments_only() -> None:
 def test_the_readmes_table_is_the_evidence() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = evidence.read(ROOT / "assets" / "results" / "evidence.json")
-    assert between(readme, markdown(rows)) == readme, "run `latentmem evaluate --readme README.md`"
+    assert between(readme, markdown(rows)) == readme, "run `latentmem evaluate --out assets/results --readme README.md`"
 
 
 def test_a_file_that_is_no_evidence_is_refused(tmp_path: Path) -> None:

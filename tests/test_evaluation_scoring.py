@@ -164,3 +164,23 @@ def test_no_router_beats_the_oracle_and_helped_less_hurt_is_the_difference(cases
         if r.delta is not None:
             assert r.delta.mean == pytest.approx((r.helped - r.hurt) / r.n)
             assert r.delta.mean == pytest.approx(r.accuracy.mean - rows["zero_shot"].accuracy.mean)
+
+
+def test_the_sides_of_the_vote_are_those_of_one_system_over_the_same_problems() -> None:
+    elm = [result("a", "elm", True, form="vote", alone=False, memory=True), result("b", "elm", True, form="vote", alone=True)]
+    rest = [result("a", "vote_n", True, form="vote", alone=True), result("a", "elm", True, alone=True, memory=True)]
+    base = [result(p, "zero_shot", True, form="vote", alone=True) for p in "abc"]
+    found = dict(scoring.vote_sides([*rest, *base, *elm]))
+    assert list(found) == ["elm: alone", "elm: with it (post_)"]
+    assert [s.right for s in found["elm: alone"]] == [False] and [s.right for s in found["elm: with it (post_)"]] == [True]
+    assert [(t, len(s)) for t, s in scoring.vote_sides([*rest, *base])] == [("zero_shot: alone", 3)]
+    assert scoring.vote_sides(rest[1:]) == []
+
+
+def test_problems_of_one_name_in_two_sets_are_not_mixed() -> None:
+    """Of "a" in the other set, which the model alone gets wrong, the memory gets it right."""
+    elsewhere = [replace(result("a", "zero_shot", False, alone=False), dataset="other")]
+    used = replace(result("a", "elm_unrouted", True, memory=True), memory="m1")
+    mine = [used, replace(used, dataset="other")]
+    (found,) = scoring.services([*BASE, *elsewhere, *mine])
+    assert (found.helped, found.hurt, found.used) == (("a",), (), 2)

@@ -68,8 +68,44 @@ def test_a_transfer_learns_on_each_set_and_answers_all(engine, tmp_path: Path) -
     found = [r for name in ("pens", "more") for r in read_results(tmp_path / "out" / f"transfer-{name}")[0]]
     cells = {(r.learned_on, r.dataset) for r in found}
     assert cells == {(a, b) for a in ("pens", "more") for b in ("pens", "more")}
+    page = report.make(tmp_path / "out")["report.md"].read_text()
+    assert "## Transfer" in page and "pens" in page.partition("## Transfer")[2].partition("##")[0]
     with pytest.raises(LatentmemError, match="A transfer needs two data sets"):
         list(run(engine, Order(replace(suite, data=data[:1]), tmp_path / "out2")))
+    other = replace(suite, test_data=(data[0],))
+    with pytest.raises(LatentmemError, match="transfer takes its problems from --data: leave --test-data out"):
+        list(run(engine, Order(other, tmp_path / "out3")))
+
+
+def test_two_data_sets_of_one_name_are_refused_before_anything_is_written(engine, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    both = write(tmp_path / "a" / "pens.jsonl", 8, "Ann"), write(tmp_path / "b" / "pens.jsonl", 8, "Bob")
+    for suite in (replace(QUICK, data=both), replace(QUICK, test_data=both)):
+        with pytest.raises(LatentmemError, match="Two data sets are called pens: rename a file"):
+            list(run(engine, Order(suite, tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_single_curve_is_measured_on_the_test_data(engine, tmp_path: Path) -> None:
+    suite = replace(QUICK, protocols=("single",), test_data=(write(tmp_path / "pens.jsonl", 8, "Ann"),))
+    list(run(engine, Order(suite, tmp_path / "out")))
+    rows = [json.loads(line) for line in (tmp_path / "out" / "single.jsonl").read_text().splitlines()]
+    assert {(r["dataset"], r["n"]) for r in rows} == {("pens", 3)}
+    with pytest.raises(LatentmemError, match="No problem of examples/change is held out"):
+        list(run(engine, Order(replace(suite, test_data=(), test=0), tmp_path / "out2")))
+
+
+@pytest.mark.parametrize("fact", ["device", "dtype"])
+def test_a_run_does_not_go_on_with_another_arithmetic(engine, tmp_path: Path, fact: str) -> None:
+    list(run(engine, Order(replace(QUICK, systems=("zero_shot",)), tmp_path)))
+    file = tmp_path / "heldout-examples-change" / "run.json"
+    told = json.loads(file.read_text())
+    file.write_text(json.dumps(told | {"made": told["made"] | {"torch": "0.1", fact: "other"}}))
+    with pytest.raises(LatentmemError, match=f"holds a run with made.{fact} = other, and here it is"):
+        list(run(engine, Order(QUICK, tmp_path)))
+    file.write_text(json.dumps(told | {"made": told["made"] | {"torch": "0.1"}}))
+    assert [r for r in run(engine, Order(QUICK, tmp_path)) if isinstance(r, Result)], "another torch may go on"
 
 
 def test_problems_of_another_set_can_be_asked(engine, tmp_path: Path) -> None:

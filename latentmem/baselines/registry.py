@@ -118,7 +118,7 @@ class Entry:
 ROWS: Mapping[str, Entry] = {
     "zero_shot": Entry("The model alone, thinking step by step.", lambda w: ZeroShot(w.sampler)),
     "vote_n": Entry("The majority of N traces of the model alone, the competitor at equal compute.",
-                    lambda w: VoteN(w.sampler, w.votes, w.recipe.temperature)),
+                    lambda w: VoteN(w.sampler, w.votes)),
     "untrained_prompt": Entry(
         "The soft prompt before any training: the embeddings of its starting text (a control).",
         lambda w: UntrainedPrompt(w.sampler, w.recipe.init_text, w.recipe.virtual_tokens)),

@@ -78,7 +78,7 @@ def load(spec: str, *, strict: bool = False) -> DataSet:
     if head.startswith(GENERATED):
         name, found = head.removeprefix(GENERATED), _generated(head.removeprefix(GENERATED), options)
     elif known := _hub_set(head):
-        name, found = known[0], _from_hub(*known, options)
+        name, found = _from_hub(*known, options)
     else:
         name, found = _file_set(head, options)
     problems, notes = _checked(found, strict)
@@ -192,19 +192,21 @@ def _hub_set(head: str) -> tuple[str, HubSet] | None:
     return None
 
 
-def _from_hub(name: str, one: HubSet, options: dict[str, Any]) -> Iterator[Found]:
+def _from_hub(name: str, one: HubSet, options: dict[str, Any]) -> tuple[str, Iterator[Found]]:
     try:
         from datasets import load_dataset
     except ImportError:
         raise LatentmemError(f"The data set {name} needs the package datasets: pip install \"latentmem[evaluation]\".") from None
     split = str(options.pop("split", one.split))
     _no_more(options, name, "split")
+    if split != one.split:  # other problems, other names
+        name = f"{name}/{split}"
     try:
         rows = load_dataset(one.repo, one.config, split=split)
     except Exception as e:  # the package raises its own, the hub's and the network's
         said = (str(e).splitlines() or [type(e).__name__])[0][:160]
         raise LatentmemError(f"{one.repo} ({split}) cannot be fetched ({said}): give the problems as a JSONL file.") from None
-    return (hub_row(name, one, i, row) for i, row in enumerate(rows))
+    return name, (hub_row(name, one, i, row) for i, row in enumerate(rows))
 
 
 def hub_row(name: str, one: HubSet, index: int, row: dict[str, Any]) -> Found:

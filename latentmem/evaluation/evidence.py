@@ -26,14 +26,19 @@ def rows_of(run: Run, others: Sequence[Run] = ()) -> list[Row]:
     results = list(run.results)
     for system in two_sided(results):
         results += rerouted([r for r in run.results if r.system == system], ORACLE)
-    lent = [r for other in others if other is not run and (other.model, other.seed) == (run.model, run.seed)
-            and other.settings.get("max_new_tokens") == run.settings.get("max_new_tokens")
+    lent = [r for other in others if other is not run and _setting(other) == _setting(run)
             for r in other.results if r.system == "zero_shot"]
     asked = {(r.learned_on, r.dataset, r.system, r.form) for r in results}
     lent = [r for r in lent if (r.learned_on, r.dataset, r.system, r.form) not in asked]
-    own = {(r.learned_on, r.system, r.form) for r in results}
     return [row for row in table([*results, *lent], run.learned, seed=run.seed)
-            if (row.learned_on, row.system, row.form) in own]
+            if (row.learned_on, row.dataset, row.system, row.form) in asked]
+
+
+def _setting(run: Run) -> tuple[Any, ...]:
+    """What decides the traces of the model alone; runs that share it can share them."""
+    made = run.facts.get("made", {})
+    return (run.model, run.seed, *(run.settings.get(n) for n in ("max_new_tokens", "top_p")),
+            *(made.get(n) for n in ("device", "dtype")))
 
 
 def evidence(found: Found) -> list[dict[str, Any]]:
@@ -143,5 +148,11 @@ def between(text: str, table_: str) -> str:
 
 
 def update_readme(readme: Path, file: Path) -> None:
-    """Write the table of an evidence file into a README."""
-    write_whole(readme, between(readme.read_text(encoding="utf-8"), markdown(read(file))))
+    """Write the table of an evidence file into a README. Raises LatentmemError if one of the two is not there."""
+    if not file.is_file():
+        raise LatentmemError(f"There is no {file}: say with --out in which folder the evidence is.")
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise LatentmemError(f"{readme} cannot be read ({e}): give the README's own path.") from None
+    write_whole(readme, between(text, markdown(read(file))))

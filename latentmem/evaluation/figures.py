@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .results import Result
+from .results import Result, SideResult
 from .scoring import Routing, Row, Service, agreement_bins, curve, grouped
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8f98", "#B8A800")
@@ -70,41 +70,35 @@ def memory_bars(services: Sequence[Service], most: int = 25) -> Figure:
             "layout": layout("problems", "", 140 + 22 * len(shown), barmode="relative", legend={"y": -0.1})}
 
 
-def routing_bars(those: Sequence[Routing]) -> Figure:
-    """Of the disagreements with one side right: how often each router took the right one, and which it missed."""
+def routing_bars(told: Sequence[tuple[str, Routing]]) -> Figure:
+    """Of the disagreements with one side right: how often each router took the right one, and which it missed. `told`:
+    (run, what a router did there)."""
     parts = (("memory right, taken", "memory_right_taken", "#009E73"), ("alone right, taken", "alone_right_taken", "#56B4E9"),
              ("memory right, missed", "memory_right_missed", "#E69F00"),
              ("alone right, missed", "alone_right_missed", "#D55E00"))
-    names = [f"{r.system}, {r.form}: {r.router}" for r in those][::-1]
+    those, runs = [r for _, r in told], {run for run, _ in told}
+    names = [(f"{run}, " if len(runs) > 1 else "") + f"{r.system}, {r.form}: {r.router}" for run, r in told][::-1]
     return {"data": [{"type": "bar", "orientation": "h", "name": name, "y": [plain(n) for n in names],
                       "x": [getattr(r, member) for r in those][::-1], "marker": {"color": colour}}
                      for name, member, colour in parts],
             "layout": layout("disagreements", "", 160 + 26 * len(those), barmode="stack", legend={"y": -0.15})}
 
 
-def agreement(results: Sequence[Result]) -> Figure:
+def agreement(sides: Sequence[tuple[str, Sequence[SideResult]]]) -> Figure:
     """The share of traces that agree against the share of right labels: how far the vote can be believed."""
     data: list[dict[str, Any]] = [{"type": "scatter", "mode": "lines", "name": "as sure as right", "x": [0, 1], "y": [0, 1],
                                    "line": {"color": GREY, "dash": "dot"}, "hoverinfo": "skip"}]
-    names = (("zero_shot", "the model alone"), ("memory", "with a memory"))
-    for i, (side, name) in enumerate(names):
-        bins = agreement_bins(distinct_sides(results, side))
+    for i, (name, those) in enumerate(sides):
+        bins = agreement_bins(those)
         if bins:
-            data.append({"type": "scatter", "mode": "markers", "name": name, "x": [b[0] for b in bins], "y": [b[1] for b in bins],
+            data.append({"type": "scatter", "mode": "markers", "name": plain(name),
+                         "x": [b[0] for b in bins], "y": [b[1] for b in bins],
                          "text": [f"{b[2]} votes" for b in bins], "hovertemplate": "%{text}<br>%{x:.0%} agree, %{y:.0%} right",
-                         "marker": {"color": COLOURS[i], "symbol": SHAPES[i], "size": [6 + 3 * b[2] ** 0.5 for b in bins]}})
+                         "marker": {"color": COLOURS[i % len(COLOURS)], "symbol": SHAPES[i % len(SHAPES)],
+                                    "size": [6 + 3 * b[2] ** 0.5 for b in bins]}})
     return {"data": data, "layout": layout("traces that agree with the majority", "majority is right",
                                            xaxis={"tickformat": ".0%", "range": [0, 1.05]},
                                            yaxis={"tickformat": ".0%", "range": [-0.05, 1.05]})}
-
-
-def distinct_sides(results: Sequence[Result], side: str) -> list[Any]:
-    """Each vote of a side once: systems share the model's own traces, and memories that they share."""
-    found = {}
-    for r in results:
-        if r.form == "vote" and side in r.sides:
-            found.setdefault((r.dataset, r.problem_id, r.memory if side == "memory" else None), r.sides[side])
-    return list(found.values())
 
 
 def matrix(rows: Sequence[Row]) -> Figure:
@@ -126,8 +120,10 @@ def delta(row: Row | None) -> float | None:
 def step_curves(rows: Sequence[dict[str, Any]]) -> Figure:
     """Held-out accuracy against gradient steps on one problem, a line for each way of training and problem."""
     lines: dict[str, list[dict[str, Any]]] = {}
+    setups = list(dict.fromkeys(r.get("setup") for r in rows))  # another rate, another test part: another curve
     for r in rows:
-        lines.setdefault(f"{r['learner']}: {r['problem_id']}", []).append(r)
+        more = f" ({setups.index(r.get('setup')) + 1})" if len(setups) > 1 else ""
+        lines.setdefault(f"{r['learner']}: {r['problem_id']}{more}", []).append(r)
     data = []
     for i, (name, mine) in enumerate(lines.items()):
         mine = sorted(mine, key=lambda r: r["step"])

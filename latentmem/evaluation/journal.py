@@ -25,6 +25,7 @@ from .results import Learned, Result
 
 SAVING = 20  # a state is saved again when this many times as long has gone by as saving it took
 KINDS: dict[str, type[Result] | type[Learned]] = {"Result": Result, "Learned": Learned}
+KEPT = ("made.device", "made.dtype")  # another arithmetic samples other tokens
 Line = Result | Learned
 
 
@@ -208,13 +209,14 @@ def _facts(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_facts(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Facts of a new run are written; those of an old one must be the same, except what stands under "made"."""
+    """Facts of a new run are written; those of an old one must be the same, except what stands under "made" and is
+    not in KEPT."""
     given = json.loads(json.dumps(facts, default=str))
     there = _facts(folder)
     if there is None:
         write_whole(folder / "run.json", json.dumps(given, indent=1, ensure_ascii=False) + "\n")
         return
-    changed = next((d for d in _differences(there, given) if not d[0].startswith("made")), None)
+    changed = next((d for d in _differences(there, given) if d[0] in KEPT or not d[0].startswith("made")), None)
     if changed is not None:
         name, old, new = changed
         raise LatentmemError(f"{folder} holds a run with {name} = {old}, and here it is {new}: give another folder with --out.")

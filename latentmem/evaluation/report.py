@@ -8,11 +8,10 @@ from typing import Any
 
 from . import figures, scoring
 from .evidence import budget, evidence, percent, points, rows_of, write
-from .figures import distinct_sides
 from .journal import write_whole
 from .page import Page, Sheet
 from .runs import Found, Run, collect
-from .scoring import Routing, Row
+from .scoring import Row
 from .statistics import Estimate
 
 LEAD = ("Accuracy on problems with known answers, which no system saw while it learnt or answered. Intervals are 95 % "
@@ -43,8 +42,7 @@ def compose(paper: Paper, found: Found) -> None:
             systems(paper, run, rows_of(run, found.runs), look)
     if moved := [run for run in found.runs if run.protocol == "transfer"]:
         transfer(paper, moved, found.runs)
-    results = [r for run in found.runs for r in run.results]
-    votes(paper, results)
+    votes(paper, found.runs)
     routers(paper, found.runs)
     if found.rows["keys"]:
         keys(paper, found.rows["keys"])
@@ -123,20 +121,21 @@ def lessons(paper: Paper, run: Run) -> None:
         paper.table(("system", "problems met", "memories", "pseudo-labels right", "mean agreement"), rows, caption="Lessons")
 
 
-def votes(paper: Paper, results: Sequence[scoring.Result]) -> None:
-    """TTRL's words for the votes, with and without a memory, and agreement against accuracy."""
-    alone, helped = (distinct_sides(results, side) for side in ("zero_shot", "memory"))
-    if not alone and not helped:
+def votes(paper: Paper, runs: Sequence[Run]) -> None:
+    """TTRL's words for the votes of each run, with and without a memory, and agreement against accuracy."""
+    voted = [(run.name, sides) for run in runs if (sides := scoring.vote_sides(run.results))]
+    if not voted:
         return
     paper.section("The vote", "majority_ratio: share of the traces that agree. label_accuracy: how often the majority is right. "
                               "reward_accuracy: how often a trace's reward by the majority is the one by the truth. "
                               "ground_truth_ratio: share of right traces. pass@k: at least one of k is right.")
-    before, after = scoring.vote_metrics(alone), scoring.vote_metrics(helped)
-    names = list(dict.fromkeys([*before, *after]))
-    show = lambda m, n: percent(m[n]) if n in m else None  # noqa: E731
-    paper.table(("measure", "the model alone", "with a memory (post_)"),
-                [("votes", len(alone), len(helped)), *((n, show(before, n), show(after, n)) for n in names)])
-    paper.figure(figures.agreement(results), "Agreement against label accuracy; a larger mark is more votes.")
+    for name, sides in voted:
+        measured = [scoring.vote_metrics(those) for _, those in sides]
+        measures = dict.fromkeys(m for one in measured for m in one)
+        paper.table(("measure", *(title for title, _ in sides)),
+                    [("votes", *(len(those) for _, those in sides)),
+                     *((m, *(percent(one[m]) if m in one else None for one in measured)) for m in measures)], caption=name)
+        paper.figure(figures.agreement(sides), f"{name}: agreement against label accuracy; a larger mark is more votes.")
 
 
 def routers(paper: Paper, runs: Sequence[Run]) -> None:
@@ -151,7 +150,7 @@ def routers(paper: Paper, runs: Sequence[Run]) -> None:
                 [(run.name, x.system, x.form, x.router, percent(x.accuracy), x.judged,
                   f"{x.memory_right_taken} / {x.memory_right_missed}", f"{x.alone_right_taken} / {x.alone_right_missed}",
                   x.both_wrong) for run, x in told], words=(0, 1, 2, 3), caption="Routing confusion")
-    shown: list[Routing] = [x for _, x in told if x.judged]
+    shown = [(run.name, x) for run, x in told if x.judged]
     if shown:
         paper.figure(figures.routing_bars(shown), "Disagreements with exactly one side right.")
 
@@ -160,13 +159,14 @@ def transfer(paper: Paper, moved: Sequence[Run], runs: Sequence[Run]) -> None:
     """A matrix for each system and form."""
     paper.section("Transfer", "Memories of one data set (row) used on another (column): the paired difference to zero_shot, in "
                               "points.")
-    rows = [row for run in moved for row in rows_of(run, runs) if row.delta is not None and scoring.ORACLE not in row.system]
-    for system, form in dict.fromkeys((r.system, r.form) for r in rows):
-        mine = [r for r in rows if (r.system, r.form) == (system, form)]
+    told = [((run.model, run.seed, row.system, row.form), row) for run in moved for row in rows_of(run, runs)
+            if row.delta is not None and scoring.ORACLE not in row.system]
+    for key in dict.fromkeys(key for key, _ in told):
+        mine, title = [row for other, row in told if other == key], "{2}, {3} ({0}, seed {1})".format(*key)
         paper.table(("learnt from", "asked", "n", "accuracy", "against zero_shot, points", "helped", "hurt"),
                     [(r.learned_on, r.dataset, r.n, interval(r.accuracy), interval(r.delta, points), r.helped, r.hurt)
-                     for r in mine], words=(0, 1), caption=f"{system}, {form}")
-        paper.figure(figures.matrix(mine), f"{system}, {form}: memories of one set on another.")
+                     for r in mine], words=(0, 1), caption=title)
+        paper.figure(figures.matrix(mine), f"{title}: memories of one set on another.")
 
 
 def keys(paper: Paper, rows: Sequence[dict[str, Any]]) -> None:

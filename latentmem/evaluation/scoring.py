@@ -226,6 +226,16 @@ def vote_metrics(sides: Sequence[SideResult], prefix: str = "") -> dict[str, flo
     return {prefix + name: value for name, value in found.items()}
 
 
+def vote_sides(results: Sequence[Result]) -> list[tuple[str, list[SideResult]]]:
+    """(title, votes) of one run: each routed system's two sides over the same problems, or, without one, the model alone."""
+    found = [r for r in results if r.form == "vote"]
+    out: list[tuple[str, list[SideResult]]] = []
+    for system in two_sided(found):
+        both = [r.sides for r in found if r.system == system and {"zero_shot", "memory"} <= r.sides.keys()]
+        out += [(f"{system}: alone", [s["zero_shot"] for s in both]), (f"{system}: with it (post_)", [s["memory"] for s in both])]
+    return out or [(f"{BASE}: alone", alone) for alone in [[r.sides[BASE] for r in found if r.system == BASE]] if alone]
+
+
 def agreement_bins(sides: Sequence[SideResult]) -> list[tuple[float, float, int]]:
     """(majority ratio, share of right labels, votes) for each ratio that occurs: how far agreement can be believed."""
     by: dict[float, list[bool]] = defaultdict(list)
@@ -259,14 +269,15 @@ class Service:
 def services(results: Sequence[Result]) -> list[Service]:
     """For each memory of one system, what it did against the model alone in the same reply or, where the system sampled one
     side only, against zero_shot's; most used first."""
-    base = {(r.problem_id, r.form): r.correct for r in results if r.system == BASE}
+    base = {(r.dataset, r.problem_id, r.form): r.correct for r in results if r.system == BASE}
     by: dict[str, list[Result]] = defaultdict(list)
     for r in results:
         if r.memory is not None and r.used:
             by[r.memory].append(r)
     out = []
     for memory, mine in by.items():
-        alone = [(r, r.sides["zero_shot"].right if "zero_shot" in r.sides else base.get((r.problem_id, r.form))) for r in mine]
+        alone = [(r, r.sides["zero_shot"].right if "zero_shot" in r.sides else base.get((r.dataset, r.problem_id, r.form)))
+                 for r in mine]
         out.append(Service(memory, mine[0].memory_name, len(mine),
                            tuple(r.problem_id for r, a in alone if r.correct and a is False),
                            tuple(r.problem_id for r, a in alone if not r.correct and a is True)))

@@ -42,9 +42,11 @@ def run(shop: Workshop, train: Sequence[Problem], test: DataSet, folder: Path, *
     for name in learners:
         if name not in LEARNERS:
             raise LatentmemError(f"There is no way of training {name!r}: use {', '.join(LEARNERS)}.")
+    if not test.problems:
+        raise LatentmemError(f"No problem of {test.name} is held out: ask for one or more with --test.")
     log = Log(folder / "single.jsonl")
     setup = digest(shop.engine.model.fingerprint, repr(shop.recipe), repr(shop.sampler.max_new_tokens), repr(steps),
-                   test.digest)[:12]
+                   repr(shop.rates), test.digest)[:12]
     done = {(r["learner"], r["problem_id"], r["step"]) for r in log.read() if r["setup"] == setup}
     for problem in train:
         for name in learners:

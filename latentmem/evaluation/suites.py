@@ -102,6 +102,11 @@ def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
     datas, others = ([load(spec, strict=order.strict) for spec in specs] for specs in (suite.data, suite.test_data))
     for data in (*datas, *others):
         yield from (Status(f"{data.name}: {note}") for note in data.notes)
+    _distinct(datas)
+    _distinct(others)
+    if others and (refused := next((p for p in suite.protocols if p not in ("heldout", "single")), None)):
+        raise LatentmemError(f"Test data belong to heldout and single, and {refused} takes its problems from --data: leave "
+                             "--test-data out.")
     yield from engine.load()
     shop = Workshop(engine, order.out / "cache", rows=order.rows, group=order.together, votes=order.votes,
                     offline_steps=order.offline_steps)
@@ -114,9 +119,8 @@ def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
     for protocol in suite.protocols:
         if protocol == "heldout":
             for data in datas:
-                parts = split(data, suite.distil, 0 if others else suite.test, order.seed)
-                tests = [apart(parts.distil, split(o, 0, suite.test, order.seed).test) for o in others] or [parts.test]
-                yield from _heldout(shop, entrants, parts.distil, tests, order, f"heldout-{slug(data.name)}")
+                learn, tests = _parts(data, others, order)
+                yield from _heldout(shop, entrants, learn, tests, order)
         elif protocol == "stream":
             for data in datas:
                 yield from _stream(shop, entrants, data, order)
@@ -124,7 +128,7 @@ def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
             yield from _transfer(shop, entrants, datas, order)
         elif protocol == "single":
             for data in datas:
-                yield from _single(shop, data, order)
+                yield from _single(shop, data, others, order)
         elif protocol == "keys":
             for data in datas:
                 yield from single.key_quality(shop, data, order.out)
@@ -143,10 +147,25 @@ def cast(shop: Workshop, suite: Suite) -> list[Entrant]:
                     THERE[name].learns) for name in suite.systems]
 
 
+def _distinct(datas: Sequence[DataSet]) -> None:
+    """A data set's name stands for it in units, folders and tables."""
+    names = [d.name for d in datas]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise LatentmemError(f"Two data sets are called {twice}: rename a file, or give each an --out of its own.")
+
+
+def _parts(data: DataSet, others: Sequence[DataSet], order: Order) -> tuple[DataSet, list[DataSet]]:
+    """What is learnt from, and what is asked: the other part of the same set, or parts of other sets."""
+    suite = order.suite
+    parts = split(data, suite.distil, 0 if others else suite.test, order.seed)
+    return parts.distil, [apart(parts.distil, split(o, 0, suite.test, order.seed).test) for o in others] or [parts.test]
+
+
 def _heldout(shop: Workshop, entrants: Sequence[Entrant], learn: DataSet, tests: Sequence[DataSet], order: Order,
-             folder: str) -> Iterator[Event]:
-    told = {"protocol": "heldout", "distil": part(learn), "test": [part(t) for t in tests], **budgets(order)}
-    with Journal(order.out / folder, facts(shop, told)) as journal:
+             protocol: str = "heldout") -> Iterator[Event]:
+    told = {"protocol": protocol, "distil": part(learn), "test": [part(t) for t in tests], **budgets(order)}
+    with Journal(order.out / f"{protocol}-{slug(learn.name)}", facts(shop, told)) as journal:
         yield from heldout.run(entrants, learn, tests, journal, rows=shop.sampler.rows, together=shop.teacher.group)
 
 
@@ -171,14 +190,15 @@ def _transfer(shop: Workshop, entrants: Sequence[Entrant], datas: Sequence[DataS
             tests = [p.test if p is one else apart(one.distil, p.test) for p in parts]
         else:
             tests = [apart(one.distil, p.distil) for p in parts if p is not one]
-        yield from _heldout(shop, entrants, one.distil, tests, order, f"transfer-{slug(one.distil.name)}")
+        yield from _heldout(shop, entrants, one.distil, tests, order, "transfer")
 
 
-def _single(shop: Workshop, data: DataSet, order: Order) -> Iterator[Any]:
+def _single(shop: Workshop, data: DataSet, others: Sequence[DataSet], order: Order) -> Iterator[Any]:
     suite = order.suite
-    parts = split(data, suite.distil, suite.test, order.seed)
-    train = yield from sweep.teachable(shop, parts.distil.problems, suite.single)
-    yield from single.run(shop, train, parts.test, order.out, steps=shop.recipe.steps, learners=suite.learners)
+    learn, tests = _parts(data, others, order)
+    train = yield from sweep.teachable(shop, learn.problems, suite.single)
+    for test in tests:
+        yield from single.run(shop, train, test, order.out, steps=shop.recipe.steps, learners=suite.learners)
 
 
 def budgets(order: Order) -> dict[str, int]:
@@ -196,13 +216,13 @@ def facts(shop: Workshop, told: Mapping[str, Any]) -> dict[str, Any]:
     """What a run is: its protocol and data, the model's fingerprint, and every setting that decides a result."""
     settings = {name: getattr(shop.settings, name) for name in DECIDING} | asdict(shop.recipe)
     return {**told, "seed": shop.settings.seed, "model": shop.engine.model.fingerprint, "settings": settings,
-            "rows": shop.sampler.rows, "together": shop.teacher.group, "made": made(shop)}
+            "rows": shop.sampler.rows, "together": shop.teacher.group, "rates": shop.rates, "made": made(shop)}
 
 
 def made(shop: Workshop) -> dict[str, Any]:
-    """With what a run was begun; it may go on with something else."""
+    """With what a run was begun; it may go on with something else, but for what decides the tokens (`journal.KEPT`)."""
     body = shop.engine.model.body
-    found = {"device": str(body.device), "dtype": body.arithmetic, "training": str(body.dtype).removeprefix("torch."),
+    found = {"device": body.device.type, "dtype": body.arithmetic, "training": str(body.dtype).removeprefix("torch."),
              "python": platform.python_version(), "machine": platform.platform()}
     for name in PACKAGES:
         try:

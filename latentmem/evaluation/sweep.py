@@ -117,7 +117,7 @@ def _taught(shop: Workshop, changes: Mapping[str, Any], problems: Sequence[Probl
     other = shop.engine.changed(**{k: v for k, v in changes.items() if k != "in_turn"})
     recipe = Recipe(**{name: getattr(other.settings, name) for name in DISTILLED})
     sampler = placed(shop, changes)
-    if (recipe.max_new_tokens, recipe.seed) != (sampler.max_new_tokens, sampler.seed):
+    if (recipe.max_new_tokens, recipe.seed, recipe.top_p) != (sampler.max_new_tokens, sampler.seed, sampler.top_p):
         sampler = type(sampler)(sampler.model, recipe.seed, recipe.max_new_tokens, rows=sampler.rows, top_p=recipe.top_p)
     teacher = Teacher(sampler, recipe, shop.key, folder / "cache", name="recipes", group=shop.group)
     yield from teacher.learn([p.unlabelled() for p in problems])
