@@ -23,8 +23,9 @@ from typing import IO, Any
 import numpy as np
 
 from . import bank_codec as codec
+from . import bank_zip as limits
 from .bank_store import Store
-from .bank_zip import CHUNK, EVENTS, FORMAT, MANIFEST, MAX_MEMORIES, MEMORIES, VERSION, Members, lines, opened, read
+from .bank_zip import CHUNK, EVENTS, FORMAT, MANIFEST, MAX_MEMORIES, MAX_TOTAL, MEMORIES, VERSION, Members, lines, opened, read
 from .records import Event, LatentmemError, Memory, Step, Trace, from_json, to_json
 
 SPOOL = 32 << 20  # bytes of words kept in memory while the arrays are written
@@ -64,7 +65,8 @@ class _Line:
 def export_zip(store: Store, target: str | Path | IO[bytes], ids: list[str] | None = None) -> ExportReport:
     """Write the memories (all, or those in `ids`) and their events, but no receipts. The same bank gives the same bytes.
 
-    A path is replaced only once the archive is complete. Raises LatentmemError when it cannot be written.
+    A path is replaced only once the archive is complete, and only by one that lacks nothing: what is there may be the last
+    good copy. Raises LatentmemError then, for a file that is no archive, and when nothing can be written.
     """
     chosen = sorted(set(ids)) if ids is not None else store.ids()
     if len(chosen) > MAX_MEMORIES:
@@ -75,12 +77,18 @@ def export_zip(store: Store, target: str | Path | IO[bytes], ids: list[str] | No
             return _write(store, target, chosen)
         path = Path(target)
         path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.exists()
+        if there and not zipfile.is_zipfile(path):
+            raise LatentmemError(f"{path} is there and is no archive: write to another name, such as {path.stem}.zip.")
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             with part.open("wb") as f:
                 report = _write(store, f, chosen)
                 f.flush()
                 os.fsync(f.fileno())
+            if there and (report.refused or not report.memories):
+                why = f"misses {len(report.refused)} memories ({report.refused[0]})" if report.refused else "holds no memory"
+                raise LatentmemError(f"The export {why}, so {path} was left as it is: write to another name.")
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
@@ -100,13 +108,16 @@ def _write(store: Store, file: IO[bytes], ids: list[str]) -> ExportReport:
             try:
                 packed = store.packed(ident)
                 arrays = _arrays(packed)
+                words = b",".join(b'"%s":%s' % (p.encode(), packed.parts[p]) for p in ("record", "traces", "steps"))
+                line = b'{"id":"%s",%s}\n' % (ident.encode(), words)
+                if len(line) > limits.MAX_LINE or len(arrays) > limits.MAX_ARRAYS:  # else `import` would refuse the whole archive
+                    raise LatentmemError(f"Memory {ident} is too large for an archive ({len(line) + len(arrays)} bytes).")
             except LatentmemError as e:
                 refused.append(str(e))
                 continue
             # Stored, not deflated: weights do not compress.
             _add(archive, members, f"memories/{ident}.safetensors", BytesIO(arrays), zipfile.ZIP_STORED)
-            words = b",".join(b'"%s":%s' % (p.encode(), packed.parts[p]) for p in ("record", "traces", "steps"))
-            memory_lines.write(b'{"id":"%s",%s}\n' % (ident.encode(), words))
+            memory_lines.write(line)
             memories += 1
             for event in sorted(store.events({"memory_id": ident}), key=lambda e: e.id):
                 event_lines.write(to_json(event).encode() + b"\n")
@@ -140,13 +151,15 @@ def _arrays(packed: codec.Packed) -> bytes:
 
 
 # ------------------------------------------------------------------ import
-def import_zip(store: Store, source: str | Path | IO[bytes], *, model: str | None = None) -> ImportReport:
+def import_zip(store: Store, source: str | Path | IO[bytes], *, model: str | None = None, most: int = MAX_MEMORIES,
+               most_bytes: int = MAX_TOTAL) -> ImportReport:
     """Add what the archive holds and the bank does not. A memory comes whole or not at all; one that is damaged, or
     was made by another model than `model`, is refused with a sentence while the others come in.
 
-    Raises LatentmemError, before anything is stored, when the archive as a whole is not to be trusted.
+    Raises LatentmemError, before anything is stored, when the archive as a whole is not to be trusted, or holds more than
+    `most` memories or `most_bytes` unpacked.
     """
-    with opened(source) as (archive, members):
+    with opened(source, most, most_bytes) as (archive, members):
         refused = _Refusals()
         added = skipped = 0
         memories = _memories(archive, members, model, refused)

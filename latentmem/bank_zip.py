@@ -74,7 +74,8 @@ class _Bounded:
 
 
 @contextmanager
-def opened(source: str | Path | IO[bytes]) -> Iterator[tuple[zipfile.ZipFile, Members]]:
+def opened(source: str | Path | IO[bytes], most: int = MAX_MEMORIES,
+           most_bytes: int = MAX_TOTAL) -> Iterator[tuple[zipfile.ZipFile, Members]]:
     """The archive and its members as the manifest lists them, all checked but the arrays. Raises LatentmemError."""
     with ExitStack() as stack:
         try:
@@ -84,7 +85,7 @@ def opened(source: str | Path | IO[bytes]) -> Iterator[tuple[zipfile.ZipFile, Me
         with _sentence("The archive"):
             archive = zipfile.ZipFile(_Bounded(file))  # type: ignore[arg-type]
             size = file.seek(0, io.SEEK_END)
-        members = _members(archive, size)
+        members = _members(archive, size, most, most_bytes)
         yield archive, members
 
 
@@ -116,12 +117,18 @@ def _sentence(what: str) -> Iterator[None]:
                              "export it again.") from None
 
 
-def _members(archive: zipfile.ZipFile, size: int) -> Members:
+def _members(archive: zipfile.ZipFile, size: int, most: int, most_bytes: int) -> Members:
     infos = archive.infolist()
     names = [info.filename for info in infos]
     _check_names(infos, names)
     packed, total = sum(i.compress_size for i in infos), sum(i.file_size for i in infos)
     # Members that overlap share packed bytes: that is how the worst zip bombs are made.
+    if (there := sum(bool(ARRAYS.fullmatch(name)) for name in names)) > most:
+        raise LatentmemError(f"The archive holds {there} memories, more than the {most} that there is room for: "
+                             "export fewer by naming their ids.")
+    if most_bytes < MAX_TOTAL and total > most_bytes:
+        raise LatentmemError(f"The archive unpacks to {total >> 20} MiB, more than the {most_bytes >> 20} MiB allowed here: "
+                             "export fewer memories.")
     if packed > size or total > MAX_TOTAL or total > max(RATIO_FLOOR, MAX_RATIO * packed):
         raise LatentmemError(f"The archive of {size} bytes would unpack to {total} bytes, which no exported bank does: "
                              "it was not unpacked.")

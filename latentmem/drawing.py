@@ -44,7 +44,8 @@ def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
 def draw(logits: Tensor, u: Tensor, temperature: float, top_p: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """Draw one token a row.
 
-    logits [B, V]; u [B], uniform in [0, 1). Returns token ids [B], the entropy of softmax(logits / temperature) in nats
+    logits [B, V]; u [B], uniform in [0, 1), on the same device or on the CPU, where the choice is then made (a device without
+    float64 cannot). Returns token ids [B], the entropy of softmax(logits / temperature) in nats
     [B] (of softmax(logits) when greedy), and the self-certainty KL(uniform || softmax(logits)) in nats [B]
     (Intuitor, arXiv 2505.19590, eq. 2).
     """
@@ -71,4 +72,4 @@ def _draw(logits: Tensor, u: Tensor, temperature: float, top_p: float) -> tuple[
         return logits.argmax(-1), entropy, certainty
     if top_p < 1:
         mass = nucleus(mass / total[:, None], top_p)
-    return _pick(mass, u), entropy, certainty
+    return _pick(mass.to(u.device), u).to(mass.device), entropy, certainty

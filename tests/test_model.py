@@ -9,6 +9,7 @@ from latentmem.linear import Linear
 from latentmem.model import LanguageModel, Prompt, arithmetic_named, native_arithmetic
 from latentmem.prompts import solve_messages
 from latentmem.records import LatentmemError
+from latentmem.weights import Weights
 from tests.tiny import tiny_hf, tiny_model, tiny_tokenizer
 
 
@@ -184,3 +185,27 @@ def test_a_soft_prompt_inside_the_turn(family):
     alone = inside.prefill([Prompt(chat[1], model.embed(words).float())])
     assert torch.allclose(alone.hidden[0, -1], soft.hidden[1, -1], atol=1e-5)
     assert torch.allclose(inside.prefill([Prompt(chat[0])]).hidden, model.prefill([Prompt(chat[0])]).hidden)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ("template", "it has no chat template"), ("kind", "cannot be used"), ("torn", "cannot be used")])
+def test_a_model_that_cannot_be_used_is_said_in_one_sentence(change, words, tmp_path):
+    tokenizer = tiny_tokenizer()
+    if change == "template":
+        tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    tiny_hf().save_pretrained(tmp_path)
+    if change == "kind":
+        config = tmp_path / "config.json"
+        config.write_text(config.read_text().replace('"qwen2"', '"marvin"'))
+    if change == "torn":
+        (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(LatentmemError, match=f"(?s)^(?=.*{words})mine cannot be used.*choose an instruct model") as raised:
+        LanguageModel.load(Weights("mine", path=tmp_path, fingerprint="f" * 64, label="mine"), device="cpu")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_prompt_that_fills_the_context_is_refused():
+    model = tiny_model()
+    with pytest.raises(LatentmemError, match="The prompt fills all 512 tokens"):
+        sample(model, [Prompt(tuple([5] * 512))], [[1]])

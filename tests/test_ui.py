@@ -139,6 +139,31 @@ def test_replay_feedback_and_counterfactual(desk: Desk) -> None:
     assert any(e.kind == "feedback" for e in desk.engine.bank.events())
 
 
+@pytest.mark.parametrize("name", ["compare", "replay"])
+def test_a_comparison_ends_with_the_answer_that_it_belongs_to(desk: Desk, quick_pictures: None, name: str) -> None:
+    """Another problem is posed while it goes on: nothing of it is drawn under the new answer or kept beside it."""
+    asked(desk)
+    train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
+    desk.engine.pace = 0.005
+    stream = whatif.compare(desk, train, visitor()) if name == "compare" else whatif.replay(desk, visitor())
+    next(stream)
+    assert whatif.still_going(desk, visitor())["interactive"]
+    solve.press(desk, visitor(), BO, "off", None, *SETTINGS)
+    assert list(stream) == [] and desk.visit(visitor()).columns == []
+    settle(desk)
+    assert not desk.visit(visitor()).busy(name)
+
+
+def test_before_and_after_ends_with_the_memory_that_it_belongs_to(desk: Desk, quick_pictures: None) -> None:
+    distilled(desk)
+    desk.engine.pace = 0.005
+    stream = distil.before_after(desk, distil.ALL, visitor())
+    next(stream)
+    assert distil.still_going(desk, visitor())["interactive"]
+    distil.press(desk, visitor(), BO, *SETTINGS, 4, 1e-3, 20)
+    assert list(stream) == []
+
+
 # ------------------------------------------------------------------ distil
 def test_distil_try_keep_and_try_again(desk: Desk, quick_pictures: None) -> None:
     desk.engine.pace = 0.001

@@ -178,10 +178,10 @@ def test_begin_again_is_remembered_as_such(desk: Desk, asked: list[str]) -> None
 def test_a_press_that_had_its_turn_is_no_press_any_more(desk: Desk) -> None:
     pressed_solve(desk)
     pictures = solve.begin(desk, FIRST)
-    next(pictures), next(pictures)
+    shown = [next(pictures), next(pictures)]  # on a busy machine the second is the last
     assert not desk.visit(FIRST).runs["solve"].pressed
     assert all(map(skipped, next(solve.begin(desk, FIRST)))), "the turn of a press before, which was stopped, finds it begun"
-    assert "Done." in text_of(list(pictures)[-1].status)
+    assert "Done." in text_of([*shown, *pictures][-1].status)
 
 
 @pytest.mark.parametrize("name", PRESSES)

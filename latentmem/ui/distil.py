@@ -144,6 +144,7 @@ def _distilling(desk: Desk, visit: Visit, run: Run) -> Iterator[Picture]:
 def posed(visit: Visit, problem: str, *settings: Any) -> Run:
     """A new run of the panel, with what is to be learnt from; not begun."""
     visit.pending, visit.near = None, []
+    visit.end("before_after")
     run = visit.start("distil")
     run.given, run.problem, n = (problem, *settings), problem, len(parts.SAMPLING)
     run.settings = parts.checked(*settings[:n]) | parts.checked_distil(*settings[n:])
@@ -187,9 +188,7 @@ def take_over(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
 def stop(desk: Desk, request: gr.Request) -> Picture:
     """Ends the distillation; the bank stays as it was."""
     visit = desk.visit(request)
-    for name in ("distil", "before_after"):
-        if name in visit.runs:
-            visit.runs[name].end()
+    visit.end("distil", "before_after")
     run = visit.runs.get("distil") or Run()
     with run.lock:
         run.scene.stopped = run.scene.distilled is None
@@ -234,8 +233,12 @@ def before_after(desk: Desk, on: str, request: gr.Request) -> Iterator[list[Frag
     for text in asked:
         run = visit.start("before_after")
         for _ in follow(_trial(desk, text, done.memory, base.settings), run):
+            if visit.runs.get("distil") is not base:
+                break
             yield compare_table(rows) + _now(run, text, len(rows), len(asked))
         r = run.scene.receipt
+        if visit.runs.get("distil") is not base:  # another problem is distilled meanwhile: its page is not ours
+            return
         if r is None or r.memory is None:
             yield compare_table(rows) + fragments(
                 ("error", notice(run.error or "Stopped.", "warn" if run.error else "info")))
@@ -243,6 +246,11 @@ def before_after(desk: Desk, on: str, request: gr.Request) -> Iterator[list[Frag
         rows.append((text, r.zero_shot, r.memory))
     yield compare_table(rows) + fragments(
         ("caveat", notice("A few problems prove little, least of all the one it was trained on.")))
+
+
+def still_going(desk: Desk, request: gr.Request) -> Any:
+    """Whether there is anything left that Stop would end."""
+    return gr.update(interactive=desk.visit(request).busy("distil", "before_after"))
 
 
 def _now(run: Run, text: str, before: int, of: int) -> list[Fragment]:

@@ -67,7 +67,9 @@ def build(engine: Engine) -> gr.Blocks:
         wire_memories(desk, solve, memories, tabs, top, page, guide)
         wire_stream(desk, stream, MODEL)
         wire_arrival(app, desk, solve, distil, stream, tabs, token, have, timer, guide, top, page)
-    app.queue(max_size=settings.hosted_queue if desk.hosted else 32, default_concurrency_limit=8)
+    # In a shared app nobody may pass by the queue; elsewhere gradio decides.
+    app.queue(max_size=settings.hosted_queue if desk.hosted else 32, default_concurrency_limit=8,
+              api_open=False if desk.hosted else None)
     return app
 
 
@@ -98,10 +100,12 @@ def wire_solve(desk: Desk, solve: Solve, memories: Memories, tabs: gr.Tabs, top:
                     js="(...asked) => { window.latentmem.asked(asked[0]); return asked; }", **QUIET)
     run = pressed.then(bind(solve_panel.begin, desk), None, solve.outputs, show_progress_on=status, **parts.WORK, **MODEL)
     run.then(bind(head, desk), None, top, **QUIET)
-    compare = solve.compare.click(bind(whatif.compare, desk), solve.other, solve.columns, show_progress="minimal",
-                                  api_visibility="private", **MODEL)
-    replay = solve.replay.click(bind(whatif.replay, desk), None, solve.said, show_progress="minimal",
-                                api_visibility="private", **MODEL)
+    compare = stoppable(solve.compare, solve.stop).then(
+        bind(whatif.compare, desk), solve.other, solve.columns, show_progress="minimal", api_visibility="private", **MODEL)
+    replay = stoppable(solve.replay, solve.stop).then(
+        bind(whatif.replay, desk), None, solve.said, show_progress="minimal", api_visibility="private", **MODEL)
+    for one in (compare, replay):
+        one.then(bind(whatif.still_going, desk), None, solve.stop, queue=False, **QUIET)
     solve.stop.click(bind(solve_panel.stop, desk), None, solve.outputs, cancels=[run, compare, replay], queue=False, **QUIET)
     solve.right.click(bind(whatif.said_right, desk), None, solve.said, **QUIET)
     solve.wrong.click(bind(whatif.said_wrong, desk), None, solve.said, **QUIET)
@@ -129,8 +133,10 @@ def wire_distil(desk: Desk, solve: Solve, distil: Distil, memories: Memories, ta
     moved = solve.distil.click(bind(distil_panel.take_over, desk), [solve.problem, *asked[1:]],
                                [tabs, distil.problem, *distil.outputs, distil.columns], queue=False, **QUIET)
     chained = moved.then(**work)
-    again = distil.again.click(bind(distil_panel.before_after, desk), distil.on, distil.columns, show_progress="minimal",
-                               api_visibility="private", **MODEL)
+    again = stoppable(distil.again, distil.stop).then(
+        bind(distil_panel.before_after, desk), distil.on, distil.columns, show_progress="minimal", api_visibility="private",
+        **MODEL)
+    again.then(bind(distil_panel.still_going, desk), None, distil.stop, queue=False, **QUIET)
     distil.stop.click(bind(distil_panel.stop, desk), None, distil.outputs, cancels=[run, chained, again], queue=False, **QUIET)
     distil.keep.click(bind(distil_panel.keep, desk), None, distil.outputs, **QUIET).then(
         bind(memories_panel.refresh, desk), [*memories.look, memories.chosen], page, **QUIET).then(
@@ -151,6 +157,11 @@ def wire_memories(desk: Desk, solve: Solve, m: Memories, tabs: gr.Tabs, top: lis
     m.actions.really.click(bind(memories_panel.delete, desk), chosen, page, **QUIET).then(counted, None, top, **QUIET)
     m.upload.upload(bind(memories_panel.import_zip, desk), [m.upload, *chosen], page, **QUIET).then(counted, None, top, **QUIET)
     m.actions.try_it.click(try_on_problem, m.chosen, [tabs, solve.mode, solve.memory], queue=False, **QUIET)
+
+
+def stoppable(button: gr.Button, stop: gr.Button) -> Any:
+    """A press that can be stopped from the moment on which it was made."""
+    return button.click(lambda: gr.update(interactive=True), None, stop, queue=False, **QUIET)
 
 
 def open_memories() -> Any:

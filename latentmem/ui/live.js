@@ -14,6 +14,19 @@
     });
   };
 
+  const STOPS = "a[href], button, input, select, textarea, summary, [tabindex]";
+  const mark = (e) => e.tagName + ["pick", "memory", "receipt", "do", "value", "take"].map((k) => e.dataset[k] ?? "").join("|");
+  const focused = (old) => { // gives the keyboard its place back in what replaces `old`
+    const on = document.activeElement, all = [...old.querySelectorAll(STOPS)], at = all.indexOf(on);
+    if (at < 0) return null;
+    const like = all.filter((e) => mark(e) === mark(on)).indexOf(on);
+    return (node) => {
+      const now = [...node.querySelectorAll(STOPS)];
+      const next = now.filter((e) => mark(e) === mark(on))[like] ?? now[Math.min(at, now.length - 1)];
+      next?.focus({ preventScroll: true });
+    };
+  };
+
   lm.live = ({ element, props, trigger, watch }) => {
     const host = element.querySelector(".lm-live");
     const shown = new Map(); // key -> {html, node}
@@ -30,9 +43,10 @@
           node.dataset.key = key;
           node.innerHTML = html;
           lm.typeset?.(node);
-          const restore = entry ? keep(entry.node, node) : null;
+          const restore = entry ? keep(entry.node, node) : null, back = entry ? focused(entry.node) : null;
           entry ? entry.node.replaceWith(node) : host.append(node);
           restore?.();
+          back?.(node);
           entry = { html, node };
           shown.set(key, entry);
         }

@@ -66,7 +66,8 @@ class Desk:
             if visit.desk is None:
                 visit.desk = copy.copy(self)
                 visit.desk.engine = self.engine.changed(
-                    on_bank=Overlay(self.engine.bank, self.engine.settings.hosted_memories))  # type: ignore[arg-type]
+                    on_bank=Overlay(self.engine.bank, self.engine.settings.hosted_memories,  # type: ignore[arg-type]
+                                    hosting.VIRTUAL_TOKENS))
                 visit.desk.planes, visit.desk._folder, visit.desk._lock = {}, None, threading.Lock()
             return visit.desk
 
@@ -103,8 +104,9 @@ class Desk:
 
     def tuned(self, settings: dict[str, Any]) -> Engine:
         """The engine with some settings of a visitor. Raises LatentmemError for one that does not fit."""
-        hosting.check(self.engine.settings, settings)
-        return self.engine.changed(**settings)
+        made = self.engine.changed(**settings)  # first, since "256" from a program is 256, too
+        hosting.check(self.engine.settings, {name: getattr(made.settings, name) for name in settings})
+        return made
 
 
 def _name(request: Any) -> str:

@@ -87,7 +87,8 @@ def create_solve(settings: Settings, families: Mapping[str, list[str]], first: P
                                       elem_id="lm-example")
             mode = gr.Radio(list(MODES), value="auto", label="Memory", elem_id="lm-mode",
                             info="Automatic: the most similar memory is tried if it is similar enough.")
-            memory = gr.Dropdown([], label="Which memory", visible=False, filterable=True, elem_id="lm-which")
+            memory = gr.Dropdown([], label="Which memory", visible=False, filterable=True, elem_id="lm-which",
+                                 allow_custom_value=True)  # a deleted one is said in a sentence of ours
             given = parts.sampling_settings(settings, most)
         with gr.Column(scale=8, min_width=320, elem_classes="result"):
             status = parts.live("lm-status", fragments(("first", first_visit()), ("tiles", tiles(examples))))
@@ -104,7 +105,8 @@ def create_solve(settings: Settings, families: Mapping[str, list[str]], first: P
                 said = parts.live("lm-said")
                 with gr.Row(elem_classes="tight end what-if", visible=False) as what_if:
                     other = gr.Dropdown([], label="What would another memory have said?", scale=5, filterable=True,
-                                        elem_id="lm-other", info="The nearest first. Same problem, same seed.")
+                                        allow_custom_value=True, elem_id="lm-other",
+                                        info="The nearest first. Same problem, same seed.")
                     compare = gr.Button("Compare", scale=1, min_width=110, elem_id="lm-compare")
                 columns = parts.live("lm-columns")
             cards = parts.live("lm-cards", classes="cards")
@@ -166,6 +168,7 @@ def _answering(desk: Desk, visit: Visit, run: Run) -> Iterator[Picture]:
 
 def posed(visit: Visit, problem: str, mode: str, memory_id: str | None, *settings: Any) -> Run:
     """A new run of the panel, with what is asked; not begun."""
+    visit.end("compare", "replay")  # they belong to the answer before
     run = visit.start("solve")
     run.given, run.settings = (problem, mode, memory_id, *settings), parts.checked(*settings)
     run.problem, run.mode, run.memory = problem, mode, memory_id or ""
@@ -220,9 +223,7 @@ def waiting() -> Picture:
 def stop(desk: Desk, request: gr.Request) -> Picture:
     """Ends the visitor's runs of this panel; what was seen so far stays on the page."""
     visit = desk.visit(request)
-    for name in ("solve", "compare", "replay"):
-        if name in visit.runs:
-            visit.runs[name].end()
+    visit.end("solve", "compare", "replay")
     run = visit.runs.get("solve") or Run()
     with run.lock:
         run.scene.stopped = run.scene.receipt is None

@@ -45,6 +45,7 @@ class Visit:
     near: list[str] = field(default_factory=list)  # examples like the problem that was distilled, the nearest first
     star: Star | None = None  # the problem on the map
     desk: Desk | None = None  # an own one, with an own bank, in a shared app
+    page: str = ""  # gradio's name of the page that went
     token: str = ""  # of the browser tab, kept over a reload; "" for a program
     seen: float = field(default_factory=time.monotonic)
 
@@ -54,6 +55,15 @@ class Visit:
             self.runs[panel].end()
         self.runs[panel] = Run(patience=ORPHAN if self.token and panel in LONG else 0.0)
         return self.runs[panel]
+
+    def end(self, *panels: str) -> None:
+        """Tells the runs of these panels to stop."""
+        for name in panels:
+            if name in self.runs:
+                self.runs[name].end()
+
+    def busy(self, *panels: str) -> bool:
+        return any(name in self.runs and self.runs[name].busy for name in panels)
 
     def forsake(self) -> None:
         """The page is gone: runs go on for their patience, if they have any."""
@@ -91,11 +101,17 @@ class Visits:
     def of(self, name: str) -> Visit:
         """The visit of a page or a program, a new one if need be."""
         with self._lock:
-            visit = self._live.setdefault(name, Visit())
+            visit = self._live.setdefault(name, self._live.get(name) or self._back(name) or Visit())
             self._live.move_to_end(name)
             visit.seen = time.monotonic()
             self.sweep()
             return visit
+
+    def _back(self, name: str) -> Visit | None:
+        """The parked visit of a page that was not gone after all: a sleeping phone only loses its connection, and gradio
+        never says that the page is back."""
+        token = next((t for t, v in self._parked.items() if v.page == name), None)
+        return None if token is None else self._parked.pop(token)
 
     def claim(self, name: str, token: str) -> Visit:
         """The visit of a page that was just loaded: the one its tab had before, if that is still remembered."""
@@ -125,7 +141,7 @@ class Visits:
                 visit.free()
                 return
             visit.forsake()
-            visit.seen = time.monotonic()
+            visit.seen, visit.page = time.monotonic(), name
             self._parked[visit.token] = visit
             self.sweep()
         timer = threading.Timer(self.patience + 1, self.sweep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import gradio as gr
 
@@ -47,7 +48,11 @@ def compare(desk: Desk, other: str | None, request: gr.Request) -> Iterator[list
     run = visit.start("compare")
     known = visit.columns or first_columns(first)
     for _ in follow(think_records(desk, base.problem, other, base.settings), run):
+        if visit.runs.get("solve") is not base:
+            break
         yield _comparing(run, known)
+    if visit.runs.get("solve") is not base:  # another problem was posed meanwhile: its page is not ours
+        return
     vote = run.scene.votes.get("memory")
     info, error = attempt(lambda: desk.engine.bank.info(other))
     if run.scene.stopped or vote is None or info is None:
@@ -83,15 +88,24 @@ def replay(desk: Desk, request: gr.Request) -> Iterator[list[Fragment]]:
     if receipt is None:
         yield fragments(("error", notice("Solve a problem first.", "warn")))
         return
-    run = visit.start("replay")
+    run, base = visit.start("replay"), visit.runs.get("solve")
     for _ in follow(exclusively(desk, desk.engine.replay(receipt)), run):
+        if visit.runs.get("solve") is not base:
+            return
         with run.lock:
             done = sum(row.trace is not None for row in run.scene.rows.values())
         yield fragments(("status", notice(f"Asking again: {done} of {len(receipt.traces)} traces written.")))
+    if visit.runs.get("solve") is not base:
+        return
     if run.error or run.scene.receipt is None:
         yield fragments(("error", notice(run.error or "Stopped.", "warn" if run.error else "info")))
     else:
         yield fragments(("same", notice("Asked again: the same seed gave the same tokens, so the receipt holds.", "good")))
+
+
+def still_going(desk: Desk, request: gr.Request) -> Any:
+    """Whether there is anything left that Stop would end."""
+    return gr.update(interactive=desk.visit(request).busy("solve", "compare", "replay"))
 
 
 def said_right(desk: Desk, request: gr.Request) -> list[Fragment]:

@@ -1,0 +1,81 @@
+"""What an export may replace, and what an upload may bring."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from latentmem import bank_zip, overlay
+from latentmem.bank import Bank
+from latentmem.overlay import Overlay
+from latentmem.records import LatentmemError
+from tests.bank_samples import make_memory
+
+
+def bank_of(*memories) -> Bank:
+    bank = Bank(":memory:")
+    for memory in memories:
+        bank.put(memory)
+    return bank
+
+
+def archive_of(*memories) -> io.BytesIO:
+    file = io.BytesIO()
+    bank_of(*memories).export_zip(file)
+    file.seek(0)
+    return file
+
+
+def test_an_export_replaces_an_archive_and_no_other_file(tmp_path: Path) -> None:
+    other = tmp_path / "bank.sqlite"
+    other.write_bytes(b"SQLite format 3\x00 and much more")
+    with pytest.raises(LatentmemError, match=r"bank.sqlite is there and is no archive: write to another name, such as bank.zip"):
+        bank_of(make_memory(1)).export_zip(other)
+    assert other.read_bytes().startswith(b"SQLite") and len(list(tmp_path.iterdir())) == 1
+    good = tmp_path / "bank.zip"
+    bank_of(make_memory(1)).export_zip(good)
+    bank_of(make_memory(1), make_memory(2)).export_zip(good)
+    assert bank_of().import_zip(good).added == 2
+
+
+def test_the_last_good_export_is_not_replaced_by_one_that_lacks_something(tmp_path: Path,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    good = tmp_path / "bank.zip"
+    bank = bank_of(make_memory(1), make_memory(2))
+    bank.export_zip(good)
+    before = good.read_bytes()
+    with pytest.raises(LatentmemError, match=r"holds no memory, so .*bank.zip was left as it is"):
+        bank_of().export_zip(good)
+    monkeypatch.setattr(bank_zip, "MAX_LINE", 200)
+    with pytest.raises(LatentmemError, match=r"misses 2 memories .Memory m.* is too large for an archive"):
+        bank.export_zip(good)
+    assert good.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+    report = bank.export_zip(tmp_path / "new.zip")
+    assert report.memories == 0 and len(report.refused) == 2, "at a new name, what can be written is"
+
+
+def test_a_soft_prompt_has_no_more_tokens_than_the_settings_allow() -> None:
+    assert bank_of(make_memory(1, tokens=512))
+    with pytest.raises(LatentmemError, match="513 virtual tokens, more than the 512"):
+        bank_of(make_memory(1, tokens=513))
+
+
+def test_a_visitor_brings_no_longer_prompt_than_the_shared_app_makes() -> None:
+    visitor = Overlay(bank_of(make_memory(0)), most=3, longest=32)
+    report = visitor.import_zip(archive_of(make_memory(1), make_memory(2, tokens=33)))
+    assert (report.added, report.skipped) == (1, 0) and len(visitor.own) == 1
+    assert len(report.refused) == 1 and "33 virtual tokens, more than the 32 that this shared app allows" in report.refused[0]
+
+
+def test_an_upload_is_counted_and_weighed_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    visitor = Overlay(bank_of(make_memory(0)), most=2)
+    many = archive_of(*(make_memory(i) for i in range(1, 6)))
+    monkeypatch.setattr("latentmem.bank_archive._arrays_of", lambda *_: pytest.fail("unpacked"))
+    with pytest.raises(LatentmemError, match="holds 5 memories, more than the 3 that there is room for"):
+        visitor.import_zip(many)
+    monkeypatch.setattr(overlay, "MOST_BYTES", 1 << 10)
+    with pytest.raises(LatentmemError, match="unpacks to 0 MiB, more than the 0 MiB allowed here"):
+        visitor.import_zip(archive_of(make_memory(1)))
+    assert len(visitor.own) == 0
