@@ -206,3 +206,52 @@ def test_a_shared_app_keeps_visitors_apart(page: Page, tmp_path: Path) -> None:
         other.driver.quit()
         page.driver.get("about:blank")
         server.close()
+
+
+def test_a_full_queue_says_so_and_does_not_strand_the_page(page: Page, tmp_path: Path) -> None:
+    server, pages = serve_fake(tmp_path / "log", "--memories", "3", "--pace", "0.03", LATENTMEM_HOSTED="1",
+                               LATENTMEM_HOSTED_QUEUE="1"), [page, Page(), Page()]
+    try:
+        url = next(server)
+        for tab, text in zip(pages, ("Answer this slowly?", "Second in the queue?", "Third and too many?"), strict=True):
+            tab.open(url)
+            tab.write("#lm-problem textarea", text)
+        pages[0].click("#lm-solve")
+        pages[0].until("return document.querySelector('#lm-cards .card')")
+        pages[1].click("#lm-solve")
+        pages[1].until("return document.querySelector('#lm-status').innerText.includes('queue: 1/1')")
+        pages[2].click("#lm-solve")
+        pages[2].until("return document.querySelector('#lm-status').innerText.includes('its queue is full')")
+        pages[2].until("return !document.querySelector('#lm-solve').disabled && document.querySelector('#lm-stop').disabled")
+        pages[0].click("#lm-stop")
+        pages[1].until("return document.querySelector('#lm-receipt .receipt')")
+        solve(pages[2], "Third and too many?")  # pressed again, it has its turn
+    finally:
+        for tab in pages[1:]:
+            tab.driver.quit()
+        page.driver.get("about:blank")
+        server.close()
+
+
+def test_a_comparison_can_be_stopped_and_the_keyboard_keeps_its_place(page: Page, tmp_path: Path) -> None:
+    server = serve_fake(tmp_path / "log", "--memories", "3", "--pace", "0.05")
+    try:
+        page.open(next(server))
+        page.write("#lm-problem textarea", ZOE)
+        page.click("#lm-solve")
+        page.until("const b = document.querySelector('#lm-cards .body'); b?.focus(); return document.activeElement === b && b")
+        before = page.text("#lm-cards")
+        page.until("return document.querySelector('#lm-cards').innerText.length > arguments[0] + 80", len(before))
+        assert page.run("return document.activeElement.matches('#lm-cards .body')"), "its card was drawn again meanwhile"
+        page.until("return document.querySelector('#lm-receipt .receipt') && document.querySelector('#lm-stop').disabled")
+        page.click("#lm-compare")
+        page.click("#lm-stop")
+        page.until("return document.querySelector('#lm-columns').innerText.includes('Stopped')")
+        page.until("return document.querySelector('#lm-stop').disabled")
+        page.click("#lm-compare")
+        page.until("return document.querySelectorAll('#lm-columns .column').length === 3")
+        page.until("return document.querySelector('#lm-stop').disabled")
+        assert page.errors() == []
+    finally:
+        page.driver.get("about:blank")
+        server.close()

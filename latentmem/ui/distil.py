@@ -172,6 +172,12 @@ def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
     return run.problem, *(waiting() if run.pressed else picture(desk, run, visit, run.busy))
 
 
+def refused(desk: Desk, request: gr.Request) -> Any:
+    """The queue was full."""
+    visit = desk.visit(request)
+    return parts.refused(visit.runs.get("distil"), len(Picture._fields), lambda run: picture(desk, run, visit, False))
+
+
 def waiting() -> Picture:
     """What belongs to the last run is gone, and the run that waits in the queue can be stopped."""
     status = fragments(("wait", progress(Status("Waiting for the model"))))

@@ -100,6 +100,7 @@ def wire_solve(desk: Desk, solve: Solve, memories: Memories, tabs: gr.Tabs, top:
                     js="(...asked) => { window.latentmem.asked(asked[0]); return asked; }", **QUIET)
     run = pressed.then(bind(solve_panel.begin, desk), None, solve.outputs, show_progress_on=status, **parts.WORK, **MODEL)
     run.then(bind(head, desk), None, top, **QUIET)
+    run.failure(bind(solve_panel.refused, desk), None, solve.outputs, queue=False, **QUIET)
     compare = stoppable(solve.compare, solve.stop).then(
         bind(whatif.compare, desk), solve.other, solve.columns, show_progress="minimal", api_visibility="private", **MODEL)
     replay = stoppable(solve.replay, solve.stop).then(
@@ -133,6 +134,8 @@ def wire_distil(desk: Desk, solve: Solve, distil: Distil, memories: Memories, ta
     moved = solve.distil.click(bind(distil_panel.take_over, desk), [solve.problem, *asked[1:]],
                                [tabs, distil.problem, *distil.outputs, distil.columns], queue=False, **QUIET)
     chained = moved.then(**work)
+    for one in (run, chained):
+        one.failure(bind(distil_panel.refused, desk), None, distil.outputs, queue=False, **QUIET)
     again = stoppable(distil.again, distil.stop).then(
         bind(distil_panel.before_after, desk), distil.on, distil.columns, show_progress="minimal", api_visibility="private",
         **MODEL)

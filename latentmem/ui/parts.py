@@ -75,6 +75,15 @@ def in_turn(visit: Visit, panel: str, outputs: int, pictures: Callable[[Run], It
             yield one
 
 
+def refused(run: Run | None, outputs: int, picture: Callable[[Run], Any]) -> Any:
+    """The picture after gradio's queue took no more: the press did not get its turn, and says so."""
+    if run is None or not run.pressed:
+        return [gr.skip()] * outputs
+    run.end()
+    run.error = "The app is busy and its queue is full: press the button again in a minute."
+    return picture(run)
+
+
 def guide() -> gr.HTML:
     """Nothing to see: `page.js` opens memories and receipts through it when the visitor walks back and forth in the browser,
     and is told, as {"again": [events]}, which runs it has to take up again after a reload."""

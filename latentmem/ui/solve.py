@@ -212,6 +212,12 @@ def _place(desk: Desk, run: Run) -> Star | None:
     return attempt(lambda: star_of(desk.engine.changed(key=receipt.key_kind), receipt.problem))[0]
 
 
+def refused(desk: Desk, request: gr.Request) -> Any:
+    """The queue was full."""
+    visit = desk.visit(request)
+    return parts.refused(visit.runs.get("solve"), len(Picture._fields), lambda run: picture(desk, run, False, star=visit.star))
+
+
 def waiting() -> Picture:
     """What belongs to the last run is gone, and the run that waits in the queue can be stopped."""
     status = fragments(("wait", progress(Status("Waiting for the model"))))

@@ -76,6 +76,8 @@ def wire_stream(desk: Desk, s: Stream, model_work: dict[str, Any]) -> None:
     runs = [button.click(bind(pressed, desk), s.asked, s.outputs, queue=False, **quiet).then(
         bind(begin, desk), None, s.outputs, show_progress_on=s.outputs[0], **parts.WORK, **model_work)
         for button, pressed in ((s.press, press), (s.again, press_anew))]
+    for run in runs:
+        run.failure(bind(refused, desk), None, s.outputs, queue=False, **quiet)
     s.stop.click(bind(stop, desk), None, s.outputs, cancels=runs, queue=False, **quiet)
 
 
@@ -131,6 +133,11 @@ def press_anew(desk: Desk, request: gr.Request, *given: Any) -> Picture:
     """The same for "Begin again": what there was of this stream is forgotten."""
     posed(desk.visit(request), Given(*given), fresh=True)
     return waiting()
+
+
+def refused(desk: Desk, request: gr.Request) -> Any:
+    """The queue was full."""
+    return parts.refused(desk.visit(request).runs.get("stream"), len(Picture._fields), lambda run: picture(desk, run, False))
 
 
 def waiting() -> Picture:
