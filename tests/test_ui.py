@@ -14,7 +14,7 @@ from latentmem.ui import arrival, distil, runs, session, solve, warming, whatif
 from latentmem.ui.session import Desk
 
 from .fake_engine import FakeEngine
-from .ui_samples import ANN, BO, SETTINGS, asked, distilled, new_desk, pressed, settle, text_of, visitor
+from .ui_samples import ANN, BO, LOOK, SETTINGS, asked, distilled, new_desk, pressed, settle, text_of, visitor
 
 SLOWLY = f"{ANN} Count slowly."  # the engine takes seconds over it: it does not end before it is stopped
 
@@ -227,3 +227,12 @@ def test_a_full_disk_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(desk.engine, "keep", full)
     picture = distil.keep(desk, visitor())
     assert "disk is full" in text_of(picture.status) and picture.choice["visible"]
+
+
+def test_the_nearest_memories_stay_first_after_the_map_was_drawn_again(desk: Desk) -> None:
+    from latentmem.ui import memories
+
+    first = asked(desk)[-1].other["choices"]
+    again = memories.refresh(desk, *LOOK, "", visitor())
+    assert again.solve_other["choices"] == first and len(again.solve_memory["choices"]) == len(desk.engine.bank)
+    assert memories.refresh(desk, *LOOK, "", visitor("new")).solve_other["choices"] == again.solve_memory["choices"]

@@ -24,6 +24,7 @@ from .views_memory import body, head, no_page
 from .views_receipt import no_memory, stored_receipt
 from .views_table import choice_label, found_table
 from .views_trust import misleads, trust
+from .whatif import last_receipt, other_memories
 
 CHOICES = 200  # memories offered in the drop-down lists, the newest first; gradio takes a while to show very many
 EVENTS = 300  # of the open memory that its page is made from
@@ -103,6 +104,8 @@ def picture(desk: Desk, visit: Visit, words: str, colour: str, space: str, chose
     found = rows.found(words or "")
     choices = [(choice_label(i), i.id) for i in found[:CHOICES]]
     everything = choices if len(found) == len(rows.infos) else [(choice_label(i), i.id) for i in rows.infos[:CHOICES]]
+    receipt = last_receipt(visit)  # its own list has the nearest first
+    others = everything if receipt is None else other_memories(desk, receipt, visit.star)
     shown = part.chosen if isinstance(part.chosen, str) else ""
     page = part.page if part.body else no_page(rows.infos, closed=True)
     sheet = sheet_now(atlas_of(desk), space, method) if have is not None and rows.infos and not error else None
@@ -110,7 +113,7 @@ def picture(desk: Desk, visit: Visit, words: str, colour: str, space: str, chose
         part = part._replace(**drawn(sheet, rows, words, colour, have))
     return part._replace(table=found_table(rows.infos, found, shown, rows.tags), page=page,
                          choice=gr.update(choices=choices, value=shown if shown in {i for _, i in choices} else None),
-                         solve_memory=gr.update(choices=everything), solve_other=gr.update(choices=everything))
+                         solve_memory=gr.update(choices=everything), solve_other=gr.update(choices=others))
 
 
 def drawn(sheet: Sheet, rows: Rows, words: str, colour: str, have: str | None = None) -> dict[str, Any]:
