@@ -20,7 +20,7 @@ from typing import Any
 
 from . import __version__
 from .records import LatentmemError
-from .settings import Settings
+from .settings import WHY, Settings
 
 PACKAGES = ("torch", "transformers", "peft", "sentence-transformers", "safetensors", "gguf", "huggingface_hub",
             "math-verify", "numpy", "scikit-learn", "gradio", "plotly", "pydantic", "pydantic-settings", "typer",
@@ -47,6 +47,7 @@ def examine(overrides: dict[str, Any] | None = None) -> Report:
         problems.append(str(e))
     else:
         sections["settings"] = settings.model_dump(mode="json")
+        sections["why these defaults"] = dict(WHY)
         sections["weights"] = weights(settings, problems)
         sections["bank"] = bank(settings.bank, problems)
     return Report(sections, tuple(problems))

@@ -25,7 +25,7 @@ def test_the_doctor_reports_a_damaged_bank_and_loads_no_torch(tmp_path: Path) ->
     report = json.loads(done.stdout)
     assert done.returncode == 1 and str(bank) in done.stderr and done.stderr.endswith("[]\n")
     assert report["sections"]["bank"]["state"] == "damaged" and len(report["problems"]) == 1
-    assert {"versions", "machine", "settings", "weights", "bank"} == set(report["sections"])
+    assert {"versions", "machine", "settings", "why these defaults", "weights", "bank"} == set(report["sections"])
     assert report["sections"]["versions"]["torch"] != "missing"
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmem.distil import shift, within
+from latentmem.distil import Recipe, shift, within
 from latentmem.grpo import advantages, entropy_weights
 from latentmem.records import Distilled, Problem
+from latentmem.settings import WHY, Settings
 from latentmem.training import Lot, policy_gradient
 from tests.test_engine import engine, models  # noqa: F401  (fixtures)
 from tests.test_training import plain, traces
@@ -96,3 +99,12 @@ def test_the_last_step_is_kept_however_it_did(engine):  # noqa: F811
             assert not np.array_equal(last.memory.soft_prompt, best.memory.soft_prompt)
             return
     pytest.fail("in no problem did the best step differ from the last: other problems are needed")
+
+
+def test_every_default_that_decides_a_result_has_its_reason_and_its_value():
+    """The recipe's and the engine's default are one, and each has one line that says why."""
+    recipe, settings = Recipe(), Settings()
+    names = {f.name for f in fields(Recipe)} - {"seed"}
+    assert set(WHY) == names | {"key", "k", "min_similarity", "verifier"}
+    assert all(why.endswith(".") and len(why) < 125 and "\n" not in why for why in WHY.values())
+    assert all(getattr(recipe, n) == getattr(settings, n) for n in names - {"init_text"})
