@@ -103,8 +103,8 @@ WHY: Mapping[str, str] = {
     "keep": "Agreement goes up and down: in the sweep it ended 40 points below its best on average; not swept itself.",
     "key": "On held-out problems the sentence embedding was ahead of the activations in all three runs.",
     "k": "ReasoningBank (arXiv 2509.25140): 49.7 % with one, 44.4 % with four.",
-    "min_similarity": "Keeps out another kind of problem only: in the runs, one nearest memory in 500; not swept.",
-    "verifier": "Right side taken, three runs: votes of eight, share 7 of 7; one trace a side, the judge 72 of 109.",
+    "min_similarity": "Keeps out another kind of problem only: in the runs, two nearest memories in 600; not swept.",
+    "verifier": "Right side taken in the runs: in votes of eight the share 7 of 7; with one trace a side the judge 75 of 117.",
 }
 
 
