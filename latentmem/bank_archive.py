@@ -224,9 +224,11 @@ def _arrays_of(archive: zipfile.ZipFile, members: Members, ident: str) -> dict[s
 
 def _memory(words: _Line, arrays: dict[str, np.ndarray]) -> tuple[codec.Packed, Memory]:
     """One memory, checked as a whole: its words, its arrays, its id."""
-    r = words.record
+    r, prompt = words.record, arrays.pop("soft_prompt", None)
+    if prompt is not None and len(prompt) > codec.MOST_TOKENS:  # it would be read again and again, by everybody's model
+        raise LatentmemError(f"Memory {words.id} has {len(prompt)} virtual tokens, more than the {codec.MOST_TOKENS} allowed.")
     memory = Memory(
-        problem=r.problem, soft_prompt=arrays.pop("soft_prompt", None), model=r.model, model_name=r.model_name,
+        problem=r.problem, soft_prompt=prompt, model=r.model, model_name=r.model_name,
         keys={tensor.removeprefix("key."): array.astype(np.float32) for tensor, array in arrays.items()},
         vote=r.vote, traces=words.traces, steps=words.steps, best_step=r.best_step, settings=r.settings,
         created=r.created)

@@ -32,7 +32,7 @@ from .records import (
 
 T = TypeVar("T")
 PARTS = ("record", "traces", "steps", "soft_prompt")
-MOST_TOKENS = 512  # virtual tokens of a soft prompt, as in the settings
+MOST_TOKENS = 512  # virtual tokens of a soft prompt that comes in an archive, as in the settings
 KEY_DTYPE = {"input": "<f4", "kv": "<f2"}  # kv keys are long (layers x heads x 2); float16 halves them
 UNIT_TOLERANCE = 1e-3  # a unit vector rounded to float16 is off by up to 5e-4
 MOST_TEXT = 200  # characters that a stored receipt keeps of a trace; what it decided is in the votes
@@ -122,8 +122,6 @@ def check_prompt(prompt: Any) -> None:
     if not isinstance(prompt, np.ndarray) or prompt.dtype != np.float32 or prompt.ndim != 2 or 0 in prompt.shape:
         raise LatentmemError(f"The soft prompt is {_describe(prompt)}: "
                              "it must be a float32 array [virtual tokens, hidden].")
-    if len(prompt) > MOST_TOKENS:
-        raise LatentmemError(f"The soft prompt has {len(prompt)} virtual tokens, more than the {MOST_TOKENS} allowed.")
     if not np.isfinite(prompt).all():
         raise LatentmemError("The soft prompt holds NaN or infinity: distil again with a lower learning rate.")
 
