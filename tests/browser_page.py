@@ -109,6 +109,7 @@ class Page:
         self.run("[...document.querySelectorAll('button[role=tab]')].find(b => b.innerText === arguments[0]).click()", name)
 
     def write(self, css: str, text: str) -> None:
+        self.until("return document.querySelector(arguments[0])", css)  # a panel is built when it is first shown
         box = self.driver.find_element("css selector", css)
         self.run("arguments[0].scrollIntoView({block: 'center'}); arguments[0].select?.()", box)
         box.send_keys(text)

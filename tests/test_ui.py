@@ -236,3 +236,13 @@ def test_the_nearest_memories_stay_first_after_the_map_was_drawn_again(desk: Des
     again = memories.refresh(desk, *LOOK, "", visitor())
     assert again.solve_other["choices"] == first and len(again.solve_memory["choices"]) == len(desk.engine.bank)
     assert memories.refresh(desk, *LOOK, "", visitor("new")).solve_other["choices"] == again.solve_memory["choices"]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_only_a_full_queue_refuses_a_press(desk: Desk, full: bool) -> None:
+    """An event that was stopped has failed, too, in gradio's eyes: it must not end the press that waits behind it."""
+    desk.full = lambda: full
+    solve.press(desk, visitor(), ANN, "off", None, *SETTINGS)
+    shown = solve.refused(desk, visitor())
+    assert desk.visit(visitor()).runs["solve"].pressed is not full
+    assert ("queue is full" in text_of(shown.status)) if full else all("value" not in update for update in shown)

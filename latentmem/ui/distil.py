@@ -175,7 +175,8 @@ def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
 def refused(desk: Desk, request: gr.Request) -> Any:
     """The queue was full."""
     visit = desk.visit(request)
-    return parts.refused(visit.runs.get("distil"), len(Picture._fields), lambda run: picture(desk, run, visit, False))
+    run = visit.runs.get("distil")
+    return parts.refused(run, desk.full(), len(Picture._fields), lambda run: picture(desk, run, visit, False))
 
 
 def waiting() -> Picture:

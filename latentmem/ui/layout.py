@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -70,6 +71,7 @@ def build(engine: Engine) -> gr.Blocks:
     # In a shared app nobody may pass by the queue; elsewhere gradio decides.
     app.queue(max_size=settings.hosted_queue if desk.hosted else 32, default_concurrency_limit=8,
               api_open=False if desk.hosted else None)
+    desk.full = lambda: len(app._queue) >= (app._queue.max_size or inf)
     return app
 
 

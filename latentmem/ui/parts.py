@@ -75,9 +75,12 @@ def in_turn(visit: Visit, panel: str, outputs: int, pictures: Callable[[Run], It
             yield one
 
 
-def refused(run: Run | None, outputs: int, picture: Callable[[Run], Any]) -> Any:
-    """The picture after gradio's queue took no more: the press did not get its turn, and says so."""
-    if run is None or not run.pressed:
+def refused(run: Run | None, full: bool, outputs: int, picture: Callable[[Run], Any]) -> Any:
+    """The picture after an event of a press failed: if gradio's queue is `full`, the press gets no turn, and says so.
+
+    Else it was a press before that was stopped, which to gradio is a failure, too, while the next one waits for its turn.
+    """
+    if run is None or not run.pressed or not full:
         return [gr.skip()] * outputs
     run.end()
     run.error = "The app is busy and its queue is full: press the button again in a minute."

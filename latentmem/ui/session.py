@@ -48,6 +48,7 @@ class Desk:
         self.visits, self.warming = Visits(), Warming()
         self.example_keys: dict[str, Any] = {}  # text -> its key; filled at first use
         self.keys_lock = threading.Lock()
+        self.full: Callable[[], bool] = lambda: False  # whether gradio's queue takes no more; the layout knows
         self.model_work = threading.Lock()  # one piece of model work at a time, whoever asks for it
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._lock = threading.Lock()

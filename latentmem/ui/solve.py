@@ -215,7 +215,8 @@ def _place(desk: Desk, run: Run) -> Star | None:
 def refused(desk: Desk, request: gr.Request) -> Any:
     """The queue was full."""
     visit = desk.visit(request)
-    return parts.refused(visit.runs.get("solve"), len(Picture._fields), lambda run: picture(desk, run, False, star=visit.star))
+    run = visit.runs.get("solve")
+    return parts.refused(run, desk.full(), len(Picture._fields), lambda run: picture(desk, run, False, star=visit.star))
 
 
 def waiting() -> Picture:

@@ -137,7 +137,8 @@ def press_anew(desk: Desk, request: gr.Request, *given: Any) -> Picture:
 
 def refused(desk: Desk, request: gr.Request) -> Any:
     """The queue was full."""
-    return parts.refused(desk.visit(request).runs.get("stream"), len(Picture._fields), lambda run: picture(desk, run, False))
+    run = desk.visit(request).runs.get("stream")
+    return parts.refused(run, desk.full(), len(Picture._fields), lambda run: picture(desk, run, False))
 
 
 def waiting() -> Picture:
