@@ -191,13 +191,13 @@ class Bank:
         chosen = None if ids is None else [self._store.resolve(ident) for ident in ids]
         return bank_archive.export_zip(self._store, target, chosen)
 
-    def import_zip(self, source: str | Path | IO[bytes], *, model: str | None = None, **most: int) -> ImportReport:
+    def import_zip(self, source: str | Path | IO[bytes], *, model: str | None = None, **limits: int) -> ImportReport:
         """Add the memories and events of an exported bank that this one lacks (set union).
 
-        `model`: refuse memories made by a model of another fingerprint. `most`, `most_bytes`: limits of the archive.
+        `model`: refuse memories made by a model of another fingerprint. `limits`: `most` memories, `most_bytes`.
         """
         self._store.check_writable()
-        return bank_archive.import_zip(self._store, source, model=model, **most)
+        return bank_archive.import_zip(self._store, source, model=model, **limits)
 
     def export_peft(self, memory_id: str, folder: str | Path, *, base_model: str | None = None) -> None:
         """Write the soft prompt as a PEFT adapter. `base_model`: where PEFT finds the model, else the model's name."""

@@ -26,7 +26,7 @@ from . import bank_codec as codec
 from . import bank_zip as limits
 from .bank_store import Store
 from .bank_zip import CHUNK, EVENTS, FORMAT, MANIFEST, MAX_MEMORIES, MAX_TOTAL, MEMORIES, VERSION, Members, lines, opened, read
-from .records import Event, LatentmemError, Memory, Step, Trace, from_json, to_json
+from .records import MOST_TOKENS, Event, LatentmemError, Memory, Step, Trace, from_json, to_json
 
 SPOOL = 32 << 20  # bytes of words kept in memory while the arrays are written
 BATCH = 64  # memories a transaction
@@ -225,8 +225,8 @@ def _arrays_of(archive: zipfile.ZipFile, members: Members, ident: str) -> dict[s
 def _memory(words: _Line, arrays: dict[str, np.ndarray]) -> tuple[codec.Packed, Memory]:
     """One memory, checked as a whole: its words, its arrays, its id."""
     r, prompt = words.record, arrays.pop("soft_prompt", None)
-    if prompt is not None and len(prompt) > codec.MOST_TOKENS:  # it would be read again and again, by everybody's model
-        raise LatentmemError(f"Memory {words.id} has {len(prompt)} virtual tokens, more than the {codec.MOST_TOKENS} allowed.")
+    if prompt is not None and len(prompt) > MOST_TOKENS:  # it would be read again and again, by everybody's model
+        raise LatentmemError(f"Memory {words.id} has {len(prompt)} virtual tokens, more than the {MOST_TOKENS} allowed.")
     memory = Memory(
         problem=r.problem, soft_prompt=prompt, model=r.model, model_name=r.model_name,
         keys={tensor.removeprefix("key."): array.astype(np.float32) for tensor, array in arrays.items()},

@@ -32,7 +32,6 @@ from .records import (
 
 T = TypeVar("T")
 PARTS = ("record", "traces", "steps", "soft_prompt")
-MOST_TOKENS = 512  # virtual tokens of a soft prompt that comes in an archive, as in the settings
 KEY_DTYPE = {"input": "<f4", "kv": "<f2"}  # kv keys are long (layers x heads x 2); float16 halves them
 UNIT_TOLERANCE = 1e-3  # a unit vector rounded to float16 is off by up to 5e-4
 MOST_TEXT = 200  # characters that a stored receipt keeps of a trace; what it decided is in the votes

@@ -122,13 +122,13 @@ def _members(archive: zipfile.ZipFile, size: int, most: int, most_bytes: int) ->
     names = [info.filename for info in infos]
     _check_names(infos, names)
     packed, total = sum(i.compress_size for i in infos), sum(i.file_size for i in infos)
-    # Members that overlap share packed bytes: that is how the worst zip bombs are made.
     if (there := sum(bool(ARRAYS.fullmatch(name)) for name in names)) > most:
         raise LatentmemError(f"The archive holds {there} memories, more than the {most} that there is room for: "
                              "export fewer by naming their ids.")
     if most_bytes < MAX_TOTAL and total > most_bytes:
         raise LatentmemError(f"The archive unpacks to {total >> 20} MiB, more than the {most_bytes >> 20} MiB allowed here: "
                              "export fewer memories.")
+    # Members that overlap share packed bytes: that is how the worst zip bombs are made.
     if packed > size or total > MAX_TOTAL or total > max(RATIO_FLOOR, MAX_RATIO * packed):
         raise LatentmemError(f"The archive of {size} bytes would unpack to {total} bytes, which no exported bank does: "
                              "it was not unpacked.")

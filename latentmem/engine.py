@@ -103,8 +103,7 @@ class Engine:
     # Think ------------------------------------------------------------------------------------------------------
 
     def _check(self, problem: Problem) -> Problem:
-        limit = self.settings.max_problem_chars
-        if len(problem.text) > limit:
+        if len(problem.text) > (limit := self.settings.max_problem_chars):
             raise LatentmemError(f"The problem has {len(problem.text)} characters and the limit is {limit}: shorten it.")
         return problem.unlabelled()
 
@@ -230,7 +229,8 @@ class Engine:
             self._soft(one)  # refuses one of another model, whose keys may have another length
             there = one.keys.get(self.settings.key)
             similarity = float(here @ there) if there is not None and there.shape == here.shape else 0.0
-            return ((hit := Hit(one.id, one.name, similarity, 1)),), hit, ""
+            hit = Hit(one.id, one.name, similarity, 1)
+            return (hit,), hit, ""
         hits = self.search(problem).hits
         if not hits:
             return (), None, "The bank holds no memory that this model can use."

@@ -12,8 +12,8 @@ from typing import IO, TYPE_CHECKING, Any
 from uuid import uuid4
 
 from .bank import Bank, ExportReport, ImportReport
-from .bank_codec import MOST_TOKENS, check_event
-from .records import Counters, Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Receipt
+from .bank_codec import check_event
+from .records import MOST_TOKENS, Counters, Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Receipt
 
 if TYPE_CHECKING:
     import numpy as np

@@ -23,6 +23,7 @@ EventKind = Literal[
     "retrieved", "used", "agreed", "verifier_won", "helped", "hurt", "feedback", "quarantined", "released", "note", "tag"
 ]
 R = TypeVar("R")
+MOST_TOKENS = 512  # virtual tokens of a soft prompt that is made, or comes in an archive
 
 
 class LatentmemError(ValueError):

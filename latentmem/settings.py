@@ -14,7 +14,7 @@ from platformdirs import user_data_path
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from .records import KeyKind, LatentmemError
+from .records import MOST_TOKENS, KeyKind, LatentmemError
 
 
 class Settings(BaseSettings):
@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     max_new_tokens: int = Field(320, ge=1, le=8192, description="A trace that is longer is cut off and does not vote.")
     max_problem_chars: int = Field(4000, ge=1, le=100_000, description="A longer problem is refused.")
 
-    virtual_tokens: int = Field(20, ge=1, le=512, description="Length of a soft prompt (paper: 20).")
+    virtual_tokens: int = Field(20, ge=1, le=MOST_TOKENS, description="Length of a soft prompt (paper: 20).")
     init_text: str = Field("Solve the problem step by step, check each step, and put the final answer within \\boxed{}.",
                            min_length=1, description="The soft prompt starts as the embeddings of this text.")
     steps: int = Field(10, ge=1, le=1000, description="GRPO gradient steps (paper: 10).")

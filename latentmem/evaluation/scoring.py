@@ -233,7 +233,9 @@ def vote_sides(results: Sequence[Result]) -> list[tuple[str, list[SideResult]]]:
     for system in two_sided(found):
         both = [r.sides for r in found if r.system == system and {"zero_shot", "memory"} <= r.sides.keys()]
         out += [(f"{system}: alone", [s["zero_shot"] for s in both]), (f"{system}: with it (post_)", [s["memory"] for s in both])]
-    return out or [(f"{BASE}: alone", alone) for alone in [[r.sides[BASE] for r in found if r.system == BASE]] if alone]
+    if not out and (alone := [r.sides[BASE] for r in found if r.system == BASE]):
+        out = [(f"{BASE}: alone", alone)]
+    return out
 
 
 def agreement_bins(sides: Sequence[SideResult]) -> list[tuple[float, float, int]]:
