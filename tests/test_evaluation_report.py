@@ -14,6 +14,7 @@ from latentmem.evaluation.evidence import BEGIN, COLUMNS, END, between, cell, ma
 from latentmem.evaluation.heldout import run as heldout
 from latentmem.evaluation.journal import Journal
 from latentmem.evaluation.runs import collect
+from latentmem.evaluation.statistics import Estimate
 from latentmem.evaluation.stream import run as stream
 from latentmem.records import LatentmemError
 from tests.evaluation_samples import Cast, data
@@ -204,3 +205,23 @@ def test_a_file_that_is_no_evidence_is_refused(tmp_path: Path) -> None:
 def test_a_cell_stays_a_cell() -> None:
     assert cell("a|b\n<i>`_*[x]") == "a\\|b \\<i\\>\\`\\_\\*\\[x\\]"
     assert scoring.ORACLE not in markdown([])
+
+
+def test_differences_are_drawn_in_points_the_best_on_top_and_filled_where_zero_is_left_out() -> None:
+    rows = [("worse", Estimate(9, -0.1, -0.2, -0.05)), (EVIL, Estimate(9, 0.2, 0.1, 0.35)),
+            ("worse", Estimate(9, 0.0, -0.1, 0.1))]
+    drawn = figures.differences({"first": rows, "second": rows[:1]})
+    one, two = drawn["data"]
+    assert one["x"] == pytest.approx([-10, 0, 20]) and one["error_x"]["array"] == pytest.approx([5, 10, 15])
+    assert one["error_x"]["arrayminus"] == pytest.approx([10, 10, 10]) and one["y"] == [0, 1, 2], "equal names keep their lines"
+    assert one["marker"]["symbol"] == ["circle", "circle-open", "circle"] and "<b>" not in "".join(one["text"])
+    assert drawn["layout"]["yaxis"]["domain"][0] > drawn["layout"]["yaxis2"]["domain"][1] and two["yaxis"] == "y2"
+    assert drawn["layout"]["yaxis"]["ticktext"] == one["text"]
+
+
+def test_the_page_draws_the_differences_of_each_run(folder: Path) -> None:
+    html = (folder / "report.html").read_text()
+    drawn = [json.loads(f) for f in re.findall(r'<script type="application/json" data-figure="[^"]+">(.*?)</script>', html, re.S)]
+    found = [f for f in drawn if "error_x" in f["data"][0]]
+    assert len(found) == 2, "the held-out run and the stream"
+    assert all(len(f["data"][0]["x"]) > 0 and "oracle" not in "".join(f["data"][0]["text"]) for f in found)

@@ -122,6 +122,12 @@ def cell(text: str) -> str:
     return "".join("\\" + c if c in "\\|<>`*_[]" else " " if c in "\r\n" else c for c in text)
 
 
+def shown_name(row: Mapping[str, Any]) -> str:
+    """How a row of the evidence is called where people read it: vote_n says how many vote."""
+    votes = row["settings"].get("votes")
+    return row["system"] if votes is None else f"{row['system'].removesuffix('_vote')} (N = {votes})"
+
+
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The evidence as a Markdown table; a sentence if there is none."""
     if not rows:
@@ -133,8 +139,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         delta = "–" if r["delta_vs_zero_shot"] is None else (
             f"{points(r['delta_vs_zero_shot'])} ({points(r['delta_ci_low'])} to {points(r['delta_ci_high'])})")
         flips = "–" if r["helped"] is None else f"{r['helped']} / {r['hurt']}"
-        name = r["system"].removesuffix("_vote") + f" (N = {r['settings']['votes']})" if "votes" in r["settings"] else r["system"]
-        lines.append(f"| {cell(r['dataset'])} | {cell(name)} | {r['seed']} | {r['n']} | {span} | {delta} | {flips} | "
+        lines.append(f"| {cell(r['dataset'])} | {cell(shown_name(r))} | {r['seed']} | {r['n']} | {span} | {delta} | {flips} | "
                      f"{percent(r['coverage'])} | {percent(r['routing_accuracy'])} | {r['tokens']:,} |")
     return "\n".join(lines) + "\n"
 

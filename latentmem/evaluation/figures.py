@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .results import Result, SideResult
 from .scoring import Routing, Row, Service, agreement_bins, curve, grouped
+from .statistics import Estimate
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8f98", "#B8A800")
 SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x", "pentagon")
@@ -43,6 +44,39 @@ def accuracy_by_tokens(rows: Sequence[Row], look: dict[str, dict[str, Any]]) -> 
             "hovertemplate": "%{text}<br>%{x:.0f} tokens a problem<br>%{y:.1%}<extra>" + plain(system) + "</extra>"})
     return {"data": data, "layout": layout("tokens sampled a problem, learning included", "accuracy", xaxis={"type": "log"},
                                            yaxis={"tickformat": ".0%"})}
+
+
+def differences(groups: Mapping[str, Sequence[tuple[str, Estimate]]]) -> Figure:
+    """Paired differences to zero_shot with their intervals, the best of each group on top. `groups`: title -> (system,
+    difference as a share). Filled: an interval that does not touch zero."""
+    figure: Figure = {"data": [], "layout": layout("", "", 0, margin={"t": 30, "b": 40})}
+    figure["layout"].update(showlegend=False, annotations=[])
+    sizes = [len(rows) + 2 for rows in groups.values()]  # in lines: the title and a distance, too
+    height, top = sum(sizes), 1.0
+    figure["layout"]["height"] = 90 + 19 * height
+    for i, (title, rows) in enumerate(groups.items()):
+        rows, end = sorted(rows, key=lambda r: r[1].mean), "" if not i else str(i + 1)
+        sure = [e.low > 0 or e.high < 0 for _, e in rows]
+        colours = [COLOURS[0] if e.mean > 0 else COLOURS[1] if e.mean < 0 else GREY for _, e in rows]
+        figure["data"].append({
+            "type": "scatter", "mode": "markers", "x": [100 * e.mean for _, e in rows], "y": list(range(len(rows))),
+            "text": [plain(n) for n, _ in rows], "xaxis": "x", "yaxis": "y" + end,
+            "marker": {"color": colours, "size": 9, "symbol": ["circle" if s else "circle-open" for s in sure]},
+            "error_x": {"type": "data", "symmetric": False, "thickness": 1.5, "width": 3, "color": GREY,
+                        "array": [100 * (e.high - e.mean) for _, e in rows],
+                        "arrayminus": [100 * (e.mean - e.low) for _, e in rows]},
+            "customdata": [[100 * e.low, 100 * e.high] for _, e in rows],
+            "hovertemplate": "%{text}: %{x:+.1f} (%{customdata[0]:+.1f} to %{customdata[1]:+.1f})<extra></extra>"})
+        domain = [max(0.0, top - (sizes[i] - 1) / height), top]
+        figure["layout"]["yaxis" + end] = {"domain": domain, "automargin": True, "range": [-0.7, len(rows) - 0.3],
+                                            "tickvals": list(range(len(rows))), "ticktext": [plain(n) for n, _ in rows]}
+        figure["layout"]["annotations"].append({
+            "text": plain(title), "font": {"weight": 600}, "x": 0, "y": top, "xref": "paper", "yref": "paper", "xanchor": "left",
+            "yanchor": "bottom", "showarrow": False})
+        top -= sizes[i] / height
+    figure["layout"]["xaxis"] = {"title": {"text": "points above or below the model alone (95 %)"}, "zeroline": True,
+                                 "zerolinewidth": 2, "zerolinecolor": GREY, "anchor": "free", "position": 0}
+    return figure
 
 
 def tokens_a_problem(row: Row) -> float:

@@ -80,6 +80,11 @@ def systems(paper: Paper, run: Run, rows: Sequence[Row], look: dict[str, dict[st
         caption="Systems; bold where the paired interval is above zero. In the last column, the tokens of learning are shared "
                 "out among the problems asked")
     drawn = [r for r in rows if scoring.ORACLE not in r.system]
+    named = [(f"{r.system}, {r.form}" + ("" if len({r.dataset for r in rows}) == 1 else f", {r.dataset}"), r.delta)
+             for r in drawn if r.delta is not None]
+    if named:
+        paper.figure(figures.differences({"": named}), "Differences to zero_shot in the same form, paired by problem; filled "
+                     "where the interval leaves out zero.")
     paper.figure(figures.accuracy_by_tokens(drawn, look), "Accuracy against tokens; a small mark is one trace, a large one a "
                  "vote.")
     if online:
