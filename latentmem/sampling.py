@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
@@ -48,6 +49,10 @@ def seed_for(seed: int, problem_id: str, step: int, row: int) -> int:
     return int(digest(str(seed), problem_id, str(step), str(row))[:16], 16)
 
 
+def _stream() -> DecodeStream:
+    return DecodeStream(skip_special_tokens=True)
+
+
 @dataclass(eq=False)
 class _Open:
     """A rollout under way."""
@@ -57,7 +62,21 @@ class _Open:
     ids: list[int] = field(default_factory=list)
     entropy: float = 0.0
     certainty: float = 0.0
-    stream: DecodeStream = field(default_factory=lambda: DecodeStream(skip_special_tokens=True))
+    stream: DecodeStream = field(default_factory=_stream)
+
+    def heard(self, tokenizer: Tokenizer, token: int) -> str:
+        """The text that one more token completes, '' if none yet.
+
+        Where a tokenizer falls back to bytes, as Llama 2's does, bytes that make no character end a stream: a new one goes on.
+        What is shown may then lack them until the whole text is decoded.
+        """
+        try:
+            return self.stream.step(tokenizer, token) or ""
+        except Exception as e:  # tokenizers has no narrower class
+            if "prefix" not in str(e):
+                raise
+            self.stream = _stream()
+            return self.stream.step(tokenizer, token) or ""
 
 
 def sample(model: LanguageModel, jobs: Sequence[Job], *, seed: int, temperature: float, max_new_tokens: int,
@@ -90,7 +109,7 @@ def sample(model: LanguageModel, jobs: Sequence[Job], *, seed: int, temperature:
             one.certainty += d.certainty
             if d.ended:
                 yield one.job, close(rows.pop(d.row), True)
-            elif text := one.stream.step(tokenizer.backend_tokenizer, d.token):
+            elif text := one.heard(tokenizer.backend_tokenizer, d.token):
                 yield one.job, Delta(one.row, text, jobs[one.job].side)
     for one in rows.values():
         yield one.job, close(one, False)
