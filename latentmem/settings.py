@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LATENTMEM_", frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str = Field("qwen2.5-coder-0.5b", description="A name from `weights.MODELS`, a hub id or a local folder.")
-    embedder: str = Field("all-minilm-l6-v2", description="The sentence embedder behind `input` keys.")
+    embedder: str = Field("all-minilm-l6-v2", description="The sentence embedder behind `input` keys; a bank keeps to one.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, then mps, then cpu.")
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto", description="How matrices are multiplied; auto: int8 for sampling where a CPU has it natively, and bfloat16 or "

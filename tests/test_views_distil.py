@@ -56,6 +56,11 @@ def test_what_is_happening_in_plain_words() -> None:
     assert "About" in views_distil.distil_status(writing, 5)
 
 
+def test_steps_are_named_in_a_distillation_and_not_where_a_memory_is_only_compared() -> None:
+    assert "of step 2 at once" in views.doing(distilling(1, Delta(0, "x", "memory"))).text
+    assert "step" not in views.doing(scene(Delta(0, "x", "memory"), total=8)).text
+
+
 def test_what_a_memory_changed_in_one_sentence() -> None:
     change = views_receipt.change_words
     two, one, other = (vote([trace(i, a) for i, a in enumerate(said)], 2) for said in ("77", "7", "8"))

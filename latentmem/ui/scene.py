@@ -83,7 +83,7 @@ class Scene:
     @property
     def distilling(self) -> bool:
         """Both a first vote and fresh rollouts without a retrieval: only a distillation has them."""
-        return self.retrieval is None and any(side == "memory" for side, _ in self.rows)
+        return self.retrieval is None and {side for side, _ in self.rows} >= {"zero_shot", "memory"}
 
     def tokens(self) -> int:
         return sum(r.trace.tokens for r in self.rows.values() if r.trace is not None)
