@@ -58,7 +58,9 @@ def test_what_is_happening_in_plain_words() -> None:
 
 def test_steps_are_named_in_a_distillation_and_not_where_a_memory_is_only_compared() -> None:
     assert "of step 2 at once" in views.doing(distilling(1, Delta(0, "x", "memory"))).text
-    assert "step" not in views.doing(scene(Delta(0, "x", "memory"), total=8)).text
+    compared = Scene(total=8)
+    compared.add(Delta(0, "x", "memory"))
+    assert "step" not in views.doing(compared).text
 
 
 def test_what_a_memory_changed_in_one_sentence() -> None:
