@@ -100,7 +100,7 @@ WHY: Mapping[str, str] = {
     "pseudo_label": "As in the paper. Sweep: of each step +5.5 points, of the first vote 0.0.",
     "entropy_bonus": "None, as in the paper. Sweep: none +5.5 points, 0.02 +3.0.",
     "max_shift": "None, as in the paper: ten steps at 1e-3 move a prompt by 0.16 of its size. Sweep: none +5.5, 0.08 +3.0.",
-    "keep": "Agreement goes up and down: in the sweep it ended 40 points below its best on average; not swept itself.",
+    "keep": "Agreement goes up and down: over 18 curves of the sweep it ended 38 points below its best; not swept itself.",
     "key": "On held-out problems the sentence embedding was ahead of the activations in all three runs.",
     "k": "ReasoningBank (arXiv 2509.25140): 49.7 % with one, 44.4 % with four.",
     "min_similarity": "Keeps out another kind of problem only: in the runs, two nearest memories in 600; not swept.",
