@@ -12,6 +12,10 @@ from .statistics import Estimate
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8f98", "#B8A800")
 SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x", "pentagon")
 GREY = "#8a8f98"
+ROUND = [d * 10**e for e in range(1, 7) for d in (1, 2, 5)]  # where a logarithmic axis has its marks
+ABOVE = {"y": 1.0, "yanchor": "bottom"}  # a legend that no axis title can meet
+FEW = 6  # counts up to here are marked one by one
+NAME = 26  # characters of a label beside bars: a phone is narrow
 Figure = dict[str, Any]
 
 
@@ -42,14 +46,14 @@ def accuracy_by_tokens(rows: Sequence[Row], look: dict[str, dict[str, Any]]) -> 
                         "array": [r.accuracy.high - r.accuracy.mean for r in mine],
                         "arrayminus": [r.accuracy.mean - r.accuracy.low for r in mine]},
             "hovertemplate": "%{text}<br>%{x:.0f} tokens a problem<br>%{y:.1%}<extra>" + plain(system) + "</extra>"})
-    return {"data": data, "layout": layout("tokens sampled a problem, learning included", "accuracy", xaxis={"type": "log"},
-                                           yaxis={"tickformat": ".0%"})}
+    return {"data": data, "layout": layout("tokens a problem, learning included", "accuracy", yaxis={"tickformat": ".0%"},
+                                           xaxis={"type": "log", "tickvals": ROUND, "tickformat": ",", "minor": {"ticks": ""}})}
 
 
 def differences(groups: Mapping[str, Sequence[tuple[str, Estimate]]]) -> Figure:
     """Paired differences to zero_shot with their intervals, the best of each group on top. `groups`: title -> (system,
     difference as a share). Filled: an interval that does not touch zero."""
-    figure: Figure = {"data": [], "layout": layout("", "", 0, margin={"t": 30, "b": 40})}
+    figure: Figure = {"data": [], "layout": layout("", "", 0, margin={"t": 30})}
     figure["layout"].update(showlegend=False, annotations=[])
     sizes = [len(rows) + 2 for rows in groups.values()]  # in lines: the title and a distance, too
     height, top = sum(sizes), 1.0
@@ -74,7 +78,7 @@ def differences(groups: Mapping[str, Sequence[tuple[str, Estimate]]]) -> Figure:
             "text": plain(title), "font": {"weight": 600}, "x": 0, "y": top, "xref": "paper", "yref": "paper", "xanchor": "left",
             "yanchor": "bottom", "showarrow": False})
         top -= sizes[i] / height
-    figure["layout"]["xaxis"] = {"title": {"text": "points above or below the model alone (95 %)"}, "zeroline": True,
+    figure["layout"]["xaxis"] = {"title": {"text": "points against the model alone"}, "zeroline": True,
                                  "zerolinewidth": 2, "zerolinecolor": GREY, "anchor": "free", "position": 0}
     return figure
 
@@ -97,11 +101,16 @@ def stream_curve(results: Sequence[Result], look: dict[str, dict[str, Any]]) -> 
 def memory_bars(services: Sequence[Service], most: int = 25) -> Figure:
     """Problems that each memory helped (right) and hurt (left)."""
     shown = [s for s in services if s.helped or s.hurt][:most][::-1]
-    names = [f"{s.name} ({s.memory[:8]})" for s in shown]
+    names = [s.name if len(s.name) <= NAME else s.name[: NAME - 1].rstrip(" …") + "…" for s in shown]
+    most_of_one = max((max(len(s.helped), len(s.hurt)) for s in shown), default=0)
     bars = [("helped", [len(s.helped) for s in shown], "#009E73"), ("hurt", [-len(s.hurt) for s in shown], "#D55E00")]
-    return {"data": [{"type": "bar", "orientation": "h", "name": name, "y": [plain(n) for n in names], "x": x,
-                      "marker": {"color": colour}} for name, x, colour in bars],
-            "layout": layout("problems", "", 140 + 22 * len(shown), barmode="relative", legend={"y": -0.1})}
+    return {"data": [{"type": "bar", "orientation": "h", "name": name, "y": list(range(len(shown))), "x": x,
+                      "text": [plain(f"{s.name} ({s.memory[:8]})") for s in shown], "textposition": "none",
+                      "hovertemplate": "%{text}: %{x}<extra>" + name + "</extra>", "marker": {"color": colour}}
+                     for name, x, colour in bars],
+            "layout": layout("problems", "", 140 + 22 * len(shown), barmode="relative", legend=ABOVE, margin={"t": 40},
+                             xaxis={"dtick": 1} if most_of_one <= FEW else {},
+                             yaxis={"tickvals": list(range(len(shown))), "ticktext": [plain(n) for n in names]})}
 
 
 def routing_bars(told: Sequence[tuple[str, Routing]]) -> Figure:
@@ -115,7 +124,7 @@ def routing_bars(told: Sequence[tuple[str, Routing]]) -> Figure:
     return {"data": [{"type": "bar", "orientation": "h", "name": name, "y": [plain(n) for n in names],
                       "x": [getattr(r, member) for r in those][::-1], "marker": {"color": colour}}
                      for name, member, colour in parts],
-            "layout": layout("disagreements", "", 160 + 26 * len(those), barmode="stack", legend={"y": -0.15})}
+            "layout": layout("disagreements", "", 160 + 26 * len(those), barmode="stack", legend=ABOVE, margin={"t": 60})}
 
 
 def agreement(sides: Sequence[tuple[str, Sequence[SideResult]]]) -> Figure:

@@ -22,11 +22,11 @@ STYLE = """
 body { margin: 0 auto; max-width: 70rem; padding: 1.5rem; color: var(--ink); background: var(--paper);
   font: 16px/1.5 ui-sans-serif, system-ui, "Segoe UI", Roboto, sans-serif; }
 h1, h2, h3 { line-height: 1.2; margin: 2rem 0 .6rem; } h1 { margin-top: 0; }
-p.soft, figcaption, caption { color: var(--soft); } a { color: var(--link); }
+p, h2, figcaption { overflow-wrap: anywhere; } p.soft, figcaption, caption { color: var(--soft); } a { color: var(--link); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 caption { text-align: left; padding-bottom: .4rem; } th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line);
   text-align: right; white-space: nowrap; } th { text-align: right; } td.words, th.words { text-align: left; }
-tr.mark td { font-weight: 600; } figure { margin: 1rem 0 2rem; } .plot { min-height: 300px; }
+tr.mark td { font-weight: 600; } figure { margin: 1rem 0 2rem; }
 code { font-size: .9em; overflow-wrap: anywhere; }
 """
 
@@ -115,7 +115,7 @@ class Sheet:
 
     def words(self, text: str) -> None:
         if text:
-            self.lines += [text, ""]
+            self.lines += [cell(text), ""]
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[Cell]], *, words: Sequence[int] = (0,), caption: str = "",
               marked: Sequence[int] = ()) -> None:

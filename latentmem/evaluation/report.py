@@ -67,21 +67,22 @@ def systems(paper: Paper, run: Run, rows: Sequence[Row], look: dict[str, dict[st
     learnt = run.facts.get("distil", {}).get("problems", 0)
     how = ("Problems came one at a time; each was answered with the memories of earlier ones only." if online else
            f"Learnt from {learnt} problems, then asked others.")
-    paper.section(f"{run.name}: {run.model}", how + budgets(run, rows))
+    sets = list(dict.fromkeys(r.dataset for r in rows))
+    where = f" All of {sets[0]}." if len(sets) == 1 else ""
+    paper.section(f"{run.name}: {run.model}", how + where + budgets(run, rows))
     ahead = [i for i, r in enumerate(rows) if r.delta is not None and r.delta.low > 0]
     paper.table(
-        ("system", "form", "data set", "n", "accuracy", "against zero_shot, points", "helped", "hurt", "coverage",
+        ("system", "form", "n", "accuracy", "against zero_shot, points", "helped", "hurt", "coverage",
          "right side chosen", "tokens a problem", "seconds a problem", "memories", "tokens to learn", "seconds to learn",
          "as many tokens as a vote of"),
-        [(r.system, r.form, r.dataset, r.n, interval(r.accuracy), interval(r.delta, points), r.helped, r.hurt,
-          percent(r.coverage), "–" if r.routing_accuracy is None else f"{percent(r.routing_accuracy)} of {r.judged}",
+        [(r.system, r.form if where else f"{r.form}, {r.dataset}", r.n, interval(r.accuracy), interval(r.delta, points), r.helped,
+          r.hurt, percent(r.coverage), "–" if r.routing_accuracy is None else f"{percent(r.routing_accuracy)} of {r.judged}",
           f"{r.tokens / r.n:.0f}", f"{r.seconds / r.n:.1f}", r.memories, f"{r.learn_tokens:,}", f"{r.learn_seconds:.0f}",
-          scoring.equal_votes(r, rows)) for r in rows], words=(0, 1, 2), marked=ahead,
+          scoring.equal_votes(r, rows)) for r in rows], words=(0, 1), marked=ahead,
         caption="Systems; bold where the paired interval is above zero. In the last column, the tokens of learning are shared "
                 "out among the problems asked")
     drawn = [r for r in rows if scoring.ORACLE not in r.system]
-    named = [(f"{r.system}, {r.form}" + ("" if len({r.dataset for r in rows}) == 1 else f", {r.dataset}"), r.delta)
-             for r in drawn if r.delta is not None]
+    named = [(f"{r.system}, {r.form}" + ("" if where else f", {r.dataset}"), r.delta) for r in drawn if r.delta is not None]
     if named:
         paper.figure(figures.differences({"": named}), "Differences to zero_shot in the same form, paired by problem; filled "
                      "where the interval leaves out zero.")
