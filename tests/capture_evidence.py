@@ -26,7 +26,7 @@ def groups(rows: list[dict[str, Any]]) -> dict[str, list[tuple[str, Estimate]]]:
     found: dict[str, list[tuple[str, Estimate]]] = {}
     for r in rows:
         if r["delta_vs_zero_shot"] is not None and "_oracle" not in r["system"]:
-            title = f"{r['dataset']}, seed {r['seed']}, n = {r['n']}"
+            title = f"{r['settings']['run']}: {r['dataset']}, n = {r['n']}"
             found.setdefault(title, []).append((shown_name(r), Estimate(
                 r["n"], r["delta_vs_zero_shot"], r["delta_ci_low"], r["delta_ci_high"])))
     return found
