@@ -67,12 +67,21 @@ def test_the_space_preloads_the_default_weights(front_matter: dict[str, Any]) ->
 
 
 def test_the_settings_of_the_readme_are_the_defaults() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", README, re.M)
+    section = README.split("\n## Settings\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", section, re.M)
     assert len(rows) >= 10
     for name, default in rows:
         field = Settings.model_fields[name]
         if default.startswith("`"):
             assert default.strip("`") == str(field.default), name
+
+
+def test_the_systems_of_the_readme_are_rows() -> None:
+    from latentmem.baselines.registry import ROWS
+
+    section = README.split("\n## Results\n")[1].split("\n## ")[0]
+    told = {name for line in re.findall(r"^\| (`.+?) \|", section, re.M) for name in re.findall(r"`(\w+)`", line)}
+    assert told == set(ROWS)
 
 
 def test_the_readme_tree_exists() -> None:

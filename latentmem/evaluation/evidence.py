@@ -57,8 +57,8 @@ def plain(run: Run, row: Row) -> dict[str, Any]:
         "delta_ci_high": delta.high if delta else None, "helped": row.helped, "hurt": row.hurt, "coverage": row.coverage,
         "routing_accuracy": row.routing_accuracy, "tokens": row.tokens + row.learn_tokens,
         "seconds": row.seconds + row.learn_seconds, "seed": run.seed,
-        "settings": {"run": run.name, "protocol": run.protocol, "form": row.form, "learned_on": row.learned_on, "memories": row.memories,
-                     "learned_from": learned_from(run), "learn_tokens": row.learn_tokens,
+        "settings": {"run": run.name, "protocol": run.protocol, "form": row.form, "learned_on": row.learned_on,
+                     "memories": row.memories, "learned_from": learned_from(run), "learn_tokens": row.learn_tokens,
                      "learn_seconds": round(row.learn_seconds, 1), "routing_judged": row.judged, **budget(run, row.system),
                      **run.settings}}
     return {name: round(v, DIGITS) if isinstance(v := values[name], float) else v for name in COLUMNS}
@@ -132,15 +132,16 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The evidence as a Markdown table; a sentence if there is none."""
     if not rows:
         return NONE_YET + "\n"
-    lines = ["| run | data set | system | seed | n | accuracy (95 %) | against zero_shot, points (95 %) | helped / hurt | coverage | "
-             "right side chosen | tokens |", "|---|---|---|--:|--:|---|---|--:|--:|--:|--:|"]
+    lines = ["| run | data set | system | seed | n | accuracy (95 %) | against zero_shot, points (95 %) | helped / hurt | "
+             "coverage | right side chosen | tokens |", "|---|---|---|--:|--:|---|---|--:|--:|--:|--:|"]
     for r in rows:
         span = f"{percent(r['accuracy'])} ({100 * r['ci_low']:.1f}–{100 * r['ci_high']:.1f})"
         delta = "–" if r["delta_vs_zero_shot"] is None else (
             f"{points(r['delta_vs_zero_shot'])} ({points(r['delta_ci_low'])} to {points(r['delta_ci_high'])})")
         flips = "–" if r["helped"] is None else f"{r['helped']} / {r['hurt']}"
-        lines.append(f"| {cell(r['settings'].get('run', '–'))} | {cell(r['dataset'])} | {cell(shown_name(r))} | {r['seed']} | {r['n']} | {span} | {delta} | {flips} | "
-                     f"{percent(r['coverage'])} | {percent(r['routing_accuracy'])} | {r['tokens']:,} |")
+        names = " | ".join(map(cell, (r["settings"].get("run", "–"), r["dataset"], shown_name(r))))
+        lines.append(f"| {names} | {r['seed']} | {r['n']} | {span} | {delta} | {flips} | {percent(r['coverage'])} | "
+                     f"{percent(r['routing_accuracy'])} | {r['tokens']:,} |")
     return "\n".join(lines) + "\n"
 
 
