@@ -163,10 +163,11 @@ def test_another_arithmetic_lends_nothing(tmp_path: Path) -> None:
 
 
 def test_curves_of_two_setups_are_two_lines() -> None:
-    one = {"learner": "LoRA", "problem_id": "p", "accuracy": 0.5}
+    one = {"learner": "LoRA", "problem_id": "p", "accuracy": 0.5, "n": 100}
     rows = [one | {"setup": setup, "step": step} for setup in "xy" for step in (0, 1)]
     assert [d["x"] for d in figures.step_curves(rows)["data"]] == [[0, 1], [0, 1]]
     assert [d["name"] for d in figures.step_curves(rows[:2])["data"]] == ["LoRA: p"]
+    assert figures.step_curves(rows)["data"][0]["error_y"]["array"] == pytest.approx([0.1, 0.1], abs=0.01), "1.96 / sqrt(4 n)"
 
 
 def test_a_readme_is_not_emptied_for_want_of_evidence(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from .results import Result, SideResult
 from .scoring import Routing, Row, Service, agreement_bins, curve, grouped
-from .statistics import Estimate
+from .statistics import Estimate, share
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8f98", "#B8A800")
 SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x", "pentagon")
@@ -170,11 +170,20 @@ def step_curves(rows: Sequence[dict[str, Any]]) -> Figure:
     data = []
     for i, (name, mine) in enumerate(lines.items()):
         mine = sorted(mine, key=lambda r: r["step"])
+        colour, spans = COLOURS[i % len(COLOURS)], [step_accuracy(r) for r in mine]
         data.append({"type": "scatter", "mode": "lines+markers", "name": plain(name), "x": [r["step"] for r in mine],
-                     "y": [r["accuracy"] for r in mine], "line": {"color": COLOURS[i % len(COLOURS)]},
-                     "marker": {"symbol": SHAPES[i % len(SHAPES)]}})
+                     "y": [e.mean for e in spans], "line": {"color": colour}, "marker": {"symbol": SHAPES[i % len(SHAPES)]},
+                     "error_y": {"type": "data", "symmetric": False, "thickness": 1, "width": 3, "color": colour,
+                                 "array": [e.high - e.mean for e in spans], "arrayminus": [e.mean - e.low for e in spans]}})
     return {"data": data, "layout": layout("gradient steps on one problem", "accuracy on held-out problems",
                                            yaxis={"tickformat": ".0%"})}
+
+
+def step_accuracy(row: dict[str, Any]) -> Estimate:
+    """Held-out accuracy after a step, with its interval."""
+    found = share(round(row["accuracy"] * row["n"]), row["n"])
+    assert found is not None
+    return found
 
 
 def plain(text: str) -> str:

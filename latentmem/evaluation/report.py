@@ -186,8 +186,8 @@ def single(paper: Paper, rows: Sequence[dict[str, Any]]) -> None:
     paper.section("One problem", "Trained on a single problem, tried on held-out ones with one greedy trace, after each of some "
                                  "steps. Step 0 is before any training.")
     paper.table(("way of training", "problem", "step", "n", "accuracy", "against zero_shot, points", "helped", "hurt"),
-                [(r["learner"], r["problem_id"], r["step"], r["n"], percent(r["accuracy"]), points(r["delta"]), r["helped"],
-                  r["hurt"]) for r in rows], words=(0, 1))
+                [(r["learner"], r["problem_id"], r["step"], r["n"], interval(figures.step_accuracy(r)), points(r["delta"]),
+                  r["helped"], r["hurt"]) for r in rows], words=(0, 1))
     paper.figure(figures.step_curves(rows), "Accuracy on held-out problems by step.")
 
 

@@ -46,6 +46,11 @@ def bootstrap(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMP
     return Estimate(n, mean, float(low), float(high))
 
 
+def share(right: int, n: int) -> Estimate | None:
+    """The share of `right` among n cases, with the interval of `bootstrap`."""
+    return bootstrap([1.0] * right + [0.0] * (n - right))
+
+
 def paired(first: Mapping[K, float], second: Mapping[K, float], *, seed: int = 0) -> Estimate | None:
     """The mean of first - second over the problems that both answered, with its paired bootstrap interval."""
     shared = [key for key in first if key in second]
