@@ -33,6 +33,12 @@ def layout(x: str, y: str, height: int = 380, **more: Any) -> dict[str, Any]:
     return base
 
 
+def spread(those: Sequence[Estimate], colour: str, scale: float = 1) -> dict[str, Any]:
+    """The intervals of estimates as plotly's error bars; `scale`: 100 for points."""
+    return {"type": "data", "symmetric": False, "thickness": 1.25, "width": 3, "color": colour,
+            "array": [scale * (e.high - e.mean) for e in those], "arrayminus": [scale * (e.mean - e.low) for e in those]}
+
+
 def accuracy_by_tokens(rows: Sequence[Row], look: dict[str, dict[str, Any]]) -> Figure:
     """Accuracy with its interval against tokens a problem, learning shared out: rows compare at equal compute."""
     data = []
@@ -42,9 +48,7 @@ def accuracy_by_tokens(rows: Sequence[Row], look: dict[str, dict[str, Any]]) -> 
             "type": "scatter", "mode": "markers", "name": system, "x": [tokens_a_problem(r) for r in mine],
             "y": [r.accuracy.mean for r in mine], "text": [plain(f"{r.dataset}, {r.form}, n = {r.n}") for r in mine],
             "marker": {**look[system], "size": [9 if r.form == "one" else 14 for r in mine]},
-            "error_y": {"type": "data", "symmetric": False, "thickness": 1, "color": look[system]["color"],
-                        "array": [r.accuracy.high - r.accuracy.mean for r in mine],
-                        "arrayminus": [r.accuracy.mean - r.accuracy.low for r in mine]},
+            "error_y": spread([r.accuracy for r in mine], look[system]["color"]),
             "hovertemplate": "%{text}<br>%{x:.0f} tokens a problem<br>%{y:.1%}<extra>" + plain(system) + "</extra>"})
     return {"data": data, "layout": layout("tokens a problem, learning included", "accuracy", yaxis={"tickformat": ".0%"},
                                            xaxis={"type": "log", "tickvals": ROUND, "tickformat": ",", "minor": {"ticks": ""}})}
@@ -66,9 +70,7 @@ def differences(groups: Mapping[str, Sequence[tuple[str, Estimate]]]) -> Figure:
             "type": "scatter", "mode": "markers", "x": [100 * e.mean for _, e in rows], "y": list(range(len(rows))),
             "text": [plain(n) for n, _ in rows], "xaxis": "x", "yaxis": "y" + end,
             "marker": {"color": colours, "size": 9, "symbol": ["circle" if s else "circle-open" for s in sure]},
-            "error_x": {"type": "data", "symmetric": False, "thickness": 1.5, "width": 3, "color": GREY,
-                        "array": [100 * (e.high - e.mean) for _, e in rows],
-                        "arrayminus": [100 * (e.mean - e.low) for _, e in rows]},
+            "error_x": spread([e for _, e in rows], GREY, 100),
             "customdata": [[100 * e.low, 100 * e.high] for _, e in rows],
             "hovertemplate": "%{text}: %{x:+.1f} (%{customdata[0]:+.1f} to %{customdata[1]:+.1f})<extra></extra>"})
         domain = [max(0.0, top - (sizes[i] - 1) / height), top]
@@ -173,8 +175,7 @@ def step_curves(rows: Sequence[dict[str, Any]]) -> Figure:
         colour, spans = COLOURS[i % len(COLOURS)], [step_accuracy(r) for r in mine]
         data.append({"type": "scatter", "mode": "lines+markers", "name": plain(name), "x": [r["step"] for r in mine],
                      "y": [e.mean for e in spans], "line": {"color": colour}, "marker": {"symbol": SHAPES[i % len(SHAPES)]},
-                     "error_y": {"type": "data", "symmetric": False, "thickness": 1, "width": 3, "color": colour,
-                                 "array": [e.high - e.mean for e in spans], "arrayminus": [e.mean - e.low for e in spans]}})
+                     "error_y": spread(spans, colour)})
     return {"data": data, "layout": layout("gradient steps on one problem", "accuracy on held-out problems",
                                            yaxis={"tickformat": ".0%"})}
 
