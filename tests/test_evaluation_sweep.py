@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from latentmem.evaluation import single, sweep
 from latentmem.evaluation.datasets import DataSet
-from latentmem.records import LatentmemError
+from latentmem.records import LatentmemError, Step
 from tests.baseline_samples import problems, tiny_engine, workshop
 
 RECIPES = {"as is": {}, "fast": {"learning_rate": 0.05, "steps": 1}}
@@ -59,6 +60,23 @@ def test_a_recipe_can_put_the_prompt_into_the_turn(shop, tmp_path: Path) -> None
     assert len({r["base_right"] for r in rows if r["learned"]}) == 1, "the model alone is the same"
 
 
+def test_a_memory_can_be_trained_on_a_problem_and_its_nearest_others_in_turn(shop, tmp_path: Path,
+                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {p.text: np.array([np.cos(i), np.sin(i)], np.float32) for i, p in enumerate(problems(14))}
+    monkeypatch.setattr(shop, "key", lambda p, kind: keys[p.text])
+    told = {one.problem_id: one for one in sweep.run(shop, sweep.Sweep({"three": {"neighbours": 2}}, problems=1, test=4),
+                                                     toys(14), tmp_path) if isinstance(one, Step)}
+    (line,) = lines(tmp_path / "sweep.jsonl")
+    first = next(i for i, p in enumerate(problems(14)) if p.id == line["problem_id"])
+    angles = sorted((i for i in range(4, 14) if i != first), key=lambda i: -np.cos(i - first))
+    group = {problems(14)[i].id for i in (first, *angles[:2])}
+    assert line["settings"] == {"neighbours": 2} and line["steps"] == 2 == len(told)
+    assert set(told) < group, "two steps of the recipe, two of the three problems, none of those held out"
+    if line["learned"]:
+        assert line["n"] == 4 and line["best_step"] == 2 and "in turn on" in line["reason"]
+    assert line["learned"] == any(one.grad_norm > 0 for one in told.values())
+
+
 def test_a_sweep_that_was_cut_off_is_completed_and_no_line_comes_twice(shop, tmp_path: Path) -> None:
     plan = sweep.Sweep(RECIPES, problems=3, test=4)
     list(sweep.run(shop, plan, toys(14), tmp_path / "whole"))
@@ -82,6 +100,7 @@ def test_too_few_teachable_problems_are_said(shop, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "words"), [
     ("{", "cannot be read as a sweep"), ("[]", 'has no "recipes"'), ('{"recipes": {}}', 'has no "recipes"'),
     ('{"recipes": {"a": {"lr": 1}}}', "recipe 'a' changes 'lr'"), ('{"recipes": {"a": 3}}', "recipe 'a' changes 3"),
+    ('{"recipes": {"a": {"neighbours": 0}}}', "recipe 'a' has neighbours = 0"),
     ('{"recipes": {"a": {}}, "tests": 3}', "has a member 'tests'"), ('{"recipes": {"a": {}}, "test": 0}', "test is 0")])
 def test_a_wrong_sweep_file_is_one_sentence(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(text)

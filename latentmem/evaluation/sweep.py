@@ -2,8 +2,9 @@
 
 A sweep file is JSON: `{"recipes": {"as is": {}, "slow": {"learning_rate": 0.0003}}, "problems": 3, "test": 64}`, with
 `"data"` and `"seed"` if they differ from the command's. A recipe changes settings of the distillation and nothing else, but
-for `{"in_turn": true}`, which puts the soft prompt inside the user's turn; the held-out problems are answered with one greedy
-trace behind each memory, under the same settings for all.
+for `{"in_turn": true}`, which puts the soft prompt inside the user's turn, and `{"neighbours": 3}`, which trains it on the
+problem and its three nearest others (see `neighbours`); the held-out problems are answered with one greedy trace behind each
+memory, under the same settings for all.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ..baselines.teacher import Taught, Teacher
 from ..distil import Recipe
 from ..records import Distilled, LatentmemError, Problem, Status, Step, digest
 from ..voting import gate
+from . import neighbours
 from .datasets import DataSet
 from .results import right
 from .statistics import bootstrap, flips, paired
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     from ..baselines.registry import Workshop
 
 DISTILLED = {f.name for f in fields(Recipe)}
-CHANGED = DISTILLED | {"in_turn"}
+APART = {"in_turn", "neighbours"}  # what is no setting
+CHANGED = DISTILLED | APART
 Record = Status | Step | Distilled | dict[str, Any]
 
 
@@ -61,6 +64,9 @@ def read(file: Path) -> Sweep:
         if not isinstance(changes, dict) or not changes.keys() <= CHANGED:
             wrong = next((k for k in changes if k not in CHANGED), changes) if isinstance(changes, dict) else changes
             raise LatentmemError(f"{file}: recipe {name!r} changes {wrong!r}: a recipe has {', '.join(sorted(CHANGED))}.")
+        near = changes.get("neighbours", 1)
+        if type(near) is not int or near < 1:
+            raise LatentmemError(f"{file}: recipe {name!r} has neighbours = {near!r}: give a whole number from 1 on.")
     for name, least in (("problems", 1), ("test", 1), ("seed", 0)):
         if not isinstance(data.get(name, least), int) or data.get(name, least) < least:
             raise LatentmemError(f"{file}: {name} is {data[name]!r}: give a whole number from {least} on.")
@@ -86,7 +92,8 @@ def run(shop: Workshop, sweep: Sweep, data: DataSet, folder: Path) -> Iterator[R
         settings = json.dumps(dict(changes), sort_keys=True)
         if all((name, settings, p.id) in done for p in training):
             continue
-        for record in _taught(shop, changes, training, folder):  # all of them, so that they share batches as they did before
+        # All of them, so that they share batches as they did before.
+        for record in _taught(shop, changes, training, candidates, folder):
             if not isinstance(record, Taught):
                 yield record
             elif (name, settings, record.distilled.problem_id) not in done:
@@ -112,13 +119,17 @@ def teachable(shop: Workshop, candidates: Sequence[Problem], wanted: int) -> Ite
                          "fewer, or give more data.")
 
 
-def _taught(shop: Workshop, changes: Mapping[str, Any], problems: Sequence[Problem], folder: Path) -> Iterator[Any]:
+def _taught(shop: Workshop, changes: Mapping[str, Any], problems: Sequence[Problem], candidates: Sequence[Problem],
+            folder: Path) -> Iterator[Any]:
     """The lessons of one recipe. Settings check its values; its first votes are sampled as it says."""
-    other = shop.engine.changed(**{k: v for k, v in changes.items() if k != "in_turn"})
+    other = shop.engine.changed(**{k: v for k, v in changes.items() if k not in APART})
     recipe = Recipe(**{name: getattr(other.settings, name) for name in DISTILLED})
     sampler = placed(shop, changes)
     if (recipe.max_new_tokens, recipe.seed, recipe.top_p) != (sampler.max_new_tokens, sampler.seed, sampler.top_p):
         sampler = type(sampler)(sampler.model, recipe.seed, recipe.max_new_tokens, rows=sampler.rows, top_p=recipe.top_p)
+    if k := changes.get("neighbours"):
+        yield from neighbours.learn(shop, sampler, recipe, problems, candidates, k)
+        return
     teacher = Teacher(sampler, recipe, shop.key, folder / "cache", name="recipes", group=shop.group)
     yield from teacher.learn([p.unlabelled() for p in problems])
 
