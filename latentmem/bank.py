@@ -15,7 +15,7 @@ import numpy as np
 
 from . import bank_archive, bank_codec, bank_index, bank_receipts, bank_verify, soft_prompt
 from .bank_archive import ExportReport, ImportReport
-from .bank_schema import COUNTERS, STATE, infos_sql, is_damage
+from .bank_schema import COUNTERS, STATE, infos_sql, is_damage, place
 from .bank_store import Store, salvaged
 from .bank_verify import VerifyReport
 from .records import Counters, Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Problem, Receipt
@@ -37,7 +37,7 @@ class Bank:
 
     def __init__(self, path: str | Path = ":memory:", *, read_only: bool = False,
                  most_receipts: int = bank_receipts.MOST) -> None:
-        self.path = ":memory:" if str(path) == ":memory:" else str(Path(path).expanduser())
+        self.path = ":memory:" if str(path) == ":memory:" else place(path)
         self.read_only, self.most_receipts = read_only, most_receipts
         self._store = Store(self.path, read_only)
         self._indices: dict[str, bank_index.KeyIndex] = {}
@@ -149,6 +149,10 @@ class Bank:
     def record(self, event: Event) -> Event:
         """Append an event and return it with its id and time, once it is on disk."""
         return self._store.add_event(event)
+
+    def record_all(self, events: Sequence[Event]) -> None:
+        """Append several events, all or none, once they are on disk."""
+        self._store.add_new(events)
 
     def events(self, memory_id: str | None = None, *, kind: str | None = None, receipt_id: str | None = None,
                limit: int | None = None) -> list[Event]:

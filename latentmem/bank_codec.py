@@ -34,6 +34,8 @@ T = TypeVar("T")
 PARTS = ("record", "traces", "steps", "soft_prompt")
 KEY_DTYPE = {"input": "<f4", "kv": "<f2"}  # kv keys are long (layers x heads x 2); float16 halves them
 UNIT_TOLERANCE = 1e-3  # a unit vector rounded to float16 is off by up to 5e-4
+MOST_EVENT = 1 << 17  # bytes of an event
+MOST_NUMBER = 1e4  # of a soft prompt; embeddings are below 10, and what overflows in bfloat16 breaks a whole batch
 MOST_TEXT = 200  # characters that a stored receipt keeps of a trace; what it decided is in the votes
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 assert set(KEY_DTYPE) == set(get_args(KeyKind))
@@ -123,6 +125,9 @@ def check_prompt(prompt: Any) -> None:
                              "it must be a float32 array [virtual tokens, hidden].")
     if not np.isfinite(prompt).all():
         raise LatentmemError("The soft prompt holds NaN or infinity: distil again with a lower learning rate.")
+    if (most := float(np.abs(prompt).max())) > MOST_NUMBER:
+        raise LatentmemError(f"The soft prompt holds a number of size {most:.3g}, more than the {MOST_NUMBER:g} allowed: distil "
+                             "again with a lower learning rate.")
 
 
 def check_key(kind: str, key: Any) -> None:
@@ -135,6 +140,18 @@ def check_key(kind: str, key: Any) -> None:
         raise LatentmemError(f"The {kind} key holds NaN or infinity: compute it again.")
     if abs(norm - 1) > UNIT_TOLERANCE:
         raise LatentmemError(f"The {kind} key has length {norm:.4g}, not 1: divide it by its norm.")
+
+
+def check_plain(values: Mapping[str, Any], what: str) -> None:
+    """Only flat values: in what a stranger wrote, a web framework may take a nested object for a file of the server."""
+    for name, value in values.items():
+        if not _is_plain(value):
+            raise LatentmemError(f"{what} {str(name)[:40]!r} is of type {type(value).__name__}: write text, a number, "
+                                 "true, false or null.")
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (str, int, float))
 
 
 def _describe(value: Any) -> str:
@@ -155,6 +172,7 @@ def check(memory: Memory) -> None:
         raise LatentmemError(f"The vote counts more answers than its total of {vote.total} traces: vote again.")
     if not 0 <= memory.best_step < 2**31:
         raise LatentmemError(f"best_step = {memory.best_step} is not a step: use 0 or more.")
+    check_plain(memory.settings, "The memory's setting")
     if memory.created:
         stamp(memory.created)
 
@@ -165,8 +183,11 @@ def check_event(event: Event) -> None:
         raise LatentmemError(f"There is no kind of event {str(event.kind)[:40]!r}: use {kinds}.")
     if len(event.id) > 100 or not event.id.isprintable():
         raise LatentmemError(f"The event id {event.id[:40]!r} does not fit: use up to 100 printable characters.")
+    check_plain(event.detail, "The event's detail")
     # Half a surrogate pair or NaN here would stop a whole transaction later.
-    dump([event.memory_id, event.problem_id, event.receipt_id, event.created, dict(event.detail)], "The event")
+    whole = dump([event.memory_id, event.problem_id, event.receipt_id, event.created, dict(event.detail)], "The event")
+    if len(whole) > MOST_EVENT:
+        raise LatentmemError(f"The event has {len(whole)} bytes and the limit is {MOST_EVENT}: shorten its text.")
     # The last of quarantined and released is the state of a memory: a time to come would fix it for good.
     if event.created and stamp(event.created) > now() + 86_400_000_000:
         raise LatentmemError(f"The event of {event.created} lies in the future: set the clock that wrote it.")
@@ -248,6 +269,7 @@ def event_is_whole(row: Mapping[str, Any]) -> bool:
 def event_of(row: Mapping[str, Any]) -> Event:
     """The event in a whole row."""
     detail = from_json(dict[str, Any], row["detail"], f"Event {row['id']}: its detail")
+    detail = {k: v for k, v in detail.items() if _is_plain(v)}  # an older latentmem let others in
     return Event(row["memory_id"], row["kind"], row["problem_id"], row["receipt_id"], detail, row["created"], row["id"])
 
 

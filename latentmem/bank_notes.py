@@ -3,16 +3,14 @@ union of two banks keeps them. A removal is an event too; the newest event about
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .bank import Bank
-from .bank_codec import iso, now
 from .records import Event, LatentmemError
 
 if TYPE_CHECKING:
+    from .bank import Bank
     from .overlay import Overlay
 
 MOST_TAG, MOST_NOTE = 32, 2000  # characters
@@ -42,7 +40,7 @@ def tag(bank: Bank | Overlay, memory_ids: Iterable[str], name: str, on: bool = T
     word, has = clean_tag(name), tags(bank)
     ids = [bank.info(i).id if i not in bank else i for i in memory_ids]
     changed = [i for i in dict.fromkeys(ids) if (word in has.get(i, ())) != on]
-    _append(bank, [Event(i, "tag", detail={"tag": word, "on": on}) for i in changed])
+    bank.record_all([Event(i, "tag", detail={"tag": word, "on": on}) for i in changed])
     return len(changed)
 
 
@@ -97,15 +95,3 @@ def notes(bank: Bank | Overlay, memory_id: str | None = None) -> dict[str, tuple
             found.setdefault(e.memory_id, []).append(Note(e.id, text[:MOST_NOTE], e.created))
     return {ident: tuple(some) for ident, some in found.items()}
 
-
-def _append(bank: Any, events: Sequence[Event]) -> None:
-    """Many events in one transaction: one each would wait for the disk thousands of times."""
-    if not isinstance(bank, Bank):
-        for event in events:
-            bank.record(event)
-    elif events:
-        at = iso(now())
-        whole = [replace(e, id="e" + uuid4().hex, created=at) for e in events]
-        added, refused = bank._store.add_events(whole)
-        if added < len(whole):
-            raise LatentmemError(refused[0])

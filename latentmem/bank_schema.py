@@ -128,20 +128,31 @@ def connect(path: str, read_only: bool) -> sqlite3.Connection:
     return db
 
 
-def _open(path: str, read_only: bool) -> sqlite3.Connection:
-    target = path
-    if path != ":memory:":
-        file = Path(path)
+def place(path: str | Path) -> str:
+    """The path with its `~` written out. Raises LatentmemError."""
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as e:
+        raise LatentmemError(f"The bank {path} has no place ({e}): write the whole path.") from None
+
+
+def _address(file: Path, read_only: bool) -> str:
+    """The file as SQLite's URI; its folder is made for one that is to be written."""
+    try:
         if read_only and not file.is_file():
-            raise LatentmemError(f"There is no bank at {path}: check the path, or open it for writing to create it.")
+            raise LatentmemError(f"There is no bank at {file}: check the path, or open it for writing to create it.")
         if file.is_dir():
-            raise LatentmemError(f"{path} is a folder: name a file in it, for example {file / 'bank.sqlite'}.")
-        try:
-            if not read_only:
-                file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise LatentmemError(f"The folder of {path} cannot be made ({e.strerror}): choose another place.") from None
-        target = file.absolute().as_uri() + ("?mode=rwc" if not read_only else _read_mode(file))
+            raise LatentmemError(f"{file} is a folder: name a file in it, for example {file / 'bank.sqlite'}.")
+        if not read_only:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        return file.absolute().as_uri() + ("?mode=rwc" if not read_only else _read_mode(file))
+    except OSError as e:
+        raise LatentmemError(f"{file} or its folder cannot be opened ({e.strerror}): choose a file in a folder you may "
+                             "write to.") from None
+
+
+def _open(path: str, read_only: bool) -> sqlite3.Connection:
+    target = path if path == ":memory:" else _address(Path(path), read_only)
     # One connection serves all threads, behind the lock of `Bank`: ":memory:" exists only in its own connection.
     db = sqlite3.connect(target, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=True)
     db.row_factory = sqlite3.Row

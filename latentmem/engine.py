@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from .answers import warm_up
 from .bank import Bank
 from .loading import Place, Shared
+from .overlay import Overlay
 from .receipts import REPLAYED, Circumstances, events, judged, now, write
 from .records import (
     Delta,
@@ -28,6 +30,7 @@ from .records import (
     Trace,
     Vote,
     digest,
+    tried,
 )
 from .settings import Settings
 from .voting import vote
@@ -36,15 +39,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .model import LanguageModel
-
-
-def _tried(store: Callable[[], object]) -> LatentmemError | None:
-    """What went wrong with storing: a full disk or a locked bank must not cost what was computed, so it is said last."""
-    try:
-        store()
-    except LatentmemError as e:
-        return e
-    return None
 
 
 class Engine:
@@ -148,7 +142,7 @@ class Engine:
     def _thought_key(self, problem: Problem) -> str:
         s = self.settings
         return digest(problem.id, problem.text, self.model.fingerprint,
-                      repr((s.seed, s.rollouts, s.temperature, s.top_p, s.max_new_tokens)))
+                      repr((s.seed, s.rollouts, s.temperature, s.top_p, s.max_new_tokens, self._parts[0])))
 
     # Distil -----------------------------------------------------------------------------------------------------
 
@@ -183,7 +177,7 @@ class Engine:
                 continue
             done = self._conclude(problems[i], firsts[i], record, recipe)
             if keep and done.memory is not None:
-                wrong = _tried(lambda done=done: self.keep(done))
+                wrong = tried(lambda done=done: self.keep(done))
                 failed, done = failed or wrong, replace(done, kept=wrong is None)
             yield done
         if failed:
@@ -262,7 +256,7 @@ class Engine:
         around = Circumstances(self.model.fingerprint, self.model.name, {k: getattr(s, k) for k in REPLAYED}, s.seed,
                                s.key, hits, used)
         receipt = write(problem, around, chosen, votes, traces, time.perf_counter() - began, now())
-        failed = None if self.bank.read_only else _tried(lambda: self.bank.keep_receipt(receipt, events(receipt)))
+        failed = None if self.bank.read_only else tried(lambda: self.bank.keep_receipt(receipt, events(receipt)))
         yield receipt
         if failed:
             raise failed
@@ -281,8 +275,7 @@ class Engine:
     def feedback(self, receipt: Receipt, correct: bool) -> None:
         """Take down whether an answer was right, as a person or a benchmark says afterwards (once: `receipts.judged`)."""
         if not self.bank.read_only:
-            for event in judged(receipt, correct, self.bank.events(kind="feedback", receipt_id=receipt.id)):
-                self.bank.record(event)
+            self.bank.record_all(judged(receipt, correct, self.bank.events(kind="feedback", receipt_id=receipt.id)))
 
     def replay(self, receipt: Receipt) -> Iterator[Record]:
         """Answer again as the receipt says: same settings, seed and memory. Raises LatentmemError if a token differs."""
@@ -290,9 +283,11 @@ class Engine:
         if receipt.model != self.model.fingerprint:
             raise LatentmemError(f"The receipt was written with {receipt.model_name} and the model in use is "
                                  f"{self.model.name}: choose that model.")
-        engine = self.changed(**{k: v for k, v in receipt.settings.items() if k in REPLAYED})  # it may be a stranger's
-        for record in engine.answer(receipt.problem, receipt.used.memory_id if receipt.used else "off"):
-            yield record
+        asked = {k: v for k, v in receipt.settings.items() if k in REPLAYED}  # it may be a stranger's
+        with closing(Overlay(self.bank)) as bank:  # looking again is no use of a memory: it leaves no receipt and no event
+            engine = self.changed(on_bank=bank, **asked)
+            for record in engine.answer(receipt.problem, receipt.used.memory_id if receipt.used else "off"):
+                yield record
         assert isinstance(record, Receipt)
         if record.token_digest != receipt.token_digest:
             raise LatentmemError(f"The replay of receipt {receipt.id} gave other tokens: another machine, library version "

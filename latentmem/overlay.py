@@ -18,10 +18,12 @@ from .records import MOST_TOKENS, Counters, Event, Hit, KeyKind, LatentmemError,
 if TYPE_CHECKING:
     import numpy as np
 
-MOST_EVENTS = 2000  # on shared memories, in one overlay; the oldest go first
+MOST_EVENTS = 2000  # on shared memories, in one overlay
 MOST_BYTES = 64 << 20  # of an uploaded archive, unpacked: twenty memories take four
-MOST_RECEIPTS = 100  # in one overlay; a shared app may hold hundreds of overlays in memory
+MOST_OWN = 16 << 20  # bytes of all that is one's own; a shared app may hold hundreds of overlays in memory
+MOST_RECEIPTS = 100  # in one overlay
 STATES = ("quarantined", "released")
+USES = {f.name for f in fields(Counters)}  # events that answers leave behind; the others are a person's
 
 
 class Overlay:
@@ -53,6 +55,7 @@ class Overlay:
         if memory.id in self:
             return memory.id
         self.check_room(1)
+        self._check_bytes(memory.soft_prompt.nbytes)
         return self.own.put(memory)
 
     def check_room(self, wanted: int = 1) -> None:
@@ -60,6 +63,12 @@ class Overlay:
         if len(self.own) + wanted > self.most:
             raise LatentmemError(f"{len(self.own) + wanted} memories are more than the {self.most} of your own that this "
                                  "shared app keeps for you: delete some, or run latentmem on your own computer.")
+
+    def _check_bytes(self, more: int) -> None:
+        beside = sum(len(str(e.detail)) for e in self._here())
+        if self.own.stats()["bytes"] + beside + more > MOST_OWN:
+            raise LatentmemError(f"What is your own here would take more than the {MOST_OWN >> 20} MiB that this shared app "
+                                 "keeps for you: delete some memories, or run latentmem on your own computer.")
 
     def owns(self, memory_id: str) -> bool:
         """Whether a memory is one's own, so that it can be deleted."""
@@ -165,8 +174,10 @@ class Overlay:
 
     # -------------------------------------------------------------- events
     def record(self, event: Event) -> Event:
-        """Take down what happened; on a shared memory it stays here."""
+        """Take down what happened; on a shared memory it stays here. Raises LatentmemError when there is no room for it."""
         home = self._home(event.memory_id)
+        if event.kind not in USES:
+            self._check_bytes(len(str(event.detail)))
         if home is self.own:
             return home.record(event)
         check_event(event)
@@ -174,9 +185,19 @@ class Overlay:
         event = replace(event, memory_id=home.info(event.memory_id).id, id=event.id or "e" + uuid4().hex,
                         created=created)
         with self._lock:
+            if len(self._beside) >= MOST_EVENTS:  # what a person did stays: a quarantine must not lapse by answering on
+                oldest = next((i for i, e in enumerate(self._beside) if e.kind in USES), None)
+                if oldest is None:
+                    raise LatentmemError(f"{MOST_EVENTS} notes and changes of shared memories are as many as this shared app "
+                                         "keeps for you: run latentmem on your own computer for more.")
+                del self._beside[oldest]
             self._beside.append(event)
-            del self._beside[:-MOST_EVENTS]
         return event
+
+    def record_all(self, events: Sequence[Event]) -> None:
+        """The same for several events."""
+        for event in events:
+            self.record(event)
 
     def events(self, memory_id: str | None = None, *, kind: str | None = None, receipt_id: str | None = None,
                limit: int | None = None) -> list[Event]:
@@ -248,6 +269,8 @@ class Overlay:
             refused = [f"Memory {i.id} has {i.virtual_tokens} virtual tokens, more than the {self.longest} that this shared "
                        "app allows." for i in infos if i.virtual_tokens > self.longest]
             self.check_room(len(fresh))
+            if fresh:
+                self._check_bytes(read.stats()["bytes"])
             added = self.own.import_zip(_copied(read, fresh)) if fresh else None
         return replace(report, added=len(fresh), skipped=report.added + report.skipped - len(infos),
                        refused=[*report.refused, *refused],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -28,6 +28,15 @@ MOST_TOKENS = 512  # virtual tokens of a soft prompt that is made, or comes in a
 
 class LatentmemError(ValueError):
     """What a user can cause and mend. The message is one sentence: what, value, remedy."""
+
+
+def tried(store: Callable[[], object]) -> LatentmemError | None:
+    """What went wrong with storing: a full disk or a locked bank must not cost what was computed, so it is said last."""
+    try:
+        store()
+    except LatentmemError as e:
+        return e
+    return None
 
 
 def digest(*parts: bytes | str) -> str:

@@ -47,7 +47,7 @@ def test_files_that_are_no_bank_are_refused(tmp_path: Path, path: Path) -> None:
     change(tmp_path / "other", "CREATE TABLE songs (title TEXT)")
     assert "is an SQLite file but not a latentmem bank" in refusal(tmp_path / "other")
     assert "is a folder" in refusal(tmp_path)
-    assert "folder of" in refusal(tmp_path / "text" / "bank.sqlite")
+    assert "or its folder cannot be opened" in refusal(tmp_path / "text" / "bank.sqlite")
     assert "There is no bank at" in refusal(tmp_path / "none", read_only=True) and not (tmp_path / "none").exists()
     (tmp_path / "short").write_bytes(path.read_bytes()[:20_000])
     assert "is damaged" in refusal(tmp_path / "short")

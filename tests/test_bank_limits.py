@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
+import zipfile
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from latentmem import bank_zip, overlay
 from latentmem.bank import Bank
+from latentmem.bank_zip import EVENTS, MANIFEST, MEMORIES
 from latentmem.overlay import Overlay
-from latentmem.records import LatentmemError
+from latentmem.records import Event, LatentmemError
 from tests.bank_samples import make_memory
 
 
@@ -67,6 +71,67 @@ def test_a_visitor_brings_no_longer_prompt_than_the_shared_app_makes() -> None:
     report = visitor.import_zip(archive_of(make_memory(1), make_memory(2, tokens=33)))
     assert (report.added, report.skipped) == (1, 0) and len(visitor.own) == 1
     assert len(report.refused) == 1 and "33 virtual tokens, more than the 32 that this shared app allows" in report.refused[0]
+
+
+def test_all_that_is_a_visitors_own_is_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, one = make_memory(0), make_memory(1)
+    visitor = Overlay(bank_of(shared), most=20)
+    visitor.import_zip(archive_of(one))
+    room = visitor.own.stats()["bytes"]
+    monkeypatch.setattr(overlay, "MOST_OWN", room + 3000)
+    for target in (one, shared):
+        for _ in range(2):
+            visitor.record(Event(target.id, "used"))
+            visitor.record(Event(target.id, "note", detail={"text": "z" * 500}))
+    for target in (one, shared):
+        with pytest.raises(LatentmemError, match="more than the 0 MiB that this shared app keeps for you"):
+            visitor.record(Event(target.id, "note", detail={"text": "z" * 4000}))
+    for add in (lambda: visitor.import_zip(archive_of(make_memory(2))), lambda: visitor.put(make_memory(3, tokens=400))):
+        with pytest.raises(LatentmemError, match="delete some memories"):
+            add()
+    assert len(visitor.own) == 1
+
+
+def test_what_a_visitor_did_outlasts_what_answers_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = make_memory(0)
+    visitor = Overlay(bank_of(memory))
+    monkeypatch.setattr(overlay, "MOST_EVENTS", 3)
+    visitor.quarantine(memory.id, "harmful")
+    for _ in range(5):
+        visitor.record(Event(memory.id, "retrieved"))
+    assert visitor.info(memory.id).quarantined and len(visitor.events(memory.id)) == 3
+    for _ in range(2):
+        visitor.record(Event(memory.id, "note", detail={"text": "mine"}))
+    with pytest.raises(LatentmemError, match="3 notes and changes of shared memories are as many"):
+        visitor.record(Event(memory.id, "note", detail={"text": "one more"}))
+
+
+def test_an_archive_brings_no_object_that_the_server_might_take_for_a_file() -> None:
+    """Gradio publishes the file of any {"path", "meta"} among what an endpoint returns."""
+    trap, memory = {"path": "pyproject.toml", "meta": {"_type": "gradio.FileData"}}, make_memory(1)
+    report = bank_of().import_zip(with_trap(memory, EVENTS, lambda line: {**line, "detail": {"x": trap}}))
+    assert report.added == 1 and report.events == 0 and "detail 'x' is of type dict" in report.refused[0]
+    report = bank_of().import_zip(with_trap(memory, MEMORIES, lambda line: {
+        **line, "record": {**line["record"], "settings": {"x": trap}}}))
+    assert report.added == 0 and "setting 'x' is of type dict" in report.refused[0]
+
+
+def with_trap(memory, member: str, change) -> io.BytesIO:
+    """An archive of a memory with an event, each line of one member changed, with checksums that fit."""
+    bank, out = bank_of(memory), io.BytesIO()
+    bank.record(Event(memory.id, "note", detail={"text": "x"}))
+    bank.export_zip(out)
+    with zipfile.ZipFile(out) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members[member] = b"".join(json.dumps(change(json.loads(line))).encode() + b"\n" for line in members[member].splitlines())
+    manifest = json.loads(members[MANIFEST])
+    manifest["members"][member] = {"sha256": sha256(members[member]).hexdigest(), "bytes": len(members[member])}
+    members[MANIFEST] = json.dumps(manifest).encode()
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return out
 
 
 def test_an_upload_is_counted_and_weighed_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:

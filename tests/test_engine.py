@@ -11,11 +11,12 @@ import hashlib
 import numpy as np
 import pytest
 
+from latentmem import engine as engine_module
 from latentmem import sampling
 from latentmem.bank import Bank
 from latentmem.engine import Engine
 from latentmem.loading import Place
-from latentmem.records import Delta, Distilled, LatentmemError, Problem, Receipt, Retrieval, Trace, Vote
+from latentmem.records import Delta, Distilled, Event, LatentmemError, Problem, Receipt, Retrieval, Trace, Vote
 from latentmem.settings import Settings
 from latentmem.verifier import chosen
 from tests.tiny import tiny_model
@@ -151,6 +152,13 @@ def test_replay_gives_the_same_tokens_and_notices_others(taught):
     assert run(taught.replay(replace(receipt, settings=strange)))[-1].token_digest == receipt.token_digest
 
 
+def test_a_replay_is_no_use_of_a_memory(taught):
+    receipt = run(taught.answer(Q))[-1]
+    before = taught.bank.events(), [r.id for r in taught.bank.receipts()]
+    assert receipt.used and run(taught.replay(receipt))[-1].used
+    assert (taught.bank.events(), [r.id for r in taught.bank.receipts()]) == before
+
+
 def test_a_bank_that_cannot_be_written_costs_neither_answer_nor_memory(taught, monkeypatch):
     def full(*_):
         raise LatentmemError("The disk is full.")
@@ -251,6 +259,25 @@ def test_feedback_counts(taught):
     assert taught.bank.info(receipt.used.memory_id).counters == before, "a verdict counts once"
     with pytest.raises(LatentmemError, match="judged right before, and the first verdict stays"):
         taught.feedback(receipt, False)
+
+
+def test_a_verdict_is_taken_down_whole_or_not_at_all(taught, monkeypatch):
+    receipt = run(taught.answer(Q))[-1]
+    before, judged = taught.bank.events(), engine_module.judged
+    monkeypatch.setattr(engine_module, "judged", lambda *a: [*judged(*a), Event("m0000gone", "helped")])
+    with pytest.raises(LatentmemError, match="m0000gone"):
+        taught.feedback(receipt, True)
+    assert taught.bank.events() == before
+    monkeypatch.setattr(engine_module, "judged", judged)
+    taught.feedback(receipt, True)
+    assert [e.kind for e in taught.bank.events(receipt_id=receipt.id) if e not in before][-1] == "feedback"
+
+
+def test_thoughts_of_another_arithmetic_are_thought_again(engine):
+    run(engine.think(P))
+    engine._shared.loader._models[Place("tiny", "cpu", "float32")] = engine.model
+    assert engine._shared.thoughts.get(engine._thought_key(P)) is not None
+    assert engine._shared.thoughts.get(engine.changed(dtype="float32")._thought_key(P)) is None
 
 
 @pytest.mark.parametrize("text", ["", "   \n"])

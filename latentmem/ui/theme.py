@@ -39,7 +39,13 @@ def launch_options(engine: Engine | None = None) -> dict[str, Any]:
         "show_error": False, "enable_monitoring": False, "strict_cors": True, "mcp_server": tools,
         "max_file_size": "32mb" if shared else "512mb", "max_threads": 80,
         "app_kwargs": early.server_options(),
-        "allowed_paths": [], "blocked_paths": [str(settings.bank)] if settings is not None else []}
+        "allowed_paths": [], "blocked_paths": private_paths(settings.bank) if settings is not None else []}
+
+
+def private_paths(bank: Path) -> list[str]:
+    """The bank's file, what SQLite keeps beside it, and the streams: nobody may be sent them, wherever they lie."""
+    whole = bank.absolute()
+    return [str(whole), *(f"{whole}{end}" for end in ("-wal", "-shm", "-journal")), str(whole.parent / "streams")]
 
 
 def theme() -> gr.themes.Base:
