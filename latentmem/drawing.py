@@ -30,7 +30,8 @@ def _pick(mass: Tensor, u: Tensor) -> Tensor:
     within = inside.cumsum(1)
     # Block sums are float32, so the target can fall a hair past the block's own mass: never land on a word of no mass.
     wanted = torch.minimum(target[:, None] - before, within[:, -1:] * (1 - 1e-12))
-    return index.gather(1, torch.searchsorted(within, wanted, right=True).clamp_(max=BLOCK - 1)).squeeze(1)
+    found = index.gather(1, torch.searchsorted(within, wanted, right=True).clamp_(max=BLOCK - 1)).squeeze(1)
+    return found.clamp_(max=words - 1)  # a mass that is no number must not lead beyond the vocabulary
 
 
 def nucleus(probabilities: Tensor, top_p: float) -> Tensor:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .model import LanguageModel
+from .model import UNUSABLE, LanguageModel, first_line
 from .prompts import solve_messages
+from .records import LatentmemError
 from .weights import Weights
 
 
@@ -22,7 +23,11 @@ class Embedder:
     def load(cls, weights: Weights, device: str = "cpu") -> Embedder:
         from sentence_transformers import SentenceTransformer
 
-        return cls(SentenceTransformer(str(weights.path), device=device, trust_remote_code=False, local_files_only=True))
+        try:
+            return cls(SentenceTransformer(str(weights.path), device=device, trust_remote_code=False, local_files_only=True))
+        except UNUSABLE as e:
+            raise LatentmemError(f"{weights.name} cannot be used as an embedder ({first_line(e)}): choose a "
+                                 "sentence-transformers model.") from None
 
     def __call__(self, text: str) -> np.ndarray:
         """Unit vector [d], float32."""

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .drawing import draw
 from .heap import keep_pages
 from .linear import has_eight_bits
+from .prompts import DATE
 from .records import LatentmemError
 from .tape import Tape
 from .transformer import Body, Cache, Collected, causal_mask, forward, take_apart
 from .weights import Weights
+
+# What transformers raises about a folder that it cannot make a model of.
+UNUSABLE = (ValueError, ImportError, KeyError, AttributeError, TypeError, OSError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +99,10 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 class LanguageModel:
     """A frozen causal language model of the Llama or Qwen2 family."""
 
@@ -115,12 +125,13 @@ class LanguageModel:
             tokenizer = AutoTokenizer.from_pretrained(weights.path, trust_remote_code=False)
             if not tokenizer.chat_template:
                 raise ValueError("it has no chat template, so it is no model to talk to")
-            model = AutoModelForCausalLM.from_pretrained(  # in the file's own dtype, memory-mapped; converted on the way out
-                weights.path, dtype="auto", use_safetensors=True, trust_remote_code=False)
-        except (ValueError, ImportError, KeyError, AttributeError, OSError) as e:  # whatever transformers says of a folder
-            said = (str(e).splitlines() or [type(e).__name__])[0][:200]
-            raise LatentmemError(f"{weights.name} cannot be used ({said}): choose an instruct model of the Llama or Qwen2 "
-                                 "family in safetensors, not quantised.") from None
+            model, found = AutoModelForCausalLM.from_pretrained(  # in the file's own dtype, mapped; converted on the way out
+                weights.path, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+            if found["missing_keys"]:  # transformers would go on with random numbers in their place
+                raise ValueError(f"it lacks {min(found['missing_keys'])}")
+        except UNUSABLE as e:
+            raise LatentmemError(f"{weights.name} cannot be used ({first_line(e)}): choose an instruct model of the Llama or "
+                                 "Qwen2 family in safetensors, not quantised.") from None
         made = cls.of(model, tokenizer, name=weights.name, fingerprint=weights.fingerprint, device=where,
                       dtype=native_number(where) if kind == "int8" else getattr(torch, kind), eight=kind == "int8")
         keep_pages()  # not before: what loading needed for a moment would stay with the process
@@ -150,8 +161,11 @@ class LanguageModel:
 
     def render(self, messages: list[dict[str, str]]) -> tuple[int, ...]:
         """Token ids of a chat, up to where the assistant begins to speak."""
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = self._chat(messages)
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _chat(self, messages: list[dict[str, str]]) -> str:
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, date_string=DATE)
 
     def in_turn(self) -> LanguageModel:
         """The same weights with soft prompts inside the user's turn, behind what every chat begins with.
@@ -221,10 +235,12 @@ class LanguageModel:
         live, lengths, hidden = list(range(len(of))), filled.lengths[of], filled.hidden[:, -1][of]
         del filled
         for t in range(room):
-            ids, entropy, certainty = draw(body.head(hidden), uniform[:, t], temperature, top_p)
-            tokens = ids.tolist()
+            ids, *doubts = draw(body.head(hidden), uniform[:, t], temperature, top_p)
+            tokens, entropy, certainty = ids.tolist(), *(d.tolist() for d in doubts)
+            if not all(map(math.isfinite, certainty)):
+                raise LatentmemError("What the model computed is no number: use dtype float32, or delete the memory.")
             ended = [token in self.ends for token in tokens]
-            yield [Drawn(*d) for d in zip(live, tokens, ended, entropy.tolist(), certainty.tolist(), strict=True)]
+            yield [Drawn(*d) for d in zip(live, tokens, ended, entropy, certainty, strict=True)]
             if all(ended) or t + 1 == room:
                 return
             if any(ended):
@@ -258,7 +274,7 @@ class LanguageModel:
 
     def problem_kv(self, problem: str, messages: list[dict[str, str]]) -> list[tuple[Tensor, Tensor]]:
         """Per layer, the keys and values [kv_heads, n, head_dim] of the problem's own n tokens inside its chat."""
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = self._chat(messages)
         start = text.index(problem.strip())
         end = start + len(problem.strip())
         coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+DATE = "26 Jul 2024"  # for templates that write one, as Llama's do: today's would change every prompt overnight
 
 
 def solve_messages(problem: str) -> list[dict[str, str]]:

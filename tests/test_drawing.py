@@ -20,6 +20,12 @@ def test_inverse_cdf_by_hand(words):
         assert _pick(mass, torch.tensor([u])).item() == want
 
 
+@pytest.mark.parametrize("words", [3, BLOCK, BLOCK + 1, 3 * BLOCK + 7])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0])
+def test_what_is_no_distribution_leads_to_no_word_beyond_the_vocabulary(words, bad):
+    assert 0 <= _pick(torch.full((1, words), bad), torch.tensor([0.7])).item() < words
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 1500), st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
 def test_pick_equals_the_plain_search_up_to_rounding(words, seed, u):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from latentmem.keys import Embedder
 from latentmem.linear import Linear
 from latentmem.model import LanguageModel, Prompt, arithmetic_named, native_arithmetic
 from latentmem.prompts import solve_messages
@@ -188,7 +190,8 @@ def test_a_soft_prompt_inside_the_turn(family):
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ("template", "it has no chat template"), ("kind", "cannot be used"), ("torn", "cannot be used")])
+    ("template", "it has no chat template"), ("kind", "cannot be used"), ("torn", "cannot be used"), ("cut", "cannot be used"),
+    ("head", "it lacks lm_head.weight"), ("layer", "it lacks model.layers.1.mlp.down_proj.weight"), ("size", "cannot be used")])
 def test_a_model_that_cannot_be_used_is_said_in_one_sentence(change, words, tmp_path):
     tokenizer = tiny_tokenizer()
     if change == "template":
@@ -198,11 +201,40 @@ def test_a_model_that_cannot_be_used_is_said_in_one_sentence(change, words, tmp_
     if change == "kind":
         config = tmp_path / "config.json"
         config.write_text(config.read_text().replace('"qwen2"', '"marvin"'))
+    file = tmp_path / "model.safetensors"
     if change == "torn":
-        (tmp_path / "model.safetensors").unlink()
+        file.unlink()
+    if change == "cut":
+        file.write_bytes(file.read_bytes()[:-1000])
+    gone = {"head": "lm_head.weight", "layer": "model.layers.1.mlp.down_proj.weight"}.get(change)
+    if gone or change == "size":
+        weights = {k: v for k, v in load_file(file).items() if k != gone}
+        if change == "size":
+            weights["lm_head.weight"] = weights["lm_head.weight"][:-1].clone()
+        save_file(weights, file, {"format": "pt"})
     with pytest.raises(LatentmemError, match=f"(?s)^(?=.*{words})mine cannot be used.*choose an instruct model") as raised:
         LanguageModel.load(Weights("mine", path=tmp_path, fingerprint="f" * 64, label="mine"), device="cpu")
     assert "\n" not in str(raised.value)
+
+
+def test_an_embedder_that_cannot_be_used_is_said_in_one_sentence(tmp_path):
+    (tmp_path / "modules.json").write_text("[{]")
+    with pytest.raises(LatentmemError, match=r"mine cannot be used as an embedder .*: choose a sentence-transformers model"):
+        Embedder.load(Weights("mine", path=tmp_path, fingerprint="f" * 64, label="mine"))
+
+
+def test_a_soft_prompt_that_breaks_the_arithmetic_is_said_and_no_token_is_drawn():
+    model = tiny_model()
+    broken = torch.full((2, 32), float("nan"))
+    with pytest.raises(LatentmemError, match="is no number: use dtype float32, or delete the memory"):
+        sample(model, [Prompt((1, 2, 3), broken)], [[1]])
+
+
+def test_a_template_that_writes_a_date_writes_the_same_one_every_day():
+    model = tiny_model()
+    model.tokenizer.chat_template = "{{ date_string or strftime_now('%d %b %Y') }}" + model.tokenizer.chat_template
+    text = model.tokenizer.decode(model.render([{"role": "user", "content": "1"}]))
+    assert text.startswith("26 Jul 2024<|im_start|>")
 
 
 def test_a_prompt_that_fills_the_context_is_refused():
