@@ -42,7 +42,7 @@ _UNBRACED = re.compile(  # a number, or what stands before the end of the formul
 def extract_boxed(text: str) -> str | None:
     r"""What stands in the last complete `\boxed{...}` or `\fbox{...}` of `text`, as written; also `\boxed 5`.
 
-    None if there is no box, none was closed, or the last one holds nothing (`\boxed{}`, `\boxed{\,}`). A box within
+    None if there is no box, none was closed, or the last one holds nothing (`\boxed{}`, `\boxed{\,}`, `\boxed{~}`). A box within
     a box belongs to the outer one. Takes time linear in the length of any text.
     """
     pairs, found, end = closing_braces(text), None, 0

@@ -124,7 +124,7 @@ def replay(overrides: dict[str, Any], as_json: bool,
 def read_receipt(file: Path) -> Receipt:
     """The last receipt in a file of JSON lines. Raises LatentmemError if there is none or it is wrong."""
     try:
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     except OSError as e:
         raise LatentmemError(f"{file} cannot be read ({e.strerror}): give one that `answer --receipt` wrote.") from None
     except UnicodeDecodeError:

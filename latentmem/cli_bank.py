@@ -203,6 +203,8 @@ def tell(as_json: bool, sentence: str, record: Any) -> int:
 
 def warn(sentences: list[str] | tuple[str, ...]) -> int:
     """What went wrong, one line each on standard error; the exit code."""
+    from .console import plain
+
     for sentence in sentences:
-        typer.echo(sentence, err=True)
+        typer.echo(plain(sentence), err=True)
     return ERROR if sentences else DONE

@@ -80,7 +80,9 @@ def command(group: typer.Typer, *options: str, name: str = "") -> Callable[[Body
                     return
                 code = body(overrides, as_json, **values)
             except LatentmemError as e:
-                typer.echo(str(e), err=True)
+                from .console import plain
+
+                typer.echo(plain(e), err=True)  # it may quote what strangers wrote
                 code = ERROR
             except KeyboardInterrupt:
                 typer.echo("Stopped; nothing half-done was stored.", err=True)

@@ -77,22 +77,35 @@ def evaluate(overrides: dict[str, Any], as_json: bool,
         return DONE
     if report_only:
         return report(folder, also)
-    if not resume and folder.exists() and any(folder.iterdir()):
-        raise LatentmemError(f"{folder} is not empty: give another folder with --out, or leave --no-resume out.")
+    if not resume:
+        _refuse_full(folder)
     budgets = _given({"votes": votes, "offline_steps": offline_steps})
     order = Order(chosen, folder, strict=strict, rows=rows, together=together, block=block,
                   sweep=read(sweep) if sweep else None, **budgets)
     follow(records(order, chosen, overrides), as_json)
-    return report(folder, also)
+    return report(folder, also, remedy="nothing of what was asked for could be measured; ask problems with --test, or give other "
+                                       "data")
 
 
-def report(folder: Path, also: list[Path]) -> int:
-    """Write the report and say where it is."""
+def report(folder: Path, also: list[Path], **told: str) -> int:
+    """Write the report and say where it is. `told`: what is said where there is nothing to report."""
     from .evaluation.report import make
 
-    for file in make(folder, also).values():
+    for file in make(folder, also, **told).values():
         typer.echo(f"{file} is written.", err=True)
     return DONE
+
+
+def _refuse_full(folder: Path) -> None:
+    """Raises LatentmemError for a folder that holds something, or is none."""
+    try:
+        full = any(folder.iterdir())
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        raise LatentmemError(f"{folder} cannot be a folder of results ({e.strerror}): give another with --out.") from None
+    if full:
+        raise LatentmemError(f"{folder} is not empty: give another folder with --out, or leave --no-resume out.")
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -105,12 +118,16 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def records(order: Order, suite: Suite, overrides: dict[str, Any]) -> Iterator[Any]:
-    """The suite with each of its models in turn; a model given by hand takes the place of the suite's."""
+    """The suite with each of its models in turn; a model given by hand takes the place of the suite's. So does any setting,
+    on the command line or in the environment."""
     from .evaluation.suites import run, slug
+    from .settings import Settings
 
-    models = [overrides["model"]] if "model" in overrides else list(suite.models) or [None]
+    around = Settings().model_fields_set  # what the environment sets
+    usual = {name: value for name, value in suite.settings.items() if name not in around}
+    models = [None] if {"model"} & (around | overrides.keys()) else list(suite.models) or [None]
     for model in models:
-        given = {**suite.settings, **overrides, **({"model": model} if model else {})}
+        given = {**usual, **({"model": model} if model else {}), **overrides}
         engine = cli_command.engine_for(given)
         out = order.out / slug(model.rsplit("/", 1)[-1]) if len(models) > 1 else order.out
         yield from run(engine, replace(order, out=out, seed=engine.settings.seed))

@@ -224,9 +224,10 @@ def _record(one: _Learner, step: int, recipe: Recipe, now: Vote, payoff: Sequenc
     one.past.append(one.soft.detach().clone())
     tokens = sum(t.tokens for t in group)
     return Step(step=step, steps=recipe.steps, label=now.label, agreement=now.majority_ratio, rewards=tuple(payoff),
-                loss=loss, grad_norm=norm, shift=shift(one.soft.detach(), one.start), finished=fmean(t.votes for t in group),
-                length=tokens / len(group), entropy=sum(t.entropy * t.tokens for t in group) / tokens, tokens=tokens,
-                seconds_rollout=rollout, seconds_train=train, problem_id=one.problem.id, note=note)
+                loss=loss if math.isfinite(loss) else 0.0, grad_norm=norm, shift=shift(one.soft.detach(), one.start),
+                finished=fmean(t.votes for t in group), length=tokens / len(group),
+                entropy=sum(t.entropy * t.tokens for t in group) / tokens, tokens=tokens, seconds_rollout=rollout,
+                seconds_train=train, problem_id=one.problem.id, note=note)
 
 
 def _lesson(one: _Learner, recipe: Recipe) -> Lesson:
@@ -235,7 +236,8 @@ def _lesson(one: _Learner, recipe: Recipe) -> Lesson:
     steps = tuple(one.steps)
     trained = [s for s in range(1, len(one.scores)) if not torch.equal(one.past[s], one.start)]
     if not trained:
-        return Lesson(None, f"Nothing was learnt: {one.steps[-1].note}.", steps)
+        told = one.steps[min(len(one.steps), recipe.steps) - 1].note  # the final check says nothing about why
+        return Lesson(None, f"Nothing was learnt: {told}.", steps)
     best = trained[-1] if recipe.keep == "last" else max(trained, key=lambda s: (one.scores[s], s))
     if recipe.keep == "best" and (one.scores[best] < one.scores[0] or one.scores[best] == 0):
         return Lesson(None, f"Nothing was learnt: agreement fell from {one.scores[0]:.0%} to {one.scores[best]:.0%} at best.",

@@ -155,9 +155,9 @@ def _state(facts: dict[str, Any]) -> str:
 def bank(path: Path, problems: list[str]) -> dict[str, Any]:
     """State of the bank's file, which is read and checked, not made and not changed."""
     found: dict[str, Any] = {"file": str(path)}
-    if not path.exists():
-        return found | {"state": "not made yet; the first memory makes it", "free": size(_free(path.parent))}
     try:
+        if not path.exists():
+            return found | {"state": "not made yet; the first memory makes it", "free": size(_free(path.parent))}
         from .bank import Bank
 
         with Bank(path, read_only=True) as store:
@@ -183,5 +183,5 @@ def size(n: int) -> str:
 
 def _free(folder: Path) -> int:
     """Bytes free on the disk that holds `folder`, or will hold it."""
-    there = next(p for p in (folder, *folder.parents) if p.exists())
+    there = next(p for p in (folder, *folder.parents) if os.path.exists(p))  # a closed folder does not raise
     return shutil.disk_usage(there).free

@@ -32,7 +32,8 @@ _UNIT_WORDS = set(
 _NO_UNITS = set(
     "and or to mod million billion trillion thousand hundred dozen am pm pi sin cos tan cot csc log exp sqrt frac "
     "arcsin arccos arctan sinh cosh tanh det gcd lcm max lim base infinity theta alpha beta gamma delta lambda sigma "
-    "omega".split())
+    "omega squared cubed factorial plus minus negative below half halves third thirds fourths fifth "
+    "fifths sixths eighths tenth tenths hundredths thousandths".split())
 _UNIT = re.compile(r"(?:[A-Za-z][A-Za-z.'-]*+|/|\^\s*(?:\{\s*-?\d\s*\}|-?\d)|\s)+")
 _SHORT_UNIT = re.compile(
     r"(?<=[\d}\s])\\(?:text|mbox|mathrm|textrm)\s*\{\s*(?:[A-DF-Za-df-hj-z]|[A-Za-z]+/[A-Za-z]+)\s*\}"
@@ -74,7 +75,7 @@ def canonical(answer: str) -> str:
 
 
 def _normalise(text: str) -> str:
-    text = _GROUPED.sub("", _ascii(text))
+    text = _GROUPED.sub("", _ascii(text)).replace("~", " ").rstrip("\\ ")  # `~` and `\ ` are blanks
     text = re.sub(r"\\(?:[A-Za-z]+|.)", lambda m: _COMMANDS.get(m[0], m[0]), text, flags=re.DOTALL)
     text = " ".join(_unwrap(_SHORT_UNIT.sub("", text)).replace("$", " ").split())
     text = re.sub(r"\^ ?(?:\{ ?\\circ ?\}|\\circ(?![A-Za-z])) ?(?:[CF]\b)?", " ", text)

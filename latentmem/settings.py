@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .records import MOST_TOKENS, KeyKind, LatentmemError
@@ -71,6 +71,21 @@ class Settings(BaseSettings):
     hosted_memories: int = Field(20, ge=0, description="Most memories of one's own in a shared app.")
     hosted_queue: int = Field(16, ge=1, description="Most actions that wait in a shared app; later ones are refused.")
 
+    @field_validator("bank")
+    @classmethod
+    def _bank(cls, value: Path) -> Path:
+        try:
+            return value.expanduser()
+        except RuntimeError:
+            raise ValueError("there is no such user; write the whole path") from None
+
+    @field_validator("temperature")
+    @classmethod
+    def _temperature(cls, value: float) -> float:
+        if 0 < value < 1e-3:  # logits divided by it overflow
+            raise ValueError("use 0, which is greedy, or at least 0.001")
+        return value
+
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
@@ -113,4 +128,5 @@ def _sentence(error: ValidationError) -> str:
     name = ".".join(map(str, first["loc"])) or "settings"
     if first["type"] == "extra_forbidden":
         return f"There is no setting {name!r}: `latentmem doctor` lists them."
-    return f"Setting {name} = {first['input']!r} does not fit: {first['msg'][0].lower()}{first['msg'][1:]}."
+    said = first["msg"].removeprefix("Value error, ")
+    return f"Setting {name} = {first['input']!r} does not fit: {said[0].lower()}{said[1:]}."

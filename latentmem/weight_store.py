@@ -39,7 +39,10 @@ class Weights:
 def cache_dir() -> Path:
     """The cache folder (it need not exist yet): LATENTMEM_CACHE, else the platform's."""
     if chosen := os.environ.get("LATENTMEM_CACHE"):
-        return Path(chosen).expanduser().absolute()
+        try:
+            return Path(chosen).expanduser().absolute()
+        except RuntimeError as e:
+            raise LatentmemError(f"LATENTMEM_CACHE = {chosen!r} has no place ({e}): write the whole path.") from None
     from platformdirs import user_cache_path
 
     return user_cache_path("latentmem", appauthor=False)
@@ -135,7 +138,8 @@ def local_fingerprint(folder: Path, say: Progress) -> str:
 
 def publish(name: str, made: Path, label: str, fingerprint: str, facts: dict[str, Any]) -> None:
     """Stamps the made folder and renames it into place, with everything in it safely on the disk."""
-    files = {str(p.relative_to(made).as_posix()): p.stat().st_size for p in sorted(made.rglob("*")) if p.is_file()}
+    files = {str(p.relative_to(made).as_posix()): p.stat().st_size for p in sorted(made.rglob("*"))
+             if p.is_file() and p != made / STAMP}  # which a copy of somebody's cache folder brings along
     for path in files:
         with (made / path).open("rb+") as f:
             os.fsync(f.fileno())

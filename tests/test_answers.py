@@ -33,7 +33,8 @@ BOXES = [
     (r"\boxed{\boxed{9}", "9"),
     (r"\boxed{ 12 }", "12"),
     (r"\boxed{}", None), (r"\boxed{  }", None), (r"\boxed{$$}", None), (r"\boxed{\,}", None),
-    (r"\boxed{\text{ }}", None),
+    (r"\boxed{\text{ }}", None), (r"\boxed{\ }", None), (r"\boxed{\ \ }", None), (r"\boxed{~}", None),
+    (r"\boxed{\{\}}", r"\{\}"),
     (r"\boxed{5} and then \boxed{}", None),
     (r"\boxedx{5}", None), ("no box", None), ("", None), (r"\boxed", None), (r"\boxed{", None), ("}{", None),
 ]
@@ -66,7 +67,7 @@ CANONICAL = [
     ("y = 2x + 3", "y=2x+3"), (r"\text{(C)}", "C"), (".50", "0.5"), ("007", "7"), ("-0.0", "0"), ("+5", "5"),
     ("−5", "-5"), ("3½", r"3\frac{1}{2}"), ("x²", "x^2"), ("√51", r"\sqrt{51}"), ("５", "5"), ("5\0", "5"),
     (r"50\%", "50%"), ("50 percent", "50%"), ("x^{2}", "x^2"), ("x^10", "x^{10}"), ("x^{2}3", "x^{2}3"), ("", ""),
-    ("$.$", ""),
+    ("$.$", ""), ("5~cm", "5"), ("5\\ ", "5"), ("12 quarters", "12"), ("3 times", "3"),
 ]
 
 
@@ -116,6 +117,8 @@ DIFFERENT_SYMBOLIC = [
     ("1,2", "1,3"), ("1,2", "1,2,3"), ("(1,2,3)", "(3,2,1)"), ("x>3", "x<3"), ("y=2x+3", "y=2x+4"), ("2^{10}", "1023"),
     ("3", "x"), ("1/0", "0"), (r"\emptyset", r"\{0\}"), (r"\foo 5", "5"), ("5)3", "5"), ("the answer 5 (maybe)", "5"),
     (r"\frac{1}{", "1"), ("}{", "{}"),
+    *((f"{n} {words}", str(n)) for n, words in ((5, "degrees below zero"), (5, "negative"), (5, "squared"), (4, "factorial"),
+                                                (3, "halves"), (2, "thirds"), (3, "tenths"), (7, "hundredths"))),
 ]
 
 

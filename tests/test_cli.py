@@ -91,6 +91,9 @@ def test_a_receipt_can_be_written_and_replayed(cli: Terminal, tmp_path: Path) ->
     cli.ok("replay", str(file))
     assert cli.asked == ("replay", RECEIPT)
     assert "cannot be read" in cli.fails("replay", str(tmp_path / "none"))
+    file.write_text(file.read_text(encoding="utf-8").replace(ONE, "line\u2028separator\u0085"), encoding="utf-8")
+    cli.ok("replay", str(file))
+    assert cli.asked[1].problem.text == "line\u2028separator\u0085"
     file.write_text('{"id": 3}', encoding="utf-8")
     assert cli.fails("replay", str(file)).startswith("Receipt: id")
     file.write_text("", encoding="utf-8")
@@ -101,6 +104,8 @@ def test_an_error_is_one_sentence_and_closes_the_stream(cli: Terminal) -> None:
     cli.script["think"] = [TRACES[0], LatentmemError("The model is unknown: choose another.")]
     assert cli.fails("solve", ONE) == "The model is unknown: choose another."
     assert cli.engine and cli.engine.closed
+    cli.script["think"] = [LatentmemError("Made by \x1b]0;evil\x07 and another.")]
+    assert cli.fails("solve", ONE) == "Made by  ]0;evil  and another."
 
 
 def test_ctrl_c_is_one_line_and_130(cli: Terminal) -> None:
@@ -143,6 +148,7 @@ def test_only_given_options_override(cli: Terminal, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--temperature", "nan"], "temperature"), (["--rollouts", "0"], "rollouts"), (["--set", "steps"], "--set steps=5"),
+    (["--temperature", "1e-39"], "use 0, which is greedy, or at least 0.001"),
     (["--set", "colour=red"], "no setting 'colour'"), (["--device", "tpu"], "device"),
 ])
 def test_a_wrong_setting_is_one_sentence(cli: Terminal, arguments: list[str], words: str) -> None:

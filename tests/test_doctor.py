@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from latentmem.bank import Bank
+from latentmem.records import LatentmemError
 from tests.cli_samples import Terminal, memory
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +28,14 @@ def test_the_doctor_reports_a_damaged_bank_and_loads_no_torch(tmp_path: Path) ->
     assert report["sections"]["bank"]["state"] == "damaged" and len(report["problems"]) == 1
     assert {"versions", "machine", "settings", "why these defaults", "weights", "bank"} == set(report["sections"])
     assert report["sections"]["versions"]["torch"] != "missing"
+
+
+@pytest.mark.parametrize(("bank", "words"), [
+    ("x" * 300 + "/bank.sqlite", "name too long"), ("~nosuchuser/bank.sqlite", "there is no such user; write the whole path")])
+def test_a_bank_in_an_impossible_place_is_one_sentence(cli: Terminal, bank: str, words: str) -> None:
+    assert words in cli.fails("doctor", "--bank", bank).lower().replace("\n", " ")
+    with pytest.raises(LatentmemError):
+        Bank(bank)
 
 
 def test_the_doctor_of_a_sound_installation(cli: Terminal, tmp_path: Path,

@@ -270,6 +270,11 @@ def test_nothing_is_added_where_it_is_switched_off_or_something_is_there(starter
     assert len(hosting.prepare(Engine(Settings()), starter).bank) == 1
 
 
+@pytest.mark.parametrize("hosted", [False, True])
+def test_a_bank_in_memory_begins_with_them_too(starter: Path, hosted: bool) -> None:
+    assert len(hosting.prepare(Engine(Settings(bank=":memory:", hosted=hosted)), starter).bank) == 3
+
+
 def test_a_missing_or_damaged_starter_is_no_obstacle(tmp_path: Path, starter: Path) -> None:
     assert len(hosting.prepare(Engine(Settings(bank=tmp_path / "1.sqlite")), tmp_path / "none.zip").bank) == 0
     (tmp_path / "bad.zip").write_bytes(starter.read_bytes()[:-200])

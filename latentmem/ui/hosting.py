@@ -58,13 +58,18 @@ def prepare(engine: Engine, starter: Path = STARTER) -> Engine:
     when the bank cannot be opened.
     """
     s = engine.settings
-    path = Path(s.bank).expanduser()
+    path = s.bank
+    if str(path) == ":memory:":  # another connection would find another, empty one
+        bank = Bank(path)
+        if s.starter:
+            begin(bank, starter)
+        return engine.changed(on_bank=bank)
     try:
         with Bank(path) as bank:
             if s.starter and bank.untouched:
                 begin(bank, starter)
     except LatentmemError as e:
-        if not (s.hosted and path.is_file()):  # a shared bank may lie where nothing can be written
+        if not (s.hosted and os.path.isfile(path)):  # a shared bank may lie where nothing can be written
             raise
         log.warning("%s", e)
     return engine.changed(on_bank=Bank(path, read_only=True)) if s.hosted else engine
