@@ -22,6 +22,7 @@ DECIDING = ("model", "device", "seed", "rollouts", "max_new_tokens", "steps", "l
 SHOWN = ("recipe", "learner", "kind", "problem_id", "step", "accuracy", "base", "delta", "helped", "hurt", "reason",
          "same_family")
 LIST = {"show_default": False}
+UNMEASURED = "nothing of what was asked for could be measured; ask problems with --test, or give other data"
 
 
 @command(commands, *DECIDING, name="evaluate")
@@ -83,8 +84,7 @@ def evaluate(overrides: dict[str, Any], as_json: bool,
     order = Order(chosen, folder, strict=strict, rows=rows, together=together, block=block,
                   sweep=read(sweep) if sweep else None, **budgets)
     follow(records(order, chosen, overrides), as_json)
-    return report(folder, also, remedy="nothing of what was asked for could be measured; ask problems with --test, or give other "
-                                       "data")
+    return report(folder, also, remedy=UNMEASURED)
 
 
 def report(folder: Path, also: list[Path], **told: str) -> int:
@@ -118,14 +118,14 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def records(order: Order, suite: Suite, overrides: dict[str, Any]) -> Iterator[Any]:
-    """The suite with each of its models in turn; a model given by hand takes the place of the suite's. So does any setting,
-    on the command line or in the environment."""
+    """The suite with each of its models in turn; a model, or another setting, that a person gave on the command line or in
+    the environment takes the place of the suite's."""
     from .evaluation.suites import run, slug
     from .settings import Settings
 
-    around = Settings().model_fields_set  # what the environment sets
-    usual = {name: value for name, value in suite.settings.items() if name not in around}
-    models = [None] if {"model"} & (around | overrides.keys()) else list(suite.models) or [None]
+    by_hand = Settings(**overrides).model_fields_set  # the environment's among them
+    usual = {name: value for name, value in suite.settings.items() if name not in by_hand}
+    models = [None] if "model" in by_hand else list(suite.models) or [None]
     for model in models:
         given = {**usual, **({"model": model} if model else {}), **overrides}
         engine = cli_command.engine_for(given)

@@ -32,7 +32,7 @@ def parse_problem(line: str, where: str) -> Problem:
     """One line. `where` names it in the error."""
     try:
         data = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as e:
+    except (ValueError, RecursionError) as e:  # ValueError: not JSON, or a number of thousands of digits
         raise LatentmemError(f"{where} is not JSON ({e}): write one JSON object a line.") from None
     if not isinstance(data, dict) or "problem" not in data:
         raise LatentmemError(f"{where} has no member \"problem\": write {{\"problem\": \"...\"}}.")

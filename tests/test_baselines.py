@@ -233,3 +233,16 @@ def test_untrained_routed_routes_between_the_model_alone_and_the_text(shop):
         assert not routed.used and routed.hit is None
         assert routed.answer == routed.route.answer and routed.answer in (alone.answer, text.answer)
     assert any(r.route.scores for r in rows[0]), "otherwise nothing was routed"
+
+
+def test_retrieval_compares_what_the_settings_say(engine):
+    """With another key, every row that finds a past finds it by that key; elm_kv always by its own."""
+    shop, usual = workshop(engine.changed(key="kv")), workshop(engine)
+    kinds = {n: getattr(s, "kind", None) or s.past.kind for n in ONLINE if (s := shop.make(n))}
+    assert set(kinds.values()) == {"kv"} and shop.make("untrained_routed").kind == "kv"
+    assert {usual.make(n).kind for n in ("elm", "elm_unrouted", "untrained_routed")} == {"input"}
+    assert usual.make("elm_kv").kind == "kv" and usual.make("icl_raw").past.kind == "input"
+    elm, kv = taught(shop, "elm"), taught(usual, "elm_kv")
+    asked = problems(3, start=20)
+    assert [elm.find(p).similarity for p in asked] == pytest.approx([kv.find(p).similarity for p in asked])
+    assert [elm.find(p).similarity for p in asked] != pytest.approx([taught(usual, "elm").find(p).similarity for p in asked])

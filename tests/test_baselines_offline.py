@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from latentmem.baselines.base import Course, Form
 from latentmem.baselines.learners import FullLearner, LoraLearner, PromptLearner
-from latentmem.baselines.offline import Offline
+from latentmem.baselines.offline import ORDER, Offline
 from latentmem.baselines.sampler import Ask
+from latentmem.distil import shift
 from latentmem.grpo import advantages
 from latentmem.records import LatentmemError, Problem, Step
+from latentmem.sampling import seed_for
 from latentmem.training import Lot, policy_gradient
 from latentmem.voting import rewards, vote
 from tests.baseline_samples import labelled, one_thread, problems, run, shared_model, tiny_engine, workshop  # noqa: F401
@@ -77,6 +80,21 @@ def test_every_problem_has_its_turn(engine):
     assert sorted(turns[:6]) == sorted(turns[6:]) == sorted(p.id for p in given) and turns[:6] != turns[6:]
     other = workshop(engine, offline_batch=4).make("offline_ttrl")
     assert [p.id for step in (1, 2, 3) for p in other._turn(given, step)] == turns
+
+
+@pytest.mark.parametrize(("n", "batch"), [(6, 4), (5, 2), (7, 3), (3, 4), (1, 4), (8, 4), (12, 4), (4, 1)])
+def test_no_step_holds_a_problem_twice_and_each_comes_once_in_every_turn(engine, n, batch):
+    """Two groups of one problem in a step would have the same rollouts."""
+    system = workshop(engine, offline_batch=batch).make("offline_prompt")
+    given, size = problems(n), min(batch, n)
+    turns = [[p.id for p in system._turn(given, step)] for step in range(1, 3 * n + 1)]
+    assert all(len(turn) == size == len(set(turn)) for turn in turns)
+    met = [i for turn in turns for i in turn]
+    assert all(len(set(met[start : start + n])) == n for start in range(0, len(met), n))
+    if n % size == 0:  # as it always was, so that runs made before can be made again
+        orders = [np.random.Generator(np.random.Philox(seed_for(system.sampler.seed, ORDER, k, 0))).permutation(n)
+                  for k in range(len(met) // n)]
+        assert met == [given[i].id for order in orders for i in order]
 
 
 def test_grpo_learns_from_the_truth_and_says_so(engine, monkeypatch):
@@ -147,3 +165,49 @@ def test_a_learners_model_is_told_apart(engine):
         learner.changed()
         learner.stamp()
         assert learner.model.fingerprint not in (before, engine.model.fingerprint)
+
+
+def test_a_soft_prompt_stays_within_its_trust_region_and_tells_how_far_it_is(engine, tmp_path):
+    def shifts(name, folder=None, **settings):
+        shop = workshop(engine.changed(**settings), folder, offline_steps=3, offline_batch=2, rates={"lora": 1e-2})
+        system = shop.make(name)
+        return system, [s.shift for s in system.fit(problems(4)) if isinstance(s, Step)]
+
+    free, far = shifts("offline_prompt")
+    assert far[-1] == shift(free.learner.soft.detach(), free.learner.start) and max(far) > 0.01
+    near = shifts("offline_prompt", tmp_path, max_shift=0.01)
+    assert max(near[1]) == pytest.approx(0.01, rel=1e-4)
+    again = workshop(engine.changed(max_shift=0.01), tmp_path, offline_steps=3, offline_batch=2, rates={"lora": 1e-2})
+    loaded = again.make("offline_prompt")
+    assert list(loaded.fit(problems(4))) == [] and torch.equal(loaded.learner.soft, near[0].learner.soft)
+    assert set(shifts("offline_lora", max_shift=0.01)[1]) == {0.0}, "weights have no start to be near to"
+
+
+def test_a_gradient_that_is_not_finite_is_refused_and_said(engine, monkeypatch):
+    def broken(self, lots, temperature):
+        self.soft.grad = torch.full_like(self.soft, float("nan"))
+        yield 1, 1
+        return [float("nan")] * len(lots)
+
+    monkeypatch.setattr(PromptLearner, "gradient", broken)
+    system = workshop(engine, offline_steps=3).make("offline_prompt")
+    steps = [s for s in system.fit(problems(4)) if isinstance(s, Step)]
+    refused = [s for s in steps if s.note == "the gradient was not finite"]
+    assert refused and all(s.note for s in steps) and {(s.loss, s.grad_norm, s.shift) for s in steps} == {(0.0, 0.0, 0.0)}
+    assert torch.equal(system.learner.soft, system.learner.start)
+
+
+def test_lessons_of_another_device_or_arithmetic_are_other_lessons(engine, model, monkeypatch):
+    shop, (problem,) = workshop(engine), problems(1)
+    offline = shop.make("offline_prompt")
+
+    def names():
+        offline._begin([problem])
+        return shop.teacher._name(problem), offline.taught
+
+    usual = names()
+    for part, other in (("device", torch.device("meta")), ("arithmetic", "int8")):
+        with monkeypatch.context() as m:
+            m.setattr(type(model.body), part, property(lambda body, other=other: other))
+            assert all(a != b for a, b in zip(usual, names(), strict=True)), part
+    assert names() == usual

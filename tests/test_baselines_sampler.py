@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from latentmem.baselines.base import ONE, VOTE, Form
-from latentmem.baselines.log import Log
+from latentmem.baselines.log import Log, read_json, write_json
 from latentmem.baselines.sampler import Ask, Sampler
-from latentmem.records import LatentmemError
+from latentmem.records import LatentmemError, Problem
 from latentmem.sampling import Job, sample
 from tests.baseline_samples import QUICK, bare, one_thread, problems, shared_model, tiny_engine, workshop  # noqa: F401
 from tests.tiny import tiny_model
@@ -125,3 +127,34 @@ def test_a_killed_sampling_goes_on_with_the_same_batches(engine, tmp_path):
         (folder / "rollouts.jsonl").write_bytes(data[:cut])
         assert [bare(r) for r in workshop(engine, folder).make("zero_shot").reply(problems(5), VOTE6)] == want
         assert (folder / "rollouts.jsonl").read_bytes().count(b"\n") == 3
+
+
+def test_what_the_disk_refuses_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(LatentmemError, match=r"a.jsonl cannot be opened \(File exists\): make room or give another folder"):
+        Log(tmp_path / "file" / "a.jsonl")
+    with pytest.raises(LatentmemError, match=r"x.json cannot be read"):
+        read_json(tmp_path / "file" / "x.json")
+    log, full = Log(tmp_path / "a.jsonl"), OSError(errno.ENOSPC, "No space left on device")
+
+    def no_room(_):
+        raise full
+
+    monkeypatch.setattr("os.fsync", no_room)
+    with pytest.raises(LatentmemError, match=r"a.jsonl cannot be written \(No space left on device\)"):
+        log.append({})
+    with pytest.raises(LatentmemError, match=r"x.json cannot be written \(No space left on device\)"):
+        write_json(tmp_path / "x.json", {})
+    assert read_json(tmp_path / "x.json") is None
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(LatentmemError, match=r"x.json is damaged"):
+        read_json(tmp_path / "x.json")
+    (tmp_path / "a.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(LatentmemError, match=r"a.jsonl, line 1 is damaged"):
+        Log(tmp_path / "a.jsonl").read()
+
+
+def test_a_problem_that_the_model_cannot_read_is_named(monkeypatch):
+    shop = workshop(tiny_engine(monkeypatch, tiny_model(seed=5, max_position_embeddings=260)))
+    with pytest.raises(LatentmemError, match=r"Problem long makes a prompt of \d+ tokens and the model reads and writes 260"):
+        shop.sampler.sample([Ask(Problem("word " * 300, "long"))], ONE)

@@ -103,8 +103,15 @@ def test_the_single_and_keys_protocols_run(terminal: Terminal, tmp_path: Path) -
 @pytest.mark.parametrize(("arguments", "words"), [
     (("--suite", "huge"), "There is no suite 'huge': use quick, standard, paper."),
     (("--data", "nowhere.jsonl"), "There is no data set 'nowhere.jsonl'"),
+    (("--no-resume", "--out", "file"), "file cannot be a folder of results (Not a directory): give another with --out."),
+    (("--out", "file/x"), "file/x cannot be a folder of results (Not a directory)"),
+    (("--no-resume", "--out", "x" * 300), "cannot be a folder of results (File name too long)"),
+    (("--report-only", "--out", "file"), "There are no results in file: run `latentmem evaluate` first."),
+    (("--report-only", "--out", "x" * 300), "cannot be read (File name too long)"),
+    (("--readme", "file", "--out", "x" * 300), "say with --out in which folder the evidence is"),
     (("--sweep", "nowhere.json"), "nowhere.json cannot be read as a sweep")])
 def test_what_is_wrong_is_one_sentence(terminal: Terminal, arguments: tuple[str, ...], words: str) -> None:
+    Path("file").write_text("no folder")
     assert words in terminal.fails("evaluate", *arguments)
 
 
@@ -117,3 +124,30 @@ def test_each_model_of_a_suite_has_a_folder_of_its_own(terminal: Terminal, tmp_p
     assert (tmp_path / "p" / "evidence.json").exists()
     terminal.ok("evaluate", "--suite", "paper", "--out", "q", "--model", "org/Three")
     assert (tmp_path / "q" / "heldout-examples-change" / "results.jsonl").exists(), "a model given by hand stands alone"
+
+
+def test_a_run_that_leaves_nothing_to_report_does_not_say_that_it_has_to_be_run(terminal: Terminal) -> None:
+    result = terminal("evaluate", "--data", "examples?source=change", "--protocol", "keys", "--out", "x")
+    assert result.exit_code == 1 and "has one family only" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("There are no results in x: nothing of what was asked for could be measured")
+
+
+def test_the_environment_comes_before_the_suite_and_the_command_line_before_both(
+        terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = suites.Suite("quick", ("examples?source=change",), 0, 1, ("zero_shot",), {"zero_shot": ("one",)},
+                         settings={"steps": 3, "rollouts": 5, "temperature": 0.5}, models=("org/One", "org/Two"))
+    monkeypatch.setattr(suites, "SUITES", {"quick": small})
+    for name, value in (("STEPS", "4"), ("ROLLOUTS", "7"), ("MODEL", "org/Mine")):
+        monkeypatch.setenv(f"LATENTMEM_{name}", value)
+    terminal.ok("evaluate", "--rollouts", "9", "--out", "x")
+    (engine,) = terminal.made  # type: ignore[attr-defined]
+    assert (engine.settings.steps, engine.settings.rollouts, engine.settings.temperature) == (4, 9, 0.5)
+
+
+def test_a_key_given_by_hand_is_what_retrieval_compares(terminal: Terminal) -> None:
+    """elm is then elm_kv."""
+    data = ("--data", "examples?source=change", "--distil", "3", "--test", "3", "--systems", "elm,elm_kv", "--forms", "one")
+    lines = terminal.lines("evaluate", *data, "--key", "kv", "--out", "x")
+    found = {s: [(x["memory"], x["similarity"]) for x in lines if x["record"] == "Result" and x["system"] == s]
+             for s in ("elm", "elm_kv")}
+    assert found["elm"] == found["elm_kv"] and any(memory for memory, _ in found["elm"])

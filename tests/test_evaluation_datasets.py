@@ -64,7 +64,12 @@ def test_the_examples_come_by_family() -> None:
     ("gsm8k?size=3", "gsm8k has no option 'size': use split"),
     ("rg:no_such_family", "reasoning-gym has no family 'no_such_family'"),
     ("rg:chain_sum?colour=red", "rg:chain_sum cannot be made with"),
-    ("rg:chain_sum?min_terms=9&max_terms=2", "rg:chain_sum cannot be made with")])
+    ("rg:chain_sum?min_terms=9&max_terms=2", "rg:chain_sum cannot be made with"),
+    ("rg:chain_sum?seed=x", "rg:chain_sum cannot be made with"),
+    ("rg:graph_color?size=2", "has no problem with an answer.*item 0: the problem has no answer"),
+    (f"{'x' * 300}.jsonl", r"There is no data set 'x+.jsonl' \(File name too long\): give"),
+    ("~nosuchuser/x", "There is no data set '~nosuchuser/x'.*: give a JSONL file"),
+    ("a\0b", "There is no data set"), ("/", r"There is no data set '/' \(Is a directory\)")])
 def test_a_wrong_spec_is_one_sentence(spec: str, words: str) -> None:
     if spec.startswith("rg:"):
         pytest.importorskip("reasoning_gym")
@@ -147,3 +152,33 @@ def test_the_order_is_of_the_seed_and_not_of_the_file() -> None:
     problems = [Problem(f"q{i}", f"id{i}", "1") for i in range(20)]
     assert shuffled(problems, 3) == shuffled(problems[::-1], 3) != shuffled(problems, 4)
     assert unique([*problems, Problem("Q3 ", "late", "1")]) == problems
+
+
+def test_a_generated_item_without_a_reference_answer_has_none() -> None:
+    """Some families of reasoning-gym have only a program that scores: "None" is no answer of theirs."""
+    where, item = datasets.generated_item("f", "f-1", 0, {"question": " Colour it. ", "answer": None})
+    assert item == Problem("Colour it.", "f-1", None, "rg/f") and where == "rg:f, item 0"
+    assert datasets.generated_item("f", "f-1", 0, {"question": "q", "answer": 0})[1].answer == "0"
+    assert "has no text" in datasets.generated_item("f", "f-1", 0, {"question": "", "answer": 0})[1]
+
+
+def test_rows_that_cannot_be_fetched_in_the_middle_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = pytest.importorskip("datasets")
+
+    def torn(*args, **kwargs):
+        yield {"question": "q", "answer": "#### 1"}
+        raise OSError("the connection was lost")
+
+    monkeypatch.setattr(there, "load_dataset", torn)
+    with pytest.raises(LatentmemError, match=r"openai/gsm8k \(test\) cannot be fetched \(the connection was lost\)"):
+        load("gsm8k")
+
+
+def test_a_problem_that_is_too_long_is_named_when_the_data_are_loaded(tmp_path: Path) -> None:
+    (tmp_path / "long.jsonl").write_bytes(line(id="a") + b"\n" + line(id="b", problem="x" * 41))
+    found = load(str(tmp_path / "long.jsonl"), most_chars=40)
+    assert [p.id for p in found.problems] == ["a"]
+    assert found.notes == ("Left out 1: long.jsonl, line 2: the problem has 41 characters and the limit is 40: shorten it.",)
+    with pytest.raises(LatentmemError, match="line 2: the problem has 41 characters"):
+        load(str(tmp_path / "long.jsonl"), strict=True, most_chars=40)
+    assert len(load(str(tmp_path / "long.jsonl")).problems) == 2

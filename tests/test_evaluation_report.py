@@ -24,13 +24,14 @@ EVIL = "</script><script>alert(1)</script> | `x` <b>&"
 
 
 def facts(protocol: str, **more):
-    return {"protocol": protocol, "seed": 3, "distil": {"name": "toy", "problems": 5, "digest": "d"},
+    return {"protocol": protocol, "seed": 3, "model": "0" * 64, "distil": {"name": "toy", "problems": 5, "digest": "d"},
             "settings": {"model": EVIL, "steps": 2, "max_new_tokens": 9}, "made": {"torch": "2"}, **more}
 
 
 def sweep_rows() -> list[dict]:
     shared = {"setup": "s", "recipe": "fast", "settings": {"learning_rate": 0.003}, "n": 4, "base": 0.5, "base_right": "1100",
-              "train_seconds": 10.0, "finished": 1.0, "tokens": 50.0, "label_right": True, "train_tokens": 9, "learned": True}
+              "train_seconds": 10.0, "finished": 1.0, "tokens": 50.0, "label_right": True, "train_tokens": 9, "learned": True,
+              "model": EVIL, "data": "toy", "seed": 3}
     return [shared | {"problem_id": "a", "right": "1110", "accuracy": 0.75, "helped": 1, "hurt": 0},
             shared | {"problem_id": "b", "right": "1010", "accuracy": 0.5, "helped": 1, "hurt": 1},
             shared | {"problem_id": "c", "learned": False, "reason": "too close"}]
@@ -51,10 +52,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             list(heldout([Cast().entrant("zero_shot"), Cast().entrant("elm", memories=True)], data(3, name), tests, journal))
     (out / "sweep.jsonl").write_text("".join(json.dumps(r) + "\n" for r in sweep_rows()))
     steps = [{"learner": "soft prompt", "problem_id": EVIL, "step": s, "n": 4, "accuracy": s / 4, "delta": 0.0, "helped": 0,
-              "hurt": 0} for s in (2, 0, 1)]
+              "hurt": 0, "model": EVIL, "dataset": "toy", "seed": 3} for s in (2, 0, 1)]
     (out / "single.jsonl").write_text("".join(json.dumps(r) + "\n" for r in steps))
-    (out / "keys.jsonl").write_text(json.dumps({"dataset": "toy", "kind": "kv", "n": 9, "families": 3, "same_family": 0.8,
-                                                "chance": 0.25}) + "\n" + '{"torn')
+    (out / "keys.jsonl").write_text(json.dumps({"model": EVIL, "dataset": "toy", "kind": "kv", "n": 9, "families": 3,
+                                                "same_family": 0.8, "chance": 0.25}) + "\n" + '{"torn')
     report.make(out)
     return out
 
@@ -121,7 +122,7 @@ def test_the_sweeps_lines_are_pooled_by_held_out_problem() -> None:
     (line,) = pooled(sweep_rows())
     assert (line["tried"], line["learned"], line["accuracy"], line["helped"], line["hurt"]) == (3, 2, 0.625, 2, 1)
     assert line["gain"].n == 4 and line["gain"].mean == pytest.approx(0.125)
-    assert cells(sweep_rows())[0][:6] == ("fast", "learning_rate=0.003", "2 of 3", "100.0 %", "62.5 %", "50.0 %")
+    assert cells(sweep_rows())[0][:9] == ("fast", "learning_rate=0.003", EVIL, "toy", 3, "2 of 3", "100.0 %", "62.5 %", "50.0 %")
 
 
 def test_a_folder_without_results_is_one_sentence(tmp_path: Path) -> None:
@@ -129,44 +130,13 @@ def test_a_folder_without_results_is_one_sentence(tmp_path: Path) -> None:
         report.make(tmp_path)
 
 
-def test_another_runs_zero_shot_is_lent_to_a_run_without(tmp_path: Path) -> None:
-    with Journal(tmp_path / "a", facts("heldout")) as journal:
-        list(heldout([Cast().entrant("zero_shot")], data(5), (data(11, first=100),), journal))
-    with Journal(tmp_path / "b", facts("heldout")) as journal:
-        list(heldout([Cast().entrant("elm", memories=True)], data(5), (data(11, first=100),), journal))
-    found = collect([tmp_path])
-    rows = {(run.name, r.system): r for run in found.runs for r in evidence.rows_of(run, found.runs)}
-    assert rows["b", "elm"].delta is not None and ("b", "zero_shot") not in rows
-    other = replace(found.runs[0], facts=facts("heldout") | {"seed": 4})
-    assert all(r.delta is None for r in evidence.rows_of(found.runs[1], (other, found.runs[1]))), "another seed, other traces"
-
-
-def test_what_is_lent_stays_out_of_the_borrowers_rows(tmp_path: Path) -> None:
-    """Two streams: each has its own zero_shot, and no row of the other's data."""
-    for name in ("a", "b"):
-        with Journal(tmp_path / name, facts("stream", data={"problems": 6})) as journal:
-            list(stream([Cast().entrant("zero_shot"), Cast().entrant("elm", memories=True)], data(6, name), journal))
-    found = collect([tmp_path])
-    for run in found.runs:
-        assert {r.dataset for r in evidence.rows_of(run, found.runs)} == {run.name}
-    rows = evidence.evidence(found)
-    assert len({(r["dataset"], r["system"]) for r in rows}) == len(rows)
-
-
-def test_another_arithmetic_lends_nothing(tmp_path: Path) -> None:
-    with Journal(tmp_path / "a", facts("heldout", made={"dtype": "int8"})) as journal:
-        list(heldout([Cast().entrant("zero_shot")], data(5), (data(11, first=100),), journal))
-    with Journal(tmp_path / "b", facts("heldout", made={"dtype": "float32"})) as journal:
-        list(heldout([Cast().entrant("elm", memories=True)], data(5), (data(11, first=100),), journal))
-    found = collect([tmp_path])
-    assert all(r.delta is None for r in evidence.rows_of(found.runs[1], found.runs))
-
-
 def test_curves_of_two_setups_are_two_lines() -> None:
     one = {"learner": "LoRA", "problem_id": "p", "accuracy": 0.5, "n": 100}
     rows = [one | {"setup": setup, "step": step} for setup in "xy" for step in (0, 1)]
     assert [d["x"] for d in figures.step_curves(rows)["data"]] == [[0, 1], [0, 1]]
-    assert [d["name"] for d in figures.step_curves(rows[:2])["data"]] == ["LoRA: p"]
+    assert [d["name"] for d in figures.step_curves(rows)["data"]] == ["LoRA: p (1)", "LoRA: p (2)"]
+    other = [r | {"problem_id": "q", "setup": "z"} for r in rows[:2]]
+    assert [d["name"] for d in figures.step_curves([*rows[:2], *other])["data"]] == ["LoRA: p", "LoRA: q"]
     assert figures.step_curves(rows)["data"][0]["error_y"]["array"] == pytest.approx([0.1, 0.1], abs=0.01), "1.96 / sqrt(4 n)"
 
 
@@ -226,3 +196,20 @@ def test_the_page_draws_the_differences_of_each_run(folder: Path) -> None:
     found = [f for f in drawn if "error_x" in f["data"][0]]
     assert len(found) == 2, "the held-out run and the stream"
     assert all(len(f["data"][0]["x"]) > 0 and "oracle" not in "".join(f["data"][0]["text"]) for f in found)
+
+
+def test_a_vote_of_n_in_two_forms_has_two_names() -> None:
+    rows = [{"system": name, "settings": {"votes": 16}} for name in ("vote_n", "vote_n_vote")]
+    assert [evidence.shown_name(r) for r in rows] == ["vote_n (N = 16)", "vote_n_vote (N = 16)"]
+
+
+def section(page: str, title: str) -> str:
+    return page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_tables_of_rows_say_of_which_model_data_and_seed(folder: Path) -> None:
+    page, evil = (folder / "report.md").read_text(), cell(EVIL)
+    for title, line in (("Keys", f"| {evil} | toy | kv | 9 |"),
+                        ("One problem", f"| {evil} | toy | 3 | soft prompt | {evil} | 2 |"),
+                        ("Recipes", f"| fast | learning\\_rate=0.003 | {evil} | toy | 3 | 2 of 3 |")):
+        assert line in section(page, title), title

@@ -83,6 +83,11 @@ def test_forms_and_data_sets_are_not_mixed() -> None:
         ("toy", "one", 0.5), ("toy", "vote", 1.0), ("other", "one", 0.0)]
 
 
+def test_without_a_common_problem_nobody_is_helped_or_hurt() -> None:
+    base, row = scoring.table([*BASE, result("z", "elm", True, alone=False, memory=True)])
+    assert (row.delta, row.helped, row.hurt) == (None, None, None) and base.n == 4
+
+
 def test_a_transfer_borrows_the_base_of_another_run() -> None:
     """zero_shot does not depend on what was learnt, so one run of it serves all."""
     moved = [replace(r, learned_on="far", system="elm", correct=True) for r in BASE]

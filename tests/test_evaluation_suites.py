@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from latentmem.engine import Engine
 from latentmem.evaluation import datasets, report, suites
 from latentmem.evaluation.journal import read_results
 from latentmem.evaluation.results import Learned, Result
 from latentmem.evaluation.suites import Order, Suite, run
+from latentmem.evaluation.sweep import Sweep
 from latentmem.records import LatentmemError
 from tests.baseline_samples import tiny_engine
 
@@ -27,6 +29,16 @@ def write(file: Path, n: int, name: str) -> str:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch):
     return tiny_engine(monkeypatch)
+
+
+@pytest.fixture
+def unloaded(engine, monkeypatch: pytest.MonkeyPatch):
+    """An engine that must not load its model."""
+    def never(self: Engine) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(Engine, "load", never)
+    return engine
 
 
 def test_a_suite_runs_from_end_to_end_and_goes_on_from_what_is_there(engine, tmp_path: Path) -> None:
@@ -115,20 +127,58 @@ def test_problems_of_another_set_can_be_asked(engine, tmp_path: Path) -> None:
     assert {(r.learned_on, r.dataset) for r in results} == {("pens", "t")} and len({r.problem_id for r in results}) == 3
 
 
-def test_what_is_wrong_is_said_in_one_sentence(engine, tmp_path: Path) -> None:
+def test_what_is_wrong_is_said_in_one_sentence_before_the_model_is_loaded(unloaded, tmp_path: Path) -> None:
     for change, words in (({"systems": ("zero_shot", "elmo")}, "There is no system 'elmo'"),
                           ({"protocols": ("upside",)}, "There is no protocol 'upside'"),
                           ({"forms": {"elm": ("two",)}}, "There is no form 'two'"),
                           ({"data": ("nothing.jsonl",)}, "There is no data set 'nothing.jsonl'"),
-                          ({"test": 500}, "different problems and 2 \\+ 500 are asked for")):
+                          ({"test": 500}, "different problems and 2 \\+ 500 are asked for"),
+                          ({"protocols": ("heldout", "stream"), "stream": 500}, "different problems and 500 \\+ 0 are asked for"),
+                          ({"protocols": ("heldout", "transfer")}, "A transfer needs two data sets"),
+                          ({"protocols": ("heldout", "single"), "learners": ("magic",)}, "no way of training 'magic'")):
         with pytest.raises(LatentmemError, match=words):
-            list(run(engine, Order(replace(QUICK, **change), tmp_path)))
+            list(run(unloaded, Order(replace(QUICK, **change), tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(LatentmemError, match=r"file cannot be a folder of results \(Not a directory\): give another with --out"):
+        list(run(unloaded, Order(QUICK, tmp_path / "file")))
+
+
+def test_a_sweep_that_cannot_run_is_refused_before_the_model_is_loaded(unloaded, tmp_path: Path) -> None:
+    for plan, words in ((Sweep({"a": {"learning_rate": 7}}), "Setting learning_rate = 7 does not fit"),
+                        (Sweep({"a": {}}, data="nothing.jsonl"), "There is no data set 'nothing.jsonl'")):
+        with pytest.raises(LatentmemError, match=words):
+            list(run(unloaded, Order(QUICK, tmp_path, sweep=plan)))
+
+
+def test_a_sweep_is_split_by_the_commands_seed_unless_its_file_has_one(engine, tmp_path: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(suites.sweep, "run", lambda shop, plan, data, out: seen.append(data.problems) or ())
+    problems = datasets.load(QUICK.data[0]).problems
+    for given, used in ((None, 5), (0, 0), (3, 3)):
+        list(run(engine, Order(QUICK, tmp_path, seed=5, sweep=Sweep({"a": {}}, seed=given))))
+        assert seen.pop() == tuple(datasets.shuffled(datasets.unique(problems), used))
+
+
+def test_a_system_named_twice_takes_part_once(engine, tmp_path: Path) -> None:
+    suite = replace(QUICK, systems=("elm", "elm"), forms={"elm": ("one",)}, protocols=("stream", "stream"), stream=4)
+    list(run(engine, Order(suite, tmp_path)))
+    assert len(read_results(tmp_path / "stream-examples-change")[0]) == 4
+
+
+def test_a_problem_over_the_limit_is_left_out_by_name_and_not_asked(engine, tmp_path: Path) -> None:
+    longest = max(datasets.load(QUICK.data[0]).problems, key=lambda p: len(p.text))
+    order = Order(replace(QUICK, systems=("zero_shot",), distil=0, test=4), tmp_path)
+    (said, *_) = run(engine.changed(max_problem_chars=len(longest.text) - 1), order)
+    assert "Left out 1: " in said.text and f"the limit is {len(longest.text) - 1}: shorten it" in said.text
+    assert longest.id not in {r.problem_id for r in read_results(tmp_path / "heldout-examples-change")[0]}
 
 
 def test_the_paper_suite_runs_small(engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own protocols, systems and forms, on a few problems in the place of MATH500, AMC23 and AIME24."""
     small = {name: write(tmp_path / f"{name}.jsonl", 2, name) for name in ("math500", "amc23", "aime24")}
-    monkeypatch.setattr(suites, "load", lambda spec, strict=False: datasets.load(small[spec], strict=strict))
+    monkeypatch.setattr(suites, "load", lambda spec, **how: datasets.load(small[spec], **how))
     list(run(engine.changed(rollouts=4, steps=1), Order(suites.SUITES["paper"], tmp_path / "out", votes=6)))
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["cache"] + [
         f"{kind}-{name}" for kind in ("stream", "transfer") for name in ("aime24", "amc23", "math500")]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from latentmem.evaluation import single, sweep
+from latentmem.baselines.offline import Offline
+from latentmem.evaluation import neighbours, single, sweep
 from latentmem.evaluation.datasets import DataSet
 from latentmem.records import LatentmemError, Step
 from tests.baseline_samples import problems, tiny_engine, workshop
@@ -101,6 +104,10 @@ def test_too_few_teachable_problems_are_said(shop, tmp_path: Path) -> None:
     ("{", "cannot be read as a sweep"), ("[]", 'has no "recipes"'), ('{"recipes": {}}', 'has no "recipes"'),
     ('{"recipes": {"a": {"lr": 1}}}', "recipe 'a' changes 'lr'"), ('{"recipes": {"a": 3}}', "recipe 'a' changes 3"),
     ('{"recipes": {"a": {"neighbours": 0}}}', "recipe 'a' has neighbours = 0"),
+    ('{"recipes": {"a": {"neighbours": 1, "keep": "best"}}}', "has neighbours and keep, which says nothing there"),
+    ('{"recipes": {"a": {"pseudo_label": "first", "neighbours": 1}}}', "has neighbours and pseudo_label"),
+    ('{"recipes": {"a": {}}, "data": 5}', "data is 5: give the name of a data set"),
+    ('{"recipes": {"a": {}}, "seed": true}', "seed is True"), ("[" * 10**5, "cannot be read as a sweep"),
     ('{"recipes": {"a": {}}, "tests": 3}', "has a member 'tests'"), ('{"recipes": {"a": {}}, "test": 0}', "test is 0")])
 def test_a_wrong_sweep_file_is_one_sentence(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(text)
@@ -149,3 +156,67 @@ def test_keys_are_measured_once_a_kind(shop, tmp_path: Path) -> None:
     rows = lines(tmp_path / "keys.jsonl")
     assert [(r["kind"], r["n"], r["families"]) for r in rows] == [("input", 16, 2), ("kv", 16, 2)]
     assert all(0 <= r["same_family"] <= 1 and r["chance"] == pytest.approx(2 * 8 * 7 / (16 * 15)) for r in rows)
+
+
+def changed(data: DataSet, at: int, **parts: Any) -> DataSet:
+    """The data with one problem changed."""
+    those = list(data.problems)
+    those[at] = replace(those[at], **parts)
+    return replace(data, problems=tuple(those))
+
+
+def test_a_sweep_does_again_what_other_data_or_another_machine_would_change(shop, tmp_path: Path,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = sweep.Sweep({"as is": {}}, problems=1, test=4)
+
+    def rows(data: DataSet) -> int:
+        list(sweep.run(shop, plan, data, tmp_path))
+        return len(lines(tmp_path / "sweep.jsonl"))
+
+    usual = toys(14)
+    assert rows(usual) == rows(usual) == 1
+    assert rows(changed(usual, 0, answer="777")) == 2, "another answer of a held-out problem: another score"
+    assert rows(changed(usual, 13, text="Another neighbour?")) == 3, "what is not held out is trained on, or beside it"
+    monkeypatch.setattr(sweep, "computed", lambda model: ("the same weights", "cuda"))
+    assert rows(usual) == 4
+
+
+def test_a_curve_is_done_again_where_the_problem_or_the_machine_is_another(shop, tmp_path: Path,
+                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    test = DataSet("toys", "toys", tuple(problems(2, 5)))
+
+    def rows(*train: Any) -> int:
+        list(single.run(shop, train, test, tmp_path, steps=1, learners=("soft prompt", "soft prompt")))
+        return len(lines(tmp_path / "single.jsonl"))
+
+    (one,) = problems(1)
+    assert rows(one) == rows(one) == 2, "a way of training that is named twice is tried once"
+    assert rows(replace(one, text="Another text under the same name?")) == 4
+    monkeypatch.setattr(single, "computed", lambda model: ("the same weights", "cuda"))
+    assert rows(one) == 6
+
+
+def test_keys_are_measured_again_for_another_embedder_family_or_machine(shop, tmp_path: Path,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows(data: DataSet) -> int:
+        list(single.key_quality(shop, data, tmp_path))
+        return len(lines(tmp_path / "keys.jsonl"))
+
+    usual = replace(toys(4), problems=tuple(replace(p, source=f"toys/{i % 2}") for i, p in enumerate(toys(4).problems)))
+    (tmp_path / "keys.jsonl").write_text('{"digest": "of the first versions", "model": "tiny", "kind": "kv"}\n')
+    assert rows(usual) == rows(usual) == 3
+    assert rows(changed(usual, 0, source="toys/1")) == 5
+    shop.settings = shop.settings.changed(embedder="another")
+    assert rows(usual) == 7
+    monkeypatch.setattr(single, "computed", lambda model: ("the same weights", "cuda"))
+    assert rows(usual) == 9
+
+
+def test_neighbours_are_voted_on_as_their_recipe_says(shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where no step had a gradient that could be applied, the reason is told."""
+    recipe = replace(shop.recipe, rollouts=4)
+    *_, told = neighbours.learn(shop, shop.sampler, recipe, problems(1), problems(6), 2)
+    assert told.distilled.memory is not None and told.distilled.memory.vote.total == 4
+    monkeypatch.setattr(Offline, "_update", lambda self: (0.0, "the gradient was not finite"))
+    *_, told = neighbours.learn(shop, shop.sampler, recipe, problems(1), problems(6), 2)
+    assert told.distilled.memory is None and told.distilled.reason == "Nothing was learnt: the gradient was not finite."

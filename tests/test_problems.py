@@ -31,7 +31,7 @@ def test_any_line_is_a_problem_or_one_sentence(line: str) -> None:
 @pytest.mark.parametrize(("line", "words"), [
     ("{", "line 1 is not JSON"), ("[]", 'no member "problem"'), ('{"problem": 3}', "problem is 3"),
     ('{"problem": " "}', "the problem is empty"), ('{"problem": "x", "id": ["a"]}', "id is"), ("\n", "has no problems"),
-    ('{"problem": "\\ud800"}', "half a character"),
+    ('{"problem": "\\ud800"}', "half a character"), (f'{{"problem": "x", "answer": {"9" * 5000}}}', "line 1 is not JSON"),
 ])
 def test_a_wrong_file_is_named_with_its_line(cli: Terminal, tmp_path: Path, line: str, words: str) -> None:
     file = tmp_path / "problems.jsonl"

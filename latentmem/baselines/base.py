@@ -26,8 +26,8 @@ VOTES = 16  # N of vote_n: as many traces as elm writes for a vote of eight on e
 
 @dataclass(frozen=True)
 class Course:
-    """How an offline row is trained: how long, with how many problems a step, how fast. `every`: steps between
-    checkpoints."""
+    """How an offline row is trained: how long, with how many problems a step (fewer if there are not that many), how fast.
+    `every`: steps between checkpoints."""
 
     steps: int = 20
     batch: int = 4

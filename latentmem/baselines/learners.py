@@ -19,6 +19,7 @@ class Learner(Protocol):
 
     model: LanguageModel
     soft: torch.nn.Parameter | None  # in front of the prompt
+    start: Tensor | None  # `soft` before any training
     parameters: list[torch.nn.Parameter]  # float32; what is optimised and saved
 
     def gradient(self, lots: Sequence[Lot], temperature: float) -> Generator[tuple[int, int], None, list[float]]:
@@ -36,7 +37,8 @@ class PromptLearner:
 
     def __init__(self, model: LanguageModel, init_text: str, virtual_tokens: int) -> None:
         self.model = model
-        self.soft = torch.nn.Parameter(model.text_prompt(init_text, virtual_tokens))
+        self.start = model.text_prompt(init_text, virtual_tokens)
+        self.soft = torch.nn.Parameter(self.start.clone())
         self.parameters = [self.soft]
 
     def gradient(self, lots: Sequence[Lot], temperature: float) -> Generator[tuple[int, int], None, list[float]]:
@@ -52,7 +54,7 @@ class LoraLearner:
     """One low-rank adapter for the whole set."""
 
     def __init__(self, model: LanguageModel, rank: int = 8) -> None:
-        self._lora, self.soft = LoraModel(model, rank), None
+        self._lora, self.soft, self.start = LoraModel(model, rank), None, None
         self._adapter = torch.nn.Parameter(self._lora.text_prompt("", 0))
         self.parameters = [self._adapter]
         self.changed()
@@ -71,7 +73,7 @@ class FullLearner:
     """A copy of the model, all of it trained. Where the model is not float32, the optimiser works on a float32 copy."""
 
     def __init__(self, model: LanguageModel) -> None:
-        self._base, self.soft = model, None
+        self._base, self.soft, self.start = model, None, None
         body, self._weights = full_body(model.body)
         self.parameters = [w if w.dtype == torch.float32 else torch.nn.Parameter(w.detach().float())
                            for w in self._weights]

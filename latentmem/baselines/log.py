@@ -4,37 +4,50 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..records import LatentmemError
 
 
+@contextmanager
+def _touched(path: Path, how: str) -> Iterator[None]:
+    """What the system says of a file (a full disk, no such folder, no permission) becomes one sentence."""
+    try:
+        yield
+    except OSError as e:
+        raise LatentmemError(f"{path} cannot be {how} ({e.strerror}): make room or give another folder, then start again to go "
+                             "on.") from None
+
+
 class Log:
     """JSON values, one a line, appended and synced. One process at a time; without a path, in memory only.
 
     A last line without its end was being written when the process was killed: it is cut off. Any other line that is not
-    JSON raises LatentmemError.
+    JSON raises LatentmemError, as does a file that cannot be read or written.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab+") as file:
-            file.seek(0)
-            whole = 0
-            for line in file:
-                whole += len(line) if line.endswith(b"\n") else 0
-            file.truncate(whole)
+        with _touched(path, "opened"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "ab+") as file:
+                file.seek(0)
+                whole = 0
+                for line in file:
+                    whole += len(line) if line.endswith(b"\n") else 0
+                file.truncate(whole)
 
     def read(self) -> list[Any]:
         """All values, in the order of writing."""
         if self.path is None:
             return []
         values = []
-        with open(self.path, encoding="utf-8") as file:
+        with _touched(self.path, "read"), open(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
                 try:
                     values.append(json.loads(line))
@@ -48,33 +61,35 @@ class Log:
         line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
         if self.path is None:
             return
-        with open(self.path, "ab") as file:
+        with _touched(self.path, "written"), open(self.path, "ab") as file:
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a file by this value, whole or not at all."""
+    """Replace a file by this value, whole or not at all. Raises LatentmemError."""
     write_bytes(path, json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file by these bytes, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    """Replace a file by these bytes, whole or not at all. Raises LatentmemError."""
+    with _touched(path, "written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
 
 
 def read_json(path: Path) -> Any:
-    """The value of a file, None if there is no such file. Raises LatentmemError if it is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as e:
-        raise LatentmemError(f"{path} is damaged ({e}): delete its folder to learn again.") from None
+    """The value of a file, None if there is no such file. Raises LatentmemError if it cannot be read or is not JSON."""
+    with _touched(path, "read"):
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as e:
+            raise LatentmemError(f"{path} is damaged ({e}): delete its folder to learn again.") from None

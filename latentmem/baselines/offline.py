@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..answers import same_answer
-from ..distil import Recipe
+from ..distil import Recipe, shift, within
 from ..grpo import advantages
 from ..records import LatentmemError, Problem, Record, Status, Step, Trace, Vote, digest
 from ..sampling import Job, sample, seed_for
@@ -22,7 +22,7 @@ from .base import Cost, Course, Form, Reply
 from .learners import Learner
 from .log import read_json, write_bytes, write_json
 from .row import Row, blank
-from .sampler import Ask, Sampler
+from .sampler import Ask, Sampler, computed
 
 ORDER = "the order of a training set"  # in the seeds, so that every offline row meets the problems in one order
 
@@ -32,7 +32,8 @@ class Offline(Row):
 
     Each step takes the next `batch` problems of a seeded order, samples `recipe.rollouts` fresh traces of each, and
     takes one gradient step on the mean of their losses. A group of equal rewards has no gradient. With majority votes the
-    recipe's gate holds, as in `distil`; the truth needs none. Nothing is chosen afterwards: the last step counts.
+    recipe's gate holds, as in `distil`; the truth needs none. A soft prompt stays within the recipe's `max_shift`. Its
+    `pseudo_label` and `keep` say nothing here: the labels are each step's, and the last step counts.
     With a `folder` it leaves a checkpoint there, and the same `fit` goes on from it.
     """
 
@@ -72,7 +73,7 @@ class Offline(Row):
         """Go on from a checkpoint of the same fit, or from the start."""
         # The truth of `offline_grpo` belongs to what is fitted: other labels, another fit.
         told = [(p.id, p.text, p.answer) for p in given]
-        taught = digest(self.name, self.sampler.model.fingerprint, repr(self.recipe), repr(self.course),
+        taught = digest(self.name, *computed(self.sampler.model), repr(self.recipe), repr(self.course),
                         str(self.sampler.seed), repr(told))
         if self.taught == taught:
             return
@@ -87,12 +88,18 @@ class Offline(Row):
         self.done, self.taught, self.spent = 0, "", Cost()
 
     def _turn(self, given: Sequence[Problem], step: int) -> list[Problem]:
-        """The problems of a step: the set in a new seeded order each time it has been gone through."""
-        n, start, out = len(given), (step - 1) * self.course.batch, []
-        for i in range(start, start + self.course.batch):
-            order = np.random.Generator(np.random.Philox(seed_for(self.sampler.seed, ORDER, i // n, 0))).permutation(n)
-            out.append(given[order[i % n]])
-        return out
+        """The problems of a step, no two the same: the set in a new seeded order each time it has been gone through."""
+        n, size = len(given), min(self.course.batch, len(given))
+        queue, orders = [], 0
+        for _ in range(step):
+            if len(queue) < size:
+                order = np.random.Generator(np.random.Philox(seed_for(self.sampler.seed, ORDER, orders, 0))).permutation(n)
+                # What is left of the order before must not come again in this step: its rollouts would be the same.
+                ahead = [i for i in order if i not in queue][: size - len(queue)]
+                queue += [*ahead, *(i for i in order if i not in ahead)]
+                orders += 1
+            turn, queue = queue[:size], queue[size:]
+        return [given[i] for i in turn]
 
     def _step(self, step: int, batch: Sequence[Problem]) -> Iterator[Status | Step]:
         r, began = self.recipe, time.perf_counter()
@@ -114,14 +121,15 @@ class Offline(Row):
                     losses.update(zip(lots, end.value, strict=True))
                     break
                 yield Status(f"Training step {step} of {self.course.steps}", done, total)
-            norm = self._update()
+            norm, refused = self._update()
+            notes = [refused if i in lots else note for i, note in enumerate(notes)]
         trained, share = time.perf_counter(), len(batch)
         for i, problem in enumerate(batch):
             group, tokens = groups[i], sum(t.tokens for t in groups[i])
             yield Step(
                 step=step, steps=self.course.steps, label=votes[i].label, agreement=votes[i].majority_ratio,
-                rewards=payoffs[i], loss=losses[i], grad_norm=norm if i in lots else 0.0, shift=0.0,
-                finished=fmean(t.votes for t in group), length=tokens / len(group),
+                rewards=payoffs[i], loss=losses[i] if np.isfinite(losses[i]) else 0.0, grad_norm=norm if i in lots else 0.0,
+                shift=self._shift(), finished=fmean(t.votes for t in group), length=tokens / len(group),
                 entropy=sum(t.entropy * t.tokens for t in group) / tokens, tokens=tokens,
                 seconds_rollout=(sampled - began) / share, seconds_train=(trained - sampled) / share,
                 problem_id=problem.id, note=notes[i])
@@ -156,15 +164,25 @@ class Offline(Row):
             return f"all {len(payoff)} rollouts got the same reward: no gradient"
         return "" if self.needs_labels else gate(now, self.recipe.gate_votes, self.recipe.gate_lead) or ""
 
-    def _update(self) -> float:
-        """Clip and apply the gradient; returns its norm. One that is not finite is refused."""
-        parameters = self.learner.parameters
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.recipe.max_grad_norm))
-        if np.isfinite(norm):
-            self._optimizer.step()
-            self.learner.changed()
+    def _update(self) -> tuple[float, str]:
+        """Clip and apply the gradient; returns its norm, and a note if it had to be refused because it is not finite."""
+        learner = self.learner
+        norm = float(torch.nn.utils.clip_grad_norm_(learner.parameters, self.recipe.max_grad_norm))
+        if not np.isfinite(norm):
+            self._optimizer.zero_grad()
+            return 0.0, "the gradient was not finite"
+        self._optimizer.step()
         self._optimizer.zero_grad()
-        return norm if np.isfinite(norm) else 0.0
+        if self.recipe.max_shift and learner.soft is not None:
+            with torch.no_grad():
+                learner.soft.copy_(within(learner.soft, learner.start, self.recipe.max_shift))
+        learner.changed()
+        return norm, ""
+
+    def _shift(self) -> float:
+        """How far a soft prompt is from its start; 0 where weights are trained."""
+        soft = self.learner.soft
+        return 0.0 if soft is None else shift(soft.detach(), self.learner.start)
 
     # Keep -------------------------------------------------------------------------------------------------------
 

@@ -91,7 +91,8 @@ class Workshop:
         return make(self.sampler, self.recipe, self.course(what), self.folder)
 
     def icl(self, kind: type[IclRaw], name: str) -> IclRaw:
-        return kind(self.sampler, self.key, name, min_similarity=self.settings.min_similarity, form=self.form)
+        s = self.settings
+        return kind(self.sampler, self.key, name, kind=s.key, min_similarity=s.min_similarity, form=self.form)
 
     def make(self, name: str) -> System:
         """A row of the comparison, with nothing learnt. Raises LatentmemError for a name that is not in ROWS."""
@@ -99,10 +100,11 @@ class Workshop:
             raise LatentmemError(f"There is no system {name!r}: use one of {', '.join(ROWS)}.")
         return ROWS[name].make(self)
 
-    def elm(self, name: str, kind: type[Elm] = Elm, *, key: KeyKind = "input", teacher: Teacher | None = None) -> Elm:
+    def elm(self, name: str, kind: type[Elm] = Elm, *, key: KeyKind | None = None, teacher: Teacher | None = None) -> Elm:
+        """A row that keeps memories. `key`: what retrieval compares, where it is not what the settings say."""
         s = self.settings
-        return kind(self.sampler, teacher or self.teacher, self.key, name, kind=key, min_similarity=s.min_similarity,
-                    verifier=s.verifier)
+        return kind(self.sampler, teacher or self.teacher, self.key, name, kind=key or s.key,
+                    min_similarity=s.min_similarity, verifier=s.verifier)
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,10 @@ ROWS: Mapping[str, Entry] = {
                             lambda w: w.icl(ReasoningBank, "reasoning_bank"), "online"),
     "lag": Entry("The stored keys and values of the nearest past problem and trace, reused without learning.",
                  lambda w: w.icl(Lag, "lag"), "online"),
-    "elm": Entry("Latent memories found by the problem's sentence embedding, routed against the model alone.",
+    "elm": Entry("Latent memories found by the problem's key (its sentence embedding, if no other is set), routed against "
+                 "the model alone.",
                  lambda w: w.elm("elm"), "online"),
-    "elm_kv": Entry("The same memories found by the model's own key and value activations.",
+    "elm_kv": Entry("The same memories found by the model's own key and value activations, whatever is set.",
                     lambda w: w.elm("elm_kv", key="kv"), "online"),
     "elm_unrouted": Entry("The nearest memory always answers, without a comparison with the model alone.",
                           lambda w: w.elm("elm_unrouted", ElmUnrouted), "online"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..records import Problem, Side, Trace, Vote, digest
+from ..records import LatentmemError, Problem, Side, Trace, Vote, digest
 from ..sampling import Job, sample, seed_for
 from ..voting import vote
 from .base import Cost, Form
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
     from ..model import LanguageModel
 
+
+def computed(model: LanguageModel) -> tuple[str, ...]:
+    """What a model's numbers come from: its weights, how they are multiplied, in which type they train, on what device."""
+    body = model.body
+    return model.fingerprint, body.arithmetic, str(body.dtype), body.device.type
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +97,7 @@ class Sampler:
         return self.length(ask) + self.max_new_tokens <= self.model.context
 
     def sample(self, asks: Sequence[Ask], form: Form) -> list[Sampled]:
-        """The traces of every ask, in the order of the asks."""
+        """The traces of every ask, in the order of the asks. Raises LatentmemError naming a problem that is too long."""
         rows = [row for i, ask in enumerate(asks) for row in self._rows(i, ask, form)]
         missing = {row.key: row for row in rows if row.key not in self._known}
         # By length, so that a batch has little padding; cut without regard to what is missing further on, so that a
@@ -107,13 +112,17 @@ class Sampler:
 
     def _rows(self, index: int, ask: Ask, form: Form) -> Iterator[_Row]:
         body, ids = self.model.body, self.prompt(ask)
+        length = len(ids) + (0 if ask.soft is None else len(ask.soft))
+        if length >= self.model.context:
+            raise LatentmemError(f"Problem {ask.problem.id} makes a prompt of {length} tokens and the model reads and writes "
+                                 f"{self.model.context}: shorten it, or leave it out.")
         soft = b"" if ask.soft is None else ask.soft.detach().float().cpu().contiguous().numpy().tobytes()
         for row in range(form.traces):
             # A greedy trace draws nothing: it is one and the same for every problem of that text and every seed.
             seed = seed_for(self.seed, ask.problem.id, 0, row) if form.temperature else 0
             how = (seed, float(form.temperature), float(self.top_p), self.max_new_tokens, body.arithmetic, body.device.type)
             key = digest(self.model.fingerprint, repr(ids), soft, repr(how))[:32]
-            yield _Row(index, row, key, len(ids) + (0 if ask.soft is None else len(ask.soft)))
+            yield _Row(index, row, key, length)
 
     def _batch(self, asks: Sequence[Ask], rows: Sequence[_Row], form: Form) -> None:
         """Sample these rows together and remember them, all at once: a batch is on disk as a whole or not at all."""

@@ -16,7 +16,7 @@ from ..voting import gate
 from .base import Cost, Form
 from .log import Log
 from .row import Key
-from .sampler import Ask, Sampled, Sampler
+from .sampler import Ask, Sampled, Sampler, computed
 
 if TYPE_CHECKING:
     from ..model import LanguageModel
@@ -62,9 +62,8 @@ class Teacher:
             yield from self._group(teachable[start : start + self.group])
 
     def _name(self, problem: Problem) -> str:
-        body = self.model.body
-        return digest(self.model.fingerprint, body.arithmetic, str(body.dtype), problem.id, problem.text, problem.source,
-                      repr(self.recipe), self.reward, str(self.sampler.seed))[:32]
+        return digest(*computed(self.model), problem.id, problem.text, problem.source, repr(self.recipe), self.reward,
+                      str(self.sampler.seed))[:32]
 
     def _group(self, pairs: Sequence[tuple[Problem, Sampled]]) -> Iterator[Record | Taught]:
         missing = [(p, first) for p, first in pairs if self._name(p) not in self._known]

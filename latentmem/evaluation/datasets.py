@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -69,8 +70,9 @@ class Split:
     test: DataSet
 
 
-def load(spec: str, *, strict: bool = False) -> DataSet:
-    """The data set that `spec` names. `strict` refuses what is malformed; else it is left out and named in `notes`.
+def load(spec: str, *, strict: bool = False, most_chars: float = inf) -> DataSet:
+    """The data set that `spec` names. `strict` refuses what is malformed, or has more than `most_chars` characters; else it
+    is left out and named in `notes`.
 
     Raises LatentmemError for a name or option that does not exist, a missing package, or an empty set.
     """
@@ -81,9 +83,13 @@ def load(spec: str, *, strict: bool = False) -> DataSet:
         name, found = _from_hub(*known, options)
     else:
         name, found = _file_set(head, options)
-    problems, notes = _checked(found, strict)
+    return _data_set(name, spec, found, strict, most_chars, "choose another set")
+
+
+def _data_set(name: str, spec: str, found: Iterable[Found], strict: bool, most_chars: float, remedy: str) -> DataSet:
+    problems, notes = _checked(found, strict, most_chars)
     if not problems:
-        raise LatentmemError(f"{spec} has no problem with an answer: choose another set" + (f" ({notes[0]})." if notes else "."))
+        raise LatentmemError(f"{spec} has no problem with an answer: {remedy}" + (f" ({notes[0]})." if notes else "."))
     return DataSet(name, spec, tuple(problems), tuple(notes))
 
 
@@ -113,13 +119,16 @@ Found = tuple[str, Problem | str]  # (where it stood, the problem or the sentenc
 
 
 def _file_set(head: str, options: dict[str, Any]) -> tuple[str, Iterator[Found]]:
-    file = EXAMPLES if head == "examples" else Path(head).expanduser()
     families = [f for f in str(options.pop("source", "")).split(",") if f]
     _no_more(options, head, "source")
-    if not file.is_file():
-        raise LatentmemError(f"There is no data set {head!r}: give a JSONL file, examples, {', '.join(HUB)}, or "
-                             f"{GENERATED}FAMILY.")
-    found = read_lines(file.read_bytes(), file.name)
+    try:
+        file = EXAMPLES if head == "examples" else Path(head).expanduser()
+        data = file.read_bytes()
+    except (OSError, RuntimeError, ValueError) as e:  # RuntimeError: no such user; ValueError: no name of a file
+        why = "" if isinstance(e, FileNotFoundError) else f" ({getattr(e, 'strerror', None) or e})"
+        raise LatentmemError(f"There is no data set {head!r}{why}: give a JSONL file, examples, {', '.join(HUB)}, or "
+                             f"{GENERATED}FAMILY.") from None
+    found = read_lines(data, file.name)
     name = head if head == "examples" else file.stem
     if not families:
         return name, found
@@ -136,13 +145,8 @@ def from_bytes(data: bytes, name: str, *, most_chars: int) -> DataSet:
 
     Raises LatentmemError if nothing is left.
     """
-    found = ((where, f"{where}: the problem has {len(one.text)} characters and the limit is {most_chars}: shorten it."
-              if isinstance(one, Problem) and len(one.text) > most_chars else one) for where, one in read_lines(data, name))
-    problems, notes = _checked(found, strict=False)
-    if not problems:
-        raise LatentmemError(f"{name} has no problem with an answer: write one {{\"problem\": ..., \"answer\": ...}} a line"
-                             + (f" ({notes[0]})." if notes else "."))
-    return DataSet(Path(name).stem, name, tuple(problems), tuple(notes))
+    return _data_set(Path(name).stem, name, read_lines(data, name), False, most_chars,
+                     "write one {\"problem\": ..., \"answer\": ...} a line")
 
 
 def read_lines(data: bytes, name: str) -> Iterator[Found]:
@@ -161,14 +165,16 @@ def read_lines(data: bytes, name: str) -> Iterator[Found]:
             yield where, replace(problem, source=problem.source or Path(name).stem)
 
 
-def _checked(found: Iterable[Found], strict: bool) -> tuple[list[Problem], list[str]]:
-    """Problems that can be scored, and a sentence on the others. Raises LatentmemError at the first one if `strict`."""
+def _checked(found: Iterable[Found], strict: bool, most_chars: float) -> tuple[list[Problem], list[str]]:
+    """Problems that can be asked and scored, and a sentence on the others. Raises LatentmemError at the first one if `strict`."""
     kept: dict[str, Problem] = {}
     places: dict[str, str] = {}
     wrong: list[str] = []
     for where, one in found:
         if isinstance(one, Problem):
-            if not (one.answer or "").strip():
+            if len(one.text) > most_chars:
+                one = f"{where}: the problem has {len(one.text)} characters and the limit is {most_chars}: shorten it."
+            elif not (one.answer or "").strip():
                 one = f"{where}: the problem has no answer to score by: add \"answer\"."
             elif one.id in kept:
                 one = f"{where}: the id {one.id!r} stands at {places[one.id]} already: give each problem its own."
@@ -202,7 +208,7 @@ def _from_hub(name: str, one: HubSet, options: dict[str, Any]) -> tuple[str, Ite
     if split != one.split:  # other problems, other names
         name = f"{name}/{split}"
     try:
-        rows = load_dataset(one.repo, one.config, split=split)
+        rows = list(load_dataset(one.repo, one.config, split=split))
     except Exception as e:  # the package raises its own, the hub's and the network's
         said = (str(e).splitlines() or [type(e).__name__])[0][:160]
         raise LatentmemError(f"{one.repo} ({split}) cannot be fetched ({said}): give the problems as a JSONL file.") from None
@@ -241,12 +247,19 @@ def _generated(family: str, options: dict[str, Any]) -> Iterator[Found]:
                              "or gsm_symbolic.")
     given = {"size": 100, "seed": 0} | options
     try:
-        entries = reasoning_gym.create_dataset(family, **given)
-    except (TypeError, AssertionError, ValueError) as e:
+        entries = list(reasoning_gym.create_dataset(family, **given))
+    except Exception as e:  # each family checks its options in its own way, or not before it makes an item of them
         raise LatentmemError(f"{GENERATED}{family} cannot be made with {options} ({str(e)[:120]}): change the options.") from None
     made = digest(family, json.dumps(given, sort_keys=True, default=str))[:6]
-    return ((f"{GENERATED}{family}, item {i}", Problem(str(e["question"]).strip(), f"{family}-{made}-{i}", str(e["answer"]),
-                                                      f"rg/{family}")) for i, e in enumerate(entries))
+    return (generated_item(family, f"{family}-{made}-{i}", i, e) for i, e in enumerate(entries))
+
+
+def generated_item(family: str, ident: str, index: int, entry: dict[str, Any]) -> Found:
+    """An item of reasoning-gym as a problem. Some families have no answer to compare with, only a program that scores."""
+    where, text, answer = f"{GENERATED}{family}, item {index}", str(entry["question"]).strip(), entry["answer"]
+    if not text:
+        return where, f"{where} has no text: choose another family."
+    return where, Problem(text, ident, None if answer is None else str(answer), f"rg/{family}")
 
 
 # ------------------------------------------------------------------ parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 from ..baselines.base import VOTES, Course
 from ..records import LatentmemError
 from .journal import write_whole
+from .results import Result
 from .runs import Found, Run
-from .scoring import ORACLE, Row, rerouted, table, two_sided
+from .scoring import BASE, ORACLE, Row, grouped, rerouted, table, two_sided
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 NONE_YET = "No results yet: `latentmem evaluate` makes them."
@@ -21,23 +23,42 @@ DIGITS = 4
 
 
 def rows_of(run: Run, others: Sequence[Run] = ()) -> list[Row]:
-    """The table of a run, with the oracle router of each system that answered twice. `others`, of the same model and seed,
-    lend zero_shot where a run has none."""
+    """The table of a run, with the oracle router of each system that answered twice. `others` lend zero_shot where a run
+    has none."""
     results = list(run.results)
     for system in two_sided(results):
         results += rerouted([r for r in run.results if r.system == system], ORACLE)
-    lent = [r for other in others if other is not run and _setting(other) == _setting(run)
-            for r in other.results if r.system == "zero_shot"]
-    asked = {(r.learned_on, r.dataset, r.system, r.form) for r in results}
-    lent = [r for r in lent if (r.learned_on, r.dataset, r.system, r.form) not in asked]
-    return [row for row in table([*results, *lent], run.learned, seed=run.seed)
+    asked = grouped(results).keys()
+    return [row for row in table([*results, *_lent(run, others)], run.learned, seed=run.seed)
             if (row.learned_on, row.dataset, row.system, row.form) in asked]
+
+
+def _lent(run: Run, others: Sequence[Run]) -> list[Result]:
+    """zero_shot of other runs that share model, seed and settings, on the very problems and in the forms that the run has
+    none of its own of; of several, from the one that has asked most of them."""
+    own, parts = {(r.dataset, r.form) for r in run.results if r.system == BASE}, _parts(run)
+    found: dict[tuple[str, str], list[Result]] = {}
+    for other in others:
+        if other is run or _setting(other) != _setting(run):
+            continue
+        same = {name for name, digest in _parts(other).items() if parts.get(name) == digest}
+        for (_, dataset, _, form), theirs in grouped(r for r in other.results if r.system == BASE).items():
+            key = dataset, form
+            if dataset in same and key not in own and len(theirs) > len(found.get(key, ())):
+                found[key] = theirs
+    return [r for theirs in found.values() for r in theirs]
+
+
+def _parts(run: Run) -> dict[str, str]:
+    """Data set -> digest of the problems that were asked of it."""
+    told = [*run.facts.get("test", ()), run.facts.get("data", {})]
+    return {part["name"]: part["digest"] for part in told if "digest" in part}
 
 
 def _setting(run: Run) -> tuple[Any, ...]:
     """What decides the traces of the model alone; runs that share it can share them."""
     made = run.facts.get("made", {})
-    return (run.model, run.seed, *(run.settings.get(n) for n in ("max_new_tokens", "top_p")),
+    return (run.model, run.facts.get("model"), run.seed, *(run.settings.get(n) for n in ("max_new_tokens", "top_p")),
             *(made.get(n) for n in ("device", "dtype")))
 
 
@@ -125,7 +146,7 @@ def cell(text: str) -> str:
 def shown_name(row: Mapping[str, Any]) -> str:
     """How a row of the evidence is called where people read it: vote_n says how many vote."""
     votes = row["settings"].get("votes")
-    return row["system"] if votes is None else f"{row['system'].removesuffix('_vote')} (N = {votes})"
+    return row["system"] if votes is None else f"{row['system']} (N = {votes})"
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -155,7 +176,7 @@ def between(text: str, table_: str) -> str:
 
 def update_readme(readme: Path, file: Path) -> None:
     """Write the table of an evidence file into a README. Raises LatentmemError if one of the two is not there."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise LatentmemError(f"There is no {file}: say with --out in which folder the evidence is.")
     try:
         text = readme.read_text(encoding="utf-8")

@@ -165,10 +165,14 @@ def delta(row: Row | None) -> float | None:
 def step_curves(rows: Sequence[dict[str, Any]]) -> Figure:
     """Held-out accuracy against gradient steps on one problem, a line for each way of training and problem."""
     lines: dict[str, list[dict[str, Any]]] = {}
-    setups = list(dict.fromkeys(r.get("setup") for r in rows))  # another rate, another test part: another curve
+    setups: dict[str, list[Any]] = {}  # by curve: another rate, another test part, another curve
     for r in rows:
-        more = f" ({setups.index(r.get('setup')) + 1})" if len(setups) > 1 else ""
-        lines.setdefault(f"{r['learner']}: {r['problem_id']}{more}", []).append(r)
+        those = setups.setdefault(f"{r['learner']}: {r['problem_id']}", [])
+        those += [] if r.get("setup") in those else [r.get("setup")]
+    for r in rows:
+        name = f"{r['learner']}: {r['problem_id']}"
+        more = f" ({setups[name].index(r.get('setup')) + 1})" if len(setups[name]) > 1 else ""
+        lines.setdefault(name + more, []).append(r)
     data = []
     for i, (name, mine) in enumerate(lines.items()):
         mine = sorted(mine, key=lambda r: r["step"])

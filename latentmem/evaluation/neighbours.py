@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..baselines.base import Course
+from ..baselines.base import Course, Form
 from ..baselines.offline_prompt import offline_prompt
 from ..baselines.sampler import Ask, Sampler
 from ..baselines.teacher import Taught
@@ -37,7 +37,7 @@ def learn(shop: Workshop, sampler: Sampler, recipe: Recipe, problems: Sequence[P
     for problem in problems:
         group = [p.unlabelled() for p in (problem, *nearest(shop, problem, others, k))]
         row = offline_prompt(sampler, recipe, Course(recipe.steps, 1, recipe.learning_rate), name="neighbours")
-        (first,) = sampler.sample([Ask(group[0])], shop.form)
+        (first,) = sampler.sample([Ask(group[0])], Form("vote", recipe.rollouts, recipe.temperature))
         steps: list[Step] = []
         for record in row.fit(group):
             if isinstance(record, Step):

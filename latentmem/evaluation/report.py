@@ -20,9 +20,10 @@ LEAD = ("Accuracy on problems with known answers, which no system saw while it l
 Paper = Page | Sheet
 
 
-def make(folder: Path, others: Sequence[Path] = ()) -> dict[str, Path]:
-    """Write report.html, report.md and evidence.json into `folder`, from the runs in it and in `others`; their paths."""
-    found = collect([folder, *others])
+def make(folder: Path, others: Sequence[Path] = (), **told: str) -> dict[str, Path]:
+    """Write report.html, report.md and evidence.json into `folder`, from the runs in it and in `others`; their paths.
+    `told`: what `collect` says where there is none."""
+    found = collect([folder, *others], **told)
     title = "What a memory is worth"
     page, sheet = Page(title, LEAD), Sheet(title, LEAD)
     for paper in (page, sheet):
@@ -53,7 +54,7 @@ def compose(paper: Paper, found: Found) -> None:
 
         paper.section("Recipes", "Each row: one recipe, trained on some problems, tried on held-out problems with one greedy "
                                  "trace. Differences to zero_shot are paired by problem.")
-        paper.table(COLUMNS, cells(found.rows["sweep"]), words=(0, 1))
+        paper.table(COLUMNS, cells(found.rows["sweep"]), words=(0, 1, 2, 3))
     settings(paper, found.runs)
 
 
@@ -63,10 +64,10 @@ def interval(e: Estimate | None, show: Any = percent) -> str:
 
 def systems(paper: Paper, run: Run, rows: Sequence[Row], look: dict[str, dict[str, Any]]) -> None:
     """The main table of a run, and its figures."""
-    online = run.protocol == "stream"
+    online, block = run.protocol == "stream", run.facts.get("block", 1)
     learnt = run.facts.get("distil", {}).get("problems", 0)
-    how = ("Problems came one at a time; each was answered with the memories of earlier ones only." if online else
-           f"Learnt from {learnt} problems, then asked others.")
+    how = (f"Problems came {'one' if block == 1 else block} at a time; each was answered with the memories of earlier "
+           f"{'ones' if block == 1 else 'arrivals'} only." if online else f"Learnt from {learnt} problems, then asked others.")
     sets = list(dict.fromkeys(r.dataset for r in rows))
     where = f" All of {sets[0]}." if len(sets) == 1 else ""
     paper.section(f"{run.name}: {run.model}", how + where + budgets(run, rows))
@@ -162,32 +163,36 @@ def routers(paper: Paper, runs: Sequence[Run]) -> None:
 
 
 def transfer(paper: Paper, moved: Sequence[Run], runs: Sequence[Run]) -> None:
-    """A matrix for each system and form."""
-    paper.section("Transfer", "Memories of one data set (row) used on another (column): the paired difference to zero_shot, in "
-                              "points.")
+    """A table for each system and form, and a matrix of those that can be compared with the model alone."""
+    paper.section("Transfer", "Memories of one data set (row) used on another (column): accuracy, and the paired difference to "
+                              "zero_shot, in points.")
     told = [((run.model, run.seed, row.system, row.form), row) for run in moved for row in rows_of(run, runs)
-            if row.delta is not None and scoring.ORACLE not in row.system]
+            if scoring.ORACLE not in row.system]
     for key in dict.fromkeys(key for key, _ in told):
         mine, title = [row for other, row in told if other == key], "{2}, {3} ({0}, seed {1})".format(*key)
         paper.table(("learnt from", "asked", "n", "accuracy", "against zero_shot, points", "helped", "hurt"),
                     [(r.learned_on, r.dataset, r.n, interval(r.accuracy), interval(r.delta, points), r.helped, r.hurt)
                      for r in mine], words=(0, 1), caption=title)
-        paper.figure(figures.matrix(mine), f"{title}: memories of one set on another.")
+        if any(r.delta is not None for r in mine):
+            paper.figure(figures.matrix(mine), f"{title}: memories of one set on another.")
 
 
 def keys(paper: Paper, rows: Sequence[dict[str, Any]]) -> None:
     paper.section("Keys", "How often the nearest other problem of a data set is of the same family, by kind of key.")
-    paper.table(("data set", "key", "problems", "families", "same family", "by chance"),
-                [(r["dataset"], r["kind"], r["n"], r["families"], percent(r["same_family"]), percent(r["chance"])) for r in rows],
-                words=(0, 1))
+    paper.table(("model", "data set", "key", "problems", "families", "same family", "by chance"),
+                [(r["model"], r["dataset"], f"{r['kind']} ({r['embedder']})" if r["kind"] == "input" and "embedder" in r else
+                  r["kind"], r["n"], r["families"], percent(r["same_family"]), percent(r["chance"])) for r in rows],
+                words=(0, 1, 2))
 
 
 def single(paper: Paper, rows: Sequence[dict[str, Any]]) -> None:
     paper.section("One problem", "Trained on a single problem, tried on held-out ones with one greedy trace, after each of some "
                                  "steps. Step 0 is before any training.")
-    paper.table(("way of training", "problem", "step", "n", "accuracy", "against zero_shot, points", "helped", "hurt"),
-                [(r["learner"], r["problem_id"], r["step"], r["n"], interval(figures.step_accuracy(r)), points(r["delta"]),
-                  r["helped"], r["hurt"]) for r in rows], words=(0, 1))
+    paper.table(("model", "data set", "seed", "way of training", "problem", "step", "n", "accuracy", "against zero_shot, points",
+                 "helped", "hurt"),
+                [(r["model"], r["dataset"], r["seed"], r["learner"], r["problem_id"], r["step"], r["n"],
+                  interval(figures.step_accuracy(r)), points(r["delta"]), r["helped"], r["hurt"]) for r in rows],
+                words=(0, 1, 3, 4))
     paper.figure(figures.step_curves(rows), "Accuracy on held-out problems by step.")
 
 
@@ -197,6 +202,7 @@ def settings(paper: Paper, runs: Sequence[Run]) -> None:
         return
     paper.section("Settings")
     for run in runs:
-        facts = {**run.settings, **{k: v for k, v in run.facts.items() if k not in ("settings", "made")},
-                 **run.facts.get("made", {})}
+        facts = {**run.settings, **{"fingerprint" if k == "model" else k: v for k, v in run.facts.items()
+                                    if k not in ("settings", "made")},
+                 **{f"made.{k}": v for k, v in run.facts.get("made", {}).items()}}
         paper.table(("setting", "value"), [(k, str(v)) for k, v in facts.items()], words=(0, 1), caption=run.name)

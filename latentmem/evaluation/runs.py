@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ ROWS_FILES = {"sweep": "sweep.jsonl", "single": "single.jsonl", "keys": "keys.js
 
 @dataclass(frozen=True)
 class Run:
-    """One folder with results. `name` is its path within the report's folder."""
+    """One folder with results. `name` is its path within the report's folder, and tells it apart from all others."""
 
     name: str
     facts: dict[str, Any]
@@ -49,21 +50,42 @@ class Found:
     rows: dict[str, tuple[dict[str, Any], ...]]
 
 
-def collect(folders: Sequence[Path]) -> Found:
-    """All runs in these folders and below. Raises LatentmemError if there is none, or if one is damaged."""
-    runs: list[Run] = []
-    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in ROWS_FILES}
-    for folder in folders:
-        for file in sorted(folder.rglob("results.jsonl")):
-            results, learned, facts = read_results(file.parent)
-            if results:
-                runs.append(Run(file.parent.relative_to(folder).as_posix(), facts, tuple(results), tuple(learned)))
-        for kind, name in ROWS_FILES.items():
-            for file in sorted(folder.rglob(name)):
-                rows[kind] += read_rows(file)
+def collect(folders: Sequence[Path], *, remedy: str = "run `latentmem evaluate` first") -> Found:
+    """All runs in these folders and below, each once. Raises LatentmemError if there is none, or if one is damaged."""
+    runs = []
+    for place, name in _named(_files(folders, "results.jsonl")).items():
+        results, learned, facts = read_results(place)
+        if results:
+            runs.append(Run(name, facts, tuple(results), tuple(learned)))
+    rows = {kind: tuple(row for file in _files(folders, name) for row in read_rows(file)) for kind, name in ROWS_FILES.items()}
     if not runs and not any(rows.values()):
-        raise LatentmemError(f"There are no results in {', '.join(map(str, folders))}: run `latentmem evaluate` first.")
-    return Found(tuple(runs), {kind: tuple(lines) for kind, lines in rows.items()})
+        raise LatentmemError(f"There are no results in {', '.join(map(str, folders))}: {remedy}.")
+    return Found(tuple(runs), rows)
+
+
+def _files(folders: Sequence[Path], name: str) -> dict[Path, Path]:
+    """Every file of this name in the folders and below, whole paths, each once, and the folder that it was found from."""
+    found: dict[Path, tuple[Path, Path]] = {}
+    for folder in folders:
+        try:
+            for file in sorted(folder.resolve().rglob(name)):
+                found.setdefault(file.resolve(), (file, folder.resolve()))
+        except OSError as e:
+            raise LatentmemError(f"{folder} cannot be read ({e.strerror}): give another folder.") from None
+    return dict(found.values())
+
+
+def _named(files: Mapping[Path, Path]) -> dict[Path, str]:
+    """The folder of each file, and a name for it: its path within the folder it was found from, and as much of what
+    stands before as tells equal ones apart."""
+    length = {file.parent: max(1, len(file.parent.relative_to(folder).parts)) for file, folder in files.items()}
+    while True:
+        names = {place: Path(*place.parts[-n:]).as_posix() for place, n in length.items()}
+        count = Counter(names.values())
+        if max(count.values(), default=1) == 1:
+            return names
+        for place, name in names.items():
+            length[place] += count[name] > 1
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

@@ -77,7 +77,7 @@ def _row(key: Group, mine: Sequence[Result], base: Sequence[Result] | None, lear
     if base is not None and system != BASE:
         other = {r.problem_id: r.correct for r in base}
         delta = paired({k: float(v) for k, v in right.items()}, {k: float(v) for k, v in other.items()}, seed=seed)
-        helped, hurt = flips(right, other)
+        helped, hurt = flips(right, other) if delta is not None else (None, None)
     sides = [(r, side) for r in mine if (side := decisive(r)) is not None]
     lessons = [x for x in learned if x.system == system.partition(" (")[0] and x.learned_on == learned_on]
     return Row(

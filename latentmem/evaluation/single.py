@@ -11,6 +11,7 @@ from ..baselines.log import Log
 from ..baselines.offline_lora import offline_lora
 from ..baselines.offline_prompt import offline_prompt
 from ..baselines.offline_ttrl import offline_ttrl
+from ..baselines.sampler import computed
 from ..records import LatentmemError, Problem, Status, Step, digest
 from .datasets import DataSet, family
 from .results import right
@@ -32,6 +33,15 @@ def moments(steps: int) -> tuple[int, ...]:
     return (*found, steps)
 
 
+def check(test: DataSet, learners: Sequence[str]) -> None:
+    """Raises LatentmemError for a way of training that does not exist, and where nothing is held out."""
+    for name in learners:
+        if name not in LEARNERS:
+            raise LatentmemError(f"There is no way of training {name!r}: use {', '.join(LEARNERS)}.")
+    if not test.problems:
+        raise LatentmemError(f"No problem of {test.name} is held out: ask for one or more with --test.")
+
+
 def run(shop: Workshop, train: Sequence[Problem], test: DataSet, folder: Path, *, steps: int,
         learners: Sequence[str] = tuple(LEARNERS)) -> Iterator[Status | Step | dict[str, Any]]:
     """Train each learner on each problem by itself and write a line of `folder`/single.jsonl for each moment.
@@ -39,18 +49,14 @@ def run(shop: Workshop, train: Sequence[Problem], test: DataSet, folder: Path, *
     The reward is the majority vote of the fresh traces; no best step is chosen, so that the curve shows them all. A
     curve that was broken off is trained again from its start, and its lines that are there are passed over.
     """
-    for name in learners:
-        if name not in LEARNERS:
-            raise LatentmemError(f"There is no way of training {name!r}: use {', '.join(LEARNERS)}.")
-    if not test.problems:
-        raise LatentmemError(f"No problem of {test.name} is held out: ask for one or more with --test.")
+    check(test, learners)
     log = Log(folder / "single.jsonl")
-    setup = digest(shop.engine.model.fingerprint, repr(shop.recipe), repr(shop.sampler.max_new_tokens), repr(steps),
-                   repr(shop.rates), test.digest)[:12]
-    done = {(r["learner"], r["problem_id"], r["step"]) for r in log.read() if r["setup"] == setup}
+    done = {(r["setup"], r["learner"], r["problem_id"], r["step"]) for r in log.read()}
     for problem in train:
-        for name in learners:
-            wanted = [m for m in moments(steps) if (name, problem.id, m) not in done]
+        setup = digest(*computed(shop.engine.model), repr(shop.recipe), repr(shop.sampler.max_new_tokens), repr(steps),
+                       repr(shop.rates), test.digest, problem.text)[:12]
+        for name in dict.fromkeys(learners):
+            wanted = [m for m in moments(steps) if (setup, name, problem.id, m) not in done]
             if wanted:
                 for record in _curve(shop, name, problem, test, steps, wanted):
                     if isinstance(record, dict):
@@ -107,16 +113,18 @@ def key_quality(shop: Workshop, data: DataSet, folder: Path) -> Iterator[Status 
         yield Status(f"{data.name} has one family only: its keys are not compared")
         return
     log = Log(folder / "keys.jsonl")
-    done = {(r["digest"], r["model"], r["kind"]) for r in log.read()}
+    setup = digest(*computed(shop.engine.model), shop.settings.embedder, data.digest, *families)[:12]
+    done = {(r.get("setup"), r["kind"]) for r in log.read()}  # the first versions wrote none
     for kind in ("input", "kv"):
-        if (data.digest, shop.settings.model, kind) in done:
+        if (setup, kind) in done:
             continue
         vectors = []
         for i, p in enumerate(data.problems):
             yield Status(f"{kind} keys of {data.name}", i, len(families))
             vectors.append(shop.key(p.unlabelled(), kind))  # type: ignore[arg-type]
         share, chance = nearest_share(np.stack(vectors), families)
-        line = {"dataset": data.name, "digest": data.digest, "model": shop.settings.model, "kind": kind, "n": len(families),
-                "families": len(set(families)), "same_family": share, "chance": chance}
+        line = {"setup": setup, "dataset": data.name, "digest": data.digest, "model": shop.settings.model,
+                "embedder": shop.settings.embedder, "kind": kind, "n": len(families), "families": len(set(families)),
+                "same_family": share, "chance": chance}
         log.append(line)
         yield line

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 PROTOCOLS = ("heldout", "stream", "transfer", "single", "keys")
 DECIDING = ("model", "embedder", "dtype", "key", "min_similarity", "verifier")  # with the recipe's, what decides a result
+Stage = Callable[["Workshop"], Iterator[Any]]  # a protocol on a data set
 PACKAGES = ("latentmem", "torch", "transformers", "numpy")
 
 
@@ -98,8 +100,9 @@ def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
     what is there. The rollouts are kept in `out`/cache, shared by all."""
     from ..baselines.registry import Workshop
 
-    suite = order.suite
-    datas, others = ([load(spec, strict=order.strict) for spec in specs] for specs in (suite.data, suite.test_data))
+    suite, limit = order.suite, engine.settings.max_problem_chars
+    datas, others = ([load(spec, strict=order.strict, most_chars=limit) for spec in specs]
+                     for specs in (suite.data, suite.test_data))
     for data in (*datas, *others):
         yield from (Status(f"{data.name}: {note}") for note in data.notes)
     _distinct(datas)
@@ -107,44 +110,79 @@ def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
     if others and (refused := next((p for p in suite.protocols if p not in ("heldout", "single")), None)):
         raise LatentmemError(f"Test data belong to heldout and single, and {refused} takes its problems from --data: leave "
                              "--test-data out.")
+    # What is wrong is found now: to load a model takes minutes, and the turn of the last protocol may be hours away.
+    plan = _plan(order, datas, others) if order.sweep is None else [_sweep_plan(engine, order, order.sweep, datas[0])]
+    _begin(order.out)
     yield from engine.load()
     shop = Workshop(engine, order.out / "cache", rows=order.rows, group=order.together, votes=order.votes,
                     offline_steps=order.offline_steps)
-    if order.sweep is not None:
-        data = datas[0] if not order.sweep.data else load(order.sweep.data, strict=order.strict)
-        mixed = replace(data, problems=tuple(shuffled(unique(data.problems), order.sweep.seed)))
-        yield from sweep.run(shop, order.sweep, mixed, order.out)
-        return
-    entrants = cast(shop, suite)
-    for protocol in suite.protocols:
+    for stage in plan:
+        yield from stage(shop)
+
+
+def _plan(order: Order, datas: Sequence[DataSet], others: Sequence[DataSet]) -> list[Stage]:
+    """The stages of a suite in their order. Raises LatentmemError for whatever of them cannot be done."""
+    suite, plan = order.suite, []
+    _check(suite, datas)
+    for protocol in dict.fromkeys(suite.protocols):
         if protocol == "heldout":
-            for data in datas:
-                learn, tests = _parts(data, others, order)
-                yield from _heldout(shop, entrants, learn, tests, order)
+            plan += [partial(_heldout, order, *_parts(data, others, order), protocol) for data in datas]
         elif protocol == "stream":
-            for data in datas:
-                yield from _stream(shop, entrants, data, order)
+            sizes = [suite.stream or len(unique(data.problems)) for data in datas]
+            plan += [partial(_stream, order, split(d, n, 0, order.seed).distil) for d, n in zip(datas, sizes, strict=True)]
         elif protocol == "transfer":
-            yield from _transfer(shop, entrants, datas, order)
+            plan += [partial(_heldout, order, learn, tests, protocol) for learn, tests in _moved(datas, order)]
         elif protocol == "single":
-            for data in datas:
-                yield from _single(shop, data, others, order)
-        elif protocol == "keys":
-            for data in datas:
-                yield from single.key_quality(shop, data, order.out)
+            for learn, tests in [_parts(data, others, order) for data in datas]:
+                for test in tests:
+                    single.check(test, suite.learners)
+                plan.append(partial(_single, order, learn, tests))
         else:
+            plan += [partial(_keys, order, data) for data in datas]
+    return plan
+
+
+def _check(suite: Suite, datas: Sequence[DataSet]) -> None:
+    """Raises LatentmemError for a protocol, a system or a form that does not exist, and for a transfer of a single set."""
+    from ..baselines.registry import ROWS as THERE
+
+    for protocol in suite.protocols:
+        if protocol not in PROTOCOLS:
             raise LatentmemError(f"There is no protocol {protocol!r}: use {', '.join(PROTOCOLS)}.")
+    for name in suite.systems:
+        if name not in THERE:
+            raise LatentmemError(f"There is no system {name!r}: use {', '.join(THERE)}.")
+        forms_named(suite.forms.get(name, ()))
+    if "transfer" in suite.protocols and len(datas) < 2:
+        raise LatentmemError("A transfer needs two data sets: give --data twice or more.")
+
+
+def _sweep_plan(engine: Engine, order: Order, plan: Sweep, data: DataSet) -> Stage:
+    """The sweep over the file's data or else the first set of the suite, in a seeded order. Raises LatentmemError for a
+    recipe with a value out of range."""
+    for changes in plan.recipes.values():
+        sweep.recipe_of(engine, changes)
+    if plan.data:
+        data = load(plan.data, strict=order.strict, most_chars=engine.settings.max_problem_chars)
+    seed = order.seed if plan.seed is None else plan.seed
+    mixed = replace(data, problems=tuple(shuffled(unique(data.problems), seed)))
+    return lambda shop: sweep.run(shop, plan, mixed, order.out)
+
+
+def _begin(out: Path) -> None:
+    """Make the folder of results. Raises LatentmemError if that cannot be."""
+    try:
+        (out / "cache").mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise LatentmemError(f"{out} cannot be a folder of results ({e.strerror}): give another with --out.") from None
 
 
 def cast(shop: Workshop, suite: Suite) -> list[Entrant]:
-    """The suite's systems. Raises LatentmemError for one that does not exist."""
+    """The suite's systems, each once, in the forms that it is asked in."""
     from ..baselines.registry import ROWS as THERE
 
-    missing = next((name for name in suite.systems if name not in THERE), None)
-    if missing is not None:
-        raise LatentmemError(f"There is no system {missing!r}: use {', '.join(THERE)}.")
     return [Entrant(name, forms_named(suite.forms.get(name, tuple(FORMS))), lambda name=name: shop.make(name),
-                    THERE[name].learns) for name in suite.systems]
+                    THERE[name].learns) for name in dict.fromkeys(suite.systems)]
 
 
 def _distinct(datas: Sequence[DataSet]) -> None:
@@ -162,43 +200,41 @@ def _parts(data: DataSet, others: Sequence[DataSet], order: Order) -> tuple[Data
     return parts.distil, [apart(parts.distil, split(o, 0, suite.test, order.seed).test) for o in others] or [parts.test]
 
 
-def _heldout(shop: Workshop, entrants: Sequence[Entrant], learn: DataSet, tests: Sequence[DataSet], order: Order,
-             protocol: str = "heldout") -> Iterator[Event]:
-    told = {"protocol": protocol, "distil": part(learn), "test": [part(t) for t in tests], **budgets(order)}
-    with Journal(order.out / f"{protocol}-{slug(learn.name)}", facts(shop, told)) as journal:
-        yield from heldout.run(entrants, learn, tests, journal, rows=shop.sampler.rows, together=shop.teacher.group)
-
-
-def _stream(shop: Workshop, entrants: Sequence[Entrant], data: DataSet, order: Order) -> Iterator[Event]:
-    online = [e for e in entrants if e.learns != "offline" and e.name in (order.suite.online or order.suite.systems)]
-    size = order.suite.stream or len(unique(data.problems))
-    arriving = split(data, size, 0, order.seed).distil
-    told = {"protocol": "stream", "data": part(arriving), "block": order.block,
-            "systems": {e.name: [f.name for f in e.forms] for e in online}, **budgets(order)}
-    with Journal(order.out / f"stream-{slug(data.name)}", facts(shop, told)) as journal:
-        yield from stream.run(online, arriving, journal, block=order.block)
-
-
-def _transfer(shop: Workshop, entrants: Sequence[Entrant], datas: Sequence[DataSet], order: Order) -> Iterator[Event]:
-    """Learn on each data set and answer all of them: a matrix. Raises LatentmemError for a single set."""
-    if len(datas) < 2:
-        raise LatentmemError("A transfer needs two data sets: give --data twice or more.")
+def _moved(datas: Sequence[DataSet], order: Order) -> Iterator[tuple[DataSet, list[DataSet]]]:
+    """Of a transfer, what is learnt from and what is then asked, for each data set: a matrix."""
     size = order.suite.distil
     parts = [split(d, size or len(unique(d.problems)), order.suite.test if size else 0, order.seed) for d in datas]
     for one in parts:
         if size:
-            tests = [p.test if p is one else apart(one.distil, p.test) for p in parts]
+            yield one.distil, [p.test if p is one else apart(one.distil, p.test) for p in parts]
         else:
-            tests = [apart(one.distil, p.distil) for p in parts if p is not one]
-        yield from _heldout(shop, entrants, one.distil, tests, order, "transfer")
+            yield one.distil, [apart(one.distil, p.distil) for p in parts if p is not one]
 
 
-def _single(shop: Workshop, data: DataSet, others: Sequence[DataSet], order: Order) -> Iterator[Any]:
-    suite = order.suite
-    learn, tests = _parts(data, others, order)
-    train = yield from sweep.teachable(shop, learn.problems, suite.single)
+def _heldout(order: Order, learn: DataSet, tests: Sequence[DataSet], protocol: str, shop: Workshop) -> Iterator[Event]:
+    told = {"protocol": protocol, "distil": part(learn), "test": [part(t) for t in tests], **budgets(order)}
+    with Journal(order.out / f"{protocol}-{slug(learn.name)}", facts(shop, told)) as journal:
+        yield from heldout.run(cast(shop, order.suite), learn, tests, journal, rows=shop.sampler.rows,
+                               together=shop.teacher.group)
+
+
+def _stream(order: Order, arriving: DataSet, shop: Workshop) -> Iterator[Event]:
+    online = [e for e in cast(shop, order.suite)
+              if e.learns != "offline" and e.name in (order.suite.online or order.suite.systems)]
+    told = {"protocol": "stream", "data": part(arriving), "block": order.block,
+            "systems": {e.name: [f.name for f in e.forms] for e in online}, **budgets(order)}
+    with Journal(order.out / f"stream-{slug(arriving.name)}", facts(shop, told)) as journal:
+        yield from stream.run(online, arriving, journal, block=order.block)
+
+
+def _single(order: Order, learn: DataSet, tests: Sequence[DataSet], shop: Workshop) -> Iterator[Any]:
+    train = yield from sweep.teachable(shop, learn.problems, order.suite.single)
     for test in tests:
-        yield from single.run(shop, train, test, order.out, steps=shop.recipe.steps, learners=suite.learners)
+        yield from single.run(shop, train, test, order.out, steps=shop.recipe.steps, learners=order.suite.learners)
+
+
+def _keys(order: Order, data: DataSet, shop: Workshop) -> Iterator[Any]:
+    return single.key_quality(shop, data, order.out)
 
 
 def budgets(order: Order) -> dict[str, int]:

@@ -1,10 +1,10 @@
 """The recipe sweep: named changes of the recipe, each tried on some training problems and many held-out ones.
 
 A sweep file is JSON: `{"recipes": {"as is": {}, "slow": {"learning_rate": 0.0003}}, "problems": 3, "test": 64}`, with
-`"data"` and `"seed"` if they differ from the command's. A recipe changes settings of the distillation and nothing else, but
-for `{"in_turn": true}`, which puts the soft prompt inside the user's turn, and `{"neighbours": 3}`, which trains it on the
-problem and its three nearest others (see `neighbours`); the held-out problems are answered with one greedy trace behind each
-memory, under the same settings for all.
+`"data"` and `"seed"` (of the split) if they differ from the command's. A recipe changes settings of the
+distillation and nothing else, but for `{"in_turn": true}`, which puts the soft prompt inside the user's turn, and
+`{"neighbours": 3}`, which trains it on the problem and its three nearest others (see `neighbours`); the held-out problems are
+answered with one greedy trace behind each memory, under the same settings for all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..baselines.base import ONE, Form
 from ..baselines.log import Log
-from ..baselines.sampler import Ask, Sampled, Sampler
+from ..baselines.sampler import Ask, Sampled, Sampler, computed
 from ..baselines.teacher import Taught, Teacher
 from ..distil import Recipe
 from ..records import Distilled, LatentmemError, Problem, Status, Step, digest
@@ -31,6 +31,7 @@ from .statistics import bootstrap, flips, paired
 
 if TYPE_CHECKING:
     from ..baselines.registry import Workshop
+    from ..engine import Engine
 
 DISTILLED = {f.name for f in fields(Recipe)}
 APART = {"in_turn", "neighbours"}  # what is no setting
@@ -46,14 +47,14 @@ class Sweep:
     problems: int = 3
     test: int = 64
     data: str = ""
-    seed: int = 0
+    seed: int | None = None  # of the split into held-out and training problems; None is the command's
 
 
 def read(file: Path) -> Sweep:
     """A sweep file. Raises LatentmemError naming what is wrong in it."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise LatentmemError(f"{file} cannot be read as a sweep ({e}): write {{\"recipes\": {{\"name\": {{...}}}}}}.") from None
     if not isinstance(data, dict) or not isinstance(data.get("recipes"), dict) or not data["recipes"]:
         raise LatentmemError(f"{file} has no \"recipes\": write {{\"recipes\": {{\"name\": {{...}}}}}}.")
@@ -67,9 +68,14 @@ def read(file: Path) -> Sweep:
         near = changes.get("neighbours", 1)
         if type(near) is not int or near < 1:
             raise LatentmemError(f"{file}: recipe {name!r} has neighbours = {near!r}: give a whole number from 1 on.")
+        if "neighbours" in changes and (idle := next((k for k in ("pseudo_label", "keep") if k in changes), None)):
+            raise LatentmemError(f"{file}: recipe {name!r} has neighbours and {idle}, which says nothing there (labels are each "
+                                 f"step's, the last step counts): leave {idle} out.")
     for name, least in (("problems", 1), ("test", 1), ("seed", 0)):
-        if not isinstance(data.get(name, least), int) or data.get(name, least) < least:
+        if type(data.get(name, least)) is not int or data.get(name, least) < least:
             raise LatentmemError(f"{file}: {name} is {data[name]!r}: give a whole number from {least} on.")
+    if not isinstance(data.get("data", ""), str):
+        raise LatentmemError(f"{file}: data is {data['data']!r}: give the name of a data set, as for --data.")
     return Sweep(**data)
 
 
@@ -82,8 +88,9 @@ def run(shop: Workshop, sweep: Sweep, data: DataSet, folder: Path) -> Iterator[R
     """
     test, candidates = data.problems[: sweep.test], data.problems[sweep.test :]
     log = Log(folder / "sweep.jsonl")
-    setup = digest(shop.engine.model.fingerprint, repr(shop.sampler.max_new_tokens), repr(shop.settings.seed), repr(shop.recipe),
-                   *(p.id + p.text for p in test))[:12]
+    # All of the data: the answers score, and neighbours and teachable problems come from what is not held out.
+    setup = digest(*computed(shop.engine.model), shop.settings.embedder, repr(shop.sampler.max_new_tokens),
+                   repr(shop.settings.seed), repr(shop.recipe), data.digest, repr(sweep.test))[:12]
     done = {(r["recipe"], json.dumps(r["settings"], sort_keys=True), r["problem_id"]) for r in log.read() if r["setup"] == setup}
     yield Status(f"zero_shot answers the {len(test)} held-out problems")
     base = ask(shop.sampler, test, None)
@@ -121,10 +128,8 @@ def teachable(shop: Workshop, candidates: Sequence[Problem], wanted: int) -> Ite
 
 def _taught(shop: Workshop, changes: Mapping[str, Any], problems: Sequence[Problem], candidates: Sequence[Problem],
             folder: Path) -> Iterator[Any]:
-    """The lessons of one recipe. Settings check its values; its first votes are sampled as it says."""
-    other = shop.engine.changed(**{k: v for k, v in changes.items() if k not in APART})
-    recipe = Recipe(**{name: getattr(other.settings, name) for name in DISTILLED})
-    sampler = placed(shop, changes)
+    """The lessons of one recipe; its first votes are sampled as it says."""
+    recipe, sampler = recipe_of(shop.engine, changes), placed(shop, changes)
     if (recipe.max_new_tokens, recipe.seed, recipe.top_p) != (sampler.max_new_tokens, sampler.seed, sampler.top_p):
         sampler = type(sampler)(sampler.model, recipe.seed, recipe.max_new_tokens, rows=sampler.rows, top_p=recipe.top_p)
     if k := changes.get("neighbours"):
@@ -132,6 +137,12 @@ def _taught(shop: Workshop, changes: Mapping[str, Any], problems: Sequence[Probl
         return
     teacher = Teacher(sampler, recipe, shop.key, folder / "cache", name="recipes", group=shop.group)
     yield from teacher.learn([p.unlabelled() for p in problems])
+
+
+def recipe_of(engine: Engine, changes: Mapping[str, Any]) -> Recipe:
+    """What a recipe makes of the settings, which check its values. Raises LatentmemError."""
+    settings = engine.changed(**{k: v for k, v in changes.items() if k not in APART}).settings
+    return Recipe(**{name: getattr(settings, name) for name in DISTILLED})
 
 
 def placed(shop: Workshop, changes: Mapping[str, Any]) -> Sampler:
@@ -180,8 +191,8 @@ def _line(shop: Workshop, name: str, changes: Mapping[str, Any], taught: Taught,
 
 
 # ------------------------------------------------------------------ the table
-COLUMNS = ("recipe", "changes", "memories", "labels right", "accuracy", "zero_shot", "difference, points (95 %)", "helped",
-           "hurt", "finished", "tokens", "seconds a memory")
+COLUMNS = ("recipe", "changes", "model", "data set", "seed", "memories", "labels right", "accuracy", "zero_shot",
+           "difference, points (95 %)", "helped", "hurt", "finished", "tokens", "seconds a memory")
 
 
 def pooled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -199,6 +210,7 @@ def pooled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         gains = [sum(int(r["right"][i]) - int(r["base_right"][i]) for r in kept) / len(kept)
                  for i in range(kept[0]["n"])] if kept else []
         out.append({"recipe": name, "settings": json.loads(settings), "tried": len(mine), "learned": len(kept),
+                    **{k: mine[0][k] for k in ("model", "data", "seed")},
                     "gain": bootstrap(gains, lowest=-1.0, highest=1.0),
                     **{k: sum(r[k] for r in kept) / len(kept) if kept else None
                        for k in ("accuracy", "base", "finished", "tokens", "label_right")},
@@ -215,7 +227,8 @@ def cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str | int | None, ...
     def gain(e: Any) -> str | None:
         return None if e is None else f"{100 * e.mean:+.1f} ({100 * e.low:+.1f} to {100 * e.high:+.1f})"
 
-    return [(r["recipe"], ", ".join(f"{k}={v}" for k, v in r["settings"].items()) or "none", f"{r['learned']} of {r['tried']}",
-             share(r["label_right"]), share(r["accuracy"]), share(r["base"]), gain(r["gain"]), r["helped"], r["hurt"],
-             share(r["finished"]), None if r["tokens"] is None else f"{r['tokens']:.0f}", f"{r['train_seconds']:.0f}")
+    return [(r["recipe"], ", ".join(f"{k}={v}" for k, v in r["settings"].items()) or "none", r["model"], r["data"], r["seed"],
+             f"{r['learned']} of {r['tried']}", share(r["label_right"]), share(r["accuracy"]), share(r["base"]),
+             gain(r["gain"]), r["helped"], r["hurt"], share(r["finished"]),
+             None if r["tokens"] is None else f"{r['tokens']:.0f}", f"{r['train_seconds']:.0f}")
             for r in pooled(rows)]
