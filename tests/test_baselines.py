@@ -190,6 +190,15 @@ def test_a_killed_teacher_goes_on(engine, tmp_path):
         assert np.array_equal(one.soft_prompt, other.soft_prompt)
 
 
+def test_a_lesson_is_found_by_the_keys_of_the_present_embedder(engine, tmp_path):
+    taught(workshop(engine, tmp_path), "elm")
+    again = workshop(engine, tmp_path)
+    other, key = np.eye(7, dtype=np.float32)[3], again.key
+    again.key = again.teacher._key = lambda problem, kind: other if kind == "input" else key(problem, kind)
+    system = taught(again, "elm")
+    assert system.ids and all(np.array_equal(system.bank.get(i).keys["input"], other) for i in system.ids)
+
+
 def test_unrouted_takes_the_memory(shop):
     routed, unrouted = (list(taught(shop, n).reply(problems(8, start=20), ONE)) for n in ("elm", "elm_unrouted"))
     for a, b in zip(routed, unrouted, strict=True):

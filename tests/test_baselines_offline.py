@@ -73,6 +73,16 @@ def test_a_killed_fit_goes_on(engine, name, tmp_path):
     assert any(isinstance(r, Step) for r in three.fit(labelled(2))), "another set is another fit"
 
 
+@pytest.mark.parametrize("harm", ["cut", "gone"])
+def test_a_damaged_checkpoint_is_one_sentence(engine, tmp_path, harm):
+    how = {"offline_steps": 1, "offline_batch": 2}
+    list(workshop(engine, tmp_path, **how).make("offline_prompt").fit(labelled(2)))
+    (file,) = (tmp_path / "offline_prompt").glob("*.safetensors")
+    file.unlink() if harm == "gone" else file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(LatentmemError, match=r"offline_prompt cannot be read .*: delete that folder to learn again"):
+        list(workshop(engine, tmp_path, **how).make("offline_prompt").fit(labelled(2)))
+
+
 def test_every_problem_has_its_turn(engine):
     system = workshop(engine, offline_batch=4).make("offline_prompt")
     given = problems(6)

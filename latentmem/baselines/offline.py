@@ -205,13 +205,17 @@ class Offline(Row):
                 old.unlink()
 
     def load(self, folder: Path) -> None:
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
         self.reset()
         data = read_json(folder / "offline.json")
         if data is None:
             return
-        tensors = load((folder / data["file"]).read_bytes())
+        try:
+            tensors = load((folder / data["file"]).read_bytes())
+        except (OSError, SafetensorError) as e:
+            raise LatentmemError(f"The checkpoint in {folder} cannot be read ({e}): delete that folder to learn again.") from None
         self.done, self.taught, self.spent = data["done"], data["taught"], Cost(**data["spent"])
         if not self.done:
             return

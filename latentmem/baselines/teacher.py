@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from .row import Key
 from .sampler import Ask, Sampled, Sampler, computed
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..model import LanguageModel
 
 
@@ -78,7 +80,9 @@ class Teacher:
             self._keep([(p, first, lessons[i]) for i, (p, first) in enumerate(missing)])
         for problem, _ in pairs:
             one = self._known[self._name(problem)]
-            memory = self._bank.get(one["memory"]) if one["memory"] else None
+            memory = None
+            if one["memory"]:  # with the keys of the present embedder: a lesson does not depend on it
+                memory = replace(self._bank.get(one["memory"]), keys=self._keys(problem))
             steps = from_json(tuple[Step, ...], one["steps"], f"The steps of {problem.id}")
             yield Taught(Distilled(problem.id, memory, one["reason"], steps), Cost(**one["cost"]))
 
@@ -98,10 +102,13 @@ class Teacher:
     def _memory(self, problem: Problem, first: Sampled, lesson: Lesson) -> Memory:
         r = self.recipe
         return Memory(problem=problem, soft_prompt=lesson.soft,
-                      keys={k: self._key(problem, k) for k in ("input", "kv")}, model=self.model.fingerprint,
+                      keys=self._keys(problem), model=self.model.fingerprint,
                       model_name=self.model.name, vote=first.vote, traces=first.traces, steps=lesson.steps,
                       best_step=lesson.best_step, created=datetime.now(UTC).isoformat(timespec="seconds"),
                       settings={**{f.name: getattr(r, f.name) for f in fields(r)}, "reward": self.reward})
+
+    def _keys(self, problem: Problem) -> dict[str, np.ndarray]:
+        return {k: self._key(problem, k) for k in ("input", "kv")}
 
     def _cost(self, problem: Problem, first: Sampled, lesson: Lesson) -> Cost:
         """The first vote, the rollouts of every step, and the prompt read once to sample and once more to train."""
