@@ -23,6 +23,16 @@ def settled(page: Page) -> None:
     time.sleep(1.6)
 
 
+def heights(page: Page) -> dict[int, int]:
+    """Of the line at the top, by the width of the screen."""
+    found = {}
+    for width in (1440, 1100, 800, 390):
+        page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
+            "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500})
+        found[width] = round(page.run("return document.querySelector('.top').getBoundingClientRect().height"))
+    return found
+
+
 def test_a_first_visitor_sees_what_to_press(page: Page, url: str) -> None:
     page.open(url)
     assert "Press Solve" in page.text("#lm-status") and page.run("return document.querySelectorAll('.tile').length") == 6
@@ -172,9 +182,13 @@ def test_loading_is_said_with_progress_and_ends_by_itself(page: Page, tmp_path: 
         page.open(next(server))
         page.until("return document.querySelector('#lm-facts progress')")
         assert "Downloading the model" in page.text("#lm-facts")
+        loading = heights(page)
+        assert page.run("return document.querySelector('#lm-facts progress')"), "measured in time"
         page.until("return document.querySelector('#lm-facts').innerText.includes('ready')")
+        assert heights(page) == loading, "nothing moves when the model is ready"
         assert page.errors() == []
     finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         page.driver.get("about:blank")
         server.close()
 

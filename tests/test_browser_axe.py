@@ -96,6 +96,17 @@ def test_a_panel_has_no_grave_violation(page: Page, panel: str, dark: bool) -> N
     assert violations(page) == []
 
 
+def test_the_empty_part_of_a_slider_is_dark_in_the_dark(page: Page) -> None:
+    page.run("document.querySelector('#lm-tabs button[role=tab][data-tab-id=solve]').click()")
+    lights = {}
+    for dark in (True, False):
+        page.run("window.latentmem.setTheme(arguments[0])", dark)
+        lights[dark] = page.run("const tone = getComputedStyle(document.querySelector('.settings input[type=range]'))"
+                                ".getPropertyValue('--neutral-200').trim().slice(1);"
+                                "return [0, 2, 4].map((i) => parseInt(tone.slice(i, i + 2), 16) / 255)")
+    assert max(lights[True]) < 0.5 < min(lights[False])
+
+
 def test_nothing_is_wider_than_the_screen(page: Page) -> None:
     for panel in PANELS:
         page.run("document.querySelector(`#lm-tabs button[role=tab][data-tab-id=${arguments[0]}]`).click()", panel)

@@ -221,6 +221,20 @@ def test_quarantine_release_delete(desk: Desk) -> None:
     assert "alert" in text_of(memories.delete(desk, *LOOK, name, visitor()).notice)
 
 
+def test_quarantine_and_release_send_other_colours(shops: Desk) -> None:
+    first, _ = wanted(shops)
+    name = first.points["ids"].split("\n")[2]
+    shut = memories.quarantine(shops, *LOOK, name, visitor())
+    free = memories.release(shops, *LOOK, name, visitor())
+    for part, grey in ((shut, [1]), (free, [])):
+        assert [g["count"] for g in part.paint["groups"] if g["name"] == "quarantined"] == grey
+        assert part.paint["stamp"] == first.points["stamp"] and part.points == gr.skip(), "the points stay"
+    codes = base64.b64decode(shut.paint["codes"])
+    assert [i for i, c in enumerate(codes) if shut.paint["groups"][c]["name"] == "quarantined"] == [2]
+    assert not sent(memories.delete(shops, *LOOK, name, visitor())) & {"paint"}, "without it it is another map"
+    assert not sent(memories.quarantine(shops, *LOOK, name, visitor())) & {"paint"}, "it is gone"
+
+
 def test_tags_and_notes_of_the_open_memory(desk: Desk) -> None:
     name = desk.engine.bank.infos()[0].id
     box, *part = map_actions.add_tag(desk, *LOOK, name, "Teach first", visitor())
@@ -258,9 +272,12 @@ def test_export_and_import(desk: Desk) -> None:
     peft, _ = memories.export_peft(desk, desk.engine.bank.infos()[0].id)
     assert {"adapter_config.json", "adapter_model.safetensors"} <= set(zipfile.ZipFile(peft["value"]).namelist())
     other = Desk(FakeEngine())
-    assert "Added 2 memories; 0 were" in text_of(memories.import_zip(other, update["value"], *LOOK, "", visitor()).notice)
+    assert "Added 2 memories; 0 were already" in text_of(memories.import_zip(other, update["value"], *LOOK, "", visitor()).notice)
     again = memories.import_zip(other, update["value"], *LOOK, "", visitor())
     assert "Added 0 memories; 2 were" in text_of(again.notice) and len(again.choice["choices"]) == 2
+    other.engine.bank.delete(other.engine.bank.infos()[0].id)
+    third = memories.import_zip(other, update["value"], *LOOK, "", visitor())
+    assert "Added 1 memory; 1 was already there." in text_of(third.notice)
     bad = Path(update["value"]).with_name("bad.zip")
     bad.write_bytes(b"no zip")
     assert "alert" in text_of(memories.import_zip(other, str(bad), *LOOK, "", visitor()).notice)

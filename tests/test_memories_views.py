@@ -79,7 +79,11 @@ def test_the_slider_has_a_panel_for_every_step_and_shows_the_first() -> None:
     assert html.count("data-step=") == len(m.steps) + 1 and f'max="{len(m.steps)}"' in html
     assert html.count(" hidden>") == len(m.steps) and html.count('class="card"') + html.count('class="card ') == len(m.traces)
     text = Tags(html).text
-    assert f"Step {m.best_step} of 5, and its soft prompt was kept" in text and "Final check after the last step" in text
+    assert f"Step {m.best_step} of 5, and the soft prompt after it was kept" in text
+    assert f"Step {m.best_step + 1} of 5: traces of the soft prompt that was kept" in text
+    assert "Final check after the last step" in text and text.count("was kept") == 2
+    last = Tags(str(views_steps.stepper(replace(m, best_step=5)))).text
+    assert "Final check after the last step: traces of the soft prompt that was kept" in last
     assert text.count("are not kept with the memory") == len(m.steps), "what is not stored is said, not faked"
     assert "fresh traces rewarded" in text
 

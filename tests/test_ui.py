@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from latentmem.records import Delta, LatentmemError
-from latentmem.ui import arrival, distil, runs, session, solve, warming, whatif
+from latentmem.settings import Settings
+from latentmem.ui import arrival, before_after, distil, runs, session, solve, warming
 from latentmem.ui.session import Desk
 
 from .fake_engine import FakeEngine
-from .ui_samples import ANN, BO, LOOK, SETTINGS, asked, distilled, new_desk, pressed, settle, text_of, visitor
+from .ui_samples import ANN, BO, SETTINGS, asked, distilled, new_desk, pressed, settle, text_of, visitor
 
 SLOWLY = f"{ANN} Count slowly."  # the engine takes seconds over it: it does not end before it is stopped
 
@@ -24,12 +26,22 @@ def desk() -> Desk:
     return new_desk()
 
 
-@pytest.fixture
-def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture every hundredth of a second, so that a quick engine is seen at its steps, too."""
     monkeypatch.setattr(warming, "LOOK", 0.005)
-    for panel in (solve, distil):
+    for panel in (solve, distil, before_after):
         monkeypatch.setattr(panel, "follow", functools.partial(session.follow, refresh=0.01))
+
+
+@pytest.fixture
+def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+
+
+def tried(desk: Desk, on: str, who: Any = None) -> Iterator[Any]:
+    """Before and after is pressed, and has its turn in the queue."""
+    before_after.press(desk, on, who or visitor())
+    return before_after.before_after(desk, who or visitor())
 
 
 # ------------------------------------------------------------------ solve
@@ -49,6 +61,37 @@ def test_solving_streams_and_ends_with_the_receipt(desk: Desk) -> None:
 def test_the_choice_of_memory(desk: Desk, mode: str, words: str) -> None:
     train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
     assert words in text_of(asked(desk, mode=mode, memory=train)[-1].receipt)
+
+
+def test_this_one_without_a_memory_is_refused(desk: Desk) -> None:
+    shown = solve.Picture(*solve.press(desk, visitor(), ANN, "chosen", None, *SETTINGS)[:-2])
+    assert "Choose a memory first" in text_of(shown.status) and shown.press["interactive"] and not shown.stop["interactive"]
+    assert all("value" not in update for update in next(solve.begin(desk, visitor()))), "it has no turn"
+    assert desk.engine.shared["closed"] == 0
+
+
+def test_what_is_looked_up_is_said_as_it_is(desk: Desk) -> None:
+    train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
+    said = {}
+    for mode in ("off", "auto", "chosen"):
+        run = solve.posed(desk.visit(visitor()), ANN, mode, train, *SETTINGS[:-1], 0.9)
+        for record in desk.engine.answer(desk.problem(ANN), train if mode == "chosen" else mode):
+            run.scene.add(record)
+            if run.scene.retrieval is not None:
+                break
+        said[mode] = dict(solve.picture(desk, run, True).status)["hits"]
+    assert "Memories are off" in said["off"] and "Nearest memory" in said["auto"] and "too far" in said["auto"]
+    assert "Chosen by you" in said["chosen"] and "too far" not in said["chosen"] and train in said["chosen"]
+    receipt = text_of(asked(desk, mode="chosen", memory=train)[-1].receipt)
+    assert "by you" in receipt and "looked up" not in receipt and "Lead over" not in receipt
+
+
+@pytest.mark.parametrize("panel", [solve, distil])
+def test_an_over_long_problem_is_refused_and_not_cut(panel: Any) -> None:
+    desk, more = Desk(FakeEngine(Settings(hosted=True, hosted_chars=200))), (4, 1e-3, 20) if panel is distil else ()
+    given = ("auto", None, *SETTINGS) if panel is solve else (*SETTINGS, *more)
+    last = list(pressed(panel, desk, visitor(), "x" * 201, *given))[-1]
+    assert "201 characters and the limit is 200" in text_of(last.status) and desk.engine.shared["closed"] == 0
 
 
 @pytest.mark.parametrize(("text", "changes", "words"), [
@@ -120,50 +163,6 @@ def test_at_most_eight_pictures_a_second() -> None:
     assert run.scene.rows["zero_shot", 0].text.endswith("299")
 
 
-def test_replay_feedback_and_counterfactual(desk: Desk) -> None:
-    for handler in (whatif.replay, functools.partial(whatif.compare, other="x")):
-        assert "Solve a problem first" in text_of(list(handler(desk, request=visitor("new")))[-1])
-    assert "Solve a problem first" in text_of(whatif.said_right(desk, visitor("new")))
-    last = asked(desk)[-1]
-    assert "Choose a memory first" in text_of(list(whatif.compare(desk, None, visitor()))[-1])
-    train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
-    assert last.what_if["visible"] and [c[1] for c in last.other["choices"]] == [train] == [last.other["value"]]
-    events = len(desk.engine.bank.events())
-    columns = list(whatif.compare(desk, train, visitor()))[-1]
-    assert text_of(columns).count('class="column"') == 3
-    assert text_of(list(whatif.compare(desk, train, visitor()))[-1]).count('class="column"') == 3  # not twice
-    assert len(desk.engine.bank.events()) == events, "a counterfactual is no use of the memory"
-    assert "no memory" in text_of(list(whatif.compare(desk, "m000nothere", visitor()))[-1]).lower()
-    assert "same tokens" in text_of(list(whatif.replay(desk, visitor()))[-1])
-    assert "Noted" in text_of(whatif.said_wrong(desk, visitor()))
-    assert any(e.kind == "feedback" for e in desk.engine.bank.events())
-
-
-@pytest.mark.parametrize("name", ["compare", "replay"])
-def test_a_comparison_ends_with_the_answer_that_it_belongs_to(desk: Desk, quick_pictures: None, name: str) -> None:
-    """Another problem is posed while it goes on: nothing of it is drawn under the new answer or kept beside it."""
-    asked(desk)
-    train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
-    desk.engine.pace = 0.005
-    stream = whatif.compare(desk, train, visitor()) if name == "compare" else whatif.replay(desk, visitor())
-    next(stream)
-    assert whatif.still_going(desk, visitor())["interactive"]
-    solve.press(desk, visitor(), BO, "off", None, *SETTINGS)
-    assert list(stream) == [] and desk.visit(visitor()).columns == []
-    settle(desk)
-    assert not desk.visit(visitor()).busy(name)
-
-
-def test_before_and_after_ends_with_the_memory_that_it_belongs_to(desk: Desk, quick_pictures: None) -> None:
-    distilled(desk)
-    desk.engine.pace = 0.005
-    stream = distil.before_after(desk, distil.ALL, visitor())
-    next(stream)
-    assert distil.still_going(desk, visitor())["interactive"]
-    distil.press(desk, visitor(), BO, *SETTINGS, 4, 1e-3, 20)
-    assert list(stream) == []
-
-
 # ------------------------------------------------------------------ distil
 def test_distil_try_keep_and_try_again(desk: Desk, quick_pictures: None) -> None:
     desk.engine.pace = 0.001
@@ -174,15 +173,15 @@ def test_distil_try_keep_and_try_again(desk: Desk, quick_pictures: None) -> None
     assert last.choice["visible"] and last.after["visible"] and len(desk.engine.bank) == 2
     assert "not yet kept" in text_of(last.outcome) and [len(d["x"]) for d in last.curve["data"]] == [5, 5, 5]
     events = len(desk.engine.bank.events())
-    assert text_of(list(distil.before_after(desk, distil.SAME, visitor()))[-1]).count('class="column"') == 2
+    assert text_of(list(tried(desk, distil.SAME))[-1]).count('class="column"') == 2
     assert len(desk.engine.bank) == 2 and len(desk.engine.bank.events()) == events, "a trial leaves nothing behind"
     kept = distil.keep(desk, visitor())
     assert len(desk.engine.bank) == 3 and kept.after["visible"] and not kept.choice["visible"]
     assert "See it on the map" in text_of(kept.outcome)
     assert "no memory to keep" in text_of(distil.keep(desk, visitor()).status)
-    assert text_of(list(distil.before_after(desk, BO, visitor()))[-1]).count('class="column"') == 2
-    assert text_of(list(distil.before_after(desk, distil.ALL, visitor()))[-1]).count('class="column"') == 6
-    assert "Distil a memory first" in text_of(list(distil.before_after(desk, distil.SAME, visitor("new")))[-1])
+    assert text_of(list(tried(desk, BO))[-1]).count('class="column"') == 2
+    assert text_of(list(tried(desk, distil.ALL))[-1]).count('class="column"') == 6
+    assert "Distil a memory first" in text_of(list(tried(desk, distil.SAME, visitor("new")))[-1])
     json.dumps([p._asdict() for p in pictures])
 
 
@@ -229,13 +228,12 @@ def test_a_full_disk_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) 
     assert "disk is full" in text_of(picture.status) and picture.choice["visible"]
 
 
-def test_the_nearest_memories_stay_first_after_the_map_was_drawn_again(desk: Desk) -> None:
-    from latentmem.ui import memories
-
-    first = asked(desk)[-1].other["choices"]
-    again = memories.refresh(desk, *LOOK, "", visitor())
-    assert again.solve_other["choices"] == first and len(again.solve_memory["choices"]) == len(desk.engine.bank)
-    assert memories.refresh(desk, *LOOK, "", visitor("new")).solve_other["choices"] == again.solve_memory["choices"]
+def test_the_solved_problem_is_distilled_and_not_what_stands_in_the_box(desk: Desk) -> None:
+    asked(desk, ANN)
+    _, box, *_ = distil.take_over(desk, visitor(), "Another one?", *SETTINGS, 4, 1e-3, 20)
+    assert box == ANN == desk.visit(visitor()).runs["distil"].problem
+    _, box, *_ = distil.take_over(desk, visitor("new"), "Another one?", *SETTINGS, 4, 1e-3, 20)
+    assert box == "Another one?"
 
 
 @pytest.mark.parametrize("full", [True, False])

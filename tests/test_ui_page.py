@@ -12,6 +12,7 @@ import gradio as gr
 import pytest
 
 from latentmem.records import Receipt
+from latentmem.settings import Settings
 from latentmem.ui import (
     api,
     arrival,
@@ -44,8 +45,8 @@ def desk() -> Desk:
 # ------------------------------------------------------------------ the page as a whole
 def arrived(desk: Desk, who: Any, token: str = "") -> dict[str, Any]:
     """What the two steps of a page load show, by name."""
-    names = ["tabs", "guide", "facts", "timer", "problem", "mode", "memory", *parts.SAMPLING, *solve.Picture._fields,
-             "distil_problem", *(f"distil_{name}" for name in distil.Picture._fields),
+    names = ["tabs", "guide", "facts", "timer", "problem", "mode", "memory", *parts.SAMPLING, *solve.Picture._fields, "columns",
+             "distil_problem", *parts.TRAINING, *(f"distil_{name}" for name in distil.Picture._fields),
              *(f"stream_{name}" for name in (*streaming.Given._fields, *stream.Picture._fields))]
     shown = dict(zip(names, arrival.welcome(desk, token, who), strict=True))
     return shown | {f"map_{k}": v for k, v in arrival.show_map(desk, "", who)._asdict().items()}
@@ -70,8 +71,12 @@ def test_a_reload_brings_the_work_back(desk: Desk) -> None:
     first, again = visitor("first"), visitor("again")
     arrived(desk, first, TOKEN)
     asked(desk, who=first, seed=7), distilled(desk, BO, who=first)
+    whatif.press_compare(desk, next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains"), first)
+    columns = list(whatif.compare(desk, first))[-1]
     arrival.leave(desk, first)
     page = arrived(desk, again, TOKEN)
+    assert page["columns"] == columns and "Side by side" in text_of(columns)
+    assert (page["steps"], page["learning_rate"], page["virtual_tokens"]) == (4, 1e-3, 20)
     assert page["problem"] == ANN and page["seed"] == 7 and "Receipt" in text_of(page["receipt"]) and page["cards"]
     assert page["distil_problem"] == BO and page["distil_choice"]["visible"]
     assert desk.visit(again).star is not None
@@ -159,6 +164,32 @@ def test_a_tab_that_went_away_is_remembered_for_a_while_only(monkeypatch: pytest
         assert len(kept) == 0, "without a token nothing is kept"
 
 
+def test_one_timer_waits_for_all_who_went_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr(visits.threading, "Timer", lambda seconds, then: made.append(  # type: ignore[attr-defined]
+        SimpleNamespace(seconds=seconds, then=then, start=lambda: None, cancel=lambda: gone.append(1))) or made[-1])
+    gone: list[int] = []
+    now = [1000.0]
+    monkeypatch.setattr(visits, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    kept = visits.Visits(patience=5)
+    for i in range(8):
+        now[0] += 0.5
+        kept.claim(f"page{i}", f"{i}{TOKEN}")
+        kept.leave(f"page{i}")
+    assert [one.seconds for one in made] == [6.0], "for the first who went"
+    now[0] = 1000.5 + 6
+    made[0].then()
+    assert len(kept) == 6 and [one.seconds for one in made] == [6.0, 1.0], "and then for the first of those who are left"
+    now[0] += 60
+    made[1].then()
+    assert len(kept) == 0 and len(made) == 2
+    kept.patience = 5
+    kept.claim("a", TOKEN), kept.leave("a")
+    kept.patience = 1
+    kept.claim("b", TOKEN[::-1]), kept.leave("b")
+    assert made[-1].seconds == 2.0 and gone == [1], "who is to be forgotten sooner takes its place"
+
+
 def test_sliders_give_whole_numbers() -> None:
     given = parts.checked(8.0, 0.8, 1.0, 320.0, None, "judge", "kv", 0.25)
     assert given["rollouts"] == 8 and isinstance(given["rollouts"], int) and "seed" not in given
@@ -197,6 +228,12 @@ def test_the_app_composes_with_one_queue_for_the_model(app: gr.Blocks) -> None:
     assert len(begins) == 8 and all(fn.trigger_mode == "multiple" for fn in begins), "gradio would ignore a press after a stop"
 
 
+def test_the_browser_cuts_no_problem(app: gr.Blocks) -> None:
+    """A limit of the box would drop the end of what is pasted, without a word; the server refuses it with one."""
+    boxes = {b.elem_id: b.max_length for b in app.blocks.values() if isinstance(b, gr.Textbox) and b.elem_id}
+    assert boxes["lm-problem"] is None and boxes["lm-distil-problem"] is None and not any(boxes.values())
+
+
 def test_templates_are_static_and_state_is_plain(app: gr.Blocks) -> None:
     for block in app.blocks.values():
         if isinstance(block, gr.HTML):
@@ -208,7 +245,9 @@ def test_templates_are_static_and_state_is_plain(app: gr.Blocks) -> None:
 def test_launch_is_hardened_and_fetches_nothing_from_elsewhere() -> None:
     options = launch_options(FakeEngine())
     assert options["show_error"] is False and options["strict_cors"] is True and options["allowed_paths"] == []
-    assert options["blocked_paths"] and options["ssr_mode"] is False and options["enable_monitoring"] is False
+    bank = str(Settings().bank.absolute())
+    assert {bank, f"{bank}-wal", f"{bank}-journal", str(Path(bank).parent / "streams")} < set(options["blocked_paths"])
+    assert options["ssr_mode"] is False and options["enable_monitoring"] is False
     page = options["head"].replace("http://www.w3.org/2000/svg", "")  # a name, not an address
     around = '"https://huggingface.co"'  # the page around a Space: it is told the address, and nothing is fetched from it
     assert page.count(around) == 2 and f"referrer.startsWith({around})" in page and f"}}, {around});" in page

@@ -182,8 +182,23 @@ def test_the_receipt_card_tells_all_but_token_ids() -> None:
     for part in ("0.810", "1 of 1", "+0.120", "The verifier prefers it.", "1 234", "12 s", "7 with 2 of 3", "8 with 3 of 3",
                  "vote share"):
         assert part in text
+    lone = replace(receipt().used, margin=None)  # type: ignore[type-var]
+    for chosen in (True, False):  # a stored receipt does not say whether a person chose it or the bank held no other
+        text = Tags(str(views_receipt.receipt_card(receipt(used=lone, hits=(lone,)), chosen=chosen))).text
+        assert "looked up" not in text and "Lead" not in text and ("by you" in text) is chosen
     data = json.loads(views_receipt.receipt_json(receipt()))
     assert data["id"] == "r1" and "token_ids" not in data["traces"][0]
+
+
+@pytest.mark.parametrize(("mode", "limit", "words"), [
+    ("auto", 0.9, "too far to be tried"), ("auto", 0.5, "Nearest memory"), ("chosen", 0.9, "Chosen by you"),
+    ("off", 0.9, "Memories are off.")])
+def test_what_was_looked_up(mode: str, limit: float, words: str) -> None:
+    r = receipt()
+    html = str(views_receipt.hits_list(Retrieval("p", "input", () if mode == "off" else r.hits), limit, mode))
+    assert words in html and ("too far" in html) == ("too far" in words)
+    assert "no memory that this model can use" in views_receipt.hits_list(Retrieval("p", "input", ()), limit)
+    assert views_receipt.hits_list(None, limit, mode) == ""
 
 
 def test_columns_share_their_colours() -> None:
@@ -205,8 +220,9 @@ def test_the_table_searches_and_marks() -> None:
 
 
 def test_the_picture_of_the_method_names_all_boxes() -> None:
-    text = Tags(str(views_about.method())).text
-    assert all(word in text for word in ("A vote", "GRPO", "Router", "Receipt"))
+    text = Tags(str(views_about.method(Settings(rollouts=4, steps=1, virtual_tokens=33)))).text
+    assert all(word in text for word in ("A vote", "GRPO", "Router", "Receipt", "4 traces", "1 small step", "33 virtual tokens"))
+    assert "twenty" not in text and "ten steps" not in text and "steps1" not in text
 
 
 @pytest.mark.parametrize(("seconds", "words"), [
@@ -224,6 +240,8 @@ def test_the_line_at_the_top_tells_what_is_going_on() -> None:
     assert "loads at first use" in line(s, False, 0)
     loading = Status(f"Downloading {s.model} from the hub: 12 of 491 MB", 12, 491)
     assert "Downloading from the hub: 12 of 491 MB" in line(s, False, 0, status=loading)
+    assert "0.5b Loading the model" in line(s, False, 6, status=Status(f"Loading {s.model} into memory"))
+    assert "Loading minilm" in (text := line(s, False, 6, status=Status("Loading minilm into memory"))) and "into" not in text
     assert "could not be loaded: no network" in line(s, False, 0, error="no network")
     assert "of them yours" not in line(s, True, 5) and "3 of them yours" in line(Settings(hosted=True), True, 5, 3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -18,7 +19,37 @@ def test_the_curve_has_three_series_and_no_loss_for_the_final_check() -> None:
     figure = json.loads(json.dumps(views_distil.curve_figure(steps(6), best=3), allow_nan=False))
     assert [d["name"] for d in figure["data"]] == ["Agreement", "Loss", "Gradient norm"]
     assert figure["data"][0]["y"][-1] is not None and figure["data"][1]["y"][-1] is None
-    assert figure["layout"]["shapes"][0]["x0"] == 3
+
+
+def test_the_agreement_of_the_kept_prompt_is_marked_where_it_was_seen() -> None:
+    """Each step samples before it trains: the prompt after step 1 is seen at work in step 2, that after 5 in the check."""
+    seen = [replace(s, agreement=a) for s, a in zip(steps(6), (0.62, 0.75, 0.5, 0.5, 0.5, 0.875), strict=True)]
+    for best, agreement in ((1, 0.75), (5, 0.875)):
+        figure = views_distil.curve_figure(seen, best=best)
+        [line], words = figure["layout"]["shapes"], [a["text"] for a in figure["layout"]["annotations"]]
+        curve = dict(zip(figure["data"][0]["x"], figure["data"][0]["y"], strict=True))
+        assert curve[line["x0"]] == agreement and line["x0"] == line["x1"] and line["yref"] == "y domain"
+        assert f"taken: after step {best}" in words
+        first, *others = str(views_distil.sparklines(seen, best)).split("<figure")[1:]
+        dots = [s.partition('<circle cx="')[2].partition('"')[0] for s in (first, *others)]
+        steps_before = (best / 5, (best - 1) / 4, (best - 1) / 4)  # loss and gradient norm have no check
+        assert [float(d) for d in dots] == pytest.approx([4 + 152 * share for share in steps_before], abs=0.06)
+    assert "<circle" not in str(views_distil.sparklines(seen))
+
+
+@pytest.mark.parametrize(("of", "ticks"), [(5, 6), (10, 11), (30, 11), (1, 2)])
+def test_the_axis_ends_with_the_check(of: int, ticks: int) -> None:
+    axis = views_distil.curve_figure(steps(1, of))["layout"]["xaxis"]
+    assert axis["ticktext"][-1] == "check" and axis["tickvals"][-1] == of + 1 and axis["range"][1] > of + 1
+    assert len(axis["tickvals"]) == len(axis["ticktext"]) == ticks and axis["ticktext"][0] == "1"
+    [[_, table]] = views_distil.steps_table(steps(6))
+    assert table.count("<td>check</td>") == 1 and "<td>–</td><td>–</td>" in table and "<td>6</td>" not in table
+
+
+def test_words_over_the_curves_are_in_ink() -> None:
+    """As text the colours of the lines are too pale on paper."""
+    for words in views_distil.curve_figure(steps(6), best=3)["layout"]["annotations"]:
+        assert "color" not in words["font"]
 
 
 def distilling(n: int, *extra: object) -> Scene:

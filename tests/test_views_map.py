@@ -139,6 +139,15 @@ def test_a_hit_at_the_very_place_of_the_star_has_its_label_above() -> None:
     assert label["yshift"] > 0 == label["xshift"]
 
 
+def test_no_label_of_an_edge_touches_the_ring_of_its_hit() -> None:
+    """A label is about 30 x 19 pixels, the ring of an open memory reaches 13 from its middle."""
+    for angle in np.linspace(0, 2 * np.pi, 73):
+        star = PLANE.points[5] - np.array([np.cos(angle), np.sin(angle)])
+        [label] = marked(where=where(5), star=star, hits=[hit(5)])["layout"]["annotations"]
+        away = np.hypot(max(0, abs(label["xshift"]) - 15), max(0, abs(label["yshift"]) - 9.5))
+        assert 13 <= away <= 20, angle
+
+
 @given(st.sets(st.integers(0, 200)))
 def test_bits_and_back(rows: set[int]) -> None:
     names = tuple(f"m{i}" for i in range(201))

@@ -20,7 +20,7 @@ def create_about(engine: Engine) -> None:
     s = engine.settings
     bank = Path(s.bank).expanduser()
     parts.live("lm-about", fragments(
-        ("method", method()),
+        ("method", method(s)),
         ("kept", kept_where(bank, s.hosted, s.hosted_memories, hosting.lasting(bank))),
         ("model", model_facts(s, hosting.limits(s))),
         ("api", endpoints_table([signature(fn) for fn in api.ENDPOINTS], s.mcp))), classes="about")

@@ -1,4 +1,4 @@
-"""The Distil panel: the learning curve live, then keep or discard, then before and after."""
+"""The Distil panel: the learning curve live, then keep or discard. What comes after is in `before_after.py`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from ..overlay import Overlay
-from ..records import Memory, Status
+from ..records import Status
 from ..settings import Settings
 from . import parts
+from .before_after import ALL, SAME
 from .hosting import limits
-from .session import Desk, Run, Visit, attempt, distil_records, exclusively, follow, nearest_examples, ready_engine
-from .views import Fragment, doing, fragments, notice, progress, scene_cards, scene_vote, scene_votes
+from .session import Desk, Run, Visit, attempt, distil_records, follow, nearest_examples
+from .views import Fragment, fragments, notice, progress, scene_cards, scene_votes
 from .views_distil import curve_figure, distil_status, distil_words, outcome, round_titles, steps_table
-from .views_receipt import compare_table
+from .whatif import last_receipt
 
-ALL, SAME = "The problem and its two nearest examples", "The problem itself"
 NEAREST = 5  # examples offered first
 
 
@@ -60,8 +59,7 @@ def create_distil(settings: Settings, examples: list[str]) -> Distil:
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=320, elem_classes="lm-panel ask"):
             problem = gr.Textbox(label="Problem to learn from", lines=4, max_lines=12, elem_id="lm-distil-problem",
-                                 placeholder="Solve a problem first, or type one here…",
-                                 max_length=settings.max_problem_chars)
+                                 placeholder="Solve a problem first, or type one here…")
             with gr.Row(elem_classes="tight"):
                 press = gr.Button("Distil", variant="primary", elem_id="lm-distil", min_width=110)
                 stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="lm-distil-stop", min_width=110)
@@ -165,11 +163,13 @@ def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
 
 
 def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
-    """What a loaded page shows: the problem and the Picture of the last distillation, if there was one."""
+    """What a loaded page shows: the problem, the panel's own settings and the Picture of the last distillation, if there was
+    one."""
     run = visit.runs.get("distil")
     if run is None:
-        return gr.skip(), *[gr.skip()] * len(Picture._fields)
-    return run.problem, *(waiting() if run.pressed else picture(desk, run, visit, run.busy))
+        return gr.skip(), *[gr.skip()] * (len(parts.TRAINING) + len(Picture._fields))
+    settings = [run.settings.get(name, gr.skip()) for name in parts.TRAINING]
+    return run.problem, *settings, *(waiting() if run.pressed else picture(desk, run, visit, run.busy))
 
 
 def refused(desk: Desk, request: gr.Request) -> Any:
@@ -189,7 +189,9 @@ def waiting() -> Picture:
 
 def take_over(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
     """From the Solve panel: shows this one, with the solved problem in its box, and presses its button."""
-    return gr.update(selected="distil"), given[0], *press(desk, request, *given)
+    receipt = last_receipt(desk.visit(request))
+    problem = given[0] if receipt is None else receipt.problem.text  # the box may hold another one by now
+    return gr.update(selected="distil"), problem, *press(desk, request, problem, *given[1:])
 
 
 def stop(desk: Desk, request: gr.Request) -> Picture:
@@ -225,58 +227,3 @@ def discard(desk: Desk, request: gr.Request) -> Picture:
     run = visit.runs.get("distil") or Run()
     visit.pending, run.scene.distilled, run.error = None, None, ""
     return picture(desk, run, visit, False, "Discarded. Nothing was stored.")
-
-
-def before_after(desk: Desk, on: str, request: gr.Request) -> Iterator[list[Fragment]]:
-    """The same problems and seed without the memory and with it, also before it is kept; nothing of it is stored."""
-    visit = desk.visit(request)
-    base = visit.runs.get("distil")
-    done = base.scene.distilled if base is not None else None
-    if base is None or done is None or done.memory is None:
-        yield fragments(("error", notice("Distil a memory first.", "warn")))
-        return
-    asked = {ALL: [base.problem, *visit.near[:2]], SAME: [base.problem]}.get(on, [on])
-    rows: list[tuple[str, Any, Any]] = []
-    for text in asked:
-        run = visit.start("before_after")
-        for _ in follow(_trial(desk, text, done.memory, base.settings), run):
-            if visit.runs.get("distil") is not base:
-                break
-            yield compare_table(rows) + _now(run, text, len(rows), len(asked))
-        r = run.scene.receipt
-        if visit.runs.get("distil") is not base:  # another problem is distilled meanwhile: its page is not ours
-            return
-        if r is None or r.memory is None:
-            yield compare_table(rows) + fragments(
-                ("error", notice(run.error or "Stopped.", "warn" if run.error else "info")))
-            return
-        rows.append((text, r.zero_shot, r.memory))
-    yield compare_table(rows) + fragments(
-        ("caveat", notice("A few problems prove little, least of all the one it was trained on.")))
-
-
-def still_going(desk: Desk, request: gr.Request) -> Any:
-    """Whether there is anything left that Stop would end."""
-    return gr.update(interactive=desk.visit(request).busy("distil", "before_after"))
-
-
-def _now(run: Run, text: str, before: int, of: int) -> list[Fragment]:
-    with run.lock:
-        which = f"{before + 1} of {of}: " if of > 1 else ""
-        said = doing(run.scene)
-        return fragments(("status", progress(Status(which + said.text, said.done, said.total))),
-                         ("before", scene_vote(run.scene, "zero_shot", "Before", True)),
-                         ("after", scene_vote(run.scene, "memory", "After", True)))
-
-
-def _trial(desk: Desk, text: str, memory: Memory, settings: dict[str, Any]) -> Iterator[Any]:
-    """An answer with a memory that may not be kept yet, on a bank that is thrown away."""
-
-    def records() -> Iterator[Any]:
-        problem = desk.problem(text)
-        engine = yield from ready_engine(desk, settings)
-        bank = Overlay(desk.engine.bank, most=1)
-        bank.put(memory)
-        yield from engine.changed(on_bank=bank).answer(problem, memory=memory.id)
-
-    return exclusively(desk, records())

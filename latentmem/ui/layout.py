@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from . import arrival, map_wiring, parts, whatif
+from . import arrival, before_after, map_wiring, parts, whatif
 from . import distil as distil_panel
 from . import memories as memories_panel
 from . import solve as solve_panel
@@ -78,8 +78,8 @@ def build(engine: Engine) -> gr.Blocks:
 def wire_arrival(app: gr.Blocks, desk: Desk, solve: Solve, distil: Distil, stream: Stream, tabs: gr.Tabs, token: gr.Textbox,
                  have: gr.Textbox, timer: gr.Timer, guide: gr.HTML, top: list[Any], page: list[Any]) -> None:
     """A page is opened, looked at while the models load, and closed."""
-    restored = [solve.problem, solve.mode, solve.memory, *solve.settings, *solve.outputs, distil.problem, *distil.outputs,
-                *stream.asked, *stream.outputs]
+    restored = [solve.problem, solve.mode, solve.memory, *solve.settings, *solve.outputs, solve.columns, distil.problem,
+                *distil.settings, *distil.outputs, *stream.asked, *stream.outputs]
     opened = app.load(bind(arrival.welcome, desk, own=False), token, [tabs, guide, *top, *restored],
                       js="async () => [await window.latentmem.tab()]", queue=False, **QUIET)
     opened.then(bind(arrival.show_map, desk), have, page, js="async () => [await window.latentmem.early()]", queue=False, **QUIET)
@@ -103,12 +103,12 @@ def wire_solve(desk: Desk, solve: Solve, memories: Memories, tabs: gr.Tabs, top:
     run = pressed.then(bind(solve_panel.begin, desk), None, solve.outputs, show_progress_on=status, **parts.WORK, **MODEL)
     run.then(bind(head, desk), None, top, **QUIET)
     run.failure(bind(solve_panel.refused, desk), None, solve.outputs, queue=False, **QUIET)
-    compare = stoppable(solve.compare, solve.stop).then(
-        bind(whatif.compare, desk), solve.other, solve.columns, show_progress="minimal", api_visibility="private", **MODEL)
-    replay = stoppable(solve.replay, solve.stop).then(
-        bind(whatif.replay, desk), None, solve.said, show_progress="minimal", api_visibility="private", **MODEL)
-    for one in (compare, replay):
-        one.then(bind(whatif.still_going, desk), None, solve.stop, queue=False, **QUIET)
+    compare = solve.compare.click(bind(whatif.press_compare, desk), solve.other, solve.stop, queue=False, **QUIET).then(
+        bind(whatif.compare, desk), None, solve.columns, **parts.WORK, **MODEL)
+    replay = solve.replay.click(bind(whatif.press_replay, desk), None, solve.stop, queue=False, **QUIET).then(
+        bind(whatif.replay, desk), None, solve.said, **parts.WORK, **MODEL)
+    for one, refused, area in ((compare, whatif.compare_refused, solve.columns), (replay, whatif.replay_refused, solve.said)):
+        stays_stoppable(one, bind(refused, desk), area, bind(whatif.still_going, desk), solve.stop)
     solve.stop.click(bind(solve_panel.stop, desk), None, solve.outputs, cancels=[run, compare, replay], queue=False, **QUIET)
     solve.right.click(bind(whatif.said_right, desk), None, solve.said, **QUIET)
     solve.wrong.click(bind(whatif.said_wrong, desk), None, solve.said, **QUIET)
@@ -138,15 +138,16 @@ def wire_distil(desk: Desk, solve: Solve, distil: Distil, memories: Memories, ta
     chained = moved.then(**work)
     for one in (run, chained):
         one.failure(bind(distil_panel.refused, desk), None, distil.outputs, queue=False, **QUIET)
-    again = stoppable(distil.again, distil.stop).then(
-        bind(distil_panel.before_after, desk), distil.on, distil.columns, show_progress="minimal", api_visibility="private",
-        **MODEL)
-    again.then(bind(distil_panel.still_going, desk), None, distil.stop, queue=False, **QUIET)
+    again = distil.again.click(bind(before_after.press, desk), distil.on, distil.stop, queue=False, **QUIET).then(
+        bind(before_after.before_after, desk), None, distil.columns, **parts.WORK, **MODEL)
+    stays_stoppable(again, bind(before_after.refused, desk), distil.columns, bind(before_after.still_going, desk),
+                    distil.stop)
     distil.stop.click(bind(distil_panel.stop, desk), None, distil.outputs, cancels=[run, chained, again], queue=False, **QUIET)
     distil.keep.click(bind(distil_panel.keep, desk), None, distil.outputs, **QUIET).then(
+        **parts.focus("#lm-outcome a", "#lm-distil")).then(
         bind(memories_panel.refresh, desk), [*memories.look, memories.chosen], page, **QUIET).then(
         bind(head, desk), None, top, **QUIET)
-    distil.discard.click(bind(distil_panel.discard, desk), None, distil.outputs, **QUIET)
+    distil.discard.click(bind(distil_panel.discard, desk), None, distil.outputs, **QUIET).then(**parts.focus("#lm-distil"))
     distil.outputs[3].open_memory(bind(memories_panel.clicked, desk), memories.look, page, **QUIET).then(
         open_memories, None, tabs, queue=False, **QUIET)
 
@@ -159,14 +160,16 @@ def wire_memories(desk: Desk, solve: Solve, m: Memories, tabs: gr.Tabs, top: lis
     guide.open_memory(bind(memories_panel.clicked, desk), m.look, page, **QUIET)
     guide.open_receipt(bind(memories_panel.show_receipt, desk), [*m.look, m.chosen], page, **QUIET)
     chosen, counted = [*m.look, m.chosen], bind(head, desk)
-    m.actions.really.click(bind(memories_panel.delete, desk), chosen, page, **QUIET).then(counted, None, top, **QUIET)
+    m.actions.really.click(bind(memories_panel.delete, desk), chosen, page, **QUIET).then(
+        **parts.focus(map_wiring.MAP)).then(counted, None, top, **QUIET)
     m.upload.upload(bind(memories_panel.import_zip, desk), [m.upload, *chosen], page, **QUIET).then(counted, None, top, **QUIET)
     m.actions.try_it.click(try_on_problem, m.chosen, [tabs, solve.mode, solve.memory], queue=False, **QUIET)
 
 
-def stoppable(button: gr.Button, stop: gr.Button) -> Any:
-    """A press that can be stopped from the moment on which it was made."""
-    return button.click(lambda: gr.update(interactive=True), None, stop, queue=False, **QUIET)
+def stays_stoppable(work: Any, refused: Any, area: gr.HTML, still_going: Any, stop: gr.Button) -> None:
+    """After a comparison, also one that the full queue refused, Stop is there as long as anything is left to stop."""
+    for ended in (work, work.failure(refused, None, area, queue=False, **QUIET)):
+        ended.then(still_going, None, stop, queue=False, **QUIET)
 
 
 def open_memories() -> Any:

@@ -56,13 +56,13 @@
       }
       const page = host.querySelector("[data-address]"); // an open memory, or "" when it was closed; perhaps with a receipt
       const address = page?.dataset.address, receipt = page?.dataset.receiptOpen ?? "", last = host.dataset.open;
-      if (page && (address !== last || receipt !== host.dataset.receipt)) {
+      if (page && (address !== last || receipt !== host.dataset.slip)) {
         lm.showAddress?.(address, receipt);
         const { top } = host.getBoundingClientRect(); // opened from a table further down: show it
         if (address && last !== undefined && address !== last && (top < 0 || top > innerHeight - 120)) {
           host.scrollIntoView({ block: "start" });
         }
-        Object.assign(host.dataset, { open: address, receipt });
+        Object.assign(host.dataset, { open: address, slip: receipt });
       }
       const title = host.querySelector("[data-focus]"), was = host.dataset.focus ?? "";
       host.dataset.focus = title?.dataset.focus ?? "";
@@ -82,7 +82,7 @@
     element.addEventListener("click", (e) => {
       const tile = e.target.closest("[data-take]"); // an example to begin with
       if (tile) trigger("take", { id: tile.dataset.take });
-      const link = e.target.closest("[data-memory], [data-receipt]");
+      const link = e.target.closest("a[data-memory], a[data-receipt]");
       if (!link || e.ctrlKey || e.metaKey || e.shiftKey) return;
       e.preventDefault();
       const { memory, receipt } = link.dataset;

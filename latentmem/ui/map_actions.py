@@ -27,8 +27,11 @@ def _act(desk: Desk, look: Look, chosen: str, request: Any, action: Callable[[An
          close: bool = False) -> Picture:
     _, error = attempt(lambda: action(desk.engine.bank))
     words, colour, space, method = look
-    return picture(desk, desk.visit(request), words, colour, space, "" if close and not error else chosen, error or done,
+    part = picture(desk, desk.visit(request), words, colour, space, "" if close and not error else chosen, error or done,
                    good=not error, method=method)
+    if close or error:  # without the deleted memory it is another map, whose points and colours the page asks for
+        return part
+    return part._replace(paint=recolour(desk, words, colour, space, method, request).paint)  # the quarantined have their own
 
 
 def quarantine(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request) -> Picture:
@@ -183,7 +186,7 @@ def import_zip(desk: Desk, file: str | None, words: str, colour: str, space: str
     report, error = attempt(lambda: desk.engine.bank.import_zip(file)) if file else (None, "Choose a zip first.")
     if report is None:
         return picture(desk, visit, words, colour, space, chosen, error, good=False, method=method)
-    told = f"Added {count(report.added, 'memory', 'memories')}; {report.skipped} were already there."
+    told = f"Added {count(report.added, 'memory', 'memories')}; {count(report.skipped, 'was', 'were')} already there."
     refused = f" Refused {len(report.refused)}: {report.refused[0]}" if report.refused else ""
     return picture(desk, visit, words, colour, space, chosen, told + refused, good=not report.refused, method=method)
 

@@ -105,7 +105,7 @@ def picture(desk: Desk, visit: Visit, words: str, colour: str, space: str, chose
     choices = [(choice_label(i), i.id) for i in found[:CHOICES]]
     everything = choices if len(found) == len(rows.infos) else [(choice_label(i), i.id) for i in rows.infos[:CHOICES]]
     receipt = last_receipt(visit)  # its own list has the nearest first
-    others = everything if receipt is None else other_memories(desk, receipt, visit.star)
+    others = everything if receipt is None else other_memories(desk, receipt, visit.runs["solve"].near)
     shown = part.chosen if isinstance(part.chosen, str) else ""
     page = part.page if part.body else no_page(rows.infos, closed=True)
     sheet = sheet_now(atlas_of(desk), space, method) if have is not None and rows.infos and not error else None

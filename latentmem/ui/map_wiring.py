@@ -11,12 +11,14 @@ import gradio as gr
 from . import map_actions as actions
 from . import map_handlers as handlers
 from . import memories as panel
+from . import parts
 from .map_picture import SKIP, Picture
 from .memories import Memories
 from .session import Desk, bind
 
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 DRAWING = {"concurrency_id": "map", "concurrency_limit": 4}  # pictures that are computed at the same time
+MAP = "#lm-map .lm-figure"
 FETCH = "() => setTimeout(() => document.querySelector('#lm-download a, a#lm-download, #lm-download')?.click(), 400)"
 
 
@@ -49,8 +51,8 @@ def wire_map(desk: Desk, m: Memories, page: list[Any], model_work: dict[str, Any
     at = dict(zip(Picture._fields, page, strict=True))
 
     def listen(event: Callable[..., Any], handler: Callable[..., Any], given: list[Any], names: tuple[str, ...],
-               **more: Any) -> None:
-        event(bind(part(handler, names), desk), given, [at[n] for n in names], **{**QUIET, "queue": False, **more})
+               **more: Any) -> Any:
+        return event(bind(part(handler, names), desk), given, [at[n] for n in names], **{**QUIET, "queue": False, **more})
 
     placing = gr.on([m.locate.click, m.ask.submit], bind(panel.locate, desk), [m.ask, space], m.notice,
                     show_progress="minimal", show_progress_on=m.notice, api_visibility="private", **model_work)
@@ -61,7 +63,7 @@ def wire_map(desk: Desk, m: Memories, page: list[Any], model_work: dict[str, Any
         listen(opened, panel.clicked, m.look, OPENED)
     listen(m.body.open_receipt, panel.show_receipt, chosen, OPENED)
     listen(m.choice.input, panel.choose, [*m.look, m.choice], OPENED)
-    listen(m.actions.close.click, panel.shut, chosen, OPENED)
+    listen(m.actions.close.click, panel.shut, chosen, OPENED).then(**parts.focus(MAP))
     for asked in (m.map.want, space.input, method.input):
         drawing = asked(bind(handlers.draw, desk), chosen, m.warning, **QUIET, **DRAWING)
         listen(drawing.then, handlers.want, chosen, DRAWN)
@@ -77,10 +79,10 @@ def wire_map(desk: Desk, m: Memories, page: list[Any], model_work: dict[str, Any
 def wire_actions(desk: Desk, m: Memories, page: list[Any]) -> None:
     """Quarantine, tags, notes, downloads."""
     a, bulk, chosen = m.actions, m.bulk, [*m.look, m.chosen]
-    a.quarantine.click(bind(actions.quarantine, desk), chosen, page, **QUIET)
-    a.release.click(bind(actions.release, desk), chosen, page, **QUIET)
+    a.quarantine.click(bind(actions.quarantine, desk), chosen, page, **QUIET).then(**parts.focus("#lm-release"))
+    a.release.click(bind(actions.release, desk), chosen, page, **QUIET).then(**parts.focus("#lm-quarantine"))
     a.delete.click(lambda: gr.update(visible=True), None, a.sure, queue=False, **QUIET)
-    a.spare.click(lambda: gr.update(visible=False), None, a.sure, queue=False, **QUIET)
+    a.spare.click(lambda: gr.update(visible=False), None, a.sure, queue=False, **QUIET).then(**parts.focus("#lm-delete"))
     for press, typed, handler in ((a.add_tag, a.tag, actions.add_tag), (a.add_note, a.note, actions.add_note)):
         gr.on([press.click, typed.submit], bind(handler, desk), [*chosen, typed], [typed, *page], **QUIET)
     gr.on([bulk.add.click, bulk.tag.submit], bind(actions.tag_picked, desk), [*chosen, m.picked, bulk.tag], [bulk.tag, *page],

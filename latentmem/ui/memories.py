@@ -135,15 +135,15 @@ def _actions() -> Actions:
         with gr.Row(elem_classes="tight tiled"):
             near_words = gr.Button("Nearest words", size="sm", min_width=90, elem_id="lm-near-words")
             peft = gr.Button("Export as PEFT", size="sm", min_width=90)
-            quarantine_ = gr.Button("Quarantine", size="sm", min_width=80)
-            release_ = gr.Button("Release", visible=False, size="sm", min_width=80)
+            quarantine_ = gr.Button("Quarantine", size="sm", min_width=80, elem_id="lm-quarantine")
+            release_ = gr.Button("Release", visible=False, size="sm", min_width=80, elem_id="lm-release")
             delete_ = gr.Button("Delete…", variant="stop", size="sm", min_width=70, elem_id="lm-delete")
         with gr.Group(visible=False) as sure:
             parts.live("lm-sure", fragments(("q", notice("Delete this memory and its history for good? Receipts of its "
                                                     "answers stay.", "warn"))))
             with gr.Row(elem_classes="tight"):
                 really = gr.Button("Yes, delete it", variant="stop", elem_id="lm-really")
-                spare = gr.Button("No, keep it")
+                spare = gr.Button("No, keep it", elem_id="lm-spare")
         with gr.Row(elem_classes="tight end annotate"):
             tag = gr.Textbox(label="Tag", placeholder="a word", max_lines=1, scale=3, min_width=90, elem_id="lm-tag")
             add_tag = gr.Button("Add tag", size="sm", scale=1, min_width=70, elem_id="lm-add-tag")

@@ -138,6 +138,17 @@
     lm.goTo?.();
   });
 
+  // What had the keyboard's place was hidden: it goes to the first of these that is there, once it is.
+  lm.focus = (...places) => {
+    const at = () => document.activeElement, shown = (e) => Boolean(e?.getClientRects().length);
+    const go = (tries) => setTimeout(() => {
+      if (at() !== document.body && shown(at())) return;
+      const next = places.map((css) => document.querySelector(css)).find(shown);
+      next ? next.focus({ preventScroll: true }) : tries && go(tries - 1);
+    }, 60);
+    go(10);
+  };
+
   // On a narrow screen the answer comes below the question: show where it will be.
   lm.look = (id) => {
     const place = document.getElementById(id);

@@ -46,7 +46,7 @@ def taken_up(run: Run | None, outputs: int, draw: Callable[[bool], Any]) -> Iter
     """After a reload: the pictures of a run that goes on, and its last one, also if it ended while the page was loading. What
     is shown stays if it has not begun. `draw(running)` makes a picture of `outputs` parts."""
     if run is None or not run.begun:
-        yield [gr.skip()] * outputs
+        yield _unchanged(outputs)
         return
     for _ in watch(run):
         yield draw(True)
@@ -58,6 +58,13 @@ def taken_up(run: Run | None, outputs: int, draw: Callable[[bool], Any]) -> Iter
 WORK: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private", "trigger_mode": "multiple"}
 
 
+def waits(visit: Visit, panel: str, *given: Any) -> Any:
+    """At once on a press, before the queue: a new run that waits for its turn with what is asked, and the Stop button, which
+    can end it from now on."""
+    visit.start(panel).given = given
+    return gr.update(interactive=True)
+
+
 def in_turn(visit: Visit, panel: str, outputs: int, pictures: Callable[[Run], Iterator[Any]]) -> Iterator[Any]:
     """A press of the panel has its turn in gradio's queue: the pictures of the run that waits, whichever press put it there.
 
@@ -66,13 +73,19 @@ def in_turn(visit: Visit, panel: str, outputs: int, pictures: Callable[[Run], It
     """
     run = visit.runs.get(panel)
     if run is None or not run.pressed:
-        yield [gr.skip()] * outputs
+        yield _unchanged(outputs)
         return
     with closing(pictures(run)) as shown:  # type: ignore[type-var]
         for one in shown:
             if visit.runs.get(panel) is not run:
                 return
             yield one
+    if not run.begun:  # there was nothing to begin with, and the picture says so
+        run.end()
+
+
+def _unchanged(outputs: int) -> Any:
+    return gr.skip() if outputs == 1 else [gr.skip()] * outputs  # gradio takes the answer of one component as it is
 
 
 def refused(run: Run | None, full: bool, outputs: int, picture: Callable[[Run], Any]) -> Any:
@@ -81,10 +94,16 @@ def refused(run: Run | None, full: bool, outputs: int, picture: Callable[[Run], 
     Else it was a press before that was stopped, which to gradio is a failure, too, while the next one waits for its turn.
     """
     if run is None or not run.pressed or not full:
-        return [gr.skip()] * outputs
+        return _unchanged(outputs)
     run.end()
     run.error = "The app is busy and its queue is full: press the button again in a minute."
     return picture(run)
+
+
+def focus(*places: str) -> dict[str, Any]:
+    """What to give `.then` after a handler that hides the focused control: the first of these selectors gets the focus."""
+    return {"fn": None, "js": f"() => {{ window.latentmem.focus({', '.join(map(repr, places))}); }}", "show_progress": "hidden",
+            "api_visibility": "private"}
 
 
 def guide() -> gr.HTML:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from ..records import LatentmemError
+from ..records import Hit, LatentmemError
 from .scene import Scene
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class Run:
     memory: str = ""  # ... and which one was chosen
     settings: dict[str, Any] = field(default_factory=dict)  # as chosen
     given: tuple[Any, ...] = ()  # all that the press of the button sent along
+    near: tuple[Hit, ...] = ()  # the memories nearest to the answered problem
     patience: float = 0.0  # seconds it goes on when nobody watches
     lock: threading.Condition = field(default_factory=threading.Condition)
     begun: bool = False

@@ -26,7 +26,7 @@ from .session import (
 )
 from .views import Fragment, doing, fragments, notice, progress, scene_cards, scene_votes
 from .views_about import first_visit, tiles
-from .views_receipt import hits_list, receipt_card
+from .views_receipt import compare_columns, hits_list, receipt_card
 from .whatif import other_memories
 
 MODES = (("Automatic", "auto"), ("Off", "off"), ("This one", "chosen"))
@@ -77,7 +77,7 @@ def create_solve(settings: Settings, families: Mapping[str, list[str]], first: P
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=320, elem_classes="lm-panel ask"):
             problem = gr.Textbox(label="Problem", lines=4, max_lines=12, value=first.text, elem_id="lm-problem",
-                                 placeholder="Type a problem with one answer…", max_length=settings.max_problem_chars)
+                                 placeholder="Type a problem with one answer…")
             with gr.Row(elem_classes="tight"):
                 press = gr.Button("Solve", variant="primary", elem_id="lm-solve", min_width=110)
                 stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="lm-stop", min_width=110)
@@ -115,7 +115,7 @@ def create_solve(settings: Settings, families: Mapping[str, list[str]], first: P
                  right, wrong, said, replay, distil)
 
 
-def picture(desk: Desk, run: Run, running: bool, words: str = "", star: Star | None = None) -> Picture:
+def picture(desk: Desk, run: Run, running: bool, words: str = "") -> Picture:
     """The page of a run as it stands."""
     with run.lock:
         scene, r = run.scene, run.scene.receipt
@@ -125,21 +125,22 @@ def picture(desk: Desk, run: Run, running: bool, words: str = "", star: Star | N
             status = fragments(("status", progress(doing(scene))))
         else:
             status = fragments(("said", notice(words or _ending(run))))
-        found = hits_list(scene.retrieval, float(run.settings.get("min_similarity", -1)))
+        found = hits_list(scene.retrieval, float(run.settings.get("min_similarity", -1)), run.mode)
         if found and running:
             status += fragments(("hits", found))
         ended = r is not None and not running
-        others = other_memories(desk, r, star) if ended and r is not None else []
+        others = other_memories(desk, r, run.near) if ended and r is not None else []
+        card = receipt(desk, r, run.mode == "chosen") if r is not None else []
         return Picture(
-            status, scene_votes(scene, running), receipt(desk, r) if r is not None else [], scene_cards(scene, running),
+            status, scene_votes(scene, running), card, scene_cards(scene, running),
             gr.update(interactive=not running), gr.update(interactive=running), gr.update(visible=ended),
             gr.update(visible=ended and r is not None and r.used is not None), gr.update(visible=bool(others)),
             gr.update(choices=others, value=others[0][1]) if others else gr.skip())
 
 
-def receipt(desk: Desk, r: Receipt) -> list[Fragment]:
-    """The receipt as a card, with what the bank knows of the memory that was tried."""
-    return fragments(("receipt", receipt_card(r, tried(desk, r))))
+def receipt(desk: Desk, r: Receipt, chosen: bool) -> list[Fragment]:
+    """The receipt as a card, with what the bank knows of the memory that was tried. `chosen`: by the visitor."""
+    return fragments(("receipt", receipt_card(r, tried(desk, r), chosen)))
 
 
 def _ending(run: Run) -> str:
@@ -156,52 +157,56 @@ def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
 
 def _answering(desk: Desk, visit: Visit, run: Run) -> Iterator[Picture]:
     yield picture(desk, run, True)
-    memory = (run.memory or "auto") if run.mode == "chosen" else run.mode
+    memory = run.memory if run.mode == "chosen" else run.mode
 
     def finish() -> None:
-        visit.star = _place(desk, run) or visit.star
+        visit.star = _place(desk, run)  # none rather than the problem before
+        run.near = visit.star.hits if visit.star is not None else ()
 
     for _ in follow(answer_records(desk, run.problem, memory, run.settings), run, finish):
         yield picture(desk, run, True)
-    yield picture(desk, run, False, star=visit.star)
+    yield picture(desk, run, False)
 
 
 def posed(visit: Visit, problem: str, mode: str, memory_id: str | None, *settings: Any) -> Run:
-    """A new run of the panel, with what is asked; not begun."""
+    """A new run of the panel, with what is asked; not begun. Where a choice is missing it says so and never begins."""
     visit.end("compare", "replay")  # they belong to the answer before
     run = visit.start("solve")
     run.given, run.settings = (problem, mode, memory_id, *settings), parts.checked(*settings)
     run.problem, run.mode, run.memory = problem, mode, memory_id or ""
     visit.columns = []
+    if mode == "chosen" and not memory_id:
+        run.error = "Choose a memory first, in the list under “This one”, or let Memory be Automatic."
+        run.end()
     return run
 
 
 def press(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
     """At once on the press, before the queue: what is asked is taken down, so that a reload meanwhile does not lose it."""
-    posed(desk.visit(request), *given)
-    return *waiting(), [], []
+    run = posed(desk.visit(request), *given)
+    return *(waiting() if run.pressed else picture(desk, run, False)), [], []
 
 
 def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
     """After a reload: goes on showing the run that is still going on."""
     visit = desk.visit(request)
     run = visit.runs.get("solve")
-    yield from parts.taken_up(run, len(Picture._fields),
-                              lambda running: picture(desk, run, running, star=None if running else visit.star))
+    yield from parts.taken_up(run, len(Picture._fields), lambda running: picture(desk, run, running))
 
 
 def restored(desk: Desk, visit: Visit, problem: str) -> tuple[Any, ...]:
-    """What a loaded page shows: problem, mode, memory, the settings, then the Picture; a first visit or the last run.
+    """What a loaded page shows: problem, mode, memory, the settings, the Picture and the columns beside each other; a first
+    visit or the last run.
 
     A problem in the address goes before the one that was asked last.
     """
     run = visit.runs.get("solve")
     if run is None or (problem and problem != run.problem):
-        return problem or gr.skip(), *[gr.skip()] * (2 + len(parts.SAMPLING) + len(Picture._fields))
+        return problem or gr.skip(), *[gr.skip()] * (3 + len(parts.SAMPLING) + len(Picture._fields))
     memory = gr.update(value=run.memory or None, visible=run.mode == "chosen")
     settings = [run.settings.get(name, gr.skip()) for name in parts.SAMPLING]
-    shown = waiting() if run.pressed else picture(desk, run, run.busy, star=visit.star)
-    return run.problem, run.mode, memory, *settings, *shown
+    shown = waiting() if run.pressed else picture(desk, run, run.busy)
+    return run.problem, run.mode, memory, *settings, *shown, compare_columns(visit.columns)
 
 
 def _place(desk: Desk, run: Run) -> Star | None:
@@ -216,7 +221,7 @@ def refused(desk: Desk, request: gr.Request) -> Any:
     """The queue was full."""
     visit = desk.visit(request)
     run = visit.runs.get("solve")
-    return parts.refused(run, desk.full(), len(Picture._fields), lambda run: picture(desk, run, False, star=visit.star))
+    return parts.refused(run, desk.full(), len(Picture._fields), lambda run: picture(desk, run, False))
 
 
 def waiting() -> Picture:
@@ -234,7 +239,7 @@ def stop(desk: Desk, request: gr.Request) -> Picture:
     run = visit.runs.get("solve") or Run()
     with run.lock:
         run.scene.stopped = run.scene.receipt is None
-    return picture(desk, run, False, "" if run.scene.rows else "Stopped before it began.", visit.star)
+    return picture(desk, run, False, "" if run.scene.rows else "Stopped before it began.")
 
 
 def show_memory_choice(mode: str) -> Any:

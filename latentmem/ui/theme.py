@@ -61,6 +61,7 @@ def theme() -> gr.themes.Base:
         block_shadow="none", block_label_background_fill="transparent", block_padding="0px",
         input_background_fill="#ffffff", input_background_fill_dark="#14171c", input_border_color="#c9cdd3",
         input_border_color_dark="#3a414c", input_border_width="1px",
+        input_placeholder_color="#6b7280", input_placeholder_color_dark="#9aa3b2",  # 4.8 and 7 to 1
         button_primary_background_fill="*primary_500", button_primary_background_fill_hover="*primary_600",
         button_primary_background_fill_dark="*primary_500", button_primary_text_color="#ffffff",
         button_secondary_background_fill="#ffffff", button_secondary_background_fill_dark="#262b34",

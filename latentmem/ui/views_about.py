@@ -9,11 +9,9 @@ from markupsafe import Markup
 
 from ..records import Problem, Status
 from ..settings import Settings
-from .views import safe
+from .views import count, safe
 from .views_receipt import definition_list
 
-_LEARN = (("A problem", "no answer given"), ("N traces", "sampled at once"), ("A vote", "majority = label"),
-          ("GRPO", "10 small steps"), ("A memory", "20 virtual tokens"))
 _ANSWER = (("Next problem", "similar or not"), ("Nearest memory", "by cosine"), ("Two votes", "without and with"),
            ("Router", "agree, or verifier"), ("Receipt", "who answered, why"))
 
@@ -44,37 +42,40 @@ def family(problem: Problem) -> str:
     return problem.source.rsplit("/", 1)[-1] or "other"
 
 
-def method() -> Markup:
+def method(s: Settings) -> Markup:
     """The method in one picture and four sentences."""
     return Markup(
         '<section><h2>How it works</h2>{}<div class="columns"><p>The model solves a problem several times. The answer that '
         "most traces agree on becomes the label; its share is the confidence. Nobody tells the model the truth.</p>"
-        "<p>A short <b>soft prompt</b>, some twenty thousand numbers beside the model's hundreds of millions, is trained to "
+        "<p>A short <b>soft prompt</b>, thousands of numbers beside the model's hundreds of millions or more, is trained to "
         "make the model agree with its own majority. The model itself never changes. The soft prompt is the <b>memory</b>.</p>"
         "<p>A new problem is answered twice: alone, and with the memory of the most similar problem. If both agree, that is the "
         "answer; if not, a verifier decides. So a bad memory does little harm.</p>"
         "<p>Every answer comes with a <b>receipt</b>: which memory was tried, how similar it is, what both sides said, and why "
-        "one was believed. “No memory” and “nothing learnt” are results too.</p></div></section>").format(diagram())
+        "one was believed. “No memory” and “nothing learnt” are results too.</p></div></section>").format(diagram(s))
 
 
-def diagram() -> Markup:
+def diagram(s: Settings) -> Markup:
     """Learning and answering, five boxes each, joined through the bank: in two rows, and for a phone in two columns."""
-    wide = _drawn("wide", "0 0 920 290", [(8 + i * 184, 26) for i in range(5)], [(8 + i * 184, 196) for i in range(5)],
+    steps, tokens = count(s.steps, "small step"), count(s.virtual_tokens, "virtual token")
+    boxes = (("A problem", "no answer given"), (count(s.rollouts, "trace"), "sampled at once"), ("A vote", "majority = label"),
+             ("GRPO", steps), ("A memory", tokens))
+    wide = _drawn(boxes, "wide", "0 0 920 290", [(8 + i * 184, 26) for i in range(5)], [(8 + i * 184, 196) for i in range(5)],
                   "M 832 98 C 832 150, 300 120, 272 190", (640, 170, "kept in the bank, found again by similarity"))
-    tall = _drawn("tall", "0 0 364 500", [(8, 24 + i * 90) for i in range(5)], [(204, 24 + i * 90) for i in range(5)],
+    tall = _drawn(boxes, "tall", "0 0 364 500", [(8, 24 + i * 90) for i in range(5)], [(204, 24 + i * 90) for i in range(5)],
                   "M 162 419 C 196 419, 170 150, 200 150", (182, 488, "kept in the bank, found again by similarity"))
     return wide + tall
 
 
-def _drawn(css: str, box: str, learn: list[tuple[int, int]], answer: list[tuple[int, int]], bank: str,
-           said: tuple[int, int, str]) -> Markup:
+def _drawn(boxes: tuple[tuple[str, str], ...], css: str, box: str, learn: list[tuple[int, int]],
+           answer: list[tuple[int, int]], bank: str, said: tuple[int, int, str]) -> Markup:
     return Markup(
         '<svg class="diagram {0}" viewBox="{1}" role="img" aria-labelledby="dt-{0}"><title id="dt-{0}">Learning: a problem, '
-        "several traces, a vote, ten steps of GRPO, a memory. Answering: the next problem, the nearest memory, two votes, "
+        "several traces, a vote, steps of GRPO, a memory. Answering: the next problem, the nearest memory, two votes, "
         'a router, a receipt.</title><defs><marker id="tip-{0}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
         'markerHeight="7" orient="auto"><path class="tip" d="M0 0 8 4 0 8z"/></marker></defs>{2}{3}'
         '<path class="link" d="{4}" marker-end="url(#tip-{0})"/><text class="small" x="{5}" y="{6}" text-anchor="middle">{7}'
-        "</text></svg>").format(css, box, _chain(_LEARN, learn, "learn", css), _chain(_ANSWER, answer, "answer", css), bank,
+        "</text></svg>").format(css, box, _chain(boxes, learn, "learn", css), _chain(_ANSWER, answer, "answer", css), bank,
                                 *said)
 
 
@@ -145,7 +146,8 @@ def header_facts(s: Settings, ready: bool, memories: int, own: int = 0, *, statu
     if ready:
         state = "ready"
     elif status is not None:
-        state = status.text.replace(s.model, "").replace("  ", " ").strip()
+        text = status.text.replace(f"{s.model} into memory", "the model").replace(" into memory", "")  # here a word for more
+        state = text.replace(s.model, "").replace("  ", " ").strip()
         if status.total > 0:
             bar = Markup(' <progress max="1" value="{:.3f}" aria-label="Loading"></progress>').format(
                 min(1.0, status.done / status.total))

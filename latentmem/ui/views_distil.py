@@ -24,9 +24,16 @@ def round_titles(scene: Scene) -> dict[Side, str]:
             "zero_shot": "The vote that gives the label"}
 
 
-def curve_figure(steps: Sequence[Step], total: int = 0, best: int | None = None) -> dict[str, Any]:
-    """Agreement, loss and gradient norm by step, one under the other, as a plotly figure."""
-    total = total or max((max(s.steps, s.step) for s in steps), default=10)
+def seen_at(best: int) -> int:
+    """The step whose fresh traces are those of the prompt that was kept, the one after step `best`: each step samples before
+    it trains. After the last one it is the final check."""
+    return best + 1
+
+
+def curve_figure(steps: Sequence[Step], best: int | None = None) -> dict[str, Any]:
+    """Agreement, loss and gradient norm by step, one under the other, as a plotly figure. The agreement of the prompt after
+    step `best`, which was kept, is marked."""
+    total = steps[0].steps
     data, layout = [], _frame(total)
     for i, (name, member, colour) in enumerate(SERIES, start=1):
         axis = "" if i == 1 else str(i)
@@ -34,29 +41,44 @@ def curve_figure(steps: Sequence[Step], total: int = 0, best: int | None = None)
             "type": "scatter", "mode": "lines+markers", "name": name, "xaxis": "x", "yaxis": f"y{axis}",
             "x": [s.step for s in steps], "y": [_value(s, member) for s in steps],
             "line": {"color": colour, "width": 2.5}, "marker": {"size": 7},
-            "hovertemplate": f"step %{{x}}<br>{name} %{{y:.3f}}<extra></extra>"})
+            "text": ["final check" if _final(s) else f"step {s.step}" for s in steps],
+            "hovertemplate": f"%{{text}}<br>{name} %{{y:.3f}}<extra></extra>"})
     if best:
-        layout["shapes"] = [{"type": "line", "xref": "x", "yref": "paper", "x0": best, "x1": best, "y0": 0, "y1": 1,
+        at = seen_at(best)
+        layout["shapes"] = [{"type": "line", "xref": "x", "yref": "y domain", "x0": at, "x1": at, "y0": 0, "y1": 1,
                              "line": {"color": "#8a8f98", "width": 1.5, "dash": "dot"}}]
         # Beside the line, at the foot of the agreement: above it stands the name of the curve, and agreement is rarely 0.
-        layout["annotations"].append({"x": best, "xref": "x", "y": 0, "yref": "y", "yanchor": "bottom", "text": "taken",
-                                      "xanchor": "left" if best < total else "right", "showarrow": False,
-                                      "font": {"size": 12}})
+        layout["annotations"].append({"x": at, "xref": "x", "y": 0, "yref": "y", "yanchor": "bottom",
+                                      "text": f"taken: after step {best}", "xanchor": "left" if at <= total / 2 else "right",
+                                      "showarrow": False, "font": {"size": 12}})
     return {"data": data, "layout": layout}
 
 
+def _final(s: Step) -> bool:
+    """Whether it is the check after the last step, which trains nothing."""
+    return s.step > s.steps
+
+
 def _value(s: Step, member: str) -> float | None:
-    """The final check after the last step has an agreement, but no loss and no gradient."""
-    return None if s.step > s.steps and member != "agreement" else getattr(s, member)
+    """The final check has an agreement, but no loss and no gradient."""
+    return None if _final(s) and member != "agreement" else getattr(s, member)
+
+
+def _known(s: Step, member: str) -> str:
+    value = _value(s, member)
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _frame(total: int) -> dict[str, Any]:
+    """The axes of so many steps and the final check."""
+    apart = max(1, total // 10)
+    marked = [n for n in range(1, total + 1, apart) if n + apart <= total + 1]
     layout: dict[str, Any] = {
         "showlegend": False, "height": 400, "margin": {"l": 52, "r": 16, "t": 26, "b": 40}, "annotations": [],
-        "xaxis": {"title": {"text": "gradient step", "font": {"size": 13}}, "range": [0.5, total + 0.5],
-                  "dtick": max(1, total // 10),
+        "xaxis": {"title": {"text": "gradient step", "font": {"size": 13}}, "range": [0.5, total + 1.5],
+                  "tickvals": [*marked, total + 1], "ticktext": [*map(str, marked), "check"], "tickangle": 0,
                   "anchor": "y3", "fixedrange": True}}
-    for i, (name, _, colour) in enumerate(SERIES, start=1):
+    for i, (name, *_) in enumerate(SERIES, start=1):
         top = 1 - (i - 1) * 0.345
         axis = {"domain": [max(0.0, top - 0.27), top], "fixedrange": True, "nticks": 4, "anchor": "x"}
         if i == 1:
@@ -66,7 +88,7 @@ def _frame(total: int) -> dict[str, Any]:
         layout["yaxis" if i == 1 else f"yaxis{i}"] = axis
         layout["annotations"].append({"text": name, "x": 0, "xref": "paper", "xanchor": "left", "y": top,
                                       "yref": "paper", "yanchor": "bottom", "showarrow": False,
-                                      "font": {"color": colour, "size": 13}})
+                                      "font": {"size": 13}})  # in ink: as text the line's colour is too pale
     return layout
 
 
@@ -142,7 +164,7 @@ def step_words(s: Step) -> str:
     n = len(s.rewards)
     rewarded = sum(r > 0 for r in s.rewards)
     who = f"{rewarded} of {count(n, 'fresh trace')} gave the majority's answer" if n else "no fresh traces"
-    if s.step > s.steps:
+    if _final(s):
         return f"Final check of the last soft prompt: {who}."
     if s.note:
         return f"Step {s.step} of {s.steps}: {who}; {s.note}."
@@ -176,10 +198,10 @@ def steps_table(steps: Sequence[Step]) -> list[Fragment]:
     """The curve as a table: the way without the picture."""
     if not steps:
         return []
-    rows = join([Markup("<tr><td>{}</td><td>{}</td><td>{:.3f}</td><td>{:.3f}</td><td>{}</td><td>{:.0f}</td>"
+    rows = join([Markup("<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.0f}</td>"
                         "<td>{}</td><td>{}</td></tr>").format(
-        s.step, percent(s.agreement), s.loss, s.grad_norm, percent(s.finished), s.length, duration(s.seconds),
-        safe(s.note)) for s in steps])
+        "check" if _final(s) else s.step, percent(s.agreement), _known(s, "loss"), _known(s, "grad_norm"), percent(s.finished),
+        s.length, duration(s.seconds), safe(s.note)) for s in steps])
     return fragments(("steps", Markup(
         '<details class="steps"><summary>The steps as a table</summary>'
         '<div class="scroll" tabindex="0" role="region" aria-label="Steps"><table>'
@@ -195,17 +217,18 @@ def sparklines(steps: Sequence[Step], best: int = 0) -> Markup:
     for i, (name, member, _) in enumerate(SERIES):
         known = [(s.step, v) for s in steps if (v := _value(s, member)) is not None]
         if known:
-            parts.append(_spark(name, [v for _, v in known], [at for at, _ in known], best, i))
+            at = seen_at(best) if best and member == "agreement" else best
+            parts.append(_spark(name, [v for _, v in known], [step for step, _ in known], at, i))
     return Markup('<div class="sparks">{}</div>').format(join(parts))
 
 
-def _spark(name: str, values: Sequence[float], at: Sequence[int], best: int, index: int) -> Markup:
+def _spark(name: str, values: Sequence[float], at: Sequence[int], marked: int, index: int) -> Markup:
     lo, hi = (0.0, 1.0) if index == 0 else (min(values), max(values))
     span, width = (hi - lo) or 1.0, max(len(values) - 1, 1)
     points = [(4 + 152 * i / width, 40 - 34 * (v - lo) / span) for i, v in enumerate(values)]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dot = next((Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4"/>').format(*p)
-                for p, step in zip(points, at, strict=True) if step == best), Markup(""))
+                for p, step in zip(points, at, strict=True) if step == marked), Markup(""))
     last = percent(values[-1]) if index == 0 else f"{values[-1]:.2f}"
     return Markup('<figure class="spark s{}"><svg viewBox="0 0 160 46" role="img" aria-label="{} by step, last {}">'
                   '<polyline points="{}"/>{}</svg><figcaption>{} <b>{}</b></figcaption></figure>').format(

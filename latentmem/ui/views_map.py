@@ -170,7 +170,7 @@ def mark(stamp: str, n: int, where: Mapping[str, np.ndarray], *, chosen: str = "
 
 
 def _edges(origin: np.ndarray, ends: Sequence[tuple[Hit, np.ndarray]], annotations: list[dict[str, Any]]) -> dict[str, Any]:
-    """One dashed line for all hits, and a label with the similarity beyond each hit, where no other edge runs."""
+    """One dashed line for all hits, and a label with the similarity beyond each hit and its ring, where no other edge runs."""
     xs: list[float | None] = []
     ys: list[float | None] = []
     for h, (x, y) in ends:
@@ -178,8 +178,8 @@ def _edges(origin: np.ndarray, ends: Sequence[tuple[Hit, np.ndarray]], annotatio
         ys += [float(origin[1]), float(y), None]
         away = np.array([x, y], float) - np.asarray(origin, float)
         away = away / length if (length := float(np.hypot(*away))) > 1e-12 else np.array([0.0, 1.0])
-        annotations.append({"x": float(x), "y": float(y), "xshift": round(float(23 * away[0]), 1),
-                            "yshift": round(float(17 * away[1]), 1), "text": f"{h.similarity:.2f}", "showarrow": False,
+        annotations.append({"x": float(x), "y": float(y), "xshift": round(float(34 * away[0]), 1),
+                            "yshift": round(float(28 * away[1]), 1), "text": f"{h.similarity:.2f}", "showarrow": False,
                             "bgcolor": "theme:label", "borderpad": 1, "font": {"size": 12.5}})
     return {"type": "scatter", "mode": "lines", "name": "edges", "x": xs, "y": ys, "hoverinfo": "skip", "showlegend": False,
             "line": {"color": "theme:ink", "width": 1.5, "dash": "dash"}}

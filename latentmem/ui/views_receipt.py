@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import inf
 from urllib.parse import quote
 
 from markupsafe import Markup
@@ -40,13 +41,13 @@ def headline(r: Receipt) -> tuple[str, str]:
     return "refused", "A memory was tried and not followed"
 
 
-def receipt_card(r: Receipt, info: MemoryInfo | None = None) -> Markup:
-    """The whole card: answer, memory (`info`: what the bank knows of it), both votes, the router's reason and scores,
-    cost, and the JSON."""
+def receipt_card(r: Receipt, info: MemoryInfo | None = None, chosen: bool = False) -> Markup:
+    """The whole card: answer, memory (`info`: what the bank knows of it, `chosen`: by the visitor), both votes, the router's
+    reason and scores, cost, and the JSON."""
     css, words = headline(r)
     return Markup('<section class="receipt {}" aria-label="Receipt"><header><p class="who">{}</p>'
                   '<p class="big">{}</p></header>{}<p class="why tx">{}</p>{}{}{}{}</section>').format(
-        css, words, answer_text(r.answer), used_memory(r, info), safe(reason(r)), both_votes(r), scores(r), facts(r),
+        css, words, answer_text(r.answer), used_memory(r, info, chosen), safe(reason(r)), both_votes(r), scores(r), facts(r),
         raw_json(r))
 
 
@@ -59,21 +60,29 @@ def reason(r: Receipt) -> str:
     return said
 
 
-def used_memory(r: Receipt, info: MemoryInfo | None = None) -> Markup:
-    """The memory that was tried: its source problem, similarity, rank and margin, and the way to the map."""
+def used_memory(r: Receipt, info: MemoryInfo | None = None, chosen: bool = False) -> Markup:
+    """The memory that was tried: its source problem, similarity, rank and lead, and the way to the map."""
     if r.used is None:
         return Markup("")
-    margin = "only one" if r.used.margin is None else f"{r.used.margin:+.3f}"
     if info is None:
         from_ = Markup("<p>“{}”</p>").format(safe(r.used.name))
     else:
         from_ = Markup('<p class="hint">Learnt from the problem</p><p class="tx">{}</p><p class="hint">{} · its vote said '
                        "{} with {}</p>").format(safe(info.problem.text), safe(info.problem.source or "typed by a person"),
                                                 answer_text(info.label), percent(info.majority_ratio))
-    pairs = [("Similarity", f"{r.used.similarity:.3f}"), ("Rank", f"{r.used.rank} of {len(r.hits)} looked up"),
-             ("Lead over the next", margin), ("Compared by", key_words(r.key_kind))]
+    pairs = [("Similarity", f"{r.used.similarity:.3f}"), *_rank(r, r.used, chosen), ("Compared by", key_words(r.key_kind))]
     return Markup('<div class="used">{}{}{}</div>').format(
         from_, definition_list(pairs), open_link(r.used.memory_id, "Why this memory? Open it on the map"))
+
+
+def _rank(r: Receipt, used: Hit, chosen: bool) -> list[tuple[str, str]]:
+    """Its place among those that were looked up. One that stands alone has none: a stored receipt does not say whether the
+    bank held no other or a person chose it."""
+    if chosen:
+        return [("Chosen", "by you")]
+    if used.margin is None:
+        return []
+    return [("Rank", f"{used.rank} of {len(r.hits)} looked up"), ("Lead over the next", f"{used.margin:+.3f}")]
 
 
 def key_words(kind: str) -> str:
@@ -162,12 +171,17 @@ def again_link(problem: str, words: str) -> Markup:
         quote(problem.encode("utf-8", "replace").decode(), safe=""), safe(words))
 
 
-def hits_list(found: Retrieval | None, limit: float) -> Markup:
-    """What retrieval found, best first, each a link to its memory; those under the limit are marked as too far."""
+def hits_list(found: Retrieval | None, limit: float, mode: str = "auto") -> Markup:
+    """What is to be tried. `mode` auto: what retrieval found, best first, each a link to its memory, those under the limit
+    marked as too far; off: nothing; chosen: the memory that the visitor chose, however far it is."""
     if found is None:
         return Markup("")
+    if mode == "off":
+        return Markup('<p class="hint">Memories are off.</p>')
     if not found.hits:
-        return Markup('<p class="hint">The bank holds no memory to look up yet.</p>')
+        return Markup('<p class="hint">The bank holds no memory that this model can use.</p>')
+    if mode == "chosen":
+        return Markup('<p class="hint">Chosen by you:</p><ol class="hits">{}</ol>').format(_hit(found.hits[0], -inf))
     return Markup('<p class="hint">Nearest memory, by similarity:</p><ol class="hits">{}</ol>').format(
         join([_hit(h, limit) for h in found.hits[:8]]))
 

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from ..records import Memory, Step
 from .views import answer_text, count, duration, join, number, percent, safe, stored_cards
+from .views_distil import seen_at
 from .views_receipt import definition_list
 
 NOT_STORED = ("The texts of this step's fresh traces are not kept with the memory: only their rewards and these numbers are. "
@@ -40,7 +41,10 @@ def _first(m: Memory) -> Markup:
 
 
 def _title(s: Step, best: int) -> str:
-    kept = ", and its soft prompt was kept" if s.step == best else ""
+    if best and s.step == seen_at(best):
+        kept = ": traces of the soft prompt that was kept"
+    else:
+        kept = ", and the soft prompt after it was kept" if s.step == best else ""
     return f"Final check after the last step{kept}" if s.step > s.steps else f"Step {s.step} of {s.steps}{kept}"
 
 

@@ -63,7 +63,8 @@ class Visit:
                 self.runs[name].end()
 
     def busy(self, *panels: str) -> bool:
-        return any(name in self.runs and self.runs[name].busy for name in panels)
+        """Whether a run of these panels goes on or waits for its turn: Stop would end it."""
+        return any(run.busy or run.pressed for name in panels if (run := self.runs.get(name)) is not None)
 
     def forsake(self) -> None:
         """The page is gone: runs go on for their patience, if they have any."""
@@ -91,6 +92,7 @@ class Visits:
         self._live: OrderedDict[str, Visit] = OrderedDict()
         self._parked: OrderedDict[str, Visit] = OrderedDict()
         self._lock = threading.RLock()
+        self._timer: tuple[float, threading.Timer] | None = None  # when it sweeps, if nobody calls until then
 
     def __len__(self) -> int:
         return len(self._live) + len(self._parked)
@@ -144,9 +146,26 @@ class Visits:
             visit.seen, visit.page = time.monotonic(), name
             self._parked[visit.token] = visit
             self.sweep()
-        timer = threading.Timer(self.patience + 1, self.sweep)
-        timer.daemon = True
+            self._wake()
+
+    def _wake(self) -> None:
+        """Sees to it that the first of the parked visits to run out of time is forgotten then, with one timer for all."""
+        if not self._parked:
+            return
+        due = min(v.seen for v in self._parked.values()) + self.patience + 1
+        if self._timer is not None:
+            if self._timer[0] <= due:
+                return
+            self._timer[1].cancel()
+        timer = threading.Timer(max(0.0, due - time.monotonic()), self._rung)
+        timer.daemon, self._timer = True, (due, timer)
         timer.start()
+
+    def _rung(self) -> None:
+        with self._lock:
+            self._timer = None
+            self.sweep()
+            self._wake()
 
     def sweep(self) -> None:
         """Forgets who is past their time, and the least recent beyond the bound."""

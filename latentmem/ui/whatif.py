@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
 
-from ..records import Receipt, Vote
-from .session import Desk, Run, Star, Visit, attempt, exclusively, follow, think_records
+from ..records import Hit, Receipt, Vote
+from . import parts
+from .session import Desk, Run, Visit, attempt, exclusively, follow, think_records
 from .views import Fragment, doing, fragments, notice, progress, scene_votes
 from .views_memory import choice_label
 from .views_receipt import compare_columns
@@ -16,13 +17,13 @@ from .views_receipt import compare_columns
 CHOICES = 200  # memories offered for a comparison, the newest ones
 
 
-def other_memories(desk: Desk, r: Receipt, star: Star | None) -> list[tuple[str, str]]:
+def other_memories(desk: Desk, r: Receipt, nearest: Sequence[Hit]) -> list[tuple[str, str]]:
     """(label, id) of the memories that a receipt can be compared with: the nearest first, then the newest."""
     tried = r.used.memory_id if r.used is not None else ""
     rows, _ = attempt(lambda: desk.engine.bank.infos(model=r.model, limit=CHOICES))
     infos = {i.id: i for i in rows or []}
     listed, near = [], set()
-    for hit in star.hits if star is not None else r.hits:
+    for hit in nearest or r.hits:
         info = infos.get(hit.memory_id) or attempt(lambda hit=hit: desk.engine.bank.info(hit.memory_id))[0]
         if info is not None and info.id != tried:  # a hit may have been deleted since
             near.add(info.id)
@@ -35,17 +36,25 @@ def last_receipt(visit: Visit) -> Receipt | None:
     return run.scene.receipt if run is not None else None
 
 
-def compare(desk: Desk, other: str | None, request: gr.Request) -> Iterator[list[Fragment]]:
+def press_compare(desk: Desk, other: str | None, request: gr.Request) -> Any:
+    """At once on the press: the comparison waits for its turn."""
+    return parts.waits(desk.visit(request), "compare", other)
+
+
+def compare(desk: Desk, request: gr.Request) -> Iterator[Any]:
     """The counterfactual: the same problem and seed with another memory, beside what was there. It leaves no event."""
     visit = desk.visit(request)
-    first, base = last_receipt(visit), visit.runs.get("solve")
+    yield from parts.in_turn(visit, "compare", 1, lambda run: _compared(desk, visit, run))
+
+
+def _compared(desk: Desk, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
+    (other,), first, base = run.given, last_receipt(visit), visit.runs.get("solve")
     if first is None or base is None:
         yield fragments(("error", notice("Solve a problem first.", "warn")))
         return
     if not other:
         yield fragments(("error", notice("Choose a memory first.", "warn")))
         return
-    run = visit.start("compare")
     known = visit.columns or first_columns(first)
     for _ in follow(think_records(desk, base.problem, other, base.settings), run):
         if visit.runs.get("solve") is not base:
@@ -81,14 +90,23 @@ def with_memory(name: str, memory_id: str) -> str:
     return f"With “{name}” ({memory_id[:7]})"
 
 
-def replay(desk: Desk, request: gr.Request) -> Iterator[list[Fragment]]:
+def press_replay(desk: Desk, request: gr.Request) -> Any:
+    """At once on the press: the same question waits for its turn."""
+    visit = desk.visit(request)
+    return parts.waits(visit, "replay", last_receipt(visit))
+
+
+def replay(desk: Desk, request: gr.Request) -> Iterator[Any]:
     """Samples everything again and says whether the tokens are the same."""
     visit = desk.visit(request)
-    receipt = last_receipt(visit)
+    yield from parts.in_turn(visit, "replay", 1, lambda run: _replayed(desk, visit, run))
+
+
+def _replayed(desk: Desk, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
+    (receipt,), base = run.given, visit.runs.get("solve")
     if receipt is None:
         yield fragments(("error", notice("Solve a problem first.", "warn")))
         return
-    run, base = visit.start("replay"), visit.runs.get("solve")
     for _ in follow(exclusively(desk, desk.engine.replay(receipt)), run):
         if visit.runs.get("solve") is not base:
             return
@@ -101,6 +119,20 @@ def replay(desk: Desk, request: gr.Request) -> Iterator[list[Fragment]]:
         yield fragments(("error", notice(run.error or "Stopped.", "warn" if run.error else "info")))
     else:
         yield fragments(("same", notice("Asked again: the same seed gave the same tokens, so the receipt holds.", "good")))
+
+
+def compare_refused(desk: Desk, request: gr.Request) -> Any:
+    """The queue was full."""
+    return _refused(desk, desk.visit(request).runs.get("compare"))
+
+
+def replay_refused(desk: Desk, request: gr.Request) -> Any:
+    """The queue was full."""
+    return _refused(desk, desk.visit(request).runs.get("replay"))
+
+
+def _refused(desk: Desk, run: Run | None) -> Any:
+    return parts.refused(run, desk.full(), 1, lambda run: fragments(("error", notice(run.error, "warn"))))
 
 
 def still_going(desk: Desk, request: gr.Request) -> Any:
