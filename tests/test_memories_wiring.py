@@ -83,6 +83,17 @@ def test_the_address_opens_a_receipt(shops: Desk) -> None:
     assert "There is no receipt" in text_of(page.notice) and page.body == [] and "Click a point" in text_of(page.page)
 
 
+def test_the_first_picture_of_the_panel_does_not_close_what_was_opened_meanwhile(shops: Desk) -> None:
+    """The points of a page that opens on the map are there before; the answer for the whole panel may come later."""
+    who = visitor("b", panel="memories")
+    arrival.welcome(shops, "", who)
+    memories.clicked(shops, *LOOK, gr.EventData(None, {"id": shops.engine.bank.infos()[2].id}), who)
+    late = sent(arrival.show_map(shops, "", who))
+    assert "table" in late and not late & set(map_wiring.OPENED)
+    arrival.welcome(shops, "", who)
+    assert sent(arrival.show_map(shops, "", who)) >= {"page", "chosen"}, "a page that is loaded again begins anew"
+
+
 def test_a_part_that_would_be_lost_is_a_bug(shops: Desk) -> None:
     with pytest.raises(AssertionError, match="does not send"):
         map_wiring.part(memories.shut, ("map",))(shops, *LOOK, "", visitor())

@@ -179,7 +179,7 @@ def test_the_headline_of_a_receipt(changes: dict, css: str, words: str) -> None:
 
 def test_the_receipt_card_tells_all_but_token_ids() -> None:
     text = Tags(str(views_receipt.receipt_card(receipt()))).text
-    for part in ("0.810", "1 of 1", "+0.120", "The verifier prefers it.", "1 234", "12 s", "7 with 2 of 3", "8 with 3 of 3",
+    for part in ("0.810", "the nearest", "+0.120", "The verifier prefers it.", "1 234", "12 s", "7 with 2 of 3", "8 with 3 of 3",
                  "vote share"):
         assert part in text
     lone = replace(receipt().used, margin=None)  # type: ignore[type-var]

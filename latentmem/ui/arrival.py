@@ -13,6 +13,8 @@ from . import memories as memories_panel
 from . import solve as solve_panel
 from . import stream as stream_panel
 from .early import opens_map
+from .map_picture import SKIP
+from .map_wiring import OPENED
 from .session import Desk, attempt, family
 from .views import Fragment, fragments, notice
 from .views_about import header_facts
@@ -46,6 +48,7 @@ def welcome(desk: Desk, token: str, request: gr.Request) -> tuple[Any, ...]:
     `?memory=ID`, `?receipt=ID` and `?panel=NAME` choose the panel, `?problem=...` fills the box.
     """
     visit = desk.visits.claim(getattr(request, "session_hash", None) or "", str(token or ""))
+    visit.looked = False
     mine = desk.at(request)
     asked = dict(request.query_params) if request is not None else {}
     panel = "memories" if opens_map(asked) else str(asked.get("panel", ""))
@@ -62,8 +65,11 @@ def show_map(desk: Desk, have: str, request: gr.Request) -> tuple[Any, ...]:
     stamp of the points that the page got beforehand."""
     asked = dict(request.query_params) if request is not None else {}
     memory, receipt = (str(asked.get(name, ""))[:80] for name in ("memory", "receipt"))
-    return memories_panel.picture(desk, desk.visit(request), "", "source", desk.engine.settings.key, memory,
+    visit = desk.visit(request)
+    part = memories_panel.picture(desk, visit, "", "source", desk.engine.settings.key, memory,
                                   have=str(have or "") if opens_map(asked) else None, receipt_id=receipt)
+    # The first picture of a bank takes a second, in which a visitor may have opened a memory: it stays.
+    return part._replace(**dict.fromkeys(OPENED, SKIP)) if visit.looked else part
 
 
 def head(desk: Desk) -> tuple[list[Fragment], Any]:

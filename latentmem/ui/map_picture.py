@@ -259,6 +259,7 @@ def clicked(desk: Desk, words: str, colour: str, space: str, method: str, event:
     data, visit = event._data if isinstance(event._data, dict) else {}, desk.visit(request)
     if data.get("star") is False:
         visit.star = None
+    visit.looked = True
     return opened(desk, visit, space, method, str(data.get("id", ""))[:80])
 
 
@@ -266,5 +267,6 @@ def show_receipt(desk: Desk, words: str, colour: str, space: str, method: str, c
                  request: gr.Request) -> Picture:
     """Opens a receipt in place of the open memory's page, or of the one that the address names with it."""
     data = event._data if isinstance(event._data, dict) else {}
-    memory = str(data.get("memory", chosen))[:80]
-    return opened(desk, desk.visit(request), space, method, memory, receipt_id=str(data.get("id", ""))[:80])
+    memory, visit = str(data.get("memory", chosen))[:80], desk.visit(request)
+    visit.looked = True
+    return opened(desk, visit, space, method, memory, receipt_id=str(data.get("id", ""))[:80])

@@ -167,7 +167,9 @@ def _bulk() -> Bulk:
 def choose(desk: Desk, words: str, colour: str, space: str, method: str, memory_id: str | None,
            request: gr.Request) -> Picture:
     """Opens the memory chosen from the list."""
-    return opened(desk, desk.visit(request), space, method, memory_id or "")
+    visit = desk.visit(request)
+    visit.looked = True
+    return opened(desk, visit, space, method, memory_id or "")
 
 
 def locate(desk: Desk, text: str, space: str, request: gr.Request) -> Iterator[list[Fragment]]:

@@ -82,7 +82,8 @@ def _rank(r: Receipt, used: Hit, chosen: bool) -> list[tuple[str, str]]:
         return [("Chosen", "by you")]
     if used.margin is None:
         return []
-    return [("Rank", f"{used.rank} of {len(r.hits)} looked up"), ("Lead over the next", f"{used.margin:+.3f}")]
+    place = "the nearest" if used.rank == 1 else f"{used.rank} of {len(r.hits)} looked up"
+    return [("Rank", place), ("Lead over the next", f"{used.margin:+.3f}")]
 
 
 def key_words(kind: str) -> str:

@@ -44,6 +44,7 @@ class Visit:
     columns: list[tuple[str, Vote]] = field(default_factory=list)  # the counterfactual, side by side
     near: list[str] = field(default_factory=list)  # examples like the problem that was distilled, the nearest first
     star: Star | None = None  # the problem on the map
+    looked: bool = False  # a memory was opened since the page was loaded
     desk: Desk | None = None  # an own one, with an own bank, in a shared app
     page: str = ""  # gradio's name of the page that went
     token: str = ""  # of the browser tab, kept over a reload; "" for a program
