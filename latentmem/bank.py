@@ -214,12 +214,12 @@ class Bank:
         return bank_verify.verify(self._store)
 
     def stats(self) -> dict[str, Any]:
-        """path, bytes, journal_mode, sqlite version, memories, events, receipts, read_only."""
+        """path, bytes, those of them in use for memories and events, journal_mode, sqlite version, memories, ..."""
         with self._store.reading() as db:
             def one(sql: str) -> Any:
                 return db.execute(sql).fetchone()[0]
-
-            return {"path": self.path, "bytes": one("PRAGMA page_count") * one("PRAGMA page_size"),
+            page, pages, kept = one("PRAGMA page_size"), one("PRAGMA page_count"), one("SELECT TOTAL(size) FROM receipts")
+            return {"path": self.path, "bytes": pages * page, "used": (pages - one("PRAGMA freelist_count")) * page - int(kept),
                     "journal_mode": one("PRAGMA journal_mode"), "sqlite": sqlite3.sqlite_version,
                     "memories": len(self), "events": one("SELECT COUNT(*) FROM events"),
                     "receipts": one("SELECT COUNT(*) FROM receipts"), "read_only": self.read_only}

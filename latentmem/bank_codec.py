@@ -36,9 +36,10 @@ KEY_DTYPE = {"input": "<f4", "kv": "<f2"}  # kv keys are long (layers x heads x 
 UNIT_TOLERANCE = 1e-3  # a unit vector rounded to float16 is off by up to 5e-4
 MOST_EVENT = 1 << 17  # bytes of an event
 MOST_NUMBER = 1e4  # of a soft prompt; embeddings are below 10, and what overflows in bfloat16 breaks a whole batch
+FILE = {"path", "meta"}
 MOST_TEXT = 200  # characters that a stored receipt keeps of a trace; what it decided is in the votes
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-assert set(KEY_DTYPE) == set(get_args(KeyKind))
+assert KEY_DTYPE.keys() == set(get_args(KeyKind))
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,7 @@ def save_key(kind: str, key: np.ndarray) -> bytes:
 # ------------------------------------------------------------------ checks
 def check_prompt(prompt: Any) -> None:
     if not isinstance(prompt, np.ndarray) or prompt.dtype != np.float32 or prompt.ndim != 2 or 0 in prompt.shape:
-        raise LatentmemError(f"The soft prompt is {_describe(prompt)}: "
-                             "it must be a float32 array [virtual tokens, hidden].")
+        raise LatentmemError(f"The soft prompt is {_describe(prompt)}: it must be a float32 array [virtual tokens, hidden].")
     if not np.isfinite(prompt).all():
         raise LatentmemError("The soft prompt holds NaN or infinity: distil again with a lower learning rate.")
     if (most := float(np.abs(prompt).max())) > MOST_NUMBER:
@@ -143,7 +143,9 @@ def check_key(kind: str, key: Any) -> None:
 
 
 def check_plain(values: Mapping[str, Any], what: str) -> None:
-    """Only flat values: in what a stranger wrote, a web framework may take a nested object for a file of the server."""
+    """Only flat values: in what a stranger wrote, gradio takes an object with "path" and "meta" for a file of the server."""
+    if values.keys() >= FILE:
+        raise LatentmemError(f"{what} 'path' stands beside 'meta': leave one of them out.")
     for name, value in values.items():
         if not _is_plain(value):
             raise LatentmemError(f"{what} {str(name)[:40]!r} is of type {type(value).__name__}: write text, a number, "
@@ -152,6 +154,11 @@ def check_plain(values: Mapping[str, Any], what: str) -> None:
 
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float))
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what `check_plain` refuses: an older latentmem let it in."""
+    return {k: v for k, v in values.items() if _is_plain(v) and not (k == "meta" and values.keys() >= FILE)}
 
 
 def _describe(value: Any) -> str:
@@ -229,7 +236,7 @@ def unpack(packed: Packed) -> Memory:
         keys[kind] = key.astype(np.float32)
     memory = Memory(
         problem=record.problem, soft_prompt=arrays.get("soft_prompt"), keys=keys, model=record.model,
-        model_name=record.model_name, vote=record.vote, best_step=record.best_step, settings=record.settings,
+        model_name=record.model_name, vote=record.vote, best_step=record.best_step, settings=_flat(record.settings),
         traces=from_json(tuple[Trace, ...], packed.parts["traces"], f"{name}: traces"),
         steps=from_json(tuple[Step, ...], packed.parts["steps"], f"{name}: steps"), created=record.created)
     try:
@@ -269,8 +276,7 @@ def event_is_whole(row: Mapping[str, Any]) -> bool:
 def event_of(row: Mapping[str, Any]) -> Event:
     """The event in a whole row."""
     detail = from_json(dict[str, Any], row["detail"], f"Event {row['id']}: its detail")
-    detail = {k: v for k, v in detail.items() if _is_plain(v)}  # an older latentmem let others in
-    return Event(row["memory_id"], row["kind"], row["problem_id"], row["receipt_id"], detail, row["created"], row["id"])
+    return Event(row["memory_id"], row["kind"], row["problem_id"], row["receipt_id"], _flat(detail), row["created"], row["id"])
 
 
 # ------------------------------------------------------------------ receipts

@@ -161,7 +161,7 @@ def bank(path: Path, problems: list[str]) -> dict[str, Any]:
         from .bank import Bank
 
         with Bank(path, read_only=True) as store:
-            found |= {name: value for name, value in store.stats().items() if name not in ("path", "read_only")}
+            found |= {name: value for name, value in store.stats().items() if name not in ("path", "read_only", "used")}
             wrong = store.verify().problems
     except LatentmemError as e:
         wrong = [str(e)]

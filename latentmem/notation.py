@@ -32,8 +32,9 @@ _UNIT_WORDS = set(
 _NO_UNITS = set(
     "and or to mod million billion trillion thousand hundred dozen am pm pi sin cos tan cot csc log exp sqrt frac "
     "arcsin arccos arctan sinh cosh tanh det gcd lcm max lim base infinity theta alpha beta gamma delta lambda sigma "
-    "omega squared cubed factorial plus minus negative below half halves third thirds fourths fifth "
+    "omega factorial plus minus negative below half halves third thirds fourths fifth "
     "fifths sixths eighths tenth tenths hundredths thousandths".split())
+_POWERS = {"squared", "cubed"}  # behind a unit they belong to it, behind a number not
 _UNIT = re.compile(r"(?:[A-Za-z][A-Za-z.'-]*+|/|\^\s*(?:\{\s*-?\d\s*\}|-?\d)|\s)+")
 _SHORT_UNIT = re.compile(
     r"(?<=[\d}\s])\\(?:text|mbox|mathrm|textrm)\s*\{\s*(?:[A-DF-Za-df-hj-z]|[A-Za-z]+/[A-Za-z]+)\s*\}"
@@ -131,7 +132,7 @@ def _without_unit(text: str) -> str:
         return text
     words = re.findall(r"[A-Za-z]+", tail.lower())
     letters = re.search(r"(?<!/)(?<!/ )(?<!per )\b[A-Za-z]\b(?! ?/)", tail)  # of an expression, except in m/s
-    if letters or not _UNIT.fullmatch(tail) or not _NO_UNITS.isdisjoint(words):
+    if letters or not _UNIT.fullmatch(tail) or not _NO_UNITS.isdisjoint(words) or words[0] in _POWERS:
         return text
     spaced = head[-1] == " "
     ok = words[0] in _UNIT_WORDS or (spaced and ("/" in tail or (len(words[0]) > 2 and re.search("[aeiou]", words[0]))))

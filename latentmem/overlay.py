@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields, replace
-from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
-from uuid import uuid4
 
 from .bank import Bank, ExportReport, ImportReport
-from .bank_codec import check_event
+from .beside import STATES, Beside, weight
 from .records import MOST_TOKENS, Counters, Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Receipt
 
 if TYPE_CHECKING:
     import numpy as np
 
-MOST_EVENTS = 2000  # on shared memories, in one overlay
 MOST_BYTES = 64 << 20  # of an uploaded archive, unpacked: twenty memories take four
 MOST_OWN = 16 << 20  # bytes of all that is one's own; a shared app may hold hundreds of overlays in memory
 MOST_RECEIPTS = 100  # in one overlay
-STATES = ("quarantined", "released")
-USES = {f.name for f in fields(Counters)}  # events that answers leave behind; the others are a person's
 
 
 class Overlay:
@@ -36,10 +30,9 @@ class Overlay:
 
     read_only = False
 
-    def __init__(self, curated: Bank, most: int = 20, longest: int = MOST_TOKENS) -> None:
-        self.curated, self.own, self.most, self.longest = curated, Bank(":memory:", most_receipts=MOST_RECEIPTS), most, longest
-        self._beside: list[Event] = []  # events on shared memories, oldest first
-        self._lock = threading.Lock()
+    def __init__(self, curated: Bank, most: int = 20, longest: int = MOST_TOKENS, most_bytes: int = MOST_OWN) -> None:
+        self.curated, self.own, self._beside = curated, Bank(":memory:", most_receipts=MOST_RECEIPTS), Beside()
+        self.most, self.longest, self.most_bytes = most, longest, most_bytes
 
     @property
     def path(self) -> str:
@@ -65,10 +58,9 @@ class Overlay:
                                  "shared app keeps for you: delete some, or run latentmem on your own computer.")
 
     def _check_bytes(self, more: int) -> None:
-        beside = sum(len(str(e.detail)) for e in self._here())
-        if self.own.stats()["bytes"] + beside + more > MOST_OWN:
-            raise LatentmemError(f"What is your own here would take more than the {MOST_OWN >> 20} MiB that this shared app "
-                                 "keeps for you: delete some memories, or run latentmem on your own computer.")
+        if self.own.stats()["used"] + self._beside.bytes + more > self.most_bytes:
+            raise LatentmemError(f"What is your own here would take more than the {self.most_bytes >> 20} MiB that this shared "
+                                 "app keeps for you: delete some memories, or run latentmem on your own computer.")
 
     def owns(self, memory_id: str) -> bool:
         """Whether a memory is one's own, so that it can be deleted."""
@@ -106,17 +98,13 @@ class Overlay:
 
     def _seen(self, info: MemoryInfo) -> MemoryInfo:
         """A row with what happened here added to it."""
-        here = self._here(info.id)
+        here = self._beside.of(info.id)
         if not here:
             return info
         kinds = [e.kind for e in here]
         counters = Counters(**{f.name: getattr(info.counters, f.name) + kinds.count(f.name) for f in fields(Counters)})
         state = next((k for k in reversed(kinds) if k in STATES), None)
         return replace(info, counters=counters, quarantined=info.quarantined if state is None else state == STATES[0])
-
-    def _here(self, memory_id: str | None = None) -> list[Event]:
-        with self._lock:
-            return [e for e in self._beside if memory_id in (None, e.memory_id)]
 
     def _home(self, memory_id: str) -> Bank:
         """The bank that holds a memory, by its id or the beginning of its id. Raises LatentmemError."""
@@ -152,7 +140,7 @@ class Overlay:
 
     def _shut(self) -> list[str]:
         """Shared memories that were put in quarantine here."""
-        last = {e.memory_id: e.kind for e in self._here() if e.kind in STATES}
+        last = {e.memory_id: e.kind for e in self._beside.of() if e.kind in STATES}
         return [memory_id for memory_id, kind in last.items() if kind == STATES[0]]
 
     def keys(self, kind: KeyKind, *, model: str | None = None,
@@ -175,39 +163,41 @@ class Overlay:
     # -------------------------------------------------------------- events
     def record(self, event: Event) -> Event:
         """Take down what happened; on a shared memory it stays here. Raises LatentmemError when there is no room for it."""
-        home = self._home(event.memory_id)
-        if event.kind not in USES:
-            self._check_bytes(len(str(event.detail)))
-        if home is self.own:
+        self._check_words([event])
+        if (home := self._home(event.memory_id)) is self.own:
             return home.record(event)
-        check_event(event)
-        created = event.created or datetime.now(UTC).isoformat(timespec="microseconds")
-        event = replace(event, memory_id=home.info(event.memory_id).id, id=event.id or "e" + uuid4().hex,
-                        created=created)
-        with self._lock:
-            if len(self._beside) >= MOST_EVENTS:  # what a person did stays: a quarantine must not lapse by answering on
-                oldest = next((i for i, e in enumerate(self._beside) if e.kind in USES), None)
-                if oldest is None:
-                    raise LatentmemError(f"{MOST_EVENTS} notes and changes of shared memories are as many as this shared app "
-                                         "keeps for you: run latentmem on your own computer for more.")
-                del self._beside[oldest]
-            self._beside.append(event)
-        return event
+        return self._beside.add([self._shared(event)])[0]
 
     def record_all(self, events: Sequence[Event]) -> None:
-        """The same for several events."""
+        """The same for several events, all or none."""
+        self._check_words(events)
+        mine, shared = [], []
         for event in events:
-            self.record(event)
+            (mine if self._home(event.memory_id) is self.own else shared).append(event)
+        before = self._beside.of()
+        self._beside.add([self._shared(e) for e in shared])
+        try:
+            self.own.record_all(mine)
+        except LatentmemError:
+            self._beside.reset(before)
+            raise
+
+    def _shared(self, event: Event) -> Event:
+        return replace(event, memory_id=self.curated.info(event.memory_id).id)
+
+    def _check_words(self, events: Sequence[Event]) -> None:
+        if more := weight(events):
+            self._check_bytes(more)
 
     def events(self, memory_id: str | None = None, *, kind: str | None = None, receipt_id: str | None = None,
                limit: int | None = None) -> list[Event]:
         """Events of both banks and of here, newest first."""
         chosen: dict[str, Any] = {"kind": kind, "receipt_id": receipt_id, "limit": limit}
         if memory_id is None:
-            stored, here = [e for bank in (self.own, self.curated) for e in bank.events(**chosen)], self._here()
+            stored, here = [e for bank in (self.own, self.curated) for e in bank.events(**chosen)], self._beside.of()
         else:
             home = self._home(memory_id)
-            stored, here = home.events(memory_id, **chosen), self._here(home.info(memory_id).id)
+            stored, here = home.events(memory_id, **chosen), self._beside.of(home.info(memory_id).id)
         here = [e for e in here if kind in (None, e.kind) and receipt_id in (None, e.receipt_id)]
         return sorted([*stored, *here], key=lambda e: e.created, reverse=True)[:limit]
 
@@ -270,8 +260,8 @@ class Overlay:
                        "app allows." for i in infos if i.virtual_tokens > self.longest]
             self.check_room(len(fresh))
             if fresh:
-                self._check_bytes(read.stats()["bytes"])
-            added = self.own.import_zip(_copied(read, fresh)) if fresh else None
+                self._check_bytes((archive := _copied(read, fresh)).getbuffer().nbytes)
+            added = self.own.import_zip(archive) if fresh else None
         return replace(report, added=len(fresh), skipped=report.added + report.skipped - len(infos),
                        refused=[*report.refused, *refused],
                        events=added.events if added is not None else 0)
@@ -285,7 +275,7 @@ class Overlay:
         return self.curated.stats() | {"memories": len(self), "own": len(self.own), "read_only": False}
 
 
-def _copied(bank: Bank, ids: Iterable[str]) -> IO[bytes]:
+def _copied(bank: Bank, ids: Iterable[str]) -> BytesIO:
     """Some memories of a bank and their events, as an archive to be read."""
     archive = BytesIO()
     bank.export_zip(archive, list(ids))

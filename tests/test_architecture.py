@@ -21,7 +21,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("settings", "problems", "answers", "catalog", "downloads", "transformer", "soft_prompt", "bank_codec",
      "bank_schema"),
     ("voting", "thoughts", "routing", "receipts", "hub", "conversion", "weight_store", "bank_store", "bank_index", "bank_zip"),
-    ("weights", "bank_archive", "bank_receipts", "bank_verify"),
+    ("weights", "bank_archive", "bank_receipts", "bank_verify", "beside"),
     ("model", "bank"),
     ("keys", "sampling", "training", "verifier", "overlay"),
     ("distil", "loading", "bank_notes", "bank_reads", "words"),

@@ -82,6 +82,7 @@ def test_kv_keys_are_kept_in_float16() -> None:
     ({"settings": {"x": float("inf")}}, "cannot be written as JSON"),
     ({"settings": {"x": object()}}, "setting 'x' is of type object"),
     ({"settings": {"x": {"path": "secret", "meta": {"_type": "gradio.FileData"}}}}, "setting 'x' is of type dict"),
+    ({"settings": {"path": "x", "meta": "y"}}, "setting 'path' stands beside 'meta'"),
     ({"soft_prompt": np.full((2, 3), 3.4e38, np.float32)}, "a number of size 3.4e\\+38"),
     ({"problem": Problem("half \ud800 a character", id="p")}, "half a character"),
     ({"traces": (Trace(0, "text", None, True, 1, entropy=float("nan")),)}, "A trace of the memory cannot"),

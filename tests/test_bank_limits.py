@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from latentmem import bank_zip, overlay
+from latentmem import bank_zip, beside, overlay
 from latentmem.bank import Bank
+from latentmem.bank_notes import tag, tags
 from latentmem.bank_zip import EVENTS, MANIFEST, MEMORIES
 from latentmem.overlay import Overlay
 from latentmem.records import Event, LatentmemError
-from tests.bank_samples import make_memory
+from tests.bank_samples import make_memory, make_receipt
 
 
 def bank_of(*memories) -> Bank:
@@ -73,12 +74,11 @@ def test_a_visitor_brings_no_longer_prompt_than_the_shared_app_makes() -> None:
     assert len(report.refused) == 1 and "33 virtual tokens, more than the 32 that this shared app allows" in report.refused[0]
 
 
-def test_all_that_is_a_visitors_own_is_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_that_is_a_visitors_own_is_weighed() -> None:
     shared, one = make_memory(0), make_memory(1)
     visitor = Overlay(bank_of(shared), most=20)
     visitor.import_zip(archive_of(one))
-    room = visitor.own.stats()["bytes"]
-    monkeypatch.setattr(overlay, "MOST_OWN", room + 3000)
+    visitor.most_bytes = visitor.own.stats()["used"] + 2000
     for target in (one, shared):
         for _ in range(2):
             visitor.record(Event(target.id, "used"))
@@ -90,12 +90,29 @@ def test_all_that_is_a_visitors_own_is_weighed(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(LatentmemError, match="delete some memories"):
             add()
     assert len(visitor.own) == 1
+    notes = [e for e in visitor.events(kind="note") if e.detail]
+    for undo in (lambda: visitor.quarantine(shared.id, "harmful"), lambda: visitor.release(one.id),
+                 lambda: visitor.record(Event(shared.id, "tag", detail={"tag": "x", "on": False})),
+                 lambda: visitor.record(Event(notes[0].memory_id, "note", detail={"removes": notes[0].id}))):
+        undo()
+    visitor.delete(one.id)
+    visitor.put(make_memory(4))
+    assert len(visitor.own) == 1, "where some were deleted there is room again"
+
+
+def test_an_archive_is_weighed_by_what_is_new_in_it() -> None:
+    many = [make_memory(i, tokens=500) for i in range(8)]
+    visitor = Overlay(bank_of(*many), most=2, most_bytes=100_000)
+    everything = archive_of(*many, make_memory(9))
+    assert everything.getbuffer().nbytes > 100_000
+    report = visitor.import_zip(everything)
+    assert (report.added, report.skipped) == (1, 8)
 
 
 def test_what_a_visitor_did_outlasts_what_answers_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = make_memory(0)
     visitor = Overlay(bank_of(memory))
-    monkeypatch.setattr(overlay, "MOST_EVENTS", 3)
+    monkeypatch.setattr(beside, "MOST_EVENTS", 3)
     visitor.quarantine(memory.id, "harmful")
     for _ in range(5):
         visitor.record(Event(memory.id, "retrieved"))
@@ -104,6 +121,26 @@ def test_what_a_visitor_did_outlasts_what_answers_leave(monkeypatch: pytest.Monk
         visitor.record(Event(memory.id, "note", detail={"text": "mine"}))
     with pytest.raises(LatentmemError, match="3 notes and changes of shared memories are as many"):
         visitor.record(Event(memory.id, "note", detail={"text": "one more"}))
+    visitor.keep_receipt(make_receipt(1, memory), [Event(memory.id, "used")])
+    assert [e.kind for e in visitor.events(memory.id)] == ["note", "note", "quarantined"], "an answer is given all the same"
+    visitor.release(memory.id)
+    assert not visitor.info(memory.id).quarantined, "in place of the state that it overrides"
+
+
+def test_tags_of_many_are_given_all_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, mine = [make_memory(i) for i in range(4)], make_memory(9)
+    visitor = Overlay(bank_of(*shared))
+    visitor.put(mine)
+    names = [m.id for m in (*shared, mine)]
+    assert tag(visitor, names, "one") == 5
+    monkeypatch.setattr(beside, "MOST_EVENTS", 6)
+    with pytest.raises(LatentmemError, match="are as many as this shared app keeps"):
+        tag(visitor, names, "two")
+    assert set(tags(visitor).values()) == {("one",)} and len(tags(visitor)) == 5
+    monkeypatch.setattr(visitor.own, "record_all", lambda events: (_ for _ in ()).throw(LatentmemError("full")))
+    with pytest.raises(LatentmemError, match="full"):
+        tag(visitor, names, "one", on=False)
+    assert set(tags(visitor).values()) == {("one",)}, "and what was taken down beside is taken back"
 
 
 def test_an_archive_brings_no_object_that_the_server_might_take_for_a_file() -> None:

@@ -64,6 +64,12 @@ def test_peft_loads_it_and_computes_the_same(tmp_path: Path, family: str, recwar
         expected = model(inputs_embeds=rows).logits
         adapted = PeftModel.from_pretrained(model, tmp_path / "adapter")
         logits = adapted(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        said = adapted.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False,
+                                use_cache=False)  # with its cache PEFT 0.21 inserts the prompt again at every token
+        for n in range(len(ids[0]), said.shape[1]):
+            known = said[:, :n]
+            rows = torch.cat([torch.from_numpy(memory.soft_prompt)[None], model.get_input_embeddings()(known)], 1)
+            assert model(inputs_embeds=rows).logits[0, -1].argmax() == said[0, n]
     assert adapted.active_peft_config.num_virtual_tokens == 5
     assert torch.equal(adapted.get_prompt(1)[0], torch.from_numpy(memory.soft_prompt))
     assert (logits - expected).abs().max() < 1e-5

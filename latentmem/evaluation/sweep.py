@@ -100,7 +100,8 @@ def run(shop: Workshop, sweep: Sweep, data: DataSet, folder: Path) -> Iterator[R
         if all((name, settings, p.id) in done for p in training):
             continue
         # All of them, so that they share batches as they did before.
-        for record in _taught(shop, changes, training, candidates, folder):
+        due = [p for p in training if (name, settings, p.id) not in done] if "neighbours" in changes else training
+        for record in _taught(shop, changes, due, candidates, folder):
             if not isinstance(record, Taught):
                 yield record
             elif (name, settings, record.distilled.problem_id) not in done:

@@ -69,7 +69,10 @@ def show_map(desk: Desk, have: str, request: gr.Request) -> tuple[Any, ...]:
     part = memories_panel.picture(desk, visit, "", "source", desk.engine.settings.key, memory,
                                   have=str(have or "") if opens_map(asked) else None, receipt_id=receipt)
     # The first picture of a bank takes a second, in which a visitor may have opened a memory: it stays.
-    return part._replace(**dict.fromkeys(OPENED, SKIP)) if visit.looked else part
+    if not visit.looked:
+        return part
+    listed = {k: v for k, v in part.choice.items() if k != "value"}
+    return part._replace(choice=listed, **dict.fromkeys(OPENED, SKIP))
 
 
 def head(desk: Desk) -> tuple[list[Fragment], Any]:

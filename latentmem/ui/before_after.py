@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,7 +90,7 @@ def _trial(desk: Desk, text: str, memory: Memory, settings: dict[str, Any]) -> I
     def records() -> Iterator[Any]:
         problem = desk.problem(text)
         engine = yield from ready_engine(desk, settings)
-        bank = Overlay(desk.engine.bank, most=1)
+        bank = Overlay(desk.engine.bank, most=1, most_bytes=sys.maxsize)  # for a moment
         bank.put(memory)
         yield from engine.changed(on_bank=bank).answer(problem, memory=memory.id)
 

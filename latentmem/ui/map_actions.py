@@ -168,7 +168,7 @@ def _adapter(desk: Desk, chosen: str, folder: Path) -> tuple[Path, str]:
     name = desk.engine.bank.info(chosen).id
     desk.engine.bank.export_peft(name, folder / name)
     return Path(shutil.make_archive(str(folder / f"{name}-peft"), "zip", folder / name)), (
-        "Exported: unzip it and load the folder with PeftModel.from_pretrained.")
+        "Exported: unzip it and load the folder with PeftModel.from_pretrained; generate with use_cache=False.")
 
 
 def _download(desk: Desk, make: Callable[[Path], tuple[Path, str]]) -> tuple[Any, list[Fragment]]:

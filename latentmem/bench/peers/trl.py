@@ -43,9 +43,31 @@ def _parts(work: Work) -> tuple[Any, Any]:
     return load(str(ensure(work.model).path), getattr(torch, work.peer_dtype))
 
 
+def mend(model: Any) -> None:
+    """Let a PEFT model with a soft prompt decode one token a step, with any PEFT.
+
+    PEFT 0.21 looks for the cache as `past_key_values`, where transformers 5.24 says `cache`. Not finding it, it inserts the whole
+    soft prompt again at every token, which gives other text for many times the work: no peer to be compared with.
+    """
+    prepare, outer = model.base_model_prepare_inputs_for_generation, model.prepare_inputs_for_generation
+
+    def with_cache(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        made = prepare(*args, **kwargs)
+        return made if made.get("past_key_values") is not None or made.get("cache") is None else {
+            **made, "past_key_values": made["cache"]}
+
+    def without(*args: Any, **kwargs: Any) -> dict[str, Any]:  # these names: transformers looks for them
+        made = outer(*args, **kwargs)
+        if made.get("cache") is not None:
+            made.pop("past_key_values", None)
+        return made
+
+    model.base_model_prepare_inputs_for_generation, model.prepare_inputs_for_generation = with_cache, without
+
+
 def rewards(completions: list[Any], **_: Any) -> list[float]:
-    """What the scripted rollouts of our side earn: a majority of each group of 8, so that every row has a gradient."""
-    return [float(i % 8 < 8 * SHARE) for i in range(len(completions))]
+    """What the scripted rollouts of our side earn: a majority of each group, so that every row has a gradient."""
+    return [float(i < len(completions) * SHARE) for i in range(len(completions))]
 
 
 def train(model: Any, tokenizer: Any, work: Work, tokens: int, steps: int, *, checkpointing: bool = False) -> list[float]:
@@ -85,7 +107,9 @@ def train(model: Any, tokenizer: Any, work: Work, tokens: int, steps: int, *, ch
             bf16=False, gradient_checkpointing=checkpointing, use_cpu=work.device == "cpu" or not torch.cuda.is_available(),
             report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True, seed=work.seed % 2**32,
             generation_kwargs={"min_new_tokens": tokens})  # no row ends early: ours do not either
-        GRPOTrainer(model=model, reward_funcs=rewards, args=config, train_dataset=data, processing_class=tokenizer,
-                    peft_config=soft, callbacks=[clock]).train()
+        trainer = GRPOTrainer(model=model, reward_funcs=rewards, args=config, train_dataset=data, processing_class=tokenizer,
+                              peft_config=soft, callbacks=[clock])
+        mend(trainer.model)
+        trainer.train()
     assert len(clock.took) == steps, "every step was seen"
     return clock.took
