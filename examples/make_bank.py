@@ -17,7 +17,7 @@ from pathlib import Path
 
 from latentmem import Engine, Problem, Settings
 from latentmem.problems import read_problems
-from latentmem.records import Distilled, Step
+from latentmem.records import Distilled, Step, digest
 
 HERE = Path(__file__).resolve().parent
 
@@ -56,12 +56,14 @@ def distil(engine: Engine, problems: list[Problem], log: Path, batch: int) -> It
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=HERE / "bank.zip")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "latentmem-make-bank",
-                        help="folder for what is done so far")
+    parser.add_argument("--work", type=Path, help="folder for what is done so far (default: one of these settings)")
     parser.add_argument("--each", type=int, default=2, help="problems of each family")
     parser.add_argument("--skip", type=int, default=0, help="problems of each family that are left out at its beginning")
     parser.add_argument("--batch", type=int, default=2, help="problems distilled in one batch")
     args = parser.parse_args()
+    # What other settings have done is no part of this bank.
+    made = digest(Settings().model_dump_json(exclude={"bank", "device"}))[:8]
+    args.work = args.work or Path(tempfile.gettempdir()) / f"latentmem-make-bank-{made}"
     args.work.mkdir(parents=True, exist_ok=True)
     engine = Engine(Settings(bank=args.work / "bank.sqlite"))
     problems, began = chosen(list(read_problems(HERE / "problems.jsonl")), args.each, args.skip), time.monotonic()

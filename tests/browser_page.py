@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,15 +16,15 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-unsafe-swiftshader")
 BUILT = "return document.querySelector('#lm-facts li') && document.querySelector('#lm-tabs [role=tabpanel] .block')"
 PATIENCE = 90.0  # seconds; a shared machine is slow at times
 
 marks = [pytest.mark.browser]
-if not (Path(CHROMIUM).exists() and Path(DRIVER).exists()):
-    marks.append(pytest.mark.skip(reason="needs Debian's chromium and chromium-driver"))
+if not (CHROMIUM and DRIVER):
+    marks.append(pytest.mark.skip(reason="needs chromium and chromedriver on the path, Debian's chromium and chromium-driver"))
 
 
 def free_port() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -257,4 +256,4 @@ def test_the_journey_with_a_real_model(tmp_path: Path) -> None:
 
 
 def test_chromium_is_there() -> None:
-    assert shutil.which(CHROMIUM) and shutil.which(DRIVER)
+    assert CHROMIUM and DRIVER

@@ -82,7 +82,7 @@ def test_a_wrong_spec_is_one_sentence(spec: str, words: str) -> None:
 @pytest.mark.parametrize(("spec", "package"), [("rg:chain_sum", "reasoning_gym"), ("gsm8k", "datasets")])
 def test_a_missing_package_is_named(spec: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(LatentmemError, match=r"latentmem\[evaluation\]"):
+    with pytest.raises(LatentmemError, match=r"\.\[evaluation\]"):
         load(spec)
 
 

@@ -53,7 +53,7 @@ class Row:
     note: str = ""
     ours_runs: tuple[float, ...] = ()
     peer_runs: tuple[float, ...] = ()
-    load: float | None = None  # processes that wanted a core when the row began: a quiet machine has less than one
+    load: float | None = None  # processes that wanted a core when the bench began: a quiet machine has less than one
     seconds: float = 0.0  # that measuring the row took
     measured: str = ""  # ISO 8601, UTC
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -113,7 +113,7 @@ def read(file: Path) -> dict[str, Any]:
 def check_machine(file: Path, here: Mapping[str, Any]) -> None:
     """Figures of two machines do not go into one file. Raises LatentmemError."""
     there = read(file).get("machine", here)
-    changed = [name for name in ("processor", "cores", "accelerators") if there.get(name) != here.get(name)]
+    changed = [name for name in ("processor", "cores", "instructions", "accelerators") if there.get(name) != here.get(name)]
     if changed:
         raise LatentmemError(f"{file} has figures of another machine ({changed[0]} {there.get(changed[0])}, here "
                              f"{here.get(changed[0])}): give another file with --out.")

@@ -25,6 +25,7 @@ def run(specs: Sequence[RowSpec], work: Work, repeats: int, file: Path, *, resum
     a row fails; a peer that is missing or fails leaves a row with ours alone and a note.
     """
     here, settings = report.machine(), {**asdict(work), "repeats": repeats}
+    load = report.load_average()  # before the first row: later it would be that of the row before
     report.check_machine(file, here)
     done = {r["name"] for r in report.read(file).get("rows", []) if r.get("settings") == settings} if resume else set()
     dtypes: dict[str, tuple[str, str]] = {}
@@ -32,7 +33,7 @@ def run(specs: Sequence[RowSpec], work: Work, repeats: int, file: Path, *, resum
         if spec.name in done:
             yield Status(f"{spec.name}: already in {file}")
             continue
-        began, load = time.perf_counter(), report.load_average()
+        began = time.perf_counter()
         dtype, why = "", ""
         if spec.probe:
             yield from _probe(spec, work, dtypes)
@@ -43,7 +44,7 @@ def run(specs: Sequence[RowSpec], work: Work, repeats: int, file: Path, *, resum
         except PeerMissing as e:  # our own side needs something optional, too: a browser
             yield Status(f"{spec.name} is left out: {e}")
             continue
-        busy = f"the machine was busy when this row began (load {load})" if load is not None and load > 1 else ""
+        busy = f"the machine was busy when the bench began (load {load})" if load is not None and load > 1 else ""
         made = report.row(spec.name, spec.what, spec.unit, spec.better, spec.target, spec.peer_name, ours, peer,
                           note="; ".join(filter(None, [*notes, why if peer else "", busy])), load=load,
                           seconds=round(time.perf_counter() - began, 1),

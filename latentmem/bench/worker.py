@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import IO, Any
 
 from ..records import LatentmemError
@@ -32,12 +32,18 @@ def main() -> None:
     spec, work = sys.argv[1], Work(**json.loads(sys.argv[2]))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    if spec.startswith("peers.llama"):
-        # llama.cpp meets its threads many times a layer and is made for threads that spin. Peers on torch wait as
-        # we do: passively, or for GOMP_SPINCOUNT turns if that is set.
-        for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-            os.environ.pop(name, None)
+    if spec.startswith("peers."):
+        _as_at_home(os.environ, llama=spec.startswith("peers.llama"))
     serve(spec, work, sys.stdin, answers)
+
+
+def _as_at_home(environ: MutableMapping[str, str], *, llama: bool) -> None:
+    """A peer's threads wait as they would without us, or as a person has set it. llama.cpp meets its threads many times a layer
+    and is made for threads that spin, whatever is set for torch."""
+    ours = environ.pop("LATENTMEM_WAITS", None)
+    for name, gone in (("OMP_WAIT_POLICY", ours or llama), ("GOMP_SPINCOUNT", llama)):
+        if gone:
+            environ.pop(name, None)
 
 
 def serve(spec: str, work: Work, questions: IO[str], answers: IO[str]) -> None:

@@ -202,7 +202,7 @@ def _from_hub(name: str, one: HubSet, options: dict[str, Any]) -> tuple[str, Ite
     try:
         from datasets import load_dataset
     except ImportError:
-        raise LatentmemError(f"The data set {name} needs the package datasets: pip install \"latentmem[evaluation]\".") from None
+        raise LatentmemError(f"The data set {name} needs the package datasets: pip install -e \".[evaluation]\".") from None
     split = str(options.pop("split", one.split))
     _no_more(options, name, "split")
     if split != one.split:  # other problems, other names
@@ -241,7 +241,7 @@ def _generated(family: str, options: dict[str, Any]) -> Iterator[Found]:
         from reasoning_gym.factory import DATASETS
     except ImportError:
         raise LatentmemError(f"{GENERATED}{family} needs the package reasoning-gym: pip install "
-                             "\"latentmem[evaluation]\".") from None
+                             "-e \".[evaluation]\".") from None
     if family not in DATASETS:
         raise LatentmemError(f"reasoning-gym has no family {family!r}: try chain_sum, basic_arithmetic, simple_equations "
                              "or gsm_symbolic.")

@@ -1,4 +1,4 @@
-"""The programs we are compared with, one file each. Their packages are the extra `bench`: pip install latentmem[bench]."""
+"""The programs we are compared with, one file each. Their packages are the extra `bench`: pip install -e ".[bench]"."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ def package(module: str, name: str) -> Any:
     try:
         return import_module(module)
     except ImportError as e:
-        raise PeerMissing(f"{name} is not installed ({e}): pip install {name}, or pip install latentmem[bench].") from None
+        raise PeerMissing(f"{name} is not installed ({e}): pip install {name}, or pip install -e \".[bench]\".") from None

@@ -90,7 +90,8 @@ class Sequences:
 def _cores() -> int:
     import psutil
 
-    return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(psutil.cpu_count(logical=False) or allowed, allowed)
 
 
 def one_problem(work: Work) -> Side:
