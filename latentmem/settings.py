@@ -119,7 +119,7 @@ WHY: Mapping[str, str] = {
     "key": "On held-out problems sentence embeddings were ahead by 1, 2 and 8 points in three runs, only the 8 beyond chance.",
     "k": "ReasoningBank (arXiv 2509.25140): 49.7 % with one, 44.4 % with four.",
     "min_similarity": "Keeps out another kind of problem only: in the runs, two nearest memories in 600; not swept.",
-    "verifier": "Right side taken in the runs: in votes the share 7 of 7; with one trace the judge 57 of 88, not chosen on them.",
+    "verifier": "Right side taken: in votes the share 7 of 7; with one trace the judge 57 of 88 (few of them chosen on).",
 }
 
 
