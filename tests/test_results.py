@@ -9,7 +9,7 @@ import pytest
 from latentmem.bench import report
 
 ROOT = Path(__file__).parent.parent
-BENCHES = ("bench", "bench-peak")  # of two machines: figures of different ones do not go into one file
+BENCHES = ("bench", "bench-distil")  # of two machines: figures of different ones do not go into one file
 
 
 @pytest.mark.parametrize("name", BENCHES)
