@@ -8,12 +8,10 @@ somebody asked, and an archive is made to be given away.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from uuid import uuid4
 
 from . import bank_codec as codec
 from .bank_schema import insert_sql
-from .bank_store import Store, insert_events
+from .bank_store import Store, insert_events, stamped
 from .records import Event, LatentmemError, Receipt
 
 MOST = 2000  # receipts in a bank
@@ -31,11 +29,7 @@ def keep(store: Store, receipt: Receipt, events: Sequence[Event], most: int) -> 
 
     Keeping the same id again keeps the first. Events of a memory that was deleted meanwhile are left out.
     """
-    row, at = codec.receipt_row(receipt), codec.now()
-    batch = [replace(e, id=e.id or "e" + uuid4().hex, created=e.created or codec.iso(at + i))  # apart: their order stays
-             for i, e in enumerate(events)]
-    for event in batch:
-        codec.check_event(event)
+    row, batch = codec.receipt_row(receipt), stamped(events)
     with store.writing() as db:
         if db.execute("SELECT 1 FROM receipts WHERE id = ?", (receipt.id,)).fetchone() is None:
             db.execute(insert_sql("receipts", list(row)), list(row.values()))

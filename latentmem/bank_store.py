@@ -155,11 +155,7 @@ class Store:
         """Append events that just happened, all or none: one transaction each would wait for the disk every time."""
         if not batch:
             return
-        at = codec.now()
-        whole = [replace(e, id=e.id or "e" + uuid4().hex, created=e.created or codec.iso(at + i))  # apart: their order stays
-                 for i, e in enumerate(batch)]
-        for event in whole:
-            codec.check_event(event)
+        whole = stamped(batch)
         with self.writing() as db:
             self.writes += 1
             added, refused = insert_events(db, whole)
@@ -179,6 +175,14 @@ class Store:
             rows = db.execute(f"SELECT * FROM events WHERE {where} ORDER BY at DESC, id DESC LIMIT ?",
                               [*chosen.values(), limit]).fetchall()
         return [codec.event_of(row) for row in rows if codec.event_is_whole(row)]
+
+
+def stamped(events: Sequence[Event]) -> list[Event]:
+    """Events that just happened, checked, with what they lack of ids and times, which lie apart so that their order stays."""
+    at = codec.now()
+    for event in events:
+        codec.check_event(event)
+    return [replace(e, id=e.id or "e" + uuid4().hex, created=e.created or codec.iso(at + i)) for i, e in enumerate(events)]
 
 
 def salvaged(db: sqlite3.Connection, table: str, one: Callable[[int], Iterable[Any]]) -> Iterator[Any]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, replace
-from datetime import UTC, datetime
-from uuid import uuid4
+from dataclasses import fields
 
-from .bank_codec import check_event
+from .bank_store import stamped
 from .records import Counters, Event, LatentmemError
 
 MOST_EVENTS = 2000
@@ -30,10 +28,7 @@ class Beside:
 
     def add(self, events: Sequence[Event]) -> list[Event]:
         """Take down events that just happened, with ids and times; all or none. Raises LatentmemError."""
-        for event in events:
-            check_event(event)
-        made = [replace(e, id=e.id or "e" + uuid4().hex,
-                        created=e.created or datetime.now(UTC).isoformat(timespec="microseconds")) for e in events]
+        made = stamped(events)
         with self._lock:
             self._events = thinned([*self._events, *made])
         return made

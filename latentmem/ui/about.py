@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import api, hosting, parts
@@ -18,10 +17,9 @@ if TYPE_CHECKING:
 def create_about(engine: Engine) -> None:
     """The panel, inside the Blocks and the Tab of the caller."""
     s = engine.settings
-    bank = Path(s.bank).expanduser()
     parts.live("lm-about", fragments(
         ("method", method(s)),
-        ("kept", kept_where(bank, s.hosted, s.hosted_memories, hosting.lasting(bank))),
+        ("kept", kept_where(s.bank, s.hosted, s.hosted_memories, hosting.lasting(s.bank))),
         ("model", model_facts(s, hosting.limits(s))),
         ("api", endpoints_table([signature(fn) for fn in api.ENDPOINTS], s.mcp))), classes="about")
 

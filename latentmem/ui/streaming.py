@@ -98,7 +98,7 @@ def home(desk: Desk, data: DataSet, systems: Sequence[str], seed: int) -> Path:
     the same folder, so that a stream goes on after a stop, a reload or a restart."""
     s = desk.engine.settings
     lasting = not desk.hosted and str(s.bank) != ":memory:"
-    root = Path(s.bank).expanduser().parent if lasting else Path(desk.folder())
+    root = s.bank.parent if lasting else Path(desk.folder())
     what = digest(data.digest, *sorted(systems), str(seed), s.model_dump_json(exclude={"bank", "device"}))[:12]
     return root / "streams" / what
 
