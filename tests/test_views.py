@@ -152,6 +152,20 @@ def test_the_mark_of_the_decision_hides_no_figure() -> None:
     assert mark and int(mark[1]) <= lane, "the mark ends above the bar"
 
 
+@pytest.mark.parametrize("different, named", [(8, 8), (11, 8)])
+def test_every_answer_of_a_split_vote_has_its_own_letter(different: int, named: int) -> None:
+    traces = [trace(i, answer=str(10 * i)) for i in range(different)]
+    html = str(views.stored_vote(vote(traces, different), "Vote"))
+    letters = re.findall(r'class="seg c\d"[^>]*>([A-Z]\d*)<', html)
+    assert letters == list("ABCDEFGHIJK")[:different]
+    assert html.count("<b>×") == named and ("and 3 more" in html) == (different == 11)
+
+
+@given(st.integers(0, 200), st.integers(0, 200))
+def test_two_answers_never_share_colour_and_letter(a: int, b: int) -> None:
+    assert (views.letter(a) == views.letter(b)) == (a == b)
+
+
 def test_an_answer_keeps_its_colour_when_overtaken_and_on_both_sides() -> None:
     s = scene(trace(0, "7"), trace(1, "8"), trace(2, "8"), trace(0, "8", side="memory"), trace(1, "9", side="memory"))
     colour = {(r.side, r.row): s.colour(r) for r in s.rows.values()}

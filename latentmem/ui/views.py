@@ -15,7 +15,8 @@ from ..records import Cluster, Side, Status, Trace, Vote
 from .scene import Row, Scene
 
 Fragment = list[str]
-LETTERS = "ABCDEFG"  # one for each colour of Okabe and Ito in style.css: never colour alone
+COLOURS = 7  # of Okabe and Ito in style.css; an eighth answer has the first colour again, but never its letter
+MOST_NAMED = 8  # answers in the list under a vote bar
 SIDES: dict[Side, str] = {"zero_shot": "Without memory", "memory": "With memory"}
 
 
@@ -76,8 +77,18 @@ def swatch(colour: int | None) -> Markup:
     """The coloured letter of an answer; a dash for traces that do not vote."""
     if colour is None:
         return Markup('<span class="swatch cx" aria-hidden="true">–</span>')
-    return Markup('<span class="swatch c{}" aria-hidden="true">{}</span>').format(
-        colour % len(LETTERS), LETTERS[colour % len(LETTERS)])
+    return Markup('<span class="swatch {}" aria-hidden="true">{}</span>').format(paint(colour), letter(colour))
+
+
+def paint(colour: int | None) -> str:
+    """The CSS class of an answer's colour."""
+    return "cx" if colour is None else f"c{colour % COLOURS}"
+
+
+def letter(colour: int) -> str:
+    """A to Z, then A2 to Z2: what tells answers of one colour apart."""
+    turn, index = divmod(colour, 26)
+    return chr(ord("A") + index) + (str(turn + 1) if turn else "")
 
 
 def progress(status: Status | None, busy: bool = True) -> Markup:
@@ -124,7 +135,7 @@ def trace_card(row: Row, colour: int | None, stopped: bool = False) -> Markup:
     foot = Markup('<footer title="{}">{}</footer>').format(_certainty(t), " · ".join(_facts(t))) if t is not None else ""
     return Markup('<article class="card {} {}" aria-label="Trace {}, {}"><header><b>{}</b>{}{}</header>'
                   '<div class="body tx" tabindex="0" role="group" aria-label="Text of trace {}">{}</div>{}</article>').format(
-        css, "cx" if colour is None else f"c{colour % len(LETTERS)}", row.row + 1, words, row.row + 1, swatch(colour),
+        css, paint(colour), row.row + 1, words, row.row + 1, swatch(colour),
         vote, row.row + 1, safe(row.text), foot)
 
 
@@ -154,17 +165,18 @@ def vote_bar(vote: Vote | None, colours: Sequence[int | None], *, title: str, to
     read = vote_words(vote, total, finished, running, formula)
     flag, mark = decided_flag(decided_after, total), decided_mark(decided_after, total)
     legend = join([Markup('<li>{}{} <b>× {}</b></li>').format(swatch(colours[i]), answer_text(c.answer), c.size)
-                   for i, c in enumerate(clusters[:6])])
+                   for i, c in enumerate(clusters[:MOST_NAMED])])
+    if len(clusters) > MOST_NAMED:
+        legend += Markup("<li>and {} more</li>").format(len(clusters) - MOST_NAMED)
     return Markup('<section class="vote"><header><h3>{}</h3>{}</header><div class="track">{}<div class="bar" role="img" '
                   'aria-label="{}">{}</div></div><ul class="legend">{}</ul><p class="words tx">{}</p></section>').format(
         safe(title), flag, mark, safe(f"{title}: {words}"), join(segments), legend, safe(read))
 
 
 def _segment(c: Cluster, colour: int | None, total: int) -> Markup:
-    css = "cx" if colour is None else f"c{colour % len(LETTERS)}"
-    mark = LETTERS[colour % len(LETTERS)] if colour is not None else ""
+    mark = letter(colour) if colour is not None else ""
     return Markup('<span class="seg {}" style="flex:{} 0 0" title="{}">{}</span>').format(
-        css, c.size, safe(f"{c.answer}: {c.size} of {total}"), mark)
+        paint(colour), c.size, safe(f"{c.answer}: {c.size} of {total}"), mark)
 
 
 def decided_flag(decided_after: int | None, total: int) -> Markup:
