@@ -147,7 +147,7 @@ def follow(those: Iterator[Any], as_json: bool) -> None:
                 typer.echo(said, err=True)
             last = said
         elif isinstance(record, Step):
-            typer.echo(f"{record.problem_id}: step {record.step} of {record.steps}, agreement {record.agreement:.0%}", err=True)
+            typer.echo(f"{record.problem_id}: {record.title}, agreement {record.agreement:.0%}", err=True)
         elif isinstance(record, dict):
             typer.echo(", ".join(f"{k} {v}" for k, v in record.items() if k in SHOWN), err=True)
         if as_json and isinstance(record, (Result, Learned, dict)):

@@ -192,8 +192,9 @@ def steps_table(steps: Iterable[Step]) -> Table:
     table = _table(*["problem"] * several, "step", "label", "agree", "reward", "loss", "gradient", "shift", "tokens",
                    "seconds", "note")
     for s in steps:
+        place = "check" if s.final else f"{s.step}/{s.steps}"
         mean = sum(s.rewards) / len(s.rewards) if s.rewards else 0.0
-        table.add_row(*[plain(s.problem_id, 16)] * several, f"{s.step}/{s.steps}", plain(label_of(s.label), 20),
+        table.add_row(*[plain(s.problem_id, 16)] * several, place, plain(label_of(s.label), 20),
                       f"{s.agreement:.0%}", f"{mean:.2f}", f"{s.loss:.4f}", f"{s.grad_norm:.3g}", f"{s.shift:.3f}",
                       str(s.tokens), f"{s.seconds:.0f}", plain(s.note, 40))
     return table
@@ -203,7 +204,8 @@ def step_line(steps: list[Step]) -> str:
     """The last step in one sentence."""
     s = steps[-1]
     who = f" of {s.problem_id}" if len({t.problem_id for t in steps}) > 1 else ""
-    return f"Step {s.step} of {s.steps}{who}: agreement {s.agreement:.0%}, loss {s.loss:.4f}. {time_left(steps)}"
+    loss = "" if s.final else f", loss {s.loss:.4f}"
+    return f"{s.title.capitalize()}{who}: agreement {s.agreement:.0%}{loss}. {time_left(steps)}"
 
 
 def time_left(steps: list[Step]) -> str:
@@ -212,8 +214,9 @@ def time_left(steps: list[Step]) -> str:
     longest: dict[int, float] = {}
     for t in steps:
         longest[t.step] = max(t.seconds, longest.get(t.step, 0.0))
-    seconds = sum(longest.values()) / len(longest) * (s.steps - s.step)
-    return f"At most {seconds:.0f} s left." if s.step < s.steps else "Last step done."
+    if s.step >= s.steps:
+        return "All is done." if s.final else "The final check is left."
+    return f"At most {sum(longest.values()) / len(longest) * (s.steps - s.step):.0f} s left."
 
 
 def receipt_table(r: Receipt) -> Table:

@@ -178,6 +178,15 @@ class Step:
     def seconds(self) -> float:
         return self.seconds_rollout + self.seconds_train
 
+    @property
+    def final(self) -> bool:
+        """Whether it is the check after the last step: rollouts of the final prompt, and no gradient."""
+        return self.step > self.steps
+
+    @property
+    def title(self) -> str:
+        return "final check" if self.final else f"step {self.step} of {self.steps}"
+
 
 @dataclass(frozen=True, eq=False)
 class Memory:

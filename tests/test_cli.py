@@ -30,7 +30,9 @@ from latentmem.records import (
     from_json,
 )
 from latentmem.settings import Settings
+from latentmem.voting import vote
 from tests.cli_samples import HIT, ONE, RECEIPT, STEP, TRACES, VOTE, Terminal, memory
+from tests.fake_engine import fake_step
 
 ROOT = Path(__file__).parent.parent
 
@@ -227,3 +229,12 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
 def test_version_and_bare_call(cli: Terminal) -> None:
     assert cli.ok("--version").startswith("latentmem 0.")
     assert "Usage" in cli().output
+
+
+def test_the_check_after_the_last_step_is_not_called_a_step() -> None:
+    last = vote([], 8)
+    steps = [fake_step(n, 2, last, "a") for n in (1, 2, 3)]
+    assert [console.step_line(steps[:n]).split(":")[0] for n in (1, 2, 3)] == ["Step 1 of 2", "Step 2 of 2", "Final check"]
+    assert [console.step_line(steps[:n]).split(". ")[-1] for n in (1, 2, 3)] == [
+        "At most 2 s left.", "The final check is left.", "All is done."]
+    assert list(console.steps_table(steps).columns[0].cells) == ["1/2", "2/2", "check"]

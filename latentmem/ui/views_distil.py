@@ -41,7 +41,7 @@ def curve_figure(steps: Sequence[Step], best: int | None = None) -> dict[str, An
             "type": "scatter", "mode": "lines+markers", "name": name, "xaxis": "x", "yaxis": f"y{axis}",
             "x": [s.step for s in steps], "y": [_value(s, member) for s in steps],
             "line": {"color": colour, "width": 2.5}, "marker": {"size": 7},
-            "text": ["final check" if _final(s) else f"step {s.step}" for s in steps],
+            "text": ["final check" if s.final else f"step {s.step}" for s in steps],
             "hovertemplate": f"%{{text}}<br>{name} %{{y:.3f}}<extra></extra>"})
     if best:
         at = seen_at(best)
@@ -54,14 +54,9 @@ def curve_figure(steps: Sequence[Step], best: int | None = None) -> dict[str, An
     return {"data": data, "layout": layout}
 
 
-def _final(s: Step) -> bool:
-    """Whether it is the check after the last step, which trains nothing."""
-    return s.step > s.steps
-
-
 def _value(s: Step, member: str) -> float | None:
     """The final check has an agreement, but no loss and no gradient."""
-    return None if _final(s) and member != "agreement" else getattr(s, member)
+    return None if s.final and member != "agreement" else getattr(s, member)
 
 
 def _known(s: Step, member: str) -> str:
@@ -101,7 +96,7 @@ def time_left(scene: Scene) -> float | None:
         return None
     recent, last = scene.steps[-3:], scene.steps[-1]
     step, check = (sum(x) / len(recent) for x in ((s.seconds for s in recent), (s.seconds_rollout for s in recent)))
-    if last.step > last.steps:
+    if last.final:
         return 0.0
     if last.step == last.steps:
         return check * (1 - _within(scene))
@@ -164,11 +159,11 @@ def step_words(s: Step) -> str:
     n = len(s.rewards)
     rewarded = sum(r > 0 for r in s.rewards)
     who = f"{rewarded} of {count(n, 'fresh trace')} gave the majority's answer" if n else "no fresh traces"
-    if _final(s):
+    if s.final:
         return f"Final check of the last soft prompt: {who}."
     if s.note:
-        return f"Step {s.step} of {s.steps}: {who}; {s.note}."
-    return (f"Step {s.step} of {s.steps}: {who} and were rewarded; the soft prompt has moved by "
+        return f"{s.title.capitalize()}: {who}; {s.note}."
+    return (f"{s.title.capitalize()}: {who} and were rewarded; the soft prompt has moved by "
             f"{percent(s.shift)} of its size.")
 
 
@@ -200,7 +195,7 @@ def steps_table(steps: Sequence[Step]) -> list[Fragment]:
         return []
     rows = join([Markup("<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.0f}</td>"
                         "<td>{}</td><td>{}</td></tr>").format(
-        "check" if _final(s) else s.step, percent(s.agreement), _known(s, "loss"), _known(s, "grad_norm"), percent(s.finished),
+        "check" if s.final else s.step, percent(s.agreement), _known(s, "loss"), _known(s, "grad_norm"), percent(s.finished),
         s.length, duration(s.seconds), safe(s.note)) for s in steps])
     return fragments(("steps", Markup(
         '<details class="steps"><summary>The steps as a table</summary>'

@@ -45,14 +45,13 @@ def _title(s: Step, best: int) -> str:
         kept = ": traces of the soft prompt that was kept"
     else:
         kept = ", and the soft prompt after it was kept" if s.step == best else ""
-    return f"Final check after the last step{kept}" if s.step > s.steps else f"Step {s.step} of {s.steps}{kept}"
+    return f"Final check after the last step{kept}" if s.final else f"{s.title.capitalize()}{kept}"
 
 
 def _numbers(s: Step) -> Markup:
-    final = s.step > s.steps
     pairs = [("Agreement", percent(s.agreement)), ("Finished with a box", percent(s.finished)),
              ("Mean length", f"{s.length:.0f} tokens"), ("Entropy", f"{s.entropy:.2f} nats a token")]
-    if not final:
+    if not s.final:
         pairs += [("Loss", number(s.loss, 3)), ("Gradient norm", number(s.grad_norm, 3))]
     pairs += [("Moved by", percent(s.shift)), ("Time", duration(s.seconds))]
     note = Markup('<p class="hint">{}</p>').format(safe(s.note)) if s.note else Markup("")

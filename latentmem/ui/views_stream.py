@@ -42,7 +42,7 @@ class Feed:
         if isinstance(record, Status):
             self.status = record
         elif isinstance(record, Step):
-            words = f"Learning: step {record.step} of {record.steps}, {percent(record.agreement)} agree"
+            words = f"Learning: {record.title}, {percent(record.agreement)} agree"
             self.status = Status(words, record.step, record.steps + 1)
         elif isinstance(record, Result):
             self.results.append(record)
