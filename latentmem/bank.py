@@ -15,10 +15,10 @@ import numpy as np
 
 from . import bank_archive, bank_codec, bank_index, bank_receipts, bank_verify, soft_prompt
 from .bank_archive import ExportReport, ImportReport
-from .bank_schema import COUNTERS, STATE, infos_sql, is_damage, place
+from .bank_schema import STATE, info_of, infos_sql, is_damage, place
 from .bank_store import Store, salvaged
 from .bank_verify import VerifyReport
-from .records import Counters, Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Problem, Receipt
+from .records import Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Receipt
 
 __all__ = ["Bank", "ExportReport", "ImportReport", "VerifyReport"]
 
@@ -68,7 +68,7 @@ class Bank:
         return bank_codec.unpack(self._store.packed(self._store.resolve(memory_id)))
 
     def delete(self, memory_id: str) -> None:
-        """Remove a memory and its events for good; receipts of its answers stay. Importing an archive brings it back."""
+        """Remove a memory and its events for good; receipts stay (see `forget`). Importing an archive brings it back."""
         self._store.delete(memory_id)
 
     def __contains__(self, memory_id: object) -> bool:
@@ -188,6 +188,10 @@ class Bank:
         """Receipt id -> problem, of the answers in which a memory took part, newest first."""
         return bank_receipts.problems(self._store, self._store.resolve(memory_id))
 
+    def forget(self, receipt_ids: Collection[str] | None = None) -> int:
+        """Delete these receipts, or all, for good: what was asked and answered; how many those were."""
+        return bank_receipts.forget(self._store, receipt_ids)
+
     # -------------------------------------------------------------- sharing and health
     def export_zip(self, target: str | Path | IO[bytes], ids: Collection[str] | None = None) -> ExportReport:
         """Write memories (all, or these) and their events, but no receipts, as a zip; a damaged memory is left out and
@@ -238,7 +242,7 @@ class Bank:
                 if not rows:
                     raise
                 rows = rows[:limit] if limit >= 0 else rows
-        return [info for row in rows if (info := _info(row)) is not None]
+        return [info for row in rows if (info := info_of(row)) is not None]
 
     def _search_views(self, kind: str) -> tuple[dict[str, int], dict[int, bank_index.View]]:
         """The keys of one kind as they are now: read once, then only what is new."""
@@ -284,16 +288,3 @@ class Bank:
                        if seq > after else ())
         index.add(sorted(one, key=lambda row: row[0]))
         index.stored = -1  # unreadable keys were not counted: compare all that is there with all that was read
-
-
-def _info(row: sqlite3.Row) -> MemoryInfo | None:
-    """A row of the table; None when it is too damaged to show, which `verify` tells."""
-    try:
-        problem = Problem(row["problem_text"], row["problem_id"], row["problem_answer"], row["source"])
-    except LatentmemError:
-        return None
-    counters = Counters(**{kind: row[f"n_{kind}"] for kind in COUNTERS})
-    columns = ("id", "name", "label", "majority_ratio", "model", "model_name", "virtual_tokens", "hidden", "best_step",
-               "created")
-    return MemoryInfo(**{c: row[c] for c in columns}, problem=problem, quarantined=bool(row["quarantined"]),
-                      counters=counters)

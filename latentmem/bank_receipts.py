@@ -2,12 +2,12 @@
 
 A receipt belongs to the answer, not to the memory: it stays when a memory of it is deleted, because it also says what the
 model alone and the router did, and whoever was given that answer may still ask why. It is never exported: it holds what
-somebody asked, and an archive is made to be given away.
+somebody asked, and an archive is made to be given away. Whoever keeps the bank may `forget` it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from . import bank_codec as codec
 from .bank_schema import insert_sql
@@ -69,3 +69,23 @@ def problems(store: Store, memory_id: str) -> dict[str, str]:
     with store.reading() as db:
         rows = db.execute(f"SELECT id, problem FROM receipts {OF_MEMORY} ORDER BY seq DESC", (memory_id,)).fetchall()
     return {row[0]: row[1] for row in rows}
+
+
+def forget(store: Store, receipt_ids: Collection[str] | None) -> int:
+    """Delete these receipts, or all; how many those were. An unknown id raises LatentmemError, and nothing is deleted.
+
+    `secure_delete` overwrites them in the file; the checkpoint takes them out of the log beside it, too.
+    """
+    with store.writing() as db:
+        if receipt_ids is None:
+            gone = db.execute("DELETE FROM receipts").rowcount
+        else:
+            chosen = list(dict.fromkeys(receipt_ids))
+            for ident in chosen:
+                if not db.execute("DELETE FROM receipts WHERE id = ?", (ident,)).rowcount:
+                    raise LatentmemError(f"There is no receipt {str(ident)[:40]!r} here, so none was deleted: "
+                                         "`latentmem receipts` lists them.")
+            gone = len(chosen)
+    with store.reading() as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return gone

@@ -9,15 +9,14 @@ from contextlib import closing, contextmanager
 from functools import cache, partial
 from pathlib import Path
 
-from .records import LatentmemError
+from .records import Counters, LatentmemError, MemoryInfo, Problem
 
 APPLICATION_ID = 0x4C4D454D  # "LMEM"
 BUSY_SECONDS = 10.0
 
 # A bank of version n has exactly the definitions of the first n steps, so a change to them is one more step. A new bank
 # goes through all of them, an older one through those it lacks.
-# `seq` is the order of storing and is never used twice, so that a reader can ask for what came after; of receipts, where
-# only the oldest go, also without AUTOINCREMENT.
+# `seq` is the order of storing; of memories and events it is never used twice, so that a reader can ask for what came after.
 # `at` is `created` in microseconds since 1970: texts with different zones or precision do not sort.
 STEPS = ("""
 CREATE TABLE memories (
@@ -67,6 +66,19 @@ def infos_sql(where: list[str]) -> str:
         SELECT {", ".join("page." + c for c in INFO_COLUMNS)}, page.at AS at, page.seq AS seq, page.quarantined, {sums}
         FROM page LEFT JOIN events e ON e.memory_id = page.id
         GROUP BY page.seq ORDER BY page.at DESC, page.seq DESC"""
+
+
+def info_of(row: sqlite3.Row) -> MemoryInfo | None:
+    """A row of the table; None when it is too damaged to show, which `verify` tells."""
+    try:
+        problem = Problem(row["problem_text"], row["problem_id"], row["problem_answer"], row["source"])
+    except LatentmemError:
+        return None
+    counters = Counters(**{kind: row[f"n_{kind}"] for kind in COUNTERS})
+    columns = ("id", "name", "label", "majority_ratio", "model", "model_name", "virtual_tokens", "hidden", "best_step",
+               "created")
+    return MemoryInfo(**{c: row[c] for c in columns}, problem=problem, quarantined=bool(row["quarantined"]),
+                      counters=counters)
 
 
 def insert_sql(table: str, columns: list[str]) -> str:
@@ -173,7 +185,8 @@ def _read_mode(file: Path) -> str:
 
 def _check(db: sqlite3.Connection, path: str, read_only: bool) -> None:
     """Refuses a file that is no bank or a newer one; creates the tables in an empty file, and what an older one lacks."""
-    for pragma in ("foreign_keys = ON", "trusted_schema = OFF", "cell_size_check = ON"):
+    for pragma in ("foreign_keys = ON", "trusted_schema = OFF", "cell_size_check = ON",
+                   "secure_delete = ON"):  # what was deleted is overwritten
         db.execute(f"PRAGMA {pragma}")
     if not _objects(db) and _pragma(db, "user_version") == 0 and (not read_only or path == ":memory:"):
         _upgrade(db)

@@ -14,7 +14,7 @@ BANK = ("bank",)
 commands = typer.Typer()
 memories = typer.Typer(help="List the memories; show, delete, quarantine or release one.")
 commands.add_typer(memories, name="memories")
-receipts = typer.Typer(help="List the receipts of answers; show one.")
+receipts = typer.Typer(help="List the receipts of answers; show or delete some.")
 commands.add_typer(receipts, name="receipts")
 
 
@@ -109,7 +109,7 @@ def list_receipts(
                                                show_default=False)] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 20,
 ) -> int:
-    """List the receipts of the newest answers given with this bank; or show one."""
+    """List the receipts of the newest answers given with this bank; or show or delete some."""
     from . import console
 
     bank = engine_for(overrides).bank
@@ -139,6 +139,25 @@ def show_receipt(overrides: dict[str, Any], as_json: bool,
     return DONE
 
 
+@command(receipts, *BANK, name="delete")
+def delete_receipts(
+    overrides: dict[str, Any], as_json: bool,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Receipts' ids.", show_default=False)] = None,
+    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Really delete them; there is no way back.")] = False,
+) -> int:
+    """Delete receipts for good: what was asked, and what was answered. Memories and their counters stay."""
+    if bool(ids) == every:
+        raise LatentmemError("It is not said which receipts: give their ids, or --all, and not both.")
+    bank = engine_for(overrides).bank
+    if not yes:
+        many = len(set(ids)) if ids else bank.stats()["receipts"]
+        raise LatentmemError(f"{many} receipt{'s' * (many != 1)} would be gone for good: add --yes.")
+    gone = bank.forget(ids or None)
+    return tell(as_json, f"{gone} receipt{'s' * (gone != 1)} deleted from {bank.path}.",
+                {"record": "Forgotten", "receipts": gone})
+
+
 @command(commands, *BANK, name="export")
 def export(
     overrides: dict[str, Any], as_json: bool,
@@ -147,6 +166,8 @@ def export(
                                            show_default=False)] = [],  # noqa: B006 - typer makes a new list for each call
     peft: Annotated[Path | None, typer.Option(help="Write PEFT adapters: of one --id into this folder, of several into "
                                                    "folders in it named after the ids.", show_default=False)] = None,
+    base_model: Annotated[str | None, typer.Option("--base-model", help="What the adapters name as their base: a folder or a "
+                                                   "hub id (default: the model's name here).", show_default=False)] = None,
 ) -> int:
     """Write memories to an archive that `import` reads, or as PEFT adapters for `PeftModel.from_pretrained`.
 
@@ -154,13 +175,15 @@ def export(
     """
     if file is None and peft is None:
         raise LatentmemError("There is nothing to write to: give FILE.zip, --peft FOLDER, or both.")
+    if base_model and peft is None:
+        raise LatentmemError(f"--base-model {base_model} is for adapters, and none is written: give --peft FOLDER, too.")
     bank = engine_for(overrides).bank
     code = DONE
     if peft is not None:
         chosen = [bank.info(i).id for i in ids] or [info.id for info in bank.infos()]
         for memory in chosen:
             folder = peft if len(ids) == 1 else peft / memory
-            bank.export_peft(memory, folder)
+            bank.export_peft(memory, folder, base_model=base_model)
             tell(as_json, f"Memory {memory} is written as a PEFT adapter to {folder}.",
                  {"record": "Adapter", "memory_id": memory, "folder": str(folder)})
     if file is not None:

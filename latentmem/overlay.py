@@ -236,6 +236,10 @@ class Overlay:
         """Receipt id -> problem, of the answers given here in which a memory took part, newest first."""
         return {r.id: r.problem.text for r in self.receipts(memory_id)}
 
+    def forget(self, receipt_ids: Collection[str] | None = None) -> int:
+        """Delete these receipts of here, or all; how many those were."""
+        return self.own.forget(receipt_ids)
+
     # -------------------------------------------------------------- sharing
     def export_zip(self, target: str | Path | IO[bytes], ids: Collection[str] | None = None) -> ExportReport:
         """Write memories as a zip: those named, else all of one's own. Raises LatentmemError when there are none."""

@@ -239,6 +239,28 @@ def test_a_bank_that_another_brings_up_meanwhile_is_not_refused(old: Path, monke
     started[0].join()
 
 
+# ------------------------------------------------------------------ forgetting
+def test_what_is_forgotten_is_gone_from_the_files_and_the_rest_stays(tmp_path: Path) -> None:
+    file = tmp_path / "bank.sqlite"
+    with Bank(file) as bank:
+        bank.put(ONE)
+        secret = make_receipt(5, ONE, problem=Problem("How many ZEBRAFISH are in the tank?"))
+        bank.keep_receipt(secret, events(secret))
+        others = [ask(bank, seed) for seed in range(3)]
+        assert b"ZEBRAFISH" in b"".join(f.read_bytes() for f in tmp_path.iterdir())
+        with pytest.raises(LatentmemError, match="no receipt 'r404' here, so none was deleted"):
+            bank.forget([secret.id, "r404"])
+        assert len(bank.receipts()) == 4
+        assert bank.forget([secret.id, secret.id]) == 1
+        assert not any(b"ZEBRAFISH" in f.read_bytes() for f in tmp_path.iterdir())
+        assert {r.id for r in bank.receipts()} == {r.id for r in others} and bank.info(ONE.id).counters.used == 4
+        assert bank.forget() == 3 and bank.receipts() == [] and bank.forget() == 0
+        again = ask(bank, 9)
+        assert [r.id for r in bank.receipts()] == [again.id] and bank.verify().problems == []
+    with Bank(file, read_only=True) as bank, pytest.raises(LatentmemError, match="reading only"):
+        bank.forget()
+
+
 def test_several_open_an_older_bank_at_once(old: Path) -> None:
     failed: list[BaseException] = []
 

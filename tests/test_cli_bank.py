@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,20 @@ def test_receipts_are_listed_shown_and_read_by_replay(cli: Terminal, stored: tup
     assert "no receipt 'r404'" in cli.fails("receipts", "show", "r404")
 
 
+def test_receipts_are_deleted(cli: Terminal, stored: tuple[str, str], tmp_path: Path) -> None:
+    with Bank(tmp_path / "bank.sqlite") as bank:
+        for receipt in (RECEIPT, replace(RECEIPT, id="r2"), replace(RECEIPT, id="r3")):
+            bank.keep_receipt(receipt)
+    for wrong in ([], ["r2", "--all", "--yes"]):
+        assert "not said which receipts" in cli.fails("receipts", "delete", *wrong)
+    assert "1 receipt would be gone" in cli.fails("receipts", "delete", "r2")
+    assert "3 receipts would be gone" in cli.fails("receipts", "delete", "--all")
+    assert "none was deleted" in cli.fails("receipts", "delete", "r2", "r404", "--yes")
+    assert cli.lines("receipts", "delete", "r2", "--yes") == [{"record": "Forgotten", "receipts": 1}]
+    assert {r["id"] for r in cli.lines("receipts")} == {RECEIPT.id, "r3"}
+    assert "2 receipts deleted from" in cli.ok("receipts", "delete", "--all", "--yes") and not cli.lines("receipts")
+
+
 def test_export_and_import(cli: Terminal, stored: tuple[str, str], tmp_path: Path) -> None:
     archive, other = str(tmp_path / "a.zip"), str(tmp_path / "other.sqlite")
     assert "2 memories and 0 events" in cli.ok("export", archive)
@@ -72,11 +87,18 @@ def test_export_and_import(cli: Terminal, stored: tuple[str, str], tmp_path: Pat
     assert "\n" not in cli.fails("import", str(tmp_path / "none.zip"))
 
 
+def base_of(folder: Path) -> str:
+    return json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+
+
 def test_export_as_peft(cli: Terminal, stored: tuple[str, str], tmp_path: Path) -> None:
     one, all_ = tmp_path / "one", tmp_path / "all"
     cli.ok("export", "--peft", str(one), "--id", stored[0][:8])
     assert {p.name for p in one.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
-    cli.ok("export", "--peft", str(all_))
+    assert base_of(one) == "toy"
+    cli.ok("export", "--peft", str(all_), "--base-model", "owner/name")
+    assert {base_of(f) for f in all_.iterdir()} == {"owner/name"}
+    assert "give --peft FOLDER" in cli.fails("export", str(tmp_path / "a.zip"), "--base-model", "owner/name")
     assert {p.name for p in all_.iterdir()} == set(stored)
 
 

@@ -142,6 +142,8 @@ def test_receipts_stay_with_the_visitor(shared: Bank, overlay: Overlay) -> None:
     assert other.receipts() == [] and other.asked(make_memory(0).id) == {}
     with pytest.raises(LatentmemError, match="no receipt"):
         overlay.receipt(keepers.id)
+    assert overlay.forget([mine.id]) == 1 and [r.id for r in overlay.receipts()] == [both.id]
+    assert overlay.forget() == 1 and [r.id for r in shared.receipts()] == [keepers.id]
 
 
 def test_a_visitor_keeps_so_many_receipts_and_no_more(overlay: Overlay, monkeypatch: pytest.MonkeyPatch) -> None:
