@@ -58,7 +58,7 @@ def evaluate(overrides: dict[str, Any], as_json: bool,
                                                          **LIST)] = None) -> int:
     """Compare systems on problems with known answers. What is done is kept: after a stop, the same command goes on.
 
-    At the end, and with --report-only, the folder gets report.html, report.md and evidence.json.
+    At the end, and with --report-only, the folder gets report.html, report.md, evidence.json and outcomes.jsonl.
     """
     from .evaluation.suites import Order, suite_named
     from .evaluation.sweep import read

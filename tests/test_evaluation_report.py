@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from latentmem.evaluation import evidence, figures, report, scoring
+from latentmem.evaluation import evidence, figures, outcomes, report, scoring
 from latentmem.evaluation.evidence import BEGIN, COLUMNS, END, between, cell, markdown
 from latentmem.evaluation.heldout import run as heldout
 from latentmem.evaluation.journal import Journal
@@ -110,9 +110,34 @@ def test_all_sections_are_there_in_both_forms(folder: Path) -> None:
 
 
 def test_a_report_is_the_same_each_time(folder: Path) -> None:
-    before = {name: (folder / name).read_bytes() for name in ("report.html", "report.md", "evidence.json")}
+    before = {name: (folder / name).read_bytes() for name in ("report.html", "report.md", "evidence.json", "outcomes.jsonl")}
     report.make(folder)
     assert before == {name: (folder / name).read_bytes() for name in before}
+
+
+def test_the_outcomes_alone_give_every_accuracy_and_difference(folder: Path) -> None:
+    told = [json.loads(line) for line in (folder / "outcomes.jsonl").read_text().splitlines()]
+    rows = [r for r in evidence.read(folder / "evidence.json") if not r["system"].endswith(("_oracle", "_oracle_vote"))]
+    assert len(told) == len(rows)
+    mine = {line["system"]: line for line in told if (line["run"], line["form"]) == ("heldout-toy", "one")}
+    for row in rows:
+        if row["settings"]["protocol"] == "heldout" and row["settings"]["form"] == "one":
+            line = mine[row["system"]]
+            assert row["accuracy"] == pytest.approx(len(line["right"]) / 11, abs=1e-4)
+            assert row["n"] == len(line["right"]) + len(line["wrong"]) == 11
+
+
+def test_each_other_system_is_held_against_the_memories(folder: Path) -> None:
+    """elm against offline_ttrl by hand: the mean of the differences, and the two kinds of problems."""
+    run = next(r for r in collect([folder]).runs if r.name == "heldout-toy")
+    found = {(c.form, c.system): c for c in outcomes.contrasts(run.results)}
+    assert not {"elm", "zero_shot"} & {system for _, system in found}
+    elm, other = ({r.problem_id: r.correct for r in run.results if (r.system, r.form) == (name, "one")}
+                  for name in ("elm", "offline_ttrl"))
+    c = found["one", "offline_ttrl"]
+    assert (c.ahead, c.behind) == (sum(elm[k] and not other[k] for k in elm), sum(other[k] and not elm[k] for k in elm))
+    assert c.difference.mean == pytest.approx((c.ahead - c.behind) / 11) and c.difference.low <= c.difference.mean
+    assert "elm against each other system" in (folder / "report.md").read_text()
 
 
 def test_the_sweeps_lines_are_pooled_by_held_out_problem() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import figures, scoring
+from . import figures, outcomes, scoring
 from .evidence import budget, evidence, percent, points, rows_of, write
 from .journal import write_whole
 from .page import Page, Sheet
@@ -21,17 +21,19 @@ Paper = Page | Sheet
 
 
 def make(folder: Path, others: Sequence[Path] = (), **told: str) -> dict[str, Path]:
-    """Write report.html, report.md and evidence.json into `folder`, from the runs in it and in `others`; their paths.
+    """Write report.html, report.md, evidence.json and outcomes.jsonl into `folder`, from the runs in it and in `others`;
+    their paths.
     `told`: what `collect` says where there is none."""
     found = collect([folder, *others], **told)
     title = "What a memory is worth"
     page, sheet = Page(title, LEAD), Sheet(title, LEAD)
     for paper in (page, sheet):
         compose(paper, found)
-    files = {name: folder / name for name in ("report.html", "report.md", "evidence.json")}
+    files = {name: folder / name for name in ("report.html", "report.md", "evidence.json", "outcomes.jsonl")}
     write_whole(files["report.html"], page.html())
     write_whole(files["report.md"], sheet.markdown())
     write(files["evidence.json"], evidence(found))
+    outcomes.write(files["outcomes.jsonl"], found.runs)
     return files
 
 
@@ -87,6 +89,7 @@ def systems(paper: Paper, run: Run, rows: Sequence[Row], look: dict[str, dict[st
     if named:
         paper.figure(figures.differences({"": named}), "Differences to zero_shot in the same form, paired by problem; filled "
                      "where the interval leaves out zero.")
+    contrasts(paper, run)
     paper.figure(figures.accuracy_by_tokens(drawn, look), "Accuracy against tokens; a small mark is one trace, a large one a "
                  "vote.")
     if online:
@@ -100,6 +103,18 @@ def systems(paper: Paper, run: Run, rows: Sequence[Row], look: dict[str, dict[st
                          for s in served if s.helped or s.hurt][:15],
                         words=(0, 1, 5, 6), caption=f"{system}: which memories helped whom")
     lessons(paper, run)
+
+
+def contrasts(paper: Paper, run: Run) -> None:
+    """The memories against each other system, not against the model alone only."""
+    found, us = outcomes.contrasts(run.results, seed=run.seed), outcomes.SUBJECT
+    several = len({c.dataset for c in found}) > 1
+    if found:
+        paper.table(("other system", "form", "n", f"{us} against it, points", f"only {us} right", "only the other right"),
+                    [(c.system, f"{c.form}, {c.dataset}" if several else c.form, c.difference.n, interval(c.difference, points),
+                      c.ahead, c.behind) for c in found], words=(0, 1),
+                    marked=[i for i, c in enumerate(found) if c.difference.low > 0],
+                    caption=f"{us} against each other system, paired by problem; bold where the interval is above zero")
 
 
 def budgets(run: Run, rows: Sequence[Row]) -> str:
