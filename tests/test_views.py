@@ -267,3 +267,8 @@ def test_where_memories_are_kept_is_told_as_it_is() -> None:
     assert "/data/bank.sqlite" in kept() and "emptied" not in kept()
     assert "emptied when it restarts" in kept(False, 0, False) and "stays when this Space restarts" in kept(False, 0, True)
     assert "at most 20" in kept(True, 20) and "nobody else sees them" in kept(True, 20) and "/data" not in kept(True, 20)
+
+
+@pytest.mark.parametrize("model, told", [("qwen2.5-coder-0.5b", True), ("owner/some-model", False), ("/a/folder", False)])
+def test_a_checksum_is_claimed_only_for_models_whose_checksum_is_known(model: str, told: bool) -> None:
+    assert ("known checksum" in views_about.model_facts(Settings(model=model), {})) == told

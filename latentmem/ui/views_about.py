@@ -7,6 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from ..catalog import MODELS
 from ..records import Problem, Status
 from ..settings import Settings
 from .views import count, safe
@@ -50,7 +51,7 @@ def method(s: Settings) -> Markup:
         "<p>A short <b>soft prompt</b>, thousands of numbers beside the model's hundreds of millions or more, is trained to "
         "make the model agree with its own majority. The model itself never changes. The soft prompt is the <b>memory</b>.</p>"
         "<p>A new problem is answered twice: alone, and with the memory of the most similar problem. If both agree, that is the "
-        "answer; if not, a verifier decides. So a bad memory does little harm.</p>"
+        "answer; if not, a verifier decides. So a bad memory does less harm, not none.</p>"
         "<p>Every answer comes with a <b>receipt</b>: which memory was tried, how similar it is, what both sides said, and why "
         "one was believed. “No memory” and “nothing learnt” are results too.</p></div></section>").format(diagram(s))
 
@@ -105,7 +106,8 @@ def kept_where(bank: Path, shared: bool = False, most: int = 0, lasting: bool | 
         words = Markup("In one file on the computer that runs this app: <code>{}</code>. {}").format(safe(bank), last)
     return Markup("<section><h2>Where memories are kept</h2><p>{} <b>Export</b> on the Memories panel makes a copy to carry "
                   "away; a single memory exports as a standard PEFT adapter. The receipts of your newest answers are kept "
-                  "there, too; they say what you asked, so Export leaves them out.</p></section>").format(words)
+                  "there, too; they say what you asked, so Export leaves them out{}.</p></section>").format(
+                      words, "" if shared else Markup(", and <code>latentmem receipts delete</code> deletes them"))
 
 
 def model_facts(s: Settings, most: Mapping[str, int]) -> Markup:
@@ -118,11 +120,11 @@ def model_facts(s: Settings, most: Mapping[str, int]) -> Markup:
         words = {"max_problem_chars": "characters", "rollouts": "rollouts", "max_new_tokens": "tokens a trace",
                  "steps": "gradient steps", "virtual_tokens": "virtual tokens"}
         said = ", ".join(f"{value} {words[name]}" for name, value in most.items())
-        shared = Markup('<p class="hint">This app is shared: at most {}. On your own computer there are no limits.</p>').format(
+        shared = Markup('<p class="hint">This app is shared: at most {}. On a computer of your own the limits are far higher.</p>').format(
             said)
-    return Markup('<section><h2>The model</h2>{}<p class="hint">It is fetched at first use, checked against its known '
-                  "checksum, and kept in a cache. After that no network is needed.</p>{}</section>").format(
-        definition_list(pairs), shared)
+    checked = ", checked against its known checksum" if s.model in MODELS else ""  # others are fetched as the hub has them
+    return Markup('<section><h2>The model</h2>{}<p class="hint">It is fetched at first use{}, and kept in a cache. After that '
+                  "no network is needed.</p>{}</section>").format(definition_list(pairs), checked, shared)
 
 
 def endpoints_table(rows: Iterable[tuple[str, str, str]], mcp: bool) -> Markup:
