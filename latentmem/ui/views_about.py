@@ -120,8 +120,8 @@ def model_facts(s: Settings, most: Mapping[str, int]) -> Markup:
         words = {"max_problem_chars": "characters", "rollouts": "rollouts", "max_new_tokens": "tokens a trace",
                  "steps": "gradient steps", "virtual_tokens": "virtual tokens"}
         said = ", ".join(f"{value} {words[name]}" for name, value in most.items())
-        shared = Markup('<p class="hint">This app is shared: at most {}. On a computer of your own the limits are far higher.</p>').format(
-            said)
+        shared = Markup('<p class="hint">This app is shared: at most {}. On a computer of your own the limits are far '
+                        "higher.</p>").format(said)
     checked = ", checked against its known checksum" if s.model in MODELS else ""  # others are fetched as the hub has them
     return Markup('<section><h2>The model</h2>{}<p class="hint">It is fetched at first use{}, and kept in a cache. After that '
                   "no network is needed.</p>{}</section>").format(definition_list(pairs), checked, shared)
