@@ -61,7 +61,7 @@ class Settings(BaseSettings):
         "vote_share", description="Who decides when memory and model disagree; with one rollout, which always ties, the judge.")
 
     starter: bool = Field(True, description="A new bank begins with the memories of examples/bank.zip.")
-    mcp: bool = Field(False, description="Offer the app's endpoints as tools of the Model Context Protocol, too.")
+    mcp: bool = Field(False, description="Offer the app's endpoints as tools of the Model Context Protocol, not in a shared app.")
     hosted: bool = Field(default_factory=lambda: bool(os.environ.get("SPACE_ID")),
                          description="The app is shared: the bank is read-only and visitors have limits (on a Space: yes).")
     hosted_chars: int = Field(1200, ge=1, description="Longest problem in a shared app.")

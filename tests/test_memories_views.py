@@ -35,10 +35,12 @@ def page_of(text: str) -> list[list[str]]:
     bank_notes.add_note(engine.bank, m.id, text)
     rows = [[Word(1, text, 0.5)]]
     infos = engine.bank.infos()
-    return [*views_memory.page(m, engine.bank.info(m.id), engine.bank.events(m.id), engine.neighbours(m.id), tags=(text[:9],),
-                               notes=bank_notes.notes(engine.bank)[m.id], parameters=(10**9, True)),
-            *views_memory.words_table(rows), *views_table.selected(infos, m.id, {m.id: (text[:9],)}),
-            *views_table.table(infos, tags={m.id: (text[:9],)}), *views_memory.no_page(infos)]
+    info, tags = engine.bank.info(m.id), {m.id: (text[:9],)}
+    return [*views_memory.head(m, info, tags[m.id]), *views_memory.body(
+                m, info, engine.bank.events(m.id), engine.neighbours(m.id), notes=bank_notes.notes(engine.bank)[m.id],
+                parameters=(10**9, True)),
+            *views_memory.words_table(rows), *views_table.selected(infos, m.id, tags),
+            *views_table.found_table(infos, infos, tags=tags), *views_memory.no_page(infos)]
 
 
 @pytest.mark.parametrize("text", [t for t in NASTY if t != "\ud800"])
@@ -51,8 +53,8 @@ def test_foreign_text_is_escaped_on_every_page(text: str) -> None:
 def test_the_page_says_what_the_memory_is() -> None:
     engine, m = made()
     info = engine.bank.info(m.id)
-    text = Tags(text_of(views_memory.page(m, info, [], [], tags=("keep",), notes=(Note("e1", "odd", "2026-01-02T03:04"),),
-                                          parameters=(630_000_000, True)))).text
+    text = Tags(text_of(views_memory.head(m, info, ("keep",)) + views_memory.body(
+        m, info, [], [], notes=(Note("e1", "odd", "2026-01-02T03:04"),), parameters=(630_000_000, True)))).text
     size = m.soft_prompt.size
     for part in (m.problem.text, m.label, "of 8 traces agreed", "keep", "odd", f"{size} numbers",
                  f"{4 * size:,}".replace(",", " "), "of its 630 million parameters", "fake-model", m.model[:16],
@@ -183,10 +185,11 @@ def test_the_list_of_events_is_short_and_counts_all() -> None:
 def test_the_table_can_be_ticked_and_says_what_it_shows() -> None:
     engine, m = made()
     infos = engine.bank.infos()
-    html = text_of(views_table.table(infos, "cats", m.id, {m.id: ("keep", "old")}))
+    table, found = views_table.found_table, [i for i in infos if i.id == m.id]
+    html = text_of(table(infos, found, m.id, {m.id: ("keep", "old")}))
     assert html.count("data-pick=") == 1 and 'class="chosen" aria-current="true"' in html and "1 of 2 memories" in html
-    assert "Select the 1 found" in html and "keep" in html and "Select all" in text_of(views_table.table(infos))
-    long = text_of(views_table.table(infos * 60))
+    assert "Select the 1 found" in html and "keep" in html and "Select all" in text_of(table(infos, infos))
+    long = text_of(table(infos * 60, infos * 60))
     assert long.count("<tr data-id") == views_table.SHOWN and "The newest 100 are shown" in long
 
 

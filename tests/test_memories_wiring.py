@@ -42,7 +42,7 @@ def test_each_listener_sends_what_its_handler_sets_and_no_more(shops: Desk) -> N
     assert listened(shops, map_handlers.recolour, ("notice", "paint"), *LOOK).keys() == {"paint"}
     for handler, given in ((memories.clicked, (*LOOK, event)), (memories.choose, (*LOOK, one)), (memories.shut, (*LOOK, one)),
                            (memories.located, (*LOOK, one))):
-        assert listened(shops, handler, map_wiring.OPENED, *given).keys() >= {"map", "page", "chosen", "actions"}
+        assert listened(shops, handler, map_wiring.NAMED, *given).keys() >= {"map", "page", "chosen", "actions"}
     tag = gr.EventData(None, {"do": "untag", "value": "none"})
     assert "page" in listened(shops, map_actions.act, map_wiring.ANNOTATED, *LOOK, one, tag)
     assert listened(shops, map_actions.near_words, ("words",), one).keys() == {"words"}
@@ -55,16 +55,16 @@ def test_a_receipt_is_shown_in_place_of_the_memorys_page(shops: Desk) -> None:
     receipt = shops.engine.bank.receipts()[0]
     assert receipt.used is not None
     one = receipt.used.memory_id
-    page = text_of(listened(shops, memories.clicked, map_wiring.OPENED, *LOOK, gr.EventData(None, {"id": one}))["body"])
+    page = text_of(listened(shops, memories.clicked, map_wiring.NAMED, *LOOK, gr.EventData(None, {"id": one}))["body"])
     assert f'data-receipt="{receipt.id}"' in page and "How it was used" in page
-    shown = listened(shops, memories.show_receipt, map_wiring.OPENED, *LOOK, one, gr.EventData(None, {"id": receipt.id}))
+    shown = listened(shops, memories.show_receipt, map_wiring.NAMED, *LOOK, one, gr.EventData(None, {"id": receipt.id}))
     assert f'data-address="{one}" data-receipt-open="{receipt.id}"' in text_of(shown["page"]) and shown["chosen"] == one
     assert "How it was used" not in text_of(shown["body"]) and "7 pens" in text_of(shown["body"])
     assert f'data-memory="{one}">Back to the memory' in text_of(shown["body"]) and not shown["notice"]
-    gone = listened(shops, memories.show_receipt, map_wiring.OPENED, *LOOK, one, gr.EventData(None, {"id": "r404"}))
+    gone = listened(shops, memories.show_receipt, map_wiring.NAMED, *LOOK, one, gr.EventData(None, {"id": "r404"}))
     assert "There is no receipt" in text_of(gone["notice"]) and "How it was used" in text_of(gone["body"])
     for data in (None, {"id": None}, {"id": ["x"], "memory": {}}, {"id": "\ud800"}):
-        listened(shops, memories.show_receipt, map_wiring.OPENED, *LOOK, one, gr.EventData(None, data))
+        listened(shops, memories.show_receipt, map_wiring.NAMED, *LOOK, one, gr.EventData(None, data))
 
 
 def test_the_address_opens_a_receipt(shops: Desk) -> None:
@@ -103,7 +103,7 @@ def test_a_failed_projection_and_a_star_elsewhere_still_fit_their_listeners() ->
     desk = Desk(FakeEngine())
     assert listened(desk, map_handlers.want, map_wiring.DRAWN, "", "source", "input", "tsne", "")["points"]["n"] == 0
     placed(desk, ANN, ("", "source", "prompt", "pca"))
-    assert "notice" in listened(desk, memories.located, map_wiring.OPENED, "", "source", "prompt", "pca", "")
+    assert "notice" in listened(desk, memories.located, map_wiring.NAMED, "", "source", "prompt", "pca", "")
 
 
 def test_the_points_come_with_a_page_that_opens_on_the_map(shops: Desk) -> None:

@@ -10,10 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from latentmem.bank import Bank
 from latentmem.records import LatentmemError, Status
 from latentmem.ui import map_layouts, projection
+from latentmem.ui.map_atlas import Atlas
 from latentmem.ui.map_layouts import FEWEST, grown, place, run
 from latentmem.ui.projection import Plane, between, nearest, pca, spread, trustworthiness
+
+from .bank_samples import make_memory
 
 
 def blobs(n: int, d: int = 24, groups: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -196,7 +200,31 @@ def test_a_new_memory_joins_a_picture_that_is_there() -> None:
     assert grown(old, ("x",), names, keys) is None
 
 
-@pytest.mark.skipif("umap" not in map_layouts.methods(), reason="needs the package umap-learn")
+def test_a_bank_that_grows_one_by_one_is_computed_again_in_the_end(maps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a tenth are new since the method last placed them, not since the last memory came."""
+    monkeypatch.setattr(map_layouts, "_computed", fake_method)
+    keys, _ = blobs(60)
+    names = tuple(f"m{i}" for i in range(60))
+    old = Plane(np.asarray(keys[:30, :2]), "tsne")
+    one = grown(old, names[:30], names[:31], keys[:31], names[:30])
+    assert one is not None and one.beside == 1
+    assert grown(one, names[:31], names[:34], keys[:34], names[:30]) is None, "four are new since then, three are let in"
+    assert grown(one, names[:31], names[:34], keys[:34], names[:31]) is not None
+    fewer = (*names[5:30], *names[30:33])
+    assert grown(old, names[:30], fewer, keys[[int(n[1:]) for n in fewer]], names[:30]) is not None, "what went does not count"
+
+    bank = Bank()
+    atlas, sheets = Atlas(bank), []
+    for seed in range(40):
+        bank.put(make_memory(seed))
+        if seed >= 20:
+            sheets.append(run(atlas.sheet("input", "tsne")))
+    beside = [s.plane.beside for s in sheets]
+    assert beside[:5] == [0, 1, 2, 3, 0], "21 to 24 memories, and the 25th is the fourth that is new"
+    assert max(beside) <= 4 and beside.count(0) >= 4 and all(len(s.names) == 21 + i for i, s in enumerate(sheets))
+
+
+@pytest.mark.skipif("umap" not in map_layouts.methods(), reason="needs the extra umap")
 def test_umap_where_it_is_installed(maps: Path) -> None:
     keys, _ = blobs(60)
     plane = run(place(keys, "umap"))

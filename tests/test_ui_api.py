@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import gradio as gr
 import pytest
@@ -79,6 +80,74 @@ def test_mistakes_are_one_sentence(desk: Desk) -> None:
         with pytest.raises(gr.Error) as caught:
             call()
         assert str(caught.value).count("\n") == 0 and len(str(caught.value)) > 20
+
+
+@pytest.mark.parametrize(("name", "given", "words"), [
+    ("solve", {"problem": 5}, "problem = '5' does not fit: it should be a text"),
+    ("solve", {"problem": None}, "problem = 'None' does not fit"),
+    ("solve", {"problem": ANN, "rollouts": "many"}, "rollouts = 'many' does not fit: it should be a valid integer"),
+    ("solve", {"problem": ANN, "rollouts": [8]}, "does not fit"),
+    ("solve", {"problem": ANN, "verifier": "magic"}, "verifier = 'magic' does not fit: it should be 'vote_share'"),
+    ("solve", {"problem": ANN, "temperature": float("nan")}, "temperature"),
+    ("think", {"problem": ANN, "memory_id": ""}, "memory_id is empty: give the id of a memory"),
+    ("think", {"problem": ANN, "memory_id": " "}, "memory_id is empty"),
+    ("think", {"problem": ANN, "memory_id": None}, "memory_id = 'None' does not fit"),
+    ("distil", {"problem": ANN, "steps": 2.5}, "steps = '2.5' does not fit: it should be a valid integer"),
+    ("search", {"problem": ANN, "k": "x"}, "k = 'x' does not fit"),
+    ("search", {"problem": ANN, "key": "prompt"}, "key = 'prompt' does not fit"),
+    ("feedback", {"correct": None}, "correct = 'None' does not fit: it should be a valid boolean"),
+    ("memories", {"limit": 2.5}, "limit = '2.5' does not fit: it should be a valid integer, got a number with a fractional part"),
+    ("memories", {"text": 7}, "text = '7' does not fit"),
+    ("memory", {"memory_id": 3}, "memory_id = '3' does not fit"),
+    ("neighbours", {"memory_id": "", "k": 2}, "memory_id is empty"),
+    ("receipt", {"receipt_id": {}}, "receipt_id = '{}' does not fit"),
+    ("forget", {"receipt_id": " "}, "receipt_id is empty: give the id of a receipt"),
+    ("quarantine", {"memory_id": "m0", "reason": 4}, "reason = '4' does not fit"),
+    ("tag", {"memory_id": "m0", "name": 4}, "name = '4' does not fit"),
+    ("note", {"memory_id": "m0", "text": ["x"]}, "does not fit"), ("words", {"memory_id": None}, "does not fit"),
+    ("delete", {"memory_id": 4}, "does not fit"), ("export_peft", {"memory_id": None}, "does not fit")])
+def test_what_does_not_fit_is_one_sentence(desk: Desk, name: str, given: dict[str, Any], words: str) -> None:
+    api.solve(desk, ANN, request=visitor())
+    asks = {"request": visitor()} if name in ("solve", "distil", "feedback") else {}
+    with pytest.raises(gr.Error) as caught:
+        getattr(api, name)(desk, **given, **asks)
+    assert words in str(caught.value) and "\n" not in str(caught.value), str(caught.value)
+
+
+def test_null_is_what_stands_in_the_description(desk: Desk) -> None:
+    one = desk.engine.bank.infos()[0].id
+    assert len(api.memories(desk, None, None)) == 2 and len(api.memories(desk, limit="1")) == 1
+    assert len(api.neighbours(desk, one, None)) == 1 and api.quarantine(desk, one, None) == one
+    assert len(api.search(desk, ANN, None)["hits"]) == 1, "the other one is in quarantine"
+    assert api.tag(desk, one, "x", None) == ["x"] and api.note(desk, one, None) == []
+    assert api.solve(desk, ANN, memory=None, rollouts="4", request=visitor())["memory"]["total"] == 4
+    assert api.distil(desk, ANN, steps=2.0, keep=None)["kept"]
+
+
+def test_half_a_character_is_replaced_and_not_refused(desk: Desk) -> None:
+    assert api.solve(desk, f"{ANN} \ud800", request=visitor())["problem"]["text"].endswith("?")
+
+
+def test_a_bug_tells_no_secret(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise TypeError("secret /path")
+
+    monkeypatch.setattr(desk.engine.bank, "infos", broken)
+    with pytest.raises(gr.Error, match="server's log") as caught:
+        api.memories(desk)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_receipt_is_deleted_for_good(desk: Desk) -> None:
+    one, two = (api.solve(desk, text, request=visitor())["id"] for text in (ANN, ANN + " And fish?"))
+    tried = api.receipt(desk, one)["used"]["memory_id"]
+    assert api.forget(desk, one) == one and [r.id for r in desk.engine.bank.receipts()] == [two]
+    assert one not in api.memory(desk, tried)["receipts"] and desk.engine.bank.info(tried).counters.used >= 1
+    for gone in (one, "r404", "\ud800"):
+        with pytest.raises(gr.Error, match="There is no receipt") as caught:
+            api.forget(desk, gone)
+        assert "latentmem receipts" not in str(caught.value), "a client has no command line there"
+    assert [r.id for r in desk.engine.bank.receipts()] == [two]
 
 
 def test_tags_notes_and_words(desk: Desk) -> None:
@@ -157,6 +226,24 @@ def test_a_client_solves_distils_and_sends_files(client: Any, tmp_path: Path) ->
     assert zipfile.is_zipfile(peft)
     with pytest.raises(Exception, match="The problem is empty"):
         client.predict(" ", api_name="/solve")
+
+
+def test_whatever_json_a_client_sends_is_answered_in_a_sentence(client: Any) -> None:
+    """Not through gradio's client, which checks some of it before it is sent."""
+    def answered(name: str, *data: Any) -> str:
+        call = f"{client.src}gradio_api/call/{name}"
+        body = json.dumps({"data": data}).encode()
+        event = json.loads(urlopen(Request(call, body, {"Content-Type": "application/json"}), timeout=60).read())["event_id"]
+        return urlopen(f"{call}/{event}", timeout=60).read().decode()
+
+    rows = answered("memories", "Bo has", None)
+    assert "event: complete" in rows and "Bo has 5 cats" in rows
+    for name, data, words in (("memories", ("", 2.5), "limit = '2.5' does not fit: it should be a valid integer"),
+                              ("think", (ANN, "", None, None, None), "memory_id is empty"),
+                              ("solve", (5, "auto", *[None] * 8), "problem = '5' does not fit"),
+                              ("forget", ("r404",), "There is no receipt")):
+        said = answered(name, *data)
+        assert "event: error" in said and words in said, (name, said)
 
 
 def test_the_types_of_parameters_are_told(client: Any) -> None:

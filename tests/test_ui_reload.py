@@ -104,6 +104,49 @@ def test_a_finished_stream_is_there_after_a_reload_and_for_nobody_else(desk: Des
     assert all(skipped(page[f"stream_{name}"]) for name in (*streaming.Given._fields, *stream.Picture._fields))
 
 
+# ------------------------------------------------------------------ a link to another problem
+@pytest.mark.parametrize("state", ["going", "waiting"])
+def test_a_link_to_another_problem_ends_the_answer_that_has_no_place_there(desk: Desk, state: str) -> None:
+    """Else its traces and receipt would fill the page under the problem of the link."""
+    desk.engine.pace = 0.01
+    solve.press(desk, FIRST, f"{ANN} Count slowly.", "off", None, *SETTINGS)
+    pictures, run = solve.begin(desk, FIRST), desk.visit(FIRST).runs["solve"]
+    if state == "going":
+        next(pictures), next(pictures)
+    arrival.leave(desk, FIRST)
+    page = arrived(desk, linked := visitor("again", problem=BO), TOKEN)
+    assert page["problem"] == BO and skipped(page["guide"]) and skipped(page["status"])
+    settle(desk, linked)
+    assert not run.busy and not run.pressed and run.scene.receipt is None
+    assert all(map(skipped, next(solve.begin(desk, linked)))), "its turn in the queue is nobody's"
+    assert "Done." in text_of(list(pressed(solve, desk, linked, BO, "off", None, *SETTINGS))[-1].status)
+
+
+@pytest.mark.parametrize("address", [{}, {"problem": ANN}, {"problem": f" {ANN}\n"}, {"problem": " "}])
+def test_a_reload_with_its_own_problem_in_the_address_goes_on(desk: Desk, address: dict[str, str]) -> None:
+    desk.engine.pace = 0.01
+    pictures = pressed(solve, desk, FIRST, ANN, "off", None, *SETTINGS)
+    next(pictures), next(pictures)
+    arrival.leave(desk, FIRST)
+    page = arrived(desk, visitor("again", **address), TOKEN)
+    assert page["guide"] == {"again": ["solve_goes_on"]} and page["problem"] == ANN and page["stop"]["interactive"]
+    assert "Done." in text_of(list(solve.resume(desk, AGAIN))[-1].status)
+
+
+def test_a_link_leaves_the_other_panels_and_an_answer_that_is_there(desk: Desk) -> None:
+    list(pressed(solve, desk, FIRST, ANN, "off", None, *SETTINGS))
+    desk.engine.pace = 0.005
+    pictures = pressed(distil, desk, FIRST, f"{ANN} Count slowly.", *SETTINGS, 4, 1e-3, 20)
+    next(pictures), next(pictures)
+    arrival.leave(desk, FIRST)
+    page = arrived(desk, linked := visitor("linked", problem=BO), TOKEN)
+    assert page["guide"] == {"again": ["distil_goes_on"]} and page["problem"] == BO and skipped(page["receipt"])
+    distil.stop(desk, linked), settle(desk, linked)
+    arrival.leave(desk, linked)
+    page = arrived(desk, visitor("back", problem=ANN), TOKEN)
+    assert "Receipt" in text_of(page["receipt"]) and page["after"]["visible"]
+
+
 # ------------------------------------------------------------------ a press whose page went before its turn came
 def pressed_solve(desk: Desk) -> None:
     shown = solve.press(desk, FIRST, BO, "off", None, *SETTINGS[:4], 7, *SETTINGS[5:])

@@ -176,7 +176,8 @@ def test_an_uploaded_set_is_checked_line_by_line(desk: Desk, tmp_path: Path) -> 
     ({"systems": []}, "No system is chosen"), ({"systems": None}, "No system is chosen"),
     ({"chosen": "nothing"}, "There are no examples of &#39;nothing&#39;"), ({"size": 0}, "0 problems cannot be streamed"),
     ({"size": float("nan")}, "nan problems cannot be streamed"), ({"seed": -1}, "Seed -1 does not fit"),
-    ({"seed": None}, "Seed None does not fit"), ({"size": 201}, "choose 1 to 200")])
+    ({"seed": None}, "Seed None does not fit"), ({"seed": float("nan")}, "Seed nan does not fit"),
+    ({"size": 201}, "choose 1 to 200")])
 def test_what_a_visitor_can_mend_is_one_sentence(desk: Desk, change: dict[str, Any], words: str) -> None:
     last = streamed(desk, **change)[-1]
     assert words in text_of(last.status) and 'role="alert"' in text_of(last.status)

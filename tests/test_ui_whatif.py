@@ -114,6 +114,28 @@ def test_what_waits_in_the_queue_can_be_stopped(desk: Desk) -> None:
     assert whatif.still_going(desk, visitor())["interactive"], "a comparison that ends does not take Stop from it"
 
 
+@pytest.mark.parametrize("cancelled", ["first", "afterwards"])
+@pytest.mark.parametrize("name", ["compare", "replay"])
+def test_stop_leaves_the_memory_that_was_chosen_for_the_comparison(desk: Desk, quick_pictures: None, name: str,
+                                                                   cancelled: str) -> None:
+    """Else the list would go back to the nearest. gradio may close the event before it asks what Stop shows."""
+    last = asked(desk, mode="off")[-1]
+    assert last.other["value"] == last.other["choices"][0][1], "the nearest, once, when the answer is there"
+    desk.engine.pace = 0.005
+    stream = compared(desk, last.other["choices"][1][1]) if name == "compare" else replayed(desk)
+    next(stream)
+    if cancelled == "first":
+        stream.close()
+        settle(desk)
+    shown = solve.stop(desk, visitor())
+    assert shown.other == gr.skip() and shown.receipt == last.receipt and shown.what_if["visible"]
+    settle(desk)
+    desk.engine.pace = 0
+    assert asked(desk, BO)[-1].other["value"], "the next answer has a list of its own"
+    solve.press(desk, visitor(), ANN, "off", None, *SETTINGS)
+    assert not {"compare", "replay"} & set(desk.visit(visitor()).runs), "nor does a stop of that one take them for its own"
+
+
 @pytest.mark.parametrize("full", [True, False])
 def test_a_comparison_that_a_full_queue_refuses_says_so(desk: Desk, full: bool) -> None:
     desk.full = lambda: full

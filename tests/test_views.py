@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from latentmem.records import Delta, Hit, Problem, Receipt, Retrieval, Route, Status, Vote
 from latentmem.settings import Settings
-from latentmem.ui import views, views_about, views_distil, views_memory, views_receipt
+from latentmem.ui import views, views_about, views_distil, views_memory, views_receipt, views_table
 from latentmem.ui.scene import Scene
 from latentmem.voting import vote
 
@@ -83,9 +83,11 @@ def everything(text: str) -> str:
              views_about.kept_where(Path(text)), views_distil.distil_status(s, 5),
              views_distil.distil_status(Scene(status=Status(text)), 5),
              views_receipt.hits_list(Retrieval("p", "input", r.hits), 0.9), views_distil.distil_words(noted)]
-    rows = (views.scene_votes(s, True) + views.scene_cards(s, False) + views_memory.table(infos) + views_memory.page(
-        m, engine.bank.info(m.id), engine.bank.events(m.id), engine.neighbours(m.id)) + views_receipt.compare_columns(
-        [(text, r.zero_shot), ("b", r.memory)]) + views_receipt.compare_table([(text, r.zero_shot, r.memory)]))
+    info = engine.bank.info(m.id)
+    rows = (views.scene_votes(s, True) + views.scene_cards(s, False) + views_table.found_table(infos, infos)
+            + views_memory.head(m, info) + views_memory.body(m, info, engine.bank.events(m.id), engine.neighbours(m.id))
+            + views_receipt.compare_columns([(text, r.zero_shot), ("b", r.memory)])
+            + views_receipt.compare_table([(text, r.zero_shot, r.memory)]))
     return "".join(map(str, parts)) + "".join(html for _, html in rows)
 
 
@@ -222,15 +224,14 @@ def test_columns_share_their_colours() -> None:
     assert html.index("c0") < html.index("c1") and views_receipt.compare_columns([("one", r.zero_shot)]) == []
 
 
-def test_the_table_searches_and_marks() -> None:
+def test_the_table_shows_what_was_found_and_marks() -> None:
     engine = FakeEngine()
     fill_bank(engine, [Problem("Ann has cats", source="a"), Problem("Bo has dogs", source="b")])
-    infos = engine.bank.infos()
-    engine.bank.quarantine(infos[0].id, "")
-    assert "quarantined" in str(views_memory.table(engine.bank.infos()))
-    assert "Ann" in str(found := views_memory.table(infos, "CATS ann")) and "Bo" not in str(found)
-    assert "No memory contains" in str(views_memory.table(infos, "zebra"))
-    assert "No memory yet" in str(views_memory.table([]))
+    engine.bank.quarantine(engine.bank.infos()[0].id, "")
+    infos, table = engine.bank.infos(), views_table.found_table
+    assert "quarantined" in str(table(infos, infos))
+    assert "Ann" in str(found := table(infos, [i for i in infos if i.problem.source == "a"])) and "Bo" not in str(found)
+    assert "No memory contains" in str(table(infos, [])) and "No memory yet" in str(table([], []))
 
 
 def test_the_picture_of_the_method_names_all_boxes() -> None:
@@ -266,6 +267,10 @@ def test_where_memories_are_kept_is_told_as_it_is() -> None:
 
     assert "/data/bank.sqlite" in kept() and "emptied" not in kept()
     assert "emptied when it restarts" in kept(False, 0, False) and "stays when this Space restarts" in kept(False, 0, True)
+    alone = Tags(str(views_about.kept_where(Path(":memory:")))).text
+    assert "in no file" in alone and "gone when it ends" in alone, "a bank that is only tried lasts no longer than the app"
+    assert not any(words in alone for words in ("In one file", "restarts", ":memory:", "receipts delete"))
+    assert "receipts delete" in kept() and "receipts delete" not in kept(True, 20)
     assert "at most 20" in kept(True, 20) and "nobody else sees them" in kept(True, 20) and "/data" not in kept(True, 20)
 
 

@@ -87,6 +87,27 @@ def test_what_is_happening_in_plain_words() -> None:
     assert "About" in views_distil.distil_status(writing, 5)
 
 
+def test_a_vote_that_came_after_all_traces_has_no_moment_of_decision() -> None:
+    """A distillation votes once a round: that all traces were needed is not known."""
+    s, first = Scene(), [trace(i, "7") for i in range(8)]
+    for t in first:
+        s.add(t)
+    s.add(vote(first))
+    fresh = [replace(t, side="memory") for t in first]
+    for _ in range(2):
+        for t in fresh:
+            s.add(t)
+        s.add(vote(fresh, side="memory"))
+    assert s.decided_after == {} and all("decided" not in html for _, html in views.scene_votes(s, True))
+    for i in range(1, 9):  # sampled one by one, each followed by a vote: five of eight decide
+        s.add(fresh[i - 1])
+        s.add(vote(fresh[:i], 8, "memory"))
+    assert s.decided_after == {"memory": 4}, "four more could only draw, and ties go to the earliest"
+    pair = scene(trace(0, "7"), trace(1, "8"), total=2)
+    assert pair.decided_after == {"zero_shot": 1}, "decided by the first vote, and one trace is still open"
+    assert scene(trace(0, "7"), total=1).decided_after == {}, "a single trace decides nothing before its end"
+
+
 def test_steps_are_named_in_a_distillation_and_not_where_a_memory_is_only_compared() -> None:
     assert "of step 2 at once" in views.doing(distilling(1, Delta(0, "x", "memory"))).text
     compared = Scene(total=8)

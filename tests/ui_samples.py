@@ -36,9 +36,11 @@ def asked(desk: Desk, text: str = ANN, mode: str = "auto", memory: str | None = 
 
 
 def pressed(panel: Any, desk: Desk, who: Any, *given: Any, again: bool = False) -> Iterator[Any]:
-    """The button of a panel is pressed, and has its turn in the queue."""
-    (panel.press_anew if again else panel.press)(desk, who, *given)
-    return panel.begin(desk, who)
+    """The button of a panel is pressed, and has its turn in the queue. A press that was refused shows why, and has none."""
+    shown = (panel.press_anew if again else panel.press)(desk, who, *given)
+    if desk.visit(who).busy(panel.__name__.rpartition(".")[2]):
+        return panel.begin(desk, who)
+    return iter([panel.Picture(*shown[:len(panel.Picture._fields)])])
 
 
 def settle(desk: Desk, who: Any = None) -> None:

@@ -21,7 +21,7 @@ def create_about(engine: Engine) -> None:
         ("method", method(s)),
         ("kept", kept_where(s.bank, s.hosted, s.hosted_memories, hosting.lasting(s.bank))),
         ("model", model_facts(s, hosting.limits(s))),
-        ("api", endpoints_table([signature(fn) for fn in api.ENDPOINTS], s.mcp))), classes="about")
+        ("api", endpoints_table([signature(fn) for fn in api.ENDPOINTS], s.mcp, s.hosted))), classes="about")
 
 
 def signature(fn: Callable[..., object]) -> tuple[str, str, str]:

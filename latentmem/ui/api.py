@@ -6,16 +6,18 @@ same limits as a visitor. Files go through hidden components, because `gr.api` k
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
 
-from ..records import Distilled, LatentmemError, Receipt, Trace, Vote, to_dict
-from .api_answers import as_dict, given, kept, last, last_receipt, remember, said
+from ..records import Distilled, Receipt, Trace, Vote, to_dict
+from .api_answers import as_dict, checked, given, kept, last, last_receipt, remember, said
+from .api_bank import delete, forget, memories, memory, neighbours, quarantine, receipt, release
 from .api_notes import note, tag, words
 from .api_stream import offer, stream
+from .map_actions import adapter_zip
 from .session import (
     Desk,
     answer_records,
@@ -46,6 +48,7 @@ def endpoints(desk: Desk, model_work: dict[str, Any]) -> None:
 
 
 # ---------------------------------------------------------------- with the model
+@checked
 def solve(desk: Desk, problem: str, memory: str = "auto", rollouts: int | None = None, temperature: float | None = None,
           seed: int | None = None, top_p: float | None = None, max_new_tokens: int | None = None,
           verifier: Verifier | None = None, key: Key | None = None, min_similarity: float | None = None,
@@ -67,11 +70,12 @@ def solve(desk: Desk, problem: str, memory: str = "auto", rollouts: int | None =
     records = answer_records(desk, problem, memory, given(
         rollouts=rollouts, temperature=temperature, seed=seed, top_p=top_p, max_new_tokens=max_new_tokens,
         verifier=verifier, key=key, min_similarity=min_similarity))
-    receipt = last(records, Receipt)
-    remember(desk, request, receipt)
-    return as_dict(receipt)
+    answered = last(records, Receipt)
+    remember(desk, request, answered)
+    return as_dict(answered)
 
 
+@checked
 def think(desk: Desk, problem: str, memory_id: str, rollouts: int | None = None, temperature: float | None = None,
           seed: int | None = None) -> dict:
     """What the model says with one memory: traces and their vote, to be laid beside a receipt of the same seed.
@@ -94,14 +98,15 @@ def think(desk: Desk, problem: str, memory_id: str, rollouts: int | None = None,
 
 def replay(desk: Desk, request: gr.Request = None) -> dict:  # type: ignore[assignment]
     """Asks this client's last question again with the same seed, and says whether the same tokens came."""
-    receipt = last_receipt(desk, request)
+    first = last_receipt(desk, request)
     try:
-        again = last(exclusively(desk, desk.engine.replay(receipt)), Receipt)
+        again = last(exclusively(desk, desk.engine.replay(first)), Receipt)
     except gr.Error as e:
-        return {"same": False, "receipt": receipt.id, "reason": str(e)}
-    return {"same": again.token_digest == receipt.token_digest, "receipt": receipt.id, "reason": ""}
+        return {"same": False, "receipt": first.id, "reason": str(e)}
+    return {"same": again.token_digest == first.token_digest, "receipt": first.id, "reason": ""}
 
 
+@checked
 def distil(desk: Desk, problem: str, steps: int | None = None, rollouts: int | None = None, seed: int | None = None,
            learning_rate: float | None = None, virtual_tokens: int | None = None, keep: bool = True,
            request: gr.Request = None) -> dict:  # type: ignore[assignment]
@@ -124,6 +129,7 @@ def distil(desk: Desk, problem: str, steps: int | None = None, rollouts: int | N
             "steps": [to_dict(s) for s in done.steps]}
 
 
+@checked
 def search(desk: Desk, problem: str, k: int = 5, key: Key | None = None) -> dict:
     """The memories nearest to a problem, with their similarity, whether or not they would be tried.
 
@@ -161,109 +167,32 @@ def discard(desk: Desk, request: gr.Request = None) -> bool:  # type: ignore[ass
     return waited
 
 
+@checked
 def feedback(desk: Desk, correct: bool, request: gr.Request = None) -> str:  # type: ignore[assignment]
     """Says whether the answer to this client's last question was right; it is taken down with the memory that was tried.
 
     Parameters:
         correct: was it right?
     """
-    receipt = last_receipt(desk, request)
-    said(lambda: desk.engine.feedback(receipt, correct))
-    return receipt.id
-
-
-def memories(desk: Desk, text: str = "", limit: int = 100) -> list[dict]:
-    """Rows of the bank, newest first.
-
-    Parameters:
-        text: only those whose problem, answer or id contains this
-        limit: at most so many, up to 1000
-    """
-    return [to_dict(i) for i in said(lambda: desk.engine.bank.infos(text=text or None, limit=max(1, min(limit, 1000))))]
-
-
-def memory(desk: Desk, memory_id: str) -> dict:
-    """One memory: its row, vote, steps, settings, last events, ids of receipts; without its arrays and traces.
-
-    Parameters:
-        memory_id: its id, or the beginning of it
-    """
-    bank = desk.engine.bank
-    info, whole = said(lambda: (bank.info(memory_id), bank.get(memory_id)))
-    events, asked = said(lambda: (bank.events(info.id, limit=100), bank.asked(info.id)))
-    return to_dict(info) | {"vote": to_dict(whole.vote), "steps": [to_dict(s) for s in whole.steps],
-                            "settings": dict(whole.settings), "events": [to_dict(e) for e in events],
-                            "receipts": list(asked)}
-
-
-def receipt(desk: Desk, receipt_id: str) -> dict:
-    """The receipt of an earlier answer, as `solve` returned it but with its traces cut short.
-
-    Parameters:
-        receipt_id: its id, from `solve` or among the receipts and events of a `memory`
-    """
-    return as_dict(said(lambda: desk.engine.bank.receipt(receipt_id)))
-
-
-def neighbours(desk: Desk, memory_id: str, k: int = 5) -> list[dict]:
-    """The memories nearest to a memory, itself left out.
-
-    Parameters:
-        memory_id: its id
-        k: how many
-    """
-    return [to_dict(h) for h in said(lambda: desk.engine.neighbours(memory_id, max(1, min(int(k), 100))))]
-
-
-def quarantine(desk: Desk, memory_id: str, reason: str = "") -> str:
-    """Keeps a memory from being tried. Returns its id.
-
-    Parameters:
-        memory_id: its id
-        reason: one sentence, kept with it
-    """
-    return said(lambda: desk.engine.bank.quarantine(memory_id, reason[:500]).memory_id)
-
-
-def release(desk: Desk, memory_id: str) -> str:
-    """Lets a memory be tried again. Returns its id.
-
-    Parameters:
-        memory_id: its id
-    """
-    return said(lambda: desk.engine.bank.release(memory_id).memory_id)
-
-
-def delete(desk: Desk, memory_id: str) -> str:
-    """Deletes a memory for good. Returns its id.
-
-    Parameters:
-        memory_id: the whole id: a beginning is not enough
-    """
-
-    def gone() -> str:
-        if memory_id not in desk.engine.bank:
-            raise LatentmemError(f"There is no memory with the id {memory_id[:40]!r}: give the whole id.")
-        desk.engine.bank.delete(memory_id)
-        return memory_id
-
-    return said(gone)
+    judged = last_receipt(desk, request)
+    said(lambda: desk.engine.feedback(judged, correct))
+    return judged.id
 
 
 # ---------------------------------------------------------------- files
 def export_bank(desk: Desk) -> str:
     """The bank as a zip; in a shared app the memories of one's own."""
-    target = desk.fresh_folder() / "latentmem-bank.zip"
-    said(lambda: desk.engine.bank.export_zip(target))
-    return str(target)
+    def zipped(folder: Path) -> str:
+        desk.engine.bank.export_zip(folder / "latentmem-bank.zip")
+        return str(folder / "latentmem-bank.zip")
+
+    return said(lambda: desk.export("bank", zipped))
 
 
+@checked
 def export_peft(desk: Desk, memory_id: str) -> str:
     """One memory as a zipped PEFT adapter folder."""
-    bank, folder = desk.engine.bank, desk.fresh_folder()
-    name = said(lambda: bank.info(memory_id).id)
-    said(lambda: bank.export_peft(name, folder / name))
-    return shutil.make_archive(str(folder / f"{name}-peft"), "zip", folder / name)
+    return str(said(lambda: desk.export("peft", lambda folder: adapter_zip(desk, memory_id, folder))))
 
 
 def import_bank(desk: Desk, file: str | None) -> dict:
@@ -274,6 +203,6 @@ def import_bank(desk: Desk, file: str | None) -> dict:
 
 
 WORK = (solve, think, replay, distil, search, words)
-QUICK = (keep, discard, feedback, memories, memory, receipt, neighbours, tag, note, quarantine, release, delete)
+QUICK = (keep, discard, feedback, memories, memory, receipt, forget, neighbours, tag, note, quarantine, release, delete)
 FILES = (export_bank, export_peft, import_bank)
 ENDPOINTS = (*WORK, stream, *QUICK, *FILES)

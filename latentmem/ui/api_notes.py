@@ -8,10 +8,11 @@ from typing import Any
 from .. import bank_notes
 from ..records import to_dict
 from ..words import memory_words
-from .api_answers import kept, said
+from .api_answers import checked, kept, said
 from .session import Desk, exclusively, ready_engine
 
 
+@checked
 def tag(desk: Desk, memory_id: str, name: str, on: bool = True) -> list[str]:
     """Gives a memory a tag, or takes it away. Returns its tags.
 
@@ -28,6 +29,7 @@ def tag(desk: Desk, memory_id: str, name: str, on: bool = True) -> list[str]:
     return said(given)
 
 
+@checked
 def note(desk: Desk, memory_id: str, text: str = "") -> list[dict]:
     """Keeps a note with a memory; without a text nothing is written. Returns all its notes.
 
@@ -44,6 +46,7 @@ def note(desk: Desk, memory_id: str, text: str = "") -> list[dict]:
     return said(written)
 
 
+@checked
 def words(desk: Desk, memory_id: str) -> list[list[dict]]:
     """The words nearest to each virtual token of a memory: neighbours, and not what the token says.
 

@@ -14,7 +14,7 @@ from ..evaluation.tally import Progress, Standing
 from ..records import to_dict
 from . import session
 from .session import Desk, Run, bind
-from .streaming import ALL, FIRST, PAIR, SYSTEMS, Given, feed_of, going, most_problems, posed
+from .streaming import ALL, FIRST, PAIR, SYSTEMS, Given, feed_of, going, mended, most_problems, posed
 
 System = Literal["zero_shot", "vote", "icl_raw", "elm"]
 EVERY = 1.0  # seconds between two answers, if no reply or lesson comes in between
@@ -49,7 +49,8 @@ def stream(desk: Desk, family: str = ALL, systems: list[System] | None = None, p
         desk.visit(request)  # whoever listens is not idle: a stream may take hours
         yield standings(run, ended=False)
     if run.error:
-        raise gr.Error(run.error, print_exception=False)
+        raise gr.Error(mended(run.error, feed_of(run).folder, "ask with fresh=true, which forgets that run"),
+                       print_exception=False)
     yield standings(run, ended=True)
 
 

@@ -51,12 +51,13 @@ def welcome(desk: Desk, token: str, request: gr.Request) -> tuple[Any, ...]:
     visit.looked = False
     mine = desk.at(request)
     asked = dict(request.query_params) if request is not None else {}
-    panel = "memories" if opens_map(asked) else str(asked.get("panel", ""))
+    panel, problem = "memories" if opens_map(asked) else str(asked.get("panel", "")), str(asked.get("problem", ""))[:20_000]
     desk.warming.start(desk.engine)
+    solve_panel.linked(visit, problem)
     runs = [(name, visit.runs[name]) for name in LONG if name in visit.runs]
     again = [f"{name}_goes_on" for name, run in runs if run.busy] + [f"{name}_begins" for name, run in runs if run.pressed]
     return (gr.update(selected=panel) if panel in PANELS else gr.skip(), {"again": again} if again else gr.skip(), *head(mine),
-            *solve_panel.restored(mine, visit, str(asked.get("problem", ""))[:20_000]), *distil_panel.restored(mine, visit),
+            *solve_panel.restored(mine, visit, problem), *distil_panel.restored(mine, visit),
             *stream_panel.restored(mine, visit))
 
 

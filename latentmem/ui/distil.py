@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from ..overlay import Overlay
 from ..records import Status
 from ..settings import Settings
 from . import parts
-from .before_after import ALL, SAME
+from .before_after import ALL, SAME, still_going
 from .hosting import limits
 from .session import Desk, Run, Visit, attempt, distil_records, follow, nearest_examples
 from .views import Fragment, fragments, notice, progress, scene_cards, scene_votes
@@ -102,6 +103,7 @@ def picture(desk: Desk, run: Run, visit: Visit, running: bool, words: str = "") 
         else:
             stopped = "Stopped. The bank is as it was." if scene.stopped and done is None else ""
             status = fragments(("said", notice(words or stopped)))
+        status = fragments(("refused", notice(run.refusal, "warn"))) + status
         learnt = done is not None and done.memory is not None and not running
         waiting = learnt and visit.pending is not None
         best = done.memory.best_step if done is not None and done.memory is not None else None
@@ -126,6 +128,7 @@ def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
 
 
 def _distilling(desk: Desk, visit: Visit, run: Run) -> Iterator[Picture]:
+    visit.pending, visit.near = None, []  # not at the press already, which may never have its turn
     yield picture(desk, run, visit, True)
 
     def finish() -> None:
@@ -141,17 +144,35 @@ def _distilling(desk: Desk, visit: Visit, run: Run) -> Iterator[Picture]:
 
 def posed(visit: Visit, problem: str, *settings: Any) -> Run:
     """A new run of the panel, with what is to be learnt from; not begun."""
-    visit.pending, visit.near = None, []
     visit.end("before_after")
-    run = visit.start("distil")
+    run = parts.taken_down(visit, "distil")
     run.given, run.problem, n = (problem, *settings), problem, len(parts.SAMPLING)
     run.settings = parts.checked(*settings[:n]) | parts.checked_distil(*settings[n:])
     return run
 
 
+def amiss(desk: Desk, problem: str, *settings: Any) -> str:
+    """Why this cannot be asked, in one sentence; "" if it can."""
+    n = len(parts.SAMPLING)
+
+    def look() -> None:
+        desk.problem(problem)
+        desk.tuned(parts.checked(*settings[:n]) | parts.checked_distil(*settings[n:]))
+        if isinstance(desk.engine.bank, Overlay):
+            desk.engine.bank.check_room()
+
+    return attempt(look)[1]
+
+
 def press(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
-    """At once on the press, before the queue: what is asked is taken down, so that a reload meanwhile does not lose it."""
-    posed(desk.visit(request), *given)
+    """At once on the press, before the queue: what is asked is taken down, so that a reload meanwhile does not lose it. What
+    cannot be asked is refused here, and a memory that waits to be kept goes on waiting."""
+    visit = desk.visit(request)
+    if why := amiss(desk, *given):
+        run = parts.not_taken(visit, "distil", why)
+        shown = picture(desk, run, visit, run.busy or run.pressed)
+        return *shown._replace(stop=still_going(desk, request)), gr.skip()
+    posed(visit, *given)
     return *waiting(), []
 
 
@@ -165,9 +186,10 @@ def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
 def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
     """What a loaded page shows: the problem, the panel's own settings and the Picture of the last distillation, if there was
     one."""
-    run = visit.runs.get("distil")
+    run = parts.given_back(visit, "distil")
     if run is None:
         return gr.skip(), *[gr.skip()] * (len(parts.TRAINING) + len(Picture._fields))
+    run.refusal = ""  # what was refused does not stand in the box any more
     settings = [run.settings.get(name, gr.skip()) for name in parts.TRAINING]
     return run.problem, *settings, *(waiting() if run.pressed else picture(desk, run, visit, run.busy))
 
@@ -175,8 +197,8 @@ def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
 def refused(desk: Desk, request: gr.Request) -> Any:
     """The queue was full."""
     visit = desk.visit(request)
-    run = visit.runs.get("distil")
-    return parts.refused(run, desk.full(), len(Picture._fields), lambda run: picture(desk, run, visit, False))
+    return parts.refused(visit.runs.get("distil"), desk.full(), len(Picture._fields),
+                         lambda run: picture(desk, parts.given_back(visit, "distil") or run, visit, False))
 
 
 def waiting() -> Picture:
@@ -195,23 +217,25 @@ def take_over(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
 
 
 def stop(desk: Desk, request: gr.Request) -> Picture:
-    """Ends the distillation; the bank stays as it was."""
+    """Ends the distillation; the bank stays as it was. One that only waited leaves the page of the one before it."""
     visit = desk.visit(request)
     visit.end("distil", "before_after")
-    run = visit.runs.get("distil") or Run()
+    ended = visit.runs.get("distil")
+    run = parts.given_back(visit, "distil") or Run()
+    run.refusal = ""
     with run.lock:
         run.scene.stopped = run.scene.distilled is None
-    return picture(desk, run, visit, False)
+    return picture(desk, run, visit, False, "" if ended in (run, None) else "Stopped before it began.")
 
 
 def keep(desk: Desk, request: gr.Request) -> Picture:
     """Stores the memory that waits."""
     visit = desk.visit(request)
-    run = visit.runs.get("distil") or Run()
-    if visit.pending is None:
+    run, done = parts.stands(visit, "distil"), visit.pending
+    run.refusal = ""
+    if done is None:
         run.error = "There is no memory to keep: distil one first."
         return picture(desk, run, visit, False)
-    done = visit.pending
     _, run.error = attempt(lambda: desk.engine.keep(done))
     if run.error:  # for example a full disk: the memory still waits
         return picture(desk, run, visit, False)
@@ -224,6 +248,6 @@ def keep(desk: Desk, request: gr.Request) -> Picture:
 def discard(desk: Desk, request: gr.Request) -> Picture:
     """Forgets the memory that waits."""
     visit = desk.visit(request)
-    run = visit.runs.get("distil") or Run()
-    visit.pending, run.scene.distilled, run.error = None, None, ""
+    run = parts.stands(visit, "distil")
+    visit.pending, run.scene.distilled, run.error, run.refusal = None, None, "", ""
     return picture(desk, run, visit, False, "Discarded. Nothing was stored.")

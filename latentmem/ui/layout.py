@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from . import arrival, before_after, map_wiring, parts, whatif
+from . import arrival, before_after, map_handlers, map_wiring, parts, whatif
 from . import distil as distil_panel
 from . import memories as memories_panel
 from . import solve as solve_panel
@@ -53,7 +53,7 @@ def build(engine: Engine) -> gr.Blocks:
                 solve = create_solve(settings, families, first, desk.examples.values())
             with gr.Tab("Distil", id="distil"):
                 distil = create_distil(settings, list(desk.examples))
-            with gr.Tab("Memories", id="memories"):
+            with gr.Tab("Memories", id="memories") as shelf:
                 memories = create_memories(settings)
             with gr.Tab("Stream", id="stream"):
                 stream = create_stream(settings, list(families))
@@ -66,6 +66,8 @@ def build(engine: Engine) -> gr.Blocks:
         wire_solve(desk, solve, memories, tabs, top, page)
         wire_distil(desk, solve, distil, memories, tabs, top, page)
         wire_memories(desk, solve, memories, tabs, top, page, guide)
+        shelf.select(bind(map_handlers.looked_at, desk), [*memories.look, memories.chosen, memories.slip, memories.seen], page,
+                     queue=False, **QUIET)
         wire_stream(desk, stream, MODEL)
         wire_arrival(app, desk, solve, distil, stream, tabs, token, have, timer, guide, top, page)
     # In a shared app nobody may pass by the queue; elsewhere gradio decides.

@@ -1,5 +1,5 @@
-// Draws a plotly figure (plain JSON from views_map.py or views_distil.py) with plotly's own script and reports clicks on
-// points. Colours "theme:ink", "theme:paper" and "theme:blue", and everything unset, follow the light or dark theme.
+// Draws a curve (plain JSON from views_distil.py or views_stream.py) with plotly's own script. Colours "theme:ink",
+// "theme:paper" and "theme:blue", and everything unset, follow the light or dark theme.
 (() => {
   const lm = (window.latentmem ??= {});
   const themed = () => {
@@ -25,32 +25,26 @@
     return { data, layout };
   };
 
-  lm.figure = ({ element, props, trigger, watch }) => {
+  lm.figure = ({ element, props, watch }) => {
     const host = element.querySelector(".lm-figure");
-    let listening = false, waiting = false;
+    let drawn = false, waiting = false;
     const draw = () => {
       const figure = props.value && typeof props.value === "object" ? props.value : { data: [] };
       host.hidden = !figure.data?.length; // no empty axes
       if (host.hidden) {
-        if (listening) window.Plotly.purge(host);
-        listening = false;
+        if (drawn) window.Plotly.purge(host);
+        drawn = false;
         return;
       }
       if (!window.Plotly) { // the script is large and may still be on its way
-        if (!waiting) { waiting = true; lm.plotly(); const again = () => { if (window.Plotly) { waiting = false; draw(); } else if (host.isConnected || !listening) setTimeout(again, 60); }; again(); }
+        if (!waiting) { waiting = true; lm.plotly(); const again = () => { if (window.Plotly) { waiting = false; draw(); } else if (host.isConnected || !drawn) setTimeout(again, 60); }; again(); }
         return;
       }
       const { data, layout } = dress(figure);
       if (figure.words) host.setAttribute("aria-label", figure.words);
       host.style.minHeight = (layout.height ?? 0) + "px";
-      window.Plotly.react(host, data, layout, { displayModeBar: false, responsive: true, scrollZoom: Boolean(figure.zoom) }).then(() => {
-        host.dataset.points = data.reduce((n, d) => n + (d.customdata?.length ?? 0), 0);
-        if (listening || host.hidden) return;
-        listening = true;
-        host.on("plotly_click", (event) => {
-          const id = event.points.find((p) => typeof p.customdata === "string")?.customdata;
-          if (id) trigger("memory_click", { id });
-        });
+      window.Plotly.react(host, data, layout, { displayModeBar: false, responsive: true }).then(() => {
+        drawn = !host.hidden;
       });
     };
     const observer = new MutationObserver(() => { host.isConnected ? draw() : observer.disconnect(); });

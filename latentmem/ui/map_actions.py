@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from .map_handlers import recolour, selection, show_selection
 from .map_picture import Picture, atlas_of, opened, picture, said
 from .session import Desk, attempt
 from .views import Fragment, count, fragments, notice
+from .views_forget import ASK, SPARE, SURE, forget
 from .views_memory import words_table
 from .views_table import found_table
 
@@ -69,9 +69,11 @@ def add_note(desk: Desk, words: str, colour: str, space: str, method: str, chose
 
 def act(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, event: gr.EventData,
         request: gr.Request) -> Picture:
-    """A button in the memory's page: a tag or a note is taken away."""
+    """A button in the memory's page: a tag or a note is taken away, or the open receipt is to be forgotten."""
     data = event._data if isinstance(event._data, dict) else {}
     value = str(data.get("value", ""))[:200]
+    if data.get("do") in (ASK, SURE, SPARE):
+        return _forgetting(desk, (words, colour, space, method), chosen, value, str(data["do"]), request)
     doing: dict[str, Callable[[Any], Any]] = {
         "untag": lambda b: bank_notes.tag(b, [chosen], value, on=False),
         "remove-note": lambda b: bank_notes.remove_note(b, chosen, value)}
@@ -79,6 +81,32 @@ def act(desk: Desk, words: str, colour: str, space: str, method: str, chosen: st
     if action is None:
         return Picture()
     return _annotated(desk, (words, colour, space, method), chosen, request, action)[0]
+
+
+def _forgetting(desk: Desk, look: Look, chosen: str, receipt_id: str, do: str, request: Any) -> Picture:
+    """The two steps of forgetting the open receipt: the question below it, and then the memory's page in its place."""
+    words, _, space, method = look
+    error, done = "", do == SURE
+    if done:
+        _, error = attempt(lambda: forget_receipt(desk.engine.bank, receipt_id))
+    part = opened(desk, desk.visit(request), space, method, chosen, error or ("Forgotten." if done else ""), not error,
+                  receipt_id="" if done else receipt_id, words=words)
+    if not done and part.slip:
+        return Picture(body=[*part.body[:-1], *forget(receipt_id, do == ASK)])
+    return Picture(notice=part.notice, page=part.page, body=part.body, slip=part.slip)
+
+
+def forget_receipt(bank: Any, receipt_id: str) -> str:
+    """Deletes a receipt for good; in a shared app, one of the visitor's own. Raises LatentmemError if it is not there."""
+    if not isinstance(receipt_id, str) or not receipt_id.strip():
+        raise LatentmemError("The id of the receipt is empty: give that of a receipt that is kept here.")
+    name = receipt_id.encode("ascii", "replace").decode()  # as every id is
+    try:
+        bank.forget([name])
+    except LatentmemError:
+        bank.receipt(name)  # says it without the command line's remedy, if that is it
+        raise
+    return name
 
 
 def _annotate(desk: Desk, look: Look, chosen: str, request: Any, text: str, action: Callable[[Any], Any]) -> tuple[Any, ...]:
@@ -94,7 +122,7 @@ def _annotated(desk: Desk, look: Look, chosen: str, request: Any, action: Callab
     rows = atlas_of(desk).rows()
     table = found_table(rows.infos, rows.found(words or ""), chosen, rows.tags)
     painted = recolour(desk, words, colour, space, method, request).paint if colour == "tags" else part.paint
-    return Picture(notice=part.notice, page=part.page, body=part.body, table=table, paint=painted), error
+    return Picture(notice=part.notice, page=part.page, body=part.body, table=table, paint=painted, slip=part.slip), error
 
 
 # ------------------------------------------------------------------ the selected
@@ -138,7 +166,7 @@ def _unopened(desk: Desk, look: Look, request: Any, action: Callable[[Any], Any]
 # ------------------------------------------------------------------ files
 def export_all(desk: Desk) -> tuple[Any, list[Fragment]]:
     """The whole bank as a zip to download."""
-    return _download(desk, lambda folder: _exported(desk, folder, None))
+    return _download(desk, "bank", lambda folder: _exported(desk, folder, None))
 
 
 def export_picked(desk: Desk, picked: str) -> tuple[Any, list[Fragment]]:
@@ -149,7 +177,7 @@ def export_picked(desk: Desk, picked: str) -> tuple[Any, list[Fragment]]:
             raise LatentmemError("Nothing is selected: draw a box or a lasso on the map, or tick rows of the table.")
         return _exported(desk, folder, ids)
 
-    return _download(desk, make)
+    return _download(desk, "selected", make)
 
 
 def _exported(desk: Desk, folder: Path, ids: list[str] | None) -> tuple[Path, str]:
@@ -161,18 +189,21 @@ def _exported(desk: Desk, folder: Path, ids: list[str] | None) -> tuple[Path, st
 
 def export_peft(desk: Desk, chosen: str) -> tuple[Any, list[Fragment]]:
     """The open memory as a zipped PEFT adapter folder."""
-    return _download(desk, lambda folder: _adapter(desk, chosen, folder))
+    return _download(desk, "peft", lambda folder: (adapter_zip(desk, chosen, folder), (
+        "Exported: unzip it and load the folder with PeftModel.from_pretrained; generate with use_cache=False.")))
 
 
-def _adapter(desk: Desk, chosen: str, folder: Path) -> tuple[Path, str]:
-    name = desk.engine.bank.info(chosen).id
+def adapter_zip(desk: Desk, memory_id: str, folder: Path) -> Path:
+    """A memory as a zipped PEFT adapter folder, in that folder. Raises LatentmemError."""
+    name = desk.engine.bank.info(memory_id).id
     desk.engine.bank.export_peft(name, folder / name)
-    return Path(shutil.make_archive(str(folder / f"{name}-peft"), "zip", folder / name)), (
-        "Exported: unzip it and load the folder with PeftModel.from_pretrained; generate with use_cache=False.")
+    made = shutil.make_archive(str(folder / f"{name}-peft"), "zip", folder / name)
+    shutil.rmtree(folder / name)
+    return Path(made)
 
 
-def _download(desk: Desk, make: Callable[[Path], tuple[Path, str]]) -> tuple[Any, list[Fragment]]:
-    made, error = attempt(lambda: make(Path(tempfile.mkdtemp(dir=desk.folder()))))
+def _download(desk: Desk, kind: str, make: Callable[[Path], tuple[Path, str]]) -> tuple[Any, list[Fragment]]:
+    made, error = attempt(lambda: desk.export(kind, make))
     if made is None:
         return gr.update(visible=False), fragments(("said", notice(error, "warn")))
     return gr.update(value=str(made[0]), label=f"Download {made[0].name}", visible=True), fragments(

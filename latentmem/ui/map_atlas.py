@@ -68,7 +68,7 @@ class Sheet:
     space: Space
     names: tuple[str, ...]
     plane: Plane
-    left_out: int = 0  # memories without such a key, or of another model
+    fitted: frozenset[str]  # the memories that there were when the method last placed all of them
     extras: dict[str, Any] = field(default_factory=dict)  # labels, density and trust, once they were asked for
 
     @cached_property
@@ -82,15 +82,20 @@ class Sheet:
 
 
 class Atlas:
-    """The pictures of one bank. Thread-safe."""
+    """The pictures of one bank. Thread-safe. `like`: an atlas of a bank with the same memories, or nearly: pictures that fit
+    are taken over, and none is computed twice."""
 
-    def __init__(self, bank: Any) -> None:
+    def __init__(self, bank: Any, like: Atlas | None = None) -> None:
         self.bank = bank
         self._lock = threading.RLock()
         self.drawing = threading.Lock()  # held by whoever draws a picture at once
         self._rows: tuple[tuple[Any, Any], Rows] | None = None
         self._sheets: dict[tuple[str, str], tuple[Any, Sheet]] = {}
         self._prompts: Vectors | None = None
+        if like is not None:
+            with like._lock:
+                self._sheets = {what: (None, sheet) for what, (_, sheet) in like._sheets.items()}
+                self._prompts = like._prompts
 
     def rows(self, exact: bool = True) -> Rows:
         """The table as it is now; not `exact`: its counters, tags and notes may be those of a moment ago, so that a click on
@@ -129,12 +134,21 @@ class Atlas:
         if old is not None and old[1].names == vectors.names:
             sheet = old[1]
         else:
-            more = grown(old[1].plane, old[1].names, vectors.names, vectors.matrix) if old and method != "pca" else None
-            plane = more if more is not None else (yield from place(vectors.matrix, method))
-            sheet = Sheet(space, vectors.names, plane, max(0, len(self.bank) - len(vectors.names)))
+            more = None
+            if old is not None and method != "pca":
+                more = grown(old[1].plane, old[1].names, vectors.names, vectors.matrix, old[1].fitted)
+            if old is not None and more is not None:
+                sheet = Sheet(space, vectors.names, more, old[1].fitted)
+            else:
+                plane = yield from place(vectors.matrix, method)
+                sheet = Sheet(space, vectors.names, plane, frozenset(vectors.names))
         with self._lock:
             self._sheets[space, method] = now, sheet
         return sheet
+
+    def left_out(self, sheet: Sheet) -> int:
+        """How many memories have no place in a picture: of another model, or without such a key."""
+        return max(0, len(self.rows(exact=False).infos) - len(sheet.names))
 
     def of_stamp(self, wanted: str) -> Sheet | None:
         """The picture with this stamp, if it is still known."""

@@ -17,7 +17,20 @@ from ..records import LatentmemError, MemoryInfo
 from . import map_clusters
 from .map_atlas import Atlas, Rows, Sheet, chosen_rows
 from .map_layouts import run
-from .map_picture import CHOICES, Picture, atlas_of, drawn, lit_by, mapped, opened, said, trust_words
+from .map_picture import (
+    CHOICES,
+    SKIP,
+    Picture,
+    atlas_of,
+    drawn,
+    lit_by,
+    mapped,
+    opened,
+    picture,
+    said,
+    seen_now,
+    trust_words,
+)
 from .projection import trustworthiness
 from .runs import follow
 from .session import Desk, attempt
@@ -68,7 +81,7 @@ def explain(desk: Desk, words: str, colour: str, space: str, method: str, chosen
     _, trouble = attempt(lambda: study(atlas, sheet, atlas.rows(exact=False)))
     if trouble:
         return Picture(notice=said(trouble, False))
-    return Picture(extras=sheet.extras["shown"], trust=trust_words(sheet))
+    return Picture(extras=sheet.extras["shown"], trust=trust_words(atlas, sheet))
 
 
 def study(atlas: Atlas, sheet: Sheet, rows: Rows) -> None:
@@ -104,6 +117,18 @@ def search(desk: Desk, words: str, colour: str, space: str, method: str, chosen:
     return Picture(table=found_table(rows.infos, found, chosen, rows.tags),
                    lit=lit_by(sheet, rows, words) if sheet is not None else None,
                    choice=gr.update(choices=choices, value=chosen if chosen in {i for _, i in choices} else None))
+
+
+def looked_at(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, slip: str, seen: str,
+              request: gr.Request) -> Picture:
+    """The panel is shown again: as the bank is now, if anything was written since it was sent. An answer on Solve and what is
+    said of it are such things. A page that was just loaded is sent everything without being asked."""
+    if not seen or seen == seen_now(desk):
+        return Picture()
+    part = picture(desk, desk.visit(request), words, colour, space, chosen, method=method, receipt_id=slip)
+    if colour in ("helped", "tags"):  # by which answers and visitors change the colours
+        part = part._replace(paint=recolour(desk, words, colour, space, method, request).paint)
+    return part._replace(words=SKIP, sure=SKIP, notice=part.notice or SKIP)  # what the visitor had open there stays
 
 
 # ------------------------------------------------------------------ selection

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,13 +60,18 @@ def place(keys: np.ndarray, method: str) -> Generator[Status, None, Plane]:
     return Plane(spread(keys, fitted, points) if beside else points, method, beside=beside)
 
 
-def grown(old: Plane, old_names: tuple[str, ...], names: tuple[str, ...], keys: np.ndarray) -> Plane | None:
+def grown(old: Plane, old_names: tuple[str, ...], names: tuple[str, ...], keys: np.ndarray,
+          fitted: Collection[str] | None = None) -> Plane | None:
     """A neighbour picture after some memories came or went: those that were there stay, new ones lie beside their
-    nearest. None when more than a tenth are new, so that it should be computed again."""
+    nearest. None when more than a tenth are new, so that it should be computed again.
+
+    `fitted`: the memories that there were when it was last computed, if not those of `old`. New is what came since then: a
+    bank that grows one by one would else never have a tenth of new ones.
+    """
     at = {name: i for i, name in enumerate(old_names)}
     known = [i for i, name in enumerate(names) if name in at]
-    fresh = len(names) - len(known)
-    if not known or fresh > max(3, len(names) // 10):
+    fresh, counted = len(names) - len(known), at if fitted is None else fitted
+    if not known or sum(name not in counted for name in names) > max(3, len(names) // 10):
         return None
     points = np.asarray([old.points[at[names[i]]] for i in known], np.float32)
     return Plane(spread(keys, np.asarray(known), points), old.method, beside=old.beside + fresh)

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
 from markupsafe import Markup
 
-from ..bank_notes import notes, tags
-from ..catalog import MODELS
-from ..records import Hit, LatentmemError, Memory, MemoryInfo
-from ..words import parameters
+from ..bank_notes import tags
+from ..bank_reads import stamp
+from ..overlay import Overlay
+from ..records import LatentmemError, MemoryInfo
 from .map_atlas import Atlas, Rows, Sheet
 from .map_layouts import run
+from .map_page import Opened, look_at, memory_body, receipt_body
 from .projection import between
 from .session import Desk, Visit, attempt, tried
 from .views import Fragment, fragments, notice
 from .views_map import lit, mark, paint
 from .views_map import points as points_of
-from .views_memory import body, head, no_page
-from .views_receipt import no_memory, stored_receipt
+from .views_memory import head, no_page
+from .views_receipt import no_memory
 from .views_table import choice_label, found_table
 from .views_trust import misleads, trust
 from .whatif import last_receipt, other_memories
 
 CHOICES = 200  # memories offered in the drop-down lists, the newest first; gradio takes a while to show very many
-EVENTS = 300  # of the open memory that its page is made from
-NEAR = 5
 SKIP = gr.skip()
 
 
@@ -59,23 +57,21 @@ class Picture(NamedTuple):
     delete: Any = SKIP
     method: Any = SKIP
     warning: Any = SKIP
+    slip: Any = SKIP  # the id of the receipt that is open in place of the memory's page, "" without one
+    seen: Any = SKIP  # the state of the bank that the whole panel was sent of
     solve_memory: Any = SKIP
     solve_other: Any = SKIP
 
 
-class Opened(NamedTuple):
-    """The open memory, with those nearest to it in the space of the map."""
-
-    memory: Memory
-    info: MemoryInfo
-    near: tuple[Hit, ...]
-
-
 def atlas_of(desk: Desk) -> Atlas:
-    """The pictures of the desk's bank, one atlas for all visitors of the same bank."""
+    """The pictures of the desk's bank, one atlas for all visitors of the same bank. In a shared app that is the atlas of the
+    shared bank for everybody who has neither a memory of their own nor done anything to a shared one."""
+    bank = desk.engine.bank
+    if desk.app is not None and isinstance(bank, Overlay) and not (len(bank.own) or bank._beside.of()):
+        return atlas_of(desk.app)
     atlas = desk.planes.get("atlas")
-    if atlas is None or atlas.bank is not desk.engine.bank:
-        atlas = desk.planes["atlas"] = Atlas(desk.engine.bank)
+    if atlas is None or atlas.bank is not bank:
+        atlas = desk.planes["atlas"] = Atlas(bank, atlas_of(desk.app) if desk.app is not None else None)
     return atlas
 
 
@@ -97,6 +93,7 @@ def picture(desk: Desk, visit: Visit, words: str, colour: str, space: str, chose
             good: bool = True, method: str = "pca", have: str | None = None, receipt_id: str = "") -> Picture:
     """The whole panel. Its points only to a page that shows the map now, and if they are not those of the stamp that it
     `have`s: one that shows it later asks for them. What cannot be read is said in its place."""
+    seen = seen_now(desk)  # first: what is written while the rows are read is then seen another time
     rows, error = attempt(lambda: atlas_of(desk).rows())
     if rows is None:
         rows, message, good = Rows((), {}, {}), error, False
@@ -111,9 +108,14 @@ def picture(desk: Desk, visit: Visit, words: str, colour: str, space: str, chose
     sheet = sheet_now(atlas_of(desk), space, method) if have is not None and rows.infos and not error else None
     if sheet is not None and sheet.names:
         part = part._replace(**drawn(sheet, rows, words, colour, have))
-    return part._replace(table=found_table(rows.infos, found, shown, rows.tags), page=page,
+    return part._replace(table=found_table(rows.infos, found, shown, rows.tags), page=page, seen=seen,
                          choice=gr.update(choices=choices, value=shown if shown in {i for _, i in choices} else None),
                          solve_memory=gr.update(choices=everything), solve_other=gr.update(choices=others))
+
+
+def seen_now(desk: Desk) -> str:
+    """The state of the bank, to be kept by the page: another one when anything was written."""
+    return str(attempt(lambda: stamp(desk.engine.bank))[0] or "")
 
 
 def drawn(sheet: Sheet, rows: Rows, words: str, colour: str, have: str | None = None) -> dict[str, Any]:
@@ -140,9 +142,10 @@ def lit_by(sheet: Sheet, rows: Rows, words: str) -> dict[str, Any]:
 
 
 def opened(desk: Desk, visit: Visit, space: str, method: str, chosen: str, message: str = "", good: bool = True,
-           receipt_id: str = "") -> Picture:
+           receipt_id: str = "", words: str = "") -> Picture:
     """What changes when a memory is opened or closed, or the star moves: not the table and not the points. A receipt is
-    shown in place of the memory's page, which without `chosen` is that of the memory that was tried."""
+    shown in place of the memory's page, which without `chosen` is that of the memory that was tried. `words` were searched
+    for: the list of memories to open has only those found, and names the open one if it is among them."""
     atlas = atlas_of(desk)
     slip, lost = attempt(lambda: desk.engine.bank.receipt(receipt_id)) if receipt_id else (None, "")
     info = tried(desk, slip) if slip is not None else None
@@ -153,31 +156,21 @@ def opened(desk: Desk, visit: Visit, space: str, method: str, chosen: str, messa
     name = one.info.id if one is not None else ""
     picture_, misled = _map(visit, sheet, space, one, desk)
     text = error or lost or message or trouble
-    part = Picture(notice=said(text, good and not (error or lost or trouble)), map=picture_, trust=trust_words(sheet),
-                   warning=warnings(sheet, visit, space, misled), chosen=name, words=[], sure=gr.update(visible=False))
-    instead = stored_receipt(slip, info, name) if slip is not None else []
+    part = Picture(notice=said(text, good and not (error or lost or trouble)), map=picture_, trust=trust_words(atlas, sheet),
+                   warning=warnings(sheet, visit, space, misled), chosen=name, words=[], sure=gr.update(visible=False),
+                   slip=slip.id if slip is not None else "", choice=gr.update(value=listed(atlas, name, words)))
+    instead = receipt_body(slip, info, name) if slip is not None else []
     if one is None:
-        rows = atlas.rows(exact=False).infos if not trouble else ()
-        page = no_memory(slip) if slip is not None else no_page(rows, closed=True)
+        rows, _ = attempt(atlas.rows)  # exact: the numbers of the glance are counted anew
+        page = no_memory(slip) if slip is not None else no_page(rows.infos if rows is not None else (), closed=True)
         return part._replace(page=page, body=instead, actions=gr.update(visible=False))
     bank, shut = desk.engine.bank, one.info.quarantined
     mine = getattr(bank, "owns", lambda memory_id: True)(name)  # in a shared app most belong to its keeper
     return part._replace(
         page=head(one.memory, one.info, tags(bank, name).get(name, ()), slip.id if slip is not None else ""),
-        body=instead or _body(desk, one, space),
+        body=instead or memory_body(desk, atlas, one, space),
         actions=gr.update(visible=True), quarantine=gr.update(visible=not shut), release=gr.update(visible=shut),
         delete=gr.update(interactive=mine, value="Delete…" if mine else "Shared: not yours to delete"))
-
-
-def look_at(desk: Desk, atlas: Atlas, memory_id: str, space: str) -> Opened:
-    """One memory and its nearest. Raises LatentmemError."""
-    bank = desk.engine.bank
-    memory = bank.get(str(memory_id))
-    if space == "prompt":
-        near = atlas.prompt_hits(memory.id, NEAR)
-    else:
-        near = desk.engine.changed(key=space).neighbours(memory.id, NEAR) if space in memory.keys else ()
-    return Opened(memory, bank.info(memory.id), near)
 
 
 def _map(visit: Visit, sheet: Sheet | None, space: str, one: Opened | None, desk: Desk) -> tuple[dict[str, Any], Markup]:
@@ -203,50 +196,32 @@ def _map(visit: Visit, sheet: Sheet | None, space: str, one: Opened | None, desk
     return message, misleads(named, sheet.plane, origin, hits, own) if named else Markup("")
 
 
-def trust_words(sheet: Sheet | None) -> list[Fragment]:
+def listed(atlas: Atlas, name: str, words: str) -> str | None:
+    """The open memory as the value of the list of those found, which is cut; None if it is not in it."""
+    rows, _ = attempt(lambda: atlas.rows(exact=False)) if name else (None, "")
+    found = rows.found(words or "")[:CHOICES] if rows is not None else ()
+    return name if any(i.id == name for i in found) else None
+
+
+def trust_words(atlas: Atlas, sheet: Sheet | None) -> list[Fragment]:
     """How far the picture may be believed."""
     if sheet is None:
         return []
-    return fragments(("trust", trust(sheet.plane, len(sheet.names), space=sheet.space, left_out=sheet.left_out,
+    return fragments(("trust", trust(sheet.plane, len(sheet.names), space=sheet.space, left_out=atlas.left_out(sheet),
                                      measured=sheet.extras.get("trust"))))
 
 
 def warnings(sheet: Sheet | None, visit: Visit, space: str, misled: Markup) -> list[Fragment]:
     """Where the picture misleads, and why the star may be missing or not quite right."""
     lost = Markup("")
-    if visit.star is not None and visit.star.kind != space:
+    if visit.star is not None and space == "prompt":
+        lost = Markup('<p class="hint">Your problem has no soft prompt, so it has no place on this map: choose another meaning '
+                      "of near to see it.</p>")
+    elif visit.star is not None and visit.star.kind != space:
         lost = Markup('<p class="hint">Your problem was placed by another meaning of near: press <b>Place it</b> again.</p>')
     elif visit.star is not None and sheet is not None and sheet.plane.axes is None:
         lost = Markup('<p class="hint">Your problem lies between its nearest memories, by their similarity.</p>')
     return fragments(("misleads", misled), ("lost", lost))
-
-
-def _body(desk: Desk, one: Opened, space: str) -> list[Fragment]:
-    bank, m = desk.engine.bank, one.memory
-    return body(m, one.info, bank.events(m.id, limit=EVENTS), one.near, notes=notes(bank, m.id).get(m.id, ()), space=space,
-                parameters=model_size(desk, m), problem_of=problem_finder(desk), kept=bank.asked(m.id))
-
-
-def model_size(desk: Desk, m: Memory) -> tuple[int, bool] | None:
-    """(how many parameters the model of a memory has, whether that is exact); None when it is not known here."""
-    engine = desk.engine
-    if engine.ready and engine.model.fingerprint == m.model:
-        return parameters(engine.model), True
-    spec = MODELS.get(m.model_name)
-    return (spec.folder_bytes // 2, False) if spec is not None else None  # kept in bfloat16: two bytes a number
-
-
-def problem_finder(desk: Desk) -> Callable[[str], str | None]:
-    """Problem id -> its text, of the examples and of the bank's own problems."""
-    known: dict[str, str] = {}
-
-    def find(problem_id: str) -> str | None:
-        if not known:
-            known.update({i.problem.id: i.problem.text for i in atlas_of(desk).rows(exact=False).infos})
-            known.update({p.id: p.text for p in desk.examples.values()})
-        return known.get(problem_id)
-
-    return find
 
 
 def refresh(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request) -> Picture:
@@ -260,7 +235,7 @@ def clicked(desk: Desk, words: str, colour: str, space: str, method: str, event:
     if data.get("star") is False:
         visit.star = None
     visit.looked = True
-    return opened(desk, visit, space, method, str(data.get("id", ""))[:80])
+    return opened(desk, visit, space, method, str(data.get("id", ""))[:80], words=words)
 
 
 def show_receipt(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, event: gr.EventData,
@@ -269,4 +244,4 @@ def show_receipt(desk: Desk, words: str, colour: str, space: str, method: str, c
     data = event._data if isinstance(event._data, dict) else {}
     memory, visit = str(data.get("memory", chosen))[:80], desk.visit(request)
     visit.looked = True
-    return opened(desk, visit, space, method, memory, receipt_id=str(data.get("id", ""))[:80])
+    return opened(desk, visit, space, method, memory, receipt_id=str(data.get("id", ""))[:80], words=words)

@@ -24,12 +24,13 @@ FETCH = "() => setTimeout(() => document.querySelector('#lm-download a, a#lm-dow
 
 # What each handler may change: only these components are sent an answer.
 OPENED = ("notice", "map", "trust", "warning", "page", "body", "words", "chosen", "actions", "quarantine", "release", "sure",
-          "delete")
+          "delete", "slip")
+NAMED = (*OPENED, "choice")  # with the list of memories to open, which names the open one
 DRAWN = ("notice", "map", "trust", "warning", "points", "paint", "lit", "method")
 FOUND = ("notice", "table", "lit", "choice")
 PICKED = ("notice", "selected", "bulk", "picked")
 EXPLAINED = ("notice", "extras", "trust")
-ANNOTATED = ("notice", "page", "body", "table", "paint")
+ANNOTATED = ("notice", "page", "body", "table", "paint", "slip")
 
 
 def part(handler: Callable[..., Picture], names: tuple[str, ...]) -> Callable[..., Any]:
@@ -56,14 +57,14 @@ def wire_map(desk: Desk, m: Memories, page: list[Any], model_work: dict[str, Any
 
     placing = gr.on([m.locate.click, m.ask.submit], bind(panel.locate, desk), [m.ask, space], m.notice,
                     show_progress="minimal", show_progress_on=m.notice, api_visibility="private", **model_work)
-    listen(placing.then, panel.located, chosen, OPENED)
+    listen(placing.then, panel.located, chosen, NAMED)
     m.clear.click(bind(panel.clear, desk), chosen, [m.ask, *page], cancels=[placing], **QUIET)
     # One by one, because gr.on takes no custom events.
     for opened in (m.map.memory_click, m.table.open_memory, m.selected.open_memory, m.page.open_memory, m.body.open_memory):
-        listen(opened, panel.clicked, m.look, OPENED)
-    listen(m.body.open_receipt, panel.show_receipt, chosen, OPENED)
-    listen(m.choice.input, panel.choose, [*m.look, m.choice], OPENED)
-    listen(m.actions.close.click, panel.shut, chosen, OPENED).then(**parts.focus(MAP))
+        listen(opened, panel.clicked, m.look, NAMED)
+    listen(m.body.open_receipt, panel.show_receipt, chosen, NAMED)
+    listen(m.choice.input, panel.choose, [*m.look, m.choice], NAMED)
+    listen(m.actions.close.click, panel.shut, chosen, NAMED).then(**parts.focus(MAP))
     for asked in (m.map.want, space.input, method.input):
         drawing = asked(bind(handlers.draw, desk), chosen, m.warning, **QUIET, **DRAWING)
         listen(drawing.then, handlers.want, chosen, DRAWN)
@@ -72,7 +73,7 @@ def wire_map(desk: Desk, m: Memories, page: list[Any], model_work: dict[str, Any
     listen(query.input, handlers.search, chosen, FOUND, trigger_mode="always_last")
     listen(m.map.picked, handlers.picked, [m.chosen], PICKED)
     for area in (m.page, m.body):
-        listen(area.act, actions.act, chosen, ANNOTATED)
+        listen(area.act, actions.act, chosen, ANNOTATED).then(**parts.focus("#lm-close", MAP))
     listen(m.actions.near_words.click, actions.near_words, [m.chosen], ("words",))
 
 

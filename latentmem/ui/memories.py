@@ -67,6 +67,8 @@ class Memories:
     look: list[gr.components.Component]  # search words, colour by, space, projection
     chosen: gr.State
     picked: gr.State
+    slip: gr.State  # the open receipt
+    seen: gr.State  # the state of the bank that the panel shows
     choice: gr.Dropdown
     map: gr.HTML
     table: gr.HTML
@@ -86,7 +88,7 @@ class Memories:
 
 def create_memories(settings: Settings) -> Memories:
     """The panel, inside the Blocks and the Tab of the caller."""
-    chosen, picked = gr.State(""), gr.State("")
+    chosen, picked, slip, seen = (gr.State("") for _ in range(4))
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=7, min_width=320, elem_classes="result"):
             with gr.Row(elem_classes="tight end where"):
@@ -122,9 +124,9 @@ def create_memories(settings: Settings) -> Memories:
         listing = map_parts.rows_area("lm-table")
     a = actions
     outputs = [told, listing, map_, found, page, chosen, a.group, a.quarantine, a.release, a.sure, choice, points, paint, lit,
-               extras, body, words, selected, bulk.group, picked, a.delete, method, warning]
-    return Memories(ask, locate, clear, [query, colour, space, method], chosen, picked, choice, map_, listing, selected, page,
-                    body, words, outputs, actions, bulk, export, download, upload, told, warning)
+               extras, body, words, selected, bulk.group, picked, a.delete, method, warning, slip, seen]
+    return Memories(ask, locate, clear, [query, colour, space, method], chosen, picked, slip, seen, choice, map_, listing,
+                    selected, page, body, words, outputs, actions, bulk, export, download, upload, told, warning)
 
 
 def _actions() -> Actions:
@@ -169,12 +171,15 @@ def choose(desk: Desk, words: str, colour: str, space: str, method: str, memory_
     """Opens the memory chosen from the list."""
     visit = desk.visit(request)
     visit.looked = True
-    return opened(desk, visit, space, method, memory_id or "")
+    return opened(desk, visit, space, method, memory_id or "", words=words)
 
 
 def locate(desk: Desk, text: str, space: str, request: gr.Request) -> Iterator[list[Fragment]]:
-    """Finds a typed problem's place on the map, with progress over the memory's page; `located` then shows it."""
+    """Finds a typed problem's place on the map, with progress over the memory's page; `located` then shows it. Without a typed
+    one it is that of the star, which the last answer may have set."""
     visit = desk.visit(request)
+    if not (text or "").strip() and visit.star is not None:
+        text = visit.star.text
     run, found = visit.start("locate"), list[Star]()
     yield said("")
     for _ in follow(exclusively(desk, _locating(desk, text, space, found)), run):
@@ -188,7 +193,7 @@ def located(desk: Desk, words: str, colour: str, space: str, method: str, chosen
     visit = desk.visit(request)
     run = visit.runs.get("locate")
     error = run.error if run is not None else ""
-    return opened(desk, visit, space, method, chosen, error, good=not error)
+    return opened(desk, visit, space, method, chosen, error, good=not error, words=words)
 
 
 def _locating(desk: Desk, text: str, space: str, found: list[Star]) -> Iterator[Any]:
@@ -204,9 +209,9 @@ def clear(desk: Desk, words: str, colour: str, space: str, method: str, chosen: 
     """Takes the star away and closes the memory."""
     visit = desk.visit(request)
     visit.star = None
-    return "", *opened(desk, visit, space, method, "")
+    return "", *opened(desk, visit, space, method, "", words=words)
 
 
 def shut(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request) -> Picture:
     """Closes the open memory; the star stays."""
-    return opened(desk, desk.visit(request), space, method, "")
+    return opened(desk, desk.visit(request), space, method, "", words=words)

@@ -19,7 +19,7 @@ _WAIT = ("(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{eleme
 LIVE = _WAIT.format("live") + " /* triggers 'open_memory', 'take' */"
 GUIDE = _WAIT.format("guide") + (" /* triggers 'open_memory', 'open_receipt', 'solve_goes_on', 'distil_goes_on', "
                                 "'stream_goes_on', 'solve_begins', 'distil_begins', 'stream_begins' */")
-FIGURE = _WAIT.format("figure") + " /* triggers 'memory_click' */"
+FIGURE = _WAIT.format("figure")
 
 
 def live(elem_id: str, value: list[Fragment] | None = None, classes: str = "") -> gr.HTML:
@@ -32,7 +32,7 @@ NO_FIGURE: dict[str, Any] = {"data": [], "layout": {}}  # takes no room on the p
 
 
 def figure(elem_id: str, label: str) -> gr.HTML:
-    """A plotly figure; `.memory_click(fn)` listens to clicks on points that carry an id."""
+    """A plotly figure, to look at."""
     return gr.HTML(NO_FIGURE, html_template=f'<div class="lm-figure" role="img" aria-label="{label}"></div>',
                    js_on_load=FIGURE, apply_default_css=False, elem_id=elem_id, elem_classes="lm-area", label=label)
 
@@ -58,6 +58,41 @@ def taken_up(run: Run | None, outputs: int, draw: Callable[[bool], Any]) -> Iter
 WORK: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private", "trigger_mode": "multiple"}
 
 
+def taken_down(visit: Visit, panel: str) -> Run:
+    """A new run of a panel, which waits for its turn. Until it has it, the one before is kept: the page goes back to that if
+    the press is stopped in the queue or the queue is full."""
+    now = visit.runs.get(panel)
+    before = now if now is None or now.begun else now.before
+    run = visit.start(panel)
+    run.before = None if before is None or before.away else before
+    return run
+
+
+def given_back(visit: Visit, panel: str) -> Run | None:
+    """The run whose page is to be shown: one that never had its turn, and will not have it, makes way for the one before."""
+    run = visit.runs.get(panel)
+    if run is None or run.before is None or run.begun or run.pressed:
+        return run
+    run.before.refusal = run.error
+    visit.runs[panel] = run.before
+    return run.before
+
+
+def stands(visit: Visit, panel: str) -> Run:
+    """The run whose result the visitor has, also while a newer press waits for its turn."""
+    run = given_back(visit, panel) or Run()
+    return run.before or run
+
+
+def not_taken(visit: Visit, panel: str, why: str) -> Run:
+    """A press asks what cannot be done: the run whose page stands, to be drawn again with the reason. Nothing else changes."""
+    run = given_back(visit, panel)
+    if run is None or run.away:
+        run = Run()
+    run.refusal = why
+    return run
+
+
 def waits(visit: Visit, panel: str, *given: Any) -> Any:
     """At once on a press, before the queue: a new run that waits for its turn with what is asked, and the Stop button, which
     can end it from now on."""
@@ -75,6 +110,7 @@ def in_turn(visit: Visit, panel: str, outputs: int, pictures: Callable[[Run], It
     if run is None or not run.pressed:
         yield _unchanged(outputs)
         return
+    run.before = None  # from here on there is no way back
     with closing(pictures(run)) as shown:  # type: ignore[type-var]
         for one in shown:
             if visit.runs.get(panel) is not run:

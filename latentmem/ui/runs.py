@@ -36,6 +36,9 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)  # as chosen
     given: tuple[Any, ...] = ()  # all that the press of the button sent along
     near: tuple[Hit, ...] = ()  # the memories nearest to the answered problem
+    before: Run | None = None  # what the page goes back to if this one never has its turn
+    refusal: str = ""  # why a later press was refused, while this run's page stands
+    away: bool = False  # the visitor left its page for a link to another problem
     patience: float = 0.0  # seconds it goes on when nobody watches
     lock: threading.Condition = field(default_factory=threading.Condition)
     begun: bool = False

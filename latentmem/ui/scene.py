@@ -25,7 +25,8 @@ class Scene:
 
     `colours` gives each answer a stable index in the palette: a cluster keeps its colour while others overtake it, and
     the same answer has the same colour on both sides. `decided_after[side]` is the number of finished traces at the
-    moment when no outcome of the others could change the majority any more.
+    moment when no outcome of the others could change the majority any more; it is left out where that moment was not
+    seen, since the vote came only after all traces, as that of a distillation does.
     """
 
     total: int = 0
@@ -35,6 +36,7 @@ class Scene:
     votes: dict[Side, Vote] = field(default_factory=dict)
     colours: dict[tuple[Side, int], int] = field(default_factory=dict)
     decided_after: dict[Side, int] = field(default_factory=dict)
+    undecided: set[Side] = field(default_factory=set)  # sides whose vote was seen while it was still open
     retrieval: Retrieval | None = None
     steps: list[Step] = field(default_factory=list)
     receipt: Receipt | None = None
@@ -85,9 +87,6 @@ class Scene:
         """Both a first vote and fresh rollouts without a retrieval: only a distillation has them."""
         return self.retrieval is None and {side for side, _ in self.rows} >= {"zero_shot", "memory"}
 
-    def tokens(self) -> int:
-        return sum(r.trace.tokens for r in self.rows.values() if r.trace is not None)
-
     def _delta(self, d: Delta) -> None:
         self._new_round(d.side, d.row)
         self.rows.setdefault((d.side, d.row), Row(d.row, d.side)).text += d.text
@@ -102,12 +101,16 @@ class Scene:
                 del members[key]
         self.votes.pop(side, None)
         self.decided_after.pop(side, None)
+        self.undecided.discard(side)
 
     def _vote(self, vote: Vote) -> None:
         self.votes[vote.side] = vote
         self.total = max(self.total, vote.total)
-        if vote.decided and vote.clusters and vote.side not in self.decided_after:
-            self.decided_after[vote.side] = self.finished(vote.side)
+        done = self.finished(vote.side)
+        if not vote.decided:
+            self.undecided.add(vote.side)
+        elif vote.clusters and vote.side not in self.decided_after and (vote.side in self.undecided or done < vote.total):
+            self.decided_after[vote.side] = done
         by_answer = {said: index for key, index in self.colours.items() if (said := self._said(key))}
         for cluster in vote.clusters:
             known = [self.colours[vote.side, r] for r in cluster.rows if (vote.side, r) in self.colours]

@@ -11,11 +11,12 @@ import copy
 import functools
 import inspect
 import logging
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..overlay import Overlay
 from ..problems import read_problems
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Desk", "Run", "Star", "Visit", "answer_records", "attempt", "bind", "distil_records", "exclusively", "family",
            "follow", "load_examples", "nearest_examples", "ready_engine", "star_of", "think_records", "tried", "watch"]
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "problems.jsonl"
+EXPORTS_KEPT = 2  # of each kind: the newest, and the one before, which may still be on its way to a browser
 FALLBACK = (Problem("A shop sells pens at $3 each. Mia buys 4 pens and pays with a $20 note. How much change does she get?",
                     "change-0", "8", "examples/change"),)
 
@@ -44,13 +47,20 @@ class Desk:
         self.engine = engine.changed(**hosting.clipped(engine.settings))
         self.hosted = engine.settings.hosted
         self.examples = load_examples(examples)
-        self.planes: dict[str, Any] = {}  # key kind -> (ids, their projection)
         self.visits, self.warming = Visits(), Warming()
         self.example_keys: dict[str, Any] = {}  # text -> its key; filled at first use
         self.keys_lock = threading.Lock()
         self.full: Callable[[], bool] = lambda: False  # whether gradio's queue takes no more; the layout knows
         self.model_work = threading.Lock()  # one piece of model work at a time, whoever asks for it
+        self.app: Desk | None = None  # of a visitor's own desk in a shared app: the desk of the app
+        self._own()
+
+    def _own(self) -> None:
+        """What no two desks share."""
+        self.planes: dict[str, Any] = {}  # pictures of the bank, by what they are for
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._downloads: tempfile.TemporaryDirectory[str] | None = None
+        self._exports: dict[str, list[Path]] = {}
         self._lock = threading.Lock()
 
     def visit(self, request: Any) -> Visit:
@@ -69,7 +79,8 @@ class Desk:
                 visit.desk.engine = self.engine.changed(
                     on_bank=Overlay(self.engine.bank, self.engine.settings.hosted_memories,  # type: ignore[arg-type]
                                     hosting.VIRTUAL_TOKENS))
-                visit.desk.planes, visit.desk._folder, visit.desk._lock = {}, None, threading.Lock()
+                visit.desk.app = self
+                visit.desk._own()
             return visit.desk
 
     def leave(self, request: Any) -> None:
@@ -77,21 +88,42 @@ class Desk:
 
     def close(self) -> None:
         """Forgets the own bank and downloads of a visitor in a shared app."""
-        if self._folder is not None:
-            self._folder.cleanup()
+        for folder in (self._folder, self._downloads):
+            if folder is not None:
+                folder.cleanup()
         if isinstance(self.engine.bank, Overlay):
             self.engine.bank.close()
 
     def folder(self) -> str:
-        """Where exports wait to be downloaded; removed when the app ends."""
+        """Where the files of this desk are kept; removed when the app ends."""
         with self._lock:
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="latentmem-")
             return self._folder.name
 
-    def fresh_folder(self) -> Path:
-        """An empty folder in there."""
-        return Path(tempfile.mkdtemp(dir=self.folder()))
+    def export(self, kind: str, make: Callable[[Path], T]) -> T:
+        """What `make` puts into an empty folder, to be downloaded. Of earlier exports of this kind only the last one stays.
+
+        The folder lies in gradio's own: what lies elsewhere gradio copies there, and keeps the copy for a day.
+        """
+        from gradio.utils import get_upload_folder
+
+        with self._lock:
+            if self._downloads is None:
+                Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
+                self._downloads = tempfile.TemporaryDirectory(prefix="latentmem-", dir=get_upload_folder())
+            fresh = Path(tempfile.mkdtemp(dir=self._downloads.name))
+        try:
+            made = make(fresh)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+        with self._lock:
+            kept = [*self._exports.get(kind, []), fresh]
+            self._exports[kind] = kept[-EXPORTS_KEPT:]
+        for old in kept[:-EXPORTS_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+        return made
 
     def problem(self, text: str) -> Problem:
         """The typed problem; one of the examples keeps its id and data set. Raises LatentmemError when it is empty or

@@ -12,24 +12,14 @@ from ..records import Problem, Receipt, Status
 from ..settings import Settings
 from . import parts
 from .hosting import limits
-from .session import (
-    Desk,
-    Run,
-    Star,
-    Visit,
-    answer_records,
-    attempt,
-    family,
-    follow,
-    star_of,
-    tried,
-)
+from .session import Desk, Run, Star, Visit, answer_records, attempt, family, follow, star_of, tried
 from .views import Fragment, doing, fragments, notice, progress, scene_cards, scene_votes
 from .views_about import first_visit, tiles
 from .views_receipt import compare_columns, hits_list, receipt_card
-from .whatif import other_memories
+from .whatif import other_memories, still_going
 
 MODES = (("Automatic", "auto"), ("Off", "off"), ("This one", "chosen"))
+ASIDE = ("compare", "replay")  # runs that belong to the answer on the page
 
 
 @dataclass(frozen=True)
@@ -125,6 +115,7 @@ def picture(desk: Desk, run: Run, running: bool, words: str = "") -> Picture:
             status = fragments(("status", progress(doing(scene))))
         else:
             status = fragments(("said", notice(words or _ending(run))))
+        status = fragments(("refused", notice(run.refusal, "warn"))) + status
         found = hits_list(scene.retrieval, float(run.settings.get("min_similarity", -1)), run.mode)
         if found and running:
             status += fragments(("hits", found))
@@ -156,6 +147,7 @@ def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
 
 
 def _answering(desk: Desk, visit: Visit, run: Run) -> Iterator[Picture]:
+    visit.columns = []
     yield picture(desk, run, True)
     memory = run.memory if run.mode == "chosen" else run.mode
 
@@ -169,22 +161,40 @@ def _answering(desk: Desk, visit: Visit, run: Run) -> Iterator[Picture]:
 
 
 def posed(visit: Visit, problem: str, mode: str, memory_id: str | None, *settings: Any) -> Run:
-    """A new run of the panel, with what is asked; not begun. Where a choice is missing it says so and never begins."""
-    visit.end("compare", "replay")  # they belong to the answer before
-    run = visit.start("solve")
+    """A new run of the panel, with what is asked; not begun."""
+    visit.end(*ASIDE)
+    for name in ASIDE:  # nothing of theirs is shown any more
+        visit.runs.pop(name, None)
+    run = parts.taken_down(visit, "solve")
     run.given, run.settings = (problem, mode, memory_id, *settings), parts.checked(*settings)
     run.problem, run.mode, run.memory = problem, mode, memory_id or ""
-    visit.columns = []
-    if mode == "chosen" and not memory_id:
-        run.error = "Choose a memory first, in the list under “This one”, or let Memory be Automatic."
-        run.end()
     return run
 
 
+def amiss(desk: Desk, problem: str, mode: str, memory_id: str | None, *settings: Any) -> str:
+    """Why this cannot be asked, in one sentence; "" if it can."""
+    if mode == "chosen" and not memory_id:
+        return "Choose a memory first, in the list under “This one”, or let Memory be Automatic."
+
+    def look() -> None:
+        desk.problem(problem)
+        desk.tuned(parts.checked(*settings))
+        if mode == "chosen":
+            desk.engine.bank.info(str(memory_id))
+
+    return attempt(look)[1]
+
+
 def press(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
-    """At once on the press, before the queue: what is asked is taken down, so that a reload meanwhile does not lose it."""
-    run = posed(desk.visit(request), *given)
-    return *(waiting() if run.pressed else picture(desk, run, False)), [], []
+    """At once on the press, before the queue: what is asked is taken down, so that a reload meanwhile does not lose it. What
+    cannot be asked is refused here, and the last answer stays."""
+    visit = desk.visit(request)
+    if why := amiss(desk, *given):
+        run = parts.not_taken(visit, "solve", why)
+        shown = picture(desk, run, run.busy or run.pressed)._replace(stop=still_going(desk, request), other=gr.skip())
+        return *shown, gr.skip(), gr.skip()
+    posed(visit, *given)
+    return *waiting(), [], []
 
 
 def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
@@ -200,13 +210,28 @@ def restored(desk: Desk, visit: Visit, problem: str) -> tuple[Any, ...]:
 
     A problem in the address goes before the one that was asked last.
     """
-    run = visit.runs.get("solve")
-    if run is None or (problem and problem != run.problem):
+    run = parts.given_back(visit, "solve")
+    if run is not None:
+        run.away = _another(problem, run)
+    if run is None or run.away:
         return problem or gr.skip(), *[gr.skip()] * (3 + len(parts.SAMPLING) + len(Picture._fields))
+    run.refusal = ""  # what was refused does not stand in the box any more
     memory = gr.update(value=run.memory or None, visible=run.mode == "chosen")
     settings = [run.settings.get(name, gr.skip()) for name in parts.SAMPLING]
     shown = waiting() if run.pressed else picture(desk, run, run.busy)
-    return run.problem, run.mode, memory, *settings, *shown, compare_columns(visit.columns)
+    return run.problem, run.mode, memory, *settings, *shown, [] if run.pressed else compare_columns(visit.columns)
+
+
+def _another(problem: str, run: Run) -> bool:
+    """Whether the address names a problem, and not the one that this run was asked."""
+    return bool(problem.strip()) and problem.strip() != run.problem.strip()
+
+
+def linked(visit: Visit, problem: str) -> None:
+    """A page was opened whose address names this problem: the answer to another one, which has no place on it, ends."""
+    run = visit.runs.get("solve")
+    if run is not None and _another(problem, run):
+        visit.end("solve", *ASIDE)
 
 
 def _place(desk: Desk, run: Run) -> Star | None:
@@ -220,8 +245,8 @@ def _place(desk: Desk, run: Run) -> Star | None:
 def refused(desk: Desk, request: gr.Request) -> Any:
     """The queue was full."""
     visit = desk.visit(request)
-    run = visit.runs.get("solve")
-    return parts.refused(run, desk.full(), len(Picture._fields), lambda run: picture(desk, run, False))
+    return parts.refused(visit.runs.get("solve"), desk.full(), len(Picture._fields), lambda run: picture(
+        desk, parts.given_back(visit, "solve") or run, False)._replace(other=gr.skip()))
 
 
 def waiting() -> Picture:
@@ -235,11 +260,15 @@ def waiting() -> Picture:
 def stop(desk: Desk, request: gr.Request) -> Picture:
     """Ends the visitor's runs of this panel; what was seen so far stays on the page."""
     visit = desk.visit(request)
-    visit.end("solve", "compare", "replay")
-    run = visit.runs.get("solve") or Run()
+    visit.end("solve", *ASIDE)
+    ended = visit.runs.get("solve")
+    run = parts.given_back(visit, "solve") or Run()
+    run.refusal = ""
     with run.lock:
         run.scene.stopped = run.scene.receipt is None
-    return picture(desk, run, False, "" if run.scene.rows else "Stopped before it began.")
+    shown = picture(desk, run, False, "" if run.scene.rows and run is ended else "Stopped before it began.")
+    # Where the answer's page stood already, the memory that the visitor chose to compare it with stays chosen.
+    return shown._replace(other=gr.skip()) if run is not ended or any(name in visit.runs for name in ASIDE) else shown
 
 
 def show_memory_choice(mode: str) -> Any:

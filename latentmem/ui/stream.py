@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,20 @@ from ..records import Status
 from ..settings import Settings
 from . import parts
 from .session import Desk, Run, Visit, attempt, bind
-from .streaming import ALL, FIRST, PAIR, SYSTEMS, Given, feed_of, going, most_problems, posed
+from .streaming import (
+    ALL,
+    FIRST,
+    PAIR,
+    SYSTEMS,
+    Given,
+    feed_of,
+    going,
+    lines_of,
+    mended,
+    most_problems,
+    posed,
+    what_is_left,
+)
 from .views import Fragment, fragments, notice, progress
 from .views_stream import Feed, accuracy_figure, doing, empty, ending, notes, recent, standings_table
 
@@ -76,6 +88,9 @@ def wire_stream(desk: Desk, s: Stream, model_work: dict[str, Any]) -> None:
     runs = [button.click(bind(pressed, desk), s.asked, s.outputs, queue=False, **quiet).then(
         bind(begin, desk), None, s.outputs, show_progress_on=s.outputs[0], **parts.WORK, **model_work)
         for button, pressed in ((s.press, press), (s.again, press_anew))]
+    chosen, file, systems, size, seed = s.asked
+    for touched in (chosen.input, file.upload, file.clear, file.delete, systems.input, size.input, seed.input):
+        touched(bind(offered, desk), s.asked, [s.press, s.again], queue=False, trigger_mode="always_last", **quiet)
     for run in runs:
         run.failure(bind(refused, desk), None, s.outputs, queue=False, **quiet)
     s.stop.click(bind(stop, desk), None, s.outputs, cancels=runs, queue=False, **quiet)
@@ -87,18 +102,20 @@ def picture(desk: Desk, run: Run, running: bool, words: str = "") -> Picture:
     with run.lock:
         feed = feed_of(run)
         if run.error:
-            status = fragments(("error", notice(run.error, "warn")))
+            told = mended(run.error, feed.folder, "press Begin again, which forgets that run")
+            status = fragments(("error", notice(told, "warn")))
         elif running:
             status = fragments(("status", doing(feed)))
         else:
             said = words or ending(feed)
             status = fragments(("said", notice(said, "good" if feed.whole else "info"))) or fragments(("empty", empty()))
         some = bool(feed.results)
+        stuck = bool(run.error and feed.folder)  # what there is of this stream may be what is wrong
         return Picture(
             status + fragments(("notes", notes(feed))), accuracy_figure(feed.results, feed.total) if some else parts.NO_FIGURE,
             fragments(("table", standings_table(feed))), recent(feed),
             gr.update(value="Go on" if some and not feed.whole and not running else "Start", interactive=not running),
-            gr.update(interactive=running), gr.update(visible=some and not running),
+            gr.update(interactive=running), gr.update(visible=(some or stuck) and not running),
             gr.update(value=saved(desk, feed), visible=True) if some and not running else gr.update(visible=False))
 
 
@@ -107,8 +124,21 @@ def saved(desk: Desk, feed: Feed) -> str | None:
     file = Path(feed.folder) / "run" / "results.jsonl"
     if not feed.folder or not file.is_file():
         return None
-    copy, _ = attempt(lambda: shutil.copyfile(file, desk.fresh_folder() / "stream.jsonl"))
-    return str(copy) if copy else None
+
+    def copied(folder: Path) -> str:
+        (folder / "stream.jsonl").write_bytes(lines_of(file, feed.total))
+        return str(folder / "stream.jsonl")
+
+    return attempt(lambda: desk.export("stream", copied))[0]
+
+
+def offered(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, Any]:
+    """A choice was touched: what the buttons would do with the choices as they now are. Other ones are another stream, which
+    does not go on with the one that is shown."""
+    if desk.visit(request).busy("stream"):
+        return gr.skip(), gr.skip()
+    there, missing = what_is_left(desk, Given(*given))
+    return gr.update(value="Go on" if there and missing else "Start"), gr.update(visible=there)
 
 
 def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:

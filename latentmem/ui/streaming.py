@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..evaluation import datasets
 from ..evaluation import stream as protocol
 from ..evaluation.datasets import DataSet
-from ..evaluation.journal import Journal
+from ..evaluation.journal import Journal, read_results
 from ..evaluation.work import Entrant
 from ..records import LatentmemError, Status, digest
 from .runs import REFRESH
@@ -67,10 +68,20 @@ def most_problems(hosted: bool) -> int:
 
 def data_of(desk: Desk, chosen: str, file: str | None, size: float, seed: float) -> DataSet:
     """The problems of the stream in their order. Raises LatentmemError for a file that holds none, or a wrong number."""
+    return first_of(desk, all_of(desk, chosen, file, seed), size)
+
+
+def first_of(desk: Desk, data: DataSet, size: float) -> DataSet:
+    """So many of the problems. Raises LatentmemError for a wrong number."""
     most = most_problems(desk.hosted)
     if not isinstance(size, (int, float)) or not 1 <= size <= most:
         raise LatentmemError(f"{size} problems cannot be streamed: choose 1 to {most}.")
-    if not isinstance(seed, (int, float)) or seed < 0:
+    return replace(data, problems=data.problems[: int(size)])
+
+
+def all_of(desk: Desk, chosen: str, file: str | None, seed: float) -> DataSet:
+    """All the problems that there are to stream, in the order of the seed. Raises LatentmemError for a file that holds none."""
+    if not isinstance(seed, (int, float)) or not 0 <= seed < inf:
         raise LatentmemError(f"Seed {seed} does not fit: give a whole number from 0 on.")
     if file:
         data = uploaded(Path(file), desk.engine.settings.max_problem_chars)
@@ -79,8 +90,7 @@ def data_of(desk: Desk, chosen: str, file: str | None, size: float, seed: float)
         if not those:
             raise LatentmemError(f"There are no examples of {str(chosen)[:40]!r}: choose another family.")
         data = DataSet("examples" if chosen == ALL else f"examples/{chosen}", "examples", those)
-    order = datasets.shuffled(datasets.unique(data.problems), int(seed))
-    return replace(data, problems=tuple(order[: int(size)]))
+    return replace(data, problems=tuple(datasets.shuffled(datasets.unique(data.problems), int(seed))))
 
 
 def uploaded(file: Path, most_chars: int) -> DataSet:
@@ -95,11 +105,15 @@ def uploaded(file: Path, most_chars: int) -> DataSet:
 
 def home(desk: Desk, data: DataSet, systems: Sequence[str], seed: int) -> Path:
     """Where a stream is kept: beside the bank, or with the visitor's other files in a shared app. The same choices find
-    the same folder, so that a stream goes on after a stop, a reload or a restart."""
+    the same folder, so that a stream goes on after a stop, a reload or a restart.
+
+    `data` are all the problems that there are to stream: how many of them are asked for decides nothing about a reply, so a
+    stream that is made longer keeps what it has.
+    """
     s = desk.engine.settings
     lasting = not desk.hosted and str(s.bank) != ":memory:"
     root = s.bank.parent if lasting else Path(desk.folder())
-    what = digest(data.digest, *sorted(systems), str(seed), s.model_dump_json(exclude={"bank", "device"}))[:12]
+    what = digest(data.name, data.digest, *sorted(systems), str(seed), s.model_dump_json(exclude={"bank", "device"}))[:12]
     return root / "streams" / what
 
 
@@ -124,23 +138,95 @@ def entered(systems: Sequence[str], make: Any) -> list[Entrant]:
                     if name in systems]
 
 
+def what_is_left(desk: Desk, given: Given) -> tuple[bool, bool]:
+    """(whether there is anything of an earlier run with these choices, whether any replies are missing). Of choices that do
+    not fit there is nothing."""
+    names = chosen_systems(given.systems)
+    try:
+        order = all_of(desk, given.chosen, given.file, given.seed)
+        n = len(first_of(desk, order, given.size).problems)
+    except LatentmemError:
+        return False, True
+    try:
+        there, _, _ = read_results(home(desk, order, names, int(given.seed)) / "run")
+    except LatentmemError:  # damaged: it can be begun again
+        return True, True
+    return bool(there), sum(r.index < n for r in there) < n * len(names)
+
+
+def forget(folder: Path) -> None:
+    """Deletes what there is of a stream. Raises LatentmemError while another process writes to it."""
+    from filelock import FileLock, Timeout
+
+    run = folder / "run"
+    if not run.is_dir():
+        return
+    try:
+        with FileLock(run / ".lock").acquire(timeout=0):  # the journal's own
+            shutil.rmtree(folder, ignore_errors=True)
+    except Timeout:
+        raise LatentmemError(f"Another run is writing to {run}: wait for it, or give another folder with --out.") from None
+
+
+def lines_of(file: Path, problems: int) -> bytes:
+    """The results of a stream, one line a reply and a lesson, as far as the first so many problems: an earlier run may have
+    met more of them. What is not a whole line is left out."""
+    def place(line: bytes) -> float:
+        try:
+            return _place(json.loads(line)["unit"])
+        except (ValueError, KeyError, TypeError):
+            return inf
+
+    return b"".join(line for line in file.read_bytes().splitlines(keepends=True) if place(line) < problems)
+
+
+def _place(unit: str) -> int:
+    """Which problem a unit of the journal is about, from 0 on: they are named SYSTEM/FORM/PLACE and SYSTEM/lesson/PLACE."""
+    return int(unit.rpartition("/")[2])
+
+
+def chosen_systems(systems: Sequence[str] | None) -> list[str]:
+    """Those of SYSTEMS that are ticked, in that order."""
+    return [name for _, name in SYSTEMS if name in (systems or ())]
+
+
+def mended(error: str, folder: str, again: str) -> str:
+    """An error as the page or a client is told it: the journal's remedy is an option of the command line, which neither has.
+    `again`: how a stream is begun again there."""
+    if not folder:
+        return error
+    run = str(Path(folder) / "run")
+    said = error.replace(f"{run}/", "").replace(run, "The folder of this stream").replace(" with made.", " with ")
+    if "Another run is writing to The folder" in said:
+        return said.replace("to The folder", "to the folder").replace("give another folder with --out", "choose another seed")
+    if "cannot be made" in said or "cannot be written" in said:  # then beginning again is no help
+        again = "make room there or let this program write there, then start again to go on"
+    said = said.replace("give another folder with --out", again)
+    if "is not a line of results" in said:
+        return said.replace("): remove it.", f"): {again}.")
+    return said
+
+
 def records(desk: Desk, feed: Feed, given: Given, fresh: bool) -> Iterator[Any]:
     """Everything from the press of Start to the last reply; begins with what an earlier part of the stream has left."""
     chosen, file, systems, size, seed = given
-    names = [name for _, name in SYSTEMS if name in (systems or ())]
+    names = chosen_systems(systems)
     if not names:
         raise LatentmemError("No system is chosen: tick at least one.")
-    data = data_of(desk, chosen, file, size, seed)
+    order = all_of(desk, chosen, file, seed)
+    data = first_of(desk, order, size)
     feed.total, feed.notes = len(data.problems), data.notes
     feed.texts = {p.id: p.text for p in data.problems}
-    folder = home(desk, data, names, int(seed))
+    folder = home(desk, order, names, int(seed))
     feed.folder = str(folder)
     engine = yield from ready_engine(desk, {"seed": int(seed)})
     if fresh:
-        shutil.rmtree(folder, ignore_errors=True)
+        forget(folder)
     yield Status("Getting the systems ready")
-    entrants, facts = cast(engine, names, data, folder)
+    entrants, facts = cast(engine, names, order, folder)
     with Journal(folder / "run", facts) as journal:
+        # Fewer than an earlier run met: the others are not looked at. They stay in the file.
+        journal.units = {unit: lines for unit, lines in journal.units.items() if _place(unit) < len(data.problems)}
         yield from journal.results()
         yield from journal.learned()
         with closing(protocol.run(entrants, data, journal)) as stream:

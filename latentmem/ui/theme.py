@@ -25,14 +25,17 @@ MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono
 def launch_options(engine: Engine | None = None) -> dict[str, Any]:
     """Keyword arguments for `Blocks.launch`. With an engine, its bank can never be served as a file.
 
-    Raises LatentmemError when tools of the Model Context Protocol are asked for and their extra is not installed.
+    Raises LatentmemError when tools of the Model Context Protocol are asked for in a shared app, or their extra is not
+    installed.
     """
     settings = engine.settings if engine is not None else None
-    tools = settings is not None and settings.mcp
+    tools, shared = settings is not None and settings.mcp, settings is not None and settings.hosted
+    if tools and shared:  # gradio's server of tools is one client, with one session for all who call it: one visitor
+        raise LatentmemError("The settings mcp and hosted are both on, and all who use the tools would be one visitor, with each "
+                             "other's memories and receipts: set LATENTMEM_MCP=0, or LATENTMEM_HOSTED=0 for an app of your own.")
     if tools and find_spec("mcp") is None:
         raise LatentmemError("The setting mcp is on and the package mcp is not installed: run `pip install 'gradio[mcp]'`, "
                              "or set LATENTMEM_MCP=0.")
-    shared = settings is not None and settings.hosted
     return {
         "theme": theme(), "css_paths": [HERE / "style.css", HERE / "stream.css"], "head": head(),
         "js": "() => { window.latentmem?.openTheme?.(); }", "footer_links": ["api"], "ssr_mode": False,

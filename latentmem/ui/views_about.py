@@ -95,19 +95,23 @@ def _chain(boxes: tuple[tuple[str, str], ...], places: list[tuple[int, int]], cs
 
 def kept_where(bank: Path, shared: bool = False, most: int = 0, lasting: bool | None = None) -> Markup:
     """Where memories are, in words. `lasting`: whether the disk of a Space outlives it, None on a computer of one's own."""
+    alone = not shared and str(bank) == ":memory:"
     if shared:
         words = Markup("The memories that you find here are shared and only read. Those that you make, at most {}, are yours: "
                        "nobody else sees them, they are kept in the server's memory for this browser tab, and they are gone "
                        "half an hour after you close it.").format(most)
+    elif alone:
+        words = Markup("In the working memory of the program that runs this app and in no file: they are gone when it ends.")
     else:
         last = {None: "It stays there when the app or the computer restarts, as long as that disk does.",
                 True: "It is on storage of its own and stays when this Space restarts.",
                 False: "The disk of this Space is emptied when it restarts, and the memories are gone then."}[lasting]
         words = Markup("In one file on the computer that runs this app: <code>{}</code>. {}").format(safe(bank), last)
+    delete = "" if shared or alone else Markup("; each can be forgotten where it is opened, and <code>latentmem receipts "
+                                                   "delete</code> deletes any")
     return Markup("<section><h2>Where memories are kept</h2><p>{} <b>Export</b> on the Memories panel makes a copy to carry "
                   "away; a single memory exports as a standard PEFT adapter. The receipts of your newest answers are kept "
-                  "there, too; they say what you asked, so Export leaves them out{}.</p></section>").format(
-                      words, "" if shared else Markup(", and <code>latentmem receipts delete</code> deletes them"))
+                  "there, too; they say what you asked, so Export leaves them out{}.</p></section>").format(words, delete)
 
 
 def model_facts(s: Settings, most: Mapping[str, int]) -> Markup:
@@ -127,11 +131,11 @@ def model_facts(s: Settings, most: Mapping[str, int]) -> Markup:
                   "no network is needed.</p>{}</section>").format(definition_list(pairs), checked, shared)
 
 
-def endpoints_table(rows: Iterable[tuple[str, str, str]], mcp: bool) -> Markup:
+def endpoints_table(rows: Iterable[tuple[str, str, str]], mcp: bool, shared: bool = False) -> Markup:
     """The endpoints: (name, parameters, what it does)."""
     body = Markup("").join(Markup('<tr><th scope="row"><code>/{}</code></th><td><code>{}</code></td><td>{}</td></tr>').format(
         safe(name), safe(parameters), safe(what)) for name, parameters, what in rows)
-    tools = "They are offered as MCP tools at <code>gradio_api/mcp/</code>, too." if mcp else (
+    tools = "They are offered as MCP tools at <code>gradio_api/mcp/</code>, too." if mcp else "" if shared else (
         "With <code>LATENTMEM_MCP=1</code> and the extra <code>mcp</code> they are MCP tools, too.")
     return Markup(
         '<section><h2>From a program</h2><p>Everything the panels do has an endpoint: <code>pip install gradio_client</code>, '

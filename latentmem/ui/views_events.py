@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
@@ -25,8 +25,22 @@ NONE: Mapping[str, str] = {}
 SPANS = ((3600, "%d %b %H:00"), (86_400, "%d %b"), (7 * 86_400, "week of %d %b"), (30 * 86_400, "%b %Y"), (365 * 86_400, "%Y"))
 
 
+class History(tuple[Event, ...]):
+    """The newest events of a memory, newest first. `told`: all verdicts on answers with it, also older ones; `total`: how
+    many events there are."""
+
+    told: tuple[Event, ...]
+    total: int
+
+    def __new__(cls, newest: Iterable[Event], told: Iterable[Event], total: int) -> History:
+        made = super().__new__(cls, newest)
+        made.told, made.total = tuple(told), total
+        return made
+
+
 def timeline(events: Sequence[Event]) -> Markup:
-    """Bars over time, one colour a kind; the legend counts them, so that nothing hangs on colour alone."""
+    """Bars over time, one colour a kind; the legend counts them, so that nothing hangs on colour alone. It says so if there
+    are more events than these: the counters beside it count all."""
     known = [(at, e.kind) for e in events if e.kind in dict(BANDS) and (at := _when(e.created)) is not None]
     if not known:
         return Markup("")
@@ -43,11 +57,14 @@ def timeline(events: Sequence[Event]) -> Markup:
               for i in sorted(bars)]
     total = Counter(kind for _, kind in known)
     ends = [first.strftime("%d %b %Y")] + ([last.strftime("%d %b %Y")] if n > 1 else [])
+    there = events.total if isinstance(events, History) else len(events)
+    part = Markup("<span>of the newest {} of {} events</span>").format(len(events), there) if there > len(events) else Markup("")
     return Markup('<figure class="timeline"><svg viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">{}'
                   '</svg><div class="ends">{}</div><figcaption>{}</figcaption></figure>').format(
         WIDTH, HEIGHT, "Events over time: " + ", ".join(f"{total[k]} {words}" for k, words in BANDS if total[k]),
         join(shapes), join([Markup("<span>{}</span>").format(e) for e in ends]),
-        join([Markup('<span class="k-{}"><i></i>{} {}</span>').format(k, total[k], words) for k, words in BANDS if total[k]]))
+        join([Markup('<span class="k-{}"><i></i>{} {}</span>').format(k, total[k], words) for k, words in BANDS if total[k]])
+        + part)
 
 
 def _bar(x: float, step: float, kinds: Counter[str], top: int, when: str) -> Markup:
@@ -73,14 +90,31 @@ def _when(created: str) -> datetime | None:
 def verdicts(events: Sequence[Event], problem_of: Callable[[str], str | None] = lambda problem_id: None,
              kept: Mapping[str, str] = NONE) -> Markup:
     """Whom it helped and hurt: each problem a link to the receipt of its answer, or, where that is not kept, one that asks
-    it again.
+    it again. And how many answers were judged that would have been the same without it.
 
     `problem_of`: problem id -> its text where the event does not carry it. `kept`: receipt id -> the problem it answers.
     """
-    told = [e for e in events if e.kind in ("helped", "hurt")][:SHOWN]
-    if not told:
+    told = events.told if isinstance(events, History) else events
+    decided = [e for e in told if e.kind in ("helped", "hurt")]
+    if not decided:
+        return _undecided(told, "Of the answers for which it was tried")
+    some = {e.receipt_id for e in decided if e.receipt_id}
+    more = [Markup('<p class="hint">The newest {} of {}.</p>').format(SHOWN, len(decided))] if len(decided) > SHOWN else []
+    if rest := [e for e in told if e.kind == "feedback" and e.receipt_id not in some]:
+        more.append(_undecided(rest, "Of the other answers for which it was tried"))
+    return Markup('<ul class="verdicts">{}</ul>{}').format(
+        join([_verdict(e, problem_of, kept) for e in decided[:SHOWN]]), join(more))
+
+
+def _undecided(told: Sequence[Event], those: str) -> Markup:
+    """Verdicts on answers that the model gave without the memory, too: both sides agreed, or its own was taken."""
+    right = [bool(e.detail.get("correct")) for e in told if e.kind == "feedback"]
+    if not right:
         return Markup('<p class="hint">Nobody has said yet whether an answer with this memory was right.</p>')
-    return Markup('<ul class="verdicts">{}</ul>').format(join([_verdict(e, problem_of, kept) for e in told]))
+    judged = " and ".join(f"{n} {'was' if n == 1 else 'were'} judged {word}" for n, word in (
+        (sum(right), "right"), (len(right) - sum(right), "wrong")) if n)
+    return Markup('<p class="hint">{}, {}; the model alone gave the same {}, so there it neither helped nor hurt.</p>').format(
+        those, judged, "answer" if len(right) == 1 else "answers")
 
 
 def _verdict(e: Event, problem_of: Callable[[str], str | None], kept: Mapping[str, str]) -> Markup:
@@ -115,7 +149,8 @@ def event_list(events: Sequence[Event], total: int | None = None, kept: Mapping[
     items = join([Markup("<li><time>{}</time> {}{}{}</li>").format(
         safe(e.created[:16].replace("T", " ")), WORDS.get(e.kind, e.kind), _detail(e), _receipt_of(e, kept))
         for e in events[:SHOWN]])
-    n = len(events) if total is None else total
+    known = events.total if isinstance(events, History) else len(events)
+    n = known if total is None else total
     more = f", the newest {SHOWN} shown" if n > SHOWN else ""
     return Markup('<details><summary>{}{}</summary><ul class="events">{}</ul></details>').format(count(n, "event"), more, items)
 

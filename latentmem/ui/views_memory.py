@@ -14,13 +14,10 @@ from .views_distil import sparklines, steps_table
 from .views_events import NONE, event_list, timeline, verdicts
 from .views_receipt import definition_list, key_words, open_link
 from .views_steps import stepper
-from .views_table import choice_label, matches, table
 
 if TYPE_CHECKING:
     from ..bank_notes import Note
     from ..words import Word
-
-__all__ = ["choice_label", "matches", "page", "table"]
 
 
 def no_page(infos: Sequence[MemoryInfo] = (), closed: bool = False) -> list[Fragment]:
@@ -44,15 +41,6 @@ def glance(infos: Sequence[MemoryInfo]) -> Markup:
     names = ", ".join(f"{name} ({n})" for name, n in models.most_common(4))
     return Markup('<section class="glance"><h3>The bank at a glance</h3>{}<p class="hint">Made by {}.</p></section>').format(
         definition_list(pairs), safe(names))
-
-
-def page(m: Memory, info: MemoryInfo, events: Sequence[Event], near: Sequence[Hit], *, tags: Sequence[str] = (),
-         notes: Sequence[Note] = (), space: str = "input", parameters: tuple[int, bool] | None = None,
-         problem_of: Callable[[str], str | None] = lambda problem_id: None,
-         kept: Mapping[str, str] = NONE) -> list[Fragment]:
-    """Everything about one memory."""
-    return head(m, info, tags) + body(m, info, events, near, notes=notes, space=space, parameters=parameters,
-                                      problem_of=problem_of, kept=kept)
 
 
 def head(m: Memory, info: MemoryInfo, tags: Sequence[str] = (), receipt_id: str = "") -> list[Fragment]:

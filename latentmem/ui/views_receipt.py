@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from itertools import combinations
 from math import inf
 from urllib.parse import quote
 
 from markupsafe import Markup
 
+from ..answers import same_answer
 from ..bank_codec import MOST_TEXT
 from ..records import Hit, MemoryInfo, Receipt, Retrieval, Vote, to_dict
-from .scene import plain
 from .views import (
     SIDES,
     Fragment,
@@ -52,12 +54,10 @@ def receipt_card(r: Receipt, info: MemoryInfo | None = None, chosen: bool = Fals
 
 
 def reason(r: Receipt) -> str:
-    """What the router did, its answers as mathematics."""
-    said = r.route.reason
-    for answer in {v.label for v in (r.zero_shot, r.memory) if v is not None and v.label}:
-        if formula(answer) != answer:
-            said = said.replace(answer, formula(answer))
-    return said
+    """What the router did, its answers as mathematics: in one pass, the longer first, since one may be in the other."""
+    labels = {v.label for v in (r.zero_shot, r.memory) if v is not None and v.label}
+    found = sorted((a for a in labels if formula(a) != a), key=len, reverse=True)
+    return re.sub("|".join(map(re.escape, found)), lambda m: formula(m[0]), r.route.reason) if found else r.route.reason
 
 
 def used_memory(r: Receipt, info: MemoryInfo | None = None, chosen: bool = False) -> Markup:
@@ -192,16 +192,36 @@ def _hit(h: Hit, limit: float) -> Markup:
     return Markup("<li>{} <span class=\"num\">{:.3f}</span>{}</li>").format(open_link(h.memory_id, h.name), h.similarity, far)
 
 
+def same_colours(votes: Sequence[Vote]) -> list[list[int]]:
+    """The palette index of each cluster, vote by vote: the same answer has the same colour in all, however it is written.
+
+    Two clusters of one vote never share theirs, although 50 and 0.5 are both the same as a 50% beside them.
+    """
+    answers: list[str] = []
+    colours = []
+    for vote in votes:
+        mine: list[int] = []
+        for c in vote.clusters:
+            at = next((i for i, a in enumerate(answers) if i not in mine and same_answer(a, c.answer)), len(answers))
+            if at == len(answers):
+                answers.append(c.answer)
+            mine.append(at)
+        colours.append(mine)
+    return colours
+
+
 def compare_columns(runs: Sequence[tuple[str, Vote]]) -> list[Fragment]:
     """The counterfactual: votes of the same problem and seed beside each other, one column a system."""
-    answers = list(dict.fromkeys(plain(c.answer) for _, v in runs for c in v.clusters))
     columns = []
-    for title, vote in runs:
-        colours = [answers.index(plain(c.answer)) for c in vote.clusters]
+    for (title, vote), colours in zip(runs, same_colours([v for _, v in runs]), strict=True):
         columns.append(Markup('<div class="column"><p class="big">{} {}</p>{}</div>').format(
             swatch(colours[0] if colours else None), answer_text(vote.label), stored_vote(vote, title, colours)))
-    said = {plain(v.label or "") for _, v in runs}
-    words = "All give the same answer." if len(said) == 1 else "The answers differ."
+    said = [v.label for _, v in runs]
+    if not any(said):
+        words = "None has an answer."
+    else:
+        same = all(a and b and same_answer(a, b) for a, b in combinations(said, 2))
+        words = "All give the same answer." if same else "The answers differ."
     if len(runs) < 2:
         return []
     return fragments(("columns", Markup('<section class="compare"><h3>Side by side, same seed</h3>'
@@ -213,10 +233,9 @@ def compare_table(rows: Sequence[tuple[str, Vote, Vote]]) -> list[Fragment]:
     """Before and after: one block a problem, its vote without the memory and with it."""
     pairs = []
     for i, (text, before, after) in enumerate(rows):
-        answers = list(dict.fromkeys(plain(c.answer) for v in (before, after) for c in v.clusters))
         columns = []
-        for title, vote in (("Before: without it", before), ("After: with it", after)):
-            colours = [answers.index(plain(c.answer)) for c in vote.clusters]
+        for title, vote, colours in zip(("Before: without it", "After: with it"), (before, after),
+                                        same_colours((before, after)), strict=True):
             columns.append(Markup('<div class="column">{}</div>').format(stored_vote(vote, title, colours)))
         pairs.append((f"row-{i}", Markup('<section class="compare"><p class="tx">{}</p><p class="hint">{}</p>'
                                          '<div class="cols">{}</div></section>').format(
@@ -229,7 +248,7 @@ def change_words(before: Vote, after: Vote) -> str:
     if before.abstained or after.abstained:
         return "One side has no answer." if before.abstained != after.abstained else "Neither side has an answer."
     a, b = before.clusters[0].size, after.clusters[0].size
-    if plain(before.label or "") != plain(after.label or ""):
+    if not same_answer(before.clusters[0].answer, after.clusters[0].answer):
         return "With the memory another answer wins. Which of the two is right, the model cannot know."
     if a == b:
         return f"The same answer with the same {a} of {after.total} votes."

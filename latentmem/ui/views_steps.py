@@ -1,4 +1,4 @@
-"""A memory's distillation, step by step under a slider. Pure functions; no gradio. `memory.js` moves the slider."""
+"""A memory's distillation, step by step under a slider. Pure functions; no gradio. `map_table.js` moves the slider."""
 
 from __future__ import annotations
 

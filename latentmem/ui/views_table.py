@@ -19,29 +19,14 @@ SHOWN = 100  # rows of a table; the search box narrows it
 NO_TAGS: Mapping[str, tuple[str, ...]] = {}
 
 
-def matches(info: MemoryInfo, query: str) -> bool:
-    """Every word of the query occurs in the memory's problem, answer, source or id."""
-    text = " ".join((info.problem.text, info.label or "", info.problem.source, info.id, info.model_name)).lower()
-    return all(word in text for word in query.lower().split())
-
-
 def choice_label(info: MemoryInfo) -> str:
     """A memory in a list of choices."""
     return f"{info.name} → {info.label or 'no answer'} ({info.id[:7]}){' · quarantined' if info.quarantined else ''}"
 
 
-def table(infos: Sequence[MemoryInfo], query: str = "", chosen: str = "",
-          tags: Mapping[str, tuple[str, ...]] = NO_TAGS) -> list[Fragment]:
-    """Those that match the query, newest first: one row a memory, its name a link that opens it."""
-    if not infos:
-        return found_table((), (), chosen, tags)
-    found = sorted((i for i in infos if matches(i, query)), key=lambda i: i.created, reverse=True)
-    return found_table(infos, found, chosen, tags)
-
-
 def found_table(infos: Sequence[MemoryInfo], found: Sequence[MemoryInfo], chosen: str = "",
                 tags: Mapping[str, tuple[str, ...]] = NO_TAGS) -> list[Fragment]:
-    """The table of those found, in their order; `infos` are all of the bank."""
+    """Those found, in their order: one row a memory, its name a link that opens it. `infos` are all of the bank."""
     if not infos:
         return fragments(("empty", Markup(
             '<div class="empty"><h3>No memory yet</h3><p>Solve a problem, then press '

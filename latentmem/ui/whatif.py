@@ -11,8 +11,8 @@ from ..records import Hit, Receipt, Vote
 from . import parts
 from .session import Desk, Run, Visit, attempt, exclusively, follow, think_records
 from .views import Fragment, doing, fragments, notice, progress, scene_votes
-from .views_memory import choice_label
 from .views_receipt import compare_columns
+from .views_table import choice_label
 
 CHOICES = 200  # memories offered for a comparison, the newest ones
 
