@@ -24,10 +24,12 @@ def bench(overrides: dict[str, Any], as_json: bool,
           together_steps: Annotated[int, typer.Option(min=1, help="Steps of the row `together`.")] = 2,
           memories: Annotated[int, typer.Option(min=1, help="In the bank that is searched.")] = 100_000,
           mapped: Annotated[int, typer.Option(min=3, help="In the bank whose map is drawn.")] = 10_000,
-          peer_dtype: Annotated[str, typer.Option(help="float32, bfloat16; auto: the faster in a short probe.")] = "auto",
+          peer_dtype: Annotated[str, typer.Option(help="float32, bfloat16; auto: the faster in a short probe, "
+                                                         "for peak memory the smaller.")] = "auto",
           out: Annotated[Path | None, typer.Option(help="The report, to which rows are added as they are done "
                                                         "(bench.json; scale.json).", show_default=False)] = None,
-          resume: Annotated[bool, typer.Option("--resume", help="Pass over what the report has with these settings.")] = False,
+          resume: Annotated[bool, typer.Option("--resume", help="Pass over what the report has with these settings and "
+                                                                "versions.")] = False,
           scale: Annotated[bool, typer.Option("--scale", help="How cost grows, with a picture, instead of the rows.")] = False,
           profile: Annotated[bool, typer.Option("--profile", help="Where the time of a distillation goes, instead of the "
                                                                   "rows (profile.json).")] = False,
@@ -69,7 +71,7 @@ def profiled(work: Any, file: Path, as_json: bool, table: bool) -> int:
 
     if not table:
         follow(profile.run(work, file), as_json)
-    parts = report.read(file).get("rows", [])
+    parts = report.read(file, "profile").get("rows", [])
     if not as_json:
         typer.echo(profile.markdown(parts), nl=False)
     elif table:
@@ -96,7 +98,7 @@ def show(file: Path, scale: bool, as_json: bool, pictures: bool = False) -> int:
     from . import console
     from .bench import figure, report
 
-    data = report.read(file)
+    data = report.read(file, "scale" if scale else "bench")
     rows = data.get("rows", [])
     if as_json:
         console.print_lines([{"record": "Series" if scale else "Row", **r} for r in rows])

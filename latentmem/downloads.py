@@ -39,7 +39,12 @@ def file_sha256(path: Path) -> str:
 
 
 def verify(path: Path, size: int, sha256: str, what: str, remedy: str) -> None:
-    """Raises LatentmemError naming both digests when the file is not the expected one; the file is removed then."""
+    """Raises LatentmemError naming both digests when the file is not the expected one; the file is removed then.
+
+    A file that is not there at all is an unfinished download, and is said to be one.
+    """
+    if not path.is_file():
+        raise LatentmemError(f"The download of {what} is not whole: there is no file {path}; {remedy}.")
     found = file_sha256(path)
     if found == sha256 and path.stat().st_size == size:
         return

@@ -5,16 +5,18 @@ The download runs in a child process (`python -m latentmem.hub`), so that it can
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from .downloads import MB, Progress, child_env, run_watched, tree_size
+from .downloads import MB, Progress, child_env, file_sha256, run_watched, tree_size
 from .records import LatentmemError, Status
 
 PROBE_SECONDS = 4.0  # a hub that does not answer by then counts as unreachable
@@ -30,6 +32,14 @@ AGAIN = 30.0  # seconds after which a hub that did not answer is asked again
 
 class HubError(LatentmemError):
     """The hub could not give what was asked for; another source may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What the hub says of a file: its bytes, and the sha256 that it keeps of large files. None where it says nothing."""
+
+    bytes: int | None
+    sha256: str | None = None
 
 
 def endpoint() -> str:
@@ -81,8 +91,8 @@ def _probe(address: str) -> bool:
     return bool(answers and answers[0])
 
 
-def listing(repo: str, revision: str | None) -> tuple[str, dict[str, int]]:
-    """The commit that `revision` (default: the main branch) means now, and the repository's files with their bytes.
+def listing(repo: str, revision: str | None) -> tuple[str, dict[str, Listed]]:
+    """The commit that `revision` (default: the main branch) means now, and what the repository's files must be.
 
     Raises HubError: no such repository or revision, licence not accepted, no answer.
     """
@@ -92,11 +102,11 @@ def listing(repo: str, revision: str | None) -> tuple[str, dict[str, int]]:
         info = HfApi(endpoint=endpoint()).model_info(repo, revision=revision, files_metadata=True, timeout=10)
     except Exception as e:  # the library's many errors, and those of its HTTP client
         raise _explain(repo, type(e).__name__, str(e)) from e
-    return info.sha, {f.rfilename: f.size or 0 for f in info.siblings or ()}
+    return info.sha, {f.rfilename: Listed(f.lfs.size, f.lfs.sha256) if f.lfs else Listed(f.size) for f in info.siblings or ()}
 
 
-def choose(repo: str, files: Mapping[str, int]) -> dict[str, int]:
-    """The files of a repository worth fetching, with their bytes. Raises HubError when it has no safetensors."""
+def choose(repo: str, files: Mapping[str, Listed]) -> dict[str, Listed]:
+    """The files of a repository worth fetching. Raises HubError when it has no safetensors."""
 
     def matches(path: str, patterns: Sequence[str]) -> bool:
         return any(fnmatchcase(path, pattern) for pattern in patterns)
@@ -111,12 +121,13 @@ def choose(repo: str, files: Mapping[str, int]) -> dict[str, int]:
 
 
 def fetch(repo: str, commit: str, folder: Path, files: Sequence[str], total: int, what: str, say: Progress) -> None:
-    """The named files of one commit into `folder`, resuming what is there already. Raises HubError.
+    """The named files of one commit into `folder`, resuming what is there already. Raises HubError, also when one is missing.
 
     `total`: expected bytes, for the progress only.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    job = {"repo_id": repo, "revision": commit, "local_dir": str(folder), "allow_patterns": list(files)}
+    named = [glob.escape(path) for path in files]  # the names are no patterns, whatever signs are in them
+    job = {"repo_id": repo, "revision": commit, "local_dir": str(folder), "allow_patterns": named}
 
     def tick() -> None:
         done = min(tree_size(folder), total)
@@ -125,12 +136,46 @@ def fetch(repo: str, commit: str, folder: Path, files: Sequence[str], total: int
     env = child_env(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_ENDPOINT=endpoint())
     status, output = run_watched([sys.executable, "-m", "latentmem.hub", json.dumps(job)], env, tick)
     if status == 0:
+        # Where its own listing fails, snapshot_download takes whatever is in the folder for the whole, and succeeds.
+        if missing := [path for path in files if not (folder / path).is_file()]:
+            raise HubError(f"The hub ({endpoint()}) delivered {repo!r} only in part, without {_some(missing)}: try again, and "
+                           "it goes on from there.")
         return
     last = output.strip().splitlines()[-1] if output.strip() else ""
     kind, _, message = last.partition(": ")
     if "No space left on device" in output:
         raise OSError(28, "No space left on device", str(folder))
     raise _explain(repo, kind, message)
+
+
+def check(repo: str, folder: Path, wanted: Mapping[str, Listed], what: str, say: Progress) -> dict[str, str]:
+    """Hold what was fetched against what the hub listed. Returns the checksums that this took, by path.
+
+    A file can have been cut off by a power failure after the hub's client noted it as done, and that client would use it
+    for ever. So wrong files are removed and the next call fetches them again. Raises HubError naming them.
+    """
+    wrong: dict[str, str] = {}
+    sums: dict[str, str] = {}
+    for path, listed in wanted.items():
+        say(Status(f"Checking {what}: {path}"))
+        size = (folder / path).stat().st_size
+        if listed.bytes is not None and size != listed.bytes:
+            wrong[path] = f"{path} has {size:,} bytes, expected {listed.bytes:,}"
+        elif listed.sha256 is not None:
+            sums[path] = file_sha256(folder / path)
+            if sums[path] != listed.sha256:
+                wrong[path] = f"{path} has sha256 {sums[path]}, expected {listed.sha256}"
+    for path in wrong:
+        (folder / path).unlink()
+    if wrong:
+        faults = _some(list(wrong.values()))
+        raise HubError(f"What arrived of {repo!r} is not what the hub ({endpoint()}) lists ({faults}); it was removed: try "
+                       "again, and if it stays so, remove that model from the Hugging Face cache, too.")
+    return sums
+
+
+def _some(items: Sequence[str]) -> str:
+    return ", ".join(items[:2]) + (f" and {len(items) - 2} more" if len(items) > 2 else "")
 
 
 def _explain(repo: str, kind: str, message: str) -> HubError:

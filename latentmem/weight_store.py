@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,12 @@ def local_folder(name: str) -> Path | None:
     if name in MODELS or not name or not _is_folder(name):
         return None
     folder = Path(name).expanduser().resolve()
-    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+    tensors = sorted(folder.glob("*.safetensors"))
+    if os.path.isfile(folder / "config.json") and tensors:
+        # A cache of the hub consists of links, and what they point to may have been cleaned away.
+        if lost := [file.name for file in tensors if not os.path.isfile(file)]:
+            raise LatentmemError(f"The model folder {folder} has {lost[0]}, which is no file but a link to one that is gone: "
+                                 "put the weights there again, or take the link away.")
         return folder
     if pickled := sorted(p.name for ending in ("bin", "pt", "pth") for p in folder.glob(f"*.{ending}")):
         raise LatentmemError(f"The folder {folder} has its weights in {pickled[0]}, a pickle, which can run code and "
@@ -100,21 +106,27 @@ def local_folder(name: str) -> Path | None:
     raise LatentmemError(f"The folder {folder} is no model: it needs a config.json and at least one .safetensors file.")
 
 
-def files_fingerprint(folder: Path, say: Progress) -> str:
-    """sha256 over the names and checksums of config.json and every .safetensors file, in order."""
+def files_fingerprint(folder: Path, say: Progress, known: Mapping[str, str] | None = None) -> str:
+    """sha256 over the names and checksums of config.json and every .safetensors file, in order.
+
+    `known`: checksums that were computed a moment ago, by name, so that large files are not read twice.
+    """
     files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
     sizes = [file.stat().st_size for file in files]
     parts: list[str] = []
     for i, file in enumerate(files):
         say(Status(f"Reading {folder.name} for its fingerprint", sum(sizes[:i]), sum(sizes)))
-        parts += [file.name, file_sha256(file)]
+        parts += [file.name, (known or {}).get(file.name) or file_sha256(file)]
     return digest("latentmem folder", *parts)
 
 
 def local_fingerprint(folder: Path, say: Progress) -> str:
     """`files_fingerprint`, remembered in the cache by path, size and modification time of every file."""
-    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
-    seen = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    try:
+        files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+        seen = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    except OSError as e:
+        raise _unreadable(folder, e) from e
     note = cache_dir() / "fingerprints" / f"{digest(str(folder))[:24]}.json"
     try:
         known = json.loads(note.read_text("utf-8"))
@@ -125,8 +137,7 @@ def local_fingerprint(folder: Path, say: Progress) -> str:
     try:
         fingerprint = files_fingerprint(folder, say)
     except OSError as e:
-        raise LatentmemError(f"The model folder {folder} cannot be read ({e.strerror}: {e.filename}): make it "
-                             "readable.") from e
+        raise _unreadable(folder, e) from e
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         with atomic(note) as f:
@@ -134,6 +145,10 @@ def local_fingerprint(folder: Path, say: Progress) -> str:
     except OSError as e:  # it is right all the same, only computed again next time
         say(Status(f"The fingerprint of {folder.name} cannot be remembered ({e.strerror}: {e.filename})"))
     return fingerprint
+
+
+def _unreadable(folder: Path, e: OSError) -> LatentmemError:
+    return LatentmemError(f"The model folder {folder} cannot be read ({e.strerror}: {e.filename}): make it readable.")
 
 
 def publish(name: str, made: Path, label: str, fingerprint: str, facts: dict[str, Any]) -> None:

@@ -229,9 +229,10 @@ def _make_hub_model(name: str, say: Progress) -> None:
                              f"connect once, give a local folder, or use one of {', '.join(MODELS)}.")
     commit, files = hub.listing(repo, revision or None)
     wanted = hub.choose(repo, files)
-    total, work = sum(wanted.values()), partial_folder(name) / commit
+    total, work = sum(file.bytes or 0 for file in wanted.values()), partial_folder(name) / commit
     check_space(cache_dir(), total, name)
     hub.fetch(repo, commit, work, list(wanted), total, name, say)
+    sums = hub.check(repo, work, wanted, name, say)  # what is published counts as whole for good
     shutil.rmtree(work / ".cache", ignore_errors=True)
-    publish(name, work, repo.rpartition("/")[2], files_fingerprint(work, say), {"source": f"{repo}@{commit}"})
+    publish(name, work, repo.rpartition("/")[2], files_fingerprint(work, say, sums), {"source": f"{repo}@{commit}"})
     shutil.rmtree(partial_folder(name), ignore_errors=True)

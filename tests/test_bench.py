@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmem.bench import distillation, figure, report, rollouts, rows, run, scale, search, startup, work, worker
+from latentmem.bench import distillation, figure, report, rollouts, rows, scale, search, startup, work, worker
 from latentmem.bench.peers import package
-from latentmem.bench.report import Row, Target
-from latentmem.bench.rows import ROWS, RowSpec
+from latentmem.bench.report import Target
+from latentmem.bench.rows import ROWS
 from latentmem.bench.work import PeerMissing, Side, Work
 from latentmem.records import LatentmemError, Status, Step, Trace
 from tests.tiny import tiny_model
@@ -120,42 +119,13 @@ def test_a_row_is_the_medians_and_their_ratio() -> None:
     assert (alone.ours, alone.peer, alone.ratio, alone.met) == (60, None, None, None)
 
 
-def test_rows_are_merged_in_the_order_of_the_table(tmp_path: Path) -> None:
-    file = tmp_path / "results" / "bench.json"
-    for name, ours in (("help", 1), ("memory", 2), ("help", 3)):
-        report.merge(file, [{"name": name, "ours": ours}], list(ROWS), machine={"cores": 2}, versions={})
-    assert [(r["name"], r["ours"]) for r in report.read(file)["rows"]] == [("memory", 2), ("help", 3)]
-    assert [p.name for p in file.parent.iterdir()] == ["bench.json"]
-
-
-def test_files_that_are_no_report_and_other_machines_are_refused(tmp_path: Path) -> None:
-    file = tmp_path / "bench.json"
-    assert report.read(file) == {}
-    report.check_machine(file, {"cores": 2})
-    file.write_text("[1]")
-    with pytest.raises(LatentmemError, match="not a report of a bench"):
-        report.read(file)
-    file.write_text(json.dumps({"rows": [], "machine": {"cores": 8}}))
-    with pytest.raises(LatentmemError, match=r"another machine \(cores 8, here 2\)"):
-        report.check_machine(file, {"cores": 2})
-    file.write_text(json.dumps({"rows": [], "machine": {"cores": 2, "instructions": "avx2 avx512_vnni"}}))
-    with pytest.raises(LatentmemError, match=r"another machine \(instructions avx2 avx512_vnni, here avx2\)"):
-        report.check_machine(file, {"cores": 2, "instructions": "avx2"})
-
-
-def test_the_table() -> None:
-    made = report.row("memory", "one memory", "s", "lower", Target(ratio=8), "TRL", [61.26], [540.0], note="extrapolated")
-    text = report.markdown([report.plain(made)], report.machine(), report.versions())
-    assert "| one memory | 61.3 s | TRL | 540 s | 8.81 | 8 x | yes |" in text
-    assert "- one memory: extrapolated." in text and "latentmem 0" in text
-    assert [report.number(v) for v in (None, 0.0312, 1.25, 118.4)] == ["–", "0.0312", "1.25", "118"]
-
-
-# ------------------------------------------------------------------ rows, workers, runs
+# ------------------------------------------------------------------ rows, workers
 def test_every_row_names_functions_that_are_there() -> None:
     for spec in ROWS.values():
         assert callable(rows.prepare(spec.ours)) and (not spec.peer or callable(rows.prepare(spec.peer)))
         assert spec.name == "browser" or spec.target.words(spec.unit)
+        foreign = spec.peer.startswith("peers.") and not spec.peer.startswith("peers.hf")
+        assert bool(spec.packages) == foreign and set(spec.packages) <= set(report.PACKAGES)
     assert rows.chosen([]) == list(ROWS.values())
     assert [s.name for s in rows.chosen(["map", "memory"])] == ["memory", "map"]
     with pytest.raises(LatentmemError, match="no row 'speed': choose from rollouts-8"):
@@ -174,89 +144,7 @@ def test_a_worker_measures_in_its_own_process() -> None:
         worker.Worker("search:none", TINY)
 
 
-class Scripted:
-    """Stands for a worker: figures that were written down before."""
-
-    figures: dict[str, Any]
-    made: list[str]
-
-    def __init__(self, spec: str, asked: Work) -> None:
-        self.made.append(f"{spec} {asked.peer_dtype}")
-        self.todo, self.note = self.figures[spec], f"note of {spec}"
-        if isinstance(self.todo, Exception):
-            raise self.todo
-
-    def measure(self) -> float:
-        return self.todo.pop(0)
-
-    def __enter__(self) -> Scripted:
-        return self
-
-    def __exit__(self, *exc: object) -> None: ...
-
-    close = __exit__
-
-
-@pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Scripted]]:
-    Scripted.figures, Scripted.made = {}, []
-    monkeypatch.setattr(run, "Worker", Scripted)
-    monkeypatch.setattr(report, "load_average", lambda: 0.1)
-    yield Scripted
-
-
-SPEC = RowSpec("search", "a search", "ms", "lower", Target(ratio=2), "ours:side", "peers.other:side", "other")
-
-
-def test_a_run_takes_turns_writes_rows_and_can_be_resumed(fakes: type[Scripted], tmp_path: Path) -> None:
-    fakes.figures = {"ours:side": [1.0, 3.0, 2.0, 9.0], "peers.other:side": [6.0, 4.0, 5.0]}
-    file = tmp_path / "bench.json"
-    records = list(run.run([SPEC], TINY, 3, file))
-    assert [r.text for r in records if isinstance(r, Status)] == ["search: ours", "search: other"] * 3
-    made = records[-1]
-    assert isinstance(made, Row) and (made.ours, made.peer, made.ratio, made.met) == (2, 5, 2.5, True)
-    assert made.note == "note of ours:side; note of peers.other:side"
-    data = report.read(file)
-    assert data["rows"][0]["ours_runs"] == [1, 3, 2] and {"machine", "versions"} <= set(data)
-    assert {"name", "unit", "ours", "peer", "peer_name", "ratio", "target", "met"} <= set(data["rows"][0])
-    again = list(run.run([SPEC], TINY, 3, file, resume=True))
-    assert len(again) == 1 and isinstance(again[0], Status) and "already in" in again[0].text
-    other = list(run.run([replace(SPEC, peer="")], TINY, 1, file, resume=True))  # other settings: measured again
-    assert other[-1].ours == 9
-
-
-@pytest.mark.parametrize(("fault", "note"), [
-    (PeerMissing("other is not installed: pip install other."), "other is not installed: pip install other"),
-    (LatentmemError("Measuring it failed: KeyError"), "no figure of the peer: Measuring it failed: KeyError"),
-])
-def test_a_missing_or_failing_peer_leaves_ours_and_a_note(fakes: type[Scripted], tmp_path: Path, fault: Exception,
-                                                          note: str) -> None:
-    fakes.figures = {"ours:side": [1.0, 2.0], "peers.other:side": fault}
-    *_, made = run.run([SPEC], TINY, 2, tmp_path / "bench.json")
-    assert isinstance(made, Row) and (made.ours, made.peer, made.ratio, made.met) == (1.5, None, None, None)
-    assert made.note == f"note of ours:side; {note}"
-
-
-def test_when_our_side_cannot_be_measured(fakes: type[Scripted], tmp_path: Path) -> None:
-    fakes.figures = {"ours:side": LatentmemError("It broke: mend it."), "peers.other:side": [1.0]}
-    with pytest.raises(LatentmemError, match="It broke"):
-        list(run.run([SPEC], TINY, 1, tmp_path / "bench.json"))
-    fakes.figures["ours:side"] = PeerMissing("there is no browser")
-    *_, last = run.run([SPEC], TINY, 1, tmp_path / "bench.json")
-    assert isinstance(last, Status) and last.text == "search is left out: there is no browser"
-
-
-def test_the_peer_gets_the_faster_dtype(fakes: type[Scripted], tmp_path: Path) -> None:
-    spec = replace(SPEC, probe="decode", fresh=True)
-    fakes.figures = {"ours:side": [1.0, 1.0], "peers.other:side": [6.0, 6.0], "peers.hf:probe_decode": [2.0, 0.5]}
-    *_, made = run.run([spec], TINY, 2, tmp_path / "bench.json")
-    assert fakes.made == ["peers.hf:probe_decode float32", "peers.hf:probe_decode bfloat16",
-                          *["ours:side bfloat16", "peers.other:side bfloat16"] * 2]  # fresh: a process for each run
-    assert isinstance(made, Row)
-    assert made.note.endswith("peer in bfloat16, the faster (short probe: float32 2 s, bfloat16 0.5 s)")
-
-
-# ------------------------------------------------------------------ scaling, the command
+# ------------------------------------------------------------------ scaling
 def test_every_series_runs_and_is_drawn(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"rollouts-batch": (4, 8), "rollouts-length": (16, 20), "distil-steps": (1,), "distil-tokens": (20,),
              "distil-memories": (1, 2), "search-size": (50, 100), "routing-k": (1, 4)}
@@ -276,23 +164,8 @@ def test_every_series_runs_and_is_drawn(tiny: Any, tmp_path: Path, monkeypatch: 
     assert "| rows | tokens/s | limit |" in figure.markdown(kept)
     again = [r.text for r in scale.run(["search-size"], TINY, 1, file, resume=True, largest=100)]
     assert again == [f"search-size: already in {file}"]
+    monkeypatch.setattr(report, "versions", lambda: {"torch": "another"})
+    *_, made = scale.run(["search-size"], TINY, 1, file, resume=True, largest=100)
+    assert made.versions == {"torch": "another"}, "measured again"
     with pytest.raises(LatentmemError, match="no series 'x': choose from rollouts-batch"):
         scale.chosen(["x"])
-
-
-def test_the_command(fakes: type[Scripted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from typer.testing import CliRunner
-
-    from latentmem.cli import app
-
-    monkeypatch.chdir(tmp_path)
-    fakes.figures = {"startup:help_text": [0.2, 0.1, 0.2]}
-    done = CliRunner().invoke(app, ["bench", "--only", "help", "--json", "--repeats", "2"])
-    row = json.loads(done.stdout)
-    assert done.exit_code == 0 and row["name"] == "help" and row["met"] is True
-    done = CliRunner().invoke(app, ["bench", "--table"])
-    assert "| latentmem --help | 0.15 s | – | – | – | under 0.3 s | yes |" in done.stdout
-    done = CliRunner().invoke(app, ["bench", "--only", "help", "--repeats", "1"])
-    assert "The report is in bench.json." in done.stdout and "help: ours" in done.stderr
-    done = CliRunner().invoke(app, ["bench", "--only", "nothing"])
-    assert done.exit_code == 1 and "There is no row 'nothing'" in done.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from latentmem.bench import figure, profile, work
+from latentmem.bench import figure, profile, report, work
 from latentmem.bench.work import Work
 from latentmem.records import Status
 from tests.tiny import tiny_model
@@ -31,8 +31,13 @@ def test_parts_without_a_tape_where_none_is_made(tmp_path: Path, monkeypatch: py
     model = tiny_model(num_hidden_layers=1)
     monkeypatch.setattr(model, "tape", lambda rows, positions: None, raising=False)
     monkeypatch.setattr(work, "language_model", lambda _: model)
-    parts = [r for r in profile.run(TINY, tmp_path / "p.json") if not isinstance(r, Status)]
-    assert [p.name for p in parts] == ["rollouts", "step"]
+    file = tmp_path / "p.json"
+    taped = {"name": "step-taped", "operations": {}}
+    report.save(file, "profile", [taped], machine=report.machine(), versions={})
+    parts = [r for r in profile.run(TINY, file) if not isinstance(r, Status)]
+    kept = report.read(file, "profile")["rows"]
+    assert [p.name for p in parts] == [r["name"] for r in kept] == ["rollouts", "step"], "what another run had is gone"
+    assert all(r["versions"]["torch"] for r in kept)
 
 
 def test_what_spans_much_is_drawn_on_a_logarithmic_axis() -> None:

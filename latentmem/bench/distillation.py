@@ -49,7 +49,7 @@ def _measured(work: Work) -> str:
 
 
 def peak_memory(work: Work) -> Side:
-    """Bytes of this process's peak, with loading the model and `memory_steps` steps of one memory."""
+    """GB of this process's peak, with loading the model and `memory_steps` steps of one memory."""
     from .worker import peak_bytes
 
     def run() -> float:

@@ -30,10 +30,14 @@ class Part:
     cpu_seconds: float
     operations: Mapping[str, float]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def run(work: Work, file: Path) -> Iterator[Status | Part]:
-    """Profile all parts and write them to `file`. `tokens` a rollout and `rollouts` are those of the bench."""
+    """Profile all parts and write them to `file`, in place of what it had. `tokens` a rollout and `rollouts` are those of the
+    bench. Raises LatentmemError, before anything is measured, where the file is of another machine or no profile."""
+    here, found = report.machine(), report.versions()
+    report.check_machine(file, "profile", here)
     model = shared.language_model(work)
     soft = shared.soft_prompt(model, work)
     fixed = shared.scripted(model, work.tokens, work.rollouts)
@@ -51,9 +55,10 @@ def run(work: Work, file: Path) -> Iterator[Status | Part]:
     made = []
     for i, (name, title, call) in enumerate(plan):
         yield Status(title, i, len(plan))
-        made.append(_profiled(name, title, call, asdict(work)))
+        made.append(_profiled(name, title, call, asdict(work), report.needed(found)))
         yield made[-1]
-    report.merge(file, [asdict(p) for p in made], [p[0] for p in plan], machine=report.machine(), versions=report.versions())
+    # Not merged: a batch without a tape has fewer parts, and those of an earlier run would stay.
+    report.save(file, "profile", [asdict(p) for p in made], machine=here, versions=found)
 
 
 def _jobs(work: Work, soft: Any) -> list[Any]:
@@ -82,7 +87,7 @@ def _gradient(model: Any, work: Work, soft: Any, traces: Sequence[Trace], tape: 
         pass
 
 
-def _profiled(name: str, title: str, call: Callable[[], Any], settings: Mapping[str, Any]) -> Part:
+def _profiled(name: str, title: str, call: Callable[[], Any], settings: Mapping[str, Any], versions: Mapping[str, str]) -> Part:
     from torch.profiler import ProfilerActivity, profile
 
     began, used = time.perf_counter(), time.process_time()
@@ -91,7 +96,8 @@ def _profiled(name: str, title: str, call: Callable[[], Any], settings: Mapping[
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         call()
     spent = sorted(((e.self_cpu_time_total / 1e6, e.key) for e in seen.key_averages()), reverse=True)
-    return Part(name, title, seconds, cpu, {key.removeprefix("aten::"): s for s, key in spent[:SHOWN]}, settings)
+    return Part(name, title, seconds, cpu, {key.removeprefix("aten::"): s for s, key in spent[:SHOWN]}, settings,
+                versions)
 
 
 def markdown(parts: Sequence[Mapping[str, Any]]) -> str:

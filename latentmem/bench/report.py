@@ -15,7 +15,13 @@ from typing import Any, Literal
 from .. import __version__
 from ..records import LatentmemError
 
+Kind = Literal["bench", "scale", "profile"]
+# Kind of report -> what its rows have and no others' rows do, the command that makes it.
+KINDS: dict[str, tuple[str, str]] = {"bench": ("ours", "latentmem bench"), "scale": ("x", "latentmem bench --scale"),
+                                     "profile": ("operations", "latentmem bench --profile")}
+ALWAYS = ("latentmem", "python", "system", "torch", "transformers", "numpy")  # what our own side of every row depends on
 PACKAGES = ("torch", "transformers", "peft", "numpy", "trl", "llama-cpp-python", "qdrant-client", "datasets")
+MISSING = "not installed"
 Better = Literal["higher", "lower"]
 
 
@@ -57,6 +63,7 @@ class Row:
     seconds: float = 0.0  # that measuring the row took
     measured: str = ""  # ISO 8601, UTC
     settings: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)  # of what the row depends on, when it was measured
 
 
 def ratio_of(ours: float, peer: float | None, better: Better) -> float | None:
@@ -89,16 +96,24 @@ def versions() -> dict[str, str]:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
+            found[name] = MISSING
     return found
+
+
+def needed(found: Mapping[str, str], packages: Sequence[str] = ()) -> dict[str, str]:
+    """Of these versions those that a row depends on, with the packages of its peer."""
+    return {name: found[name] for name in (*ALWAYS, *packages) if name in found}
 
 
 def load_average() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
-def read(file: Path) -> dict[str, Any]:
-    """What is in the file: machine, versions and rows; empty when there is no file. Raises LatentmemError."""
+def read(file: Path, kind: Kind | None = None) -> dict[str, Any]:
+    """What is in the file: kind, machine, versions and rows; empty when there is no file.
+
+    Raises LatentmemError where that is no report of a bench, or one of another kind than the one asked for.
+    """
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -107,24 +122,56 @@ def read(file: Path) -> dict[str, Any]:
         raise LatentmemError(f"{file} is not a report of a bench ({e}): give another file with --out.") from None
     if not isinstance(data, dict) or not isinstance(data.get("rows"), list):
         raise LatentmemError(f"{file} is not a report of a bench: give another file with --out.")
+    there = _kind(file, data)
+    if kind and there and there != kind:
+        raise LatentmemError(f"{file} is a report of `{KINDS[there][1]}` and not of `{KINDS[kind][1]}`: give another file with "
+                             "--out.")
     return data
 
 
-def check_machine(file: Path, here: Mapping[str, Any]) -> None:
-    """Figures of two machines do not go into one file. Raises LatentmemError."""
-    there = read(file).get("machine", here)
+def _kind(file: Path, data: Mapping[str, Any]) -> str | None:
+    """The kind of a report: what its rows are, and what it says of itself. None where it has no rows and says nothing."""
+    said = data.get("kind")
+    kinds = {next((kind for kind, (own, _) in KINDS.items() if isinstance(row, dict) and "name" in row and own in row), None)
+             for row in data["rows"]} | ({str(said)} if said is not None else set())
+    if None in kinds or len(kinds) > 1 or not kinds <= set(KINDS):
+        raise LatentmemError(f"{file} is not a report of a bench, for its rows are not of one kind: give another file with "
+                             "--out.")
+    return next(iter(kinds), None)
+
+
+def check_machine(file: Path, kind: Kind, here: Mapping[str, Any]) -> None:
+    """Figures of two machines or of two kinds do not go into one file. Raises LatentmemError."""
+    there = read(file, kind).get("machine", here)
     changed = [name for name in ("processor", "cores", "instructions", "accelerators") if there.get(name) != here.get(name)]
     if changed:
         raise LatentmemError(f"{file} has figures of another machine ({changed[0]} {there.get(changed[0])}, here "
                              f"{here.get(changed[0])}): give another file with --out.")
 
 
-def merge(file: Path, rows: Sequence[Mapping[str, Any]], order: Sequence[str], **facts: Any) -> None:
-    """Put rows into the file, in place of those of the same name; whole or not at all. Raises LatentmemError."""
-    kept = {r["name"]: r for r in read(file).get("rows", [])} | {r["name"]: r for r in rows}
+def is_done(there: Mapping[str, Any], name: str, settings: Mapping[str, Any], versions: Mapping[str, str]) -> bool:
+    """Whether a report has the row, measured with these settings and these versions of what it depends on."""
+    made = next((r for r in there.get("rows", []) if r["name"] == name), {})
+    then = made.get("versions") or there.get("versions", {})  # a report from before rows had their own
+    return made.get("settings") == settings and all(then.get(package) == version for package, version in versions.items())
+
+
+def merge(file: Path, kind: Kind, rows: Sequence[Mapping[str, Any]], order: Sequence[str], **facts: Any) -> None:
+    """Put rows into the file, in place of those of the same name; whole or not at all. Raises LatentmemError.
+
+    Rows that stay keep the versions they were measured with, for the file's are from now on those of the new rows.
+    """
+    there = read(file, kind)
+    old = [r if r.get("versions") else {**r, "versions": there.get("versions", {})} for r in there.get("rows", [])]
+    kept = {r["name"]: r for r in (*old, *rows)}
     place = {name: i for i, name in enumerate(order)}
     ordered = sorted(kept.values(), key=lambda r: place.get(r["name"], len(place)))
-    write(file, json.dumps({**facts, "rows": ordered}, indent=1, ensure_ascii=False) + "\n")
+    save(file, kind, ordered, **facts)
+
+
+def save(file: Path, kind: Kind, rows: Sequence[Mapping[str, Any]], **facts: Any) -> None:
+    """Write the file with these rows and no others."""
+    write(file, json.dumps({"kind": kind, **facts, "rows": list(rows)}, indent=1, ensure_ascii=False) + "\n")
 
 
 def write(file: Path, text: str) -> None:
@@ -153,7 +200,7 @@ def number(value: float | None, unit: str = "") -> str:
 
 def markdown(rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any] | None = None,
              versions: Mapping[str, Any] | None = None) -> str:
-    """The report as a table, with the machine above it and the notes below."""
+    """The report as a table, with the machine above it and the notes below: where a row has other versions, too."""
     lines = []
     if machine:
         lines += [f"{machine.get('processor')}, {machine.get('cores')} cores, {machine.get('instructions')}, "
@@ -165,5 +212,12 @@ def markdown(rows: Sequence[Mapping[str, Any]], machine: Mapping[str, Any] | Non
         met = {True: "yes", False: "**no**", None: "–"}[r["met"]]
         lines.append(f"| {r['what']} | {number(r['ours'], r['unit'])} | {r['peer_name'] or '–'} | "
                      f"{number(r['peer'], r['unit'])} | {number(r['ratio'])} | {r['target']} | {met} |")
-    notes = [f"- {r['what']}: {r['note']}." for r in rows if r["note"]]
+    notes = [f"- {r['what']}: {note}." for r in rows if (note := "; ".join(filter(None, [r["note"], _with(r, versions or {})])))]
     return "\n".join([*lines, "", *notes]).strip() + "\n"
+
+
+def _with(row: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
+    """The versions of a row that are not those above the table, in words. Of a missing peer the row's own note speaks."""
+    own = {name: version for name, version in (row.get("versions") or {}).items()
+           if versions.get(name, version) != version and version != MISSING}
+    return "measured with " + ", ".join(f"{name} {version}" for name, version in own.items()) if own else ""

@@ -24,26 +24,29 @@ class RowSpec:
     peer: str = ""
     peer_name: str = ""
     fresh: bool = False  # every run in a process of its own, because the figure is one of the whole process
-    probe: Literal["", "decode", "train"] = ""  # what decides the dtype of the peer
+    # What decides the dtype of the peer: the time of a short probe, or ("both") the row itself, measured in both dtypes.
+    probe: Literal["", "decode", "train", "both"] = ""
+    packages: tuple[str, ...] = ()  # of the peer, beside those that every row depends on
 
 
+LLAMA, TRL = ("llama-cpp-python",), ("trl", "peft", "datasets")
 ROWS: dict[str, RowSpec] = {row.name: row for row in (
     RowSpec("rollouts-8", "rollouts of one problem", "tokens/s", "higher", Target(ratio=3), "rollouts:one_problem",
             "peers.hf:one_problem", "transformers generate", probe="decode"),
     RowSpec("rollouts-32", "rollouts of 4 problems with 4 soft prompts", "tokens/s", "higher", Target(ratio=5),
             "rollouts:four_problems", "peers.hf:four_problems", "transformers generate, four calls", probe="decode"),
     RowSpec("llama-8", "rollouts of one problem, against llama.cpp", "tokens/s", "higher", Target(ratio=1.2),
-            "rollouts:one_problem", "peers.llama:one_problem", "llama.cpp, shared prompt"),
+            "rollouts:one_problem", "peers.llama:one_problem", "llama.cpp, shared prompt", packages=LLAMA),
     RowSpec("llama-32", "rollouts of 4 problems, against llama.cpp", "tokens/s", "higher", Target(ratio=1.5),
-            "rollouts:four_problems", "peers.llama:four_problems", "llama.cpp, shared prompts"),
+            "rollouts:four_problems", "peers.llama:four_problems", "llama.cpp, shared prompts", packages=LLAMA),
     RowSpec("memory", "one memory", "s", "lower", Target(ratio=8), "distillation:one_memory", "peers.trl:one_memory",
-            "TRL GRPOTrainer, PEFT prompt tuning", probe="train"),
+            "TRL GRPOTrainer, PEFT prompt tuning", probe="train", packages=TRL),
     RowSpec("together", "eight memories together", "s", "lower", Target(ratio=2.5), "distillation:together",
             "distillation:one_after_another", "ours, one after another"),
     RowSpec("peak", "peak memory of distillation", "GB", "lower", Target(ratio=2), "distillation:peak_memory",
-            "peers.trl:peak_memory", "TRL GRPOTrainer, PEFT prompt tuning", fresh=True, probe="train"),
+            "peers.trl:peak_memory", "TRL GRPOTrainer, PEFT prompt tuning", fresh=True, probe="both", packages=TRL),
     RowSpec("search", "search in a large bank, input keys, p95", "ms", "lower", Target(ratio=3, limit=25), "search:ours",
-            "peers.qdrant:search", "qdrant-client, local mode"),
+            "peers.qdrant:search", "qdrant-client, local mode", packages=("qdrant-client",)),
     RowSpec("map", "opening a bank and drawing its map", "s", "lower", Target(limit=2), "startup:bank_map"),
     RowSpec("map-browser", "the same in a browser: from opening the page to the first picture", "s", "lower",
             Target(limit=2), "browser:first_picture"),

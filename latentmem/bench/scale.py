@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,6 +39,7 @@ class Series:
     limit: tuple[float, ...] = ()
     note: str = ""
     settings: dict[str, Any] | None = None
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 Point = tuple[float, float, float | None]  # x, y, limit
@@ -56,12 +57,13 @@ def chosen(names: Sequence[str]) -> list[str]:
 def run(names: Sequence[str], work: Work, repeats: int, file: Path, *, resume: bool = False,
         largest: int | None = None) -> Iterator[Status | Series]:
     """Measure series and merge each into `file`. `largest`: leave out sizes above it. Raises LatentmemError."""
-    here, settings = report.machine(), {**asdict(work), "repeats": repeats, "largest": largest}
-    report.check_machine(file, here)
-    done = {r["name"] for r in report.read(file).get("rows", []) if r.get("settings") == settings} if resume else set()
+    here, found = report.machine(), report.versions()
+    settings, needed = {**asdict(work), "repeats": repeats, "largest": largest}, report.needed(found)
+    report.check_machine(file, "scale", here)
+    there = report.read(file, "scale") if resume else {}
     parts: Parts = {}
     for name in names:
-        if name in done:
+        if report.is_done(there, name, settings, needed):
             yield Status(f"{name}: already in {file}")
             continue
         measure, title, x_name, y_name, note = TABLE[name]
@@ -71,8 +73,8 @@ def run(names: Sequence[str], work: Work, repeats: int, file: Path, *, resume: b
             yield Status(f"{name}: {x_name} {size}", i, len(sizes))
             points.append(measure(work, size, repeats, parts))
         xs, ys, limits = zip(*points, strict=True) if points else ((), (), ())
-        series = Series(name, title, x_name, y_name, xs, ys, () if None in limits else limits, note, settings)
-        report.merge(file, [asdict(series)], list(SIZES), machine=here, versions=report.versions())
+        series = Series(name, title, x_name, y_name, xs, ys, () if None in limits else limits, note, settings, needed)
+        report.merge(file, "scale", [asdict(series)], list(SIZES), machine=here, versions=found)
         yield series
 
 

@@ -40,7 +40,7 @@ class Work:
     model: str = "qwen2.5-coder-0.5b"
     device: str = "auto"
     dtype: str = "auto"
-    peer_dtype: str = "auto"  # auto: the faster of float32 and bfloat16, found by a short probe
+    peer_dtype: str = "auto"  # auto: that of float32 and bfloat16 that is faster in a short probe, or holds less memory
     tokens: int = 200  # of every rollout, exactly
     rollouts: int = 8
     temperature: float = 0.8
