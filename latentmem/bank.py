@@ -193,11 +193,12 @@ class Bank:
         return bank_receipts.forget(self._store, receipt_ids)
 
     # -------------------------------------------------------------- sharing and health
-    def export_zip(self, target: str | Path | IO[bytes], ids: Collection[str] | None = None) -> ExportReport:
+    def export_zip(self, target: str | Path | IO[bytes], ids: Collection[str] | None = None, *,
+                   lacking: Sequence[str] = ()) -> ExportReport:
         """Write memories (all, or these) and their events, but no receipts, as a zip; a damaged memory is left out and
-        named."""
+        named. `lacking`: sentences about what should be in it and is not in this bank."""
         chosen = None if ids is None else [self._store.resolve(ident) for ident in ids]
-        return bank_archive.export_zip(self._store, target, chosen)
+        return bank_archive.export_zip(self._store, target, chosen, lacking)
 
     def import_zip(self, source: str | Path | IO[bytes], *, model: str | None = None, **limits: int) -> ImportReport:
         """Add the memories and events of an exported bank that this one lacks (set union).

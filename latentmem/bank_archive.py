@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import zipfile
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -24,8 +25,9 @@ import numpy as np
 
 from . import bank_codec as codec
 from . import bank_zip as limits
-from .bank_store import Store
-from .bank_zip import CHUNK, EVENTS, FORMAT, MANIFEST, MAX_MEMORIES, MAX_TOTAL, MEMORIES, VERSION, Members, lines, opened, read
+from .bank_schema import is_damage
+from .bank_store import Store, check_event, salvaged
+from .bank_zip import EVENTS, FORMAT, MANIFEST, MAX_MEMORIES, MAX_TOTAL, MEMORIES, VERSION, Members, add, lines, opened, read
 from .records import MOST_TOKENS, Event, LatentmemError, Memory, Step, Trace, from_json, to_json
 
 SPOOL = 32 << 20  # bytes of words kept in memory while the arrays are written
@@ -40,7 +42,7 @@ TENSORS = {"soft_prompt": "<f4"} | {f"key.{kind}": dtype for kind, dtype in code
 class ExportReport:
     memories: int
     events: int
-    refused: list[str]  # one sentence for each memory that is damaged in the bank
+    refused: list[str]  # one sentence for each memory that is damaged and left out, or that lacks damaged events
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,10 @@ class _Line:
 
 
 # ------------------------------------------------------------------ export
-def export_zip(store: Store, target: str | Path | IO[bytes], ids: list[str] | None = None) -> ExportReport:
+def export_zip(store: Store, target: str | Path | IO[bytes], ids: list[str] | None = None,
+               lacking: Sequence[str] = ()) -> ExportReport:
     """Write the memories (all, or those in `ids`) and their events, but no receipts. The same bank gives the same bytes.
+    `lacking`: sentences about what should be in the archive and did not even come into this bank.
 
     A path is replaced only once the archive is complete, and only by one that lacks nothing: what is there may be the last
     good copy. Raises LatentmemError then, for a file that is no archive, and when nothing can be written.
@@ -74,7 +78,7 @@ def export_zip(store: Store, target: str | Path | IO[bytes], ids: list[str] | No
                              "export them in parts by naming their ids.")
     try:
         if not isinstance(target, (str, Path)):
-            return _write(store, target, chosen)
+            return _write(store, target, chosen, lacking)
         path = Path(target)
         path.parent.mkdir(parents=True, exist_ok=True)
         there = path.exists()
@@ -83,11 +87,12 @@ def export_zip(store: Store, target: str | Path | IO[bytes], ids: list[str] | No
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             with part.open("wb") as f:
-                report = _write(store, f, chosen)
+                report = _write(store, f, chosen, lacking)
                 f.flush()
                 os.fsync(f.fileno())
             if there and (report.refused or not report.memories):
-                why = f"misses {len(report.refused)} memories ({report.refused[0]})" if report.refused else "holds no memory"
+                why = (f"lacks {len(report.refused)} memories or events of them ({report.refused[0]})" if report.refused else
+                       "holds no memory")
                 raise LatentmemError(f"The export {why}, so {path} was left as it is: write to another name.")
             os.replace(part, path)
         finally:
@@ -98,9 +103,9 @@ def export_zip(store: Store, target: str | Path | IO[bytes], ids: list[str] | No
                              "choose another place or free some space.") from None
 
 
-def _write(store: Store, file: IO[bytes], ids: list[str]) -> ExportReport:
+def _write(store: Store, file: IO[bytes], ids: list[str], lacking: Sequence[str]) -> ExportReport:
     members: dict[str, dict[str, Any]] = {}
-    refused: list[str] = []
+    refused, stored = list(lacking), _Events(store)
     memories = events = 0
     spool = partial(SpooledTemporaryFile, max_size=SPOOL)
     with zipfile.ZipFile(file, "w") as archive, spool() as memory_lines, spool() as event_lines:
@@ -116,31 +121,58 @@ def _write(store: Store, file: IO[bytes], ids: list[str]) -> ExportReport:
                 refused.append(str(e))
                 continue
             # Stored, not deflated: weights do not compress.
-            _add(archive, members, f"memories/{ident}.safetensors", BytesIO(arrays), zipfile.ZIP_STORED)
+            add(archive, members, f"memories/{ident}.safetensors", BytesIO(arrays), zipfile.ZIP_STORED)
             memory_lines.write(line)
             memories += 1
-            for event in sorted(store.events({"memory_id": ident}), key=lambda e: e.id):
+            whole, damaged = stored.of(ident)
+            refused += [damaged] if damaged else []
+            for event in sorted(whole, key=lambda e: e.id):
                 event_lines.write(to_json(event).encode() + b"\n")
                 events += 1
-        _add(archive, members, MEMORIES, memory_lines, zipfile.ZIP_DEFLATED)
-        _add(archive, members, EVENTS, event_lines, zipfile.ZIP_DEFLATED)
+        add(archive, members, MEMORIES, memory_lines, zipfile.ZIP_DEFLATED)
+        add(archive, members, EVENTS, event_lines, zipfile.ZIP_DEFLATED)
         manifest = {"format": FORMAT, "version": VERSION, "memories": memories, "events": events, "members": members}
-        _add(archive, {}, MANIFEST, BytesIO(json.dumps(manifest, indent=1).encode()), zipfile.ZIP_DEFLATED)
+        add(archive, {}, MANIFEST, BytesIO(json.dumps(manifest, indent=1).encode()), zipfile.ZIP_DEFLATED)
     return ExportReport(memories, events, refused)
 
 
-def _add(archive: zipfile.ZipFile, members: dict[str, dict[str, Any]], name: str, source: IO[bytes], how: int) -> None:
-    info = zipfile.ZipInfo(name)  # dated 1980: the same bank gives the same bytes
-    info.compress_type = how
-    info.external_attr = 0o644 << 16
-    info.file_size = source.seek(0, os.SEEK_END) or source.tell()  # decides between zip and zip64
-    source.seek(0)
-    checksum = sha256()
-    with archive.open(info, "w") as member:
-        while chunk := source.read(CHUNK):
-            checksum.update(chunk)
-            member.write(chunk)
-    members[name] = {"sha256": checksum.hexdigest(), "bytes": info.file_size}
+class _Events:
+    """The whole events of one memory after the other, and how many there are beside them: an archive that lacks events, such
+    as a quarantine, must say so. Once a page is damaged, the table is read event by event, for all memories at once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._salvaged: dict[str, list[sqlite3.Row]] | None = None
+
+    def of(self, ident: str) -> tuple[list[Event], str]:
+        """The whole ones, and a sentence if there are others."""
+        with self._store.reading() as db:
+            try:
+                rows = db.execute("SELECT * FROM events WHERE memory_id = ?", (ident,)).fetchall()
+                count = len(rows)
+            except sqlite3.DatabaseError as e:
+                if not is_damage(e):
+                    raise
+                rows, count = self._past_damage(db, ident)
+        whole = [codec.event_of(row) for row in rows if codec.event_is_whole(row)]
+        if count is None:
+            return whole, f"Events of memory {ident} may be left out, because the list of them is damaged."
+        lost = count - len(whole)
+        return whole, f"{lost} damaged events of memory {ident} are left out: run `latentmem verify`." if lost > 0 else ""
+
+    def _past_damage(self, db: sqlite3.Connection, ident: str) -> tuple[list[sqlite3.Row], int | None]:
+        """The rows that can be read, and how many there are by the index, None if that is damaged, too."""
+        if self._salvaged is None:
+            self._salvaged = defaultdict(list)
+            for row in salvaged(db, "events", lambda seq: db.execute("SELECT * FROM events WHERE seq = ?", (seq,)).fetchall()):
+                self._salvaged[row["memory_id"]].append(row)
+        rows = self._salvaged.get(ident, [])
+        try:
+            return rows, int(db.execute("SELECT COUNT(*) FROM events WHERE memory_id = ?", (ident,)).fetchone()[0])
+        except sqlite3.DatabaseError as e:
+            if not is_damage(e):
+                raise
+            return rows, None
 
 
 def _arrays(packed: codec.Packed) -> bytes:
@@ -248,7 +280,7 @@ def _events(archive: zipfile.ZipFile, refused: _Refusals) -> Iterator[Event]:
             event = from_json(Event, line, f"Line {number} of {EVENTS}")
             if not event.id or not event.created:
                 raise LatentmemError(f"Line {number} of {EVENTS} has no id or no time: export the bank again.")
-            codec.check_event(event)
+            check_event(event)
             yield event
         except LatentmemError as e:
             refused.add(e)

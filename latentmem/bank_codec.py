@@ -17,7 +17,6 @@ import numpy as np
 
 from .records import (
     Event,
-    EventKind,
     KeyKind,
     LatentmemError,
     Memory,
@@ -34,7 +33,7 @@ T = TypeVar("T")
 PARTS = ("record", "traces", "steps", "soft_prompt")
 KEY_DTYPE = {"input": "<f4", "kv": "<f2"}  # kv keys are long (layers x heads x 2); float16 halves them
 UNIT_TOLERANCE = 1e-3  # a unit vector rounded to float16 is off by up to 5e-4
-MOST_EVENT = 1 << 17  # bytes of an event
+MOST_KEY = 1 << 20  # numbers of a key; a model without grouped heads makes long ones: Llama-2-13B kv keys of 409,600
 MOST_NUMBER = 1e4  # of a soft prompt; embeddings are below 10, and what overflows in bfloat16 breaks a whole batch
 FILE = {"path", "meta"}
 MOST_TEXT = 200  # characters that a stored receipt keeps of a trace; what it decided is in the votes
@@ -135,6 +134,9 @@ def check_key(kind: str, key: Any) -> None:
         raise LatentmemError(f"There is no kind of key {str(kind)[:40]!r}: use {' or '.join(KEY_DTYPE)}.")
     if not isinstance(key, np.ndarray) or key.dtype != np.float32 or key.ndim != 1 or not key.size:
         raise LatentmemError(f"The {kind} key is {_describe(key)}: it must be a float32 vector [d].")
+    if key.size > MOST_KEY:  # search keeps all keys in memory
+        raise LatentmemError(f"The {kind} key has {key.size} numbers, more than the {MOST_KEY} allowed: make it with a "
+                             "smaller model.")
     norm = float(np.linalg.norm(key.astype(np.float64)))
     if not np.isfinite(norm):
         raise LatentmemError(f"The {kind} key holds NaN or infinity: compute it again.")
@@ -182,22 +184,6 @@ def check(memory: Memory) -> None:
     check_plain(memory.settings, "The memory's setting")
     if memory.created:
         stamp(memory.created)
-
-
-def check_event(event: Event) -> None:
-    if event.kind not in get_args(EventKind):
-        kinds = ", ".join(get_args(EventKind))
-        raise LatentmemError(f"There is no kind of event {str(event.kind)[:40]!r}: use {kinds}.")
-    if len(event.id) > 100 or not event.id.isprintable():
-        raise LatentmemError(f"The event id {event.id[:40]!r} does not fit: use up to 100 printable characters.")
-    check_plain(event.detail, "The event's detail")
-    # Half a surrogate pair or NaN here would stop a whole transaction later.
-    whole = dump([event.memory_id, event.problem_id, event.receipt_id, event.created, dict(event.detail)], "The event")
-    if len(whole) > MOST_EVENT:
-        raise LatentmemError(f"The event has {len(whole)} bytes and the limit is {MOST_EVENT}: shorten its text.")
-    # The last of quarantined and released is the state of a memory: a time to come would fix it for good.
-    if event.created and stamp(event.created) > now() + 86_400_000_000:
-        raise LatentmemError(f"The event of {event.created} lies in the future: set the clock that wrote it.")
 
 
 # ------------------------------------------------------------------ memories and events

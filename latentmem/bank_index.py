@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .bank_codec import KEY_DTYPE
+from .bank_codec import KEY_DTYPE, MOST_KEY
 from .records import Hit, LatentmemError
 
 # float32 products are off by up to about 1e-6: rows this close to the k-th are compared again in float64.
@@ -54,7 +54,7 @@ class Block:
         """keys [m, d], unit rows; labels: (seq, id, name, model code, source code) each."""
         start, end = len(self.ids), len(self.ids) + len(keys)
         if end > len(self._buffer):
-            capacity = max(end, 2 * start, 64)
+            capacity = max(end, 2 * start)  # the first is as small as can be: a bank may hold long keys of many lengths
             buffer, codes = np.empty((capacity, keys.shape[1]), np.float32), np.empty((2, capacity), np.int32)
             buffer[:start], codes[:, :start] = self._buffer[:start], self._codes[:, :start]
             self._buffer, self._codes = buffer, codes
@@ -110,6 +110,8 @@ class KeyIndex:
             rows_of_dim = np.stack(keys).astype(np.float32)
             norms = np.linalg.norm(rows_of_dim, axis=1)
             good = np.flatnonzero(np.isfinite(norms) & (norms > 0))
+            if not good.size:
+                continue
             # Rounding to float16 shortened some keys a little: cosine needs them at length 1.
             units = rows_of_dim[good] / norms[good, None]
             self.blocks.setdefault(dim, Block(dim)).append(units, [labels[i] for i in good])
@@ -119,6 +121,7 @@ class KeyIndex:
             self.stored = len(alive)
         for block in self.blocks.values():
             block.mark(alive=alive, quarantined=quarantined)
+        self.blocks = {dim: block for dim, block in self.blocks.items() if not block.deleted.all()}
 
     def views(self) -> dict[int, View]:
         return {dim: block.view() for dim, block in self.blocks.items()}
@@ -134,7 +137,8 @@ class KeyIndex:
         dtype = np.dtype(KEY_DTYPE[self.kind])
         start = 8 + int.from_bytes(data[:8], "little")
         whole = start < len(data) and (len(data) - start) % dtype.itemsize == 0
-        return np.frombuffer(data, dtype, offset=start) if whole else None
+        fits = len(data) - start <= MOST_KEY * dtype.itemsize  # an older latentmem let longer ones in
+        return np.frombuffer(data, dtype, offset=start) if whole and fits else None
 
 
 def allowed(view: View, codes: dict[str, int], *, model: str | None, source: str | None,

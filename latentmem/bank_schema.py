@@ -86,7 +86,11 @@ def insert_sql(table: str, columns: list[str]) -> str:
 
 
 # ------------------------------------------------------------------ errors
+# A process was killed while it wrote: what it left beside the file must be taken back or brought in, which is writing.
+_UNFINISHED = (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY)
 _SENTENCES = {
+    **dict.fromkeys(_UNFINISHED, "{path} was left in the middle of a write, and reading alone cannot mend that: "
+                                 "open it once where it may be written, for example with `latentmem verify`."),
     sqlite3.SQLITE_FULL: "The disk that holds {path} is full, so nothing was stored: free some space and try again.",
     sqlite3.SQLITE_BUSY: "{path} stayed locked by another process, so nothing was changed: try again in a moment.",
     sqlite3.SQLITE_LOCKED: "{path} stayed locked, so nothing was changed: try again in a moment.",
@@ -107,7 +111,8 @@ def sentences(path: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as e:
-        sentence = _SENTENCES.get((getattr(e, "sqlite_errorcode", None) or 0) & 0xFF)
+        code = getattr(e, "sqlite_errorcode", None) or 0
+        sentence = _SENTENCES.get(code) or _SENTENCES.get(code & 0xFF)
         if sentence is None:
             raise
         raise LatentmemError(sentence.format(path=path, error=e)) from e
@@ -116,6 +121,11 @@ def sentences(path: str) -> Iterator[None]:
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether a page of the file is damaged, so that other rows may still be readable."""
     return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR)
+
+
+def is_unfinished(error: LatentmemError) -> bool:
+    """Whether a bank cannot be read because it was left in the middle of a write: it is not damaged."""
+    return getattr(error.__cause__, "sqlite_errorcode", None) in _UNFINISHED
 
 
 # ------------------------------------------------------------------ opening

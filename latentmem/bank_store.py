@@ -12,15 +12,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 from uuid import uuid4
 
 from . import bank_codec as codec
 from .bank_schema import connect, insert_sql, is_damage, sentences
-from .records import Event, LatentmemError, Memory
+from .records import Event, EventKind, LatentmemError, Memory
 
 MIN_PREFIX = 4
 STATE_KINDS = ("quarantined", "released")
+LAST_COUNTS = (STATE_KINDS, ("tag",))  # kinds of events of which the newest decides
+MOST_EVENT = 1 << 17  # bytes of an event
 
 
 class Store:
@@ -140,11 +143,9 @@ class Store:
     # -------------------------------------------------------------- events
     def add_event(self, event: Event) -> Event:
         """Append one event; what it lacks of id and time is filled in."""
-        codec.check_event(event)
         with self.writing() as db:
             ident = self.resolve(event.memory_id)
-            event = replace(event, memory_id=ident, id=event.id or "e" + uuid4().hex, detail=dict(event.detail),
-                            created=event.created or codec.iso(_time(db, ident, event.kind)))
+            (event,) = stamped([replace(event, memory_id=ident, detail=dict(event.detail))], partial(_overridden, db))
             _, refused = insert_events(db, [event])
             if refused:
                 raise LatentmemError(refused[0])
@@ -155,9 +156,9 @@ class Store:
         """Append events that just happened, all or none: one transaction each would wait for the disk every time."""
         if not batch:
             return
-        whole = stamped(batch)
         with self.writing() as db:
             self.writes += 1
+            whole = stamped(batch, partial(_overridden, db))
             added, refused = insert_events(db, whole)
             if added < len(whole):
                 raise LatentmemError(refused[0] if refused else "An event was there already: nothing was taken down.")
@@ -172,17 +173,46 @@ class Store:
         """Events whose columns have these values, newest first, without the damaged ones, which `verify` names."""
         where = " AND ".join(f"{column} = ?" for column in chosen) or "1"
         with self.reading() as db:
-            rows = db.execute(f"SELECT * FROM events WHERE {where} ORDER BY at DESC, id DESC LIMIT ?",
-                              [*chosen.values(), limit]).fetchall()
+            try:
+                rows = db.execute(f"SELECT * FROM events WHERE {where} ORDER BY at DESC, id DESC LIMIT ?",
+                                  [*chosen.values(), limit]).fetchall()
+            except sqlite3.DatabaseError as e:
+                if not is_damage(e):
+                    raise
+                found = salvaged(db, "events", lambda seq: db.execute(f"SELECT * FROM events WHERE {where} AND seq = ?",
+                                                                      [*chosen.values(), seq]).fetchall())
+                rows = sorted(filter(codec.event_is_whole, found), key=lambda row: (codec.stamp(row["created"]), row["id"]),
+                              reverse=True)
+                rows = rows if limit < 0 else rows[:limit]
         return [codec.event_of(row) for row in rows if codec.event_is_whole(row)]
 
 
-def stamped(events: Sequence[Event]) -> list[Event]:
-    """Events that just happened, checked, with what they lack of ids and times, which lie apart so that their order stays."""
+def check_event(event: Event) -> None:
+    """Raises LatentmemError when a bank would not take it."""
+    if event.kind not in get_args(EventKind):
+        kinds = ", ".join(get_args(EventKind))
+        raise LatentmemError(f"There is no kind of event {str(event.kind)[:40]!r}: use {kinds}.")
+    if len(event.id) > 100 or not event.id.isprintable():
+        raise LatentmemError(f"The event id {event.id[:40]!r} does not fit: use up to 100 printable characters.")
+    codec.check_plain(event.detail, "The event's detail")
+    # Half a surrogate pair or NaN here would stop a whole transaction later.
+    whole = codec.dump([event.memory_id, event.problem_id, event.receipt_id, event.created, dict(event.detail)], "The event")
+    if len(whole) > MOST_EVENT:
+        raise LatentmemError(f"The event has {len(whole)} bytes and the limit is {MOST_EVENT}: shorten its text.")
+    # The newest event decides whether a memory is in quarantine or has a tag: one of a time to come would outdo whatever
+    # another copy of the bank says until then.
+    if event.created and codec.stamp(event.created) > codec.now() + 86_400_000_000:
+        raise LatentmemError(f"The event of {event.created} lies in the future: set the clock that wrote it.")
+
+
+def stamped(events: Sequence[Event], overridden: Callable[[Event], int] = lambda event: 0) -> list[Event]:
+    """Events that just happened, checked, with what they lack of ids and times, which lie apart so that their order stays,
+    and after the time of what they override, even if the clock was set back in between or another one was ahead."""
     at = codec.now()
     for event in events:
-        codec.check_event(event)
-    return [replace(e, id=e.id or "e" + uuid4().hex, created=e.created or codec.iso(at + i)) for i, e in enumerate(events)]
+        check_event(event)
+    return [replace(e, id=e.id or "e" + uuid4().hex, created=e.created or codec.iso(max(at, overridden(e) + 1) + i))
+            for i, e in enumerate(events)]
 
 
 def salvaged(db: sqlite3.Connection, table: str, one: Callable[[int], Iterable[Any]]) -> Iterator[Any]:
@@ -233,13 +263,13 @@ def insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, 
     return added, refused
 
 
-def _time(db: sqlite3.Connection, memory_id: str, kind: str) -> int:
-    """Now; for a change of state at least a moment after the last one, even if the clock was set back in between."""
-    if kind not in STATE_KINDS:
-        return codec.now()
-    last = db.execute("SELECT MAX(at) FROM events WHERE memory_id = ? AND kind IN (?, ?)",
-                      (memory_id, *STATE_KINDS)).fetchone()[0]
-    return max(codec.now(), (last or 0) + 1)
+def _overridden(db: sqlite3.Connection, event: Event) -> int:
+    """The time of the newest event that this one overrides, if it is of a kind of which the newest decides."""
+    kinds = next((kinds for kinds in LAST_COUNTS if event.kind in kinds), None)
+    if kinds is None:
+        return 0
+    sql = f"SELECT MAX(at) FROM events WHERE memory_id = ? AND kind IN ({', '.join('?' * len(kinds))})"
+    return db.execute(sql, (event.memory_id, *kinds)).fetchone()[0] or 0
 
 
 def _either(ids: list[str]) -> str:

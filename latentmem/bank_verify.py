@@ -21,7 +21,8 @@ class VerifyReport:
 
 
 def verify(store: Store) -> VerifyReport:
-    """Reads everything. Problems are collected, so that one damaged memory does not hide the next."""
+    """Reads everything. Problems are collected, so that one damaged memory does not hide the next. Another process may
+    write meanwhile, and a long lock would stop it: what it deletes between the listing and the reading is no problem."""
     problems: list[str] = []
     with store.reading() as db:
         memories = _seqs(db, "memories", problems)
@@ -59,13 +60,16 @@ def _references(db: sqlite3.Connection) -> Iterator[str]:
     for table, rowid, _, _ in db.execute("PRAGMA foreign_key_check").fetchall():
         if table == "events":
             event = db.execute("SELECT id, memory_id FROM events WHERE seq = ?", (rowid,)).fetchone()
-            yield f"Event {event[0]} belongs to memory {event[1]}, which is not in the bank."
+            if event is not None:
+                yield f"Event {event[0]} belongs to memory {event[1]}, which is not in the bank."
         else:
             yield f"Row {rowid} of {table} belongs to no memory."
 
 
 def _memory(store: Store, db: sqlite3.Connection, seq: int) -> Iterator[str]:
     row = db.execute("SELECT * FROM memories WHERE seq = ?", (seq,)).fetchone()
+    if row is None:
+        return
     ident = str(row["id"])
     try:
         memory = codec.unpack(store.packed(ident))
@@ -73,7 +77,8 @@ def _memory(store: Store, db: sqlite3.Connection, seq: int) -> Iterator[str]:
             raise LatentmemError(f"Memory {ident} has no key: delete it, or import it again.")
         at = codec.stamp(memory.created) if memory.created else row["at"]
     except LatentmemError as e:
-        yield str(e)
+        if not _gone(db, seq):  # its parts were read one after the other
+            yield str(e)
         return
     for column, value in codec.row_of(memory, at).items():
         if row[column] != value:
@@ -81,14 +86,26 @@ def _memory(store: Store, db: sqlite3.Connection, seq: int) -> Iterator[str]:
                    f"{str(value)[:40]!r}.")
 
 
+def _gone(db: sqlite3.Connection, seq: int) -> bool:
+    """Whether a memory was deleted meanwhile, which a damaged page does not mean."""
+    try:
+        return db.execute("SELECT 1 FROM memories WHERE seq = ?", (seq,)).fetchone() is None
+    except sqlite3.DatabaseError as e:
+        if not is_damage(e):
+            raise
+        return False
+
+
 def _event(db: sqlite3.Connection, seq: int) -> Iterator[str]:
     row = db.execute("SELECT * FROM events WHERE seq = ?", (seq,)).fetchone()
-    if not codec.event_is_whole(row):
+    if row is not None and not codec.event_is_whole(row):
         yield f"Event {row['id']} is damaged: its checksum does not match."
 
 
 def _receipt(db: sqlite3.Connection, seq: int) -> Iterator[str]:
     row = db.execute("SELECT * FROM receipts WHERE seq = ?", (seq,)).fetchone()
+    if row is None:
+        return
     try:
         receipt = codec.receipt_of(row)
     except LatentmemError as e:

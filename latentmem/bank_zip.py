@@ -1,4 +1,4 @@
-"""A zip archive as untrusted input: which members it may have, how large they may be, and their checksums.
+"""A zip archive as untrusted input: which members it may have, how large they may be, their checksums; and how one is written.
 
 Nothing is ever extracted to a path. A member is known by the one name it may have, so that "../x", links and folders
 have no place; sizes are checked before anything is unpacked.
@@ -7,6 +7,7 @@ have no place; sizes are checked before anything is unpacked.
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 import zipfile
@@ -16,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from .records import LatentmemError, from_json
 
@@ -115,6 +116,21 @@ def _sentence(what: str) -> Iterator[None]:
     except _BROKEN as e:
         raise LatentmemError(f"{what} is damaged or not a latentmem archive ({str(e)[:120] or type(e).__name__}): "
                              "export it again.") from None
+
+
+def add(archive: zipfile.ZipFile, members: dict[str, dict[str, Any]], name: str, source: IO[bytes], how: int) -> None:
+    """Write a member, and note in `members` what the manifest says of it."""
+    info = zipfile.ZipInfo(name)  # dated 1980: the same bank gives the same bytes
+    info.compress_type = how
+    info.external_attr = 0o644 << 16
+    info.file_size = source.seek(0, os.SEEK_END) or source.tell()  # decides between zip and zip64
+    source.seek(0)
+    checksum = sha256()
+    with archive.open(info, "w") as member:
+        while chunk := source.read(CHUNK):
+            checksum.update(chunk)
+            member.write(chunk)
+    members[name] = {"sha256": checksum.hexdigest(), "bytes": info.file_size}
 
 
 def _members(archive: zipfile.ZipFile, size: int, most: int, most_bytes: int) -> Members:

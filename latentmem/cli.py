@@ -24,6 +24,7 @@ from .cli_command import (
     engine_for,
     named_problems,
     one_problem,
+    write_whole,
 )
 from .records import LatentmemError, Receipt, from_json
 
@@ -52,7 +53,8 @@ def solve(overrides: dict[str, Any], as_json: bool, problem: ProblemText = None,
     from . import console
 
     posed = one_problem(problem, file, ids)
-    scene = console.run(engine_for(overrides).think(posed, memory_id=memory), as_json).scene
+    engine = engine_for(overrides) if memory is None else cli_bank.engine_on_bank(overrides)
+    scene = console.run(engine.think(posed, memory_id=memory), as_json).scene
     vote = scene.votes["memory" if memory else "zero_shot"]
     if not as_json:
         said = (f"The answer is {vote.label}, by {vote.clusters[0].size} of {vote.total} traces." if vote.clusters else
@@ -98,11 +100,11 @@ def answer(overrides: dict[str, Any], as_json: bool, problem: ProblemText = None
     posed = one_problem(problem, file, ids)
     made = console.run(engine_for(overrides).answer(posed, memory), as_json).scene.receipt
     assert made is not None, "the last record of an answer is its receipt"
-    if receipt is not None:
-        _write(receipt, console.line(made) + "\n")
     if not as_json:
         console.say(made.sentence())
         console.out().print(console.receipt_table(made))
+    if receipt is not None:  # last: a full disk must not cost the answer
+        write_whole(receipt, console.line(made) + "\n")
     return NOTHING if made.answer is None else DONE
 
 
@@ -133,13 +135,6 @@ def read_receipt(file: Path) -> Receipt:
     if not marked and len(lines) != 1:
         raise LatentmemError(f"{file} holds no receipt: give a file that `answer --receipt` wrote.")
     return from_json(Receipt, (marked or lines)[-1])
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as e:
-        raise LatentmemError(f"{file} cannot be written ({e.strerror}): give another file.") from None
 
 
 @command(app, "model", "device", "bank", name="doctor")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .cli_command import DONE, ERROR, MemoryId, command, engine_for
-from .records import LatentmemError, Memory, MemoryInfo
+from .records import LatentmemError, Memory, MemoryInfo, tried
+
+if TYPE_CHECKING:
+    from .bank import Bank
+    from .engine import Engine
 
 BANK = ("bank",)
 commands = typer.Typer()
@@ -16,6 +21,40 @@ memories = typer.Typer(help="List the memories; show, delete, quarantine or rele
 commands.add_typer(memories, name="memories")
 receipts = typer.Typer(help="List the receipts of answers; show or delete some.")
 commands.add_typer(receipts, name="receipts")
+
+
+class NoBankYet(LatentmemError):
+    """The bank of the settings, which nobody named, was not made yet: to a list that is no error."""
+
+
+def engine_on_bank(overrides: dict[str, Any]) -> Engine:
+    """An engine whose bank is there: opening would make one, and at a mistyped path an empty bank looks like a sound one.
+    Raises LatentmemError, for a bank that was not named on the command line NoBankYet."""
+    engine = engine_for(overrides)
+    path = engine.settings.bank
+    try:
+        if str(path) != ":memory:":
+            path.stat()
+    except FileNotFoundError:
+        if "bank" in overrides:
+            raise LatentmemError(f"There is no bank at {path}: check the path; `latentmem distil` and `import` make a new "
+                                 "one.") from None
+        raise NoBankYet(f"There is no bank yet at {path}: `latentmem distil` or `import` makes one.") from None
+    except OSError:
+        pass  # the bank itself says what is wrong
+    return engine
+
+
+def bank_to_list(overrides: dict[str, Any], as_json: bool) -> Bank | None:
+    """The bank; None, once that was said, when there is none yet."""
+    from . import console
+
+    try:
+        return engine_on_bank(overrides).bank
+    except NoBankYet as e:
+        if not as_json:
+            console.say(str(e))
+        return None
 
 
 @command(memories, *BANK)
@@ -31,7 +70,9 @@ def list_memories(
     """List the memories, newest first; or show, delete, quarantine or release one."""
     from . import console
 
-    bank = engine_for(overrides).bank
+    bank = bank_to_list(overrides, as_json)
+    if bank is None:
+        return DONE
     rows = bank.infos(source=source, quarantined=quarantined, text=contains or None, limit=limit)
     if as_json:
         console.print_lines(rows)
@@ -48,7 +89,7 @@ def show(overrides: dict[str, Any], as_json: bool, memory: MemoryId) -> int:
     """One memory: its problem, vote, curve, what it did since, and its nearest memories."""
     from . import console
 
-    engine = engine_for(overrides)
+    engine = engine_on_bank(overrides)
     info, whole = engine.bank.info(memory), engine.bank.get(memory)
     if as_json:
         console.print_lines([info, whole.vote, *whole.traces, *whole.steps])
@@ -79,7 +120,7 @@ def memory_facts(info: MemoryInfo, memory: Memory) -> list[tuple[str, object]]:
 def delete(overrides: dict[str, Any], as_json: bool, memory: MemoryId,
            yes: Annotated[bool, typer.Option("--yes", help="Really delete it; there is no way back.")] = False) -> int:
     """Delete a memory and its events for good."""
-    bank = engine_for(overrides).bank
+    bank = engine_on_bank(overrides).bank
     info = bank.info(memory)
     if not yes:
         raise LatentmemError(f"Memory {info.id} “{info.name}” would be gone for good: add --yes, or quarantine it.")
@@ -91,14 +132,14 @@ def delete(overrides: dict[str, Any], as_json: bool, memory: MemoryId,
 def quarantine(overrides: dict[str, Any], as_json: bool, memory: MemoryId,
                reason: Annotated[str, typer.Option(help="Why; it is kept with the memory.")] = "by hand") -> int:
     """Keep a memory from being found, until it is released."""
-    event = engine_for(overrides).bank.quarantine(memory, reason)
+    event = engine_on_bank(overrides).bank.quarantine(memory, reason)
     return tell(as_json, f"Memory {event.memory_id} is quarantined: no problem finds it any more.", event)
 
 
 @command(memories, *BANK, name="release")
 def release(overrides: dict[str, Any], as_json: bool, memory: MemoryId) -> int:
     """Let a quarantined memory be found again."""
-    event = engine_for(overrides).bank.release(memory)
+    event = engine_on_bank(overrides).bank.release(memory)
     return tell(as_json, f"Memory {event.memory_id} is released: it can be found again.", event)
 
 
@@ -112,7 +153,9 @@ def list_receipts(
     """List the receipts of the newest answers given with this bank; or show or delete some."""
     from . import console
 
-    bank = engine_for(overrides).bank
+    bank = bank_to_list(overrides, as_json)
+    if bank is None:
+        return DONE
     rows = bank.receipts(memory, limit=limit)
     if as_json:
         console.print_lines(rows)
@@ -129,7 +172,7 @@ def show_receipt(overrides: dict[str, Any], as_json: bool,
     """One receipt: the problem, who answered and why. With --json it is what `replay` reads."""
     from . import console
 
-    found = engine_for(overrides).bank.receipt(receipt)
+    found = engine_on_bank(overrides).bank.receipt(receipt)
     if as_json:
         console.print_lines([found])
         return DONE
@@ -149,7 +192,7 @@ def delete_receipts(
     """Delete receipts for good: what was asked, and what was answered. Memories and their counters stay."""
     if bool(ids) == every:
         raise LatentmemError("It is not said which receipts: give their ids, or --all, and not both.")
-    bank = engine_for(overrides).bank
+    bank = engine_on_bank(overrides).bank
     if not yes:
         many = len(set(ids)) if ids else bank.stats()["receipts"]
         raise LatentmemError(f"{many} receipt{'s' * (many != 1)} would be gone for good: add --yes.")
@@ -177,20 +220,31 @@ def export(
         raise LatentmemError("There is nothing to write to: give FILE.zip, --peft FOLDER, or both.")
     if base_model and peft is None:
         raise LatentmemError(f"--base-model {base_model} is for adapters, and none is written: give --peft FOLDER, too.")
-    bank = engine_for(overrides).bank
+    bank = engine_on_bank(overrides).bank
     code = DONE
     if peft is not None:
-        chosen = [bank.info(i).id for i in ids] or [info.id for info in bank.infos()]
-        for memory in chosen:
-            folder = peft if len(ids) == 1 else peft / memory
-            bank.export_peft(memory, folder, base_model=base_model)
-            tell(as_json, f"Memory {memory} is written as a PEFT adapter to {folder}.",
-                 {"record": "Adapter", "memory_id": memory, "folder": str(folder)})
+        code = warn(export_adapters(bank, ids, peft, base_model, as_json))
     if file is not None:
         report = bank.export_zip(file, ids or None)
         tell(as_json, f"{report.memories} memories and {report.events} events are written to {file}.", report)
-        code = warn(report.refused)
+        code = max(code, warn(report.refused))
     return code
+
+
+def export_adapters(bank: Bank, ids: list[str], home: Path, base_model: str | None, as_json: bool) -> list[str]:
+    """Write memories, these or all, as PEFT adapters and tell of each; a sentence for each that could not be written."""
+    left_out = []
+    chosen = [bank.info(i).id for i in ids] or [info.id for info in bank.infos()]
+    if not ids and (missing := len(bank) - len(chosen)):
+        left_out.append(f"{missing} memories with a damaged entry are left out: run `latentmem verify`.")
+    for memory in chosen:
+        folder = home if len(ids) == 1 else home / memory
+        if wrong := tried(partial(bank.export_peft, memory, folder, base_model=base_model)):
+            left_out.append(str(wrong))
+        else:
+            tell(as_json, f"Memory {memory} is written as a PEFT adapter to {folder}.",
+                 {"record": "Adapter", "memory_id": memory, "folder": str(folder)})
+    return left_out
 
 
 @command(commands, *BANK, name="import")
@@ -206,7 +260,7 @@ def import_(overrides: dict[str, Any], as_json: bool,
 @command(commands, *BANK, name="verify")
 def verify(overrides: dict[str, Any], as_json: bool) -> int:
     """Check the bank: the file, every checksum, every id. Exits with 1 if anything is wrong."""
-    bank = engine_for(overrides).bank
+    bank = engine_on_bank(overrides).bank
     report = bank.verify()
     tell(as_json, f"{bank.path}: {report.memories} memories, {report.events} events and {report.receipts} receipts "
                   f"checked{'' if report.problems else ', all is well'}.", report)

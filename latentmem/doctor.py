@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .bank_schema import is_unfinished
 from .records import LatentmemError
 from .settings import WHY, Settings
 
@@ -155,6 +156,7 @@ def _state(facts: dict[str, Any]) -> str:
 def bank(path: Path, problems: list[str]) -> dict[str, Any]:
     """State of the bank's file, which is read and checked, not made and not changed."""
     found: dict[str, Any] = {"file": str(path)}
+    state = "damaged"
     try:
         if not path.exists():
             return found | {"state": "not made yet; the first memory makes it", "free": size(_free(path.parent))}
@@ -164,11 +166,11 @@ def bank(path: Path, problems: list[str]) -> dict[str, Any]:
             found |= {name: value for name, value in store.stats().items() if name not in ("path", "read_only", "used")}
             wrong = store.verify().problems
     except LatentmemError as e:
-        wrong = [str(e)]
+        wrong, state = [str(e)], "left in the middle of a write" if is_unfinished(e) else state
     except (ImportError, sqlite3.Error, OSError) as e:  # a broken installation or disk: say it and go on
         wrong = [f"The bank {path} could not be examined ({e}): mend the installation and try again."]
     problems.extend(wrong)
-    return found | {"state": "damaged" if wrong else "whole", "free": size(_free(path.parent))}
+    return found | {"state": state if wrong else "whole", "free": size(_free(path.parent))}
 
 
 def size(n: int) -> str:

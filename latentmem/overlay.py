@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .bank import Bank, ExportReport, ImportReport
+from .bank_codec import iso, now, stamp
 from .beside import STATES, Beside, weight
 from .records import MOST_TOKENS, Counters, Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Receipt
 
@@ -183,7 +184,11 @@ class Overlay:
             raise
 
     def _shared(self, event: Event) -> Event:
-        return replace(event, memory_id=self.curated.info(event.memory_id).id)
+        """With the whole id. Of tags the newest event decides, so it comes after one of a clock that is ahead."""
+        ident = self.curated.info(event.memory_id).id
+        last = self.events(ident, kind="tag", limit=1) if event.kind == "tag" and not event.created else ()
+        ahead = bool(last) and stamp(last[0].created) >= now()
+        return replace(event, memory_id=ident, created=iso(stamp(last[0].created) + 1) if ahead else event.created)
 
     def _check_words(self, events: Sequence[Event]) -> None:
         if more := weight(events):
@@ -199,7 +204,7 @@ class Overlay:
             home = self._home(memory_id)
             stored, here = home.events(memory_id, **chosen), self._beside.of(home.info(memory_id).id)
         here = [e for e in here if kind in (None, e.kind) and receipt_id in (None, e.receipt_id)]
-        return sorted([*stored, *here], key=lambda e: e.created, reverse=True)[:limit]
+        return sorted([*stored, *here], key=lambda e: stamp(e.created), reverse=True)[:limit]
 
     def quarantine(self, memory_id: str, reason: str) -> Event:
         """Keep a memory from being found; a shared one only here."""
@@ -250,9 +255,11 @@ class Overlay:
         if not shared:
             return self.own.export_zip(target, chosen)
         with Bank(":memory:") as both:
+            lacking: list[str] = []
             for bank, some in ((self.curated, shared), (self.own, [i for i in chosen if i in self.own])):
-                both.import_zip(_copied(bank, some))
-            return both.export_zip(target)
+                archive, left_out = _copied(bank, some)
+                lacking += [*left_out, *both.import_zip(archive).refused]
+            return both.export_zip(target, lacking=lacking)
 
     def import_zip(self, source: str | Path | IO[bytes], *, model: str | None = None) -> ImportReport:
         """Add the memories of an exported bank that are in neither bank. All or, without room for all, none."""
@@ -263,12 +270,12 @@ class Overlay:
             refused = [f"Memory {i.id} has {i.virtual_tokens} virtual tokens, more than the {self.longest} that this shared "
                        "app allows." for i in infos if i.virtual_tokens > self.longest]
             self.check_room(len(fresh))
+            archive, left_out = _copied(read, fresh)
             if fresh:
-                self._check_bytes((archive := _copied(read, fresh)).getbuffer().nbytes)
-            added = self.own.import_zip(archive) if fresh else None
-        return replace(report, added=len(fresh), skipped=report.added + report.skipped - len(infos),
-                       refused=[*report.refused, *refused],
-                       events=added.events if added is not None else 0)
+                self._check_bytes(archive.getbuffer().nbytes)
+            taken = self.own.import_zip(archive)
+        return replace(taken, skipped=report.added + report.skipped - len(infos),
+                       refused=[*report.refused, *refused, *left_out, *taken.refused])
 
     def export_peft(self, memory_id: str, folder: str | Path, *, base_model: str | None = None) -> None:
         """Write the soft prompt as a PEFT adapter."""
@@ -279,9 +286,9 @@ class Overlay:
         return self.curated.stats() | {"memories": len(self), "own": len(self.own), "read_only": False}
 
 
-def _copied(bank: Bank, ids: Iterable[str]) -> BytesIO:
-    """Some memories of a bank and their events, as an archive to be read."""
+def _copied(bank: Bank, ids: Iterable[str]) -> tuple[BytesIO, list[str]]:
+    """Some memories of a bank and their events, as an archive to be read, and a sentence for what is not in it."""
     archive = BytesIO()
-    bank.export_zip(archive, list(ids))
+    report = bank.export_zip(archive, list(ids))
     archive.seek(0)
-    return archive
+    return archive, report.refused

@@ -374,10 +374,10 @@ def from_json(kind: type[R], text: str | bytes, what: str = "") -> R:
 
     what = what or kind.__name__
     try:
-        return _checker(kind).validate_python(json.loads(text, parse_constant=_finite, parse_float=_finite))
+        return _checker(kind).validate_python((json.loads(text, parse_constant=_finite, parse_float=_finite),))[0]
     except ValidationError as e:
         first = e.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "record"
+        where = ".".join(map(str, first["loc"][1:])) or "record"
         where = where if where.isprintable() else repr(where)
         raise LatentmemError(f"{what}: {where}: {first['msg']} (got {str(first['input'])[:80]!r}).") from None
     except (ValueError, RecursionError) as e:  # also JSONDecodeError, UnicodeDecodeError, integers of 4300 digits
@@ -386,10 +386,10 @@ def from_json(kind: type[R], text: str | bytes, what: str = "") -> R:
 
 @cache
 def _checker(kind: type) -> Any:
-    """Compiling a checker takes longer than checking, so it is kept."""
-    from pydantic import TypeAdapter
+    """For a tuple of one, as pydantic takes no config for a dataclass; kept, since compiling takes longer than checking."""
+    from pydantic import ConfigDict, TypeAdapter
 
-    return TypeAdapter(kind)
+    return TypeAdapter(tuple[kind], config=ConfigDict(allow_inf_nan=False))
 
 
 def _finite(text: str) -> float:

@@ -13,6 +13,8 @@ from .records import LatentmemError
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+PICKLED = "adapter_model.bin"
+MODEL = "latentmem.model"  # in the header of WEIGHTS; only our own adapters have it
 TENSOR = "prompt_embeddings"
 MAX_CONFIG_BYTES = 1 << 20
 
@@ -24,7 +26,8 @@ def save_peft(
 
     `base_model` goes where PEFT looks for the base model (a hub id or a folder). PEFT warns about configuration it
     does not know, so the fingerprint and the text the prompt started from travel in the safetensors header.
-    Raises LatentmemError when the array is not a finite matrix or the folder cannot be written.
+    Raises LatentmemError when the array is not a finite matrix, when the folder holds an adapter that is not ours, or when
+    it cannot be written.
     """
     prompt = np.ascontiguousarray(array, dtype="<f4")
     if prompt.ndim != 2 or 0 in prompt.shape or not np.isfinite(prompt).all():
@@ -45,10 +48,13 @@ def save_peft(
         "token_dim": hidden,
         "num_transformer_submodules": 1,
     }
-    metadata = {"format": "pt", "latentmem.model": model_fingerprint, "latentmem.init_text": init_text}
+    metadata = {"format": "pt", MODEL: model_fingerprint, "latentmem.init_text": init_text}
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if (foreign := _foreign(folder)) is not None:
+            raise LatentmemError(f"{foreign} belongs to an adapter that latentmem did not write, so nothing was written: "
+                                 "choose another folder.")
         _write(folder / WEIGHTS, save({TENSOR: prompt}, metadata))
         _write(folder / CONFIG, json.dumps(config, indent=2).encode() + b"\n")
     except OSError as e:
@@ -70,7 +76,7 @@ def load_peft(folder: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
                              f"{config.get('task_type')!r}: only PROMPT_TUNING for CAUSAL_LM is a soft prompt.")
     path = folder / WEIGHTS
     if not path.is_file():
-        pickled = (folder / "adapter_model.bin").exists()
+        pickled = (folder / PICKLED).exists()
         remedy = "it has only a pickle, which is not opened, save it as safetensors" if pickled else "copy it there"
         raise LatentmemError(f"{folder} has no {WEIGHTS}: {remedy}.")
     prompt, metadata = _tensor(path)
@@ -80,9 +86,25 @@ def load_peft(folder: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
     text = metadata.get("latentmem.init_text") or config.get("prompt_tuning_init_text")
     return prompt, {
         "base_model": str(config.get("base_model_name_or_path") or ""),
-        "model_fingerprint": metadata.get("latentmem.model", ""),
+        "model_fingerprint": metadata.get(MODEL, ""),
         "init_text": str(text or ""),
     }
+
+
+def _foreign(folder: Path) -> Path | None:
+    """The file of an adapter that is not ours, such as a LoRA: it may be the only copy."""
+    config, weights, pickled = folder / CONFIG, folder / WEIGHTS, folder / PICKLED
+    try:
+        if config.exists() and _config(config).get("peft_type") != "PROMPT_TUNING":
+            return config
+    except LatentmemError:
+        return config
+    try:
+        if weights.exists() and MODEL not in _tensor(weights)[1]:
+            return weights
+    except LatentmemError:
+        return weights
+    return pickled if pickled.exists() else None
 
 
 def _write(path: Path, data: bytes) -> None:

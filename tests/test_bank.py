@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from threading import Thread
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from latentmem.bank import Bank
+from latentmem.bank_notes import tag, tags
+from latentmem.overlay import Overlay
 from latentmem.records import Cluster, Counters, Event, LatentmemError, Memory, Problem, Step, Trace, Vote
 from tests.bank_samples import assert_same, make_memory, unit
 
@@ -179,6 +182,31 @@ def test_quarantine_lasts_until_release_even_if_the_clock_was_set_back(monkeypat
         assert not bank.info(memory.id).quarantined and len(bank.search(memory.keys["input"])) == 1
         assert [e.kind for e in bank.events()] == ["released", "quarantined"]
         assert bank.events(kind="quarantined")[0].detail == {"reason": "harmful"}
+
+
+def test_a_tag_can_be_taken_away_even_if_the_clock_that_gave_it_was_ahead() -> None:
+    ahead = (datetime.now(UTC) + timedelta(hours=20)).isoformat()
+    with Bank() as bank:
+        a, b = bank.put(make_memory(1)), bank.put(make_memory(2))
+        for ident in (a, b):
+            bank.record(Event(ident, "tag", detail={"tag": "wrong", "on": True}, created=ahead))
+        assert tag(bank, [a, b], "wrong", on=False) == 2 and tags(bank) == {}
+        assert tag(bank, [a], "wrong") == 1 and tags(bank) == {a: ("wrong",)}
+        bank.record(Event(a, "tag", detail={"tag": "wrong", "on": False}))
+        assert tags(bank) == {}
+        visitor = Overlay(bank)  # what a visitor takes away is kept beside
+        tag(bank, [b], "wrong")
+        assert tag(visitor, [b], "wrong", on=False) == 1 and tags(visitor) == {} and tags(bank) == {b: ("wrong",)}
+        assert tag(visitor, [b], "wrong") == 1 and tags(visitor) == {b: ("wrong",)}
+
+
+def test_events_of_one_moment_keep_their_order_whatever_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Bank() as bank:
+        ident = bank.put(make_memory(1))
+        bank.record(Event(ident, "released"))
+        monkeypatch.setattr("latentmem.bank_codec.now", lambda: 0)
+        bank.record_all([Event(ident, "quarantined"), Event(ident, "released"), Event(ident, "quarantined")])
+        assert bank.info(ident).quarantined and bank.search(make_memory(1).keys["input"]) == ()
 
 
 def test_delete_takes_the_events_along_and_allows_putting_again() -> None:

@@ -145,6 +145,8 @@ def tensors(**changes: np.ndarray) -> bytes:
     ("memories.jsonl", (rb'"best_step":1', b'"best_step":"one"'), "best_step"),
     ("memories.jsonl", (rb'"loss":[-\d.e]+', b'"loss":NaN'), "not valid JSON"),
     ("memories.jsonl", (rb'"loss":[-\d.e]+', b'"loss":1e999'), "not valid JSON"),
+    ("memories.jsonl", (rb'"loss":[-\d.e]+', b'"loss":"nan"'), r"steps.0.loss: Input should be a finite number"),
+    ("memories.jsonl", (rb'"loss":[-\d.e]+', b'"loss":"Infinity"'), r"finite number (got 'Infinity')"),
     ("memories.jsonl", (rb'"best_step":1', b'"best_step":' + b"9" * 5000), "not valid JSON"),
     ("memories.jsonl", (rb'"settings":\{', b'"settings":' + b'{"a":' * 100_000), "not valid JSON"),
     ("memories.jsonl", (rb"What is", b"What was"), "is not what its id says"),

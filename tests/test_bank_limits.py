@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from latentmem import bank_zip, beside, overlay
+from latentmem import bank_codec, bank_zip, beside, overlay
 from latentmem.bank import Bank
+from latentmem.bank_codec import MOST_KEY
 from latentmem.bank_notes import tag, tags
 from latentmem.bank_zip import EVENTS, MANIFEST, MEMORIES
 from latentmem.overlay import Overlay
@@ -54,7 +55,7 @@ def test_the_last_good_export_is_not_replaced_by_one_that_lacks_something(tmp_pa
     with pytest.raises(LatentmemError, match=r"holds no memory, so .*bank.zip was left as it is"):
         bank_of().export_zip(good)
     monkeypatch.setattr(bank_zip, "MAX_LINE", 200)
-    with pytest.raises(LatentmemError, match=r"misses 2 memories .Memory m.* is too large for an archive"):
+    with pytest.raises(LatentmemError, match=r"lacks 2 memories or events of them .Memory m.* is too large"):
         bank.export_zip(good)
     assert good.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
     report = bank.export_zip(tmp_path / "new.zip")
@@ -169,6 +170,24 @@ def with_trap(memory, member: str, change) -> io.BytesIO:
         for name, data in members.items():
             archive.writestr(name, data)
     return out
+
+
+def test_a_key_has_only_so_many_numbers() -> None:
+    """Search keeps all keys in memory."""
+    long, one = make_memory(1, dim=MOST_KEY + 1), make_memory(2, dim=MOST_KEY)
+    with pytest.raises(LatentmemError, match="input key has 1048577 numbers, more than the 1048576 allowed"):
+        bank_of().put(long)
+    with pytest.MonkeyPatch.context() as older:  # a bank and an archive of before
+        older.setattr(bank_codec, "MOST_KEY", MOST_KEY + 1)
+        archive, bank = archive_of(long, one), bank_of(long, one)
+    report = bank_of().import_zip(archive)
+    assert report.added == 1 and f"Memory {long.id}: The input key has 1048577 numbers" in report.refused[0]
+    assert [h.memory_id for h in bank.search(one.keys["input"], k=9)] == [one.id]
+    assert bank.search(long.keys["kv"], kind="kv", k=1)[0].memory_id == long.id
+    (problem,) = bank.verify().problems
+    assert long.id in problem and "more than the" in problem
+    bank.delete(long.id)
+    assert bank.verify().problems == []
 
 
 def test_an_upload_is_counted_and_weighed_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:

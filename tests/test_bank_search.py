@@ -109,6 +109,28 @@ def test_keys_of_several_lengths_live_together() -> None:
         assert bank.keys("input", model=a.model)[0] == [a.id]
 
 
+def test_a_key_takes_no_more_room_than_it_needs_and_none_once_its_memory_is_deleted() -> None:
+    """A bank may hold long keys of many lengths, one memory each."""
+    with Bank() as bank:
+        made = [make_memory(i, dim=dim) for i, dim in enumerate((6, 1000, 1000, 2000))]
+        for memory in made:
+            bank.put(memory)
+            bank.search(memory.keys["input"])
+        blocks = bank._indices["input"].blocks
+        assert {dim: block._buffer.shape for dim, block in blocks.items()} == {6: (1, 6), 1000: (2, 1000), 2000: (1, 2000)}
+        for memory in made[1:3]:
+            bank.delete(memory.id)
+        assert bank.search(made[0].keys["input"])[0].memory_id == made[0].id
+        assert set(bank._indices["input"].blocks) == {6, 2000}
+        with pytest.raises(LatentmemError, match="has 1000 numbers, but the input keys of the bank have"):
+            bank.search(made[1].keys["input"])
+        bank.put(made[1])
+        assert bank.search(made[1].keys["input"])[0].memory_id == made[1].id
+        for memory in (made[0], made[1], made[3]):
+            bank.delete(memory.id)
+        assert bank.search(made[1].keys["input"]) == () and bank._indices["input"].blocks == {}
+
+
 def test_a_search_reads_only_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     add = bank_index.KeyIndex.add

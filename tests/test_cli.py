@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -16,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmem import console
+from latentmem.cli import read_receipt
 from latentmem.cli_command import OPTIONS, assignments
 from latentmem.records import (
     Distilled,
@@ -100,6 +103,51 @@ def test_a_receipt_can_be_written_and_replayed(cli: Terminal, tmp_path: Path) ->
     assert cli.fails("replay", str(file)).startswith("Receipt: id")
     file.write_text("", encoding="utf-8")
     assert "holds no receipt" in cli.fails("replay", str(file))
+
+
+def test_a_receipt_with_what_is_no_number_is_refused(cli: Terminal, tmp_path: Path) -> None:
+    file, whole = tmp_path / "receipt.json", json.loads(console.line(RECEIPT))
+    for bad in ("nan", "Infinity", "-inf", "1e999"):
+        file.write_text(json.dumps(whole | {"seconds": bad}), encoding="utf-8")
+        assert cli.fails("replay", str(file)) == f"Receipt: seconds: Input should be a finite number (got '{bad}')."
+    hit = whole["used"] | {"similarity": "nan"}
+    file.write_text(json.dumps(whole | {"used": hit, "hits": [hit]}), encoding="utf-8")
+    assert "similarity: Input should be a finite number" in cli.fails("replay", str(file))
+    file.write_text(json.dumps(whole | {"answer": "Infinity"}), encoding="utf-8")  # an answer may be that
+    cli.ok("replay", str(file))
+
+
+def test_a_receipt_that_cannot_be_written_costs_neither_the_answer_nor_the_old_one(
+        cli: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "receipt.json"
+    cli.ok("answer", ONE, "--receipt", str(file))
+    before = file.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    for place, why in ((file, "No space left on device"), (tmp_path / "none" / "r", "No such file"), (tmp_path, "directory")):
+        result = cli("answer", ONE, "--receipt", str(place))
+        assert result.exit_code == 1 and RECEIPT.sentence() in result.stdout and "rank 1" in result.stdout
+        assert result.stderr.splitlines()[-1].startswith(f"{place} cannot be written (") and why in result.stderr
+        assert json.loads(cli("answer", ONE, "--receipt", str(place), "--json").stdout.splitlines()[-1])["id"] == RECEIPT.id
+    assert file.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["receipt.json"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_receipt_goes_through_a_link_and_into_a_pipe(cli: Terminal, tmp_path: Path) -> None:
+    link, file, pipe = tmp_path / "link.json", tmp_path / "receipt.json", tmp_path / "pipe"
+    file.write_text("older", encoding="utf-8")
+    link.symlink_to(file)
+    cli.ok("answer", ONE, "--receipt", str(link))
+    assert link.is_symlink() and read_receipt(file) == RECEIPT
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(pipe.read_text)
+        cli.ok("answer", ONE, "--receipt", str(pipe))
+        assert json.loads(read.result())["id"] == RECEIPT.id
+    assert pipe.is_fifo()
 
 
 def test_an_error_is_one_sentence_and_closes_the_stream(cli: Terminal) -> None:

@@ -184,6 +184,48 @@ def test_export_and_import(overlay: Overlay, shared: Bank, tmp_path) -> None:
     assert (tmp_path / "peft" / "adapter_model.safetensors").exists()
 
 
+def test_what_an_export_lacks_is_said(overlay: Overlay, shared: Bank, tmp_path) -> None:
+    one, other = ids(SHARED)[:2]
+    for event in (Event(one, "used"), Event(other, "used"), Event(ids(MINE)[0], "used")):
+        (shared if event.memory_id in shared else overlay).record(event)
+    good = tmp_path / "good.zip"
+    chosen = [one, other, ids(MINE)[0]]
+    assert overlay.export_zip(good, chosen).events == 3
+    before = good.read_bytes()
+    db = shared._store._db
+    assert db is not None
+    db.execute("UPDATE parts SET bytes = zeroblob(9) WHERE seq = 1 AND part = 'traces'")
+    db.execute(f"UPDATE events SET kind = 'hurt' WHERE memory_id = '{other}'")
+    report = overlay.export_zip(tmp_path / "rescued.zip", chosen)
+    assert (report.memories, report.events, len(report.refused)) == (2, 1, 2)
+    told = " ".join(report.refused)
+    assert f"Memory {one} is damaged" in told and f"1 damaged events of memory {other}" in told
+    with pytest.raises(LatentmemError, match="lacks 2 memories or events of them"):
+        overlay.export_zip(good, chosen)
+    assert good.read_bytes() == before
+
+
+def test_what_an_import_leaves_out_is_said(overlay: Overlay, shared: Bank, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overlay.export_zip(tmp_path / "mine.zip")
+    small = Overlay(shared, most=6)
+    copied = overlays._copied
+
+    def worn(bank: Bank, names) -> object:
+        bank._store._db.execute("UPDATE parts SET bytes = zeroblob(9) WHERE seq = 1 AND part = 'traces'")  # type: ignore[union-attr]
+        return copied(bank, names)
+
+    monkeypatch.setattr(overlays, "_copied", worn)
+    taken = small.import_zip(tmp_path / "mine.zip")
+    assert taken.added == len(small.own) == 3 and len(taken.refused) == 1 and "is damaged" in taken.refused[0]
+
+
+def test_the_newest_event_is_the_first_whatever_the_time_zone(overlay: Overlay, shared: Bank) -> None:
+    one, mine = ids(SHARED)[0], ids(MINE)[0]
+    shared.record(Event(one, "used", created="2026-01-01T12:00:00+03:00", id="early"))
+    overlay.record(Event(mine, "used", created="2026-01-01T11:00:00+00:00", id="late"))
+    assert [e.id for e in overlay.events()] == ["late", "early"]
+
+
 def test_a_bank_knows_whether_it_was_ever_used() -> None:
     bank = Bank(":memory:")
     assert bank.untouched

@@ -122,6 +122,44 @@ def test_bad_prompts_and_places_are_refused(tmp_path: Path) -> None:
         save_peft(tmp_path / "file", np.ones((1, 1)), base_model="m", model_fingerprint="f")
 
 
+def lora(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8}))
+    save_file({"lora_A": np.zeros((2, 4), np.float32)}, folder / "adapter_model.safetensors")
+
+
+def foreign_prompt(folder: Path) -> None:
+    """Somebody's own prompt tuning: the same kind, but not ours."""
+    save_peft(folder, np.ones((2, 4), np.float32), base_model="theirs", model_fingerprint="f")
+    tensors(prompt_embeddings=np.ones((2, 4), np.float32))(folder)
+
+
+def foreign_pickle(folder: Path) -> None:
+    save_peft(folder, np.ones((2, 4), np.float32), base_model="theirs", model_fingerprint="f")
+    pickled(folder)
+
+
+@pytest.mark.parametrize(("adapter", "file"), [
+    (lora, "adapter_config.json"), (foreign_prompt, "adapter_model.safetensors"), (foreign_pickle, "adapter_model.bin"),
+    (lambda f: (f / "adapter_config.json").write_text("{"), "adapter_config.json"),
+    (lambda f: (f / "adapter_model.safetensors").write_bytes(b"x" * 99), "adapter_model.safetensors")])
+def test_an_adapter_that_is_not_ours_is_not_overwritten(tmp_path: Path, adapter: Callable[[Path], None], file: str) -> None:
+    adapter(tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(LatentmemError, match=f"{file} belongs to an adapter that latentmem did not write, so nothing") as error:
+        save_peft(tmp_path, np.ones((3, 4), np.float32), base_model="m", model_fingerprint="f")
+    assert "\n" not in str(error.value)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_an_adapter_of_ours_is_replaced(tmp_path: Path) -> None:
+    for tokens in (2, 3):
+        save_peft(tmp_path, np.ones((tokens, 4), np.float32), base_model="m", model_fingerprint="")
+    assert load_peft(tmp_path)[0].shape == (3, 4)
+    (tmp_path / "adapter_config.json").unlink()  # what a kill between the two files leaves
+    save_peft(tmp_path, np.ones((4, 4), np.float32), base_model="m", model_fingerprint="")
+    assert load_peft(tmp_path)[0].shape == (4, 4)
+
+
 def test_a_foreign_adapter_in_half_precision_is_read(tmp_path: Path) -> None:
     save_peft(tmp_path, np.ones((2, 4), np.float32), base_model="m", model_fingerprint="f")
     tensors(prompt_embeddings=np.full((2, 4), 0.5, np.float16))(tmp_path)
