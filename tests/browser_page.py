@@ -123,9 +123,11 @@ class Page:
 
 
 def solve(page: Page, text: str) -> None:
-    """Asks, and waits for the receipt of this question."""
-    page.run("document.querySelector('#lm-receipt .receipt')?.setAttribute('data-old', '')")
+    """Asks, and waits for the receipt of this question: one that is there on the press is old, and may have been brought back
+    by the page a moment before."""
     page.write("#lm-problem textarea", text)
+    page.run("document.querySelector('#lm-solve').addEventListener('click', () => document.querySelector('#lm-receipt .receipt')"
+             "?.setAttribute('data-old', ''), {capture: true, once: true})")
     page.click("#lm-solve")
     page.until("return document.querySelector('#lm-receipt .receipt:not([data-old])') && "
                "document.querySelector('#lm-cards .card') && document.querySelector('#lm-stop').disabled")

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from .browser_page import Page, serve_fake
+from .skips import pytest_addoption, pytest_runtest_makereport  # noqa: F401 - hooks
 
 SLOW = 900  # seconds for one real or browser test that names no limit of its own: weights may have to be fetched first
 KEPT = ("LATENTMEM_CACHE",)  # where the weights are

@@ -51,9 +51,9 @@ HOSTILE = ["{" * 50_000, r"\boxed{" * 20_000, r"\boxed x" * 5_000, r"\boxed{5}" 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_text_is_read_in_linear_time(text):
-    start = time.perf_counter()
+    start = time.process_time()
     extract_boxed(text)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 CANONICAL = [
@@ -206,9 +206,9 @@ LONG = [r"\frac" * 2000, "{" * 9999, "1," * 4999, "." * 9999 + "x", r"\, " * 330
 
 @pytest.mark.parametrize("text", LONG, ids=range(len(LONG)))
 def test_hostile_answers_are_put_in_normal_form_quickly(text):
-    start = time.perf_counter()
+    start = time.process_time()
     form = canonical(text)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert not same_answer(text, "5") and canonical(form) == form
 
 

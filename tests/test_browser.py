@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
-
 import pytest
 
 from latentmem.ui.views import vote_bar
 from latentmem.voting import vote
 
-from .browser_page import CHROMIUM, DRIVER, Page, click_point, free_port, marks, serve, solve
+from .browser_page import Page, click_point, marks, solve
 from .ui_samples import trace
 
 NASTY = "<img src=x onerror='window.hurt=1'> ${window.hurt=1} {{window.hurt}} </div><script>window.hurt=1</script> \\frac{1}{2}"
@@ -221,39 +217,3 @@ def test_stop_and_the_place_in_the_queue(page: Page, url: str) -> None:
         assert page.errors() == [] and other.errors() == []
     finally:
         other.driver.quit()
-
-
-@pytest.mark.real
-def test_the_journey_with_a_real_model(tmp_path: Path) -> None:
-    """SmolLM2-135M is too weak to learn; what is tested is that every panel lives on the real engine's records."""
-    port = free_port()
-    small = {"MODEL": "smollm2-135m", "ROLLOUTS": "4", "MAX_NEW_TOKENS": "48", "STEPS": "1",
-             "BANK": str(tmp_path / "bank.sqlite")}
-    env = {**os.environ, **{f"LATENTMEM_{k}": v for k, v in small.items()}, "GRADIO_SERVER_PORT": str(port)}
-    page = Page()
-    server = serve([sys.executable, "app.py"], port, tmp_path / "log", env)
-    try:
-        page.open(next(server))
-        page.write("#lm-problem textarea", "What is 2 + 3? Answer with \\boxed{5}.")
-        page.click("#lm-solve")
-        page.until("return document.querySelector('#lm-cards .card')", seconds=600)
-        page.until("return document.querySelector('#lm-receipt .receipt, #lm-status .warn')", seconds=300)
-        assert page.text("#lm-status .warn") == ""
-        page.click("#lm-distil-this")
-        page.until("return document.querySelector('#lm-outcome .outcome, #lm-distil-status .warn')", seconds=300)
-        assert page.text("#lm-distil-status .warn") == ""
-        if page.run("return document.querySelector('#lm-outcome .outcome.open')"):
-            page.click("#lm-keep")
-            page.until("return document.querySelector('#lm-outcome .outcome.kept')")
-        page.tab("Memories")
-        page.write("#lm-ask textarea, #lm-ask input", "What is 2 + 4?")
-        page.click("#lm-locate")
-        page.until("return document.querySelector('#lm-map .js-plotly-plot, #lm-map .lm-figure.js-plotly-plot')")
-        assert page.errors() == []
-    finally:
-        page.driver.quit()
-        server.close()
-
-
-def test_chromium_is_there() -> None:
-    assert CHROMIUM and DRIVER

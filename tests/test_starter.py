@@ -12,11 +12,14 @@ import pytest
 from latentmem.bank import Bank
 from latentmem.problems import read_problems
 from latentmem.records import Problem
+from latentmem.settings import Settings
 from latentmem.ui import hosting
+from latentmem.weights import MODELS
 
 from .fake_engine import FakeEngine
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+DEFAULT = Settings.model_fields["model"].default
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +47,12 @@ def test_a_stop_loses_nothing_and_nothing_is_done_twice(maker: dict[str, Any], t
     assert all(i.problem.answer is None for i in engine.bank.infos()), "no answer is given to the learner"
 
 
-@pytest.mark.skipif(not hosting.STARTER.is_file(), reason="examples/bank.zip is not made yet")
-def test_the_shipped_memories_are_whole_and_know_no_answers() -> None:
+def test_the_shipped_memories_are_whole_are_the_default_models_and_know_no_answers() -> None:
     known = {p.id: p for p in read_problems(EXAMPLES / "problems.jsonl")}
     with Bank(":memory:") as bank:
         report = bank.import_zip(hosting.STARTER)
         assert report.added >= 5 and not report.refused and bank.verify().problems == []
         for info in bank.infos():
             assert info.problem.text == known[info.problem.id].text and info.problem.answer is None
-            assert not info.model_name.startswith("fake")
+            assert (info.model_name, info.model) == (DEFAULT, MODELS[DEFAULT].fingerprint), "it would be refused"
     assert hosting.STARTER.stat().st_size < 8e6

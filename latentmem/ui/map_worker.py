@@ -37,7 +37,7 @@ def umap(keys: np.ndarray) -> np.ndarray:
     epochs = 500 if len(keys) <= 10_000 else 200
     print(0, epochs, flush=True)
     with contextlib.redirect_stdout(sys.stderr):
-        made = UMAP(2, n_neighbors=min(15, len(keys) - 1), min_dist=0.1, metric="cosine", random_state=0, n_jobs=1,
+        made = UMAP(n_components=2, n_neighbors=min(15, len(keys) - 1), min_dist=0.1, metric="cosine", random_state=0, n_jobs=1,
                     n_epochs=epochs, init="spectral" if len(keys) > 20 else "random").fit_transform(keys)
     print(epochs, epochs, flush=True)
     return made
