@@ -67,9 +67,10 @@ def events(receipt: Receipt) -> list[Event]:
 def judged(receipt: Receipt, correct: bool, before: Sequence[Event] = ()) -> list[Event]:
     """What a verdict on the answer says of the memory that was tried, if any.
 
-    A memory that answered helped or hurt only where the model alone would have answered something else. The verdict
-    is a person's or a benchmark's, given afterwards. `before`, the verdicts so far: one counts once, and
-    raises LatentmemError if it contradicts an earlier one, since events are never taken back.
+    A memory that answered helped or hurt only where the model alone would have answered something else; with a wrong answer
+    it takes nothing from a model that had none. The verdict is a person's or a benchmark's, given afterwards. `before`, the
+    verdicts so far: one counts once, and raises LatentmemError if it contradicts an earlier one, since events are never
+    taken back.
     """
     if receipt.used is None:
         return []
@@ -80,6 +81,7 @@ def judged(receipt: Receipt, correct: bool, before: Sequence[Event] = ()) -> lis
             raise LatentmemError(f"This answer was judged {said} before, and the first verdict stays: ask again for another.")
         return []
     out = [_event(receipt, receipt.used.memory_id, "feedback", correct=correct)]
-    if receipt.memory_id and not same_answer(receipt.zero_shot.label or "", receipt.answer or ""):
+    alone = receipt.zero_shot.label
+    if receipt.memory_id and (correct or alone is not None) and not same_answer(alone or "", receipt.answer or ""):
         out.append(_event(receipt, receipt.memory_id, "helped" if correct else "hurt"))
     return out

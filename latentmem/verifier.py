@@ -9,6 +9,8 @@ from .model import LanguageModel, Prompt
 from .prompts import judge_messages
 from .records import Problem, Trace, Vote
 
+SEAM = 8  # tokens by which a cut text may become longer when it is tokenised again
+
 VerifierName = Literal["vote_share", "self_certainty", "judge"]
 
 
@@ -47,6 +49,17 @@ def chosen(name: VerifierName, traces: int) -> VerifierName:
 def judge(model: LanguageModel, problem: Problem, solutions: Sequence[str]) -> float:
     """Mean over solutions of p(Yes) / (p(Yes) + p(No)) as the next token of the judging chat, 0..1."""
     ids = [model.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("Yes", "No")]
-    chats = [Prompt(model.render(judge_messages(problem.text, s))) for s in dict.fromkeys(solutions)]
+    chats = [Prompt(_judging(model, problem.text, s)) for s in dict.fromkeys(solutions)]
     p = model.next_token_probs(chats, ids)  # [solutions, 2]
     return float((p[:, 0] / p.sum(1)).mean())
+
+
+def _judging(model: LanguageModel, problem: str, solution: str) -> list[int]:
+    """The judging chat as tokens. Of a solution that does not fit into the model's context the beginning is left out, since
+    the answer stands at the end."""
+    ids = model.render(judge_messages(problem, solution))
+    if len(ids) > model.context:
+        written = model.tokenizer(solution, add_special_tokens=False)["input_ids"]
+        kept = written[len(ids) - model.context + SEAM :]
+        ids = model.render(judge_messages(problem, model.tokenizer.decode(kept)))
+    return ids

@@ -143,6 +143,25 @@ def test_full_learner_of_a_short_type_keeps_long_masters():
     assert torch.equal(model.body.norm, before[-1].bfloat16()), "the model it was made from stays as it was"
 
 
+def test_small_steps_reach_the_model_that_samples():
+    """Ten steps of 1e-6 the same way are a tenth of the distance between two bfloat16 numbers of about 0.02: the mean of the
+    change must arrive, and from a checkpoint's numbers the same weights."""
+    from latentmem.baselines.learners import dithered
+
+    torch.manual_seed(3)
+    short = (0.02 * torch.randn(300, 1000)).bfloat16()
+    long, start = short.float(), short.float()
+    dithered(long, short, 0)
+    assert torch.equal(short.float(), start), "numbers that have a bfloat16 stay what they are"
+    moved = torch.where(start > 0, 1e-5, -1e-5)
+    dithered(long + moved, short, 0)
+    arrived = ((short.float() - start) / moved).mean()
+    assert abs(float(arrived) - 1) < 0.05 and float(((start + moved).bfloat16().float() - start).div(moved).mean()) < 0.5
+    again = torch.empty_like(short)
+    dithered((long + moved).clone(), again, 0)
+    assert torch.equal(again, short)
+
+
 def test_adapters_share_no_batch_and_keep_their_rows(model):
     """Prompts with two adapters and with none: each row is what its own adapter gives alone."""
     lora = LoraModel(model)

@@ -82,6 +82,9 @@ def test_verdicts_count_as_help_only_where_the_memory_changed_the_answer():
     assert [e.kind for e in receipts.judged(changed, True)] == ["feedback", "helped"]
     assert [e.kind for e in receipts.judged(changed, False)] == ["feedback", "hurt"]
     assert [e.kind for e in receipts.judged(written("3", "3"), True)] == ["feedback"]
+    alone_silent = written(None, "4")
+    assert [e.kind for e in receipts.judged(alone_silent, True)] == ["feedback", "helped"]
+    assert [e.kind for e in receipts.judged(alone_silent, False)] == ["feedback"], "a model without an answer lost nothing"
     assert receipts.judged(written("3", None, used=False), True) == []
 
 

@@ -13,6 +13,8 @@ from ..model import LanguageModel
 from ..training import Lot, policy_gradient
 from .tuning import LoraModel, full_body, weight_gradient
 
+DITHERED = 1 << 24  # numbers rounded at a time
+
 
 class Learner(Protocol):
     """Parameters, the model to sample with them, and how a group's loss reaches them."""
@@ -70,7 +72,8 @@ class LoraLearner:
 
 
 class FullLearner:
-    """A copy of the model, all of it trained. Where the model is not float32, the optimiser works on a float32 copy."""
+    """A copy of the model, all of it trained. Where the model is not float32, the optimiser works on a float32 copy, from
+    which the weights are rounded so that small steps arrive on average (`dithered`)."""
 
     def __init__(self, model: LanguageModel) -> None:
         self._base, self.soft, self.start = model, None, None
@@ -90,12 +93,29 @@ class FullLearner:
 
     def changed(self) -> None:
         with torch.no_grad():
-            for own, weight in zip(self.parameters, self._weights, strict=True):
+            for i, (own, weight) in enumerate(zip(self.parameters, self._weights, strict=True)):
                 if own is not weight:
-                    weight.copy_(own)
+                    dithered(own, weight, i)
 
     def stamp(self) -> None:
         self.model.fingerprint = f"{self._base.fingerprint}/{content(self._weights)}"
+
+
+def dithered(long: Tensor, short: Tensor, seed: int) -> None:
+    """Round float32 numbers into bfloat16 ones: up with the probability that is the share of the way to the number above.
+
+    Ten steps of 1e-6 move a weight by a tenth of the distance between two bfloat16 numbers: rounded to the nearest, next to
+    none of what was learnt would reach the model that samples; so its mean does. What decides is drawn once for each
+    place, so the same numbers always round to the same, also after going on from a checkpoint.
+    """
+    if short.dtype != torch.bfloat16:
+        short.copy_(long)
+        return
+    draw = torch.Generator().manual_seed(seed)
+    for some, out in zip(long.view(-1).split(DITHERED), short.view(-1).split(DITHERED), strict=True):
+        # The upper half of a float32 is a bfloat16: adding to the lower half carries as often as it says.
+        noise = torch.randint(0, 1 << 16, some.shape, generator=draw, dtype=torch.int32).to(some.device)
+        out.copy_(((some.view(torch.int32) + noise) & ~0xFFFF).view(torch.float32))
 
 
 def content(tensors: Sequence[Tensor]) -> str:

@@ -121,7 +121,12 @@ def budgets(run: Run, rows: Sequence[Row]) -> str:
     """A sentence on each budget that a row has for itself."""
     found = {name: value for row in rows for name, value in budget(run, row.system).items()}
     words = {"votes": " vote_n has {} traces.", "offline_steps": " The offline rows took {} gradient steps."}
-    return "".join(words[name].format(value) for name, value in found.items())
+    said = "".join(words[name].format(value) for name, value in found.items())
+    made = run.facts.get("made", {})
+    if {"offline_ttrl", "offline_grpo"} & {row.system for row in rows} and made.get("dtype") != made.get("training"):
+        said += (f" All parameters were sampled in {made.get('training')} and the model alone in {made.get('dtype')}, so a part "
+                 "of their difference is arithmetic.")
+    return said
 
 
 def ids(those: Sequence[str], most: int = 6) -> str:
