@@ -149,10 +149,11 @@ def _step(model: LanguageModel, live: dict[int, _Learner], step: int, recipe: Re
                 losses.update(zip(lots, end.value, strict=True))
                 break
             yield order[0], Status(f"Training step {step} of {recipe.steps}", done, total)
-    trained = time.perf_counter()
+    updates = {i: _update(live[i], recipe) if i in lots else (0.0, notes[i]) for i in order}
+    trained = time.perf_counter()  # on a GPU only now: the gradient's norm waits for the work that was queued
     share = len(order)  # the batch's time is split evenly among its problems
     for i in order:
-        norm, note = _update(live[i], recipe) if i in lots else (0.0, notes[i])
+        norm, note = updates[i]
         record = _record(live[i], step, recipe, votes[i], payoffs[i], traces[i], losses[i], norm, note,
                          (sampled - began) / share, (trained - sampled) / share)
         live[i].steps.append(record)

@@ -75,7 +75,7 @@ def native_number(device: torch.device) -> torch.dtype:
     A CPU without AVX512-BF16 or AMX is several times slower with bfloat16 than with float32.
     """
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return torch.bfloat16 if native else torch.float32
@@ -214,8 +214,9 @@ class LanguageModel:
         """Sample rollouts: seeds[g] holds one seed for each rollout of prompts[g]; rows count through all of them.
 
         Each prompt is read once and its cache expanded to its rollouts. Yields the tokens of all live rows after every
-        decode step; closing the generator cancels. Finished rows leave the batch. A row's draws depend on its seed
-        alone, so what else is in the batch does not matter. A `tape` takes down the matrices' outputs for training.
+        decode step; closing the generator cancels. Rows that have ended, or have no room left, leave the batch. A row's
+        draws depend on its seed alone, so what else is in the batch does not matter. A `tape` takes down the matrices'
+        outputs for training.
         """
         assert len(prompts) == len(seeds) and all(seeds), "one seed for each rollout"
         body, device = self.body, self.body.device
@@ -225,9 +226,11 @@ class LanguageModel:
             np.random.Generator(np.random.Philox(seed)).random(max_new_tokens) for s in seeds for seed in s]))
         if device.type != "mps":  # which has no float64
             uniform = uniform.to(device)
-        room = min(max_new_tokens, self.context - int(filled.lengths.max()))
-        if room < 1:
+        # A row ends with its own room, not with that of the longest prompt beside it.
+        rooms = filled.lengths[of].neg().add(self.context).clamp(max=max_new_tokens).tolist()
+        if min(rooms) < 1:
             raise LatentmemError(f"The prompt fills all {self.context} tokens that the model reads: shorten the problem.")
+        room = max(rooms)
         cache = Cache(filled.layers, of, room, tape)
         seen = torch.cat((filled.visible[of], filled.visible.new_ones(len(of), room)), 1)  # [B, P + room]
         mask = torch.zeros(seen.shape, dtype=body.flow, device=device)
@@ -241,13 +244,14 @@ class LanguageModel:
                 raise LatentmemError("What the model computed is no number: use dtype float32, or delete the memory.")
             ended = [token in self.ends for token in tokens]
             yield [Drawn(*d) for d in zip(live, tokens, ended, entropy, certainty, strict=True)]
-            if all(ended) or t + 1 == room:
+            left = [i for i, e in enumerate(ended) if not e and t + 1 < rooms[i]]
+            if not left:
                 return
-            if any(ended):
-                keep = torch.tensor([i for i, e in enumerate(ended) if not e], device=device)
+            if len(left) < len(live):
+                keep = torch.tensor(left, device=device)
                 cache.keep(keep)
                 ids, mask, lengths, uniform = ids[keep], mask[keep], lengths[keep], uniform[keep.to(uniform.device)]
-                live = [row for row, e in zip(live, ended, strict=True) if not e]
+                live, rooms = [live[i] for i in left], [rooms[i] for i in left]
             if tape is not None:
                 tape.turn(live, t)
             x = body.embedding[ids][:, None].to(body.flow)

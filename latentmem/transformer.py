@@ -204,7 +204,8 @@ class Cache(Past):
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these (indices into the present rows)."""
-        self.layers = [tuple(t[rows] for t in pair) for pair in self.layers]
+        for i, pair in enumerate(self.layers):  # one layer after the other: two whole caches may not fit
+            self.layers[i] = tuple(t[rows] for t in pair)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -214,15 +215,14 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """q [B, heads, T, D]; k, v [B, kv_heads, S, D]; mask [B, 1, T, S], added to the scores -> [B, heads, T, D].
+    """q [B, heads, T, D]; k, v [B, kv_heads, S, D]; mask [B, 1, groups * T, S], added to the scores -> [B, heads, T, D].
 
-    The query heads that share a key head are laid along the query axis, so keys and values are never copied.
+    The query heads that share a key head are laid along the query axis, so keys and values are never copied. The mask is
+    laid out in the same way, or [B, 1, 1, S] for one query.
     """
     rows, heads, length, dim = q.shape
     groups = heads // k.shape[1]
     q = q.reshape(rows, k.shape[1], groups * length, dim)
-    if length > 1:
-        mask = mask.repeat(1, 1, groups, 1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(rows, heads, length, dim)
 
 
@@ -245,6 +245,8 @@ def forward(body: Body, x: Tensor, positions: Tensor, mask: Tensor, past: Past) 
     cos, sin = (t[:, None].to(x.dtype) for t in body.rotary(x, positions))  # [B, 1, T, D]
     sin[..., : body.head_dim // 2].neg_()
     turned, still = body.heads + body.kv_heads, body.kv_heads
+    if length > 1:  # once for all layers, each of which keeps it for the way back
+        mask = mask.repeat(1, 1, body.heads // body.kv_heads, 1)
     for i, w in enumerate(body.layers):
         h = past.apply(i, "qkv", w.qkv, norm(x, w.norm1, body.eps))
         qk, v = h.view(rows, length, turned + still, body.head_dim).transpose(1, 2).split((turned, still), 1)

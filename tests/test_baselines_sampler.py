@@ -8,7 +8,7 @@ import pytest
 
 from latentmem.baselines.base import ONE, VOTE, Form
 from latentmem.baselines.log import Log, read_json, write_json
-from latentmem.baselines.sampler import Ask, Sampler
+from latentmem.baselines.sampler import Ask, Sampler, rows_in
 from latentmem.records import LatentmemError, Problem
 from latentmem.sampling import Job, sample
 from tests.baseline_samples import QUICK, bare, one_thread, problems, shared_model, tiny_engine, workshop  # noqa: F401
@@ -158,3 +158,13 @@ def test_a_problem_that_the_model_cannot_read_is_named(monkeypatch):
     shop = workshop(tiny_engine(monkeypatch, tiny_model(seed=5, max_position_embeddings=260)))
     with pytest.raises(LatentmemError, match=r"Problem long makes a prompt of \d+ tokens and the model reads and writes 260"):
         shop.sampler.sample([Ask(Problem("word " * 300, "long"))], ONE)
+
+
+@pytest.mark.parametrize("free, position, length, rows", [
+    (68_000_000_000, 131_072, 2560, 96),  # Llama-3.1-8B on 80 GiB: 34e9 / 335.5e6 = 101
+    (70_000_000_000, 57_344, 2560, 232),  # Qwen2.5-Math-7B: 35e9 / 146.8e6 = 238
+    (80_000_000_000, 12_288, 832, 256),  # a small model has room for more than is of use
+    (8_000_000_000, 131_072, 2560, 8),
+])
+def test_a_batch_is_as_large_as_a_gpus_memory_allows(free: int, position: int, length: int, rows: int) -> None:
+    assert rows_in(free, position, length) == rows

@@ -241,3 +241,16 @@ def test_a_prompt_that_fills_the_context_is_refused():
     model = tiny_model()
     with pytest.raises(LatentmemError, match="The prompt fills all 512 tokens"):
         sample(model, [Prompt(tuple([5] * 512))], [[1]])
+
+
+def test_a_long_prompt_takes_no_room_from_the_rows_beside_it():
+    """Context 100: a prompt of 10 tokens may write 80 alone, and as many beside one of 60, which may write 40."""
+    whole = tiny_model("qwen2")
+    model = LanguageModel(whole.body, whole.tokenizer, name="t", fingerprint="t", ends=frozenset(), context=100)
+    short, long = Prompt(tuple(range(5, 15))), Prompt(tuple(range(5, 65)))
+    alone = sample(model, [short], [[1]], max_new_tokens=80)
+    both = sample(model, [short, long], [[1], [2, 3]], max_new_tokens=80)
+    assert [len(r) for r in both] == [80, 40, 40] and both[0] == alone[0]
+    assert len(sample(model, [short], [[1]], max_new_tokens=200)[0]) == 90
+    with pytest.raises(LatentmemError, match="fills all 100 tokens"):
+        sample(model, [short, Prompt(tuple(range(100)))], [[1], [2]])

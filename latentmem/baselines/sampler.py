@@ -21,10 +21,33 @@ if TYPE_CHECKING:
     from ..model import LanguageModel
 
 
+PROMPT = 512  # tokens of a prompt, as a batch's size is reckoned
+
+
 def computed(model: LanguageModel) -> tuple[str, ...]:
     """What a model's numbers come from: its weights, how they are multiplied, in which type they train, on what device."""
     body = model.body
     return model.fingerprint, body.arithmetic, str(body.dtype), body.device.type
+
+
+def default_rows(model: LanguageModel, max_new_tokens: int) -> int:
+    """Rows of a batch: 32 on a CPU, and on a GPU as many as its memory holds the keys and values of."""
+    import torch
+
+    body = model.body
+    if body.device.type != "cuda":
+        return 32
+    matrices = [w for layer in body.layers for w in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+    weights = sum(t.numel() * t.element_size() for t in (body.embedding, body.head.weight, *(w.weight for w in matrices)))
+    position = 2 * len(body.layers) * body.kv_heads * body.head_dim * body.embedding.element_size()
+    return rows_in(torch.cuda.mem_get_info(body.device)[1] - weights, position, max_new_tokens + PROMPT)
+
+
+def rows_in(free: int, position: int, length: int) -> int:
+    """How many rows of `length` positions, `position` bytes each, half of `free` bytes hold: 8 to 256, in eights. The other
+    half is for what a layer computes and for a cache that is being compacted. From the card's size and not from what is
+    free at the moment: a run that goes on must get the same batches."""
+    return min(256, max(8, free // 2 // (position * length) // 8 * 8))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +95,7 @@ class Sampler:
     def __init__(self, model: LanguageModel, seed: int = 0, max_new_tokens: int = 320, folder: Path | None = None, *,
                  rows: int | None = None, top_p: float = 1.0) -> None:
         self.model, self.seed, self.max_new_tokens, self.top_p = model, seed, max_new_tokens, top_p
-        self.rows = rows or (256 if model.body.device.type == "cuda" else 32)
+        self.rows = rows or default_rows(model, max_new_tokens)
         self._log = Log(folder / "rollouts.jsonl" if folder else None)
         self._known: dict[str, dict[str, Any]] = {}
         for batch in self._log.read():
