@@ -14,7 +14,7 @@ from .model import LanguageModel, Prefilled, Prompt
 from .prompts import solve_messages
 from .records import Problem, Trace
 from .tape import Tape
-from .transformer import Prefix, causal_mask, forward
+from .transformer import Body, Prefix, causal_mask, forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,36 @@ class _Row:
     taped: int  # its row on the lot's tape
 
 
+FEWEST, MOST = 256, 16_384  # padded tokens of a micro-batch
+
+
+def default_budget(body: Body) -> int:
+    """Padded tokens of a micro-batch: few on a CPU, and on a CUDA GPU as many as its memory has room for."""
+    if body.device.type == "cuda":
+        return budget_in(body.spare, token_bytes(body))
+    return FEWEST if body.device.type == "cpu" else MOST
+
+
+def budget_in(free: int, token: int) -> int:
+    """How many tokens, `token` bytes each, half of `free` bytes hold: FEWEST to MOST. The other half is for the way back,
+    the logits of a chunk, the mask, and the prompts, which run with their graph when the completions are done."""
+    return min(MOST, max(FEWEST, free // 2 // token))
+
+
+def token_bytes(body: Body) -> int:
+    """Bytes that all layers keep of one completion token until its gradient has gone back, by an estimate.
+
+    A layer keeps the inputs of its two norms (2 hidden), the turned queries and keys ((heads + kv_heads) * head_dim), what
+    attention gave (heads * head_dim, and a float32 a head), and what goes into the gated activation (2 intermediate). The
+    frozen products keep nothing. Keys and values are kept for each row, the prompt's in front: they are counted twice
+    (4 kv_heads * head_dim), as for a prompt as long as its completion. Llama-3.1-8B in bfloat16, 32 layers:
+    (2 * 4096 + 40 * 128 + 32 * 128 + 28672 + 4 * 8 * 128) * 2 + 32 * 4 = 100,480 bytes a layer, 3.2 MB in all.
+    """
+    d, wide = body.head_dim, len(body.layers[0].gate_up.weight)
+    numbers = 2 * body.hidden + (2 * body.heads + body.kv_heads) * d + wide + 4 * body.kv_heads * d
+    return len(body.layers) * (numbers * body.dtype.itemsize + 4 * body.heads)
+
+
 def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: float, *,
                     budget: int | None = None) -> Generator[tuple[int, int], None, list[float]]:
     """Accumulate d loss / d soft prompt into each lot's `soft.grad`. Yields (rows done, rows); returns each lot's loss.
@@ -52,7 +82,7 @@ def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: floa
     taken as 1).
     """
     if budget is None:
-        budget = 256 if model.body.device.type == "cpu" else 16_384
+        budget = default_budget(model.body)
     rows = []
     for n, lot in enumerate(lots):
         total = sum(len(t.token_ids) for t in lot.traces)

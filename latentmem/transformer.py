@@ -76,6 +76,19 @@ class Body:
         """How the frozen matrices are multiplied: int8, or the name of the numeric type."""
         return "int8" if self.eight else str(self.dtype).removeprefix("torch.")
 
+    @property
+    def cached(self) -> int:
+        """Bytes of the keys and values of one position."""
+        return 2 * len(self.layers) * self.kv_heads * self.head_dim * self.dtype.itemsize
+
+    @property
+    def spare(self) -> int:
+        """Bytes of a GPU's memory beside the weights. Of the whole card and not of what is free at the moment: what is
+        sized by it must be the same when a run goes on."""
+        matrices = [m.weight for w in self.layers for m in (w.qkv, w.out, w.gate_up, w.down)]
+        weights = {t.data_ptr(): t.nbytes for t in (self.embedding, self.head.weight, *matrices)}  # a tied head counts once
+        return int(torch.cuda.mem_get_info(self.device)[1]) - sum(weights.values())
+
 
 def take_apart(model: Any, device: torch.device, dtype: torch.dtype, *, eight: bool = False) -> Body:
     """The Body of a loaded transformers model, on `device` in `dtype`. The model's layers are emptied as we go, so peak
@@ -239,6 +252,13 @@ def causal_mask(visible: Tensor, length: int, dtype: torch.dtype) -> Tensor:
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
 
+def aligned(mask: Tensor) -> Tensor:
+    """The same mask [..., S] in memory whose rows begin at multiples of 8 numbers. CUDA's attention asks for that, and
+    where it is not so every layer makes such a copy for itself, and keeps it for the way back."""
+    size = mask.shape[-1]
+    return mask if all(s % 8 == 0 for s in mask.stride()[:-1]) else F.pad(mask, (0, -size % 8))[..., :size]
+
+
 def forward(body: Body, x: Tensor, positions: Tensor, mask: Tensor, past: Past) -> Tensor:
     """Final hidden states [B, T, hidden], after the last norm, for embeddings x [B, T, hidden] at positions [B, T]."""
     rows, length, _ = x.shape
@@ -247,6 +267,8 @@ def forward(body: Body, x: Tensor, positions: Tensor, mask: Tensor, past: Past) 
     turned, still = body.heads + body.kv_heads, body.kv_heads
     if length > 1:  # once for all layers, each of which keeps it for the way back
         mask = mask.repeat(1, 1, body.heads // body.kv_heads, 1)
+    if body.device.type == "cuda":
+        mask = aligned(mask)
     for i, w in enumerate(body.layers):
         h = past.apply(i, "qkv", w.qkv, norm(x, w.norm1, body.eps))
         qk, v = h.view(rows, length, turned + still, body.head_dim).transpose(1, 2).split((turned, still), 1)

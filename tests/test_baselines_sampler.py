@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from latentmem.baselines.base import ONE, VOTE, Form
 from latentmem.baselines.log import Log, read_json, write_json
-from latentmem.baselines.sampler import Ask, Sampler, rows_in
+from latentmem.baselines.sampler import Ask, Sampler, default_rows, rows_in
 from latentmem.records import LatentmemError, Problem
 from latentmem.sampling import Job, sample
 from tests.baseline_samples import QUICK, bare, one_thread, problems, shared_model, tiny_engine, workshop  # noqa: F401
@@ -164,7 +166,17 @@ def test_a_problem_that_the_model_cannot_read_is_named(monkeypatch):
     (68_000_000_000, 131_072, 2560, 96),  # Llama-3.1-8B on 80 GiB: 34e9 / 335.5e6 = 101
     (70_000_000_000, 57_344, 2560, 232),  # Qwen2.5-Math-7B: 35e9 / 146.8e6 = 238
     (80_000_000_000, 12_288, 832, 256),  # a small model has room for more than is of use
-    (8_000_000_000, 131_072, 2560, 8),
+    (68_000_000_000, 131_072, 3584, 72),  # with the paper's 3072 new tokens: 34e9 / 469.8e6 = 72.4
+    (8_000_000_000, 131_072, 2560, 8), (-5, 131_072, 2560, 8),
 ])
 def test_a_batch_is_as_large_as_a_gpus_memory_allows(free: int, position: int, length: int, rows: int) -> None:
     assert rows_in(free, position, length) == rows
+
+
+def test_the_rows_are_the_models_unless_they_are_given() -> None:
+    body = SimpleNamespace(device=torch.device("cuda"), spare=68_000_000_000, cached=131_072)
+    model = SimpleNamespace(body=body)
+    assert default_rows(model, 3072) == Sampler(model, max_new_tokens=3072).rows == 72
+    assert Sampler(model, max_new_tokens=3072, rows=100).rows == 100
+    body.device = torch.device("cpu")
+    assert Sampler(model, max_new_tokens=3072).rows == 32

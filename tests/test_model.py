@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from latentmem.keys import Embedder
 from latentmem.linear import Linear
-from latentmem.model import LanguageModel, Prompt, arithmetic_named, native_arithmetic
+from latentmem.model import LanguageModel, Prompt, arithmetic_named, native_arithmetic, native_number
 from latentmem.prompts import solve_messages
 from latentmem.records import LatentmemError
+from latentmem.transformer import Cache
 from latentmem.weights import Weights
 from tests.tiny import tiny_hf, tiny_model, tiny_tokenizer
 
@@ -254,3 +257,35 @@ def test_a_long_prompt_takes_no_room_from_the_rows_beside_it():
     assert len(sample(model, [short], [[1]], max_new_tokens=200)[0]) == 90
     with pytest.raises(LatentmemError, match="fills all 100 tokens"):
         sample(model, [short, Prompt(tuple(range(100)))], [[1], [2]])
+
+
+@pytest.mark.parametrize("native, number", [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_gpu_that_only_emulates_bfloat16_gets_float32(monkeypatch, native, number):
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert native_number(torch.device("cuda")) is number
+
+
+def test_a_cache_is_compacted_layer_by_layer(monkeypatch):
+    """Before a layer is copied, what the layers before it held is gone: two whole caches never exist."""
+    cache = Cache([(torch.randn(2, 1, 3, 4), torch.randn(2, 1, 3, 4)) for _ in range(3)], torch.tensor([0, 0, 1]), 2)
+    old, want, alive = [weakref.ref(t) for pair in cache.layers for t in pair], [t[[0, 2]] for p in cache.layers for t in p], []
+    take = torch.Tensor.__getitem__
+
+    def watched(tensor, rows):
+        alive.append(sum(r() is not None for r in old))
+        return take(tensor, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "__getitem__", watched)
+        cache.keep(torch.tensor([0, 2]))
+    assert alive == [6, 6, 4, 4, 2, 2]
+    assert all(torch.equal(*both) for both in zip((t for p in cache.layers for t in p), want, strict=True))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_a_gpu_has_beside_the_weights(monkeypatch, tied):
+    """3 layers of (4 + 2 * 2) * 8 x 32 + 32 x 32 + 96 x 32 + 32 x 48 numbers, 258 x 32 words; 2 * 3 * 2 * 8 a position."""
+    body = tiny_model(tie_word_embeddings=tied).body
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (123, 10_000_000))  # free at the moment, and in all
+    assert body.spare == 10_000_000 - 4 * (3 * (2048 + 1024 + 3072 + 1536) + 8256 * (1 if tied else 2))
+    assert body.cached == 4 * 96

@@ -1,4 +1,4 @@
-"""The norm and the gated activation: gradients as autograd's, and less kept for them."""
+"""The norm and the gated activation: gradients as autograd's, and less kept for them; and what a whole pass keeps."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latentmem.recomputed import gated, norm
+from latentmem.training import token_bytes
+from latentmem.transformer import Prefix, aligned, causal_mask, forward
+from tests.tiny import tiny_model
 
 
 def plain_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -89,3 +92,48 @@ def test_without_a_gradient_no_graph_is_made() -> None:
     x, weight = torch.randn(4, 8).requires_grad_(), torch.ones(8)
     with torch.no_grad():
         assert norm(x, weight, 1e-6).grad_fn is None and gated(x).grad_fn is None
+
+
+def saved_by_a_pass(rows: int, length: int) -> tuple[int, list[int]]:
+    """What three layers keep of rows of that length behind prompts as long, in float32: bytes a token without weights and
+    masks, and the sizes of the masks."""
+    body = tiny_model(hidden_size=64, intermediate_size=160).body
+    prefix = [tuple(torch.randn(1, 2, length, 16).requires_grad_() for _ in range(2)) for _ in body.layers]
+    positions = torch.arange(length, 2 * length).expand(rows, -1)
+    mask = causal_mask(torch.ones(rows, 2 * length, dtype=torch.bool), length, body.dtype)
+    weights = {t.data_ptr() for w in body.layers for t in (w.norm1, w.norm2, *(
+        m.weight for m in (w.qkv, w.out, w.gate_up, w.down)))} | {body.norm.data_ptr()}
+    found: dict[int, Tensor] = {}
+
+    def keep(t: Tensor) -> Tensor:
+        found[t.untyped_storage().data_ptr()] = t
+        return t
+
+    x, past = torch.randn(rows, length, 64), Prefix(prefix, torch.zeros(rows, dtype=torch.long))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        out = forward(body, x, positions, mask, past)
+    assert out.requires_grad
+    masks = [t.untyped_storage().nbytes() for t in found.values() if t.shape[-2:] == (2 * length, 2 * length)]
+    rest = sum(t.untyped_storage().nbytes() for k, t in found.items()
+               if k not in weights and t.shape[-2:] != (2 * length, 2 * length))
+    return rest // (rows * length), masks
+
+
+def test_all_layers_keep_one_and_the_same_mask() -> None:
+    """Two query heads share a key head: 2 * 24 queries by 48 keys, 5 rows, 4 bytes."""
+    assert saved_by_a_pass(5, 24)[1] == [5 * 48 * 48 * 4]
+
+
+def test_the_estimate_of_what_a_token_keeps() -> None:
+    """Hand-computed: 3 layers of (2 * 64 + 10 * 16 + 320 + 8 * 16) numbers of 4 bytes and 4 float32."""
+    body = tiny_model(hidden_size=64, intermediate_size=160).body
+    assert token_bytes(body) == 3 * (4 * 736 + 16) == 8880
+    assert saved_by_a_pass(5, 24)[0] == pytest.approx(token_bytes(body), rel=0.1)
+
+
+@pytest.mark.parametrize("size", [5, 8, 16, 21])
+def test_a_masks_rows_begin_where_cuda_wants_them(size: int) -> None:
+    for mask in (torch.randn(2, 1, 3, size), torch.randn(2, 1, 1, 30)[..., :size]):
+        made = aligned(mask)
+        assert torch.equal(made, mask) and made.stride(-1) == 1 and all(s % 8 == 0 for s in made.stride()[:-1])
+        assert (made is mask) == all(s % 8 == 0 for s in mask.stride()[:-1])

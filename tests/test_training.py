@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from latentmem.distil import Recipe, _learner, _step
 from latentmem.grpo import advantages
 from latentmem.prompts import solve_messages
-from latentmem.records import Problem, Trace
+from latentmem.records import Problem, Step, Trace
 from latentmem.sampling import Job, sample
 from latentmem.tape import Tape
-from latentmem.training import Lot, policy_gradient
+from latentmem.training import Lot, budget_in, default_budget, policy_gradient
+from latentmem.voting import vote
 from tests.tiny import tiny_hf, tiny_model
 
 
@@ -114,3 +119,38 @@ def test_tape_holds_large_numbers_and_refuses_large_batches():
         assert tape.read((0, "down"), torch.tensor([0]), 1).tolist() == [[[65504.0, -65504.0]]]
         assert large.abs().min() > 9e5, "what is written is left as it is"
     assert Tape.fits(8, 320, 300_000) and not Tape.fits(64, 320, 300_000)
+
+
+@pytest.mark.parametrize("free, token, budget", [
+    (68_000_000_000, 3_215_360, 10_574),  # Llama-3.1-8B on 80 GiB: 34e9 / 3,215,360 = 10,574.2
+    (8_000_000_000, 3_215_360, 1244),  # and on 24 GB: 4e9 / 3,215,360 = 1244.03
+    (84_000_000_000, 671_040, 16_384),  # a small model has room for more than is of use
+    (1_000_000_000, 3_215_360, 256), (-5, 3_215_360, 256),
+])
+def test_a_micro_batch_is_as_large_as_a_gpus_memory_allows(free, token, budget):
+    assert budget_in(free, token) == budget
+
+
+def test_a_micro_batch_is_sized_by_the_device():
+    """Llama-3.1-8B's numbers stand in for a model on a GPU."""
+    gate_up = SimpleNamespace(weight=range(28_672))
+    body = SimpleNamespace(device=torch.device("cuda"), spare=68_000_000_000, dtype=torch.bfloat16, hidden=4096, heads=32,
+                           kv_heads=8, head_dim=128, layers=(SimpleNamespace(gate_up=gate_up),) * 32)
+    assert default_budget(body) == 10_574
+    assert default_budget(tiny_model().body) == 256
+
+
+def test_the_time_of_training_includes_the_update(monkeypatch):
+    model, recipe = tiny_model(), Recipe(rollouts=2, max_new_tokens=3, virtual_tokens=2, init_text="Think.")
+    group = traces(0, [3, 4])
+    live = {i: _learner(model, Problem(f"{i}+2?"), group, vote(group, side="zero_shot"), recipe) for i in range(2)}
+    monkeypatch.setattr("latentmem.distil._look", lambda *_, **__: "")
+    monkeypatch.setattr("latentmem.distil._update", lambda *_: (time.sleep(0.15), (0.5, ""))[1])
+
+    def gradient(_, lots, __):
+        yield len(lots), len(lots)
+        return [0.0] * len(lots)
+
+    steps = [r for _, r in _step(model, live, 1, recipe, "majority", gradient) if isinstance(r, Step)]
+    assert [s.grad_norm for s in steps] == [0.5, 0.5]
+    assert steps[0].seconds_train == steps[1].seconds_train >= 0.15, "two updates, shared evenly"

@@ -32,21 +32,13 @@ def computed(model: LanguageModel) -> tuple[str, ...]:
 
 def default_rows(model: LanguageModel, max_new_tokens: int) -> int:
     """Rows of a batch: 32 on a CPU, and on a GPU as many as its memory holds the keys and values of."""
-    import torch
-
     body = model.body
-    if body.device.type != "cuda":
-        return 32
-    matrices = [w for layer in body.layers for w in (layer.qkv, layer.out, layer.gate_up, layer.down)]
-    weights = sum(t.numel() * t.element_size() for t in (body.embedding, body.head.weight, *(w.weight for w in matrices)))
-    position = 2 * len(body.layers) * body.kv_heads * body.head_dim * body.embedding.element_size()
-    return rows_in(torch.cuda.mem_get_info(body.device)[1] - weights, position, max_new_tokens + PROMPT)
+    return rows_in(body.spare, body.cached, max_new_tokens + PROMPT) if body.device.type == "cuda" else 32
 
 
 def rows_in(free: int, position: int, length: int) -> int:
     """How many rows of `length` positions, `position` bytes each, half of `free` bytes hold: 8 to 256, in eights. The other
-    half is for what a layer computes and for a cache that is being compacted. From the card's size and not from what is
-    free at the moment: a run that goes on must get the same batches."""
+    half is for what a layer computes and for a cache that is being compacted."""
     return min(256, max(8, free // 2 // (position * length) // 8 * 8))
 
 
