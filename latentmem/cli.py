@@ -24,8 +24,8 @@ from .cli_command import (
     engine_for,
     named_problems,
     one_problem,
-    write_whole,
 )
+from .files import write_whole
 from .records import LatentmemError, Receipt, from_json
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -153,26 +152,6 @@ def one_problem(text: str | None, file: Path | None, ids: list[str]) -> Problem:
     if len(problems) > 1:
         raise LatentmemError(f"{len(problems)} problems were named: this command takes one, give --id once.")
     return problems[0]
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file whole or not at all: what it held stays until then. Raises LatentmemError."""
-    try:
-        if file.exists() and not file.is_file():  # a pipe or a device, such as /dev/stdout, cannot be replaced
-            file.write_text(text, encoding="utf-8")
-            return
-        whole = file.resolve()  # a link goes on pointing to it
-        part = whole.with_name(f"{whole.name}.{os.getpid()}.part")
-        try:
-            with part.open("w", encoding="utf-8") as out:
-                out.write(text)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(part, whole)
-        finally:
-            part.unlink(missing_ok=True)
-    except (OSError, RuntimeError) as e:  # RuntimeError: links in a circle
-        raise LatentmemError(f"{file} cannot be written ({getattr(e, 'strerror', None) or e}): give another file.") from None
 
 
 def _from_file(file: Path, ids: list[str]) -> list[Problem]:

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any, Literal
 
 from .. import __version__
+from ..files import write_whole
 from ..records import LatentmemError
 
 Kind = Literal["bench", "scale", "profile"]
@@ -175,13 +176,7 @@ def save(file: Path, kind: Kind, rows: Sequence[Mapping[str, Any]], **facts: Any
 
 
 def write(file: Path, text: str) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(file.name + ".part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, file)
-    except OSError as e:
-        raise LatentmemError(f"{file} cannot be written ({e.strerror}): give another file with --out.") from None
+    write_whole(file, text, "give another file with --out", folders=True)
 
 
 def plain(made: Row) -> dict[str, Any]:

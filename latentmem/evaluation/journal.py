@@ -20,6 +20,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
+from .. import files
 from ..records import LatentmemError, from_json, to_dict
 from .results import Learned, Result
 
@@ -231,16 +232,8 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterable[tuple[str, Any,
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file whole or not at all. Raises LatentmemError."""
-    try:
-        part = file.with_name(file.name + ".part")
-        with open(part, "w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(part, file)
-    except OSError as e:
-        raise LatentmemError(f"{file} cannot be written ({e.strerror}): give another folder with --out.") from None
+    """Into a folder of results, whole or not at all. Raises LatentmemError."""
+    files.write_whole(file, text, "give another folder with --out")
 
 
 def _sync(folder: Path) -> None:
