@@ -166,7 +166,7 @@ def test_a_client_sends_a_file_and_hears_of_its_mistakes(client: Any, tmp_path: 
 def test_a_client_that_cancels_stops_it(client: Any, monkeypatch: pytest.MonkeyPatch, asked: list[str]) -> None:  # noqa: F811
     reached, go = held(monkeypatch, after=3)
     runs: list[Run] = []
-    monkeypatch.setattr(api_stream, "posed", lambda *given: runs.append(streaming.posed(*given)) or runs[-1])
+    monkeypatch.setattr(api_stream, "posed", lambda *given, **how: runs.append(streaming.posed(*given, **how)) or runs[-1])
     job = client.submit("change", systems=BOTH, problems=6, seed=5, api_name="/stream")
     assert reached.wait(60)
     deadline = time.monotonic() + 15

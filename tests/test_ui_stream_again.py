@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
 
+from latentmem.baselines.base import ONE
+from latentmem.evaluation.journal import Journal
+from latentmem.evaluation.stream import run
+from latentmem.records import LatentmemError
 from latentmem.settings import Settings
 from latentmem.ui import api_stream, build, stream, streaming
 from latentmem.ui.session import Desk
 from latentmem.ui.stream import Picture
 from latentmem.ui.streaming import ALL
 
-from .evaluation_samples import fake_cast
+from .evaluation_samples import Cast, data, fake_cast
 from .fake_engine import FakeEngine
 from .test_ui_stream import BOTH, asked, desk, streamed, without_a_model  # noqa: F401 (some are fixtures)
 from .ui_samples import text_of, visitor
@@ -141,20 +147,45 @@ def test_a_damaged_stream_can_be_begun_again(desk: Desk) -> None:
     assert "Done" in text_of(streamed(desk, size=2, again=True)[-1].status)
 
 
-@pytest.mark.parametrize(("error", "words"), [
-    ("/home/run cannot be made (No space left on device): give another folder with --out.",
-     "The folder of this stream cannot be made (No space left on device): make room there or let this program write there, "
-     "then start again to go on."),
-    ("/home/run/run.json cannot be written (x): give another folder with --out.",
-     "run.json cannot be written (x): make room there"),
-    ("Another run is writing to /home/run: wait for it, or give another folder with --out.",
-     "Another run is writing to the folder of this stream: wait for it, or choose another seed."),
-    ("/home/run has no replies of elm (one) to problem 3, from which it has learnt since: give another folder with --out.",
-     "has learnt since: AGAIN."), ("The model is gone.", "The model is gone.")])
-def test_no_remedy_is_one_of_the_command_line(error: str, words: str) -> None:
-    said = streaming.mended(error, "/home", "AGAIN")
-    assert words in said and "--out" not in said and "/home" not in said
-    assert streaming.mended(error, "", "AGAIN") == error, "before its folder is known nothing is of the journal"
+FULL = OSError(errno.ENOSPC, "No space left on device")
+ROOM = "cannot be written (No space left on device): make room there or let this program write there, then start again"
+
+
+def test_no_remedy_is_one_of_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remedies, said = streaming.remedies_of("AGAIN"), []
+
+    def refused(words: str, folder: Path, work: Callable[[Journal], object] = bool, facts: Any = None) -> None:
+        with pytest.raises(LatentmemError) as error, Journal(folder, facts or {"seed": 1}, remedies) as journal:
+            work(journal)
+        said.append(str(error.value))
+        assert words in said[-1]
+
+    def met(journal: Journal) -> None:
+        list(run([Cast().entrant("elm", (ONE,), memories=True)], data(3), journal))
+
+    home = tmp_path / "run"
+    (tmp_path / "file").write_text("in the way")
+    refused("The folder of this stream cannot be made (File exists): make room there", tmp_path / "file")
+    with Journal(home, {"seed": 1}, remedies) as journal:
+        met(journal)
+        refused("Another run is writing to the folder of this stream: wait for it, or choose another seed.", home)
+    refused("The folder of this stream holds a run with seed = 1, and here it is 2: AGAIN.", home, facts={"seed": 2})
+    lines = (home / "results.jsonl").read_text().splitlines(keepends=True)
+    (home / "results.jsonl").write_text("".join(line for line in lines if '"elm/one/' not in line))
+    refused("The folder of this stream has no replies of elm (one) to problem 1, from which it has learnt since: AGAIN.",
+            home, met)
+    (home / "results.jsonl").write_text("no line\n" + "".join(lines))
+    refused("results.jsonl, line 1 is not a line of results", home)
+    (home / "results.jsonl").write_text(lines[0].replace('"place": 0', '"place": "first"').replace('"index": 0', '"index": "x"')
+                                        + "".join(lines))
+    refused("results.jsonl, line 1 is not a line of results", home)
+    (home / "run.json").write_text("{")
+    refused("run.json cannot be read", home)
+    monkeypatch.setattr("os.fsync", lambda number: (_ for _ in ()).throw(FULL))
+    refused(f"run.json {ROOM}", tmp_path / "other")
+    (tmp_path / "other" / "run.json").write_text('{"seed": 1}')
+    refused(f"results.jsonl {ROOM}", tmp_path / "other", met)
+    assert not [one for one in said if "--out" in one or str(tmp_path) in one]
 
 
 def test_a_client_is_told_its_own_remedy(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from time import monotonic
@@ -30,21 +31,38 @@ KEPT = ("made.device", "made.dtype")  # another arithmetic samples other tokens
 Line = Result | Learned
 
 
+@dataclass(frozen=True)
+class Remedies:
+    """What the errors of a journal advise, and how they name its folder: by default to a user of the command line."""
+
+    folder: str = ""  # in place of its path, which a visitor of the app is not shown
+    anew: str = "give another folder with --out"  # what is there cannot be gone on with
+    mend: str = "remove it"  # a line that is damaged
+    busy: str = "wait for it, or give another folder with --out"
+    room: str = "make room there or give another folder with --out, then start again to go on"
+
+    def name(self, folder: Path, file: Path | None = None) -> str:
+        """A journal's folder, or a file of it."""
+        if self.folder:
+            return self.folder if file is None else str(file.relative_to(folder))
+        return str(file or folder)
+
+
 class Journal:
     """The folder of one run. A context manager: only one process at a time may write to a folder."""
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, facts: Mapping[str, Any], remedies: Remedies = Remedies()) -> None:
         """Open or begin a run. `facts` say what it is; raises LatentmemError if the folder holds another one."""
-        self.folder, self.file = folder, folder / "results.jsonl"
+        self.folder, self.file, self.remedies = folder, folder / "results.jsonl", remedies
         self._lock: Any = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise LatentmemError(f"{folder} cannot be made ({e.strerror}): give another folder with --out.") from None
-        self._take()
+            raise LatentmemError(f"{remedies.name(folder)} cannot be made ({e.strerror}): {remedies.room}.") from None
+        self._lock = taken(folder, remedies)
         try:
-            _check_facts(folder, facts)
-            units, whole = _read(self.file)
+            _check_facts(folder, facts, remedies)
+            units, whole = _read(self.file, remedies.name(folder, self.file), remedies.mend)
             if self.file.exists() and self.file.stat().st_size != whole:
                 os.truncate(self.file, whole)
         except BaseException:
@@ -52,16 +70,6 @@ class Journal:
             raise
         self.units: dict[str, tuple[Line, ...]] = units
         self._saved: dict[str, tuple[float, float]] = {}  # name -> (when its state was saved, how long that took)
-
-    def _take(self) -> None:
-        from filelock import FileLock, Timeout
-
-        self._lock = FileLock(self.folder / ".lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise LatentmemError(f"Another run is writing to {self.folder}: wait for it, or give another folder with "
-                                 "--out.") from None
 
     def close(self) -> None:
         if self._lock is not None:
@@ -93,8 +101,12 @@ class Journal:
                 out.flush()
                 os.fsync(out.fileno())
         except OSError as e:
-            raise LatentmemError(f"{self.file} cannot be written ({e.strerror}): make room, then start again to go on.") from None
+            raise self._unwritten(self.file, e) from None
         self.units[unit] = tuple(lines)
+
+    def _unwritten(self, file: Path, e: OSError) -> LatentmemError:
+        r = self.remedies
+        return LatentmemError(f"{r.name(self.folder, file)} cannot be written ({e.strerror}): {r.room}.")
 
     # ---------------------------------------------------------------- what a system has learnt
     def state(self, name: str) -> tuple[int, Path | None]:
@@ -125,7 +137,7 @@ class Journal:
             _sync(part)
             os.rename(part, home / str(number))
         except OSError as e:
-            raise LatentmemError(f"{part} cannot be written ({e.strerror}): make room, then start again to go on.") from None
+            raise self._unwritten(part, e) from None
         self._settle(name)
 
     def restore(self, name: str, load: Callable[[Path], None]) -> int:
@@ -142,12 +154,25 @@ class Journal:
         number, folder = self.state(name)
         assert folder is not None
         file = folder / "lesson.json"
-        unit, _, line = from_line(file.read_bytes(), str(file))
+        unit, _, line = from_line(file.read_bytes(), self.remedies.name(self.folder, file), self.remedies.mend)
         if unit not in self.units:
             self.append(unit, [line])
         for other in (self.folder / "state" / name).iterdir():
             if other.name != str(number):
                 shutil.rmtree(other, ignore_errors=True)
+
+
+def taken(folder: Path, remedies: Remedies = Remedies()) -> Any:
+    """A journal's lock, held. Raises LatentmemError while another process holds it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        name = remedies.folder[:1].lower() + remedies.folder[1:] or str(folder)  # here it stands within the sentence
+        raise LatentmemError(f"Another run is writing to {name}: {remedies.busy}.") from None
+    return lock
 
 
 # ------------------------------------------------------------------ lines
@@ -156,25 +181,28 @@ def to_line(unit: str, of: int, line: Line) -> str:
     return json.dumps(data, ensure_ascii=False, allow_nan=False)
 
 
-def from_line(text: str | bytes, where: str) -> tuple[str, int, Line]:
+def from_line(text: str | bytes, where: str, remedy: str = Remedies.mend) -> tuple[str, int, Line]:
     """(unit, lines of that unit, the record). Raises LatentmemError naming what is wrong."""
     try:
         data = json.loads(text)
         kind, unit, of = KINDS[data.pop("record")], str(data.pop("unit")), int(data.pop("of"))
+        return unit, of, from_json(kind, json.dumps(data))
     except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise LatentmemError(f"{where} is not a line of results ({type(e).__name__}: {str(e)[:80]}): remove it.") from None
-    return unit, of, from_json(kind, json.dumps(data), where)
+        why = f"{type(e).__name__}: {str(e)[:80]}"
+    except LatentmemError as e:
+        why = str(e).rstrip(".")
+    raise LatentmemError(f"{where} is not a line of results ({why}): {remedy}.")
 
 
 def read_results(folder: Path) -> tuple[list[Result], list[Learned], dict[str, Any]]:
     """What a run has written so far, and what it is, without taking part in it."""
-    units, _ = _read(folder / "results.jsonl")
+    units, _ = _read(folder / "results.jsonl", str(folder / "results.jsonl"))
     lines = [line for unit in units.values() for line in unit]
     return ([one for one in lines if isinstance(one, Result)], [one for one in lines if isinstance(one, Learned)],
             _facts(folder) or {})
 
 
-def _read(file: Path) -> tuple[dict[str, tuple[Line, ...]], int]:
+def _read(file: Path, name: str, remedy: str = Remedies.mend) -> tuple[dict[str, tuple[Line, ...]], int]:
     """(units, bytes that they take): a last unit that is not whole is left out. Raises LatentmemError for damage before it."""
     units: dict[str, tuple[Line, ...]] = {}
     try:
@@ -182,12 +210,12 @@ def _read(file: Path) -> tuple[dict[str, tuple[Line, ...]], int]:
     except FileNotFoundError:
         return {}, 0
     except OSError as e:
-        raise LatentmemError(f"{file} cannot be read ({e.strerror}).") from None
+        raise LatentmemError(f"{name} cannot be read ({e.strerror}).") from None
     whole = at = 0
     open_unit: list[Line] = []
     for number, raw in enumerate(data.split(b"\n")[:-1], 1):  # what follows the last newline is not a whole line
         try:
-            unit, of, line = from_line(raw, f"{file}, line {number}")
+            unit, of, line = from_line(raw, f"{name}, line {number}", remedy)
         except LatentmemError:
             if at + len(raw) + 1 == len(data):  # the last line, torn
                 break
@@ -200,27 +228,31 @@ def _read(file: Path) -> tuple[dict[str, tuple[Line, ...]], int]:
 
 
 # ------------------------------------------------------------------ run.json
-def _facts(folder: Path) -> dict[str, Any] | None:
+def _facts(folder: Path, remedies: Remedies = Remedies()) -> dict[str, Any] | None:
     try:
         return json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as e:
-        raise LatentmemError(f"{folder / 'run.json'} cannot be read ({e}): give another folder with --out.") from None
+        why = e.strerror if isinstance(e, OSError) else e
+        raise LatentmemError(f"{remedies.name(folder, folder / 'run.json')} cannot be read ({why}): {remedies.anew}.") from None
 
 
-def _check_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+def _check_facts(folder: Path, facts: Mapping[str, Any], remedies: Remedies) -> None:
     """Facts of a new run are written; those of an old one must be the same, except what stands under "made" and is
     not in KEPT."""
     given = json.loads(json.dumps(facts, default=str))
-    there = _facts(folder)
+    there = _facts(folder, remedies)
     if there is None:
-        write_whole(folder / "run.json", json.dumps(given, indent=1, ensure_ascii=False) + "\n")
+        file = folder / "run.json"
+        files.write_whole(file, json.dumps(given, indent=1, ensure_ascii=False) + "\n", remedies.room,
+                          name=remedies.name(folder, file))
         return
     changed = next((d for d in _differences(there, given) if d[0] in KEPT or not d[0].startswith("made")), None)
     if changed is not None:
         name, old, new = changed
-        raise LatentmemError(f"{folder} holds a run with {name} = {old}, and here it is {new}: give another folder with --out.")
+        name = name.removeprefix("made.")
+        raise LatentmemError(f"{remedies.name(folder)} holds a run with {name} = {old}, and here it is {new}: {remedies.anew}.")
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterable[tuple[str, Any, Any]]:

@@ -52,8 +52,9 @@ def _met(entrant: Entrant, system: System, batch: Asked, place: int, learnt: int
         if unit in journal:
             continue
         if learnt > place:
-            raise LatentmemError(f"{journal.folder} has no replies of {entrant.name} ({form.name}) to problem {batch.first + 1}, "
-                                 "from which it has learnt since: give another folder with --out.")
+            name, remedy = journal.remedies.name(journal.folder), journal.remedies.anew
+            raise LatentmemError(f"{name} has no replies of {entrant.name} ({form.name}) to problem {batch.first + 1}, "
+                                 f"from which it has learnt since: {remedy}.")
         yield Status(f"{entrant.name} ({form.name}) answers problem {batch.first + 1} of {total}", batch.first, total)
         results = ask(system, form, batch)
         journal.append(unit, results)

@@ -14,7 +14,7 @@ from ..evaluation.tally import Progress, Standing
 from ..records import to_dict
 from . import session
 from .session import Desk, Run, bind
-from .streaming import ALL, FIRST, PAIR, SYSTEMS, Given, feed_of, going, mended, most_problems, posed
+from .streaming import ALL, FIRST, PAIR, SYSTEMS, Given, feed_of, going, most_problems, posed
 
 System = Literal["zero_shot", "vote", "icl_raw", "elm"]
 EVERY = 1.0  # seconds between two answers, if no reply or lesson comes in between
@@ -39,7 +39,7 @@ def stream(desk: Desk, family: str = ALL, systems: list[System] | None = None, p
     given = Given(family, file, PAIR if systems is None else systems,
                   min(FIRST, most_problems(desk.hosted)) if problems is None else problems,
                   desk.engine.settings.seed if seed is None else seed)
-    run = posed(desk.visit(request), given, fresh)
+    run = posed(desk.visit(request), given, fresh, again="ask with fresh=true, which forgets that run")
     try:
         yield standings(run, ended=False)  # at once: before its first answer gradio cannot cancel it
     except GeneratorExit:
@@ -49,8 +49,7 @@ def stream(desk: Desk, family: str = ALL, systems: list[System] | None = None, p
         desk.visit(request)  # whoever listens is not idle: a stream may take hours
         yield standings(run, ended=False)
     if run.error:
-        raise gr.Error(mended(run.error, feed_of(run).folder, "ask with fresh=true, which forgets that run"),
-                       print_exception=False)
+        raise gr.Error(run.error, print_exception=False)
     yield standings(run, ended=True)
 
 

@@ -22,7 +22,6 @@ from .streaming import (
     feed_of,
     going,
     lines_of,
-    mended,
     most_problems,
     posed,
     what_is_left,
@@ -102,8 +101,7 @@ def picture(desk: Desk, run: Run, running: bool, words: str = "") -> Picture:
     with run.lock:
         feed = feed_of(run)
         if run.error:
-            told = mended(run.error, feed.folder, "press Begin again, which forgets that run")
-            status = fragments(("error", notice(told, "warn")))
+            status = fragments(("error", notice(run.error, "warn")))
         elif running:
             status = fragments(("status", doing(feed)))
         else:

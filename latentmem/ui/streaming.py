@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..evaluation import datasets
 from ..evaluation import stream as protocol
 from ..evaluation.datasets import DataSet
-from ..evaluation.journal import Journal, read_results
+from ..evaluation.journal import Journal, Remedies, read_results, taken
 from ..evaluation.work import Entrant
 from ..records import LatentmemError, Status, digest
 from .runs import REFRESH
@@ -30,6 +30,7 @@ PAIR = ("zero_shot", "elm")  # chosen at first
 ALL = "All families, mixed"
 FIRST, MOST, MOST_HOSTED = 8, 200, 6  # problems: at first, at most, and at most in a shared app
 FILE_BYTES = 5_000_000
+PRESS = "press Begin again, which forgets that run"  # how a visitor is rid of what cannot be gone on with
 
 
 class Given(NamedTuple):
@@ -42,10 +43,11 @@ class Given(NamedTuple):
     seed: float
 
 
-def posed(visit: Visit, given: Given, fresh: bool = False) -> Run:
-    """A new run of the panel, with what was chosen; not begun. `fresh`: what there was of this stream is forgotten."""
+def posed(visit: Visit, given: Given, fresh: bool = False, again: str = PRESS) -> Run:
+    """A new run of the panel, with what was chosen; not begun. `fresh`: what there was of this stream is forgotten. `again`:
+    how whoever posed it begins a stream again, which an error may advise."""
     run = visit.start("stream")
-    run.given, run.settings = given, {"fresh": fresh}
+    run.given, run.settings = given, {"fresh": fresh, "again": again}
     run.scene = Feed()  # type: ignore[assignment]
     return run
 
@@ -57,7 +59,7 @@ def feed_of(run: Run) -> Feed:
 
 def going(desk: Desk, run: Run, refresh: float = REFRESH, beat: float = inf) -> Iterator[None]:
     """Streams what was posed; yields when the run should be looked at again, as `follow` does."""
-    going_on = exclusively(desk, records(desk, feed_of(run), Given(*run.given), run.settings["fresh"]))
+    going_on = exclusively(desk, records(desk, feed_of(run), Given(*run.given), **run.settings))
     return follow(going_on, run, refresh=refresh, beat=beat)
 
 
@@ -154,18 +156,19 @@ def what_is_left(desk: Desk, given: Given) -> tuple[bool, bool]:
     return bool(there), sum(r.index < n for r in there) < n * len(names)
 
 
-def forget(folder: Path) -> None:
+def forget(folder: Path, remedies: Remedies) -> None:
     """Deletes what there is of a stream. Raises LatentmemError while another process writes to it."""
-    from filelock import FileLock, Timeout
-
     run = folder / "run"
     if not run.is_dir():
         return
-    try:
-        with FileLock(run / ".lock").acquire(timeout=0):  # the journal's own
-            shutil.rmtree(folder, ignore_errors=True)
-    except Timeout:
-        raise LatentmemError(f"Another run is writing to {run}: wait for it, or give another folder with --out.") from None
+    with taken(run, remedies):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remedies_of(again: str) -> Remedies:
+    """The journal's errors as the page or a client is told them: neither has the options of the command line."""
+    return Remedies("The folder of this stream", again, again, "wait for it, or choose another seed",
+                    "make room there or let this program write there, then start again to go on")
 
 
 def lines_of(file: Path, problems: int) -> bytes:
@@ -190,24 +193,7 @@ def chosen_systems(systems: Sequence[str] | None) -> list[str]:
     return [name for _, name in SYSTEMS if name in (systems or ())]
 
 
-def mended(error: str, folder: str, again: str) -> str:
-    """An error as the page or a client is told it: the journal's remedy is an option of the command line, which neither has.
-    `again`: how a stream is begun again there."""
-    if not folder:
-        return error
-    run = str(Path(folder) / "run")
-    said = error.replace(f"{run}/", "").replace(run, "The folder of this stream").replace(" with made.", " with ")
-    if "Another run is writing to The folder" in said:
-        return said.replace("to The folder", "to the folder").replace("give another folder with --out", "choose another seed")
-    if "cannot be made" in said or "cannot be written" in said:  # then beginning again is no help
-        again = "make room there or let this program write there, then start again to go on"
-    said = said.replace("give another folder with --out", again)
-    if "is not a line of results" in said:
-        return said.replace("): remove it.", f"): {again}.")
-    return said
-
-
-def records(desk: Desk, feed: Feed, given: Given, fresh: bool) -> Iterator[Any]:
+def records(desk: Desk, feed: Feed, given: Given, fresh: bool, again: str) -> Iterator[Any]:
     """Everything from the press of Start to the last reply; begins with what an earlier part of the stream has left."""
     chosen, file, systems, size, seed = given
     names = chosen_systems(systems)
@@ -218,13 +204,13 @@ def records(desk: Desk, feed: Feed, given: Given, fresh: bool) -> Iterator[Any]:
     feed.total, feed.notes = len(data.problems), data.notes
     feed.texts = {p.id: p.text for p in data.problems}
     folder = home(desk, order, names, int(seed))
-    feed.folder = str(folder)
+    feed.folder, remedies = str(folder), remedies_of(again)
     engine = yield from ready_engine(desk, {"seed": int(seed)})
     if fresh:
-        forget(folder)
+        forget(folder, remedies)
     yield Status("Getting the systems ready")
     entrants, facts = cast(engine, names, order, folder)
-    with Journal(folder / "run", facts) as journal:
+    with Journal(folder / "run", facts, remedies) as journal:
         # Fewer than an earlier run met: the others are not looked at. They stay in the file.
         journal.units = {unit: lines for unit, lines in journal.units.items() if _place(unit) < len(data.problems)}
         yield from journal.results()
