@@ -216,6 +216,8 @@ class Engine:
 
     def _choose(self, problem: Problem, memory: str) -> tuple[tuple[Hit, ...], Hit | None, str]:
         """(hits, the hit to try, why none is tried)."""
+        from .keys import made_by
+
         if memory == "off":
             return (), None, "Memories were switched off."
         if memory != "auto":
@@ -231,6 +233,9 @@ class Engine:
         if hits[0].similarity < self.settings.min_similarity:
             return hits, None, (f"The nearest memory has similarity {hits[0].similarity:.2f}, below the threshold "
                                 f"{self.settings.min_similarity:.2f}.")
+        if not made_by(self.key, self.bank.get(hits[0].memory_id), self.settings.key):
+            return hits, None, (f"The nearest memory's key was not made by {self._parts[1]}, so the similarity means nothing: "
+                                "choose the embedder that made it.")
         return hits, hits[0], ""
 
     def answer(self, problem: Problem, memory: str = "auto") -> Iterator[Record]:

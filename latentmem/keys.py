@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 
 from .model import UNUSABLE, LanguageModel, first_line
 from .prompts import solve_messages
-from .records import LatentmemError
+from .records import KeyKind, LatentmemError, Memory, Problem
 from .weights import Weights
+
+SAME_KEY = 0.9  # cosine; the same embedder on another machine gives 0.9999, another one of the same length next to 0
 
 
 class Embedder:
@@ -47,3 +50,9 @@ def kv_key(model: LanguageModel, text: str) -> np.ndarray:
             mean = x.float().mean(1).flatten()
             parts.append(torch.nn.functional.normalize(mean, dim=0))
     return (torch.cat(parts) / len(parts) ** 0.5).cpu().numpy()
+
+
+def made_by(key: Callable[[Problem], np.ndarray], memory: Memory, kind: KeyKind) -> bool:
+    """Whether a memory's key is what `key` makes of its problem. If not, a similarity to it means nothing: keys of two
+    embedders may have the same length. `kv` keys need no look, since a memory of another model is not found."""
+    return kind == "kv" or float(key(memory.problem) @ memory.keys[kind]) > SAME_KEY

@@ -221,20 +221,6 @@ def test_memory_of_another_model_is_refused(taught, learnt):
     assert run(taught.changed(model="other").answer(Q))[-1].used is None, "retrieval looks only at this model's memories"
 
 
-def test_threshold_keeps_far_memories_out(taught):
-    receipt = run(taught.changed(min_similarity=1.0).answer(Q))[-1]
-    assert receipt.used is None and "below the threshold" in receipt.route.reason and receipt.hits
-
-
-def test_empty_bank_is_a_result(engine):
-    assert "holds no memory" in run(engine.answer(Q))[-1].route.reason
-
-
-def test_kv_keys_find_the_same_problem(taught, learnt):
-    found = taught.changed(key="kv").search(learnt.memory.problem)
-    assert found.kind == "kv" and found.hits[0].similarity == pytest.approx(1, abs=1e-3)
-
-
 @pytest.mark.parametrize("name", ["vote_share", "self_certainty", "judge"])
 def test_every_verifier_settles_a_disagreement(taught, name):
     for i in range(20):

@@ -1,0 +1,33 @@
+"""Which memory an answer tries, and why none: a tiny random model learns, as in test_engine."""
+
+from __future__ import annotations
+
+import pytest
+
+from .test_engine import Q, embed, engine, learnt, models, run, taught  # noqa: F401 (some are fixtures)
+
+# ruff: noqa: F811
+
+
+def test_threshold_keeps_far_memories_out(taught):
+    receipt = run(taught.changed(min_similarity=1.0).answer(Q))[-1]
+    assert receipt.used is None and "below the threshold" in receipt.route.reason and receipt.hits
+
+
+def test_keys_of_another_embedder_are_not_trusted(taught):
+    """Their length is the same, so only what it makes of the memory's own problem tells it."""
+    taught._shared.loader._embedders["reversed"] = lambda text: embed(text)[::-1].copy()
+    receipt = run(taught.changed(embedder="reversed").answer(Q))[-1]
+    assert receipt.hits and receipt.used is None
+    assert "was not made by reversed" in receipt.route.reason and "choose the embedder" in receipt.route.reason
+    assert run(taught.changed(embedder="reversed", key="kv").answer(Q))[-1].used, "activations have no embedder"
+    assert run(taught.answer(Q))[-1].used
+
+
+def test_empty_bank_is_a_result(engine):
+    assert "holds no memory" in run(engine.answer(Q))[-1].route.reason
+
+
+def test_kv_keys_find_the_same_problem(taught, learnt):
+    found = taught.changed(key="kv").search(learnt.memory.problem)
+    assert found.kind == "kv" and found.hits[0].similarity == pytest.approx(1, abs=1e-3)
