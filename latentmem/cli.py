@@ -116,7 +116,9 @@ def replay(overrides: dict[str, Any], as_json: bool,
     from . import console
 
     receipt = read_receipt(file)
-    again = console.run(engine_for(overrides).replay(receipt), as_json).scene.receipt
+    # Looking leaves no trace: neither at a mistyped path nor where no memory was tried is a bank made.
+    engine = cli_bank.engine_on_bank(overrides) if receipt.used else engine_for(overrides | {"bank": ":memory:"})
+    again = console.run(engine.replay(receipt), as_json).scene.receipt
     assert again is not None, "the last record of a replay is its receipt"
     if not as_json:
         console.say(f"Receipt {receipt.id} is confirmed: the same {again.tokens} tokens and answer, {again.answer}.")

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmem import console
+from latentmem.bank import Bank
 from latentmem.cli import read_receipt
 from latentmem.cli_command import OPTIONS, assignments
 from latentmem.records import (
@@ -90,6 +91,9 @@ def test_answer_prints_the_sentence_and_the_facts(cli: Terminal) -> None:
 def test_a_receipt_can_be_written_and_replayed(cli: Terminal, tmp_path: Path) -> None:
     file = tmp_path / "receipt.json"
     cli.ok("answer", ONE, "--receipt", str(file))
+    assert "There is no bank" in cli.fails("replay", str(file), "--bank", str(tmp_path / "none.sqlite"))
+    assert not (tmp_path / "none.sqlite").exists()
+    Bank(tmp_path / "bank.sqlite").close()
     assert "Receipt r1 is confirmed: the same 36 tokens" in cli.ok("replay", str(file))
     assert cli.asked == ("replay", RECEIPT)
     file.write_text(cli.ok("answer", ONE, "--json"), encoding="utf-8")  # a whole stream: its last receipt counts
@@ -105,8 +109,15 @@ def test_a_receipt_can_be_written_and_replayed(cli: Terminal, tmp_path: Path) ->
     assert "holds no receipt" in cli.fails("replay", str(file))
 
 
+def test_a_receipt_of_no_memory_is_replayed_without_a_bank(cli: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "receipt.json").write_text(console.line(replace(RECEIPT, used=None)), encoding="utf-8")
+    cli.ok("replay", str(tmp_path / "receipt.json"), "--bank", str(tmp_path / "none.sqlite"))
+    assert cli.engine and str(cli.engine.settings.bank) == ":memory:"
+
+
 def test_a_receipt_with_what_is_no_number_is_refused(cli: Terminal, tmp_path: Path) -> None:
     file, whole = tmp_path / "receipt.json", json.loads(console.line(RECEIPT))
+    Bank(tmp_path / "bank.sqlite").close()
     for bad in ("nan", "Infinity", "-inf", "1e999"):
         file.write_text(json.dumps(whole | {"seconds": bad}), encoding="utf-8")
         assert cli.fails("replay", str(file)) == f"Receipt: seconds: Input should be a finite number (got '{bad}')."
