@@ -53,6 +53,12 @@
       const b = e.target.closest("[data-do]");
       if (b) trigger("act", { do: b.dataset.do, value: b.dataset.value });
     });
+    let asked = false; // a question that opens below the edge is brought into view, once
+    new MutationObserver(() => {
+      const sure = element.querySelector('[data-do^="really-"]');
+      if (sure && !asked) sure.scrollIntoView({ block: "nearest" });
+      asked = Boolean(sure);
+    }).observe(element, { childList: true, subtree: true });
     element.addEventListener("input", (e) => {
       const box = e.target.closest("[data-stepper]");
       if (!box || e.target.type !== "range") return;
