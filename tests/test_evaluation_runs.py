@@ -120,3 +120,7 @@ def test_a_transfer_without_the_model_alone_shows_its_accuracies(tmp_path: Path)
     told = section(files["report.md"].read_text(), "Transfer")
     assert re.search(r"\| toy \| far \| 11 \| \d+\.\d % .* \| – \| – \| – \|", told)
     assert "memories of one set on another" not in files["report.html"].read_text(), "there is no difference to draw"
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:
+    assert [evidence.points(x) for x in (-0.0002, 0.0, 0.09, -0.07, None)] == ["+0.0", "+0.0", "+9.0", "-7.0", "–"]

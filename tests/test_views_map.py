@@ -211,6 +211,8 @@ def test_a_warning_names_both_where_the_picture_misleads() -> None:
     # from an open memory: itself does not count as its nearest
     assert f"“{INFOS[near].name}” (0.20)" in views_trust.misleads(INFOS, PLANE, PLANE.points[0], [hit(FAR), hit(near, 0.2)], 0)
     assert views_trust.misleads(INFOS, PLANE, PLANE.points[0], [hit(near)], 0) == ""
+    # two memories of one problem are equally near
+    assert views_trust.misleads(INFOS, PLANE, PLANE.points[0], [hit(FAR, 0.9), hit(near, 0.899)], 0) == ""
     assert views_trust.misleads(INFOS, PLANE, None, [hit(near)]) == "" == views_trust.misleads(INFOS, PLANE, PLANE.points[0], [])
 
 

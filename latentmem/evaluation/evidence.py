@@ -135,7 +135,7 @@ def percent(value: float | None) -> str:
 
 def points(value: float | None) -> str:
     """A difference of shares, in points, with its sign."""
-    return "–" if value is None else f"{100 * value:+.1f}"
+    return "–" if value is None else f"{100 * value:+z.1f}"
 
 
 def cell(text: str) -> str:

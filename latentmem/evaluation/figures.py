@@ -151,7 +151,7 @@ def matrix(rows: Sequence[Row]) -> Figure:
     learned, asked = (list(dict.fromkeys(getattr(r, m) for r in rows)) for m in ("learned_on", "dataset"))
     cells = {(r.learned_on, r.dataset): r for r in rows}
     z = [[delta(cells.get((a, b))) for b in asked] for a in learned]
-    text = [["" if v is None else f"{v:+.1f}" for v in line] for line in z]
+    text = [["" if v is None else f"{v:+z.1f}" for v in line] for line in z]
     return {"data": [{"type": "heatmap", "x": [plain(a) for a in asked], "y": [plain(a) for a in learned], "z": z, "text": text,
                       "texttemplate": "%{text}", "colorscale": [[0, "#D55E00"], [0.5, "#f2f2f2"], [1, "#0072B2"]], "zmid": 0,
                       "colorbar": {"title": {"text": "points"}}}],

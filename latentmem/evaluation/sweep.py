@@ -226,7 +226,7 @@ def cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str | int | None, ...
         return None if value is None else f"{100 * value:.1f} %"
 
     def gain(e: Any) -> str | None:
-        return None if e is None else f"{100 * e.mean:+.1f} ({100 * e.low:+.1f} to {100 * e.high:+.1f})"
+        return None if e is None else f"{100 * e.mean:+z.1f} ({100 * e.low:+z.1f} to {100 * e.high:+z.1f})"
 
     return [(r["recipe"], ", ".join(f"{k}={v}" for k, v in r["settings"].items()) or "none", r["model"], r["data"], r["seed"],
              f"{r['learned']} of {r['tried']}", share(r["label_right"]), share(r["accuracy"]), share(r["base"]),

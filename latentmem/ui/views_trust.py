@@ -52,6 +52,9 @@ def _meaning(value: float) -> str:
     return "do not trust what looks near"
 
 
+ALIKE = 0.005  # a lead in similarity that two digits do not show: two memories of one problem are equally near
+
+
 def misleads(infos: Sequence[MemoryInfo], plane: Plane | None, origin: np.ndarray | None, hits: Sequence[Hit],
              chosen: int | None = None) -> Markup:
     """A warning where the memory that looks nearest to the star, or to the chosen memory, is not the most similar one.
@@ -64,6 +67,8 @@ def misleads(infos: Sequence[MemoryInfo], plane: Plane | None, origin: np.ndarra
     if seen is None or infos[seen].id == hits[0].memory_id:
         return Markup("")
     there = next((h for h in hits if h.memory_id == infos[seen].id), None)
+    if there is not None and hits[0].similarity - there.similarity < ALIKE:
+        return Markup("")
     also = f" ({there.similarity:.2f})" if there is not None else ""
     return Markup('<p class="notice warn" role="alert">The picture misleads here: “{}”{} looks nearest, but the most similar '
                   "memory is “{}” ({:.2f}).</p>").format(safe(infos[seen].name), also, safe(hits[0].name), hits[0].similarity)
