@@ -214,39 +214,38 @@ class Engine:
             return ()
         return self.bank.search(memory.keys[kind], kind=kind, k=k, model=memory.model, exclude=(memory.id,))
 
-    def _choose(self, problem: Problem, memory: str) -> tuple[tuple[Hit, ...], Hit | None, str]:
-        """(hits, the hit to try, why none is tried)."""
+    def _choose(self, problem: Problem, memory: str) -> tuple[tuple[Hit, ...], Hit | None, Any, str]:
+        """(hits, the hit to try, its soft prompt, why none is tried)."""
         from .keys import made_by
 
         if memory == "off":
-            return (), None, "Memories were switched off."
+            return (), None, None, "Memories were switched off."
         if memory != "auto":
             one, here = self.bank.get(memory), self.key(problem)
-            self._soft(one)  # refuses one of another model, whose keys may have another length
+            soft = self._soft(one)  # refuses one of another model, whose keys may have another length
             there = one.keys.get(self.settings.key)
             similarity = float(here @ there) if there is not None and there.shape == here.shape else 0.0
             hit = Hit(one.id, one.name, similarity, 1)
-            return (hit,), hit, ""
+            return (hit,), hit, soft, ""
         hits = self.search(problem).hits
         if not hits:
-            return (), None, "The bank holds no memory that this model can use."
+            return (), None, None, "The bank holds no memory that this model can use."
         if hits[0].similarity < self.settings.min_similarity:
-            return hits, None, (f"The nearest memory has similarity {hits[0].similarity:.2f}, below the threshold "
-                                f"{self.settings.min_similarity:.2f}.")
-        if not made_by(self.key, self.bank.get(hits[0].memory_id), self.settings.key):
-            return hits, None, (f"The nearest memory's key was not made by {self._parts[1]}, so the similarity means nothing: "
-                                "choose the embedder that made it.")
-        return hits, hits[0], ""
+            return hits, None, None, (f"The nearest memory has similarity {hits[0].similarity:.2f}, below the threshold "
+                                      f"{self.settings.min_similarity:.2f}.")
+        one = self.bank.get(hits[0].memory_id)
+        if not made_by(self.key, one, self.settings.key):
+            return hits, None, None, (f"The nearest memory's key was not made by {self._parts[1]}, so the similarity means "
+                                      "nothing: choose the embedder that made it.")
+        return hits, hits[0], self._soft(one), ""
 
     def answer(self, problem: Problem, memory: str = "auto") -> Iterator[Record]:
         """Answer alone and with a memory ("auto": the nearest, "off": none, or an id), route, and give the Receipt."""
         began, problem = time.perf_counter(), self._check(problem)
         yield from self.load()
-        hits, used, why_none = self._choose(problem, memory)
+        hits, used, soft, why_none = self._choose(problem, memory)
         yield Retrieval(problem.id, self.settings.key, hits)
-        softs: dict[Side, Any] = {"zero_shot": None}
-        if used:
-            softs["memory"] = self._soft(self.bank.get(used.memory_id))
+        softs: dict[Side, Any] = {"zero_shot": None} | ({"memory": soft} if used else {})
         traces: list[Trace] = []
         votes: dict[Side, Vote] = {}
         for record in self._sides(problem, softs):

@@ -13,7 +13,7 @@ from .prompts import solve_messages
 from .records import KeyKind, LatentmemError, Memory, Problem
 from .weights import Weights
 
-SAME_KEY = 0.9  # cosine; the same embedder on another machine gives 0.9999, another one of the same length next to 0
+SAME_KEY = 0.9  # cosine: far above what two embedders have in common, far below what rounding costs one of them
 
 
 class Embedder:

@@ -179,6 +179,7 @@ def test_no_remedy_is_one_of_the_command_line(tmp_path: Path, monkeypatch: pytes
     (home / "results.jsonl").write_text(lines[0].replace('"place": 0', '"place": "first"').replace('"index": 0', '"index": "x"')
                                         + "".join(lines))
     refused("results.jsonl, line 1 is not a line of results", home)
+    assert [one.endswith(": AGAIN.") for one in said[-2:]] == [True, True]
     (home / "run.json").write_text("{")
     refused("run.json cannot be read", home)
     monkeypatch.setattr("os.fsync", lambda number: (_ for _ in ()).throw(FULL))
