@@ -67,16 +67,20 @@ def gate(vote: Vote, votes: int, lead: int) -> str | None:
     At least `votes` traces must agree and lead the runner-up by at least `lead` (SCRL, 2603.19880), and the rewards
     must differ: equal rewards have no gradient. Seven of eight pass where the eighth did not finish, since it gets 0.
     """
-    if vote.abstained:
-        return f"Nothing to learn: no trace of {vote.total} finished with a boxed answer."
-    most = vote.clusters[0].size
-    if most == vote.total:
-        return (f"Nothing to learn: all {vote.total} traces already agree." if most > 1 else
+    return unfit(vote.clusters[0].size if vote.clusters else 0, vote.margin, vote.total, votes, lead)
+
+
+def unfit(most: int, margin: int, total: int, votes: int, lead: int) -> str | None:
+    """`gate` of a vote of which only the counts are known: `most` of `total` traces agree, `margin` more than on the next."""
+    if not most:
+        return f"Nothing to learn: no trace of {total} finished with a boxed answer."
+    if most == total:
+        return (f"Nothing to learn: all {total} traces already agree." if most > 1 else
                 "Nothing to learn: a single trace has no other to be compared with.")
     if most < votes:
-        return f"The vote is too weak to learn from: the majority has {_votes(most)} of {vote.total} and needs {votes}."
-    if vote.margin < lead:
-        return f"The vote is too close to learn from: the majority leads by {_votes(vote.margin)} and needs {lead}."
+        return f"The vote is too weak to learn from: the majority has {_votes(most)} of {total} and needs {votes}."
+    if margin < lead:
+        return f"The vote is too close to learn from: the majority leads by {_votes(margin)} and needs {lead}."
     return None
 
 

@@ -103,7 +103,7 @@ def test_nothing_foreign_becomes_markup(folder: Path) -> None:
 
 def test_all_sections_are_there_in_both_forms(folder: Path) -> None:
     html, page = (folder / "report.html").read_text(), (folder / "report.md").read_text()
-    for title in ("Transfer", "The vote", "Routing", "Keys", "One problem", "Recipes", "Settings"):
+    for title in ("Transfer", "The vote", "The gate", "Routing", "Keys", "One problem", "Recipes", "Settings"):
         assert f"<h2>{title}</h2>" in html and f"\n## {title}\n" in page
     assert "Accuracy so far over the stream" in html and "memories helped and hurt" in html
     assert page.count("\n## ") == html.count("<h2>")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmem.baselines.base import Cost, Reply
-from latentmem.evaluation import scoring
+from latentmem.evaluation import ballots, scoring
 from latentmem.evaluation.results import Learned, Result, SideResult, Taught, judge
 from latentmem.records import Cluster, Hit, Problem, Route, Trace, Vote
 
@@ -50,6 +50,7 @@ def test_a_reply_is_judged_side_by_side() -> None:
     assert (alone.label, alone.right, alone.majority_ratio) == ("16", True, 0.5)
     assert alone.traces_right == (True, False, True, False), "a trace that was cut off is not right"
     assert alone.traces_agree == (True, False, True, False) and (alone.tokens, alone.finished) == (20, 3)
+    assert (alone.margin, r.sides["memory"].margin) == (1, 1), "two votes against one, one against none"
     assert not r.sides["memory"].right
 
 
@@ -126,17 +127,17 @@ def test_the_votes_metrics_by_hand() -> None:
     """One vote 3 of 4 for the right label, one 2 of 4 for a wrong label where one other trace is right."""
     good = SideResult("1", True, 0.75, (True, True, True, False), (True, True, True, False), 40, 4)
     bad = SideResult("2", False, 0.5, (False, False, True, False), (True, True, False, False), 40, 4)
-    m = scoring.vote_metrics([good, bad], "post_")
+    m = ballots.vote_metrics([good, bad], "post_")
     assert m == {"post_majority_ratio": 0.625, "post_label_accuracy": 0.5,
                  "post_reward_accuracy": pytest.approx((1.0 + 0.25) / 2),  # of `bad` only the last trace is rewarded rightly
                  "post_ground_truth_ratio": 0.5, "post_pass@1": pytest.approx(0.5),
                  "post_pass@2": pytest.approx((1.0 + 0.5) / 2), "post_pass@4": 1.0}
-    assert scoring.vote_metrics([]) == {}
+    assert ballots.vote_metrics([]) == {}
 
 
 def test_agreement_is_held_against_label_accuracy() -> None:
     sides = [side("1", True, 0.5), side("1", False, 0.5), side("1", True, 1.0), side(None, False, 0.0)]
-    assert scoring.agreement_bins(sides) == [(0.5, 0.5, 2), (1.0, 1.0, 1)]
+    assert ballots.agreement_bins(sides) == [(0.5, 0.5, 2), (1.0, 1.0, 1)]
 
 
 def test_the_curve_of_a_stream() -> None:
@@ -175,11 +176,11 @@ def test_the_sides_of_the_vote_are_those_of_one_system_over_the_same_problems() 
     elm = [result("a", "elm", True, form="vote", alone=False, memory=True), result("b", "elm", True, form="vote", alone=True)]
     rest = [result("a", "vote_n", True, form="vote", alone=True), result("a", "elm", True, alone=True, memory=True)]
     base = [result(p, "zero_shot", True, form="vote", alone=True) for p in "abc"]
-    found = dict(scoring.vote_sides([*rest, *base, *elm]))
+    found = dict(ballots.vote_sides([*rest, *base, *elm]))
     assert list(found) == ["elm: alone", "elm: with it (post_)"]
     assert [s.right for s in found["elm: alone"]] == [False] and [s.right for s in found["elm: with it (post_)"]] == [True]
-    assert [(t, len(s)) for t, s in scoring.vote_sides([*rest, *base])] == [("zero_shot: alone", 3)]
-    assert scoring.vote_sides(rest[1:]) == []
+    assert [(t, len(s)) for t, s in ballots.vote_sides([*rest, *base])] == [("zero_shot: alone", 3)]
+    assert ballots.vote_sides(rest[1:]) == []
 
 
 def test_problems_of_one_name_in_two_sets_are_not_mixed() -> None:
@@ -189,3 +190,21 @@ def test_problems_of_one_name_in_two_sets_are_not_mixed() -> None:
     mine = [used, replace(used, dataset="other")]
     (found,) = scoring.services([*BASE, *elsewhere, *mine])
     assert (found.helped, found.hurt, found.used) == (("a",), (), 2)
+
+
+def test_gates_by_hand() -> None:
+    """Eight traces each: 3 to 1 and right; 3 to 2, wrong; 5 to 3, right; all eight, which no gate lets through; none; and
+    one of an older version, whose lead is not known."""
+    def met(problem: str, right: bool, most: int, margin: int | None) -> Result:
+        r = result(problem, "zero_shot", right, form="vote", alone=right)
+        agree = (True,) * most + (False,) * (8 - most)
+        alone = replace(r.sides["zero_shot"], traces_agree=agree, traces_right=agree, margin=margin)
+        return replace(r, sides={"zero_shot": alone})
+
+    votes = [met("a", True, 3, 2), met("b", False, 3, 1), met("c", True, 5, 2), met("d", True, 8, 8), met("e", False, 0, 0),
+             met("f", True, 3, None), result("a", "zero_shot", True, alone=True),
+             result("a", "elm", True, form="vote", alone=True)]
+    found = {(g.votes, g.lead): (g.met, g.passed, g.right) for g in ballots.gates(votes)}
+    assert found[1, 0] == found[3, 1] == (5, 3, 2)
+    assert found[3, 2] == found[2, 2] == (5, 2, 2) and found[4, 2] == (5, 1, 1) and found[6, 2] == (5, 0, 0)
+    assert ballots.gates([met("f", True, 3, None)]) == [] == ballots.gates([])

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import figures, outcomes, scoring
+from . import ballots, figures, outcomes, scoring
 from .evidence import budget, evidence, percent, points, rows_of, write
 from .journal import write_whole
 from .page import Page, Sheet
 from .runs import Found, Run, collect
 from .scoring import Row
-from .statistics import Estimate
+from .statistics import Estimate, share
 
 LEAD = ("Accuracy on problems with known answers, which no system saw while it learnt or answered. Intervals are 95 % "
         "bootstrap intervals; differences to zero_shot are paired over the same problems and the same form (one greedy "
@@ -46,6 +46,7 @@ def compose(paper: Paper, found: Found) -> None:
     if moved := [run for run in found.runs if run.protocol == "transfer"]:
         transfer(paper, moved, found.runs)
     votes(paper, found.runs)
+    gates(paper, found.runs)
     routers(paper, found.runs)
     if found.rows["keys"]:
         keys(paper, found.rows["keys"])
@@ -150,19 +151,31 @@ def lessons(paper: Paper, run: Run) -> None:
 
 def votes(paper: Paper, runs: Sequence[Run]) -> None:
     """TTRL's words for the votes of each run, with and without a memory, and agreement against accuracy."""
-    voted = [(run.name, sides) for run in runs if (sides := scoring.vote_sides(run.results))]
+    voted = [(run.name, sides) for run in runs if (sides := ballots.vote_sides(run.results))]
     if not voted:
         return
     paper.section("The vote", "majority_ratio: share of the traces that agree. label_accuracy: how often the majority is right. "
                               "reward_accuracy: how often a trace's reward by the majority is the one by the truth. "
                               "ground_truth_ratio: share of right traces. pass@k: at least one of k is right.")
     for name, sides in voted:
-        measured = [scoring.vote_metrics(those) for _, those in sides]
+        measured = [ballots.vote_metrics(those) for _, those in sides]
         measures = dict.fromkeys(m for one in measured for m in one)
         paper.table(("measure", *(title for title, _ in sides)),
                     [("votes", *(len(those) for _, those in sides)),
                      *((m, *(percent(one[m]) if m in one else None for one in measured)) for m in measures)], caption=name)
         paper.figure(figures.agreement(sides), f"{name}: agreement against label accuracy; a larger mark is more votes.")
+
+
+def gates(paper: Paper, runs: Sequence[Run]) -> None:
+    """What a stricter or weaker gate would have learnt from, as far as first votes say."""
+    told = [(run.name, g) for run in runs for g in ballots.gates(run.results)]
+    if not told:
+        return
+    paper.section("The gate", "Of the votes of the model alone: how many a gate lets through to be learnt from, and how many of "
+                              "those majorities are right. Where all traces agree there is nothing to learn with any gate.")
+    paper.table(("run", "votes at least", "lead at least", "votes met", "let through", "of those right", "share right (95 %)"),
+                [(name, g.votes, g.lead, g.met, g.passed, g.right, interval(share(g.right, g.passed))) for name, g in told],
+                words=(0,), caption="Gates")
 
 
 def routers(paper: Paper, runs: Sequence[Run]) -> None:

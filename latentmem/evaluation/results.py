@@ -24,6 +24,7 @@ class SideResult:
     traces_agree: tuple[bool, ...]  # with the majority: the reward it would have got
     tokens: int
     finished: int  # traces with a boxed answer at their end
+    margin: int | None = None  # the majority's lead over the runner-up in votes; None in runs of older versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def side_result(truth: str, vote: Vote, traces: Sequence[Trace]) -> SideResult:
         label=vote.label, right=right(truth, vote.label), majority_ratio=vote.majority_ratio,
         traces_right=tuple(t.votes and right(truth, t.answer) for t in ordered),
         traces_agree=tuple(t.row in winners for t in ordered), tokens=sum(t.tokens for t in ordered),
-        finished=sum(t.votes for t in ordered))
+        finished=sum(t.votes for t in ordered), margin=vote.margin)
 
 
 def right(truth: str, answer: str | None) -> bool:

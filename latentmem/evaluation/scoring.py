@@ -1,8 +1,7 @@
 """From results to figures: accuracy with its interval, the paired difference to the model alone, helped and hurt, routing.
 
 Pure functions. "Helped" is a problem that a system got right and the model alone in the same form got wrong, "hurt" the
-reverse. Words of the field as in TTRL (arXiv 2504.16084): majority_ratio, label_accuracy, reward_accuracy,
-ground_truth_ratio, pass@k.
+reverse. What votes say by themselves is in `ballots`.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from .results import Learned, Result, SideResult
-from .statistics import Estimate, bootstrap, flips, paired, pass_at_k
+from .results import Learned, Result
+from .statistics import Estimate, bootstrap, flips, paired
 from .tally import decisive
 
 BASE = "zero_shot"
@@ -206,45 +205,6 @@ def confusion(system: str, form: str, router: str, taken: Sequence[tuple[Result,
             count[f"{'memory' if memory else 'alone'}_right_{'taken' if side == best else 'missed'}"] += 1
     names = ("memory_right_taken", "memory_right_missed", "alone_right_taken", "alone_right_missed", "both_wrong", "both_right")
     return Routing(system, form, router, **{name: count[name] for name in names})
-
-
-# ------------------------------------------------------------------ the vote, in TTRL's words
-def vote_metrics(sides: Sequence[SideResult], prefix: str = "") -> dict[str, float]:
-    """majority_ratio, label_accuracy, reward_accuracy, ground_truth_ratio and pass@k of votes; `prefix` "post_" for the
-    side with a memory. Empty for none."""
-    if not sides:
-        return {}
-    found = {
-        "majority_ratio": fmean(s.majority_ratio for s in sides),
-        "label_accuracy": fmean(s.right for s in sides),
-        "reward_accuracy": fmean(fmean(a == b for a, b in zip(s.traces_agree, s.traces_right, strict=True)) for s in sides),
-        "ground_truth_ratio": fmean(fmean(s.traces_right) for s in sides),
-    }
-    n = min(len(s.traces_right) for s in sides)
-    for k in [k for k in (1, 2, 4, 8, 16) if k <= n]:
-        found[f"pass@{k}"] = fmean(pass_at_k(len(s.traces_right), sum(s.traces_right), k) for s in sides)
-    return {prefix + name: value for name, value in found.items()}
-
-
-def vote_sides(results: Sequence[Result]) -> list[tuple[str, list[SideResult]]]:
-    """(title, votes) of one run: each routed system's two sides over the same problems, or, without one, the model alone."""
-    found = [r for r in results if r.form == "vote"]
-    out: list[tuple[str, list[SideResult]]] = []
-    for system in two_sided(found):
-        both = [r.sides for r in found if r.system == system and {"zero_shot", "memory"} <= r.sides.keys()]
-        out += [(f"{system}: alone", [s["zero_shot"] for s in both]), (f"{system}: with it (post_)", [s["memory"] for s in both])]
-    if not out and (alone := [r.sides[BASE] for r in found if r.system == BASE]):
-        out = [(f"{BASE}: alone", alone)]
-    return out
-
-
-def agreement_bins(sides: Sequence[SideResult]) -> list[tuple[float, float, int]]:
-    """(majority ratio, share of right labels, votes) for each ratio that occurs: how far agreement can be believed."""
-    by: dict[float, list[bool]] = defaultdict(list)
-    for s in sides:
-        if s.label is not None:
-            by[round(s.majority_ratio, 6)].append(s.right)
-    return [(ratio, fmean(values), len(values)) for ratio, values in sorted(by.items())]
 
 
 # ------------------------------------------------------------------ over time, and by memory
