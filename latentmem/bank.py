@@ -18,7 +18,7 @@ from .bank_archive import ExportReport, ImportReport
 from .bank_schema import STATE, info_of, infos_sql, is_damage, place
 from .bank_store import Store, salvaged
 from .bank_verify import VerifyReport
-from .records import Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Receipt
+from .records import Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, OtherKeys, Receipt
 
 __all__ = ["Bank", "ExportReport", "ImportReport", "VerifyReport"]
 
@@ -116,7 +116,7 @@ class Bank:
         """The k memories whose key is most similar (cosine) to key [d], best first, ties by id. Exact.
 
         `model`: only memories made by the model of this fingerprint; `source`: only those of this data set; `exclude`:
-        ids that shall not be found.
+        ids that shall not be found. Raises OtherKeys where all keys that could be found have another length.
         """
         query = bank_index.check_query(key, k)
         codes, views = self._search_views(kind)
@@ -126,8 +126,8 @@ class Bank:
             return bank_index.nearest(views[query.size], query, k, masks[query.size])
         others = [dim for dim, mask in masks.items() if mask.any()]
         if others:
-            raise LatentmemError(f"The search key has {query.size} numbers, but the {kind} keys of the bank have "
-                                 f"{others[0]}: use the embedder or model that made them.")
+            raise OtherKeys(f"The search key has {query.size} numbers, but the {kind} keys of the bank have "
+                            f"{others[0]}: use the embedder or model that made them.")
         return ()
 
     def keys(self, kind: KeyKind, *, model: str | None = None,

@@ -20,6 +20,7 @@ from .records import (
     KeyKind,
     LatentmemError,
     Memory,
+    OtherKeys,
     Problem,
     Receipt,
     Record,
@@ -62,9 +63,7 @@ class Engine:
     @property
     def bank(self) -> Bank:
         """The bank of the settings, opened on first use."""
-        if self._own_bank is not None:
-            return self._own_bank
-        return self._shared.bank(self.settings.bank)
+        return self._shared.bank(self.settings.bank) if self._own_bank is None else self._own_bank
 
     @property
     def _parts(self) -> tuple[Place, str]:
@@ -210,9 +209,8 @@ class Engine:
     def neighbours(self, memory_id: str, k: int = 5) -> tuple[Hit, ...]:
         """The memories nearest to a memory, itself left out."""
         memory, kind = self.bank.get(memory_id), self.settings.key
-        if kind not in memory.keys:
-            return ()
-        return self.bank.search(memory.keys[kind], kind=kind, k=k, model=memory.model, exclude=(memory.id,))
+        return () if kind not in memory.keys else self.bank.search(memory.keys[kind], kind=kind, k=k, model=memory.model,
+                                                                   exclude=(memory.id,))
 
     def _choose(self, problem: Problem, memory: str) -> tuple[tuple[Hit, ...], Hit | None, Any, str]:
         """(hits, the hit to try, its soft prompt, why none is tried)."""
@@ -227,7 +225,10 @@ class Engine:
             similarity = float(here @ there) if there is not None and there.shape == here.shape else 0.0
             hit = Hit(one.id, one.name, similarity, 1)
             return (hit,), hit, soft, ""
-        hits = self.search(problem).hits
+        try:
+            hits = self.search(problem).hits
+        except OtherKeys as e:
+            return (), None, None, f"No memory is tried. {e}"
         if not hits:
             return (), None, None, "The bank holds no memory that this model can use."
         if hits[0].similarity < self.settings.min_similarity:

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 from .bank import Bank, ExportReport, ImportReport
 from .bank_codec import iso, now, stamp
 from .beside import STATES, Beside, weight
-from .records import MOST_TOKENS, Counters, Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Receipt
+from .records import MOST_TOKENS, Counters, Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, OtherKeys, Receipt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,8 +25,7 @@ class Overlay:
     """What a visitor of a shared app has for a bank: `curated`, which is never written to, and `own`, in memory.
 
     The calls of `Bank` that the engine and the app use; at most `most` memories of one's own, those that come in an archive
-    of at most `longest` virtual tokens. What happens to a shared
-    memory here (it was tried, or put in quarantine) is kept beside it and ends with the overlay.
+    of at most `longest` virtual tokens. What happens to a shared memory here is kept beside it and ends with the overlay.
     """
 
     read_only = False
@@ -131,9 +130,15 @@ class Overlay:
                include_quarantined: bool = False) -> tuple[Hit, ...]:
         """The k most similar memories of both banks, best first, ties by id; rank and margin are those of the union."""
         shut = () if include_quarantined else self._shut()
-        hits = [hit for bank in (self.own, self.curated) for hit in bank.search(
-            key, kind=kind, k=k + 1, model=model, source=source, exclude=[*exclude, *shut],
-            include_quarantined=include_quarantined)]
+        hits, other = [], None
+        for bank in (self.own, self.curated):
+            try:
+                hits += bank.search(key, kind=kind, k=k + 1, model=model, source=source, exclude=[*exclude, *shut],
+                                    include_quarantined=include_quarantined)
+            except OtherKeys as e:  # of one bank: the other may have what is looked for
+                other = e
+        if other and not hits:
+            raise other
         hits.sort(key=lambda h: (-h.similarity, h.memory_id))
         after = [h.similarity for h in hits[1:]] + [None] * bool(hits)
         return tuple(replace(h, rank=i, margin=None if s is None else h.similarity - s)

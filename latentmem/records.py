@@ -1,8 +1,5 @@
-"""The frozen records that travel between the parts of latentmem.
-
-Long work is a generator of these records; the browser, the command line and the tests consume the same stream.
-Arrays are numpy float32, so that a record can be made, stored and shown without importing torch.
-"""
+"""The frozen records that travel between the parts of latentmem: long work is a generator of them. Arrays are numpy
+float32, so that a record can be made, stored and shown without importing torch."""
 
 from __future__ import annotations
 
@@ -28,6 +25,10 @@ MOST_TOKENS = 512  # virtual tokens of a soft prompt that is made, or comes in a
 
 class LatentmemError(ValueError):
     """What a user can cause and mend. The message is one sentence: what, value, remedy."""
+
+
+class OtherKeys(LatentmemError):
+    """A search key that no key of the bank can be compared with: another embedder or model made them."""
 
 
 def tried(store: Callable[[], object]) -> LatentmemError | None:
@@ -367,8 +368,7 @@ def to_json(record: Any) -> str:
 def from_json(kind: type[R], text: str | bytes, what: str = "") -> R:
     """A record of the given kind from untrusted JSON, every member checked; `what` names the text in an error.
 
-    Raises LatentmemError naming the first member that is wrong. NaN, infinity and numbers beyond float's range are
-    refused, since no sum or similarity survives them.
+    Raises LatentmemError naming the first member that is wrong. What is no finite number is refused: no sum survives it.
     """
     from pydantic import ValidationError
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+
+from latentmem.records import OtherKeys
 
 from .test_engine import Q, embed, engine, learnt, models, run, taught  # noqa: F401 (some are fixtures)
 
@@ -22,6 +25,17 @@ def test_keys_of_another_embedder_are_not_trusted(taught):
     assert "was not made by reversed" in receipt.route.reason and "choose the embedder" in receipt.route.reason
     assert run(taught.changed(embedder="reversed", key="kv").answer(Q))[-1].used, "activations have no embedder"
     assert run(taught.answer(Q))[-1].used
+
+
+def test_keys_of_another_length_cost_no_answer(taught):
+    """An embedder of other dimensions finds nothing it could compare; the problem is answered alone, and told why."""
+    taught._shared.loader._embedders["short"] = lambda text: embed(text)[:5] / np.linalg.norm(embed(text)[:5])
+    other = taught.changed(embedder="short")
+    with pytest.raises(OtherKeys, match="use the embedder or model that made them"):
+        other.search(Q)
+    receipt = run(other.answer(Q))[-1]
+    assert receipt.hits == () and receipt.used is None and receipt.route.side == "zero_shot"
+    assert receipt.route.reason.startswith("No memory is tried. The search key has 5 numbers, but the input keys")
 
 
 def test_empty_bank_is_a_result(engine):

@@ -11,7 +11,7 @@ from latentmem import overlay as overlays
 from latentmem.bank import Bank
 from latentmem.overlay import Overlay
 from latentmem.receipts import events
-from latentmem.records import Event, LatentmemError
+from latentmem.records import Event, LatentmemError, OtherKeys
 
 from .bank_samples import assert_same, make_memory, make_receipt, unit
 
@@ -54,6 +54,16 @@ def test_search_is_that_of_one_bank_with_all_memories(searched: tuple[Overlay, B
     assert np.allclose([h.similarity for h in ours], [h.similarity for h in theirs])
     assert [h.margin is None for h in ours] == [h.margin is None for h in theirs]
     assert np.allclose([h.margin or 0 for h in ours], [h.margin or 0 for h in theirs], atol=1e-6)
+
+
+def test_a_shared_bank_of_another_embedder_does_not_hide_ones_own_memories() -> None:
+    own = make_memory(1, dim=6)
+    overlay = Overlay(Bank(":memory:"))
+    overlay.curated.put(make_memory(2, dim=9))
+    with pytest.raises(OtherKeys, match="has 6 numbers, but the input keys of the bank have 9"):
+        overlay.search(own.keys["input"])
+    overlay.put(own)
+    assert [h.memory_id for h in overlay.search(own.keys["input"], k=5)] == [own.id]
 
 
 def test_rows_and_keys_are_those_of_both(overlay: Overlay) -> None:
