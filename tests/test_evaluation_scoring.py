@@ -208,3 +208,16 @@ def test_gates_by_hand() -> None:
     assert found[1, 0] == found[3, 1] == (5, 3, 2)
     assert found[3, 2] == found[2, 2] == (5, 2, 2) and found[4, 2] == (5, 1, 1) and found[6, 2] == (5, 0, 0)
     assert ballots.gates([met("f", True, 3, None)]) == [] == ballots.gates([])
+
+
+def test_thirds_by_hand() -> None:
+    """Nine problems, nearer ones later. The memory is right on the middle three and the last, the model alone on the first
+    and the last two; the router's choice does not matter. Of a system with eight problems nothing is said."""
+    base = [result(str(i), "zero_shot", i in (0, 7, 8), alone=i in (0, 7, 8)) for i in range(9)]
+    elm = [result(str(i), "elm", False, alone=i in (0, 7, 8), memory=i in (3, 4, 5, 8), similarity=0.1 * i, chosen="zero_shot")
+           for i in reversed(range(9))]
+    told = [*base, *elm, *[replace(r, system="icl_raw") for r in elm[:8]], result("x", "elm", True, memory=True, similarity=0.9)]
+    assert [(x.system, x.n, x.right, x.alone, x.helped, x.hurt) for x in scoring.thirds(told)] == [
+        ("elm", 3, 0, 1, 0, 1), ("elm", 3, 3, 0, 3, 0), ("elm", 3, 1, 2, 0, 1)]
+    assert [(round(x.low, 1), round(x.high, 1)) for x in scoring.thirds(told)] == [(0.0, 0.2), (0.3, 0.5), (0.6, 0.8)]
+    assert scoring.thirds(elm) == []

@@ -103,6 +103,11 @@ def systems(paper: Paper, run: Run, rows: Sequence[Row], look: dict[str, dict[st
                         [(s.name, s.memory, s.used, len(s.helped), len(s.hurt), ids(s.helped), ids(s.hurt))
                          for s in served if s.helped or s.hurt][:15],
                         words=(0, 1, 5, 6), caption=f"{system}: which memories helped whom")
+    if near := scoring.thirds(run.results):
+        paper.table(("system", "form", "similarity", "n", "right with it", "right alone", "helped", "hurt"),
+                    [(x.system, x.form, f"{x.low:.2f} to {x.high:.2f}", x.n, x.right, x.alone, x.helped, x.hurt) for x in near],
+                    words=(0, 1), caption="Is a nearer memory worth more? What was tried, before any router, in thirds from far "
+                                          "to near")
     lessons(paper, run)
 
 

@@ -244,3 +244,36 @@ def services(results: Sequence[Result]) -> list[Service]:
                            tuple(r.problem_id for r, a in alone if r.correct and a is False),
                            tuple(r.problem_id for r, a in alone if not r.correct and a is True)))
     return sorted(out, key=lambda s: (-s.used, s.memory))
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """A third of the problems that one system in one form tried an experience on, by the similarity of what was tried."""
+
+    system: str
+    form: str
+    low: float
+    high: float
+    n: int
+    right: int  # with the experience, before any router
+    alone: int
+    helped: int
+    hurt: int
+
+
+def thirds(results: Sequence[Result]) -> list[Near]:
+    """Whether a nearer memory is worth more: each system and form with nine problems or more in three equal parts, far to near.
+    Empty for systems that were not held against the model alone."""
+    base, out = {(r.dataset, r.problem_id, r.form): r.correct for r in results if r.system == BASE}, []
+    by: dict[tuple[str, str], list[tuple[float, bool, bool]]] = defaultdict(list)
+    for r in results:
+        alone = base.get((r.dataset, r.problem_id, r.form))
+        if r.similarity is not None and r.used and alone is not None:
+            by[r.system, r.form].append((r.similarity, r.sides["memory"].right if "memory" in r.sides else r.correct, alone))
+    for (system, form), met in by.items():
+        met.sort(key=lambda x: x[0])
+        for i in range(3) if len(met) >= 9 else ():
+            part = met[len(met) * i // 3 : len(met) * (i + 1) // 3]
+            out.append(Near(system, form, part[0][0], part[-1][0], len(part), sum(w for _, w, _ in part),
+                            sum(a for _, _, a in part), sum(w > a for _, w, a in part), sum(w < a for _, w, a in part)))
+    return out
