@@ -66,7 +66,7 @@ def test_a_killed_fit_goes_on(engine, name, tmp_path):
     assert min(seen) == one.done + 1 and two.spent.tokens == whole.spent.tokens
     for a, b in zip(whole.learner.parameters, two.learner.parameters, strict=True):
         assert torch.equal(a, b)
-    assert len(list((tmp_path / name).glob("*.safetensors"))) == 1
+    assert len(list((tmp_path / name).glob("*.safetensors"))) == 1 and not two._optimizer.state, "moments take room"
     three = workshop(engine, tmp_path, **how).make(name)
     three.course = whole.course
     assert list(three.fit(p)) == [] and three.spent.tokens == whole.spent.tokens
@@ -81,6 +81,12 @@ def test_a_damaged_checkpoint_is_one_sentence(engine, tmp_path, harm):
     file.unlink() if harm == "gone" else file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(LatentmemError, match=r"offline_prompt cannot be read .*: delete that folder to learn again"):
         list(workshop(engine, tmp_path, **how).make("offline_prompt").fit(labelled(2)))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_sentence(engine, tmp_path):
+    (tmp_path / "offline_prompt" / "step1.safetensors.part").mkdir(parents=True)
+    with pytest.raises(LatentmemError, match=r"step1.safetensors cannot be written \(.*\): make room or give another folder"):
+        list(workshop(engine, tmp_path, offline_steps=1, offline_batch=2).make("offline_prompt").fit(labelled(2)))
 
 
 def test_every_problem_has_its_turn(engine):

@@ -69,17 +69,18 @@ class Log:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace a file by this value, whole or not at all. Raises LatentmemError."""
-    write_bytes(path, json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+    with replacing(path) as part:
+        part.write_bytes(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file by these bytes, whole or not at all. Raises LatentmemError."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, which replaces the file once it is whole. Raises LatentmemError."""
     with _touched(path, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield part
+        with open(part, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
 

@@ -20,7 +20,7 @@ from ..training import Lot
 from ..voting import gate, rewards, vote
 from .base import Cost, Course, Form, Reply
 from .learners import Learner
-from .log import read_json, write_bytes, write_json
+from .log import read_json, replacing, write_json
 from .row import Row, blank
 from .sampler import Ask, Sampler, computed
 
@@ -66,6 +66,8 @@ class Offline(Row):
         for step in range(self.done + 1, self.course.steps + 1):
             yield from self._step(step, self._turn(given, step))
             self.done = step
+            if step == self.course.steps:
+                self._optimizer.state.clear()  # twice the parameters' size, and nobody needs it any more
             if self.folder and (step % self.course.every == 0 or step == self.course.steps):
                 self.save(self.folder / self.name)
 
@@ -188,16 +190,20 @@ class Offline(Row):
 
     def save(self, folder: Path) -> None:
         """Parameters and, until the end, the optimiser's moments in one file, which offline.json makes current."""
-        from safetensors.torch import save
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
 
         tensors: dict[str, torch.Tensor] = {}
         if self.done:
             for i, p in enumerate(self.learner.parameters):
                 tensors[f"p{i}"] = p.detach()
-                if self.done < self.course.steps:  # afterwards nobody needs the moments, twice the parameters' size
-                    tensors.update({f"{k}{i}": v for k, v in self._optimizer.state.get(p, {}).items()})
+                tensors.update({f"{k}{i}": v for k, v in self._optimizer.state.get(p, {}).items()})
         name = f"step{self.done}.safetensors"
-        write_bytes(folder / name, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
+        with replacing(folder / name) as part:  # a file's bytes in memory would be as many again
+            try:
+                save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part)
+            except SafetensorError as e:  # how it says that the disk is full
+                raise OSError(None, str(e)) from None
         write_json(folder / "offline.json", {"file": name, "done": self.done, "taught": self.taught,
                                              "spent": asdict(self.spent)})
         for old in folder.glob("step*.safetensors"):
@@ -206,14 +212,14 @@ class Offline(Row):
 
     def load(self, folder: Path) -> None:
         from safetensors import SafetensorError
-        from safetensors.torch import load
+        from safetensors.torch import load_file
 
         self.reset()
         data = read_json(folder / "offline.json")
         if data is None:
             return
         try:
-            tensors = load((folder / data["file"]).read_bytes())
+            tensors = load_file(folder / data["file"])
         except (OSError, SafetensorError) as e:
             raise LatentmemError(f"The checkpoint in {folder} cannot be read ({e}): delete that folder to learn again.") from None
         self.done, self.taught, self.spent = data["done"], data["taught"], Cost(**data["spent"])

@@ -10,7 +10,7 @@ from .learners import FullLearner
 from .offline import Offline
 from .sampler import Sampler
 
-LEARNING_RATE = 1e-6  # TTRL: 5e-7; at 1e-5 ten steps of four problems left the default model 3 of 50 problems, by wrong agreement
+LEARNING_RATE = 1e-6  # TTRL: 5e-7; at 1e-5 ten steps of four problems left the default model 3 of 50 problems
 
 
 def offline_ttrl(sampler: Sampler, recipe: Recipe, course: Course, folder: Path | None = None,
