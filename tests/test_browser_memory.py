@@ -63,3 +63,27 @@ def test_the_keyboards_place_is_not_lost_with_the_button_that_had_it(page: Page,
     press("#lm-delete", "#lm-delete")
     press("#lm-really", "#lm-map .lm-figure")
     assert page.errors() == []
+
+
+def test_walking_on_before_the_server_has_answered_loses_no_step(page: Page, url: str) -> None:
+    """Twice back at once, then a memory that is opened within the next second."""
+    page.open(url)
+    page.run("const now = Date.now; Date.now = () => now() + 60_000")  # a page that was not just loaded
+    page.tab("Memories")
+    page.until("return document.querySelectorAll('table.bank tbody a').length >= 4")
+    named = "return [...document.querySelectorAll('table.bank tbody a')].map(a => a.dataset.memory)"
+    first, second, third, other = list(dict.fromkeys(page.run(named)))[:4]
+    opened = "return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]"
+    for name in (first, second, third):
+        page.click(f"table.bank tbody a[data-memory='{name}']")
+        page.until(opened, name)
+    page.run("history.back(); setTimeout(() => history.back(), 30)")
+    page.until("return new URL(location.href).searchParams.get('memory') === arguments[0]", first)
+    page.until(opened, first)
+    page.click(f"table.bank tbody a[data-memory='{other}']")
+    page.until(opened, other)
+    page.driver.back()
+    page.until(opened, first)
+    page.driver.forward()
+    page.until(opened, other)
+    assert f"memory={other}" in page.driver.current_url and page.errors() == []

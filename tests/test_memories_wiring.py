@@ -72,7 +72,7 @@ def test_the_address_opens_a_receipt(shops: Desk) -> None:
     receipt = shops.engine.bank.receipts()[0]
     one, other = receipt.used.memory_id, next(i.id for i in shops.engine.bank.infos() if i.id != receipt.used.memory_id)
     for who, memory in ((visitor("b", receipt=receipt.id), one), (visitor("c", receipt=receipt.id, memory=other), other)):
-        assert arrival.welcome(shops, "", who)[0]["selected"] == "memories"
+        arrival.welcome(shops, "", who)
         page = arrival.show_map(shops, "", who)
         assert page.chosen == memory and "7 pens" in text_of(page.body) and page.points["n"] == 16
         assert f'data-receipt-open="{receipt.id}"' in text_of(page.page)
@@ -101,7 +101,10 @@ def test_a_part_that_would_be_lost_is_a_bug(shops: Desk) -> None:
 
 def test_a_failed_projection_and_a_star_elsewhere_still_fit_their_listeners() -> None:
     desk = Desk(FakeEngine())
-    assert listened(desk, map_handlers.want, map_wiring.DRAWN, "", "source", "input", "tsne", "")["points"]["n"] == 0
+    drawn = desk, map_handlers.want, map_wiring.DRAWN, "", "source", "input", "tsne", ""
+    assert not listened(*drawn), "no empty map instead of one that is still being made"
+    list(map_handlers.draw(desk, "", "source", "input", "tsne", "", visitor()))
+    assert listened(*drawn)["points"]["n"] == 0
     placed(desk, ANN, ("", "source", "prompt", "pca"))
     assert "notice" in listened(desk, memories.located, map_wiring.NAMED, "", "source", "prompt", "pca", "")
 

@@ -16,6 +16,7 @@ from latentmem.settings import Settings
 from latentmem.ui import (
     api,
     arrival,
+    before_after,
     build,
     distil,
     launch_options,
@@ -45,8 +46,8 @@ def desk() -> Desk:
 # ------------------------------------------------------------------ the page as a whole
 def arrived(desk: Desk, who: Any, token: str = "") -> dict[str, Any]:
     """What the two steps of a page load show, by name."""
-    names = ["tabs", "guide", "facts", "timer", "problem", "mode", "memory", *parts.SAMPLING, *solve.Picture._fields, "columns",
-             "distil_problem", *parts.TRAINING, *(f"distil_{name}" for name in distil.Picture._fields),
+    names = ["guide", "facts", "timer", "problem", "mode", "memory", *parts.SAMPLING, *solve.Picture._fields, "columns",
+             "distil_problem", *parts.TRAINING, *(f"distil_{name}" for name in distil.Picture._fields), "distil_columns",
              *(f"stream_{name}" for name in (*streaming.Given._fields, *stream.Picture._fields))]
     shown = dict(zip(names, arrival.welcome(desk, token, who), strict=True))
     return shown | {f"map_{k}": v for k, v in arrival.show_map(desk, "", who)._asdict().items()}
@@ -59,12 +60,11 @@ def skipped(value: Any) -> bool:
 def test_the_address_opens_a_memory_and_fills_the_box(desk: Desk) -> None:
     name = desk.engine.bank.infos()[1].id
     page = arrived(desk, visitor(memory=name, problem="${1+1}"))
-    assert page["tabs"]["selected"] == "memories" and page["problem"] == "${1+1}" and page["map_chosen"] == name
+    assert page["problem"] == "${1+1}" and page["map_chosen"] == name
     assert "<b>2</b> memories" in text_of(page["facts"]) and skipped(page["status"])
     page = arrived(desk, visitor("b", memory="m000nothere"))
     assert "alert" in text_of(page["map_notice"]) and page["map_chosen"] == ""
-    assert arrived(desk, visitor("c", panel="distil"))["tabs"]["selected"] == "distil"
-    assert skipped(arrived(desk, visitor("d", panel="nonsense"))["tabs"])
+    assert not skipped(arrived(desk, visitor("c", panel="nonsense"))["facts"])
 
 
 def test_a_reload_brings_the_work_back(desk: Desk) -> None:
@@ -73,12 +73,15 @@ def test_a_reload_brings_the_work_back(desk: Desk) -> None:
     asked(desk, who=first, seed=7), distilled(desk, BO, who=first)
     whatif.press_compare(desk, next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains"), first)
     columns = list(whatif.compare(desk, first))[-1]
+    before_after.press(desk, before_after.SAME, first)
+    trial = list(before_after.before_after(desk, first))[-1]
     arrival.leave(desk, first)
     page = arrived(desk, again, TOKEN)
     assert page["columns"] == columns and "Side by side" in text_of(columns)
     assert (page["steps"], page["learning_rate"], page["virtual_tokens"]) == (4, 1e-3, 20)
     assert page["problem"] == ANN and page["seed"] == 7 and "Receipt" in text_of(page["receipt"]) and page["cards"]
     assert page["distil_problem"] == BO and page["distil_choice"]["visible"]
+    assert page["distil_columns"] == [part for part in trial if part[0] == "row-0"] != [], "before and after the memory, too"
     assert desk.visit(again).star is not None
     assert distil.keep(desk, again).after["visible"], "the memory that waited can still be kept"
     page = arrived(desk, visitor("stranger"), TOKEN[::-1])
@@ -139,6 +142,21 @@ def test_visits_are_bounded_and_the_oldest_is_stopped(desk: Desk) -> None:
     for i in range(visits.MOST_VISITS):
         desk.visit(visitor(f"v{i}"))
     assert run.stop.is_set() and len(desk.visits) == visits.MOST_VISITS
+
+
+def test_a_flood_of_callers_throws_no_page_out() -> None:
+    kept = visits.Visits(most=4)
+    work, idle = kept.claim("work", TOKEN), kept.claim("idle", TOKEN[::-1])
+    work.start("solve").given = ("a press that waits",)
+    kept.claim("went", "went" + TOKEN), kept.leave("went")
+    for i in range(9):
+        assert kept.of(f"caller{i}") is kept._live[f"caller{i}"], "the one who calls is never the one who goes"
+    assert len(kept) == 4 and {"work", "idle", "caller8"} <= set(kept._live) and len(kept._parked) == 1
+    kept.claim("a", "a" + TOKEN), kept.claim("b", "b" + TOKEN)
+    assert set(kept._live) == {"work", "idle", "a", "b"} and not kept._parked
+    kept.claim("c", "c" + TOKEN)
+    assert set(kept._live) == {"work", "a", "b", "c"} and not work.runs["solve"].stop.is_set(), "who works goes last"
+    assert idle is not kept.of("idle")
 
 
 def test_a_tab_that_went_away_is_remembered_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,6 +243,11 @@ def test_the_app_composes_with_one_queue_for_the_model(app: gr.Blocks) -> None:
     panels = {"compare", "replay", "before_after", "locate", "stream", "begin"}
     assert panels | {fn.__name__ for fn in api.WORK} <= {fn.fn.__name__ for fn in model}
     begins = [fn for fn in app.fns.values() if fn.fn is not None and fn.fn.__name__ == "begin"]
+    quick = {"keep", "discard", "said_right", "said_wrong", "delete", "import_zip", "quarantine", "release", "add_tag",
+             "add_note", "tag_picked", "untag_picked", "export_all", "export_picked", "export_peft", "clicked", "press"}
+    private = [fn for fn in app.fns.values() if fn.fn is not None and fn.api_visibility != "public"]
+    waits = {fn.fn.__name__ for fn in private if fn.queue}
+    assert quick <= {fn.fn.__name__ for fn in private} and not quick & waits, "a full queue keeps nobody from keeping a memory"
     assert len(begins) == 8 and all(fn.trigger_mode == "multiple" for fn in begins), "gradio would ignore a press after a stop"
 
 

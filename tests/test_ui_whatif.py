@@ -84,6 +84,19 @@ def test_before_and_after_ends_with_the_memory_that_it_belongs_to(desk: Desk, qu
     assert list(stream) == [] and not desk.visit(visitor()).busy("before_after")
 
 
+def test_what_is_kept_meanwhile_leaves_its_comparison_stoppable_and_what_is_discarded_ends_it(desk: Desk,
+                                                                                          quick_pictures: None) -> None:
+    for choose, goes_on in ((distil.keep, True), (distil.discard, False)):
+        desk.engine.pace = 0.0
+        distilled(desk)
+        desk.engine.pace = 0.005
+        stream = tried(desk, before_after.SAME)
+        next(stream)
+        assert choose(desk, visitor()).stop["interactive"] is goes_on is desk.visit(visitor()).busy("before_after")
+        assert ("Stopped" in text_of(list(stream)[-1])) is not goes_on
+        assert bool(desk.visit(visitor()).trials) is goes_on
+
+
 def test_before_and_after_stops_in_the_midst_of_its_problems(desk: Desk, quick_pictures: None) -> None:
     distilled(desk)
     desk.engine.pace = 0.002

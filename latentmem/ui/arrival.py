@@ -20,8 +20,6 @@ from .views import Fragment, fragments, notice
 from .views_about import header_facts
 from .visits import LONG
 
-PANELS = ("solve", "distil", "memories", "stream", "about")
-
 
 def opening(desk: Desk) -> Problem:
     """The problem in the box of a first visitor: one of a family that the bank has a memory of, if there is one."""
@@ -41,22 +39,22 @@ def families(desk: Desk) -> dict[str, list[str]]:
 
 
 def welcome(desk: Desk, token: str, request: gr.Request) -> tuple[Any, ...]:
-    """Panel, runs that go on or have still to begin, line at the top, and what the tab showed before a reload.
+    """Runs that go on or have still to begin, line at the top, and what the tab showed before a reload.
 
     `token` is the browser tab's own.
 
-    `?memory=ID`, `?receipt=ID` and `?panel=NAME` choose the panel, `?problem=...` fills the box.
+    `?problem=...` fills the box; which panel `?memory=ID`, `?receipt=ID` and `?panel=NAME` open, `page.js` says.
     """
     visit = desk.visits.claim(getattr(request, "session_hash", None) or "", str(token or ""))
     visit.looked = False
     mine = desk.at(request)
     asked = dict(request.query_params) if request is not None else {}
-    panel, problem = "memories" if opens_map(asked) else str(asked.get("panel", "")), str(asked.get("problem", ""))[:20_000]
+    problem = str(asked.get("problem", ""))[:20_000]
     desk.warming.start(desk.engine)
     solve_panel.linked(visit, problem)
     runs = [(name, visit.runs[name]) for name in LONG if name in visit.runs]
     again = [f"{name}_goes_on" for name, run in runs if run.busy] + [f"{name}_begins" for name, run in runs if run.pressed]
-    return (gr.update(selected=panel) if panel in PANELS else gr.skip(), {"again": again} if again else gr.skip(), *head(mine),
+    return ({"again": again} if again else gr.skip(), *head(mine),
             *solve_panel.restored(mine, visit, problem), *distil_panel.restored(mine, visit),
             *stream_panel.restored(mine, visit))
 

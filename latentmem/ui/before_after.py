@@ -45,7 +45,7 @@ def _compared(desk: Desk, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
 
 def _trials(desk: Desk, visit: Visit, press: Run, base: Run, memory: Memory, asked: list[str]) -> Iterator[list[Fragment]]:
     """One problem after the other; what stops the press stops the one that goes on."""
-    rows: list[tuple[str, Any, Any]] = []
+    rows = visit.trials = []
     for text in asked:
         run = Run(stop=press.stop, lock=press.lock)
         for _ in follow(_trial(desk, text, memory, base.settings), run):

@@ -17,6 +17,7 @@ from .hosting import limits
 from .session import Desk, Run, Visit, attempt, distil_records, follow, nearest_examples
 from .views import Fragment, fragments, notice, progress, scene_cards, scene_votes
 from .views_distil import curve_figure, distil_status, distil_words, outcome, round_titles, steps_table
+from .views_receipt import compare_table
 from .whatif import last_receipt
 
 NEAREST = 5  # examples offered first
@@ -128,7 +129,7 @@ def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
 
 
 def _distilling(desk: Desk, visit: Visit, run: Run) -> Iterator[Picture]:
-    visit.pending, visit.near = None, []  # not at the press already, which may never have its turn
+    visit.pending, visit.near, visit.trials = None, [], []  # not at the press already, which may never have its turn
     yield picture(desk, run, visit, True)
 
     def finish() -> None:
@@ -184,14 +185,16 @@ def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
 
 
 def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
-    """What a loaded page shows: the problem, the panel's own settings and the Picture of the last distillation, if there was
-    one."""
+    """What a loaded page shows: the problem, the panel's own settings, the Picture of the last distillation, if there was
+    one, and what was compared before and after it."""
     run = parts.given_back(visit, "distil")
     if run is None:
-        return gr.skip(), *[gr.skip()] * (len(parts.TRAINING) + len(Picture._fields))
+        return gr.skip(), *[gr.skip()] * (len(parts.TRAINING) + len(Picture._fields) + 1)
     run.refusal = ""  # what was refused does not stand in the box any more
     settings = [run.settings.get(name, gr.skip()) for name in parts.TRAINING]
-    return run.problem, *settings, *(waiting() if run.pressed else picture(desk, run, visit, run.busy))
+    if run.pressed:
+        return run.problem, *settings, *waiting(), []
+    return run.problem, *settings, *picture(desk, run, visit, run.busy), compare_table(visit.trials)
 
 
 def refused(desk: Desk, request: gr.Request) -> Any:
@@ -233,21 +236,24 @@ def keep(desk: Desk, request: gr.Request) -> Picture:
     visit = desk.visit(request)
     run, done = parts.stands(visit, "distil"), visit.pending
     run.refusal = ""
+    said = ""
     if done is None:
         run.error = "There is no memory to keep: distil one first."
-        return picture(desk, run, visit, False)
-    _, run.error = attempt(lambda: desk.engine.keep(done))
-    if run.error:  # for example a full disk: the memory still waits
-        return picture(desk, run, visit, False)
-    visit.pending = None
-    run.scene.distilled = replace(done, kept=True)
-    lasts = " It is yours alone and forgotten half an hour after you close this tab: export it to keep it." if desk.hosted else ""
-    return picture(desk, run, visit, False, f"Kept. It is on the map now, and tried on similar problems from now on.{lasts}")
+    else:
+        _, run.error = attempt(lambda: desk.engine.keep(done))
+    if done is not None and not run.error:  # else, for example with a full disk, the memory still waits
+        visit.pending = None
+        run.scene.distilled = replace(done, kept=True)
+        said = "Kept. It is on the map now, and tried on similar problems from now on."
+        if desk.hosted:
+            said += " It is yours alone and forgotten half an hour after you close this tab: export it to keep it."
+    return picture(desk, run, visit, False, said)._replace(stop=still_going(desk, request))
 
 
 def discard(desk: Desk, request: gr.Request) -> Picture:
-    """Forgets the memory that waits."""
+    """Forgets the memory that waits, and ends its comparison."""
     visit = desk.visit(request)
-    run = parts.stands(visit, "distil")
+    visit.end("before_after")
+    visit.trials, run = [], parts.stands(visit, "distil")
     visit.pending, run.scene.distilled, run.error, run.refusal = None, None, "", ""
     return picture(desk, run, visit, False, "Discarded. Nothing was stored.")

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["build", "launch_options"]
 # One piece of model work at a time; the others wait in the queue and see their place in it.
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
-QUIET = {"show_progress": "hidden", "api_visibility": "private"}
-WATCH = {**QUIET, "concurrency_limit": 32}  # pages that only look on
+# What is quick does not wait in that queue: when it is full, a memory can still be kept, and a verdict given.
+QUIET = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+WATCH = {**QUIET, "concurrency_limit": 32, "queue": True}  # pages that only look on
 HEADER = ('<header class="masthead"><h1><a class="brand" href="./"><svg viewBox="0 0 32 32" aria-hidden="true">'
           '<circle cx="8" cy="10" r="4.5"/><circle cx="24" cy="8" r="3.2"/><circle cx="20" cy="23" r="5.5"/>'
           '<path d="M8 10 24 8 20 23Z"/></svg><span>latentmem</span></a></h1>'
@@ -67,9 +68,9 @@ def build(engine: Engine) -> gr.Blocks:
         wire_distil(desk, solve, distil, memories, tabs, top, page)
         wire_memories(desk, solve, memories, tabs, top, page, guide)
         shelf.select(bind(map_handlers.looked_at, desk), [*memories.look, memories.chosen, memories.slip, memories.seen], page,
-                     queue=False, **QUIET)
+                     **QUIET)
         wire_stream(desk, stream, MODEL)
-        wire_arrival(app, desk, solve, distil, stream, tabs, token, have, timer, guide, top, page)
+        wire_arrival(app, desk, solve, distil, stream, token, have, timer, guide, top, page)
     # In a shared app nobody may pass by the queue; elsewhere gradio decides.
     app.queue(max_size=settings.hosted_queue if desk.hosted else 32, default_concurrency_limit=8,
               api_open=False if desk.hosted else None)
@@ -77,19 +78,19 @@ def build(engine: Engine) -> gr.Blocks:
     return app
 
 
-def wire_arrival(app: gr.Blocks, desk: Desk, solve: Solve, distil: Distil, stream: Stream, tabs: gr.Tabs, token: gr.Textbox,
-                 have: gr.Textbox, timer: gr.Timer, guide: gr.HTML, top: list[Any], page: list[Any]) -> None:
+def wire_arrival(app: gr.Blocks, desk: Desk, solve: Solve, distil: Distil, stream: Stream, token: gr.Textbox, have: gr.Textbox,
+                 timer: gr.Timer, guide: gr.HTML, top: list[Any], page: list[Any]) -> None:
     """A page is opened, looked at while the models load, and closed."""
     restored = [solve.problem, solve.mode, solve.memory, *solve.settings, *solve.outputs, solve.columns, distil.problem,
-                *distil.settings, *distil.outputs, *stream.asked, *stream.outputs]
-    opened = app.load(bind(arrival.welcome, desk, own=False), token, [tabs, guide, *top, *restored],
-                      js="async () => [await window.latentmem.tab()]", queue=False, **QUIET)
-    opened.then(bind(arrival.show_map, desk), have, page, js="async () => [await window.latentmem.early()]", queue=False, **QUIET)
+                *distil.settings, *distil.outputs, distil.columns, *stream.asked, *stream.outputs]
+    opened = app.load(bind(arrival.welcome, desk, own=False), token, [guide, *top, *restored],
+                      js="async () => [await window.latentmem.tab()]", **QUIET)
+    opened.then(bind(arrival.show_map, desk), have, page, js="async () => [await window.latentmem.early()]", **QUIET)
     for name, panel, place in (("solve", solve_panel, solve), ("distil", distil_panel, distil), ("stream", stream_panel, stream)):
         goes_on = getattr(guide, f"{name}_goes_on")(bind(panel.resume, desk), None, place.outputs, **WATCH)
         begins = getattr(guide, f"{name}_begins")(
             bind(panel.begin, desk), None, place.outputs, show_progress_on=place.outputs[0], **parts.WORK, **MODEL)
-        place.stop.click(None, cancels=[goes_on, begins], queue=False, **QUIET)
+        place.stop.click(None, cancels=[goes_on, begins], **QUIET)
     timer.tick(bind(head, desk), None, top, **QUIET)
     app.unload(bind(leave, desk, own=False))
 
@@ -100,31 +101,31 @@ def wire_solve(desk: Desk, solve: Solve, memories: Memories, tabs: gr.Tabs, top:
     asked = [solve.problem, solve.mode, solve.memory, *solve.settings]
     # Chained, not side by side: with two listeners of one click gradio shows the first one's values again at the end.
     pressed = gr.on([solve.press.click, solve.problem.submit], bind(solve_panel.press, desk), asked,
-                    [*solve.outputs, solve.columns, solve.said], queue=False,
-                    js="(...asked) => { window.latentmem.asked(asked[0]); return asked; }", **QUIET)
+                    [*solve.outputs, solve.columns, solve.said],
+                    js="(...asked) => { window.latentmem.asks(asked[0]); return asked; }", **QUIET)
+    pressed.then(None, status, js="(shown) => { window.latentmem.asked(shown); }", **QUIET)
     run = pressed.then(bind(solve_panel.begin, desk), None, solve.outputs, show_progress_on=status, **parts.WORK, **MODEL)
     run.then(bind(head, desk), None, top, **QUIET)
-    run.failure(bind(solve_panel.refused, desk), None, solve.outputs, queue=False, **QUIET)
-    compare = solve.compare.click(bind(whatif.press_compare, desk), solve.other, solve.stop, queue=False, **QUIET).then(
+    run.failure(bind(solve_panel.refused, desk), None, solve.outputs, **QUIET)
+    compare = solve.compare.click(bind(whatif.press_compare, desk), solve.other, solve.stop, **QUIET).then(
         bind(whatif.compare, desk), None, solve.columns, **parts.WORK, **MODEL)
-    replay = solve.replay.click(bind(whatif.press_replay, desk), None, solve.stop, queue=False, **QUIET).then(
+    replay = solve.replay.click(bind(whatif.press_replay, desk), None, solve.stop, **QUIET).then(
         bind(whatif.replay, desk), None, solve.said, **parts.WORK, **MODEL)
     for one, refused, area in ((compare, whatif.compare_refused, solve.columns), (replay, whatif.replay_refused, solve.said)):
         stays_stoppable(one, bind(refused, desk), area, bind(whatif.still_going, desk), solve.stop)
-    solve.stop.click(bind(solve_panel.stop, desk), None, solve.outputs, cancels=[run, compare, replay], queue=False, **QUIET)
+    solve.stop.click(bind(solve_panel.stop, desk), None, solve.outputs, cancels=[run, compare, replay], **QUIET)
     solve.right.click(bind(whatif.said_right, desk), None, solve.said, **QUIET)
     solve.wrong.click(bind(whatif.said_wrong, desk), None, solve.said, **QUIET)
-    solve.mode.change(solve_panel.show_memory_choice, solve.mode, solve.memory, queue=False, **QUIET)
+    solve.mode.change(solve_panel.show_memory_choice, solve.mode, solve.memory, **QUIET)
     solve.families.input(bind(solve_panel.examples_of, desk), solve.families, [solve.example, solve.problem],
-                         queue=False, **QUIET)
+                         **QUIET)
     status.take(bind(solve_panel.take, desk), None, [solve.families, solve.example, solve.problem], **QUIET)
-    solve.example.input(solve_panel.fill, solve.example, solve.problem, queue=False, **QUIET)
+    solve.example.input(solve_panel.fill, solve.example, solve.problem, **QUIET)
     # A problem that was typed is no example; said in the browser alone, since every letter is a change.
-    solve.problem.change(None, [solve.problem, solve.example], solve.example, queue=False,
+    solve.problem.change(None, [solve.problem, solve.example], solve.example,
                          js="(problem, example) => example === problem ? example : null", **QUIET)
     for area in (solve.outputs[0], solve.outputs[2]):
-        area.open_memory(bind(memories_panel.clicked, desk), memories.look, page, **QUIET).then(
-            open_memories, None, tabs, queue=False, **QUIET)
+        shows_memory(area.open_memory(bind(memories_panel.clicked, desk), memories.look, page, **QUIET), tabs)
 
 
 def wire_distil(desk: Desk, solve: Solve, distil: Distil, memories: Memories, tabs: gr.Tabs, top: list[Any],
@@ -133,25 +134,25 @@ def wire_distil(desk: Desk, solve: Solve, distil: Distil, memories: Memories, ta
     status = distil.outputs[0]
     asked = [distil.problem, *solve.settings, *distil.settings]
     work = {"fn": bind(distil_panel.begin, desk), "outputs": distil.outputs, "show_progress_on": status, **parts.WORK, **MODEL}
-    run = distil.press.click(bind(distil_panel.press, desk), asked, [*distil.outputs, distil.columns], queue=False,
+    run = distil.press.click(bind(distil_panel.press, desk), asked, [*distil.outputs, distil.columns],
                              **QUIET).then(**work)
     moved = solve.distil.click(bind(distil_panel.take_over, desk), [solve.problem, *asked[1:]],
-                               [tabs, distil.problem, *distil.outputs, distil.columns], queue=False, **QUIET)
+                               [tabs, distil.problem, *distil.outputs, distil.columns], **QUIET)
+    moved.then(**parts.focus("#lm-distil-stop", "#lm-distil"))
     chained = moved.then(**work)
     for one in (run, chained):
-        one.failure(bind(distil_panel.refused, desk), None, distil.outputs, queue=False, **QUIET)
-    again = distil.again.click(bind(before_after.press, desk), distil.on, distil.stop, queue=False, **QUIET).then(
+        one.failure(bind(distil_panel.refused, desk), None, distil.outputs, **QUIET)
+    again = distil.again.click(bind(before_after.press, desk), distil.on, distil.stop, **QUIET).then(
         bind(before_after.before_after, desk), None, distil.columns, **parts.WORK, **MODEL)
     stays_stoppable(again, bind(before_after.refused, desk), distil.columns, bind(before_after.still_going, desk),
                     distil.stop)
-    distil.stop.click(bind(distil_panel.stop, desk), None, distil.outputs, cancels=[run, chained, again], queue=False, **QUIET)
+    distil.stop.click(bind(distil_panel.stop, desk), None, distil.outputs, cancels=[run, chained, again], **QUIET)
     distil.keep.click(bind(distil_panel.keep, desk), None, distil.outputs, **QUIET).then(
         **parts.focus("#lm-outcome a", "#lm-distil")).then(
         bind(memories_panel.refresh, desk), [*memories.look, memories.chosen], page, **QUIET).then(
         bind(head, desk), None, top, **QUIET)
     distil.discard.click(bind(distil_panel.discard, desk), None, distil.outputs, **QUIET).then(**parts.focus("#lm-distil"))
-    distil.outputs[3].open_memory(bind(memories_panel.clicked, desk), memories.look, page, **QUIET).then(
-        open_memories, None, tabs, queue=False, **QUIET)
+    shows_memory(distil.outputs[3].open_memory(bind(memories_panel.clicked, desk), memories.look, page, **QUIET), tabs)
 
 
 def wire_memories(desk: Desk, solve: Solve, m: Memories, tabs: gr.Tabs, top: list[Any], page: list[Any],
@@ -159,24 +160,25 @@ def wire_memories(desk: Desk, solve: Solve, m: Memories, tabs: gr.Tabs, top: lis
     """The map, the table, and what can be done with one memory."""
     map_wiring.wire_map(desk, m, page, MODEL)
     map_wiring.wire_actions(desk, m, page)
-    guide.open_memory(bind(memories_panel.clicked, desk), m.look, page, **QUIET)
-    guide.open_receipt(bind(memories_panel.show_receipt, desk), [*m.look, m.chosen], page, **QUIET)
+    guide.open_memory(bind(memories_panel.clicked, desk), m.look, page, **QUIET, **map_wiring.EACH)
+    guide.open_receipt(bind(memories_panel.show_receipt, desk), [*m.look, m.chosen], page, **QUIET, **map_wiring.EACH)
     chosen, counted = [*m.look, m.chosen], bind(head, desk)
     m.actions.really.click(bind(memories_panel.delete, desk), chosen, page, **QUIET).then(
         **parts.focus(map_wiring.MAP)).then(counted, None, top, **QUIET)
     m.upload.upload(bind(memories_panel.import_zip, desk), [m.upload, *chosen], page, **QUIET).then(counted, None, top, **QUIET)
-    m.actions.try_it.click(try_on_problem, m.chosen, [tabs, solve.mode, solve.memory], queue=False, **QUIET)
+    m.actions.try_it.click(try_on_problem, m.chosen, [tabs, solve.mode, solve.memory], **QUIET).then(
+        **parts.focus("#lm-solve"))
 
 
 def stays_stoppable(work: Any, refused: Any, area: gr.HTML, still_going: Any, stop: gr.Button) -> None:
     """After a comparison, also one that the full queue refused, Stop is there as long as anything is left to stop."""
-    for ended in (work, work.failure(refused, None, area, queue=False, **QUIET)):
-        ended.then(still_going, None, stop, queue=False, **QUIET)
+    for ended in (work, work.failure(refused, None, area, **QUIET)):
+        ended.then(still_going, None, stop, **QUIET)
 
 
-def open_memories() -> Any:
-    """Shows the Memories panel."""
-    return gr.update(selected="memories")
+def shows_memory(opened: Any, tabs: gr.Tabs) -> None:
+    """After a memory was opened from another panel: shows it, and the keyboard is there, too."""
+    opened.then(lambda: gr.update(selected="memories"), None, tabs, **QUIET).then(**parts.focus("#lm-close"))
 
 
 def try_on_problem(memory_id: str) -> tuple[Any, Any, Any]:

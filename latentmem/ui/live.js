@@ -9,7 +9,8 @@
     const was = old.querySelectorAll(".body"), now = fresh.querySelectorAll(".body");
     return () => now.forEach((b, i) => {
       const o = was[i];
-      b.scrollTop = !o || o.dataset.end !== "no" ? b.scrollHeight : Number(o.dataset.top);
+      const follows = !o || (o.closest(".writing") && o.dataset.end !== "no"); // a stored trace begins where it begins
+      b.scrollTop = follows ? b.scrollHeight : Number(o.dataset.top ?? 0);
       if (o?.dataset.end) { b.dataset.end = o.dataset.end; b.dataset.top = o.dataset.top; }
     });
   };

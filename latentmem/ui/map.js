@@ -27,7 +27,7 @@
 
   lm.figure = ({ element, props, watch }) => {
     const host = element.querySelector(".lm-figure");
-    let drawn = false, waiting = false;
+    let drawn = false, waiting = false, wide = 0;
     const draw = () => {
       const figure = props.value && typeof props.value === "object" ? props.value : { data: [] };
       host.hidden = !figure.data?.length; // no empty axes
@@ -36,6 +36,8 @@
         drawn = false;
         return;
       }
+      wide = host.clientWidth;
+      if (!wide) return; // in a panel that is not shown there is no width to draw for: later, when it is
       if (!window.Plotly) { // the script is large and may still be on its way
         if (!waiting) { waiting = true; lm.plotly(); const again = () => { if (window.Plotly) { waiting = false; draw(); } else if (host.isConnected || !drawn) setTimeout(again, 60); }; again(); }
         return;
@@ -43,12 +45,13 @@
       const { data, layout } = dress(figure);
       if (figure.words) host.setAttribute("aria-label", figure.words);
       host.style.minHeight = (layout.height ?? 0) + "px";
-      window.Plotly.react(host, data, layout, { displayModeBar: false, responsive: true }).then(() => {
+      window.Plotly.react(host, data, layout, { displayModeBar: false }).then(() => {
         drawn = !host.hidden;
       });
     };
     const observer = new MutationObserver(() => { host.isConnected ? draw() : observer.disconnect(); });
     observer.observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    new ResizeObserver(() => { if (host.clientWidth !== wide) draw(); }).observe(host);
     watch("value", draw);
     draw();
   };

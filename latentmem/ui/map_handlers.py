@@ -67,7 +67,9 @@ def want(desk: Desk, words: str, colour: str, space: str, method: str, chosen: s
     told = {"notice": part.notice, "method": method} if error else {}
     part = Picture(map=part.map, trust=part.trust, warning=part.warning, **told)
     sheet = atlas.ready(space, method)  # type: ignore[arg-type]
-    if sheet is None or not sheet.names:
+    if sheet is None:
+        return Picture()  # as above: another one is being made, and its points come when it is
+    if not sheet.names:
         return part._replace(points={"stamp": part.map.get("stamp", ""), "n": 0}, trust=[])
     return part._replace(**drawn(sheet, atlas.rows(), words, colour))
 

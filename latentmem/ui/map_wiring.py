@@ -16,8 +16,11 @@ from .map_picture import SKIP, Picture
 from .memories import Memories
 from .session import Desk, bind
 
-QUIET = {"show_progress": "hidden", "api_visibility": "private"}
-DRAWING = {"concurrency_id": "map", "concurrency_limit": 4}  # pictures that are computed at the same time
+# A full queue of model work must not keep anybody from keeping, tagging or carrying away a memory, so nothing here waits in it.
+QUIET = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+# Gradio drops an event whose listener is still at work, unless it is told otherwise.
+EACH, LATEST = {"trigger_mode": "multiple"}, {"trigger_mode": "always_last"}  # the latter for what only reads inputs
+DRAWING = {"concurrency_id": "map", "concurrency_limit": 4, "queue": True}  # pictures that are computed at the same time
 MAP = "#lm-map .lm-figure"
 FETCH = "() => setTimeout(() => document.querySelector('#lm-download a, a#lm-download, #lm-download')?.click(), 400)"
 
@@ -53,7 +56,7 @@ def wire_map(desk: Desk, m: Memories, page: list[Any], model_work: dict[str, Any
 
     def listen(event: Callable[..., Any], handler: Callable[..., Any], given: list[Any], names: tuple[str, ...],
                **more: Any) -> Any:
-        return event(bind(part(handler, names), desk), given, [at[n] for n in names], **{**QUIET, "queue": False, **more})
+        return event(bind(part(handler, names), desk), given, [at[n] for n in names], **QUIET, **more)
 
     placing = gr.on([m.locate.click, m.ask.submit], bind(panel.locate, desk), [m.ask, space], m.notice,
                     show_progress="minimal", show_progress_on=m.notice, api_visibility="private", **model_work)
@@ -61,17 +64,17 @@ def wire_map(desk: Desk, m: Memories, page: list[Any], model_work: dict[str, Any
     m.clear.click(bind(panel.clear, desk), chosen, [m.ask, *page], cancels=[placing], **QUIET)
     # One by one, because gr.on takes no custom events.
     for opened in (m.map.memory_click, m.table.open_memory, m.selected.open_memory, m.page.open_memory, m.body.open_memory):
-        listen(opened, panel.clicked, m.look, NAMED)
-    listen(m.body.open_receipt, panel.show_receipt, chosen, NAMED)
-    listen(m.choice.input, panel.choose, [*m.look, m.choice], NAMED)
+        listen(opened, panel.clicked, m.look, NAMED, **EACH)
+    listen(m.body.open_receipt, panel.show_receipt, chosen, NAMED, **EACH)
+    listen(m.choice.input, panel.choose, [*m.look, m.choice], NAMED, **LATEST)
     listen(m.actions.close.click, panel.shut, chosen, NAMED).then(**parts.focus(MAP))
     for asked in (m.map.want, space.input, method.input):
-        drawing = asked(bind(handlers.draw, desk), chosen, m.warning, **QUIET, **DRAWING)
-        listen(drawing.then, handlers.want, chosen, DRAWN)
-    listen(m.map.explain, handlers.explain, chosen, EXPLAINED)
-    listen(colour.input, handlers.recolour, m.look, ("notice", "paint"))
-    listen(query.input, handlers.search, chosen, FOUND, trigger_mode="always_last")
-    listen(m.map.picked, handlers.picked, [m.chosen], PICKED)
+        drawing = asked(bind(handlers.draw, desk), chosen, m.warning, **{**QUIET, **DRAWING}, **LATEST)
+        listen(drawing.then, handlers.want, chosen, DRAWN, **LATEST)
+    listen(m.map.explain, handlers.explain, chosen, EXPLAINED, **LATEST)
+    listen(colour.input, handlers.recolour, m.look, ("notice", "paint"), **LATEST)
+    listen(query.input, handlers.search, chosen, FOUND, **LATEST)
+    listen(m.map.picked, handlers.picked, [m.chosen], PICKED, **EACH)
     for area in (m.page, m.body):
         listen(area.act, actions.act, chosen, ANNOTATED).then(**parts.focus("#lm-close", MAP))
     listen(m.actions.near_words.click, actions.near_words, [m.chosen], ("words",))
@@ -82,8 +85,8 @@ def wire_actions(desk: Desk, m: Memories, page: list[Any]) -> None:
     a, bulk, chosen = m.actions, m.bulk, [*m.look, m.chosen]
     a.quarantine.click(bind(actions.quarantine, desk), chosen, page, **QUIET).then(**parts.focus("#lm-release"))
     a.release.click(bind(actions.release, desk), chosen, page, **QUIET).then(**parts.focus("#lm-quarantine"))
-    a.delete.click(lambda: gr.update(visible=True), None, a.sure, queue=False, **QUIET)
-    a.spare.click(lambda: gr.update(visible=False), None, a.sure, queue=False, **QUIET).then(**parts.focus("#lm-delete"))
+    a.delete.click(lambda: gr.update(visible=True), None, a.sure, **QUIET)
+    a.spare.click(lambda: gr.update(visible=False), None, a.sure, **QUIET).then(**parts.focus("#lm-delete"))
     for press, typed, handler in ((a.add_tag, a.tag, actions.add_tag), (a.add_note, a.note, actions.add_note)):
         gr.on([press.click, typed.submit], bind(handler, desk), [*chosen, typed], [typed, *page], **QUIET)
     gr.on([bulk.add.click, bulk.tag.submit], bind(actions.tag_picked, desk), [*chosen, m.picked, bulk.tag], [bulk.tag, *page],

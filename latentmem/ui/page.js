@@ -61,7 +61,9 @@
     const asked = new URLSearchParams(location.search), memory = asked.get("memory") ?? "", receipt = asked.get("receipt") ?? "";
     return { memory, receipt, panel: memory || receipt ? "memories" : asked.get("panel") ?? "solve" };
   };
-  let { memory, receipt, panel } = read(), walked = 0, began = Date.now();
+  let { memory, receipt, panel } = read(), began = Date.now();
+  let walks = []; // what walking back and forth asked for and the server has not shown yet, the oldest first
+  let problem = new URLSearchParams(location.search).get("problem") ?? "", asking = ""; // the one answered; the one just pressed
   lm.opensMap = panel === "memories"; // as early.py has it
   { // the panel that the address names is built at once, not after another one
     const parts = window.gradio_config?.components ?? [], named = parts.some((c) => c.type === "tabitem" && c.props.id === panel);
@@ -74,7 +76,7 @@
     put("receipt", panel === "memories" ? receipt : "");
     put("panel", panel === "solve" || (panel === "memories" && (memory || receipt)) ? "" : panel);
     if (url.href === location.href) return;
-    const quiet = replace || Date.now() - walked < 3000 || Date.now() - began < 1500; // not a step of the visitor's own
+    const quiet = replace || Date.now() - began < 1500; // not a step of the visitor's own
     history[quiet ? "replaceState" : "pushState"](null, "", url);
     tell(url);
   };
@@ -84,17 +86,30 @@
     }
   };
   lm.showAddress = (id, paper) => { // a memory, perhaps with a receipt, was opened, or closed with ""
-    const closed = !id && !paper || Boolean(receipt && !paper && id === memory);
+    const step = walks.findIndex((to) => to.receipt ? paper.startsWith(to.receipt) : !paper && (to.memory ? id.startsWith(to.memory) : !id));
+    const walked = step >= 0, passed = walked && step < walks.length - 1;
+    walks = walked ? walks.slice(step + 1) : [];
+    if (passed) return; // the visitor is further back by now, and that answer is on its way
+    const closed = walked || !id && !paper || Boolean(receipt && !paper && id === memory);
     [memory, receipt] = [id, paper];
     if (id || paper) panel = "memories";
     write(closed);
   };
-  lm.asked = (problem) => { // what was asked last can be copied from the address bar
+  const name = () => { // what was asked last can be copied from the address bar
     const url = new URL(location.href);
-    problem.length <= 1500 ? url.searchParams.set("problem", problem) : url.searchParams.delete("problem");
+    problem && problem.length <= 1500 ? url.searchParams.set("problem", problem) : url.searchParams.delete("problem");
+    if (url.href === location.href) return;
     history.replaceState(null, "", url);
     tell(url);
+  };
+  lm.asks = (text) => { // the button was pressed
+    asking = text;
     lm.look("lm-status");
+  };
+  lm.asked = (shown) => { // ... and the server took it, which it says by "wait"; what it refused has no place in the address
+    if (!shown?.some(([key]) => key === "wait")) return;
+    problem = asking;
+    name();
   };
   lm.guide = ({ props, trigger, watch }) => {
     lm.goTo = () => receipt ? trigger("open_receipt", { id: receipt, memory }) : trigger("open_memory", { id: memory });
@@ -130,12 +145,12 @@
   window.addEventListener("resize", () => { clearTimeout(fitting); fitting = setTimeout(fitBoxes, 200); });
   window.addEventListener("popstate", () => {
     const to = read();
-    walked = Date.now();
     panel = to.panel;
+    name(); // every step has the problem of its time, but the answer on the page is the last one's
     tabs().find((b) => nameOf(b) === panel)?.click();
     if (panel !== "memories" || (to.memory === memory && to.receipt === receipt)) return;
     ({ memory, receipt } = to);
-    lm.goTo?.();
+    if (lm.goTo) { walks.push(to); lm.goTo(); }
   });
 
   // What had the keyboard's place was hidden: it goes to the first of these that is there, once it is.

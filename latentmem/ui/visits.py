@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ class Visit:
     runs: dict[str, Run] = field(default_factory=dict)
     pending: Distilled | None = None  # waits for keep or discard
     columns: list[tuple[str, Vote]] = field(default_factory=list)  # the counterfactual, side by side
+    trials: list[tuple[str, Vote, Vote]] = field(default_factory=list)  # problem, vote before and after the distillation
     near: list[str] = field(default_factory=list)  # examples like the problem that was distilled, the nearest first
     star: Star | None = None  # the problem on the map
     looked: bool = False  # a memory was opened since the page was loaded
@@ -107,7 +109,7 @@ class Visits:
             visit = self._live.setdefault(name, self._live.get(name) or self._back(name) or Visit())
             self._live.move_to_end(name)
             visit.seen = time.monotonic()
-            self.sweep()
+            self.sweep(but=visit)
             return visit
 
     def _back(self, name: str) -> Visit | None:
@@ -168,8 +170,8 @@ class Visits:
             self.sweep()
             self._wake()
 
-    def sweep(self) -> None:
-        """Forgets who is past their time, and the least recent beyond the bound."""
+    def sweep(self, but: Visit | None = None) -> None:
+        """Forgets who is past their time, and beyond the bound those who lose least (`_loses`), the least recent first."""
         with self._lock:
             now = time.monotonic()
             gone: list[Any] = [(self._parked, t) for t, v in self._parked.items() if now - v.seen > self.patience]
@@ -177,4 +179,10 @@ class Visits:
             for where, name in gone:
                 where.pop(name).free()
             while len(self) > self.most:
-                (self._parked or self._live).popitem(last=False)[1].free()
+                all_ = [(where, name, v) for where in (self._live, self._parked) for name, v in where.items() if v is not but]
+                where, name, _ = min(all_, key=lambda x: self._loses(x[0], x[2]))  # the first of equals
+                where.pop(name).free()
+
+    def _loses(self, where: Mapping[str, Visit], visit: Visit) -> tuple[bool, bool, bool]:
+        """A caller without a tab loses least, who may be a flood of them; then a page that went; a page at work loses most."""
+        return bool(visit.token), where is self._live, visit.busy(*visit.runs)
