@@ -15,12 +15,13 @@ import numpy as np
 
 from . import bank_archive, bank_codec, bank_index, bank_receipts, bank_verify, soft_prompt
 from .bank_archive import ExportReport, ImportReport
+from .bank_index import OtherKeys
 from .bank_schema import STATE, info_of, infos_sql, is_damage, place
 from .bank_store import Store, salvaged
 from .bank_verify import VerifyReport
-from .records import Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, OtherKeys, Receipt
+from .records import Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Receipt
 
-__all__ = ["Bank", "ExportReport", "ImportReport", "VerifyReport"]
+__all__ = ["Bank", "ExportReport", "ImportReport", "OtherKeys", "VerifyReport"]
 
 KEYS_SQL = """SELECT k.seq, m.id, m.name, m.model, m.source, k.bytes, k.sha256
               FROM keys k JOIN memories m ON m.seq = k.seq WHERE k.kind = ? AND k.seq """

@@ -186,6 +186,10 @@ def _cosines(rows: np.ndarray, query: np.ndarray) -> np.ndarray:
     return np.clip((exact * query).sum(axis=1) / np.sqrt((exact * exact).sum(axis=1)), -1.0, 1.0)
 
 
+class OtherKeys(LatentmemError):
+    """A search key that no key of the bank can be compared with: another embedder or model made them."""
+
+
 def check_query(key: np.ndarray, k: int) -> np.ndarray:
     """The query as a vector [d]. Raises LatentmemError."""
     vector = np.asarray(key)

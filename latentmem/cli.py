@@ -55,7 +55,7 @@ def solve(overrides: dict[str, Any], as_json: bool, problem: ProblemText = None,
     posed = one_problem(problem, file, ids)
     engine = engine_for(overrides) if memory is None else cli_bank.engine_on_bank(overrides)
     scene = console.run(engine.think(posed, memory_id=memory), as_json).scene
-    vote = scene.votes["memory" if memory else "zero_shot"]
+    vote = scene.votes["zero_shot" if memory is None else "memory"]
     if not as_json:
         said = (f"The answer is {vote.label}, by {vote.clusters[0].size} of {vote.total} traces." if vote.clusters else
                 "No answer: no trace ended with a boxed answer.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -80,9 +81,9 @@ def evaluate(overrides: dict[str, Any], as_json: bool,
         return report(folder, also)
     if not resume:
         _refuse_full(folder)
-    budgets = _given({"votes": votes, "offline_steps": offline_steps})
+    _refuse_idle(sweep, asked)
     order = Order(chosen, folder, strict=strict, rows=rows, together=together, block=block,
-                  sweep=read(sweep) if sweep else None, **budgets)
+                  sweep=read(sweep) if sweep else None, **_given({"votes": votes, "offline_steps": offline_steps}))
     follow(records(order, chosen, overrides), as_json)
     return report(folder, also, remedy=UNMEASURED)
 
@@ -94,6 +95,16 @@ def report(folder: Path, also: list[Path], **told: str) -> int:
     for file in make(folder, also, **told).values():
         typer.echo(f"{file} is written.", err=True)
     return DONE
+
+
+def _refuse_idle(sweep: Path | None, asked: dict[str, Any]) -> None:
+    """Raises LatentmemError for what a sweep would pass over."""
+    if sweep is None:
+        return
+    asked = asked | {"data": asked["data"][1:]}  # the first is what it is about
+    if idle := [name for name, value in asked.items() if value not in (None, ())]:
+        raise LatentmemError(f"A sweep says itself what it tries and asks, and {', '.join(idle)} would do nothing beside "
+                             "--sweep: leave it out, or write it into the sweep file.")
 
 
 def _refuse_full(folder: Path) -> None:
@@ -131,6 +142,8 @@ def records(order: Order, suite: Suite, overrides: dict[str, Any]) -> Iterator[A
         engine = cli_command.engine_for(given)
         out = order.out / slug(model.rsplit("/", 1)[-1]) if len(models) > 1 else order.out
         yield from run(engine, replace(order, out=out, seed=engine.settings.seed))
+        del engine
+        gc.collect()  # what it was made of refers to itself in circles, and the next model needs the room
 
 
 def follow(those: Iterator[Any], as_json: bool) -> None:

@@ -237,7 +237,8 @@ def _lesson(one: _Learner, recipe: Recipe) -> Lesson:
     steps = tuple(one.steps)
     trained = [s for s in range(1, len(one.scores)) if not torch.equal(one.past[s], one.start)]
     if not trained:
-        told = one.steps[min(len(one.steps), recipe.steps) - 1].note  # the final check says nothing about why
+        told = one.steps[min(len(one.steps), recipe.steps) - 1].note or (  # the final check says nothing about why
+            "the steps were too small to change the prompt, so use a higher learning rate")
         return Lesson(None, f"Nothing was learnt: {told}.", steps)
     best = trained[-1] if recipe.keep == "last" else max(trained, key=lambda s: (one.scores[s], s))
     if recipe.keep == "best" and (one.scores[best] < one.scores[0] or one.scores[best] == 0):

@@ -9,10 +9,10 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from .answers import warm_up
-from .bank import Bank
+from .bank import Bank, OtherKeys
 from .loading import Place, Shared
 from .overlay import Overlay
-from .receipts import REPLAYED, Circumstances, events, judged, now, write
+from .receipts import REPLAYED, Circumstances, confirm, events, judged, now, write
 from .records import (
     Delta,
     Distilled,
@@ -20,7 +20,6 @@ from .records import (
     KeyKind,
     LatentmemError,
     Memory,
-    OtherKeys,
     Problem,
     Receipt,
     Record,
@@ -55,7 +54,7 @@ class Engine:
 
     def changed(self, *, on_bank: Bank | None = None, **settings: Any) -> Engine:
         """A light copy with some settings replaced, perhaps on another bank; models and open banks are shared."""
-        bank = self._own_bank if on_bank is None else on_bank
+        bank = on_bank if on_bank is not None or "bank" in settings else self._own_bank
         return Engine(self.settings.changed(**settings), bank=bank, _shared=self._shared)
 
     # What it is made of -----------------------------------------------------------------------------------------
@@ -127,7 +126,7 @@ class Engine:
         """Sample rollouts for a problem and vote, alone or with one memory."""
         problem = self._check(problem)
         yield from self.load()
-        softs = {"memory": self._soft(self.bank.get(memory_id))} if memory_id else {"zero_shot": None}
+        softs = {"memory": self._soft(self.bank.get(memory_id))} if memory_id is not None else {"zero_shot": None}
         traces: list[Trace] = []
         for record in self._sides(problem, softs):
             yield record
@@ -135,7 +134,7 @@ class Engine:
                 traces.append(record)
             elif isinstance(record, Vote):
                 last = record
-        if not memory_id:
+        if memory_id is None:
             self._shared.thoughts.put(self._thought_key(problem), traces, last)
 
     def _thought_key(self, problem: Problem) -> str:
@@ -152,11 +151,13 @@ class Engine:
     def distil_many(self, problems: Sequence[Problem], *, keep: bool = True) -> Iterator[Record]:
         """The same for several problems in one batch, each with its own soft prompt; one Distilled each at the end.
 
-        Steps carry their problem's id. A memory is stored when its problem's training has ended.
+        Steps carry their problem's id. Memories are stored when the training of all has ended.
         """
         from .distil import Lesson, Recipe, distil
 
         problems = [self._check(p) for p in problems]
+        if keep:
+            _ = self.bank  # one that cannot be opened says so now, not after minutes of training
         yield from self.load()
         firsts = []
         for problem in problems:
@@ -203,7 +204,7 @@ class Engine:
     def search(self, problem: Problem, k: int | None = None) -> Retrieval:
         """The memories nearest to a problem, best first, of those that this model can use."""
         s, problem = self.settings, self._check(problem)
-        hits = self.bank.search(self.key(problem), kind=s.key, k=k or s.k, model=self.model.fingerprint)
+        hits = self.bank.search(self.key(problem), kind=s.key, k=s.k if k is None else k, model=self.model.fingerprint)
         return Retrieval(problem.id, s.key, hits)
 
     def neighbours(self, memory_id: str, k: int = 5) -> tuple[Hit, ...]:
@@ -283,7 +284,7 @@ class Engine:
             self.bank.record_all(judged(receipt, correct, self.bank.events(kind="feedback", receipt_id=receipt.id)))
 
     def replay(self, receipt: Receipt) -> Iterator[Record]:
-        """Answer again as the receipt says: same settings, seed and memory. Raises LatentmemError if a token differs."""
+        """Answer again as the receipt says: same settings, seed and memory. Raises LatentmemError if it differs."""
         yield from self.load()
         if receipt.model != self.model.fingerprint:
             raise LatentmemError(f"The receipt was written with {receipt.model_name} and the model in use is "
@@ -294,6 +295,4 @@ class Engine:
             for record in engine.answer(receipt.problem, receipt.used.memory_id if receipt.used else "off"):
                 yield record
         assert isinstance(record, Receipt)
-        if record.token_digest != receipt.token_digest:
-            raise LatentmemError(f"The replay of receipt {receipt.id} gave other tokens: another machine, library version "
-                                 "or batch computes slightly different numbers; compare the two answers instead.")
+        confirm(receipt, record)

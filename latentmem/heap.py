@@ -5,10 +5,14 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Generator, Sequence
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+from .records import LatentmemError
+
+P, Y, R = ParamSpec("P"), TypeVar("Y"), TypeVar("R")
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # names of glibc's mallopt
 LARGEST = 2**30
@@ -31,6 +35,24 @@ def keep_pages() -> bool:
     """
     return give_back() and bool(_library().mallopt(MMAP_THRESHOLD, LARGEST)
                                 and _library().mallopt(TRIM_THRESHOLD, 2 * LARGEST - 1))
+
+
+def roomy(work: Callable[P, Generator[Y, None, R]]) -> Callable[P, Generator[Y, None, R]]:
+    """A generator of tensor work that says in one sentence that the device's memory is full. Raises LatentmemError."""
+
+    @wraps(work)
+    def told(*args: P.args, **kwargs: P.kwargs) -> Generator[Y, None, R]:
+        try:
+            return (yield from work(*args, **kwargs))
+        except RuntimeError as e:
+            import torch
+
+            if not isinstance(e, torch.OutOfMemoryError):
+                raise
+            raise LatentmemError("The memory of the device is full: use fewer rollouts, shorter traces (max_new_tokens) or fewer "
+                                 "problems at a time; `latentmem evaluate` has --rows and --together for that.") from None
+
+    return told
 
 
 def give_back() -> bool:

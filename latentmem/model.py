@@ -85,7 +85,7 @@ def arithmetic_named(name: str, device: torch.device) -> str:
     """bfloat16, int8 or float32 for a setting's value. Raises LatentmemError if the device has no such products."""
     if name == "int8" and (device.type != "cpu" or not has_eight_bits()):
         raise LatentmemError(f"This {device.type} device has no products in 8-bit integers (a CPU with AVX512-VNNI has): "
-                             "use --dtype auto or float32.")
+                             "use --set dtype=auto or float32.")
     return native_arithmetic(device) if name == "auto" else name
 
 

@@ -8,10 +8,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .bank import Bank, ExportReport, ImportReport
+from .bank import Bank, ExportReport, ImportReport, OtherKeys
 from .bank_codec import iso, now, stamp
 from .beside import STATES, Beside, weight
-from .records import MOST_TOKENS, Counters, Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, OtherKeys, Receipt
+from .records import MOST_TOKENS, Counters, Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Receipt
 
 if TYPE_CHECKING:
     import numpy as np

@@ -34,7 +34,7 @@ def parse_problem(line: str, where: str) -> Problem:
         data = json.loads(line)
     except (ValueError, RecursionError) as e:  # ValueError: not JSON, or a number of thousands of digits
         raise LatentmemError(f"{where} is not JSON ({e}): write one JSON object a line.") from None
-    if not isinstance(data, dict) or "problem" not in data:
+    if not isinstance(data, dict) or data.get("problem") is None:
         raise LatentmemError(f"{where} has no member \"problem\": write {{\"problem\": \"...\"}}.")
     given = {name: data[name] for name in MEMBERS if data.get(name) is not None}
     if isinstance(given.get("answer"), (int, float)) and not isinstance(given["answer"], bool):

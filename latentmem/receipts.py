@@ -48,6 +48,16 @@ def write(problem: Problem, around: Circumstances, chosen: Route, votes: Mapping
         traces=tuple(ordered), created=created)
 
 
+def confirm(receipt: Receipt, again: Receipt) -> None:
+    """Raises LatentmemError if a replay differs from its receipt."""
+    if again.token_digest != receipt.token_digest:
+        raise LatentmemError(f"The replay of receipt {receipt.id} gave other tokens: another machine, device, dtype, library "
+                             "version or batch computes slightly different numbers; compare the two answers instead.")
+    if (again.answer, again.route.side) != (receipt.answer, receipt.route.side):
+        raise LatentmemError(f"The replay of receipt {receipt.id} gave the same tokens, but the answer {again.answer} in place "
+                             f"of {receipt.answer}: the receipt was changed, or answers are read differently by now.")
+
+
 def _event(receipt: Receipt, memory_id: str, kind: EventKind, **detail: Any) -> Event:
     return Event(memory_id, kind, problem_id=receipt.problem.id, receipt_id=receipt.id, detail=detail)
 

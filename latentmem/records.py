@@ -27,10 +27,6 @@ class LatentmemError(ValueError):
     """What a user can cause and mend. The message is one sentence: what, value, remedy."""
 
 
-class OtherKeys(LatentmemError):
-    """A search key that no key of the bank can be compared with: another embedder or model made them."""
-
-
 def tried(store: Callable[[], object]) -> LatentmemError | None:
     """What went wrong with storing: a full disk or a locked bank must not cost what was computed, so it is said last."""
     try:
@@ -60,7 +56,11 @@ class Problem:
     source: str = ""  # the data set it came from, "" when typed by a person
 
     def __post_init__(self) -> None:
-        if not isinstance(self.text, str) or not self.text.strip():
+        for name in ("text", "id", "answer", "source"):
+            value = "" if getattr(self, name) is None else getattr(self, name)
+            if not isinstance(value, str) or value.encode("utf-8", "replace").decode() != value:  # else half a character
+                raise LatentmemError(f"The problem's {name} is {value!r:.60}: give a string of whole characters.")
+        if not (self.text or "").strip():
             raise LatentmemError("The problem is empty: type a question first.")
         if not self.id:
             object.__setattr__(self, "id", "p" + digest(self.text.strip())[:12])

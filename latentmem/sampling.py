@@ -11,7 +11,7 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from .answers import extract_boxed
-from .heap import give_back
+from .heap import give_back, roomy
 from .model import LanguageModel, Prompt
 from .prompts import solve_messages
 from .records import Delta, Problem, Side, Trace, digest
@@ -79,6 +79,7 @@ class _Open:
             return self.stream.step(tokenizer, token) or ""
 
 
+@roomy
 def sample(model: LanguageModel, jobs: Sequence[Job], *, seed: int, temperature: float, max_new_tokens: int,
            top_p: float = 1.0, tape: Tape | None = None) -> Iterator[tuple[int, Delta | Trace]]:
     """Sample all jobs in one batch. Yields (job index, record): Deltas as text comes, a Trace as each rollout ends.

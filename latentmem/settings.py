@@ -86,7 +86,10 @@ class Settings(BaseSettings):
             raise ValueError("use 0, which is greedy, or at least 0.001")
         return value
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
+        if strange := next((name for name in values if name not in type(self).model_fields), None):
+            # Before pydantic sees it, which has names of its own.
+            raise LatentmemError(f"There is no setting {strange!r}: `latentmem doctor` lists them.")
         try:
             super().__init__(**values)
         except ValidationError as e:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .grpo import entropy_weights, policy_loss, token_log_probs
-from .heap import give_back
+from .heap import give_back, roomy
 from .model import LanguageModel, Prefilled, Prompt
 from .prompts import solve_messages
 from .records import Problem, Trace
@@ -70,6 +70,7 @@ def token_bytes(body: Body) -> int:
     return len(body.layers) * (numbers * body.dtype.itemsize + 4 * body.heads)
 
 
+@roomy
 def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: float, *,
                     budget: int | None = None) -> Generator[tuple[int, int], None, list[float]]:
     """Accumulate d loss / d soft prompt into each lot's `soft.grad`. Yields (rows done, rows); returns each lot's loss.

@@ -16,8 +16,8 @@ PACKAGE = ROOT / "latentmem"
 
 # A module may import modules of lower levels only. A folder stands for all its files, which may import each other.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("records", "prompts", "notation", "math_worker", "grpo", "drawing", "recomputed", "tape", "heap"),
-    ("linear", "files"),
+    ("records", "prompts", "notation", "math_worker", "grpo", "drawing", "recomputed", "tape"),
+    ("linear", "files", "heap"),
     ("settings", "problems", "answers", "catalog", "downloads", "transformer", "soft_prompt", "bank_codec",
      "bank_schema"),
     ("voting", "thoughts", "routing", "receipts", "hub", "conversion", "weight_store", "bank_store", "bank_index", "bank_zip"),

@@ -173,6 +173,17 @@ def test_a_batch_is_as_large_as_a_gpus_memory_allows(free: int, position: int, l
     assert rows_in(free, position, length) == rows
 
 
+def test_a_gpu_has_fewer_rows_together_where_prompts_are_long() -> None:
+    """Eight rows are reckoned with prompts of 512 tokens, twice, and 976 new ones: 16,000 positions. Of 1,012 tokens there is
+    room for five (3,000 each), of 512 for eight; a CPU takes its rows whatever they are."""
+    model = SimpleNamespace(body=SimpleNamespace(device=torch.device("cuda")))
+    sampler, row = Sampler(model, max_new_tokens=976, rows=8), SimpleNamespace
+    queue = [row(length=512)] * 8 + [row(length=1012)] * 7 + [row(length=90_000)] * 2
+    assert [len(batch) for batch in sampler._cut(queue)] == [8, 5, 2, 1, 1]
+    model.body.device = torch.device("cpu")
+    assert [len(batch) for batch in sampler._cut(queue)] == [8, 8, 1]
+
+
 def test_the_rows_are_the_models_unless_they_are_given() -> None:
     body = SimpleNamespace(device=torch.device("cuda"), spare=68_000_000_000, cached=131_072)
     model = SimpleNamespace(body=body)

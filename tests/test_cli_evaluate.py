@@ -109,6 +109,8 @@ def test_the_single_and_keys_protocols_run(terminal: Terminal, tmp_path: Path) -
     (("--report-only", "--out", "file"), "There are no results in file: run `latentmem evaluate` first."),
     (("--report-only", "--out", "x" * 300), "cannot be read (File name too long)"),
     (("--readme", "file", "--out", "x" * 300), "say with --out in which folder the evidence is"),
+    (("--sweep", "file", "--test", "9", "--systems", "elm"), "test, systems would do nothing beside --sweep: leave it out"),
+    (("--sweep", "file", "--data", "a", "--data", "b"), "and data would do nothing"),
     (("--sweep", "nowhere.json"), "nowhere.json cannot be read as a sweep")])
 def test_what_is_wrong_is_one_sentence(terminal: Terminal, arguments: tuple[str, ...], words: str) -> None:
     Path("file").write_text("no folder")

@@ -148,6 +148,8 @@ def test_replay_gives_the_same_tokens_and_notices_others(taught):
     assert run(taught.replay(receipt))[-1].token_digest == receipt.token_digest
     with pytest.raises(LatentmemError, match="other tokens"):
         run(taught.replay(replace(receipt, token_digest="0" * 64)))
+    with pytest.raises(LatentmemError, match=r"the same tokens, but the answer .* in place of 999: the receipt was changed"):
+        run(taught.replay(replace(receipt, answer="999")))
     strange = {**receipt.settings, "bank": "/nowhere/bank.sqlite", "model": "someone/huge", "hosted": True}
     assert run(taught.replay(replace(receipt, settings=strange)))[-1].token_digest == receipt.token_digest
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from latentmem.records import OtherKeys
+from latentmem.bank import OtherKeys
+from latentmem.records import LatentmemError
 
 from .test_engine import Q, embed, engine, learnt, models, run, taught  # noqa: F401 (some are fixtures)
 
@@ -36,6 +37,19 @@ def test_keys_of_another_length_cost_no_answer(taught):
     receipt = run(other.answer(Q))[-1]
     assert receipt.hits == () and receipt.used is None and receipt.route.side == "zero_shot"
     assert receipt.route.reason.startswith("No memory is tried. The search key has 5 numbers, but the input keys")
+
+
+def test_what_cannot_be_is_said_before_any_work(taught, tmp_path):
+    (tmp_path / "file").write_text("")
+    other = taught.changed(bank=tmp_path / "file" / "b.sqlite")  # a bank that is named takes the place of the one given
+    with pytest.raises(LatentmemError, match="cannot be opened"):
+        next(other.distil(Q))
+    assert taught.changed(bank=tmp_path / "b.sqlite").bank.path == str(tmp_path / "b.sqlite")
+    assert taught.changed(rollouts=5).bank is taught.bank
+    with pytest.raises(LatentmemError):
+        taught.search(Q, k=0)
+    with pytest.raises(LatentmemError):
+        run(taught.think(Q, memory_id=""))
 
 
 def test_empty_bank_is_a_result(engine):

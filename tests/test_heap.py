@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from latentmem.heap import file_pages, give_back, keep_pages, let_go
+from latentmem.heap import file_pages, give_back, keep_pages, let_go, roomy
+from latentmem.records import LatentmemError
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the system as Linux does")
 MB = 2**20
@@ -18,6 +19,17 @@ MB = 2**20
 
 def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_a_full_device_is_one_sentence() -> None:
+    def work(kind: type[Exception]):
+        yield 1
+        raise kind("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    with pytest.raises(LatentmemError, match="The memory of the device is full: use fewer rollouts"):
+        list(roomy(work)(torch.OutOfMemoryError))
+    with pytest.raises(RuntimeError, match="Tried"):
+        list(roomy(work)(RuntimeError))
 
 
 def test_freed_memory_is_kept_where_the_c_library_can() -> None:

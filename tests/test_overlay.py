@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmem import overlay as overlays
-from latentmem.bank import Bank
+from latentmem.bank import Bank, OtherKeys
 from latentmem.overlay import Overlay
 from latentmem.receipts import events
-from latentmem.records import Event, LatentmemError, OtherKeys
+from latentmem.records import Event, LatentmemError
 
 from .bank_samples import assert_same, make_memory, make_receipt, unit
 

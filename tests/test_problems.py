@@ -29,7 +29,8 @@ def test_any_line_is_a_problem_or_one_sentence(line: str) -> None:
 
 
 @pytest.mark.parametrize(("line", "words"), [
-    ("{", "line 1 is not JSON"), ("[]", 'no member "problem"'), ('{"problem": 3}', "problem is 3"),
+    ("{", "line 1 is not JSON"), ("[]", 'no member "problem"'),
+    ('{"problem": null}', 'no member "problem"'), ('{"problem": 3}', "problem is 3"),
     ('{"problem": " "}', "the problem is empty"), ('{"problem": "x", "id": ["a"]}', "id is"), ("\n", "has no problems"),
     ('{"problem": "\\ud800"}', "half a character"), (f'{{"problem": "x", "answer": {"9" * 5000}}}', "line 1 is not JSON"),
 ])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -112,6 +112,8 @@ def test_a_lesson_says_why_nothing_was_learnt_and_its_steps_can_be_stored(loss):
         one.scores.append(0.5)
         one.steps.append(_record(one, step, recipe, one.first, (0.0, 0.0), group, loss, 0.0, note, 1.0, 1.0))
     assert _lesson(one, recipe).reason == "Nothing was learnt: vote too weak."
+    one.steps[0] = replace(one.steps[0], note="")
+    assert _lesson(one, recipe).reason.startswith("Nothing was learnt: the steps were too small to change the prompt")
     assert [s.loss for s in one.steps] == [0.25 if loss == 0.25 else 0.0] * 2
 
 

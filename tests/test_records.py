@@ -57,6 +57,15 @@ def test_problem_ids_are_of_the_text():
     assert Problem("2+2?", answer="4").unlabelled().answer is None
 
 
+@pytest.mark.parametrize(("given", "words"), [
+    ({"id": 5}, "id is 5: give a string"), ({"text": 5}, "text is 5"), ({"text": "a\ud800"}, "text is 'a"),
+    ({"answer": 18}, "answer is 18"), ({"source": ["x"]}, "source is"), ({"text": None}, "is empty"),
+    ({"text": " "}, "is empty")])
+def test_a_problem_is_made_of_strings(given, words):
+    with pytest.raises(LatentmemError, match=words):
+        Problem(**({"text": "2+2?"} | given))
+
+
 def test_digest_separates_its_parts():
     assert digest("ab", "c") != digest("a", "bc") != digest("abc")
 

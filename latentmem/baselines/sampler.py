@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from array import array
 from collections.abc import Iterator, Sequence
@@ -118,12 +119,24 @@ class Sampler:
         # By length, so that a batch has little padding; cut without regard to what is missing further on, so that a
         # resumed run has the batches of the first.
         queue = sorted(missing.values(), key=lambda r: (r.length, r.ask, r.row))
-        for start in range(0, len(queue), self.rows):
-            self._batch(asks, queue[start : start + self.rows], form)
+        for batch in self._cut(queue):
+            self._batch(asks, batch, form)
         found: list[list[_Row]] = [[] for _ in asks]
         for row in rows:
             found[row.ask].append(row)
         return [self._sampled(ask, group) for ask, group in zip(asks, found, strict=True)]
+
+    def _cut(self, queue: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
+        """Batches of at most `rows`; on a GPU, whose memory so many rows are reckoned to fill, of fewer where prompts are longer.
+        A prompt is there twice while it is read: what its pass made, and the cache."""
+        full = self.rows * (2 * PROMPT + self.max_new_tokens) if self.model.body.device.type == "cuda" else math.inf
+        start = 0
+        while start < len(queue):
+            end = min(start + self.rows, len(queue))
+            while end > start + 1 and (end - start) * (2 * queue[end - 1].length + self.max_new_tokens) > full:
+                end -= 1
+            yield queue[start:end]
+            start = end
 
     def _rows(self, index: int, ask: Ask, form: Form) -> Iterator[_Row]:
         body, ids = self.model.body, self.prompt(ask)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..grpo import entropy_weights, policy_loss, token_log_probs
+from ..heap import roomy
 from ..model import Drawn, LanguageModel, Prompt
 from ..prompts import solve_messages
 from ..training import Lot
@@ -146,6 +147,7 @@ class _Row:
     entropy: float  # mean over its tokens
 
 
+@roomy
 def weight_gradient(made: Callable[[], LanguageModel], lots: Sequence[Lot], temperature: float, *,
                     budget: int | None = None) -> Generator[tuple[int, int], None, list[float]]:
     """As `training.policy_gradient`, into the weights of the model that `made` gives: the same loss, the prompt read
