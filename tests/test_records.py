@@ -58,9 +58,8 @@ def test_problem_ids_are_of_the_text():
 
 
 @pytest.mark.parametrize(("given", "words"), [
-    ({"id": 5}, "id is 5: give a string"), ({"text": 5}, "text is 5"), ({"text": "a\ud800"}, "text is 'a"),
-    ({"answer": 18}, "answer is 18"), ({"source": ["x"]}, "source is"), ({"text": None}, "is empty"),
-    ({"text": " "}, "is empty")])
+    ({"id": 5}, "id is 5: give a string"), ({"text": 5}, "text is 5"), ({"source": ["x"]}, "source is"),
+    ({"text": None}, "text is None"), ({"text": " "}, "is empty")])
 def test_a_problem_is_made_of_strings(given, words):
     with pytest.raises(LatentmemError, match=words):
         Problem(**({"text": "2+2?"} | given))
