@@ -100,15 +100,16 @@ class Settings(BaseSettings):
         return type(self)(**{**self.model_dump(), **changes})
 
 
-# Why the defaults that decide a result are what they are. "Sweep": assets/results/recipes, at most two memories a recipe and
-# 100 held-out problems, so the intervals overlap; "runs": the folders beside it, all with qwen2.5-coder-0.5b.
+# Why the defaults that decide a result are what they are. "Sweep": recipes and recipes-more in assets/results, at most two
+# memories a recipe and 100 held-out problems, so the intervals overlap; "runs": the folders beside them, all with
+# qwen2.5-coder-0.5b.
 WHY: Mapping[str, str] = {
     "rollouts": "As in the paper; not swept.",
-    "temperature": "Half of the traces are right and pass@8 is 95 % (runs, MultiArith): much to learn from; not swept.",
+    "temperature": "Half of the traces are right, pass@8 is 95 % (MultiArith). Sweep (recipes-more): 0.8 +1.5 points, 1.0 -2.0.",
     "top_p": "What is trained is what was drawn: a cut-off tail would make the policy gradient another one's.",
     "max_new_tokens": "At 200, three of four traces on the examples were cut off and had no vote.",
     "virtual_tokens": "As in the paper. Sweep: 20 tokens +5.5 points, 5 tokens 0.0.",
-    "init_text": "An instruction that does little by itself: untrained, +1 point (MultiArith) and -5 (GSM8K) in the runs.",
+    "init_text": "It does little by itself: untrained +1 point and -5 (runs). Sweep (recipes-more): +1.5 points, another 0.0.",
     "steps": "As in the paper; of ten memories in a run, the best was after step 6 to 10.",
     "learning_rate": "Sweep: 1e-3 +5.5 points, 3e-4 +2.0, 3e-3 -7.0; 5e-3 collapsed the model in ten steps.",
     "max_grad_norm": "A usual value; the steps of AdamW hardly depend on the gradient's length.",
@@ -118,7 +119,7 @@ WHY: Mapping[str, str] = {
     "pseudo_label": "As in the paper. Sweep: of each step +5.5 points, of the first vote 0.0.",
     "entropy_bonus": "None, as in the paper. Sweep: none +5.5 points, 0.02 +3.0.",
     "max_shift": "None, as in the paper: ten steps at 1e-3 move a prompt by 0.16 of its size. Sweep: none +5.5, 0.08 +3.0.",
-    "keep": "Agreement goes up and down. Sweep (recipes-keep), the same curves: best step +1.5 points, last step -0.5.",
+    "keep": "Agreement goes up and down. Sweep (recipes-more), the same curves: best step +1.5 points, last step -0.5.",
     "key": "On held-out problems sentence embeddings were ahead by 1, 2 and 8 points in three runs, only the 8 beyond chance.",
     "k": "ReasoningBank (arXiv 2509.25140): 49.7 % with one, 44.4 % with four.",
     "min_similarity": "Keeps out 6 nearest memories in 1,000 (runs), where nearer ones were worth no more; not swept.",
