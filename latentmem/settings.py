@@ -130,7 +130,5 @@ WHY: Mapping[str, str] = {
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     name = ".".join(map(str, first["loc"])) or "settings"
-    if first["type"] == "extra_forbidden":
-        return f"There is no setting {name!r}: `latentmem doctor` lists them."
     said = first["msg"].removeprefix("Value error, ")
     return f"Setting {name} = {first['input']!r} does not fit: {said[0].lower()}{said[1:]}."

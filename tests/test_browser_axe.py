@@ -128,6 +128,18 @@ def test_nothing_is_wider_than_the_screen(page: Page) -> None:
         assert wide == [], panel
 
 
+def test_one_long_number_pushes_nothing_off_the_screen(page: Page) -> None:
+    """50! has 65 digits. The page clips what is too wide, so nobody could scroll to it."""
+    page.run("document.querySelector('#lm-tabs button[role=tab][data-tab-id=solve]').click()")
+    page.until("return document.querySelector('#lm-receipt .receipt .used')?.getClientRects().length")
+    out = page.run("const long = Object.assign(document.createElement('p'), { textContent: '3'.repeat(200) });"
+                   "document.querySelector('#lm-receipt .receipt .used').append(long);"
+                   "const wide = [...document.querySelectorAll('#lm-receipt *')].filter((e) => e.getClientRects().length && "
+                   "e.getBoundingClientRect().right > innerWidth + 2).map((e) => e.outerHTML.slice(0, 80));"
+                   "long.remove(); return wide")
+    assert out == []
+
+
 def test_an_open_receipt_has_no_grave_violation(page: Page) -> None:
     page.run("document.querySelector('#lm-tabs button[role=tab][data-tab-id=solve]').click()")
     page.click("#lm-receipt a[data-memory]")

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from latentmem.ui import arrival, map_actions, map_handlers, map_wiring, memories
+from latentmem.ui import arrival, build, map_actions, map_handlers, map_wiring, memories
 from latentmem.ui.session import Desk, bind
 
 from .fake_engine import FakeEngine
@@ -117,3 +117,15 @@ def test_the_points_come_with_a_page_that_opens_on_the_map(shops: Desk) -> None:
         assert first.points["n"] == 16 and first.points["stamp"] == first.paint["stamp"] == first.map["stamp"]
         assert first.lit["bits"] is None
     assert "points" not in sent(arrival.show_map(Desk(FakeEngine()), "", visitor("e", panel="memories"))), "nothing to draw"
+
+
+def test_no_quick_hand_is_lost() -> None:
+    """Gradio drops an event whose listener is still at work. What carries its own data comes each time; of what only reads the
+    panel the last is made up for."""
+    modes: dict[str, set[str]] = {}
+    for fn in build(FakeEngine()).fns.values():
+        if fn.fn is not None and fn.api_visibility != "public":
+            modes.setdefault(fn.fn.__name__, set()).add(fn.trigger_mode)
+    assert modes["picked"] == modes["show_receipt"] == {"multiple"}
+    for name in ("draw", "want", "explain", "recolour", "search", "choose"):
+        assert modes[name] == {"always_last"}, name

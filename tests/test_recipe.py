@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from latentmem.distil import Recipe, _Learner, _lesson, _record, shift, within
 from latentmem.grpo import advantages, entropy_weights
-from latentmem.records import Distilled, Problem, Trace, Vote
+from latentmem.records import Distilled, LatentmemError, Problem, Trace, Vote
 from latentmem.settings import WHY, Settings
 from latentmem.training import Lot, policy_gradient
 from tests.test_engine import engine, models  # noqa: F401  (fixtures)
@@ -124,3 +124,10 @@ def test_every_default_that_decides_a_result_has_its_reason_and_its_value():
     assert set(WHY) == names | {"key", "k", "min_similarity", "verifier"}
     assert all(why.endswith(".") and len(why) < 125 and "\n" not in why for why in WHY.values())
     assert all(getattr(recipe, n) == getattr(settings, n) for n in names - {"init_text"})
+
+
+@pytest.mark.parametrize("name", ["colour", "self", "_env_file", "_cli_parse_args"])
+def test_what_is_no_setting_is_one_sentence(name):
+    """Also where pydantic takes the name for one of its own."""
+    with pytest.raises(LatentmemError, match=f"There is no setting '{name}': `latentmem doctor` lists them"):
+        Settings(**{name: 1})
