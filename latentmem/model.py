@@ -129,6 +129,8 @@ class LanguageModel:
                 weights.path, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True)
             if found["missing_keys"]:  # transformers would go on with random numbers in their place
                 raise ValueError(f"it lacks {min(found['missing_keys'])}")
+            if extra := [k for k in found["unexpected_keys"] if not k.endswith("inv_freq")]:
+                raise ValueError(f"its config says nothing about its {min(extra)}")
         except UNUSABLE as e:
             raise LatentmemError(f"{weights.name} cannot be used ({first_line(e)}): choose an instruct model of the Llama or "
                                  "Qwen2 family in safetensors, not quantised.") from None

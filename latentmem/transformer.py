@@ -9,6 +9,7 @@ query head; and training with the prompt's keys and values computed once for all
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -90,18 +91,33 @@ class Body:
         return int(torch.cuda.mem_get_info(self.device)[1]) - sum(weights.values())
 
 
+_FREE = {"attention_bias", "mlp_bias", "max_window_layers", "rope_scaling"}  # seen in the modules, or in another member
+_FOLLOWED = {"hidden_act": ("silu", "swish"), "is_causal": (True,), "rope_type": ("default", "linear", "yarn", "llama3")}
+_MATTERS = re.compile("_act$|activ|bias|causal|chunk|clip|layer_types|logit|multipl|norm(?!_eps)|parallel|partial|scal|softcap|window")
+
+
+def unfollowed(config: dict[str, Any]) -> str | None:
+    """The first member of a config, with its value, that `forward` does not follow, though transformers may pass it over."""
+    rope = {"rope_type": "default"} | (config.get("rope_parameters") or {})
+    checked = config | {name: rope.get(name) for name in ("rope_type", "partial_rotary_factor")}
+    checked["layer_types"] = next((kind for kind in config.get("layer_types") or () if kind != "full_attention"), None)
+    return next((f"{name}={value}" for name, value in checked.items() if (
+        value not in _FOLLOWED[name] if name in _FOLLOWED else
+        _MATTERS.search(name) and name not in _FREE and (value is True or value not in (None, False, 0, 1, {})))), None)
+
+
 def take_apart(model: Any, device: torch.device, dtype: torch.dtype, *, eight: bool = False) -> Body:
     """The Body of a loaded transformers model, on `device` in `dtype`. The model's layers are emptied as we go, so peak
     memory stays low; layers are converted and packed side by side. `eight`: sample in 8-bit integers.
 
-    Raises LatentmemError for an architecture other than those in FAMILIES.
+    Raises LatentmemError for an architecture other than those in FAMILIES, or a config of them that `forward` does not follow.
     """
     config = model.config
-    if config.model_type not in FAMILIES or getattr(config, "mlp_bias", False):
+    if config.model_type not in FAMILIES:
         raise LatentmemError(
             f"Models of type {config.model_type!r} are not supported: use one of the families {', '.join(FAMILIES)}.")
-    if getattr(config, "use_sliding_window", False):
-        raise LatentmemError("Models with sliding-window attention are not supported: switch use_sliding_window off.")
+    if found := unfollowed(config.to_dict()):
+        raise LatentmemError(f"Models whose config has {found} are not supported: choose another model.")
 
     def moved(*tensors: Tensor) -> Tensor:
         return (torch.cat(tensors) if len(tensors) > 1 else tensors[0]).detach().to(device, dtype)
