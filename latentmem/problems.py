@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .records import LatentmemError, Problem
 
@@ -37,14 +40,33 @@ def parse_problem(line: str, where: str) -> Problem:
     if not isinstance(data, dict) or data.get("problem") is None:
         raise LatentmemError(f"{where} has no member \"problem\": write {{\"problem\": \"...\"}}.")
     given = {name: data[name] for name in MEMBERS if data.get(name) is not None}
-    if isinstance(given.get("answer"), (int, float)) and not isinstance(given["answer"], bool):
-        given["answer"] = json.dumps(given["answer"])  # data sets write 18 as often as "18"
+    given["answer"] = gold(given.get("answer"))
     for name, value in given.items():
-        if not isinstance(value, str):
+        if not isinstance(value, str) and (name, value) != ("answer", None):
             raise LatentmemError(f"{where}: {name} is {json.dumps(value)[:40]}: it must be a string.")
-        if any("\ud800" <= c <= "\udfff" for c in value):
+        if value and any("\ud800" <= c <= "\udfff" for c in value):
             raise LatentmemError(f"{where}: {name} holds half a character: write it in UTF-8.")
     try:
-        return Problem(given["problem"], given.get("id", ""), given.get("answer"), given.get("source", ""))
+        return Problem(given["problem"], given.get("id", ""), given["answer"], given.get("source", ""))
     except LatentmemError:
         raise LatentmemError(f"{where}: the problem is empty: write its text, or leave the line out.") from None
+
+
+def gold(answer: Any) -> Any:
+    """What a data set calls an answer as the string to score by: 18 and 18.0 are "18", of a solution in the style of GSM8K
+    the number behind its ####. None for what is no answer: NaN, an infinity, such a solution cut off before its number.
+
+    What is neither a string nor a number is handed back.
+    """
+    if isinstance(answer, float) and answer.is_integer():  # AMC23 writes 27.0
+        return str(int(answer))
+    if isinstance(answer, (int, float)) and not isinstance(answer, bool):
+        return json.dumps(answer) if math.isfinite(answer) else None
+    if not isinstance(answer, str):
+        return answer
+    _, mark, text = answer.rpartition("####")
+    cut_off = not mark and _CALCULATED.search(text)
+    return None if cut_off or text.strip().casefold() in ("", "nan") else text.strip()
+
+
+_CALCULATED = re.compile(r"<<[^<>\n]*=[^<>\n]*>>")  # GSM8K's notes to a calculator, as in <<3*4=12>>

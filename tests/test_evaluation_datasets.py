@@ -101,7 +101,7 @@ def test_hub_rows_become_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer is taken out of a worked solution; a row without one is left out and named."""
     there = pytest.importorskip("datasets")
     rows = [{"question": " How many? ", "answer": "She has 3*4=<<3*4=12>>12.\n#### 1,234"},
-            {"question": "No end?", "answer": "12"}]
+            {"question": "No end?", "answer": "She has 3*4=<<3*4=12>>12."}]
     asked = []
     monkeypatch.setattr(there, "load_dataset", lambda *a, **k: asked.append((a, k)) or rows)
     found = load("gsm8k")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmem.problems import parse_problem, read_problems
+from latentmem.evaluation.datasets import load
+from latentmem.problems import gold, parse_problem, read_problems
 from latentmem.records import LatentmemError, Problem
 from tests.cli_samples import Terminal
 
@@ -18,6 +20,23 @@ def test_members_and_order(tmp_path: Path) -> None:
     file.write_text('{"problem": "1 + 1?", "answer": 2, "extra": []}\n\n'
                     '{"id": "b", "problem": "2 + 2?", "answer": "4", "source": "s"}\n', encoding="utf-8")
     assert list(read_problems(file)) == [Problem("1 + 1?", answer="2"), Problem("2 + 2?", "b", "4", "s")]
+
+
+@pytest.mark.parametrize(("answer", "said"), [
+    ("She has 3*4=<<3*4=12>>12 eggs.\nThen she sells 9.\n#### 1,234", "1,234"), ("Half of 4 is 2.\n####2", "2"),
+    ("#### 5 #### 18", "18"), ("She has 3*4=<<3*4=12>>12.\n####", None), ("She has 3*4=<<3*4=12>>12.", None),
+    ("nan", None), (" NaN ", None), (float("nan"), None), (float("inf"), None), (float("-inf"), None), ("", None), (" ", None),
+    (None, None), (18, "18"), (27.0, "27"), (-0.5, "-0.5"), (" 5 ", "5"), ("naan", "naan"),
+    ("x<<2", "x<<2"), (r"\frac12", r"\frac12")])
+def test_a_gold_is_what_an_answer_can_be_compared_with(answer, said, tmp_path: Path) -> None:
+    assert gold(answer) == said
+    (tmp_path / "d.jsonl").write_text(json.dumps({"problem": "How many?", "answer": answer}), encoding="utf-8")
+    assert [p.answer for p in read_problems(tmp_path / "d.jsonl")] == [said]
+    if said is None:
+        with pytest.raises(LatentmemError, match=r"has no problem with an answer.*add \"answer\""):
+            load(str(tmp_path / "d.jsonl"))
+    else:
+        assert [p.answer for p in load(str(tmp_path / "d.jsonl")).problems] == [said]
 
 
 @given(st.text())

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from ..problems import parse_problem
+from ..problems import gold, parse_problem
 from ..records import LatentmemError, Problem, digest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "problems.jsonl"
@@ -26,18 +26,17 @@ SHOWN = 3  # malformed lines named in one sentence
 
 @dataclass(frozen=True)
 class HubSet:
-    """Where a hub data set keeps what is needed. `after`: the answer is what follows this mark."""
+    """Where a hub data set keeps what is needed."""
 
     repo: str
     problem: str = "problem"
     answer: str = "answer"
     config: str | None = None
     split: str = "test"
-    after: str = ""
 
 
 HUB: dict[str, HubSet] = {
-    "gsm8k": HubSet("openai/gsm8k", "question", config="main", after="####"),
+    "gsm8k": HubSet("openai/gsm8k", "question", config="main"),
     "math500": HubSet("HuggingFaceH4/MATH-500"),
     "amc23": HubSet("math-ai/amc23", "question"),
     "aime24": HubSet("HuggingFaceH4/aime_2024", split="train"),
@@ -221,12 +220,8 @@ def hub_row(name: str, one: HubSet, index: int, row: dict[str, Any]) -> Found:
     text, answer = row.get(one.problem), row.get(one.answer)
     if not isinstance(text, str) or not text.strip():
         return where, f"{where} has no text in {one.problem!r}: choose another set."
-    said = "" if answer is None else str(answer)
-    if one.after:
-        said = said.rpartition(one.after)[2] if one.after in said else ""
-    if isinstance(answer, float) and answer.is_integer():  # AMC23 writes 27.0
-        said = str(int(answer))
-    return where, Problem(text.strip(), f"{name}-{index}", said.strip() or None, name)
+    said = gold(answer)
+    return where, Problem(text.strip(), f"{name}-{index}", None if said is None else str(said), name)
 
 
 # ------------------------------------------------------------------ generated
