@@ -97,10 +97,11 @@ def _number(text: str) -> tuple[Fraction, bool, int] | None:
 
 def _same_number(left: tuple[Fraction, bool, int], right: tuple[Fraction, bool, int]) -> bool:
     (a, a_percent, a_places), (b, b_percent, b_places) = left, right
-    if a == b or (a_percent and not b_percent and a / 100 == b) or (b_percent and not a_percent and b / 100 == a):
+    if a_percent and not b_percent and _same_number((a / 100, False, a_places + 2), right):
         return True
-    places = min((p for p in (a_places, b_places) if p >= 6), default=0)
-    return places > 0 and abs(a - b) * 10**places < 1 and min(abs(a), abs(b)) >= Fraction(1, 10)
+    if b_percent and not a_percent and _same_number(left, (b / 100, False, b_places + 2)):
+        return True
+    return a == b or math_worker.stands_for(abs(a - b), max(abs(a), abs(b)), (a_places, b_places))
 
 
 def _is_word(text: str) -> bool:

@@ -21,9 +21,10 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 CPU_SECONDS = 2.0  # of processor time per pair, so that a busy machine does not change a verdict (POSIX)
 WALL_SECONDS = 8.0  # per pair, the limit where processor time cannot be limited, and for a child that is stopped
@@ -186,6 +187,16 @@ def compare(left: str, right: str) -> bool:
     return _pool.compare(left, right)
 
 
+def stands_for(gap: Any, size: Any, places: Iterable[int]) -> bool:
+    """May a decimal with so many places behind the point stand for what it rounds or cuts off?
+
+    With six places or more, of which four are more than leading zeros: 0.008333 is 1/120, 0.333 is not 1/3. `gap` is how far
+    the two numbers are apart, `size` the larger one.
+    """
+    unit = min((10**p for p in places if p >= 6), default=0)
+    return bool(unit and gap * unit < 1 and size * unit >= 1000)
+
+
 def warm_up() -> None:
     """Start a child in the background, so that the first comparison need not wait a second for sympy."""
     if not _pool.idle and not _pool.busy and _pool.slots.acquire(blocking=False):
@@ -222,6 +233,50 @@ def _limit_pair(cpu: float, wall: float) -> None:
         faulthandler.cancel_dump_traceback_later()
 
 
+def _equal(left: Any, right: Any, *rounding: int) -> bool:
+    """Are two expressions or matrices equal? What math-verify asks of two values, without its tolerances.
+
+    It takes what is below 1e-15 for zero wherever it stands, so that all fractions with a denominator beyond that are one.
+    """
+    from math_verify.grader import get_pct_val
+    from sympy import Expr, MatrixBase, simplify
+
+    if isinstance(left, MatrixBase) and isinstance(right, MatrixBase):
+        return left.shape == right.shape and all(map(_equal, left.flat(), right.flat()))
+    if not isinstance(left, Expr) or not isinstance(right, Expr):
+        return False
+    if not (left.is_number and right.is_number):
+        return bool(simplify(_exact(left) - _exact(right)).is_zero)
+    a, b = get_pct_val(left), get_pct_val(right)
+    if a is not None and b is not None:
+        return _equal_numbers(a, b)
+    return any(_equal_numbers(x, y) for x, y in ((left, right), (a, right), (left, b)) if x is not None and y is not None)
+
+
+def _exact(expression: Any) -> Any:
+    """The expression with the decimals as the fractions that they were written as."""
+    from sympy import Float, Rational
+
+    return expression.xreplace({f: Rational(str(f)) for f in expression.atoms(Float)})
+
+
+def _equal_numbers(left: Any, right: Any) -> bool:
+    """Rationals are compared exactly, others to 50 digits; a decimal may stand for what it rounds."""
+    from sympy import Float, simplify
+
+    x, y = (_exact(side).doit() for side in (left, right))
+    rational = x.is_Rational and y.is_Rational
+    if not rational:
+        x, y = x.evalf(50), y.evalf(50)
+    gap, size = abs(x - y), max(abs(x), abs(y))
+    if gap == 0 or (not rational and gap < 1e-40 * size):
+        return True
+    if not rational and (gap < 1e-12 * size or size < 1e-40):  # digits were lost on the way
+        return bool(simplify(_exact(left) - _exact(right)).is_zero)
+    written = [len(str(side).rstrip("0").partition(".")[2]) for side in (left, right) if isinstance(side, Float)]
+    return stands_for(gap, size, written)
+
+
 def _serve(cpu: float, wall: float) -> None:
     _limit_process()
     say, sys.stdout = sys.stdout, sys.stderr  # a library that prints must not disturb the protocol
@@ -230,24 +285,23 @@ def _serve(cpu: float, wall: float) -> None:
         say.write(line + "\n")
         say.flush()
 
-    from math_verify import LatexExtractionConfig, parse, verify
+    from math_verify import LatexExtractionConfig, grader, parse, verify
 
-    def read(text: str) -> tuple[list, object]:
-        """The expression in the text (a list of at most one, for `verify`) and its numerical value, if it has one."""
+    grader.sympy_numeric_eq, grader.sympy_symbolic_eq = _equal, lambda left, right: False  # wherever it compares two values
+    solve = grader.solve
+    grader.solve = lambda *equation: solve(*equation) or 1 / 0  # else all equations without a solution are the same
+
+    def read(text: str) -> list:
+        """The expression in the text, a list of at most one, for `verify`."""
         # No fallback and LaTeX only: else math-verify picks any number out of a string that it cannot parse.
         found = parse(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
-        value = None
         for expression in found:
             with suppress(Exception):  # what hangs or bursts even here is to blame alone
-                value = expression.doit().evalf()
-        return found, value
+                expression.doit().evalf()
+        return found
 
-    def same(left: tuple[list, object], right: tuple[list, object]) -> bool:
-        if not any(verify(a, b, timeout_seconds=None) for a, b in ((left[0], right[0]), (right[0], left[0]))):
-            return False
-        values = [abs(v) for _, v in (left, right) if getattr(v, "is_number", False)]
-        # math-verify takes differences below 1e-6 for rounding, though both may be as small as that
-        return len(values) < 2 or not 0 < max(values) < 1e-4 or max(values) - min(values) < 1e-5 * max(values)
+    def same(left: list, right: list) -> bool:
+        return any(verify(a, b, timeout_seconds=None) for a, b in ((left, right), (right, left)))
 
     same(read(r"\frac{x+1}{2}"), read(r"\frac{x}{2}+0.5"))  # first use is ten times slower
     tell("ready")
@@ -258,7 +312,7 @@ def _serve(cpu: float, wall: float) -> None:
             try:
                 sides.append(read(text))
             except Exception:
-                sides.append(([], None))
+                sides.append([])
             tell(side)
         try:
             verdict = "same" if same(*sides) else "different"

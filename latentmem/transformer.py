@@ -93,7 +93,7 @@ class Body:
 
 _FREE = {"attention_bias", "mlp_bias", "max_window_layers", "rope_scaling"}  # seen in the modules, or in another member
 _FOLLOWED = {"hidden_act": ("silu", "swish"), "is_causal": (True,), "rope_type": ("default", "linear", "yarn", "llama3")}
-_MATTERS = re.compile("_act$|activ|bias|causal|chunk|clip|layer_types|logit|multipl|norm(?!_eps)|parallel|partial|scal|cap|window")
+_MATTERS = re.compile("_act$|activ|bias|causal|chunk|clip|layer_types|logit|multip|norm(?!_eps)|parallel|partial|scal|cap|window")
 
 
 def unfollowed(config: dict[str, Any]) -> str | None:

@@ -104,6 +104,31 @@ SAME_SYMBOLIC = [
     ("x=1, y=2", "y=2, x=1"), (r"\frac{a+b}{2}", r"\frac{a}{2}+\frac{b}{2}"), ("1+2i", "2i+1"), ("2pi", r"2\pi"),
     ("5 m", "5"),
 ]
+SAME_NUMBERS = [  # exact values, and decimals that round them
+    (r"\frac{364^{10}}{365^{10}}", r"\left(\frac{364}{365}\right)^{10}"), (r"\frac{30!}{15!15!}", r"\binom{30}{15}"),
+    (r"\frac{30!}{15!15!}", "155117520"), (r"1-\frac{1}{2^{65}}", r"\frac{2^{65}-1}{2^{65}}"),
+    (r"\frac{25!-1}{25!}", r"1-\frac{1}{25!}"),
+    ("0.1x+0.2x", "0.3x"), (r"0.5x+1", r"\frac{x}{2}+1"), (r"\sqrt{2}\sqrt{3}-\sqrt{6}", "0"), (r"\sin^2(x)+\cos^2(x)", "1"),
+    ("(0.333333,1)", r"(\frac13,1)"), (r"\{0.333333,1\}", r"\{\frac13,1\}"), ("x=0.333333", r"x=\frac13"),
+    ("0.083333", r"\frac{1}{12}"), ("0.0833333333333333", r"\frac{1}{12}"), ("0.008333", r"\frac{1}{120}"), ("0.0909091", "1/11"),
+    ("0.041667", r"\frac1{24}"), ("0.0416666", r"\frac{1}{24}"), ("-0.041667", r"-\frac{1}{24}"), ("3.141593", r"\pi"),
+    ("0.0314159265", r"\frac{\pi}{100}"), (r"33.333333\%", r"\frac13"), ("0.5%", "0.005"), (r"\sqrt[3]{8}", "2"),
+    (r"\frac{1+\sqrt{5}}{2}", r"\frac{2}{\sqrt5-1}"), (r"\sqrt{7+4\sqrt3}", r"2+\sqrt3"), (r"\tan(\frac{\pi}{8})", r"\sqrt{2}-1"),
+    ("x^2-4=0", "4-x^2=0"), ("2x+4y-3=0", r"y=-\frac12 x+\frac34"),
+]
+_TINY, _NEAR = r"\frac{1}{365^{10}}", r"\frac{364^{10}}{365^{10}}"  # 2e-26 and 0.97, over one denominator
+DIFFERENT_NUMBERS = [
+    *((form % _TINY, form % _NEAR) for form in (
+        "%s", "(1,%s)", r"\{1,%s\}", "[0,%s]", "x=%s", "x>%s", "%sx", "x+%s", "%si", r"\begin{pmatrix}1\\%s\end{pmatrix}")),
+    (r"\frac{30!}{15! 15!}", r"\frac{30!}{14! 16!}"), (r"\frac{2^{65}-1}{2^{65}}", r"\frac{1}{2^{65}}"),
+    (r"\frac{25!-1}{25!}", r"\frac{1}{25!}"), (r"\frac{1}{3^{70}}", r"\frac{1}{3^{71}}"), (r"\frac{1}{2^{65}}", "0"),
+    (r"1-\frac{1}{2^{70}}", "1"), (r"\frac{10^{20}+1}{10^{20}}", "1"), ("2^{100}", "2^{100}+1"), ("2^{-70}", "2^{-71}"),
+    ("e^{-50}", "e^{-51}"), (r"\frac{\sqrt{2}}{2^{70}}", r"\frac{\sqrt{3}}{2^{70}}"),
+    (r"\frac{\pi}{10^{20}}", r"\frac{2\pi}{10^{20}}"),
+    (r"\frac{\binom{52}{5}}{2^{70}}", r"\frac{\binom{52}{6}}{2^{70}}"), ("0.000000001", "0.000000002"), ("1.0000000001", "1"),
+    ("0.000833", r"\frac{1}{1201}"), ("0.000001", r"\frac{1}{900000}"), ("0.083333", "0.083334"), ("0.0833", r"\frac{1}{12}"),
+    ("x^2+1=0", "x^2+4=0"), ("3x-y+13=0", "3x+4y+14=0"),
+]
 DIFFERENT_CHEAP = [
     ("5", "6"), ("50", "0.5"), ("0.33", "1/3"), ("0.3333", "1/3"), ("-5", "5"), ("5%", "0.5"), ("5%", "50%"),
     ("0.0000671", "0.0000672"), ("0.123456", "0.123457"), ("1.999999", "2"), ("Evelyn", "Navin"), ("east", "seat"),
@@ -138,12 +163,12 @@ def test_different_without_math_verify(a, b, no_worker):
     assert not same_answer(a, b) and not same_answer(b, a)
 
 
-@pytest.mark.parametrize("a, b", SAME_SYMBOLIC)
+@pytest.mark.parametrize("a, b", SAME_SYMBOLIC + SAME_NUMBERS)
 def test_same_by_math_verify(a, b):
     assert same_answer(a, b) and same_answer(b, a)
 
 
-@pytest.mark.parametrize("a, b", DIFFERENT_SYMBOLIC)
+@pytest.mark.parametrize("a, b", DIFFERENT_SYMBOLIC + DIFFERENT_NUMBERS)
 def test_different_by_math_verify(a, b):
     assert not same_answer(a, b) and not same_answer(b, a)
 

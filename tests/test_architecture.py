@@ -42,7 +42,7 @@ FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "mars
 FORBIDDEN_CALLS = {"eval", "exec"}
 HEAVY = ("torch", "transformers", "gradio", "sentence_transformers", "sklearn", "plotly", "peft", "pydantic", "numpy")
 MAX_FILE, MAX_FUNCTION = 300, 60
-LONGER = {"latentmem/records.py": 400}  # the vocabulary: flat tables that are read together
+LONGER = {"latentmem/records.py": 400, "latentmem/math_worker.py": 400}  # the vocabulary: flat tables that are read together
 
 
 @cache
