@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from latentmem import Engine, Problem, Settings
-from latentmem.problems import read_problems
-from latentmem.records import Distilled, Step, digest
+from latentmem.records import Distilled, Step, digest, read_problems
 
 HERE = Path(__file__).resolve().parent
 

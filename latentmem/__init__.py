@@ -11,6 +11,12 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from .bank import Bank
+    from .engine import Engine
+    from .records import LatentmemError, Memory, Problem, Receipt
+    from .settings import Settings
+
 # Read once, when torch loads its thread pool. By default idle threads spin for work, and beside any other busy process
 # (a web server, a second visitor) every small operation then waits for a time slice: 1,500 ms a decode step on two
 # cores with one neighbour, against 130 ms with passive waiting. Who has the machine alone can set GOMP_SPINCOUNT=20000:
@@ -20,11 +26,6 @@ if "OMP_WAIT_POLICY" not in os.environ:
 # Large temporary tensors cost page faults; huge pages halve them.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-if TYPE_CHECKING:
-    from .bank import Bank
-    from .engine import Engine
-    from .records import LatentmemError, Memory, Problem, Receipt
-    from .settings import Settings
 
 __version__ = "0.1.0"
 __all__ = ["Bank", "Engine", "LatentmemError", "Memory", "Problem", "Receipt", "Settings", "__version__"]

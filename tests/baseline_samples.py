@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latentmem import sampling
 from latentmem.bank import Bank
-from latentmem.baselines.base import Reply
-from latentmem.baselines.registry import Workshop
 from latentmem.engine import Engine
-from latentmem.loading import Place
+from latentmem.engine.loader import Place
+from latentmem.evaluation.baselines.base import Reply
+from latentmem.evaluation.baselines.registry import Workshop
+from latentmem.method import rollouts
 from latentmem.records import Problem
 from latentmem.settings import Settings
 from tests.tiny import tiny_model
@@ -60,9 +60,9 @@ def tiny_engine(monkeypatch: pytest.MonkeyPatch, model: Any = None, **settings: 
         value = hashlib.md5(text.encode()).digest()[0]
         return None if value % 5 == 0 else str(value % 3)
 
-    monkeypatch.setattr(sampling, "extract_boxed", box)
-    whole = sampling.Trace  # a random model rarely ends by itself: let a cut-off trace count as finished
-    monkeypatch.setattr(sampling, "Trace", lambda **k: whole(**{**k, "finished": True}))
+    monkeypatch.setattr(rollouts, "extract_boxed", box)
+    whole = rollouts.Trace  # a random model rarely ends by itself: let a cut-off trace count as finished
+    monkeypatch.setattr(rollouts, "Trace", lambda **k: whole(**{**k, "finished": True}))
     engine = Engine(Settings(**{**QUICK, **settings}), bank=Bank(":memory:"))
     engine._shared.loader._models[Place("tiny", "cpu")] = model or shared_model()
     engine._shared.loader._embedders["tiny"] = embed

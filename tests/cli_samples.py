@@ -11,7 +11,7 @@ import numpy as np
 from typer.testing import CliRunner, Result
 
 from latentmem.bank import Bank
-from latentmem.cli import app
+from latentmem.cli.app import app
 from latentmem.records import (
     Cluster,
     Delta,

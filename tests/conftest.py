@@ -80,11 +80,11 @@ def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs commands over an engine that needs no model (cli_samples.Terminal)."""
-    from latentmem import cli_command
+    from latentmem.cli import options
     from tests.cli_samples import Terminal
 
     terminal = Terminal()
-    monkeypatch.setattr(cli_command, "make_engine", terminal.make)
+    monkeypatch.setattr(options, "make_engine", terminal.make)
     return terminal
 
 
@@ -102,7 +102,7 @@ def converted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
     pip is replaced by a copy here, too: these tests are not about pip.
     """
-    from latentmem import conversion
+    from latentmem.model.weights import gguf as conversion
     from tests.weight_sources import quick_pip
 
     quick_pip(monkeypatch)

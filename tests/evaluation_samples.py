@@ -9,10 +9,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from latentmem.baselines.base import ONE, VOTE, Cost, Form, Reply
+from latentmem.evaluation.baselines.base import ONE, VOTE, Cost, Form, Reply
 from latentmem.evaluation.datasets import DataSet, load
-from latentmem.evaluation.work import Entrant
-from latentmem.records import Cluster, Distilled, Hit, Problem, Route, Side, Status, Trace, Vote, digest
+from latentmem.evaluation.protocols import Entrant
+from latentmem.records import (
+    Cluster,
+    Distilled,
+    Hit,
+    Problem,
+    Route,
+    Side,
+    Status,
+    Trace,
+    Vote,
+    digest,
+)
 
 
 def problems(n: int, name: str = "toy", first: int = 0) -> tuple[Problem, ...]:
@@ -137,7 +148,7 @@ class Cast:
 
 def fake_cast(engine: Any, systems: Sequence[str], data: DataSet, folder: Path) -> tuple[list[Entrant], dict[str, Any]]:
     """In the place of the Stream panel's `cast`, for an engine without a model."""
-    from latentmem.ui.streaming import entered
+    from latentmem.ui.panels.stream import entered
 
     good = {"zero_shot": 0.5, "icl_raw": 0.55, "elm": 0.5}
     entrants = entered(systems, lambda name: FakeSystem(name, memories=name in ("elm", "icl_raw"), good=good[name],

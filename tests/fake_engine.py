@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from latentmem.bank import Bank
-from latentmem.receipts import Circumstances, events, judged, write
+from latentmem.engine.receipts import Circumstances, events, judged, write
+from latentmem.method.voting import vote
 from latentmem.records import (
     Delta,
     Distilled,
@@ -34,7 +35,6 @@ from latentmem.records import (
     digest,
 )
 from latentmem.settings import Settings
-from latentmem.voting import vote
 
 from .fake_memories import fake_model, history, many
 
@@ -46,7 +46,7 @@ WORDS = ("First, read the problem carefully and write down what is known.", "**S
 
 
 class FakeEngine:
-    """The interface of `latentmem.engine.Engine`. `pace`: seconds of waiting a record. `fail`: what `answer` raises.
+    """The interface of `latentmem.engine.engine.Engine`. `pace`: seconds of waiting a record. `fail`: what `answer` raises.
 
     A problem with "slowly" in it goes on until it is stopped, one with "unanimous" teaches nothing.
     """
@@ -256,12 +256,13 @@ def fill_bank(engine: FakeEngine, problems: list[Problem]) -> None:
 
 
 def main() -> None:
-    from latentmem.ui import build, launch_options, streaming
+    from latentmem.ui import build, launch_options
+    from latentmem.ui.panels import stream
     from latentmem.ui.session import EXAMPLES, load_examples
 
     from .evaluation_samples import fake_cast
 
-    streaming.cast = fake_cast
+    stream.enter_systems = fake_cast
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--pace", type=float, default=0.02)

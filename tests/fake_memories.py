@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from latentmem import bank_notes
 from latentmem.bank import Bank
-from latentmem.bank_codec import pack
+from latentmem.bank import annotations as bank_notes
+from latentmem.bank.serialization import pack
 from latentmem.records import Cluster, Event, Memory, Problem, Step, Trace, Vote
 
 WORDS = "the and of to step check box solve answer number add so first each total price left half think careful".split()
@@ -29,7 +29,7 @@ THINGS = {  # family: what its problems are about
 
 @cache
 def fake_model(hidden: int, fingerprint: str) -> Any:
-    """As much of a LanguageModel as `latentmem.words` asks for."""
+    """As much of a LanguageModel as `latentmem.model.vocabulary` asks for."""
     import torch
 
     table = torch.from_numpy(np.random.default_rng(3).normal(size=(40 * len(WORDS), hidden)).astype(np.float32))

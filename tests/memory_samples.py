@@ -7,8 +7,9 @@ from typing import Any
 import gradio as gr
 
 from latentmem.records import Problem
-from latentmem.ui import map_handlers, memories
-from latentmem.ui.map_picture import atlas_of
+from latentmem.ui.map import handlers
+from latentmem.ui.map.panel_state import atlas_of
+from latentmem.ui.panels import memories
 from latentmem.ui.session import Desk
 
 from .fake_engine import FakeEngine, fill_bank
@@ -31,13 +32,13 @@ def click(desk: Desk, data: Any, look: tuple[str, ...] = LOOK, who: Any = None) 
 
 def drawn(desk: Desk, look: tuple[str, ...]) -> list[Any]:
     """The lines of progress."""
-    return list(map_handlers.draw(desk, *look, "", visitor()))[1:]
+    return list(handlers.draw(desk, *look, "", visitor()))[1:]
 
 
 def wanted(desk: Desk, look: tuple[str, ...] = LOOK) -> list[memories.Picture]:
     """The three steps of a picture, without the first one's progress."""
     drawn(desk, look)
-    return [step(desk, *look, "", visitor()) for step in (map_handlers.want, map_handlers.explain)]
+    return [step(desk, *look, "", visitor()) for step in (handlers.want, handlers.explain)]
 
 
 def placed(desk: Desk, text: str, look: tuple[str, ...] = LOOK) -> memories.Picture:

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from latentmem.problems import read_problems
-from latentmem.records import Distilled, Problem, Status, Vote
+from latentmem.records import Distilled, Problem, Status, Vote, read_problems
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FILE = EXAMPLES / "problems.jsonl"

@@ -59,7 +59,7 @@ def test_the_space_fits(front_matter: dict[str, Any], requirements: dict[str, Re
 
 
 def test_the_space_preloads_the_default_weights(front_matter: dict[str, Any]) -> None:
-    from latentmem.weights import MODELS
+    from latentmem.model.weights.catalog import MODELS
 
     spec = MODELS[Settings.model_fields["model"].default]
     assert front_matter["preload_from_hub"] == [f"{spec.repo} {spec.files[0].path} {spec.revision}"]
@@ -77,7 +77,7 @@ def test_the_settings_of_the_readme_are_the_defaults() -> None:
 
 
 def test_the_systems_of_the_readme_are_rows() -> None:
-    from latentmem.baselines.registry import ROWS
+    from latentmem.evaluation.baselines.registry import ROWS
 
     section = README.split("\n## Results\n")[1].split("\n## ")[0]
     told = {name for line in re.findall(r"^\| (`.+?) \|", section, re.M) for name in re.findall(r"`(\w+)`", line)}
@@ -108,7 +108,7 @@ def test_the_readme_program_uses_what_there_is() -> None:
 def test_the_readme_commands_exist() -> None:
     from typer.main import get_command
 
-    from latentmem.cli import app
+    from latentmem.cli.app import app
 
     known = set(get_command(app).commands)
     used = set(re.findall(r"^latentmem ([a-z]+)", README, re.M))

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmem.evaluation.datasets import load
-from latentmem.problems import gold, parse_problem, read_problems
-from latentmem.records import LatentmemError, Problem
+from latentmem.records import LatentmemError, Problem, gold, parse_problem, read_problems
 from tests.cli_samples import Terminal
 
 

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmem.records import Cluster, LatentmemError, Problem, Step, Trace, Vote, digest, from_json, to_json
+from latentmem.records import (
+    Cluster,
+    LatentmemError,
+    Problem,
+    Step,
+    Trace,
+    Vote,
+    digest,
+    from_json,
+    to_json,
+)
 
 traces = st.builds(Trace, row=st.integers(0, 99), text=st.text(), answer=st.none() | st.text(), finished=st.booleans(),
                    tokens=st.integers(0, 9999), side=st.sampled_from(["zero_shot", "memory"]),

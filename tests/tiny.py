@@ -45,6 +45,6 @@ def tiny_hf(family: str = "qwen2", seed: int = 0, **changes: Any) -> Any:
 
 
 def tiny_model(family: str = "qwen2", seed: int = 0, **changes: Any) -> Any:
-    from latentmem.model import LanguageModel
+    from latentmem.model.language_model import LanguageModel
 
     return LanguageModel.of(tiny_hf(family, seed, **changes), tiny_tokenizer(), name="tiny", fingerprint=f"tiny-{family}-{seed}")

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+from latentmem.engine.run_state import Scene
+from latentmem.method.voting import vote
 from latentmem.records import Delta, Problem, Step, Trace
-from latentmem.ui import distil, solve
-from latentmem.ui.scene import Scene
+from latentmem.ui.panels import distil, solve
 from latentmem.ui.session import Desk
-from latentmem.voting import vote
 
 from .fake_engine import FakeEngine, fake_step, fill_bank
 

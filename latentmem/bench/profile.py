@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..records import Status, Trace
-from . import report, rollouts
-from . import work as shared
-from .work import PROBLEMS, SHARE, Work
+from . import report, workloads
+from . import workloads as shared
+from .workloads import PROBLEMS, SHARE, Work
 
 SHOWN = 8  # operations of each part
 
@@ -41,7 +41,7 @@ def run(work: Work, file: Path) -> Iterator[Status | Part]:
     model = shared.language_model(work)
     soft = shared.soft_prompt(model, work)
     fixed = shared.scripted(model, work.tokens, work.rollouts)
-    rollouts.speed(shared.scripted(model, min(16, work.tokens), work.rollouts), _jobs(work, soft), work)  # warms up
+    workloads.speed(shared.scripted(model, min(16, work.tokens), work.rollouts), _jobs(work, soft), work)  # warms up
     tape = model.tape(work.rollouts, work.tokens)
     groups: dict[str, list[Trace]] = {}
     plan: list[tuple[str, str, Callable[[], Any]]] = [
@@ -62,13 +62,13 @@ def run(work: Work, file: Path) -> Iterator[Status | Part]:
 
 
 def _jobs(work: Work, soft: Any) -> list[Any]:
-    from ..sampling import Job
+    from ..method.rollouts import Job
 
     return [Job(PROBLEMS[0], work.rollouts, soft, "memory", 1)]
 
 
 def _sampled(fixed: Any, work: Work, soft: Any, tape: Any) -> list[Trace]:
-    from ..sampling import sample
+    from ..method.rollouts import sample
 
     records = sample(fixed, _jobs(work, soft), seed=work.seed, temperature=work.temperature, max_new_tokens=work.tokens,
                      tape=tape)
@@ -78,8 +78,7 @@ def _sampled(fixed: Any, work: Work, soft: Any, tape: Any) -> list[Trace]:
 def _gradient(model: Any, work: Work, soft: Any, traces: Sequence[Trace], tape: Any) -> None:
     import torch
 
-    from ..grpo import advantages
-    from ..training import Lot, policy_gradient
+    from ..method.grpo import Lot, advantages, policy_gradient
 
     rewards = [float(i < SHARE * work.rollouts) for i in range(work.rollouts)]
     lot = Lot(PROBLEMS[0], torch.nn.Parameter(soft.clone()), traces, advantages(rewards), tape)

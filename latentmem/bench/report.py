@@ -86,7 +86,7 @@ def row(name: str, what: str, unit: str, better: Better, target: Target, peer_na
 # ------------------------------------------------------------------ the file
 def machine() -> dict[str, Any]:
     """Processor, cores, instructions, memory, accelerators: what a figure depends on."""
-    from ..doctor import machine as examined
+    from ..engine.doctor import machine as examined
 
     return {name: value for name, value in examined([]).items() if name != "memory free"}
 
@@ -216,3 +216,53 @@ def _with(row: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
     own = {name: version for name, version in (row.get("versions") or {}).items()
            if versions.get(name, version) != version and version != MISSING}
     return "measured with " + ", ".join(f"{name} {version}" for name, version in own.items()) if own else ""
+
+# ---------- The series of `bench --scale` as one picture (a page of HTML, and the figure's JSON) and as a table.
+
+OURS, BOUND = "#0072B2", "#8a8f98"
+COLUMNS = 2
+WIDE = 30  # a highest value that is so many times the lowest takes a logarithmic axis, or the low ones lie on the floor
+
+
+def figure(series: Sequence[Mapping[str, Any]]) -> Any:
+    """A plotly figure with one plot a series, the sizes (and what spans WIDE) on a logarithmic axis."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    rows = max(1, -(-len(series) // COLUMNS))
+    made = make_subplots(rows, COLUMNS, subplot_titles=[s["title"] for s in series], vertical_spacing=0.35 / rows)
+    for i, s in enumerate(series):
+        place = {"row": i // COLUMNS + 1, "col": i % COLUMNS + 1}
+        x, y = list(s["x"]), list(s["y"])
+        made.add_trace(go.Scatter(x=x, y=y, mode="lines+markers", name="measured", marker_color=OURS, showlegend=not i), **place)
+        if s.get("limit"):
+            made.add_trace(go.Scatter(x=x, y=list(s["limit"]), mode="lines", name="limit of reading the weights",
+                                      line={"color": BOUND, "dash": "dot"}, showlegend=not i), **place)
+        made.update_xaxes(title_text=s["x_name"], type="log", tickvals=x, ticktext=[f"{v:,.0f}" for v in x], **place)
+        seen = [*y, *s.get("limit", ())]
+        wide = min(seen, default=0) > 0 and max(seen) > WIDE * min(seen)
+        made.update_yaxes(title_text=s["y_name"], type="log" if wide else "linear", rangemode="tozero", **place)
+    made.update_layout(height=330 * rows + 60, template="plotly_white", legend={"orientation": "h", "y": -0.05},
+                       margin={"t": 50, "l": 70, "r": 20, "b": 60})
+    return made
+
+
+def save_figure(series: Sequence[Mapping[str, Any]], file: Path) -> tuple[Path, Path]:
+    """Write `file`'s name with .html and .figure.json; both paths. The page carries plotly, so it opens offline."""
+    made, page, data = figure(series), file.with_suffix(".html"), file.with_suffix(".figure.json")
+    write(page, made.to_html(include_plotlyjs=True, full_html=True))
+    write(data, made.to_json() + "\n")
+    return page, data
+
+
+def figure_markdown(series: Sequence[Mapping[str, Any]]) -> str:
+    """One table a series."""
+    parts = []
+    for s in series:
+        limit = s.get("limit") or ()
+        lines = [f"**{s['title']}**" + (f" ({s['note']})" if s.get("note") else ""), "",
+                 f"| {s['x_name']} | {s['y_name']} |" + (" limit |" if limit else ""), "|---|---|" + ("---|" if limit else "")]
+        for i, (x, y) in enumerate(zip(s["x"], s["y"], strict=True)):
+            lines.append(f"| {x:,.0f} | {number(y)} |" + (f" {number(limit[i])} |" if limit else ""))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"

@@ -10,9 +10,9 @@ from statistics import median
 from typing import Any
 
 from ..records import LatentmemError, Status
-from . import distillation, report, rollouts, search
-from . import work as shared
-from .work import HITS, PROBLEMS, Work
+from . import report, workloads
+from . import workloads as shared
+from .workloads import HITS, PROBLEMS, Work
 
 SIZES: dict[str, tuple[int, ...]] = {
     "rollouts-batch": (1, 2, 4, 8, 16, 32, 64),
@@ -82,7 +82,7 @@ def run(names: Sequence[str], work: Work, repeats: int, file: Path, *, resume: b
 def _model(work: Work, parts: Parts) -> Any:
     if "model" not in parts:
         parts["model"] = shared.language_model(work)
-        rollouts.speed(shared.scripted(parts["model"], min(16, work.tokens), 1), _jobs(parts["model"], 1), work)  # warms up
+        workloads.speed(shared.scripted(parts["model"], min(16, work.tokens), 1), _jobs(parts["model"], 1), work)  # warms up
     return parts["model"]
 
 
@@ -109,7 +109,7 @@ def _limit(model: Any, rows: int, parts: Parts) -> float:
 
 
 def _jobs(model: Any, rows: int) -> list[Any]:
-    from ..sampling import Job
+    from ..method.rollouts import Job
 
     return [Job(PROBLEMS[0], rows)]
 
@@ -122,24 +122,24 @@ def _median(run: Callable[[], float], repeats: int) -> float:
 def rollouts_batch(work: Work, size: int, repeats: int, parts: Parts) -> Point:
     model = _model(work, parts)
     fixed = shared.scripted(model, work.tokens, size)
-    return size, _median(lambda: rollouts.speed(fixed, _jobs(model, size), work), repeats), _limit(model, size, parts)
+    return size, _median(lambda: workloads.speed(fixed, _jobs(model, size), work), repeats), _limit(model, size, parts)
 
 
 def rollouts_length(work: Work, size: int, repeats: int, parts: Parts) -> Point:
     model = _model(work, parts)
     fixed, longer = shared.scripted(model, size, work.rollouts), replace(work, tokens=size)
-    speed = _median(lambda: rollouts.speed(fixed, _jobs(model, work.rollouts), longer), repeats)
+    speed = _median(lambda: workloads.speed(fixed, _jobs(model, work.rollouts), longer), repeats)
     return size, speed, _limit(model, work.rollouts, parts)
 
 
 def distil_steps(work: Work, size: int, repeats: int, parts: Parts) -> Point:
     model = _model(work, parts)
-    return size, _median(lambda: distillation.seconds(model, work, 1, size), repeats), None
+    return size, _median(lambda: workloads.seconds(model, work, 1, size), repeats), None
 
 
 def distil_tokens(work: Work, size: int, repeats: int, parts: Parts) -> Point:
     model, longer = _model(work, parts), replace(work, tokens=size)
-    return size, _median(lambda: distillation.seconds(model, longer, 1, 1), repeats), None
+    return size, _median(lambda: workloads.seconds(model, longer, 1, 1), repeats), None
 
 
 def distil_memories(work: Work, size: int, repeats: int, parts: Parts) -> Point:
@@ -147,7 +147,7 @@ def distil_memories(work: Work, size: int, repeats: int, parts: Parts) -> Point:
     model = _model(work, parts)
 
     def minutes() -> float:
-        one, more = (distillation.seconds(model, work, size, steps) for steps in (1, 2))
+        one, more = (workloads.seconds(model, work, size, steps) for steps in (1, 2))
         step = max(more - one, one / 4)
         return size * 60 / (one + step * (work.steps - 1))
 
@@ -157,23 +157,23 @@ def distil_memories(work: Work, size: int, repeats: int, parts: Parts) -> Point:
 def search_size(work: Work, size: int, repeats: int, parts: Parts) -> Point:
     """The bank of one series grows from size to size."""
     if "bank" not in parts or len(parts["bank"]) > size:
-        parts["bank"] = search.filled(0, work.seed)
+        parts["bank"] = workloads.filled(0, work.seed)
     bank = parts["bank"]
-    search.extend(bank, search.unit_keys(size - len(bank), work.seed + len(bank)), len(bank))
-    asked = search.unit_keys(work.queries, work.seed + 1)
+    workloads.extend(bank, workloads.unit_keys(size - len(bank), work.seed + len(bank)), len(bank))
+    asked = workloads.unit_keys(work.queries, work.seed + 1)
     bank.search(asked[0], k=HITS)
-    return size, _median(lambda: search.p95([lambda q=q: bank.search(q, k=HITS) for q in asked]), repeats), None
+    return size, _median(lambda: workloads.p95([lambda q=q: bank.search(q, k=HITS) for q in asked]), repeats), None
 
 
 def routing_k(work: Work, size: int, repeats: int, parts: Parts) -> Point:
     """What an answer costs beyond its rollouts: the search for k memories, and the choice between two votes."""
+    from ..method.routing import route
     from ..records import Cluster, Vote
-    from ..routing import route
 
     if "routed" not in parts:
-        parts["routed"] = search.filled(min(ROUTED, work.memories), work.seed)
+        parts["routed"] = workloads.filled(min(ROUTED, work.memories), work.seed)
     bank = parts["routed"]
-    asked = search.unit_keys(work.queries, work.seed + 1)
+    asked = workloads.unit_keys(work.queries, work.seed + 1)
     alone, helped = (Vote((Cluster(a, (0, 1, 2, 3, 4)),), 8, 5, side=side)  # type: ignore[arg-type]
                      for a, side in (("1", "zero_shot"), ("2", "memory")))
     bank.search(asked[0], k=size)
@@ -182,15 +182,15 @@ def routing_k(work: Work, size: int, repeats: int, parts: Parts) -> Point:
         bank.search(query, k=size)
         route(alone, helped, {"zero_shot": 0.4, "memory": 0.6}, verifier="vote_share", why_none="")
 
-    return size, _median(lambda: search.p95([lambda q=q: once(q) for q in asked]), repeats), None
+    return size, _median(lambda: workloads.p95([lambda q=q: once(q) for q in asked]), repeats), None
 
 
 READING = "the dotted line is what reading all weights once a step would allow, at the speed this device reads memory"
 TABLE: dict[str, tuple[Callable[[Work, int, int, Parts], Point], str, str, str, str]] = {
     "rollouts-batch": (rollouts_batch, "Rollouts against batch size", "rows", "tokens/s", READING),
     "rollouts-length": (rollouts_length, "Rollouts against length", "tokens a rollout", "tokens/s", READING),
-    "distil-steps": (distil_steps, "Distillation against steps", "steps", "s", distillation.FINAL),
-    "distil-tokens": (distil_tokens, "Distillation against length, one step", "tokens a rollout", "s", distillation.FINAL),
+    "distil-steps": (distil_steps, "Distillation against steps", "steps", "s", workloads.FINAL),
+    "distil-tokens": (distil_tokens, "Distillation against length, one step", "tokens a rollout", "s", workloads.FINAL),
     "distil-memories": (distil_memories, "Memories in one batch", "memories at once", "memories/minute",
                         "extrapolated to whole memories from one and two steps"),
     "search-size": (search_size, "Search against bank size, p95", "memories", "ms", ""),

@@ -7,3 +7,7 @@ be made again.
 """
 
 from __future__ import annotations
+
+
+
+

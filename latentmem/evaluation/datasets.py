@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from ..problems import gold, parse_problem
-from ..records import LatentmemError, Problem, digest
+from ..records import LatentmemError, Problem, digest, gold, parse_problem
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "problems.jsonl"
 GENERATED = "rg:"

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..baselines.base import VOTES, Course
 from ..records import LatentmemError
-from .journal import write_whole
+from .baselines.base import VOTES, Course
+from .journal import Found, Run, write_whole
+from .metrics import BASE, ORACLE, Row, grouped, rerouted, table, two_sided
 from .results import Result
-from .runs import Found, Run
-from .scoring import BASE, ORACLE, Row, grouped, rerouted, table, two_sided
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 NONE_YET = "No results yet: `latentmem evaluate` makes them."

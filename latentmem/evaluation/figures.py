@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .ballots import agreement_bins
+from .metrics import Estimate, Routing, Row, Service, agreement_bins, curve, grouped, share
 from .results import Result, SideResult
-from .scoring import Routing, Row, Service, curve, grouped
-from .statistics import Estimate, share
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8f98", "#B8A800")
 SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x", "pentagon")

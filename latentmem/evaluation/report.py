@@ -2,17 +2,187 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import ballots, figures, outcomes, scoring
-from .evidence import budget, evidence, percent, points, rows_of, write
-from .journal import write_whole
-from .page import Page, Sheet
-from .runs import Found, Run, collect
-from .scoring import Row
-from .statistics import Estimate, share
+from markupsafe import Markup
+
+from . import figures, metrics
+from .evidence import budget, cell, evidence, percent, points, rows_of, write
+from .journal import Found, Run, collect, write_whole
+from .metrics import BASE, Estimate, Row, flips, grouped, paired, share
+from .results import Result
+
+# ---------- A report as one HTML file that needs nothing else: tables, figures, plotly's script once, light and dark.
+
+Cell = str | Markup | int | float | None
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b2430; --soft: #56606e; --paper: #ffffff; --line: #d5d9df; --link: #0072b2; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8eaed; --soft: #a7b0bc; --paper: #14171c; --line: #3a414c; --link: #56b4e9; } }
+body { margin: 0 auto; max-width: 70rem; padding: 1.5rem; color: var(--ink); background: var(--paper);
+  font: 16px/1.5 ui-sans-serif, system-ui, "Segoe UI", Roboto, sans-serif; }
+h1, h2, h3 { line-height: 1.2; margin: 2rem 0 .6rem; } h1 { margin-top: 0; }
+p, h2, figcaption { overflow-wrap: anywhere; } p.soft, figcaption, caption { color: var(--soft); } a { color: var(--link); }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
+caption { text-align: left; padding-bottom: .4rem; } th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line);
+  text-align: right; white-space: nowrap; } th { text-align: right; } td.words, th.words { text-align: left; }
+tr.mark td { font-weight: 600; } figure { margin: 1rem 0 2rem; }
+code { font-size: .9em; overflow-wrap: anywhere; }
+"""
+
+DRAW = """
+(function () {
+  const dark = matchMedia('(prefers-color-scheme: dark)');
+  function draw() {
+    const ink = dark.matches ? '#e8eaed' : '#1b2430', line = dark.matches ? '#3a414c' : '#d5d9df';
+    for (const source of document.querySelectorAll('script[data-figure]')) {
+      const place = document.getElementById(source.dataset.figure), given = JSON.parse(source.textContent);
+      const layout = Object.assign({}, given.layout, {paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
+        font: {color: ink, family: 'ui-sans-serif, system-ui, sans-serif'}});
+      for (const name of Object.keys(layout)) if (/^[xy]axis/.test(name))
+        layout[name] = Object.assign({gridcolor: line, zerolinecolor: line, linecolor: line}, layout[name]);
+      Plotly.react(place, given.data, layout, {responsive: true, displaylogo: false, displayModeBar: false});
+    }
+  }
+  dark.addEventListener('change', draw);
+  draw();
+})();
+"""
+
+
+class Page:
+    """Collects a report's parts in order."""
+
+    def __init__(self, title: str, lead: str) -> None:
+        self.title, self.lead = title, lead
+        self.parts: list[Markup] = []
+        self.figures = 0
+
+    def section(self, title: str, words: str = "") -> None:
+        self.parts.append(Markup("<h2>{}</h2>").format(title))
+        self.words(words)
+
+    def words(self, text: str) -> None:
+        if text:
+            self.parts.append(Markup('<p class="soft">{}</p>').format(text))
+
+    def table(self, head: Sequence[str], rows: Iterable[Sequence[Cell]], *, words: Sequence[int] = (0,), caption: str = "",
+              marked: Sequence[int] = ()) -> None:
+        """A table. `words`: columns that hold text; `marked`: rows that stand out."""
+        def cells(tag: str, line: Sequence[Cell]) -> Markup:
+            return Markup("").join(Markup('<{0}{1}>{2}</{0}>').format(
+                Markup(tag), Markup(' class="words"' if i in words else ""), "–" if c is None else c) for i, c in enumerate(line))
+
+        body = Markup("").join(Markup("<tr{}>{}</tr>").format(Markup(' class="mark"' if i in marked else ""), cells("td", row))
+                               for i, row in enumerate(rows))
+        said = Markup("<caption>{}</caption>").format(caption) if caption else ""
+        self.parts.append(Markup('<div class="wide" tabindex="0" role="region" aria-label="{}"><table>{}<thead><tr>{}</tr>'
+                                 "</thead><tbody>{}</tbody></table></div>").format(caption or "table", said, cells("th", head),
+                                                                                   body))
+
+    def figure(self, figure: dict[str, Any], caption: str) -> None:
+        """A plotly figure. Nothing in its JSON can end the script element that carries it."""
+        self.figures += 1
+        name = f"figure-{self.figures}"
+        data = json.dumps(figure, ensure_ascii=True, allow_nan=False).replace("<", "\\u003c")
+        self.parts.append(Markup(
+            '<figure><div class="plot" id="{0}" role="img" aria-label="{1}"></div><figcaption>{1}</figcaption>'
+            '<script type="application/json" data-figure="{0}">{2}</script></figure>').format(name, caption, Markup(data)))
+
+    def html(self) -> str:
+        """The whole file; plotly's script is in it if there is a figure."""
+        scripts = Markup("")
+        if self.figures:
+            from plotly.offline import get_plotlyjs
+
+            scripts = Markup("<script>{}</script><script>{}</script>").format(Markup(get_plotlyjs()), Markup(DRAW))
+        return str(Markup(
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{0}</title>'
+            '<meta name="viewport" content="width=device-width, initial-scale=1"><style>{1}</style></head>\n'
+            "<body><main><h1>{0}</h1><p>{2}</p>\n{3}\n</main>{4}</body></html>\n").format(
+            self.title, Markup(STYLE), self.lead, Markup("\n").join(self.parts), scripts))
+
+
+class Sheet:
+    """The same parts as Markdown; figures are left to the page."""
+
+    def __init__(self, title: str, lead: str) -> None:
+        self.lines = [f"# {title}", "", lead, ""]
+
+    def section(self, title: str, words: str = "") -> None:
+        self.lines += [f"## {cell(title)}", ""]
+        self.words(words)
+
+    def words(self, text: str) -> None:
+        if text:
+            self.lines += [cell(text), ""]
+
+    def table(self, head: Sequence[str], rows: Iterable[Sequence[Cell]], *, words: Sequence[int] = (0,), caption: str = "",
+              marked: Sequence[int] = ()) -> None:
+        if caption:
+            self.lines += [f"**{cell(caption)}**", ""]
+        rule = "|".join("---" if i in words else "--:" for i in range(len(head)))
+        self.lines += ["| " + " | ".join(head) + " |", f"|{rule}|"]
+        for i, row in enumerate(rows):
+            texts = ["–" if c is None else cell(str(c)) for c in row]
+            self.lines.append("| " + " | ".join(f"**{t}**" if i in marked else t for t in texts) + " |")
+        self.lines.append("")
+
+    def figure(self, figure: dict[str, Any], caption: str) -> None:
+        """Drawn in the HTML report only."""
+
+    def markdown(self) -> str:
+        return "\n".join(self.lines).rstrip() + "\n"
+
+# ---------- Who was right where: one small line a system, kept where the replies are too many to be, so that every accuracy, paired
+
+SUBJECT = "elm"  # what the others are held against
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """`subject` less `system`, paired over the problems that both were asked, in the same form."""
+
+    dataset: str
+    form: str
+    system: str
+    difference: Estimate
+    ahead: int  # problems that only the subject got right
+    behind: int  # problems that only the other got right
+
+
+def contrasts(results: Sequence[Result], subject: str = SUBJECT, *, seed: int = 0) -> list[Contrast]:
+    """Of each data set and form: the subject against every other system but the model alone, which the main table has."""
+    groups, out = grouped(results), []
+    for (learned_on, dataset, system, form), mine in groups.items():
+        if system != subject:
+            continue
+        right = {r.problem_id: r.correct for r in mine}
+        for (theirs_on, where, other, how), theirs in groups.items():
+            if other in (subject, BASE) or (where, how) != (dataset, form) or theirs_on not in ("", learned_on):
+                continue
+            held = {r.problem_id: r.correct for r in theirs}
+            difference = paired({k: float(v) for k, v in right.items()}, {k: float(v) for k, v in held.items()}, seed=seed)
+            if difference is not None:
+                out.append(Contrast(dataset, form, other, difference, *flips(right, held)))
+    return out
+
+
+def lines(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One dict a system, form and data set of each run: the ids of the problems it got right, and of those it got wrong."""
+    return [{"run": run.name, "model": run.model, "seed": run.seed, "dataset": dataset, "learned_on": learned_on,
+             "system": system, "form": form, "right": [r.problem_id for r in mine if r.correct],
+             "wrong": [r.problem_id for r in mine if not r.correct]}
+            for run in runs for (learned_on, dataset, system, form), mine in grouped(run.results).items()]
+
+
+def write_outcomes(file: Path, runs: Sequence[Run]) -> None:
+    write_whole(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines(runs)))
 
 LEAD = ("Accuracy on problems with known answers, which no system saw while it learnt or answered. Intervals are 95 % "
         "bootstrap intervals; differences to zero_shot are paired over the same problems and the same form (one greedy "
@@ -33,7 +203,7 @@ def make(folder: Path, others: Sequence[Path] = (), **told: str) -> dict[str, Pa
     write_whole(files["report.html"], page.html())
     write_whole(files["report.md"], sheet.markdown())
     write(files["evidence.json"], evidence(found))
-    outcomes.write(files["outcomes.jsonl"], found.runs)
+    write_outcomes(files["outcomes.jsonl"], found.runs)
     return files
 
 
@@ -82,28 +252,28 @@ def systems(paper: Paper, run: Run, rows: Sequence[Row], look: dict[str, dict[st
         [(r.system, r.form if where else f"{r.form}, {r.dataset}", r.n, interval(r.accuracy), interval(r.delta, points), r.helped,
           r.hurt, percent(r.coverage), "–" if r.routing_accuracy is None else f"{percent(r.routing_accuracy)} of {r.judged}",
           f"{r.tokens / r.n:.0f}", f"{r.seconds / r.n:.1f}", r.memories, f"{r.learn_tokens:,}", f"{r.learn_seconds:.0f}",
-          scoring.equal_votes(r, rows)) for r in rows], words=(0, 1), marked=ahead,
+          metrics.equal_votes(r, rows)) for r in rows], words=(0, 1), marked=ahead,
         caption="Systems; bold where the paired interval is above zero. In the last column, the tokens of learning are shared "
                 "out among the problems asked")
-    drawn = [r for r in rows if scoring.ORACLE not in r.system]
+    drawn = [r for r in rows if metrics.ORACLE not in r.system]
     named = [(f"{r.system}, {r.form}" + ("" if where else f", {r.dataset}"), r.delta) for r in drawn if r.delta is not None]
     if named:
         paper.figure(figures.differences({"": named}), "Differences to zero_shot in the same form, paired by problem; filled "
                      "where the interval leaves out zero.")
-    contrasts(paper, run)
+    contrast_section(paper, run)
     paper.figure(figures.accuracy_by_tokens(drawn, look), "Accuracy against tokens; a small mark is one trace, a large one a "
                  "vote.")
     if online:
         paper.figure(figures.stream_curve(run.results, look), "Accuracy so far over the stream.")
-    for system in scoring.memory_systems(run.results):
-        served = scoring.services([r for r in run.results if r.system in (system, scoring.BASE)])
+    for system in metrics.memory_systems(run.results):
+        served = metrics.services([r for r in run.results if r.system in (system, metrics.BASE)])
         if any(s.helped or s.hurt for s in served):
             paper.figure(figures.memory_bars(served), f"{system}: which memories helped and hurt, both forms together.")
             paper.table(("memory of", "id", "tried", "helped", "hurt", "whom it helped", "whom it hurt"),
                         [(s.name, s.memory, s.used, len(s.helped), len(s.hurt), ids(s.helped), ids(s.hurt))
                          for s in served if s.helped or s.hurt][:15],
                         words=(0, 1, 5, 6), caption=f"{system}: which memories helped whom")
-    if near := scoring.thirds(run.results):
+    if near := metrics.thirds(run.results):
         paper.table(("system", "form", "similarity", "n", "right with it", "right alone", "helped", "hurt"),
                     [(x.system, x.form, f"{x.low:.2f} to {x.high:.2f}", x.n, x.right, x.alone, x.helped, x.hurt) for x in near],
                     words=(0, 1), caption="Is a nearer memory worth more? What was tried, before any router, in thirds from far "
@@ -111,9 +281,9 @@ def systems(paper: Paper, run: Run, rows: Sequence[Row], look: dict[str, dict[st
     lessons(paper, run)
 
 
-def contrasts(paper: Paper, run: Run) -> None:
+def contrast_section(paper: Paper, run: Run) -> None:
     """The memories against each other system, not against the model alone only."""
-    found, us = outcomes.contrasts(run.results, seed=run.seed), outcomes.SUBJECT
+    found, us = contrasts(run.results, seed=run.seed), SUBJECT
     several = len({c.dataset for c in found}) > 1
     if found:
         paper.table(("other system", "form", "n", f"{us} against it, points", f"only {us} right", "only the other right"),
@@ -156,14 +326,14 @@ def lessons(paper: Paper, run: Run) -> None:
 
 def votes(paper: Paper, runs: Sequence[Run]) -> None:
     """TTRL's words for the votes of each run, with and without a memory, and agreement against accuracy."""
-    voted = [(run.name, sides) for run in runs if (sides := ballots.vote_sides(run.results))]
+    voted = [(run.name, sides) for run in runs if (sides := metrics.vote_sides(run.results))]
     if not voted:
         return
     paper.section("The vote", "majority_ratio: share of the traces that agree. label_accuracy: how often the majority is right. "
                               "reward_accuracy: how often a trace's reward by the majority is the one by the truth. "
                               "ground_truth_ratio: share of right traces. pass@k: at least one of k is right.")
     for name, sides in voted:
-        measured = [ballots.vote_metrics(those) for _, those in sides]
+        measured = [metrics.vote_metrics(those) for _, those in sides]
         measures = dict.fromkeys(m for one in measured for m in one)
         paper.table(("measure", *(title for title, _ in sides)),
                     [("votes", *(len(those) for _, those in sides)),
@@ -173,7 +343,7 @@ def votes(paper: Paper, runs: Sequence[Run]) -> None:
 
 def gates(paper: Paper, runs: Sequence[Run]) -> None:
     """What a stricter or weaker gate would have learnt from, as far as first votes say."""
-    told = [(run.name, g) for run in runs for g in ballots.gates(run.results)]
+    told = [(run.name, g) for run in runs for g in metrics.gates(run.results)]
     if not told:
         return
     paper.section("The gate", "Of the votes of the model alone: how many a gate lets through to be learnt from, and how many of "
@@ -185,7 +355,7 @@ def gates(paper: Paper, runs: Sequence[Run]) -> None:
 
 def routers(paper: Paper, runs: Sequence[Run]) -> None:
     """What each verifier would have done in the same disagreements."""
-    told = [(run, x) for run in runs for x in scoring.routing(run.results)]
+    told = [(run, x) for run in runs for x in metrics.routing(run.results)]
     if not told:
         return
     paper.section("Routing", "Where both sides had an answer and the answers differed. Each verifier is judged on the same "
@@ -205,7 +375,7 @@ def transfer(paper: Paper, moved: Sequence[Run], runs: Sequence[Run]) -> None:
     paper.section("Transfer", "Memories of one data set (row) used on another (column): accuracy, and the paired difference to "
                               "zero_shot, in points.")
     told = [((run.model, run.seed, row.system, row.form), row) for run in moved for row in rows_of(run, runs)
-            if scoring.ORACLE not in row.system]
+            if metrics.ORACLE not in row.system]
     for key in dict.fromkeys(key for key, _ in told):
         mine, title = [row for other, row in told if other == key], "{2}, {3} ({0}, seed {1})".format(*key)
         paper.table(("learnt from", "asked", "n", "accuracy", "against zero_shot, points", "helped", "hurt"),

@@ -10,17 +10,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..baselines.base import VOTES, Course, Form
 from ..records import LatentmemError, Status
-from . import heldout, single, stream, sweep
+from . import protocols as heldout
+from . import protocols as single
+from . import protocols as stream
+from . import sweep
+from .baselines.base import VOTES, Course, Form
 from .datasets import DataSet, apart, load, shuffled, split, unique
 from .journal import Journal
+from .protocols import FORMS, Entrant, Event
 from .sweep import Sweep
-from .work import FORMS, Entrant, Event
 
 if TYPE_CHECKING:
-    from ..baselines.registry import Workshop
     from ..engine import Engine
+    from .baselines.registry import Workshop
 
 PROTOCOLS = ("heldout", "stream", "transfer", "single", "keys")
 DECIDING = ("model", "embedder", "dtype", "key", "min_similarity", "verifier")  # with the recipe's, what decides a result
@@ -100,7 +103,7 @@ def forms_named(names: Sequence[str]) -> tuple[Form, ...]:
 def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
     """Everything that a suite asks for, each protocol and data set in a folder of its own under `out`; goes on from
     what is there. The rollouts are kept in `out`/cache, shared by all."""
-    from ..baselines.registry import Workshop
+    from .baselines.registry import Workshop
 
     suite, limit = order.suite, engine.settings.max_problem_chars
     datas, others = ([load(spec, strict=order.strict, most_chars=limit) for spec in specs]
@@ -146,7 +149,7 @@ def _plan(order: Order, datas: Sequence[DataSet], others: Sequence[DataSet]) -> 
 
 def _check(suite: Suite, datas: Sequence[DataSet]) -> None:
     """Raises LatentmemError for a protocol, a system or a form that does not exist, and for a transfer of a single set."""
-    from ..baselines.registry import ROWS as THERE
+    from .baselines.registry import ROWS as THERE
 
     for protocol in suite.protocols:
         if protocol not in PROTOCOLS:
@@ -181,7 +184,7 @@ def _begin(out: Path) -> None:
 
 def cast(shop: Workshop, suite: Suite) -> list[Entrant]:
     """The suite's systems, each once, in the forms that it is asked in."""
-    from ..baselines.registry import ROWS as THERE
+    from .baselines.registry import ROWS as THERE
 
     return [Entrant(name, forms_named(suite.forms.get(name, tuple(FORMS))), lambda name=name: shop.make(name),
                     THERE[name].learns) for name in dict.fromkeys(suite.systems)]
@@ -216,7 +219,7 @@ def _moved(datas: Sequence[DataSet], order: Order) -> Iterator[tuple[DataSet, li
 def _heldout(order: Order, learn: DataSet, tests: Sequence[DataSet], protocol: str, shop: Workshop) -> Iterator[Event]:
     told = {"protocol": protocol, "distil": part(learn), "test": [part(t) for t in tests], **budgets(order)}
     with Journal(order.out / f"{protocol}-{slug(learn.name)}", facts(shop, told)) as journal:
-        yield from heldout.run(cast(shop, order.suite), learn, tests, journal, rows=shop.sampler.rows,
+        yield from heldout.run_heldout(cast(shop, order.suite), learn, tests, journal, rows=shop.sampler.rows,
                                together=shop.teacher.group)
 
 
@@ -226,13 +229,13 @@ def _stream(order: Order, arriving: DataSet, shop: Workshop) -> Iterator[Event]:
     told = {"protocol": "stream", "data": part(arriving), "block": order.block,
             "systems": {e.name: [f.name for f in e.forms] for e in online}, **budgets(order)}
     with Journal(order.out / f"stream-{slug(arriving.name)}", facts(shop, told)) as journal:
-        yield from stream.run(online, arriving, journal, block=order.block)
+        yield from stream.run_stream(online, arriving, journal, block=order.block)
 
 
 def _single(order: Order, learn: DataSet, tests: Sequence[DataSet], shop: Workshop) -> Iterator[Any]:
     train = yield from sweep.teachable(shop, learn.problems, order.suite.single)
     for test in tests:
-        yield from single.run(shop, train, test, order.out, steps=shop.recipe.steps, learners=order.suite.learners)
+        yield from single.run_single(shop, train, test, order.out, steps=shop.recipe.steps, learners=order.suite.learners)
 
 
 def _keys(order: Order, data: DataSet, shop: Workshop) -> Iterator[Any]:

@@ -17,21 +17,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..baselines.base import ONE, Form
-from ..baselines.log import Log
-from ..baselines.sampler import Ask, Sampled, Sampler, computed
-from ..baselines.teacher import Taught, Teacher
-from ..distil import Recipe
+from ..files import Log
+from ..method.distillation import Recipe
+from ..method.voting import gate
 from ..records import Distilled, LatentmemError, Problem, Status, Step, digest
-from ..voting import gate
-from . import neighbours
+from . import protocols
+from .baselines.base import ONE, Form
+from .baselines.sampler import Ask, Sampled, Sampler, computed
+from .baselines.teacher import Taught, Teacher
 from .datasets import DataSet
+from .metrics import bootstrap, flips, paired
 from .results import right
-from .statistics import bootstrap, flips, paired
 
 if TYPE_CHECKING:
-    from ..baselines.registry import Workshop
     from ..engine import Engine
+    from .baselines.registry import Workshop
 
 DISTILLED = {f.name for f in fields(Recipe)}
 APART = {"in_turn", "neighbours"}  # what is no setting
@@ -134,7 +134,7 @@ def _taught(shop: Workshop, changes: Mapping[str, Any], problems: Sequence[Probl
     if (recipe.max_new_tokens, recipe.seed, recipe.top_p) != (sampler.max_new_tokens, sampler.seed, sampler.top_p):
         sampler = type(sampler)(sampler.model, recipe.seed, recipe.max_new_tokens, rows=sampler.rows, top_p=recipe.top_p)
     if k := changes.get("neighbours"):
-        yield from neighbours.learn(shop, sampler, recipe, problems, candidates, k)
+        yield from protocols.learn(shop, sampler, recipe, problems, candidates, k)
         return
     teacher = Teacher(sampler, recipe, shop.key, folder / "cache", name="recipes", group=shop.group)
     yield from teacher.learn([p.unlabelled() for p in problems])

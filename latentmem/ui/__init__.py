@@ -21,13 +21,13 @@ def prepare(engine: Engine) -> Engine:
 
 def build(engine: Engine) -> gr.Blocks:
     """The whole app over one engine, ready for `.launch(**launch_options())`."""
-    from .layout import build as compose
+    from .app import build as compose
 
     return compose(engine)
 
 
 def launch_options(engine: Engine | None = None) -> dict[str, Any]:
     """Keyword arguments for `Blocks.launch`: look, scripts and hardening. With an engine, its bank is never served."""
-    from .theme import launch_options as options
+    from .server import launch_options as options
 
     return options(engine)

@@ -6,18 +6,24 @@ same limits as a visitor. Files go through hidden components, because `gr.api` k
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import gradio as gr
+from pydantic import TypeAdapter, ValidationError
 
-from ..records import Distilled, Receipt, Trace, Vote, to_dict
-from .api_answers import as_dict, checked, given, kept, last, last_receipt, remember, said
-from .api_bank import delete, forget, memories, memory, neighbours, quarantine, receipt, release
-from .api_notes import note, tag, words
-from .api_stream import offer, stream
-from .map_actions import adapter_zip
+from ..bank import annotations as bank_notes
+from ..evaluation.results import Progress, Standing
+from ..model.vocabulary import memory_words
+from ..records import Distilled, LatentmemError, Receipt, Trace, Vote, to_dict
+from . import session
+from .map.actions import adapter_zip, forget_receipt
+from .panels.stream import ALL, FIRST, PAIR, SYSTEMS, Given, feed_of, going, most_problems, posed
+from .runs import SORRY, Run
 from .session import (
     Desk,
     answer_records,
@@ -27,6 +33,319 @@ from .session import (
     ready_engine,
     think_records,
 )
+
+# ---------- How the endpoints answer: what a client sends is checked, errors are one sentence, and what it asked last is remembered.
+
+log = logging.getLogger(__name__)
+
+
+def checked(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The endpoint, for whatever JSON a client sends: null means the default where there is one, numbers may come as text,
+    and what does not fit is one sentence. No id may be empty: to the engine that means no memory at all."""
+    signature = inspect.signature(fn)
+
+    @functools.wraps(fn)
+    def endpoint(*args: Any, **kwargs: Any) -> Any:
+        bound, kinds = signature.bind(*args, **kwargs), _kinds(fn)
+        for name, value in bound.arguments.items():
+            if name not in ("desk", "request"):
+                bound.arguments[name] = _fitting(name, value, kinds[name], signature.parameters[name].default)
+        return fn(*bound.args, **bound.kwargs)
+
+    return endpoint
+
+
+@functools.cache
+def _kinds(fn: Callable[..., Any]) -> dict[str, Any]:
+    """Parameter -> its type, or what checks it; made at the first call, since the import would wait for it."""
+    hints = {name: kind for name, kind in get_type_hints(fn).items() if name not in ("desk", "request", "return")}
+    return {name: kind if kind is str else TypeAdapter(kind) for name, kind in hints.items()}
+
+
+def _fitting(name: str, value: Any, kind: Any, default: Any) -> Any:
+    if value is None and default is not inspect.Parameter.empty:
+        return default
+    wrong = ""
+    if kind is str:  # not by pydantic, which takes no lone surrogates: they are replaced later
+        wrong = "" if isinstance(value, str) else "should be a text"
+    else:
+        try:
+            value = kind.validate_python(value)
+        except ValidationError as e:
+            wrong = e.errors()[0]["msg"].removeprefix("Input ")
+    if wrong:
+        raise gr.Error(f"{name} = {str(value)[:40]!r} does not fit: it {wrong}.", print_exception=False)
+    if name.endswith("_id") and not value.strip():
+        raise gr.Error(f"{name} is empty: give the id of a {name.removesuffix('_id')}.", print_exception=False)
+    return value
+
+
+def given(**settings: Any) -> dict[str, Any]:
+    """The settings that a client gave; null means the app's own."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def as_dict(receipt: Receipt) -> dict[str, Any]:
+    """A receipt with its sentence and without token ids, for which the digest stands."""
+    data = to_dict(receipt) | {"sentence": receipt.sentence()}
+    for trace in data["traces"]:
+        trace.pop("token_ids")
+    return data
+
+
+def remember(desk: Desk, request: Any, receipt: Receipt) -> None:
+    """Keeps a client's receipt for `replay` and `feedback`."""
+    run = desk.visit(request).start("solve")
+    run.scene.receipt, run.begun, run.done, run.problem = receipt, True, True, receipt.problem.text
+
+
+def last_receipt(desk: Desk, request: Any) -> Receipt:
+    """Of the client's last question."""
+    run = desk.visit(request).runs.get("solve")
+    if run is None or run.scene.receipt is None:
+        raise gr.Error("There is no last question: call solve first.", print_exception=False)
+    return run.scene.receipt
+
+
+def said(action: Callable[[], Any]) -> Any:
+    """A LatentmemError as the error message that the client gets; of any other error it is told no more than a visitor."""
+    try:
+        return action()
+    except LatentmemError as e:
+        raise gr.Error(str(e), print_exception=False) from None
+    except gr.Error:
+        raise
+    except Exception:
+        log.exception("an endpoint failed")
+        raise gr.Error(SORRY, print_exception=False) from None
+
+
+def kept(records: Iterator[Any], *kinds: type) -> list[Any]:
+    """The records of these kinds, once the stream has ended."""
+    return said(lambda: [record for record in records if isinstance(record, kinds)])
+
+
+def last(records: Iterator[Any], kind: type) -> Any:
+    """The last record of a kind; every stream has one."""
+    return kept(records, kind)[-1]
+
+# ---------- Endpoints for what lies in the bank: memories and the receipts of earlier answers. None needs the model.
+
+@checked
+def memories(desk: Desk, text: str = "", limit: int = 100) -> list[dict]:
+    """Rows of the bank, newest first.
+
+    Parameters:
+        text: only those whose problem, answer or id contains this
+        limit: at most so many, up to 1000
+    """
+    return [to_dict(i) for i in said(lambda: desk.engine.bank.infos(text=text or None, limit=max(1, min(limit, 1000))))]
+
+
+@checked
+def memory(desk: Desk, memory_id: str) -> dict:
+    """One memory: its row, vote, steps, settings, last events, ids of receipts; without its arrays and traces.
+
+    Parameters:
+        memory_id: its id, or the beginning of it
+    """
+    bank = desk.engine.bank
+    info, whole = said(lambda: (bank.info(memory_id), bank.get(memory_id)))
+    events, asked = said(lambda: (bank.events(info.id, limit=100), bank.asked(info.id)))
+    return to_dict(info) | {"vote": to_dict(whole.vote), "steps": [to_dict(s) for s in whole.steps],
+                            "settings": dict(whole.settings), "events": [to_dict(e) for e in events],
+                            "receipts": list(asked)}
+
+
+@checked
+def receipt(desk: Desk, receipt_id: str) -> dict:
+    """The receipt of an earlier answer, as `solve` returned it but with its traces cut short.
+
+    Parameters:
+        receipt_id: its id, from `solve` or among the receipts and events of a `memory`
+    """
+    return as_dict(said(lambda: desk.engine.bank.receipt(receipt_id)))
+
+
+@checked
+def forget(desk: Desk, receipt_id: str) -> str:
+    """Deletes a receipt for good: what was asked, the votes and the traces; what the answer counted for memories stays.
+    In a shared app, one of the client's own. Returns its id.
+
+    Parameters:
+        receipt_id: the whole id
+    """
+    return said(lambda: forget_receipt(desk.engine.bank, receipt_id))
+
+
+@checked
+def neighbours(desk: Desk, memory_id: str, k: int = 5) -> list[dict]:
+    """The memories nearest to a memory, itself left out.
+
+    Parameters:
+        memory_id: its id
+        k: how many
+    """
+    return [to_dict(h) for h in said(lambda: desk.engine.neighbours(memory_id, max(1, min(int(k), 100))))]
+
+
+@checked
+def quarantine(desk: Desk, memory_id: str, reason: str = "") -> str:
+    """Keeps a memory from being tried. Returns its id.
+
+    Parameters:
+        memory_id: its id
+        reason: one sentence, kept with it
+    """
+    return said(lambda: desk.engine.bank.quarantine(memory_id, reason[:500]).memory_id)
+
+
+@checked
+def release(desk: Desk, memory_id: str) -> str:
+    """Lets a memory be tried again. Returns its id.
+
+    Parameters:
+        memory_id: its id
+    """
+    return said(lambda: desk.engine.bank.release(memory_id).memory_id)
+
+
+@checked
+def delete(desk: Desk, memory_id: str) -> str:
+    """Deletes a memory for good. Returns its id.
+
+    Parameters:
+        memory_id: the whole id: a beginning is not enough
+    """
+
+    def gone() -> str:
+        if memory_id not in desk.engine.bank:
+            raise LatentmemError(f"There is no memory with the id {memory_id[:40]!r}: give the whole id.")
+        desk.engine.bank.delete(memory_id)
+        return memory_id
+
+    return said(gone)
+
+# ---------- Endpoints for what people write about memories, and for the words near a memory's virtual tokens.
+
+@checked
+def tag(desk: Desk, memory_id: str, name: str, on: bool = True) -> list[str]:
+    """Gives a memory a tag, or takes it away. Returns its tags.
+
+    Parameters:
+        memory_id: its id
+        name: one or a few words
+        on: false takes the tag away
+    """
+    def given() -> list[str]:
+        one = desk.engine.bank.info(memory_id).id
+        bank_notes.tag(desk.engine.bank, [one], name, on)
+        return list(bank_notes.tags(desk.engine.bank, one).get(one, ()))
+
+    return said(given)
+
+
+@checked
+def note(desk: Desk, memory_id: str, text: str = "") -> list[dict]:
+    """Keeps a note with a memory; without a text nothing is written. Returns all its notes.
+
+    Parameters:
+        memory_id: its id
+        text: what was noticed
+    """
+    def written() -> list[dict]:
+        name = desk.engine.bank.info(memory_id).id
+        if text:
+            bank_notes.add_note(desk.engine.bank, name, text)
+        return [to_dict(n) for n in bank_notes.notes(desk.engine.bank, name).get(name, ())]
+
+    return said(written)
+
+
+@checked
+def words(desk: Desk, memory_id: str) -> list[list[dict]]:
+    """The words nearest to each virtual token of a memory: neighbours, and not what the token says.
+
+    Parameters:
+        memory_id: its id
+    """
+    found: list[Any] = []
+
+    def records() -> Iterator[Any]:
+        memory = desk.engine.bank.get(memory_id)
+        engine = yield from ready_engine(desk, {})
+        found.extend(memory_words(engine.model, memory))
+
+    kept(exclusively(desk, records()))
+    return [[to_dict(w) for w in row] for row in found]
+
+# ---------- The endpoint of the Stream panel: the standings while they grow, and at last every reply and lesson.
+
+System = Literal["zero_shot", "vote", "icl_raw", "elm"]
+EVERY = 1.0  # seconds between two answers, if no reply or lesson comes in between
+
+
+def stream(desk: Desk, family: str = ALL, systems: list[System] | None = None, problems: int | None = None,
+           seed: int | None = None, file: str | None = None, fresh: bool = False,
+           request: gr.Request = None) -> Iterator[dict]:  # type: ignore[assignment]
+    """Meets problems one at a time and yields how each system stands so far; the last yield has all replies and lessons.
+
+    Each problem is answered with what was learnt from earlier ones only, scored, and then learnt from. A stream that was
+    stopped goes on where it was when the same one is asked for again.
+
+    Parameters:
+        family: a family of the examples, or all of them mixed
+        systems: the model alone with one trace or a vote, a past problem in its context, memories; null means the first and last
+        problems: how many; null means what the panel begins with
+        seed: the same seed gives the same order and the same traces; null means the app's own
+        file: a JSONL file of problems and answers, in the place of the examples
+        fresh: true forgets what there was of this stream
+    """
+    given = Given(family, file, PAIR if systems is None else systems,
+                  min(FIRST, most_problems(desk.hosted)) if problems is None else problems,
+                  desk.engine.settings.seed if seed is None else seed)
+    run = posed(desk.visit(request), given, fresh, again="ask with fresh=true, which forgets that run")
+    try:
+        yield standings(run, ended=False)  # at once: before its first answer gradio cannot cancel it
+    except GeneratorExit:
+        run.end()
+        raise
+    for _ in going(desk, run, refresh=EVERY, beat=EVERY):
+        desk.visit(request)  # whoever listens is not idle: a stream may take hours
+        yield standings(run, ended=False)
+    if run.error:
+        raise gr.Error(run.error, print_exception=False)
+    yield standings(run, ended=True)
+
+
+def standings(run: Run, ended: bool) -> dict[str, Any]:
+    """A stream as plain values; replies and lessons only once it has ended, or it would be sent over and over."""
+    with run.lock:
+        feed = feed_of(run)
+        far = feed.progress or Progress(0, 0, ())
+        return {"done": far.done, "total": far.total, "whole": feed.whole, "problems": feed.total,
+                "doing": feed.status.text if feed.status is not None and not ended else "",
+                "standings": [standing(s) for s in far.standings], "notes": list(feed.notes),
+                "results": [to_dict(r) for r in feed.results] if ended else [],
+                "learned": [to_dict(one) for one in feed.learned] if ended else []}
+
+
+def standing(s: Standing) -> dict[str, Any]:
+    """How one system stands, with its shares."""
+    return to_dict(s) | {"accuracy": s.accuracy, "coverage": s.coverage, "routing_accuracy": s.routing_accuracy}
+
+
+def offer(desk: Desk, hidden: gr.Button, model_work: dict[str, Any]) -> None:
+    """Registers the endpoint, inside the Blocks of the caller."""
+    families = sorted({session.family(p) for p in desk.examples.values() if p.answer})
+    asked = [gr.Dropdown([ALL, *families], value=ALL, label="family", visible=False),
+             gr.Dropdown([name for _, name in SYSTEMS], value=list(PAIR), multiselect=True, label="systems", visible=False),
+             gr.Number(None, precision=0, label="problems", visible=False),
+             gr.Number(None, precision=0, label="seed", visible=False),
+             gr.File(file_types=[".jsonl"], type="filepath", label="file", visible=False),
+             gr.Checkbox(False, label="fresh", visible=False)]
+    hidden.click(bind(stream, desk), asked, gr.JSON(visible=False, label="standings"), api_name="stream",
+                 show_progress="hidden", **model_work)
 
 Verifier = Literal["vote_share", "self_certainty", "judge"]
 Key = Literal["input", "kv"]

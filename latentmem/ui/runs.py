@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
+from ..engine.run_state import Scene
 from ..records import Hit, LatentmemError
-from .scene import Scene
 
 log = logging.getLogger(__name__)
 REFRESH = 0.125  # seconds between two pictures of a run: eight a second

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from ..work import PeerMissing
+from ..workloads import PeerMissing
 
 
 def package(module: str, name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ..work import PROBLEMS, Side, Work
+from ..workloads import PROBLEMS, Side, Work
 
 PROBED = 8  # tokens of the probe's rollouts
 
@@ -16,8 +16,8 @@ class Generator:
     def __init__(self, work: Work) -> None:
         import torch
 
-        from ...model import pick_device
-        from ...weights import ensure
+        from ...model.language_model import pick_device
+        from ...model.weights import ensure
 
         self.work, path = work, ensure(work.model).path
         self.device = pick_device(work.device)
@@ -29,7 +29,7 @@ class Generator:
 
     def ids(self, text: str) -> Any:
         """Token ids [1, n] of a problem in its chat."""
-        from ...prompts import solve_messages
+        from ...method.prompts import solve_messages
 
         chat = self.tokenizer.apply_chat_template(solve_messages(text), tokenize=False, add_generation_prompt=True)
         return self.tokenizer(chat, add_special_tokens=False, return_tensors="pt").input_ids.to(self.device)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..work import PROBLEMS, PeerMissing, Side, Work
+from ..workloads import PROBLEMS, PeerMissing, Side, Work
 from . import package
 
 TOP_K = 50
@@ -106,8 +106,8 @@ def four_problems(work: Work) -> Side:
 
 def gguf(work: Work) -> Path:
     """The GGUF that our weights were converted from. Raises PeerMissing if it is not in the cache."""
-    from ...catalog import MODELS
-    from ...weight_store import gguf_path
+    from ...model.weights.cache import gguf_path
+    from ...model.weights.catalog import MODELS
 
     spec = MODELS.get(work.model)
     if spec is None or spec.kind != "gguf":
@@ -151,8 +151,8 @@ def _chat(text: str, work: Work) -> str:
     """The problem in its chat, by the same template as ours."""
     from transformers import AutoTokenizer
 
-    from ...prompts import solve_messages
-    from ...weights import ensure
+    from ...method.prompts import solve_messages
+    from ...model.weights import ensure
 
     tokenizer = AutoTokenizer.from_pretrained(ensure(work.model).path, trust_remote_code=False)
     return tokenizer.apply_chat_template(solve_messages(text), tokenize=False, add_generation_prompt=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from ..search import p95, unit_keys
-from ..work import EMBEDDING, HITS, Side, Work
+from ..workloads import EMBEDDING, HITS, Side, Work, p95, unit_keys
 from . import package
 
 

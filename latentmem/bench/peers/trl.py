@@ -7,7 +7,7 @@ import time
 from statistics import median
 from typing import Any
 
-from ..work import PROBLEMS, SHARE, Side, Work
+from ..workloads import PROBLEMS, SHARE, Side, Work
 from . import package
 from .hf import load
 
@@ -22,7 +22,7 @@ def one_memory(work: Work) -> Side:
 
 def peak_memory(work: Work) -> Side:
     """GB of this process's peak, with loading. With gradient checkpointing, TRL's default, which needs less."""
-    from ..worker import peak_bytes
+    from ..workloads import peak_bytes
 
     model, tokenizer = _parts(work)
 
@@ -38,7 +38,7 @@ def _parts(work: Work) -> tuple[Any, Any]:
     package("datasets", "datasets")
     import torch
 
-    from ...weights import ensure
+    from ...model.weights import ensure
 
     return load(str(ensure(work.model).path), getattr(torch, work.peer_dtype))
 
@@ -78,7 +78,7 @@ def train(model: Any, tokenizer: Any, work: Work, tokens: int, steps: int, *, ch
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from ...prompts import solve_messages
+    from ...method.prompts import solve_messages
 
     class Clock(TrainerCallback):
         """Rollouts, forward, backward and update all lie between the two calls."""

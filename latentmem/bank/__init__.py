@@ -1,0 +1,7 @@
+"""The store of memories, which knows no torch: one SQLite file, overlays, archives, PEFT adapters."""
+
+from __future__ import annotations
+
+from .bank import Bank
+
+__all__ = ["Bank"]

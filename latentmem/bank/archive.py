@@ -1,0 +1,458 @@
+"""The shared form of a bank: a zip of manifest.json, memories.jsonl, events.jsonl and one safetensors file per memory.
+
+An archive comes from strangers: `bank_zip` guards the container; here every line is parsed by a checker, every array
+compared with its checksum and looked through, and every memory must hash to its id.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import sqlite3
+import struct
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
+
+import numpy as np
+
+from ..records import MOST_TOKENS, Event, LatentmemError, Memory, Step, Trace, from_json, to_json
+from . import serialization as codec
+from .database import Store, check_event, salvaged
+from .schema import is_damage
+
+# ---------- A zip archive as untrusted input: which members it may have, how large they may be, their checksums; and how one is written.
+
+FORMAT, VERSION = "latentmem-bank", 1
+MANIFEST, MEMORIES, EVENTS = "manifest.json", "memories.jsonl", "events.jsonl"
+ARRAYS = re.compile(r"memories/m[0-9a-f]{16}\.safetensors")
+
+MAX_MEMORIES = 100_000
+MAX_DIRECTORY = 10 << 20  # bytes of the zip's table of contents, about 100 a member
+MAX_MANIFEST = 32 << 20
+MAX_LINE = 16 << 20  # the words of one memory
+MAX_ARRAYS = 64 << 20  # the numbers of one memory
+MAX_TOTAL = 16 << 30
+MAX_RATIO = 30  # unpacked to packed: deflate reaches 1000 on zeros, a bank stays below 10
+RATIO_FLOOR = 64 << 20  # below this much unpacked no ratio is dangerous
+CHUNK = 1 << 20
+
+# What zipfile, zlib and the operating system raise about a broken archive.
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, struct.error,
+           IndexError, KeyError, OverflowError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    format: str
+    version: int
+    memories: int
+    events: int
+    members: Mapping[str, Member]
+
+
+Members = Mapping[str, Member]
+
+
+class _Bounded:
+    """A file for zipfile that refuses to read much at once: zipfile reads the whole table of contents in one piece and
+    makes an object of every entry before anyone can count them."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(min(size, MAX_DIRECTORY + 1) if size >= 0 else MAX_DIRECTORY + 1)
+        if len(data) > MAX_DIRECTORY:
+            raise LatentmemError(f"The archive lists more than the {MAX_MEMORIES} memories one may hold: "
+                                 "export the bank in parts.")
+        return data
+
+
+@contextmanager
+def opened(source: str | Path | IO[bytes], most: int = MAX_MEMORIES,
+           most_bytes: int = MAX_TOTAL) -> Iterator[tuple[zipfile.ZipFile, Members]]:
+    """The archive and its members as the manifest lists them, all checked but the arrays. Raises LatentmemError."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(source, "rb")) if isinstance(source, (str, Path)) else source
+        except OSError as e:
+            raise LatentmemError(f"{source} cannot be read ({e.strerror or e}): choose an exported bank.") from None
+        with _sentence("The archive"):
+            archive = zipfile.ZipFile(_Bounded(file))  # type: ignore[arg-type]
+            size = file.seek(0, io.SEEK_END)
+        members = _members(archive, size, most, most_bytes)
+        yield archive, members
+
+
+def read(archive: zipfile.ZipFile, name: str, what: str) -> bytes:
+    """A whole member, whose size `opened` has checked. Raises LatentmemError."""
+    with _sentence(what), archive.open(name) as member:
+        return b"".join(iter(lambda: member.read(CHUNK), b""))
+
+
+def lines(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
+    """The lines of a JSONL member, each within MAX_LINE. Raises LatentmemError."""
+    with _sentence(f"{name} in the archive"), archive.open(name) as packed:
+        member = io.BufferedReader(packed, CHUNK)  # type: ignore[arg-type]
+        while line := member.readline(MAX_LINE + 1):
+            if len(line) > MAX_LINE:
+                raise LatentmemError(f"{name} in the archive has a line of more than {MAX_LINE} bytes: "
+                                     "it was not written by latentmem.")
+            yield line
+
+
+@contextmanager
+def _sentence(what: str) -> Iterator[None]:
+    try:
+        yield
+    except LatentmemError:
+        raise
+    except _BROKEN as e:
+        raise LatentmemError(f"{what} is damaged or not a latentmem archive ({str(e)[:120] or type(e).__name__}): "
+                             "export it again.") from None
+
+
+def add(archive: zipfile.ZipFile, members: dict[str, dict[str, Any]], name: str, source: IO[bytes], how: int) -> None:
+    """Write a member, and note in `members` what the manifest says of it."""
+    info = zipfile.ZipInfo(name)  # dated 1980: the same bank gives the same bytes
+    info.compress_type = how
+    info.external_attr = 0o644 << 16
+    info.file_size = source.seek(0, os.SEEK_END) or source.tell()  # decides between zip and zip64
+    source.seek(0)
+    checksum = sha256()
+    with archive.open(info, "w") as member:
+        while chunk := source.read(CHUNK):
+            checksum.update(chunk)
+            member.write(chunk)
+    members[name] = {"sha256": checksum.hexdigest(), "bytes": info.file_size}
+
+
+def _members(archive: zipfile.ZipFile, size: int, most: int, most_bytes: int) -> Members:
+    infos = archive.infolist()
+    names = [info.filename for info in infos]
+    _check_names(infos, names)
+    packed, total = sum(i.compress_size for i in infos), sum(i.file_size for i in infos)
+    if (there := sum(bool(ARRAYS.fullmatch(name)) for name in names)) > most:
+        raise LatentmemError(f"The archive holds {there} memories, more than the {most} that there is room for: "
+                             "export fewer by naming their ids.")
+    if most_bytes < MAX_TOTAL and total > most_bytes:
+        raise LatentmemError(f"The archive unpacks to {total >> 20} MiB, more than the {most_bytes >> 20} MiB allowed here: "
+                             "export fewer memories.")
+    # Members that overlap share packed bytes: that is how the worst zip bombs are made.
+    if packed > size or total > MAX_TOTAL or total > max(RATIO_FLOOR, MAX_RATIO * packed):
+        raise LatentmemError(f"The archive of {size} bytes would unpack to {total} bytes, which no exported bank does: "
+                             "it was not unpacked.")
+    manifest = from_json(Manifest, read(archive, MANIFEST, MANIFEST), MANIFEST)
+    if manifest.format != FORMAT:
+        raise LatentmemError(f"The archive is a {manifest.format[:40]!r}, not a {FORMAT}: choose an exported bank.")
+    if manifest.version > VERSION:
+        raise LatentmemError(f"The archive has version {manifest.version}, this latentmem reads {VERSION}: update it.")
+    unlisted = sorted(set(names) - set(manifest.members) - {MANIFEST})
+    if unlisted:
+        raise LatentmemError(f"The archive holds {unlisted[0]}, which its manifest does not list: export it again.")
+    for name in (MEMORIES, EVENTS):
+        checksum = sha256()
+        for line in lines(archive, name):
+            checksum.update(line)
+        if checksum.hexdigest() != manifest.members[name].sha256:
+            raise LatentmemError(f"{name} in the archive does not match its checksum: export it again.")
+    return {name: manifest.members[name] for name in names if name != MANIFEST}
+
+
+def _check_names(infos: list[zipfile.ZipInfo], names: list[str]) -> None:
+    if len(infos) > MAX_MEMORIES + 3:
+        raise LatentmemError(f"The archive holds {len(infos)} members, more than {MAX_MEMORIES} memories: "
+                             "export the bank in parts.")
+    seen: set[str] = set()
+    limits = {MANIFEST: MAX_MANIFEST, MEMORIES: MAX_TOTAL, EVENTS: MAX_TOTAL}
+    for info, name in zip(infos, names, strict=True):
+        # zipfile cuts names at a NUL and changes separators: only a name that is what it says may pass.
+        if info.orig_filename != name or (name not in limits and not ARRAYS.fullmatch(name)):
+            raise LatentmemError(f"The archive holds {info.orig_filename[:60]!r}, which does not belong in a bank: "
+                                 "export the bank again and do not repack it.")
+        if name in seen:
+            raise LatentmemError(f"The archive holds {name} twice: export the bank again.")
+        seen.add(name)
+        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise LatentmemError(f"{name} in the archive is encrypted or packed in an unknown way: export it again.")
+        if info.file_size > limits.get(name, MAX_ARRAYS):
+            raise LatentmemError(f"{name} in the archive unpacks to {info.file_size} bytes, which is too much: "
+                                 "it was not unpacked.")
+    missing = sorted(set(limits) - seen)
+    if missing:
+        raise LatentmemError(f"The archive has no {missing[0]}: choose a bank exported by latentmem.")
+
+SPOOL = 32 << 20  # bytes of words kept in memory while the arrays are written
+BATCH = 64  # memories a transaction
+EVENT_BATCH = 2000
+MAX_SENTENCES = 1000
+ID = re.compile("m[0-9a-f]{16}")
+TENSORS = {"soft_prompt": "<f4"} | {f"key.{kind}": dtype for kind, dtype in codec.KEY_DTYPE.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    memories: int
+    events: int
+    refused: list[str]  # one sentence for each memory that is damaged and left out, or that lacks damaged events
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    added: int
+    skipped: int  # memories that were already there
+    events: int  # events that were not yet there
+    refused: list[str]  # one sentence for each memory or group of events that was not taken
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line of memories.jsonl."""
+
+    id: str
+    record: codec.Record
+    traces: tuple[Trace, ...]
+    steps: tuple[Step, ...]
+
+
+# ------------------------------------------------------------------ export
+def export_zip(store: Store, target: str | Path | IO[bytes], ids: list[str] | None = None,
+               lacking: Sequence[str] = ()) -> ExportReport:
+    """Write the memories (all, or those in `ids`) and their events, but no receipts. The same bank gives the same bytes.
+    `lacking`: sentences about what should be in the archive and did not even come into this bank.
+
+    A path is replaced only once the archive is complete, and only by one that lacks nothing: what is there may be the last
+    good copy. Raises LatentmemError then, for a file that is no archive, and when nothing can be written.
+    """
+    chosen = sorted(set(ids)) if ids is not None else store.ids()
+    if len(chosen) > MAX_MEMORIES:
+        raise LatentmemError(f"{len(chosen)} memories are more than one archive holds ({MAX_MEMORIES}): "
+                             "export them in parts by naming their ids.")
+    try:
+        if not isinstance(target, (str, Path)):
+            return _write(store, target, chosen, lacking)
+        path = Path(target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.exists()
+        if there and not zipfile.is_zipfile(path):
+            raise LatentmemError(f"{path} is there and is no archive: write to another name, such as {path.stem}.zip.")
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as f:
+                report = _write(store, f, chosen, lacking)
+                f.flush()
+                os.fsync(f.fileno())
+            if there and (report.refused or not report.memories):
+                why = (f"lacks {len(report.refused)} memories or events of them ({report.refused[0]})" if report.refused else
+                       "holds no memory")
+                raise LatentmemError(f"The export {why}, so {path} was left as it is: write to another name.")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        return report
+    except OSError as e:
+        raise LatentmemError(f"The archive could not be written to {target} ({e.strerror or e}): "
+                             "choose another place or free some space.") from None
+
+
+def _write(store: Store, file: IO[bytes], ids: list[str], lacking: Sequence[str]) -> ExportReport:
+    members: dict[str, dict[str, Any]] = {}
+    refused, stored = list(lacking), _Events(store)
+    memories = events = 0
+    spool = partial(SpooledTemporaryFile, max_size=SPOOL)
+    with zipfile.ZipFile(file, "w") as archive, spool() as memory_lines, spool() as event_lines:
+        for ident in ids:
+            try:
+                packed = store.packed(ident)
+                arrays = _arrays(packed)
+                words = b",".join(b'"%s":%s' % (p.encode(), packed.parts[p]) for p in ("record", "traces", "steps"))
+                line = b'{"id":"%s",%s}\n' % (ident.encode(), words)
+                if len(line) > MAX_LINE or len(arrays) > MAX_ARRAYS:  # else `import` would refuse the whole archive
+                    raise LatentmemError(f"Memory {ident} is too large for an archive ({len(line) + len(arrays)} bytes).")
+            except LatentmemError as e:
+                refused.append(str(e))
+                continue
+            # Stored, not deflated: weights do not compress.
+            add(archive, members, f"memories/{ident}.safetensors", BytesIO(arrays), zipfile.ZIP_STORED)
+            memory_lines.write(line)
+            memories += 1
+            whole, damaged = stored.of(ident)
+            refused += [damaged] if damaged else []
+            for event in sorted(whole, key=lambda e: e.id):
+                event_lines.write(to_json(event).encode() + b"\n")
+                events += 1
+        add(archive, members, MEMORIES, memory_lines, zipfile.ZIP_DEFLATED)
+        add(archive, members, EVENTS, event_lines, zipfile.ZIP_DEFLATED)
+        manifest = {"format": FORMAT, "version": VERSION, "memories": memories, "events": events, "members": members}
+        add(archive, {}, MANIFEST, BytesIO(json.dumps(manifest, indent=1).encode()), zipfile.ZIP_DEFLATED)
+    return ExportReport(memories, events, refused)
+
+
+class _Events:
+    """The whole events of one memory after the other, and how many there are beside them: an archive that lacks events, such
+    as a quarantine, must say so. Once a page is damaged, the table is read event by event, for all memories at once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._salvaged: dict[str, list[sqlite3.Row]] | None = None
+
+    def of(self, ident: str) -> tuple[list[Event], str]:
+        """The whole ones, and a sentence if there are others."""
+        with self._store.reading() as db:
+            try:
+                rows = db.execute("SELECT * FROM events WHERE memory_id = ?", (ident,)).fetchall()
+                count = len(rows)
+            except sqlite3.DatabaseError as e:
+                if not is_damage(e):
+                    raise
+                rows, count = self._past_damage(db, ident)
+        whole = [codec.event_of(row) for row in rows if codec.event_is_whole(row)]
+        if count is None:
+            return whole, f"Events of memory {ident} may be left out, because the list of them is damaged."
+        lost = count - len(whole)
+        return whole, f"{lost} damaged events of memory {ident} are left out: run `latentmem verify`." if lost > 0 else ""
+
+    def _past_damage(self, db: sqlite3.Connection, ident: str) -> tuple[list[sqlite3.Row], int | None]:
+        """The rows that can be read, and how many there are by the index, None if that is damaged, too."""
+        if self._salvaged is None:
+            self._salvaged = defaultdict(list)
+            for row in salvaged(db, "events", lambda seq: db.execute("SELECT * FROM events WHERE seq = ?", (seq,)).fetchall()):
+                self._salvaged[row["memory_id"]].append(row)
+        rows = self._salvaged.get(ident, [])
+        try:
+            return rows, int(db.execute("SELECT COUNT(*) FROM events WHERE memory_id = ?", (ident,)).fetchone()[0])
+        except sqlite3.DatabaseError as e:
+            if not is_damage(e):
+                raise
+            return rows, None
+
+
+def _arrays(packed: codec.Packed) -> bytes:
+    named = codec.load_arrays(packed.parts["soft_prompt"], packed.id)
+    for kind, data in packed.keys.items():
+        named[f"key.{kind}"] = codec.load_arrays(data, packed.id)["key"]
+    return codec.save_arrays(named)
+
+
+# ------------------------------------------------------------------ import
+def import_zip(store: Store, source: str | Path | IO[bytes], *, model: str | None = None, most: int = MAX_MEMORIES,
+               most_bytes: int = MAX_TOTAL) -> ImportReport:
+    """Add what the archive holds and the bank does not. A memory comes whole or not at all; one that is damaged, or
+    was made by another model than `model`, is refused with a sentence while the others come in.
+
+    Raises LatentmemError, before anything is stored, when the archive as a whole is not to be trusted, or holds more than
+    `most` memories or `most_bytes` unpacked.
+    """
+    with opened(source, most, most_bytes) as (archive, members):
+        refused = _Refusals()
+        added = skipped = 0
+        memories = _memories(archive, members, model, refused)
+        while batch := list(islice(memories, BATCH)):
+            count = store.add(batch)
+            added, skipped = added + count, skipped + len(batch) - count
+        new_events, events = 0, _events(archive, refused)
+        while some := list(islice(events, EVENT_BATCH)):
+            count, sentences = store.add_events(some)
+            new_events += count
+            for sentence in sentences:
+                refused.add(sentence)
+        return ImportReport(added, skipped, new_events, refused.sentences())
+
+
+class _Refusals:
+    """The first thousand sentences and the number of the others: a hostile archive has millions of bad lines."""
+
+    def __init__(self) -> None:
+        self._first: list[str] = []
+        self._count = 0
+
+    def add(self, sentence: LatentmemError | str) -> None:
+        self._count += 1
+        if len(self._first) < MAX_SENTENCES:
+            self._first.append(str(sentence))
+
+    def sentences(self) -> list[str]:
+        more = self._count - len(self._first)
+        return self._first + ([f"{more} more were refused."] if more else [])
+
+
+def _memories(archive: zipfile.ZipFile, members: Members, model: str | None,
+              refused: _Refusals) -> Iterator[tuple[codec.Packed, Memory]]:
+    for number, line in enumerate(lines(archive, MEMORIES), 1):
+        try:
+            words = from_json(_Line, line, f"Line {number} of {MEMORIES}")
+            if not ID.fullmatch(words.id):
+                raise LatentmemError(f"Line {number} of {MEMORIES} has {words.id[:40]!r} for an id: export it again.")
+            if model is not None and words.record.model != model:
+                raise LatentmemError(f"Memory {words.id} was made by {words.record.model_name[:60]!r} "
+                                     f"({words.record.model[:16]!r}): use it with that model.")
+            yield _memory(words, _arrays_of(archive, members, words.id))
+        except LatentmemError as e:
+            refused.add(e)
+
+
+def _arrays_of(archive: zipfile.ZipFile, members: Members, ident: str) -> dict[str, np.ndarray]:
+    name = f"memories/{ident}.safetensors"
+    if name not in members:
+        raise LatentmemError(f"Memory {ident} has no arrays in the archive: export it again.")
+    data = read(archive, name, f"Memory {ident}")
+    if codec.sha256(data) != members[name].sha256:
+        raise LatentmemError(f"Memory {ident}: its arrays do not match their checksum: export it again.")
+    arrays = codec.load_arrays(data, f"Memory {ident}: its arrays")
+    for tensor, array in arrays.items():
+        if array.dtype != np.dtype(TENSORS.get(tensor, object)):
+            raise LatentmemError(f"Memory {ident}: an array {tensor[:40]!r} of {array.dtype} does not belong there: "
+                                 "export it again.")
+    return arrays
+
+
+def _memory(words: _Line, arrays: dict[str, np.ndarray]) -> tuple[codec.Packed, Memory]:
+    """One memory, checked as a whole: its words, its arrays, its id."""
+    r, prompt = words.record, arrays.pop("soft_prompt", None)
+    if prompt is not None and len(prompt) > MOST_TOKENS:  # it would be read again and again, by everybody's model
+        raise LatentmemError(f"Memory {words.id} has {len(prompt)} virtual tokens, more than the {MOST_TOKENS} allowed.")
+    memory = Memory(
+        problem=r.problem, soft_prompt=prompt, model=r.model, model_name=r.model_name,
+        keys={tensor.removeprefix("key."): array.astype(np.float32) for tensor, array in arrays.items()},
+        vote=r.vote, traces=words.traces, steps=words.steps, best_step=r.best_step, settings=r.settings,
+        created=r.created)
+    try:
+        packed = codec.pack(memory)
+    except LatentmemError as e:
+        raise LatentmemError(f"Memory {words.id}: {e}") from None
+    if packed.id != words.id:
+        raise LatentmemError(f"Memory {words.id} is not what its id says (its content hashes to {packed.id}): "
+                             "it was changed or damaged, export it again.")
+    return packed, memory
+
+
+def _events(archive: zipfile.ZipFile, refused: _Refusals) -> Iterator[Event]:
+    for number, line in enumerate(lines(archive, EVENTS), 1):
+        try:
+            event = from_json(Event, line, f"Line {number} of {EVENTS}")
+            if not event.id or not event.created:
+                raise LatentmemError(f"Line {number} of {EVENTS} has no id or no time: export the bank again.")
+            check_event(event)
+            yield event
+        except LatentmemError as e:
+            refused.add(e)

@@ -1,0 +1,387 @@
+"""The rows behind a bank: one connection, its lock and transactions; memories as bytes in and out; events.
+
+`Bank` is what the rest of the program uses; the archive and `verify` work on this.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, get_args
+from uuid import uuid4
+
+from ..records import Event, EventKind, LatentmemError, Memory
+from . import serialization as codec
+from .schema import connect, insert_sql, is_damage, sentences
+
+MIN_PREFIX = 4
+STATE_KINDS = ("quarantined", "released")
+LAST_COUNTS = (STATE_KINDS, ("tag",))  # kinds of events of which the newest decides
+MOST_EVENT = 1 << 17  # bytes of an event
+
+
+class Store:
+    """One SQLite connection behind a lock, because ":memory:" exists only in its own connection."""
+
+    def __init__(self, path: str, read_only: bool) -> None:
+        self.path, self.read_only = path, read_only
+        self.writes = 0  # changes of this connection that search must see; those of others show in data_version
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._db: sqlite3.Connection | None = connect(path, read_only)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._db is not None and os.getpid() == self._pid:  # closing a parent's file would drop its locks
+                self._db.close()
+            self._db = None
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for this thread alone. SQLite's errors come out as LatentmemError."""
+        with self._lock, sentences(self.path):
+            if os.getpid() != self._pid:
+                raise LatentmemError(f"{self.path} was opened before this process forked: open it again here.")
+            if self._db is None:
+                raise LatentmemError(f"{self.path} is closed: open the bank again.")
+            yield self._db
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: on disk when the block ends, undone when it raises."""
+        self.check_writable()
+        with self.reading() as db:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:  # a full disk makes SQLite roll back by itself
+                    db.execute("ROLLBACK")
+                raise
+
+    def check_writable(self) -> None:
+        if self.read_only:
+            raise LatentmemError(f"{self.path} is open for reading only, so nothing was stored: "
+                                 "use a bank of your own.")
+
+    # -------------------------------------------------------------- ids
+    def has(self, memory_id: object) -> bool:
+        with self.reading() as db:
+            return isinstance(memory_id, str) and memory_id.isascii() and _has(db, "memories", memory_id)
+
+    def resolve(self, memory_id: str) -> str:
+        """The full id of the one memory whose id begins with this. Raises LatentmemError with a suggestion."""
+        if self.has(memory_id):
+            return memory_id
+        prefix = str(memory_id).strip()
+        found = self._beginning(prefix)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise LatentmemError(f"{prefix[:40]!r} begins the ids of several memories: write {_either(found)}.")
+        near: list[str] = []
+        while prefix and not near:
+            prefix = prefix[:-1]
+            near = self._beginning(prefix)
+        hint = f"did you mean {_either(near)}?" if near else "`latentmem memories` lists the ids."
+        raise LatentmemError(f"There is no memory {str(memory_id)[:40]!r}: {hint}")
+
+    def _beginning(self, prefix: str) -> list[str]:
+        """Up to four ids, in order, that begin with a prefix long enough to mean something."""
+        if len(prefix) < MIN_PREFIX or len(prefix) > 40 or not prefix.isascii():
+            return []
+        with self.reading() as db:
+            rows = db.execute("SELECT id FROM memories WHERE id >= ? AND id < ? ORDER BY id LIMIT 4",
+                              (prefix, prefix + "\x7f")).fetchall()
+        return [row[0] for row in rows]
+
+    # -------------------------------------------------------------- memories as bytes
+    def ids(self) -> list[str]:
+        with self.reading() as db:
+            return [row[0] for row in db.execute("SELECT id FROM memories ORDER BY id").fetchall()]
+
+    def packed(self, memory_id: str) -> codec.Packed:
+        """The bytes of a memory, every checksum compared. Raises LatentmemError naming the memory if one is wrong."""
+        with self.reading() as db:
+            try:
+                row = db.execute("SELECT seq FROM memories WHERE id = ?", (memory_id,)).fetchone()
+                if row is None:
+                    raise LatentmemError(f"There is no memory {memory_id}: it was deleted meanwhile.")
+                parts = db.execute("SELECT part, bytes, sha256 FROM parts WHERE seq = ?", (row[0],)).fetchall()
+                keys = db.execute("SELECT kind, bytes, sha256 FROM keys WHERE seq = ?", (row[0],)).fetchall()
+            except sqlite3.DatabaseError as e:
+                if not is_damage(e):
+                    raise
+                raise LatentmemError(f"Memory {memory_id} is damaged ({e}): delete it, or import it again.") from None
+        damaged = [name for name, data, checksum in (*parts, *keys)
+                   if not isinstance(data, bytes) or codec.sha256(data) != checksum]
+        damaged += sorted(set(codec.PARTS) - {part[0] for part in parts})
+        if damaged:
+            raise LatentmemError(f"Memory {memory_id} is damaged (its {damaged[0]} is missing or does not match its "
+                                 "checksum): delete it, or import it again.")
+        return codec.Packed(memory_id, {p[0]: p[1] for p in parts}, {k[0]: k[1] for k in keys})
+
+    def add(self, batch: Sequence[tuple[codec.Packed, Memory]]) -> int:
+        """Add the memories that are not yet there, in one transaction; how many those were."""
+        with self.writing() as db:
+            added = sum(_insert(db, packed, memory) for packed, memory in batch)
+            self.writes += 1
+        return added
+
+    def delete(self, memory_id: str) -> None:
+        with self.writing() as db:
+            db.execute("DELETE FROM memories WHERE id = ?", (self.resolve(memory_id),))
+            self.writes += 1
+
+    # -------------------------------------------------------------- events
+    def add_event(self, event: Event) -> Event:
+        """Append one event; what it lacks of id and time is filled in."""
+        with self.writing() as db:
+            ident = self.resolve(event.memory_id)
+            (event,) = stamped([replace(event, memory_id=ident, detail=dict(event.detail))], partial(_overridden, db))
+            _, refused = insert_events(db, [event])
+            if refused:
+                raise LatentmemError(refused[0])
+            self.writes += event.kind in STATE_KINDS
+        return event
+
+    def add_new(self, batch: Sequence[Event]) -> None:
+        """Append events that just happened, all or none: one transaction each would wait for the disk every time."""
+        if not batch:
+            return
+        with self.writing() as db:
+            self.writes += 1
+            whole = stamped(batch, partial(_overridden, db))
+            added, refused = insert_events(db, whole)
+            if added < len(whole):
+                raise LatentmemError(refused[0] if refused else "An event was there already: nothing was taken down.")
+
+    def add_events(self, batch: Iterable[Event]) -> tuple[int, list[str]]:
+        """Add the complete events that are not yet there; how many those were, and what was refused."""
+        with self.writing() as db:
+            self.writes += 1
+            return insert_events(db, batch)
+
+    def events(self, chosen: dict[str, str], limit: int = -1) -> list[Event]:
+        """Events whose columns have these values, newest first, without the damaged ones, which `verify` names."""
+        where = " AND ".join(f"{column} = ?" for column in chosen) or "1"
+        with self.reading() as db:
+            try:
+                rows = db.execute(f"SELECT * FROM events WHERE {where} ORDER BY at DESC, id DESC LIMIT ?",
+                                  [*chosen.values(), limit]).fetchall()
+            except sqlite3.DatabaseError as e:
+                if not is_damage(e):
+                    raise
+                found = salvaged(db, "events", lambda seq: db.execute(f"SELECT * FROM events WHERE {where} AND seq = ?",
+                                                                      [*chosen.values(), seq]).fetchall())
+                rows = sorted(filter(codec.event_is_whole, found), key=lambda row: (codec.stamp(row["created"]), row["id"]),
+                              reverse=True)
+                rows = rows if limit < 0 else rows[:limit]
+        return [codec.event_of(row) for row in rows if codec.event_is_whole(row)]
+
+
+def check_event(event: Event) -> None:
+    """Raises LatentmemError when a bank would not take it."""
+    if event.kind not in get_args(EventKind):
+        kinds = ", ".join(get_args(EventKind))
+        raise LatentmemError(f"There is no kind of event {str(event.kind)[:40]!r}: use {kinds}.")
+    if len(event.id) > 100 or not event.id.isprintable():
+        raise LatentmemError(f"The event id {event.id[:40]!r} does not fit: use up to 100 printable characters.")
+    codec.check_plain(event.detail, "The event's detail")
+    # Half a surrogate pair or NaN here would stop a whole transaction later.
+    whole = codec.dump([event.memory_id, event.problem_id, event.receipt_id, event.created, dict(event.detail)], "The event")
+    if len(whole) > MOST_EVENT:
+        raise LatentmemError(f"The event has {len(whole)} bytes and the limit is {MOST_EVENT}: shorten its text.")
+    # The newest event decides whether a memory is in quarantine or has a tag: one of a time to come would outdo whatever
+    # another copy of the bank says until then.
+    if event.created and codec.stamp(event.created) > codec.now() + 86_400_000_000:
+        raise LatentmemError(f"The event of {event.created} lies in the future: set the clock that wrote it.")
+
+
+def stamped(events: Sequence[Event], overridden: Callable[[Event], int] = lambda event: 0) -> list[Event]:
+    """Events that just happened, checked, with what they lack of ids and times, which lie apart so that their order stays,
+    and after the time of what they override, even if the clock was set back in between or another one was ahead."""
+    at = codec.now()
+    for event in events:
+        check_event(event)
+    return [replace(e, id=e.id or "e" + uuid4().hex, created=e.created or codec.iso(max(at, overridden(e) + 1) + i))
+            for i, e in enumerate(events)]
+
+
+def salvaged(db: sqlite3.Connection, table: str, one: Callable[[int], Iterable[Any]]) -> Iterator[Any]:
+    """What can still be read of a table with damaged pages: `one(seq)` for every seq, newest first."""
+    last = db.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
+    for seq in range(last[0] if last else 0, 0, -1):
+        try:
+            rows = list(one(seq))
+        except sqlite3.DatabaseError as e:
+            if not is_damage(e):
+                raise
+            continue
+        yield from rows
+
+
+def _has(db: sqlite3.Connection, table: str, ident: str) -> bool:
+    return db.execute(f"SELECT 1 FROM {table} WHERE id = ?", (ident,)).fetchone() is not None
+
+
+def _insert(db: sqlite3.Connection, packed: codec.Packed, memory: Memory) -> bool:
+    if _has(db, "memories", packed.id):
+        return False
+    row = codec.row_of(memory, codec.stamp(memory.created) if memory.created else codec.now())
+    seq = db.execute(insert_sql("memories", list(row)), list(row.values())).lastrowid
+    db.executemany(insert_sql("parts", ["seq", "part", "bytes", "sha256"]),
+                   [(seq, part, data, codec.sha256(data)) for part, data in packed.parts.items()])
+    db.executemany(insert_sql("keys", ["kind", "seq", "bytes", "sha256"]),
+                   [(kind, seq, data, codec.sha256(data)) for kind, data in packed.keys.items()])
+    return True
+
+
+def insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, list[str]]:
+    """Within a transaction: the complete events that are not yet there; how many those were, and what was refused."""
+    added, orphans, refused = 0, Counter[str](), []
+    for event in batch:
+        row = codec.event_row(event)
+        known = db.execute("SELECT sha256 FROM events WHERE id = ?", (event.id,)).fetchone()
+        if known is not None:
+            if known[0] != row["sha256"]:
+                refused.append(f"Event {event.id} differs from the one the bank has under this id: it was not taken.")
+        elif not _has(db, "memories", event.memory_id):
+            orphans[event.memory_id] += 1
+        else:
+            db.execute(insert_sql("events", list(row)), list(row.values()))
+            added += 1
+    refused += [f"{count} events belong to memory {ident[:40]!r}, which the bank does not have: they were not taken."
+                for ident, count in orphans.items()]
+    return added, refused
+
+
+def _overridden(db: sqlite3.Connection, event: Event) -> int:
+    """The time of the newest event that this one overrides, if it is of a kind of which the newest decides."""
+    kinds = next((kinds for kinds in LAST_COUNTS if event.kind in kinds), None)
+    if kinds is None:
+        return 0
+    sql = f"SELECT MAX(at) FROM events WHERE memory_id = ? AND kind IN ({', '.join('?' * len(kinds))})"
+    return db.execute(sql, (event.memory_id, *kinds)).fetchone()[0] or 0
+
+
+def _either(ids: list[str]) -> str:
+    """The shortest beginnings that tell these sorted ids apart."""
+    def shared(a: str, b: str) -> int:
+        return len(os.path.commonprefix([a, b]))  # noqa: RUF071 - characters are what is meant
+
+    cuts = [max([MIN_PREFIX - 1, *(shared(a, b) for b in ids if b != a)]) + 1 for a in ids]
+    return " or ".join(a[:max(cut, 8)] for a, cut in zip(ids, cuts, strict=True))
+
+# ---------- Is a bank whole? The file, every checksum, every id, every listing entry, every receipt, every reference.
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    memories: int
+    events: int
+    receipts: int
+    problems: list[str]  # one sentence each; empty: the bank is whole
+
+
+def verify(store: Store) -> VerifyReport:
+    """Reads everything. Problems are collected, so that one damaged memory does not hide the next. Another process may
+    write meanwhile, and a long lock would stop it: what it deletes between the listing and the reading is no problem."""
+    problems: list[str] = []
+    with store.reading() as db:
+        memories = _seqs(db, "memories", problems)
+        events = _seqs(db, "events", problems)
+        receipts = _seqs(db, "receipts", problems)
+        for check in (_file(db), _references(db), *(_memory(store, db, seq) for seq in memories),
+                      *(_event(db, seq) for seq in events), *(_receipt(db, seq) for seq in receipts)):
+            try:
+                problems.extend(check)
+            except sqlite3.DatabaseError as e:
+                if not is_damage(e):
+                    raise
+                problems.append(f"A page of the file is damaged ({e}): import your last export into a new bank.")
+    return VerifyReport(len(memories), len(events), len(receipts), list(dict.fromkeys(problems)))
+
+
+def _seqs(db: sqlite3.Connection, table: str, problems: list[str]) -> list[int]:
+    try:
+        return [row[0] for row in db.execute(f"SELECT seq FROM {table} ORDER BY seq").fetchall()]
+    except sqlite3.DatabaseError as e:
+        if not is_damage(e):
+            raise
+        problems.append(f"The table of {table} is damaged ({e}): import your last export into a new bank.")
+        sql = f"SELECT seq FROM {table} WHERE seq = ?"
+        return sorted(row[0] for row in salvaged(db, table, lambda seq: db.execute(sql, (seq,)).fetchall()))
+
+
+def _file(db: sqlite3.Connection) -> Iterator[str]:
+    for row in db.execute("PRAGMA integrity_check").fetchall():
+        if row[0] != "ok":
+            yield f"SQLite finds the file damaged: {row[0]}."
+
+
+def _references(db: sqlite3.Connection) -> Iterator[str]:
+    for table, rowid, _, _ in db.execute("PRAGMA foreign_key_check").fetchall():
+        if table == "events":
+            event = db.execute("SELECT id, memory_id FROM events WHERE seq = ?", (rowid,)).fetchone()
+            if event is not None:
+                yield f"Event {event[0]} belongs to memory {event[1]}, which is not in the bank."
+        else:
+            yield f"Row {rowid} of {table} belongs to no memory."
+
+
+def _memory(store: Store, db: sqlite3.Connection, seq: int) -> Iterator[str]:
+    row = db.execute("SELECT * FROM memories WHERE seq = ?", (seq,)).fetchone()
+    if row is None:
+        return
+    ident = str(row["id"])
+    try:
+        memory = codec.unpack(store.packed(ident))
+        if not memory.keys:
+            raise LatentmemError(f"Memory {ident} has no key: delete it, or import it again.")
+        at = codec.stamp(memory.created) if memory.created else row["at"]
+    except LatentmemError as e:
+        if not _gone(db, seq):  # its parts were read one after the other
+            yield str(e)
+        return
+    for column, value in codec.row_of(memory, at).items():
+        if row[column] != value:
+            yield (f"The entry of memory {ident} says {column} = {str(row[column])[:40]!r}, its record says "
+                   f"{str(value)[:40]!r}.")
+
+
+def _gone(db: sqlite3.Connection, seq: int) -> bool:
+    """Whether a memory was deleted meanwhile, which a damaged page does not mean."""
+    try:
+        return db.execute("SELECT 1 FROM memories WHERE seq = ?", (seq,)).fetchone() is None
+    except sqlite3.DatabaseError as e:
+        if not is_damage(e):
+            raise
+        return False
+
+
+def _event(db: sqlite3.Connection, seq: int) -> Iterator[str]:
+    row = db.execute("SELECT * FROM events WHERE seq = ?", (seq,)).fetchone()
+    if row is not None and not codec.event_is_whole(row):
+        yield f"Event {row['id']} is damaged: its checksum does not match."
+
+
+def _receipt(db: sqlite3.Connection, seq: int) -> Iterator[str]:
+    row = db.execute("SELECT * FROM receipts WHERE seq = ?", (seq,)).fetchone()
+    if row is None:
+        return
+    try:
+        receipt = codec.receipt_of(row)
+    except LatentmemError as e:
+        yield str(e)
+        return
+    for column, value in (("id", receipt.id), ("problem", receipt.problem.text), ("size", len(row["body"].encode()))):
+        if row[column] != value:
+            yield (f"The entry of receipt {row['id']} says {column} = {str(row[column])[:40]!r}, its record says "
+                   f"{str(value)[:40]!r}.")

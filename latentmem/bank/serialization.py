@@ -1,0 +1,285 @@
+"""A Memory as bytes and back: JSON for words, safetensors for numbers, sha256 over each. No SQL and no files here.
+
+What comes back from disk or from an archive is untrusted: `unpack` checks every member, shape and number, and that
+the id is the hash of the content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar, get_args
+
+import numpy as np
+
+from ..records import (
+    Event,
+    KeyKind,
+    LatentmemError,
+    Memory,
+    Problem,
+    Receipt,
+    Step,
+    Trace,
+    Vote,
+    digest,
+    from_json,
+)
+
+T = TypeVar("T")
+PARTS = ("record", "traces", "steps", "soft_prompt")
+KEY_DTYPE = {"input": "<f4", "kv": "<f2"}  # kv keys are long (layers x heads x 2); float16 halves them
+UNIT_TOLERANCE = 1e-3  # a unit vector rounded to float16 is off by up to 5e-4
+MOST_KEY = 1 << 20  # numbers of a key; a model without grouped heads makes long ones: Llama-2-13B kv keys of 409,600
+MOST_NUMBER = 1e4  # of a soft prompt; embeddings are below 10, and what overflows in bfloat16 breaks a whole batch
+FILE = {"path", "meta"}
+MOST_TEXT = 200  # characters that a stored receipt keeps of a trace; what it decided is in the votes
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+assert KEY_DTYPE.keys() == set(get_args(KeyKind))
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a Memory says about itself, without its arrays, traces and curve."""
+
+    problem: Problem
+    model: str
+    model_name: str
+    vote: Vote
+    best_step: int
+    settings: Mapping[str, Any]
+    created: str
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A Memory as bytes. `parts` has the four PARTS; `keys` maps kind -> safetensors bytes."""
+
+    id: str
+    parts: Mapping[str, bytes]
+    keys: Mapping[str, bytes]
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+# ------------------------------------------------------------------ time
+def stamp(created: str) -> int:
+    """Microseconds since 1970 of an ISO 8601 time; a time without a zone is UTC. Raises LatentmemError."""
+    try:
+        time = datetime.fromisoformat(created)
+        return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - EPOCH) // timedelta(microseconds=1)
+    except (ValueError, TypeError, OverflowError):
+        raise LatentmemError(f"The time {str(created)[:40]!r} is not ISO 8601: write it like "
+                             "2026-01-31T12:00:00+00:00.") from None
+
+
+def iso(at: int) -> str:
+    return (EPOCH + timedelta(microseconds=at)).isoformat(timespec="microseconds")
+
+
+def now() -> int:
+    return (datetime.now(UTC) - EPOCH) // timedelta(microseconds=1)
+
+
+# ------------------------------------------------------------------ JSON
+def dump(value: Any, what: str) -> bytes:
+    """Compact JSON in UTF-8. Raises LatentmemError for NaN, infinity, half a surrogate pair, and objects."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as e:
+        raise LatentmemError(f"{what} cannot be written as JSON ({e}): use finite numbers and plain values.") from None
+
+
+# ------------------------------------------------------------------ arrays
+def save_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
+    from safetensors.numpy import save
+
+    # safetensors reads raw memory: a strided view would be written as whatever lies between its numbers.
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
+def load_arrays(data: bytes, what: str) -> dict[str, np.ndarray]:
+    """Arrays from untrusted safetensors bytes, as writable copies."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return {name: np.array(array) for name, array in load(data).items()}
+    except (SafetensorError, ValueError, TypeError, KeyError) as e:
+        raise LatentmemError(f"{what} is not valid safetensors ({str(e)[:120]}).") from None
+
+
+def save_key(kind: str, key: np.ndarray) -> bytes:
+    return save_arrays({"key": key.astype(KEY_DTYPE[kind])})
+
+
+# ------------------------------------------------------------------ checks
+def check_prompt(prompt: Any) -> None:
+    if not isinstance(prompt, np.ndarray) or prompt.dtype != np.float32 or prompt.ndim != 2 or 0 in prompt.shape:
+        raise LatentmemError(f"The soft prompt is {_describe(prompt)}: it must be a float32 array [virtual tokens, hidden].")
+    if not np.isfinite(prompt).all():
+        raise LatentmemError("The soft prompt holds NaN or infinity: distil again with a lower learning rate.")
+    if (most := float(np.abs(prompt).max())) > MOST_NUMBER:
+        raise LatentmemError(f"The soft prompt holds a number of size {most:.3g}, more than the {MOST_NUMBER:g} allowed: distil "
+                             "again with a lower learning rate.")
+
+
+def check_key(kind: str, key: Any) -> None:
+    if kind not in KEY_DTYPE:
+        raise LatentmemError(f"There is no kind of key {str(kind)[:40]!r}: use {' or '.join(KEY_DTYPE)}.")
+    if not isinstance(key, np.ndarray) or key.dtype != np.float32 or key.ndim != 1 or not key.size:
+        raise LatentmemError(f"The {kind} key is {_describe(key)}: it must be a float32 vector [d].")
+    if key.size > MOST_KEY:  # search keeps all keys in memory
+        raise LatentmemError(f"The {kind} key has {key.size} numbers, more than the {MOST_KEY} allowed: make it with a "
+                             "smaller model.")
+    norm = float(np.linalg.norm(key.astype(np.float64)))
+    if not np.isfinite(norm):
+        raise LatentmemError(f"The {kind} key holds NaN or infinity: compute it again.")
+    if abs(norm - 1) > UNIT_TOLERANCE:
+        raise LatentmemError(f"The {kind} key has length {norm:.4g}, not 1: divide it by its norm.")
+
+
+def check_plain(values: Mapping[str, Any], what: str) -> None:
+    """Only flat values: in what a stranger wrote, gradio takes an object with "path" and "meta" for a file of the server."""
+    if values.keys() >= FILE:
+        raise LatentmemError(f"{what} 'path' stands beside 'meta': leave one of them out.")
+    for name, value in values.items():
+        if not _is_plain(value):
+            raise LatentmemError(f"{what} {str(name)[:40]!r} is of type {type(value).__name__}: write text, a number, "
+                                 "true, false or null.")
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (str, int, float))
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what `check_plain` refuses: an older latentmem let it in."""
+    return {k: v for k, v in values.items() if _is_plain(v) and not (k == "meta" and values.keys() >= FILE)}
+
+
+def _describe(value: Any) -> str:
+    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+
+
+def check(memory: Memory) -> None:
+    """Raises LatentmemError with the first thing that would make the memory unusable."""
+    check_prompt(memory.soft_prompt)
+    if not memory.keys:
+        raise LatentmemError("The memory has no key, so nothing could find it: add an input or a kv key.")
+    for kind, key in memory.keys.items():
+        check_key(kind, key)
+    if not memory.model:
+        raise LatentmemError("The memory names no model: set `model` to the fingerprint of the model that made it.")
+    vote = memory.vote
+    if vote.clusters and not 1 <= sum(len(c.rows) for c in vote.clusters) <= vote.total:
+        raise LatentmemError(f"The vote counts more answers than its total of {vote.total} traces: vote again.")
+    if not 0 <= memory.best_step < 2**31:
+        raise LatentmemError(f"best_step = {memory.best_step} is not a step: use 0 or more.")
+    check_plain(memory.settings, "The memory's setting")
+    if memory.created:
+        stamp(memory.created)
+
+
+# ------------------------------------------------------------------ memories and events
+def pack(memory: Memory) -> Packed:
+    """The bytes of a memory, already read back once: what this returns can be read. Raises LatentmemError."""
+    check(memory)
+    record = Record(memory.problem, memory.model, memory.model_name, memory.vote, memory.best_step,
+                    dict(memory.settings), memory.created)
+    try:
+        packed = Packed(
+            id=memory.id,
+            parts={
+                "record": dump(asdict(record), "The memory"),
+                "traces": dump([asdict(t) for t in memory.traces], "A trace of the memory"),
+                "steps": dump([asdict(s) for s in memory.steps], "A step of the memory"),
+                "soft_prompt": save_arrays({"soft_prompt": memory.soft_prompt.astype("<f4")}),
+            },
+            keys={kind: save_key(kind, key) for kind, key in sorted(memory.keys.items())},
+        )
+    except UnicodeEncodeError as e:
+        raise LatentmemError(f"The problem holds half a character ({e.reason}): type it again.") from None
+    unpack(packed)
+    return packed
+
+
+def unpack(packed: Packed) -> Memory:
+    """The memory in untrusted bytes. Raises LatentmemError when any of it is wrong or the id is not its hash."""
+    name = f"Memory {packed.id}"
+    record = from_json(Record, packed.parts["record"], name)
+    arrays = load_arrays(packed.parts["soft_prompt"], f"{name}: the soft prompt")
+    keys = {}
+    for kind, data in packed.keys.items():
+        key = load_arrays(data, f"{name}: the {kind} key").get("key")
+        if key is None or kind not in KEY_DTYPE or key.dtype != np.dtype(KEY_DTYPE[kind]):
+            raise LatentmemError(f"{name}: the {kind} key is not {KEY_DTYPE.get(kind, 'a known kind')}.")
+        keys[kind] = key.astype(np.float32)
+    memory = Memory(
+        problem=record.problem, soft_prompt=arrays.get("soft_prompt"), keys=keys, model=record.model,
+        model_name=record.model_name, vote=record.vote, best_step=record.best_step, settings=_flat(record.settings),
+        traces=from_json(tuple[Trace, ...], packed.parts["traces"], f"{name}: traces"),
+        steps=from_json(tuple[Step, ...], packed.parts["steps"], f"{name}: steps"), created=record.created)
+    try:
+        check(memory)
+    except LatentmemError as e:
+        raise LatentmemError(f"{name}: {e}") from None
+    if memory.id != packed.id:
+        raise LatentmemError(f"{name} is not what its id says (its content hashes to {memory.id}): fetch it again.")
+    return memory
+
+
+def row_of(memory: Memory, at: int) -> dict[str, Any]:
+    """The columns of the table of memories: what a listing needs without opening the parts."""
+    tokens, hidden = memory.soft_prompt.shape
+    p = memory.problem
+    return {"id": memory.id, "name": memory.name, "problem_id": p.id, "problem_text": p.text,
+            "problem_answer": p.answer, "source": p.source, "label": memory.label,
+            "majority_ratio": memory.vote.majority_ratio, "model": memory.model, "model_name": memory.model_name,
+            "virtual_tokens": tokens, "hidden": hidden, "best_step": memory.best_step, "created": memory.created,
+            "at": at}
+
+
+def event_row(event: Event) -> dict[str, Any]:
+    """The columns of a complete event (id and created set), with a checksum over them."""
+    detail = dump(dict(event.detail), "The detail of the event").decode()
+    words = {"id": event.id, "memory_id": event.memory_id, "kind": event.kind, "problem_id": event.problem_id,
+             "receipt_id": event.receipt_id, "detail": detail, "created": event.created}
+    return words | {"at": stamp(event.created), "sha256": digest(*words.values())}
+
+
+def event_is_whole(row: Mapping[str, Any]) -> bool:
+    """Whether a row of the table of events is what was written."""
+    words = [row[c] for c in ("id", "memory_id", "kind", "problem_id", "receipt_id", "detail", "created")]
+    return all(isinstance(w, str) for w in words) and digest(*words) == row["sha256"]
+
+
+def event_of(row: Mapping[str, Any]) -> Event:
+    """The event in a whole row."""
+    detail = from_json(dict[str, Any], row["detail"], f"Event {row['id']}: its detail")
+    return Event(row["memory_id"], row["kind"], row["problem_id"], row["receipt_id"], _flat(detail), row["created"], row["id"])
+
+
+# ------------------------------------------------------------------ receipts
+def receipt_row(receipt: Receipt) -> dict[str, Any]:
+    """The columns of a stored receipt, `size` in bytes. Everything is kept but the token ids, for which the digest stands,
+    and what a trace says after its first MOST_TEXT characters. Raises LatentmemError."""
+    short = [replace(t, text=t.text if len(t.text) <= MOST_TEXT else t.text[: MOST_TEXT - 1] + "…") for t in receipt.traces]
+    whole = asdict(replace(receipt, traces=()))
+    whole["traces"] = [{k: v for k, v in asdict(t).items() if k != "token_ids"} for t in short]
+    body = dump(whole, "The receipt")
+    words = {"id": receipt.id, "problem": receipt.problem.text, "body": body.decode()}
+    return {**words, "size": len(body), "sha256": digest(*words.values())}
+
+
+def receipt_of(row: Mapping[str, Any]) -> Receipt:
+    """The receipt in a row that may be damaged. Raises LatentmemError."""
+    words = [row["id"], row["problem"], row["body"]]
+    if not all(isinstance(w, str) for w in words) or digest(*words) != row["sha256"]:
+        raise LatentmemError(f"Receipt {row['id']} is damaged: its checksum does not match.")
+    return from_json(Receipt, row["body"], f"Receipt {row['id']}")

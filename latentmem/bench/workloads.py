@@ -1,0 +1,470 @@
+"""What is measured: the settings of a bench as plain values, and what the measurers of both sides share."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..bank import Bank
+from ..records import Cluster, LatentmemError, Memory, Problem, Step, Trace, Vote
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..model.language_model import LanguageModel
+
+# Problems of different kinds and lengths, so that prompts in one batch are padded as in real use.
+PROBLEMS = tuple(Problem(text) for text in (
+    "A taxi charges $5 to start and $2 for every mile. Dmitri's ride costs $37. How many miles was it?",
+    "Hana bakes 46 biscuits and eats 5 of them while they are warm. She shares the rest equally among 8 children, as many "
+    "as possible each. How many biscuits are left over?",
+    "Bilal buys 3 notebooks at $3 each and a pencil case for $4. He pays with a $20 note. How much change does he get?",
+    "Elif drives at 110 km per hour for 3 hours on the motorway, then at 50 km per hour for 2 hours on country roads. How "
+    "many kilometres does she drive altogether?",
+    "What is the remainder when 7 to the power of 12 is divided by 10?",
+    "A rectangle is twice as long as it is wide, and its perimeter is 54 cm. What is its area in square centimetres?",
+    "A tank holds 240 litres. One pipe fills it at 12 litres a minute while another empties it at 4 litres a minute. How "
+    "many minutes does it take to fill the empty tank?",
+    "Three consecutive even numbers add up to 126. What is the largest of them?"))
+EMBEDDING = 384  # numbers of an input key, as the default embedder makes them
+HITS = 5  # memories asked for in one search
+SHARE = 5 / 8  # of a group's scripted rollouts that agree: a vote that passes the gate and has a gradient
+
+
+@dataclass(frozen=True)
+class Work:
+    """The settings of a bench. All plain values, so that a worker process gets them as JSON."""
+
+    model: str = "qwen2.5-coder-0.5b"
+    device: str = "auto"
+    dtype: str = "auto"
+    peer_dtype: str = "auto"  # auto: that of float32 and bfloat16 that is faster in a short probe, or holds less memory
+    tokens: int = 200  # of every rollout, exactly
+    rollouts: int = 8
+    temperature: float = 0.8
+    virtual_tokens: int = 20
+    learning_rate: float = 1e-3
+    init_text: str = "Solve the problem step by step, check each step, and put the final answer within \\boxed{}."
+    seed: int = 0
+    steps: int = 10  # of one memory
+    peer_steps: int = 2  # both sides of `memory` are measured for so many steps and extrapolated to `steps`
+    together: int = 8  # memories in one batch
+    together_steps: int = 2
+    memory_steps: int = 1  # steps of the runs whose peak memory is read
+    memories: int = 100_000  # in the bank that is searched
+    mapped: int = 10_000  # in the bank whose map is drawn
+    queries: int = 200
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, int) and field.name != "seed" and value < 1:
+                raise LatentmemError(f"A bench with {field.name} = {value} measures nothing: give at least 1.")
+        if self.together > len(PROBLEMS):
+            raise LatentmemError(f"The bench has {len(PROBLEMS)} problems, not {self.together}: ask for fewer memories.")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a row, ready to be measured: `run()` does the work once and returns the figure in the row's unit."""
+
+    run: Callable[[], float]
+    note: str = ""
+
+
+Prepare = Callable[[Work], Side]
+
+
+class PeerMissing(LatentmemError):
+    """A peer cannot be measured here: its package or its weights are missing. The row is then ours alone."""
+
+
+def language_model(work: Work) -> LanguageModel:
+    """The model of the bench, loaded as the engine loads it."""
+    from ..model.language_model import LanguageModel
+    from ..model.weights import ensure
+
+    return LanguageModel.load(ensure(work.model), device=work.device, dtype=work.dtype)
+
+
+def synchronise(model: LanguageModel) -> None:
+    """Wait until the device has done what it was given: a GPU is asked, not awaited."""
+    import torch
+
+    if model.body.device.type == "cuda":
+        torch.cuda.synchronize(model.body.device)
+
+
+def soft_prompt(model: LanguageModel, work: Work) -> Tensor:
+    """A soft prompt [virtual tokens, hidden] as training starts from it."""
+    return model.text_prompt(work.init_text, work.virtual_tokens)
+
+
+def scripted(model: LanguageModel, tokens: int, rollouts: int) -> LanguageModel:
+    """The same model, but each rollout is exactly `tokens` long and its last tokens spell a boxed answer and the end.
+
+    So all real code runs and the amount of work does not depend on what a model happens to say: no row ends early, and
+    of each group SHARE agree on the answer 1 while the others say 2, so that every step has a vote that passes the gate
+    and a gradient for every row. The tokens are drawn as usual; only those at the end are replaced.
+    """
+    end = min(e for e in model.ends)
+    tails = [[*model.tokenizer(f"\n\\boxed{{{answer}}}", add_special_tokens=False)["input_ids"], end] for answer in (1, 2)]
+    if tokens < len(tails[0]):
+        raise LatentmemError(f"Rollouts of {tokens} tokens are too short to end with an answer: give at least {len(tails[0])}.")
+    one = copy.copy(model)
+    one.ends = frozenset()
+    plain = one.generate
+
+    def generate(prompts: Sequence[Any], seeds: Sequence[Sequence[int]], **options: Any) -> Iterator[list[Any]]:
+        options["max_new_tokens"] = tokens
+        for t, drawn in enumerate(plain(prompts, seeds, **options)):
+            yield [_replaced(d, tails[(d.row % rollouts) >= SHARE * rollouts], t - tokens) for d in drawn]
+
+    one.generate = generate  # type: ignore[method-assign]
+    return one
+
+
+def _replaced(drawn: Any, tail: Sequence[int], from_end: int) -> Any:
+    if from_end < -len(tail):
+        return drawn
+    return type(drawn)(drawn.row, tail[from_end], from_end == -1, drawn.entropy, drawn.certainty)
+
+
+def first_vote(work: Work) -> tuple[tuple[Trace, ...], Vote]:
+    """The vote of the model alone that a distillation starts from, as `scripted` rollouts would give it."""
+    from ..method.voting import vote
+
+    traces = tuple(Trace(r, "", "1" if r < SHARE * work.rollouts else "2", True, work.tokens) for r in range(work.rollouts))
+    return traces, vote(traces, work.rollouts)
+
+# ---------- Our side of the rows about rollouts: tokens a second through `sampling.sample`, as the engine calls it.
+
+def one_problem(work: Work) -> Side:
+    """`rollouts` rollouts of one problem, without a soft prompt: tokens a second, prefill included."""
+    return _side(work, 1, soft=False)
+
+
+def four_problems(work: Work) -> Side:
+    """Four problems, each with its own soft prompt, in one batch: tokens a second."""
+    return _side(work, 4, soft=True)
+
+
+def _side(work: Work, problems: int, *, soft: bool) -> Side:
+    from ..method.rollouts import Job
+
+    model = language_model(work)
+    fixed = scripted(model, work.tokens, work.rollouts)
+    prompt = soft_prompt(model, work) if soft else None
+    jobs = [Job(p, work.rollouts, None if prompt is None else prompt * (1 + i / 10))
+            for i, p in enumerate(PROBLEMS[:problems])]
+    speed(scripted(model, min(16, work.tokens), work.rollouts), jobs, work)  # warms up
+    dtype = model.body.arithmetic
+    return Side(lambda: speed(fixed, jobs, work), f"{problems * work.rollouts} rollouts of {work.tokens} tokens, ours in {dtype}")
+
+
+def speed(fixed: Any, jobs: Sequence[Any], work: Work) -> float:
+    """Tokens a second of one batch of jobs on a scripted model."""
+    from ..method.rollouts import sample
+
+    began = time.perf_counter()
+    made = sum(record.tokens for _, record in sample(fixed, jobs, seed=work.seed, temperature=work.temperature,
+                                                     max_new_tokens=work.tokens) if isinstance(record, Trace))
+    synchronise(fixed)
+    return made / (time.perf_counter() - began)
+
+# ---------- Our side of the rows about distillation: seconds and peak memory of `distil.distil`, as the engine calls it.
+
+FINAL = "ours includes the rollouts of the final check, one batch more than steps"
+
+
+def one_memory(work: Work) -> Side:
+    """Seconds for one memory: all steps and the final check. The first vote is given, as it is after solving.
+
+    Like the peer, it is measured for `peer_steps` steps and the check, and extrapolated: every step does the same work.
+    """
+    model = _ready(work)
+
+    def run() -> float:
+        took: list[Step] = []
+        seconds(model, work, 1, work.peer_steps, took=took)
+        *trained, check = took
+        return work.steps * median(s.seconds for s in trained) + check.seconds
+
+    return Side(run, f"{work.steps} steps of {work.rollouts} rollouts of {work.tokens} tokens, extrapolated from "
+                f"{work.peer_steps}; {FINAL}")
+
+
+def together(work: Work) -> Side:
+    """Seconds for several memories in one batch, `together_steps` steps each."""
+    model = _ready(work)
+    return Side(lambda: seconds(model, work, work.together, work.together_steps), _measured(work))
+
+
+def one_after_another(work: Work) -> Side:
+    """Seconds for the same memories one by one."""
+    model = _ready(work)
+    return Side(lambda: sum(seconds(model, work, 1, work.together_steps, first=i) for i in range(work.together)))
+
+
+def _measured(work: Work) -> str:
+    whole = "" if work.together_steps == work.steps else f", of the {work.steps} of a whole memory"
+    return f"both sides measured for {work.together_steps} steps and the final check{whole}"
+
+
+def peak_memory(work: Work) -> Side:
+    """GB of this process's peak, with loading the model and `memory_steps` steps of one memory."""
+
+    def run() -> float:
+        model = language_model(work)
+        seconds(model, work, 1, work.memory_steps)
+        return peak_bytes()
+
+    return Side(run, f"{work.memory_steps} of {work.steps} steps on both sides, with loading the model")
+
+
+def _ready(work: Work) -> Any:
+    model = language_model(work)
+    seconds(model, replace(work, tokens=min(16, work.tokens)), 1, 1)  # warms up
+    return model
+
+
+def recipe(work: Work, steps: int) -> Any:
+    from ..method.distillation import Recipe
+
+    return Recipe(rollouts=work.rollouts, temperature=work.temperature, max_new_tokens=work.tokens, seed=work.seed,
+                  virtual_tokens=work.virtual_tokens, init_text=work.init_text, steps=steps,
+                  learning_rate=work.learning_rate, gate_votes=1, gate_lead=0)
+
+
+def seconds(model: Any, work: Work, memories: int, steps: int, *, first: int = 0, took: list[Step] | None = None) -> float:
+    """Seconds to distil `memories` problems from the `first` on in one batch, on a model that is scripted for it.
+
+    The steps, the final check among them, are added to `took`.
+    """
+    from ..method.distillation import distil
+
+    fixed = scripted(model, work.tokens, work.rollouts)
+    problems = PROBLEMS[first : first + memories]
+    began, trained = time.perf_counter(), 0
+    for _, record in distil(fixed, problems, [first_vote(work)] * memories, recipe(work, steps)):
+        if isinstance(record, Step):
+            trained += record.grad_norm > 0
+            if took is not None:
+                took.append(record)
+    synchronise(model)
+    whole = time.perf_counter() - began
+    if trained != memories * steps:
+        raise LatentmemError(f"Only {trained} of {memories * steps} steps had a gradient, so the row would be wrong: use "
+                             "at least 3 rollouts.")
+    return whole
+
+# ---------- Our side of the row about search: the 95th percentile of the milliseconds of one search in a large bank.
+
+BATCH = 2000  # memories in one transaction
+
+
+def unit_keys(count: int, seed: int, dim: int = EMBEDDING) -> np.ndarray:
+    """Random unit keys [count, dim], float32, in 64 loose groups: what matters to an exact search is only their number."""
+    rng = np.random.default_rng(seed)
+    keys = rng.standard_normal((64, dim), np.float32)[rng.integers(0, 64, count)]
+    keys += rng.standard_normal((count, dim), np.float32)
+    return keys / np.linalg.norm(keys, axis=1, keepdims=True)
+
+
+def search(work: Work) -> Side:
+    """Searches of the bank after the first, which reads the keys."""
+    bank = filled(work.memories, work.seed)
+    asked = unit_keys(work.queries, work.seed + 1)
+    bank.search(asked[0], k=HITS)
+    return Side(lambda: p95([lambda q=q: bank.search(q, k=HITS) for q in asked]),
+                f"{work.memories} memories, {work.queries} searches for {HITS} each; the first search, which reads the "
+                "bank, is not counted on either side")
+
+
+def p95(calls: list[Callable[[], Any]]) -> float:
+    """The 95th percentile of the milliseconds that the calls take."""
+    took = []
+    for call in calls:
+        began = time.perf_counter()
+        call()
+        took.append(1000 * (time.perf_counter() - began))
+    return float(np.percentile(took, 95))
+
+
+def filled(count: int, seed: int, path: str | Path = ":memory:") -> Bank:
+    """A bank of `count` memories with random input keys and small soft prompts, stored as `put` stores them."""
+    bank = Bank(path)
+    extend(bank, unit_keys(count, seed))
+    return bank
+
+
+def extend(bank: Bank, keys: np.ndarray, start: int = 0) -> None:
+    """Add one memory for each key [n, d] in large transactions; the ids count from `start`."""
+    from ..bank.serialization import pack
+
+    for at in range(0, len(keys), BATCH):
+        memories = list(_memories(keys[at : at + BATCH], start + at))
+        # One transaction for many: a put each would measure the disk.
+        bank._store.add([(pack(m), m) for m in memories])
+
+
+def _memories(keys: np.ndarray, start: int) -> Iterator[Memory]:
+    vote = Vote((Cluster("1", (0, 1, 2, 3, 4)), Cluster("2", (5, 6, 7))), 8, 8)
+    for i, key in enumerate(keys, start):
+        yield Memory(Problem(f"What is {i} plus {i % 97}?", source=f"set {i % 5}"), np.full((1, 4), i, np.float32),
+                     {"input": key}, "bench", "bench", vote, (), (), 1, {}, "2026-01-31T12:00:00+00:00")
+
+# ---------- Our side of the rows about waiting for the program itself: the import, the help, the map of a large bank.
+
+def importing(work: Work) -> Side:
+    """Seconds of `import latentmem` in a fresh interpreter."""
+    code = "import time; t = time.perf_counter(); import latentmem; print(time.perf_counter() - t)"
+    return Side(lambda: float(_fresh("-c", code)[1]))
+
+
+def help_text(work: Work) -> Side:
+    """Seconds of `latentmem --help`, the start of the interpreter included."""
+    return Side(lambda: _fresh("-m", "latentmem", "--help")[0], "with the start of the interpreter")
+
+
+def _fresh(*arguments: str) -> tuple[float, str]:
+    """Seconds and output of a Python process."""
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment())
+    took = time.perf_counter() - began
+    if done.returncode:
+        raise LatentmemError(f"`python {' '.join(arguments)[:60]}` failed: {done.stderr.strip().splitlines()[-1:]}")
+    return took, done.stdout.strip()
+
+
+def environment() -> dict[str, str]:
+    """The environment with this very package first on the path, wherever the bench was started."""
+    root = str(Path(__file__).parent.parent.parent)
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+
+
+def bank_map(work: Work) -> Side:
+    """Seconds from opening the file of a bank to the JSON of its map's figure, as the app sends it."""
+    folder = tempfile.TemporaryDirectory(prefix="latentmem-bench-")
+    path = Path(folder.name) / "bank.sqlite"
+    filled(work.mapped, work.seed, path).close()
+
+    def run() -> float:
+        assert folder.name, "the folder lives as long as this function"
+        return draw_map(path)
+
+    return Side(run, f"{work.mapped} memories, on the server: from opening the file to the figure's JSON, without the browser")
+
+
+def draw_map(path: Path) -> float:
+    """Seconds to open a bank, read its rows and keys, project them and write the figure."""
+    from ..bank import Bank
+    from ..ui.map.messages import map_figure
+    from ..ui.map.projection import pca
+
+    began = time.perf_counter()
+    with Bank(path, read_only=True) as bank:
+        infos = {info.id: info for info in bank.infos()}
+        ids, keys = bank.keys("input", include_quarantined=True)
+        json.dumps(map_figure([infos[i] for i in ids], pca(keys)))
+    return time.perf_counter() - began
+
+# ---------- The map of a large bank in a real browser: what a person waits for, from opening the page to the first picture.
+
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-unsafe-swiftshader",
+         "--window-size=1400,1000")
+DRAWN = "const map = document.querySelector('#lm-map .lm-figure'); return Number((map && map.dataset.points) || 0);"
+PATIENCE = 60  # seconds
+
+
+def first_picture(work: Work) -> Side:
+    """Seconds from opening the page of a memory, which shows the map, until all points are drawn. The app runs already;
+    the picture is computed for this visit. Each run has an app and a browser of its own, and all share a loaded model, or
+    the one that a first page begins to load would be measured along."""
+    from ..bank import Bank
+    from ..engine import Engine
+    from ..settings import Settings
+    from ..ui import build, launch_options
+
+    tools = _tools()
+    folder = tempfile.TemporaryDirectory(prefix="latentmem-bench-")
+    path = Path(folder.name) / "bank.sqlite"
+    bank = filled(work.mapped, work.seed, path)
+    wanted = bank.infos(limit=1)[0].id
+    bank.close()
+    loaded = Engine(Settings(model=work.model, device=work.device, dtype=work.dtype, bank=path))
+    for _ in loaded.load():
+        pass
+
+    def run() -> float:
+        engine = loaded.changed(on_bank=Bank(Path(folder.name) / path.name))  # the folder stays as long as this
+        app = build(engine)
+        _, address, _ = app.launch(prevent_thread_lock=True, quiet=True, **launch_options(engine))
+        driver = _chromium(*tools)
+        try:
+            return _wait(driver, f"{address}?memory={wanted}", work.mapped)
+        finally:
+            driver.quit()
+            app.close()
+            engine.bank.close()
+
+    return Side(run, f"{work.mapped} memories, headless chromium on the same machine, the app already running and its model "
+                     "loaded, its map not yet computed, nothing in the browser's cache")
+
+
+def _wait(driver: Any, address: str, points: int) -> float:
+    began = time.perf_counter()
+    driver.get(address)
+    while driver.execute_script(DRAWN) < points:
+        if time.perf_counter() - began > PATIENCE:
+            raise LatentmemError(f"The map showed {driver.execute_script(DRAWN)} of {points} points after {PATIENCE} s: "
+                                 "open the app and look.")
+        time.sleep(0.02)
+    return time.perf_counter() - began
+
+
+def _tools() -> tuple[str, str]:
+    """The browser and its driver. Raises PeerMissing where one of them is missing, or selenium."""
+    try:
+        import selenium  # noqa: F401 - only whether it is there
+    except ImportError:
+        raise PeerMissing("the browser was not measured: selenium is not installed, pip install selenium") from None
+    browser, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if not browser or not driver:
+        raise PeerMissing("the browser was not measured: chromium or chromedriver is not installed")
+    return browser, driver
+
+
+def _chromium(browser: str, driver: str) -> Any:
+    """A headless browser with an empty cache."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in FLAGS:
+        options.add_argument(flag)
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+
+def peak_bytes() -> float:
+    """GB (1e9 bytes) that this process has held at most."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9  # Linux counts in KiB

@@ -1,0 +1,187 @@
+"""The command line: `latentmem` or `python -m latentmem`. Thin: it reads options, asks the engine, prints records.
+
+Exit codes: 0 done; 1 an error, said in one sentence on standard error; 2 a wrong option; 3 no answer, or nothing was
+learnt; 130 stopped with ctrl-C. Heavy parts are imported inside the commands, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import __version__
+from ..files import write_whole
+from ..records import LatentmemError, Receipt, from_json
+from . import bank, experiments
+from .options import (
+    DONE,
+    NOTHING,
+    SAMPLING,
+    ProblemFile,
+    ProblemIds,
+    ProblemText,
+    command,
+    engine_for,
+    named_problems,
+    one_problem,
+)
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  rich_markup_mode=None)  # plain help: the marked-up one takes a tenth of a second to import
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"latentmem {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_say_version,
+                                              help="Print the version.")] = False) -> None:
+    """Watch a language model learn from its own thinking, and ask of any answer: which memory answered this?"""
+
+
+@command(app, *SAMPLING, name="solve")
+def solve(overrides: dict[str, Any], as_json: bool, problem: ProblemText = None, file: ProblemFile = None,
+          ids: ProblemIds = [],  # noqa: B006 - typer makes a new list for each call
+          memory: Annotated[str | None, typer.Option(help="Think with this memory.", show_default=False)] = None,
+          ) -> int:
+    """Sample traces for a problem and vote: the model alone, or with one memory."""
+    from . import console
+
+    posed = one_problem(problem, file, ids)
+    engine = engine_for(overrides) if memory is None else bank.engine_on_bank(overrides)
+    scene = console.run(engine.think(posed, memory_id=memory), as_json).scene
+    vote = scene.votes["zero_shot" if memory is None else "memory"]
+    if not as_json:
+        said = (f"The answer is {vote.label}, by {vote.clusters[0].size} of {vote.total} traces." if vote.clusters else
+                "No answer: no trace ended with a boxed answer.")
+        console.out().print(console.vote_table(vote))
+        console.say(said)
+    return NOTHING if vote.abstained else DONE
+
+
+@command(app, *SAMPLING, "steps", "learning_rate", name="distil")
+def distil(overrides: dict[str, Any], as_json: bool, problem: ProblemText = None, file: ProblemFile = None,
+           ids: ProblemIds = [],  # noqa: B006
+           ) -> int:
+    """Learn from the thinking on a problem: a memory in the bank, or in plain words why there is none.
+
+    Several --id of a file are distilled together, in one batch.
+    """
+    from . import console
+
+    posed, engine = named_problems(problem, file, ids), engine_for(overrides)
+    records = engine.distil(posed[0]) if len(posed) == 1 else engine.distil_many(posed)
+    ended = console.run(records, as_json).distilled
+    if not as_json:
+        out = console.out()
+        for result in ended:
+            if result.steps:
+                out.print(console.steps_table(result.steps))
+            what = f"Memory {result.memory.id} “{result.memory.name}”. " if result.memory else ""
+            which = f"{result.problem_id}: " if len(ended) > 1 else ""
+            console.say(f"{which}{what}{result.reason}")
+    return DONE if any(result.memory for result in ended) else NOTHING
+
+
+@command(app, *SAMPLING, "key", "min_similarity", "verifier", name="answer")
+def answer(overrides: dict[str, Any], as_json: bool, problem: ProblemText = None, file: ProblemFile = None,
+           ids: ProblemIds = [],  # noqa: B006
+           memory: Annotated[str, typer.Option(help="auto: the nearest memory; off: none; or a memory's id.")] = "auto",
+           receipt: Annotated[Path | None, typer.Option(help="Also write the receipt to this file, for `replay`.",
+                                                        show_default=False)] = None) -> int:
+    """Answer a problem alone and with a memory, choose a side, and print the receipt."""
+    from . import console
+
+    posed = one_problem(problem, file, ids)
+    made = console.run(engine_for(overrides).answer(posed, memory), as_json).scene.receipt
+    assert made is not None, "the last record of an answer is its receipt"
+    if not as_json:
+        console.say(made.sentence())
+        console.out().print(console.receipt_table(made))
+    if receipt is not None:  # last: a full disk must not cost the answer
+        write_whole(receipt, console.line(made) + "\n")
+    return NOTHING if made.answer is None else DONE
+
+
+@command(app, "model", "device", "bank", name="replay")
+def replay(overrides: dict[str, Any], as_json: bool,
+           file: Annotated[Path, typer.Argument(metavar="RECEIPT.json", help="From `answer --receipt`, or what "
+                                                                           "`answer --json` printed.")]) -> int:
+    """Answer again as a receipt says, and check that every token is the same."""
+    from . import console
+
+    receipt = read_receipt(file)
+    # Looking leaves no trace: neither at a mistyped path nor where no memory was tried is a bank made.
+    engine = bank.engine_on_bank(overrides) if receipt.used else engine_for(overrides | {"bank": ":memory:"})
+    again = console.run(engine.replay(receipt), as_json).scene.receipt
+    assert again is not None, "the last record of a replay is its receipt"
+    if not as_json:
+        console.say(f"Receipt {receipt.id} is confirmed: the same {again.tokens} tokens and answer, {again.answer}.")
+    return DONE
+
+
+def read_receipt(file: Path) -> Receipt:
+    """The last receipt in a file of JSON lines. Raises LatentmemError if there is none or it is wrong."""
+    try:
+        lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except OSError as e:
+        raise LatentmemError(f"{file} cannot be read ({e.strerror}): give one that `answer --receipt` wrote.") from None
+    except UnicodeDecodeError:
+        raise LatentmemError(f"{file} is not UTF-8: give a file that `answer --receipt` wrote.") from None
+    marked = [line for line in lines if '"record": "Receipt"' in line]
+    if not marked and len(lines) != 1:
+        raise LatentmemError(f"{file} holds no receipt: give a file that `answer --receipt` wrote.")
+    return from_json(Receipt, (marked or lines)[-1])
+
+
+@command(app, "model", "device", "bank", name="doctor")
+def doctor(overrides: dict[str, Any], as_json: bool) -> int:
+    """Versions, machine, settings, weights and the bank's health. Exits with 1 if there is something to mend."""
+    from ..engine.doctor import examine
+    from . import console
+
+    report = examine(overrides)
+    if as_json:
+        typer.echo(json.dumps({"record": "Report", "sections": report.sections, "problems": report.problems}))
+    else:
+        for title, facts in report.sections.items():
+            console.out().print(console.facts_table(facts.items(), title))
+            console.out().print()
+    if not report.problems and not as_json:
+        console.say("All is well.")
+    return bank.warn(report.problems)
+
+
+@command(app, *SAMPLING, name="serve")
+def serve(overrides: dict[str, Any], as_json: bool,
+          host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+          port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 7860,
+          public: Annotated[bool, typer.Option("--public", help="Let other machines in (--host 0.0.0.0).")] = False,
+          ) -> int:
+    """Start the app and print its address."""
+    engine = engine_for(overrides)
+    from .. import ui
+
+    engine = ui.prepare(engine)
+    try:
+        address = "0.0.0.0" if public else host
+        ui.build(engine).launch(server_name=address, server_port=port, **ui.launch_options(engine))
+    except OSError as e:
+        raise LatentmemError(f"The app cannot listen on port {port} ({e}): choose another with --port.") from None
+    return DONE
+
+
+app.add_typer(bank.commands)
+app.add_typer(experiments.bench_commands)
+app.add_typer(experiments.evaluation_commands)
+
+
+def main() -> None:
+    """The entry point of `latentmem` and of `python -m latentmem`."""
+    app(prog_name="latentmem")

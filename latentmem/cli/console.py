@@ -1,0 +1,265 @@
+"""Records on a terminal: the live picture of a run, and tables of what came out. No engine, no typer.
+
+Progress goes to standard error and results to standard output, so that a pipe gets results only. All foreign text is
+passed as `Text`, never as rich markup, and without control characters: a model may write "[red]" or an escape sequence.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ..engine.run_state import Row, Scene
+from ..records import Delta, Distilled, MemoryInfo, Receipt, Side, Status, Step, Vote, to_dict
+
+SIDES: dict[Side, str] = {"zero_shot": "alone", "memory": "memory"}
+CHOSEN: dict[Side | None, str] = {"zero_shot": "the model alone", "memory": "with the memory", None: "no side"}
+TITLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold"}
+PIPE_WIDTH, WIDE = 240, 130  # columns: a pipe has none of its own; a table with everything needs the second
+TAIL = 400  # characters of a rollout that are looked at for its last line
+
+
+def plain(text: object, limit: int = 0) -> Text:
+    """Text without control characters or markup; longer than `limit` (0: any length) it keeps its beginning."""
+    clean = "".join(c if c.isprintable() else " " for c in str(text).replace("\r", ""))
+    return Text(clean if not limit or len(clean) <= limit else clean[: limit - 1] + "…")
+
+
+def label_of(answer: str | None) -> str:
+    return "none" if answer is None else answer
+
+
+def out() -> Console:
+    """Standard output. Made when needed, because a test or a pipe may have replaced the stream."""
+    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+def err() -> Console:
+    return Console(file=sys.stderr, highlight=False)
+
+
+def say(sentence: str) -> None:
+    """A sentence on standard output; a pipe gets it in one line."""
+    out().print(plain(sentence), soft_wrap=not sys.stdout.isatty())
+
+
+def line(record: Any) -> str:
+    """A record as one line of JSON: its members and `record`, the name of its kind. A dict is taken as it is.
+
+    A Distilled has `memory_id` in place of its memory, whose arrays are in the bank.
+    """
+    if isinstance(record, dict):
+        members = record
+    elif isinstance(record, Distilled):
+        members = to_dict(replace(record, memory=None))
+        del members["memory"]
+        members["memory_id"] = record.memory.id if record.memory else None
+    else:
+        members = to_dict(record)
+    kind = {} if isinstance(record, dict) else {"record": type(record).__name__}
+    return json.dumps({**kind, **members}, ensure_ascii=False, allow_nan=False)
+
+
+def print_lines(records: Iterable[Any]) -> None:
+    for record in records:
+        print(line(record), flush=True)
+
+
+@dataclass
+class Shown:
+    """What a run came to: the picture at its end, and every distillation that ended."""
+
+    scene: Scene = field(default_factory=Scene)
+    distilled: list[Distilled] = field(default_factory=list)
+
+    def add(self, record: Any) -> None:
+        self.scene.add(record)
+        if isinstance(record, Distilled):
+            self.distilled.append(record)
+
+
+def run(records: Iterator[Any], as_json: bool) -> Shown:
+    """Shows a run while it goes on and returns what it came to. Closes the generator, whatever happens."""
+    with closing(records):
+        return _lines(records) if as_json else _show(records)
+
+
+def _lines(records: Iterable[Any]) -> Shown:
+    """For machines: records on standard output; a new status, in words, on standard error; text deltas not at all."""
+    shown, said = Shown(), ""
+    for record in records:
+        shown.add(record)
+        if isinstance(record, Status):
+            if record.text != said:
+                print(record.text, file=sys.stderr, flush=True)
+            said = record.text
+        elif not isinstance(record, Delta):
+            print(line(record), flush=True)
+    return shown
+
+
+def _show(records: Iterable[Any]) -> Shown:
+    shown = Shown()
+    with _live(err(), Picture(shown.scene)) as refresh:
+        for record in records:
+            shown.add(record)
+            refresh()
+    return shown
+
+
+@contextmanager
+def _live(console: Console, picture: Picture) -> Iterator[Any]:
+    """A picture that is redrawn eight times a second on a terminal; elsewhere one line for each new status or step."""
+    if console.is_terminal:
+        with Live(picture, console=console, refresh_per_second=8, transient=True):
+            yield lambda: None
+        return
+    said: set[str] = set()
+
+    def refresh() -> None:
+        text = picture.headline()
+        if text and text not in said:
+            said.add(text)
+            console.print(plain(text))
+
+    yield refresh
+
+
+class Picture:
+    """The live view: what is happening, the rollouts, the votes, the steps."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.began = time.monotonic()
+
+    def headline(self) -> str:
+        """One sentence: the step that ended last with the time left, or the latest status."""
+        if self.scene.steps:
+            return step_line(self.scene.steps)
+        return self.scene.status.text if self.scene.status else ""
+
+    def __rich__(self) -> Group:
+        scene = self.scene
+        parts: list[Any] = [self._status()]
+        if scene.rows:
+            parts.append(rollouts_table(row for side in SIDES for row in scene.side(side)))
+        parts += [vote_table(vote) for vote in scene.votes.values()]
+        if scene.steps:
+            parts.append(steps_table(scene.steps[-12:]))
+            parts.append(plain(time_left(scene.steps)))
+        return Group(*parts)
+
+    def _status(self) -> Text:
+        status, seconds = self.scene.status, time.monotonic() - self.began
+        share = f" {100 * status.done / status.total:.0f} %" if status and status.total > 0 else ""
+        return plain(f"{status.text if status else 'Working'}{share}   {seconds:.0f} s   (ctrl-C stops)")
+
+
+def rollouts_table(rows: Iterable[Row]) -> Table:
+    """One line a rollout: state, answer, and the end of its text."""
+    table = _table("trace", "side", "tokens", "answer", "text")
+    for row in rows:
+        t = row.trace
+        state = plain("…") if t is None else plain(t.answer, 24) if t.votes else Text("no vote", style="dim")
+        tail = row.text[-TAIL:].strip().rsplit("\n", 1)[-1]
+        table.add_row(str(row.row + 1), SIDES[row.side], str(t.tokens) if t else "", state, plain(tail[-60:]))
+    return table
+
+
+def vote_table(vote: Vote) -> Table:
+    """The clusters of a vote, best first, with a bar each."""
+    table = _table("votes", "answer", "share", title=f"Vote ({SIDES[vote.side]}): {vote.voters} of {vote.total} voted")
+    for c in vote.clusters:
+        share = c.size / vote.total
+        table.add_row(str(c.size), plain(c.answer, 60), f"{'█' * round(20 * share)} {share:.0%}")
+    return table
+
+
+def steps_table(steps: Iterable[Step]) -> Table:
+    """One line a gradient step; a column for the problem where several are distilled together."""
+    steps = list(steps)
+    several = len({s.problem_id for s in steps}) > 1
+    table = _table(*["problem"] * several, "step", "label", "agree", "reward", "loss", "gradient", "shift", "tokens",
+                   "seconds", "note")
+    for s in steps:
+        place = "check" if s.final else f"{s.step}/{s.steps}"
+        mean = sum(s.rewards) / len(s.rewards) if s.rewards else 0.0
+        table.add_row(*[plain(s.problem_id, 16)] * several, place, plain(label_of(s.label), 20),
+                      f"{s.agreement:.0%}", f"{mean:.2f}", f"{s.loss:.4f}", f"{s.grad_norm:.3g}", f"{s.shift:.3f}",
+                      str(s.tokens), f"{s.seconds:.0f}", plain(s.note, 40))
+    return table
+
+
+def step_line(steps: list[Step]) -> str:
+    """The last step in one sentence."""
+    s = steps[-1]
+    who = f" of {s.problem_id}" if len({t.problem_id for t in steps}) > 1 else ""
+    loss = "" if s.final else f", loss {s.loss:.4f}"
+    return f"{s.title.capitalize()}{who}: agreement {s.agreement:.0%}{loss}. {time_left(steps)}"
+
+
+def time_left(steps: list[Step]) -> str:
+    """At the pace so far. Problems distilled together take a step together: its time is the longest of theirs."""
+    s = steps[-1]
+    longest: dict[int, float] = {}
+    for t in steps:
+        longest[t.step] = max(t.seconds, longest.get(t.step, 0.0))
+    if s.step >= s.steps:
+        return "All is done." if s.final else "The final check is left."
+    return f"At most {sum(longest.values()) / len(longest) * (s.steps - s.step):.0f} s left."
+
+
+def receipt_table(r: Receipt) -> Table:
+    """What stands in a receipt, for reading. The whole of it is the JSON."""
+    rows: list[tuple[str, object]] = [("answer", label_of(r.answer))]
+    if r.used is not None:
+        lead = f", {r.used.margin:.2f} ahead of the next" if r.used.margin is not None else ""
+        rows.append(("memory tried", f"{r.used.memory_id} “{r.used.name}”"))
+        rows.append(("similarity", f"{r.used.similarity:.3f} ({r.key_kind}), rank {r.used.rank}{lead}"))
+    rows.append(("chosen", "both agree" if r.route.agreed else CHOSEN[r.route.side]))
+    rows += [(f"vote {SIDES[v.side]}", ", ".join(f"{c.answer}: {c.size}" for c in v.clusters) + f" of {v.total}"
+              if v.clusters else f"none of {v.total} voted") for v in (r.zero_shot, r.memory) if v is not None]
+    rows += [(f"{r.route.verifier} {SIDES.get(side, side)}", f"{score:.3g}") for side, score in r.route.scores.items()]
+    rows += [("model", f"{r.model_name} ({r.model[:16]})"), ("seed", r.seed),
+             ("spent", f"{r.tokens} tokens, {r.seconds:.1f} s"), ("receipt", r.id)]
+    return facts_table(rows)
+
+
+def memories_table(rows: Iterable[MemoryInfo], wide: bool) -> Table:
+    """One line a memory: for 80 columns, or `wide` with where and when it was made."""
+    table = _table("id", "problem", "answer", "vote", "used", "helped", "hurt", *["source", "model", "made"] * wide, "")
+    for m in rows:
+        c = m.counters
+        more = (plain(m.problem.source or "typed", 20), plain(m.model_name, 24), plain(m.created[:10])) if wide else ()
+        table.add_row(m.id, plain(m.name, 48 if wide else 24), plain(label_of(m.label), 20 if wide else 8),
+                      f"{m.majority_ratio:.0%}", str(c.used), str(c.helped), str(c.hurt), *more,
+                      "quarantined" if m.quarantined else "")
+    return table
+
+
+def facts_table(rows: Iterable[tuple[str, object]], title: str = "") -> Table:
+    """Names and values, one under the other."""
+    table = Table(box=None, show_header=False, pad_edge=False, title=title or None, **TITLE)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(plain(name), plain(value))
+    return table
+
+
+def _table(*columns: str, title: str = "") -> Table:
+    table = Table(box=None, pad_edge=False, title=title or None, header_style="dim", **TITLE)
+    for name in columns:
+        whole = name in ("id", "text", "problem", "made", "answer")
+        table.add_column(name, no_wrap=whole, overflow="fold" if name == "id" else "ellipsis")
+    return table

@@ -1,0 +1,168 @@
+"""What the commands share: settings as options, `--set`, `--json`, exit codes, reading a problem."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..records import LatentmemError, Problem, read_problems
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+    from ..settings import Settings
+
+DONE, ERROR, NOTHING, STOPPED = 0, 1, 3, 130  # exit codes; 2 is typer's, for a wrong option
+
+# Options that set a field of Settings: field -> (type, help). tests/cli/test_cli.py holds them to Settings' own words.
+OPTIONS: dict[str, tuple[Any, str]] = {
+    "model": (str, "A name from `weights.MODELS`, a hub id or a local folder."),
+    "device": (str, "auto: cuda, then mps, then cpu."),
+    "bank": (Path, "The file that holds the memories."),
+    "seed": (int, "Every draw comes from (seed, problem id, step, row)."),
+    "rollouts": (int, "Traces sampled per problem (paper: 8)."),
+    "temperature": (float, "0 is greedy."),
+    "max_new_tokens": (int, "A trace that is longer is cut off and does not vote."),
+    "steps": (int, "GRPO gradient steps (paper: 10)."),
+    "learning_rate": (float, "AdamW; 5e-3 collapsed the default model in ten steps."),
+    "key": (str, "What retrieval compares: sentence embedding, or KV activations."),
+    "min_similarity": (float, "A memory less similar than this is not tried."),
+    "verifier": (str, "Who decides when memory and model disagree; with one rollout, which always ties, the judge."),
+}
+SAMPLING = ("model", "device", "bank", "seed", "rollouts", "temperature", "max_new_tokens")
+
+ProblemText = Annotated[str | None, typer.Argument(metavar="PROBLEM", help="The problem; - reads standard input.")]
+ProblemFile = Annotated[Path | None, typer.Option("--file", help="A JSONL file of problems.", show_default=False)]
+ProblemIds = Annotated[list[str], typer.Option("--id", help="Which problem of the file (default: the first).",
+                                               show_default=False)]
+
+MemoryId = Annotated[str, typer.Argument(metavar="ID", help="A memory's id, or its first characters.")]
+
+Body = Callable[..., int]
+
+
+def make_engine(settings: Settings) -> Engine:
+    """The engine behind every command; tests put theirs here."""
+    from ..engine import Engine
+
+    return Engine(settings)
+
+
+def engine_for(overrides: dict[str, Any]) -> Engine:
+    """An engine with some settings given on the command line. Raises LatentmemError for a wrong one."""
+    from ..settings import Settings
+
+    return make_engine(Settings(**overrides))
+
+
+def command(group: typer.Typer, *options: str, name: str = "") -> Callable[[Body], Callable[..., None]]:
+    """Registers `body(overrides, as_json, ...) -> exit code` with some settings as options, `--set` and `--json`.
+
+    Without a name it becomes what the group itself does, and its options hold for the group's commands too, so that
+    `memories --bank B show ID` and `memories show ID --bank B` are the same. A LatentmemError becomes its sentence on
+    standard error, ctrl-C one line.
+    """
+
+    def register(body: Body) -> Callable[..., None]:
+        @functools.wraps(body)
+        def run(ctx: typer.Context, set_: list[str], json_: bool, **values: Any) -> None:
+            given = {field: v for field in options if (v := values.pop(field)) is not None}
+            before, was_json = ctx.obj or ({}, False)
+            try:
+                ctx.obj = overrides, as_json = before | given | assignments(set_), was_json or json_
+                if ctx.invoked_subcommand:
+                    return
+                code = body(overrides, as_json, **values)
+            except LatentmemError as e:
+                from .console import plain
+
+                typer.echo(plain(e), err=True)  # it may quote what strangers wrote
+                code = ERROR
+            except KeyboardInterrupt:
+                typer.echo("Stopped; nothing half-done was stored.", err=True)
+                code = STOPPED
+            raise typer.Exit(code)
+
+        # typer reads the signature: ours in place of the body's.
+        own = list(inspect.signature(body, eval_str=True).parameters.values())[2:]
+        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        run.__signature__ = inspect.Signature([_parameter("ctx", typer.Context), *own, *_shared(options)])
+        return group.command(name)(run) if name else group.callback(invoke_without_command=True)(run)
+
+    return register
+
+
+def _parameter(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+
+
+def _shared(options: tuple[str, ...]) -> list[inspect.Parameter]:
+    """The options of the given settings, `--set` and `--json` as parameters of a function."""
+    panel: dict[str, Any] = {"rich_help_panel": "Settings", "show_default": False}
+    made = []
+    for field in options:
+        kind, words = OPTIONS[field]
+        option = typer.Option("--" + field.replace("_", "-"), help=words, **panel)
+        made.append(_parameter(field, Annotated[kind | None, option], None))
+    others = typer.Option("--set", metavar="FIELD=VALUE", help="Any setting; `latentmem doctor` lists them.", **panel)
+    lines = typer.Option("--json", help="Standard output: one JSON record a line, nothing else.")
+    made.append(_parameter("set_", Annotated[list[str], others], []))
+    return [*made, _parameter("json_", Annotated[bool, lines], False)]
+
+
+def assignments(pairs: list[str]) -> dict[str, str]:
+    """['steps=5'] -> {'steps': '5'}; Settings checks names and values. Raises LatentmemError for a pair without '='."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise LatentmemError(f"--set {pair!r} has no value: write FIELD=VALUE, for example --set steps=5.")
+    return {name.strip().replace("-", "_"): value.strip() for name, _, value in (p.partition("=") for p in pairs)}
+
+
+def named_problems(text: str | None, file: Path | None, ids: list[str]) -> list[Problem]:
+    """The problems a person named: as an argument, on standard input (-), or by id in a file; at least one.
+
+    Raises LatentmemError if there is none, if an id is not in the file, or if the text is not UTF-8.
+    """
+    if (text is None) == (file is None):
+        raise LatentmemError("Give one problem: as text, as - for standard input, or as --file problems.jsonl --id X.")
+    if file is not None:
+        return _from_file(file, ids)
+    if ids:
+        raise LatentmemError(f"--id {ids[0]} needs a file to look in: add --file problems.jsonl.")
+    if text == "-":
+        try:
+            text = sys.stdin.read()
+        except UnicodeDecodeError:
+            raise LatentmemError("Standard input is not UTF-8: save it as UTF-8.") from None
+    assert text is not None
+    if any("\ud800" <= c <= "\udfff" for c in text):  # how Python spells bytes that are not UTF-8
+        raise LatentmemError("The problem is not UTF-8: type or save it as UTF-8.")
+    return [Problem(text.strip())]
+
+
+def one_problem(text: str | None, file: Path | None, ids: list[str]) -> Problem:
+    """Like `named_problems`, for a command that takes exactly one."""
+    problems = named_problems(text, file, ids)
+    if len(problems) > 1:
+        raise LatentmemError(f"{len(problems)} problems were named: this command takes one, give --id once.")
+    return problems[0]
+
+
+def _from_file(file: Path, ids: list[str]) -> list[Problem]:
+    found: dict[str, Problem] = {}
+    for problem in read_problems(file):
+        if not ids:
+            return [problem]
+        found.setdefault(problem.id, problem)
+    missing = [i for i in ids if i not in found]
+    if missing:
+        raise LatentmemError(f"{file} has no problem {missing[0]!r}: its {len(found)} ids begin with "
+                             f"{', '.join(list(found)[:3])}.")
+    if not ids:
+        raise LatentmemError(f"{file} has no problems: give a JSONL file of problems.")
+    return [found[i] for i in ids]

@@ -1,0 +1,133 @@
+"""What engines share: models and banks, each loaded once per process, with progress that a browser or terminal can show."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..bank import Bank
+from ..records import Status, Trace, Vote
+
+if TYPE_CHECKING:
+    from ..method.retrieval import Embedder
+    from ..model.language_model import LanguageModel
+    from ..model.weights.cache import Weights
+
+# ---------- The last votes of this process, so that distilling a problem just solved does not sample it again.
+
+Thought = tuple[tuple[Trace, ...], Vote]
+
+
+class Thoughts:
+    """Bounded, thread-safe: what made a vote (problem, model, sampling settings, seed) -> its traces and the vote.
+
+    All draws are seeded, so what is remembered is what would be sampled again.
+    """
+
+    def __init__(self, limit: int = 64) -> None:
+        self._limit, self._lock = limit, threading.Lock()
+        self._kept: OrderedDict[str, Thought] = OrderedDict()
+
+    def get(self, key: str) -> Thought | None:
+        with self._lock:
+            return self._kept.get(key)
+
+    def put(self, key: str, traces: Sequence[Trace], vote: Vote) -> Thought:
+        thought = (tuple(sorted(traces, key=lambda t: t.row)), vote)
+        with self._lock:
+            self._kept[key] = thought
+            while len(self._kept) > self._limit:
+                self._kept.popitem(last=False)
+        return thought
+
+def in_steps(work: Callable[[Callable[[Status], None]], Any]) -> Iterator[Status]:
+    """Run `work(report)` in a thread and yield what it reports, so that a callback becomes a generator.
+
+    An exception of the work is raised here. A consumer that closes the generator leaves the thread to finish: a
+    download that is under way is kept, not thrown away.
+    """
+    box: queue.Queue[Any] = queue.Queue()
+
+    def run() -> None:
+        try:
+            work(box.put)
+            box.put(None)
+        except BaseException as error:
+            box.put(error)
+
+    threading.Thread(target=run, daemon=True, name="latentmem-load").start()
+    while (item := box.get()) is not None:
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+
+
+class Place(NamedTuple):
+    """Which model, and where it runs."""
+
+    model: str
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+class Loader:
+    """Models by what they were loaded from. Thread-safe: a second caller waits for the first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._models: dict[Place, LanguageModel] = {}
+        self._embedders: dict[str, Embedder] = {}
+
+    def has(self, place: Place, embedder: str) -> bool:
+        return place in self._models and embedder in self._embedders
+
+    def load(self, place: Place, embedder: str) -> Iterator[Status]:
+        """Load both; yields Status while they come."""
+        if not self.has(place, embedder):
+            yield from in_steps(lambda report: (self.model(place, report), self.embedder(embedder, report)))
+
+    def model(self, place: Place, report: Callable[[Status], None] | None = None) -> LanguageModel:
+        from ..model.language_model import LanguageModel
+
+        with self._lock:
+            if place not in self._models:
+                self._models[place] = LanguageModel.load(self._weights(place.model, report), device=place.device,
+                                                         dtype=place.dtype)
+            return self._models[place]
+
+    def embedder(self, name: str, report: Callable[[Status], None] | None = None) -> Embedder:
+        from ..method.retrieval import Embedder
+
+        with self._lock:
+            if name not in self._embedders:
+                self._embedders[name] = Embedder.load(self._weights(name, report))
+            return self._embedders[name]
+
+    @staticmethod
+    def _weights(name: str, report: Callable[[Status], None] | None) -> Weights:
+        from ..model.weights import ensure
+
+        weights = ensure(name, report)
+        if report:
+            report(Status(f"Loading {name} into memory"))
+        return weights
+
+
+class Shared:
+    """What the copies of an engine (`Engine.changed`) have in common. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.loader, self.thoughts = Loader(), Thoughts()
+        self._lock = threading.Lock()
+        self._banks: dict[Path, Bank] = {}
+
+    def bank(self, path: Path) -> Bank:
+        """The bank in that file, opened on first use."""
+        with self._lock:
+            if path not in self._banks:
+                self._banks[path] = Bank(path)
+            return self._banks[path]

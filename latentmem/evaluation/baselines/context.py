@@ -1,0 +1,229 @@
+"""In-context learning: a past problem is found and put into the context. What is kept of it differs by row.
+
+icl_raw keeps the trace of the majority as it is. The rows built on it (`icl_refined`, `reasoning_bank`, `lag`) keep
+something else, or show it differently.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...files import read_json, write_json
+from ...method.prompts import (
+    lesson_messages,
+    refine_messages,
+    strategies_messages,
+    strategy_messages,
+    turn_messages,
+)
+from ...records import Distilled, Hit, KeyKind, Problem, Record
+from .base import ONE, VOTE, Cost, Form, Reply
+from .plain import Key, Row, blank
+from .sampler import Ask, Sampled, Sampler
+
+# ---------- What the rows without a bank remember: past problems with a text each, found by the similarity of their keys.
+
+@dataclass(frozen=True, eq=False)
+class Experience:
+    """A past problem, what is kept of it, and its key [d]."""
+
+    problem: Problem
+    text: str
+    key: np.ndarray
+
+    @property
+    def name(self) -> str:
+        words = " ".join(self.problem.text.split())
+        return words if len(words) <= 48 else words[:47].rsplit(" ", 1)[0] + "…"
+
+
+class Experiences:
+    """A list of experiences, the nearest of which is looked up by cosine similarity; of equals the earliest."""
+
+    def __init__(self, key: Key, kind: KeyKind = "input", min_similarity: float = 0.25) -> None:
+        self._key, self.kind, self.min_similarity = key, kind, min_similarity
+        self.all: list[Experience] = []
+
+    def add(self, problem: Problem, text: str) -> None:
+        self.all.append(Experience(problem, text, self._key(problem, self.kind)))
+
+    def nearest(self, problem: Problem) -> tuple[Hit, Experience] | None:
+        """The most similar experience; None if there is none as similar as the threshold asks."""
+        if not self.all:
+            return None
+        similarities = np.stack([e.key for e in self.all]) @ self._key(problem, self.kind)
+        order = np.argsort(-similarities, kind="stable")
+        best, similarity = self.all[order[0]], float(similarities[order[0]])
+        if similarity < self.min_similarity:
+            return None
+        margin = similarity - float(similarities[order[1]]) if len(order) > 1 else None
+        return Hit(best.problem.id, best.name, similarity, 1, margin), best
+
+    def save(self, folder: Path, spent: Cost, **more: Any) -> None:
+        """Replace what the folder holds."""
+        write_json(folder / "experiences.json", {
+            "spent": asdict(spent), **more,
+            "experiences": [{"id": e.problem.id, "text": e.problem.text, "source": e.problem.source, "kept": e.text,
+                             "key": e.key.tolist()} for e in self.all]})
+
+    def load(self, folder: Path) -> Cost:
+        """Take what the folder holds in the place of what is here; returns what learning it had cost."""
+        data = read_json(folder / "experiences.json") or {"spent": {}, "experiences": []}
+        self.all = [Experience(Problem(e["text"], e["id"], None, e["source"]), e["kept"],
+                               np.array(e["key"], np.float32)) for e in data["experiences"]]
+        return Cost(**data["spent"])
+
+class IclRaw(Row):
+    """The nearest past problem and its raw majority trace, as the turn before this one."""
+
+    def __init__(self, sampler: Sampler, key: Key, name: str = "icl_raw", *, kind: KeyKind = "input",
+                 min_similarity: float = 0.25, form: Form = VOTE) -> None:
+        super().__init__(name, sampler)
+        self.past, self.form = Experiences(key, kind, min_similarity), form
+
+    def learn(self, problems: Sequence[Problem]) -> Iterator[Record]:
+        """Vote on the problems (with the rollouts that zero_shot's vote shares) and keep those that have an answer."""
+        problems = [blank(p) for p in problems]
+        voted = self.sampler.sample([Ask(p) for p in problems], self.form)
+        for sampled in voted:
+            self.spent += sampled.cost
+        fit = [(p, s) for p, s in zip(problems, voted, strict=True) if not s.vote.abstained]
+        texts = dict(zip((p.id for p, _ in fit), self.keep(fit), strict=True))
+        for problem in problems:
+            text = texts.get(problem.id)
+            if text:
+                self.past.add(problem, text)
+            yield Distilled(problem.id, None, "Kept in the context's store." if text else
+                            "No trace finished with a boxed answer, so nothing was kept.", kept=bool(text))
+
+    def keep(self, voted: Sequence[tuple[Problem, Sampled]]) -> list[str]:
+        """What is kept of each problem, given its traces and vote; '' keeps nothing."""
+        return [majority_text(s) for _, s in voted]
+
+    def messages(self, past: Experience, problem: Problem) -> list[dict[str, str]]:
+        """The chat that asks for a solution with the past in front."""
+        return turn_messages(past.problem.text, past.text, problem.text)
+
+    def ask(self, past: Experience, problem: Problem) -> Ask:
+        return Ask(problem, messages=self.messages(past, problem), side="memory")
+
+    def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
+        asks, hits = [], []
+        for problem in (blank(p) for p in problems):
+            found = self.past.nearest(problem)
+            ask = self.ask(found[1], problem) if found else None
+            fits = ask is not None and self.sampler.fits(ask)  # else the past is too long for the context
+            asks.append(ask if fits else Ask(problem))
+            hits.append(found[0] if fits else None)
+        for ask, hit, sampled in zip(asks, hits, self.sampler.sample(asks, form), strict=True):
+            yield self.one_side(ask.problem, form, sampled, hit)
+
+    def save(self, folder: Path) -> None:
+        self.past.save(folder, self.spent)
+
+    def load(self, folder: Path) -> None:
+        self.spent = self.past.load(folder)
+
+
+def majority_text(sampled: Sampled) -> str:
+    """The earliest trace of the winning cluster."""
+    first = sampled.vote.clusters[0].rows[0]
+    return next(t.text for t in sampled.traces if t.row == first)
+
+# ---------- icl_refined: as icl_raw, but the model first looks back at its own trace and rewrites it into a lesson.
+
+class IclRefined(IclRaw):
+    """Keeps the lesson, written greedily; it stands in front of the new problem in the same turn."""
+
+    def keep(self, voted: Sequence[tuple[Problem, Sampled]]) -> list[str]:
+        asks = [Ask(p, messages=refine_messages(p.text, majority_text(s))) for p, s in voted]
+        return self.written(asks)
+
+    def written(self, asks: Sequence[Ask]) -> list[str]:
+        """What the model writes when asked, greedily; its cost is counted. '' where the chat exceeds the context."""
+        fitting = [a for a in asks if self.sampler.fits(a)]
+        lessons = dict(zip(map(id, fitting), self.sampler.sample(fitting, ONE), strict=True))
+        for lesson in lessons.values():
+            self.spent += lesson.cost
+        return [lessons[id(a)].traces[0].text.strip() if id(a) in lessons else "" for a in asks]
+
+    def messages(self, past: Experience, problem: Problem) -> list[dict[str, str]]:
+        return lesson_messages(past.problem.text, past.text, problem.text)
+
+# ---------- reasoning_bank: textual strategies distilled from agreeing and disagreeing traces (ReasoningBank, arXiv 2509.25140).
+
+MOST = 3
+FIELD = re.compile(r"^[\s#*\-\d.)]*(title|description|content)\W*?:[\s*_]*(.*)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One item of the bank."""
+
+    title: str
+    description: str
+    content: str
+
+    def __str__(self) -> str:
+        return f"Title: {self.title}\nDescription: {self.description}\nContent: {self.content}"
+
+
+def parse(text: str) -> list[Strategy]:
+    """The strategies in what the model wrote, at most three; those without a content are left out.
+
+    A small model often ignores the form: then its whole text is one strategy.
+    """
+    items: list[dict[str, str]] = []
+    name = ""
+    for line in text.splitlines():
+        if found := FIELD.match(line):
+            name = found[1].lower()
+            if not items or name == "title" or name in items[-1]:
+                items.append({})
+            items[-1][name] = found[2].strip(" *_")
+        elif name and line.strip():
+            items[-1][name] = f"{items[-1][name]} {line.strip()}".strip()
+    whole = [Strategy(i.get("title", ""), i.get("description", ""), i["content"]) for i in items if i.get("content")]
+    if not whole and not items and text.strip():
+        whole = [Strategy("What was learnt", "", text.strip())]
+    return whole[:MOST]
+
+
+class ReasoningBank(IclRefined):
+    """Keeps the strategies of each problem and shows those of the nearest."""
+
+    def keep(self, voted: Sequence[tuple[Problem, Sampled]]) -> list[str]:
+        asks = [Ask(p, messages=strategy_messages(p.text, majority_text(s), other_text(s))) for p, s in voted]
+        return ["\n\n".join(map(str, parse(text))) for text in self.written(asks)]
+
+    def messages(self, past: Experience, problem: Problem) -> list[dict[str, str]]:
+        return strategies_messages(past.text, problem.text)
+
+
+def other_text(sampled: Sampled) -> str | None:
+    """The earliest trace that does not agree with the majority, one with an answer before one without; None if all do."""
+    winners = set(sampled.vote.clusters[0].rows)
+    others = sorted((t for t in sampled.traces if t.row not in winners), key=lambda t: (not t.votes, t.row))
+    return others[0].text if others else None
+
+# ---------- lag: the stored keys and values of a past problem and its trace are reused, nothing is learnt (arXiv 2505.14398).
+
+class Lag(IclRaw):
+    """As icl_raw, with the past's tokens recalled and not read."""
+
+    def ask(self, past: Experience, problem: Problem) -> Ask:
+        ask = super().ask(past, problem)
+        # What the past's chat has in common with another one's is stored; with this one's, it can be reused.
+        stored = self.sampler.prompt(Ask(problem, messages=turn_messages(past.problem.text, past.text, "?")))
+        return replace(ask, recalled=common(stored, self.sampler.prompt(ask)))
+
+
+def common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids two prompts have in common at their beginning."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

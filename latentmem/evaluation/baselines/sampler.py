@@ -1,0 +1,191 @@
+"""Traces for many problems in even batches, each rollout sampled once and remembered on disk."""
+
+from __future__ import annotations
+
+import math
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...files import Log
+from ...method.rollouts import Job, sample, seed_for
+from ...method.voting import vote
+from ...records import LatentmemError, Problem, Side, Trace, Vote, digest
+from .base import Cost, Form
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...model.language_model import LanguageModel
+
+PROMPT = 512  # tokens of a prompt, as a batch's size is reckoned
+
+
+def computed(model: LanguageModel) -> tuple[str, ...]:
+    """What a model's numbers come from: its weights, how they are multiplied, in which type they train, on what device."""
+    body = model.body
+    return model.fingerprint, body.arithmetic, str(body.dtype), body.device.type
+
+
+def default_rows(model: LanguageModel, max_new_tokens: int) -> int:
+    """Rows of a batch: 32 on a CPU, and on a GPU as many as its memory holds the keys and values of."""
+    body = model.body
+    return rows_in(body.spare, body.cached, max_new_tokens + PROMPT) if body.device.type == "cuda" else 32
+
+
+def rows_in(free: int, position: int, length: int) -> int:
+    """How many rows of `length` positions, `position` bytes each, half of `free` bytes hold: 8 to 256, in eights. The other
+    half is for what a layer computes and for a cache that is being compacted."""
+    return min(256, max(8, free // 2 // (position * length) // 8 * 8))
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """One problem to sample: alone, behind a soft prompt [virtual tokens, hidden], or in a chat of its own.
+
+    `recalled` counts the prompt's tokens whose keys and values are at hand already, so that they are not read again.
+    """
+
+    problem: Problem
+    soft: Tensor | None = None
+    messages: Sequence[dict[str, str]] | None = None
+    side: Side = "zero_shot"
+    recalled: int = 0
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What came of an ask: its traces by row, their vote, and what they cost when they were sampled."""
+
+    traces: tuple[Trace, ...]
+    vote: Vote
+    cost: Cost
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """One rollout to have: which ask, its number, and the digest of everything that decides its tokens."""
+
+    ask: int
+    row: int
+    key: str
+    length: int  # of its prompt, soft prompt included
+
+
+class Sampler:
+    """Samples a model for the systems of a comparison. All of them may share one, and then share its rollouts.
+
+    A rollout's key is a digest of the model, its numeric type and device, the prompt's ids and soft prompt, its seed
+    (`sampling.seed_for`), temperature, top_p and length limit. What has been sampled is taken from memory or from
+    `folder`/rollouts.jsonl, with the tokens and seconds it cost then. A killed run goes on with the batches it would
+    have gone on with, so it ends with the same tokens. One process a folder.
+    """
+
+    def __init__(self, model: LanguageModel, seed: int = 0, max_new_tokens: int = 320, folder: Path | None = None, *,
+                 rows: int | None = None, top_p: float = 1.0) -> None:
+        self.model, self.seed, self.max_new_tokens, self.top_p = model, seed, max_new_tokens, top_p
+        self.rows = rows or default_rows(model, max_new_tokens)
+        self._log = Log(folder / "rollouts.jsonl" if folder else None)
+        self._known: dict[str, dict[str, Any]] = {}
+        for batch in self._log.read():
+            self._keep(batch)
+
+    def of(self, model: LanguageModel) -> Sampler:
+        """The same for another model, e.g. with an adapter; the memory is shared."""
+        other = object.__new__(Sampler)
+        other.__dict__.update(self.__dict__, model=model)
+        return other
+
+    def prompt(self, ask: Ask) -> tuple[int, ...]:
+        """Token ids of an ask's chat, without its soft prompt."""
+        return self.model.render(Job(ask.problem, 1, messages=ask.messages).chat)
+
+    def length(self, ask: Ask) -> int:
+        """Tokens of an ask's whole prompt."""
+        return len(self.prompt(ask)) + (0 if ask.soft is None else len(ask.soft))
+
+    def fits(self, ask: Ask) -> bool:
+        """True if the model can read the prompt and still write a full answer."""
+        return self.length(ask) + self.max_new_tokens <= self.model.context
+
+    def sample(self, asks: Sequence[Ask], form: Form) -> list[Sampled]:
+        """The traces of every ask, in the order of the asks. Raises LatentmemError naming a problem that is too long."""
+        rows = [row for i, ask in enumerate(asks) for row in self._rows(i, ask, form)]
+        missing = {row.key: row for row in rows if row.key not in self._known}
+        # By length, so that a batch has little padding; cut without regard to what is missing further on, so that a
+        # resumed run has the batches of the first.
+        queue = sorted(missing.values(), key=lambda r: (r.length, r.ask, r.row))
+        for batch in self._cut(queue):
+            self._batch(asks, batch, form)
+        found: list[list[_Row]] = [[] for _ in asks]
+        for row in rows:
+            found[row.ask].append(row)
+        return [self._sampled(ask, group) for ask, group in zip(asks, found, strict=True)]
+
+    def _cut(self, queue: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
+        """Batches of at most `rows`; on a GPU, whose memory so many rows are reckoned to fill, of fewer where prompts are longer.
+        A prompt is there twice while it is read: what its pass made, and the cache."""
+        full = self.rows * (2 * PROMPT + self.max_new_tokens) if self.model.body.device.type == "cuda" else math.inf
+        start = 0
+        while start < len(queue):
+            end = min(start + self.rows, len(queue))
+            while end > start + 1 and (end - start) * (2 * queue[end - 1].length + self.max_new_tokens) > full:
+                end -= 1
+            yield queue[start:end]
+            start = end
+
+    def _rows(self, index: int, ask: Ask, form: Form) -> Iterator[_Row]:
+        body, ids = self.model.body, self.prompt(ask)
+        length = len(ids) + (0 if ask.soft is None else len(ask.soft))
+        if length >= self.model.context:
+            raise LatentmemError(f"Problem {ask.problem.id} makes a prompt of {length} tokens and the model reads and writes "
+                                 f"{self.model.context}: shorten it, or leave it out.")
+        soft = b"" if ask.soft is None else ask.soft.detach().float().cpu().contiguous().numpy().tobytes()
+        for row in range(form.traces):
+            # A greedy trace draws nothing: it is one and the same for every problem of that text and every seed.
+            seed = seed_for(self.seed, ask.problem.id, 0, row) if form.temperature else 0
+            how = (seed, float(form.temperature), float(self.top_p), self.max_new_tokens, body.arithmetic, body.device.type)
+            key = digest(self.model.fingerprint, repr(ids), soft, repr(how))[:32]
+            yield _Row(index, row, key, length)
+
+    def _batch(self, asks: Sequence[Ask], rows: Sequence[_Row], form: Form) -> None:
+        """Sample these rows together and remember them, all at once: a batch is on disk as a whole or not at all."""
+        began, jobs, names = time.perf_counter(), [], {}
+        for row in rows:
+            ask = asks[row.ask]
+            last = jobs[-1] if jobs else None
+            if last and last.problem is ask.problem and last.soft is ask.soft and last.messages is ask.messages \
+                    and last.rows.stop == row.row:
+                jobs[-1] = replace(last, rollouts=last.rollouts + 1)
+            else:
+                jobs.append(Job(ask.problem, 1, ask.soft, messages=ask.messages, first=row.row))
+            names[len(jobs) - 1, row.row] = row.key
+        ended = {}
+        for job, record in sample(self.model, jobs, seed=self.seed, temperature=form.temperature, top_p=self.top_p,
+                                  max_new_tokens=self.max_new_tokens):
+            if isinstance(record, Trace):
+                ended[names[job, record.row]] = record
+        spent = (time.perf_counter() - began) / sum(t.tokens for t in ended.values())
+        batch = {key: {"text": t.text, "answer": t.answer, "finished": t.finished, "ids": list(t.token_ids),
+                       "certainty": t.self_certainty, "entropy": t.entropy, "seconds": spent * t.tokens}
+                 for key, t in ended.items()}  # a row's part of the batch's seconds is that of its tokens
+        self._log.append(batch)
+        self._keep(batch)
+
+    def _keep(self, batch: dict[str, dict[str, Any]]) -> None:
+        for key, one in batch.items():
+            self._known[key] = {**one, "ids": array("i", one["ids"])}
+
+    def _sampled(self, ask: Ask, rows: Sequence[_Row]) -> Sampled:
+        traces = []
+        for row in rows:
+            one = self._known[row.key]
+            traces.append(Trace(
+                row=row.row, text=one["text"], answer=one["answer"], finished=one["finished"], tokens=len(one["ids"]),
+                side=ask.side, token_ids=tuple(one["ids"]), self_certainty=one["certainty"], entropy=one["entropy"],
+                seconds=one["seconds"]))
+        cost = Cost(sum(t.tokens for t in traces), rows[0].length - ask.recalled, sum(t.seconds for t in traces))
+        return Sampled(tuple(traces), vote(traces, side=ask.side), cost)

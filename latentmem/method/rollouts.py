@@ -1,0 +1,116 @@
+"""Problems -> traces, streamed. Many jobs share one batch, each with its own soft prompt or none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+
+from ..model.allocator import give_back, roomy
+from ..model.kv_cache import Tape
+from ..model.language_model import LanguageModel, Prompt
+from ..records import Delta, Problem, Side, Trace, digest
+from .answers import extract_boxed
+from .prompts import solve_messages
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Rollouts to sample for one problem. `step` enters the seeds: 0 for answering, 1.. for the steps of a distillation.
+
+    `messages` is the chat to continue, where it is not the frozen one (`prompts.solve_messages`); `first` is the number
+    of the first rollout, so that a vote can be enlarged without sampling its first rows again.
+    """
+
+    problem: Problem
+    rollouts: int
+    soft: Tensor | None = None  # [virtual tokens, hidden]
+    side: Side = "zero_shot"
+    step: int = 0
+    messages: Sequence[dict[str, str]] | None = None
+    first: int = 0
+
+    @property
+    def chat(self) -> list[dict[str, str]]:
+        return solve_messages(self.problem.text) if self.messages is None else list(self.messages)
+
+    @property
+    def rows(self) -> range:
+        return range(self.first, self.first + self.rollouts)
+
+
+def seed_for(seed: int, problem_id: str, step: int, row: int) -> int:
+    """The 64-bit seed of one rollout. The side is left out on purpose: with and without a memory the same uniform
+    numbers are drawn, so a comparison of the two is not one of luck."""
+    return int(digest(str(seed), problem_id, str(step), str(row))[:16], 16)
+
+
+def _stream() -> DecodeStream:
+    return DecodeStream(skip_special_tokens=True)
+
+
+@dataclass(eq=False)
+class _Open:
+    """A rollout under way."""
+
+    job: int
+    row: int
+    ids: list[int] = field(default_factory=list)
+    entropy: float = 0.0
+    certainty: float = 0.0
+    stream: DecodeStream = field(default_factory=_stream)
+
+    def heard(self, tokenizer: Tokenizer, token: int) -> str:
+        """The text that one more token completes, '' if none yet.
+
+        Where a tokenizer falls back to bytes, as Llama 2's does, bytes that make no character end a stream: a new one goes on.
+        What is shown may then lack them until the whole text is decoded.
+        """
+        try:
+            return self.stream.step(tokenizer, token) or ""
+        except Exception as e:  # tokenizers has no narrower class
+            if "prefix" not in str(e):
+                raise
+            self.stream = _stream()
+            return self.stream.step(tokenizer, token) or ""
+
+
+@roomy
+def sample(model: LanguageModel, jobs: Sequence[Job], *, seed: int, temperature: float, max_new_tokens: int,
+           top_p: float = 1.0, tape: Tape | None = None) -> Iterator[tuple[int, Delta | Trace]]:
+    """Sample all jobs in one batch. Yields (job index, record): Deltas as text comes, a Trace as each rollout ends.
+
+    `Trace.row` counts from `first` (0) within its job. A trace cut off at max_new_tokens is not `finished`. Its token
+    ids include the end-of-sequence token, which the model chose like any other. A `tape` takes down what training on
+    these traces would compute again; its rows count through all jobs.
+    """
+    give_back()
+    began, tokenizer = time.perf_counter(), model.tokenizer
+    prompts = [Prompt(model.render(j.chat), j.soft) for j in jobs]
+    seeds = [[seed_for(seed, j.problem.id, j.step, r) for r in j.rows] for j in jobs]
+    rows = {i: _Open(j, r) for i, (j, r) in enumerate((j, r) for j, job in enumerate(jobs) for r in job.rows)}
+
+    def close(one: _Open, finished: bool) -> Trace:
+        text = tokenizer.decode(one.ids, skip_special_tokens=True)
+        n = len(one.ids)
+        return Trace(row=one.row, text=text, answer=extract_boxed(text), finished=finished, tokens=n,
+                     side=jobs[one.job].side, token_ids=tuple(one.ids), self_certainty=one.certainty / n,
+                     entropy=one.entropy / n, seconds=time.perf_counter() - began)
+
+    for drawn in model.generate(prompts, seeds, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens,
+                                tape=tape):
+        for d in drawn:
+            one = rows[d.row]
+            one.ids.append(d.token)
+            one.entropy += d.entropy
+            one.certainty += d.certainty
+            if d.ended:
+                yield one.job, close(rows.pop(d.row), True)
+            elif text := one.heard(tokenizer.backend_tokenizer, d.token):
+                yield one.job, Delta(one.row, text, jobs[one.job].side)
+    for one in rows.values():
+        yield one.job, close(one, False)

@@ -1,0 +1,103 @@
+"""Which side answers: the model alone, or the model with a memory. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from ..model.language_model import LanguageModel, Prompt
+from ..records import Problem, Route, Side, Trace, Vote
+from .answers import same_answer
+from .prompts import judge_messages
+
+
+def disagree(zero_shot: Vote, memory: Vote | None) -> bool:
+    """True if both sides have an answer and the answers differ: the one case that needs a verifier."""
+    if memory is None or zero_shot.label is None or memory.label is None:
+        return False
+    return not same_answer(zero_shot.label, memory.label)
+
+
+def route(zero_shot: Vote, memory: Vote | None, scores: Mapping[Side, float] | None = None, *, verifier: str = "",
+          why_none: str = "") -> Route:
+    """Choose a side (paper, routing): an agreement is the answer; else the side the verifier scores higher.
+
+    `memory` is None when no memory was tried, and `why_none` says why. `scores` (side -> score) are needed only where
+    `disagree(...)`. A tie goes to the model alone, so that a memory acts only where something speaks for it.
+    """
+    a = zero_shot.label
+    if memory is None:
+        return Route("zero_shot" if a is not None else None, a, False, why_none or "The model answered alone.")
+    b = memory.label
+    if a is None and b is None:
+        return Route(None, None, False, "Neither side finished a trace with a boxed answer.")
+    if a is None:
+        return Route("memory", b, False, "Only the side with the memory finished with an answer.")
+    if b is None:
+        return Route("zero_shot", a, False, "With the memory no trace finished with an answer.")
+    if not disagree(zero_shot, memory):
+        return Route("zero_shot", a, True, "Both sides gave the same answer.")
+    assert scores is not None and set(scores) == {"zero_shot", "memory"}, "a disagreement needs both scores"
+    side: Side = "memory" if scores["memory"] > scores["zero_shot"] else "zero_shot"
+    high, low = max(scores.values()), min(scores.values())
+    verdict = f"scored {high:.3g} against {low:.3g}" if high > low else f"both scored {high:.3g}, a tie"
+    who = "with the memory" if side == "memory" else "of the model alone"
+    reason = f"The sides disagreed ({a} alone, {b} with the memory); the verifier {verifier} chose the answer {who}: {verdict}."
+    return Route(side, b if side == "memory" else a, False, reason, dict(scores), verifier)
+
+# ---------- How far to believe a side's answer: a score for the traces of its winning cluster. Higher is better.
+
+SEAM = 8  # tokens by which a cut text may become longer when it is tokenised again
+
+VerifierName = Literal["vote_share", "self_certainty", "judge"]
+
+
+def score(name: VerifierName, model: LanguageModel, problem: Problem, traces: Sequence[Trace], vote: Vote) -> float:
+    """The score of one side's majority answer.
+
+    `vote_share`: its share of all rollouts, 0..1. `self_certainty`: mean KL from the uniform distribution over its
+    traces, nats (Intuitor, arXiv 2505.19590). `judge`: the base model's mean probability of Yes against No when asked
+    whether the solution is right, 0..1. Only comparable between two sides scored the same way.
+    """
+    assert vote.clusters, "a side that abstained is not scored"
+    rows = set(vote.clusters[0].rows)
+    winners = [t for t in traces if t.row in rows]
+    if name == "vote_share":
+        return vote.majority_ratio
+    if name == "self_certainty":
+        certainties = [t.self_certainty for t in winners]
+        assert None not in certainties, "sampled traces carry their self-certainty"
+        return sum(certainties) / len(certainties)  # type: ignore[arg-type]
+    if name == "judge":
+        return judge(model, problem, [t.text for t in winners])
+    raise ValueError(f"Verifier {name!r} is unknown: use vote_share, self_certainty or judge.")
+
+
+def chosen(name: VerifierName, traces: int) -> VerifierName:
+    """The verifier that routes when each side has so many traces: one trace a side always ties in votes, so the judge
+    decides there.
+
+    Of 66 disagreements with one side right (300 problems of MultiArith, qwen2.5-coder-0.5b, one greedy trace a side) the
+    judge took the right side in 45, self-certainty in 28, a tie that goes to the model alone in 25. It was chosen on 29 of
+    them; of the other 37 it took the right side in 27.
+    """
+    return "judge" if name == "vote_share" and traces == 1 else name
+
+
+def judge(model: LanguageModel, problem: Problem, solutions: Sequence[str]) -> float:
+    """Mean over solutions of p(Yes) / (p(Yes) + p(No)) as the next token of the judging chat, 0..1."""
+    ids = [model.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("Yes", "No")]
+    chats = [Prompt(_judging(model, problem.text, s)) for s in dict.fromkeys(solutions)]
+    p = model.next_token_probs(chats, ids)  # [solutions, 2]
+    return float((p[:, 0] / p.sum(1)).mean())
+
+
+def _judging(model: LanguageModel, problem: str, solution: str) -> list[int]:
+    """The judging chat as tokens. Of a solution that does not fit into the model's context the beginning is left out, since
+    the answer stands at the end."""
+    ids = model.render(judge_messages(problem, solution))
+    if len(ids) > model.context:
+        written = model.tokenizer(solution, add_special_tokens=False)["input_ids"]
+        kept = written[len(ids) - model.context + SEAM :]
+        ids = model.render(judge_messages(problem, model.tokenizer.decode(kept)))
+    return ids

@@ -1,0 +1,291 @@
+"""The frozen language model: loaded once, then asked to embed, sample and score. Its weights never change."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ..records import LatentmemError
+from .allocator import keep_pages
+from .kv_cache import Cache, Collected, Tape
+from .linear import has_eight_bits
+from .sampler import draw
+from .transformer import Body, causal_mask, forward, take_apart
+from .weights.cache import Weights
+
+# What transformers raises about a folder that it cannot make a model of.
+UNUSABLE = (ValueError, ImportError, KeyError, AttributeError, TypeError, OSError, RuntimeError, SafetensorError)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What a rollout continues: token ids, with an optional soft prompt [virtual tokens, hidden] in front."""
+
+    ids: tuple[int, ...]
+    soft: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids) + (0 if self.soft is None else len(self.soft))
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One token of one row. `ended`: the row reached end-of-sequence with this token, which is then not text."""
+
+    row: int
+    token: int
+    ended: bool
+    entropy: float
+    certainty: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prefilled:
+    """G prompts after one forward pass, padded on the left to a common length P."""
+
+    layers: list[tuple[Tensor, Tensor]]  # per layer: keys, values [G, kv_heads, P, D]
+    hidden: Tensor  # [G, P, hidden]
+    visible: Tensor  # [G, P], False at padding
+    lengths: Tensor  # [G], true lengths
+
+
+def native_arithmetic(device: torch.device) -> str:
+    """What the device samples fastest with, without harm: int8, bfloat16 or float32.
+
+    With VNNI a CPU multiplies 8-bit integers three times faster than float32. Where it has bfloat16, too, integers still
+    sample 8 rows 1.6 times as fast: half of a decode step is reading the weights, and they are half as large.
+    """
+    if device.type == "cpu" and has_eight_bits():
+        return "int8"
+    return str(native_number(device)).removeprefix("torch.")
+
+
+def native_number(device: torch.device) -> torch.dtype:
+    """The floating-point type that the device multiplies fastest.
+
+    A CPU without AVX512-BF16 or AMX is several times slower with bfloat16 than with float32.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return torch.bfloat16 if native else torch.float32
+
+
+def arithmetic_named(name: str, device: torch.device) -> str:
+    """bfloat16, int8 or float32 for a setting's value. Raises LatentmemError if the device has no such products."""
+    if name == "int8" and (device.type != "cpu" or not has_eight_bits()):
+        raise LatentmemError(f"This {device.type} device has no products in 8-bit integers (a CPU with AVX512-VNNI has): "
+                             "use --set dtype=auto or float32.")
+    return native_arithmetic(device) if name == "auto" else name
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of that name. Raises LatentmemError if it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(d for d in ("cuda", "mps", "cpu") if there[d])
+    if not there.get(name, False):
+        raise LatentmemError(f"Device {name!r} is not available here: use --device auto or cpu.")
+    return torch.device(name)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+class LanguageModel:
+    """A frozen causal language model of the Llama or Qwen2 family."""
+
+    def __init__(self, body: Body, tokenizer: Any, *, name: str, fingerprint: str, ends: frozenset[int],
+                 context: int) -> None:
+        self.body, self.tokenizer = body, tokenizer
+        self.name, self.fingerprint, self.ends, self.context = name, fingerprint, ends, context
+        self.front = 0  # tokens of the chat in front of a soft prompt
+
+    @classmethod
+    def load(cls, weights: Weights, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:
+        """Load verified weights. Raises LatentmemError for a missing device or an unsupported architecture."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # progress is told in Status records
+        where = pick_device(device)
+        kind = arithmetic_named(dtype, where)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(weights.path, trust_remote_code=False)
+            if not tokenizer.chat_template:
+                raise ValueError("it has no chat template, so it is no model to talk to")
+            model, found = AutoModelForCausalLM.from_pretrained(  # in the file's own dtype, mapped; converted on the way out
+                weights.path, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+            if found["missing_keys"]:  # transformers would go on with random numbers in their place
+                raise ValueError(f"it lacks {min(found['missing_keys'])}")
+            if extra := [k for k in found["unexpected_keys"] if not k.endswith("inv_freq")]:
+                raise ValueError(f"its config says nothing about its {min(extra)}")
+        except UNUSABLE as e:
+            raise LatentmemError(f"{weights.name} cannot be used ({first_line(e)}): choose an instruct model of the Llama or "
+                                 "Qwen2 family in safetensors, not quantised.") from None
+        made = cls.of(model, tokenizer, name=weights.name, fingerprint=weights.fingerprint, device=where,
+                      dtype=native_number(where) if kind == "int8" else getattr(torch, kind), eight=kind == "int8")
+        keep_pages()  # not before: what loading needed for a moment would stay with the process
+        return made
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, *, name: str, fingerprint: str, device: torch.device | str = "cpu",
+           dtype: torch.dtype = torch.float32, eight: bool = False) -> LanguageModel:
+        """From a loaded transformers model, which is taken apart and must not be used afterwards."""
+        listed = model.generation_config.eos_token_id
+        ends = set(listed if isinstance(listed, list) else [listed]) | {tokenizer.eos_token_id}
+        context = model.config.max_position_embeddings
+        return cls(take_apart(model, torch.device(device), dtype, eight=eight), tokenizer, name=name,
+                   fingerprint=fingerprint, ends=frozenset(e for e in ends if e is not None), context=context)
+
+    @property
+    def hidden(self) -> int:
+        return self.body.hidden
+
+    def tape(self, rows: int, positions: int) -> Tape | None:
+        """A tape for a batch of rollouts that will be trained on, where one pays: on a CPU, if it is not too large. Not with
+        rounded products: training computes its own, which are not."""
+        first = self.body.layers[0]
+        outputs = sum(len(m.weight) for m in (first.qkv, first.out, first.gate_up, first.down)) * len(self.body.layers)
+        pays = self.body.device.type == "cpu" and not self.body.eight
+        return Tape(rows, positions) if pays and Tape.fits(rows, positions, outputs) else None
+
+    def render(self, messages: list[dict[str, str]]) -> tuple[int, ...]:
+        """Token ids of a chat, up to where the assistant begins to speak."""
+        text = self._chat(messages)
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _chat(self, messages: list[dict[str, str]]) -> str:
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, date_string=DATE)
+
+    def in_turn(self) -> LanguageModel:
+        """The same weights with soft prompts inside the user's turn, behind what every chat begins with.
+
+        For the recipe sweep alone: PEFT's prompt tuning, as which memories are stored, has them before everything.
+        """
+        one, other = (self.render([{"role": "user", "content": text}]) for text in ("1", "?"))
+        made = copy.copy(self)
+        made.front = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+        made.fingerprint += "+in_turn"
+        return made
+
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """Input embeddings [n, hidden] of token ids [n]."""
+        return self.body.embedding[torch.as_tensor(ids, device=self.body.device)]
+
+    def prefill(self, prompts: Sequence[Prompt]) -> Prefilled:
+        """One forward pass over G prompts, padded on the left, outside the soft prompt. Differentiable.
+
+        Raises LatentmemError if a soft prompt has another width than the model, or a prompt exceeds the context.
+        """
+        body, flow, size = self.body, self.body.flow, max(map(len, prompts))
+        if size > self.context:
+            raise LatentmemError(f"The prompt has {size} tokens and the model reads {self.context}: shorten the problem.")
+        rows = []
+        for p in prompts:
+            words = self.embed(p.ids).to(flow)
+            parts = [torch.zeros(size - len(p), body.hidden, dtype=flow, device=body.device)]
+            if p.soft is not None:
+                if p.soft.shape[1] != body.hidden:
+                    raise LatentmemError(f"The soft prompt has width {p.soft.shape[1]} and the model {body.hidden}: "
+                                         "use the model that made this memory.")
+                parts += [words[: self.front], p.soft.to(body.device, flow)]
+                words = words[self.front :]
+            rows.append(torch.cat([*parts, words]))
+        lengths = torch.tensor([len(p) for p in prompts], device=body.device)
+        offsets = torch.arange(size, device=body.device)[None] - (size - lengths)[:, None]  # [G, P], < 0 at padding
+        visible, kept = offsets >= 0, Collected()
+        mask = causal_mask(visible, size, flow)
+        hidden = forward(body, torch.stack(rows), offsets.clamp(min=0), mask, kept)
+        return Prefilled(kept.layers, hidden, visible, lengths)
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], *, temperature: float,
+                 max_new_tokens: int, top_p: float = 1.0, tape: Tape | None = None) -> Iterator[list[Drawn]]:
+        """Sample rollouts: seeds[g] holds one seed for each rollout of prompts[g]; rows count through all of them.
+
+        Each prompt is read once and its cache expanded to its rollouts. Yields the tokens of all live rows after every
+        decode step; closing the generator cancels. Rows that have ended, or have no room left, leave the batch. A row's
+        draws depend on its seed alone, so what else is in the batch does not matter. A `tape` takes down the matrices'
+        outputs for training.
+        """
+        assert len(prompts) == len(seeds) and all(seeds), "one seed for each rollout"
+        body, device = self.body, self.body.device
+        filled = self.prefill(prompts)
+        of = torch.tensor([g for g, s in enumerate(seeds) for _ in s], device=device)  # [B] -> prompt
+        uniform = torch.from_numpy(np.stack([  # [B, max_new_tokens]
+            np.random.Generator(np.random.Philox(seed)).random(max_new_tokens) for s in seeds for seed in s]))
+        if device.type != "mps":  # which has no float64
+            uniform = uniform.to(device)
+        # A row ends with its own room, not with that of the longest prompt beside it.
+        rooms = filled.lengths[of].neg().add(self.context).clamp(max=max_new_tokens).tolist()
+        if min(rooms) < 1:
+            raise LatentmemError(f"The prompt fills all {self.context} tokens that the model reads: shorten the problem.")
+        room = max(rooms)
+        cache = Cache(filled.layers, of, room, tape)
+        seen = torch.cat((filled.visible[of], filled.visible.new_ones(len(of), room)), 1)  # [B, P + room]
+        mask = torch.zeros(seen.shape, dtype=body.flow, device=device)
+        mask = mask.masked_fill_(~seen, torch.finfo(body.flow).min)[:, None, None]  # [B, 1, 1, P + room]
+        live, lengths, hidden = list(range(len(of))), filled.lengths[of], filled.hidden[:, -1][of]
+        del filled
+        for t in range(room):
+            ids, *doubts = draw(body.head(hidden), uniform[:, t], temperature, top_p)
+            tokens, entropy, certainty = ids.tolist(), *(d.tolist() for d in doubts)
+            if not all(map(math.isfinite, certainty)):
+                raise LatentmemError("What the model computed is no number: use dtype float32, or delete the memory.")
+            ended = [token in self.ends for token in tokens]
+            yield [Drawn(*d) for d in zip(live, tokens, ended, entropy, certainty, strict=True)]
+            left = [i for i, e in enumerate(ended) if not e and t + 1 < rooms[i]]
+            if not left:
+                return
+            if len(left) < len(live):
+                keep = torch.tensor(left, device=device)
+                cache.keep(keep)
+                ids, mask, lengths, uniform = ids[keep], mask[keep], lengths[keep], uniform[keep.to(uniform.device)]
+                live, rooms = [live[i] for i in left], [rooms[i] for i in left]
+            if tape is not None:
+                tape.turn(live, t)
+            x = body.embedding[ids][:, None].to(body.flow)
+            hidden = forward(body, x, (lengths + t)[:, None], mask[..., : cache.length + 1], cache)[:, 0]
+
+    @torch.no_grad()
+    def next_token_probs(self, prompts: Sequence[Prompt], ids: Sequence[int]) -> np.ndarray:
+        """Probability of each of `ids` [n] as the next token of each prompt -> [G, n], float32."""
+        out = []
+        for p in prompts:  # one by one: verdicts are few and their lengths differ widely
+            logits = self.body.head(self.prefill([p]).hidden[:, -1])
+            out.append(logits.float().softmax(-1)[0, list(ids)].cpu().numpy())
+        return np.stack(out)
+
+    def text_prompt(self, text: str, tokens: int) -> Tensor:
+        """An untrained soft prompt [tokens, hidden], float32: the embeddings of `text`, repeated or cut to length.
+
+        PEFT's TEXT initialisation; its RANDOM one, N(0, 1), is about 60 times the scale of real embeddings.
+        """
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise LatentmemError(f"The init text {text!r} has no tokens: give at least one word.")
+        return self.embed([ids[i % len(ids)] for i in range(tokens)]).float().clone()
+
+    def problem_kv(self, problem: str, messages: list[dict[str, str]]) -> list[tuple[Tensor, Tensor]]:
+        """Per layer, the keys and values [kv_heads, n, head_dim] of the problem's own n tokens inside its chat."""
+        text = self._chat(messages)
+        start = text.index(problem.strip())
+        end = start + len(problem.strip())
+        coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        inside = [i for i, (a, b) in enumerate(coded["offset_mapping"]) if a < end and b > start]
+        with torch.no_grad():
+            filled = self.prefill([Prompt(tuple(coded["input_ids"]))])
+        return [(k[0][:, inside], v[0][:, inside]) for k, v in filled.layers]
+
+DATE = "26 Jul 2024"  # for templates that write one, as Llama's do: today's would change every prompt overnight

@@ -1,0 +1,278 @@
+"""The forward pass of the Llama and Qwen2 families as plain functions over frozen weights.
+
+Written out, rather than called through transformers, for three things it cannot do: a static cache shared by rows with
+different soft prompts and compacted as rows finish; grouped-query attention on a CPU without copying keys once per
+query head; and training with the prompt's keys and values computed once for all rollouts of a problem.
+`tests/model/test_language_model.py` holds it to transformers' own logits.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..records import LatentmemError
+from .allocator import file_pages, let_go
+from .kv_cache import Past
+from .linear import Linear
+
+# ---------- The norm and the gated activation of a block, whose backward pass computes again what autograd would keep.
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        return _norm(x, weight, eps)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        wide, g = x.float(), grad.float()
+        scale = (wide.square().mean(-1, keepdim=True) + ctx.eps).rsqrt_()
+        unit = wide * scale  # y = unit * weight
+        trained = (g * unit).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        if not ctx.needs_input_grad[0]:
+            return None, trained, None
+        g = g * weight.float()
+        return (g - unit * (g * unit).mean(-1, keepdim=True)).mul_(scale).to(x.dtype), trained, None
+
+
+def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
+
+
+def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * weight over the last axis (RMSNorm, arXiv 1910.07467), in float32; x [..., H], weight [H] -> [..., H]"""
+    return _Norm.apply(x, weight, eps) if torch.is_grad_enabled() else _norm(x, weight, eps)
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        return _gated(gate_up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (gate_up,) = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, -1)
+        return torch.cat((torch.ops.aten.silu_backward(grad * up, gate), grad * F.silu(gate)), -1)
+
+
+def _gated(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, -1)
+    return F.silu(gate) * up
+
+
+def gated(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up (SwiGLU, arXiv 2002.05202); gate_up [..., 2 * I], the gate first -> [..., I]"""
+    return _Gated.apply(gate_up) if torch.is_grad_enabled() else _gated(gate_up)
+
+FAMILIES = ("llama", "qwen2")
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One block's frozen weights; q, k and v are one matrix, so are gate and up."""
+
+    norm1: Tensor
+    qkv: Linear  # [(heads + 2 kv_heads) * head_dim, hidden]
+    out: Linear  # [hidden, heads * head_dim]
+    norm2: Tensor
+    gate_up: Linear  # [2 * intermediate, hidden]
+    down: Linear  # [hidden, intermediate]
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """A whole frozen model."""
+
+    layers: tuple[Layer, ...]
+    embedding: Tensor  # [V, hidden]
+    head: Linear  # [V, hidden]; the embedding itself where the model ties them
+    norm: Tensor
+    rotary: Any  # transformers' rotary embedding module: it knows every kind of RoPE scaling
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: float
+    eight: bool = False  # products without a gradient are computed in 8-bit integers
+
+    @property
+    def hidden(self) -> int:
+        return self.embedding.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.dtype
+
+    @property
+    def flow(self) -> torch.dtype:
+        """The type of what flows between the matrices: float32 where they are rounded, since their products are."""
+        return torch.float32 if self.eight and not torch.is_grad_enabled() else self.dtype
+
+    @property
+    def arithmetic(self) -> str:
+        """How the frozen matrices are multiplied: int8, or the name of the numeric type."""
+        return "int8" if self.eight else str(self.dtype).removeprefix("torch.")
+
+    @property
+    def cached(self) -> int:
+        """Bytes of the keys and values of one position."""
+        return 2 * len(self.layers) * self.kv_heads * self.head_dim * self.dtype.itemsize
+
+    @property
+    def spare(self) -> int:
+        """Bytes of a GPU's memory beside the weights. Of the whole card and not of what is free at the moment: what is
+        sized by it must be the same when a run goes on."""
+        matrices = [m.weight for w in self.layers for m in (w.qkv, w.out, w.gate_up, w.down)]
+        weights = {t.data_ptr(): t.nbytes for t in (self.embedding, self.head.weight, *matrices)}  # a tied head counts once
+        return int(torch.cuda.mem_get_info(self.device)[1]) - sum(weights.values())
+
+
+_FREE = {"attention_bias", "mlp_bias", "max_window_layers", "rope_scaling"}  # seen in the modules, or in another member
+_FOLLOWED = {"hidden_act": ("silu", "swish"), "is_causal": (True,), "rope_type": ("default", "linear", "yarn", "llama3")}
+_MATTERS = re.compile("_act$|activ|bias|causal|chunk|clip|layer_types|logit|multip|norm(?!_eps)|parallel|partial|scal|cap|window")
+
+
+def unfollowed(config: dict[str, Any]) -> str | None:
+    """The first member of a config, with its value, that `forward` does not follow, though transformers may pass it over."""
+    rope = {"rope_type": "default"} | (config.get("rope_parameters") or {})
+    checked = config | {name: rope.get(name) for name in ("rope_type", "partial_rotary_factor")}
+    checked["layer_types"] = next((kind for kind in config.get("layer_types") or () if kind != "full_attention"), None)
+    return next((f"{name}={value}" for name, value in checked.items() if (
+        value not in _FOLLOWED[name] if name in _FOLLOWED else
+        _MATTERS.search(name) and name not in _FREE and (value is True or value not in (None, False, 0, 1, {})))), None)
+
+
+def take_apart(model: Any, device: torch.device, dtype: torch.dtype, *, eight: bool = False) -> Body:
+    """The Body of a loaded transformers model, on `device` in `dtype`. The model's layers are emptied as we go, so peak
+    memory stays low; layers are converted and packed side by side. `eight`: sample in 8-bit integers.
+
+    Raises LatentmemError for an architecture other than those in FAMILIES, or a config of them that `forward` does not follow.
+    """
+    config = model.config
+    if config.model_type not in FAMILIES:
+        raise LatentmemError(
+            f"Models of type {config.model_type!r} are not supported: use one of the families {', '.join(FAMILIES)}.")
+    if found := unfollowed(config.to_dict()):
+        raise LatentmemError(f"Models whose config has {found} are not supported: choose another model.")
+
+    def moved(*tensors: Tensor) -> Tensor:
+        return (torch.cat(tensors) if len(tensors) > 1 else tensors[0]).detach().to(device, dtype)
+
+    files = file_pages()
+
+    def linear(*parts: Any) -> Linear:
+        made = Linear(moved(*(p.weight for p in parts)),
+                      None if parts[0].bias is None else moved(*(p.bias for p in parts)))
+        for p in parts:
+            if p.weight.data_ptr() != made.weight.data_ptr():
+                let_go(p.weight.data_ptr(), p.weight.nbytes, files)
+        if eight:
+            made.round()
+        else:
+            made.pack(short=all(p.weight.dtype in (torch.bfloat16, torch.float16) for p in parts))
+        return made
+
+    inner = model.model
+
+    def layer(i: int) -> Layer:
+        block = inner.layers[i]
+        a, m = block.self_attn, block.mlp
+        made = Layer(norm1=moved(block.input_layernorm.weight), qkv=linear(a.q_proj, a.k_proj, a.v_proj),
+                     out=linear(a.o_proj), norm2=moved(block.post_attention_layernorm.weight),
+                     gate_up=linear(m.gate_proj, m.up_proj), down=linear(m.down_proj))
+        inner.layers[i] = torch.nn.Identity()
+        return made
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # packing is one thread's work; more hold more at once
+        parts = pool.submit(linear, model.lm_head)
+        layers = tuple(pool.map(layer, range(len(inner.layers))))
+        head = parts.result()
+    tied = model.lm_head.weight is inner.embed_tokens.weight
+    return Body(
+        layers=layers, embedding=head.weight if tied else moved(inner.embed_tokens.weight), head=head,
+        norm=moved(inner.norm.weight), rotary=inner.rotary_emb.to(device), heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads, eps=config.rms_norm_eps, eight=eight,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+
+
+
+
+
+
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding: x [B, heads, T, D]; cos, sin [B, 1, T, D], the first half of sin with its sign turned."""
+    half = x.shape[-1] // 2
+    return torch.addcmul(x * cos, torch.cat((x[..., half:], x[..., :half]), -1), sin)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """q [B, heads, T, D]; k, v [B, kv_heads, S, D]; mask [B, 1, groups * T, S], added to the scores -> [B, heads, T, D].
+
+    The query heads that share a key head are laid along the query axis, so keys and values are never copied. The mask is
+    laid out in the same way, or [B, 1, 1, S] for one query.
+    """
+    rows, heads, length, dim = q.shape
+    groups = heads // k.shape[1]
+    q = q.reshape(rows, k.shape[1], groups * length, dim)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(rows, heads, length, dim)
+
+
+def causal_mask(visible: Tensor, length: int, dtype: torch.dtype) -> Tensor:
+    """The additive mask [B, 1, length, S] of the last `length` of S positions; visible [B, S] is False at padding.
+
+    A padding position may look at itself: a row of nothing but minus infinity would be NaN.
+    """
+    size = visible.shape[1]
+    position = torch.arange(size, device=visible.device)
+    query = position[size - length :, None]
+    allowed = (position[None, :] <= query) & visible[:, None, :] | (position[None, :] == query)  # [B, length, S]
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
+
+
+def aligned(mask: Tensor) -> Tensor:
+    """The same mask [..., S] in memory whose rows begin at multiples of 8 numbers. CUDA's attention asks for that, and
+    where it is not so every layer makes such a copy for itself, and keeps it for the way back."""
+    size = mask.shape[-1]
+    return mask if all(s % 8 == 0 for s in mask.stride()[:-1]) else F.pad(mask, (0, -size % 8))[..., :size]
+
+
+def forward(body: Body, x: Tensor, positions: Tensor, mask: Tensor, past: Past) -> Tensor:
+    """Final hidden states [B, T, hidden], after the last norm, for embeddings x [B, T, hidden] at positions [B, T]."""
+    rows, length, _ = x.shape
+    cos, sin = (t[:, None].to(x.dtype) for t in body.rotary(x, positions))  # [B, 1, T, D]
+    sin[..., : body.head_dim // 2].neg_()
+    turned, still = body.heads + body.kv_heads, body.kv_heads
+    if length > 1:  # once for all layers, each of which keeps it for the way back
+        mask = mask.repeat(1, 1, body.heads // body.kv_heads, 1)
+    if body.device.type == "cuda":
+        mask = aligned(mask)
+    for i, w in enumerate(body.layers):
+        h = past.apply(i, "qkv", w.qkv, norm(x, w.norm1, body.eps))
+        qk, v = h.view(rows, length, turned + still, body.head_dim).transpose(1, 2).split((turned, still), 1)
+        q, k = _rotate(qk, cos, sin).split((body.heads, body.kv_heads), 1)
+        k, v = past.extend(i, k, v)
+        h = _attend(q, k, v, mask).transpose(1, 2).reshape(rows, length, -1)
+        x = x + past.apply(i, "out", w.out, h)
+        h = gated(past.apply(i, "gate_up", w.gate_up, norm(x, w.norm2, body.eps)))
+        x = x + past.apply(i, "down", w.down, h)
+    return norm(x, body.norm, body.eps)

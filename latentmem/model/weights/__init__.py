@@ -1,0 +1,7 @@
+"""Model weights by name: fetched, checked against their sha256, converted once, kept in the cache."""
+
+from __future__ import annotations
+
+from .resolve import ensure
+
+__all__ = ["ensure"]

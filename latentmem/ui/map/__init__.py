@@ -1,0 +1,1 @@
+"""The map of the memory bank: its projection, its state, and what it says."""

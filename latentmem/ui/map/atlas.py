@@ -1,0 +1,244 @@
+"""What the Memories panel knows of a bank, computed once for the same state: rows, tags, notes, vectors, and pictures.
+
+A picture has a `stamp`: the page holds the points of one stamp and is sent others only when the stamp differs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from ...bank.annotations import Note, notes, tags
+from ...bank.reads import memories_stamp, soft_prompts, stamp
+from ...records import Hit, LatentmemError, MemoryInfo, Status, digest
+from .projection import Plane, grown, place
+
+Space = Literal["input", "kv", "prompt"]
+ROOM = 256 << 20  # bytes for the vectors of soft prompts; more are drawn at random down to fewer numbers each
+SKETCH = 1024  # numbers a soft prompt is then drawn down to
+RERANKED = 20  # soft prompts compared again, exactly, when the vectors are such sketches
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The bank's table: all memories, newest first, with what people wrote about them."""
+
+    infos: tuple[MemoryInfo, ...]
+    tags: Mapping[str, tuple[str, ...]]
+    notes: Mapping[str, tuple[Note, ...]]
+
+    @cached_property
+    def by_id(self) -> dict[str, MemoryInfo]:
+        return {i.id: i for i in self.infos}
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        return [" ".join((i.problem.text, i.label or "", i.problem.source, i.id, i.model_name, " ".join(self.tags.get(i.id, ())),
+                          " ".join(n.text for n in self.notes.get(i.id, ())))).casefold() for i in self.infos]
+
+    def found(self, query: str) -> tuple[MemoryInfo, ...]:
+        """Those in whose problem, answer, source, id, tags or notes every word of the query occurs, newest first."""
+        words = query.casefold().split()
+        if not words:
+            return self.infos
+        return tuple(i for i, text in zip(self.infos, self._texts, strict=True) if all(w in text for w in words))
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """Unit vectors [n, d] of memories, in the order of storing. Soft prompts are taken as their difference from the mean
+    of all, flattened, since they all began as the same text; `sketched`: drawn down at random, so nearly right."""
+
+    names: tuple[str, ...]
+    matrix: np.ndarray
+    mean: np.ndarray | None = None
+    sketched: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """One picture: memory `names[i]` lies at `plane.points[i]`."""
+
+    space: Space
+    names: tuple[str, ...]
+    plane: Plane
+    fitted: frozenset[str]  # the memories that there were when the method last placed all of them
+    extras: dict[str, Any] = field(default_factory=dict)  # labels, density and trust, once they were asked for
+
+    @cached_property
+    def row(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.names)}
+
+    @cached_property
+    def stamp(self) -> str:
+        where = np.ascontiguousarray(self.plane.points).tobytes()
+        return digest(self.space, self.plane.method, "\n".join(self.names), where)[:16]
+
+
+class Atlas:
+    """The pictures of one bank. Thread-safe. `like`: an atlas of a bank with the same memories, or nearly: pictures that fit
+    are taken over, and none is computed twice."""
+
+    def __init__(self, bank: Any, like: Atlas | None = None) -> None:
+        self.bank = bank
+        self._lock = threading.RLock()
+        self.drawing = threading.Lock()  # held by whoever draws a picture at once
+        self._rows: tuple[tuple[Any, Any], Rows] | None = None
+        self._sheets: dict[tuple[str, str], tuple[Any, Sheet]] = {}
+        self._prompts: Vectors | None = None
+        if like is not None:
+            with like._lock:
+                self._sheets = {what: (None, sheet) for what, (_, sheet) in like._sheets.items()}
+                self._prompts = like._prompts
+
+    def rows(self, exact: bool = True) -> Rows:
+        """The table as it is now; not `exact`: its counters, tags and notes may be those of a moment ago, so that a click on
+        a map of 50,000 does not read them all again."""
+        with self._lock:
+            now = memories_stamp(self.bank), stamp(self.bank)
+            if self._rows is None or self._rows[0][0] != now[0] or (exact and self._rows[0] != now):
+                self._rows = now, Rows(tuple(self.bank.infos()), tags(self.bank), notes(self.bank))
+            return self._rows[1]
+
+    def ready(self, space: Space, method: str) -> Sheet | None:
+        """The picture, if it is there and the memories are the same."""
+        with self._lock:
+            seen, sheet = self._sheets.get((space, method), (None, None))
+            now = memories_stamp(self.bank)
+            if sheet is None or (seen != now and not self._still(sheet)):
+                return None
+            self._sheets[space, method] = now, sheet
+            return sheet
+
+    def _still(self, sheet: Sheet) -> bool:
+        """Whether a picture has the memories that the bank has now: writing need not have changed them."""
+        if sheet.space == "prompt":
+            return _of_one_shape(self.rows(exact=False))[1] == set(sheet.names)
+        return self._keys(sheet.space)[0] == sheet.names
+
+    def sheet(self, space: Space, method: str) -> Generator[Status, None, Sheet]:
+        """The picture of the memories as they are now, as the return value, with progress. Raises LatentmemError."""
+        found = self.ready(space, method)
+        if found is not None:
+            return found
+        now = memories_stamp(self.bank)
+        with self._lock:
+            old = self._sheets.get((space, method))
+        vectors = yield from self.vectors(space)
+        if old is not None and old[1].names == vectors.names:
+            sheet = old[1]
+        else:
+            more = None
+            if old is not None and method != "pca":
+                more = grown(old[1].plane, old[1].names, vectors.names, vectors.matrix, old[1].fitted)
+            if old is not None and more is not None:
+                sheet = Sheet(space, vectors.names, more, old[1].fitted)
+            else:
+                plane = yield from place(vectors.matrix, method)
+                sheet = Sheet(space, vectors.names, plane, frozenset(vectors.names))
+        with self._lock:
+            self._sheets[space, method] = now, sheet
+        return sheet
+
+    def left_out(self, sheet: Sheet) -> int:
+        """How many memories have no place in a picture: of another model, or without such a key."""
+        return max(0, len(self.rows(exact=False).infos) - len(sheet.names))
+
+    def of_stamp(self, wanted: str) -> Sheet | None:
+        """The picture with this stamp, if it is still known."""
+        with self._lock:
+            return next((s for _, s in self._sheets.values() if s.stamp == wanted), None)
+
+    # -------------------------------------------------------------- vectors
+    def vectors(self, space: Space) -> Generator[Status, None, Vectors]:
+        """The vectors that a picture is made from. Those of different models cannot be compared, so `kv` and `prompt` are
+        of the model with most memories. Raises LatentmemError for a space that there is not."""
+        if space == "prompt":
+            shape, ids = _of_one_shape(self.rows(exact=False))
+            if self._prompts is None or set(self._prompts.names) != ids:
+                self._prompts = yield from _prompt_vectors(self.bank, shape, ids)
+            return self._prompts
+        if space not in ("input", "kv"):
+            raise LatentmemError(f"There is no map by {str(space)[:20]!r}: choose input, kv or prompt.")
+        return Vectors(*self._keys(space))
+
+    def _keys(self, space: Any) -> tuple[tuple[str, ...], np.ndarray]:
+        model = None
+        if space == "kv":
+            models = [i.model for i in self.rows(exact=False).infos]
+            model = max(dict.fromkeys(models), key=models.count) if models else None
+        names, matrix = self.bank.keys(space, model=model, include_quarantined=True)
+        return tuple(names), matrix
+
+    def prompt_hits(self, memory_id: str, k: int = 5) -> tuple[Hit, ...]:
+        """The memories whose soft prompts differ from the mean in the most similar direction, best first, quarantined
+        ones left out. The similarities are exact."""
+        known = self._prompts
+        if known is None or memory_id not in known.names:
+            return ()
+        rows, me = self.rows().by_id, known.names.index(memory_id)
+        similar = known.matrix @ known.matrix[me]
+        usable = np.array([i != me and name in rows and not rows[name].quarantined for i, name in enumerate(known.names)])
+        similar = np.where(usable, similar, -np.inf)
+        best = [int(i) for i in np.argsort(-similar, kind="stable")[: max(k + 1, RERANKED)] if usable[i]]
+        scores = {known.names[i]: float(similar[i]) for i in best}
+        if known.sketched and known.mean is not None:
+            mine = _direction(self.bank.get(memory_id).soft_prompt.ravel() - known.mean)
+            scores = {n: float(_direction(self.bank.get(n).soft_prompt.ravel() - known.mean) @ mine) for n in scores}
+        ordered = sorted(scores.items(), key=lambda s: (-s[1], s[0]))
+        after = [s for _, s in ordered[1:]] + [None]
+        return tuple(Hit(n, rows[n].name, s, i, None if after[i - 1] is None else s - after[i - 1])
+                     for i, (n, s) in enumerate(ordered[:k], 1))
+
+
+def _of_one_shape(rows: Rows) -> tuple[tuple[int, int], set[str]]:
+    """((virtual tokens, hidden), ids) of the memories of the model and the shape that most have."""
+    shapes = [(i.model, i.virtual_tokens, i.hidden) for i in rows.infos]
+    if not shapes:
+        return (0, 0), set()
+    most = max(dict.fromkeys(shapes), key=shapes.count)
+    return most[1:], {i.id for i, shape in zip(rows.infos, shapes, strict=True) if shape == most}
+
+
+def _prompt_vectors(bank: Any, shape: tuple[int, int], wanted: set[str]) -> Generator[Status, None, Vectors]:
+    tokens, hidden = shape
+    wide = tokens * hidden
+    small = len(wanted) * wide * 4 > ROOM and wide > SKETCH
+    draw = np.random.default_rng(0).standard_normal((wide, SKETCH), np.float32) / np.float32(SKETCH**0.5) if small else None
+    names: list[str] = []
+    kept = np.empty((len(wanted), SKETCH if small else wide), np.float32)
+    mean = np.zeros(wide)
+    for done, (name, prompt) in enumerate(soft_prompts(bank), 1):
+        if done % 500 == 0:
+            yield Status("Reading the soft prompts", done, len(wanted))
+        if name in wanted and len(names) < len(kept) and prompt.shape == (tokens, hidden):
+            flat = prompt.ravel()
+            kept[len(names)] = flat @ draw if draw is not None else flat
+            mean += flat
+            names.append(name)
+    kept, mean = kept[: len(names)], mean / max(1, len(names))
+    kept -= (mean @ draw if draw is not None else mean).astype(np.float32)
+    kept /= np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12)
+    return Vectors(tuple(names), kept, mean, small)
+
+
+def _direction(vector: np.ndarray) -> np.ndarray:
+    return vector / max(float(np.linalg.norm(vector)), 1e-12)
+
+
+def chosen_rows(bits: bytes, names: tuple[str, ...]) -> list[str]:
+    """The names whose bit is set; bit i of the bytes, the lowest first, stands for names[i]."""
+    flags = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[: len(names)]
+    return [names[i] for i in np.flatnonzero(flags)]
+
+
+def bits_of(rows: Iterable[int], n: int) -> bytes:
+    """The other way round: bytes with the bits of these rows, out of n, set."""
+    flags = np.zeros(n, np.uint8)
+    flags[np.fromiter(rows, np.int64)] = 1
+    return np.packbits(flags, bitorder="little").tobytes()

@@ -1,0 +1,187 @@
+"""Runs of the bench over workers that are scripted: turns, peers that are missing, dtypes, what is done already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latentmem.bench import report, runner
+from latentmem.bench.report import Row, Target
+from latentmem.bench.runner import ROWS, RowSpec
+from latentmem.bench.workloads import PeerMissing, Work
+from latentmem.records import LatentmemError, Status
+from tests.bench.test_bench import TINY
+
+
+class Scripted:
+    """Stands for a worker: figures that were written down before."""
+
+    figures: dict[str, Any]
+    made: list[str]
+
+    def __init__(self, spec: str, asked: Work) -> None:
+        self.made.append(f"{spec} {asked.peer_dtype}")
+        self.todo, self.note = self.figures[spec], f"note of {spec}"
+        if isinstance(self.todo, Exception):
+            raise self.todo
+
+    def measure(self) -> float:
+        return self.todo.pop(0)
+
+    def __enter__(self) -> Scripted:
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    close = __exit__
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Scripted]]:
+    Scripted.figures, Scripted.made = {}, []
+    monkeypatch.setattr(runner, "Worker", Scripted)
+    monkeypatch.setattr(report, "load_average", lambda: 0.1)
+    yield Scripted
+
+
+SPEC = RowSpec("search", "a search", "ms", "lower", Target(ratio=2), "ours:side", "peers.other:side", "other")
+
+
+def test_a_run_takes_turns_writes_rows_and_can_be_resumed(fakes: type[Scripted], tmp_path: Path) -> None:
+    fakes.figures = {"ours:side": [1.0, 3.0, 2.0, 9.0], "peers.other:side": [6.0, 4.0, 5.0]}
+    file = tmp_path / "bench.json"
+    records = list(runner.run([SPEC], TINY, 3, file))
+    assert [r.text for r in records if isinstance(r, Status)] == ["search: ours", "search: other"] * 3
+    made = records[-1]
+    assert isinstance(made, Row) and (made.ours, made.peer, made.ratio, made.met) == (2, 5, 2.5, True)
+    assert made.note == "note of ours:side; note of peers.other:side"
+    data = report.read(file)
+    assert data["rows"][0]["ours_runs"] == [1, 3, 2] and {"machine", "versions"} <= set(data)
+    assert {"name", "unit", "ours", "peer", "peer_name", "ratio", "target", "met"} <= set(data["rows"][0])
+    again = list(runner.run([SPEC], TINY, 3, file, resume=True))
+    assert len(again) == 1 and isinstance(again[0], Status) and "already in" in again[0].text
+    other = list(runner.run([replace(SPEC, peer="")], TINY, 1, file, resume=True))  # other settings: measured again
+    assert other[-1].ours == 9
+
+
+def test_what_was_measured_with_other_versions_is_measured_again(fakes: type[Scripted], tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, file = replace(SPEC, peer="", packages=("trl",)), tmp_path / "bench.json"
+    found = {"torch": "2.0", "trl": report.MISSING, "qdrant-client": "1.0"}
+    monkeypatch.setattr(report, "versions", lambda: dict(found))
+
+    def measured() -> bool:
+        fakes.figures = {"ours:side": [1.0]}
+        return isinstance(list(runner.run([spec], TINY, 1, file, resume=True))[-1], Row)
+
+    assert measured() and not measured()
+    assert report.read(file)["rows"][0]["versions"] == {"torch": "2.0", "trl": "not installed"}
+    found["torch"] = "2.1"
+    assert measured() and not measured()
+    found["trl"] = "1.16"  # the peer is there now
+    assert measured() and not measured()
+    found["qdrant-client"] = "2.0"  # the peer of another row
+    assert not measured()
+    data = report.read(file)  # as reports were before rows had versions: those of the file count
+    for row in data["rows"]:
+        del row["versions"]
+    file.write_text(json.dumps(data))
+    assert not measured()
+    found["torch"] = "2.2"
+    assert measured()
+
+
+@pytest.mark.parametrize(("fault", "note"), [
+    (PeerMissing("other is not installed: pip install other."), "other is not installed: pip install other"),
+    (LatentmemError("Measuring it failed: KeyError"), "no figure of the peer: Measuring it failed: KeyError"),
+])
+def test_a_missing_or_failing_peer_leaves_ours_and_a_note(fakes: type[Scripted], tmp_path: Path, fault: Exception,
+                                                          note: str) -> None:
+    fakes.figures = {"ours:side": [1.0, 2.0], "peers.other:side": fault}
+    *_, made = runner.run([SPEC], TINY, 2, tmp_path / "bench.json")
+    assert isinstance(made, Row) and (made.ours, made.peer, made.ratio, made.met) == (1.5, None, None, None)
+    assert made.note == f"note of ours:side; {note}"
+
+
+def test_when_our_side_cannot_be_measured(fakes: type[Scripted], tmp_path: Path) -> None:
+    fakes.figures = {"ours:side": LatentmemError("It broke: mend it."), "peers.other:side": [1.0]}
+    with pytest.raises(LatentmemError, match="It broke"):
+        list(runner.run([SPEC], TINY, 1, tmp_path / "bench.json"))
+    fakes.figures["ours:side"] = PeerMissing("there is no browser")
+    *_, last = runner.run([SPEC], TINY, 1, tmp_path / "bench.json")
+    assert isinstance(last, Status) and last.text == "search is left out: there is no browser"
+
+
+def test_the_peer_gets_the_faster_dtype(fakes: type[Scripted], tmp_path: Path) -> None:
+    spec = replace(SPEC, probe="decode", fresh=True)
+    fakes.figures = {"ours:side": [1.0, 1.0], "peers.other:side": [6.0, 6.0], "peers.hf:probe_decode": [2.0, 0.5]}
+    *_, made = runner.run([spec], TINY, 2, tmp_path / "bench.json")
+    assert fakes.made == ["peers.hf:probe_decode float32", "peers.hf:probe_decode bfloat16",
+                          *["ours:side auto", "peers.other:side bfloat16"] * 2]  # fresh: a process for each run
+    assert isinstance(made, Row)
+    assert made.note.endswith("peer in bfloat16, the faster (short probe: float32 2 s, bfloat16 0.5 s)")
+
+
+PEAK = replace(SPEC, name="peak", unit="GB", probe="both", fresh=True)
+
+
+class Sized(Scripted):
+    """A peer whose figure depends on its dtype."""
+
+    sizes: dict[str, Any]
+
+    def __init__(self, spec: str, asked: Work) -> None:
+        self.figures = self.figures | {"peers.other:side": self.sizes.get(asked.peer_dtype)}
+        super().__init__(spec, asked)
+
+
+@pytest.mark.parametrize(("sizes", "peer", "why"), [
+    ({"float32": [6.0, 6.0], "bfloat16": [3.0, 3.0]}, 3.0,
+     "peer in bfloat16, the smaller figure (measured in both: float32 6 GB, bfloat16 3 GB)"),
+    ({"float32": [4.0, 4.0], "bfloat16": [5.0, 5.0]}, 4.0,
+     "peer in float32, the smaller figure (measured in both: float32 4 GB, bfloat16 5 GB)"),
+    ({"float32": [4.0, 4.0], "bfloat16": LatentmemError("It failed.")}, 4.0,
+     "no figure of the peer in bfloat16: It failed; peer in float32, the only one of its dtypes that gave a figure"),
+    (dict.fromkeys(("float32", "bfloat16"), PeerMissing("other is not installed: pip install other.")), None,
+     "other is not installed: pip install other")])
+def test_the_memory_of_the_peer_is_measured_in_both_dtypes_and_the_smaller_counts(
+        fakes: type[Scripted], sizes: dict[str, Any], peer: float | None, why: str, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which dtype is faster says nothing about which holds less."""
+    monkeypatch.setattr(runner, "Worker", Sized)
+    fakes.figures = {"ours:side": [2.0, 2.0], "peers.hf:probe_train": [1.0, 9.0]}
+    Sized.sizes = sizes
+    *_, made = runner.run([PEAK], TINY, 2, tmp_path / "bench.json")
+    assert isinstance(made, Row) and (made.ours, made.peer) == (2, peer)
+    assert made.note.removeprefix("note of ours:side; ").removeprefix("note of peers.other:side; ") == why
+    assert not any("probe" in side for side in fakes.made)
+    assert ROWS["peak"].probe == "both" and ROWS["peak"].fresh
+
+
+def test_a_dtype_that_is_asked_for_is_the_only_one(fakes: type[Scripted], tmp_path: Path) -> None:
+    fakes.figures = {"ours:side": [2.0], "peers.other:side": [6.0]}
+    *_, made = runner.run([PEAK], replace(TINY, peer_dtype="float32"), 1, tmp_path / "bench.json")
+    assert isinstance(made, Row) and made.peer == 6 and made.note.endswith("peer in float32, as asked")
+
+
+def test_the_command(fakes: type[Scripted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from latentmem.cli.app import app
+
+    monkeypatch.chdir(tmp_path)
+    fakes.figures = {"workloads:help_text": [0.2, 0.1, 0.2]}
+    done = CliRunner().invoke(app, ["bench", "--only", "help", "--json", "--repeats", "2"])
+    row = json.loads(done.stdout)
+    assert done.exit_code == 0 and row["name"] == "help" and row["met"] is True
+    done = CliRunner().invoke(app, ["bench", "--table"])
+    assert "| latentmem --help | 0.15 s | – | – | – | under 0.3 s | yes |" in done.stdout
+    done = CliRunner().invoke(app, ["bench", "--only", "help", "--repeats", "1"])
+    assert "The report is in bench.json." in done.stdout and "help: ours" in done.stderr
+    done = CliRunner().invoke(app, ["bench", "--only", "nothing"])
+    assert done.exit_code == 1 and "There is no row 'nothing'" in done.stderr

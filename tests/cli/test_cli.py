@@ -1,0 +1,299 @@
+"""The command line over an engine that needs no model: exit codes, what goes to which stream, options."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latentmem.bank import Bank
+from latentmem.cli import console
+from latentmem.cli.app import read_receipt
+from latentmem.cli.options import OPTIONS, assignments
+from latentmem.method.voting import vote
+from latentmem.records import (
+    Distilled,
+    LatentmemError,
+    Problem,
+    Receipt,
+    Retrieval,
+    Status,
+    Step,
+    Trace,
+    Vote,
+    from_json,
+)
+from latentmem.settings import Settings
+from tests.cli_samples import HIT, ONE, RECEIPT, STEP, TRACES, VOTE, Terminal, memory
+from tests.fake_engine import fake_step
+
+ROOT = Path(__file__).parents[2]
+
+
+# ------------------------------------------------------------------ runs
+def test_solve_prints_the_vote(cli: Terminal) -> None:
+    said = cli.ok("solve", ONE)
+    assert "The answer is 16, by 2 of 3 traces." in said and "2 of 3 voted" in said
+    assert cli.asked == ("think", Problem(ONE), None)
+    assert cli.engine and cli.engine.closed
+
+
+def test_progress_goes_to_standard_error(cli: Terminal) -> None:
+    result = cli("solve", ONE)
+    assert "Sampling" in result.stderr and "Sampling" not in result.stdout
+
+
+def test_no_answer_is_exit_code_3(cli: Terminal) -> None:
+    cli.script["think"] = [TRACES[2], Vote((), 1, 0)]
+    result = cli("solve", ONE)
+    assert result.exit_code == 3 and "No answer" in result.stdout
+
+
+def test_json_lines_are_records_and_nothing_else(cli: Terminal) -> None:
+    kinds: dict[str, Any] = {"Trace": Trace, "Vote": Vote, "Step": Step, "Receipt": Receipt, "Retrieval": Retrieval}
+    sent = (*TRACES, VOTE, replace(VOTE, side="memory"), STEP, replace(STEP, step=2), RECEIPT,
+            Retrieval("p1", "input", (HIT,)))
+    for command in ("solve", "distil", "answer"):
+        for line in cli.ok(command, ONE, "--json").splitlines():
+            kind = json.loads(line)["record"]
+            if kind in kinds:
+                assert from_json(kinds[kind], line) in sent
+    said = cli.lines("distil", ONE)[-1]
+    assert said["record"] == "Distilled" and said["memory_id"] == memory().id
+    assert "memory" not in said and len(said["steps"]) == 1
+
+
+def test_distil_ends_with_the_memory_or_the_reason(cli: Terminal) -> None:
+    said = cli.ok("distil", ONE)
+    assert memory().id in said and "The vote rose from 2 to 3." in said
+    cli.script["distil"] = [*TRACES, VOTE, Distilled("p1", None, "Nothing to learn: all traces agree.")]
+    result = cli("distil", ONE)
+    assert result.exit_code == 3 and "Nothing to learn: all traces agree." in result.stdout
+
+
+def test_answer_prints_the_sentence_and_the_facts(cli: Terminal) -> None:
+    said = cli.ok("answer", ONE, "--memory", "m0123")
+    assert RECEIPT.sentence() in said and "0.910 (input), rank 1, 0.20 ahead of the next" in said
+    assert cli.asked == ("answer", Problem(ONE), "m0123")
+
+
+def test_a_receipt_can_be_written_and_replayed(cli: Terminal, tmp_path: Path) -> None:
+    file = tmp_path / "receipt.json"
+    cli.ok("answer", ONE, "--receipt", str(file))
+    assert "There is no bank" in cli.fails("replay", str(file), "--bank", str(tmp_path / "none.sqlite"))
+    assert not (tmp_path / "none.sqlite").exists()
+    Bank(tmp_path / "bank.sqlite").close()
+    assert "Receipt r1 is confirmed: the same 36 tokens" in cli.ok("replay", str(file))
+    assert cli.asked == ("replay", RECEIPT)
+    file.write_text(cli.ok("answer", ONE, "--json"), encoding="utf-8")  # a whole stream: its last receipt counts
+    cli.ok("replay", str(file))
+    assert cli.asked == ("replay", RECEIPT)
+    assert "cannot be read" in cli.fails("replay", str(tmp_path / "none"))
+    file.write_text(file.read_text(encoding="utf-8").replace(ONE, "line\u2028separator\u0085"), encoding="utf-8")
+    cli.ok("replay", str(file))
+    assert cli.asked[1].problem.text == "line\u2028separator\u0085"
+    file.write_text('{"id": 3}', encoding="utf-8")
+    assert cli.fails("replay", str(file)).startswith("Receipt: id")
+    file.write_text("", encoding="utf-8")
+    assert "holds no receipt" in cli.fails("replay", str(file))
+
+
+def test_a_receipt_of_no_memory_is_replayed_without_a_bank(cli: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "receipt.json").write_text(console.line(replace(RECEIPT, used=None)), encoding="utf-8")
+    cli.ok("replay", str(tmp_path / "receipt.json"), "--bank", str(tmp_path / "none.sqlite"))
+    assert cli.engine and str(cli.engine.settings.bank) == ":memory:"
+
+
+def test_a_receipt_with_what_is_no_number_is_refused(cli: Terminal, tmp_path: Path) -> None:
+    file, whole = tmp_path / "receipt.json", json.loads(console.line(RECEIPT))
+    Bank(tmp_path / "bank.sqlite").close()
+    for bad in ("nan", "Infinity", "-inf", "1e999"):
+        file.write_text(json.dumps(whole | {"seconds": bad}), encoding="utf-8")
+        assert cli.fails("replay", str(file)) == f"Receipt: seconds: Input should be a finite number (got '{bad}')."
+    hit = whole["used"] | {"similarity": "nan"}
+    file.write_text(json.dumps(whole | {"used": hit, "hits": [hit]}), encoding="utf-8")
+    assert "similarity: Input should be a finite number" in cli.fails("replay", str(file))
+    file.write_text(json.dumps(whole | {"answer": "Infinity"}), encoding="utf-8")  # an answer may be that
+    cli.ok("replay", str(file))
+
+
+def test_a_receipt_that_cannot_be_written_costs_neither_the_answer_nor_the_old_one(
+        cli: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "receipt.json"
+    cli.ok("answer", ONE, "--receipt", str(file))
+    before = file.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    for place, why in ((file, "No space left on device"), (tmp_path / "none" / "r", "No such file"), (tmp_path, "directory")):
+        result = cli("answer", ONE, "--receipt", str(place))
+        assert result.exit_code == 1 and RECEIPT.sentence() in result.stdout and "rank 1" in result.stdout
+        assert result.stderr.splitlines()[-1].startswith(f"{place} cannot be written (") and why in result.stderr
+        assert json.loads(cli("answer", ONE, "--receipt", str(place), "--json").stdout.splitlines()[-1])["id"] == RECEIPT.id
+    assert file.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["receipt.json"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_receipt_goes_through_a_link_and_into_a_pipe(cli: Terminal, tmp_path: Path) -> None:
+    link, file, pipe = tmp_path / "link.json", tmp_path / "receipt.json", tmp_path / "pipe"
+    file.write_text("older", encoding="utf-8")
+    link.symlink_to(file)
+    cli.ok("answer", ONE, "--receipt", str(link))
+    assert link.is_symlink() and read_receipt(file) == RECEIPT
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(pipe.read_text)
+        cli.ok("answer", ONE, "--receipt", str(pipe))
+        assert json.loads(read.result())["id"] == RECEIPT.id
+    assert pipe.is_fifo()
+
+
+def test_an_error_is_one_sentence_and_closes_the_stream(cli: Terminal) -> None:
+    cli.script["think"] = [TRACES[0], LatentmemError("The model is unknown: choose another.")]
+    assert cli.fails("solve", ONE) == "The model is unknown: choose another."
+    assert cli.engine and cli.engine.closed
+    cli.script["think"] = [LatentmemError("Made by \x1b]0;evil\x07 and another.")]
+    assert cli.fails("solve", ONE) == "Made by  ]0;evil  and another."
+
+
+def test_ctrl_c_is_one_line_and_130(cli: Terminal) -> None:
+    cli.script["distil"] = [TRACES[0], KeyboardInterrupt()]
+    assert cli.fails("distil", ONE, "--json", code=130).endswith("nothing half-done was stored.")
+    assert cli.engine and cli.engine.closed
+
+
+def test_a_real_ctrl_c(tmp_path: Path) -> None:
+    code = ("import time\nfrom latentmem.cli import app, options\nfrom latentmem.records import Trace\n"
+            "class E:\n  def __init__(self, s): pass\n  def think(self, p, memory_id=None):\n    try:\n"
+            "      while True:\n        yield Trace(0, '', None, False, 1)\n        time.sleep(0.02)\n"
+            "    finally:\n      print('closed', flush=True)\noptions.make_engine = E\napp.main()")
+    with subprocess.Popen([sys.executable, "-c", code, "solve", "x", "--json"], cwd=ROOT, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and out.endswith("closed\n")
+    assert err == "Stopped; nothing half-done was stored.\n"
+
+
+# ------------------------------------------------------------------ options and problems
+def test_options_are_settings() -> None:
+    for name, (kind, words) in OPTIONS.items():
+        field = Settings.model_fields[name]
+        assert words == field.description, name
+        assert field.annotation is kind or kind is str, name
+
+
+def test_only_given_options_override(cli: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTMEM_ROLLOUTS", "5")
+    monkeypatch.setenv("LATENTMEM_SEED", "3")
+    cli.ok("solve", ONE, "--seed", "9", "--set", "top_p=0.9", "--set", "max-problem-chars=100")
+    assert cli.engine
+    s = cli.engine.settings
+    assert (s.seed, s.rollouts, s.top_p, s.max_problem_chars, s.steps) == (9, 5, 0.9, 100, 10)
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--temperature", "nan"], "temperature"), (["--rollouts", "0"], "rollouts"), (["--set", "steps"], "--set steps=5"),
+    (["--temperature", "1e-39"], "use 0, which is greedy, or at least 0.001"),
+    (["--set", "colour=red"], "no setting 'colour'"), (["--device", "tpu"], "device"),
+])
+def test_a_wrong_setting_is_one_sentence(cli: Terminal, arguments: list[str], words: str) -> None:
+    assert words in cli.fails("solve", ONE, *arguments)
+    assert cli.engine is None
+
+
+def test_a_wrong_option_is_usage(cli: Terminal) -> None:
+    assert cli("solve", ONE, "--nonsense").exit_code == cli("nonsense").exit_code == 2
+    assert cli("solve", ONE, "--seed", "x").exit_code == 2
+
+
+def test_a_problem_from_stdin_or_a_file(cli: Terminal, tmp_path: Path) -> None:
+    cli.ok("solve", "-", stdin="  What is 2 + 2?\n")
+    assert cli.asked[1] == Problem("What is 2 + 2?")
+    file = ROOT / "examples" / "problems.jsonl"
+    cli.ok("solve", "--file", str(file), "--id", "equation-2")
+    assert cli.asked[1].id == "equation-2" and cli.asked[1].answer == "16"
+    cli.ok("distil", "--file", str(file), "--id", "equation-2", "--id", "saving-1")
+    assert [p.id for p in cli.asked[1:]] == ["equation-2", "saving-1"]
+    assert "takes one" in cli.fails("solve", "--file", str(file), "--id", "equation-2", "--id", "saving-1")
+    assert "no problem 'nothing'" in cli.fails("solve", "--file", str(file), "--id", "nothing")
+    assert "cannot be read" in cli.fails("solve", "--file", str(tmp_path / "none"))
+    assert "Give one problem" in cli.fails("solve")
+    assert "Give one problem" in cli.fails("solve", ONE, "--file", str(file))
+    assert "is empty" in cli.fails("solve", " ")
+    assert "UTF-8" in cli.fails("solve", "a\udc80")
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), st.text().map(str.strip), max_size=4))
+def test_assignments_read_what_was_written(pairs: dict[str, str]) -> None:
+    assert assignments([f"{k}={v}" for k, v in pairs.items()]) == pairs
+
+
+@given(st.text(), st.integers(0, 20))
+def test_foreign_text_is_shown_without_controls_or_markup(text: str, limit: int) -> None:
+    shown = console.plain(text, limit)
+    assert shown.plain.isprintable() and not shown.spans and (not limit or len(shown.plain) <= limit)
+
+
+def test_the_live_picture_takes_any_text(cli: Terminal) -> None:
+    from rich.console import Console
+
+    scene = console.Scene()
+    for record in (Status("x"), *TRACES, VOTE, STEP, replace(STEP, problem_id="p2", label="[red]")):
+        scene.add(record)
+    terminal = Console(width=120, record=True, file=StringIO(), force_terminal=True)
+    terminal.print(console.Picture(scene))
+    said = terminal.export_text()
+    assert "[bold]16[/bold]" in said and "\x1b[31m" not in said and "At most 4 s left." in said
+
+
+# ------------------------------------------------------------------ the app, help
+def test_serve_builds_and_launches_the_app(cli: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    from latentmem import ui
+
+    launched: dict[str, Any] = {}
+    built = type("B", (), {"launch": lambda self, **options: launched.update(options)})()
+    monkeypatch.setattr(ui, "build", lambda engine: built)
+    monkeypatch.setattr(ui, "launch_options", lambda engine: {"show_error": False})
+    cli.ok("serve", "--port", "7999", "--public")
+    assert launched == {"server_name": "0.0.0.0", "server_port": 7999, "show_error": False}
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    heavy = ("torch", "numpy", "gradio", "pydantic", "latentmem.engine")
+    code = ("import sys, time\nfrom latentmem.cli import app\ntry:\n  app.main()\nfinally:\n  print(time.process_time(), "
+            f"[m for m in {heavy} if m in sys.modules], file=sys.stderr)")
+    done = subprocess.run([sys.executable, "-c", code, "--help"], cwd=ROOT, text=True, capture_output=True)
+    seconds, _, loaded = done.stderr.strip().partition(" ")
+    assert done.returncode == 0 and loaded == "[]"
+    assert float(seconds) < 0.6, "typer and rich alone take about 0.25"
+    assert "solve" in done.stdout and "memories" in done.stdout
+
+
+def test_version_and_bare_call(cli: Terminal) -> None:
+    assert cli.ok("--version").startswith("latentmem 0.")
+    assert "Usage" in cli().output
+
+
+def test_the_check_after_the_last_step_is_not_called_a_step() -> None:
+    last = vote([], 8)
+    steps = [fake_step(n, 2, last, "a") for n in (1, 2, 3)]
+    assert [console.step_line(steps[:n]).split(":")[0] for n in (1, 2, 3)] == ["Step 1 of 2", "Step 2 of 2", "Final check"]
+    assert [console.step_line(steps[:n]).split(". ")[-1] for n in (1, 2, 3)] == [
+        "At most 2 s left.", "The final check is left.", "All is done."]
+    assert list(console.steps_table(steps).columns[0].cells) == ["1/2", "2/2", "check"]

@@ -1,0 +1,296 @@
+"""The engine end to end on a tiny random model: streams, cancellation, determinism, what is stored and what is not.
+
+A random model boxes nothing, so its traces get answers from their own text by a stand-in extractor: the loop is real,
+the mathematics is not. The same journeys with real weights are in test_real.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from latentmem.bank import Bank
+from latentmem.engine import Engine
+from latentmem.engine import engine as engine_module
+from latentmem.engine.loader import Place
+from latentmem.method import rollouts
+from latentmem.method.routing import chosen
+from latentmem.records import (
+    Delta,
+    Distilled,
+    Event,
+    LatentmemError,
+    Problem,
+    Receipt,
+    Retrieval,
+    Trace,
+    Vote,
+)
+from latentmem.settings import Settings
+from tests.tiny import tiny_model
+
+QUICK = {"model": "tiny", "embedder": "tiny", "rollouts": 6, "max_new_tokens": 10, "temperature": 1.2, "steps": 3,
+         "virtual_tokens": 4, "learning_rate": 0.01, "device": "cpu", "min_similarity": -1.0, "gate_votes": 1, "gate_lead": 0}
+
+
+def embed(text: str) -> np.ndarray:
+    """A unit vector from the counts of letters: near texts are near."""
+    v = np.array([text.lower().count(c) for c in "abcdefghijklmnopqrstuvwxyz0123456789"], np.float32) + 1e-3
+    return v / np.linalg.norm(v)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {"tiny": tiny_model(seed=5, num_hidden_layers=2), "other": tiny_model(seed=6, num_hidden_layers=2)}
+
+
+def new_engine(models, monkeypatch):
+    def box(text):  # three classes of answers, some traces with none
+        value = hashlib.md5(text.encode()).digest()[0]
+        return None if value % 5 == 0 else str(value % 3)
+
+    monkeypatch.setattr(rollouts, "extract_boxed", box)
+    made = Engine(Settings(**QUICK), bank=Bank(":memory:"))
+    for name, model in models.items():
+        made._shared.loader._models[Place(name, "cpu")] = model
+    made._shared.loader._embedders["tiny"] = embed
+    # A random model rarely ends by itself: let a cut-off trace count as finished.
+    whole = rollouts.Trace
+    monkeypatch.setattr(rollouts, "Trace", lambda **k: whole(**{**k, "finished": True}))
+    return made
+
+
+@pytest.fixture
+def engine(models, monkeypatch):
+    return new_engine(models, monkeypatch)
+
+
+def run(stream):
+    return list(stream)
+
+
+def of(kind, records):
+    return [r for r in records if isinstance(r, kind)]
+
+
+P = Problem("Tom has 3 apples and buys 4. How many?", answer="7")
+Q = Problem("Ann has 5 pears and eats 2. How many?", answer="3")
+
+
+def learn(engine, problem=P, **how):
+    """A problem for which the random model's votes make a memory."""
+    for i in range(30):
+        done = of(Distilled, run(engine.distil(Problem(f"{problem.text} ({i})"), **how)))[-1]
+        if done.memory:
+            return done
+    raise AssertionError("no random vote could be learnt from")
+
+
+@pytest.fixture(scope="module")
+def learnt(models):
+    """What was learnt, for the tests of what comes afterwards: one for all, which put it into a bank of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        return learn(new_engine(models, patch), keep=False)
+
+
+@pytest.fixture
+def taught(engine, learnt):
+    engine.keep(learnt)
+    return engine
+
+
+def test_think_streams_traces_and_votes(engine):
+    records = run(engine.think(P))
+    assert sorted(t.row for t in of(Trace, records)) == list(range(6))
+    votes = of(Vote, records)
+    assert len(votes) == 6 and votes[-1].total == 6 and isinstance(records[-1], Vote)
+    for t in of(Trace, records):
+        assert t.text.startswith("".join(d.text for d in of(Delta, records) if d.row == t.row)[:5])
+        assert t.tokens == len(t.token_ids) and t.entropy > 0
+
+
+def test_same_seed_same_thoughts(engine):
+    a, b = (of(Trace, run(engine.think(P))) for _ in range(2))
+    assert [t.token_ids for t in a] == [t.token_ids for t in b]
+    c = of(Trace, run(engine.changed(seed=1).think(P)))
+    assert [t.token_ids for t in a] != [t.token_ids for t in c]
+
+
+def test_distil_stores_a_memory_that_answers(engine):
+    done = learn(engine)
+    assert done.kept and done.memory.id in engine.bank
+    stored = engine.bank.get(done.memory.id)
+    assert stored.soft_prompt.shape == (4, 32) and np.isfinite(stored.soft_prompt).all()
+    assert set(stored.keys) == {"input", "kv"} and stored.best_step >= 1
+    assert stored.problem.answer is None, "ground truth never reaches a memory"
+    records = run(engine.answer(Q))
+    receipt = records[-1]
+    assert isinstance(receipt, Receipt) and receipt.used.memory_id == done.memory.id
+    assert {t.side for t in of(Trace, records)} == {"zero_shot", "memory"}
+    assert of(Retrieval, records)[0].hits[0].memory_id == done.memory.id
+    assert receipt.problem.answer is None
+    assert engine.bank.info(done.memory.id).counters.used == 1
+
+
+def test_steps_are_records_of_real_updates(engine):
+    done = learn(engine)
+    assert all(s.problem_id == done.memory.problem.id for s in done.steps)
+    trained = [s for s in done.steps if s.grad_norm > 0]
+    assert trained and trained[-1].shift > 0 and all(len(s.rewards) == 6 for s in done.steps)
+    assert done.steps[-1].note
+
+
+def test_both_sides_draw_the_same_numbers(taught):
+    """Zero-shot traces do not change because a memory is sampled beside them."""
+    off = run(taught.answer(Q, "off"))[-1]
+    auto = run(taught.answer(Q))[-1]
+    alone = [t.token_ids for t in auto.traces if t.side == "zero_shot"]
+    assert alone == [t.token_ids for t in off.traces]
+    assert off.used is None and off.memory is None and "switched off" in off.route.reason
+
+
+def test_replay_gives_the_same_tokens_and_notices_others(taught):
+    from dataclasses import replace
+
+    receipt = run(taught.answer(Q))[-1]
+    assert run(taught.replay(receipt))[-1].token_digest == receipt.token_digest
+    with pytest.raises(LatentmemError, match="other tokens"):
+        run(taught.replay(replace(receipt, token_digest="0" * 64)))
+    with pytest.raises(LatentmemError, match=r"the same tokens, but the answer .* in place of 999: the receipt was changed"):
+        run(taught.replay(replace(receipt, answer="999")))
+    strange = {**receipt.settings, "bank": "/nowhere/bank.sqlite", "model": "someone/huge", "hosted": True}
+    assert run(taught.replay(replace(receipt, settings=strange)))[-1].token_digest == receipt.token_digest
+
+
+def test_a_replay_is_no_use_of_a_memory(taught):
+    receipt = run(taught.answer(Q))[-1]
+    before = taught.bank.events(), [r.id for r in taught.bank.receipts()]
+    assert receipt.used and run(taught.replay(receipt))[-1].used
+    assert (taught.bank.events(), [r.id for r in taught.bank.receipts()]) == before
+
+
+def test_a_bank_that_cannot_be_written_costs_neither_answer_nor_memory(taught, monkeypatch):
+    def full(*_):
+        raise LatentmemError("The disk is full.")
+
+    monkeypatch.setattr(taught.bank, "keep_receipt", full)
+    monkeypatch.setattr(taught.bank, "put", full)
+    seen = []
+    with pytest.raises(LatentmemError, match="disk is full"):
+        for record in taught.answer(Q):
+            seen.append(record)
+    assert isinstance(seen[-1], Receipt) and seen[-1].answer is not None
+    seen.clear()
+    with pytest.raises(LatentmemError, match="disk is full"):
+        for record in taught.distil_many([Problem(f"{P.text} ({i})") for i in range(6)]):
+            seen.append(record)
+    done = of(Distilled, seen)
+    assert len(done) == 6 and any(d.memory for d in done) and not any(d.kept for d in done)
+
+
+@pytest.mark.parametrize("after", [1, 40, 150])
+def test_cancel_leaves_no_half_memory(engine, after):
+    stream = engine.distil(P)
+    for _ in range(after):
+        next(stream, None)
+    stream.close()
+    assert len(engine.bank) == 0 and engine.bank.verify().problems == []
+
+
+def test_keep_false_stores_nothing_until_kept(engine):
+    done = learn(engine, keep=False)
+    assert len(engine.bank) == 0 and not done.kept
+    assert engine.keep(done) == done.memory.id and len(engine.bank) == 1
+
+
+def test_nothing_learnt_is_said_and_not_kept(engine):
+    strict = engine.changed(gate_votes=7)
+    done = run(strict.distil(P))[-1]
+    assert isinstance(done, Distilled) and done.memory is None and done.reason and len(engine.bank) == 0
+    with pytest.raises(LatentmemError, match="no memory to keep"):
+        engine.keep(done)
+
+
+def test_many_together_equal_one_by_one(engine):
+    problems = [Problem(f"{P.text} ({i})") for i in range(4)]
+    together = of(Distilled, run(engine.changed(steps=2).distil_many(problems, keep=False)))
+    assert len(together) == 4
+    for problem, many in zip(sorted(problems, key=lambda p: p.id), sorted(together, key=lambda d: d.problem_id), strict=True):
+        one = run(engine.changed(steps=2).distil(problem, keep=False))[-1]
+        assert [s.rewards for s in one.steps] == [s.rewards for s in many.steps]
+        if one.memory:
+            assert np.abs(one.memory.soft_prompt - many.memory.soft_prompt).max() < 1e-3
+
+
+def test_memory_of_another_model_is_refused(taught, learnt):
+    with pytest.raises(LatentmemError, match="made by tiny and the model in use is"):
+        run(taught.changed(model="other").think(P, memory_id=learnt.memory.id))
+    for kind in ("input", "kv"):
+        with pytest.raises(LatentmemError, match="made by tiny and the model in use is"):
+            run(taught.changed(model="other", key=kind).answer(P, memory=learnt.memory.id))
+    assert run(taught.changed(model="other").answer(Q))[-1].used is None, "retrieval looks only at this model's memories"
+
+
+@pytest.mark.parametrize("name", ["vote_share", "self_certainty", "judge"])
+def test_every_verifier_settles_a_disagreement(taught, name):
+    for i in range(20):
+        receipt = run(taught.changed(verifier=name).answer(Problem(f"{Q.text} {i}")))[-1]
+        if receipt.route.scores:
+            assert receipt.route.verifier == name and set(receipt.route.scores) == {"zero_shot", "memory"}
+            return
+    raise AssertionError("no disagreement in twenty problems")
+
+
+def test_one_trace_a_side_is_judged_since_its_votes_always_tie():
+    assert chosen("vote_share", 1) == "judge" and chosen("vote_share", 2) == "vote_share"
+    assert chosen("self_certainty", 1) == "self_certainty"
+
+
+def test_feedback_counts(taught):
+    receipt = run(taught.answer(Q))[-1]
+    taught.feedback(receipt, True)
+    assert taught.bank.events(receipt.used.memory_id, kind="feedback")[0].detail == {"correct": True}
+    before = taught.bank.info(receipt.used.memory_id).counters
+    taught.feedback(receipt, True)
+    assert taught.bank.info(receipt.used.memory_id).counters == before, "a verdict counts once"
+    with pytest.raises(LatentmemError, match="judged right before, and the first verdict stays"):
+        taught.feedback(receipt, False)
+
+
+def test_a_verdict_is_taken_down_whole_or_not_at_all(taught, monkeypatch):
+    receipt = run(taught.answer(Q))[-1]
+    before, judged = taught.bank.events(), engine_module.judged
+    monkeypatch.setattr(engine_module, "judged", lambda *a: [*judged(*a), Event("m0000gone", "helped")])
+    with pytest.raises(LatentmemError, match="m0000gone"):
+        taught.feedback(receipt, True)
+    assert taught.bank.events() == before
+    monkeypatch.setattr(engine_module, "judged", judged)
+    taught.feedback(receipt, True)
+    assert [e.kind for e in taught.bank.events(receipt_id=receipt.id) if e not in before][-1] == "feedback"
+
+
+def test_thoughts_of_another_arithmetic_are_thought_again(engine):
+    run(engine.think(P))
+    engine._shared.loader._models[Place("tiny", "cpu", "float32")] = engine.model
+    assert engine._shared.thoughts.get(engine._thought_key(P)) is not None
+    assert engine._shared.thoughts.get(engine.changed(dtype="float32")._thought_key(P)) is None
+
+
+@pytest.mark.parametrize("text", ["", "   \n"])
+def test_empty_problem(text):
+    with pytest.raises(LatentmemError, match="empty"):
+        Problem(text)
+
+
+def test_problem_too_long(engine):
+    with pytest.raises(LatentmemError, match="5000 characters and the limit is 4000"):
+        run(engine.think(Problem("x" * 5000)))
+
+
+@pytest.mark.parametrize("field, value", [("temperature", float("nan")), ("rollouts", 0), ("top_p", 0), ("steps", -1),
+                                          ("verifier", "oracle"), ("nonsense", 1)])
+def test_bad_settings_name_the_field(engine, field, value):
+    with pytest.raises(LatentmemError, match=field):
+        engine.changed(**{field: value})

@@ -1,0 +1,265 @@
+"""The rows of the comparison on a tiny random model: what is shared, what is resumed, what is never seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from latentmem.evaluation.baselines.base import ONE, Cost, Form
+from latentmem.evaluation.baselines.registry import ROWS
+from latentmem.evaluation.baselines.sampler import Ask
+from latentmem.records import Distilled, LatentmemError, Problem
+from tests.baseline_samples import (  # noqa: F401
+    bare,
+    one_thread,
+    poisoned,
+    problems,
+    shared_model,
+    tiny_engine,
+    workshop,
+)
+from tests.tiny import tiny_model
+
+VOTE6 = Form("vote", 6, 1.2)
+ONLINE = [name for name, row in ROWS.items() if row.learns == "online"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return shared_model()
+
+
+@pytest.fixture
+def engine(model, monkeypatch):
+    return tiny_engine(monkeypatch, model)
+
+
+@pytest.fixture
+def shop(engine):
+    return workshop(engine, offline_steps=2)
+
+
+def taught(shop, name, n=6, start=0):
+    system = shop.make(name)
+    if ROWS[name].learns == "offline":
+        list(system.fit(problems(n, start)))
+    list(system.learn(problems(n, start)))
+    return system
+
+
+# All rows -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in ROWS if n != "offline_grpo"])
+def test_the_truth_reaches_no_row(shop, name):
+    """Every step of a row's life with problems whose truth raises when it is read."""
+    system = shop.make(name)
+    assert not system.needs_labels
+    list(system.fit(poisoned(problems(4))))
+    list(system.learn(poisoned(problems(4))))
+    for form in (ONE, VOTE6):
+        asked = poisoned(problems(2, start=20))
+        replies = list(system.reply(asked, form))
+        assert [r.problem_id for r in replies] == [p.id for p in asked]
+        for reply in replies:
+            assert reply.system == name and reply.form == form.name and reply.cost.tokens > 0 and reply.cost.read > 0
+            assert reply.votes and all(v.total == (9 if name == "vote_n" else form.traces) for v in reply.votes.values())
+
+
+@pytest.mark.parametrize("name", [n for n, row in ROWS.items() if row.learns])
+def test_a_row_resumes_from_what_it_saved(engine, name, tmp_path):
+    """Saved and loaded into a new process' objects, a row replies and goes on learning as if nothing had happened."""
+    how = {"offline_steps": 2, "rates": {"full": 1e-3}}
+    one = taught(workshop(engine, **how), name, 3)
+    one.save(tmp_path)
+    two = workshop(engine, **how).make(name)
+    two.load(tmp_path)
+    assert two.spent == one.spent and one.spent.tokens > 0
+    for system in (one, two):
+        list(system.learn(problems(2, start=10)))
+    for form in (ONE, VOTE6):
+        a, b = ([bare(r) for r in s.reply(problems(3, start=20), form)] for s in (one, two))
+        assert a == b
+        assert any(r.used for r in a) or name.startswith("offline")
+    empty = workshop(engine).make(name)
+    empty.load(tmp_path / "nothing")
+    assert empty.spent == Cost()
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_without_experience_a_row_is_the_model_alone(shop, name):
+    alone = list(shop.make("zero_shot").reply(problems(3), VOTE6))
+    for a, b in zip(alone, shop.make(name).reply(problems(3), VOTE6), strict=True):
+        assert (b.answer, b.traces, b.cost, b.used, b.hit) == (a.answer, a.traces, a.cost, False, None)
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_a_distant_past_is_not_used(engine, name):
+    shop = workshop(engine.changed(min_similarity=1.0))
+    assert not any(r.used for r in taught(shop, name, 4).reply(problems(3, start=30), ONE))
+
+
+def test_unknown_row(shop):
+    with pytest.raises(LatentmemError, match="no system 'elmo'"):
+        shop.make("elmo")
+
+
+# Vote, context, memories ----------------------------------------------------------------------------------------
+
+
+def test_the_past_stands_in_the_turn_before(shop):
+    system = taught(shop, "icl_raw")
+    new = problems(1, start=20)[0]
+    hit, past = system.past.nearest(Problem(new.text))
+    similarities = [float(shop.key(e.problem, "input") @ shop.key(new, "input")) for e in system.past.all]
+    assert hit.similarity == pytest.approx(max(similarities)) and hit.memory_id == past.problem.id
+    assert hit.margin == pytest.approx(max(similarities) - sorted(similarities)[-2], abs=1e-6)
+    chat = system.messages(past, new)
+    assert [m["role"] for m in chat] == ["user", "assistant", "user"]
+    assert past.problem.text in chat[0]["content"] and chat[1]["content"] == past.text.strip()
+    assert chat[2]["content"].startswith(new.text)
+    first = shop.sampler.sample([Ask(past.problem)], VOTE6)[0]
+    winner = first.vote.clusters[0].rows[0]
+    assert past.text == first.traces[winner].text
+
+
+def test_a_past_too_long_for_the_context_is_left_out(monkeypatch):
+    shop = workshop(tiny_engine(monkeypatch, tiny_model(seed=5, max_position_embeddings=260)))
+    system = taught(shop, "icl_raw")
+    assert system.past.all
+    replies = list(system.reply(problems(2, start=20), ONE))
+    assert not any(r.used for r in replies)
+
+
+def test_elm_routes_and_keeps_all_scores(shop):
+    system = taught(shop, "elm")
+    assert system.ids and len(system.bank) == len(system.ids)
+    seen = 0
+    for form in (ONE, VOTE6):
+        for reply in system.reply(problems(12, start=20), form):
+            assert reply.used and set(reply.votes) == {"zero_shot", "memory"} and reply.hit.memory_id in system.ids
+            if not reply.scores:
+                continue
+            seen += 1
+            assert set(reply.scores) == {"vote_share", "self_certainty", "judge"}
+            by = "judge" if form is ONE else "vote_share"
+            scores = reply.scores[by]
+            assert reply.route.verifier == by and reply.route.scores == scores
+            side = "memory" if scores["memory"] > scores["zero_shot"] else "zero_shot"
+            assert reply.route.side == side and reply.answer == reply.votes[side].label
+    assert seen > 3
+
+
+def test_elm_counts_what_it_spent(shop):
+    """The first vote, every step's rollouts, and each prompt read once to sample and once more to train."""
+    p = problems(6)
+    system = shop.make("elm")
+    done = [r for r in system.learn(p) if isinstance(r, Distilled)]
+    assert sorted(d.problem_id for d in done) == sorted(q.id for q in p)
+    first = {q.id: s for q, s in zip(p, shop.sampler.sample([Ask(q) for q in p], shop.form), strict=True)}
+    tokens = read = 0
+    for d in done:
+        prompt = first[d.problem_id].cost.read
+        tokens += first[d.problem_id].cost.tokens + sum(s.tokens for s in d.steps)
+        read += prompt + sum((prompt + 4) * (1 + (s.grad_norm > 0)) for s in d.steps)
+    assert (system.spent.tokens, system.spent.read) == (tokens, read)
+
+
+def test_memories_are_distilled_once(shop, monkeypatch):
+    taught(shop, "elm")
+    from latentmem.evaluation.baselines import teacher
+
+    def never(*_, **__):
+        raise AssertionError("distilled again")
+
+    monkeypatch.setattr(teacher, "distil", never)
+    for name in ("elm_kv", "elm_unrouted", "random_memory"):
+        assert taught(shop, name).ids
+
+
+def test_a_killed_teacher_goes_on(engine, tmp_path):
+    """Stop in the middle of the second group: the memories of the resumed run are those of the whole one."""
+    whole = taught(workshop(engine, group=2), "elm")
+    system = workshop(engine, tmp_path, group=2).make("elm")
+    stream, steps = system.learn(problems(6)), 0
+    for record in stream:
+        steps += type(record).__name__ == "Step"
+        if steps == 8:  # two problems, two steps and the final check each: in the second group
+            break
+    stream.close()
+    again = workshop(engine, tmp_path, group=2)
+    assert 0 < len(again.teacher._known) < 6
+    system = again.make("elm")
+    list(system.learn(problems(6)))
+    assert len(system.ids) == len(whole.ids)
+    for a, b in zip(system.ids, whole.ids, strict=True):
+        one, other = system.bank.get(a), whole.bank.get(b)
+        assert one.problem == other.problem and [s.rewards for s in one.steps] == [s.rewards for s in other.steps]
+        assert np.array_equal(one.soft_prompt, other.soft_prompt)
+
+
+def test_a_lesson_is_found_by_the_keys_of_the_present_embedder(engine, tmp_path):
+    taught(workshop(engine, tmp_path), "elm")
+    again = workshop(engine, tmp_path)
+    other, key = np.eye(7, dtype=np.float32)[3], again.key
+    again.key = again.teacher._key = lambda problem, kind: other if kind == "input" else key(problem, kind)
+    system = taught(again, "elm")
+    assert system.ids and all(np.array_equal(system.bank.get(i).keys["input"], other) for i in system.ids)
+
+
+def test_unrouted_takes_the_memory(shop):
+    routed, unrouted = (list(taught(shop, n).reply(problems(8, start=20), ONE)) for n in ("elm", "elm_unrouted"))
+    for a, b in zip(routed, unrouted, strict=True):
+        assert b.answer == a.votes["memory"].label and set(b.votes) == {"memory"} and b.hit == a.hit
+        assert b.cost.tokens == sum(t.tokens for t in a.traces if t.side == "memory")
+
+
+def test_random_memory_is_the_nearest_no_more_than_by_chance(shop):
+    near, far = taught(shop, "elm", 8), taught(shop, "random_memory", 8)
+    n, asked = len(near.ids), problems(200, start=100)
+    assert n >= 4
+    picks = [far.find(p).memory_id for p in asked]
+    same = sum(near.find(p).memory_id == pick for p, pick in zip(asked, picks, strict=True))
+    assert same < 200 / n + 4 * (200 / n) ** 0.5
+    counts = [picks.count(i) for i in far.ids]
+    assert min(counts) > 0 and max(counts) < 200 / n + 4 * (200 / n) ** 0.5
+    assert [far.find(p) for p in asked] == [far.find(p) for p in asked]
+
+
+def test_format_only_rewards_the_box_alone(shop):
+    """Its steps' rewards are 1 where a trace finished with any boxed answer."""
+    steps = [r for r in shop.make("format_only").learn(problems(6)) if type(r).__name__ == "Step"]
+    assert steps
+    for step in steps:
+        assert np.mean(step.rewards) == pytest.approx(step.finished)
+    assert any(s.agreement < s.finished for s in steps), "otherwise it would be the majority's reward"
+
+
+def test_untrained_prompt_is_the_text(shop, engine):
+    reply = next(iter(shop.make("untrained_prompt").reply(problems(1), ONE)))
+    soft = engine.model.text_prompt("Solve it.", 4)
+    want = shop.sampler.sample([Ask(problems(1)[0], soft, side="memory")], ONE)[0]
+    assert reply.traces == want.traces and not reply.used
+
+
+def test_untrained_routed_routes_between_the_model_alone_and_the_text(shop):
+    asked, form = problems(6), Form("vote", 3, 0.8)
+    rows = [list(shop.make(name).reply(asked, form)) for name in ("untrained_routed", "zero_shot", "untrained_prompt")]
+    for routed, alone, text in zip(*rows, strict=True):
+        assert routed.traces == (*alone.traces, *text.traces)
+        assert not routed.used and routed.hit is None
+        assert routed.answer == routed.route.answer and routed.answer in (alone.answer, text.answer)
+    assert any(r.route.scores for r in rows[0]), "otherwise nothing was routed"
+
+
+def test_retrieval_compares_what_the_settings_say(engine):
+    """With another key, every row that finds a past finds it by that key; elm_kv always by its own."""
+    shop, usual = workshop(engine.changed(key="kv")), workshop(engine)
+    kinds = {n: getattr(s, "kind", None) or s.past.kind for n in ONLINE if (s := shop.make(n))}
+    assert set(kinds.values()) == {"kv"} and shop.make("untrained_routed").kind == "kv"
+    assert {usual.make(n).kind for n in ("elm", "elm_unrouted", "untrained_routed")} == {"input"}
+    assert usual.make("elm_kv").kind == "kv" and usual.make("icl_raw").past.kind == "input"
+    elm, kv = taught(shop, "elm"), taught(usual, "elm_kv")
+    asked = problems(3, start=20)
+    assert [elm.find(p).similarity for p in asked] == pytest.approx([kv.find(p).similarity for p in asked])
+    assert [elm.find(p).similarity for p in asked] != pytest.approx([taught(usual, "elm").find(p).similarity for p in asked])

@@ -1,0 +1,241 @@
+"""The rows that train on a whole set, and elm's loop with adapters: what changes, what resumes, what is learnt from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from latentmem.evaluation.baselines.base import Course, Form
+from latentmem.evaluation.baselines.offline import (
+    ORDER,
+    FullLearner,
+    LoraLearner,
+    Offline,
+    PromptLearner,
+)
+from latentmem.evaluation.baselines.sampler import Ask
+from latentmem.method.distillation import shift
+from latentmem.method.grpo import Lot, advantages, policy_gradient
+from latentmem.method.rollouts import seed_for
+from latentmem.method.voting import rewards, vote
+from latentmem.records import LatentmemError, Problem, Step
+from tests.baseline_samples import (  # noqa: F401
+    labelled,
+    one_thread,
+    problems,
+    run,
+    shared_model,
+    tiny_engine,
+    workshop,
+)
+
+VOTE6 = Form("vote", 6, 1.2)
+OFFLINE = ("offline_prompt", "offline_lora", "offline_ttrl", "offline_grpo")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return shared_model()
+
+
+@pytest.fixture
+def engine(model, monkeypatch):
+    return tiny_engine(monkeypatch, model)
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_offline_rows_change_what_they_train_and_nothing_else(engine, name):
+    shop = workshop(engine, offline_steps=3, offline_batch=2, rates={"full": 1e-3, "lora": 1e-2})
+    before = [w.qkv.weight.clone() for w in engine.model.body.layers]
+    system = shop.make(name)
+    asked = problems(4, start=20)
+    untrained = [r.traces for r in system.reply(asked, VOTE6)]
+    steps = [r for r in system.fit(labelled(5)) if isinstance(r, Step)]
+    assert [s.step for s in steps] == [1, 1, 2, 2, 3, 3] and any(s.grad_norm > 0 for s in steps)
+    assert [r.traces for r in system.reply(asked, VOTE6)] != untrained
+    assert all(torch.equal(a, w.qkv.weight) for a, w in zip(before, engine.model.body.layers, strict=True))
+    assert system.spent.tokens == sum(s.tokens for s in steps) and list(system.learn(asked)) == []
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_a_killed_fit_goes_on(engine, name, tmp_path):
+    """Stopped after two of four steps and begun anew in another process' objects: the same parameters in the end."""
+    how = {"offline_steps": 4, "offline_batch": 2, "rates": {"full": 1e-3}}
+    p = labelled(3)
+    whole = workshop(engine, **how).make(name)
+    whole.course = replace(whole.course, every=1)
+    list(whole.fit(p))
+    one, two = (workshop(engine, tmp_path, **how).make(name) for _ in range(2))
+    one.course = two.course = whole.course
+    stream = one.fit(p)
+    while one.done < 2:
+        next(stream)
+    stream.close()
+    seen = [r.step for r in two.fit(p) if isinstance(r, Step)]
+    assert min(seen) == one.done + 1 and two.spent.tokens == whole.spent.tokens
+    for a, b in zip(whole.learner.parameters, two.learner.parameters, strict=True):
+        assert torch.equal(a, b)
+    assert len(list((tmp_path / name).glob("*.safetensors"))) == 1 and not two._optimizer.state, "moments take room"
+    three = workshop(engine, tmp_path, **how).make(name)
+    three.course = whole.course
+    assert list(three.fit(p)) == [] and three.spent.tokens == whole.spent.tokens
+    assert any(isinstance(r, Step) for r in three.fit(labelled(2))), "another set is another fit"
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone"])
+def test_a_damaged_checkpoint_is_one_sentence(engine, tmp_path, harm):
+    how = {"offline_steps": 1, "offline_batch": 2}
+    list(workshop(engine, tmp_path, **how).make("offline_prompt").fit(labelled(2)))
+    (file,) = (tmp_path / "offline_prompt").glob("*.safetensors")
+    file.unlink() if harm == "gone" else file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(LatentmemError, match=r"offline_prompt cannot be read .*: delete that folder to learn again"):
+        list(workshop(engine, tmp_path, **how).make("offline_prompt").fit(labelled(2)))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_sentence(engine, tmp_path):
+    (tmp_path / "offline_prompt" / "step1.safetensors.part").mkdir(parents=True)
+    with pytest.raises(LatentmemError, match=r"step1.safetensors cannot be written \(.*\): make room or give another folder"):
+        list(workshop(engine, tmp_path, offline_steps=1, offline_batch=2).make("offline_prompt").fit(labelled(2)))
+
+
+def test_every_problem_has_its_turn(engine):
+    system = workshop(engine, offline_batch=4).make("offline_prompt")
+    given = problems(6)
+    turns = [p.id for step in (1, 2, 3) for p in system._turn(given, step)]
+    assert sorted(turns[:6]) == sorted(turns[6:]) == sorted(p.id for p in given) and turns[:6] != turns[6:]
+    other = workshop(engine, offline_batch=4).make("offline_ttrl")
+    assert [p.id for step in (1, 2, 3) for p in other._turn(given, step)] == turns
+
+
+@pytest.mark.parametrize(("n", "batch"), [(6, 4), (5, 2), (7, 3), (3, 4), (1, 4), (8, 4), (12, 4), (4, 1)])
+def test_no_step_holds_a_problem_twice_and_each_comes_once_in_every_turn(engine, n, batch):
+    """Two groups of one problem in a step would have the same rollouts."""
+    system = workshop(engine, offline_batch=batch).make("offline_prompt")
+    given, size = problems(n), min(batch, n)
+    turns = [[p.id for p in system._turn(given, step)] for step in range(1, 3 * n + 1)]
+    assert all(len(turn) == size == len(set(turn)) for turn in turns)
+    met = [i for turn in turns for i in turn]
+    assert all(len(set(met[start : start + n])) == n for start in range(0, len(met), n))
+    if n % size == 0:  # as it always was, so that runs made before can be made again
+        orders = [np.random.Generator(np.random.Philox(seed_for(system.sampler.seed, ORDER, k, 0))).permutation(n)
+                  for k in range(len(met) // n)]
+        assert met == [given[i].id for order in orders for i in order]
+
+
+def test_grpo_learns_from_the_truth_and_says_so(engine, monkeypatch):
+    """Its rewards are the truth's; the others' are the majority's. Without labels it refuses."""
+    system = workshop(engine, offline_steps=2).make("offline_grpo")
+    assert system.needs_labels
+    given = labelled(4)
+    seen = {}
+    payoff = Offline._payoff
+
+    def watched(self, problem, group, now):
+        out = payoff(self, problem, group, now)
+        seen[problem.id, len(seen)] = ([float(t.answer == "1") for t in group], list(out))
+        return out
+
+    monkeypatch.setattr(Offline, "_payoff", watched)
+    list(system.fit(given))
+    assert len(seen) == 8 and all(want == got for want, got in seen.values()) and any(sum(w) for w, _ in seen.values())
+    with pytest.raises(LatentmemError, match="has none: give it an answer"):
+        list(workshop(engine).make("offline_grpo").fit([Problem("What is 1 + 1?")]))
+    with pytest.raises(LatentmemError, match="no problems to learn from"):
+        list(workshop(engine).make("offline_prompt").fit([]))
+
+
+def test_a_batch_of_one_is_a_single_memorys_gradient(engine, model):
+    """offline_prompt on one problem takes the step that policy_gradient says."""
+    shop = workshop(engine)
+    for problem in problems(12):
+        system = Offline("offline_prompt", shop.sampler, lambda: PromptLearner(model, "Solve it.", 4), shop.recipe,
+                         Course(1, 1, 0.01))
+        (step,) = (r for r in system.fit([problem]) if isinstance(r, Step))
+        if step.note:
+            continue
+        soft = torch.nn.Parameter(model.text_prompt("Solve it.", 4))
+        system.reset()
+        (traces,) = system._sample([problem], 1)
+        run(policy_gradient(model, [Lot(problem, soft, traces, advantages(rewards(traces, vote(traces))))], 1.2))
+        assert step.grad_norm == pytest.approx(float(soft.grad.norm()), rel=1e-4)
+        return
+    raise AssertionError("no group of twelve had a gradient")
+
+
+def test_lora_memories_answer_with_their_own_adapter(engine):
+    shop = workshop(engine, rates={"lora": 0.03})
+    system = shop.make("elm_lora")
+    list(system.learn(problems(8)))
+    assert len(system.ids) >= 2
+    asked = problems(6, start=20)
+    used = set()
+    for problem, reply in zip(asked, system.reply(asked, VOTE6), strict=True):
+        lora = system.teacher.model
+        adapted = lora.adapted(torch.from_numpy(system.bank.get(reply.hit.memory_id).soft_prompt.copy()), "x")
+        want = shop.sampler.of(adapted).sample([Ask(problem, side="memory")], VOTE6)[0]
+        mine = [t.token_ids for t in reply.traces if t.side == "memory"]
+        assert mine == [t.token_ids for t in want.traces]
+        assert mine != [t.token_ids for t in reply.traces if t.side == "zero_shot"]
+        used.add(reply.hit.memory_id)
+    assert len(used) > 1, "more than one adapter was in play"
+
+
+def test_a_learners_model_is_told_apart(engine):
+    """After a step its rollouts have other keys in the sampler's memory."""
+    for learner in (LoraLearner(engine.model), FullLearner(engine.model)):
+        learner.stamp()
+        before = learner.model.fingerprint
+        with torch.no_grad():
+            learner.parameters[0].add_(1e-3)
+        learner.changed()
+        learner.stamp()
+        assert learner.model.fingerprint not in (before, engine.model.fingerprint)
+
+
+def test_a_soft_prompt_stays_within_its_trust_region_and_tells_how_far_it_is(engine, tmp_path):
+    def shifts(name, folder=None, **settings):
+        shop = workshop(engine.changed(**settings), folder, offline_steps=3, offline_batch=2, rates={"lora": 1e-2})
+        system = shop.make(name)
+        return system, [s.shift for s in system.fit(problems(4)) if isinstance(s, Step)]
+
+    free, far = shifts("offline_prompt")
+    assert far[-1] == shift(free.learner.soft.detach(), free.learner.start) and max(far) > 0.01
+    near = shifts("offline_prompt", tmp_path, max_shift=0.01)
+    assert max(near[1]) == pytest.approx(0.01, rel=1e-4)
+    again = workshop(engine.changed(max_shift=0.01), tmp_path, offline_steps=3, offline_batch=2, rates={"lora": 1e-2})
+    loaded = again.make("offline_prompt")
+    assert list(loaded.fit(problems(4))) == [] and torch.equal(loaded.learner.soft, near[0].learner.soft)
+    assert set(shifts("offline_lora", max_shift=0.01)[1]) == {0.0}, "weights have no start to be near to"
+
+
+def test_a_gradient_that_is_not_finite_is_refused_and_said(engine, monkeypatch):
+    def broken(self, lots, temperature):
+        self.soft.grad = torch.full_like(self.soft, float("nan"))
+        yield 1, 1
+        return [float("nan")] * len(lots)
+
+    monkeypatch.setattr(PromptLearner, "gradient", broken)
+    system = workshop(engine, offline_steps=3).make("offline_prompt")
+    steps = [s for s in system.fit(problems(4)) if isinstance(s, Step)]
+    refused = [s for s in steps if s.note == "the gradient was not finite"]
+    assert refused and all(s.note for s in steps) and {(s.loss, s.grad_norm, s.shift) for s in steps} == {(0.0, 0.0, 0.0)}
+    assert torch.equal(system.learner.soft, system.learner.start)
+
+
+def test_lessons_of_another_device_or_arithmetic_are_other_lessons(engine, model, monkeypatch):
+    shop, (problem,) = workshop(engine), problems(1)
+    offline = shop.make("offline_prompt")
+
+    def names():
+        offline._begin([problem])
+        return shop.teacher._name(problem), offline.taught
+
+    usual = names()
+    for part, other in (("device", torch.device("meta")), ("arithmetic", "int8")):
+        with monkeypatch.context() as m:
+            m.setattr(type(model.body), part, property(lambda body, other=other: other))
+            assert all(a != b for a, b in zip(usual, names(), strict=True)), part
+    assert names() == usual

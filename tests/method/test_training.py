@@ -1,0 +1,155 @@
+"""The gradient of the shared-prefix, micro-batched step equals that of the plain computation. Tiny random weights."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from latentmem.method.distillation import Recipe, _learner, _step
+from latentmem.method.grpo import Lot, advantages, budget_in, default_budget, policy_gradient
+from latentmem.method.prompts import solve_messages
+from latentmem.method.rollouts import Job, sample
+from latentmem.method.voting import vote
+from latentmem.model.kv_cache import Tape
+from latentmem.records import Problem, Step, Trace
+from tests.tiny import tiny_hf, tiny_model
+
+
+def traces(seed, lengths):
+    g = torch.Generator().manual_seed(seed)
+    return [Trace(i, "", None, True, n, token_ids=tuple(torch.randint(0, 256, (n,), generator=g).tolist()))
+            for i, n in enumerate(lengths)]
+
+
+def plain(family, model, lot, temperature):
+    """The same loss through transformers' own forward pass, one row at a time, nothing shared."""
+    hf, soft = tiny_hf(family), lot.soft.detach().clone().requires_grad_()
+    total = sum(t.tokens for t in lot.traces)
+    prompt = model.render(solve_messages(lot.problem.text))
+    loss = 0.0
+    for t, a in zip(lot.traces, lot.advantages.tolist(), strict=True):
+        ids = torch.tensor(prompt + t.token_ids)
+        logits = hf(inputs_embeds=torch.cat((soft, hf.model.embed_tokens(ids)))[None]).logits[0]
+        log_p = (logits[len(soft) + len(prompt) - 1 : -1] / temperature).log_softmax(-1)
+        loss = loss - a / total * log_p.gather(1, torch.tensor(t.token_ids)[:, None]).sum()
+    (grad,) = torch.autograd.grad(loss, soft)
+    return float(loss.detach()), grad
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+@pytest.mark.parametrize("budget", [1, 24, 10_000])
+def test_gradient_equals_the_plain_one(family, budget):
+    model, lots = tiny_model(family), []
+    for i, text in enumerate(["What is 1+1?", "A much longer question: what is twelve times nine?"]):
+        soft = torch.nn.Parameter(torch.randn(4, 32, generator=torch.Generator().manual_seed(i)) * 0.3)
+        lots.append(Lot(Problem(text), soft, traces(i, [5, 1, 9, 12]), advantages([1, 0, 0, 1 - i])))
+    gradient = policy_gradient(model, lots, 0.8, budget=budget)
+    ticks = []
+    while True:
+        try:
+            ticks.append(next(gradient))
+        except StopIteration as end:
+            losses = end.value
+            break
+    assert ticks[-1] == (8, 8) and (len(ticks) == 9 if budget == 1 else len(ticks) < 9)
+    for lot, loss in zip(lots, losses, strict=True):
+        want, grad = plain(family, model, lot, 0.8)
+        assert loss == pytest.approx(want, abs=1e-4)
+        assert torch.allclose(lot.soft.grad, grad, atol=1e-5, rtol=1e-3)
+        assert grad.abs().max() > 1e-4
+
+
+def test_rows_of_zero_advantage_are_skipped():
+    model = tiny_model()
+    lot = Lot(Problem("2+2?"), torch.nn.Parameter(torch.randn(2, 32)), traces(0, [3, 4, 5]), torch.tensor([1.0, 0.0, -1.0]))
+    assert list(policy_gradient(model, [lot], 1.0, budget=1)) == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_base_weights_gather_no_gradient():
+    model = tiny_model()
+    lot = Lot(Problem("2+2?"), torch.nn.Parameter(torch.randn(2, 32)), traces(0, [3, 4]), advantages([1, 0]))
+    for _ in policy_gradient(model, [lot], 1.0):
+        pass
+    assert lot.soft.grad is not None
+    assert model.body.embedding.grad is None and not model.body.layers[0].qkv.weight.requires_grad
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+@pytest.mark.parametrize("budget", [1, 60, 10_000])
+def test_gradient_from_what_decoding_computed_equals_the_one_computed_again(family, budget):
+    model, texts = tiny_model(family), ["What is 1+1?", "A much longer question: what is twelve times nine?"]
+    softs = [torch.randn(4, 32, generator=torch.Generator().manual_seed(i)) * 0.3 for i in range(2)]
+    jobs = [Job(Problem(t), 5, s, "memory", 1) for t, s in zip(texts, softs, strict=True)]
+    model.ends, tape = frozenset(range(30)), Tape(10, 24)  # rollouts end early and leave the batch
+    groups = [[], []]
+    for job, record in sample(model, jobs, seed=3, temperature=1.0, max_new_tokens=24, tape=tape):
+        if isinstance(record, Trace):
+            groups[job].append(record)
+    assert len({t.tokens for g in groups for t in g}) > 3, "rows of several lengths"
+    grads = []
+    for recorded in (None, tape):
+        lots = [Lot(Problem(t), torch.nn.Parameter(s.clone()), sorted(g, key=lambda r: r.row),
+                    advantages([1, 0, 0, 1, 0]), recorded, i * 5)
+                for i, (t, s, g) in enumerate(zip(texts, softs, groups, strict=True))]
+        for _ in policy_gradient(model, lots, 1.0, budget=budget):
+            pass
+        grads.append(torch.stack([lot.soft.grad for lot in lots]))
+    assert grads[0].abs().max() > 1e-4
+    assert (grads[0] - grads[1]).norm() < 2e-3 * grads[0].norm()  # float16 on the tape
+
+
+def test_tape_rows_that_end_read_as_zeros():
+    tape = Tape(3, 4)
+    for position, live in enumerate(([0, 1, 2], [0, 2], [2])):
+        tape.turn(live, position)
+        tape.write((0, "out"), torch.tensor([[[10.0 * row + position]] for row in live]))
+    got = tape.read((0, "out"), torch.tensor([2, 0]), 3)
+    assert got.tolist() == [[[20.0], [21.0], [22.0]], [[0.0], [1.0], [0.0]]]
+
+
+def test_tape_holds_large_numbers_and_refuses_large_batches():
+    for dtype in (torch.float32, torch.bfloat16):
+        tape, large = Tape(1, 1), torch.tensor([[[1e6, -1e6]]], dtype=dtype)
+        tape.turn([0], 0)
+        tape.write((0, "down"), large)
+        assert tape.read((0, "down"), torch.tensor([0]), 1).tolist() == [[[65504.0, -65504.0]]]
+        assert large.abs().min() > 9e5, "what is written is left as it is"
+    assert Tape.fits(8, 320, 300_000) and not Tape.fits(64, 320, 300_000)
+
+
+@pytest.mark.parametrize("free, token, budget", [
+    (68_000_000_000, 3_215_360, 10_574),  # Llama-3.1-8B on 80 GiB: 34e9 / 3,215,360 = 10,574.2
+    (8_000_000_000, 3_215_360, 1244),  # and on 24 GB: 4e9 / 3,215,360 = 1244.03
+    (84_000_000_000, 671_040, 16_384),  # a small model has room for more than is of use
+    (1_000_000_000, 3_215_360, 256), (-5, 3_215_360, 256),
+])
+def test_a_micro_batch_is_as_large_as_a_gpus_memory_allows(free, token, budget):
+    assert budget_in(free, token) == budget
+
+
+def test_a_micro_batch_is_sized_by_the_device():
+    """Llama-3.1-8B's numbers stand in for a model on a GPU."""
+    gate_up = SimpleNamespace(weight=range(28_672))
+    body = SimpleNamespace(device=torch.device("cuda"), spare=68_000_000_000, dtype=torch.bfloat16, hidden=4096, heads=32,
+                           kv_heads=8, head_dim=128, layers=(SimpleNamespace(gate_up=gate_up),) * 32)
+    assert default_budget(body) == 10_574
+    assert default_budget(tiny_model().body) == 256
+
+
+def test_the_time_of_training_includes_the_update(monkeypatch):
+    model, recipe = tiny_model(), Recipe(rollouts=2, max_new_tokens=3, virtual_tokens=2, init_text="Think.")
+    group = traces(0, [3, 4])
+    live = {i: _learner(model, Problem(f"{i}+2?"), group, vote(group, side="zero_shot"), recipe) for i in range(2)}
+    monkeypatch.setattr("latentmem.method.distillation._look", lambda *_, **__: "")
+    monkeypatch.setattr("latentmem.method.distillation._update", lambda *_: (time.sleep(0.15), (0.5, ""))[1])
+
+    def gradient(_, lots, __):
+        yield len(lots), len(lots)
+        return [0.0] * len(lots)
+
+    steps = [r for _, r in _step(model, live, 1, recipe, "majority", gradient) if isinstance(r, Step)]
+    assert [s.grad_norm for s in steps] == [0.5, 0.5]
+    assert steps[0].seconds_train == steps[1].seconds_train >= 0.15, "two updates, shared evenly"
