@@ -10,7 +10,9 @@ from latentmem.settings import Settings
 from latentmem.ui import build, launch_options, prepare
 
 try:
-    engine = prepare(Engine(Settings()))  # no model is loaded yet; every setting can come from the environment
+    engine = prepare(
+        Engine(Settings())
+    )  # no model is loaded yet; every setting can come from the environment
     options = launch_options(engine)
 except LatentmemError as e:
     sys.exit(str(e))

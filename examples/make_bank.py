@@ -26,14 +26,23 @@ def chosen(problems: list[Problem], each: int, skip: int = 0) -> list[Problem]:
     families: dict[str, list[Problem]] = {}
     for problem in problems:
         families.setdefault(problem.source, []).append(problem)
-    return [family[i] for i in range(skip, skip + each) for family in families.values() if i < len(family)]
+    return [
+        family[i]
+        for i in range(skip, skip + each)
+        for family in families.values()
+        if i < len(family)
+    ]
 
 
 def noted(log: Path) -> set[str]:
     """The ids of problems that are done, with a memory or without."""
     if not log.exists():
         return set()
-    return {json.loads(line)["problem"] for line in log.read_text(encoding="utf-8").splitlines() if line.strip()}
+    return {
+        json.loads(line)["problem"]
+        for line in log.read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    }
 
 
 def distil(engine: Engine, problems: list[Problem], log: Path, batch: int) -> Iterator[Distilled]:
@@ -41,23 +50,41 @@ def distil(engine: Engine, problems: list[Problem], log: Path, batch: int) -> It
     done = noted(log) | {info.problem.id for info in engine.bank.infos()}
     left = [p for p in problems if p.id not in done]
     for i in range(0, len(left), batch):
-        for record in engine.distil_many(left[i: i + batch]):
+        for record in engine.distil_many(left[i : i + batch]):
             if isinstance(record, Step):
-                print(f"  {record.problem_id}: step {record.step} of {record.steps}, agreement {record.agreement:.0%}",
-                      flush=True)
+                print(
+                    f"  {record.problem_id}: step {record.step} of {record.steps}, agreement {record.agreement:.0%}",
+                    flush=True,
+                )
             elif isinstance(record, Distilled):
                 memory = record.memory.id if record.memory is not None else None
                 with log.open("a", encoding="utf-8") as f:
-                    f.write(json.dumps({"problem": record.problem_id, "memory": memory, "reason": record.reason}) + "\n")
+                    f.write(
+                        json.dumps(
+                            {
+                                "problem": record.problem_id,
+                                "memory": memory,
+                                "reason": record.reason,
+                            }
+                        )
+                        + "\n"
+                    )
                 yield record
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=HERE / "bank.zip")
-    parser.add_argument("--work", type=Path, help="folder for what is done so far (default: one of these settings)")
+    parser.add_argument(
+        "--work", type=Path, help="folder for what is done so far (default: one of these settings)"
+    )
     parser.add_argument("--each", type=int, default=2, help="problems of each family")
-    parser.add_argument("--skip", type=int, default=0, help="problems of each family that are left out at its beginning")
+    parser.add_argument(
+        "--skip",
+        type=int,
+        default=0,
+        help="problems of each family that are left out at its beginning",
+    )
     parser.add_argument("--batch", type=int, default=2, help="problems distilled in one batch")
     args = parser.parse_args()
     # What other settings have done is no part of this bank.
@@ -65,12 +92,20 @@ def main() -> None:
     args.work = args.work or Path(tempfile.gettempdir()) / f"latentmem-make-bank-{made}"
     args.work.mkdir(parents=True, exist_ok=True)
     engine = Engine(Settings(bank=args.work / "bank.sqlite"))
-    problems, began = chosen(list(read_problems(HERE / "problems.jsonl")), args.each, args.skip), time.monotonic()
+    problems, began = (
+        chosen(list(read_problems(HERE / "problems.jsonl")), args.each, args.skip),
+        time.monotonic(),
+    )
     for result in distil(engine, problems, args.work / "done.jsonl", args.batch):
         what = result.memory.id if result.memory is not None else "no memory"
-        print(f"{result.problem_id}: {what}, {time.monotonic() - began:.0f} s after the start. {result.reason}", flush=True)
+        print(
+            f"{result.problem_id}: {what}, {time.monotonic() - began:.0f} s after the start. {result.reason}",
+            flush=True,
+        )
     report = engine.bank.export_zip(args.out)
-    print(f"{report.memories} memories of {len(problems)} problems, {args.out.stat().st_size / 1e6:.1f} MB: {args.out}")
+    print(
+        f"{report.memories} memories of {len(problems)} problems, {args.out.stat().st_size / 1e6:.1f} MB: {args.out}"
+    )
 
 
 if __name__ == "__main__":

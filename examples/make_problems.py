@@ -77,17 +77,29 @@ def discount(price: int, percent: int, extra: int) -> int | None:
 
 FAMILIES: dict[str, Callable[..., int | None]] = {
     "change": change,
-    "distance": lambda speed, hours, speed2, hours2: None if speed == speed2 else speed * hours + speed2 * hours2,
-    "sharing": lambda things, groups, eaten: positive((things - eaten) % groups) if things > 3 * groups else None,
+    "distance": lambda speed, hours, speed2, hours2: None
+    if speed == speed2
+    else speed * hours + speed2 * hours2,
+    "sharing": lambda things, groups, eaten: positive((things - eaten) % groups)
+    if things > 3 * groups
+    else None,
     "ages": ages,
     "discount": discount,
     "work": work,
-    "mixture": lambda a_kg, cheap, b_kg, dear: whole(a_kg * cheap + b_kg * dear, a_kg + b_kg) if a_kg != b_kg else None,
-    "perimeter": lambda long, short, gap: positive(2 * (long + short) - gap) if long > short else None,
-    "area": lambda long, short, hole: positive(long * short - hole * hole) if long > short > hole else None,
+    "mixture": lambda a_kg, cheap, b_kg, dear: whole(a_kg * cheap + b_kg * dear, a_kg + b_kg)
+    if a_kg != b_kg
+    else None,
+    "perimeter": lambda long, short, gap: positive(2 * (long + short) - gap)
+    if long > short
+    else None,
+    "area": lambda long, short, hole: positive(long * short - hole * hole)
+    if long > short > hole
+    else None,
     "sequence": lambda first, step, n: first + (n - 1) * step,
     "equation": lambda times, plus, result: positive(whole(result - plus, times)),
-    "saving": lambda goal, start, week: positive(whole(goal - start, week)) if goal > start else None,
+    "saving": lambda goal, start, week: positive(whole(goal - start, week))
+    if goal > start
+    else None,
     "average": lambda mean, n, new: positive(whole(mean * n + new, n + 1)) if new != mean else None,
 }
 
@@ -103,7 +115,9 @@ def people(rng: random.Random) -> dict[str, str]:
     return words
 
 
-def tell(family: str, wording: int, rng: random.Random, told: set[str]) -> tuple[str, int, dict[str, int]]:
+def tell(
+    family: str, wording: int, rng: random.Random, told: set[str]
+) -> tuple[str, int, dict[str, int]]:
     """A new statement, its answer and its numbers. Numbers that give no sensible answer are thrown away."""
     statement, ranges = WORDINGS[family][wording % len(WORDINGS[family])]
     for _ in range(DRAWS):
@@ -125,7 +139,9 @@ def make(seed: int = SEED, per_family: int = PER_FAMILY) -> list[Made]:
         rng = random.Random(f"{seed}/{family}")
         for i in range(per_family):
             made.append(Made(f"{family}-{i + 1}", family, *tell(family, i, rng, told)))
-    return sorted(made, key=lambda m: int(m.id.rsplit("-", 1)[1]))  # stable: keeps the families' order within a round
+    return sorted(
+        made, key=lambda m: int(m.id.rsplit("-", 1)[1])
+    )  # stable: keeps the families' order within a round
 
 
 def text() -> str:

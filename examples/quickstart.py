@@ -2,9 +2,13 @@
 
 from latentmem import Engine, Problem, Settings
 
-problem = Problem("A taxi charges $5 to start and $2 for every mile. Dmitri's ride costs $37. How many miles was it?")
-neighbour = Problem("A plumber asks 30 euros for coming and 45 euros for each hour of work. The bill is 345 euros. "
-                    "How many hours did the plumber work?")
+problem = Problem(
+    "A taxi charges $5 to start and $2 for every mile. Dmitri's ride costs $37. How many miles was it?"
+)
+neighbour = Problem(
+    "A plumber asks 30 euros for coming and 45 euros for each hour of work. The bill is 345 euros. "
+    "How many hours did the plumber work?"
+)
 
 engine = Engine(Settings(seed=1))
 *_, vote = engine.think(problem)

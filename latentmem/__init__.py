@@ -22,13 +22,25 @@ if TYPE_CHECKING:
 # cores with one neighbour, against 130 ms with passive waiting. Who has the machine alone can set GOMP_SPINCOUNT=20000:
 # 116 against 80 tokens/s at 8 rows, but 8 against 29 beside one busy process.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ |= {"OMP_WAIT_POLICY": "passive", "LATENTMEM_WAITS": "1"}  # it was us: the bench's peers wait as they would
+    os.environ |= {
+        "OMP_WAIT_POLICY": "passive",
+        "LATENTMEM_WAITS": "1",
+    }  # it was us: the bench's peers wait as they would
 # Large temporary tensors cost page faults; huge pages halve them.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 __version__ = "0.1.0"
-__all__ = ["Bank", "Engine", "LatentmemError", "Memory", "Problem", "Receipt", "Settings", "__version__"]
+__all__ = [
+    "Bank",
+    "Engine",
+    "LatentmemError",
+    "Memory",
+    "Problem",
+    "Receipt",
+    "Settings",
+    "__version__",
+]
 
 _HOME = {
     "Bank": "bank",

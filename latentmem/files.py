@@ -12,11 +12,20 @@ from typing import Any
 from .records import LatentmemError
 
 
-def write_whole(file: Path, text: str, remedy: str = "give another file", *, folders: bool = False, name: str = "") -> None:
+def write_whole(
+    file: Path,
+    text: str,
+    remedy: str = "give another file",
+    *,
+    folders: bool = False,
+    name: str = "",
+) -> None:
     """Write a file whole or not at all: what it held stays until then. `folders`: make those that lead to it. Raises
     LatentmemError with this remedy, which calls the file by `name` or its path."""
     try:
-        if file.exists() and not file.is_file():  # a pipe or a device, such as /dev/stdout, cannot be replaced
+        if (
+            file.exists() and not file.is_file()
+        ):  # a pipe or a device, such as /dev/stdout, cannot be replaced
             file.write_text(text, encoding="utf-8")
             return
         whole = file.resolve()  # a link goes on pointing to it
@@ -32,9 +41,13 @@ def write_whole(file: Path, text: str, remedy: str = "give another file", *, fol
         finally:
             part.unlink(missing_ok=True)
     except (OSError, RuntimeError) as e:  # RuntimeError: links in a circle
-        raise LatentmemError(f"{name or file} cannot be written ({getattr(e, 'strerror', None) or e}): {remedy}.") from None
+        raise LatentmemError(
+            f"{name or file} cannot be written ({getattr(e, 'strerror', None) or e}): {remedy}."
+        ) from None
+
 
 # ---------- Small files that survive a kill: lines that are only ever appended, and files that are replaced whole.
+
 
 @contextmanager
 def _touched(path: Path, how: str) -> Iterator[None]:
@@ -42,8 +55,10 @@ def _touched(path: Path, how: str) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        raise LatentmemError(f"{path} cannot be {how} ({e.strerror}): make room or give another folder, then start again to go "
-                             "on.") from None
+        raise LatentmemError(
+            f"{path} cannot be {how} ({e.strerror}): make room or give another folder, then start again to go "
+            "on."
+        ) from None
 
 
 class Log:
@@ -76,8 +91,10 @@ class Log:
                 try:
                     values.append(json.loads(line))
                 except ValueError as e:
-                    raise LatentmemError(f"{self.path}, line {number} is damaged ({e}): delete the line, or the file, "
-                                         "and what it held is computed again.") from None
+                    raise LatentmemError(
+                        f"{self.path}, line {number} is damaged ({e}): delete the line, or the file, "
+                        "and what it held is computed again."
+                    ) from None
         return values
 
     def append(self, value: Any) -> None:
@@ -117,4 +134,6 @@ def read_json(path: Path) -> Any:
         except FileNotFoundError:
             return None
         except ValueError as e:
-            raise LatentmemError(f"{path} is damaged ({e}): delete its folder to learn again.") from None
+            raise LatentmemError(
+                f"{path} is damaged ({e}): delete its folder to learn again."
+            ) from None

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 Side = Literal["zero_shot", "memory"]
 KeyKind = Literal["input", "kv"]
 EventKind = Literal[
-    "retrieved", "used", "agreed", "verifier_won", "helped", "hurt", "feedback", "quarantined", "released", "note", "tag"
+    "retrieved",
+    "used",
+    "agreed",
+    "verifier_won",
+    "helped",
+    "hurt",
+    "feedback",
+    "quarantined",
+    "released",
+    "note",
+    "tag",
 ]
 R = TypeVar("R")
 MOST_TOKENS = 512  # virtual tokens of a soft prompt that is made, or comes in an archive
@@ -214,7 +224,12 @@ class Memory:
         prompt = np.ascontiguousarray(self.soft_prompt, dtype="<f4")
         shape = "x".join(map(str, prompt.shape))
         p = self.problem
-        return "m" + digest(p.id, p.text, p.source, self.model, self.label or "", shape, prompt.tobytes())[:16]
+        return (
+            "m"
+            + digest(p.id, p.text, p.source, self.model, self.label or "", shape, prompt.tobytes())[
+                :16
+            ]
+        )
 
     @property
     def label(self) -> str | None:
@@ -299,7 +314,9 @@ class Route:
     answer: str | None
     agreed: bool
     reason: str
-    scores: Mapping[str, float] = field(default_factory=dict)  # side -> verifier score, when they disagreed
+    scores: Mapping[str, float] = field(
+        default_factory=dict
+    )  # side -> verifier score, when they disagreed
     verifier: str = ""
 
 
@@ -352,7 +369,9 @@ class Distilled:
     kept: bool = False  # True once the bank has acknowledged it
 
 
-Record = Status | Delta | Trace | Vote | Step | Retrieval | Receipt | Distilled  # what the engine's generators yield
+Record = (
+    Status | Delta | Trace | Vote | Step | Retrieval | Receipt | Distilled
+)  # what the engine's generators yield
 
 
 def to_dict(record: Any) -> dict[str, Any]:
@@ -375,13 +394,20 @@ def from_json(kind: type[R], text: str | bytes, what: str = "") -> R:
 
     what = what or kind.__name__
     try:
-        return _checker(kind).validate_python((json.loads(text, parse_constant=_finite, parse_float=_finite),))[0]
+        return _checker(kind).validate_python(
+            (json.loads(text, parse_constant=_finite, parse_float=_finite),)
+        )[0]
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(map(str, first["loc"][1:])) or "record"
         where = where if where.isprintable() else repr(where)
-        raise LatentmemError(f"{what}: {where}: {first['msg']} (got {str(first['input'])[:80]!r}).") from None
-    except (ValueError, RecursionError) as e:  # also JSONDecodeError, UnicodeDecodeError, integers of 4300 digits
+        raise LatentmemError(
+            f"{what}: {where}: {first['msg']} (got {str(first['input'])[:80]!r})."
+        ) from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as e:  # also JSONDecodeError, UnicodeDecodeError, integers of 4300 digits
         raise LatentmemError(f"{what} is not valid JSON ({str(e)[:120]}).") from None
 
 
@@ -398,6 +424,7 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:20]} is not a finite number")
     return value
+
 
 # ---------- Problems from a JSONL file: one JSON object a line with `problem`, and optionally `id`, `answer` and `source`.
 
@@ -416,7 +443,9 @@ def read_problems(file: Path) -> Iterator[Problem]:
                 if line.strip():
                     yield parse_problem(line, f"{file}, line {number}")
     except OSError as e:
-        raise LatentmemError(f"{file} cannot be read ({e.strerror}): give a JSONL file of problems.") from None
+        raise LatentmemError(
+            f"{file} cannot be read ({e.strerror}): give a JSONL file of problems."
+        ) from None
     except UnicodeDecodeError:
         raise LatentmemError(f"{file} is not UTF-8: save it as UTF-8.") from None
 
@@ -425,21 +454,30 @@ def parse_problem(line: str, where: str) -> Problem:
     """One line. `where` names it in the error."""
     try:
         data = json.loads(line)
-    except (ValueError, RecursionError) as e:  # ValueError: not JSON, or a number of thousands of digits
+    except (
+        ValueError,
+        RecursionError,
+    ) as e:  # ValueError: not JSON, or a number of thousands of digits
         raise LatentmemError(f"{where} is not JSON ({e}): write one JSON object a line.") from None
     if not isinstance(data, dict) or data.get("problem") is None:
-        raise LatentmemError(f"{where} has no member \"problem\": write {{\"problem\": \"...\"}}.")
+        raise LatentmemError(f'{where} has no member "problem": write {{"problem": "..."}}.')
     given = {name: data[name] for name in MEMBERS if data.get(name) is not None}
     given["answer"] = gold(given.get("answer"))
     for name, value in given.items():
         if not isinstance(value, str) and (name, value) != ("answer", None):
-            raise LatentmemError(f"{where}: {name} is {json.dumps(value)[:40]}: it must be a string.")
+            raise LatentmemError(
+                f"{where}: {name} is {json.dumps(value)[:40]}: it must be a string."
+            )
         if value and any("\ud800" <= c <= "\udfff" for c in value):
             raise LatentmemError(f"{where}: {name} holds half a character: write it in UTF-8.")
     try:
-        return Problem(given["problem"], given.get("id", ""), given["answer"], given.get("source", ""))
+        return Problem(
+            given["problem"], given.get("id", ""), given["answer"], given.get("source", "")
+        )
     except LatentmemError:
-        raise LatentmemError(f"{where}: the problem is empty: write its text, or leave the line out.") from None
+        raise LatentmemError(
+            f"{where}: the problem is empty: write its text, or leave the line out."
+        ) from None
 
 
 def gold(answer: Any) -> Any:
@@ -459,4 +497,6 @@ def gold(answer: Any) -> Any:
     return None if cut_off or text.strip().casefold() in ("", "nan") else text.strip()
 
 
-_CALCULATED = re.compile(r"<<[^<>\n]*=[^<>\n]*>>")  # GSM8K's notes to a calculator, as in <<3*4=12>>
+_CALCULATED = re.compile(
+    r"<<[^<>\n]*=[^<>\n]*>>"
+)  # GSM8K's notes to a calculator, as in <<3*4=12>>

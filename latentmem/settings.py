@@ -20,56 +20,118 @@ from .records import MOST_TOKENS, KeyKind, LatentmemError
 class Settings(BaseSettings):
     """What the engine does by default. Frozen; `changed(...)` gives a checked copy."""
 
-    model_config = SettingsConfigDict(env_prefix="LATENTMEM_", frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = SettingsConfigDict(
+        env_prefix="LATENTMEM_", frozen=True, extra="forbid", allow_inf_nan=False
+    )
 
-    model: str = Field("qwen2.5-coder-0.5b", description="A name from `weights.MODELS`, a hub id or a local folder.")
-    embedder: str = Field("all-minilm-l6-v2", description="The sentence embedder behind `input` keys; a bank keeps to one.")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, then mps, then cpu.")
+    model: str = Field(
+        "qwen2.5-coder-0.5b",
+        description="A name from `weights.MODELS`, a hub id or a local folder.",
+    )
+    embedder: str = Field(
+        "all-minilm-l6-v2",
+        description="The sentence embedder behind `input` keys; a bank keeps to one.",
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto: cuda, then mps, then cpu."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
-        "auto", description="How matrices are multiplied; auto: int8 for sampling where a CPU has it natively, and bfloat16 or "
-                            "float32, whichever is native, for the rest.")
-    bank: Path = Field(default_factory=lambda: user_data_path("latentmem", False) / "bank.sqlite",
-                       description="The file that holds the memories.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Every draw comes from (seed, problem id, step, row).")
+        "auto",
+        description="How matrices are multiplied; auto: int8 for sampling where a CPU has it natively, and bfloat16 or "
+        "float32, whichever is native, for the rest.",
+    )
+    bank: Path = Field(
+        default_factory=lambda: user_data_path("latentmem", False) / "bank.sqlite",
+        description="The file that holds the memories.",
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Every draw comes from (seed, problem id, step, row)."
+    )
 
     rollouts: int = Field(8, ge=1, le=256, description="Traces sampled per problem (paper: 8).")
     temperature: float = Field(0.8, ge=0, le=2, description="0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling; 1 keeps every token.")
-    max_new_tokens: int = Field(320, ge=1, le=8192, description="A trace that is longer is cut off and does not vote.")
-    max_problem_chars: int = Field(4000, ge=1, le=100_000, description="A longer problem is refused.")
+    max_new_tokens: int = Field(
+        320, ge=1, le=8192, description="A trace that is longer is cut off and does not vote."
+    )
+    max_problem_chars: int = Field(
+        4000, ge=1, le=100_000, description="A longer problem is refused."
+    )
 
-    virtual_tokens: int = Field(20, ge=1, le=MOST_TOKENS, description="Length of a soft prompt (paper: 20).")
-    init_text: str = Field("Solve the problem step by step, check each step, and put the final answer within \\boxed{}.",
-                           min_length=1, description="The soft prompt starts as the embeddings of this text.")
+    virtual_tokens: int = Field(
+        20, ge=1, le=MOST_TOKENS, description="Length of a soft prompt (paper: 20)."
+    )
+    init_text: str = Field(
+        "Solve the problem step by step, check each step, and put the final answer within \\boxed{}.",
+        min_length=1,
+        description="The soft prompt starts as the embeddings of this text.",
+    )
     steps: int = Field(10, ge=1, le=1000, description="GRPO gradient steps (paper: 10).")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="AdamW; 5e-3 collapsed the default model in ten steps.")
+    learning_rate: float = Field(
+        1e-3, gt=0, le=1, description="AdamW; 5e-3 collapsed the default model in ten steps."
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    advantage: Literal["std", "mean"] = Field("std", description="Rewards centred and divided by std, or centred only.")
-    gate_votes: int = Field(3, ge=1, description="Learn only if the majority has at least this many votes (SCRL).")
-    gate_lead: int = Field(2, ge=0, description="... and leads the runner-up by at least this many (SCRL).")
+    advantage: Literal["std", "mean"] = Field(
+        "std", description="Rewards centred and divided by std, or centred only."
+    )
+    gate_votes: int = Field(
+        3, ge=1, description="Learn only if the majority has at least this many votes (SCRL)."
+    )
+    gate_lead: int = Field(
+        2, ge=0, description="... and leads the runner-up by at least this many (SCRL)."
+    )
 
     pseudo_label: Literal["step", "first"] = Field(
-        "step", description="Reward agreement with the majority of the step's own rollouts (paper), or of the first vote.")
-    entropy_bonus: float = Field(0.0, ge=0, le=10, description="Reward for unlikely tokens, lest all traces become alike.")
-    max_shift: float = Field(0.0, ge=0, description="Trust region: how far a prompt may move from its start, relatively; 0: any.")
-    keep: Literal["best", "last"] = Field("best", description="The prompt of the step that agreed best, or of the last one.")
+        "step",
+        description="Reward agreement with the majority of the step's own rollouts (paper), or of the first vote.",
+    )
+    entropy_bonus: float = Field(
+        0.0, ge=0, le=10, description="Reward for unlikely tokens, lest all traces become alike."
+    )
+    max_shift: float = Field(
+        0.0,
+        ge=0,
+        description="Trust region: how far a prompt may move from its start, relatively; 0: any.",
+    )
+    keep: Literal["best", "last"] = Field(
+        "best", description="The prompt of the step that agreed best, or of the last one."
+    )
 
-    key: KeyKind = Field("input", description="What retrieval compares: sentence embedding, or KV activations.")
-    k: int = Field(1, ge=1, le=100, description="How many memories are looked up; the best one is tried.")
-    min_similarity: float = Field(0.25, ge=-1, le=1, description="A memory less similar than this is not tried.")
+    key: KeyKind = Field(
+        "input", description="What retrieval compares: sentence embedding, or KV activations."
+    )
+    k: int = Field(
+        1, ge=1, le=100, description="How many memories are looked up; the best one is tried."
+    )
+    min_similarity: float = Field(
+        0.25, ge=-1, le=1, description="A memory less similar than this is not tried."
+    )
     verifier: Literal["vote_share", "self_certainty", "judge"] = Field(
-        "vote_share", description="Who decides when memory and model disagree; with one rollout, which always ties, the judge.")
+        "vote_share",
+        description="Who decides when memory and model disagree; with one rollout, which always ties, the judge.",
+    )
 
-    starter: bool = Field(True, description="A new bank begins with the memories of examples/bank.zip.")
-    mcp: bool = Field(False, description="Offer the app's endpoints as tools of the Model Context Protocol, not in a shared app.")
-    hosted: bool = Field(default_factory=lambda: bool(os.environ.get("SPACE_ID")),
-                         description="The app is shared: the bank is read-only and visitors have limits (on a Space: yes).")
+    starter: bool = Field(
+        True, description="A new bank begins with the memories of examples/bank.zip."
+    )
+    mcp: bool = Field(
+        False,
+        description="Offer the app's endpoints as tools of the Model Context Protocol, not in a shared app.",
+    )
+    hosted: bool = Field(
+        default_factory=lambda: bool(os.environ.get("SPACE_ID")),
+        description="The app is shared: the bank is read-only and visitors have limits (on a Space: yes).",
+    )
     hosted_chars: int = Field(1200, ge=1, description="Longest problem in a shared app.")
     hosted_rollouts: int = Field(8, ge=1, description="Most traces for a vote in a shared app.")
     hosted_new_tokens: int = Field(400, ge=1, description="Longest trace in a shared app.")
     hosted_steps: int = Field(10, ge=1, description="Most gradient steps in a shared app.")
-    hosted_memories: int = Field(20, ge=0, description="Most memories of one's own in a shared app.")
-    hosted_queue: int = Field(16, ge=1, description="Most actions that wait in a shared app; later ones are refused.")
+    hosted_memories: int = Field(
+        20, ge=0, description="Most memories of one's own in a shared app."
+    )
+    hosted_queue: int = Field(
+        16, ge=1, description="Most actions that wait in a shared app; later ones are refused."
+    )
 
     @field_validator("bank")
     @classmethod

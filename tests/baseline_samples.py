@@ -26,9 +26,21 @@ from latentmem.records import Problem
 from latentmem.settings import Settings
 from tests.tiny import tiny_model
 
-QUICK = {"model": "tiny", "embedder": "tiny", "rollouts": 6, "max_new_tokens": 8, "temperature": 1.2, "steps": 2,
-         "virtual_tokens": 4, "learning_rate": 0.01, "device": "cpu", "min_similarity": -1.0, "gate_votes": 1,
-         "gate_lead": 0, "init_text": "Solve it."}
+QUICK = {
+    "model": "tiny",
+    "embedder": "tiny",
+    "rollouts": 6,
+    "max_new_tokens": 8,
+    "temperature": 1.2,
+    "steps": 2,
+    "virtual_tokens": 4,
+    "learning_rate": 0.01,
+    "device": "cpu",
+    "min_similarity": -1.0,
+    "gate_votes": 1,
+    "gate_lead": 0,
+    "init_text": "Solve it.",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +57,12 @@ def one_thread() -> Iterator[None]:
 
 def embed(text: str) -> np.ndarray:
     """A unit vector from the counts of letters: near texts are near."""
-    v = np.array([text.lower().count(c) for c in "abcdefghijklmnopqrstuvwxyz0123456789"], np.float32) + 1e-3
+    v = (
+        np.array(
+            [text.lower().count(c) for c in "abcdefghijklmnopqrstuvwxyz0123456789"], np.float32
+        )
+        + 1e-3
+    )
     return v / np.linalg.norm(v)
 
 
@@ -61,7 +78,9 @@ def tiny_engine(monkeypatch: pytest.MonkeyPatch, model: Any = None, **settings: 
         return None if value % 5 == 0 else str(value % 3)
 
     monkeypatch.setattr(rollouts, "extract_boxed", box)
-    whole = rollouts.Trace  # a random model rarely ends by itself: let a cut-off trace count as finished
+    whole = (
+        rollouts.Trace
+    )  # a random model rarely ends by itself: let a cut-off trace count as finished
     monkeypatch.setattr(rollouts, "Trace", lambda **k: whole(**{**k, "finished": True}))
     engine = Engine(Settings(**{**QUICK, **settings}), bank=Bank(":memory:"))
     engine._shared.loader._models[Place("tiny", "cpu")] = model or shared_model()
@@ -75,8 +94,13 @@ def workshop(engine: Engine, folder: Path | None = None, **how: Any) -> Workshop
 
 def problems(n: int, start: int = 0) -> list[Problem]:
     names = ["Tom", "Ann", "Bea", "Carl", "Dora", "Emil", "Fay"]
-    return [Problem(f"{names[i % 7]} has {i + 3} apples and buys {2 * i + 1} more. How many?", answer=str(3 * i + 4))
-            for i in range(start, start + n)]
+    return [
+        Problem(
+            f"{names[i % 7]} has {i + 3} apples and buys {2 * i + 1} more. How many?",
+            answer=str(3 * i + 4),
+        )
+        for i in range(start, start + n)
+    ]
 
 
 class Poisoned(Problem):
@@ -97,7 +121,11 @@ def poisoned(those: list[Problem]) -> list[Problem]:
 
 def bare(reply: Reply) -> Reply:
     """A reply without the time it took."""
-    return replace(reply, cost=replace(reply.cost, seconds=0), traces=tuple(replace(t, seconds=0) for t in reply.traces))
+    return replace(
+        reply,
+        cost=replace(reply.cost, seconds=0),
+        traces=tuple(replace(t, seconds=0) for t in reply.traces),
+    )
 
 
 def labelled(n: int) -> list[Problem]:

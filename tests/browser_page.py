@@ -17,14 +17,27 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-unsafe-swiftshader")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-unsafe-swiftshader",
+)
 BUILT = "return document.querySelector('#lm-facts li') && document.querySelector('#lm-tabs [role=tabpanel] .block')"
 PATIENCE = 90.0  # seconds; a shared machine is slow at times
 
 marks = [pytest.mark.browser]
 if not (CHROMIUM and DRIVER):
-    marks.append(pytest.mark.skip(reason="needs chromium and chromedriver on the path, Debian's chromium and chromium-driver"))
+    marks.append(
+        pytest.mark.skip(
+            reason="needs chromium and chromedriver on the path, Debian's chromium and chromium-driver"
+        )
+    )
 
 
 def free_port() -> int:
@@ -56,8 +69,12 @@ def serve(command: list[str], port: int, log: Path, env: dict[str, str]) -> Iter
 def serve_fake(log: Path, *options: str, **env: str) -> Iterator[str]:
     """The app over an engine without a model; `env`: settings, e.g. LATENTMEM_HOSTED="1"."""
     port = free_port()
-    yield from serve([sys.executable, "-m", "tests.fake_engine", "--port", str(port), *options], port, log,
-                     {**os.environ, **env})
+    yield from serve(
+        [sys.executable, "-m", "tests.fake_engine", "--port", str(port), *options],
+        port,
+        log,
+        {**os.environ, **env},
+    )
 
 
 class Page:
@@ -85,38 +102,55 @@ class Page:
         before = self.errors()
         self.driver.refresh()
         self.until(BUILT)
-        return before + [e for e in self.errors() if "AbortError" not in e and "errored out" not in e]
+        return before + [
+            e for e in self.errors() if "AbortError" not in e and "errored out" not in e
+        ]
 
     def run(self, script: str, *values: Any) -> Any:
         return self.driver.execute_script(script, *values)
 
-    def until(self, script: str | Callable[[], Any], *values: Any, seconds: float = PATIENCE) -> Any:
+    def until(
+        self, script: str | Callable[[], Any], *values: Any, seconds: float = PATIENCE
+    ) -> Any:
         """Waits until a script or a function gives something true."""
         deadline = time.monotonic() + seconds
         while not (found := script() if callable(script) else self.run(script, *values)):
-            assert time.monotonic() < deadline, f"waited in vain for {script}: {self.text('body')[-600:]}"
+            assert time.monotonic() < deadline, (
+                f"waited in vain for {script}: {self.text('body')[-600:]}"
+            )
             time.sleep(0.1)
         return found
 
     def click(self, css: str) -> None:
         """A click in the middle of a visible element, once it is enabled."""
-        self.until("const e = document.querySelector(arguments[0]);"
-                   "if (!e || e.disabled || !e.getClientRects().length) return false;"
-                   "e.scrollIntoView({block: 'center'}); return true;", css)
+        self.until(
+            "const e = document.querySelector(arguments[0]);"
+            "if (!e || e.disabled || !e.getClientRects().length) return false;"
+            "e.scrollIntoView({block: 'center'}); return true;",
+            css,
+        )
         time.sleep(0.2)
         self.driver.find_element("css selector", css).click()
 
     def tab(self, name: str) -> None:
-        self.run("[...document.querySelectorAll('button[role=tab]')].find(b => b.innerText === arguments[0]).click()", name)
+        self.run(
+            "[...document.querySelectorAll('button[role=tab]')].find(b => b.innerText === arguments[0]).click()",
+            name,
+        )
 
     def write(self, css: str, text: str) -> None:
-        self.until("return document.querySelector(arguments[0])", css)  # a panel is built when it is first shown
+        self.until(
+            "return document.querySelector(arguments[0])", css
+        )  # a panel is built when it is first shown
         box = self.driver.find_element("css selector", css)
         self.run("arguments[0].scrollIntoView({block: 'center'}); arguments[0].select?.()", box)
         box.send_keys(text)
 
     def text(self, css: str) -> str:
-        return self.run("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText).join('\\n')", css)
+        return self.run(
+            "return [...document.querySelectorAll(arguments[0])].map(e => e.innerText).join('\\n')",
+            css,
+        )
 
     def errors(self) -> list[str]:
         return [e["message"] for e in self.driver.get_log("browser") if e["level"] == "SEVERE"]
@@ -126,18 +160,23 @@ def solve(page: Page, text: str) -> None:
     """Asks, and waits for the receipt of this question: one that is there on the press is old, and may have been brought back
     by the page a moment before."""
     page.write("#lm-problem textarea", text)
-    page.run("document.querySelector('#lm-solve').addEventListener('click', () => document.querySelector('#lm-receipt .receipt')"
-             "?.setAttribute('data-old', ''), {capture: true, once: true})")
+    page.run(
+        "document.querySelector('#lm-solve').addEventListener('click', () => document.querySelector('#lm-receipt .receipt')"
+        "?.setAttribute('data-old', ''), {capture: true, once: true})"
+    )
     page.click("#lm-solve")
-    page.until("return document.querySelector('#lm-receipt .receipt:not([data-old])') && "
-               "document.querySelector('#lm-cards .card') && document.querySelector('#lm-stop').disabled")
+    page.until(
+        "return document.querySelector('#lm-receipt .receipt:not([data-old])') && "
+        "document.querySelector('#lm-cards .card') && document.querySelector('#lm-stop').disabled"
+    )
 
 
 def click_point(page: Page, wanted: str = "") -> str:
     """A real click on the point of a memory, or on the one that lies most by itself and is not open; its memory's id."""
     from selenium.webdriver import ActionChains
 
-    where = page.run("""
+    where = page.run(
+        """
         const v = window.latentmem.mapView;
         document.querySelector('#lm-map .lm-figure').scrollIntoView({block: 'center'});
         const open = new URL(location.href).searchParams.get('memory');
@@ -147,7 +186,9 @@ def click_point(page: Page, wanted: str = "") -> str:
         const best = points.find(p => p.id === arguments[0]) ??
           points.filter(p => p.id !== open).sort((a, b) => far(b) - far(a))[0];
         const box = document.querySelector('#lm-map .lm-figure').getBoundingClientRect();
-        return {id: best.id, x: box.left + best.at[0], y: box.top + best.at[1]};""", wanted)
+        return {id: best.id, x: box.left + best.at[0], y: box.top + best.at[1]};""",
+        wanted,
+    )
     time.sleep(0.4)
     mouse = ActionChains(page.driver)
     mouse.w3c_actions.pointer_action.move_to_location(round(where["x"]), round(where["y"]))

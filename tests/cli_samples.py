@@ -30,21 +30,57 @@ from latentmem.records import (
 from latentmem.settings import Settings
 
 ONE = "A taxi charges $5 to start and $2 a mile. The ride costs $37. How many miles?"
-TRACES = (Trace(0, "so [bold]16[/bold] \x1b[31m\\boxed{16}", "16", True, 9, token_ids=(1, 2)),
-          Trace(1, "it is \\boxed{16}", "16", True, 7), Trace(2, "hm", None, False, 20))
+TRACES = (
+    Trace(0, "so [bold]16[/bold] \x1b[31m\\boxed{16}", "16", True, 9, token_ids=(1, 2)),
+    Trace(1, "it is \\boxed{16}", "16", True, 7),
+    Trace(2, "hm", None, False, 20),
+)
 VOTE = Vote((Cluster("16", (0, 1)),), 3, 2)
 STEP = Step(1, 2, "16", 0.75, (1.0, 0.0), 0.01, 0.5, 0.02, 1.0, 80.0, 0.3, 640, 1.5, 2.5, "p1")
 HIT = Hit("m0123456789abcdef", "A taxi", 0.91, 1, 0.2)
 ROUTE = Route("memory", "16", False, "The verifier chose it.", {"memory": 0.9}, "judge")
-RECEIPT = Receipt("r1", Problem(ONE), "16", HIT.memory_id, HIT.name, (HIT,), HIT, "input", VOTE,
-                  replace(VOTE, side="memory"), ROUTE, 7, "f" * 64, "toy", 36, 1.25, {"rollouts": 3}, "d" * 64, TRACES)
+RECEIPT = Receipt(
+    "r1",
+    Problem(ONE),
+    "16",
+    HIT.memory_id,
+    HIT.name,
+    (HIT,),
+    HIT,
+    "input",
+    VOTE,
+    replace(VOTE, side="memory"),
+    ROUTE,
+    7,
+    "f" * 64,
+    "toy",
+    36,
+    1.25,
+    {"rollouts": 3},
+    "d" * 64,
+    TRACES,
+)
 
 
 def memory(text: str = ONE, source: str = "examples/equation", seed: int = 0) -> Memory:
     rng = np.random.default_rng(seed)
-    keys = {kind: (v := rng.normal(size=8).astype(np.float32)) / np.linalg.norm(v) for kind in ("input", "kv")}
-    return Memory(Problem(text, source=source), rng.normal(size=(2, 4)).astype(np.float32), keys, "f" * 64, "toy", VOTE,
-                  TRACES, (STEP,), 1, {"steps": 2}, "2026-01-31T12:00:00+00:00")
+    keys = {
+        kind: (v := rng.normal(size=8).astype(np.float32)) / np.linalg.norm(v)
+        for kind in ("input", "kv")
+    }
+    return Memory(
+        Problem(text, source=source),
+        rng.normal(size=(2, 4)).astype(np.float32),
+        keys,
+        "f" * 64,
+        "toy",
+        VOTE,
+        TRACES,
+        (STEP,),
+        1,
+        {"steps": 2},
+        "2026-01-31T12:00:00+00:00",
+    )
 
 
 class FakeEngine:
@@ -56,9 +92,21 @@ class FakeEngine:
         self.closed = False
         self.script: dict[str, list[Any]] = {
             "think": [Status("Sampling", 1, 3), Delta(0, "so"), *TRACES, VOTE],
-            "distil": [Status("Sampling"), *TRACES, VOTE, STEP, replace(STEP, step=2),
-                       Distilled("p1", memory(), "The vote rose from 2 to 3.", (STEP,), kept=True)],
-            "answer": [Retrieval("p1", "input", (HIT,)), *TRACES, VOTE, replace(VOTE, side="memory"), RECEIPT],
+            "distil": [
+                Status("Sampling"),
+                *TRACES,
+                VOTE,
+                STEP,
+                replace(STEP, step=2),
+                Distilled("p1", memory(), "The vote rose from 2 to 3.", (STEP,), kept=True),
+            ],
+            "answer": [
+                Retrieval("p1", "input", (HIT,)),
+                *TRACES,
+                VOTE,
+                replace(VOTE, side="memory"),
+                RECEIPT,
+            ],
             "replay": [RECEIPT],
         }
 
@@ -119,7 +167,9 @@ class Terminal:
         """What it said on standard error, which must be one sentence, without a traceback."""
         result = self(*arguments)
         assert result.exit_code == code, (result.exit_code, result.output, result.exception)
-        assert "Traceback" not in result.output and len(result.stderr.strip().splitlines()) == 1, result.stderr
+        assert "Traceback" not in result.output and len(result.stderr.strip().splitlines()) == 1, (
+            result.stderr
+        )
         return result.stderr.strip()
 
     def lines(self, *arguments: str) -> list[dict[str, Any]]:

@@ -23,8 +23,13 @@ SLOW = 900  # seconds for one real or browser test that names no limit of its ow
 KEPT = ("LATENTMEM_CACHE",)  # where the weights are
 
 # The same examples in every run, and no limit for one of them: a shared machine is slow at times.
-settings.register_profile("latentmem", derandomize=True, deadline=None, max_examples=50,
-                          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+settings.register_profile(
+    "latentmem",
+    derandomize=True,
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 settings.load_profile("latentmem")
 
 
@@ -54,7 +59,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings are the defaults, whatever is in the environment, and the bank is a fresh file."""
-    for name in [n for n in os.environ if n.upper().startswith("LATENTMEM_") and n.upper() not in KEPT]:
+    for name in [
+        n for n in os.environ if n.upper().startswith("LATENTMEM_") and n.upper() not in KEPT
+    ]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("SPACE_ID", raising=False)
     monkeypatch.setenv("LATENTMEM_BANK", str(tmp_path / "bank.sqlite"))
@@ -123,7 +130,9 @@ def converted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an app over an engine without a model, with twelve memories."""
-    yield from serve_fake(tmp_path_factory.mktemp("app") / "log", "--memories", "12", "--pace", "0.004")
+    yield from serve_fake(
+        tmp_path_factory.mktemp("app") / "log", "--memories", "12", "--pace", "0.004"
+    )
 
 
 @pytest.fixture(scope="module")

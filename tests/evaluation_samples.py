@@ -27,8 +27,15 @@ from latentmem.records import (
 
 
 def problems(n: int, name: str = "toy", first: int = 0) -> tuple[Problem, ...]:
-    return tuple(Problem(f"What is {i} + 1 of {name}?", f"{name}-{i}", str(i + 1), f"toy/{'odd' if i % 2 else 'even'}")
-                 for i in range(first, first + n))
+    return tuple(
+        Problem(
+            f"What is {i} + 1 of {name}?",
+            f"{name}-{i}",
+            str(i + 1),
+            f"toy/{'odd' if i % 2 else 'even'}",
+        )
+        for i in range(first, first + n)
+    )
 
 
 def data(n: int, name: str = "toy", first: int = 0) -> DataSet:
@@ -49,7 +56,9 @@ def side(problem: Problem, name: Side, form: Form, good: float) -> tuple[Vote, t
     rows: dict[str, list[int]] = {}
     for t in traces:
         rows.setdefault(str(t.answer), []).append(t.row)
-    clusters = sorted((Cluster(a, tuple(r)) for a, r in rows.items()), key=lambda c: (-c.size, c.rows[0]))
+    clusters = sorted(
+        (Cluster(a, tuple(r)) for a, r in rows.items()), key=lambda c: (-c.size, c.rows[0])
+    )
     return Vote(tuple(clusters), form.traces, form.traces, side=name), tuple(traces)
 
 
@@ -71,9 +80,22 @@ class FakeSystem:
 
     needs_labels = False
 
-    def __init__(self, name: str, *, memories: bool = False, good: float = 0.5, offline: bool = False,
-                 pace: float = 0.0) -> None:
-        self.name, self.memories, self.good, self.offline, self.pace = name, memories, good, offline, pace
+    def __init__(
+        self,
+        name: str,
+        *,
+        memories: bool = False,
+        good: float = 0.5,
+        offline: bool = False,
+        pace: float = 0.0,
+    ) -> None:
+        self.name, self.memories, self.good, self.offline, self.pace = (
+            name,
+            memories,
+            good,
+            offline,
+            pace,
+        )
         self.spent, self.known, self.fitted = Cost(), [], 0
         self.seen: list[tuple[str, Problem]] = []
 
@@ -102,22 +124,39 @@ class FakeSystem:
             alone, traces = side(p, "zero_shot", form, self.good)
             if not self.memories or not self.known:
                 cost = Cost(sum(t.tokens for t in traces), 5, 0.25)
-                yield Reply(p.id, self.name, form.name, alone.label, {"zero_shot": alone}, traces, cost)
+                yield Reply(
+                    p.id, self.name, form.name, alone.label, {"zero_shot": alone}, traces, cost
+                )
                 continue
             hit = Hit(self.known[int(chance("hit", p.id) * len(self.known))], "a memory", 0.75, 1)
             helped, more = side(p, "memory", form, min(0.95, self.good + 0.05 * len(self.known)))
             agreed = alone.label == helped.label
             scores = {"zero_shot": alone.majority_ratio, "memory": helped.majority_ratio}
-            chosen: Side = "memory" if not agreed and scores["memory"] > scores["zero_shot"] else "zero_shot"
+            chosen: Side = (
+                "memory" if not agreed and scores["memory"] > scores["zero_shot"] else "zero_shot"
+            )
             votes = {"zero_shot": alone, "memory": helped}
             cost = Cost(sum(t.tokens for t in (*traces, *more)), 10, 0.5)
-            yield Reply(p.id, self.name, form.name, votes[chosen].label, votes, (*traces, *more), cost, hit,
-                        Route(chosen, votes[chosen].label, agreed, "as the fake likes"), True,
-                        {} if agreed else {"vote_share": scores})
+            yield Reply(
+                p.id,
+                self.name,
+                form.name,
+                votes[chosen].label,
+                votes,
+                (*traces, *more),
+                cost,
+                hit,
+                Route(chosen, votes[chosen].label, agreed, "as the fake likes"),
+                True,
+                {} if agreed else {"vote_share": scores},
+            )
 
     def save(self, folder: Path) -> None:
-        (folder / "known.json").write_text(json.dumps([self.known, self.fitted, [self.spent.tokens, self.spent.read,
-                                                                                self.spent.seconds]]))
+        (folder / "known.json").write_text(
+            json.dumps(
+                [self.known, self.fitted, [self.spent.tokens, self.spent.read, self.spent.seconds]]
+            )
+        )
 
     def load(self, folder: Path) -> None:
         self.known, self.fitted, spent = json.loads((folder / "known.json").read_text())
@@ -139,18 +178,31 @@ class Cast:
         return Entrant(name, forms, make, learns)
 
     def all(self) -> list[Entrant]:
-        return [self.entrant("zero_shot"), self.entrant("elm", memories=True), self.entrant("offline_ttrl", offline=True)]
+        return [
+            self.entrant("zero_shot"),
+            self.entrant("elm", memories=True),
+            self.entrant("offline_ttrl", offline=True),
+        ]
 
     @property
     def seen(self) -> list[tuple[str, Problem]]:
         return [one for system in self.made for one in system.seen]
 
 
-def fake_cast(engine: Any, systems: Sequence[str], data: DataSet, folder: Path) -> tuple[list[Entrant], dict[str, Any]]:
+def fake_cast(
+    engine: Any, systems: Sequence[str], data: DataSet, folder: Path
+) -> tuple[list[Entrant], dict[str, Any]]:
     """In the place of the Stream panel's `cast`, for an engine without a model."""
     from latentmem.ui.panels.stream import entered
 
     good = {"zero_shot": 0.5, "icl_raw": 0.55, "elm": 0.5}
-    entrants = entered(systems, lambda name: FakeSystem(name, memories=name in ("elm", "icl_raw"), good=good[name],
-                                                        pace=engine.pace))
-    return entrants, {"protocol": "stream", "systems": {e.name: [f.name for f in e.forms] for e in entrants}}
+    entrants = entered(
+        systems,
+        lambda name: FakeSystem(
+            name, memories=name in ("elm", "icl_raw"), good=good[name], pace=engine.pace
+        ),
+    )
+    return entrants, {
+        "protocol": "stream",
+        "systems": {e.name: [f.name for f in e.forms] for e in entrants},
+    }

@@ -21,10 +21,15 @@ THINGS = {  # family: what its problems are about
     "distance": ("train", "lorry", "cyclist", "tram", "walker"),
     "sharing": ("biscuits", "marbles", "sweets", "shells", "stamps"),
     "ages": ("sister", "uncle", "grandmother", "cousin", "twin"),
-    "area": ("garden", "carpet", "window", "court", "field"), "work": ("painter", "printer", "pump", "tractor", "baker"),
-    "mixture": ("juice", "alloy", "syrup", "paint", "brine"), "equation": ("taxi", "plumber", "gym", "phone", "locksmith"),
-    "fractions": ("pizza", "tank", "rope", "book", "cake"), "percent": ("discount", "salary", "interest", "tip", "tax"),
-    "probability": ("dice", "coins", "cards", "balls", "socks"), "sequence": ("tiles", "matches", "seats", "steps", "bricks")}
+    "area": ("garden", "carpet", "window", "court", "field"),
+    "work": ("painter", "printer", "pump", "tractor", "baker"),
+    "mixture": ("juice", "alloy", "syrup", "paint", "brine"),
+    "equation": ("taxi", "plumber", "gym", "phone", "locksmith"),
+    "fractions": ("pizza", "tank", "rope", "book", "cake"),
+    "percent": ("discount", "salary", "interest", "tip", "tax"),
+    "probability": ("dice", "coins", "cards", "balls", "socks"),
+    "sequence": ("tiles", "matches", "seats", "steps", "bricks"),
+}
 
 
 @cache
@@ -32,10 +37,16 @@ def fake_model(hidden: int, fingerprint: str) -> Any:
     """As much of a LanguageModel as `latentmem.model.vocabulary` asks for."""
     import torch
 
-    table = torch.from_numpy(np.random.default_rng(3).normal(size=(40 * len(WORDS), hidden)).astype(np.float32))
-    body = SimpleNamespace(embedding=table, head=SimpleNamespace(weight=table, bias=None), norm=table[0], layers=())
+    table = torch.from_numpy(
+        np.random.default_rng(3).normal(size=(40 * len(WORDS), hidden)).astype(np.float32)
+    )
+    body = SimpleNamespace(
+        embedding=table, head=SimpleNamespace(weight=table, bias=None), norm=table[0], layers=()
+    )
     tokenizer = SimpleNamespace(decode=lambda ids: " " + WORDS[ids[0] % len(WORDS)])
-    return SimpleNamespace(name="fake-model", fingerprint=fingerprint, body=body, tokenizer=tokenizer)
+    return SimpleNamespace(
+        name="fake-model", fingerprint=fingerprint, body=body, tokenizer=tokenizer
+    )
 
 
 def history(bank: Bank) -> None:
@@ -58,7 +69,9 @@ def history(bank: Bank) -> None:
     for n, i in enumerate(infos[:24]):
         bank_notes.tag(bank, [i.id], ("keep", "unsure", "teach first")[n % 3])
     if infos:
-        bank_notes.add_note(bank, infos[0].id, "Its traces all use the same shortcut: compare with the longer ones.")
+        bank_notes.add_note(
+            bank, infos[0].id, "Its traces all use the same shortcut: compare with the longer ones."
+        )
         bank.quarantine(infos[-1].id, "hurt twice")
 
 
@@ -68,9 +81,12 @@ def problem_text(n: int) -> tuple[str, str]:
     family = list(THINGS)[n % len(THINGS)]
     a, b, c = rng.randint(2, 40), rng.randint(2, 12), rng.randint(1, 9)
     thing, other = rng.sample(THINGS[family], 2)
-    return rng.choice((
-        f"In a problem of {family} number {n}, the {thing} counts {a} and the {other} {b} times as many; {c} are gone. How many?",
-        f"How does the {family} of {a} {thing} and {b} {other} change after {c} days, asks number {n}?")), family
+    return rng.choice(
+        (
+            f"In a problem of {family} number {n}, the {thing} counts {a} and the {other} {b} times as many; {c} are gone. How many?",
+            f"How does the {family} of {a} {thing} and {b} {other} change after {c} days, asks number {n}?",
+        )
+    ), family
 
 
 def many(engine: Any, path: str, n: int, batch: int = 1000) -> Bank:
@@ -86,10 +102,40 @@ def _one(engine: Any, n: int) -> Memory:
     text, family = problem_text(n)
     rng = random.Random(n)
     problem, agreed = Problem(text, source=f"many/{family}"), rng.randint(3, 8)
-    votes = (Cluster(str(n % 97), tuple(range(agreed))),) + ((Cluster("0", tuple(range(agreed, 8))),) if agreed < 8 else ())
-    step = Step(1, 1, str(n % 97), agreed / 8, (1.0,) * agreed, 0.1, 0.5, 0.01, 1.0, 120.0, 0.5, 960, 1.0, 1.0, problem.id)
+    votes = (Cluster(str(n % 97), tuple(range(agreed))),) + (
+        (Cluster("0", tuple(range(agreed, 8))),) if agreed < 8 else ()
+    )
+    step = Step(
+        1,
+        1,
+        str(n % 97),
+        agreed / 8,
+        (1.0,) * agreed,
+        0.1,
+        0.5,
+        0.01,
+        1.0,
+        120.0,
+        0.5,
+        960,
+        1.0,
+        1.0,
+        problem.id,
+    )
     prompt = np.random.default_rng(n).normal(size=(2, 8)).astype(np.float32)
     keys = {kind: engine.key(problem, kind) for kind in ("input", "kv")}
     at = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=n)).isoformat()
     trace = Trace(0, f"It is \\boxed{{{n % 97}}}.", str(n % 97), True, 12)
-    return Memory(problem, prompt, keys, "f" * 64, "fake-model", Vote(votes, 8, 8), (trace,), (step,), 1, {"steps": 1}, at)
+    return Memory(
+        problem,
+        prompt,
+        keys,
+        "f" * 64,
+        "fake-model",
+        Vote(votes, 8, 8),
+        (trace,),
+        (step,),
+        1,
+        {"steps": 1},
+        at,
+    )

@@ -15,8 +15,12 @@ from latentmem.ui.session import Desk
 from .fake_engine import FakeEngine, fill_bank
 from .ui_samples import LOOK, visitor
 
-SHOPS = [f"{a} buys {n} {b} at ${n} each. How much change?"
-         for n in (2, 3) for a in ("Ann", "Bo", "Cy", "Di") for b in ("pens", "cups")]
+SHOPS = [
+    f"{a} buys {n} {b} at ${n} each. How much change?"
+    for n in (2, 3)
+    for a in ("Ann", "Bo", "Cy", "Di")
+    for b in ("pens", "cups")
+]
 
 
 def shop_desk() -> Desk:

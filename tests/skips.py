@@ -11,19 +11,33 @@ from typing import Any
 import pytest
 
 # What a machine, a system or a person's choice lacks, and no installation can add.
-OF_THE_MACHINE = ("needs a CUDA device", "needs a CPU with AVX512-VNNI", "asks the system as Linux does", "another C library",
-                  "this cache does not keep its downloads")
-OTHER_EXTRAS = ("needs the extra mcp", "needs the extra umap")  # .ci/run has a stage of their own, with `--skips machine`
+OF_THE_MACHINE = (
+    "needs a CUDA device",
+    "needs a CPU with AVX512-VNNI",
+    "asks the system as Linux does",
+    "another C library",
+    "this cache does not keep its downloads",
+)
+OTHER_EXTRAS = (
+    "needs the extra mcp",
+    "needs the extra umap",
+)  # .ci/run has a stage of their own, with `--skips machine`
 ALLOWED = {"known": OF_THE_MACHINE + OTHER_EXTRAS, "machine": OF_THE_MACHINE}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--skips", choices=["any", *ALLOWED], default="any",
-                     help="skips that do not fail: any; known (of the machine, or of the extras mcp and umap); machine")
+    parser.addoption(
+        "--skips",
+        choices=["any", *ALLOWED],
+        default="any",
+        help="skips that do not fail: any; known (of the machine, or of the extras mcp and umap); machine",
+    )
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: Any
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     allowed = ALLOWED.get(item.config.getoption("--skips"))
     if report.skipped and allowed is not None and not hasattr(report, "wasxfail"):

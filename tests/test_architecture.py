@@ -27,11 +27,30 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("__main__", "app"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-TOP_LEVEL = {"app.py", "latentmem", "assets", "examples", "tests", "requirements.txt", "README.md", "pyproject.toml",
-             "LICENSE"}
+TOP_LEVEL = {
+    "app.py",
+    "latentmem",
+    "assets",
+    "examples",
+    "tests",
+    "requirements.txt",
+    "README.md",
+    "pyproject.toml",
+    "LICENSE",
+}
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
 FORBIDDEN_CALLS = {"eval", "exec"}
-HEAVY = ("torch", "transformers", "gradio", "sentence_transformers", "sklearn", "plotly", "peft", "pydantic", "numpy")
+HEAVY = (
+    "torch",
+    "transformers",
+    "gradio",
+    "sentence_transformers",
+    "sklearn",
+    "plotly",
+    "peft",
+    "pydantic",
+    "numpy",
+)
 MAX_FILE, MAX_FUNCTION = 700, 60
 
 
@@ -48,7 +67,11 @@ def nodes(path: Path) -> tuple[ast.AST, ...]:
 def sources(*folders: str) -> list[Path]:
     """The Python files of the repository, or of some of its folders."""
     found = [ROOT / "app.py"] if not folders and (ROOT / "app.py").exists() else []
-    return found + [p for f in folders or ("latentmem", "examples", "tests") for p in sorted((ROOT / f).rglob("*.py"))]
+    return found + [
+        p
+        for f in folders or ("latentmem", "examples", "tests")
+        for p in sorted((ROOT / f).rglob("*.py"))
+    ]
 
 
 def package_files() -> list[Path]:
@@ -57,7 +80,11 @@ def package_files() -> list[Path]:
 
 def unit(path: Path) -> str:
     """The name that stands in LEVELS for a file: its module, or its first folder."""
-    return path.relative_to(PACKAGE).with_suffix("").parts[0] if path.is_relative_to(PACKAGE) else path.stem
+    return (
+        path.relative_to(PACKAGE).with_suffix("").parts[0]
+        if path.is_relative_to(PACKAGE)
+        else path.stem
+    )
 
 
 @cache
@@ -67,10 +94,18 @@ def imports(path: Path) -> tuple[tuple[str, int], ...]:
 
 
 def _imports(path: Path) -> Iterator[tuple[str, int]]:
-    inside = ["latentmem", *path.relative_to(PACKAGE).parts[:-1]] if path.is_relative_to(PACKAGE) else []
-    typing_only = {id(n) for block in nodes(path) if isinstance(block, ast.If)
-                   and isinstance(block.test, (ast.Name, ast.Attribute)) and "TYPE_CHECKING" in ast.unparse(block.test)
-                   for s in block.body for n in ast.walk(s)}
+    inside = (
+        ["latentmem", *path.relative_to(PACKAGE).parts[:-1]] if path.is_relative_to(PACKAGE) else []
+    )
+    typing_only = {
+        id(n)
+        for block in nodes(path)
+        if isinstance(block, ast.If)
+        and isinstance(block.test, (ast.Name, ast.Attribute))
+        and "TYPE_CHECKING" in ast.unparse(block.test)
+        for s in block.body
+        for n in ast.walk(s)
+    }
     for node in nodes(path):
         if id(node) in typing_only:
             continue
@@ -108,14 +143,22 @@ def test_imports_go_one_way() -> None:
 
 
 def test_the_package_never_imports_tests_or_examples() -> None:
-    wrong = [f"{p}:{line} imports {name}" for p in sources("latentmem") for name, line in imports(p)
-             if name.split(".")[0] in ("tests", "examples", "app")]
+    wrong = [
+        f"{p}:{line} imports {name}"
+        for p in sources("latentmem")
+        for name, line in imports(p)
+        if name.split(".")[0] in ("tests", "examples", "app")
+    ]
     assert not wrong, wrong
 
 
 def test_nothing_reads_pickles() -> None:
-    wrong = [f"{p}:{line} imports {name}" for p in sources() for name, line in imports(p)
-             if name.split(".")[0] in FORBIDDEN_IMPORTS]
+    wrong = [
+        f"{p}:{line} imports {name}"
+        for p in sources()
+        for name, line in imports(p)
+        if name.split(".")[0] in FORBIDDEN_IMPORTS
+    ]
     assert not wrong, wrong
 
 
@@ -129,7 +172,9 @@ def test_no_foreign_code_is_run() -> None:
                 wrong.append(f"{path}:{node.lineno} calls {node.func.id}")
             for keyword in node.keywords:
                 if keyword.arg == "trust_remote_code" and ast.unparse(keyword.value) != "False":
-                    wrong.append(f"{path}:{node.lineno} trust_remote_code={ast.unparse(keyword.value)}")
+                    wrong.append(
+                        f"{path}:{node.lineno} trust_remote_code={ast.unparse(keyword.value)}"
+                    )
                 if keyword.arg == "weights_only" and ast.unparse(keyword.value) != "True":
                     wrong.append(f"{path}:{node.lineno} weights_only={ast.unparse(keyword.value)}")
     assert not wrong, wrong
@@ -139,22 +184,35 @@ def test_no_foreign_code_is_run() -> None:
 def test_files_and_functions_stay_small(path: Path) -> None:
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= MAX_FILE, f"{lines} lines"
-    long = [f"{n.name}: {n.end_lineno - n.lineno + 1} lines" for n in nodes(path)
-            if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)) and n.end_lineno - n.lineno + 1 >= MAX_FUNCTION]
+    long = [
+        f"{n.name}: {n.end_lineno - n.lineno + 1} lines"
+        for n in nodes(path)
+        if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and n.end_lineno - n.lineno + 1 >= MAX_FUNCTION
+    ]
     assert not long, long
 
 
 def test_the_top_level_is_as_agreed() -> None:
-    done = subprocess.run(["git", "-c", f"safe.directory={ROOT}", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", "-c", f"safe.directory={ROOT}", "ls-files"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     tracked = {line.split("/")[0] for line in done.stdout.splitlines()}
     assert {name for name in tracked if not name.startswith(".")} <= TOP_LEVEL
 
 
 def test_import_is_quick_and_light() -> None:
     """Judged by what is loaded and by the process's own CPU time, which other work on the machine does not lengthen."""
-    code = ("import time; t = time.process_time(); import latentmem, sys; t = time.process_time() - t; "
-            f"print(t, [m for m in {HEAVY} if m in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    code = (
+        "import time; t = time.process_time(); import latentmem, sys; t = time.process_time() - t; "
+        f"print(t, [m for m in {HEAVY} if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     seconds, _, loaded = done.stdout.strip().partition(" ")
     assert loaded == "[]"
     assert float(seconds) < 0.3

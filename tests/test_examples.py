@@ -36,23 +36,36 @@ def only(found: list[int]) -> int:
 
 # Answers worked out in another way than the script does: by counting, or by trying all whole numbers.
 CHECKS: dict[str, Callable[..., int]] = {
-    "change": lambda n, price, other, paid: only([c for c in range(paid) if sum([price] * n) + other + c == paid]),
+    "change": lambda n, price, other, paid: only(
+        [c for c in range(paid) if sum([price] * n) + other + c == paid]
+    ),
     "distance": lambda speed, hours, speed2, hours2: sum([speed] * hours + [speed2] * hours2),
-    "sharing": lambda things, groups, eaten: len(range(eaten, things)) - groups * (len(range(eaten, things)) // groups),
-    "ages": lambda gap, years, total: only([b for b in range(200) if (b + years) + (b + gap + years) == total]),
+    "sharing": lambda things, groups, eaten: len(range(eaten, things))
+    - groups * (len(range(eaten, things)) // groups),
+    "ages": lambda gap, years, total: only(
+        [b for b in range(200) if (b + years) + (b + gap + years) == total]
+    ),
     "discount": lambda price, percent, extra: only(
-        [pay for pay in range(price) if 100 * (pay + extra) == price * (100 - percent)]),
+        [pay for pay in range(price) if 100 * (pay + extra) == price * (100 - percent)]
+    ),
     "work": lambda workers, made, hours, crew, time: only(
-        [x for x in range(20_000) if x * workers * hours == made * crew * time]),
+        [x for x in range(20_000) if x * workers * hours == made * crew * time]
+    ),
     "mixture": lambda a_kg, cheap, b_kg, dear: only(
-        [x for x in range(500) if a_kg * (x - cheap) == b_kg * (dear - x)]),
+        [x for x in range(500) if a_kg * (x - cheap) == b_kg * (dear - x)]
+    ),
     "perimeter": lambda long, short, gap: sum([long, short, long, short]) - gap,
     "area": lambda long, short, hole: sum(
-        not (r < hole and c < hole) for r in range(long) for c in range(short)),
+        not (r < hole and c < hole) for r in range(long) for c in range(short)
+    ),
     "sequence": lambda first, step, n: list(range(first, first + step * n, step))[-1],
-    "equation": lambda times, plus, result: only([x for x in range(result) if times * x + plus == result]),
+    "equation": lambda times, plus, result: only(
+        [x for x in range(result) if times * x + plus == result]
+    ),
     "saving": lambda goal, start, week: len(range(start, goal, week)),
-    "average": lambda mean, n, new: only([x for x in range(1000) if x * (n + 1) == sum([mean] * n) + new]),
+    "average": lambda mean, n, new: only(
+        [x for x in range(1000) if x * (n + 1) == sum([mean] * n) + new]
+    ),
 }
 
 
@@ -77,8 +90,14 @@ def test_every_number_stands_in_the_statement(maker: dict[str, Any]) -> None:
 def test_statements_are_clean_english(maker: dict[str, Any]) -> None:
     for m in maker["make"]():
         assert m.problem[0].isupper() or m.problem[0].isdigit(), m.id
-        assert m.problem.endswith(("?", ".")) and "  " not in m.problem and not re.search(r"[{}]", m.problem), m.id
-        assert not re.search(r"\b1 [a-z]+s\b", m.problem.replace("1 of", "")), f"{m.id}: a plural after 1"
+        assert (
+            m.problem.endswith(("?", "."))
+            and "  " not in m.problem
+            and not re.search(r"[{}]", m.problem)
+        ), m.id
+        assert not re.search(r"\b1 [a-z]+s\b", m.problem.replace("1 of", "")), (
+            f"{m.id}: a plural after 1"
+        )
 
 
 def test_there_are_enough_and_each_has_neighbours() -> None:
@@ -117,10 +136,16 @@ class FakeEngine:
         yield type("R", (), {"sentence": lambda self: f"A receipt for: {problem.text}"})()
 
 
-def test_the_quickstart_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_quickstart_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import latentmem
 
     monkeypatch.setitem(vars(latentmem), "Engine", FakeEngine)
     runpy.run_path(str(EXAMPLES / "quickstart.py"), run_name="__main__")
     said = capsys.readouterr().out
-    assert "0% of 8 traces" in said and "Nothing was learnt here." in said and "A receipt for: A plumber" in said
+    assert (
+        "0% of 8 traces" in said
+        and "Nothing was learnt here." in said
+        and "A receipt for: A plumber" in said
+    )

@@ -36,8 +36,12 @@ def front_matter() -> dict[str, Any]:
 
 def test_dependencies_stand_in_one_place(requirements: dict[str, Requirement]) -> None:
     assert set(PROJECT["project"]["dynamic"]) == {"version", "dependencies"}
-    assert PROJECT["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
-    assert {"torch", "transformers", "peft", "gradio", "plotly", "math-verify", "gguf"} <= set(requirements)
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["dependencies"] == {
+        "file": ["requirements.txt"]
+    }
+    assert {"torch", "transformers", "peft", "gradio", "plotly", "math-verify", "gguf"} <= set(
+        requirements
+    )
     for extra in PROJECT["project"]["optional-dependencies"].values():
         for requirement in map(Requirement, extra):
             if requirement.name in requirements:
@@ -47,13 +51,19 @@ def test_dependencies_stand_in_one_place(requirements: dict[str, Requirement]) -
 def test_the_installed_versions_fit(requirements: dict[str, Requirement]) -> None:
     from importlib.metadata import version
 
-    wrong = [f"{r} but {version(r.name)}" for r in requirements.values() if not r.specifier.contains(version(r.name))]
+    wrong = [
+        f"{r} but {version(r.name)}"
+        for r in requirements.values()
+        if not r.specifier.contains(version(r.name))
+    ]
     assert not wrong
 
 
 def test_the_space_fits(front_matter: dict[str, Any], requirements: dict[str, Requirement]) -> None:
     assert requirements["gradio"].specifier.contains(front_matter["sdk_version"])
-    assert SpecifierSet(PROJECT["project"]["requires-python"]).contains(front_matter["python_version"])
+    assert SpecifierSet(PROJECT["project"]["requires-python"]).contains(
+        front_matter["python_version"]
+    )
     assert front_matter["sdk"] == "gradio" and front_matter["app_file"] == "app.py"
     assert len(front_matter["short_description"]) <= 60
 
@@ -63,7 +73,10 @@ def test_the_space_preloads_the_default_weights(front_matter: dict[str, Any]) ->
 
     spec = MODELS[Settings.model_fields["model"].default]
     assert front_matter["preload_from_hub"] == [f"{spec.repo} {spec.files[0].path} {spec.revision}"]
-    assert front_matter["models"] == [spec.repo, MODELS[Settings.model_fields["embedder"].default].repo]
+    assert front_matter["models"] == [
+        spec.repo,
+        MODELS[Settings.model_fields["embedder"].default].repo,
+    ]
 
 
 def test_the_settings_of_the_readme_are_the_defaults() -> None:
@@ -80,7 +93,11 @@ def test_the_systems_of_the_readme_are_rows() -> None:
     from latentmem.evaluation.baselines.registry import ROWS
 
     section = README.split("\n## Results\n")[1].split("\n## ")[0]
-    told = {name for line in re.findall(r"^\| (`.+?) \|", section, re.M) for name in re.findall(r"`(\w+)`", line)}
+    told = {
+        name
+        for line in re.findall(r"^\| (`.+?) \|", section, re.M)
+        for name in re.findall(r"`(\w+)`", line)
+    }
     assert told == set(ROWS)
 
 

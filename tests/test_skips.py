@@ -22,11 +22,21 @@ def test_known(): assert False
 """
 
 
-@pytest.mark.parametrize(("which", "counts"), [
-    ("any", {"skipped": 4}), ("known", {"skipped": 2, "failed": 1, "errors": 1}),  # a mark skips in a test's setup: an error
-    ("machine", {"skipped": 1, "failed": 1, "errors": 2})], ids=["any", "known", "machine"])
+@pytest.mark.parametrize(
+    ("which", "counts"),
+    [
+        ("any", {"skipped": 4}),
+        (
+            "known",
+            {"skipped": 2, "failed": 1, "errors": 1},
+        ),  # a mark skips in a test's setup: an error
+        ("machine", {"skipped": 1, "failed": 1, "errors": 2}),
+    ],
+    ids=["any", "known", "machine"],
+)
 def test_a_skip_that_could_be_mended_fails_where_it_is_asked_for(
-        pytester: pytest.Pytester, which: str, counts: dict[str, int]) -> None:
+    pytester: pytest.Pytester, which: str, counts: dict[str, int]
+) -> None:
     pytester.makepyfile(SKIPPED)
     done = pytester.runpytest("-p", "tests.skips", "--skips", which, "-p", "no:cacheprovider")
     done.assert_outcomes(xfailed=1, **counts)
@@ -35,10 +45,16 @@ def test_a_skip_that_could_be_mended_fails_where_it_is_asked_for(
 
 
 def test_what_may_be_skipped_is_no_package_and_no_program() -> None:
-    assert not [reason for reason in ALLOWED["machine"] if "package" in reason or "extra" in reason or "chrom" in reason]
+    assert not [
+        reason
+        for reason in ALLOWED["machine"]
+        if "package" in reason or "extra" in reason or "chrom" in reason
+    ]
 
 
 @pytest.mark.browser
 def test_chromium_is_there() -> None:
     """Where it is not, the other tests of a browser are skipped, and this one says so."""
-    assert CHROMIUM and DRIVER, "needs chromium and chromedriver on the path, Debian's chromium and chromium-driver"
+    assert CHROMIUM and DRIVER, (
+        "needs chromium and chromedriver on the path, Debian's chromium and chromium-driver"
+    )

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
-TEMPLATE = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def tiny_tokenizer() -> Any:
@@ -19,7 +21,9 @@ def tiny_tokenizer() -> Any:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([AddedToken(t, special=True) for t in ("<|im_start|>", "<|im_end|>")])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|im_end|>"
+    )
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 
@@ -28,9 +32,22 @@ def tiny_config(family: str = "qwen2", **changes: Any) -> Any:
     from transformers import LlamaConfig, Qwen2Config
 
     kind = {"qwen2": Qwen2Config, "llama": LlamaConfig}[family]
-    return kind(**{"vocab_size": 258, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-                   "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
-                   "tie_word_embeddings": False, "eos_token_id": 257, "pad_token_id": 257, "bos_token_id": None, **changes})
+    return kind(
+        **{
+            "vocab_size": 258,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "tie_word_embeddings": False,
+            "eos_token_id": 257,
+            "pad_token_id": 257,
+            "bos_token_id": None,
+            **changes,
+        }
+    )
 
 
 def tiny_hf(family: str = "qwen2", seed: int = 0, **changes: Any) -> Any:
@@ -38,7 +55,9 @@ def tiny_hf(family: str = "qwen2", seed: int = 0, **changes: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(tiny_config(family, initializer_range=0.15, **changes), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(
+        tiny_config(family, initializer_range=0.15, **changes), dtype=torch.float32
+    )
     for weight in model.parameters():  # as published weights are: stored in bfloat16
         weight.data = weight.data.bfloat16().float()
     return model.eval()
@@ -47,4 +66,9 @@ def tiny_hf(family: str = "qwen2", seed: int = 0, **changes: Any) -> Any:
 def tiny_model(family: str = "qwen2", seed: int = 0, **changes: Any) -> Any:
     from latentmem.model.language_model import LanguageModel
 
-    return LanguageModel.of(tiny_hf(family, seed, **changes), tiny_tokenizer(), name="tiny", fingerprint=f"tiny-{family}-{seed}")
+    return LanguageModel.of(
+        tiny_hf(family, seed, **changes),
+        tiny_tokenizer(),
+        name="tiny",
+        fingerprint=f"tiny-{family}-{seed}",
+    )

@@ -25,12 +25,31 @@ def visitor(name: str = "a", **query: str) -> Any:
 
 def new_desk() -> Desk:
     engine = FakeEngine()
-    fill_bank(engine, [Problem(BO, source="pets"), Problem("A train goes 40 km in an hour.", source="trains")])
+    fill_bank(
+        engine,
+        [Problem(BO, source="pets"), Problem("A train goes 40 km in an hour.", source="trains")],
+    )
     return Desk(engine)
 
 
-def asked(desk: Desk, text: str = ANN, mode: str = "auto", memory: str | None = None, who: Any = None, **changes: Any) -> list:
-    names = ("rollouts", "temperature", "top_p", "max_new_tokens", "seed", "verifier", "key", "min_similarity")
+def asked(
+    desk: Desk,
+    text: str = ANN,
+    mode: str = "auto",
+    memory: str | None = None,
+    who: Any = None,
+    **changes: Any,
+) -> list:
+    names = (
+        "rollouts",
+        "temperature",
+        "top_p",
+        "max_new_tokens",
+        "seed",
+        "verifier",
+        "key",
+        "min_similarity",
+    )
     values = dict(zip(names, SETTINGS, strict=True)) | changes
     return list(pressed(solve, desk, who or visitor(), text, mode, memory, *values.values()))
 
@@ -40,7 +59,7 @@ def pressed(panel: Any, desk: Desk, who: Any, *given: Any, again: bool = False) 
     shown = (panel.press_anew if again else panel.press)(desk, who, *given)
     if desk.visit(who).busy(panel.__name__.rpartition(".")[2]):
         return panel.begin(desk, who)
-    return iter([panel.Picture(*shown[:len(panel.Picture._fields)])])
+    return iter([panel.Picture(*shown[: len(panel.Picture._fields)])])
 
 
 def settle(desk: Desk, who: Any = None) -> None:
@@ -59,7 +78,14 @@ def distilled(desk: Desk, text: str = ANN, who: Any = None) -> list:
     return list(pressed(distil, desk, who or visitor(), text, *SETTINGS, 4, 1e-3, 20))
 
 
-def trace(row: int, answer: str | None, *, text: str = "thinking", finished: bool = True, side: str = "zero_shot") -> Trace:
+def trace(
+    row: int,
+    answer: str | None,
+    *,
+    text: str = "thinking",
+    finished: bool = True,
+    side: str = "zero_shot",
+) -> Trace:
     return Trace(row, text, answer, finished, 100, side, (1, 2), 7.5, 0.5, 3.0)
 
 

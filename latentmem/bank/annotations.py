@@ -31,7 +31,9 @@ def clean_tag(name: str) -> str:
     if not tag:
         raise LatentmemError("The tag is empty: type a word.")
     if len(tag) > MOST_TAG or not tag.isprintable() or "," in tag:
-        raise LatentmemError(f"The tag {tag[:40]!r} does not fit: use up to {MOST_TAG} printable characters without a comma.")
+        raise LatentmemError(
+            f"The tag {tag[:40]!r} does not fit: use up to {MOST_TAG} printable characters without a comma."
+        )
     return tag
 
 
@@ -72,7 +74,9 @@ def add_note(bank: Bank | Overlay, memory_id: str, text: str) -> Note:
     if not clean:
         raise LatentmemError("The note is empty: write something.")
     if len(clean) > MOST_NOTE:
-        raise LatentmemError(f"The note has {len(clean)} characters and the limit is {MOST_NOTE}: shorten it.")
+        raise LatentmemError(
+            f"The note has {len(clean)} characters and the limit is {MOST_NOTE}: shorten it."
+        )
     event = bank.record(Event(memory_id, "note", detail={"text": clean}))
     return Note(event.id, clean, event.created)
 

@@ -50,8 +50,19 @@ RATIO_FLOOR = 64 << 20  # below this much unpacked no ratio is dangerous
 CHUNK = 1 << 20
 
 # What zipfile, zlib and the operating system raise about a broken archive.
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, struct.error,
-           IndexError, KeyError, OverflowError, ValueError)
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    IndexError,
+    KeyError,
+    OverflowError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +94,29 @@ class _Bounded:
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(min(size, MAX_DIRECTORY + 1) if size >= 0 else MAX_DIRECTORY + 1)
         if len(data) > MAX_DIRECTORY:
-            raise LatentmemError(f"The archive lists more than the {MAX_MEMORIES} memories one may hold: "
-                                 "export the bank in parts.")
+            raise LatentmemError(
+                f"The archive lists more than the {MAX_MEMORIES} memories one may hold: "
+                "export the bank in parts."
+            )
         return data
 
 
 @contextmanager
-def opened(source: str | Path | IO[bytes], most: int = MAX_MEMORIES,
-           most_bytes: int = MAX_TOTAL) -> Iterator[tuple[zipfile.ZipFile, Members]]:
+def opened(
+    source: str | Path | IO[bytes], most: int = MAX_MEMORIES, most_bytes: int = MAX_TOTAL
+) -> Iterator[tuple[zipfile.ZipFile, Members]]:
     """The archive and its members as the manifest lists them, all checked but the arrays. Raises LatentmemError."""
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(open(source, "rb")) if isinstance(source, (str, Path)) else source
+            file = (
+                stack.enter_context(open(source, "rb"))
+                if isinstance(source, (str, Path))
+                else source
+            )
         except OSError as e:
-            raise LatentmemError(f"{source} cannot be read ({e.strerror or e}): choose an exported bank.") from None
+            raise LatentmemError(
+                f"{source} cannot be read ({e.strerror or e}): choose an exported bank."
+            ) from None
         with _sentence("The archive"):
             archive = zipfile.ZipFile(_Bounded(file))  # type: ignore[arg-type]
             size = file.seek(0, io.SEEK_END)
@@ -116,8 +136,10 @@ def lines(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
         member = io.BufferedReader(packed, CHUNK)  # type: ignore[arg-type]
         while line := member.readline(MAX_LINE + 1):
             if len(line) > MAX_LINE:
-                raise LatentmemError(f"{name} in the archive has a line of more than {MAX_LINE} bytes: "
-                                     "it was not written by latentmem.")
+                raise LatentmemError(
+                    f"{name} in the archive has a line of more than {MAX_LINE} bytes: "
+                    "it was not written by latentmem."
+                )
             yield line
 
 
@@ -128,11 +150,19 @@ def _sentence(what: str) -> Iterator[None]:
     except LatentmemError:
         raise
     except _BROKEN as e:
-        raise LatentmemError(f"{what} is damaged or not a latentmem archive ({str(e)[:120] or type(e).__name__}): "
-                             "export it again.") from None
+        raise LatentmemError(
+            f"{what} is damaged or not a latentmem archive ({str(e)[:120] or type(e).__name__}): "
+            "export it again."
+        ) from None
 
 
-def add(archive: zipfile.ZipFile, members: dict[str, dict[str, Any]], name: str, source: IO[bytes], how: int) -> None:
+def add(
+    archive: zipfile.ZipFile,
+    members: dict[str, dict[str, Any]],
+    name: str,
+    source: IO[bytes],
+    how: int,
+) -> None:
     """Write a member, and note in `members` what the manifest says of it."""
     info = zipfile.ZipInfo(name)  # dated 1980: the same bank gives the same bytes
     info.compress_type = how
@@ -153,54 +183,82 @@ def _members(archive: zipfile.ZipFile, size: int, most: int, most_bytes: int) ->
     _check_names(infos, names)
     packed, total = sum(i.compress_size for i in infos), sum(i.file_size for i in infos)
     if (there := sum(bool(ARRAYS.fullmatch(name)) for name in names)) > most:
-        raise LatentmemError(f"The archive holds {there} memories, more than the {most} that there is room for: "
-                             "export fewer by naming their ids.")
+        raise LatentmemError(
+            f"The archive holds {there} memories, more than the {most} that there is room for: "
+            "export fewer by naming their ids."
+        )
     if most_bytes < MAX_TOTAL and total > most_bytes:
-        raise LatentmemError(f"The archive unpacks to {total >> 20} MiB, more than the {most_bytes >> 20} MiB allowed here: "
-                             "export fewer memories.")
+        raise LatentmemError(
+            f"The archive unpacks to {total >> 20} MiB, more than the {most_bytes >> 20} MiB allowed here: "
+            "export fewer memories."
+        )
     # Members that overlap share packed bytes: that is how the worst zip bombs are made.
     if packed > size or total > MAX_TOTAL or total > max(RATIO_FLOOR, MAX_RATIO * packed):
-        raise LatentmemError(f"The archive of {size} bytes would unpack to {total} bytes, which no exported bank does: "
-                             "it was not unpacked.")
+        raise LatentmemError(
+            f"The archive of {size} bytes would unpack to {total} bytes, which no exported bank does: "
+            "it was not unpacked."
+        )
     manifest = from_json(Manifest, read(archive, MANIFEST, MANIFEST), MANIFEST)
     if manifest.format != FORMAT:
-        raise LatentmemError(f"The archive is a {manifest.format[:40]!r}, not a {FORMAT}: choose an exported bank.")
+        raise LatentmemError(
+            f"The archive is a {manifest.format[:40]!r}, not a {FORMAT}: choose an exported bank."
+        )
     if manifest.version > VERSION:
-        raise LatentmemError(f"The archive has version {manifest.version}, this latentmem reads {VERSION}: update it.")
+        raise LatentmemError(
+            f"The archive has version {manifest.version}, this latentmem reads {VERSION}: update it."
+        )
     unlisted = sorted(set(names) - set(manifest.members) - {MANIFEST})
     if unlisted:
-        raise LatentmemError(f"The archive holds {unlisted[0]}, which its manifest does not list: export it again.")
+        raise LatentmemError(
+            f"The archive holds {unlisted[0]}, which its manifest does not list: export it again."
+        )
     for name in (MEMORIES, EVENTS):
         checksum = sha256()
         for line in lines(archive, name):
             checksum.update(line)
         if checksum.hexdigest() != manifest.members[name].sha256:
-            raise LatentmemError(f"{name} in the archive does not match its checksum: export it again.")
+            raise LatentmemError(
+                f"{name} in the archive does not match its checksum: export it again."
+            )
     return {name: manifest.members[name] for name in names if name != MANIFEST}
 
 
 def _check_names(infos: list[zipfile.ZipInfo], names: list[str]) -> None:
     if len(infos) > MAX_MEMORIES + 3:
-        raise LatentmemError(f"The archive holds {len(infos)} members, more than {MAX_MEMORIES} memories: "
-                             "export the bank in parts.")
+        raise LatentmemError(
+            f"The archive holds {len(infos)} members, more than {MAX_MEMORIES} memories: "
+            "export the bank in parts."
+        )
     seen: set[str] = set()
     limits = {MANIFEST: MAX_MANIFEST, MEMORIES: MAX_TOTAL, EVENTS: MAX_TOTAL}
     for info, name in zip(infos, names, strict=True):
         # zipfile cuts names at a NUL and changes separators: only a name that is what it says may pass.
         if info.orig_filename != name or (name not in limits and not ARRAYS.fullmatch(name)):
-            raise LatentmemError(f"The archive holds {info.orig_filename[:60]!r}, which does not belong in a bank: "
-                                 "export the bank again and do not repack it.")
+            raise LatentmemError(
+                f"The archive holds {info.orig_filename[:60]!r}, which does not belong in a bank: "
+                "export the bank again and do not repack it."
+            )
         if name in seen:
             raise LatentmemError(f"The archive holds {name} twice: export the bank again.")
         seen.add(name)
-        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise LatentmemError(f"{name} in the archive is encrypted or packed in an unknown way: export it again.")
+        if info.flag_bits & 1 or info.compress_type not in (
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_DEFLATED,
+        ):
+            raise LatentmemError(
+                f"{name} in the archive is encrypted or packed in an unknown way: export it again."
+            )
         if info.file_size > limits.get(name, MAX_ARRAYS):
-            raise LatentmemError(f"{name} in the archive unpacks to {info.file_size} bytes, which is too much: "
-                                 "it was not unpacked.")
+            raise LatentmemError(
+                f"{name} in the archive unpacks to {info.file_size} bytes, which is too much: "
+                "it was not unpacked."
+            )
     missing = sorted(set(limits) - seen)
     if missing:
-        raise LatentmemError(f"The archive has no {missing[0]}: choose a bank exported by latentmem.")
+        raise LatentmemError(
+            f"The archive has no {missing[0]}: choose a bank exported by latentmem."
+        )
+
 
 SPOOL = 32 << 20  # bytes of words kept in memory while the arrays are written
 BATCH = 64  # memories a transaction
@@ -214,7 +272,9 @@ TENSORS = {"soft_prompt": "<f4"} | {f"key.{kind}": dtype for kind, dtype in code
 class ExportReport:
     memories: int
     events: int
-    refused: list[str]  # one sentence for each memory that is damaged and left out, or that lacks damaged events
+    refused: list[
+        str
+    ]  # one sentence for each memory that is damaged and left out, or that lacks damaged events
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,8 +296,12 @@ class _Line:
 
 
 # ------------------------------------------------------------------ export
-def export_zip(store: Store, target: str | Path | IO[bytes], ids: list[str] | None = None,
-               lacking: Sequence[str] = ()) -> ExportReport:
+def export_zip(
+    store: Store,
+    target: str | Path | IO[bytes],
+    ids: list[str] | None = None,
+    lacking: Sequence[str] = (),
+) -> ExportReport:
     """Write the memories (all, or those in `ids`) and their events, but no receipts. The same bank gives the same bytes.
     `lacking`: sentences about what should be in the archive and did not even come into this bank.
 
@@ -246,8 +310,10 @@ def export_zip(store: Store, target: str | Path | IO[bytes], ids: list[str] | No
     """
     chosen = sorted(set(ids)) if ids is not None else store.ids()
     if len(chosen) > MAX_MEMORIES:
-        raise LatentmemError(f"{len(chosen)} memories are more than one archive holds ({MAX_MEMORIES}): "
-                             "export them in parts by naming their ids.")
+        raise LatentmemError(
+            f"{len(chosen)} memories are more than one archive holds ({MAX_MEMORIES}): "
+            "export them in parts by naming their ids."
+        )
     try:
         if not isinstance(target, (str, Path)):
             return _write(store, target, chosen, lacking)
@@ -255,7 +321,9 @@ def export_zip(store: Store, target: str | Path | IO[bytes], ids: list[str] | No
         path.parent.mkdir(parents=True, exist_ok=True)
         there = path.exists()
         if there and not zipfile.is_zipfile(path):
-            raise LatentmemError(f"{path} is there and is no archive: write to another name, such as {path.stem}.zip.")
+            raise LatentmemError(
+                f"{path} is there and is no archive: write to another name, such as {path.stem}.zip."
+            )
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             with part.open("wb") as f:
@@ -263,16 +331,23 @@ def export_zip(store: Store, target: str | Path | IO[bytes], ids: list[str] | No
                 f.flush()
                 os.fsync(f.fileno())
             if there and (report.refused or not report.memories):
-                why = (f"lacks {len(report.refused)} memories or events of them ({report.refused[0]})" if report.refused else
-                       "holds no memory")
-                raise LatentmemError(f"The export {why}, so {path} was left as it is: write to another name.")
+                why = (
+                    f"lacks {len(report.refused)} memories or events of them ({report.refused[0]})"
+                    if report.refused
+                    else "holds no memory"
+                )
+                raise LatentmemError(
+                    f"The export {why}, so {path} was left as it is: write to another name."
+                )
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
         return report
     except OSError as e:
-        raise LatentmemError(f"The archive could not be written to {target} ({e.strerror or e}): "
-                             "choose another place or free some space.") from None
+        raise LatentmemError(
+            f"The archive could not be written to {target} ({e.strerror or e}): "
+            "choose another place or free some space."
+        ) from None
 
 
 def _write(store: Store, file: IO[bytes], ids: list[str], lacking: Sequence[str]) -> ExportReport:
@@ -285,15 +360,28 @@ def _write(store: Store, file: IO[bytes], ids: list[str], lacking: Sequence[str]
             try:
                 packed = store.packed(ident)
                 arrays = _arrays(packed)
-                words = b",".join(b'"%s":%s' % (p.encode(), packed.parts[p]) for p in ("record", "traces", "steps"))
+                words = b",".join(
+                    b'"%s":%s' % (p.encode(), packed.parts[p])
+                    for p in ("record", "traces", "steps")
+                )
                 line = b'{"id":"%s",%s}\n' % (ident.encode(), words)
-                if len(line) > MAX_LINE or len(arrays) > MAX_ARRAYS:  # else `import` would refuse the whole archive
-                    raise LatentmemError(f"Memory {ident} is too large for an archive ({len(line) + len(arrays)} bytes).")
+                if (
+                    len(line) > MAX_LINE or len(arrays) > MAX_ARRAYS
+                ):  # else `import` would refuse the whole archive
+                    raise LatentmemError(
+                        f"Memory {ident} is too large for an archive ({len(line) + len(arrays)} bytes)."
+                    )
             except LatentmemError as e:
                 refused.append(str(e))
                 continue
             # Stored, not deflated: weights do not compress.
-            add(archive, members, f"memories/{ident}.safetensors", BytesIO(arrays), zipfile.ZIP_STORED)
+            add(
+                archive,
+                members,
+                f"memories/{ident}.safetensors",
+                BytesIO(arrays),
+                zipfile.ZIP_STORED,
+            )
             memory_lines.write(line)
             memories += 1
             whole, damaged = stored.of(ident)
@@ -303,8 +391,20 @@ def _write(store: Store, file: IO[bytes], ids: list[str], lacking: Sequence[str]
                 events += 1
         add(archive, members, MEMORIES, memory_lines, zipfile.ZIP_DEFLATED)
         add(archive, members, EVENTS, event_lines, zipfile.ZIP_DEFLATED)
-        manifest = {"format": FORMAT, "version": VERSION, "memories": memories, "events": events, "members": members}
-        add(archive, {}, MANIFEST, BytesIO(json.dumps(manifest, indent=1).encode()), zipfile.ZIP_DEFLATED)
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "memories": memories,
+            "events": events,
+            "members": members,
+        }
+        add(
+            archive,
+            {},
+            MANIFEST,
+            BytesIO(json.dumps(manifest, indent=1).encode()),
+            zipfile.ZIP_DEFLATED,
+        )
     return ExportReport(memories, events, refused)
 
 
@@ -328,19 +428,37 @@ class _Events:
                 rows, count = self._past_damage(db, ident)
         whole = [codec.event_of(row) for row in rows if codec.event_is_whole(row)]
         if count is None:
-            return whole, f"Events of memory {ident} may be left out, because the list of them is damaged."
+            return (
+                whole,
+                f"Events of memory {ident} may be left out, because the list of them is damaged.",
+            )
         lost = count - len(whole)
-        return whole, f"{lost} damaged events of memory {ident} are left out: run `latentmem verify`." if lost > 0 else ""
+        return (
+            whole,
+            f"{lost} damaged events of memory {ident} are left out: run `latentmem verify`."
+            if lost > 0
+            else "",
+        )
 
-    def _past_damage(self, db: sqlite3.Connection, ident: str) -> tuple[list[sqlite3.Row], int | None]:
+    def _past_damage(
+        self, db: sqlite3.Connection, ident: str
+    ) -> tuple[list[sqlite3.Row], int | None]:
         """The rows that can be read, and how many there are by the index, None if that is damaged, too."""
         if self._salvaged is None:
             self._salvaged = defaultdict(list)
-            for row in salvaged(db, "events", lambda seq: db.execute("SELECT * FROM events WHERE seq = ?", (seq,)).fetchall()):
+            for row in salvaged(
+                db,
+                "events",
+                lambda seq: db.execute("SELECT * FROM events WHERE seq = ?", (seq,)).fetchall(),
+            ):
                 self._salvaged[row["memory_id"]].append(row)
         rows = self._salvaged.get(ident, [])
         try:
-            return rows, int(db.execute("SELECT COUNT(*) FROM events WHERE memory_id = ?", (ident,)).fetchone()[0])
+            return rows, int(
+                db.execute("SELECT COUNT(*) FROM events WHERE memory_id = ?", (ident,)).fetchone()[
+                    0
+                ]
+            )
         except sqlite3.DatabaseError as e:
             if not is_damage(e):
                 raise
@@ -355,8 +473,14 @@ def _arrays(packed: codec.Packed) -> bytes:
 
 
 # ------------------------------------------------------------------ import
-def import_zip(store: Store, source: str | Path | IO[bytes], *, model: str | None = None, most: int = MAX_MEMORIES,
-               most_bytes: int = MAX_TOTAL) -> ImportReport:
+def import_zip(
+    store: Store,
+    source: str | Path | IO[bytes],
+    *,
+    model: str | None = None,
+    most: int = MAX_MEMORIES,
+    most_bytes: int = MAX_TOTAL,
+) -> ImportReport:
     """Add what the archive holds and the bank does not. A memory comes whole or not at all; one that is damaged, or
     was made by another model than `model`, is refused with a sentence while the others come in.
 
@@ -396,16 +520,21 @@ class _Refusals:
         return self._first + ([f"{more} more were refused."] if more else [])
 
 
-def _memories(archive: zipfile.ZipFile, members: Members, model: str | None,
-              refused: _Refusals) -> Iterator[tuple[codec.Packed, Memory]]:
+def _memories(
+    archive: zipfile.ZipFile, members: Members, model: str | None, refused: _Refusals
+) -> Iterator[tuple[codec.Packed, Memory]]:
     for number, line in enumerate(lines(archive, MEMORIES), 1):
         try:
             words = from_json(_Line, line, f"Line {number} of {MEMORIES}")
             if not ID.fullmatch(words.id):
-                raise LatentmemError(f"Line {number} of {MEMORIES} has {words.id[:40]!r} for an id: export it again.")
+                raise LatentmemError(
+                    f"Line {number} of {MEMORIES} has {words.id[:40]!r} for an id: export it again."
+                )
             if model is not None and words.record.model != model:
-                raise LatentmemError(f"Memory {words.id} was made by {words.record.model_name[:60]!r} "
-                                     f"({words.record.model[:16]!r}): use it with that model.")
+                raise LatentmemError(
+                    f"Memory {words.id} was made by {words.record.model_name[:60]!r} "
+                    f"({words.record.model[:16]!r}): use it with that model."
+                )
             yield _memory(words, _arrays_of(archive, members, words.id))
         except LatentmemError as e:
             refused.add(e)
@@ -417,32 +546,53 @@ def _arrays_of(archive: zipfile.ZipFile, members: Members, ident: str) -> dict[s
         raise LatentmemError(f"Memory {ident} has no arrays in the archive: export it again.")
     data = read(archive, name, f"Memory {ident}")
     if codec.sha256(data) != members[name].sha256:
-        raise LatentmemError(f"Memory {ident}: its arrays do not match their checksum: export it again.")
+        raise LatentmemError(
+            f"Memory {ident}: its arrays do not match their checksum: export it again."
+        )
     arrays = codec.load_arrays(data, f"Memory {ident}: its arrays")
     for tensor, array in arrays.items():
         if array.dtype != np.dtype(TENSORS.get(tensor, object)):
-            raise LatentmemError(f"Memory {ident}: an array {tensor[:40]!r} of {array.dtype} does not belong there: "
-                                 "export it again.")
+            raise LatentmemError(
+                f"Memory {ident}: an array {tensor[:40]!r} of {array.dtype} does not belong there: "
+                "export it again."
+            )
     return arrays
 
 
 def _memory(words: _Line, arrays: dict[str, np.ndarray]) -> tuple[codec.Packed, Memory]:
     """One memory, checked as a whole: its words, its arrays, its id."""
     r, prompt = words.record, arrays.pop("soft_prompt", None)
-    if prompt is not None and len(prompt) > MOST_TOKENS:  # it would be read again and again, by everybody's model
-        raise LatentmemError(f"Memory {words.id} has {len(prompt)} virtual tokens, more than the {MOST_TOKENS} allowed.")
+    if (
+        prompt is not None and len(prompt) > MOST_TOKENS
+    ):  # it would be read again and again, by everybody's model
+        raise LatentmemError(
+            f"Memory {words.id} has {len(prompt)} virtual tokens, more than the {MOST_TOKENS} allowed."
+        )
     memory = Memory(
-        problem=r.problem, soft_prompt=prompt, model=r.model, model_name=r.model_name,
-        keys={tensor.removeprefix("key."): array.astype(np.float32) for tensor, array in arrays.items()},
-        vote=r.vote, traces=words.traces, steps=words.steps, best_step=r.best_step, settings=r.settings,
-        created=r.created)
+        problem=r.problem,
+        soft_prompt=prompt,
+        model=r.model,
+        model_name=r.model_name,
+        keys={
+            tensor.removeprefix("key."): array.astype(np.float32)
+            for tensor, array in arrays.items()
+        },
+        vote=r.vote,
+        traces=words.traces,
+        steps=words.steps,
+        best_step=r.best_step,
+        settings=r.settings,
+        created=r.created,
+    )
     try:
         packed = codec.pack(memory)
     except LatentmemError as e:
         raise LatentmemError(f"Memory {words.id}: {e}") from None
     if packed.id != words.id:
-        raise LatentmemError(f"Memory {words.id} is not what its id says (its content hashes to {packed.id}): "
-                             "it was changed or damaged, export it again.")
+        raise LatentmemError(
+            f"Memory {words.id} is not what its id says (its content hashes to {packed.id}): "
+            "it was changed or damaged, export it again."
+        )
     return packed, memory
 
 
@@ -451,7 +601,9 @@ def _events(archive: zipfile.ZipFile, refused: _Refusals) -> Iterator[Event]:
         try:
             event = from_json(Event, line, f"Line {number} of {EVENTS}")
             if not event.id or not event.created:
-                raise LatentmemError(f"Line {number} of {EVENTS} has no id or no time: export the bank again.")
+                raise LatentmemError(
+                    f"Line {number} of {EVENTS} has no id or no time: export the bank again."
+                )
             check_event(event)
             yield event
         except LatentmemError as e:

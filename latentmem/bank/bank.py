@@ -24,7 +24,9 @@ from .schema import STATE, info_of, infos_sql, insert_sql, is_damage, place
 # ---------- Receipts in a bank: each stands there with the events of its answer, and the newest stay.
 
 MOST = 2000  # receipts in a bank
-ROOM = 32 << 10  # bytes for each of them on average; one of two times eight rollouts takes about 6,000
+ROOM = (
+    32 << 10
+)  # bytes for each of them on average; one of two times eight rollouts takes about 6,000
 
 # From the newest on, as many as the number and the room allow: (number, bytes).
 PRUNE = """DELETE FROM receipts WHERE seq <= (
@@ -53,8 +55,10 @@ def read(store: Store, receipt_id: str, most: int) -> Receipt:
         with store.reading() as db:
             row = db.execute("SELECT * FROM receipts WHERE id = ?", (receipt_id,)).fetchone()
     if row is None:
-        raise LatentmemError(f"There is no receipt {str(receipt_id)[:40]!r} here: a bank keeps those of the newest {most} "
-                             "answers given with it, so ask the problem again for a new one.")
+        raise LatentmemError(
+            f"There is no receipt {str(receipt_id)[:40]!r} here: a bank keeps those of the newest {most} "
+            "answers given with it, so ask the problem again for a new one."
+        )
     return codec.receipt_of(row)
 
 
@@ -62,8 +66,10 @@ def listed(store: Store, memory_id: str | None, limit: int) -> list[Receipt]:
     """Receipts, of all answers or of those in which a memory took part, newest first, without the damaged ones, which
     `verify` names."""
     with store.reading() as db:
-        rows = db.execute(f"SELECT * FROM receipts {OF_MEMORY if memory_id else ''} ORDER BY seq DESC LIMIT ?",
-                          [memory_id, limit] if memory_id else [limit]).fetchall()
+        rows = db.execute(
+            f"SELECT * FROM receipts {OF_MEMORY if memory_id else ''} ORDER BY seq DESC LIMIT ?",
+            [memory_id, limit] if memory_id else [limit],
+        ).fetchall()
     found = []
     for row in rows:
         try:
@@ -76,7 +82,9 @@ def listed(store: Store, memory_id: str | None, limit: int) -> list[Receipt]:
 def problems(store: Store, memory_id: str) -> dict[str, str]:
     """Receipt id -> problem, of the answers in which a memory took part, newest first; their receipts are not opened."""
     with store.reading() as db:
-        rows = db.execute(f"SELECT id, problem FROM receipts {OF_MEMORY} ORDER BY seq DESC", (memory_id,)).fetchall()
+        rows = db.execute(
+            f"SELECT id, problem FROM receipts {OF_MEMORY} ORDER BY seq DESC", (memory_id,)
+        ).fetchall()
     return {row[0]: row[1] for row in rows}
 
 
@@ -92,12 +100,15 @@ def forget(store: Store, receipt_ids: Collection[str] | None) -> int:
             chosen = list(dict.fromkeys(receipt_ids))
             for ident in chosen:
                 if not db.execute("DELETE FROM receipts WHERE id = ?", (ident,)).rowcount:
-                    raise LatentmemError(f"There is no receipt {str(ident)[:40]!r} here, so none was deleted: "
-                                         "`latentmem receipts` lists them.")
+                    raise LatentmemError(
+                        f"There is no receipt {str(ident)[:40]!r} here, so none was deleted: "
+                        "`latentmem receipts` lists them."
+                    )
             gone = len(chosen)
     with store.reading() as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return gone
+
 
 __all__ = ["Bank", "ExportReport", "ImportReport", "OtherKeys", "VerifyReport"]
 
@@ -114,8 +125,9 @@ class Bank:
     only one id begins so. Whatever a user can cause raises LatentmemError.
     """
 
-    def __init__(self, path: str | Path = ":memory:", *, read_only: bool = False,
-                 most_receipts: int = MOST) -> None:
+    def __init__(
+        self, path: str | Path = ":memory:", *, read_only: bool = False, most_receipts: int = MOST
+    ) -> None:
         self.path = ":memory:" if str(path) == ":memory:" else place(path)
         self.read_only, self.most_receipts = read_only, most_receipts
         self._store = Store(self.path, read_only)
@@ -162,7 +174,10 @@ class Bank:
     def untouched(self) -> bool:
         """Whether no memory was ever kept here, not even one that was deleted since."""
         with self._store.reading() as db:
-            return db.execute("SELECT 1 FROM sqlite_sequence WHERE name = 'memories'").fetchone() is None
+            return (
+                db.execute("SELECT 1 FROM sqlite_sequence WHERE name = 'memories'").fetchone()
+                is None
+            )
 
     def info(self, memory_id: str) -> MemoryInfo:
         """One row of the table."""
@@ -172,16 +187,27 @@ class Bank:
             raise LatentmemError(f"The entry of memory {ident} is damaged: run `latentmem verify`.")
         return rows[0]
 
-    def infos(self, *, source: str | None = None, model: str | None = None, quarantined: bool | None = None,
-              limit: int | None = None, offset: int = 0, text: str | None = None) -> list[MemoryInfo]:
+    def infos(
+        self,
+        *,
+        source: str | None = None,
+        model: str | None = None,
+        quarantined: bool | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+        text: str | None = None,
+    ) -> list[MemoryInfo]:
         """Rows of the table, newest first. `text` is looked for, in any case, in the problem, the label and the id."""
         where: list[str] = []
         values: list[Any] = []
         for condition, value in (
-            ("m.source = ?", source), ("m.model = ?", model),
+            ("m.source = ?", source),
+            ("m.model = ?", model),
             (f"COALESCE({STATE} = 'quarantined', 0) = ?", quarantined),
-            ("instr(casefold(m.problem_text || char(10) || COALESCE(m.label, '') || char(10) || m.id), ?) > 0",
-             text.casefold() if text else None),
+            (
+                "instr(casefold(m.problem_text || char(10) || COALESCE(m.label, '') || char(10) || m.id), ?) > 0",
+                text.casefold() if text else None,
+            ),
         ):
             if value is not None:
                 where.append(condition)
@@ -189,9 +215,17 @@ class Bank:
         return self._infos(where, values, -1 if limit is None else max(limit, 0), max(offset, 0))
 
     # -------------------------------------------------------------- search
-    def search(self, key: np.ndarray, *, kind: KeyKind = "input", k: int = 1, model: str | None = None,
-               source: str | None = None, exclude: Collection[str] = (),
-               include_quarantined: bool = False) -> tuple[Hit, ...]:
+    def search(
+        self,
+        key: np.ndarray,
+        *,
+        kind: KeyKind = "input",
+        k: int = 1,
+        model: str | None = None,
+        source: str | None = None,
+        exclude: Collection[str] = (),
+        include_quarantined: bool = False,
+    ) -> tuple[Hit, ...]:
         """The k memories whose key is most similar (cosine) to key [d], best first, ties by id. Exact.
 
         `model`: only memories made by the model of this fingerprint; `source`: only those of this data set; `exclude`:
@@ -199,29 +233,49 @@ class Bank:
         """
         query = key_index.check_query(key, k)
         codes, views = self._search_views(kind)
-        masks = {dim: key_index.allowed(view, codes, model=model, source=source, exclude=exclude,
-                                         include_quarantined=include_quarantined) for dim, view in views.items()}
+        masks = {
+            dim: key_index.allowed(
+                view,
+                codes,
+                model=model,
+                source=source,
+                exclude=exclude,
+                include_quarantined=include_quarantined,
+            )
+            for dim, view in views.items()
+        }
         if query.size in views:
             return key_index.nearest(views[query.size], query, k, masks[query.size])
         others = [dim for dim, mask in masks.items() if mask.any()]
         if others:
-            raise OtherKeys(f"The search key has {query.size} numbers, but the {kind} keys of the bank have "
-                            f"{others[0]}: use the embedder or model that made them.")
+            raise OtherKeys(
+                f"The search key has {query.size} numbers, but the {kind} keys of the bank have "
+                f"{others[0]}: use the embedder or model that made them."
+            )
         return ()
 
-    def keys(self, kind: KeyKind, *, model: str | None = None,
-             include_quarantined: bool = False) -> tuple[list[str], np.ndarray]:
+    def keys(
+        self, kind: KeyKind, *, model: str | None = None, include_quarantined: bool = False
+    ) -> tuple[list[str], np.ndarray]:
         """All ids and their keys [n, d] float32, unit rows, in the order of storing; [0, 0] when there are none."""
         codes, views = self._search_views(kind)
         found = {}
         for dim, view in views.items():
-            mask = key_index.allowed(view, codes, model=model, source=None, exclude=(),
-                                      include_quarantined=include_quarantined)
+            mask = key_index.allowed(
+                view,
+                codes,
+                model=model,
+                source=None,
+                exclude=(),
+                include_quarantined=include_quarantined,
+            )
             if mask.any():
                 found[dim] = [view.ids[row] for row in np.flatnonzero(mask)], view.matrix[mask]
         if len(found) > 1:
-            raise LatentmemError(f"The {kind} keys of the bank have different lengths ({sorted(found)}), so they "
-                                 "cannot be compared: choose one model.")
+            raise LatentmemError(
+                f"The {kind} keys of the bank have different lengths ({sorted(found)}), so they "
+                "cannot be compared: choose one model."
+            )
         return next(iter(found.values()), ([], np.empty((0, 0), np.float32)))
 
     # -------------------------------------------------------------- events
@@ -233,13 +287,21 @@ class Bank:
         """Append several events, all or none, once they are on disk."""
         self._store.add_new(events)
 
-    def events(self, memory_id: str | None = None, *, kind: str | None = None, receipt_id: str | None = None,
-               limit: int | None = None) -> list[Event]:
+    def events(
+        self,
+        memory_id: str | None = None,
+        *,
+        kind: str | None = None,
+        receipt_id: str | None = None,
+        limit: int | None = None,
+    ) -> list[Event]:
         """Events, newest first. Damaged ones are left out: `verify` names them."""
         ident = self._store.resolve(memory_id) if memory_id is not None else None
         chosen = {"memory_id": ident, "kind": kind, "receipt_id": receipt_id}
-        return self._store.events({c: v for c, v in chosen.items() if v is not None},
-                                  -1 if limit is None else max(limit, 0))
+        return self._store.events(
+            {c: v for c, v in chosen.items() if v is not None},
+            -1 if limit is None else max(limit, 0),
+        )
 
     def quarantine(self, memory_id: str, reason: str) -> Event:
         """Keep a memory from being found, until it is released."""
@@ -272,14 +334,21 @@ class Bank:
         return forget(self._store, receipt_ids)
 
     # -------------------------------------------------------------- sharing and health
-    def export_zip(self, target: str | Path | IO[bytes], ids: Collection[str] | None = None, *,
-                   lacking: Sequence[str] = ()) -> ExportReport:
+    def export_zip(
+        self,
+        target: str | Path | IO[bytes],
+        ids: Collection[str] | None = None,
+        *,
+        lacking: Sequence[str] = (),
+    ) -> ExportReport:
         """Write memories (all, or these) and their events, but no receipts, as a zip; a damaged memory is left out and
         named. `lacking`: sentences about what should be in it and is not in this bank."""
         chosen = None if ids is None else [self._store.resolve(ident) for ident in ids]
         return archive.export_zip(self._store, target, chosen, lacking)
 
-    def import_zip(self, source: str | Path | IO[bytes], *, model: str | None = None, **limits: int) -> ImportReport:
+    def import_zip(
+        self, source: str | Path | IO[bytes], *, model: str | None = None, **limits: int
+    ) -> ImportReport:
         """Add the memories and events of an exported bank that this one lacks (set union).
 
         `model`: refuse memories made by a model of another fingerprint. `limits`: `most` memories, `most_bytes`.
@@ -287,11 +356,18 @@ class Bank:
         self._store.check_writable()
         return archive.import_zip(self._store, source, model=model, **limits)
 
-    def export_peft(self, memory_id: str, folder: str | Path, *, base_model: str | None = None) -> None:
+    def export_peft(
+        self, memory_id: str, folder: str | Path, *, base_model: str | None = None
+    ) -> None:
         """Write the soft prompt as a PEFT adapter. `base_model`: where PEFT finds the model, else the model's name."""
         memory = self.get(memory_id)
-        peft.save_peft(folder, memory.soft_prompt, base_model=base_model or memory.model_name,
-                              model_fingerprint=memory.model, init_text=str(memory.settings.get("init_text", "")))
+        peft.save_peft(
+            folder,
+            memory.soft_prompt,
+            base_model=base_model or memory.model_name,
+            model_fingerprint=memory.model,
+            init_text=str(memory.settings.get("init_text", "")),
+        )
 
     def verify(self) -> VerifyReport:
         """Check the file, every checksum, every id and every reference. Problems are named, one sentence each."""
@@ -300,16 +376,31 @@ class Bank:
     def stats(self) -> dict[str, Any]:
         """path, bytes, those of them in use for memories and events, journal_mode, sqlite version, memories, ..."""
         with self._store.reading() as db:
+
             def one(sql: str) -> Any:
                 return db.execute(sql).fetchone()[0]
-            page, pages, kept = one("PRAGMA page_size"), one("PRAGMA page_count"), one("SELECT TOTAL(size) FROM receipts")
-            return {"path": self.path, "bytes": pages * page, "used": (pages - one("PRAGMA freelist_count")) * page - int(kept),
-                    "journal_mode": one("PRAGMA journal_mode"), "sqlite": sqlite3.sqlite_version,
-                    "memories": len(self), "events": one("SELECT COUNT(*) FROM events"),
-                    "receipts": one("SELECT COUNT(*) FROM receipts"), "read_only": self.read_only}
+
+            page, pages, kept = (
+                one("PRAGMA page_size"),
+                one("PRAGMA page_count"),
+                one("SELECT TOTAL(size) FROM receipts"),
+            )
+            return {
+                "path": self.path,
+                "bytes": pages * page,
+                "used": (pages - one("PRAGMA freelist_count")) * page - int(kept),
+                "journal_mode": one("PRAGMA journal_mode"),
+                "sqlite": sqlite3.sqlite_version,
+                "memories": len(self),
+                "events": one("SELECT COUNT(*) FROM events"),
+                "receipts": one("SELECT COUNT(*) FROM receipts"),
+                "read_only": self.read_only,
+            }
 
     # -------------------------------------------------------------- inside
-    def _infos(self, where: list[str], values: list[Any], limit: int, offset: int) -> list[MemoryInfo]:
+    def _infos(
+        self, where: list[str], values: list[Any], limit: int, offset: int
+    ) -> list[MemoryInfo]:
         with self._store.reading() as db:
             try:
                 rows = db.execute(infos_sql(where), [*values, limit, offset]).fetchall()
@@ -317,7 +408,9 @@ class Bank:
                 if not is_damage(e):
                     raise
                 sql = infos_sql([*where, "m.seq = ?"])
-                found = salvaged(db, "memories", lambda seq: db.execute(sql, [*values, seq, 1, 0]).fetchall())
+                found = salvaged(
+                    db, "memories", lambda seq: db.execute(sql, [*values, seq, 1, 0]).fetchall()
+                )
                 rows = sorted(found, key=lambda row: (row["at"], row["seq"]), reverse=True)[offset:]
                 if not rows:
                     raise
@@ -327,8 +420,10 @@ class Bank:
     def _search_views(self, kind: str) -> tuple[dict[str, int], dict[int, key_index.View]]:
         """The keys of one kind as they are now: read once, then only what is new."""
         if kind not in serialization.KEY_DTYPE:
-            raise LatentmemError(f"There is no kind of key {str(kind)[:40]!r}: "
-                                 f"use {' or '.join(serialization.KEY_DTYPE)}.")
+            raise LatentmemError(
+                f"There is no kind of key {str(kind)[:40]!r}: "
+                f"use {' or '.join(serialization.KEY_DTYPE)}."
+            )
         with self._store.reading() as db:
             index = self._indices.setdefault(kind, key_index.KeyIndex(kind))
             now = (db.execute("PRAGMA data_version").fetchone()[0], self._store.writes)
@@ -352,19 +447,36 @@ class Bank:
                     raise
                 self._salvage_keys(db, index)
             alive = None
-            if db.execute("SELECT COUNT(*) FROM keys WHERE kind = ?", (index.kind,)).fetchone()[0] != index.stored:
-                alive = {r[0] for r in db.execute("SELECT seq FROM keys WHERE kind = ?", (index.kind,)).fetchall()}
+            if (
+                db.execute("SELECT COUNT(*) FROM keys WHERE kind = ?", (index.kind,)).fetchone()[0]
+                != index.stored
+            ):
+                alive = {
+                    r[0]
+                    for r in db.execute(
+                        "SELECT seq FROM keys WHERE kind = ?", (index.kind,)
+                    ).fetchall()
+                }
             hidden = db.execute(f"""SELECT m.id FROM (SELECT DISTINCT memory_id AS id FROM events
                 WHERE kind IN ('quarantined', 'released')) m WHERE {STATE} = 'quarantined'""").fetchall()
             index.mark(alive, [row[0] for row in hidden])
         finally:
             if db.in_transaction:
-                db.execute("ROLLBACK")  # nothing was written; COMMIT would fail after a damaged page
+                db.execute(
+                    "ROLLBACK"
+                )  # nothing was written; COMMIT would fail after a damaged page
 
     def _salvage_keys(self, db: sqlite3.Connection, index: key_index.KeyIndex) -> None:
         """Key by key past damaged pages, so that the others are still found."""
         after = index.last_seq
-        one = salvaged(db, "memories", lambda seq: db.execute(KEYS_SQL + "= ?", (index.kind, seq)).fetchall()
-                       if seq > after else ())
+        one = salvaged(
+            db,
+            "memories",
+            lambda seq: db.execute(KEYS_SQL + "= ?", (index.kind, seq)).fetchall()
+            if seq > after
+            else (),
+        )
         index.add(sorted(one, key=lambda row: row[0]))
-        index.stored = -1  # unreadable keys were not counted: compare all that is there with all that was read
+        index.stored = (
+            -1
+        )  # unreadable keys were not counted: compare all that is there with all that was read

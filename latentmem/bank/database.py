@@ -38,7 +38,9 @@ class Store:
 
     def close(self) -> None:
         with self._lock:
-            if self._db is not None and os.getpid() == self._pid:  # closing a parent's file would drop its locks
+            if (
+                self._db is not None and os.getpid() == self._pid
+            ):  # closing a parent's file would drop its locks
                 self._db.close()
             self._db = None
 
@@ -47,7 +49,9 @@ class Store:
         """The connection, for this thread alone. SQLite's errors come out as LatentmemError."""
         with self._lock, sentences(self.path):
             if os.getpid() != self._pid:
-                raise LatentmemError(f"{self.path} was opened before this process forked: open it again here.")
+                raise LatentmemError(
+                    f"{self.path} was opened before this process forked: open it again here."
+                )
             if self._db is None:
                 raise LatentmemError(f"{self.path} is closed: open the bank again.")
             yield self._db
@@ -68,13 +72,19 @@ class Store:
 
     def check_writable(self) -> None:
         if self.read_only:
-            raise LatentmemError(f"{self.path} is open for reading only, so nothing was stored: "
-                                 "use a bank of your own.")
+            raise LatentmemError(
+                f"{self.path} is open for reading only, so nothing was stored: "
+                "use a bank of your own."
+            )
 
     # -------------------------------------------------------------- ids
     def has(self, memory_id: object) -> bool:
         with self.reading() as db:
-            return isinstance(memory_id, str) and memory_id.isascii() and _has(db, "memories", memory_id)
+            return (
+                isinstance(memory_id, str)
+                and memory_id.isascii()
+                and _has(db, "memories", memory_id)
+            )
 
     def resolve(self, memory_id: str) -> str:
         """The full id of the one memory whose id begins with this. Raises LatentmemError with a suggestion."""
@@ -85,7 +95,9 @@ class Store:
         if len(found) == 1:
             return found[0]
         if found:
-            raise LatentmemError(f"{prefix[:40]!r} begins the ids of several memories: write {_either(found)}.")
+            raise LatentmemError(
+                f"{prefix[:40]!r} begins the ids of several memories: write {_either(found)}."
+            )
         near: list[str] = []
         while prefix and not near:
             prefix = prefix[:-1]
@@ -98,8 +110,10 @@ class Store:
         if len(prefix) < MIN_PREFIX or len(prefix) > 40 or not prefix.isascii():
             return []
         with self.reading() as db:
-            rows = db.execute("SELECT id FROM memories WHERE id >= ? AND id < ? ORDER BY id LIMIT 4",
-                              (prefix, prefix + "\x7f")).fetchall()
+            rows = db.execute(
+                "SELECT id FROM memories WHERE id >= ? AND id < ? ORDER BY id LIMIT 4",
+                (prefix, prefix + "\x7f"),
+            ).fetchall()
         return [row[0] for row in rows]
 
     # -------------------------------------------------------------- memories as bytes
@@ -113,19 +127,32 @@ class Store:
             try:
                 row = db.execute("SELECT seq FROM memories WHERE id = ?", (memory_id,)).fetchone()
                 if row is None:
-                    raise LatentmemError(f"There is no memory {memory_id}: it was deleted meanwhile.")
-                parts = db.execute("SELECT part, bytes, sha256 FROM parts WHERE seq = ?", (row[0],)).fetchall()
-                keys = db.execute("SELECT kind, bytes, sha256 FROM keys WHERE seq = ?", (row[0],)).fetchall()
+                    raise LatentmemError(
+                        f"There is no memory {memory_id}: it was deleted meanwhile."
+                    )
+                parts = db.execute(
+                    "SELECT part, bytes, sha256 FROM parts WHERE seq = ?", (row[0],)
+                ).fetchall()
+                keys = db.execute(
+                    "SELECT kind, bytes, sha256 FROM keys WHERE seq = ?", (row[0],)
+                ).fetchall()
             except sqlite3.DatabaseError as e:
                 if not is_damage(e):
                     raise
-                raise LatentmemError(f"Memory {memory_id} is damaged ({e}): delete it, or import it again.") from None
-        damaged = [name for name, data, checksum in (*parts, *keys)
-                   if not isinstance(data, bytes) or codec.sha256(data) != checksum]
+                raise LatentmemError(
+                    f"Memory {memory_id} is damaged ({e}): delete it, or import it again."
+                ) from None
+        damaged = [
+            name
+            for name, data, checksum in (*parts, *keys)
+            if not isinstance(data, bytes) or codec.sha256(data) != checksum
+        ]
         damaged += sorted(set(codec.PARTS) - {part[0] for part in parts})
         if damaged:
-            raise LatentmemError(f"Memory {memory_id} is damaged (its {damaged[0]} is missing or does not match its "
-                                 "checksum): delete it, or import it again.")
+            raise LatentmemError(
+                f"Memory {memory_id} is damaged (its {damaged[0]} is missing or does not match its "
+                "checksum): delete it, or import it again."
+            )
         return codec.Packed(memory_id, {p[0]: p[1] for p in parts}, {k[0]: k[1] for k in keys})
 
     def add(self, batch: Sequence[tuple[codec.Packed, Memory]]) -> int:
@@ -145,7 +172,10 @@ class Store:
         """Append one event; what it lacks of id and time is filled in."""
         with self.writing() as db:
             ident = self.resolve(event.memory_id)
-            (event,) = stamped([replace(event, memory_id=ident, detail=dict(event.detail))], partial(_overridden, db))
+            (event,) = stamped(
+                [replace(event, memory_id=ident, detail=dict(event.detail))],
+                partial(_overridden, db),
+            )
             _, refused = insert_events(db, [event])
             if refused:
                 raise LatentmemError(refused[0])
@@ -161,7 +191,9 @@ class Store:
             whole = stamped(batch, partial(_overridden, db))
             added, refused = insert_events(db, whole)
             if added < len(whole):
-                raise LatentmemError(refused[0] if refused else "An event was there already: nothing was taken down.")
+                raise LatentmemError(
+                    refused[0] if refused else "An event was there already: nothing was taken down."
+                )
 
     def add_events(self, batch: Iterable[Event]) -> tuple[int, list[str]]:
         """Add the complete events that are not yet there; how many those were, and what was refused."""
@@ -174,15 +206,25 @@ class Store:
         where = " AND ".join(f"{column} = ?" for column in chosen) or "1"
         with self.reading() as db:
             try:
-                rows = db.execute(f"SELECT * FROM events WHERE {where} ORDER BY at DESC, id DESC LIMIT ?",
-                                  [*chosen.values(), limit]).fetchall()
+                rows = db.execute(
+                    f"SELECT * FROM events WHERE {where} ORDER BY at DESC, id DESC LIMIT ?",
+                    [*chosen.values(), limit],
+                ).fetchall()
             except sqlite3.DatabaseError as e:
                 if not is_damage(e):
                     raise
-                found = salvaged(db, "events", lambda seq: db.execute(f"SELECT * FROM events WHERE {where} AND seq = ?",
-                                                                      [*chosen.values(), seq]).fetchall())
-                rows = sorted(filter(codec.event_is_whole, found), key=lambda row: (codec.stamp(row["created"]), row["id"]),
-                              reverse=True)
+                found = salvaged(
+                    db,
+                    "events",
+                    lambda seq: db.execute(
+                        f"SELECT * FROM events WHERE {where} AND seq = ?", [*chosen.values(), seq]
+                    ).fetchall(),
+                )
+                rows = sorted(
+                    filter(codec.event_is_whole, found),
+                    key=lambda row: (codec.stamp(row["created"]), row["id"]),
+                    reverse=True,
+                )
                 rows = rows if limit < 0 else rows[:limit]
         return [codec.event_of(row) for row in rows if codec.event_is_whole(row)]
 
@@ -193,29 +235,48 @@ def check_event(event: Event) -> None:
         kinds = ", ".join(get_args(EventKind))
         raise LatentmemError(f"There is no kind of event {str(event.kind)[:40]!r}: use {kinds}.")
     if len(event.id) > 100 or not event.id.isprintable():
-        raise LatentmemError(f"The event id {event.id[:40]!r} does not fit: use up to 100 printable characters.")
+        raise LatentmemError(
+            f"The event id {event.id[:40]!r} does not fit: use up to 100 printable characters."
+        )
     codec.check_plain(event.detail, "The event's detail")
     # Half a surrogate pair or NaN here would stop a whole transaction later.
-    whole = codec.dump([event.memory_id, event.problem_id, event.receipt_id, event.created, dict(event.detail)], "The event")
+    whole = codec.dump(
+        [event.memory_id, event.problem_id, event.receipt_id, event.created, dict(event.detail)],
+        "The event",
+    )
     if len(whole) > MOST_EVENT:
-        raise LatentmemError(f"The event has {len(whole)} bytes and the limit is {MOST_EVENT}: shorten its text.")
+        raise LatentmemError(
+            f"The event has {len(whole)} bytes and the limit is {MOST_EVENT}: shorten its text."
+        )
     # The newest event decides whether a memory is in quarantine or has a tag: one of a time to come would outdo whatever
     # another copy of the bank says until then.
     if event.created and codec.stamp(event.created) > codec.now() + 86_400_000_000:
-        raise LatentmemError(f"The event of {event.created} lies in the future: set the clock that wrote it.")
+        raise LatentmemError(
+            f"The event of {event.created} lies in the future: set the clock that wrote it."
+        )
 
 
-def stamped(events: Sequence[Event], overridden: Callable[[Event], int] = lambda event: 0) -> list[Event]:
+def stamped(
+    events: Sequence[Event], overridden: Callable[[Event], int] = lambda event: 0
+) -> list[Event]:
     """Events that just happened, checked, with what they lack of ids and times, which lie apart so that their order stays,
     and after the time of what they override, even if the clock was set back in between or another one was ahead."""
     at = codec.now()
     for event in events:
         check_event(event)
-    return [replace(e, id=e.id or "e" + uuid4().hex, created=e.created or codec.iso(max(at, overridden(e) + 1) + i))
-            for i, e in enumerate(events)]
+    return [
+        replace(
+            e,
+            id=e.id or "e" + uuid4().hex,
+            created=e.created or codec.iso(max(at, overridden(e) + 1) + i),
+        )
+        for i, e in enumerate(events)
+    ]
 
 
-def salvaged(db: sqlite3.Connection, table: str, one: Callable[[int], Iterable[Any]]) -> Iterator[Any]:
+def salvaged(
+    db: sqlite3.Connection, table: str, one: Callable[[int], Iterable[Any]]
+) -> Iterator[Any]:
     """What can still be read of a table with damaged pages: `one(seq)` for every seq, newest first."""
     last = db.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
     for seq in range(last[0] if last else 0, 0, -1):
@@ -237,10 +298,14 @@ def _insert(db: sqlite3.Connection, packed: codec.Packed, memory: Memory) -> boo
         return False
     row = codec.row_of(memory, codec.stamp(memory.created) if memory.created else codec.now())
     seq = db.execute(insert_sql("memories", list(row)), list(row.values())).lastrowid
-    db.executemany(insert_sql("parts", ["seq", "part", "bytes", "sha256"]),
-                   [(seq, part, data, codec.sha256(data)) for part, data in packed.parts.items()])
-    db.executemany(insert_sql("keys", ["kind", "seq", "bytes", "sha256"]),
-                   [(kind, seq, data, codec.sha256(data)) for kind, data in packed.keys.items()])
+    db.executemany(
+        insert_sql("parts", ["seq", "part", "bytes", "sha256"]),
+        [(seq, part, data, codec.sha256(data)) for part, data in packed.parts.items()],
+    )
+    db.executemany(
+        insert_sql("keys", ["kind", "seq", "bytes", "sha256"]),
+        [(kind, seq, data, codec.sha256(data)) for kind, data in packed.keys.items()],
+    )
     return True
 
 
@@ -252,14 +317,18 @@ def insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, 
         known = db.execute("SELECT sha256 FROM events WHERE id = ?", (event.id,)).fetchone()
         if known is not None:
             if known[0] != row["sha256"]:
-                refused.append(f"Event {event.id} differs from the one the bank has under this id: it was not taken.")
+                refused.append(
+                    f"Event {event.id} differs from the one the bank has under this id: it was not taken."
+                )
         elif not _has(db, "memories", event.memory_id):
             orphans[event.memory_id] += 1
         else:
             db.execute(insert_sql("events", list(row)), list(row.values()))
             added += 1
-    refused += [f"{count} events belong to memory {ident[:40]!r}, which the bank does not have: they were not taken."
-                for ident, count in orphans.items()]
+    refused += [
+        f"{count} events belong to memory {ident[:40]!r}, which the bank does not have: they were not taken."
+        for ident, count in orphans.items()
+    ]
     return added, refused
 
 
@@ -274,13 +343,16 @@ def _overridden(db: sqlite3.Connection, event: Event) -> int:
 
 def _either(ids: list[str]) -> str:
     """The shortest beginnings that tell these sorted ids apart."""
+
     def shared(a: str, b: str) -> int:
         return len(os.path.commonprefix([a, b]))  # noqa: RUF071 - characters are what is meant
 
     cuts = [max([MIN_PREFIX - 1, *(shared(a, b) for b in ids if b != a)]) + 1 for a in ids]
-    return " or ".join(a[:max(cut, 8)] for a, cut in zip(ids, cuts, strict=True))
+    return " or ".join(a[: max(cut, 8)] for a, cut in zip(ids, cuts, strict=True))
+
 
 # ---------- Is a bank whole? The file, every checksum, every id, every listing entry, every receipt, every reference.
+
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
@@ -298,14 +370,21 @@ def verify(store: Store) -> VerifyReport:
         memories = _seqs(db, "memories", problems)
         events = _seqs(db, "events", problems)
         receipts = _seqs(db, "receipts", problems)
-        for check in (_file(db), _references(db), *(_memory(store, db, seq) for seq in memories),
-                      *(_event(db, seq) for seq in events), *(_receipt(db, seq) for seq in receipts)):
+        for check in (
+            _file(db),
+            _references(db),
+            *(_memory(store, db, seq) for seq in memories),
+            *(_event(db, seq) for seq in events),
+            *(_receipt(db, seq) for seq in receipts),
+        ):
             try:
                 problems.extend(check)
             except sqlite3.DatabaseError as e:
                 if not is_damage(e):
                     raise
-                problems.append(f"A page of the file is damaged ({e}): import your last export into a new bank.")
+                problems.append(
+                    f"A page of the file is damaged ({e}): import your last export into a new bank."
+                )
     return VerifyReport(len(memories), len(events), len(receipts), list(dict.fromkeys(problems)))
 
 
@@ -315,9 +394,13 @@ def _seqs(db: sqlite3.Connection, table: str, problems: list[str]) -> list[int]:
     except sqlite3.DatabaseError as e:
         if not is_damage(e):
             raise
-        problems.append(f"The table of {table} is damaged ({e}): import your last export into a new bank.")
+        problems.append(
+            f"The table of {table} is damaged ({e}): import your last export into a new bank."
+        )
         sql = f"SELECT seq FROM {table} WHERE seq = ?"
-        return sorted(row[0] for row in salvaged(db, table, lambda seq: db.execute(sql, (seq,)).fetchall()))
+        return sorted(
+            row[0] for row in salvaged(db, table, lambda seq: db.execute(sql, (seq,)).fetchall())
+        )
 
 
 def _file(db: sqlite3.Connection) -> Iterator[str]:
@@ -329,7 +412,9 @@ def _file(db: sqlite3.Connection) -> Iterator[str]:
 def _references(db: sqlite3.Connection) -> Iterator[str]:
     for table, rowid, _, _ in db.execute("PRAGMA foreign_key_check").fetchall():
         if table == "events":
-            event = db.execute("SELECT id, memory_id FROM events WHERE seq = ?", (rowid,)).fetchone()
+            event = db.execute(
+                "SELECT id, memory_id FROM events WHERE seq = ?", (rowid,)
+            ).fetchone()
             if event is not None:
                 yield f"Event {event[0]} belongs to memory {event[1]}, which is not in the bank."
         else:
@@ -352,8 +437,10 @@ def _memory(store: Store, db: sqlite3.Connection, seq: int) -> Iterator[str]:
         return
     for column, value in codec.row_of(memory, at).items():
         if row[column] != value:
-            yield (f"The entry of memory {ident} says {column} = {str(row[column])[:40]!r}, its record says "
-                   f"{str(value)[:40]!r}.")
+            yield (
+                f"The entry of memory {ident} says {column} = {str(row[column])[:40]!r}, its record says "
+                f"{str(value)[:40]!r}."
+            )
 
 
 def _gone(db: sqlite3.Connection, seq: int) -> bool:
@@ -381,7 +468,13 @@ def _receipt(db: sqlite3.Connection, seq: int) -> Iterator[str]:
     except LatentmemError as e:
         yield str(e)
         return
-    for column, value in (("id", receipt.id), ("problem", receipt.problem.text), ("size", len(row["body"].encode()))):
+    for column, value in (
+        ("id", receipt.id),
+        ("problem", receipt.problem.text),
+        ("size", len(row["body"].encode())),
+    ):
         if row[column] != value:
-            yield (f"The entry of receipt {row['id']} says {column} = {str(row[column])[:40]!r}, its record says "
-                   f"{str(value)[:40]!r}.")
+            yield (
+                f"The entry of receipt {row['id']} says {column} = {str(row[column])[:40]!r}, its record says "
+                f"{str(value)[:40]!r}."
+            )

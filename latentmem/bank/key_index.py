@@ -54,8 +54,13 @@ class Block:
         """keys [m, d], unit rows; labels: (seq, id, name, model code, source code) each."""
         start, end = len(self.ids), len(self.ids) + len(keys)
         if end > len(self._buffer):
-            capacity = max(end, 2 * start)  # the first is as small as can be: a bank may hold long keys of many lengths
-            buffer, codes = np.empty((capacity, keys.shape[1]), np.float32), np.empty((2, capacity), np.int32)
+            capacity = max(
+                end, 2 * start
+            )  # the first is as small as can be: a bank may hold long keys of many lengths
+            buffer, codes = (
+                np.empty((capacity, keys.shape[1]), np.float32),
+                np.empty((2, capacity), np.int32),
+            )
             buffer[:start], codes[:, :start] = self._buffer[:start], self._codes[:, :start]
             self._buffer, self._codes = buffer, codes
         self._buffer[start:end] = keys
@@ -80,8 +85,16 @@ class Block:
         n = len(self.ids)
         matrix = self._buffer[:n]
         matrix.flags.writeable = False
-        return View(self.ids, self.names, matrix, self._codes[0, :n], self._codes[1, :n],
-                    self.deleted, self.quarantined, self.row_of)
+        return View(
+            self.ids,
+            self.names,
+            matrix,
+            self._codes[0, :n],
+            self._codes[1, :n],
+            self.deleted,
+            self.quarantined,
+            self.row_of,
+        )
 
 
 @dataclass
@@ -137,12 +150,21 @@ class KeyIndex:
         dtype = np.dtype(KEY_DTYPE[self.kind])
         start = 8 + int.from_bytes(data[:8], "little")
         whole = start < len(data) and (len(data) - start) % dtype.itemsize == 0
-        fits = len(data) - start <= MOST_KEY * dtype.itemsize  # an older latentmem let longer ones in
+        fits = (
+            len(data) - start <= MOST_KEY * dtype.itemsize
+        )  # an older latentmem let longer ones in
         return np.frombuffer(data, dtype, offset=start) if whole and fits else None
 
 
-def allowed(view: View, codes: dict[str, int], *, model: str | None, source: str | None,
-            exclude: Collection[str], include_quarantined: bool) -> np.ndarray:
+def allowed(
+    view: View,
+    codes: dict[str, int],
+    *,
+    model: str | None,
+    source: str | None,
+    exclude: Collection[str],
+    include_quarantined: bool,
+) -> np.ndarray:
     """[n] bool: the rows a search may return."""
     mask = ~view.deleted
     if not include_quarantined:
@@ -173,12 +195,23 @@ def nearest(view: View, key: np.ndarray, k: int, mask: np.ndarray) -> tuple[Hit,
     take = min(k + 1, count)  # one more, for the margin of the last
     threshold = rough[np.argpartition(rough, view.n - take)[view.n - take]]
     rows = np.flatnonzero(rough >= threshold - SLACK)
-    exact = np.concatenate([_cosines(view.matrix[rows[i:i + CHUNK]], query) for i in range(0, len(rows), CHUNK)])
-    best = sorted(zip(-exact, (view.ids[r] for r in rows), rows, strict=True), key=lambda t: t[:2])[:take]
+    exact = np.concatenate(
+        [_cosines(view.matrix[rows[i : i + CHUNK]], query) for i in range(0, len(rows), CHUNK)]
+    )
+    best = sorted(zip(-exact, (view.ids[r] for r in rows), rows, strict=True), key=lambda t: t[:2])[
+        :take
+    ]
     similarity = [float(-negative) for negative, _, _ in best]
     return tuple(
-        Hit(ident, view.names[row], similarity[i], i + 1, similarity[i] - similarity[i + 1] if i + 1 < take else None)
-        for i, (_, ident, row) in enumerate(best[:k]))
+        Hit(
+            ident,
+            view.names[row],
+            similarity[i],
+            i + 1,
+            similarity[i] - similarity[i + 1] if i + 1 < take else None,
+        )
+        for i, (_, ident, row) in enumerate(best[:k])
+    )
 
 
 def _cosines(rows: np.ndarray, query: np.ndarray) -> np.ndarray:
@@ -193,9 +226,16 @@ class OtherKeys(LatentmemError):
 def check_query(key: np.ndarray, k: int) -> np.ndarray:
     """The query as a vector [d]. Raises LatentmemError."""
     vector = np.asarray(key)
-    if vector.dtype.kind != "f" or vector.ndim != 1 or not np.isfinite(vector).all() or not vector.any():
-        raise LatentmemError(f"The search key ({vector.dtype} {vector.shape}) is not one finite vector [d] other than "
-                             "zero: compute it again.")
+    if (
+        vector.dtype.kind != "f"
+        or vector.ndim != 1
+        or not np.isfinite(vector).all()
+        or not vector.any()
+    ):
+        raise LatentmemError(
+            f"The search key ({vector.dtype} {vector.shape}) is not one finite vector [d] other than "
+            "zero: compute it again."
+        )
     if k < 1:
         raise LatentmemError(f"k = {k} asks for no memory: use 1 or more.")
     return vector

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 MOST_EVENTS = 2000
 STATES = ("quarantined", "released")
-USES = {f.name for f in fields(Counters)}  # events that answers leave behind; the others are a person's
+USES = {
+    f.name for f in fields(Counters)
+}  # events that answers leave behind; the others are a person's
 
 
 class Beside:
@@ -73,10 +75,17 @@ def thinned(events: list[Event]) -> list[Event]:
         return events
     newest = {_about(e): i for i, e in enumerate(events)}
     uses = [i for i, e in enumerate(events) if e.kind in USES]
-    gone = set([*uses, *(i for i, e in enumerate(events) if e.kind not in USES and newest[_about(e)] != i)][:over])
+    gone = set(
+        [
+            *uses,
+            *(i for i, e in enumerate(events) if e.kind not in USES and newest[_about(e)] != i),
+        ][:over]
+    )
     if len(gone) < over:
-        raise LatentmemError(f"{MOST_EVENTS} notes and changes of shared memories are as many as this shared app keeps for "
-                             "you: run latentmem on your own computer for more.")
+        raise LatentmemError(
+            f"{MOST_EVENTS} notes and changes of shared memories are as many as this shared app keeps for "
+            "you: run latentmem on your own computer for more."
+        )
     return [e for i, e in enumerate(events) if i not in gone]
 
 
@@ -84,16 +93,28 @@ def _about(event: Event) -> tuple[str, str, str]:
     """What the newest event decides: a tag, or whether a memory is in quarantine. Of all else each counts."""
     if event.kind in STATES:
         return event.memory_id, "state", ""
-    return event.memory_id, event.kind, str(event.detail.get("tag")) if event.kind == "tag" else event.id
+    return (
+        event.memory_id,
+        event.kind,
+        str(event.detail.get("tag")) if event.kind == "tag" else event.id,
+    )
 
 
 def weight(events: Iterable[Event]) -> int:
     """Bytes that a person's words ask for. What answers leave, and what takes something back, asks for none."""
-    return sum(len(str(e.detail)) for e in events if e.kind in ("note", "tag") and "removes" not in e.detail
-               and e.detail.get("on") is not False)
+    return sum(
+        len(str(e.detail))
+        for e in events
+        if e.kind in ("note", "tag")
+        and "removes" not in e.detail
+        and e.detail.get("on") is not False
+    )
+
 
 MOST_BYTES = 64 << 20  # of an uploaded archive, unpacked: twenty memories take four
-MOST_OWN = 16 << 20  # bytes of all that is one's own; a shared app may hold hundreds of overlays in memory
+MOST_OWN = (
+    16 << 20
+)  # bytes of all that is one's own; a shared app may hold hundreds of overlays in memory
 MOST_RECEIPTS = 100  # in one overlay
 
 
@@ -106,8 +127,14 @@ class Overlay:
 
     read_only = False
 
-    def __init__(self, curated: Bank, most: int = 20, longest: int = MOST_TOKENS, most_bytes: int = MOST_OWN) -> None:
-        self.curated, self.own, self._beside = curated, Bank(":memory:", most_receipts=MOST_RECEIPTS), Beside()
+    def __init__(
+        self, curated: Bank, most: int = 20, longest: int = MOST_TOKENS, most_bytes: int = MOST_OWN
+    ) -> None:
+        self.curated, self.own, self._beside = (
+            curated,
+            Bank(":memory:", most_receipts=MOST_RECEIPTS),
+            Beside(),
+        )
         self.most, self.longest, self.most_bytes = most, longest, most_bytes
 
     @property
@@ -130,13 +157,17 @@ class Overlay:
     def check_room(self, wanted: int = 1) -> None:
         """Raises LatentmemError when that many more memories of one's own are too many."""
         if len(self.own) + wanted > self.most:
-            raise LatentmemError(f"{len(self.own) + wanted} memories are more than the {self.most} of your own that this "
-                                 "shared app keeps for you: delete some, or run latentmem on your own computer.")
+            raise LatentmemError(
+                f"{len(self.own) + wanted} memories are more than the {self.most} of your own that this "
+                "shared app keeps for you: delete some, or run latentmem on your own computer."
+            )
 
     def _check_bytes(self, more: int) -> None:
         if self.own.stats()["used"] + self._beside.bytes + more > self.most_bytes:
-            raise LatentmemError(f"What is your own here would take more than the {self.most_bytes >> 20} MiB that this shared "
-                                 "app keeps for you: delete some memories, or run latentmem on your own computer.")
+            raise LatentmemError(
+                f"What is your own here would take more than the {self.most_bytes >> 20} MiB that this shared "
+                "app keeps for you: delete some memories, or run latentmem on your own computer."
+            )
 
     def owns(self, memory_id: str) -> bool:
         """Whether a memory is one's own, so that it can be deleted."""
@@ -149,8 +180,10 @@ class Overlay:
         """Delete one's own memory. Raises LatentmemError for a shared one."""
         home = self._home(memory_id)
         if home is not self.own:
-            raise LatentmemError(f"Memory {memory_id} belongs to the shared bank, which only its keeper can change: "
-                                 "delete memories that you made yourself.")
+            raise LatentmemError(
+                f"Memory {memory_id} belongs to the shared bank, which only its keeper can change: "
+                "delete memories that you made yourself."
+            )
         home.delete(memory_id)
 
     def __contains__(self, memory_id: object) -> bool:
@@ -162,15 +195,26 @@ class Overlay:
     def info(self, memory_id: str) -> MemoryInfo:
         return self._seen(self._home(memory_id).info(memory_id))
 
-    def infos(self, *, source: str | None = None, model: str | None = None, quarantined: bool | None = None,
-              limit: int | None = None, offset: int = 0, text: str | None = None) -> list[MemoryInfo]:
+    def infos(
+        self,
+        *,
+        source: str | None = None,
+        model: str | None = None,
+        quarantined: bool | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+        text: str | None = None,
+    ) -> list[MemoryInfo]:
         """Rows of both banks, newest first."""
-        rows = [self._seen(info) for bank in (self.own, self.curated)
-                for info in bank.infos(source=source, model=model, text=text)]
+        rows = [
+            self._seen(info)
+            for bank in (self.own, self.curated)
+            for info in bank.infos(source=source, model=model, text=text)
+        ]
         rows = [i for i in rows if quarantined is None or i.quarantined == quarantined]
         rows.sort(key=lambda i: i.created, reverse=True)
         first = max(offset, 0)
-        return rows[first:] if limit is None else rows[first: first + max(limit, 0)]
+        return rows[first:] if limit is None else rows[first : first + max(limit, 0)]
 
     def _seen(self, info: MemoryInfo) -> MemoryInfo:
         """A row with what happened here added to it."""
@@ -178,9 +222,18 @@ class Overlay:
         if not here:
             return info
         kinds = [e.kind for e in here]
-        counters = Counters(**{f.name: getattr(info.counters, f.name) + kinds.count(f.name) for f in fields(Counters)})
+        counters = Counters(
+            **{
+                f.name: getattr(info.counters, f.name) + kinds.count(f.name)
+                for f in fields(Counters)
+            }
+        )
         state = next((k for k in reversed(kinds) if k in STATES), None)
-        return replace(info, counters=counters, quarantined=info.quarantined if state is None else state == STATES[0])
+        return replace(
+            info,
+            counters=counters,
+            quarantined=info.quarantined if state is None else state == STATES[0],
+        )
 
     def _home(self, memory_id: str) -> Bank:
         """The bank that holds a memory, by its id or the beginning of its id. Raises LatentmemError."""
@@ -194,50 +247,76 @@ class Overlay:
             except LatentmemError as e:
                 error = e
         if len(found) > 1:
-            raise LatentmemError(f"{memory_id[:40]!r} begins the ids of several memories: "
-                                 f"write {found[0][1]} or {found[1][1]}.")
+            raise LatentmemError(
+                f"{memory_id[:40]!r} begins the ids of several memories: "
+                f"write {found[0][1]} or {found[1][1]}."
+            )
         if not found:
             raise error
         return found[0][0]
 
     # -------------------------------------------------------------- search
-    def search(self, key: np.ndarray, *, kind: KeyKind = "input", k: int = 1, model: str | None = None,
-               source: str | None = None, exclude: Collection[str] = (),
-               include_quarantined: bool = False) -> tuple[Hit, ...]:
+    def search(
+        self,
+        key: np.ndarray,
+        *,
+        kind: KeyKind = "input",
+        k: int = 1,
+        model: str | None = None,
+        source: str | None = None,
+        exclude: Collection[str] = (),
+        include_quarantined: bool = False,
+    ) -> tuple[Hit, ...]:
         """The k most similar memories of both banks, best first, ties by id; rank and margin are those of the union."""
         shut = () if include_quarantined else self._shut()
         hits, other = [], None
         for bank in (self.own, self.curated):
             try:
-                hits += bank.search(key, kind=kind, k=k + 1, model=model, source=source, exclude=[*exclude, *shut],
-                                    include_quarantined=include_quarantined)
+                hits += bank.search(
+                    key,
+                    kind=kind,
+                    k=k + 1,
+                    model=model,
+                    source=source,
+                    exclude=[*exclude, *shut],
+                    include_quarantined=include_quarantined,
+                )
             except OtherKeys as e:  # of one bank: the other may have what is looked for
                 other = e
         if other and not hits:
             raise other
         hits.sort(key=lambda h: (-h.similarity, h.memory_id))
         after = [h.similarity for h in hits[1:]] + [None] * bool(hits)
-        return tuple(replace(h, rank=i, margin=None if s is None else h.similarity - s)
-                     for i, (h, s) in enumerate(zip(hits, after, strict=True), 1))[:k]
+        return tuple(
+            replace(h, rank=i, margin=None if s is None else h.similarity - s)
+            for i, (h, s) in enumerate(zip(hits, after, strict=True), 1)
+        )[:k]
 
     def _shut(self) -> list[str]:
         """Shared memories that were put in quarantine here."""
         last = {e.memory_id: e.kind for e in self._beside.of() if e.kind in STATES}
         return [memory_id for memory_id, kind in last.items() if kind == STATES[0]]
 
-    def keys(self, kind: KeyKind, *, model: str | None = None,
-             include_quarantined: bool = False) -> tuple[list[str], np.ndarray]:
+    def keys(
+        self, kind: KeyKind, *, model: str | None = None, include_quarantined: bool = False
+    ) -> tuple[list[str], np.ndarray]:
         """All ids and their keys [n, d] float32: the shared ones, then one's own; [0, 0] when there are none."""
         import numpy as np
 
-        parts = [bank.keys(kind, model=model, include_quarantined=include_quarantined)
-                 for bank in (self.curated, self.own)]
+        parts = [
+            bank.keys(kind, model=model, include_quarantined=include_quarantined)
+            for bank in (self.curated, self.own)
+        ]
         parts = [(ids, keys) for ids, keys in parts if ids]
         if len({keys.shape[1] for _, keys in parts}) > 1:
-            raise LatentmemError(f"The {kind} keys of your memories and of the shared ones have different lengths, so "
-                                 "they cannot be compared: choose one model.")
+            raise LatentmemError(
+                f"The {kind} keys of your memories and of the shared ones have different lengths, so "
+                "they cannot be compared: choose one model."
+            )
         ids = [i for some, _ in parts for i in some]
-        matrix = np.concatenate([keys for _, keys in parts]) if parts else np.empty((0, 0), np.float32)
+        matrix = (
+            np.concatenate([keys for _, keys in parts]) if parts else np.empty((0, 0), np.float32)
+        )
         shut = set() if include_quarantined else set(self._shut())
         open_ = [row for row, i in enumerate(ids) if i not in shut]
         return [ids[row] for row in open_], matrix[open_] if shut else matrix
@@ -267,23 +346,43 @@ class Overlay:
     def _shared(self, event: Event) -> Event:
         """With the whole id. Of tags the newest event decides, so it comes after one of a clock that is ahead."""
         ident = self.curated.info(event.memory_id).id
-        last = self.events(ident, kind="tag", limit=1) if event.kind == "tag" and not event.created else ()
+        last = (
+            self.events(ident, kind="tag", limit=1)
+            if event.kind == "tag" and not event.created
+            else ()
+        )
         ahead = bool(last) and stamp(last[0].created) >= now()
-        return replace(event, memory_id=ident, created=iso(stamp(last[0].created) + 1) if ahead else event.created)
+        return replace(
+            event,
+            memory_id=ident,
+            created=iso(stamp(last[0].created) + 1) if ahead else event.created,
+        )
 
     def _check_words(self, events: Sequence[Event]) -> None:
         if more := weight(events):
             self._check_bytes(more)
 
-    def events(self, memory_id: str | None = None, *, kind: str | None = None, receipt_id: str | None = None,
-               limit: int | None = None) -> list[Event]:
+    def events(
+        self,
+        memory_id: str | None = None,
+        *,
+        kind: str | None = None,
+        receipt_id: str | None = None,
+        limit: int | None = None,
+    ) -> list[Event]:
         """Events of both banks and of here, newest first."""
         chosen: dict[str, Any] = {"kind": kind, "receipt_id": receipt_id, "limit": limit}
         if memory_id is None:
-            stored, here = [e for bank in (self.own, self.curated) for e in bank.events(**chosen)], self._beside.of()
+            stored, here = (
+                [e for bank in (self.own, self.curated) for e in bank.events(**chosen)],
+                self._beside.of(),
+            )
         else:
             home = self._home(memory_id)
-            stored, here = home.events(memory_id, **chosen), self._beside.of(home.info(memory_id).id)
+            stored, here = (
+                home.events(memory_id, **chosen),
+                self._beside.of(home.info(memory_id).id),
+            )
         here = [e for e in here if kind in (None, e.kind) and receipt_id in (None, e.receipt_id)]
         return sorted([*stored, *here], key=lambda e: stamp(e.created), reverse=True)[:limit]
 
@@ -295,8 +394,10 @@ class Overlay:
         """Let a memory be found again. Raises LatentmemError if it was the keeper who shut a shared one away."""
         home = self._home(memory_id)
         if home is self.curated and home.info(memory_id).quarantined:
-            raise LatentmemError(f"Memory {memory_id} was put in quarantine by the keeper of the shared bank: "
-                                 "only they can release it.")
+            raise LatentmemError(
+                f"Memory {memory_id} was put in quarantine by the keeper of the shared bank: "
+                "only they can release it."
+            )
         return self.record(Event(memory_id, "released"))
 
     # -------------------------------------------------------------- receipts
@@ -316,7 +417,9 @@ class Overlay:
         if memory_id is None:
             return self.own.receipts(limit=limit)
         here = {e.receipt_id for e in self.events(memory_id)}
-        return [r for r in self.own.receipts() if r.id in here][: None if limit is None else max(limit, 0)]
+        return [r for r in self.own.receipts() if r.id in here][
+            : None if limit is None else max(limit, 0)
+        ]
 
     def asked(self, memory_id: str) -> dict[str, str]:
         """Receipt id -> problem, of the answers given here in which a memory took part, newest first."""
@@ -327,7 +430,9 @@ class Overlay:
         return self.own.forget(receipt_ids)
 
     # -------------------------------------------------------------- sharing
-    def export_zip(self, target: str | Path | IO[bytes], ids: Collection[str] | None = None) -> ExportReport:
+    def export_zip(
+        self, target: str | Path | IO[bytes], ids: Collection[str] | None = None
+    ) -> ExportReport:
         """Write memories as a zip: those named, else all of one's own. Raises LatentmemError when there are none."""
         chosen = [i.id for i in self.own.infos()] if ids is None else [self.info(i).id for i in ids]
         if not chosen:
@@ -337,34 +442,54 @@ class Overlay:
             return self.own.export_zip(target, chosen)
         with Bank(":memory:") as both:
             lacking: list[str] = []
-            for bank, some in ((self.curated, shared), (self.own, [i for i in chosen if i in self.own])):
+            for bank, some in (
+                (self.curated, shared),
+                (self.own, [i for i in chosen if i in self.own]),
+            ):
                 archive, left_out = _copied(bank, some)
                 lacking += [*left_out, *both.import_zip(archive).refused]
             return both.export_zip(target, lacking=lacking)
 
-    def import_zip(self, source: str | Path | IO[bytes], *, model: str | None = None) -> ImportReport:
+    def import_zip(
+        self, source: str | Path | IO[bytes], *, model: str | None = None
+    ) -> ImportReport:
         """Add the memories of an exported bank that are in neither bank. All or, without room for all, none."""
         with Bank(":memory:") as read:
-            report = read.import_zip(source, model=model, most=self.most + len(self), most_bytes=MOST_BYTES)
+            report = read.import_zip(
+                source, model=model, most=self.most + len(self), most_bytes=MOST_BYTES
+            )
             infos = [i for i in read.infos() if i.id not in self]
             fresh = [i.id for i in infos if i.virtual_tokens <= self.longest]
-            refused = [f"Memory {i.id} has {i.virtual_tokens} virtual tokens, more than the {self.longest} that this shared "
-                       "app allows." for i in infos if i.virtual_tokens > self.longest]
+            refused = [
+                f"Memory {i.id} has {i.virtual_tokens} virtual tokens, more than the {self.longest} that this shared "
+                "app allows."
+                for i in infos
+                if i.virtual_tokens > self.longest
+            ]
             self.check_room(len(fresh))
             archive, left_out = _copied(read, fresh)
             if fresh:
                 self._check_bytes(archive.getbuffer().nbytes)
             taken = self.own.import_zip(archive)
-        return replace(taken, skipped=report.added + report.skipped - len(infos),
-                       refused=[*report.refused, *refused, *left_out, *taken.refused])
+        return replace(
+            taken,
+            skipped=report.added + report.skipped - len(infos),
+            refused=[*report.refused, *refused, *left_out, *taken.refused],
+        )
 
-    def export_peft(self, memory_id: str, folder: str | Path, *, base_model: str | None = None) -> None:
+    def export_peft(
+        self, memory_id: str, folder: str | Path, *, base_model: str | None = None
+    ) -> None:
         """Write the soft prompt as a PEFT adapter."""
         self._home(memory_id).export_peft(memory_id, folder, base_model=base_model)
 
     def stats(self) -> dict[str, Any]:
         """The shared bank's, with all memories counted and one's own beside them."""
-        return self.curated.stats() | {"memories": len(self), "own": len(self.own), "read_only": False}
+        return self.curated.stats() | {
+            "memories": len(self),
+            "own": len(self.own),
+            "read_only": False,
+        }
 
 
 def _copied(bank: Bank, ids: Iterable[str]) -> tuple[BytesIO, list[str]]:

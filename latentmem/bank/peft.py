@@ -20,7 +20,12 @@ MAX_CONFIG_BYTES = 1 << 20
 
 
 def save_peft(
-    folder: str | Path, array: np.ndarray, *, base_model: str, model_fingerprint: str, init_text: str = ""
+    folder: str | Path,
+    array: np.ndarray,
+    *,
+    base_model: str,
+    model_fingerprint: str,
+    init_text: str = "",
 ) -> None:
     """Write the soft prompt [virtual tokens, hidden] as a standard PEFT prompt-tuning adapter, stored in float32.
 
@@ -31,8 +36,10 @@ def save_peft(
     """
     prompt = np.ascontiguousarray(array, dtype="<f4")
     if prompt.ndim != 2 or 0 in prompt.shape or not np.isfinite(prompt).all():
-        raise LatentmemError(f"A soft prompt of shape {prompt.shape} was not written: "
-                             "it must be a finite matrix [virtual tokens, hidden].")
+        raise LatentmemError(
+            f"A soft prompt of shape {prompt.shape} was not written: "
+            "it must be a finite matrix [virtual tokens, hidden]."
+        )
     from safetensors.numpy import save
 
     tokens, hidden = prompt.shape
@@ -53,13 +60,17 @@ def save_peft(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if (foreign := _foreign(folder)) is not None:
-            raise LatentmemError(f"{foreign} belongs to an adapter that latentmem did not write, so nothing was written: "
-                                 "choose another folder.")
+            raise LatentmemError(
+                f"{foreign} belongs to an adapter that latentmem did not write, so nothing was written: "
+                "choose another folder."
+            )
         _write(folder / WEIGHTS, save({TENSOR: prompt}, metadata))
         _write(folder / CONFIG, json.dumps(config, indent=2).encode() + b"\n")
     except OSError as e:
-        raise LatentmemError(f"The adapter could not be written to {folder} ({e.strerror or e}): "
-                             "choose another folder or free some space.") from None
+        raise LatentmemError(
+            f"The adapter could not be written to {folder} ({e.strerror or e}): "
+            "choose another folder or free some space."
+        ) from None
 
 
 def load_peft(folder: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
@@ -71,18 +82,29 @@ def load_peft(folder: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
     """
     folder = Path(folder)
     config = _config(folder / CONFIG)
-    if config.get("peft_type") != "PROMPT_TUNING" or config.get("task_type") not in ("CAUSAL_LM", None):
-        raise LatentmemError(f"{folder} holds a PEFT adapter of type {config.get('peft_type')!r} for "
-                             f"{config.get('task_type')!r}: only PROMPT_TUNING for CAUSAL_LM is a soft prompt.")
+    if config.get("peft_type") != "PROMPT_TUNING" or config.get("task_type") not in (
+        "CAUSAL_LM",
+        None,
+    ):
+        raise LatentmemError(
+            f"{folder} holds a PEFT adapter of type {config.get('peft_type')!r} for "
+            f"{config.get('task_type')!r}: only PROMPT_TUNING for CAUSAL_LM is a soft prompt."
+        )
     path = folder / WEIGHTS
     if not path.is_file():
         pickled = (folder / PICKLED).exists()
-        remedy = "it has only a pickle, which is not opened, save it as safetensors" if pickled else "copy it there"
+        remedy = (
+            "it has only a pickle, which is not opened, save it as safetensors"
+            if pickled
+            else "copy it there"
+        )
         raise LatentmemError(f"{folder} has no {WEIGHTS}: {remedy}.")
     prompt, metadata = _tensor(path)
     expected = (config.get("num_virtual_tokens"), config.get("token_dim"))
     if prompt.shape != expected:
-        raise LatentmemError(f"{path} has shape {prompt.shape} but {CONFIG} says {expected}: fetch the adapter again.")
+        raise LatentmemError(
+            f"{path} has shape {prompt.shape} but {CONFIG} says {expected}: fetch the adapter again."
+        )
     text = metadata.get("latentmem.init_text") or config.get("prompt_tuning_init_text")
     return prompt, {
         "base_model": str(config.get("base_model_name_or_path") or ""),
@@ -117,17 +139,22 @@ def _write(path: Path, data: bytes) -> None:
 def _config(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise LatentmemError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes: it is not an adapter configuration.")
+            raise LatentmemError(
+                f"{path} is larger than {MAX_CONFIG_BYTES} bytes: it is not an adapter configuration."
+            )
         config = json.loads(path.read_bytes())
     except OSError as e:
-        raise LatentmemError(f"{path} cannot be read ({e.strerror or e}): "
-                             "choose a folder that holds a PEFT adapter.") from None
+        raise LatentmemError(
+            f"{path} cannot be read ({e.strerror or e}): choose a folder that holds a PEFT adapter."
+        ) from None
     except (ValueError, RecursionError) as e:
         if isinstance(e, LatentmemError):
             raise
         raise LatentmemError(f"{path} is not JSON ({e}): fetch the adapter again.") from None
     if not isinstance(config, dict):
-        raise LatentmemError(f"{path} is not a JSON object: choose a folder that holds a PEFT adapter.")
+        raise LatentmemError(
+            f"{path} is not a JSON object: choose a folder that holds a PEFT adapter."
+        )
     return config
 
 
@@ -138,14 +165,20 @@ def _tensor(path: Path) -> tuple[np.ndarray, dict[str, str]]:
         with safe_open(path, framework="numpy") as file:
             names, metadata = list(file.keys()), file.metadata() or {}
             if names != [TENSOR]:
-                raise LatentmemError(f"{path} holds {', '.join(sorted(names)[:3]) or 'nothing'}: "
-                                     f"a soft prompt is the one tensor {TENSOR}.")
+                raise LatentmemError(
+                    f"{path} holds {', '.join(sorted(names)[:3]) or 'nothing'}: "
+                    f"a soft prompt is the one tensor {TENSOR}."
+                )
             dtype = file.get_slice(TENSOR).get_dtype()
             if dtype not in ("F16", "F32", "F64"):  # numpy has no bfloat16
-                raise LatentmemError(f"{path} holds {dtype} numbers: save the soft prompt as float32.")
+                raise LatentmemError(
+                    f"{path} holds {dtype} numbers: save the soft prompt as float32."
+                )
             prompt = file.get_tensor(TENSOR).astype("<f4")
     except (SafetensorError, OSError) as e:
-        raise LatentmemError(f"{path} is not a safetensors file ({e}): fetch the adapter again.") from None
+        raise LatentmemError(
+            f"{path} is not a safetensors file ({e}): fetch the adapter again."
+        ) from None
     if prompt.ndim != 2 or not np.isfinite(prompt).all():
         raise LatentmemError(f"{path} holds NaN, infinity or no matrix: fetch the adapter again.")
     return prompt, metadata

@@ -58,8 +58,11 @@ def soft_prompts(bank: Bank | Overlay) -> Iterator[tuple[str, np.ndarray]]:
 
 def _some(bank: Any, after: int) -> list[Any]:
     with bank._store.reading() as db:
-        return db.execute("SELECT p.seq, m.id, p.bytes, p.sha256 FROM parts p JOIN memories m ON m.seq = p.seq "
-                          "WHERE p.part = 'soft_prompt' AND p.seq > ? ORDER BY p.seq LIMIT ?", (after, AT_ONCE)).fetchall()
+        return db.execute(
+            "SELECT p.seq, m.id, p.bytes, p.sha256 FROM parts p JOIN memories m ON m.seq = p.seq "
+            "WHERE p.part = 'soft_prompt' AND p.seq > ? ORDER BY p.seq LIMIT ?",
+            (after, AT_ONCE),
+        ).fetchall()
 
 
 def _prompt(data: bytes, ident: str) -> np.ndarray | None:

@@ -18,7 +18,8 @@ BUSY_SECONDS = 10.0
 # goes through all of them, an older one through those it lacks.
 # `seq` is the order of storing; of memories and events it is never used twice, so that a reader can ask for what came after.
 # `at` is `created` in microseconds since 1970: texts with different zones or precision do not sort.
-STEPS = ("""
+STEPS = (
+    """
 CREATE TABLE memories (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, name TEXT NOT NULL,
   problem_id TEXT NOT NULL, problem_text TEXT NOT NULL, problem_answer TEXT, source TEXT NOT NULL,
@@ -42,18 +43,34 @@ CREATE INDEX events_memory ON events (memory_id, kind);
 CREATE INDEX events_receipt ON events (receipt_id);
 CREATE INDEX events_at ON events (at, id);
 CREATE INDEX events_state ON events (memory_id, at, id, kind) WHERE kind IN ('quarantined', 'released');
-""", """
+""",
+    """
 CREATE TABLE receipts (
   seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, problem TEXT NOT NULL, size INTEGER NOT NULL,
   body TEXT NOT NULL, sha256 TEXT NOT NULL);
-""")
+""",
+)
 SCHEMA_VERSION = len(STEPS)
 # The last of the two events is the state; ties by event id, so that every merged copy of a bank agrees.
 STATE = """(SELECT s.kind FROM events s WHERE s.memory_id = m.id AND s.kind IN ('quarantined', 'released')
             ORDER BY s.at DESC, s.id DESC LIMIT 1)"""
 COUNTERS = ("retrieved", "used", "agreed", "verifier_won", "helped", "hurt")
-INFO_COLUMNS = ("id", "name", "problem_id", "problem_text", "problem_answer", "source", "label", "majority_ratio",
-                "model", "model_name", "virtual_tokens", "hidden", "best_step", "created")
+INFO_COLUMNS = (
+    "id",
+    "name",
+    "problem_id",
+    "problem_text",
+    "problem_answer",
+    "source",
+    "label",
+    "majority_ratio",
+    "model",
+    "model_name",
+    "virtual_tokens",
+    "hidden",
+    "best_step",
+    "created",
+)
 
 
 def infos_sql(where: list[str]) -> str:
@@ -71,14 +88,30 @@ def infos_sql(where: list[str]) -> str:
 def info_of(row: sqlite3.Row) -> MemoryInfo | None:
     """A row of the table; None when it is too damaged to show, which `verify` tells."""
     try:
-        problem = Problem(row["problem_text"], row["problem_id"], row["problem_answer"], row["source"])
+        problem = Problem(
+            row["problem_text"], row["problem_id"], row["problem_answer"], row["source"]
+        )
     except LatentmemError:
         return None
     counters = Counters(**{kind: row[f"n_{kind}"] for kind in COUNTERS})
-    columns = ("id", "name", "label", "majority_ratio", "model", "model_name", "virtual_tokens", "hidden", "best_step",
-               "created")
-    return MemoryInfo(**{c: row[c] for c in columns}, problem=problem, quarantined=bool(row["quarantined"]),
-                      counters=counters)
+    columns = (
+        "id",
+        "name",
+        "label",
+        "majority_ratio",
+        "model",
+        "model_name",
+        "virtual_tokens",
+        "hidden",
+        "best_step",
+        "created",
+    )
+    return MemoryInfo(
+        **{c: row[c] for c in columns},
+        problem=problem,
+        quarantined=bool(row["quarantined"]),
+        counters=counters,
+    )
 
 
 def insert_sql(table: str, columns: list[str]) -> str:
@@ -89,17 +122,20 @@ def insert_sql(table: str, columns: list[str]) -> str:
 # A process was killed while it wrote: what it left beside the file must be taken back or brought in, which is writing.
 _UNFINISHED = (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY)
 _SENTENCES = {
-    **dict.fromkeys(_UNFINISHED, "{path} was left in the middle of a write, and reading alone cannot mend that: "
-                                 "open it once where it may be written, for example with `latentmem verify`."),
+    **dict.fromkeys(
+        _UNFINISHED,
+        "{path} was left in the middle of a write, and reading alone cannot mend that: "
+        "open it once where it may be written, for example with `latentmem verify`.",
+    ),
     sqlite3.SQLITE_FULL: "The disk that holds {path} is full, so nothing was stored: free some space and try again.",
     sqlite3.SQLITE_BUSY: "{path} stayed locked by another process, so nothing was changed: try again in a moment.",
     sqlite3.SQLITE_LOCKED: "{path} stayed locked, so nothing was changed: try again in a moment.",
     sqlite3.SQLITE_READONLY: "{path} cannot be written, so nothing was stored: "
-                             "give write permission to the file and its folder, or choose another bank.",
+    "give write permission to the file and its folder, or choose another bank.",
     sqlite3.SQLITE_CANTOPEN: "{path} cannot be opened ({error}): choose a file in a folder you may write to.",
     sqlite3.SQLITE_NOTADB: "{path} is not a latentmem bank: choose another file.",
     sqlite3.SQLITE_CORRUPT: "{path} is damaged ({error}): "
-                            "run `latentmem verify`, or import your last export into a new bank.",
+    "run `latentmem verify`, or import your last export into a new bank.",
     sqlite3.SQLITE_IOERR: "{path} cannot be read or written ({error}): check the disk.",
     sqlite3.SQLITE_TOOBIG: "A memory is too large for {path}, so nothing was stored: use fewer virtual tokens.",
 }
@@ -120,7 +156,10 @@ def sentences(path: str) -> Iterator[None]:
 
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether a page of the file is damaged, so that other rows may still be readable."""
-    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR)
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in (
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_IOERR,
+    )
 
 
 def is_unfinished(error: LatentmemError) -> bool:
@@ -131,7 +170,11 @@ def is_unfinished(error: LatentmemError) -> bool:
 # ------------------------------------------------------------------ opening
 def wal_is_safe(version: tuple[int, int, int]) -> bool:
     """Whether this SQLite has the fix for the WAL-reset corruption race (3.51.3; backported to 3.44.6 and 3.50.7)."""
-    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51, 0) or (3, 44, 6) <= version < (3, 45, 0)
+    return (
+        version >= (3, 51, 3)
+        or (3, 50, 7) <= version < (3, 51, 0)
+        or (3, 44, 6) <= version < (3, 45, 0)
+    )
 
 
 def connect(path: str, read_only: bool) -> sqlite3.Connection:
@@ -162,25 +205,35 @@ def _address(file: Path, read_only: bool) -> str:
     """The file as SQLite's URI; its folder is made for one that is to be written."""
     try:
         if read_only and not file.is_file():
-            raise LatentmemError(f"There is no bank at {file}: check the path, or open it for writing to create it.")
+            raise LatentmemError(
+                f"There is no bank at {file}: check the path, or open it for writing to create it."
+            )
         if file.is_dir():
-            raise LatentmemError(f"{file} is a folder: name a file in it, for example {file / 'bank.sqlite'}.")
+            raise LatentmemError(
+                f"{file} is a folder: name a file in it, for example {file / 'bank.sqlite'}."
+            )
         if not read_only:
             file.parent.mkdir(parents=True, exist_ok=True)
         return file.absolute().as_uri() + ("?mode=rwc" if not read_only else _read_mode(file))
     except OSError as e:
-        raise LatentmemError(f"{file} or its folder cannot be opened ({e.strerror}): choose a file in a folder you may "
-                             "write to.") from None
+        raise LatentmemError(
+            f"{file} or its folder cannot be opened ({e.strerror}): choose a file in a folder you may "
+            "write to."
+        ) from None
 
 
 def _open(path: str, read_only: bool) -> sqlite3.Connection:
     target = path if path == ":memory:" else _address(Path(path), read_only)
     # One connection serves all threads, behind the lock of `Bank`: ":memory:" exists only in its own connection.
-    db = sqlite3.connect(target, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=True)
+    db = sqlite3.connect(
+        target, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=True
+    )
     db.row_factory = sqlite3.Row
     # A flipped bit in a text must not stop the listing of the others; checksums find it.
     db.text_factory = partial(str, encoding="utf-8", errors="replace")
-    db.create_function("casefold", 1, lambda text: text.casefold() if text else "", deterministic=True)
+    db.create_function(
+        "casefold", 1, lambda text: text.casefold() if text else "", deterministic=True
+    )
     return db
 
 
@@ -195,20 +248,34 @@ def _read_mode(file: Path) -> str:
 
 def _check(db: sqlite3.Connection, path: str, read_only: bool) -> None:
     """Refuses a file that is no bank or a newer one; creates the tables in an empty file, and what an older one lacks."""
-    for pragma in ("foreign_keys = ON", "trusted_schema = OFF", "cell_size_check = ON",
-                   "secure_delete = ON"):  # what was deleted is overwritten
+    for pragma in (
+        "foreign_keys = ON",
+        "trusted_schema = OFF",
+        "cell_size_check = ON",
+        "secure_delete = ON",
+    ):  # what was deleted is overwritten
         db.execute(f"PRAGMA {pragma}")
-    if not _objects(db) and _pragma(db, "user_version") == 0 and (not read_only or path == ":memory:"):
+    if (
+        not _objects(db)
+        and _pragma(db, "user_version") == 0
+        and (not read_only or path == ":memory:")
+    ):
         _upgrade(db)
     application, version, objects = _seen(db)
     if application != APPLICATION_ID:
-        raise LatentmemError(f"{path} is an SQLite file but not a latentmem bank: choose another file.")
+        raise LatentmemError(
+            f"{path} is an SQLite file but not a latentmem bank: choose another file."
+        )
     if version > SCHEMA_VERSION:
-        raise LatentmemError(f"{path} was written by a newer latentmem (bank version {version}, this one reads "
-                             f"{SCHEMA_VERSION}): update latentmem.")
+        raise LatentmemError(
+            f"{path} was written by a newer latentmem (bank version {version}, this one reads "
+            f"{SCHEMA_VERSION}): update latentmem."
+        )
     if version < 1 or objects != _expected(version):
-        raise LatentmemError(f"{path} does not have the tables of a latentmem bank: "
-                             "import your last export into a new one.")
+        raise LatentmemError(
+            f"{path} does not have the tables of a latentmem bank: "
+            "import your last export into a new one."
+        )
     if version < SCHEMA_VERSION:
         _bring_up(db, version, read_only)
 
@@ -225,7 +292,9 @@ def _seen(db: sqlite3.Connection) -> tuple[int, int, set[tuple[str, ...]]]:
 
 def _upgrade(db: sqlite3.Connection) -> None:
     """The steps that an empty or older bank lacks, all or none."""
-    db.execute("BEGIN IMMEDIATE")  # another process may be at it, too: whoever comes second finds it done
+    db.execute(
+        "BEGIN IMMEDIATE"
+    )  # another process may be at it, too: whoever comes second finds it done
     try:
         version = _pragma(db, "user_version")
         if version or not _objects(db):
@@ -260,7 +329,9 @@ def _bring_up(db: sqlite3.Connection, version: int, read_only: bool) -> None:
 def _objects(db: sqlite3.Connection) -> set[tuple[str, ...]]:
     """Tables, indices, triggers and views with their definitions, whatever the white space. Comparing them all finds
     damage there and keeps foreign triggers out of shared banks."""
-    rows = db.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
+    rows = db.execute(
+        "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    )
     return {(row[0], row[1], "".join(str(row[2]).split())) for row in rows.fetchall()}
 
 

@@ -31,12 +31,19 @@ from ..records import (
 
 T = TypeVar("T")
 PARTS = ("record", "traces", "steps", "soft_prompt")
-KEY_DTYPE = {"input": "<f4", "kv": "<f2"}  # kv keys are long (layers x heads x 2); float16 halves them
+KEY_DTYPE = {
+    "input": "<f4",
+    "kv": "<f2",
+}  # kv keys are long (layers x heads x 2); float16 halves them
 UNIT_TOLERANCE = 1e-3  # a unit vector rounded to float16 is off by up to 5e-4
-MOST_KEY = 1 << 20  # numbers of a key; a model without grouped heads makes long ones: Llama-2-13B kv keys of 409,600
+MOST_KEY = (
+    1 << 20
+)  # numbers of a key; a model without grouped heads makes long ones: Llama-2-13B kv keys of 409,600
 MOST_NUMBER = 1e4  # of a soft prompt; embeddings are below 10, and what overflows in bfloat16 breaks a whole batch
 FILE = {"path", "meta"}
-MOST_TEXT = 200  # characters that a stored receipt keeps of a trace; what it decided is in the votes
+MOST_TEXT = (
+    200  # characters that a stored receipt keeps of a trace; what it decided is in the votes
+)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 assert KEY_DTYPE.keys() == set(get_args(KeyKind))
 
@@ -72,10 +79,14 @@ def stamp(created: str) -> int:
     """Microseconds since 1970 of an ISO 8601 time; a time without a zone is UTC. Raises LatentmemError."""
     try:
         time = datetime.fromisoformat(created)
-        return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - EPOCH) // timedelta(microseconds=1)
+        return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - EPOCH) // timedelta(
+            microseconds=1
+        )
     except (ValueError, TypeError, OverflowError):
-        raise LatentmemError(f"The time {str(created)[:40]!r} is not ISO 8601: write it like "
-                             "2026-01-31T12:00:00+00:00.") from None
+        raise LatentmemError(
+            f"The time {str(created)[:40]!r} is not ISO 8601: write it like "
+            "2026-01-31T12:00:00+00:00."
+        ) from None
 
 
 def iso(at: int) -> str:
@@ -90,9 +101,13 @@ def now() -> int:
 def dump(value: Any, what: str) -> bytes:
     """Compact JSON in UTF-8. Raises LatentmemError for NaN, infinity, half a surrogate pair, and objects."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return json.dumps(
+            value, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        ).encode()
     except (TypeError, ValueError, RecursionError) as e:
-        raise LatentmemError(f"{what} cannot be written as JSON ({e}): use finite numbers and plain values.") from None
+        raise LatentmemError(
+            f"{what} cannot be written as JSON ({e}): use finite numbers and plain values."
+        ) from None
 
 
 # ------------------------------------------------------------------ arrays
@@ -120,23 +135,40 @@ def save_key(kind: str, key: np.ndarray) -> bytes:
 
 # ------------------------------------------------------------------ checks
 def check_prompt(prompt: Any) -> None:
-    if not isinstance(prompt, np.ndarray) or prompt.dtype != np.float32 or prompt.ndim != 2 or 0 in prompt.shape:
-        raise LatentmemError(f"The soft prompt is {_describe(prompt)}: it must be a float32 array [virtual tokens, hidden].")
+    if (
+        not isinstance(prompt, np.ndarray)
+        or prompt.dtype != np.float32
+        or prompt.ndim != 2
+        or 0 in prompt.shape
+    ):
+        raise LatentmemError(
+            f"The soft prompt is {_describe(prompt)}: it must be a float32 array [virtual tokens, hidden]."
+        )
     if not np.isfinite(prompt).all():
-        raise LatentmemError("The soft prompt holds NaN or infinity: distil again with a lower learning rate.")
+        raise LatentmemError(
+            "The soft prompt holds NaN or infinity: distil again with a lower learning rate."
+        )
     if (most := float(np.abs(prompt).max())) > MOST_NUMBER:
-        raise LatentmemError(f"The soft prompt holds a number of size {most:.3g}, more than the {MOST_NUMBER:g} allowed: distil "
-                             "again with a lower learning rate.")
+        raise LatentmemError(
+            f"The soft prompt holds a number of size {most:.3g}, more than the {MOST_NUMBER:g} allowed: distil "
+            "again with a lower learning rate."
+        )
 
 
 def check_key(kind: str, key: Any) -> None:
     if kind not in KEY_DTYPE:
-        raise LatentmemError(f"There is no kind of key {str(kind)[:40]!r}: use {' or '.join(KEY_DTYPE)}.")
+        raise LatentmemError(
+            f"There is no kind of key {str(kind)[:40]!r}: use {' or '.join(KEY_DTYPE)}."
+        )
     if not isinstance(key, np.ndarray) or key.dtype != np.float32 or key.ndim != 1 or not key.size:
-        raise LatentmemError(f"The {kind} key is {_describe(key)}: it must be a float32 vector [d].")
+        raise LatentmemError(
+            f"The {kind} key is {_describe(key)}: it must be a float32 vector [d]."
+        )
     if key.size > MOST_KEY:  # search keeps all keys in memory
-        raise LatentmemError(f"The {kind} key has {key.size} numbers, more than the {MOST_KEY} allowed: make it with a "
-                             "smaller model.")
+        raise LatentmemError(
+            f"The {kind} key has {key.size} numbers, more than the {MOST_KEY} allowed: make it with a "
+            "smaller model."
+        )
     norm = float(np.linalg.norm(key.astype(np.float64)))
     if not np.isfinite(norm):
         raise LatentmemError(f"The {kind} key holds NaN or infinity: compute it again.")
@@ -150,8 +182,10 @@ def check_plain(values: Mapping[str, Any], what: str) -> None:
         raise LatentmemError(f"{what} 'path' stands beside 'meta': leave one of them out.")
     for name, value in values.items():
         if not _is_plain(value):
-            raise LatentmemError(f"{what} {str(name)[:40]!r} is of type {type(value).__name__}: write text, a number, "
-                                 "true, false or null.")
+            raise LatentmemError(
+                f"{what} {str(name)[:40]!r} is of type {type(value).__name__}: write text, a number, "
+                "true, false or null."
+            )
 
 
 def _is_plain(value: Any) -> bool:
@@ -160,25 +194,39 @@ def _is_plain(value: Any) -> bool:
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Without what `check_plain` refuses: an older latentmem let it in."""
-    return {k: v for k, v in values.items() if _is_plain(v) and not (k == "meta" and values.keys() >= FILE)}
+    return {
+        k: v
+        for k, v in values.items()
+        if _is_plain(v) and not (k == "meta" and values.keys() >= FILE)
+    }
 
 
 def _describe(value: Any) -> str:
-    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+    return (
+        f"{value.dtype} {value.shape}"
+        if isinstance(value, np.ndarray)
+        else f"a {type(value).__name__}"
+    )
 
 
 def check(memory: Memory) -> None:
     """Raises LatentmemError with the first thing that would make the memory unusable."""
     check_prompt(memory.soft_prompt)
     if not memory.keys:
-        raise LatentmemError("The memory has no key, so nothing could find it: add an input or a kv key.")
+        raise LatentmemError(
+            "The memory has no key, so nothing could find it: add an input or a kv key."
+        )
     for kind, key in memory.keys.items():
         check_key(kind, key)
     if not memory.model:
-        raise LatentmemError("The memory names no model: set `model` to the fingerprint of the model that made it.")
+        raise LatentmemError(
+            "The memory names no model: set `model` to the fingerprint of the model that made it."
+        )
     vote = memory.vote
     if vote.clusters and not 1 <= sum(len(c.rows) for c in vote.clusters) <= vote.total:
-        raise LatentmemError(f"The vote counts more answers than its total of {vote.total} traces: vote again.")
+        raise LatentmemError(
+            f"The vote counts more answers than its total of {vote.total} traces: vote again."
+        )
     if not 0 <= memory.best_step < 2**31:
         raise LatentmemError(f"best_step = {memory.best_step} is not a step: use 0 or more.")
     check_plain(memory.settings, "The memory's setting")
@@ -190,8 +238,15 @@ def check(memory: Memory) -> None:
 def pack(memory: Memory) -> Packed:
     """The bytes of a memory, already read back once: what this returns can be read. Raises LatentmemError."""
     check(memory)
-    record = Record(memory.problem, memory.model, memory.model_name, memory.vote, memory.best_step,
-                    dict(memory.settings), memory.created)
+    record = Record(
+        memory.problem,
+        memory.model,
+        memory.model_name,
+        memory.vote,
+        memory.best_step,
+        dict(memory.settings),
+        memory.created,
+    )
     try:
         packed = Packed(
             id=memory.id,
@@ -204,7 +259,9 @@ def pack(memory: Memory) -> Packed:
             keys={kind: save_key(kind, key) for kind, key in sorted(memory.keys.items())},
         )
     except UnicodeEncodeError as e:
-        raise LatentmemError(f"The problem holds half a character ({e.reason}): type it again.") from None
+        raise LatentmemError(
+            f"The problem holds half a character ({e.reason}): type it again."
+        ) from None
     unpack(packed)
     return packed
 
@@ -218,19 +275,31 @@ def unpack(packed: Packed) -> Memory:
     for kind, data in packed.keys.items():
         key = load_arrays(data, f"{name}: the {kind} key").get("key")
         if key is None or kind not in KEY_DTYPE or key.dtype != np.dtype(KEY_DTYPE[kind]):
-            raise LatentmemError(f"{name}: the {kind} key is not {KEY_DTYPE.get(kind, 'a known kind')}.")
+            raise LatentmemError(
+                f"{name}: the {kind} key is not {KEY_DTYPE.get(kind, 'a known kind')}."
+            )
         keys[kind] = key.astype(np.float32)
     memory = Memory(
-        problem=record.problem, soft_prompt=arrays.get("soft_prompt"), keys=keys, model=record.model,
-        model_name=record.model_name, vote=record.vote, best_step=record.best_step, settings=_flat(record.settings),
+        problem=record.problem,
+        soft_prompt=arrays.get("soft_prompt"),
+        keys=keys,
+        model=record.model,
+        model_name=record.model_name,
+        vote=record.vote,
+        best_step=record.best_step,
+        settings=_flat(record.settings),
         traces=from_json(tuple[Trace, ...], packed.parts["traces"], f"{name}: traces"),
-        steps=from_json(tuple[Step, ...], packed.parts["steps"], f"{name}: steps"), created=record.created)
+        steps=from_json(tuple[Step, ...], packed.parts["steps"], f"{name}: steps"),
+        created=record.created,
+    )
     try:
         check(memory)
     except LatentmemError as e:
         raise LatentmemError(f"{name}: {e}") from None
     if memory.id != packed.id:
-        raise LatentmemError(f"{name} is not what its id says (its content hashes to {memory.id}): fetch it again.")
+        raise LatentmemError(
+            f"{name} is not what its id says (its content hashes to {memory.id}): fetch it again."
+        )
     return memory
 
 
@@ -238,38 +307,70 @@ def row_of(memory: Memory, at: int) -> dict[str, Any]:
     """The columns of the table of memories: what a listing needs without opening the parts."""
     tokens, hidden = memory.soft_prompt.shape
     p = memory.problem
-    return {"id": memory.id, "name": memory.name, "problem_id": p.id, "problem_text": p.text,
-            "problem_answer": p.answer, "source": p.source, "label": memory.label,
-            "majority_ratio": memory.vote.majority_ratio, "model": memory.model, "model_name": memory.model_name,
-            "virtual_tokens": tokens, "hidden": hidden, "best_step": memory.best_step, "created": memory.created,
-            "at": at}
+    return {
+        "id": memory.id,
+        "name": memory.name,
+        "problem_id": p.id,
+        "problem_text": p.text,
+        "problem_answer": p.answer,
+        "source": p.source,
+        "label": memory.label,
+        "majority_ratio": memory.vote.majority_ratio,
+        "model": memory.model,
+        "model_name": memory.model_name,
+        "virtual_tokens": tokens,
+        "hidden": hidden,
+        "best_step": memory.best_step,
+        "created": memory.created,
+        "at": at,
+    }
 
 
 def event_row(event: Event) -> dict[str, Any]:
     """The columns of a complete event (id and created set), with a checksum over them."""
     detail = dump(dict(event.detail), "The detail of the event").decode()
-    words = {"id": event.id, "memory_id": event.memory_id, "kind": event.kind, "problem_id": event.problem_id,
-             "receipt_id": event.receipt_id, "detail": detail, "created": event.created}
+    words = {
+        "id": event.id,
+        "memory_id": event.memory_id,
+        "kind": event.kind,
+        "problem_id": event.problem_id,
+        "receipt_id": event.receipt_id,
+        "detail": detail,
+        "created": event.created,
+    }
     return words | {"at": stamp(event.created), "sha256": digest(*words.values())}
 
 
 def event_is_whole(row: Mapping[str, Any]) -> bool:
     """Whether a row of the table of events is what was written."""
-    words = [row[c] for c in ("id", "memory_id", "kind", "problem_id", "receipt_id", "detail", "created")]
+    words = [
+        row[c] for c in ("id", "memory_id", "kind", "problem_id", "receipt_id", "detail", "created")
+    ]
     return all(isinstance(w, str) for w in words) and digest(*words) == row["sha256"]
 
 
 def event_of(row: Mapping[str, Any]) -> Event:
     """The event in a whole row."""
     detail = from_json(dict[str, Any], row["detail"], f"Event {row['id']}: its detail")
-    return Event(row["memory_id"], row["kind"], row["problem_id"], row["receipt_id"], _flat(detail), row["created"], row["id"])
+    return Event(
+        row["memory_id"],
+        row["kind"],
+        row["problem_id"],
+        row["receipt_id"],
+        _flat(detail),
+        row["created"],
+        row["id"],
+    )
 
 
 # ------------------------------------------------------------------ receipts
 def receipt_row(receipt: Receipt) -> dict[str, Any]:
     """The columns of a stored receipt, `size` in bytes. Everything is kept but the token ids, for which the digest stands,
     and what a trace says after its first MOST_TEXT characters. Raises LatentmemError."""
-    short = [replace(t, text=t.text if len(t.text) <= MOST_TEXT else t.text[: MOST_TEXT - 1] + "…") for t in receipt.traces]
+    short = [
+        replace(t, text=t.text if len(t.text) <= MOST_TEXT else t.text[: MOST_TEXT - 1] + "…")
+        for t in receipt.traces
+    ]
     whole = asdict(replace(receipt, traces=()))
     whole["traces"] = [{k: v for k, v in asdict(t).items() if k != "token_ids"} for t in short]
     body = dump(whole, "The receipt")

@@ -41,14 +41,29 @@ def run(work: Work, file: Path) -> Iterator[Status | Part]:
     model = shared.language_model(work)
     soft = shared.soft_prompt(model, work)
     fixed = shared.scripted(model, work.tokens, work.rollouts)
-    workloads.speed(shared.scripted(model, min(16, work.tokens), work.rollouts), _jobs(work, soft), work)  # warms up
+    workloads.speed(
+        shared.scripted(model, min(16, work.tokens), work.rollouts), _jobs(work, soft), work
+    )  # warms up
     tape = model.tape(work.rollouts, work.tokens)
     groups: dict[str, list[Trace]] = {}
     plan: list[tuple[str, str, Callable[[], Any]]] = [
         ("rollouts", "Rollouts", lambda: groups.update(plain=_sampled(fixed, work, soft, None))),
-        ("rollouts-taped", "Rollouts with the tape running", lambda: groups.update(taped=_sampled(fixed, work, soft, tape))),
-        ("step", "Gradient step, forward pass computed again", lambda: _gradient(model, work, soft, groups["taped"], None)),
-        ("step-taped", "Gradient step from the tape", lambda: _gradient(model, work, soft, groups["taped"], tape))]
+        (
+            "rollouts-taped",
+            "Rollouts with the tape running",
+            lambda: groups.update(taped=_sampled(fixed, work, soft, tape)),
+        ),
+        (
+            "step",
+            "Gradient step, forward pass computed again",
+            lambda: _gradient(model, work, soft, groups["taped"], None),
+        ),
+        (
+            "step-taped",
+            "Gradient step from the tape",
+            lambda: _gradient(model, work, soft, groups["taped"], tape),
+        ),
+    ]
     if tape is None:
         plan = [p for p in plan if not p[0].endswith("taped")]
         plan[1] = (*plan[1][:2], lambda: _gradient(model, work, soft, groups["plain"], None))
@@ -70,8 +85,14 @@ def _jobs(work: Work, soft: Any) -> list[Any]:
 def _sampled(fixed: Any, work: Work, soft: Any, tape: Any) -> list[Trace]:
     from ..method.rollouts import sample
 
-    records = sample(fixed, _jobs(work, soft), seed=work.seed, temperature=work.temperature, max_new_tokens=work.tokens,
-                     tape=tape)
+    records = sample(
+        fixed,
+        _jobs(work, soft),
+        seed=work.seed,
+        temperature=work.temperature,
+        max_new_tokens=work.tokens,
+        tape=tape,
+    )
     return sorted((r for _, r in records if isinstance(r, Trace)), key=lambda t: t.row)
 
 
@@ -86,7 +107,13 @@ def _gradient(model: Any, work: Work, soft: Any, traces: Sequence[Trace], tape: 
         pass
 
 
-def _profiled(name: str, title: str, call: Callable[[], Any], settings: Mapping[str, Any], versions: Mapping[str, str]) -> Part:
+def _profiled(
+    name: str,
+    title: str,
+    call: Callable[[], Any],
+    settings: Mapping[str, Any],
+    versions: Mapping[str, str],
+) -> Part:
     from torch.profiler import ProfilerActivity, profile
 
     began, used = time.perf_counter(), time.process_time()
@@ -94,9 +121,18 @@ def _profiled(name: str, title: str, call: Callable[[], Any], settings: Mapping[
     seconds, cpu = time.perf_counter() - began, time.process_time() - used
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         call()
-    spent = sorted(((e.self_cpu_time_total / 1e6, e.key) for e in seen.key_averages()), reverse=True)
-    return Part(name, title, seconds, cpu, {key.removeprefix("aten::"): s for s, key in spent[:SHOWN]}, settings,
-                versions)
+    spent = sorted(
+        ((e.self_cpu_time_total / 1e6, e.key) for e in seen.key_averages()), reverse=True
+    )
+    return Part(
+        name,
+        title,
+        seconds,
+        cpu,
+        {key.removeprefix("aten::"): s for s, key in spent[:SHOWN]},
+        settings,
+        versions,
+    )
 
 
 def markdown(parts: Sequence[Mapping[str, Any]]) -> str:
@@ -104,8 +140,12 @@ def markdown(parts: Sequence[Mapping[str, Any]]) -> str:
     out = []
     for part in parts:
         whole = sum(part["operations"].values()) or 1.0
-        lines = [f"**{part['title']}**: {part['seconds']:.1f} s, {part['cpu_seconds']:.1f} s of the processors", "",
-                 "| operation | s | of those shown |", "|---|---|---|"]
+        lines = [
+            f"**{part['title']}**: {part['seconds']:.1f} s, {part['cpu_seconds']:.1f} s of the processors",
+            "",
+            "| operation | s | of those shown |",
+            "|---|---|---|",
+        ]
         lines += [f"| `{op}` | {s:.2f} | {s / whole:.0%} |" for op, s in part["operations"].items()]
         out.append("\n".join(lines))
     return "\n\n".join(out) + "\n"

@@ -24,6 +24,7 @@ from .workloads import PeerMissing, Prepare, Work
 
 # ---------- One side of one row in a process of its own: `python -m latentmem.bench.runner SIDE WORK`.
 
+
 def main() -> None:
     """The worker's side of the conversation."""
     spec, work = sys.argv[1], Work(**json.loads(sys.argv[2]))
@@ -58,7 +59,9 @@ def serve(spec: str, work: Work, questions: IO[str], answers: IO[str]) -> None:
         reply(missing=str(e))
     except LatentmemError as e:
         reply(error=str(e))
-    except Exception as e:  # whatever a peer raises is told, and decided upon by the process that compares
+    except (
+        Exception
+    ) as e:  # whatever a peer raises is told, and decided upon by the process that compares
         import traceback
 
         traceback.print_exc()
@@ -71,9 +74,14 @@ class Worker:
     def __init__(self, spec: str, work: Work) -> None:
         self.spec = spec
         self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed by close()
-        self._process = subprocess.Popen([sys.executable, "-m", "latentmem.bench.runner", spec, work.to_json()],
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True,
-                                         env=_environment())
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "latentmem.bench.runner", spec, work.to_json()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+            env=_environment(),
+        )
         try:
             self.note: str = self._answer()["note"]
         except BaseException:
@@ -97,7 +105,9 @@ class Worker:
             self._process.wait()
             self._said.seek(0)
             last = (self._said.read().strip().splitlines() or ["nothing was said"])[-1]
-            raise LatentmemError(f"Measuring {self.spec} ended with exit code {self._process.returncode}: {last[:300]}.")
+            raise LatentmemError(
+                f"Measuring {self.spec} ended with exit code {self._process.returncode}: {last[:300]}."
+            )
         message = json.loads(line)
         if "missing" in message:
             raise PeerMissing(message["missing"])
@@ -137,7 +147,9 @@ def _environment() -> dict[str, str]:
 
     return environment()
 
+
 # ---------- The table of rows: what is measured, against whom, and what must be reached. Data.
+
 
 @dataclass(frozen=True)
 class RowSpec:
@@ -151,36 +163,130 @@ class RowSpec:
     ours: str
     peer: str = ""
     peer_name: str = ""
-    fresh: bool = False  # every run in a process of its own, because the figure is one of the whole process
+    fresh: bool = (
+        False  # every run in a process of its own, because the figure is one of the whole process
+    )
     # What decides the dtype of the peer: the time of a short probe, or ("both") the row itself, measured in both dtypes.
     probe: Literal["", "decode", "train", "both"] = ""
     packages: tuple[str, ...] = ()  # of the peer, beside those that every row depends on
 
 
 LLAMA, TRL = ("llama-cpp-python",), ("trl", "peft", "datasets")
-ROWS: dict[str, RowSpec] = {row.name: row for row in (
-    RowSpec("rollouts-8", "rollouts of one problem", "tokens/s", "higher", Target(ratio=3), "workloads:one_problem",
-            "peers.hf:one_problem", "transformers generate", probe="decode"),
-    RowSpec("rollouts-32", "rollouts of 4 problems with 4 soft prompts", "tokens/s", "higher", Target(ratio=5),
-            "workloads:four_problems", "peers.hf:four_problems", "transformers generate, four calls", probe="decode"),
-    RowSpec("llama-8", "rollouts of one problem, against llama.cpp", "tokens/s", "higher", Target(ratio=1.2),
-            "workloads:one_problem", "peers.llama:one_problem", "llama.cpp, shared prompt", packages=LLAMA),
-    RowSpec("llama-32", "rollouts of 4 problems, against llama.cpp", "tokens/s", "higher", Target(ratio=1.5),
-            "workloads:four_problems", "peers.llama:four_problems", "llama.cpp, shared prompts", packages=LLAMA),
-    RowSpec("memory", "one memory", "s", "lower", Target(ratio=8), "workloads:one_memory", "peers.trl:one_memory",
-            "TRL GRPOTrainer, PEFT prompt tuning", probe="train", packages=TRL),
-    RowSpec("together", "eight memories together", "s", "lower", Target(ratio=2.5), "workloads:together",
-            "workloads:one_after_another", "ours, one after another"),
-    RowSpec("peak", "peak memory of distillation", "GB", "lower", Target(ratio=2), "workloads:peak_memory",
-            "peers.trl:peak_memory", "TRL GRPOTrainer, PEFT prompt tuning", fresh=True, probe="both", packages=TRL),
-    RowSpec("search", "search in a large bank, input keys, p95", "ms", "lower", Target(ratio=3, limit=25), "workloads:search",
-            "peers.qdrant:search", "qdrant-client, local mode", packages=("qdrant-client",)),
-    RowSpec("map", "opening a bank and drawing its map", "s", "lower", Target(limit=2), "workloads:bank_map"),
-    RowSpec("map-browser", "the same in a browser: from opening the page to the first picture", "s", "lower",
-            Target(limit=2), "workloads:first_picture"),
-    RowSpec("import", "import latentmem", "s", "lower", Target(limit=0.3), "workloads:importing"),
-    RowSpec("help", "latentmem --help", "s", "lower", Target(limit=0.3), "workloads:help_text"),
-)}
+ROWS: dict[str, RowSpec] = {
+    row.name: row
+    for row in (
+        RowSpec(
+            "rollouts-8",
+            "rollouts of one problem",
+            "tokens/s",
+            "higher",
+            Target(ratio=3),
+            "workloads:one_problem",
+            "peers.hf:one_problem",
+            "transformers generate",
+            probe="decode",
+        ),
+        RowSpec(
+            "rollouts-32",
+            "rollouts of 4 problems with 4 soft prompts",
+            "tokens/s",
+            "higher",
+            Target(ratio=5),
+            "workloads:four_problems",
+            "peers.hf:four_problems",
+            "transformers generate, four calls",
+            probe="decode",
+        ),
+        RowSpec(
+            "llama-8",
+            "rollouts of one problem, against llama.cpp",
+            "tokens/s",
+            "higher",
+            Target(ratio=1.2),
+            "workloads:one_problem",
+            "peers.llama:one_problem",
+            "llama.cpp, shared prompt",
+            packages=LLAMA,
+        ),
+        RowSpec(
+            "llama-32",
+            "rollouts of 4 problems, against llama.cpp",
+            "tokens/s",
+            "higher",
+            Target(ratio=1.5),
+            "workloads:four_problems",
+            "peers.llama:four_problems",
+            "llama.cpp, shared prompts",
+            packages=LLAMA,
+        ),
+        RowSpec(
+            "memory",
+            "one memory",
+            "s",
+            "lower",
+            Target(ratio=8),
+            "workloads:one_memory",
+            "peers.trl:one_memory",
+            "TRL GRPOTrainer, PEFT prompt tuning",
+            probe="train",
+            packages=TRL,
+        ),
+        RowSpec(
+            "together",
+            "eight memories together",
+            "s",
+            "lower",
+            Target(ratio=2.5),
+            "workloads:together",
+            "workloads:one_after_another",
+            "ours, one after another",
+        ),
+        RowSpec(
+            "peak",
+            "peak memory of distillation",
+            "GB",
+            "lower",
+            Target(ratio=2),
+            "workloads:peak_memory",
+            "peers.trl:peak_memory",
+            "TRL GRPOTrainer, PEFT prompt tuning",
+            fresh=True,
+            probe="both",
+            packages=TRL,
+        ),
+        RowSpec(
+            "search",
+            "search in a large bank, input keys, p95",
+            "ms",
+            "lower",
+            Target(ratio=3, limit=25),
+            "workloads:search",
+            "peers.qdrant:search",
+            "qdrant-client, local mode",
+            packages=("qdrant-client",),
+        ),
+        RowSpec(
+            "map",
+            "opening a bank and drawing its map",
+            "s",
+            "lower",
+            Target(limit=2),
+            "workloads:bank_map",
+        ),
+        RowSpec(
+            "map-browser",
+            "the same in a browser: from opening the page to the first picture",
+            "s",
+            "lower",
+            Target(limit=2),
+            "workloads:first_picture",
+        ),
+        RowSpec(
+            "import", "import latentmem", "s", "lower", Target(limit=0.3), "workloads:importing"
+        ),
+        RowSpec("help", "latentmem --help", "s", "lower", Target(limit=0.3), "workloads:help_text"),
+    )
+}
 
 
 def chosen(names: list[str]) -> list[RowSpec]:
@@ -196,19 +302,26 @@ def prepare(spec: str) -> Prepare:
     module, _, function = spec.partition(":")
     return getattr(import_module(f"{__package__}.{module}"), function)
 
+
 MEASURED_TWICE = ("float32", "bfloat16")
 Known = dict[str, tuple[str, str]]  # probe -> the dtype of the peer, and why
 Figures = dict[str, list[float]]  # of a row's peer, by its dtype
 
 
-def run(specs: Sequence[RowSpec], work: Work, repeats: int, file: Path, *, resume: bool = False) -> Iterator[Status | report.Row]:
+def run(
+    specs: Sequence[RowSpec], work: Work, repeats: int, file: Path, *, resume: bool = False
+) -> Iterator[Status | report.Row]:
     """Measure rows and merge each into `file`. Yields Status as it goes and each Row when it is done.
 
     `resume`: rows that the file has with the same settings and the same versions of what they depend on are passed over.
     Raises LatentmemError when our own side of a row fails, and at once where the file is of another machine or kind; a peer
     that is missing or fails leaves a row with ours alone and a note.
     """
-    here, found, settings = report.machine(), report.versions(), {**asdict(work), "repeats": repeats}
+    here, found, settings = (
+        report.machine(),
+        report.versions(),
+        {**asdict(work), "repeats": repeats},
+    )
     load = report.load_average()  # before the first row: later it would be that of the row before
     report.check_machine(file, "bench", here)
     there = report.read(file, "bench") if resume else {}
@@ -226,18 +339,37 @@ def run(specs: Sequence[RowSpec], work: Work, repeats: int, file: Path, *, resum
         except PeerMissing as e:  # our own side needs something optional, too: a browser
             yield Status(f"{spec.name} is left out: {e}")
             continue
-        peer, chosen = _better(spec, peers) if len(dtypes) > 1 else (next(iter(peers.values()), []), why)
-        busy = f"the machine was busy when the bench began (load {load})" if load is not None and load > 1 else ""
-        made = report.row(spec.name, spec.what, spec.unit, spec.better, spec.target, spec.peer_name, ours, peer,
-                          note="; ".join(filter(None, [*notes, chosen if peer else "", busy])), load=load,
-                          seconds=round(time.perf_counter() - began, 1),
-                          measured=datetime.now(UTC).isoformat(timespec="seconds"), settings=settings, versions=needed)
+        peer, chosen = (
+            _better(spec, peers) if len(dtypes) > 1 else (next(iter(peers.values()), []), why)
+        )
+        busy = (
+            f"the machine was busy when the bench began (load {load})"
+            if load is not None and load > 1
+            else ""
+        )
+        made = report.row(
+            spec.name,
+            spec.what,
+            spec.unit,
+            spec.better,
+            spec.target,
+            spec.peer_name,
+            ours,
+            peer,
+            note="; ".join(filter(None, [*notes, chosen if peer else "", busy])),
+            load=load,
+            seconds=round(time.perf_counter() - began, 1),
+            measured=datetime.now(UTC).isoformat(timespec="seconds"),
+            settings=settings,
+            versions=needed,
+        )
         report.merge(file, "bench", [report.plain(made)], list(ROWS), machine=here, versions=found)
         yield made
 
 
-def _measure(spec: RowSpec, work: Work, dtypes: Sequence[str],
-             repeats: int) -> Generator[Status, None, tuple[list[float], Figures, list[str]]]:
+def _measure(
+    spec: RowSpec, work: Work, dtypes: Sequence[str], repeats: int
+) -> Generator[Status, None, tuple[list[float], Figures, list[str]]]:
     """Runs of our side and of the peer in each of the dtypes, in turns. Yields Status; returns (ours, the peer's, notes)."""
     sides = {"": spec.ours} | (dict.fromkeys(dtypes, spec.peer) if spec.peer else {})
     figures: Figures = {side: [] for side in sides}
@@ -247,7 +379,9 @@ def _measure(spec: RowSpec, work: Work, dtypes: Sequence[str],
         for turn in range(repeats):
             for side in list(figures):
                 which = f" in {side}" if side and len(dtypes) > 1 else ""
-                yield Status(f"{spec.name}: {spec.peer_name if side else 'ours'}{which}", turn, repeats)
+                yield Status(
+                    f"{spec.name}: {spec.peer_name if side else 'ours'}{which}", turn, repeats
+                )
                 try:
                     if side not in workers:
                         asked = replace(work, peer_dtype=side) if side else work
@@ -260,7 +394,11 @@ def _measure(spec: RowSpec, work: Work, dtypes: Sequence[str],
                     if not side:
                         raise
                     del figures[side]
-                    fault = str(e) if isinstance(e, PeerMissing) else f"no figure of the peer{which}: {e}"
+                    fault = (
+                        str(e)
+                        if isinstance(e, PeerMissing)
+                        else f"no figure of the peer{which}: {e}"
+                    )
                     notes += [n for n in [fault.rstrip(".")] if n not in notes]
     return figures.pop(""), figures, notes
 
@@ -271,13 +409,20 @@ def _better(spec: RowSpec, peers: Figures) -> tuple[list[float], str]:
         return [], ""
     middle = {dtype: median(figures) for dtype, figures in peers.items()}
     best = (min if spec.better == "lower" else max)(middle, key=lambda dtype: middle[dtype])
-    figures = ", ".join(f"{dtype} {report.number(value, spec.unit)}" for dtype, value in middle.items())
+    figures = ", ".join(
+        f"{dtype} {report.number(value, spec.unit)}" for dtype, value in middle.items()
+    )
     word = "the smaller" if spec.better == "lower" else "the larger"
-    return peers[best], f"peer in {best}, " + (f"{word} figure (measured in both: {figures})" if len(peers) > 1
-                                               else "the only one of its dtypes that gave a figure")
+    return peers[best], f"peer in {best}, " + (
+        f"{word} figure (measured in both: {figures})"
+        if len(peers) > 1
+        else "the only one of its dtypes that gave a figure"
+    )
 
 
-def _dtypes(spec: RowSpec, work: Work, known: Known) -> Generator[Status, None, tuple[tuple[str, ...], str]]:
+def _dtypes(
+    spec: RowSpec, work: Work, known: Known
+) -> Generator[Status, None, tuple[tuple[str, ...], str]]:
     """The dtypes to measure the peer in, and why: one, but for a row that is itself measured in both."""
     if not spec.probe:
         return (work.peer_dtype,), ""
@@ -305,7 +450,9 @@ def _probe(spec: RowSpec, work: Work) -> Generator[Status, None, tuple[str, str]
         return "float32", "peer in float32"
     best = min(took, key=lambda dtype: took[dtype])
     return best, f"peer in {best}, the faster (short probe: " + ", ".join(
-        f"{dtype} {report.number(seconds)} s" for dtype, seconds in took.items()) + ")"
+        f"{dtype} {report.number(seconds)} s" for dtype, seconds in took.items()
+    ) + ")"
+
 
 if __name__ == "__main__":
     main()

@@ -54,11 +54,21 @@ def chosen(names: Sequence[str]) -> list[str]:
     return [name for name in SIZES if not names or name in names]
 
 
-def run(names: Sequence[str], work: Work, repeats: int, file: Path, *, resume: bool = False,
-        largest: int | None = None) -> Iterator[Status | Series]:
+def run(
+    names: Sequence[str],
+    work: Work,
+    repeats: int,
+    file: Path,
+    *,
+    resume: bool = False,
+    largest: int | None = None,
+) -> Iterator[Status | Series]:
     """Measure series and merge each into `file`. `largest`: leave out sizes above it. Raises LatentmemError."""
     here, found = report.machine(), report.versions()
-    settings, needed = {**asdict(work), "repeats": repeats, "largest": largest}, report.needed(found)
+    settings, needed = (
+        {**asdict(work), "repeats": repeats, "largest": largest},
+        report.needed(found),
+    )
     report.check_machine(file, "scale", here)
     there = report.read(file, "scale") if resume else {}
     parts: Parts = {}
@@ -73,7 +83,18 @@ def run(names: Sequence[str], work: Work, repeats: int, file: Path, *, resume: b
             yield Status(f"{name}: {x_name} {size}", i, len(sizes))
             points.append(measure(work, size, repeats, parts))
         xs, ys, limits = zip(*points, strict=True) if points else ((), (), ())
-        series = Series(name, title, x_name, y_name, xs, ys, () if None in limits else limits, note, settings, needed)
+        series = Series(
+            name,
+            title,
+            x_name,
+            y_name,
+            xs,
+            ys,
+            () if None in limits else limits,
+            note,
+            settings,
+            needed,
+        )
         report.merge(file, "scale", [asdict(series)], list(SIZES), machine=here, versions=found)
         yield series
 
@@ -82,7 +103,9 @@ def run(names: Sequence[str], work: Work, repeats: int, file: Path, *, resume: b
 def _model(work: Work, parts: Parts) -> Any:
     if "model" not in parts:
         parts["model"] = shared.language_model(work)
-        workloads.speed(shared.scripted(parts["model"], min(16, work.tokens), 1), _jobs(parts["model"], 1), work)  # warms up
+        workloads.speed(
+            shared.scripted(parts["model"], min(16, work.tokens), 1), _jobs(parts["model"], 1), work
+        )  # warms up
     return parts["model"]
 
 
@@ -122,7 +145,11 @@ def _median(run: Callable[[], float], repeats: int) -> float:
 def rollouts_batch(work: Work, size: int, repeats: int, parts: Parts) -> Point:
     model = _model(work, parts)
     fixed = shared.scripted(model, work.tokens, size)
-    return size, _median(lambda: workloads.speed(fixed, _jobs(model, size), work), repeats), _limit(model, size, parts)
+    return (
+        size,
+        _median(lambda: workloads.speed(fixed, _jobs(model, size), work), repeats),
+        _limit(model, size, parts),
+    )
 
 
 def rollouts_length(work: Work, size: int, repeats: int, parts: Parts) -> Point:
@@ -162,7 +189,13 @@ def search_size(work: Work, size: int, repeats: int, parts: Parts) -> Point:
     workloads.extend(bank, workloads.unit_keys(size - len(bank), work.seed + len(bank)), len(bank))
     asked = workloads.unit_keys(work.queries, work.seed + 1)
     bank.search(asked[0], k=HITS)
-    return size, _median(lambda: workloads.p95([lambda q=q: bank.search(q, k=HITS) for q in asked]), repeats), None
+    return (
+        size,
+        _median(
+            lambda: workloads.p95([lambda q=q: bank.search(q, k=HITS) for q in asked]), repeats
+        ),
+        None,
+    )
 
 
 def routing_k(work: Work, size: int, repeats: int, parts: Parts) -> Point:
@@ -174,8 +207,10 @@ def routing_k(work: Work, size: int, repeats: int, parts: Parts) -> Point:
         parts["routed"] = workloads.filled(min(ROUTED, work.memories), work.seed)
     bank = parts["routed"]
     asked = workloads.unit_keys(work.queries, work.seed + 1)
-    alone, helped = (Vote((Cluster(a, (0, 1, 2, 3, 4)),), 8, 5, side=side)  # type: ignore[arg-type]
-                     for a, side in (("1", "zero_shot"), ("2", "memory")))
+    alone, helped = (
+        Vote((Cluster(a, (0, 1, 2, 3, 4)),), 8, 5, side=side)  # type: ignore[arg-type]
+        for a, side in (("1", "zero_shot"), ("2", "memory"))
+    )
     bank.search(asked[0], k=size)
 
     def once(query: Any) -> None:
@@ -188,11 +223,34 @@ def routing_k(work: Work, size: int, repeats: int, parts: Parts) -> Point:
 READING = "the dotted line is what reading all weights once a step would allow, at the speed this device reads memory"
 TABLE: dict[str, tuple[Callable[[Work, int, int, Parts], Point], str, str, str, str]] = {
     "rollouts-batch": (rollouts_batch, "Rollouts against batch size", "rows", "tokens/s", READING),
-    "rollouts-length": (rollouts_length, "Rollouts against length", "tokens a rollout", "tokens/s", READING),
+    "rollouts-length": (
+        rollouts_length,
+        "Rollouts against length",
+        "tokens a rollout",
+        "tokens/s",
+        READING,
+    ),
     "distil-steps": (distil_steps, "Distillation against steps", "steps", "s", workloads.FINAL),
-    "distil-tokens": (distil_tokens, "Distillation against length, one step", "tokens a rollout", "s", workloads.FINAL),
-    "distil-memories": (distil_memories, "Memories in one batch", "memories at once", "memories/minute",
-                        "extrapolated to whole memories from one and two steps"),
+    "distil-tokens": (
+        distil_tokens,
+        "Distillation against length, one step",
+        "tokens a rollout",
+        "s",
+        workloads.FINAL,
+    ),
+    "distil-memories": (
+        distil_memories,
+        "Memories in one batch",
+        "memories at once",
+        "memories/minute",
+        "extrapolated to whole memories from one and two steps",
+    ),
     "search-size": (search_size, "Search against bank size, p95", "memories", "ms", ""),
-    "routing-k": (routing_k, "Search and routing against k, p95", "k", "ms", "in a bank of 10,000 or fewer"),
+    "routing-k": (
+        routing_k,
+        "Search and routing against k, p95",
+        "k",
+        "ms",
+        "in a bank of 10,000 or fewer",
+    ),
 }

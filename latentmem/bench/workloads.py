@@ -27,21 +27,27 @@ if TYPE_CHECKING:
     from ..model.language_model import LanguageModel
 
 # Problems of different kinds and lengths, so that prompts in one batch are padded as in real use.
-PROBLEMS = tuple(Problem(text) for text in (
-    "A taxi charges $5 to start and $2 for every mile. Dmitri's ride costs $37. How many miles was it?",
-    "Hana bakes 46 biscuits and eats 5 of them while they are warm. She shares the rest equally among 8 children, as many "
-    "as possible each. How many biscuits are left over?",
-    "Bilal buys 3 notebooks at $3 each and a pencil case for $4. He pays with a $20 note. How much change does he get?",
-    "Elif drives at 110 km per hour for 3 hours on the motorway, then at 50 km per hour for 2 hours on country roads. How "
-    "many kilometres does she drive altogether?",
-    "What is the remainder when 7 to the power of 12 is divided by 10?",
-    "A rectangle is twice as long as it is wide, and its perimeter is 54 cm. What is its area in square centimetres?",
-    "A tank holds 240 litres. One pipe fills it at 12 litres a minute while another empties it at 4 litres a minute. How "
-    "many minutes does it take to fill the empty tank?",
-    "Three consecutive even numbers add up to 126. What is the largest of them?"))
+PROBLEMS = tuple(
+    Problem(text)
+    for text in (
+        "A taxi charges $5 to start and $2 for every mile. Dmitri's ride costs $37. How many miles was it?",
+        "Hana bakes 46 biscuits and eats 5 of them while they are warm. She shares the rest equally among 8 children, as many "
+        "as possible each. How many biscuits are left over?",
+        "Bilal buys 3 notebooks at $3 each and a pencil case for $4. He pays with a $20 note. How much change does he get?",
+        "Elif drives at 110 km per hour for 3 hours on the motorway, then at 50 km per hour for 2 hours on country roads. How "
+        "many kilometres does she drive altogether?",
+        "What is the remainder when 7 to the power of 12 is divided by 10?",
+        "A rectangle is twice as long as it is wide, and its perimeter is 54 cm. What is its area in square centimetres?",
+        "A tank holds 240 litres. One pipe fills it at 12 litres a minute while another empties it at 4 litres a minute. How "
+        "many minutes does it take to fill the empty tank?",
+        "Three consecutive even numbers add up to 126. What is the largest of them?",
+    )
+)
 EMBEDDING = 384  # numbers of an input key, as the default embedder makes them
 HITS = 5  # memories asked for in one search
-SHARE = 5 / 8  # of a group's scripted rollouts that agree: a vote that passes the gate and has a gradient
+SHARE = (
+    5 / 8
+)  # of a group's scripted rollouts that agree: a vote that passes the gate and has a gradient
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,9 @@ class Work:
     init_text: str = "Solve the problem step by step, check each step, and put the final answer within \\boxed{}."
     seed: int = 0
     steps: int = 10  # of one memory
-    peer_steps: int = 2  # both sides of `memory` are measured for so many steps and extrapolated to `steps`
+    peer_steps: int = (
+        2  # both sides of `memory` are measured for so many steps and extrapolated to `steps`
+    )
     together: int = 8  # memories in one batch
     together_steps: int = 2
     memory_steps: int = 1  # steps of the runs whose peak memory is read
@@ -72,9 +80,13 @@ class Work:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(field.default, int) and field.name != "seed" and value < 1:
-                raise LatentmemError(f"A bench with {field.name} = {value} measures nothing: give at least 1.")
+                raise LatentmemError(
+                    f"A bench with {field.name} = {value} measures nothing: give at least 1."
+                )
         if self.together > len(PROBLEMS):
-            raise LatentmemError(f"The bench has {len(PROBLEMS)} problems, not {self.together}: ask for fewer memories.")
+            raise LatentmemError(
+                f"The bench has {len(PROBLEMS)} problems, not {self.together}: ask for fewer memories."
+            )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -124,17 +136,27 @@ def scripted(model: LanguageModel, tokens: int, rollouts: int) -> LanguageModel:
     and a gradient for every row. The tokens are drawn as usual; only those at the end are replaced.
     """
     end = min(e for e in model.ends)
-    tails = [[*model.tokenizer(f"\n\\boxed{{{answer}}}", add_special_tokens=False)["input_ids"], end] for answer in (1, 2)]
+    tails = [
+        [*model.tokenizer(f"\n\\boxed{{{answer}}}", add_special_tokens=False)["input_ids"], end]
+        for answer in (1, 2)
+    ]
     if tokens < len(tails[0]):
-        raise LatentmemError(f"Rollouts of {tokens} tokens are too short to end with an answer: give at least {len(tails[0])}.")
+        raise LatentmemError(
+            f"Rollouts of {tokens} tokens are too short to end with an answer: give at least {len(tails[0])}."
+        )
     one = copy.copy(model)
     one.ends = frozenset()
     plain = one.generate
 
-    def generate(prompts: Sequence[Any], seeds: Sequence[Sequence[int]], **options: Any) -> Iterator[list[Any]]:
+    def generate(
+        prompts: Sequence[Any], seeds: Sequence[Sequence[int]], **options: Any
+    ) -> Iterator[list[Any]]:
         options["max_new_tokens"] = tokens
         for t, drawn in enumerate(plain(prompts, seeds, **options)):
-            yield [_replaced(d, tails[(d.row % rollouts) >= SHARE * rollouts], t - tokens) for d in drawn]
+            yield [
+                _replaced(d, tails[(d.row % rollouts) >= SHARE * rollouts], t - tokens)
+                for d in drawn
+            ]
 
     one.generate = generate  # type: ignore[method-assign]
     return one
@@ -150,10 +172,15 @@ def first_vote(work: Work) -> tuple[tuple[Trace, ...], Vote]:
     """The vote of the model alone that a distillation starts from, as `scripted` rollouts would give it."""
     from ..method.voting import vote
 
-    traces = tuple(Trace(r, "", "1" if r < SHARE * work.rollouts else "2", True, work.tokens) for r in range(work.rollouts))
+    traces = tuple(
+        Trace(r, "", "1" if r < SHARE * work.rollouts else "2", True, work.tokens)
+        for r in range(work.rollouts)
+    )
     return traces, vote(traces, work.rollouts)
 
+
 # ---------- Our side of the rows about rollouts: tokens a second through `sampling.sample`, as the engine calls it.
+
 
 def one_problem(work: Work) -> Side:
     """`rollouts` rollouts of one problem, without a soft prompt: tokens a second, prefill included."""
@@ -171,11 +198,16 @@ def _side(work: Work, problems: int, *, soft: bool) -> Side:
     model = language_model(work)
     fixed = scripted(model, work.tokens, work.rollouts)
     prompt = soft_prompt(model, work) if soft else None
-    jobs = [Job(p, work.rollouts, None if prompt is None else prompt * (1 + i / 10))
-            for i, p in enumerate(PROBLEMS[:problems])]
+    jobs = [
+        Job(p, work.rollouts, None if prompt is None else prompt * (1 + i / 10))
+        for i, p in enumerate(PROBLEMS[:problems])
+    ]
     speed(scripted(model, min(16, work.tokens), work.rollouts), jobs, work)  # warms up
     dtype = model.body.arithmetic
-    return Side(lambda: speed(fixed, jobs, work), f"{problems * work.rollouts} rollouts of {work.tokens} tokens, ours in {dtype}")
+    return Side(
+        lambda: speed(fixed, jobs, work),
+        f"{problems * work.rollouts} rollouts of {work.tokens} tokens, ours in {dtype}",
+    )
 
 
 def speed(fixed: Any, jobs: Sequence[Any], work: Work) -> float:
@@ -183,10 +215,16 @@ def speed(fixed: Any, jobs: Sequence[Any], work: Work) -> float:
     from ..method.rollouts import sample
 
     began = time.perf_counter()
-    made = sum(record.tokens for _, record in sample(fixed, jobs, seed=work.seed, temperature=work.temperature,
-                                                     max_new_tokens=work.tokens) if isinstance(record, Trace))
+    made = sum(
+        record.tokens
+        for _, record in sample(
+            fixed, jobs, seed=work.seed, temperature=work.temperature, max_new_tokens=work.tokens
+        )
+        if isinstance(record, Trace)
+    )
     synchronise(fixed)
     return made / (time.perf_counter() - began)
+
 
 # ---------- Our side of the rows about distillation: seconds and peak memory of `distil.distil`, as the engine calls it.
 
@@ -206,8 +244,11 @@ def one_memory(work: Work) -> Side:
         *trained, check = took
         return work.steps * median(s.seconds for s in trained) + check.seconds
 
-    return Side(run, f"{work.steps} steps of {work.rollouts} rollouts of {work.tokens} tokens, extrapolated from "
-                f"{work.peer_steps}; {FINAL}")
+    return Side(
+        run,
+        f"{work.steps} steps of {work.rollouts} rollouts of {work.tokens} tokens, extrapolated from "
+        f"{work.peer_steps}; {FINAL}",
+    )
 
 
 def together(work: Work) -> Side:
@@ -219,7 +260,11 @@ def together(work: Work) -> Side:
 def one_after_another(work: Work) -> Side:
     """Seconds for the same memories one by one."""
     model = _ready(work)
-    return Side(lambda: sum(seconds(model, work, 1, work.together_steps, first=i) for i in range(work.together)))
+    return Side(
+        lambda: sum(
+            seconds(model, work, 1, work.together_steps, first=i) for i in range(work.together)
+        )
+    )
 
 
 def _measured(work: Work) -> str:
@@ -235,7 +280,9 @@ def peak_memory(work: Work) -> Side:
         seconds(model, work, 1, work.memory_steps)
         return peak_bytes()
 
-    return Side(run, f"{work.memory_steps} of {work.steps} steps on both sides, with loading the model")
+    return Side(
+        run, f"{work.memory_steps} of {work.steps} steps on both sides, with loading the model"
+    )
 
 
 def _ready(work: Work) -> Any:
@@ -247,12 +294,29 @@ def _ready(work: Work) -> Any:
 def recipe(work: Work, steps: int) -> Any:
     from ..method.distillation import Recipe
 
-    return Recipe(rollouts=work.rollouts, temperature=work.temperature, max_new_tokens=work.tokens, seed=work.seed,
-                  virtual_tokens=work.virtual_tokens, init_text=work.init_text, steps=steps,
-                  learning_rate=work.learning_rate, gate_votes=1, gate_lead=0)
+    return Recipe(
+        rollouts=work.rollouts,
+        temperature=work.temperature,
+        max_new_tokens=work.tokens,
+        seed=work.seed,
+        virtual_tokens=work.virtual_tokens,
+        init_text=work.init_text,
+        steps=steps,
+        learning_rate=work.learning_rate,
+        gate_votes=1,
+        gate_lead=0,
+    )
 
 
-def seconds(model: Any, work: Work, memories: int, steps: int, *, first: int = 0, took: list[Step] | None = None) -> float:
+def seconds(
+    model: Any,
+    work: Work,
+    memories: int,
+    steps: int,
+    *,
+    first: int = 0,
+    took: list[Step] | None = None,
+) -> float:
     """Seconds to distil `memories` problems from the `first` on in one batch, on a model that is scripted for it.
 
     The steps, the final check among them, are added to `took`.
@@ -270,9 +334,12 @@ def seconds(model: Any, work: Work, memories: int, steps: int, *, first: int = 0
     synchronise(model)
     whole = time.perf_counter() - began
     if trained != memories * steps:
-        raise LatentmemError(f"Only {trained} of {memories * steps} steps had a gradient, so the row would be wrong: use "
-                             "at least 3 rollouts.")
+        raise LatentmemError(
+            f"Only {trained} of {memories * steps} steps had a gradient, so the row would be wrong: use "
+            "at least 3 rollouts."
+        )
     return whole
+
 
 # ---------- Our side of the row about search: the 95th percentile of the milliseconds of one search in a large bank.
 
@@ -292,9 +359,11 @@ def search(work: Work) -> Side:
     bank = filled(work.memories, work.seed)
     asked = unit_keys(work.queries, work.seed + 1)
     bank.search(asked[0], k=HITS)
-    return Side(lambda: p95([lambda q=q: bank.search(q, k=HITS) for q in asked]),
-                f"{work.memories} memories, {work.queries} searches for {HITS} each; the first search, which reads the "
-                "bank, is not counted on either side")
+    return Side(
+        lambda: p95([lambda q=q: bank.search(q, k=HITS) for q in asked]),
+        f"{work.memories} memories, {work.queries} searches for {HITS} each; the first search, which reads the "
+        "bank, is not counted on either side",
+    )
 
 
 def p95(calls: list[Callable[[], Any]]) -> float:
@@ -327,10 +396,23 @@ def extend(bank: Bank, keys: np.ndarray, start: int = 0) -> None:
 def _memories(keys: np.ndarray, start: int) -> Iterator[Memory]:
     vote = Vote((Cluster("1", (0, 1, 2, 3, 4)), Cluster("2", (5, 6, 7))), 8, 8)
     for i, key in enumerate(keys, start):
-        yield Memory(Problem(f"What is {i} plus {i % 97}?", source=f"set {i % 5}"), np.full((1, 4), i, np.float32),
-                     {"input": key}, "bench", "bench", vote, (), (), 1, {}, "2026-01-31T12:00:00+00:00")
+        yield Memory(
+            Problem(f"What is {i} plus {i % 97}?", source=f"set {i % 5}"),
+            np.full((1, 4), i, np.float32),
+            {"input": key},
+            "bench",
+            "bench",
+            vote,
+            (),
+            (),
+            1,
+            {},
+            "2026-01-31T12:00:00+00:00",
+        )
+
 
 # ---------- Our side of the rows about waiting for the program itself: the import, the help, the map of a large bank.
+
 
 def importing(work: Work) -> Side:
     """Seconds of `import latentmem` in a fresh interpreter."""
@@ -346,17 +428,23 @@ def help_text(work: Work) -> Side:
 def _fresh(*arguments: str) -> tuple[float, str]:
     """Seconds and output of a Python process."""
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment())
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment()
+    )
     took = time.perf_counter() - began
     if done.returncode:
-        raise LatentmemError(f"`python {' '.join(arguments)[:60]}` failed: {done.stderr.strip().splitlines()[-1:]}")
+        raise LatentmemError(
+            f"`python {' '.join(arguments)[:60]}` failed: {done.stderr.strip().splitlines()[-1:]}"
+        )
     return took, done.stdout.strip()
 
 
 def environment() -> dict[str, str]:
     """The environment with this very package first on the path, wherever the bench was started."""
     root = str(Path(__file__).parent.parent.parent)
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    }
 
 
 def bank_map(work: Work) -> Side:
@@ -369,7 +457,10 @@ def bank_map(work: Work) -> Side:
         assert folder.name, "the folder lives as long as this function"
         return draw_map(path)
 
-    return Side(run, f"{work.mapped} memories, on the server: from opening the file to the figure's JSON, without the browser")
+    return Side(
+        run,
+        f"{work.mapped} memories, on the server: from opening the file to the figure's JSON, without the browser",
+    )
 
 
 def draw_map(path: Path) -> float:
@@ -385,11 +476,21 @@ def draw_map(path: Path) -> float:
         json.dumps(map_figure([infos[i] for i in ids], pca(keys)))
     return time.perf_counter() - began
 
+
 # ---------- The map of a large bank in a real browser: what a person waits for, from opening the page to the first picture.
 
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-unsafe-swiftshader",
-         "--window-size=1400,1000")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-unsafe-swiftshader",
+    "--window-size=1400,1000",
+)
 DRAWN = "const map = document.querySelector('#lm-map .lm-figure'); return Number((map && map.dataset.points) || 0);"
 PATIENCE = 60  # seconds
 
@@ -414,7 +515,9 @@ def first_picture(work: Work) -> Side:
         pass
 
     def run() -> float:
-        engine = loaded.changed(on_bank=Bank(Path(folder.name) / path.name))  # the folder stays as long as this
+        engine = loaded.changed(
+            on_bank=Bank(Path(folder.name) / path.name)
+        )  # the folder stays as long as this
         app = build(engine)
         _, address, _ = app.launch(prevent_thread_lock=True, quiet=True, **launch_options(engine))
         driver = _chromium(*tools)
@@ -425,8 +528,11 @@ def first_picture(work: Work) -> Side:
             app.close()
             engine.bank.close()
 
-    return Side(run, f"{work.mapped} memories, headless chromium on the same machine, the app already running and its model "
-                     "loaded, its map not yet computed, nothing in the browser's cache")
+    return Side(
+        run,
+        f"{work.mapped} memories, headless chromium on the same machine, the app already running and its model "
+        "loaded, its map not yet computed, nothing in the browser's cache",
+    )
 
 
 def _wait(driver: Any, address: str, points: int) -> float:
@@ -434,8 +540,10 @@ def _wait(driver: Any, address: str, points: int) -> float:
     driver.get(address)
     while driver.execute_script(DRAWN) < points:
         if time.perf_counter() - began > PATIENCE:
-            raise LatentmemError(f"The map showed {driver.execute_script(DRAWN)} of {points} points after {PATIENCE} s: "
-                                 "open the app and look.")
+            raise LatentmemError(
+                f"The map showed {driver.execute_script(DRAWN)} of {points} points after {PATIENCE} s: "
+                "open the app and look."
+            )
         time.sleep(0.02)
     return time.perf_counter() - began
 
@@ -445,8 +553,13 @@ def _tools() -> tuple[str, str]:
     try:
         import selenium  # noqa: F401 - only whether it is there
     except ImportError:
-        raise PeerMissing("the browser was not measured: selenium is not installed, pip install selenium") from None
-    browser, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+        raise PeerMissing(
+            "the browser was not measured: selenium is not installed, pip install selenium"
+        ) from None
+    browser, driver = (
+        shutil.which("chromium") or shutil.which("google-chrome"),
+        shutil.which("chromedriver"),
+    )
     if not browser or not driver:
         raise PeerMissing("the browser was not measured: chromium or chromedriver is not installed")
     return browser, driver
@@ -461,6 +574,7 @@ def _chromium(browser: str, driver: str) -> Any:
     for flag in FLAGS:
         options.add_argument(flag)
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+
 
 def peak_bytes() -> float:
     """GB (1e9 bytes) that this process has held at most."""

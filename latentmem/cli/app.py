@@ -29,8 +29,12 @@ from .options import (
     one_problem,
 )
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  rich_markup_mode=None)  # plain help: the marked-up one takes a tenth of a second to import
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)  # plain help: the marked-up one takes a tenth of a second to import
 
 
 def _say_version(wanted: bool) -> None:
@@ -40,16 +44,26 @@ def _say_version(wanted: bool) -> None:
 
 
 @app.callback()
-def top(version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_say_version,
-                                              help="Print the version.")] = False) -> None:
+def top(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_say_version, help="Print the version."),
+    ] = False,
+) -> None:
     """Watch a language model learn from its own thinking, and ask of any answer: which memory answered this?"""
 
 
 @command(app, *SAMPLING, name="solve")
-def solve(overrides: dict[str, Any], as_json: bool, problem: ProblemText = None, file: ProblemFile = None,
-          ids: ProblemIds = [],  # noqa: B006 - typer makes a new list for each call
-          memory: Annotated[str | None, typer.Option(help="Think with this memory.", show_default=False)] = None,
-          ) -> int:
+def solve(
+    overrides: dict[str, Any],
+    as_json: bool,
+    problem: ProblemText = None,
+    file: ProblemFile = None,
+    ids: ProblemIds = [],  # noqa: B006 - typer makes a new list for each call
+    memory: Annotated[
+        str | None, typer.Option(help="Think with this memory.", show_default=False)
+    ] = None,
+) -> int:
     """Sample traces for a problem and vote: the model alone, or with one memory."""
     from . import console
 
@@ -58,17 +72,24 @@ def solve(overrides: dict[str, Any], as_json: bool, problem: ProblemText = None,
     scene = console.run(engine.think(posed, memory_id=memory), as_json).scene
     vote = scene.votes["zero_shot" if memory is None else "memory"]
     if not as_json:
-        said = (f"The answer is {vote.label}, by {vote.clusters[0].size} of {vote.total} traces." if vote.clusters else
-                "No answer: no trace ended with a boxed answer.")
+        said = (
+            f"The answer is {vote.label}, by {vote.clusters[0].size} of {vote.total} traces."
+            if vote.clusters
+            else "No answer: no trace ended with a boxed answer."
+        )
         console.out().print(console.vote_table(vote))
         console.say(said)
     return NOTHING if vote.abstained else DONE
 
 
 @command(app, *SAMPLING, "steps", "learning_rate", name="distil")
-def distil(overrides: dict[str, Any], as_json: bool, problem: ProblemText = None, file: ProblemFile = None,
-           ids: ProblemIds = [],  # noqa: B006
-           ) -> int:
+def distil(
+    overrides: dict[str, Any],
+    as_json: bool,
+    problem: ProblemText = None,
+    file: ProblemFile = None,
+    ids: ProblemIds = [],  # noqa: B006
+) -> int:
     """Learn from the thinking on a problem: a memory in the bank, or in plain words why there is none.
 
     Several --id of a file are distilled together, in one batch.
@@ -90,11 +111,20 @@ def distil(overrides: dict[str, Any], as_json: bool, problem: ProblemText = None
 
 
 @command(app, *SAMPLING, "key", "min_similarity", "verifier", name="answer")
-def answer(overrides: dict[str, Any], as_json: bool, problem: ProblemText = None, file: ProblemFile = None,
-           ids: ProblemIds = [],  # noqa: B006
-           memory: Annotated[str, typer.Option(help="auto: the nearest memory; off: none; or a memory's id.")] = "auto",
-           receipt: Annotated[Path | None, typer.Option(help="Also write the receipt to this file, for `replay`.",
-                                                        show_default=False)] = None) -> int:
+def answer(
+    overrides: dict[str, Any],
+    as_json: bool,
+    problem: ProblemText = None,
+    file: ProblemFile = None,
+    ids: ProblemIds = [],  # noqa: B006
+    memory: Annotated[
+        str, typer.Option(help="auto: the nearest memory; off: none; or a memory's id.")
+    ] = "auto",
+    receipt: Annotated[
+        Path | None,
+        typer.Option(help="Also write the receipt to this file, for `replay`.", show_default=False),
+    ] = None,
+) -> int:
     """Answer a problem alone and with a memory, choose a side, and print the receipt."""
     from . import console
 
@@ -110,19 +140,32 @@ def answer(overrides: dict[str, Any], as_json: bool, problem: ProblemText = None
 
 
 @command(app, "model", "device", "bank", name="replay")
-def replay(overrides: dict[str, Any], as_json: bool,
-           file: Annotated[Path, typer.Argument(metavar="RECEIPT.json", help="From `answer --receipt`, or what "
-                                                                           "`answer --json` printed.")]) -> int:
+def replay(
+    overrides: dict[str, Any],
+    as_json: bool,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECEIPT.json", help="From `answer --receipt`, or what `answer --json` printed."
+        ),
+    ],
+) -> int:
     """Answer again as a receipt says, and check that every token is the same."""
     from . import console
 
     receipt = read_receipt(file)
     # Looking leaves no trace: neither at a mistyped path nor where no memory was tried is a bank made.
-    engine = bank.engine_on_bank(overrides) if receipt.used else engine_for(overrides | {"bank": ":memory:"})
+    engine = (
+        bank.engine_on_bank(overrides)
+        if receipt.used
+        else engine_for(overrides | {"bank": ":memory:"})
+    )
     again = console.run(engine.replay(receipt), as_json).scene.receipt
     assert again is not None, "the last record of a replay is its receipt"
     if not as_json:
-        console.say(f"Receipt {receipt.id} is confirmed: the same {again.tokens} tokens and answer, {again.answer}.")
+        console.say(
+            f"Receipt {receipt.id} is confirmed: the same {again.tokens} tokens and answer, {again.answer}."
+        )
     return DONE
 
 
@@ -131,9 +174,13 @@ def read_receipt(file: Path) -> Receipt:
     try:
         lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     except OSError as e:
-        raise LatentmemError(f"{file} cannot be read ({e.strerror}): give one that `answer --receipt` wrote.") from None
+        raise LatentmemError(
+            f"{file} cannot be read ({e.strerror}): give one that `answer --receipt` wrote."
+        ) from None
     except UnicodeDecodeError:
-        raise LatentmemError(f"{file} is not UTF-8: give a file that `answer --receipt` wrote.") from None
+        raise LatentmemError(
+            f"{file} is not UTF-8: give a file that `answer --receipt` wrote."
+        ) from None
     marked = [line for line in lines if '"record": "Receipt"' in line]
     if not marked and len(lines) != 1:
         raise LatentmemError(f"{file} holds no receipt: give a file that `answer --receipt` wrote.")
@@ -148,7 +195,11 @@ def doctor(overrides: dict[str, Any], as_json: bool) -> int:
 
     report = examine(overrides)
     if as_json:
-        typer.echo(json.dumps({"record": "Report", "sections": report.sections, "problems": report.problems}))
+        typer.echo(
+            json.dumps(
+                {"record": "Report", "sections": report.sections, "problems": report.problems}
+            )
+        )
     else:
         for title, facts in report.sections.items():
             console.out().print(console.facts_table(facts.items(), title))
@@ -159,11 +210,15 @@ def doctor(overrides: dict[str, Any], as_json: bool) -> int:
 
 
 @command(app, *SAMPLING, name="serve")
-def serve(overrides: dict[str, Any], as_json: bool,
-          host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-          port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 7860,
-          public: Annotated[bool, typer.Option("--public", help="Let other machines in (--host 0.0.0.0).")] = False,
-          ) -> int:
+def serve(
+    overrides: dict[str, Any],
+    as_json: bool,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 7860,
+    public: Annotated[
+        bool, typer.Option("--public", help="Let other machines in (--host 0.0.0.0).")
+    ] = False,
+) -> int:
     """Start the app and print its address."""
     engine = engine_for(overrides)
     from .. import ui
@@ -173,7 +228,9 @@ def serve(overrides: dict[str, Any], as_json: bool,
         address = "0.0.0.0" if public else host
         ui.build(engine).launch(server_name=address, server_port=port, **ui.launch_options(engine))
     except OSError as e:
-        raise LatentmemError(f"The app cannot listen on port {port} ({e}): choose another with --port.") from None
+        raise LatentmemError(
+            f"The app cannot listen on port {port} ({e}): choose another with --port."
+        ) from None
     return DONE
 
 

@@ -37,9 +37,13 @@ def engine_on_bank(overrides: dict[str, Any]) -> Engine:
             path.stat()
     except FileNotFoundError:
         if "bank" in overrides:
-            raise LatentmemError(f"There is no bank at {path}: check the path; `latentmem distil` and `import` make a new "
-                                 "one.") from None
-        raise NoBankYet(f"There is no bank yet at {path}: `latentmem distil` or `import` makes one.") from None
+            raise LatentmemError(
+                f"There is no bank at {path}: check the path; `latentmem distil` and `import` make a new "
+                "one."
+            ) from None
+        raise NoBankYet(
+            f"There is no bank yet at {path}: `latentmem distil` or `import` makes one."
+        ) from None
     except OSError:
         pass  # the bank itself says what is wrong
     return engine
@@ -59,13 +63,28 @@ def bank_to_list(overrides: dict[str, Any], as_json: bool) -> Bank | None:
 
 @command(memories, *BANK)
 def list_memories(
-    overrides: dict[str, Any], as_json: bool,
-    contains: Annotated[str, typer.Option("--contains", help="Only those with this text in problem, answer or id.",
-                                          show_default=False)] = "",
-    source: Annotated[str | None, typer.Option(help="Only those from this data set.", show_default=False)] = None,
-    quarantined: Annotated[bool | None, typer.Option("--quarantined/--free", help="Only those, or only the others.",
-                                                     show_default=False)] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many, newest first.", show_default=False)] = None,
+    overrides: dict[str, Any],
+    as_json: bool,
+    contains: Annotated[
+        str,
+        typer.Option(
+            "--contains",
+            help="Only those with this text in problem, answer or id.",
+            show_default=False,
+        ),
+    ] = "",
+    source: Annotated[
+        str | None, typer.Option(help="Only those from this data set.", show_default=False)
+    ] = None,
+    quarantined: Annotated[
+        bool | None,
+        typer.Option(
+            "--quarantined/--free", help="Only those, or only the others.", show_default=False
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many, newest first.", show_default=False)
+    ] = None,
 ) -> int:
     """List the memories, newest first; or show, delete, quarantine or release one."""
     from . import console
@@ -107,33 +126,55 @@ def show(overrides: dict[str, Any], as_json: bool, memory: MemoryId) -> int:
 def memory_facts(info: MemoryInfo, memory: Memory) -> list[tuple[str, object]]:
     """What stands in the bank about a memory, name and value."""
     c = info.counters
-    return [("memory", info.id + (" (quarantined)" if info.quarantined else "")), ("problem", info.problem.text),
-            ("source", info.problem.source or "typed"), ("pseudo-label", info.label),
-            ("soft prompt", f"{info.virtual_tokens} x {info.hidden}, kept after step {info.best_step}"),
-            ("model", f"{info.model_name} ({info.model[:16]})"), ("keys", ", ".join(sorted(memory.keys))),
-            ("made", info.created),
-            ("use", f"retrieved {c.retrieved}, used {c.used}, agreed {c.agreed}, verifier won {c.verifier_won}, "
-                    f"helped {c.helped}, hurt {c.hurt}")]
+    return [
+        ("memory", info.id + (" (quarantined)" if info.quarantined else "")),
+        ("problem", info.problem.text),
+        ("source", info.problem.source or "typed"),
+        ("pseudo-label", info.label),
+        ("soft prompt", f"{info.virtual_tokens} x {info.hidden}, kept after step {info.best_step}"),
+        ("model", f"{info.model_name} ({info.model[:16]})"),
+        ("keys", ", ".join(sorted(memory.keys))),
+        ("made", info.created),
+        (
+            "use",
+            f"retrieved {c.retrieved}, used {c.used}, agreed {c.agreed}, verifier won {c.verifier_won}, "
+            f"helped {c.helped}, hurt {c.hurt}",
+        ),
+    ]
 
 
 @command(memories, *BANK, name="delete")
-def delete(overrides: dict[str, Any], as_json: bool, memory: MemoryId,
-           yes: Annotated[bool, typer.Option("--yes", help="Really delete it; there is no way back.")] = False) -> int:
+def delete(
+    overrides: dict[str, Any],
+    as_json: bool,
+    memory: MemoryId,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Really delete it; there is no way back.")
+    ] = False,
+) -> int:
     """Delete a memory and its events for good."""
     bank = engine_on_bank(overrides).bank
     info = bank.info(memory)
     if not yes:
-        raise LatentmemError(f"Memory {info.id} “{info.name}” would be gone for good: add --yes, or quarantine it.")
+        raise LatentmemError(
+            f"Memory {info.id} “{info.name}” would be gone for good: add --yes, or quarantine it."
+        )
     bank.delete(info.id)
     return tell(as_json, f"Memory {info.id} “{info.name}” is deleted.", info)
 
 
 @command(memories, *BANK, name="quarantine")
-def quarantine(overrides: dict[str, Any], as_json: bool, memory: MemoryId,
-               reason: Annotated[str, typer.Option(help="Why; it is kept with the memory.")] = "by hand") -> int:
+def quarantine(
+    overrides: dict[str, Any],
+    as_json: bool,
+    memory: MemoryId,
+    reason: Annotated[str, typer.Option(help="Why; it is kept with the memory.")] = "by hand",
+) -> int:
     """Keep a memory from being found, until it is released."""
     event = engine_on_bank(overrides).bank.quarantine(memory, reason)
-    return tell(as_json, f"Memory {event.memory_id} is quarantined: no problem finds it any more.", event)
+    return tell(
+        as_json, f"Memory {event.memory_id} is quarantined: no problem finds it any more.", event
+    )
 
 
 @command(memories, *BANK, name="release")
@@ -145,9 +186,14 @@ def release(overrides: dict[str, Any], as_json: bool, memory: MemoryId) -> int:
 
 @command(receipts, *BANK)
 def list_receipts(
-    overrides: dict[str, Any], as_json: bool,
-    memory: Annotated[str | None, typer.Option("--memory", help="Only of answers in which this memory took part.",
-                                               show_default=False)] = None,
+    overrides: dict[str, Any],
+    as_json: bool,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory", help="Only of answers in which this memory took part.", show_default=False
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 20,
 ) -> int:
     """List the receipts of the newest answers given with this bank; or show or delete some."""
@@ -161,14 +207,19 @@ def list_receipts(
         console.print_lines(rows)
     else:
         for r in rows:
-            console.say(f"{r.id}  {r.created[:16].replace('T', ' ')}  {console.label_of(r.answer)}  {r.problem.text}")
+            console.say(
+                f"{r.id}  {r.created[:16].replace('T', ' ')}  {console.label_of(r.answer)}  {r.problem.text}"
+            )
         console.say(f"{len(rows)} receipts of {bank.path}")
     return DONE
 
 
 @command(receipts, *BANK, name="show")
-def show_receipt(overrides: dict[str, Any], as_json: bool,
-                 receipt: Annotated[str, typer.Argument(metavar="ID", help="A receipt's id.")]) -> int:
+def show_receipt(
+    overrides: dict[str, Any],
+    as_json: bool,
+    receipt: Annotated[str, typer.Argument(metavar="ID", help="A receipt's id.")],
+) -> int:
     """One receipt: the problem, who answered and why. With --json it is what `replay` reads."""
     from . import console
 
@@ -184,33 +235,64 @@ def show_receipt(overrides: dict[str, Any], as_json: bool,
 
 @command(receipts, *BANK, name="delete")
 def delete_receipts(
-    overrides: dict[str, Any], as_json: bool,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Receipts' ids.", show_default=False)] = None,
+    overrides: dict[str, Any],
+    as_json: bool,
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ID]...", help="Receipts' ids.", show_default=False),
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Really delete them; there is no way back.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Really delete them; there is no way back.")
+    ] = False,
 ) -> int:
     """Delete receipts for good: what was asked, and what was answered. Memories and their counters stay."""
     if bool(ids) == every:
-        raise LatentmemError("It is not said which receipts: give their ids, or --all, and not both.")
+        raise LatentmemError(
+            "It is not said which receipts: give their ids, or --all, and not both."
+        )
     bank = engine_on_bank(overrides).bank
     if not yes:
         many = len(set(ids)) if ids else bank.stats()["receipts"]
-        raise LatentmemError(f"{many} receipt{'s' * (many != 1)} would be gone for good: add --yes.")
+        raise LatentmemError(
+            f"{many} receipt{'s' * (many != 1)} would be gone for good: add --yes."
+        )
     gone = bank.forget(ids or None)
-    return tell(as_json, f"{gone} receipt{'s' * (gone != 1)} deleted from {bank.path}.",
-                {"record": "Forgotten", "receipts": gone})
+    return tell(
+        as_json,
+        f"{gone} receipt{'s' * (gone != 1)} deleted from {bank.path}.",
+        {"record": "Forgotten", "receipts": gone},
+    )
 
 
 @command(commands, *BANK, name="export")
 def export(
-    overrides: dict[str, Any], as_json: bool,
-    file: Annotated[Path | None, typer.Argument(metavar="FILE.zip", help="The archive to write.")] = None,
-    ids: Annotated[list[str], typer.Option("--id", help="Only this memory; may be repeated.",
-                                           show_default=False)] = [],  # noqa: B006 - typer makes a new list for each call
-    peft: Annotated[Path | None, typer.Option(help="Write PEFT adapters: of one --id into this folder, of several into "
-                                                   "folders in it named after the ids.", show_default=False)] = None,
-    base_model: Annotated[str | None, typer.Option("--base-model", help="What the adapters name as their base: a folder or a "
-                                                   "hub id (default: the model's name here).", show_default=False)] = None,
+    overrides: dict[str, Any],
+    as_json: bool,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE.zip", help="The archive to write.")
+    ] = None,
+    ids: Annotated[
+        list[str],
+        typer.Option("--id", help="Only this memory; may be repeated.", show_default=False),
+    ] = [],  # noqa: B006 - typer makes a new list for each call
+    peft: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write PEFT adapters: of one --id into this folder, of several into "
+            "folders in it named after the ids.",
+            show_default=False,
+        ),
+    ] = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            "--base-model",
+            help="What the adapters name as their base: a folder or a "
+            "hub id (default: the model's name here).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> int:
     """Write memories to an archive that `import` reads, or as PEFT adapters for `PeftModel.from_pretrained`.
 
@@ -219,41 +301,63 @@ def export(
     if file is None and peft is None:
         raise LatentmemError("There is nothing to write to: give FILE.zip, --peft FOLDER, or both.")
     if base_model and peft is None:
-        raise LatentmemError(f"--base-model {base_model} is for adapters, and none is written: give --peft FOLDER, too.")
+        raise LatentmemError(
+            f"--base-model {base_model} is for adapters, and none is written: give --peft FOLDER, too."
+        )
     bank = engine_on_bank(overrides).bank
     code = DONE
     if peft is not None:
         code = warn(export_adapters(bank, ids, peft, base_model, as_json))
     if file is not None:
         report = bank.export_zip(file, ids or None)
-        tell(as_json, f"{report.memories} memories and {report.events} events are written to {file}.", report)
+        tell(
+            as_json,
+            f"{report.memories} memories and {report.events} events are written to {file}.",
+            report,
+        )
         code = max(code, warn(report.refused))
     return code
 
 
-def export_adapters(bank: Bank, ids: list[str], home: Path, base_model: str | None, as_json: bool) -> list[str]:
+def export_adapters(
+    bank: Bank, ids: list[str], home: Path, base_model: str | None, as_json: bool
+) -> list[str]:
     """Write memories, these or all, as PEFT adapters and tell of each; a sentence for each that could not be written."""
     left_out = []
     chosen = [bank.info(i).id for i in ids] or [info.id for info in bank.infos()]
     if not ids and (missing := len(bank) - len(chosen)):
-        left_out.append(f"{missing} memories with a damaged entry are left out: run `latentmem verify`.")
+        left_out.append(
+            f"{missing} memories with a damaged entry are left out: run `latentmem verify`."
+        )
     for memory in chosen:
         folder = home if len(ids) == 1 else home / memory
         if wrong := tried(partial(bank.export_peft, memory, folder, base_model=base_model)):
             left_out.append(str(wrong))
         else:
-            tell(as_json, f"Memory {memory} is written as a PEFT adapter to {folder}.",
-                 {"record": "Adapter", "memory_id": memory, "folder": str(folder)})
+            tell(
+                as_json,
+                f"Memory {memory} is written as a PEFT adapter to {folder}.",
+                {"record": "Adapter", "memory_id": memory, "folder": str(folder)},
+            )
     return left_out
 
 
 @command(commands, *BANK, name="import")
-def import_(overrides: dict[str, Any], as_json: bool,
-            file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="An archive that `export` wrote.")]) -> int:
+def import_(
+    overrides: dict[str, Any],
+    as_json: bool,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.zip", help="An archive that `export` wrote.")
+    ],
+) -> int:
     """Add the memories of an archive to the bank. What is there already stays as it is."""
     report = engine_for(overrides).bank.import_zip(file)
-    tell(as_json, f"{report.added} memories are added, {report.skipped} were there already; "
-                  f"{report.events} events are new.", report)
+    tell(
+        as_json,
+        f"{report.added} memories are added, {report.skipped} were there already; "
+        f"{report.events} events are new.",
+        report,
+    )
     return warn(report.refused)
 
 
@@ -262,8 +366,12 @@ def verify(overrides: dict[str, Any], as_json: bool) -> int:
     """Check the bank: the file, every checksum, every id. Exits with 1 if anything is wrong."""
     bank = engine_on_bank(overrides).bank
     report = bank.verify()
-    tell(as_json, f"{bank.path}: {report.memories} memories, {report.events} events and {report.receipts} receipts "
-                  f"checked{'' if report.problems else ', all is well'}.", report)
+    tell(
+        as_json,
+        f"{bank.path}: {report.memories} memories, {report.events} events and {report.receipts} receipts "
+        f"checked{'' if report.problems else ', all is well'}.",
+        report,
+    )
     return warn(report.problems)
 
 

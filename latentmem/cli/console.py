@@ -23,9 +23,16 @@ from ..engine.run_state import Row, Scene
 from ..records import Delta, Distilled, MemoryInfo, Receipt, Side, Status, Step, Vote, to_dict
 
 SIDES: dict[Side, str] = {"zero_shot": "alone", "memory": "memory"}
-CHOSEN: dict[Side | None, str] = {"zero_shot": "the model alone", "memory": "with the memory", None: "no side"}
+CHOSEN: dict[Side | None, str] = {
+    "zero_shot": "the model alone",
+    "memory": "with the memory",
+    None: "no side",
+}
 TITLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold"}
-PIPE_WIDTH, WIDE = 240, 130  # columns: a pipe has none of its own; a table with everything needs the second
+PIPE_WIDTH, WIDE = (
+    240,
+    130,
+)  # columns: a pipe has none of its own; a table with everything needs the second
 TAIL = 400  # characters of a rollout that are looked at for its last line
 
 
@@ -41,7 +48,9 @@ def label_of(answer: str | None) -> str:
 
 def out() -> Console:
     """Standard output. Made when needed, because a test or a pipe may have replaced the stream."""
-    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    return Console(
+        file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH
+    )
 
 
 def err() -> Console:
@@ -162,7 +171,9 @@ class Picture:
     def _status(self) -> Text:
         status, seconds = self.scene.status, time.monotonic() - self.began
         share = f" {100 * status.done / status.total:.0f} %" if status and status.total > 0 else ""
-        return plain(f"{status.text if status else 'Working'}{share}   {seconds:.0f} s   (ctrl-C stops)")
+        return plain(
+            f"{status.text if status else 'Working'}{share}   {seconds:.0f} s   (ctrl-C stops)"
+        )
 
 
 def rollouts_table(rows: Iterable[Row]) -> Table:
@@ -170,15 +181,28 @@ def rollouts_table(rows: Iterable[Row]) -> Table:
     table = _table("trace", "side", "tokens", "answer", "text")
     for row in rows:
         t = row.trace
-        state = plain("…") if t is None else plain(t.answer, 24) if t.votes else Text("no vote", style="dim")
+        state = (
+            plain("…")
+            if t is None
+            else plain(t.answer, 24)
+            if t.votes
+            else Text("no vote", style="dim")
+        )
         tail = row.text[-TAIL:].strip().rsplit("\n", 1)[-1]
-        table.add_row(str(row.row + 1), SIDES[row.side], str(t.tokens) if t else "", state, plain(tail[-60:]))
+        table.add_row(
+            str(row.row + 1), SIDES[row.side], str(t.tokens) if t else "", state, plain(tail[-60:])
+        )
     return table
 
 
 def vote_table(vote: Vote) -> Table:
     """The clusters of a vote, best first, with a bar each."""
-    table = _table("votes", "answer", "share", title=f"Vote ({SIDES[vote.side]}): {vote.voters} of {vote.total} voted")
+    table = _table(
+        "votes",
+        "answer",
+        "share",
+        title=f"Vote ({SIDES[vote.side]}): {vote.voters} of {vote.total} voted",
+    )
     for c in vote.clusters:
         share = c.size / vote.total
         table.add_row(str(c.size), plain(c.answer, 60), f"{'█' * round(20 * share)} {share:.0%}")
@@ -189,14 +213,35 @@ def steps_table(steps: Iterable[Step]) -> Table:
     """One line a gradient step; a column for the problem where several are distilled together."""
     steps = list(steps)
     several = len({s.problem_id for s in steps}) > 1
-    table = _table(*["problem"] * several, "step", "label", "agree", "reward", "loss", "gradient", "shift", "tokens",
-                   "seconds", "note")
+    table = _table(
+        *["problem"] * several,
+        "step",
+        "label",
+        "agree",
+        "reward",
+        "loss",
+        "gradient",
+        "shift",
+        "tokens",
+        "seconds",
+        "note",
+    )
     for s in steps:
         place = "check" if s.final else f"{s.step}/{s.steps}"
         mean = sum(s.rewards) / len(s.rewards) if s.rewards else 0.0
-        table.add_row(*[plain(s.problem_id, 16)] * several, place, plain(label_of(s.label), 20),
-                      f"{s.agreement:.0%}", f"{mean:.2f}", f"{s.loss:.4f}", f"{s.grad_norm:.3g}", f"{s.shift:.3f}",
-                      str(s.tokens), f"{s.seconds:.0f}", plain(s.note, 40))
+        table.add_row(
+            *[plain(s.problem_id, 16)] * several,
+            place,
+            plain(label_of(s.label), 20),
+            f"{s.agreement:.0%}",
+            f"{mean:.2f}",
+            f"{s.loss:.4f}",
+            f"{s.grad_norm:.3g}",
+            f"{s.shift:.3f}",
+            str(s.tokens),
+            f"{s.seconds:.0f}",
+            plain(s.note, 40),
+        )
     return table
 
 
@@ -225,25 +270,64 @@ def receipt_table(r: Receipt) -> Table:
     if r.used is not None:
         lead = f", {r.used.margin:.2f} ahead of the next" if r.used.margin is not None else ""
         rows.append(("memory tried", f"{r.used.memory_id} “{r.used.name}”"))
-        rows.append(("similarity", f"{r.used.similarity:.3f} ({r.key_kind}), rank {r.used.rank}{lead}"))
+        rows.append(
+            ("similarity", f"{r.used.similarity:.3f} ({r.key_kind}), rank {r.used.rank}{lead}")
+        )
     rows.append(("chosen", "both agree" if r.route.agreed else CHOSEN[r.route.side]))
-    rows += [(f"vote {SIDES[v.side]}", ", ".join(f"{c.answer}: {c.size}" for c in v.clusters) + f" of {v.total}"
-              if v.clusters else f"none of {v.total} voted") for v in (r.zero_shot, r.memory) if v is not None]
-    rows += [(f"{r.route.verifier} {SIDES.get(side, side)}", f"{score:.3g}") for side, score in r.route.scores.items()]
-    rows += [("model", f"{r.model_name} ({r.model[:16]})"), ("seed", r.seed),
-             ("spent", f"{r.tokens} tokens, {r.seconds:.1f} s"), ("receipt", r.id)]
+    rows += [
+        (
+            f"vote {SIDES[v.side]}",
+            ", ".join(f"{c.answer}: {c.size}" for c in v.clusters) + f" of {v.total}"
+            if v.clusters
+            else f"none of {v.total} voted",
+        )
+        for v in (r.zero_shot, r.memory)
+        if v is not None
+    ]
+    rows += [
+        (f"{r.route.verifier} {SIDES.get(side, side)}", f"{score:.3g}")
+        for side, score in r.route.scores.items()
+    ]
+    rows += [
+        ("model", f"{r.model_name} ({r.model[:16]})"),
+        ("seed", r.seed),
+        ("spent", f"{r.tokens} tokens, {r.seconds:.1f} s"),
+        ("receipt", r.id),
+    ]
     return facts_table(rows)
 
 
 def memories_table(rows: Iterable[MemoryInfo], wide: bool) -> Table:
     """One line a memory: for 80 columns, or `wide` with where and when it was made."""
-    table = _table("id", "problem", "answer", "vote", "used", "helped", "hurt", *["source", "model", "made"] * wide, "")
+    table = _table(
+        "id",
+        "problem",
+        "answer",
+        "vote",
+        "used",
+        "helped",
+        "hurt",
+        *["source", "model", "made"] * wide,
+        "",
+    )
     for m in rows:
         c = m.counters
-        more = (plain(m.problem.source or "typed", 20), plain(m.model_name, 24), plain(m.created[:10])) if wide else ()
-        table.add_row(m.id, plain(m.name, 48 if wide else 24), plain(label_of(m.label), 20 if wide else 8),
-                      f"{m.majority_ratio:.0%}", str(c.used), str(c.helped), str(c.hurt), *more,
-                      "quarantined" if m.quarantined else "")
+        more = (
+            (plain(m.problem.source or "typed", 20), plain(m.model_name, 24), plain(m.created[:10]))
+            if wide
+            else ()
+        )
+        table.add_row(
+            m.id,
+            plain(m.name, 48 if wide else 24),
+            plain(label_of(m.label), 20 if wide else 8),
+            f"{m.majority_ratio:.0%}",
+            str(c.used),
+            str(c.helped),
+            str(c.hurt),
+            *more,
+            "quarantined" if m.quarantined else "",
+        )
     return table
 
 

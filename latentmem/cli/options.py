@@ -32,16 +32,29 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "learning_rate": (float, "AdamW; 5e-3 collapsed the default model in ten steps."),
     "key": (str, "What retrieval compares: sentence embedding, or KV activations."),
     "min_similarity": (float, "A memory less similar than this is not tried."),
-    "verifier": (str, "Who decides when memory and model disagree; with one rollout, which always ties, the judge."),
+    "verifier": (
+        str,
+        "Who decides when memory and model disagree; with one rollout, which always ties, the judge.",
+    ),
 }
 SAMPLING = ("model", "device", "bank", "seed", "rollouts", "temperature", "max_new_tokens")
 
-ProblemText = Annotated[str | None, typer.Argument(metavar="PROBLEM", help="The problem; - reads standard input.")]
-ProblemFile = Annotated[Path | None, typer.Option("--file", help="A JSONL file of problems.", show_default=False)]
-ProblemIds = Annotated[list[str], typer.Option("--id", help="Which problem of the file (default: the first).",
-                                               show_default=False)]
+ProblemText = Annotated[
+    str | None, typer.Argument(metavar="PROBLEM", help="The problem; - reads standard input.")
+]
+ProblemFile = Annotated[
+    Path | None, typer.Option("--file", help="A JSONL file of problems.", show_default=False)
+]
+ProblemIds = Annotated[
+    list[str],
+    typer.Option(
+        "--id", help="Which problem of the file (default: the first).", show_default=False
+    ),
+]
 
-MemoryId = Annotated[str, typer.Argument(metavar="ID", help="A memory's id, or its first characters.")]
+MemoryId = Annotated[
+    str, typer.Argument(metavar="ID", help="A memory's id, or its first characters.")
+]
 
 Body = Callable[..., int]
 
@@ -60,7 +73,9 @@ def engine_for(overrides: dict[str, Any]) -> Engine:
     return make_engine(Settings(**overrides))
 
 
-def command(group: typer.Typer, *options: str, name: str = "") -> Callable[[Body], Callable[..., None]]:
+def command(
+    group: typer.Typer, *options: str, name: str = ""
+) -> Callable[[Body], Callable[..., None]]:
     """Registers `body(overrides, as_json, ...) -> exit code` with some settings as options, `--set` and `--json`.
 
     Without a name it becomes what the group itself does, and its options hold for the group's commands too, so that
@@ -91,8 +106,12 @@ def command(group: typer.Typer, *options: str, name: str = "") -> Callable[[Body
         # typer reads the signature: ours in place of the body's.
         own = list(inspect.signature(body, eval_str=True).parameters.values())[2:]
         own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        run.__signature__ = inspect.Signature([_parameter("ctx", typer.Context), *own, *_shared(options)])
-        return group.command(name)(run) if name else group.callback(invoke_without_command=True)(run)
+        run.__signature__ = inspect.Signature(
+            [_parameter("ctx", typer.Context), *own, *_shared(options)]
+        )
+        return (
+            group.command(name)(run) if name else group.callback(invoke_without_command=True)(run)
+        )
 
     return register
 
@@ -109,7 +128,9 @@ def _shared(options: tuple[str, ...]) -> list[inspect.Parameter]:
         kind, words = OPTIONS[field]
         option = typer.Option("--" + field.replace("_", "-"), help=words, **panel)
         made.append(_parameter(field, Annotated[kind | None, option], None))
-    others = typer.Option("--set", metavar="FIELD=VALUE", help="Any setting; `latentmem doctor` lists them.", **panel)
+    others = typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Any setting; `latentmem doctor` lists them.", **panel
+    )
     lines = typer.Option("--json", help="Standard output: one JSON record a line, nothing else.")
     made.append(_parameter("set_", Annotated[list[str], others], []))
     return [*made, _parameter("json_", Annotated[bool, lines], False)]
@@ -119,8 +140,13 @@ def assignments(pairs: list[str]) -> dict[str, str]:
     """['steps=5'] -> {'steps': '5'}; Settings checks names and values. Raises LatentmemError for a pair without '='."""
     for pair in pairs:
         if "=" not in pair:
-            raise LatentmemError(f"--set {pair!r} has no value: write FIELD=VALUE, for example --set steps=5.")
-    return {name.strip().replace("-", "_"): value.strip() for name, _, value in (p.partition("=") for p in pairs)}
+            raise LatentmemError(
+                f"--set {pair!r} has no value: write FIELD=VALUE, for example --set steps=5."
+            )
+    return {
+        name.strip().replace("-", "_"): value.strip()
+        for name, _, value in (p.partition("=") for p in pairs)
+    }
 
 
 def named_problems(text: str | None, file: Path | None, ids: list[str]) -> list[Problem]:
@@ -129,7 +155,9 @@ def named_problems(text: str | None, file: Path | None, ids: list[str]) -> list[
     Raises LatentmemError if there is none, if an id is not in the file, or if the text is not UTF-8.
     """
     if (text is None) == (file is None):
-        raise LatentmemError("Give one problem: as text, as - for standard input, or as --file problems.jsonl --id X.")
+        raise LatentmemError(
+            "Give one problem: as text, as - for standard input, or as --file problems.jsonl --id X."
+        )
     if file is not None:
         return _from_file(file, ids)
     if ids:
@@ -149,7 +177,9 @@ def one_problem(text: str | None, file: Path | None, ids: list[str]) -> Problem:
     """Like `named_problems`, for a command that takes exactly one."""
     problems = named_problems(text, file, ids)
     if len(problems) > 1:
-        raise LatentmemError(f"{len(problems)} problems were named: this command takes one, give --id once.")
+        raise LatentmemError(
+            f"{len(problems)} problems were named: this command takes one, give --id once."
+        )
     return problems[0]
 
 
@@ -161,8 +191,10 @@ def _from_file(file: Path, ids: list[str]) -> list[Problem]:
         found.setdefault(problem.id, problem)
     missing = [i for i in ids if i not in found]
     if missing:
-        raise LatentmemError(f"{file} has no problem {missing[0]!r}: its {len(found)} ids begin with "
-                             f"{', '.join(list(found)[:3])}.")
+        raise LatentmemError(
+            f"{file} has no problem {missing[0]!r}: its {len(found)} ids begin with "
+            f"{', '.join(list(found)[:3])}."
+        )
     if not ids:
         raise LatentmemError(f"{file} has no problems: give a JSONL file of problems.")
     return [found[i] for i in ids]

@@ -23,10 +23,33 @@ from ..bank.schema import is_unfinished
 from ..records import LatentmemError
 from ..settings import WHY, Settings
 
-PACKAGES = ("torch", "transformers", "peft", "sentence-transformers", "safetensors", "gguf", "huggingface_hub",
-            "math-verify", "numpy", "scikit-learn", "gradio", "plotly", "pydantic", "pydantic-settings", "typer",
-            "rich")
-INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")  # they decide the arithmetic
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "sentence-transformers",
+    "safetensors",
+    "gguf",
+    "huggingface_hub",
+    "math-verify",
+    "numpy",
+    "scikit-learn",
+    "gradio",
+    "plotly",
+    "pydantic",
+    "pydantic-settings",
+    "typer",
+    "rich",
+)
+INSTRUCTIONS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "asimd",
+    "bf16",
+)  # they decide the arithmetic
 ROOM = 4 * 2**30  # bytes: the default weights as a download and as bf16, with room to work
 
 
@@ -56,8 +79,12 @@ def examine(overrides: dict[str, Any] | None = None) -> Report:
 
 def versions(problems: list[str]) -> dict[str, Any]:
     """Versions from the packages' metadata, without importing them."""
-    found: dict[str, Any] = {"latentmem": __version__, "python": platform.python_version(),
-                             "platform": platform.platform(), "sqlite": sqlite3.sqlite_version}
+    found: dict[str, Any] = {
+        "latentmem": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "sqlite": sqlite3.sqlite_version,
+    }
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)
@@ -138,9 +165,13 @@ def weights(settings: Settings, problems: list[str]) -> dict[str, Any]:
         for name in dict.fromkeys((*store.MODELS, settings.model, settings.embedder)):
             found[name] = _state(store.describe(name))
         if not store.present(settings.model) and free < ROOM:
-            problems.append(f"Only {size(free)} are free in {folder}: set LATENTMEM_CACHE to another disk.")
+            problems.append(
+                f"Only {size(free)} are free in {folder}: set LATENTMEM_CACHE to another disk."
+            )
     except (LatentmemError, ImportError, OSError) as e:
-        problems.append(str(e) if isinstance(e, LatentmemError) else f"The weights could not be examined ({e}).")
+        problems.append(
+            str(e) if isinstance(e, LatentmemError) else f"The weights could not be examined ({e})."
+        )
         return {}
     return found
 
@@ -159,16 +190,29 @@ def bank(path: Path, problems: list[str]) -> dict[str, Any]:
     state = "damaged"
     try:
         if not path.exists():
-            return found | {"state": "not made yet; the first memory makes it", "free": size(_free(path.parent))}
+            return found | {
+                "state": "not made yet; the first memory makes it",
+                "free": size(_free(path.parent)),
+            }
         from ..bank import Bank
 
         with Bank(path, read_only=True) as store:
-            found |= {name: value for name, value in store.stats().items() if name not in ("path", "read_only", "used")}
+            found |= {
+                name: value
+                for name, value in store.stats().items()
+                if name not in ("path", "read_only", "used")
+            }
             wrong = store.verify().problems
     except LatentmemError as e:
         wrong, state = [str(e)], "left in the middle of a write" if is_unfinished(e) else state
-    except (ImportError, sqlite3.Error, OSError) as e:  # a broken installation or disk: say it and go on
-        wrong = [f"The bank {path} could not be examined ({e}): mend the installation and try again."]
+    except (
+        ImportError,
+        sqlite3.Error,
+        OSError,
+    ) as e:  # a broken installation or disk: say it and go on
+        wrong = [
+            f"The bank {path} could not be examined ({e}): mend the installation and try again."
+        ]
     problems.extend(wrong)
     return found | {"state": state if wrong else "whole", "free": size(_free(path.parent))}
 
@@ -185,5 +229,7 @@ def size(n: int) -> str:
 
 def _free(folder: Path) -> int:
     """Bytes free on the disk that holds `folder`, or will hold it."""
-    there = next(p for p in (folder, *folder.parents) if os.path.exists(p))  # a closed folder does not raise
+    there = next(
+        p for p in (folder, *folder.parents) if os.path.exists(p)
+    )  # a closed folder does not raise
     return shutil.disk_usage(there).free

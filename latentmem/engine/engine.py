@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from ..model.language_model import LanguageModel
 
+
 class Engine:
     """A frozen model, a bank of memories, and the three things done with them.
 
@@ -48,7 +49,13 @@ class Engine:
     All raise LatentmemError, one sentence, for what a user can mend.
     """
 
-    def __init__(self, settings: Settings | None = None, *, bank: Bank | None = None, _shared: Shared | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        bank: Bank | None = None,
+        _shared: Shared | None = None,
+    ) -> None:
         self.settings = settings or Settings()
         self._own_bank, self._shared = bank, _shared or Shared()
 
@@ -90,24 +97,38 @@ class Engine:
         from ..method.retrieval import kv_key
 
         text, kind = problem.text.strip(), kind or self.settings.key
-        return kv_key(self.model, text) if kind == "kv" else self._shared.loader.embedder(self._parts[1])(text)
+        return (
+            kv_key(self.model, text)
+            if kind == "kv"
+            else self._shared.loader.embedder(self._parts[1])(text)
+        )
 
     # Think ------------------------------------------------------------------------------------------------------
 
     def _check(self, problem: Problem) -> Problem:
         if len(problem.text) > (limit := self.settings.max_problem_chars):
-            raise LatentmemError(f"The problem has {len(problem.text)} characters and the limit is {limit}: shorten it.")
+            raise LatentmemError(
+                f"The problem has {len(problem.text)} characters and the limit is {limit}: shorten it."
+            )
         return problem.unlabelled()
 
-    def _sides(self, problem: Problem, softs: Mapping[Side, Any]) -> Iterator[Status | Delta | Trace | Vote]:
+    def _sides(
+        self, problem: Problem, softs: Mapping[Side, Any]
+    ) -> Iterator[Status | Delta | Trace | Vote]:
         """Sample every side's rollouts in one batch; a Vote follows each Trace."""
         from ..method.rollouts import Job, sample
 
         s, done = self.settings, {side: [] for side in softs}
         jobs = [Job(problem, s.rollouts, soft, side) for side, soft in softs.items()]
         yield Status("Reading the problem")
-        for _, record in sample(self.model, jobs, seed=s.seed, temperature=s.temperature, top_p=s.top_p,
-                                max_new_tokens=s.max_new_tokens):
+        for _, record in sample(
+            self.model,
+            jobs,
+            seed=s.seed,
+            temperature=s.temperature,
+            top_p=s.top_p,
+            max_new_tokens=s.max_new_tokens,
+        ):
             yield record
             if isinstance(record, Trace):
                 done[record.side].append(record)
@@ -118,15 +139,21 @@ class Engine:
         import torch
 
         if memory.model != self.model.fingerprint:
-            raise LatentmemError(f"Memory {memory.id} was made by {memory.model_name} and the model in use is "
-                                 f"{self.model.name}: choose that model, or another memory.")
+            raise LatentmemError(
+                f"Memory {memory.id} was made by {memory.model_name} and the model in use is "
+                f"{self.model.name}: choose that model, or another memory."
+            )
         return torch.from_numpy(memory.soft_prompt.copy())
 
     def think(self, problem: Problem, *, memory_id: str | None = None) -> Iterator[Record]:
         """Sample rollouts for a problem and vote, alone or with one memory."""
         problem = self._check(problem)
         yield from self.load()
-        softs = {"memory": self._soft(self.bank.get(memory_id))} if memory_id is not None else {"zero_shot": None}
+        softs = (
+            {"memory": self._soft(self.bank.get(memory_id))}
+            if memory_id is not None
+            else {"zero_shot": None}
+        )
         traces: list[Trace] = []
         for record in self._sides(problem, softs):
             yield record
@@ -139,8 +166,12 @@ class Engine:
 
     def _thought_key(self, problem: Problem) -> str:
         s = self.settings
-        return digest(problem.id, problem.text, self.model.fingerprint,
-                      repr((s.seed, s.rollouts, s.temperature, s.top_p, s.max_new_tokens, self._parts[0])))
+        return digest(
+            problem.id,
+            problem.text,
+            self.model.fingerprint,
+            repr((s.seed, s.rollouts, s.temperature, s.top_p, s.max_new_tokens, self._parts[0])),
+        )
 
     # Distil -----------------------------------------------------------------------------------------------------
 
@@ -183,14 +214,24 @@ class Engine:
         if failed:
             raise failed
 
-    def _conclude(self, problem: Problem, first: tuple[tuple[Trace, ...], Vote], lesson: Any, recipe: Any) -> Distilled:
+    def _conclude(
+        self, problem: Problem, first: tuple[tuple[Trace, ...], Vote], lesson: Any, recipe: Any
+    ) -> Distilled:
         if lesson.soft is None:
             return Distilled(problem.id, None, lesson.reason, lesson.steps)
         memory = Memory(
-            problem=problem, soft_prompt=lesson.soft, keys={k: self.key(problem, k) for k in ("input", "kv")},
-            model=self.model.fingerprint, model_name=self.model.name, vote=first[1], traces=first[0],
-            steps=lesson.steps, best_step=lesson.best_step, created=now(),
-            settings={f.name: getattr(recipe, f.name) for f in fields(recipe)})
+            problem=problem,
+            soft_prompt=lesson.soft,
+            keys={k: self.key(problem, k) for k in ("input", "kv")},
+            model=self.model.fingerprint,
+            model_name=self.model.name,
+            vote=first[1],
+            traces=first[0],
+            steps=lesson.steps,
+            best_step=lesson.best_step,
+            created=now(),
+            settings={f.name: getattr(recipe, f.name) for f in fields(recipe)},
+        )
         return Distilled(problem.id, memory, lesson.reason, lesson.steps)
 
     def keep(self, distilled: Distilled) -> str:
@@ -204,16 +245,25 @@ class Engine:
     def search(self, problem: Problem, k: int | None = None) -> Retrieval:
         """The memories nearest to a problem, best first, of those that this model can use."""
         s, problem = self.settings, self._check(problem)
-        hits = self.bank.search(self.key(problem), kind=s.key, k=s.k if k is None else k, model=self.model.fingerprint)
+        hits = self.bank.search(
+            self.key(problem), kind=s.key, k=s.k if k is None else k, model=self.model.fingerprint
+        )
         return Retrieval(problem.id, s.key, hits)
 
     def neighbours(self, memory_id: str, k: int = 5) -> tuple[Hit, ...]:
         """The memories nearest to a memory, itself left out."""
         memory, kind = self.bank.get(memory_id), self.settings.key
-        return () if kind not in memory.keys else self.bank.search(memory.keys[kind], kind=kind, k=k, model=memory.model,
-                                                                   exclude=(memory.id,))
+        return (
+            ()
+            if kind not in memory.keys
+            else self.bank.search(
+                memory.keys[kind], kind=kind, k=k, model=memory.model, exclude=(memory.id,)
+            )
+        )
 
-    def _choose(self, problem: Problem, memory: str) -> tuple[tuple[Hit, ...], Hit | None, Any, str]:
+    def _choose(
+        self, problem: Problem, memory: str
+    ) -> tuple[tuple[Hit, ...], Hit | None, Any, str]:
         """(hits, the hit to try, its soft prompt, why none is tried)."""
         from ..method.retrieval import made_by
 
@@ -221,9 +271,13 @@ class Engine:
             return (), None, None, "Memories were switched off."
         if memory != "auto":
             one, here = self.bank.get(memory), self.key(problem)
-            soft = self._soft(one)  # refuses one of another model, whose keys may have another length
+            soft = self._soft(
+                one
+            )  # refuses one of another model, whose keys may have another length
             there = one.keys.get(self.settings.key)
-            similarity = float(here @ there) if there is not None and there.shape == here.shape else 0.0
+            similarity = (
+                float(here @ there) if there is not None and there.shape == here.shape else 0.0
+            )
             hit = Hit(one.id, one.name, similarity, 1)
             return (hit,), hit, soft, ""
         try:
@@ -233,12 +287,26 @@ class Engine:
         if not hits:
             return (), None, None, "The bank holds no memory that this model can use."
         if hits[0].similarity < self.settings.min_similarity:
-            return hits, None, None, (f"The nearest memory has similarity {hits[0].similarity:.2f}, below the threshold "
-                                      f"{self.settings.min_similarity:.2f}.")
+            return (
+                hits,
+                None,
+                None,
+                (
+                    f"The nearest memory has similarity {hits[0].similarity:.2f}, below the threshold "
+                    f"{self.settings.min_similarity:.2f}."
+                ),
+            )
         one = self.bank.get(hits[0].memory_id)
         if not made_by(self.key, one, self.settings.key):
-            return hits, None, None, (f"The nearest memory's key was not made by {self._parts[1]}, so the similarity means "
-                                      "nothing: choose the embedder that made it.")
+            return (
+                hits,
+                None,
+                None,
+                (
+                    f"The nearest memory's key was not made by {self._parts[1]}, so the similarity means "
+                    "nothing: choose the embedder that made it."
+                ),
+            )
         return hits, hits[0], self._soft(one), ""
 
     def answer(self, problem: Problem, memory: str = "auto") -> Iterator[Record]:
@@ -259,39 +327,64 @@ class Engine:
         alone = [t for t in traces if t.side == "zero_shot"]
         self._shared.thoughts.put(self._thought_key(problem), alone, votes["zero_shot"])
         chosen, s = self._route(problem, traces, votes, why_none), self.settings
-        around = Circumstances(self.model.fingerprint, self.model.name, {k: getattr(s, k) for k in REPLAYED}, s.seed,
-                               s.key, hits, used)
+        around = Circumstances(
+            self.model.fingerprint,
+            self.model.name,
+            {k: getattr(s, k) for k in REPLAYED},
+            s.seed,
+            s.key,
+            hits,
+            used,
+        )
         receipt = write(problem, around, chosen, votes, traces, time.perf_counter() - began, now())
-        failed = None if self.bank.read_only else tried(lambda: self.bank.keep_receipt(receipt, events(receipt)))
+        failed = (
+            None
+            if self.bank.read_only
+            else tried(lambda: self.bank.keep_receipt(receipt, events(receipt)))
+        )
         yield receipt
         if failed:
             raise failed
 
-    def _route(self, problem: Problem, traces: Sequence[Trace], votes: Mapping[Side, Vote], why_none: str) -> Route:
+    def _route(
+        self, problem: Problem, traces: Sequence[Trace], votes: Mapping[Side, Vote], why_none: str
+    ) -> Route:
         from ..method.routing import chosen, disagree, route, score
 
         name, scores = chosen(self.settings.verifier, self.settings.rollouts), None
         alone, helped = votes["zero_shot"], votes.get("memory")
         if disagree(alone, helped):
-            scores = {side: score(name, self.model, problem, [t for t in traces if t.side == side], v)
-                      for side, v in votes.items()}
+            scores = {
+                side: score(name, self.model, problem, [t for t in traces if t.side == side], v)
+                for side, v in votes.items()
+            }
         return route(alone, helped, scores, verifier=name, why_none=why_none)
 
     def feedback(self, receipt: Receipt, correct: bool) -> None:
         """Take down whether an answer was right, as a person or a benchmark says afterwards (once: `receipts.judged`)."""
         if not self.bank.read_only:
-            self.bank.record_all(judged(receipt, correct, self.bank.events(kind="feedback", receipt_id=receipt.id)))
+            self.bank.record_all(
+                judged(receipt, correct, self.bank.events(kind="feedback", receipt_id=receipt.id))
+            )
 
     def replay(self, receipt: Receipt) -> Iterator[Record]:
         """Answer again as the receipt says: same settings, seed and memory. Raises LatentmemError if it differs."""
         yield from self.load()
         if receipt.model != self.model.fingerprint:
-            raise LatentmemError(f"The receipt was written with {receipt.model_name} and the model in use is "
-                                 f"{self.model.name}: choose that model.")
-        asked = {k: v for k, v in receipt.settings.items() if k in REPLAYED}  # it may be a stranger's
-        with closing(Overlay(self.bank)) as bank:  # looking again is no use of a memory: it leaves no receipt and no event
+            raise LatentmemError(
+                f"The receipt was written with {receipt.model_name} and the model in use is "
+                f"{self.model.name}: choose that model."
+            )
+        asked = {
+            k: v for k, v in receipt.settings.items() if k in REPLAYED
+        }  # it may be a stranger's
+        with closing(
+            Overlay(self.bank)
+        ) as bank:  # looking again is no use of a memory: it leaves no receipt and no event
             engine = self.changed(on_bank=bank, **asked)
-            for record in engine.answer(receipt.problem, receipt.used.memory_id if receipt.used else "off"):
+            for record in engine.answer(
+                receipt.problem, receipt.used.memory_id if receipt.used else "off"
+            ):
                 yield record
         assert isinstance(record, Receipt)
         confirm(receipt, record)

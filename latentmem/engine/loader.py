@@ -44,6 +44,7 @@ class Thoughts:
                 self._kept.popitem(last=False)
         return thought
 
+
 def in_steps(work: Callable[[Callable[[Status], None]], Any]) -> Iterator[Status]:
     """Run `work(report)` in a thread and yield what it reports, so that a callback becomes a generator.
 
@@ -88,15 +89,18 @@ class Loader:
     def load(self, place: Place, embedder: str) -> Iterator[Status]:
         """Load both; yields Status while they come."""
         if not self.has(place, embedder):
-            yield from in_steps(lambda report: (self.model(place, report), self.embedder(embedder, report)))
+            yield from in_steps(
+                lambda report: (self.model(place, report), self.embedder(embedder, report))
+            )
 
     def model(self, place: Place, report: Callable[[Status], None] | None = None) -> LanguageModel:
         from ..model.language_model import LanguageModel
 
         with self._lock:
             if place not in self._models:
-                self._models[place] = LanguageModel.load(self._weights(place.model, report), device=place.device,
-                                                         dtype=place.dtype)
+                self._models[place] = LanguageModel.load(
+                    self._weights(place.model, report), device=place.device, dtype=place.dtype
+                )
             return self._models[place]
 
     def embedder(self, name: str, report: Callable[[Status], None] | None = None) -> Embedder:

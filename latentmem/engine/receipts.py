@@ -24,7 +24,17 @@ from ..records import (
 )
 
 # The settings that decide an answer: a receipt carries them, and a replay uses them.
-REPLAYED = ("rollouts", "temperature", "top_p", "max_new_tokens", "key", "k", "min_similarity", "verifier", "seed")
+REPLAYED = (
+    "rollouts",
+    "temperature",
+    "top_p",
+    "max_new_tokens",
+    "key",
+    "k",
+    "min_similarity",
+    "verifier",
+    "seed",
+)
 
 
 def now() -> str:
@@ -45,41 +55,74 @@ class Circumstances:
     used: Hit | None
 
 
-def write(problem: Problem, around: Circumstances, chosen: Route, votes: Mapping[Side, Vote], traces: Sequence[Trace],
-          seconds: float, created: str) -> Receipt:
+def write(
+    problem: Problem,
+    around: Circumstances,
+    chosen: Route,
+    votes: Mapping[Side, Vote],
+    traces: Sequence[Trace],
+    seconds: float,
+    created: str,
+) -> Receipt:
     """The Receipt. `token_digest` is over every trace's token ids, the model's own side first, in row order."""
     ordered = sorted(traces, key=lambda t: (t.side != "zero_shot", t.row))
     tokens = digest(*(f"{t.side} {t.row} {' '.join(map(str, t.token_ids))}" for t in ordered))
     used = around.used
     answered = used if used and chosen.side == "memory" else None
     return Receipt(
-        id="r" + digest(problem.id, problem.text, tokens, created)[:16], problem=problem, answer=chosen.answer,
-        memory_id=answered.memory_id if answered else None, memory_name=answered.name if answered else "",
-        hits=around.hits, used=used, key_kind=around.key_kind, zero_shot=votes["zero_shot"], memory=votes.get("memory"),
-        route=chosen, seed=around.seed, model=around.model, model_name=around.model_name,
-        tokens=sum(t.tokens for t in ordered), seconds=seconds, settings=around.settings, token_digest=tokens,
-        traces=tuple(ordered), created=created)
+        id="r" + digest(problem.id, problem.text, tokens, created)[:16],
+        problem=problem,
+        answer=chosen.answer,
+        memory_id=answered.memory_id if answered else None,
+        memory_name=answered.name if answered else "",
+        hits=around.hits,
+        used=used,
+        key_kind=around.key_kind,
+        zero_shot=votes["zero_shot"],
+        memory=votes.get("memory"),
+        route=chosen,
+        seed=around.seed,
+        model=around.model,
+        model_name=around.model_name,
+        tokens=sum(t.tokens for t in ordered),
+        seconds=seconds,
+        settings=around.settings,
+        token_digest=tokens,
+        traces=tuple(ordered),
+        created=created,
+    )
 
 
 def confirm(receipt: Receipt, again: Receipt) -> None:
     """Raises LatentmemError if a replay differs from its receipt."""
     if again.token_digest != receipt.token_digest:
-        raise LatentmemError(f"The replay of receipt {receipt.id} gave other tokens: another machine, device, dtype, library "
-                             "version or batch computes slightly different numbers; compare the two answers instead.")
+        raise LatentmemError(
+            f"The replay of receipt {receipt.id} gave other tokens: another machine, device, dtype, library "
+            "version or batch computes slightly different numbers; compare the two answers instead."
+        )
     if (again.answer, again.route.side) != (receipt.answer, receipt.route.side):
-        raise LatentmemError(f"The replay of receipt {receipt.id} gave the same tokens, but the answer {again.answer} in place "
-                             f"of {receipt.answer}: the receipt was changed, or answers are read differently by now.")
+        raise LatentmemError(
+            f"The replay of receipt {receipt.id} gave the same tokens, but the answer {again.answer} in place "
+            f"of {receipt.answer}: the receipt was changed, or answers are read differently by now."
+        )
 
 
 def _event(receipt: Receipt, memory_id: str, kind: EventKind, **detail: Any) -> Event:
-    return Event(memory_id, kind, problem_id=receipt.problem.id, receipt_id=receipt.id, detail=detail)
+    return Event(
+        memory_id, kind, problem_id=receipt.problem.id, receipt_id=receipt.id, detail=detail
+    )
 
 
 def events(receipt: Receipt) -> list[Event]:
     """What the memories did for this answer: retrieved, used, agreed, verifier_won."""
-    out = [_event(receipt, h.memory_id, "retrieved", similarity=h.similarity, rank=h.rank) for h in receipt.hits]
+    out = [
+        _event(receipt, h.memory_id, "retrieved", similarity=h.similarity, rank=h.rank)
+        for h in receipt.hits
+    ]
     if receipt.used:
-        out.append(_event(receipt, receipt.used.memory_id, "used", answered=receipt.memory_id is not None))
+        out.append(
+            _event(receipt, receipt.used.memory_id, "used", answered=receipt.memory_id is not None)
+        )
         if receipt.route.agreed:
             out.append(_event(receipt, receipt.used.memory_id, "agreed"))
         elif receipt.memory_id and receipt.route.scores:
@@ -101,10 +144,16 @@ def judged(receipt: Receipt, correct: bool, before: Sequence[Event] = ()) -> lis
     if earlier is not None:
         if bool(earlier.detail.get("correct")) != correct:
             said = "right" if earlier.detail.get("correct") else "wrong"
-            raise LatentmemError(f"This answer was judged {said} before, and the first verdict stays: ask again for another.")
+            raise LatentmemError(
+                f"This answer was judged {said} before, and the first verdict stays: ask again for another."
+            )
         return []
     out = [_event(receipt, receipt.used.memory_id, "feedback", correct=correct)]
     alone = receipt.zero_shot.label
-    if receipt.memory_id and (correct or alone is not None) and not same_answer(alone or "", receipt.answer or ""):
+    if (
+        receipt.memory_id
+        and (correct or alone is not None)
+        and not same_answer(alone or "", receipt.answer or "")
+    ):
         out.append(_event(receipt, receipt.memory_id, "helped" if correct else "hurt"))
     return out

@@ -36,7 +36,9 @@ class Scene:
     votes: dict[Side, Vote] = field(default_factory=dict)
     colours: dict[tuple[Side, int], int] = field(default_factory=dict)
     decided_after: dict[Side, int] = field(default_factory=dict)
-    undecided: set[Side] = field(default_factory=set)  # sides whose vote was seen while it was still open
+    undecided: set[Side] = field(
+        default_factory=set
+    )  # sides whose vote was seen while it was still open
     retrieval: Retrieval | None = None
     steps: list[Step] = field(default_factory=list)
     receipt: Receipt | None = None
@@ -109,11 +111,19 @@ class Scene:
         done = self.finished(vote.side)
         if not vote.decided:
             self.undecided.add(vote.side)
-        elif vote.clusters and vote.side not in self.decided_after and (vote.side in self.undecided or done < vote.total):
+        elif (
+            vote.clusters
+            and vote.side not in self.decided_after
+            and (vote.side in self.undecided or done < vote.total)
+        ):
             self.decided_after[vote.side] = done
-        by_answer = {said: index for key, index in self.colours.items() if (said := self._said(key))}
+        by_answer = {
+            said: index for key, index in self.colours.items() if (said := self._said(key))
+        }
         for cluster in vote.clusters:
-            known = [self.colours[vote.side, r] for r in cluster.rows if (vote.side, r) in self.colours]
+            known = [
+                self.colours[vote.side, r] for r in cluster.rows if (vote.side, r) in self.colours
+            ]
             fresh = max(self.colours.values(), default=-1) + 1
             index = known[0] if known else by_answer.get(plain(cluster.answer), fresh)
             for r in cluster.rows:

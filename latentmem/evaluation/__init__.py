@@ -7,7 +7,3 @@ be made again.
 """
 
 from __future__ import annotations
-
-
-
-

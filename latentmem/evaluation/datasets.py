@@ -54,7 +54,9 @@ class DataSet:
     @property
     def digest(self) -> str:
         """16 hex digits over ids, texts and answers in order: equal only for equal problems."""
-        return digest(*(part for p in self.problems for part in (p.id, p.text, p.answer or "")))[:16]
+        return digest(*(part for p in self.problems for part in (p.id, p.text, p.answer or "")))[
+            :16
+        ]
 
     def named(self, name: str) -> DataSet:
         return replace(self, name=name)
@@ -76,7 +78,10 @@ def load(spec: str, *, strict: bool = False, most_chars: float = inf) -> DataSet
     """
     head, options = _parsed(spec)
     if head.startswith(GENERATED):
-        name, found = head.removeprefix(GENERATED), _generated(head.removeprefix(GENERATED), options)
+        name, found = (
+            head.removeprefix(GENERATED),
+            _generated(head.removeprefix(GENERATED), options),
+        )
     elif known := _hub_set(head):
         name, found = _from_hub(*known, options)
     else:
@@ -84,10 +89,15 @@ def load(spec: str, *, strict: bool = False, most_chars: float = inf) -> DataSet
     return _data_set(name, spec, found, strict, most_chars, "choose another set")
 
 
-def _data_set(name: str, spec: str, found: Iterable[Found], strict: bool, most_chars: float, remedy: str) -> DataSet:
+def _data_set(
+    name: str, spec: str, found: Iterable[Found], strict: bool, most_chars: float, remedy: str
+) -> DataSet:
     problems, notes = _checked(found, strict, most_chars)
     if not problems:
-        raise LatentmemError(f"{spec} has no problem with an answer: {remedy}" + (f" ({notes[0]})." if notes else "."))
+        raise LatentmemError(
+            f"{spec} has no problem with an answer: {remedy}"
+            + (f" ({notes[0]})." if notes else ".")
+        )
     return DataSet(name, spec, tuple(problems), tuple(notes))
 
 
@@ -98,7 +108,9 @@ def _parsed(spec: str) -> tuple[str, dict[str, Any]]:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
     except ValueError:
-        raise LatentmemError(f"The options of {spec!r} cannot be read: write name?option=value&other=value.") from None
+        raise LatentmemError(
+            f"The options of {spec!r} cannot be read: write name?option=value&other=value."
+        ) from None
     for name, value in pairs:
         try:
             options[name] = json.loads(value)
@@ -113,7 +125,9 @@ def _no_more(options: dict[str, Any], where: str, known: str) -> None:
 
 
 # ------------------------------------------------------------------ files
-Found = tuple[str, Problem | str]  # (where it stood, the problem or the sentence that says what is wrong)
+Found = tuple[
+    str, Problem | str
+]  # (where it stood, the problem or the sentence that says what is wrong)
 
 
 def _file_set(head: str, options: dict[str, Any]) -> tuple[str, Iterator[Found]]:
@@ -122,15 +136,23 @@ def _file_set(head: str, options: dict[str, Any]) -> tuple[str, Iterator[Found]]
     try:
         file = EXAMPLES if head == "examples" else Path(head).expanduser()
         data = file.read_bytes()
-    except (OSError, RuntimeError, ValueError) as e:  # RuntimeError: no such user; ValueError: no name of a file
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as e:  # RuntimeError: no such user; ValueError: no name of a file
         why = "" if isinstance(e, FileNotFoundError) else f" ({getattr(e, 'strerror', None) or e})"
-        raise LatentmemError(f"There is no data set {head!r}{why}: give a JSONL file, examples, {', '.join(HUB)}, or "
-                             f"{GENERATED}FAMILY.") from None
+        raise LatentmemError(
+            f"There is no data set {head!r}{why}: give a JSONL file, examples, {', '.join(HUB)}, or "
+            f"{GENERATED}FAMILY."
+        ) from None
     found = read_lines(data, file.name)
     name = head if head == "examples" else file.stem
     if not families:
         return name, found
-    return f"{name}/{'+'.join(families)}", ((w, p) for w, p in found if isinstance(p, str) or family(p) in families)
+    return f"{name}/{'+'.join(families)}", (
+        (w, p) for w, p in found if isinstance(p, str) or family(p) in families
+    )
 
 
 def family(problem: Problem) -> str:
@@ -143,8 +165,14 @@ def from_bytes(data: bytes, name: str, *, most_chars: int) -> DataSet:
 
     Raises LatentmemError if nothing is left.
     """
-    return _data_set(Path(name).stem, name, read_lines(data, name), False, most_chars,
-                     "write one {\"problem\": ..., \"answer\": ...} a line")
+    return _data_set(
+        Path(name).stem,
+        name,
+        read_lines(data, name),
+        False,
+        most_chars,
+        'write one {"problem": ..., "answer": ...} a line',
+    )
 
 
 def read_lines(data: bytes, name: str) -> Iterator[Found]:
@@ -163,7 +191,9 @@ def read_lines(data: bytes, name: str) -> Iterator[Found]:
             yield where, replace(problem, source=problem.source or Path(name).stem)
 
 
-def _checked(found: Iterable[Found], strict: bool, most_chars: float) -> tuple[list[Problem], list[str]]:
+def _checked(
+    found: Iterable[Found], strict: bool, most_chars: float
+) -> tuple[list[Problem], list[str]]:
     """Problems that can be asked and scored, and a sentence on the others. Raises LatentmemError at the first one if `strict`."""
     kept: dict[str, Problem] = {}
     places: dict[str, str] = {}
@@ -173,7 +203,7 @@ def _checked(found: Iterable[Found], strict: bool, most_chars: float) -> tuple[l
             if len(one.text) > most_chars:
                 one = f"{where}: the problem has {len(one.text)} characters and the limit is {most_chars}: shorten it."
             elif not (one.answer or "").strip():
-                one = f"{where}: the problem has no answer to score by: add \"answer\"."
+                one = f'{where}: the problem has no answer to score by: add "answer".'
             elif one.id in kept:
                 one = f"{where}: the id {one.id!r} stands at {places[one.id]} already: give each problem its own."
         if isinstance(one, str):
@@ -200,7 +230,9 @@ def _from_hub(name: str, one: HubSet, options: dict[str, Any]) -> tuple[str, Ite
     try:
         from datasets import load_dataset
     except ImportError:
-        raise LatentmemError(f"The data set {name} needs the package datasets: pip install -e \".[evaluation]\".") from None
+        raise LatentmemError(
+            f'The data set {name} needs the package datasets: pip install -e ".[evaluation]".'
+        ) from None
     split = str(options.pop("split", one.split))
     _no_more(options, name, "split")
     if split != one.split:  # other problems, other names
@@ -209,7 +241,9 @@ def _from_hub(name: str, one: HubSet, options: dict[str, Any]) -> tuple[str, Ite
         rows = list(load_dataset(one.repo, one.config, split=split))
     except Exception as e:  # the package raises its own, the hub's and the network's
         said = (str(e).splitlines() or [type(e).__name__])[0][:160]
-        raise LatentmemError(f"{one.repo} ({split}) cannot be fetched ({said}): give the problems as a JSONL file.") from None
+        raise LatentmemError(
+            f"{one.repo} ({split}) cannot be fetched ({said}): give the problems as a JSONL file."
+        ) from None
     return name, (hub_row(name, one, i, row) for i, row in enumerate(rows))
 
 
@@ -220,7 +254,9 @@ def hub_row(name: str, one: HubSet, index: int, row: dict[str, Any]) -> Found:
     if not isinstance(text, str) or not text.strip():
         return where, f"{where} has no text in {one.problem!r}: choose another set."
     said = gold(answer)
-    return where, Problem(text.strip(), f"{name}-{index}", None if said is None else str(said), name)
+    return where, Problem(
+        text.strip(), f"{name}-{index}", None if said is None else str(said), name
+    )
 
 
 # ------------------------------------------------------------------ generated
@@ -234,23 +270,34 @@ def _generated(family: str, options: dict[str, Any]) -> Iterator[Found]:
         import reasoning_gym
         from reasoning_gym.factory import DATASETS
     except ImportError:
-        raise LatentmemError(f"{GENERATED}{family} needs the package reasoning-gym: pip install "
-                             "-e \".[evaluation]\".") from None
+        raise LatentmemError(
+            f'{GENERATED}{family} needs the package reasoning-gym: pip install -e ".[evaluation]".'
+        ) from None
     if family not in DATASETS:
-        raise LatentmemError(f"reasoning-gym has no family {family!r}: try chain_sum, basic_arithmetic, simple_equations "
-                             "or gsm_symbolic.")
+        raise LatentmemError(
+            f"reasoning-gym has no family {family!r}: try chain_sum, basic_arithmetic, simple_equations "
+            "or gsm_symbolic."
+        )
     given = {"size": 100, "seed": 0} | options
     try:
         entries = list(reasoning_gym.create_dataset(family, **given))
-    except Exception as e:  # each family checks its options in its own way, or not before it makes an item of them
-        raise LatentmemError(f"{GENERATED}{family} cannot be made with {options} ({str(e)[:120]}): change the options.") from None
+    except (
+        Exception
+    ) as e:  # each family checks its options in its own way, or not before it makes an item of them
+        raise LatentmemError(
+            f"{GENERATED}{family} cannot be made with {options} ({str(e)[:120]}): change the options."
+        ) from None
     made = digest(family, json.dumps(given, sort_keys=True, default=str))[:6]
     return (generated_item(family, f"{family}-{made}-{i}", i, e) for i, e in enumerate(entries))
 
 
 def generated_item(family: str, ident: str, index: int, entry: dict[str, Any]) -> Found:
     """An item of reasoning-gym as a problem. Some families have no answer to compare with, only a program that scores."""
-    where, text, answer = f"{GENERATED}{family}, item {index}", str(entry["question"]).strip(), entry["answer"]
+    where, text, answer = (
+        f"{GENERATED}{family}, item {index}",
+        str(entry["question"]).strip(),
+        entry["answer"],
+    )
     if not text:
         return where, f"{where} has no text: choose another family."
     return where, Problem(text, ident, None if answer is None else str(answer), f"rg/{family}")
@@ -272,17 +319,24 @@ def unique(problems: Iterable[Problem]) -> list[Problem]:
 
 def shuffled(problems: Sequence[Problem], seed: int) -> list[Problem]:
     """A seeded order that depends on nothing but the problems' ids."""
-    return random.Random(digest("order", str(seed))).sample(sorted(problems, key=lambda p: p.id), len(problems))
+    return random.Random(digest("order", str(seed))).sample(
+        sorted(problems, key=lambda p: p.id), len(problems)
+    )
 
 
 def split(data: DataSet, distil: int, test: int, seed: int) -> Split:
     """Two disjoint parts in a seeded order, no text in both. Raises LatentmemError if there are not that many."""
     there = unique(data.problems)
     if distil + test > len(there):
-        raise LatentmemError(f"{data.name} has {len(there)} different problems and {distil} + {test} are asked for: "
-                             "ask for fewer.")
+        raise LatentmemError(
+            f"{data.name} has {len(there)} different problems and {distil} + {test} are asked for: "
+            "ask for fewer."
+        )
     order = shuffled(there, seed)
-    return Split(replace(data, problems=tuple(order[:distil])), replace(data, problems=tuple(order[distil : distil + test])))
+    return Split(
+        replace(data, problems=tuple(order[:distil])),
+        replace(data, problems=tuple(order[distil : distil + test])),
+    )
 
 
 def apart(learn: DataSet, test: DataSet) -> DataSet:

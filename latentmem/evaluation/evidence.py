@@ -16,8 +16,26 @@ from .results import Result
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 NONE_YET = "No results yet: `latentmem evaluate` makes them."
-COLUMNS = ("dataset", "system", "model", "n", "accuracy", "ci_low", "ci_high", "delta_vs_zero_shot", "delta_ci_low",
-           "delta_ci_high", "helped", "hurt", "coverage", "routing_accuracy", "tokens", "seconds", "seed", "settings")
+COLUMNS = (
+    "dataset",
+    "system",
+    "model",
+    "n",
+    "accuracy",
+    "ci_low",
+    "ci_high",
+    "delta_vs_zero_shot",
+    "delta_ci_low",
+    "delta_ci_high",
+    "helped",
+    "hurt",
+    "coverage",
+    "routing_accuracy",
+    "tokens",
+    "seconds",
+    "seed",
+    "settings",
+)
 DIGITS = 4
 
 
@@ -28,8 +46,11 @@ def rows_of(run: Run, others: Sequence[Run] = ()) -> list[Row]:
     for system in two_sided(results):
         results += rerouted([r for r in run.results if r.system == system], ORACLE)
     asked = grouped(results).keys()
-    return [row for row in table([*results, *_lent(run, others)], run.learned, seed=run.seed)
-            if (row.learned_on, row.dataset, row.system, row.form) in asked]
+    return [
+        row
+        for row in table([*results, *_lent(run, others)], run.learned, seed=run.seed)
+        if (row.learned_on, row.dataset, row.system, row.form) in asked
+    ]
 
 
 def _lent(run: Run, others: Sequence[Run]) -> list[Result]:
@@ -41,7 +62,9 @@ def _lent(run: Run, others: Sequence[Run]) -> list[Result]:
         if other is run or _setting(other) != _setting(run):
             continue
         same = {name for name, digest in _parts(other).items() if parts.get(name) == digest}
-        for (_, dataset, _, form), theirs in grouped(r for r in other.results if r.system == BASE).items():
+        for (_, dataset, _, form), theirs in grouped(
+            r for r in other.results if r.system == BASE
+        ).items():
             key = dataset, form
             if dataset in same and key not in own and len(theirs) > len(found.get(key, ())):
                 found[key] = theirs
@@ -57,8 +80,13 @@ def _parts(run: Run) -> dict[str, str]:
 def _setting(run: Run) -> tuple[Any, ...]:
     """What decides the traces of the model alone; runs that share it can share them."""
     made = run.facts.get("made", {})
-    return (run.model, run.facts.get("model"), run.seed, *(run.settings.get(n) for n in ("max_new_tokens", "top_p")),
-            *(made.get(n) for n in ("device", "dtype")))
+    return (
+        run.model,
+        run.facts.get("model"),
+        run.seed,
+        *(run.settings.get(n) for n in ("max_new_tokens", "top_p")),
+        *(made.get(n) for n in ("device", "dtype")),
+    )
 
 
 def evidence(found: Found) -> list[dict[str, Any]]:
@@ -71,30 +99,59 @@ def plain(run: Run, row: Row) -> dict[str, Any]:
     stands in `settings`."""
     delta = row.delta
     values = {
-        "dataset": dataset_name(run, row), "system": system_name(row), "model": run.model, "n": row.n,
-        "accuracy": row.accuracy.mean, "ci_low": row.accuracy.low, "ci_high": row.accuracy.high,
-        "delta_vs_zero_shot": delta.mean if delta else None, "delta_ci_low": delta.low if delta else None,
-        "delta_ci_high": delta.high if delta else None, "helped": row.helped, "hurt": row.hurt, "coverage": row.coverage,
-        "routing_accuracy": row.routing_accuracy, "tokens": row.tokens + row.learn_tokens,
-        "seconds": row.seconds + row.learn_seconds, "seed": run.seed,
-        "settings": {"run": run.name, "protocol": run.protocol, "form": row.form, "learned_on": row.learned_on,
-                     "memories": row.memories, "learned_from": learned_from(run), "learn_tokens": row.learn_tokens,
-                     "learn_seconds": round(row.learn_seconds, 1), "routing_judged": row.judged, **budget(run, row.system),
-                     **run.settings}}
-    return {name: round(v, DIGITS) if isinstance(v := values[name], float) else v for name in COLUMNS}
+        "dataset": dataset_name(run, row),
+        "system": system_name(row),
+        "model": run.model,
+        "n": row.n,
+        "accuracy": row.accuracy.mean,
+        "ci_low": row.accuracy.low,
+        "ci_high": row.accuracy.high,
+        "delta_vs_zero_shot": delta.mean if delta else None,
+        "delta_ci_low": delta.low if delta else None,
+        "delta_ci_high": delta.high if delta else None,
+        "helped": row.helped,
+        "hurt": row.hurt,
+        "coverage": row.coverage,
+        "routing_accuracy": row.routing_accuracy,
+        "tokens": row.tokens + row.learn_tokens,
+        "seconds": row.seconds + row.learn_seconds,
+        "seed": run.seed,
+        "settings": {
+            "run": run.name,
+            "protocol": run.protocol,
+            "form": row.form,
+            "learned_on": row.learned_on,
+            "memories": row.memories,
+            "learned_from": learned_from(run),
+            "learn_tokens": row.learn_tokens,
+            "learn_seconds": round(row.learn_seconds, 1),
+            "routing_judged": row.judged,
+            **budget(run, row.system),
+            **run.settings,
+        },
+    }
+    return {
+        name: round(v, DIGITS) if isinstance(v := values[name], float) else v for name in COLUMNS
+    }
 
 
 def budget(run: Run, system: str) -> dict[str, int]:
     """Of the rows that have one of their own: how many traces vote, or how many steps are taken."""
     if system == "vote_n":
         return {"votes": run.facts.get("votes", VOTES)}
-    return {"offline_steps": run.facts.get("offline_steps", Course.steps)} if system.startswith("offline_") else {}
+    return (
+        {"offline_steps": run.facts.get("offline_steps", Course.steps)}
+        if system.startswith("offline_")
+        else {}
+    )
 
 
 def dataset_name(run: Run, row: Row) -> str:
     if run.protocol == "stream":
         return f"{row.dataset} (online)"
-    return row.dataset if row.learned_on in ("", row.dataset) else f"{row.learned_on} > {row.dataset}"
+    return (
+        row.dataset if row.learned_on in ("", row.dataset) else f"{row.learned_on} > {row.dataset}"
+    )
 
 
 def system_name(row: Row) -> str:
@@ -111,7 +168,12 @@ def learned_from(run: Run) -> int:
 
 def write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """One row a line, so that a change of one row is a change of one line."""
-    write_whole(file, "[\n" + ",\n".join(json.dumps(r, ensure_ascii=False, allow_nan=False) for r in rows) + "\n]\n")
+    write_whole(
+        file,
+        "[\n"
+        + ",\n".join(json.dumps(r, ensure_ascii=False, allow_nan=False) for r in rows)
+        + "\n]\n",
+    )
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -121,8 +183,12 @@ def read(file: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as e:
-        raise LatentmemError(f"{file} cannot be read as evidence ({e}): make it again with --report-only.") from None
-    if not isinstance(rows, list) or any(not isinstance(r, dict) or set(r) != set(COLUMNS) for r in rows):
+        raise LatentmemError(
+            f"{file} cannot be read as evidence ({e}): make it again with --report-only."
+        ) from None
+    if not isinstance(rows, list) or any(
+        not isinstance(r, dict) or set(r) != set(COLUMNS) for r in rows
+    ):
         raise LatentmemError(f"{file} is not a file of evidence: make it again with --report-only.")
     return rows
 
@@ -152,23 +218,35 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The evidence as a Markdown table; a sentence if there is none."""
     if not rows:
         return NONE_YET + "\n"
-    lines = ["| run | data set | system | seed | n | accuracy (95 %) | against zero_shot, points (95 %) | helped / hurt | "
-             "coverage | right side chosen | tokens |", "|---|---|---|--:|--:|---|---|--:|--:|--:|--:|"]
+    lines = [
+        "| run | data set | system | seed | n | accuracy (95 %) | against zero_shot, points (95 %) | helped / hurt | "
+        "coverage | right side chosen | tokens |",
+        "|---|---|---|--:|--:|---|---|--:|--:|--:|--:|",
+    ]
     for r in rows:
         span = f"{percent(r['accuracy'])} ({100 * r['ci_low']:.1f}–{100 * r['ci_high']:.1f})"
-        delta = "–" if r["delta_vs_zero_shot"] is None else (
-            f"{points(r['delta_vs_zero_shot'])} ({points(r['delta_ci_low'])} to {points(r['delta_ci_high'])})")
+        delta = (
+            "–"
+            if r["delta_vs_zero_shot"] is None
+            else (
+                f"{points(r['delta_vs_zero_shot'])} ({points(r['delta_ci_low'])} to {points(r['delta_ci_high'])})"
+            )
+        )
         flips = "–" if r["helped"] is None else f"{r['helped']} / {r['hurt']}"
         names = " | ".join(map(cell, (r["settings"].get("run", "–"), r["dataset"], shown_name(r))))
-        lines.append(f"| {names} | {r['seed']} | {r['n']} | {span} | {delta} | {flips} | {percent(r['coverage'])} | "
-                     f"{percent(r['routing_accuracy'])} | {r['tokens']:,} |")
+        lines.append(
+            f"| {names} | {r['seed']} | {r['n']} | {span} | {delta} | {flips} | {percent(r['coverage'])} | "
+            f"{percent(r['routing_accuracy'])} | {r['tokens']:,} |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def between(text: str, table_: str) -> str:
     """A README with this table between its two comments. Raises LatentmemError if it has not exactly one of each."""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise LatentmemError(f"The README needs one {BEGIN} and, after it, one {END}: put them where the table belongs.")
+        raise LatentmemError(
+            f"The README needs one {BEGIN} and, after it, one {END}: put them where the table belongs."
+        )
     head, rest = text.split(BEGIN)
     return f"{head}{BEGIN}\n{table_.strip()}\n{END}{rest.split(END)[1]}"
 
@@ -180,5 +258,7 @@ def update_readme(readme: Path, file: Path) -> None:
     try:
         text = readme.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
-        raise LatentmemError(f"{readme} cannot be read ({e}): give the README's own path.") from None
+        raise LatentmemError(
+            f"{readme} cannot be read ({e}): give the README's own path."
+        ) from None
     write_whole(readme, between(text, markdown(read(file))))

@@ -11,7 +11,9 @@ from .results import Result, SideResult
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8f98", "#B8A800")
 SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x", "pentagon")
 GREY = "#8a8f98"
-ROUND = [d * 10**e for e in range(1, 7) for d in (1, 2, 5)]  # where a logarithmic axis has its marks
+ROUND = [
+    d * 10**e for e in range(1, 7) for d in (1, 2, 5)
+]  # where a logarithmic axis has its marks
 ABOVE = {"y": 1.0, "yanchor": "bottom"}  # a legend that no axis title can meet
 FEW = 6  # counts up to here are marked one by one
 NAME = 26  # characters of a label beside bars: a phone is narrow
@@ -20,22 +22,43 @@ Figure = dict[str, Any]
 
 def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """A colour and a shape for each name, the same throughout a report."""
-    return {n: {"color": COLOURS[i % len(COLOURS)], "symbol": SHAPES[(i + i // len(COLOURS)) % len(SHAPES)]}
-            for i, n in enumerate(dict.fromkeys(names))}
+    return {
+        n: {
+            "color": COLOURS[i % len(COLOURS)],
+            "symbol": SHAPES[(i + i // len(COLOURS)) % len(SHAPES)],
+        }
+        for i, n in enumerate(dict.fromkeys(names))
+    }
 
 
 def layout(x: str, y: str, height: int = 380, **more: Any) -> dict[str, Any]:
-    base = {"height": height, "margin": {"l": 60, "r": 16, "t": 16, "b": 54}, "legend": {"orientation": "h", "y": -0.2},
-            "xaxis": {"title": {"text": x}, "automargin": True}, "yaxis": {"title": {"text": y}, "automargin": True}}
+    base = {
+        "height": height,
+        "margin": {"l": 60, "r": 16, "t": 16, "b": 54},
+        "legend": {"orientation": "h", "y": -0.2},
+        "xaxis": {"title": {"text": x}, "automargin": True},
+        "yaxis": {"title": {"text": y}, "automargin": True},
+    }
     for name, value in more.items():
-        base[name] = {**base[name], **value} if isinstance(base.get(name), dict) and isinstance(value, dict) else value
+        base[name] = (
+            {**base[name], **value}
+            if isinstance(base.get(name), dict) and isinstance(value, dict)
+            else value
+        )
     return base
 
 
 def spread(those: Sequence[Estimate], colour: str, scale: float = 1) -> dict[str, Any]:
     """The intervals of estimates as plotly's error bars; `scale`: 100 for points."""
-    return {"type": "data", "symmetric": False, "thickness": 1.25, "width": 3, "color": colour,
-            "array": [scale * (e.high - e.mean) for e in those], "arrayminus": [scale * (e.mean - e.low) for e in those]}
+    return {
+        "type": "data",
+        "symmetric": False,
+        "thickness": 1.25,
+        "width": 3,
+        "color": colour,
+        "array": [scale * (e.high - e.mean) for e in those],
+        "arrayminus": [scale * (e.mean - e.low) for e in those],
+    }
 
 
 def accuracy_by_tokens(rows: Sequence[Row], look: dict[str, dict[str, Any]]) -> Figure:
@@ -43,14 +66,30 @@ def accuracy_by_tokens(rows: Sequence[Row], look: dict[str, dict[str, Any]]) -> 
     data = []
     for system in dict.fromkeys(r.system for r in rows):
         mine = [r for r in rows if r.system == system]
-        data.append({
-            "type": "scatter", "mode": "markers", "name": system, "x": [tokens_a_problem(r) for r in mine],
-            "y": [r.accuracy.mean for r in mine], "text": [plain(f"{r.dataset}, {r.form}, n = {r.n}") for r in mine],
-            "marker": {**look[system], "size": [9 if r.form == "one" else 14 for r in mine]},
-            "error_y": spread([r.accuracy for r in mine], look[system]["color"]),
-            "hovertemplate": "%{text}<br>%{x:.0f} tokens a problem<br>%{y:.1%}<extra>" + plain(system) + "</extra>"})
-    return {"data": data, "layout": layout("tokens a problem, learning included", "accuracy", yaxis={"tickformat": ".0%"},
-                                           xaxis={"type": "log", "tickvals": ROUND, "tickformat": ",", "minor": {"ticks": ""}})}
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": system,
+                "x": [tokens_a_problem(r) for r in mine],
+                "y": [r.accuracy.mean for r in mine],
+                "text": [plain(f"{r.dataset}, {r.form}, n = {r.n}") for r in mine],
+                "marker": {**look[system], "size": [9 if r.form == "one" else 14 for r in mine]},
+                "error_y": spread([r.accuracy for r in mine], look[system]["color"]),
+                "hovertemplate": "%{text}<br>%{x:.0f} tokens a problem<br>%{y:.1%}<extra>"
+                + plain(system)
+                + "</extra>",
+            }
+        )
+    return {
+        "data": data,
+        "layout": layout(
+            "tokens a problem, learning included",
+            "accuracy",
+            yaxis={"tickformat": ".0%"},
+            xaxis={"type": "log", "tickvals": ROUND, "tickformat": ",", "minor": {"ticks": ""}},
+        ),
+    }
 
 
 def differences(groups: Mapping[str, Sequence[tuple[str, Estimate]]]) -> Figure:
@@ -64,23 +103,58 @@ def differences(groups: Mapping[str, Sequence[tuple[str, Estimate]]]) -> Figure:
     for i, (title, rows) in enumerate(groups.items()):
         rows, end = sorted(rows, key=lambda r: r[1].mean), "" if not i else str(i + 1)
         sure = [e.low > 0 or e.high < 0 for _, e in rows]
-        colours = [COLOURS[0] if e.mean > 0 else COLOURS[1] if e.mean < 0 else GREY for _, e in rows]
-        figure["data"].append({
-            "type": "scatter", "mode": "markers", "x": [100 * e.mean for _, e in rows], "y": list(range(len(rows))),
-            "text": [plain(n) for n, _ in rows], "xaxis": "x", "yaxis": "y" + end,
-            "marker": {"color": colours, "size": 9, "symbol": ["circle" if s else "circle-open" for s in sure]},
-            "error_x": spread([e for _, e in rows], GREY, 100),
-            "customdata": [[100 * e.low, 100 * e.high] for _, e in rows],
-            "hovertemplate": "%{text}: %{x:+.1f} (%{customdata[0]:+.1f} to %{customdata[1]:+.1f})<extra></extra>"})
+        colours = [
+            COLOURS[0] if e.mean > 0 else COLOURS[1] if e.mean < 0 else GREY for _, e in rows
+        ]
+        figure["data"].append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": [100 * e.mean for _, e in rows],
+                "y": list(range(len(rows))),
+                "text": [plain(n) for n, _ in rows],
+                "xaxis": "x",
+                "yaxis": "y" + end,
+                "marker": {
+                    "color": colours,
+                    "size": 9,
+                    "symbol": ["circle" if s else "circle-open" for s in sure],
+                },
+                "error_x": spread([e for _, e in rows], GREY, 100),
+                "customdata": [[100 * e.low, 100 * e.high] for _, e in rows],
+                "hovertemplate": "%{text}: %{x:+.1f} (%{customdata[0]:+.1f} to %{customdata[1]:+.1f})<extra></extra>",
+            }
+        )
         domain = [max(0.0, top - (sizes[i] - 1) / height), top]
-        figure["layout"]["yaxis" + end] = {"domain": domain, "automargin": True, "range": [-0.7, len(rows) - 0.3],
-                                            "tickvals": list(range(len(rows))), "ticktext": [plain(n) for n, _ in rows]}
-        figure["layout"]["annotations"].append({
-            "text": plain(title), "font": {"weight": 600}, "x": 0, "y": top, "xref": "paper", "yref": "paper", "xanchor": "left",
-            "yanchor": "bottom", "showarrow": False})
+        figure["layout"]["yaxis" + end] = {
+            "domain": domain,
+            "automargin": True,
+            "range": [-0.7, len(rows) - 0.3],
+            "tickvals": list(range(len(rows))),
+            "ticktext": [plain(n) for n, _ in rows],
+        }
+        figure["layout"]["annotations"].append(
+            {
+                "text": plain(title),
+                "font": {"weight": 600},
+                "x": 0,
+                "y": top,
+                "xref": "paper",
+                "yref": "paper",
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "showarrow": False,
+            }
+        )
         top -= sizes[i] / height
-    figure["layout"]["xaxis"] = {"title": {"text": "points against the model alone"}, "zeroline": True,
-                                 "zerolinewidth": 2, "zerolinecolor": GREY, "anchor": "free", "position": 0}
+    figure["layout"]["xaxis"] = {
+        "title": {"text": "points against the model alone"},
+        "zeroline": True,
+        "zerolinewidth": 2,
+        "zerolinecolor": GREY,
+        "anchor": "free",
+        "position": 0,
+    }
     return figure
 
 
@@ -93,68 +167,171 @@ def stream_curve(results: Sequence[Result], look: dict[str, dict[str, Any]]) -> 
     data = []
     for (_, _, system, form), mine in grouped(results).items():
         points = curve(mine)
-        data.append({"type": "scatter", "mode": "lines", "name": f"{system}, {form}", "x": [met for met, _ in points],
-                     "y": [share for _, share in points],
-                     "line": {"color": look[system]["color"], "dash": "solid" if form == "one" else "dot", "width": 2.5}})
-    return {"data": data, "layout": layout("problems met", "accuracy so far", yaxis={"tickformat": ".0%", "range": [0, 1.02]})}
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": f"{system}, {form}",
+                "x": [met for met, _ in points],
+                "y": [share for _, share in points],
+                "line": {
+                    "color": look[system]["color"],
+                    "dash": "solid" if form == "one" else "dot",
+                    "width": 2.5,
+                },
+            }
+        )
+    return {
+        "data": data,
+        "layout": layout(
+            "problems met", "accuracy so far", yaxis={"tickformat": ".0%", "range": [0, 1.02]}
+        ),
+    }
 
 
 def memory_bars(services: Sequence[Service], most: int = 25) -> Figure:
     """Problems that each memory helped (right) and hurt (left)."""
     shown = [s for s in services if s.helped or s.hurt][:most][::-1]
-    names = [s.name if len(s.name) <= NAME else s.name[: NAME - 1].rstrip(" …") + "…" for s in shown]
+    names = [
+        s.name if len(s.name) <= NAME else s.name[: NAME - 1].rstrip(" …") + "…" for s in shown
+    ]
     most_of_one = max((max(len(s.helped), len(s.hurt)) for s in shown), default=0)
-    bars = [("helped", [len(s.helped) for s in shown], "#009E73"), ("hurt", [-len(s.hurt) for s in shown], "#D55E00")]
-    return {"data": [{"type": "bar", "orientation": "h", "name": name, "y": list(range(len(shown))), "x": x,
-                      "text": [plain(f"{s.name} ({s.memory[:8]})") for s in shown], "textposition": "none",
-                      "hovertemplate": "%{text}: %{x}<extra>" + name + "</extra>", "marker": {"color": colour}}
-                     for name, x, colour in bars],
-            "layout": layout("problems", "", 140 + 22 * len(shown), barmode="relative", legend=ABOVE, margin={"t": 40},
-                             xaxis={"dtick": 1} if most_of_one <= FEW else {},
-                             yaxis={"tickvals": list(range(len(shown))), "ticktext": [plain(n) for n in names]})}
+    bars = [
+        ("helped", [len(s.helped) for s in shown], "#009E73"),
+        ("hurt", [-len(s.hurt) for s in shown], "#D55E00"),
+    ]
+    return {
+        "data": [
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": name,
+                "y": list(range(len(shown))),
+                "x": x,
+                "text": [plain(f"{s.name} ({s.memory[:8]})") for s in shown],
+                "textposition": "none",
+                "hovertemplate": "%{text}: %{x}<extra>" + name + "</extra>",
+                "marker": {"color": colour},
+            }
+            for name, x, colour in bars
+        ],
+        "layout": layout(
+            "problems",
+            "",
+            140 + 22 * len(shown),
+            barmode="relative",
+            legend=ABOVE,
+            margin={"t": 40},
+            xaxis={"dtick": 1} if most_of_one <= FEW else {},
+            yaxis={"tickvals": list(range(len(shown))), "ticktext": [plain(n) for n in names]},
+        ),
+    }
 
 
 def routing_bars(told: Sequence[tuple[str, Routing]]) -> Figure:
     """Of the disagreements with one side right: how often each router took the right one, and which it missed. `told`:
     (run, what a router did there)."""
-    parts = (("memory right, taken", "memory_right_taken", "#009E73"), ("alone right, taken", "alone_right_taken", "#56B4E9"),
-             ("memory right, missed", "memory_right_missed", "#E69F00"),
-             ("alone right, missed", "alone_right_missed", "#D55E00"))
+    parts = (
+        ("memory right, taken", "memory_right_taken", "#009E73"),
+        ("alone right, taken", "alone_right_taken", "#56B4E9"),
+        ("memory right, missed", "memory_right_missed", "#E69F00"),
+        ("alone right, missed", "alone_right_missed", "#D55E00"),
+    )
     those, runs = [r for _, r in told], {run for run, _ in told}
-    names = [(f"{run}, " if len(runs) > 1 else "") + f"{r.system}, {r.form}: {r.router}" for run, r in told][::-1]
-    return {"data": [{"type": "bar", "orientation": "h", "name": name, "y": [plain(n) for n in names],
-                      "x": [getattr(r, member) for r in those][::-1], "marker": {"color": colour}}
-                     for name, member, colour in parts],
-            "layout": layout("disagreements", "", 160 + 26 * len(those), barmode="stack", legend=ABOVE, margin={"t": 60})}
+    names = [
+        (f"{run}, " if len(runs) > 1 else "") + f"{r.system}, {r.form}: {r.router}"
+        for run, r in told
+    ][::-1]
+    return {
+        "data": [
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": name,
+                "y": [plain(n) for n in names],
+                "x": [getattr(r, member) for r in those][::-1],
+                "marker": {"color": colour},
+            }
+            for name, member, colour in parts
+        ],
+        "layout": layout(
+            "disagreements",
+            "",
+            160 + 26 * len(those),
+            barmode="stack",
+            legend=ABOVE,
+            margin={"t": 60},
+        ),
+    }
 
 
 def agreement(sides: Sequence[tuple[str, Sequence[SideResult]]]) -> Figure:
     """The share of traces that agree against the share of right labels: how far the vote can be believed."""
-    data: list[dict[str, Any]] = [{"type": "scatter", "mode": "lines", "name": "as sure as right", "x": [0, 1], "y": [0, 1],
-                                   "line": {"color": GREY, "dash": "dot"}, "hoverinfo": "skip"}]
+    data: list[dict[str, Any]] = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "as sure as right",
+            "x": [0, 1],
+            "y": [0, 1],
+            "line": {"color": GREY, "dash": "dot"},
+            "hoverinfo": "skip",
+        }
+    ]
     for i, (name, those) in enumerate(sides):
         bins = agreement_bins(those)
         if bins:
-            data.append({"type": "scatter", "mode": "markers", "name": plain(name),
-                         "x": [b[0] for b in bins], "y": [b[1] for b in bins],
-                         "text": [f"{b[2]} votes" for b in bins], "hovertemplate": "%{text}<br>%{x:.0%} agree, %{y:.0%} right",
-                         "marker": {"color": COLOURS[i % len(COLOURS)], "symbol": SHAPES[i % len(SHAPES)],
-                                    "size": [6 + 3 * b[2] ** 0.5 for b in bins]}})
-    return {"data": data, "layout": layout("traces that agree with the majority", "majority is right",
-                                           xaxis={"tickformat": ".0%", "range": [0, 1.05]},
-                                           yaxis={"tickformat": ".0%", "range": [-0.05, 1.05]})}
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": plain(name),
+                    "x": [b[0] for b in bins],
+                    "y": [b[1] for b in bins],
+                    "text": [f"{b[2]} votes" for b in bins],
+                    "hovertemplate": "%{text}<br>%{x:.0%} agree, %{y:.0%} right",
+                    "marker": {
+                        "color": COLOURS[i % len(COLOURS)],
+                        "symbol": SHAPES[i % len(SHAPES)],
+                        "size": [6 + 3 * b[2] ** 0.5 for b in bins],
+                    },
+                }
+            )
+    return {
+        "data": data,
+        "layout": layout(
+            "traces that agree with the majority",
+            "majority is right",
+            xaxis={"tickformat": ".0%", "range": [0, 1.05]},
+            yaxis={"tickformat": ".0%", "range": [-0.05, 1.05]},
+        ),
+    }
 
 
 def matrix(rows: Sequence[Row]) -> Figure:
     """Transfer: the paired difference to zero_shot, in points, of memories of one set (row) on another (column)."""
-    learned, asked = (list(dict.fromkeys(getattr(r, m) for r in rows)) for m in ("learned_on", "dataset"))
+    learned, asked = (
+        list(dict.fromkeys(getattr(r, m) for r in rows)) for m in ("learned_on", "dataset")
+    )
     cells = {(r.learned_on, r.dataset): r for r in rows}
     z = [[delta(cells.get((a, b))) for b in asked] for a in learned]
     text = [["" if v is None else f"{v:+z.1f}" for v in line] for line in z]
-    return {"data": [{"type": "heatmap", "x": [plain(a) for a in asked], "y": [plain(a) for a in learned], "z": z, "text": text,
-                      "texttemplate": "%{text}", "colorscale": [[0, "#D55E00"], [0.5, "#f2f2f2"], [1, "#0072B2"]], "zmid": 0,
-                      "colorbar": {"title": {"text": "points"}}}],
-            "layout": layout("asked", "learnt from", 160 + 60 * len(learned))}
+    return {
+        "data": [
+            {
+                "type": "heatmap",
+                "x": [plain(a) for a in asked],
+                "y": [plain(a) for a in learned],
+                "z": z,
+                "text": text,
+                "texttemplate": "%{text}",
+                "colorscale": [[0, "#D55E00"], [0.5, "#f2f2f2"], [1, "#0072B2"]],
+                "zmid": 0,
+                "colorbar": {"title": {"text": "points"}},
+            }
+        ],
+        "layout": layout("asked", "learnt from", 160 + 60 * len(learned)),
+    }
 
 
 def delta(row: Row | None) -> float | None:
@@ -176,11 +353,26 @@ def step_curves(rows: Sequence[dict[str, Any]]) -> Figure:
     for i, (name, mine) in enumerate(lines.items()):
         mine = sorted(mine, key=lambda r: r["step"])
         colour, spans = COLOURS[i % len(COLOURS)], [step_accuracy(r) for r in mine]
-        data.append({"type": "scatter", "mode": "lines+markers", "name": plain(name), "x": [r["step"] for r in mine],
-                     "y": [e.mean for e in spans], "line": {"color": colour}, "marker": {"symbol": SHAPES[i % len(SHAPES)]},
-                     "error_y": spread(spans, colour)})
-    return {"data": data, "layout": layout("gradient steps on one problem", "accuracy on held-out problems",
-                                           yaxis={"tickformat": ".0%"})}
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": plain(name),
+                "x": [r["step"] for r in mine],
+                "y": [e.mean for e in spans],
+                "line": {"color": colour},
+                "marker": {"symbol": SHAPES[i % len(SHAPES)]},
+                "error_y": spread(spans, colour),
+            }
+        )
+    return {
+        "data": data,
+        "layout": layout(
+            "gradient steps on one problem",
+            "accuracy on held-out problems",
+            yaxis={"tickformat": ".0%"},
+        ),
+    }
 
 
 def step_accuracy(row: dict[str, Any]) -> Estimate:

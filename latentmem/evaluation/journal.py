@@ -52,14 +52,18 @@ class Remedies:
 class Journal:
     """The folder of one run. A context manager: only one process at a time may write to a folder."""
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any], remedies: Remedies = Remedies()) -> None:
+    def __init__(
+        self, folder: Path, facts: Mapping[str, Any], remedies: Remedies = Remedies()
+    ) -> None:
         """Open or begin a run. `facts` say what it is; raises LatentmemError if the folder holds another one."""
         self.folder, self.file, self.remedies = folder, folder / "results.jsonl", remedies
         self._lock: Any = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise LatentmemError(f"{remedies.name(folder)} cannot be made ({e.strerror}): {remedies.room}.") from None
+            raise LatentmemError(
+                f"{remedies.name(folder)} cannot be made ({e.strerror}): {remedies.room}."
+            ) from None
         self._lock = taken(folder, remedies)
         try:
             _check_facts(folder, facts, remedies)
@@ -70,7 +74,9 @@ class Journal:
             self.close()
             raise
         self.units: dict[str, tuple[Line, ...]] = units
-        self._saved: dict[str, tuple[float, float]] = {}  # name -> (when its state was saved, how long that took)
+        self._saved: dict[
+            str, tuple[float, float]
+        ] = {}  # name -> (when its state was saved, how long that took)
 
     def close(self) -> None:
         if self._lock is not None:
@@ -79,7 +85,12 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     # ---------------------------------------------------------------- results
@@ -107,16 +118,28 @@ class Journal:
 
     def _unwritten(self, file: Path, e: OSError) -> LatentmemError:
         r = self.remedies
-        return LatentmemError(f"{r.name(self.folder, file)} cannot be written ({e.strerror}): {r.room}.")
+        return LatentmemError(
+            f"{r.name(self.folder, file)} cannot be written ({e.strerror}): {r.room}."
+        )
 
     # ---------------------------------------------------------------- what a system has learnt
     def state(self, name: str) -> tuple[int, Path | None]:
         """(lessons learnt, the folder that holds what came of them); (0, None) at the start."""
         home = self.folder / "state" / name
-        done = sorted(int(p.name) for p in home.iterdir() if p.name.isdigit()) if home.is_dir() else []
+        done = (
+            sorted(int(p.name) for p in home.iterdir() if p.name.isdigit()) if home.is_dir() else []
+        )
         return (done[-1], home / str(done[-1])) if done else (0, None)
 
-    def keep(self, name: str, unit: str, lesson: Learned, save: Callable[[Path], None], *, must: bool = False) -> None:
+    def keep(
+        self,
+        name: str,
+        unit: str,
+        lesson: Learned,
+        save: Callable[[Path], None],
+        *,
+        must: bool = False,
+    ) -> None:
         """Write a lesson down, and what the system has learnt after it, unless that took long and was done lately (and
         `must` does not ask for it): then the lessons since are learnt again when the run goes on, which gives the same."""
         when, took = self._saved.get(name, (-inf, 0.0))
@@ -155,7 +178,9 @@ class Journal:
         number, folder = self.state(name)
         assert folder is not None
         file = folder / "lesson.json"
-        unit, _, line = from_line(file.read_bytes(), self.remedies.name(self.folder, file), self.remedies.mend)
+        unit, _, line = from_line(
+            file.read_bytes(), self.remedies.name(self.folder, file), self.remedies.mend
+        )
         if unit not in self.units:
             self.append(unit, [line])
         for other in (self.folder / "state" / name).iterdir():
@@ -171,7 +196,9 @@ def taken(folder: Path, remedies: Remedies = Remedies()) -> Any:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        name = remedies.folder[:1].lower() + remedies.folder[1:] or str(folder)  # here it stands within the sentence
+        name = remedies.folder[:1].lower() + remedies.folder[1:] or str(
+            folder
+        )  # here it stands within the sentence
         raise LatentmemError(f"Another run is writing to {name}: {remedies.busy}.") from None
     return lock
 
@@ -199,11 +226,16 @@ def read_results(folder: Path) -> tuple[list[Result], list[Learned], dict[str, A
     """What a run has written so far, and what it is, without taking part in it."""
     units, _ = _read(folder / "results.jsonl", str(folder / "results.jsonl"))
     lines = [line for unit in units.values() for line in unit]
-    return ([one for one in lines if isinstance(one, Result)], [one for one in lines if isinstance(one, Learned)],
-            _facts(folder) or {})
+    return (
+        [one for one in lines if isinstance(one, Result)],
+        [one for one in lines if isinstance(one, Learned)],
+        _facts(folder) or {},
+    )
 
 
-def _read(file: Path, name: str, remedy: str = Remedies.mend) -> tuple[dict[str, tuple[Line, ...]], int]:
+def _read(
+    file: Path, name: str, remedy: str = Remedies.mend
+) -> tuple[dict[str, tuple[Line, ...]], int]:
     """(units, bytes that they take): a last unit that is not whole is left out. Raises LatentmemError for damage before it."""
     units: dict[str, tuple[Line, ...]] = {}
     try:
@@ -214,7 +246,9 @@ def _read(file: Path, name: str, remedy: str = Remedies.mend) -> tuple[dict[str,
         raise LatentmemError(f"{name} cannot be read ({e.strerror}).") from None
     whole = at = 0
     open_unit: list[Line] = []
-    for number, raw in enumerate(data.split(b"\n")[:-1], 1):  # what follows the last newline is not a whole line
+    for number, raw in enumerate(
+        data.split(b"\n")[:-1], 1
+    ):  # what follows the last newline is not a whole line
         try:
             unit, of, line = from_line(raw, f"{name}, line {number}", remedy)
         except LatentmemError:
@@ -236,7 +270,9 @@ def _facts(folder: Path, remedies: Remedies = Remedies()) -> dict[str, Any] | No
         return None
     except (OSError, ValueError) as e:
         why = e.strerror if isinstance(e, OSError) else e
-        raise LatentmemError(f"{remedies.name(folder, folder / 'run.json')} cannot be read ({why}): {remedies.anew}.") from None
+        raise LatentmemError(
+            f"{remedies.name(folder, folder / 'run.json')} cannot be read ({why}): {remedies.anew}."
+        ) from None
 
 
 def _check_facts(folder: Path, facts: Mapping[str, Any], remedies: Remedies) -> None:
@@ -246,14 +282,22 @@ def _check_facts(folder: Path, facts: Mapping[str, Any], remedies: Remedies) -> 
     there = _facts(folder, remedies)
     if there is None:
         file = folder / "run.json"
-        files.write_whole(file, json.dumps(given, indent=1, ensure_ascii=False) + "\n", remedies.room,
-                          name=remedies.name(folder, file))
+        files.write_whole(
+            file,
+            json.dumps(given, indent=1, ensure_ascii=False) + "\n",
+            remedies.room,
+            name=remedies.name(folder, file),
+        )
         return
-    changed = next((d for d in _differences(there, given) if d[0] in KEPT or not d[0].startswith("made")), None)
+    changed = next(
+        (d for d in _differences(there, given) if d[0] in KEPT or not d[0].startswith("made")), None
+    )
     if changed is not None:
         name, old, new = changed
         name = name.removeprefix("made.")
-        raise LatentmemError(f"{remedies.name(folder)} holds a run with {name} = {old}, and here it is {new}: {remedies.anew}.")
+        raise LatentmemError(
+            f"{remedies.name(folder)} holds a run with {name} = {old}, and here it is {new}: {remedies.anew}."
+        )
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterable[tuple[str, Any, Any]]:
@@ -274,6 +318,7 @@ def _sync(folder: Path) -> None:
     for file in [*(p for p in folder.rglob("*") if p.is_file())]:
         with open(file, "rb") as one, suppress(OSError):
             os.fsync(one.fileno())
+
 
 # ---------- The runs in a folder, as a report reads them: nothing is computed again, and nothing is changed.
 
@@ -321,7 +366,10 @@ def collect(folders: Sequence[Path], *, remedy: str = "run `latentmem evaluate` 
         results, learned, facts = read_results(place)
         if results:
             runs.append(Run(name, facts, tuple(results), tuple(learned)))
-    rows = {kind: tuple(row for file in _files(folders, name) for row in read_rows(file)) for kind, name in ROWS_FILES.items()}
+    rows = {
+        kind: tuple(row for file in _files(folders, name) for row in read_rows(file))
+        for kind, name in ROWS_FILES.items()
+    }
     if not runs and not any(rows.values()):
         raise LatentmemError(f"There are no results in {', '.join(map(str, folders))}: {remedy}.")
     return Found(tuple(runs), rows)
@@ -335,14 +383,19 @@ def _files(folders: Sequence[Path], name: str) -> dict[Path, Path]:
             for file in sorted(folder.resolve().rglob(name)):
                 found.setdefault(file.resolve(), (file, folder.resolve()))
         except OSError as e:
-            raise LatentmemError(f"{folder} cannot be read ({e.strerror}): give another folder.") from None
+            raise LatentmemError(
+                f"{folder} cannot be read ({e.strerror}): give another folder."
+            ) from None
     return dict(found.values())
 
 
 def _named(files: Mapping[Path, Path]) -> dict[Path, str]:
     """The folder of each file, and a name for it: its path within the folder it was found from, and as much of what
     stands before as tells equal ones apart."""
-    length = {file.parent: max(1, len(file.parent.relative_to(folder).parts)) for file, folder in files.items()}
+    length = {
+        file.parent: max(1, len(file.parent.relative_to(folder).parts))
+        for file, folder in files.items()
+    }
     while True:
         names = {place: Path(*place.parts[-n:]).as_posix() for place, n in length.items()}
         count = Counter(names.values())
@@ -363,5 +416,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
         try:
             out.append(json.loads(line))
         except ValueError as e:
-            raise LatentmemError(f"{file}, line {number} is not JSON ({e}): remove the line.") from None
+            raise LatentmemError(
+                f"{file}, line {number} is not JSON ({e}): remove the line."
+            ) from None
     return out

@@ -35,8 +35,14 @@ class Estimate:
     high: float
 
 
-def bootstrap(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES, lowest: float = 0.0,
-              highest: float = 1.0) -> Estimate | None:
+def bootstrap(
+    values: Sequence[float],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    lowest: float = 0.0,
+    highest: float = 1.0,
+) -> Estimate | None:
     """The mean with its percentile bootstrap interval (Efron 1979); None for no values.
 
     Resampling n of n values with replacement is drawing the counts of each different value from a multinomial
@@ -52,7 +58,9 @@ def bootstrap(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMP
     if len(different) == 1:
         unseen = 1 - ((1 - LEVEL) / 2) ** (1 / n)
         return Estimate(n, mean, mean - unseen * (mean - lowest), mean + unseen * (highest - mean))
-    drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples) @ different / n  # [resamples]
+    drawn = (
+        np.random.default_rng(seed).multinomial(n, counts / n, size=resamples) @ different / n
+    )  # [resamples]
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(n, mean, float(low), float(high))
 
@@ -62,23 +70,32 @@ def share(right: int, n: int) -> Estimate | None:
     return bootstrap([1.0] * right + [0.0] * (n - right))
 
 
-def paired(first: Mapping[K, float], second: Mapping[K, float], *, seed: int = 0) -> Estimate | None:
+def paired(
+    first: Mapping[K, float], second: Mapping[K, float], *, seed: int = 0
+) -> Estimate | None:
     """The mean of first - second over the problems that both answered, with its paired bootstrap interval."""
     shared = [key for key in first if key in second]
-    return bootstrap([first[key] - second[key] for key in shared], seed=seed, lowest=-1.0, highest=1.0)
+    return bootstrap(
+        [first[key] - second[key] for key in shared], seed=seed, lowest=-1.0, highest=1.0
+    )
 
 
 def flips(first: Mapping[K, bool], second: Mapping[K, bool]) -> tuple[int, int]:
     """(helped, hurt): problems right in `first` and wrong in `second`, and the reverse, of those in both."""
     shared = [key for key in first if key in second]
-    return (sum(first[k] and not second[k] for k in shared), sum(second[k] and not first[k] for k in shared))
+    return (
+        sum(first[k] and not second[k] for k in shared),
+        sum(second[k] and not first[k] for k in shared),
+    )
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
     """The chance that at least one of k traces is right, unbiased from n >= k of which `right` are: 1 - C(n-c,k)/C(n,k)
     (Chen et al. 2021, arXiv 2107.03374)."""
     if not 0 <= right <= n or not 1 <= k <= n:
-        raise ValueError(f"pass@{k} of {right} right among {n} has no meaning: 1 <= k <= n and 0 <= right <= n.")
+        raise ValueError(
+            f"pass@{k} of {right} right among {n} has no meaning: 1 <= k <= n and 0 <= right <= n."
+        )
     return 1.0 - comb(n - right, k) / comb(n, k)
 
 
@@ -92,6 +109,7 @@ def nearest_share(keys: np.ndarray, families: Sequence[str]) -> tuple[float, flo
     nearest = similar.argmax(1)
     same = np.array([[a == b for b in families] for a in families])  # [n, n]
     return float(same[np.arange(n), nearest].mean()), float((same.sum() - n) / (n * (n - 1)))
+
 
 BASE = "zero_shot"
 ORACLE = "oracle router"
@@ -132,7 +150,9 @@ def grouped(results: Iterable[Result]) -> dict[Group, list[Result]]:
     return dict(found)
 
 
-def table(results: Sequence[Result], learned: Sequence[Learned] = (), *, seed: int = 0) -> list[Row]:
+def table(
+    results: Sequence[Result], learned: Sequence[Learned] = (), *, seed: int = 0
+) -> list[Row]:
     """A row for each system, form and data set, in the order in which they first appear."""
     groups = grouped(results)
     return [_row(key, mine, base_of(key, groups), learned, seed) for key, mine in groups.items()]
@@ -142,10 +162,18 @@ def base_of(key: Group, groups: dict[Group, list[Result]]) -> list[Result] | Non
     """zero_shot in the same form on the same data: the run's own, or another run's (it does not depend on what was learnt)."""
     learned_on, dataset, _, form = key
     own = groups.get((learned_on, dataset, BASE, form))
-    return own or next((v for (_, d, s, f), v in groups.items() if (d, s, f) == (dataset, BASE, form)), None)
+    return own or next(
+        (v for (_, d, s, f), v in groups.items() if (d, s, f) == (dataset, BASE, form)), None
+    )
 
 
-def _row(key: Group, mine: Sequence[Result], base: Sequence[Result] | None, learned: Sequence[Learned], seed: int) -> Row:
+def _row(
+    key: Group,
+    mine: Sequence[Result],
+    base: Sequence[Result] | None,
+    learned: Sequence[Learned],
+    seed: int,
+) -> Row:
     learned_on, dataset, system, form = key
     right = {r.problem_id: r.correct for r in mine}
     accuracy = bootstrap([float(v) for v in right.values()], seed=seed)
@@ -153,22 +181,43 @@ def _row(key: Group, mine: Sequence[Result], base: Sequence[Result] | None, lear
     delta = helped = hurt = None
     if base is not None and system != BASE:
         other = {r.problem_id: r.correct for r in base}
-        delta = paired({k: float(v) for k, v in right.items()}, {k: float(v) for k, v in other.items()}, seed=seed)
+        delta = paired(
+            {k: float(v) for k, v in right.items()},
+            {k: float(v) for k, v in other.items()},
+            seed=seed,
+        )
         helped, hurt = flips(right, other) if delta is not None else (None, None)
     sides = [(r, side) for r in mine if (side := decisive(r)) is not None]
-    lessons = [x for x in learned if x.system == system.partition(" (")[0] and x.learned_on == learned_on]
+    lessons = [
+        x for x in learned if x.system == system.partition(" (")[0] and x.learned_on == learned_on
+    ]
     return Row(
-        dataset, learned_on, system, form, accuracy, delta, helped, hurt, coverage=fmean(r.used for r in mine),
-        routing_accuracy=fmean(r.chosen == side for r, side in sides) if sides else None, judged=len(sides),
-        tokens=sum(r.tokens for r in mine), read=sum(r.read for r in mine), seconds=sum(r.seconds for r in mine),
-        learn_tokens=sum(x.spent.tokens for x in lessons), learn_seconds=sum(x.spent.seconds for x in lessons),
-        memories=sum(t.memory is not None for x in lessons for t in x.taught))
+        dataset,
+        learned_on,
+        system,
+        form,
+        accuracy,
+        delta,
+        helped,
+        hurt,
+        coverage=fmean(r.used for r in mine),
+        routing_accuracy=fmean(r.chosen == side for r, side in sides) if sides else None,
+        judged=len(sides),
+        tokens=sum(r.tokens for r in mine),
+        read=sum(r.read for r in mine),
+        seconds=sum(r.seconds for r in mine),
+        learn_tokens=sum(x.spent.tokens for x in lessons),
+        learn_seconds=sum(x.spent.seconds for x in lessons),
+        memories=sum(t.memory is not None for x in lessons for t in x.taught),
+    )
 
 
 def equal_votes(row: Row, rows: Sequence[Row]) -> int | None:
     """The N of a vote of the model alone that takes as many tokens as this row, its learning shared by the problems asked.
     None where the model alone was not asked for one trace of the same data."""
-    alone = next((r for r in rows if (r.dataset, r.system, r.form) == (row.dataset, BASE, "one")), None)
+    alone = next(
+        (r for r in rows if (r.dataset, r.system, r.form) == (row.dataset, BASE, "one")), None
+    )
     if alone is None or not alone.tokens:
         return None
     return max(1, round((row.tokens + row.learn_tokens) / row.n / (alone.tokens / alone.n)))
@@ -185,7 +234,15 @@ def rerouted(results: Iterable[Result], router: str) -> list[Result]:
         side = oracle_side(r) if router == ORACLE else side_by(r, router)
         if side is not None:
             taken = r.sides[side]
-            out.append(replace(r, system=f"{r.system} ({router})", chosen=side, answer=taken.label, correct=taken.right))
+            out.append(
+                replace(
+                    r,
+                    system=f"{r.system} ({router})",
+                    chosen=side,
+                    answer=taken.label,
+                    correct=taken.right,
+                )
+            )
     return out
 
 
@@ -199,19 +256,31 @@ def side_by(r: Result, verifier: str) -> str | None:
     if r.sides["zero_shot"].label is None:
         return "memory"
     scores = r.scores.get(verifier)
-    return None if scores is None else "memory" if scores["memory"] > scores["zero_shot"] else "zero_shot"
+    return (
+        None
+        if scores is None
+        else "memory"
+        if scores["memory"] > scores["zero_shot"]
+        else "zero_shot"
+    )
 
 
 def oracle_side(r: Result) -> str | None:
     """The side that is right, if one is: no router can do better."""
     if "zero_shot" not in r.sides:
         return None
-    return "memory" if "memory" in r.sides and r.sides["memory"].right and not r.sides["zero_shot"].right else "zero_shot"
+    return (
+        "memory"
+        if "memory" in r.sides and r.sides["memory"].right and not r.sides["zero_shot"].right
+        else "zero_shot"
+    )
 
 
 def two_sided(results: Sequence[Result]) -> list[str]:
     """Systems that answered with and without a memory."""
-    return list(dict.fromkeys(r.system for r in results if {"zero_shot", "memory"} <= r.sides.keys()))
+    return list(
+        dict.fromkeys(r.system for r in results if {"zero_shot", "memory"} <= r.sides.keys())
+    )
 
 
 def memory_systems(results: Sequence[Result]) -> list[str]:
@@ -249,30 +318,52 @@ class Routing:
 
     @property
     def judged(self) -> int:
-        return self.memory_right_taken + self.memory_right_missed + self.alone_right_taken + self.alone_right_missed
+        return (
+            self.memory_right_taken
+            + self.memory_right_missed
+            + self.alone_right_taken
+            + self.alone_right_missed
+        )
 
     @property
     def accuracy(self) -> float | None:
-        return (self.memory_right_taken + self.alone_right_taken) / self.judged if self.judged else None
+        return (
+            (self.memory_right_taken + self.alone_right_taken) / self.judged
+            if self.judged
+            else None
+        )
 
 
 def routing(results: Sequence[Result]) -> list[Routing]:
     """A confusion table for each routed system and form: the router that ran, and each verifier by itself."""
     out = []
-    for system, form in dict.fromkeys((r.system, r.form) for r in results if r.system in two_sided(results)):
+    for system, form in dict.fromkeys(
+        (r.system, r.form) for r in results if r.system in two_sided(results)
+    ):
         mine = [r for r in results if (r.system, r.form) == (system, form) and differ(r)]
         if mine:
             out.append(confusion(system, form, "as run", [(r, r.chosen) for r in mine]))
-            out += [confusion(system, form, v, [(r, side_by(r, v)) for r in mine if v in r.scores]) for v in verifiers(mine)]
+            out += [
+                confusion(system, form, v, [(r, side_by(r, v)) for r in mine if v in r.scores])
+                for v in verifiers(mine)
+            ]
     return out
 
 
 def differ(r: Result) -> bool:
     a, b = r.sides.get("zero_shot"), r.sides.get("memory")
-    return a is not None and b is not None and not r.agreed and a.label is not None and b.label is not None
+    return (
+        a is not None
+        and b is not None
+        and not r.agreed
+        and a.label is not None
+        and b.label is not None
+    )
 
 
-def confusion(system: str, form: str, router: str, taken: Sequence[tuple[Result, str | None]]) -> Routing:
+def confusion(
+    system: str, form: str, router: str, taken: Sequence[tuple[Result, str | None]]
+) -> Routing:
     count: dict[str, int] = defaultdict(int)
     for r, side in taken:
         alone, memory = r.sides["zero_shot"].right, r.sides["memory"].right
@@ -280,8 +371,17 @@ def confusion(system: str, form: str, router: str, taken: Sequence[tuple[Result,
             count["both_right" if alone else "both_wrong"] += 1
         else:
             best = "memory" if memory else "zero_shot"
-            count[f"{'memory' if memory else 'alone'}_right_{'taken' if side == best else 'missed'}"] += 1
-    names = ("memory_right_taken", "memory_right_missed", "alone_right_taken", "alone_right_missed", "both_wrong", "both_right")
+            count[
+                f"{'memory' if memory else 'alone'}_right_{'taken' if side == best else 'missed'}"
+            ] += 1
+    names = (
+        "memory_right_taken",
+        "memory_right_missed",
+        "alone_right_taken",
+        "alone_right_missed",
+        "both_wrong",
+        "both_right",
+    )
     return Routing(system, form, router, **{name: count[name] for name in names})
 
 
@@ -316,11 +416,24 @@ def services(results: Sequence[Result]) -> list[Service]:
             by[r.memory].append(r)
     out = []
     for memory, mine in by.items():
-        alone = [(r, r.sides["zero_shot"].right if "zero_shot" in r.sides else base.get((r.dataset, r.problem_id, r.form)))
-                 for r in mine]
-        out.append(Service(memory, mine[0].memory_name, len(mine),
-                           tuple(r.problem_id for r, a in alone if r.correct and a is False),
-                           tuple(r.problem_id for r, a in alone if not r.correct and a is True)))
+        alone = [
+            (
+                r,
+                r.sides["zero_shot"].right
+                if "zero_shot" in r.sides
+                else base.get((r.dataset, r.problem_id, r.form)),
+            )
+            for r in mine
+        ]
+        out.append(
+            Service(
+                memory,
+                mine[0].memory_name,
+                len(mine),
+                tuple(r.problem_id for r, a in alone if r.correct and a is False),
+                tuple(r.problem_id for r, a in alone if not r.correct and a is True),
+            )
+        )
     return sorted(out, key=lambda s: (-s.used, s.memory))
 
 
@@ -342,21 +455,39 @@ class Near:
 def thirds(results: Sequence[Result]) -> list[Near]:
     """Whether a nearer memory is worth more: each system and form with nine problems or more in three equal parts, far to near.
     Empty for systems that were not held against the model alone."""
-    base, out = {(r.dataset, r.problem_id, r.form): r.correct for r in results if r.system == BASE}, []
+    base, out = (
+        {(r.dataset, r.problem_id, r.form): r.correct for r in results if r.system == BASE},
+        [],
+    )
     by: dict[tuple[str, str], list[tuple[float, bool, bool]]] = defaultdict(list)
     for r in results:
         alone = base.get((r.dataset, r.problem_id, r.form))
         if r.similarity is not None and r.used and alone is not None:
-            by[r.system, r.form].append((r.similarity, r.sides["memory"].right if "memory" in r.sides else r.correct, alone))
+            by[r.system, r.form].append(
+                (r.similarity, r.sides["memory"].right if "memory" in r.sides else r.correct, alone)
+            )
     for (system, form), met in by.items():
         met.sort(key=lambda x: x[0])
         for i in range(3) if len(met) >= 9 else ():
             part = met[len(met) * i // 3 : len(met) * (i + 1) // 3]
-            out.append(Near(system, form, part[0][0], part[-1][0], len(part), sum(w for _, w, _ in part),
-                            sum(a for _, _, a in part), sum(w > a for _, w, a in part), sum(w < a for _, w, a in part)))
+            out.append(
+                Near(
+                    system,
+                    form,
+                    part[0][0],
+                    part[-1][0],
+                    len(part),
+                    sum(w for _, w, _ in part),
+                    sum(a for _, _, a in part),
+                    sum(w > a for _, w, a in part),
+                    sum(w < a for _, w, a in part),
+                )
+            )
     return out
 
+
 # ---------- What the votes of a run say by themselves: TTRL's measures, how far agreement can be believed, what a gate lets through.
+
 
 def vote_metrics(sides: Sequence[SideResult], prefix: str = "") -> dict[str, float]:
     """majority_ratio, label_accuracy, reward_accuracy, ground_truth_ratio and pass@k of votes; `prefix` "post_" for the
@@ -366,12 +497,17 @@ def vote_metrics(sides: Sequence[SideResult], prefix: str = "") -> dict[str, flo
     found = {
         "majority_ratio": fmean(s.majority_ratio for s in sides),
         "label_accuracy": fmean(s.right for s in sides),
-        "reward_accuracy": fmean(fmean(a == b for a, b in zip(s.traces_agree, s.traces_right, strict=True)) for s in sides),
+        "reward_accuracy": fmean(
+            fmean(a == b for a, b in zip(s.traces_agree, s.traces_right, strict=True))
+            for s in sides
+        ),
         "ground_truth_ratio": fmean(fmean(s.traces_right) for s in sides),
     }
     n = min(len(s.traces_right) for s in sides)
     for k in [k for k in (1, 2, 4, 8, 16) if k <= n]:
-        found[f"pass@{k}"] = fmean(pass_at_k(len(s.traces_right), sum(s.traces_right), k) for s in sides)
+        found[f"pass@{k}"] = fmean(
+            pass_at_k(len(s.traces_right), sum(s.traces_right), k) for s in sides
+        )
     return {prefix + name: value for name, value in found.items()}
 
 
@@ -380,8 +516,15 @@ def vote_sides(results: Sequence[Result]) -> list[tuple[str, list[SideResult]]]:
     found = [r for r in results if r.form == "vote"]
     out: list[tuple[str, list[SideResult]]] = []
     for system in two_sided(found):
-        both = [r.sides for r in found if r.system == system and {"zero_shot", "memory"} <= r.sides.keys()]
-        out += [(f"{system}: alone", [s["zero_shot"] for s in both]), (f"{system}: with it (post_)", [s["memory"] for s in both])]
+        both = [
+            r.sides
+            for r in found
+            if r.system == system and {"zero_shot", "memory"} <= r.sides.keys()
+        ]
+        out += [
+            (f"{system}: alone", [s["zero_shot"] for s in both]),
+            (f"{system}: with it (post_)", [s["memory"] for s in both]),
+        ]
     if not out and (alone := [r.sides[BASE] for r in found if r.system == BASE]):
         out = [(f"{BASE}: alone", alone)]
     return out
@@ -396,7 +539,18 @@ def agreement_bins(sides: Sequence[SideResult]) -> list[tuple[float, float, int]
     return [(ratio, fmean(values), len(values)) for ratio, values in sorted(by.items())]
 
 
-GATES = ((1, 0), (2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2), (4, 2), (5, 2), (6, 2))  # (votes, lead), for votes of eight
+GATES = (
+    (1, 0),
+    (2, 0),
+    (2, 1),
+    (2, 2),
+    (3, 0),
+    (3, 1),
+    (3, 2),
+    (4, 2),
+    (5, 2),
+    (6, 2),
+)  # (votes, lead), for votes of eight
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,7 +566,20 @@ class Gate:
 
 def gates(results: Sequence[Result]) -> list[Gate]:
     """Each of GATES over the votes of the model alone. Votes of older runs, whose lead was not written down, do not count."""
-    sides = [r.sides[BASE] for r in results if (r.system, r.form) == (BASE, "vote") and BASE in r.sides]
-    known = [(s.right, sum(s.traces_agree), s.margin, len(s.traces_agree)) for s in sides if s.margin is not None]
-    through = {g: [right for right, most, margin, total in known if not unfit(most, margin, total, *g)] for g in GATES}
-    return [Gate(*g, len(known), len(those), sum(those)) for g, those in through.items()] if known else []
+    sides = [
+        r.sides[BASE] for r in results if (r.system, r.form) == (BASE, "vote") and BASE in r.sides
+    ]
+    known = [
+        (s.right, sum(s.traces_agree), s.margin, len(s.traces_agree))
+        for s in sides
+        if s.margin is not None
+    ]
+    through = {
+        g: [right for right, most, margin, total in known if not unfit(most, margin, total, *g)]
+        for g in GATES
+    }
+    return (
+        [Gate(*g, len(known), len(those), sum(those)) for g, those in through.items()]
+        if known
+        else []
+    )

@@ -72,14 +72,19 @@ def ask(system: System, form: Form, batch: Asked) -> list[Result]:
     """The replies to a batch, judged. Raises LatentmemError if the system leaves a problem out."""
     replies = list(system.reply([p.unlabelled() for p in batch.problems], form))
     if [r.problem_id for r in replies] != [p.id for p in batch.problems]:
-        raise LatentmemError(f"{system.name} answered {len(replies)} of {len(batch.problems)} problems or in another order: "
-                             "it cannot be compared.")
-    return [judge(p, r, dataset=batch.dataset, learned_on=batch.learned_on, index=batch.first + i)
-            for i, (p, r) in enumerate(zip(batch.problems, replies, strict=True))]
+        raise LatentmemError(
+            f"{system.name} answered {len(replies)} of {len(batch.problems)} problems or in another order: "
+            "it cannot be compared."
+        )
+    return [
+        judge(p, r, dataset=batch.dataset, learned_on=batch.learned_on, index=batch.first + i)
+        for i, (p, r) in enumerate(zip(batch.problems, replies, strict=True))
+    ]
 
 
-def teach(system: System, problems: Sequence[Problem], learned_on: str, place: int, *,
-          whole: bool) -> Iterator[Status | Step | Distilled | Learned]:
+def teach(
+    system: System, problems: Sequence[Problem], learned_on: str, place: int, *, whole: bool
+) -> Iterator[Status | Step | Distilled | Learned]:
     """Let a system learn from problems: from a whole training set (`fit`), or from what it has just met (`learn`).
 
     Yields what is worth showing of its records, and last the Learned.
@@ -92,22 +97,46 @@ def teach(system: System, problems: Sequence[Problem], learned_on: str, place: i
             found.append(taught(record, truth[record.problem_id]))
         if not isinstance(record, (Delta, Trace, Vote)):
             yield record  # type: ignore[misc]
-    spent = Cost(system.spent.tokens - before.tokens, system.spent.read - before.read, system.spent.seconds - before.seconds)
-    yield Learned(learned_on, system.name, place, tuple(p.id for p in problems), tuple(found), spent)
+    spent = Cost(
+        system.spent.tokens - before.tokens,
+        system.spent.read - before.read,
+        system.spent.seconds - before.seconds,
+    )
+    yield Learned(
+        learned_on, system.name, place, tuple(p.id for p in problems), tuple(found), spent
+    )
 
 
-def lesson(system: System, problems: Sequence[Problem], learned_on: str, journal: Journal, name: str, place: int, *,
-           whole: bool, last: bool = False) -> Iterator[Event]:
+def lesson(
+    system: System,
+    problems: Sequence[Problem],
+    learned_on: str,
+    journal: Journal,
+    name: str,
+    place: int,
+    *,
+    whole: bool,
+    last: bool = False,
+) -> Iterator[Event]:
     """`teach`, and what was learnt into the journal. Nothing is kept of a lesson that is broken off."""
     for record in teach(system, problems, learned_on, place, whole=whole):
         if isinstance(record, Learned):
             journal.keep(name, f"{name}/lesson/{place}", record, system.save, must=last)
         yield record
 
+
 # ---------- The held-out protocol: learn on one part, then answer another part that shares no problem with it.
 
-def run_heldout(entrants: Sequence[Entrant], learn: DataSet, tests: Sequence[DataSet], journal: Journal, *, rows: int = 32,
-        together: int = 2) -> Iterator[Event]:
+
+def run_heldout(
+    entrants: Sequence[Entrant],
+    learn: DataSet,
+    tests: Sequence[DataSet],
+    journal: Journal,
+    *,
+    rows: int = 32,
+    together: int = 2,
+) -> Iterator[Event]:
     """All entrants one after another: what is not yet in the journal is done, and yielded.
 
     `rows`: traces sampled in one batch, at most (one problem's traces stay together). `together`: problems that a system
@@ -115,7 +144,11 @@ def run_heldout(entrants: Sequence[Entrant], learn: DataSet, tests: Sequence[Dat
     """
     tally = Tally(sum(len(t.problems) * len(e.forms) for t in tests for e in entrants))
     wanted = {unit for e in entrants for unit, _, _ in _questions(e, learn, tests, rows)}
-    tally.add(r for r in journal.results() if _unit_of(r.learned_on, r.dataset, r.system, r.form) in {_family(u) for u in wanted})
+    tally.add(
+        r
+        for r in journal.results()
+        if _unit_of(r.learned_on, r.dataset, r.system, r.form) in {_family(u) for u in wanted}
+    )
     yield tally.progress()
     for entrant in entrants:
         todo = [q for q in _questions(entrant, learn, tests, rows) if q[0] not in journal]
@@ -123,10 +156,14 @@ def run_heldout(entrants: Sequence[Entrant], learn: DataSet, tests: Sequence[Dat
         if not todo:
             continue
         system = entrant.make()
-        yield from _taught(system, _lessons(entrant, learn.problems, together), learn, journal, name)
+        yield from _taught(
+            system, _lessons(entrant, learn.problems, together), learn, journal, name
+        )
         for unit, form, batch in todo:
-            yield Status(f"{entrant.name} ({form.name}) on {batch.dataset}: problems {batch.first + 1} to "
-                         f"{batch.first + len(batch.problems)}")
+            yield Status(
+                f"{entrant.name} ({form.name}) on {batch.dataset}: problems {batch.first + 1} to "
+                f"{batch.first + len(batch.problems)}"
+            )
             results = ask(system, form, batch)
             journal.append(unit, results)
             tally.add(results)
@@ -134,16 +171,36 @@ def run_heldout(entrants: Sequence[Entrant], learn: DataSet, tests: Sequence[Dat
             yield tally.progress()
 
 
-def _taught(system: System, lessons: Sequence[tuple[bool, Sequence[Problem]]], learn: DataSet, journal: Journal,
-            name: str) -> Iterator[Event]:
+def _taught(
+    system: System,
+    lessons: Sequence[tuple[bool, Sequence[Problem]]],
+    learn: DataSet,
+    journal: Journal,
+    name: str,
+) -> Iterator[Event]:
     """Bring a system to where it has learnt the whole part, from wherever it stood."""
     done = journal.restore(name, system.load)
     for place, (whole, problems) in zip(count(done), lessons[done:], strict=False):
-        yield Status(f"{system.name} learns from {len(problems)} of {len(learn.problems)} problems", place, len(lessons))
-        yield from lesson(system, problems, learn.name, journal, name, place, whole=whole, last=place + 1 == len(lessons))
+        yield Status(
+            f"{system.name} learns from {len(problems)} of {len(learn.problems)} problems",
+            place,
+            len(lessons),
+        )
+        yield from lesson(
+            system,
+            problems,
+            learn.name,
+            journal,
+            name,
+            place,
+            whole=whole,
+            last=place + 1 == len(lessons),
+        )
 
 
-def _lessons(entrant: Entrant, problems: Sequence[Problem], together: int) -> list[tuple[bool, Sequence[Problem]]]:
+def _lessons(
+    entrant: Entrant, problems: Sequence[Problem], together: int
+) -> list[tuple[bool, Sequence[Problem]]]:
     """(whole set?, problems) of each lesson: all at once for the rows that train on a set, a few at a time for the others."""
     if not problems or not entrant.learns:
         return []
@@ -152,14 +209,20 @@ def _lessons(entrant: Entrant, problems: Sequence[Problem], together: int) -> li
     return [(False, problems[i : i + together]) for i in range(0, len(problems), together)]
 
 
-def _questions(entrant: Entrant, learn: DataSet, tests: Sequence[DataSet], rows: int) -> Iterator[tuple[str, Form, Asked]]:
+def _questions(
+    entrant: Entrant, learn: DataSet, tests: Sequence[DataSet], rows: int
+) -> Iterator[tuple[str, Form, Asked]]:
     """(unit, form, batch) of everything that an entrant is asked."""
     for test in tests:
         for form in entrant.forms:
             size = max(1, rows // form.traces)
             for first in range(0, len(test.problems), size):
                 batch = Asked(test.name, learn.name, first, test.problems[first : first + size])
-                yield f"{_unit_of(learn.name, test.name, entrant.name, form.name)}/{first}", form, batch
+                yield (
+                    f"{_unit_of(learn.name, test.name, entrant.name, form.name)}/{first}",
+                    form,
+                    batch,
+                )
 
 
 def _unit_of(learned_on: str, dataset: str, system: str, form: str) -> str:
@@ -169,9 +232,13 @@ def _unit_of(learned_on: str, dataset: str, system: str, form: str) -> str:
 def _family(unit: str) -> str:
     return unit.rpartition("/")[0]
 
+
 # ---------- The online protocol: problems arrive one at a time, and each is answered with the memories of earlier ones only.
 
-def run_stream(entrants: Sequence[Entrant], data: DataSet, journal: Journal, *, block: int = 1) -> Iterator[Event]:
+
+def run_stream(
+    entrants: Sequence[Entrant], data: DataSet, journal: Journal, *, block: int = 1
+) -> Iterator[Event]:
     """The stream, from where the journal stands to its end. Closing the generator stops it; calling again goes on.
 
     `block`: how many problems arrive together; they are answered before any of them is learnt from. A text that comes
@@ -195,12 +262,26 @@ def run_stream(entrants: Sequence[Entrant], data: DataSet, journal: Journal, *, 
         last = first + block >= len(problems)
         for entrant, system, learnt in systems:
             if entrant.learns and place >= learnt:
-                yield Status(f"{entrant.name} learns from problem {first + 1} of {len(problems)}", first, len(problems))
-                yield from lesson(system, batch.problems, "", journal, entrant.name, place, whole=False, last=last)
+                yield Status(
+                    f"{entrant.name} learns from problem {first + 1} of {len(problems)}",
+                    first,
+                    len(problems),
+                )
+                yield from lesson(
+                    system, batch.problems, "", journal, entrant.name, place, whole=False, last=last
+                )
 
 
-def _met(entrant: Entrant, system: System, batch: Asked, place: int, learnt: int, journal: Journal, tally: Tally,
-         total: int) -> Iterator[Event]:
+def _met(
+    entrant: Entrant,
+    system: System,
+    batch: Asked,
+    place: int,
+    learnt: int,
+    journal: Journal,
+    tally: Tally,
+    total: int,
+) -> Iterator[Event]:
     """One system's replies to an arrival, in each form, as far as they are not written yet."""
     for form in entrant.forms:
         unit = f"{entrant.name}/{form.name}/{place}"
@@ -208,9 +289,15 @@ def _met(entrant: Entrant, system: System, batch: Asked, place: int, learnt: int
             continue
         if learnt > place:
             name, remedy = journal.remedies.name(journal.folder), journal.remedies.anew
-            raise LatentmemError(f"{name} has no replies of {entrant.name} ({form.name}) to problem {batch.first + 1}, "
-                                 f"from which it has learnt since: {remedy}.")
-        yield Status(f"{entrant.name} ({form.name}) answers problem {batch.first + 1} of {total}", batch.first, total)
+            raise LatentmemError(
+                f"{name} has no replies of {entrant.name} ({form.name}) to problem {batch.first + 1}, "
+                f"from which it has learnt since: {remedy}."
+            )
+        yield Status(
+            f"{entrant.name} ({form.name}) answers problem {batch.first + 1} of {total}",
+            batch.first,
+            total,
+        )
         results = ask(system, form, batch)
         journal.append(unit, results)
         tally.add(results)
@@ -222,9 +309,14 @@ def _unlearnt(entrants: Sequence[Entrant], journal: Journal, blocks: int) -> boo
     """True if a system has still to learn from the last arrival: what it learnt there belongs to its costs."""
     return any(e.learns and f"{e.name}/lesson/{blocks - 1}" not in journal for e in entrants)
 
+
 # ---------- Single-instance generalisation: train on ONE problem, try held-out ones after every few steps; and how good keys are.
 
-LEARNERS = {"soft prompt": (offline_prompt, "soft"), "LoRA": (offline_lora, "lora"), "full parameters": (offline_ttrl, "full")}
+LEARNERS = {
+    "soft prompt": (offline_prompt, "soft"),
+    "LoRA": (offline_lora, "lora"),
+    "full parameters": (offline_ttrl, "full"),
+}
 
 
 def moments(steps: int) -> tuple[int, ...]:
@@ -240,13 +332,24 @@ def check(test: DataSet, learners: Sequence[str]) -> None:
     """Raises LatentmemError for a way of training that does not exist, and where nothing is held out."""
     for name in learners:
         if name not in LEARNERS:
-            raise LatentmemError(f"There is no way of training {name!r}: use {', '.join(LEARNERS)}.")
+            raise LatentmemError(
+                f"There is no way of training {name!r}: use {', '.join(LEARNERS)}."
+            )
     if not test.problems:
-        raise LatentmemError(f"No problem of {test.name} is held out: ask for one or more with --test.")
+        raise LatentmemError(
+            f"No problem of {test.name} is held out: ask for one or more with --test."
+        )
 
 
-def run_single(shop: Workshop, train: Sequence[Problem], test: DataSet, folder: Path, *, steps: int,
-        learners: Sequence[str] = tuple(LEARNERS)) -> Iterator[Status | Step | dict[str, Any]]:
+def run_single(
+    shop: Workshop,
+    train: Sequence[Problem],
+    test: DataSet,
+    folder: Path,
+    *,
+    steps: int,
+    learners: Sequence[str] = tuple(LEARNERS),
+) -> Iterator[Status | Step | dict[str, Any]]:
     """Train each learner on each problem by itself and write a line of `folder`/single.jsonl for each moment.
 
     The reward is the majority vote of the fresh traces; no best step is chosen, so that the curve shows them all. A
@@ -256,8 +359,15 @@ def run_single(shop: Workshop, train: Sequence[Problem], test: DataSet, folder: 
     log = Log(folder / "single.jsonl")
     done = {(r["setup"], r["learner"], r["problem_id"], r["step"]) for r in log.read()}
     for problem in train:
-        setup = digest(*computed(shop.engine.model), repr(shop.recipe), repr(shop.sampler.max_new_tokens), repr(steps),
-                       repr(shop.rates), test.digest, problem.text)[:12]
+        setup = digest(
+            *computed(shop.engine.model),
+            repr(shop.recipe),
+            repr(shop.sampler.max_new_tokens),
+            repr(steps),
+            repr(shop.rates),
+            test.digest,
+            problem.text,
+        )[:12]
         for name in dict.fromkeys(learners):
             wanted = [m for m in moments(steps) if (setup, name, problem.id, m) not in done]
             if wanted:
@@ -268,8 +378,9 @@ def run_single(shop: Workshop, train: Sequence[Problem], test: DataSet, folder: 
                     yield record
 
 
-def _curve(shop: Workshop, name: str, problem: Problem, test: DataSet, steps: int,
-           wanted: Sequence[int]) -> Iterator[Status | Step | dict[str, Any]]:
+def _curve(
+    shop: Workshop, name: str, problem: Problem, test: DataSet, steps: int, wanted: Sequence[int]
+) -> Iterator[Status | Step | dict[str, Any]]:
     make, what = LEARNERS[name]
     course = Course(steps=steps, batch=1, learning_rate=shop.rates[what])
     system = make(shop.sampler, shop.recipe, course)
@@ -286,25 +397,49 @@ def _curve(shop: Workshop, name: str, problem: Problem, test: DataSet, steps: in
         if record.step in wanted:
             yield Status(f"{name}, {problem.id}: held-out problems after step {record.step}")
             yield _line(shop, system, name, problem, test, record.step, base) | {
-                "agreement": round(record.agreement, 4), "note": record.note, "train_tokens": tokens,
-                "train_seconds": round(seconds, 2)}
+                "agreement": round(record.agreement, 4),
+                "note": record.note,
+                "train_tokens": tokens,
+                "train_seconds": round(seconds, 2),
+            }
 
 
 def blank(problems: Sequence[Problem]) -> list[Problem]:
     return [p.unlabelled() for p in problems]
 
 
-def _line(shop: Workshop, system: Offline, name: str, problem: Problem, test: DataSet, step: int,
-          base: dict[str, str | None]) -> dict[str, Any]:
+def _line(
+    shop: Workshop,
+    system: Offline,
+    name: str,
+    problem: Problem,
+    test: DataSet,
+    step: int,
+    base: dict[str, str | None],
+) -> dict[str, Any]:
     replies = {r.problem_id: r for r in system.reply(blank(test.problems), ONE)}
     truth = {p.id: p.answer or "" for p in test.problems}
-    ok, alone = ({k: right(truth[k], a) for k, a in those.items()}
-                 for those in ({k: r.answer for k, r in replies.items()}, base))
+    ok, alone = (
+        {k: right(truth[k], a) for k, a in those.items()}
+        for those in ({k: r.answer for k, r in replies.items()}, base)
+    )
     helped, hurt = flips(ok, alone)
-    return {"learner": name, "problem_id": problem.id, "step": step, "dataset": test.name, "n": len(ok),
-            "accuracy": sum(ok.values()) / len(ok), "delta": (helped - hurt) / len(ok), "helped": helped, "hurt": hurt,
-            "finished": sum(v.voters for r in replies.values() for v in r.votes.values()) / len(ok),
-            "train_tokens": 0, "train_seconds": 0.0, "seed": shop.settings.seed, "learning_rate": system.course.learning_rate}
+    return {
+        "learner": name,
+        "problem_id": problem.id,
+        "step": step,
+        "dataset": test.name,
+        "n": len(ok),
+        "accuracy": sum(ok.values()) / len(ok),
+        "delta": (helped - hurt) / len(ok),
+        "helped": helped,
+        "hurt": hurt,
+        "finished": sum(v.voters for r in replies.values() for v in r.votes.values()) / len(ok),
+        "train_tokens": 0,
+        "train_seconds": 0.0,
+        "seed": shop.settings.seed,
+        "learning_rate": system.course.learning_rate,
+    }
 
 
 def key_quality(shop: Workshop, data: DataSet, folder: Path) -> Iterator[Status | dict[str, Any]]:
@@ -316,7 +451,9 @@ def key_quality(shop: Workshop, data: DataSet, folder: Path) -> Iterator[Status 
         yield Status(f"{data.name} has one family only: its keys are not compared")
         return
     log = Log(folder / "keys.jsonl")
-    setup = digest(*computed(shop.engine.model), shop.settings.embedder, data.digest, *families)[:12]
+    setup = digest(*computed(shop.engine.model), shop.settings.embedder, data.digest, *families)[
+        :12
+    ]
     done = {(r.get("setup"), r["kind"]) for r in log.read()}  # the first versions wrote none
     for kind in ("input", "kv"):
         if (setup, kind) in done:
@@ -326,23 +463,43 @@ def key_quality(shop: Workshop, data: DataSet, folder: Path) -> Iterator[Status 
             yield Status(f"{kind} keys of {data.name}", i, len(families))
             vectors.append(shop.key(p.unlabelled(), kind))  # type: ignore[arg-type]
         share, chance = nearest_share(np.stack(vectors), families)
-        line = {"setup": setup, "dataset": data.name, "digest": data.digest, "model": shop.settings.model,
-                "embedder": shop.settings.embedder, "kind": kind, "n": len(families), "families": len(set(families)),
-                "same_family": share, "chance": chance}
+        line = {
+            "setup": setup,
+            "dataset": data.name,
+            "digest": data.digest,
+            "model": shop.settings.model,
+            "embedder": shop.settings.embedder,
+            "kind": kind,
+            "n": len(families),
+            "families": len(set(families)),
+            "same_family": share,
+            "chance": chance,
+        }
         log.append(line)
         yield line
 
+
 # ---------- One memory from several problems: the recipe `{"neighbours": k}` of a sweep.
+
 
 def nearest(shop: Workshop, problem: Problem, others: Sequence[Problem], k: int) -> list[Problem]:
     """The k others whose sentence embedding is most similar (cosine), best first; ties in the order given."""
     rest = [p for p in others if p.id != problem.id]
     key = shop.key(problem, "input")
-    return [rest[i] for i in np.argsort([-float(key @ shop.key(p, "input")) for p in rest], kind="stable")[:k]]
+    return [
+        rest[i]
+        for i in np.argsort([-float(key @ shop.key(p, "input")) for p in rest], kind="stable")[:k]
+    ]
 
 
-def learn(shop: Workshop, sampler: Sampler, recipe: Recipe, problems: Sequence[Problem], others: Sequence[Problem],
-          k: int) -> Iterator[Record | Taught]:
+def learn(
+    shop: Workshop,
+    sampler: Sampler,
+    recipe: Recipe,
+    problems: Sequence[Problem],
+    others: Sequence[Problem],
+    k: int,
+) -> Iterator[Record | Taught]:
     """For each problem one soft prompt, trained on it and its k nearest others in turn, one problem a step: as many
     rollouts as a memory of one problem takes. No step is chosen, since the steps look at different problems; the last counts.
 
@@ -350,21 +507,39 @@ def learn(shop: Workshop, sampler: Sampler, recipe: Recipe, problems: Sequence[P
     """
     for problem in problems:
         group = [p.unlabelled() for p in (problem, *nearest(shop, problem, others, k))]
-        row = offline_prompt(sampler, recipe, Course(recipe.steps, 1, recipe.learning_rate), name="neighbours")
-        (first,) = sampler.sample([Ask(group[0])], Form("vote", recipe.rollouts, recipe.temperature))
+        row = offline_prompt(
+            sampler, recipe, Course(recipe.steps, 1, recipe.learning_rate), name="neighbours"
+        )
+        (first,) = sampler.sample(
+            [Ask(group[0])], Form("vote", recipe.rollouts, recipe.temperature)
+        )
         steps: list[Step] = []
         for record in row.fit(group):
             if isinstance(record, Step):
                 steps.append(record)
             yield record
         if not any(s.grad_norm for s in steps):
-            done = Distilled(problem.id, None, f"Nothing was learnt: {steps[-1].note}.", tuple(steps))
+            done = Distilled(
+                problem.id, None, f"Nothing was learnt: {steps[-1].note}.", tuple(steps)
+            )
         else:
             memory = Memory(
-                problem=group[0], soft_prompt=row.learner.soft.detach().cpu().numpy().astype(np.float32),
-                keys={"input": shop.key(problem, "input")}, model=sampler.model.fingerprint, model_name=sampler.model.name,
-                vote=first.vote, traces=first.traces, steps=tuple(steps), best_step=row.done,
+                problem=group[0],
+                soft_prompt=row.learner.soft.detach().cpu().numpy().astype(np.float32),
+                keys={"input": shop.key(problem, "input")},
+                model=sampler.model.fingerprint,
+                model_name=sampler.model.name,
+                vote=first.vote,
+                traces=first.traces,
+                steps=tuple(steps),
+                best_step=row.done,
                 settings=asdict(recipe) | {"neighbours": len(group) - 1},
-                created=datetime.now(UTC).isoformat(timespec="seconds"))
-            done = Distilled(problem.id, memory, f"Trained in turn on {', '.join(p.id for p in group)}.", tuple(steps))
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+            done = Distilled(
+                problem.id,
+                memory,
+                f"Trained in turn on {', '.join(p.id for p in group)}.",
+                tuple(steps),
+            )
         yield Taught(done, first.cost + row.spent)

@@ -24,7 +24,9 @@ class SideResult:
     traces_agree: tuple[bool, ...]  # with the majority: the reward it would have got
     tokens: int
     finished: int  # traces with a boxed answer at their end
-    margin: int | None = None  # the majority's lead over the runner-up in votes; None in runs of older versions
+    margin: int | None = (
+        None  # the majority's lead over the runner-up in votes; None in runs of older versions
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,9 @@ class Result:
     similarity: float | None = None
     chosen: str | None = None  # the side that the router took
     agreed: bool = False
-    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # verifier -> side -> score
+    scores: Mapping[str, Mapping[str, float]] = field(
+        default_factory=dict
+    )  # verifier -> side -> score
     tokens: int = 0
     read: int = 0
     seconds: float = 0.0
@@ -85,10 +89,15 @@ def side_result(truth: str, vote: Vote, traces: Sequence[Trace]) -> SideResult:
     ordered = sorted((t for t in traces if t.side == vote.side), key=lambda t: t.row)
     winners = set(vote.clusters[0].rows) if vote.clusters else set()
     return SideResult(
-        label=vote.label, right=right(truth, vote.label), majority_ratio=vote.majority_ratio,
+        label=vote.label,
+        right=right(truth, vote.label),
+        majority_ratio=vote.majority_ratio,
         traces_right=tuple(t.votes and right(truth, t.answer) for t in ordered),
-        traces_agree=tuple(t.row in winners for t in ordered), tokens=sum(t.tokens for t in ordered),
-        finished=sum(t.votes for t in ordered), margin=vote.margin)
+        traces_agree=tuple(t.row in winners for t in ordered),
+        tokens=sum(t.tokens for t in ordered),
+        finished=sum(t.votes for t in ordered),
+        margin=vote.margin,
+    )
 
 
 def right(truth: str, answer: str | None) -> bool:
@@ -99,27 +108,54 @@ def judge(problem: Problem, reply: Reply, *, dataset: str, learned_on: str, inde
     """A reply against the truth of its problem."""
     assert problem.answer is not None and reply.problem_id == problem.id
     return Result(
-        dataset=dataset, learned_on=learned_on, problem_id=problem.id, source=problem.source, index=index,
-        system=reply.system, form=reply.form, truth=problem.answer, answer=reply.answer,
+        dataset=dataset,
+        learned_on=learned_on,
+        problem_id=problem.id,
+        source=problem.source,
+        index=index,
+        system=reply.system,
+        form=reply.form,
+        truth=problem.answer,
+        answer=reply.answer,
         correct=right(problem.answer, reply.answer),
-        sides={name: side_result(problem.answer, vote, reply.traces) for name, vote in reply.votes.items()},
-        used=reply.used, memory=reply.hit.memory_id if reply.hit else None,
-        memory_name=reply.hit.name if reply.hit else "", similarity=reply.hit.similarity if reply.hit else None,
-        chosen=reply.route.side if reply.route else None, agreed=bool(reply.route and reply.route.agreed),
-        scores={name: dict(sides) for name, sides in reply.scores.items()}, tokens=reply.cost.tokens, read=reply.cost.read,
-        seconds=reply.cost.seconds)
+        sides={
+            name: side_result(problem.answer, vote, reply.traces)
+            for name, vote in reply.votes.items()
+        },
+        used=reply.used,
+        memory=reply.hit.memory_id if reply.hit else None,
+        memory_name=reply.hit.name if reply.hit else "",
+        similarity=reply.hit.similarity if reply.hit else None,
+        chosen=reply.route.side if reply.route else None,
+        agreed=bool(reply.route and reply.route.agreed),
+        scores={name: dict(sides) for name, sides in reply.scores.items()},
+        tokens=reply.cost.tokens,
+        read=reply.cost.read,
+        seconds=reply.cost.seconds,
+    )
 
 
 def taught(done: Distilled, problem: Problem) -> Taught:
     """A finished distillation, with its pseudo-label judged."""
     memory = done.memory
     if memory is None:
-        return Taught(done.problem_id, None, done.reason, agreement=tuple(s.agreement for s in done.steps))
-    return Taught(done.problem_id, memory.id, done.reason, memory.label,
-                  right(problem.answer, memory.label) if problem.answer is not None else None, memory.vote.majority_ratio,
-                  memory.best_step, tuple(s.agreement for s in done.steps))
+        return Taught(
+            done.problem_id, None, done.reason, agreement=tuple(s.agreement for s in done.steps)
+        )
+    return Taught(
+        done.problem_id,
+        memory.id,
+        done.reason,
+        memory.label,
+        right(problem.answer, memory.label) if problem.answer is not None else None,
+        memory.vote.majority_ratio,
+        memory.best_step,
+        tuple(s.agreement for s in done.steps),
+    )
+
 
 # ---------- How a run stands: accuracy so far by system, coverage, routing. Counts only; intervals are for the end (`scoring`).
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -161,7 +197,13 @@ class Progress:
 def decisive(result: Result) -> str | None:
     """The side that is right, where both sides have an answer, the answers differ, and exactly one is right."""
     alone, helped = result.sides.get("zero_shot"), result.sides.get("memory")
-    if alone is None or helped is None or result.agreed or alone.label is None or helped.label is None:
+    if (
+        alone is None
+        or helped is None
+        or result.agreed
+        or alone.label is None
+        or helped.label is None
+    ):
         return None
     if alone.right == helped.right:
         return None
@@ -180,9 +222,16 @@ class Tally:
         for r in results:
             key = (r.dataset, r.system, r.form)
             s, side = self._by.get(key, Standing(*key)), decisive(r)
-            self._by[key] = Standing(*key, s.n + 1, s.right + r.correct, s.used + r.used, s.judged + (side is not None),
-                                     s.routed + (side is not None and side == r.chosen), s.tokens + r.tokens,
-                                     s.seconds + r.seconds)
+            self._by[key] = Standing(
+                *key,
+                s.n + 1,
+                s.right + r.correct,
+                s.used + r.used,
+                s.judged + (side is not None),
+                s.routed + (side is not None and side == r.chosen),
+                s.tokens + r.tokens,
+                s.seconds + r.seconds,
+            )
             self.done += 1
 
     def progress(self) -> Progress:

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     from .baselines.registry import Workshop
 
 PROTOCOLS = ("heldout", "stream", "transfer", "single", "keys")
-DECIDING = ("model", "embedder", "dtype", "key", "min_similarity", "verifier")  # with the recipe's, what decides a result
+DECIDING = (
+    "model",
+    "embedder",
+    "dtype",
+    "key",
+    "min_similarity",
+    "verifier",
+)  # with the recipe's, what decides a result
 Stage = Callable[["Workshop"], Iterator[Any]]  # a protocol on a data set
 PACKAGES = ("latentmem", "torch", "transformers", "numpy")
 
@@ -40,7 +47,9 @@ class Suite:
     distil: int  # 0 in a transfer: all problems of a set, and the other sets are the test
     test: int
     systems: tuple[str, ...]
-    forms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of single systems, in place of `--forms`
+    forms: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # of single systems, in place of `--forms`
     protocols: tuple[str, ...] = ("heldout",)
     stream: int = 0  # problems of the stream, 0 for all
     online: tuple[str, ...] = ()  # systems of the stream, () for all that can take part
@@ -51,21 +60,51 @@ class Suite:
     models: tuple[str, ...] = ()  # one after another; () is the model of the settings
 
 
-ROWS = ("zero_shot", "elm", "elm_unrouted", "icl_raw", "untrained_prompt", "untrained_routed", "format_only",
-        "random_memory", "elm_kv")
+ROWS = (
+    "zero_shot",
+    "elm",
+    "elm_unrouted",
+    "icl_raw",
+    "untrained_prompt",
+    "untrained_routed",
+    "format_only",
+    "random_memory",
+    "elm_kv",
+)
 
 SUITES: Mapping[str, Suite] = {
     # The families of the starter memories; with six traces the gate lets few of their problems pass, one of the first eight.
-    "quick": Suite("quick", ("examples?source=ages,average,change,distance,equation,sharing",), 8, 12,
-                   ("zero_shot", "icl_raw", "elm"), {"zero_shot": ("one", "vote"), "icl_raw": ("one",), "elm": ("one",)},
-                   settings={"rollouts": 6, "steps": 3, "max_new_tokens": 320}),
-    "standard": Suite("standard", ("gsm8k",), 16, 100, ROWS, protocols=("heldout", "stream", "keys"), stream=24,
-                      online=("zero_shot", "icl_raw", "elm")),
-    "paper": Suite("paper", ("math500", "amc23", "aime24"), 0, 0, ROWS, protocols=("stream", "transfer"),
-                   # Qwen2.5-Math reads 4,096 tokens: half of them are left for a past problem with its trace, else the
-                   # systems that show one would fall back to the model alone.
-                   settings={"max_new_tokens": 2048, "dtype": "bfloat16"},
-                   models=("meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-Math-7B")),
+    "quick": Suite(
+        "quick",
+        ("examples?source=ages,average,change,distance,equation,sharing",),
+        8,
+        12,
+        ("zero_shot", "icl_raw", "elm"),
+        {"zero_shot": ("one", "vote"), "icl_raw": ("one",), "elm": ("one",)},
+        settings={"rollouts": 6, "steps": 3, "max_new_tokens": 320},
+    ),
+    "standard": Suite(
+        "standard",
+        ("gsm8k",),
+        16,
+        100,
+        ROWS,
+        protocols=("heldout", "stream", "keys"),
+        stream=24,
+        online=("zero_shot", "icl_raw", "elm"),
+    ),
+    "paper": Suite(
+        "paper",
+        ("math500", "amc23", "aime24"),
+        0,
+        0,
+        ROWS,
+        protocols=("stream", "transfer"),
+        # Qwen2.5-Math reads 4,096 tokens: half of them are left for a past problem with its trace, else the
+        # systems that show one would fall back to the model alone.
+        settings={"max_new_tokens": 2048, "dtype": "bfloat16"},
+        models=("meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-Math-7B"),
+    ),
 }
 
 
@@ -106,21 +145,37 @@ def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
     from .baselines.registry import Workshop
 
     suite, limit = order.suite, engine.settings.max_problem_chars
-    datas, others = ([load(spec, strict=order.strict, most_chars=limit) for spec in specs]
-                     for specs in (suite.data, suite.test_data))
+    datas, others = (
+        [load(spec, strict=order.strict, most_chars=limit) for spec in specs]
+        for specs in (suite.data, suite.test_data)
+    )
     for data in (*datas, *others):
         yield from (Status(f"{data.name}: {note}") for note in data.notes)
     _distinct(datas)
     _distinct(others)
-    if others and (refused := next((p for p in suite.protocols if p not in ("heldout", "single")), None)):
-        raise LatentmemError(f"Test data belong to heldout and single, and {refused} takes its problems from --data: leave "
-                             "--test-data out.")
+    if others and (
+        refused := next((p for p in suite.protocols if p not in ("heldout", "single")), None)
+    ):
+        raise LatentmemError(
+            f"Test data belong to heldout and single, and {refused} takes its problems from --data: leave "
+            "--test-data out."
+        )
     # What is wrong is found now: to load a model takes minutes, and the turn of the last protocol may be hours away.
-    plan = _plan(order, datas, others) if order.sweep is None else [_sweep_plan(engine, order, order.sweep, datas[0])]
+    plan = (
+        _plan(order, datas, others)
+        if order.sweep is None
+        else [_sweep_plan(engine, order, order.sweep, datas[0])]
+    )
     _begin(order.out)
     yield from engine.load()
-    shop = Workshop(engine, order.out / "cache", rows=order.rows, group=order.together, votes=order.votes,
-                    offline_steps=order.offline_steps)
+    shop = Workshop(
+        engine,
+        order.out / "cache",
+        rows=order.rows,
+        group=order.together,
+        votes=order.votes,
+        offline_steps=order.offline_steps,
+    )
     for stage in plan:
         yield from stage(shop)
 
@@ -131,12 +186,20 @@ def _plan(order: Order, datas: Sequence[DataSet], others: Sequence[DataSet]) -> 
     _check(suite, datas)
     for protocol in dict.fromkeys(suite.protocols):
         if protocol == "heldout":
-            plan += [partial(_heldout, order, *_parts(data, others, order), protocol) for data in datas]
+            plan += [
+                partial(_heldout, order, *_parts(data, others, order), protocol) for data in datas
+            ]
         elif protocol == "stream":
             sizes = [suite.stream or len(unique(data.problems)) for data in datas]
-            plan += [partial(_stream, order, split(d, n, 0, order.seed).distil) for d, n in zip(datas, sizes, strict=True)]
+            plan += [
+                partial(_stream, order, split(d, n, 0, order.seed).distil)
+                for d, n in zip(datas, sizes, strict=True)
+            ]
         elif protocol == "transfer":
-            plan += [partial(_heldout, order, learn, tests, protocol) for learn, tests in _moved(datas, order)]
+            plan += [
+                partial(_heldout, order, learn, tests, protocol)
+                for learn, tests in _moved(datas, order)
+            ]
         elif protocol == "single":
             for learn, tests in [_parts(data, others, order) for data in datas]:
                 for test in tests:
@@ -179,15 +242,24 @@ def _begin(out: Path) -> None:
     try:
         (out / "cache").mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise LatentmemError(f"{out} cannot be a folder of results ({e.strerror}): give another with --out.") from None
+        raise LatentmemError(
+            f"{out} cannot be a folder of results ({e.strerror}): give another with --out."
+        ) from None
 
 
 def cast(shop: Workshop, suite: Suite) -> list[Entrant]:
     """The suite's systems, each once, in the forms that it is asked in."""
     from .baselines.registry import ROWS as THERE
 
-    return [Entrant(name, forms_named(suite.forms.get(name, tuple(FORMS))), lambda name=name: shop.make(name),
-                    THERE[name].learns) for name in dict.fromkeys(suite.systems)]
+    return [
+        Entrant(
+            name,
+            forms_named(suite.forms.get(name, tuple(FORMS))),
+            lambda name=name: shop.make(name),
+            THERE[name].learns,
+        )
+        for name in dict.fromkeys(suite.systems)
+    ]
 
 
 def _distinct(datas: Sequence[DataSet]) -> None:
@@ -195,20 +267,27 @@ def _distinct(datas: Sequence[DataSet]) -> None:
     names = [d.name for d in datas]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise LatentmemError(f"Two data sets are called {twice}: rename a file, or give each an --out of its own.")
+        raise LatentmemError(
+            f"Two data sets are called {twice}: rename a file, or give each an --out of its own."
+        )
 
 
 def _parts(data: DataSet, others: Sequence[DataSet], order: Order) -> tuple[DataSet, list[DataSet]]:
     """What is learnt from, and what is asked: the other part of the same set, or parts of other sets."""
     suite = order.suite
     parts = split(data, suite.distil, 0 if others else suite.test, order.seed)
-    return parts.distil, [apart(parts.distil, split(o, 0, suite.test, order.seed).test) for o in others] or [parts.test]
+    return parts.distil, [
+        apart(parts.distil, split(o, 0, suite.test, order.seed).test) for o in others
+    ] or [parts.test]
 
 
 def _moved(datas: Sequence[DataSet], order: Order) -> Iterator[tuple[DataSet, list[DataSet]]]:
     """Of a transfer, what is learnt from and what is then asked, for each data set: a matrix."""
     size = order.suite.distil
-    parts = [split(d, size or len(unique(d.problems)), order.suite.test if size else 0, order.seed) for d in datas]
+    parts = [
+        split(d, size or len(unique(d.problems)), order.suite.test if size else 0, order.seed)
+        for d in datas
+    ]
     for one in parts:
         if size:
             yield one.distil, [p.test if p is one else apart(one.distil, p.test) for p in parts]
@@ -216,26 +295,51 @@ def _moved(datas: Sequence[DataSet], order: Order) -> Iterator[tuple[DataSet, li
             yield one.distil, [apart(one.distil, p.distil) for p in parts if p is not one]
 
 
-def _heldout(order: Order, learn: DataSet, tests: Sequence[DataSet], protocol: str, shop: Workshop) -> Iterator[Event]:
-    told = {"protocol": protocol, "distil": part(learn), "test": [part(t) for t in tests], **budgets(order)}
+def _heldout(
+    order: Order, learn: DataSet, tests: Sequence[DataSet], protocol: str, shop: Workshop
+) -> Iterator[Event]:
+    told = {
+        "protocol": protocol,
+        "distil": part(learn),
+        "test": [part(t) for t in tests],
+        **budgets(order),
+    }
     with Journal(order.out / f"{protocol}-{slug(learn.name)}", facts(shop, told)) as journal:
-        yield from heldout.run_heldout(cast(shop, order.suite), learn, tests, journal, rows=shop.sampler.rows,
-                               together=shop.teacher.group)
+        yield from heldout.run_heldout(
+            cast(shop, order.suite),
+            learn,
+            tests,
+            journal,
+            rows=shop.sampler.rows,
+            together=shop.teacher.group,
+        )
 
 
 def _stream(order: Order, arriving: DataSet, shop: Workshop) -> Iterator[Event]:
-    online = [e for e in cast(shop, order.suite)
-              if e.learns != "offline" and e.name in (order.suite.online or order.suite.systems)]
-    told = {"protocol": "stream", "data": part(arriving), "block": order.block,
-            "systems": {e.name: [f.name for f in e.forms] for e in online}, **budgets(order)}
+    online = [
+        e
+        for e in cast(shop, order.suite)
+        if e.learns != "offline" and e.name in (order.suite.online or order.suite.systems)
+    ]
+    told = {
+        "protocol": "stream",
+        "data": part(arriving),
+        "block": order.block,
+        "systems": {e.name: [f.name for f in e.forms] for e in online},
+        **budgets(order),
+    }
     with Journal(order.out / f"stream-{slug(arriving.name)}", facts(shop, told)) as journal:
         yield from stream.run_stream(online, arriving, journal, block=order.block)
 
 
-def _single(order: Order, learn: DataSet, tests: Sequence[DataSet], shop: Workshop) -> Iterator[Any]:
+def _single(
+    order: Order, learn: DataSet, tests: Sequence[DataSet], shop: Workshop
+) -> Iterator[Any]:
     train = yield from sweep.teachable(shop, learn.problems, order.suite.single)
     for test in tests:
-        yield from single.run_single(shop, train, test, order.out, steps=shop.recipe.steps, learners=order.suite.learners)
+        yield from single.run_single(
+            shop, train, test, order.out, steps=shop.recipe.steps, learners=order.suite.learners
+        )
 
 
 def _keys(order: Order, data: DataSet, shop: Workshop) -> Iterator[Any]:
@@ -256,15 +360,28 @@ def part(data: DataSet) -> dict[str, Any]:
 def facts(shop: Workshop, told: Mapping[str, Any]) -> dict[str, Any]:
     """What a run is: its protocol and data, the model's fingerprint, and every setting that decides a result."""
     settings = {name: getattr(shop.settings, name) for name in DECIDING} | asdict(shop.recipe)
-    return {**told, "seed": shop.settings.seed, "model": shop.engine.model.fingerprint, "settings": settings,
-            "rows": shop.sampler.rows, "together": shop.teacher.group, "rates": shop.rates, "made": made(shop)}
+    return {
+        **told,
+        "seed": shop.settings.seed,
+        "model": shop.engine.model.fingerprint,
+        "settings": settings,
+        "rows": shop.sampler.rows,
+        "together": shop.teacher.group,
+        "rates": shop.rates,
+        "made": made(shop),
+    }
 
 
 def made(shop: Workshop) -> dict[str, Any]:
     """With what a run was begun; it may go on with something else, but for what decides the tokens (`journal.KEPT`)."""
     body = shop.engine.model.body
-    found = {"device": body.device.type, "dtype": body.arithmetic, "training": str(body.dtype).removeprefix("torch."),
-             "python": platform.python_version(), "machine": platform.platform()}
+    found = {
+        "device": body.device.type,
+        "dtype": body.arithmetic,
+        "training": str(body.dtype).removeprefix("torch."),
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+    }
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)

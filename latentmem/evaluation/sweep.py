@@ -47,7 +47,9 @@ class Sweep:
     problems: int = 3
     test: int = 64
     data: str = ""
-    seed: int | None = None  # of the split into held-out and training problems; None is the command's
+    seed: int | None = (
+        None  # of the split into held-out and training problems; None is the command's
+    )
 
 
 def read(file: Path) -> Sweep:
@@ -55,27 +57,49 @@ def read(file: Path) -> Sweep:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
-        raise LatentmemError(f"{file} cannot be read as a sweep ({e}): write {{\"recipes\": {{\"name\": {{...}}}}}}.") from None
-    if not isinstance(data, dict) or not isinstance(data.get("recipes"), dict) or not data["recipes"]:
-        raise LatentmemError(f"{file} has no \"recipes\": write {{\"recipes\": {{\"name\": {{...}}}}}}.")
+        raise LatentmemError(
+            f'{file} cannot be read as a sweep ({e}): write {{"recipes": {{"name": {{...}}}}}}.'
+        ) from None
+    if (
+        not isinstance(data, dict)
+        or not isinstance(data.get("recipes"), dict)
+        or not data["recipes"]
+    ):
+        raise LatentmemError(f'{file} has no "recipes": write {{"recipes": {{"name": {{...}}}}}}.')
     known = {f.name for f in fields(Sweep)}
     if extra := [k for k in data if k not in known]:
         raise LatentmemError(f"{file} has a member {extra[0]!r}: use {', '.join(sorted(known))}.")
     for name, changes in data["recipes"].items():
         if not isinstance(changes, dict) or not changes.keys() <= CHANGED:
-            wrong = next((k for k in changes if k not in CHANGED), changes) if isinstance(changes, dict) else changes
-            raise LatentmemError(f"{file}: recipe {name!r} changes {wrong!r}: a recipe has {', '.join(sorted(CHANGED))}.")
+            wrong = (
+                next((k for k in changes if k not in CHANGED), changes)
+                if isinstance(changes, dict)
+                else changes
+            )
+            raise LatentmemError(
+                f"{file}: recipe {name!r} changes {wrong!r}: a recipe has {', '.join(sorted(CHANGED))}."
+            )
         near = changes.get("neighbours", 1)
         if type(near) is not int or near < 1:
-            raise LatentmemError(f"{file}: recipe {name!r} has neighbours = {near!r}: give a whole number from 1 on.")
-        if "neighbours" in changes and (idle := next((k for k in ("pseudo_label", "keep") if k in changes), None)):
-            raise LatentmemError(f"{file}: recipe {name!r} has neighbours and {idle}, which says nothing there (labels are each "
-                                 f"step's, the last step counts): leave {idle} out.")
+            raise LatentmemError(
+                f"{file}: recipe {name!r} has neighbours = {near!r}: give a whole number from 1 on."
+            )
+        if "neighbours" in changes and (
+            idle := next((k for k in ("pseudo_label", "keep") if k in changes), None)
+        ):
+            raise LatentmemError(
+                f"{file}: recipe {name!r} has neighbours and {idle}, which says nothing there (labels are each "
+                f"step's, the last step counts): leave {idle} out."
+            )
     for name, least in (("problems", 1), ("test", 1), ("seed", 0)):
         if type(data.get(name, least)) is not int or data.get(name, least) < least:
-            raise LatentmemError(f"{file}: {name} is {data[name]!r}: give a whole number from {least} on.")
+            raise LatentmemError(
+                f"{file}: {name} is {data[name]!r}: give a whole number from {least} on."
+            )
     if not isinstance(data.get("data", ""), str):
-        raise LatentmemError(f"{file}: data is {data['data']!r}: give the name of a data set, as for --data.")
+        raise LatentmemError(
+            f"{file}: data is {data['data']!r}: give the name of a data set, as for --data."
+        )
     return Sweep(**data)
 
 
@@ -89,9 +113,20 @@ def run(shop: Workshop, sweep: Sweep, data: DataSet, folder: Path) -> Iterator[R
     test, candidates = data.problems[: sweep.test], data.problems[sweep.test :]
     log = Log(folder / "sweep.jsonl")
     # All of the data: the answers score, and neighbours and teachable problems come from what is not held out.
-    setup = digest(*computed(shop.engine.model), shop.settings.embedder, repr(shop.sampler.max_new_tokens),
-                   repr(shop.settings.seed), repr(shop.recipe), data.digest, repr(sweep.test))[:12]
-    done = {(r["recipe"], json.dumps(r["settings"], sort_keys=True), r["problem_id"]) for r in log.read() if r["setup"] == setup}
+    setup = digest(
+        *computed(shop.engine.model),
+        shop.settings.embedder,
+        repr(shop.sampler.max_new_tokens),
+        repr(shop.settings.seed),
+        repr(shop.recipe),
+        data.digest,
+        repr(sweep.test),
+    )[:12]
+    done = {
+        (r["recipe"], json.dumps(r["settings"], sort_keys=True), r["problem_id"])
+        for r in log.read()
+        if r["setup"] == setup
+    }
     yield Status(f"zero_shot answers the {len(test)} held-out problems")
     base = ask(shop.sampler, test, None)
     training = yield from teachable(shop, candidates, sweep.problems)
@@ -100,14 +135,24 @@ def run(shop: Workshop, sweep: Sweep, data: DataSet, folder: Path) -> Iterator[R
         if all((name, settings, p.id) in done for p in training):
             continue
         # All of them, so that they share batches as they did before.
-        due = [p for p in training if (name, settings, p.id) not in done] if "neighbours" in changes else training
+        due = (
+            [p for p in training if (name, settings, p.id) not in done]
+            if "neighbours" in changes
+            else training
+        )
         for record in _taught(shop, changes, due, candidates, folder):
             if not isinstance(record, Taught):
                 yield record
             elif (name, settings, record.distilled.problem_id) not in done:
-                yield Status(f"{name}: the memory of {record.distilled.problem_id} is tried on {len(test)} problems")
+                yield Status(
+                    f"{name}: the memory of {record.distilled.problem_id} is tried on {len(test)} problems"
+                )
                 line = _line(shop, name, changes, record, {p.id: p for p in training}, test, base)
-                line |= {"setup": setup, "data": data.name, "made": datetime.now(UTC).isoformat(timespec="seconds")}
+                line |= {
+                    "setup": setup,
+                    "data": data.name,
+                    "made": datetime.now(UTC).isoformat(timespec="seconds"),
+                }
                 log.append(line)
                 yield line
 
@@ -117,22 +162,43 @@ def teachable(shop: Workshop, candidates: Sequence[Problem], wanted: int) -> Ite
     found: list[Problem] = []
     r, size = shop.recipe, max(1, shop.sampler.rows // shop.recipe.rollouts)
     for start in range(0, len(candidates), size):
-        yield Status(f"Looking for problems to learn from: {len(found)} of {wanted}", len(found), wanted)
+        yield Status(
+            f"Looking for problems to learn from: {len(found)} of {wanted}", len(found), wanted
+        )
         some = candidates[start : start + size]
-        votes = shop.sampler.sample([Ask(p.unlabelled()) for p in some], Form("vote", r.rollouts, r.temperature))
-        found += [p for p, s in zip(some, votes, strict=True) if gate(s.vote, r.gate_votes, r.gate_lead) is None]
+        votes = shop.sampler.sample(
+            [Ask(p.unlabelled()) for p in some], Form("vote", r.rollouts, r.temperature)
+        )
+        found += [
+            p
+            for p, s in zip(some, votes, strict=True)
+            if gate(s.vote, r.gate_votes, r.gate_lead) is None
+        ]
         if len(found) >= wanted:
             return found[:wanted]
-    raise LatentmemError(f"Only {len(found)} of {len(candidates)} problems pass the gate and {wanted} are asked for: ask for "
-                         "fewer, or give more data.")
+    raise LatentmemError(
+        f"Only {len(found)} of {len(candidates)} problems pass the gate and {wanted} are asked for: ask for "
+        "fewer, or give more data."
+    )
 
 
-def _taught(shop: Workshop, changes: Mapping[str, Any], problems: Sequence[Problem], candidates: Sequence[Problem],
-            folder: Path) -> Iterator[Any]:
+def _taught(
+    shop: Workshop,
+    changes: Mapping[str, Any],
+    problems: Sequence[Problem],
+    candidates: Sequence[Problem],
+    folder: Path,
+) -> Iterator[Any]:
     """The lessons of one recipe; its first votes are sampled as it says."""
     recipe, sampler = recipe_of(shop.engine, changes), placed(shop, changes)
-    if (recipe.max_new_tokens, recipe.seed, recipe.top_p) != (sampler.max_new_tokens, sampler.seed, sampler.top_p):
-        sampler = type(sampler)(sampler.model, recipe.seed, recipe.max_new_tokens, rows=sampler.rows, top_p=recipe.top_p)
+    if (recipe.max_new_tokens, recipe.seed, recipe.top_p) != (
+        sampler.max_new_tokens,
+        sampler.seed,
+        sampler.top_p,
+    ):
+        sampler = type(sampler)(
+            sampler.model, recipe.seed, recipe.max_new_tokens, rows=sampler.rows, top_p=recipe.top_p
+        )
     if k := changes.get("neighbours"):
         yield from protocols.learn(shop, sampler, recipe, problems, candidates, k)
         return
@@ -156,44 +222,96 @@ def ask(sampler: Sampler, problems: Sequence[Problem], soft: Any) -> list[Sample
     import torch
 
     tensor = None if soft is None else torch.from_numpy(soft.copy())
-    asks = [Ask(p.unlabelled(), tensor, side="zero_shot" if soft is None else "memory") for p in problems]
+    asks = [
+        Ask(p.unlabelled(), tensor, side="zero_shot" if soft is None else "memory")
+        for p in problems
+    ]
     return sampler.sample(asks, ONE)
 
 
-def compared(test: Sequence[Problem], with_it: Sequence[Sampled], base: Sequence[Sampled]) -> dict[str, Any]:
+def compared(
+    test: Sequence[Problem], with_it: Sequence[Sampled], base: Sequence[Sampled]
+) -> dict[str, Any]:
     """Accuracy on the held-out problems against the model alone, right by right, so that rows can be pooled later."""
-    ok, other = ({p.id: right(p.answer or "", s.vote.label) for p, s in zip(test, those, strict=True)}
-                 for those in (with_it, base))
+    ok, other = (
+        {p.id: right(p.answer or "", s.vote.label) for p, s in zip(test, those, strict=True)}
+        for those in (with_it, base)
+    )
     helped, hurt = flips(ok, other)
     gain = paired({k: float(v) for k, v in ok.items()}, {k: float(v) for k, v in other.items()})
     assert gain is not None
-    return {"n": len(test), "accuracy": sum(ok.values()) / len(ok), "base": sum(other.values()) / len(other), "delta": gain.mean,
-            "delta_low": gain.low, "delta_high": gain.high, "helped": helped, "hurt": hurt,
-            "right": "".join("01"[v] for v in ok.values()), "base_right": "".join("01"[v] for v in other.values()),
-            "finished": sum(s.vote.voters for s in with_it) / len(test),
-            "tokens": sum(s.cost.tokens for s in with_it) / len(test)}
+    return {
+        "n": len(test),
+        "accuracy": sum(ok.values()) / len(ok),
+        "base": sum(other.values()) / len(other),
+        "delta": gain.mean,
+        "delta_low": gain.low,
+        "delta_high": gain.high,
+        "helped": helped,
+        "hurt": hurt,
+        "right": "".join("01"[v] for v in ok.values()),
+        "base_right": "".join("01"[v] for v in other.values()),
+        "finished": sum(s.vote.voters for s in with_it) / len(test),
+        "tokens": sum(s.cost.tokens for s in with_it) / len(test),
+    }
 
 
-def _line(shop: Workshop, name: str, changes: Mapping[str, Any], taught: Taught, training: Mapping[str, Problem],
-          test: Sequence[Problem], base: Sequence[Sampled]) -> dict[str, Any]:
+def _line(
+    shop: Workshop,
+    name: str,
+    changes: Mapping[str, Any],
+    taught: Taught,
+    training: Mapping[str, Problem],
+    test: Sequence[Problem],
+    base: Sequence[Sampled],
+) -> dict[str, Any]:
     began, done = time.perf_counter(), taught.distilled
     truth, memory = training[done.problem_id].answer or "", done.memory
     line: dict[str, Any] = {
-        "recipe": name, "problem_id": done.problem_id, "seed": shop.settings.seed, "settings": dict(changes),
-        "base_settings": asdict(shop.recipe), "model": shop.settings.model, "learned": memory is not None,
-        "reason": done.reason, "steps": len(done.steps), "agreement": [round(s.agreement, 4) for s in done.steps],
-        "shift": round(done.steps[-1].shift, 5) if done.steps else 0.0, "train_tokens": taught.cost.tokens,
-        "train_seconds": round(taught.cost.seconds, 2)}
+        "recipe": name,
+        "problem_id": done.problem_id,
+        "seed": shop.settings.seed,
+        "settings": dict(changes),
+        "base_settings": asdict(shop.recipe),
+        "model": shop.settings.model,
+        "learned": memory is not None,
+        "reason": done.reason,
+        "steps": len(done.steps),
+        "agreement": [round(s.agreement, 4) for s in done.steps],
+        "shift": round(done.steps[-1].shift, 5) if done.steps else 0.0,
+        "train_tokens": taught.cost.tokens,
+        "train_seconds": round(taught.cost.seconds, 2),
+    }
     if memory is None:
         return line
-    line |= {"best_step": memory.best_step, "label": memory.label, "label_right": right(truth, memory.label), "memory": memory.id}
+    line |= {
+        "best_step": memory.best_step,
+        "label": memory.label,
+        "label_right": right(truth, memory.label),
+        "memory": memory.id,
+    }
     replies = ask(placed(shop, changes), test, memory.soft_prompt)
     return line | compared(test, replies, base) | {"seconds": round(time.perf_counter() - began, 2)}
 
 
 # ------------------------------------------------------------------ the table
-COLUMNS = ("recipe", "changes", "model", "data set", "seed", "memories", "labels right", "accuracy", "zero_shot",
-           "difference, points (95 %)", "helped", "hurt", "finished", "tokens", "seconds a memory")
+COLUMNS = (
+    "recipe",
+    "changes",
+    "model",
+    "data set",
+    "seed",
+    "memories",
+    "labels right",
+    "accuracy",
+    "zero_shot",
+    "difference, points (95 %)",
+    "helped",
+    "hurt",
+    "finished",
+    "tokens",
+    "seconds a memory",
+)
 
 
 def pooled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -204,32 +322,69 @@ def pooled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for r in rows:
-        groups.setdefault((r["setup"], r["recipe"], json.dumps(r["settings"], sort_keys=True)), []).append(r)
+        groups.setdefault(
+            (r["setup"], r["recipe"], json.dumps(r["settings"], sort_keys=True)), []
+        ).append(r)
     out = []
     for (_, name, settings), mine in groups.items():
         kept = [r for r in mine if r["learned"]]
-        gains = [sum(int(r["right"][i]) - int(r["base_right"][i]) for r in kept) / len(kept)
-                 for i in range(kept[0]["n"])] if kept else []
-        out.append({"recipe": name, "settings": json.loads(settings), "tried": len(mine), "learned": len(kept),
-                    **{k: mine[0][k] for k in ("model", "data", "seed")},
-                    "gain": bootstrap(gains, lowest=-1.0, highest=1.0),
-                    **{k: sum(r[k] for r in kept) / len(kept) if kept else None
-                       for k in ("accuracy", "base", "finished", "tokens", "label_right")},
-                    **{k: sum(r[k] for r in kept) for k in ("helped", "hurt")},
-                    "train_seconds": sum(r["train_seconds"] for r in mine) / len(mine)})
+        gains = (
+            [
+                sum(int(r["right"][i]) - int(r["base_right"][i]) for r in kept) / len(kept)
+                for i in range(kept[0]["n"])
+            ]
+            if kept
+            else []
+        )
+        out.append(
+            {
+                "recipe": name,
+                "settings": json.loads(settings),
+                "tried": len(mine),
+                "learned": len(kept),
+                **{k: mine[0][k] for k in ("model", "data", "seed")},
+                "gain": bootstrap(gains, lowest=-1.0, highest=1.0),
+                **{
+                    k: sum(r[k] for r in kept) / len(kept) if kept else None
+                    for k in ("accuracy", "base", "finished", "tokens", "label_right")
+                },
+                **{k: sum(r[k] for r in kept) for k in ("helped", "hurt")},
+                "train_seconds": sum(r["train_seconds"] for r in mine) / len(mine),
+            }
+        )
     return out
 
 
 def cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str | int | None, ...]]:
     """The table of a sweep, in the order of COLUMNS."""
+
     def share(value: float | None) -> str | None:
         return None if value is None else f"{100 * value:.1f} %"
 
     def gain(e: Any) -> str | None:
-        return None if e is None else f"{100 * e.mean:+z.1f} ({100 * e.low:+z.1f} to {100 * e.high:+z.1f})"
+        return (
+            None
+            if e is None
+            else f"{100 * e.mean:+z.1f} ({100 * e.low:+z.1f} to {100 * e.high:+z.1f})"
+        )
 
-    return [(r["recipe"], ", ".join(f"{k}={v}" for k, v in r["settings"].items()) or "none", r["model"], r["data"], r["seed"],
-             f"{r['learned']} of {r['tried']}", share(r["label_right"]), share(r["accuracy"]), share(r["base"]),
-             gain(r["gain"]), r["helped"], r["hurt"], share(r["finished"]),
-             None if r["tokens"] is None else f"{r['tokens']:.0f}", f"{r['train_seconds']:.0f}")
-            for r in pooled(rows)]
+    return [
+        (
+            r["recipe"],
+            ", ".join(f"{k}={v}" for k, v in r["settings"].items()) or "none",
+            r["model"],
+            r["data"],
+            r["seed"],
+            f"{r['learned']} of {r['tried']}",
+            share(r["label_right"]),
+            share(r["accuracy"]),
+            share(r["base"]),
+            gain(r["gain"]),
+            r["helped"],
+            r["hurt"],
+            share(r["finished"]),
+            None if r["tokens"] is None else f"{r['tokens']:.0f}",
+            f"{r['train_seconds']:.0f}",
+        )
+        for r in pooled(rows)
+    ]

@@ -28,35 +28,85 @@ from . import sympy_worker
 # ---------- The normal form of an answer's notation: what is written differently in cheap ways becomes the same string.
 
 CANONICAL_CHARS = 10_000  # a longer answer is left as it is
-_UNICODE = {"−": "-", "–": "-", "‐": "-", "‑": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ",
-            "÷": "/", "⁄": "/", "∕": "/", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∞": r"\infty ", "π": r"\pi ",
-            "θ": r"\theta ", "√": r"\sqrt ", "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
-            "∅": r"\emptyset ", "°": r"^\circ ", "º": r"^\circ ", "€": " ", "£": " ",
-            "¥": " ", "₹": " ", "′": "'", "’": "'"}
+_UNICODE = {
+    "−": "-",
+    "–": "-",
+    "‐": "-",
+    "‑": "-",
+    "×": r"\times ",
+    "⋅": r"\cdot ",
+    "·": r"\cdot ",
+    "∙": r"\cdot ",
+    "÷": "/",
+    "⁄": "/",
+    "∕": "/",
+    "≤": r"\le ",
+    "≥": r"\ge ",
+    "≠": r"\ne ",
+    "∞": r"\infty ",
+    "π": r"\pi ",
+    "θ": r"\theta ",
+    "√": r"\sqrt ",
+    "±": r"\pm ",
+    "∪": r"\cup ",
+    "∩": r"\cap ",
+    "∈": r"\in ",
+    "∅": r"\emptyset ",
+    "°": r"^\circ ",
+    "º": r"^\circ ",
+    "€": " ",
+    "£": " ",
+    "¥": " ",
+    "₹": " ",
+    "′": "'",
+    "’": "'",
+}
 _SUPERSCRIPT = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+", strict=True))
 _COMMANDS = {  # what a command becomes; the rest stay
-    **dict.fromkeys(r"\left \right \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \displaystyle \textstyle \degree"
-                    r" \degrees \quad \qquad \! \, \; \: \( \) \[ \] \$ \euro \pounds \textdollar".split(), " "),
-    "\\ ": " ", "\\\n": " ", **dict.fromkeys((r"\dfrac", r"\tfrac", r"\cfrac"), r"\frac "), r"\%": "%",
-    r"\leq": r"\le ", r"\leqslant": r"\le ", r"\geq": r"\ge ", r"\geqslant": r"\ge ", r"\neq": r"\ne ",
-    r"\lt": "<", r"\gt": ">", r"\div": "/", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\varnothing": r"\emptyset ",
-    r"\infin": r"\infty ", r"\colon": ":", r"\ldots": r"\dots "}
-_WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|mbox|hbox|"
-                      r"boxed|fbox|operatorname)\s*(?=\{)")
+    **dict.fromkeys(
+        r"\left \right \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \displaystyle \textstyle \degree"
+        r" \degrees \quad \qquad \! \, \; \: \( \) \[ \] \$ \euro \pounds \textdollar".split(),
+        " ",
+    ),
+    "\\ ": " ",
+    "\\\n": " ",
+    **dict.fromkeys((r"\dfrac", r"\tfrac", r"\cfrac"), r"\frac "),
+    r"\%": "%",
+    r"\leq": r"\le ",
+    r"\leqslant": r"\le ",
+    r"\geq": r"\ge ",
+    r"\geqslant": r"\ge ",
+    r"\neq": r"\ne ",
+    r"\lt": "<",
+    r"\gt": ">",
+    r"\div": "/",
+    r"\lbrace": r"\{",
+    r"\rbrace": r"\}",
+    r"\varnothing": r"\emptyset ",
+    r"\infin": r"\infty ",
+    r"\colon": ":",
+    r"\ldots": r"\dots ",
+}
+_WRAPPER = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|mbox|hbox|"
+    r"boxed|fbox|operatorname)\s*(?=\{)"
+)
 _GROUPED = re.compile(r"(?<=\d)(?:,\\!|\\!,|\{,\}|\\,)\s*(?=\d{3}(?!\d))")
 _UNIT_WORDS = set(
-    "cm mm km ft in mi lb lbs oz kg mg ml hr hrs min mins sec secs mph kmh kph sq deg rad gm cc pts yd yds usd eur gbp"
-    .split())
+    "cm mm km ft in mi lb lbs oz kg mg ml hr hrs min mins sec secs mph kmh kph sq deg rad gm cc pts yd yds usd eur gbp".split()
+)
 _NO_UNITS = set(
     "and or to mod million billion trillion thousand hundred dozen am pm pi sin cos tan cot csc log exp sqrt frac "
     "arcsin arccos arctan sinh cosh tanh det gcd lcm max lim base infinity theta alpha beta gamma delta lambda sigma "
     "omega factorial plus minus negative below half halves third thirds fourths fifth "
-    "fifths sixths eighths tenth tenths hundredths thousandths".split())
+    "fifths sixths eighths tenth tenths hundredths thousandths".split()
+)
 _POWERS = {"squared", "cubed"}  # behind a unit they belong to it, behind a number not
 _UNIT = re.compile(r"(?:[A-Za-z][A-Za-z.'-]*+|/|\^\s*(?:\{\s*-?\d\s*\}|-?\d)|\s)+")
 _SHORT_UNIT = re.compile(
     r"(?<=[\d}\s])\\(?:text|mbox|mathrm|textrm)\s*\{\s*(?:[A-DF-Za-df-hj-z]|[A-Za-z]+/[A-Za-z]+)\s*\}"
-    r"\s*(?:\^\s*(?:\d|\{\s*-?\d\s*\}))?[\s.$]*$")
+    r"\s*(?:\^\s*(?:\d|\{\s*-?\d\s*\}))?[\s.$]*$"
+)
 _DECIMAL = re.compile(r"(?<![\d.\w])(\d*)\.(\d+)(?![\d.])")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
@@ -99,7 +149,11 @@ def _normalise(text: str) -> str:
     text = " ".join(_unwrap(_SHORT_UNIT.sub("", text)).replace("$", " ").split())
     text = re.sub(r"\^ ?(?:\{ ?\\circ ?\}|\\circ(?![A-Za-z])) ?(?:[CF]\b)?", " ", text)
     text = re.sub(r",? (?:and|or) ", ", ", text)
-    text = re.sub(r"(?<![A-Za-z\\])(?:infinity|pi)(?![A-Za-z])", lambda m: {"pi": r"\pi "}.get(m[0], r"\infty "), text)
+    text = re.sub(
+        r"(?<![A-Za-z\\])(?:infinity|pi)(?![A-Za-z])",
+        lambda m: {"pi": r"\pi "}.get(m[0], r"\infty "),
+        text,
+    )
     text = re.sub(r"^(?:US|USD|EUR|Rs\.?) ?(?=[\d.])", "", text)
     text = re.sub(r" ?(?:percent|per cent|pct)$", "%", text)
     text = _without_unit(text.rstrip(" .,;:")).rstrip(" .,;:")
@@ -115,17 +169,24 @@ def _normalise(text: str) -> str:
 
 def _ascii(text: str) -> str:
     if not text.isascii():
+
         def vulgar(match: re.Match[str]) -> str:  # NFKC would make 3½ of 31/2
             top, _, bottom = unicodedata.normalize("NFKC", match[0]).partition("⁄")
             return rf"\frac{{{top}}}{{{bottom}}}" if top and bottom else match[0]
 
         text = re.sub("[¼-¾⅐-⅞]", vulgar, text)
         text = re.sub(r"√\s*(\d+)", r"\\sqrt{\1}", text)
-        text = re.sub(f"[{''.join(_SUPERSCRIPT)}]+", lambda m: "^{" + "".join(map(_SUPERSCRIPT.get, m[0])) + "}", text)
+        text = re.sub(
+            f"[{''.join(_SUPERSCRIPT)}]+",
+            lambda m: "^{" + "".join(map(_SUPERSCRIPT.get, m[0])) + "}",
+            text,
+        )
         text = unicodedata.normalize("NFKC", "".join(_UNICODE.get(c, c) for c in text))
         text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
     if not text.isprintable():
-        text = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf"))
+        text = "".join(
+            c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf")
+        )
     return text
 
 
@@ -149,11 +210,20 @@ def _without_unit(text: str) -> str:
     if not tail or not re.search(r"\d|\\pi", head) or re.search(r"[-+*/^_=,<>(:\[{\\]\s*$", head):
         return text
     words = re.findall(r"[A-Za-z]+", tail.lower())
-    letters = re.search(r"(?<!/)(?<!/ )(?<!per )\b[A-Za-z]\b(?! ?/)", tail)  # of an expression, except in m/s
-    if letters or not _UNIT.fullmatch(tail) or not _NO_UNITS.isdisjoint(words) or words[0] in _POWERS:
+    letters = re.search(
+        r"(?<!/)(?<!/ )(?<!per )\b[A-Za-z]\b(?! ?/)", tail
+    )  # of an expression, except in m/s
+    if (
+        letters
+        or not _UNIT.fullmatch(tail)
+        or not _NO_UNITS.isdisjoint(words)
+        or words[0] in _POWERS
+    ):
         return text
     spaced = head[-1] == " "
-    ok = words[0] in _UNIT_WORDS or (spaced and ("/" in tail or (len(words[0]) > 2 and re.search("[aeiou]", words[0]))))
+    ok = words[0] in _UNIT_WORDS or (
+        spaced and ("/" in tail or (len(words[0]) > 2 and re.search("[aeiou]", words[0])))
+    )
     return head.rstrip() if ok else text
 
 
@@ -163,7 +233,9 @@ def _brace_arguments(text: str) -> str:
     for command in re.finditer(r"\\(frac|sqrt)(?![A-Za-z])", text):
         at = command.end()
         for _ in range(2 if command[1] == "frac" else 1):
-            argument = re.compile(r"\s*(?:(\{)|([0-9A-Za-z]|\\(?!frac|sqrt)[A-Za-z]+))").match(text, at)
+            argument = re.compile(r"\s*(?:(\{)|([0-9A-Za-z]|\\(?!frac|sqrt)[A-Za-z]+))").match(
+                text, at
+            )
             if not argument:
                 break
             if argument[1]:
@@ -192,7 +264,13 @@ def _separate(text: str) -> str:
 
 def _kept(text: str, at: int) -> str:
     left, right = text[at - 1], text[at + 1]
-    return " " if left == "," or (left.isalpha() and right.isalpha()) or (left.isdigit() and right.isdigit()) else ""
+    return (
+        " "
+        if left == ","
+        or (left.isalpha() and right.isalpha())
+        or (left.isdigit() and right.isdigit())
+        else ""
+    )
 
 
 def _unassign(text: str) -> str:
@@ -214,6 +292,7 @@ def _has_variable(text: str) -> bool:
 
 def _numbers(text: str) -> str:
     """.50 -> 0.5 wherever it stands; leading zeros and a plus sign gone where the whole is one number."""
+
     def decimal(match: re.Match[str]) -> str:
         whole, part = match[1] or "0", match[2].rstrip("0")
         return f"{whole}.{part}" if part else whole
@@ -225,8 +304,13 @@ def _numbers(text: str) -> str:
         return sign + number[2] + number[3]
     return text
 
-SYMBOLIC_CHARS = 300  # a longer answer is not given to math-verify; answers of the MATH benchmark stay below 120
-NUMBER_CHARS = 400  # a longer number is compared as a string, which is exact for integers and decimals anyway
+
+SYMBOLIC_CHARS = (
+    300  # a longer answer is not given to math-verify; answers of the MATH benchmark stay below 120
+)
+NUMBER_CHARS = (
+    400  # a longer number is compared as a string, which is exact for integers and decimals anyway
+)
 
 __all__ = ["canonical", "extract_boxed", "same_answer", "warm_up"]
 warm_up = sympy_worker.warm_up
@@ -236,7 +320,8 @@ _log = logging.getLogger(__name__)
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _UNBRACED = re.compile(  # a number, or what stands before the end of the formula on the same line
-    r"[-+]?\d(?:[\d,.]*\d)?%?(?![\w^+*/\\=(-])|(?:[^$\n\\]|\\[^)\]\n]){1,300}+(?=\$|\\\)|\\\])")
+    r"[-+]?\d(?:[\d,.]*\d)?%?(?![\w^+*/\\=(-])|(?:[^$\n\\]|\\[^)\]\n]){1,300}+(?=\$|\\\)|\\\])"
+)
 
 
 def extract_boxed(text: str) -> str | None:
@@ -268,8 +353,16 @@ _NUMBER = re.compile(
     rf"(?:\\frac\{{(?P<top>-?{_PLAIN})\}}\{{(?P<bottom>-?{_PLAIN})\}}"
     rf"|(?P<over>{_PLAIN})/(?P<under>{_PLAIN})|(?P<fixed>\d+\.\d*)\\overline\{{(?P<period>\d+)\}}|(?P<plain>{_PLAIN}))"
     r"(?:[eE](?P<e>[-+]?\d{1,3})|(?:\\times|\\cdot|\*|x)10\^(?:\{(?P<ten>-?\d{1,3})\}|(?P<digit>\d)))?"
-    r"(?:(?P<scale>dozen|hundred|thousand|million|billion|trillion)(?: [a-z]+)*)?(?P<percent>%?)")
-_SCALE = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+    r"(?:(?P<scale>dozen|hundred|thousand|million|billion|trillion)(?: [a-z]+)*)?(?P<percent>%?)"
+)
+_SCALE = {
+    "dozen": 12,
+    "hundred": 100,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+}
 _FUNCTIONS = {"sqrt", "frac", "sinh", "cosh", "tanh", "arcsin", "arccos", "arctan"}
 _PAIR = re.compile(r"\([^()\[\]]+,[^()\[\]]+\)")  # or a triple, ...
 _LIST = re.compile(r"(?!\\\{)[^()\[\]]+,[^()\[\]]+")
@@ -285,12 +378,18 @@ def _number(text: str) -> tuple[Fraction, bool, int] | None:
     try:
         if m["period"]:
             places = len(m["fixed"].partition(".")[2])
-            value = Fraction(m["fixed"] + "0") + Fraction(int(m["period"]), 10**places * (10 ** len(m["period"]) - 1))
+            value = Fraction(m["fixed"] + "0") + Fraction(
+                int(m["period"]), 10**places * (10 ** len(m["period"]) - 1)
+            )
         else:
-            value = Fraction(m["top"] or m["over"] or m["plain"]) / Fraction(m["bottom"] or m["under"] or 1)
+            value = Fraction(m["top"] or m["over"] or m["plain"]) / Fraction(
+                m["bottom"] or m["under"] or 1
+            )
     except ZeroDivisionError:
         return None
-    value = (value + int(m["whole"] or 0)) * Fraction(10) ** int(m["e"] or m["ten"] or m["digit"] or 0)
+    value = (value + int(m["whole"] or 0)) * Fraction(10) ** int(
+        m["e"] or m["ten"] or m["digit"] or 0
+    )
     value *= (-1 if m["minus"] else 1) * _SCALE.get(m["scale"], 1)
     return value, bool(m["percent"]), len((m["plain"] or "").partition(".")[2])
 
@@ -307,8 +406,14 @@ def _same_number(left: tuple[Fraction, bool, int], right: tuple[Fraction, bool, 
 def _is_word(text: str) -> bool:
     """A name or a word, which math-verify would read as a product of letters, equal to all its anagrams."""
     words = text.lower().split()
-    return bool(_WORDS.fullmatch(text)) and words[0] not in _FUNCTIONS and (
-        any(len(w) > 3 and re.search("[aeiouy]", w) for w in words) or text.lower() in {"yes", "no", "odd", "all"})
+    return (
+        bool(_WORDS.fullmatch(text))
+        and words[0] not in _FUNCTIONS
+        and (
+            any(len(w) > 3 and re.search("[aeiouy]", w) for w in words)
+            or text.lower() in {"yes", "no", "odd", "all"}
+        )
+    )
 
 
 @lru_cache(maxsize=16384)
@@ -319,11 +424,19 @@ def _equivalent(left: str, right: str) -> bool:
         return _same_number(*numbers)
     if _is_word(left) or _is_word(right):
         return left.casefold() == right.casefold()
-    if all(re.fullmatch(r"-?\w+_(?:\{\d+\}|\d)", text) for text in (left, right)):  # math-verify forgets the base
+    if all(
+        re.fullmatch(r"-?\w+_(?:\{\d+\}|\d)", text) for text in (left, right)
+    ):  # math-verify forgets the base
         return False
-    if any(len(t) > SYMBOLIC_CHARS or re.search(r"(?<![_^])\d \d", t) for t in (left, right) if not _number(t)):
+    if any(
+        len(t) > SYMBOLIC_CHARS or re.search(r"(?<![_^])\d \d", t)
+        for t in (left, right)
+        if not _number(t)
+    ):
         return False  # 1 2 is no number; math-verify would add the two
-    if _PAIR.fullmatch(left) and _LIST.fullmatch(right):  # else the set {2, 1} would be the pair (1, 2)
+    if _PAIR.fullmatch(left) and _LIST.fullmatch(
+        right
+    ):  # else the set {2, 1} would be the pair (1, 2)
         right = f"({right})"
     elif _PAIR.fullmatch(right) and _LIST.fullmatch(left):
         left = f"({left})"
@@ -344,5 +457,7 @@ def same_answer(a: str, b: str) -> bool:
     try:
         return _equivalent(left, right)
     except sympy_worker.Unavailable:
-        _log.warning("No process for symbolic comparison could be started: only equal numbers and strings count.")
+        _log.warning(
+            "No process for symbolic comparison could be started: only equal numbers and strings count."
+        )
         return False

@@ -22,7 +22,9 @@ from .voting import gate, rewards, vote
 
 CONVERGED = 2  # this many unanimous groups in a row: the rollouts have no gradient left to give
 Reward = Literal["majority", "boxed"]
-Gradient = Callable[[LanguageModel, Sequence[Lot], float], Generator[tuple[int, int], None, list[float]]]
+Gradient = Callable[
+    [LanguageModel, Sequence[Lot], float], Generator[tuple[int, int], None, list[float]]
+]
 
 
 @dataclass(frozen=True)
@@ -64,28 +66,47 @@ class _Learner:
 
     problem: Problem
     first: Vote  # before training, without the soft prompt
-    usual: tuple[float, float]  # share finished with a box, and mean tokens, of the first vote's traces
+    usual: tuple[
+        float, float
+    ]  # share finished with a box, and mean tokens, of the first vote's traces
     soft: torch.nn.Parameter
     optimizer: torch.optim.Optimizer
     start: Tensor
     past: list[Tensor] = field(default_factory=list)  # past[s]: the prompt after s steps
-    scores: list[float] = field(default_factory=list)  # scores[s]: agreement of past[s] with the first vote's label
+    scores: list[float] = field(
+        default_factory=list
+    )  # scores[s]: agreement of past[s] with the first vote's label
     steps: list[Step] = field(default_factory=list)
     unanimous: int = 0
     stopped: str = ""  # why it ended early
 
 
-def _learner(model: LanguageModel, problem: Problem, traces: Sequence[Trace], first: Vote, recipe: Recipe) -> _Learner:
+def _learner(
+    model: LanguageModel, problem: Problem, traces: Sequence[Trace], first: Vote, recipe: Recipe
+) -> _Learner:
     start = model.text_prompt(recipe.init_text, recipe.virtual_tokens)
     soft = torch.nn.Parameter(start.clone())
     optimizer = torch.optim.AdamW([soft], lr=recipe.learning_rate, weight_decay=0.0)
-    return _Learner(problem, first, (fmean(t.votes for t in traces), fmean(t.tokens for t in traces)), soft, optimizer,
-                    start, past=[start])
+    return _Learner(
+        problem,
+        first,
+        (fmean(t.votes for t in traces), fmean(t.tokens for t in traces)),
+        soft,
+        optimizer,
+        start,
+        past=[start],
+    )
 
 
-def distil(model: LanguageModel, problems: Sequence[Problem], firsts: Sequence[tuple[Sequence[Trace], Vote]],
-           recipe: Recipe, *, reward: Reward = "majority",
-           gradient: Gradient = policy_gradient) -> Iterator[tuple[int, Status | Delta | Trace | Vote | Step | Lesson]]:
+def distil(
+    model: LanguageModel,
+    problems: Sequence[Problem],
+    firsts: Sequence[tuple[Sequence[Trace], Vote]],
+    recipe: Recipe,
+    *,
+    reward: Reward = "majority",
+    gradient: Gradient = policy_gradient,
+) -> Iterator[tuple[int, Status | Delta | Trace | Vote | Step | Lesson]]:
     """Train one soft prompt per problem. Yields (problem index, record); the last record of each problem is its Lesson.
 
     `firsts[i]` are the traces and the vote of the model alone on problem i: they decide whether there is anything to
@@ -111,19 +132,45 @@ def distil(model: LanguageModel, problems: Sequence[Problem], firsts: Sequence[t
         yield i, _lesson(one, recipe)
 
 
-def _step(model: LanguageModel, live: dict[int, _Learner], step: int, recipe: Recipe, reward: Reward,
-          gradient: Gradient) -> Iterator[tuple[int, Status | Delta | Trace | Vote | Step]]:
+def _step(
+    model: LanguageModel,
+    live: dict[int, _Learner],
+    step: int,
+    recipe: Recipe,
+    reward: Reward,
+    gradient: Gradient,
+) -> Iterator[tuple[int, Status | Delta | Trace | Vote | Step]]:
     """Fresh rollouts, votes, rewards and, but for the final check, one gradient step for every live learner."""
     began, last = time.perf_counter(), step > recipe.steps
     order = list(live)
-    yield order[0], Status("Final check: sampling once more" if last else f"Step {step} of {recipe.steps}: sampling fresh traces")
-    jobs = [Job(live[i].problem, recipe.rollouts, live[i].soft.detach().clone(), "memory", step) for i in order]
+    yield (
+        order[0],
+        Status(
+            "Final check: sampling once more"
+            if last
+            else f"Step {step} of {recipe.steps}: sampling fresh traces"
+        ),
+    )
+    jobs = [
+        Job(live[i].problem, recipe.rollouts, live[i].soft.detach().clone(), "memory", step)
+        for i in order
+    ]
     traces: dict[int, list[Trace]] = {i: [] for i in order}
     # An adapter is not on the tape's frozen matrices, and the final check is not trained on.
-    tape = None if last or gradient is not policy_gradient else model.tape(
-        len(order) * recipe.rollouts, recipe.max_new_tokens)
-    for job, record in sample(model, jobs, seed=recipe.seed, temperature=recipe.temperature, top_p=recipe.top_p,
-                              max_new_tokens=recipe.max_new_tokens, tape=tape):
+    tape = (
+        None
+        if last or gradient is not policy_gradient
+        else model.tape(len(order) * recipe.rollouts, recipe.max_new_tokens)
+    )
+    for job, record in sample(
+        model,
+        jobs,
+        seed=recipe.seed,
+        temperature=recipe.temperature,
+        top_p=recipe.top_p,
+        max_new_tokens=recipe.max_new_tokens,
+        tape=tape,
+    ):
         if isinstance(record, Trace):
             traces[order[job]].append(record)
         yield order[job], record
@@ -135,8 +182,15 @@ def _step(model: LanguageModel, live: dict[int, _Learner], step: int, recipe: Re
         payoffs[i] = _payoff(group, votes[i], one.first, recipe, reward)
         notes[i] = _look(one, votes[i], group, payoffs[i], recipe, reward, final=last)
         if not notes[i]:
-            lots[i] = Lot(one.problem, one.soft, group, advantages(payoffs[i], recipe.advantage), tape,
-                          order.index(i) * recipe.rollouts, recipe.entropy_bonus)
+            lots[i] = Lot(
+                one.problem,
+                one.soft,
+                group,
+                advantages(payoffs[i], recipe.advantage),
+                tape,
+                order.index(i) * recipe.rollouts,
+                recipe.entropy_bonus,
+            )
         yield i, votes[i]
     losses = dict.fromkeys(order, 0.0)
     if lots:
@@ -149,12 +203,25 @@ def _step(model: LanguageModel, live: dict[int, _Learner], step: int, recipe: Re
                 break
             yield order[0], Status(f"Training step {step} of {recipe.steps}", done, total)
     updates = {i: _update(live[i], recipe) if i in lots else (0.0, notes[i]) for i in order}
-    trained = time.perf_counter()  # on a GPU only now: the gradient's norm waits for the work that was queued
+    trained = (
+        time.perf_counter()
+    )  # on a GPU only now: the gradient's norm waits for the work that was queued
     share = len(order)  # the batch's time is split evenly among its problems
     for i in order:
         norm, note = updates[i]
-        record = _record(live[i], step, recipe, votes[i], payoffs[i], traces[i], losses[i], norm, note,
-                         (sampled - began) / share, (trained - sampled) / share)
+        record = _record(
+            live[i],
+            step,
+            recipe,
+            votes[i],
+            payoffs[i],
+            traces[i],
+            losses[i],
+            norm,
+            note,
+            (sampled - began) / share,
+            (trained - sampled) / share,
+        )
         live[i].steps.append(record)
         yield i, record
 
@@ -163,15 +230,25 @@ def _agrees(group: Sequence[Trace], label: str | None) -> tuple[float, ...]:
     return tuple(float(t.votes and same_answer(label, t.answer)) for t in group)
 
 
-def _payoff(group: Sequence[Trace], now: Vote, first: Vote, recipe: Recipe, reward: Reward) -> tuple[float, ...]:
+def _payoff(
+    group: Sequence[Trace], now: Vote, first: Vote, recipe: Recipe, reward: Reward
+) -> tuple[float, ...]:
     """Each rollout's reward, in the order of the rows."""
     if reward == "boxed":
         return tuple(float(t.votes) for t in group)
     return rewards(group, now) if recipe.pseudo_label == "step" else _agrees(group, first.label)
 
 
-def _look(one: _Learner, now: Vote, group: Sequence[Trace], payoff: Sequence[float], recipe: Recipe, reward: Reward, *,
-          final: bool) -> str:
+def _look(
+    one: _Learner,
+    now: Vote,
+    group: Sequence[Trace],
+    payoff: Sequence[float],
+    recipe: Recipe,
+    reward: Reward,
+    *,
+    final: bool,
+) -> str:
     """Judge the present prompt by its rollouts; the note says why no gradient is taken, '' if one is."""
     # The control must not choose its best step by the majority either.
     one.scores.append(fmean(payoff if reward == "boxed" else _agrees(group, one.first.label)))
@@ -219,15 +296,39 @@ def within(soft: Tensor, start: Tensor, most: float) -> Tensor:
     return start + (soft - start) * (most / far) if far > most else soft
 
 
-def _record(one: _Learner, step: int, recipe: Recipe, now: Vote, payoff: Sequence[float], group: Sequence[Trace],
-            loss: float, norm: float, note: str, rollout: float, train: float) -> Step:
+def _record(
+    one: _Learner,
+    step: int,
+    recipe: Recipe,
+    now: Vote,
+    payoff: Sequence[float],
+    group: Sequence[Trace],
+    loss: float,
+    norm: float,
+    note: str,
+    rollout: float,
+    train: float,
+) -> Step:
     one.past.append(one.soft.detach().clone())
     tokens = sum(t.tokens for t in group)
-    return Step(step=step, steps=recipe.steps, label=now.label, agreement=now.majority_ratio, rewards=tuple(payoff),
-                loss=loss if math.isfinite(loss) else 0.0, grad_norm=norm, shift=shift(one.soft.detach(), one.start),
-                finished=fmean(t.votes for t in group), length=tokens / len(group),
-                entropy=sum(t.entropy * t.tokens for t in group) / tokens, tokens=tokens, seconds_rollout=rollout,
-                seconds_train=train, problem_id=one.problem.id, note=note)
+    return Step(
+        step=step,
+        steps=recipe.steps,
+        label=now.label,
+        agreement=now.majority_ratio,
+        rewards=tuple(payoff),
+        loss=loss if math.isfinite(loss) else 0.0,
+        grad_norm=norm,
+        shift=shift(one.soft.detach(), one.start),
+        finished=fmean(t.votes for t in group),
+        length=tokens / len(group),
+        entropy=sum(t.entropy * t.tokens for t in group) / tokens,
+        tokens=tokens,
+        seconds_rollout=rollout,
+        seconds_train=train,
+        problem_id=one.problem.id,
+        note=note,
+    )
 
 
 def _lesson(one: _Learner, recipe: Recipe) -> Lesson:
@@ -236,14 +337,23 @@ def _lesson(one: _Learner, recipe: Recipe) -> Lesson:
     steps = tuple(one.steps)
     trained = [s for s in range(1, len(one.scores)) if not torch.equal(one.past[s], one.start)]
     if not trained:
-        told = one.steps[min(len(one.steps), recipe.steps) - 1].note or (  # the final check says nothing about why
-            "the steps were too small to change the prompt, so use a higher learning rate")
+        told = one.steps[
+            min(len(one.steps), recipe.steps) - 1
+        ].note or (  # the final check says nothing about why
+            "the steps were too small to change the prompt, so use a higher learning rate"
+        )
         return Lesson(None, f"Nothing was learnt: {told}.", steps)
     best = trained[-1] if recipe.keep == "last" else max(trained, key=lambda s: (one.scores[s], s))
     if recipe.keep == "best" and (one.scores[best] < one.scores[0] or one.scores[best] == 0):
-        return Lesson(None, f"Nothing was learnt: agreement fell from {one.scores[0]:.0%} to {one.scores[best]:.0%} at best.",
-                      steps)
+        return Lesson(
+            None,
+            f"Nothing was learnt: agreement fell from {one.scores[0]:.0%} to {one.scores[best]:.0%} at best.",
+            steps,
+        )
     end = "" if one.stopped in ("", "done") else f" Training ended early: {one.stopped}."
-    return Lesson(one.past[best].cpu().numpy().astype(np.float32),
-                  f"Kept the prompt after step {best}: agreement {one.scores[0]:.0%} before, {one.scores[best]:.0%} after.{end}",
-                  steps, best)
+    return Lesson(
+        one.past[best].cpu().numpy().astype(np.float32),
+        f"Kept the prompt after step {best}: agreement {one.scores[0]:.0%} before, {one.scores[best]:.0%} after.{end}",
+        steps,
+        best,
+    )

@@ -62,7 +62,9 @@ class _LogProb(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, chunk: int
+    ) -> Tensor:
         needed = hidden.requires_grad
         out = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         jacobian = torch.empty_like(hidden) if needed else None
@@ -74,7 +76,9 @@ class _LogProb(torch.autograd.Function):
             norm = logits.logsumexp(-1, keepdim=True)
             out[lo : lo + chunk] = (logits.gather(1, ids[:, None]) - norm).squeeze(1)
             if jacobian is not None:
-                jacobian[lo : lo + chunk] = (head[ids] - expected(logits.sub_(norm).exp_(), head)) / temperature
+                jacobian[lo : lo + chunk] = (
+                    head[ids] - expected(logits.sub_(norm).exp_(), head)
+                ) / temperature
         if jacobian is not None:
             ctx.save_for_backward(jacobian)
         return out
@@ -85,8 +89,13 @@ class _LogProb(torch.autograd.Function):
         return jacobian * grad[:, None].to(jacobian.dtype), None, None, None, None
 
 
-def token_log_probs(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float = 1.0,
-                    chunk: int | None = None) -> Tensor:
+def token_log_probs(
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+) -> Tensor:
     """Log-probabilities [P], float32, of `targets` [P] given final hidden states [P, H] and the output matrix [V, H].
 
     Differentiable with respect to `hidden` once; the head is frozen. Memory is one chunk of logits, [chunk, V];
@@ -117,7 +126,9 @@ def policy_loss(log_probs: Tensor, weights: Tensor, rows: Tensor, count: int) ->
     """
     return torch.zeros(count, device=log_probs.device).index_add(0, rows, -weights * log_probs)
 
+
 # ---------- The policy gradient of a batch of soft prompts, with each problem's prompt computed once and memory bounded.
+
 
 @dataclass(frozen=True, eq=False)
 class Lot:
@@ -127,7 +138,9 @@ class Lot:
     soft: torch.nn.Parameter  # [virtual tokens, hidden], float32
     traces: Sequence[Trace]
     advantages: Tensor
-    tape: Tape | None = None  # what sampling these traces computed; its row of traces[i] is first_row + i
+    tape: Tape | None = (
+        None  # what sampling these traces computed; its row of traces[i] is first_row + i
+    )
     first_row: int = 0
     entropy_bonus: float = 0.0
 
@@ -173,8 +186,9 @@ def token_bytes(body: Body) -> int:
 
 
 @roomy
-def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: float, *,
-                    budget: int | None = None) -> Generator[tuple[int, int], None, list[float]]:
+def policy_gradient(
+    model: LanguageModel, lots: Sequence[Lot], temperature: float, *, budget: int | None = None
+) -> Generator[tuple[int, int], None, list[float]]:
     """Accumulate d loss / d soft prompt into each lot's `soft.grad`. Yields (rows done, rows); returns each lot's loss.
 
     The prompts are run first, without a graph. Their keys and values are leaves against which the completions run in
@@ -189,9 +203,18 @@ def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: floa
     rows = []
     for n, lot in enumerate(lots):
         total = sum(len(t.token_ids) for t in lot.traces)
-        rows += [_Row(n, t.token_ids, a / total, lot.entropy_bonus / total, t.entropy or 0.0, lot.first_row + i)
-                 for i, (t, a) in enumerate(zip(lot.traces, lot.advantages.tolist(), strict=True))
-                 if (a != 0 or lot.entropy_bonus) and t.token_ids]
+        rows += [
+            _Row(
+                n,
+                t.token_ids,
+                a / total,
+                lot.entropy_bonus / total,
+                t.entropy or 0.0,
+                lot.first_row + i,
+            )
+            for i, (t, a) in enumerate(zip(lot.traces, lot.advantages.tolist(), strict=True))
+            if (a != 0 or lot.entropy_bonus) and t.token_ids
+        ]
     tapes = {id(lot.tape) for lot in lots}
     assert len(tapes) <= 1, "the lots of one step were sampled in one batch"
     tape = lots[0].tape if lots else None
@@ -200,8 +223,12 @@ def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: floa
     losses, done = [0.0] * len(lots), 0
     yield done, len(rows)
     prompts = [Prompt(model.render(solve_messages(lot.problem.text)), lot.soft) for lot in lots]
-    with torch.enable_grad():  # though nothing asks for a gradient here: without it, products may be rounded
-        filled = model.prefill([Prompt(p.ids, lot.soft.detach()) for p, lot in zip(prompts, lots, strict=True)])
+    with (
+        torch.enable_grad()
+    ):  # though nothing asks for a gradient here: without it, products may be rounded
+        filled = model.prefill(
+            [Prompt(p.ids, lot.soft.detach()) for p, lot in zip(prompts, lots, strict=True)]
+        )
     leaves = [tuple(t.detach().requires_grad_() for t in pair) for pair in filled.layers]
     last = filled.hidden[:, -1].detach().requires_grad_()
     while done < len(rows):
@@ -224,13 +251,22 @@ def policy_gradient(model: LanguageModel, lots: Sequence[Lot], temperature: floa
     grads = [t.grad for pair in leaves for t in pair]
     through = torch.zeros_like(filled.hidden)
     through[:, -1] = last.grad
-    torch.autograd.backward([o for o, g in zip(outputs, [*grads, through], strict=True) if g is not None],
-                            [g for g in [*grads, through] if g is not None])
+    torch.autograd.backward(
+        [o for o, g in zip(outputs, [*grads, through], strict=True) if g is not None],
+        [g for g in [*grads, through] if g is not None],
+    )
     return losses
 
 
-def _micro_batch(model: LanguageModel, part: Sequence[_Row], filled: Prefilled, leaves: list[tuple[Tensor, ...]],
-                 last: Tensor, temperature: float, tape: Tape | None) -> Tensor:
+def _micro_batch(
+    model: LanguageModel,
+    part: Sequence[_Row],
+    filled: Prefilled,
+    leaves: list[tuple[Tensor, ...]],
+    last: Tensor,
+    temperature: float,
+    tape: Tape | None,
+) -> Tensor:
     """Loss of each row [n]. The first token is predicted by the prompt's last state, the others by the completion."""
     body = model.body
     device, longest = body.device, max(len(r.ids) for r in part)
@@ -239,7 +275,10 @@ def _micro_batch(model: LanguageModel, part: Sequence[_Row], filled: Prefilled, 
     for i, row in enumerate(part):
         ids[i, : len(row.ids)] = torch.tensor(row.ids)
     ids = ids.to(device)
-    counted = torch.arange(longest, device=device)[None] < torch.tensor([len(r.ids) for r in part], device=device)[:, None]
+    counted = (
+        torch.arange(longest, device=device)[None]
+        < torch.tensor([len(r.ids) for r in part], device=device)[:, None]
+    )
     hidden = last[of][:, None]  # [n, 1, H]
     if longest > 1:
         positions = filled.lengths[of][:, None] + torch.arange(longest - 1, device=device)
@@ -251,6 +290,8 @@ def _micro_batch(model: LanguageModel, part: Sequence[_Row], filled: Prefilled, 
         hidden = torch.cat((hidden, after), 1)
     row_of = torch.arange(len(part), device=device)[:, None].expand(-1, longest)[counted]
     log_probs = token_log_probs(hidden[counted], body.head.weight, ids[counted], temperature)  # [P]
-    weights, scale, entropy = torch.tensor([(r.weight, r.bonus, r.entropy) for r in part], device=device).T[:, row_of]
+    weights, scale, entropy = torch.tensor(
+        [(r.weight, r.bonus, r.entropy) for r in part], device=device
+    ).T[:, row_of]
     weights = weights + entropy_weights(log_probs, entropy, scale)
     return policy_loss(log_probs, weights, row_of, len(part))

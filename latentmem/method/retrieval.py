@@ -27,14 +27,22 @@ class Embedder:
         from sentence_transformers import SentenceTransformer
 
         try:
-            return cls(SentenceTransformer(str(weights.path), device=device, trust_remote_code=False, local_files_only=True))
+            return cls(
+                SentenceTransformer(
+                    str(weights.path), device=device, trust_remote_code=False, local_files_only=True
+                )
+            )
         except UNUSABLE as e:
-            raise LatentmemError(f"{weights.name} cannot be used as an embedder ({first_line(e)}): choose a "
-                                 "sentence-transformers model.") from None
+            raise LatentmemError(
+                f"{weights.name} cannot be used as an embedder ({first_line(e)}): choose a "
+                "sentence-transformers model."
+            ) from None
 
     def __call__(self, text: str) -> np.ndarray:
         """Unit vector [d], float32."""
-        return self.encoder.encode([text.strip()], normalize_embeddings=True, show_progress_bar=False)[0].astype(np.float32)
+        return self.encoder.encode(
+            [text.strip()], normalize_embeddings=True, show_progress_bar=False
+        )[0].astype(np.float32)
 
 
 def kv_key(model: LanguageModel, text: str) -> np.ndarray:

@@ -80,8 +80,16 @@ class _Open:
 
 
 @roomy
-def sample(model: LanguageModel, jobs: Sequence[Job], *, seed: int, temperature: float, max_new_tokens: int,
-           top_p: float = 1.0, tape: Tape | None = None) -> Iterator[tuple[int, Delta | Trace]]:
+def sample(
+    model: LanguageModel,
+    jobs: Sequence[Job],
+    *,
+    seed: int,
+    temperature: float,
+    max_new_tokens: int,
+    top_p: float = 1.0,
+    tape: Tape | None = None,
+) -> Iterator[tuple[int, Delta | Trace]]:
     """Sample all jobs in one batch. Yields (job index, record): Deltas as text comes, a Trace as each rollout ends.
 
     `Trace.row` counts from `first` (0) within its job. A trace cut off at max_new_tokens is not `finished`. Its token
@@ -92,17 +100,35 @@ def sample(model: LanguageModel, jobs: Sequence[Job], *, seed: int, temperature:
     began, tokenizer = time.perf_counter(), model.tokenizer
     prompts = [Prompt(model.render(j.chat), j.soft) for j in jobs]
     seeds = [[seed_for(seed, j.problem.id, j.step, r) for r in j.rows] for j in jobs]
-    rows = {i: _Open(j, r) for i, (j, r) in enumerate((j, r) for j, job in enumerate(jobs) for r in job.rows)}
+    rows = {
+        i: _Open(j, r)
+        for i, (j, r) in enumerate((j, r) for j, job in enumerate(jobs) for r in job.rows)
+    }
 
     def close(one: _Open, finished: bool) -> Trace:
         text = tokenizer.decode(one.ids, skip_special_tokens=True)
         n = len(one.ids)
-        return Trace(row=one.row, text=text, answer=extract_boxed(text), finished=finished, tokens=n,
-                     side=jobs[one.job].side, token_ids=tuple(one.ids), self_certainty=one.certainty / n,
-                     entropy=one.entropy / n, seconds=time.perf_counter() - began)
+        return Trace(
+            row=one.row,
+            text=text,
+            answer=extract_boxed(text),
+            finished=finished,
+            tokens=n,
+            side=jobs[one.job].side,
+            token_ids=tuple(one.ids),
+            self_certainty=one.certainty / n,
+            entropy=one.entropy / n,
+            seconds=time.perf_counter() - began,
+        )
 
-    for drawn in model.generate(prompts, seeds, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens,
-                                tape=tape):
+    for drawn in model.generate(
+        prompts,
+        seeds,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        tape=tape,
+    ):
         for d in drawn:
             one = rows[d.row]
             one.ids.append(d.token)

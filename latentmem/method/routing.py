@@ -18,8 +18,14 @@ def disagree(zero_shot: Vote, memory: Vote | None) -> bool:
     return not same_answer(zero_shot.label, memory.label)
 
 
-def route(zero_shot: Vote, memory: Vote | None, scores: Mapping[Side, float] | None = None, *, verifier: str = "",
-          why_none: str = "") -> Route:
+def route(
+    zero_shot: Vote,
+    memory: Vote | None,
+    scores: Mapping[Side, float] | None = None,
+    *,
+    verifier: str = "",
+    why_none: str = "",
+) -> Route:
     """Choose a side (paper, routing): an agreement is the answer; else the side the verifier scores higher.
 
     `memory` is None when no memory was tried, and `why_none` says why. `scores` (side -> score) are needed only where
@@ -27,7 +33,12 @@ def route(zero_shot: Vote, memory: Vote | None, scores: Mapping[Side, float] | N
     """
     a = zero_shot.label
     if memory is None:
-        return Route("zero_shot" if a is not None else None, a, False, why_none or "The model answered alone.")
+        return Route(
+            "zero_shot" if a is not None else None,
+            a,
+            False,
+            why_none or "The model answered alone.",
+        )
     b = memory.label
     if a is None and b is None:
         return Route(None, None, False, "Neither side finished a trace with a boxed answer.")
@@ -37,13 +48,18 @@ def route(zero_shot: Vote, memory: Vote | None, scores: Mapping[Side, float] | N
         return Route("zero_shot", a, False, "With the memory no trace finished with an answer.")
     if not disagree(zero_shot, memory):
         return Route("zero_shot", a, True, "Both sides gave the same answer.")
-    assert scores is not None and set(scores) == {"zero_shot", "memory"}, "a disagreement needs both scores"
+    assert scores is not None and set(scores) == {"zero_shot", "memory"}, (
+        "a disagreement needs both scores"
+    )
     side: Side = "memory" if scores["memory"] > scores["zero_shot"] else "zero_shot"
     high, low = max(scores.values()), min(scores.values())
-    verdict = f"scored {high:.3g} against {low:.3g}" if high > low else f"both scored {high:.3g}, a tie"
+    verdict = (
+        f"scored {high:.3g} against {low:.3g}" if high > low else f"both scored {high:.3g}, a tie"
+    )
     who = "with the memory" if side == "memory" else "of the model alone"
     reason = f"The sides disagreed ({a} alone, {b} with the memory); the verifier {verifier} chose the answer {who}: {verdict}."
     return Route(side, b if side == "memory" else a, False, reason, dict(scores), verifier)
+
 
 # ---------- How far to believe a side's answer: a score for the traces of its winning cluster. Higher is better.
 
@@ -52,7 +68,9 @@ SEAM = 8  # tokens by which a cut text may become longer when it is tokenised ag
 VerifierName = Literal["vote_share", "self_certainty", "judge"]
 
 
-def score(name: VerifierName, model: LanguageModel, problem: Problem, traces: Sequence[Trace], vote: Vote) -> float:
+def score(
+    name: VerifierName, model: LanguageModel, problem: Problem, traces: Sequence[Trace], vote: Vote
+) -> float:
     """The score of one side's majority answer.
 
     `vote_share`: its share of all rollouts, 0..1. `self_certainty`: mean KL from the uniform distribution over its
@@ -86,7 +104,9 @@ def chosen(name: VerifierName, traces: int) -> VerifierName:
 
 def judge(model: LanguageModel, problem: Problem, solutions: Sequence[str]) -> float:
     """Mean over solutions of p(Yes) / (p(Yes) + p(No)) as the next token of the judging chat, 0..1."""
-    ids = [model.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("Yes", "No")]
+    ids = [
+        model.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("Yes", "No")
+    ]
     chats = [Prompt(_judging(model, problem.text, s)) for s in dict.fromkeys(solutions)]
     p = model.next_token_probs(chats, ids)  # [solutions, 2]
     return float((p[:, 0] / p.sum(1)).mean())

@@ -26,7 +26,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-CPU_SECONDS = 2.0  # of processor time per pair, so that a busy machine does not change a verdict (POSIX)
+CPU_SECONDS = (
+    2.0  # of processor time per pair, so that a busy machine does not change a verdict (POSIX)
+)
 WALL_SECONDS = 8.0  # per pair, the limit where processor time cannot be limited, and for a child that is stopped
 START_SECONDS = 60.0  # importing sympy takes 1 s, but may take far longer from a cold disk
 RETRY_SECONDS = 30.0  # after a child failed to start, nobody tries again for this long
@@ -50,8 +52,13 @@ class _Worker:
         self.process = subprocess.Popen(
             # -P: keep this folder off the child's sys.path, where our module names could shadow others
             [sys.executable, "-P", str(CHILD), str(CPU_SECONDS), str(WALL_SECONDS)],
-            text=True, encoding="ascii", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0))
+            text=True,
+            encoding="ascii",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
 
     @contextmanager
     def patience(self, seconds: float) -> Iterator[None]:
@@ -83,7 +90,10 @@ class _Worker:
                 while len(lines) < 3 and (line := self.line()):
                     lines.append(line)
             return tuple(lines)
-        except (OSError, RuntimeError):  # it died between two pairs, or no thread can be started: nobody is to blame
+        except (
+            OSError,
+            RuntimeError,
+        ):  # it died between two pairs, or no thread can be started: nobody is to blame
             raise Unavailable from None
 
     def stop(self) -> None:
@@ -119,7 +129,10 @@ class _Pool:
                     raise Unavailable
                 try:
                     worker = _Worker()
-                except (OSError, ValueError):  # out of processes or memory, or no interpreter in sys.executable
+                except (
+                    OSError,
+                    ValueError,
+                ):  # out of processes or memory, or no interpreter in sys.executable
                     self.retry_at = time.monotonic() + RETRY_SECONDS
                     raise Unavailable from None
             self.busy.add(worker)
@@ -250,7 +263,11 @@ def _equal(left: Any, right: Any, *rounding: int) -> bool:
     a, b = get_pct_val(left), get_pct_val(right)
     if a is not None and b is not None:
         return _equal_numbers(a, b)
-    return any(_equal_numbers(x, y) for x, y in ((left, right), (a, right), (left, b)) if x is not None and y is not None)
+    return any(
+        _equal_numbers(x, y)
+        for x, y in ((left, right), (a, right), (left, b))
+        if x is not None and y is not None
+    )
 
 
 def _exact(expression: Any) -> Any:
@@ -273,7 +290,11 @@ def _equal_numbers(left: Any, right: Any) -> bool:
         return True
     if not rational and (gap < 1e-12 * size or size < 1e-40):  # digits were lost on the way
         return bool(simplify(_exact(left) - _exact(right)).is_zero)
-    written = [len(str(side).rstrip("0").partition(".")[2]) for side in (left, right) if isinstance(side, Float)]
+    written = [
+        len(str(side).rstrip("0").partition(".")[2])
+        for side in (left, right)
+        if isinstance(side, Float)
+    ]
     return stands_for(gap, size, written)
 
 
@@ -287,14 +308,24 @@ def _serve(cpu: float, wall: float) -> None:
 
     from math_verify import LatexExtractionConfig, grader, parse, verify
 
-    grader.sympy_numeric_eq, grader.sympy_symbolic_eq = _equal, lambda left, right: False  # wherever it compares two values
+    grader.sympy_numeric_eq, grader.sympy_symbolic_eq = (
+        _equal,
+        lambda left, right: False,
+    )  # wherever it compares two values
     solve = grader.solve
-    grader.solve = lambda *equation: solve(*equation) or 1 / 0  # else all equations without a solution are the same
+    grader.solve = (
+        lambda *equation: solve(*equation) or 1 / 0
+    )  # else all equations without a solution are the same
 
     def read(text: str) -> list:
         """The expression in the text, a list of at most one, for `verify`."""
         # No fallback and LaTeX only: else math-verify picks any number out of a string that it cannot parse.
-        found = parse(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
+        found = parse(
+            f"${text}$",
+            [LatexExtractionConfig()],
+            fallback_mode="no_fallback",
+            parsing_timeout=None,
+        )
         for expression in found:
             with suppress(Exception):  # what hangs or bursts even here is to blame alone
                 expression.doit().evalf()
@@ -320,6 +351,7 @@ def _serve(cpu: float, wall: float) -> None:
             verdict = "different"
         _limit_pair(0.0, 0.0)
         tell(verdict)
+
 
 if __name__ == "__main__":
     _serve(*map(float, sys.argv[1:]))

@@ -35,8 +35,13 @@ def vote(traces: Sequence[Trace], total: int | None = None, side: Side = "zero_s
         else:
             groups.append((trace.answer, [trace.row]))
     clusters = sorted((Cluster(answer, tuple(members)) for answer, members in groups), key=_rank)
-    return Vote(clusters=tuple(clusters), total=total, voters=sum(c.size for c in clusters),
-                decided=_decided(clusters, rows, total), side=side)
+    return Vote(
+        clusters=tuple(clusters),
+        total=total,
+        voters=sum(c.size for c in clusters),
+        decided=_decided(clusters, rows, total),
+        side=side,
+    )
 
 
 def _rank(cluster: Cluster) -> tuple[int, int]:
@@ -67,7 +72,9 @@ def gate(vote: Vote, votes: int, lead: int) -> str | None:
     At least `votes` traces must agree and lead the runner-up by at least `lead` (SCRL, 2603.19880), and the rewards
     must differ: equal rewards have no gradient. Seven of eight pass where the eighth did not finish, since it gets 0.
     """
-    return unfit(vote.clusters[0].size if vote.clusters else 0, vote.margin, vote.total, votes, lead)
+    return unfit(
+        vote.clusters[0].size if vote.clusters else 0, vote.margin, vote.total, votes, lead
+    )
 
 
 def unfit(most: int, margin: int, total: int, votes: int, lead: int) -> str | None:
@@ -75,8 +82,11 @@ def unfit(most: int, margin: int, total: int, votes: int, lead: int) -> str | No
     if not most:
         return f"Nothing to learn: no trace of {total} finished with a boxed answer."
     if most == total:
-        return (f"Nothing to learn: all {total} traces already agree." if most > 1 else
-                "Nothing to learn: a single trace has no other to be compared with.")
+        return (
+            f"Nothing to learn: all {total} traces already agree."
+            if most > 1
+            else "Nothing to learn: a single trace has no other to be compared with."
+        )
     if most < votes:
         return f"The vote is too weak to learn from: the majority has {_votes(most)} of {total} and needs {votes}."
     if margin < lead:

@@ -33,8 +33,10 @@ def keep_pages() -> bool:
     work without this, 1.2 s with it. What is free now goes back to the system; from then on the process keeps as much memory
     as it once needed at most, until the next `give_back`.
     """
-    return give_back() and bool(_library().mallopt(MMAP_THRESHOLD, LARGEST)
-                                and _library().mallopt(TRIM_THRESHOLD, 2 * LARGEST - 1))
+    return give_back() and bool(
+        _library().mallopt(MMAP_THRESHOLD, LARGEST)
+        and _library().mallopt(TRIM_THRESHOLD, 2 * LARGEST - 1)
+    )
 
 
 def roomy(work: Callable[P, Generator[Y, None, R]]) -> Callable[P, Generator[Y, None, R]]:
@@ -49,8 +51,10 @@ def roomy(work: Callable[P, Generator[Y, None, R]]) -> Callable[P, Generator[Y, 
 
             if not isinstance(e, torch.OutOfMemoryError):
                 raise
-            raise LatentmemError("The memory of the device is full: use fewer rollouts, shorter traces (max_new_tokens) or fewer "
-                                 "problems at a time; `latentmem evaluate` has --rows and --together for that.") from None
+            raise LatentmemError(
+                "The memory of the device is full: use fewer rollouts, shorter traces (max_new_tokens) or fewer "
+                "problems at a time; `latentmem evaluate` has --rows and --together for that."
+            ) from None
 
     return told
 

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from .linear import Linear
 
-LIMIT = 2 * 2**30  # bytes; a larger batch is not recorded, its training computes the forward pass again
+LIMIT = (
+    2 * 2**30
+)  # bytes; a larger batch is not recorded, its training computes the forward pass again
 HIGHEST = torch.finfo(torch.float16).max
 
 
@@ -43,7 +45,9 @@ class Tape:
         """out [live rows, 1, n]"""
         part = self._parts.get(key)
         if part is None:  # calloc'ed: pages that no row reaches cost nothing, and read as zeros
-            part = torch.from_numpy(np.zeros((self.rows, self.positions, out.shape[-1]), np.float16))
+            part = torch.from_numpy(
+                np.zeros((self.rows, self.positions, out.shape[-1]), np.float16)
+            )
             self._parts[key] = part
         values = out[:, 0].float().clamp(-HIGHEST, HIGHEST).half()
         if self._live is None:
@@ -51,7 +55,9 @@ class Tape:
         else:
             part[self._live, self._at] = values
 
-    def read(self, key: tuple[int, str], rows: Tensor, positions: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    def read(
+        self, key: tuple[int, str], rows: Tensor, positions: int, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """The outputs of some rows at their first positions -> [rows, positions, n]; zeros after a row's end."""
         return self._parts[key][rows, :positions].to(dtype)
 
@@ -74,6 +80,7 @@ def recall(x: Tensor, weight: Tensor, known: Tensor) -> Tensor:
     """`known` [..., out] as the product of x [..., in] with the frozen weight [out, in]: no arithmetic, exact gradient."""
     return _Recall.apply(x, weight, known)
 
+
 class Past(Protocol):
     """What a forward pass stands on: what attention sees before the new positions, and who multiplies."""
 
@@ -84,6 +91,7 @@ class Past(Protocol):
         """The product of x [B, T, in] with a frozen matrix of a layer -> [B, T, out]."""
         return matrix(x)
 
+
 class Collected(Past):
     """No past; keeps the keys and values of a forward pass, with their graph if there is one."""
 
@@ -91,9 +99,13 @@ class Collected(Past):
         self.layers: list[tuple[Tensor, Tensor]] = []
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        k, v = k.contiguous(), v.contiguous()  # copies: as views they would keep the queries of every layer alive
+        k, v = (
+            k.contiguous(),
+            v.contiguous(),
+        )  # copies: as views they would keep the queries of every layer alive
         self.layers.append((k, v))
         return k, v
+
 
 class Prefix(Past):
     """A past of given keys and values, one prefix row repeated for each row that continues it.
@@ -101,24 +113,38 @@ class Prefix(Past):
     With a tape, the products are those that decoding computed: `taped` [B] are the tape's rows.
     """
 
-    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], rows: Tensor, tape: Tape | None = None,
-                 taped: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        layers: Sequence[tuple[Tensor, Tensor]],
+        rows: Tensor,
+        tape: Tape | None = None,
+        taped: Tensor | None = None,
+    ) -> None:
         self.layers, self.rows = layers, rows  # rows [B]: the prefix row that each row continues
         self.tape, self.taped = tape, taped
 
     def apply(self, layer: int, name: str, matrix: Linear, x: Tensor) -> Tensor:
         if self.tape is None:
             return matrix(x)
-        return recall(x, matrix.weight, self.tape.read((layer, name), self.taped, x.shape[1], x.dtype))
+        return recall(
+            x, matrix.weight, self.tape.read((layer, name), self.taped, x.shape[1], x.dtype)
+        )
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         before_k, before_v = self.layers[layer]
         return torch.cat((before_k[self.rows], k), 2), torch.cat((before_v[self.rows], v), 2)
 
+
 class Cache(Past):
     """A static cache for decoding: written in place, compacted when rows finish. No gradients."""
 
-    def __init__(self, prefix: Sequence[tuple[Tensor, Tensor]], rows: Tensor, room: int, tape: Tape | None = None) -> None:
+    def __init__(
+        self,
+        prefix: Sequence[tuple[Tensor, Tensor]],
+        rows: Tensor,
+        room: int,
+        tape: Tape | None = None,
+    ) -> None:
         k = prefix[0][0]  # [G, kv_heads, P, D]
         self.length, self.tape = k.shape[2], tape
         shape = (len(rows), k.shape[1], self.length + room, k.shape[3])
@@ -145,5 +171,7 @@ class Cache(Past):
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these (indices into the present rows)."""
-        for i, pair in enumerate(self.layers):  # one layer after the other: two whole caches may not fit
+        for i, pair in enumerate(
+            self.layers
+        ):  # one layer after the other: two whole caches may not fit
             self.layers[i] = tuple(t[rows] for t in pair)

@@ -22,7 +22,16 @@ from .transformer import Body, causal_mask, forward, take_apart
 from .weights.cache import Weights
 
 # What transformers raises about a folder that it cannot make a model of.
-UNUSABLE = (ValueError, ImportError, KeyError, AttributeError, TypeError, OSError, RuntimeError, SafetensorError)
+UNUSABLE = (
+    ValueError,
+    ImportError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,21 +85,29 @@ def native_number(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        native = device.type == "cpu" and (
+            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        )
     return torch.bfloat16 if native else torch.float32
 
 
 def arithmetic_named(name: str, device: torch.device) -> str:
     """bfloat16, int8 or float32 for a setting's value. Raises LatentmemError if the device has no such products."""
     if name == "int8" and (device.type != "cpu" or not has_eight_bits()):
-        raise LatentmemError(f"This {device.type} device has no products in 8-bit integers (a CPU with AVX512-VNNI has): "
-                             "use --set dtype=auto or float32.")
+        raise LatentmemError(
+            f"This {device.type} device has no products in 8-bit integers (a CPU with AVX512-VNNI has): "
+            "use --set dtype=auto or float32."
+        )
     return native_arithmetic(device) if name == "auto" else name
 
 
 def pick_device(name: str = "auto") -> torch.device:
     """The device of that name. Raises LatentmemError if it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name == "auto":
         name = next(d for d in ("cuda", "mps", "cpu") if there[d])
     if not there.get(name, False):
@@ -105,8 +122,16 @@ def first_line(error: Exception) -> str:
 class LanguageModel:
     """A frozen causal language model of the Llama or Qwen2 family."""
 
-    def __init__(self, body: Body, tokenizer: Any, *, name: str, fingerprint: str, ends: frozenset[int],
-                 context: int) -> None:
+    def __init__(
+        self,
+        body: Body,
+        tokenizer: Any,
+        *,
+        name: str,
+        fingerprint: str,
+        ends: frozenset[int],
+        context: int,
+    ) -> None:
         self.body, self.tokenizer = body, tokenizer
         self.name, self.fingerprint, self.ends, self.context = name, fingerprint, ends, context
         self.front = 0  # tokens of the chat in front of a soft prompt
@@ -124,29 +149,60 @@ class LanguageModel:
             tokenizer = AutoTokenizer.from_pretrained(weights.path, trust_remote_code=False)
             if not tokenizer.chat_template:
                 raise ValueError("it has no chat template, so it is no model to talk to")
-            model, found = AutoModelForCausalLM.from_pretrained(  # in the file's own dtype, mapped; converted on the way out
-                weights.path, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+            model, found = (
+                AutoModelForCausalLM.from_pretrained(  # in the file's own dtype, mapped; converted on the way out
+                    weights.path,
+                    dtype="auto",
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                )
+            )
             if found["missing_keys"]:  # transformers would go on with random numbers in their place
                 raise ValueError(f"it lacks {min(found['missing_keys'])}")
             if extra := [k for k in found["unexpected_keys"] if not k.endswith("inv_freq")]:
                 raise ValueError(f"its config says nothing about its {min(extra)}")
         except UNUSABLE as e:
-            raise LatentmemError(f"{weights.name} cannot be used ({first_line(e)}): choose an instruct model of the Llama or "
-                                 "Qwen2 family in safetensors, not quantised.") from None
-        made = cls.of(model, tokenizer, name=weights.name, fingerprint=weights.fingerprint, device=where,
-                      dtype=native_number(where) if kind == "int8" else getattr(torch, kind), eight=kind == "int8")
+            raise LatentmemError(
+                f"{weights.name} cannot be used ({first_line(e)}): choose an instruct model of the Llama or "
+                "Qwen2 family in safetensors, not quantised."
+            ) from None
+        made = cls.of(
+            model,
+            tokenizer,
+            name=weights.name,
+            fingerprint=weights.fingerprint,
+            device=where,
+            dtype=native_number(where) if kind == "int8" else getattr(torch, kind),
+            eight=kind == "int8",
+        )
         keep_pages()  # not before: what loading needed for a moment would stay with the process
         return made
 
     @classmethod
-    def of(cls, model: Any, tokenizer: Any, *, name: str, fingerprint: str, device: torch.device | str = "cpu",
-           dtype: torch.dtype = torch.float32, eight: bool = False) -> LanguageModel:
+    def of(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        fingerprint: str,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        eight: bool = False,
+    ) -> LanguageModel:
         """From a loaded transformers model, which is taken apart and must not be used afterwards."""
         listed = model.generation_config.eos_token_id
         ends = set(listed if isinstance(listed, list) else [listed]) | {tokenizer.eos_token_id}
         context = model.config.max_position_embeddings
-        return cls(take_apart(model, torch.device(device), dtype, eight=eight), tokenizer, name=name,
-                   fingerprint=fingerprint, ends=frozenset(e for e in ends if e is not None), context=context)
+        return cls(
+            take_apart(model, torch.device(device), dtype, eight=eight),
+            tokenizer,
+            name=name,
+            fingerprint=fingerprint,
+            ends=frozenset(e for e in ends if e is not None),
+            context=context,
+        )
 
     @property
     def hidden(self) -> int:
@@ -156,7 +212,9 @@ class LanguageModel:
         """A tape for a batch of rollouts that will be trained on, where one pays: on a CPU, if it is not too large. Not with
         rounded products: training computes its own, which are not."""
         first = self.body.layers[0]
-        outputs = sum(len(m.weight) for m in (first.qkv, first.out, first.gate_up, first.down)) * len(self.body.layers)
+        outputs = sum(
+            len(m.weight) for m in (first.qkv, first.out, first.gate_up, first.down)
+        ) * len(self.body.layers)
         pays = self.body.device.type == "cpu" and not self.body.eight
         return Tape(rows, positions) if pays and Tape.fits(rows, positions, outputs) else None
 
@@ -166,7 +224,9 @@ class LanguageModel:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _chat(self, messages: list[dict[str, str]]) -> str:
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, date_string=DATE)
+        return self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, date_string=DATE
+        )
 
     def in_turn(self) -> LanguageModel:
         """The same weights with soft prompts inside the user's turn, behind what every chat begins with.
@@ -190,28 +250,42 @@ class LanguageModel:
         """
         body, flow, size = self.body, self.body.flow, max(map(len, prompts))
         if size > self.context:
-            raise LatentmemError(f"The prompt has {size} tokens and the model reads {self.context}: shorten the problem.")
+            raise LatentmemError(
+                f"The prompt has {size} tokens and the model reads {self.context}: shorten the problem."
+            )
         rows = []
         for p in prompts:
             words = self.embed(p.ids).to(flow)
             parts = [torch.zeros(size - len(p), body.hidden, dtype=flow, device=body.device)]
             if p.soft is not None:
                 if p.soft.shape[1] != body.hidden:
-                    raise LatentmemError(f"The soft prompt has width {p.soft.shape[1]} and the model {body.hidden}: "
-                                         "use the model that made this memory.")
+                    raise LatentmemError(
+                        f"The soft prompt has width {p.soft.shape[1]} and the model {body.hidden}: "
+                        "use the model that made this memory."
+                    )
                 parts += [words[: self.front], p.soft.to(body.device, flow)]
                 words = words[self.front :]
             rows.append(torch.cat([*parts, words]))
         lengths = torch.tensor([len(p) for p in prompts], device=body.device)
-        offsets = torch.arange(size, device=body.device)[None] - (size - lengths)[:, None]  # [G, P], < 0 at padding
+        offsets = (
+            torch.arange(size, device=body.device)[None] - (size - lengths)[:, None]
+        )  # [G, P], < 0 at padding
         visible, kept = offsets >= 0, Collected()
         mask = causal_mask(visible, size, flow)
         hidden = forward(body, torch.stack(rows), offsets.clamp(min=0), mask, kept)
         return Prefilled(kept.layers, hidden, visible, lengths)
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Prompt], seeds: Sequence[Sequence[int]], *, temperature: float,
-                 max_new_tokens: int, top_p: float = 1.0, tape: Tape | None = None) -> Iterator[list[Drawn]]:
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[Sequence[int]],
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        top_p: float = 1.0,
+        tape: Tape | None = None,
+    ) -> Iterator[list[Drawn]]:
         """Sample rollouts: seeds[g] holds one seed for each rollout of prompts[g]; rows count through all of them.
 
         Each prompt is read once and its cache expanded to its rollouts. Yields the tokens of all live rows after every
@@ -222,27 +296,44 @@ class LanguageModel:
         assert len(prompts) == len(seeds) and all(seeds), "one seed for each rollout"
         body, device = self.body, self.body.device
         filled = self.prefill(prompts)
-        of = torch.tensor([g for g, s in enumerate(seeds) for _ in s], device=device)  # [B] -> prompt
-        uniform = torch.from_numpy(np.stack([  # [B, max_new_tokens]
-            np.random.Generator(np.random.Philox(seed)).random(max_new_tokens) for s in seeds for seed in s]))
+        of = torch.tensor(
+            [g for g, s in enumerate(seeds) for _ in s], device=device
+        )  # [B] -> prompt
+        uniform = torch.from_numpy(
+            np.stack(
+                [  # [B, max_new_tokens]
+                    np.random.Generator(np.random.Philox(seed)).random(max_new_tokens)
+                    for s in seeds
+                    for seed in s
+                ]
+            )
+        )
         if device.type != "mps":  # which has no float64
             uniform = uniform.to(device)
         # A row ends with its own room, not with that of the longest prompt beside it.
         rooms = filled.lengths[of].neg().add(self.context).clamp(max=max_new_tokens).tolist()
         if min(rooms) < 1:
-            raise LatentmemError(f"The prompt fills all {self.context} tokens that the model reads: shorten the problem.")
+            raise LatentmemError(
+                f"The prompt fills all {self.context} tokens that the model reads: shorten the problem."
+            )
         room = max(rooms)
         cache = Cache(filled.layers, of, room, tape)
-        seen = torch.cat((filled.visible[of], filled.visible.new_ones(len(of), room)), 1)  # [B, P + room]
+        seen = torch.cat(
+            (filled.visible[of], filled.visible.new_ones(len(of), room)), 1
+        )  # [B, P + room]
         mask = torch.zeros(seen.shape, dtype=body.flow, device=device)
-        mask = mask.masked_fill_(~seen, torch.finfo(body.flow).min)[:, None, None]  # [B, 1, 1, P + room]
+        mask = mask.masked_fill_(~seen, torch.finfo(body.flow).min)[
+            :, None, None
+        ]  # [B, 1, 1, P + room]
         live, lengths, hidden = list(range(len(of))), filled.lengths[of], filled.hidden[:, -1][of]
         del filled
         for t in range(room):
             ids, *doubts = draw(body.head(hidden), uniform[:, t], temperature, top_p)
             tokens, entropy, certainty = ids.tolist(), *(d.tolist() for d in doubts)
             if not all(map(math.isfinite, certainty)):
-                raise LatentmemError("What the model computed is no number: use dtype float32, or delete the memory.")
+                raise LatentmemError(
+                    "What the model computed is no number: use dtype float32, or delete the memory."
+                )
             ended = [token in self.ends for token in tokens]
             yield [Drawn(*d) for d in zip(live, tokens, ended, entropy, certainty, strict=True)]
             left = [i for i, e in enumerate(ended) if not e and t + 1 < rooms[i]]
@@ -251,12 +342,19 @@ class LanguageModel:
             if len(left) < len(live):
                 keep = torch.tensor(left, device=device)
                 cache.keep(keep)
-                ids, mask, lengths, uniform = ids[keep], mask[keep], lengths[keep], uniform[keep.to(uniform.device)]
+                ids, mask, lengths, uniform = (
+                    ids[keep],
+                    mask[keep],
+                    lengths[keep],
+                    uniform[keep.to(uniform.device)],
+                )
                 live, rooms = [live[i] for i in left], [rooms[i] for i in left]
             if tape is not None:
                 tape.turn(live, t)
             x = body.embedding[ids][:, None].to(body.flow)
-            hidden = forward(body, x, (lengths + t)[:, None], mask[..., : cache.length + 1], cache)[:, 0]
+            hidden = forward(body, x, (lengths + t)[:, None], mask[..., : cache.length + 1], cache)[
+                :, 0
+            ]
 
     @torch.no_grad()
     def next_token_probs(self, prompts: Sequence[Prompt], ids: Sequence[int]) -> np.ndarray:
@@ -277,7 +375,9 @@ class LanguageModel:
             raise LatentmemError(f"The init text {text!r} has no tokens: give at least one word.")
         return self.embed([ids[i % len(ids)] for i in range(tokens)]).float().clone()
 
-    def problem_kv(self, problem: str, messages: list[dict[str, str]]) -> list[tuple[Tensor, Tensor]]:
+    def problem_kv(
+        self, problem: str, messages: list[dict[str, str]]
+    ) -> list[tuple[Tensor, Tensor]]:
         """Per layer, the keys and values [kv_heads, n, head_dim] of the problem's own n tokens inside its chat."""
         text = self._chat(messages)
         start = text.index(problem.strip())
@@ -287,5 +387,6 @@ class LanguageModel:
         with torch.no_grad():
             filled = self.prefill([Prompt(tuple(coded["input_ids"]))])
         return [(k[0][:, inside], v[0][:, inside]) for k, v in filled.layers]
+
 
 DATE = "26 Jul 2024"  # for templates that write one, as Llama's do: today's would change every prompt overnight

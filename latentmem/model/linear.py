@@ -42,8 +42,13 @@ class Linear:
         if w.dtype != torch.float32 or w.device.type != "cpu" or not _has_fbgemm():
             return
         low, high = (float(v) for v in torch.aminmax(w))
-        if max(-low, high) <= self.HIGHEST and (short or all(
-                bool(((part - part.half().float()).abs() <= self.ERROR).all()) for part in w.split(4096))):
+        if max(-low, high) <= self.HIGHEST and (
+            short
+            or all(
+                bool(((part - part.half().float()).abs() <= self.ERROR).all())
+                for part in w.split(4096)
+            )
+        ):
             self._packed = torch.ops.quantized.linear_prepack_fp16(w, self.bias)
 
     def round(self) -> None:
@@ -54,7 +59,13 @@ class Linear:
     def read(self) -> int:
         """Bytes of the form that multiplies a few rows without a gradient."""
         size = self.weight.numel()
-        return size if self._eight is not None else 2 * size if self._packed is not None else self.weight.nbytes
+        return (
+            size
+            if self._eight is not None
+            else 2 * size
+            if self._packed is not None
+            else self.weight.nbytes
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]"""
@@ -81,7 +92,9 @@ class EightBit:
         self.bias = None if bias is None else bias.float()
         self.turn = hadamard(block_of(weight.shape[1]))
         scales, levels = [], []
-        for part in weight.split(8192):  # each part by itself: the turned head would be half a gigabyte
+        for part in weight.split(
+            8192
+        ):  # each part by itself: the turned head would be half a gigabyte
             turned = turn(part.float(), self.turn)
             scales.append(turned.abs().amax(1).clamp_(min=1e-12) / LEVELS)
             levels.append(turned.div_(scales[-1][:, None]).round_().to(torch.int8))
@@ -96,8 +109,21 @@ class EightBit:
         # Unsigned with a zero point of 128, the form that the library has a fast kernel for; cutting off what follows
         # the point rounds, because all values are positive and half a step was added.
         levels = torch.addcmul(_MIDDLE, t, highest.reciprocal(), value=LEVELS).to(torch.uint8)
-        y = torch.ops.onednn.qlinear_pointwise(levels, 1.0, 128, self._packed, self.scale, self._zero, None, 1.0, 0,
-                                               torch.float32, "none", [], "")
+        y = torch.ops.onednn.qlinear_pointwise(
+            levels,
+            1.0,
+            128,
+            self._packed,
+            self.scale,
+            self._zero,
+            None,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [],
+            "",
+        )
         y = y.mul_(highest) if self.bias is None else torch.addcmul(self.bias, y, highest)
         return y.view(*x.shape[:-1], -1).to(x.dtype)
 
@@ -139,8 +165,24 @@ def has_eight_bits() -> bool:
     x, w = torch.randint(-127, 128, (9, 64)), torch.randint(-127, 128, (48, 64))
     try:
         packed = torch.ops.onednn.qlinear_prepack(w.to(torch.int8), None)
-        y = torch.ops.onednn.qlinear_pointwise((x + 128).to(torch.uint8), 1.0, 128, packed, torch.ones(48),
-                                               torch.zeros(48, dtype=torch.int32), None, 1.0, 0, torch.float32, "none", [], "")
-    except (AttributeError, RuntimeError):  # another build of torch, without oneDNN or with another signature
+        y = torch.ops.onednn.qlinear_pointwise(
+            (x + 128).to(torch.uint8),
+            1.0,
+            128,
+            packed,
+            torch.ones(48),
+            torch.zeros(48, dtype=torch.int32),
+            None,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [],
+            "",
+        )
+    except (
+        AttributeError,
+        RuntimeError,
+    ):  # another build of torch, without oneDNN or with another signature
         return False
     return bool((y == (x @ w.T).float()).all())

@@ -30,8 +30,12 @@ def _pick(mass: Tensor, u: Tensor) -> Tensor:
     within = inside.cumsum(1)
     # Block sums are float32, so the target can fall a hair past the block's own mass: never land on a word of no mass.
     wanted = torch.minimum(target[:, None] - before, within[:, -1:] * (1 - 1e-12))
-    found = index.gather(1, torch.searchsorted(within, wanted, right=True).clamp_(max=BLOCK - 1)).squeeze(1)
-    return found.clamp_(max=words - 1)  # a mass that is no number must not lead beyond the vocabulary
+    found = index.gather(
+        1, torch.searchsorted(within, wanted, right=True).clamp_(max=BLOCK - 1)
+    ).squeeze(1)
+    return found.clamp_(
+        max=words - 1
+    )  # a mass that is no number must not lead beyond the vocabulary
 
 
 def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
@@ -42,7 +46,9 @@ def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(probabilities).scatter_(1, index, kept)
 
 
-def draw(logits: Tensor, u: Tensor, temperature: float, top_p: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+def draw(
+    logits: Tensor, u: Tensor, temperature: float, top_p: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Draw one token a row.
 
     logits [B, V]; u [B], uniform in [0, 1), on the same device or on the CPU, where the choice is then made (a device without
@@ -52,12 +58,17 @@ def draw(logits: Tensor, u: Tensor, temperature: float, top_p: float = 1.0) -> t
     """
     if logits.device.type != "cpu" or len(logits) <= ROWS:
         return _draw(logits, u, temperature, top_p)
-    parts = [_draw(some, v, temperature, top_p) for some, v in zip(logits.split(ROWS), u.split(ROWS), strict=True)]
+    parts = [
+        _draw(some, v, temperature, top_p)
+        for some, v in zip(logits.split(ROWS), u.split(ROWS), strict=True)
+    ]
     ids, entropy, certainty = (torch.cat(each) for each in zip(*parts, strict=True))
     return ids, entropy, certainty
 
 
-def _draw(logits: Tensor, u: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor, Tensor]:
+def _draw(
+    logits: Tensor, u: Tensor, temperature: float, top_p: float
+) -> tuple[Tensor, Tensor, Tensor]:
     logits = logits.float()
     top = logits.amax(-1, keepdim=True)
     scaled = logits - top

@@ -25,6 +25,7 @@ from .linear import Linear
 
 # ---------- The norm and the gated activation of a block, whose backward pass computes again what autograd would keep.
 
+
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -38,7 +39,9 @@ class _Norm(torch.autograd.Function):
         wide, g = x.float(), grad.float()
         scale = (wide.square().mean(-1, keepdim=True) + ctx.eps).rsqrt_()
         unit = wide * scale  # y = unit * weight
-        trained = (g * unit).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        trained = (
+            (g * unit).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        )
         if not ctx.needs_input_grad[0]:
             return None, trained, None
         g = g * weight.float()
@@ -75,6 +78,7 @@ def _gated(gate_up: Tensor) -> Tensor:
 def gated(gate_up: Tensor) -> Tensor:
     """silu(gate) * up (SwiGLU, arXiv 2002.05202); gate_up [..., 2 * I], the gate first -> [..., I]"""
     return _Gated.apply(gate_up) if torch.is_grad_enabled() else _gated(gate_up)
+
 
 FAMILIES = ("llama", "qwen2")
 
@@ -138,26 +142,54 @@ class Body:
         """Bytes of a GPU's memory beside the weights. Of the whole card and not of what is free at the moment: what is
         sized by it must be the same when a run goes on."""
         matrices = [m.weight for w in self.layers for m in (w.qkv, w.out, w.gate_up, w.down)]
-        weights = {t.data_ptr(): t.nbytes for t in (self.embedding, self.head.weight, *matrices)}  # a tied head counts once
+        weights = {
+            t.data_ptr(): t.nbytes for t in (self.embedding, self.head.weight, *matrices)
+        }  # a tied head counts once
         return int(torch.cuda.mem_get_info(self.device)[1]) - sum(weights.values())
 
 
-_FREE = {"attention_bias", "mlp_bias", "max_window_layers", "rope_scaling"}  # seen in the modules, or in another member
-_FOLLOWED = {"hidden_act": ("silu", "swish"), "is_causal": (True,), "rope_type": ("default", "linear", "yarn", "llama3")}
-_MATTERS = re.compile("_act$|activ|bias|causal|chunk|clip|layer_types|logit|multip|norm(?!_eps)|parallel|partial|scal|cap|window")
+_FREE = {
+    "attention_bias",
+    "mlp_bias",
+    "max_window_layers",
+    "rope_scaling",
+}  # seen in the modules, or in another member
+_FOLLOWED = {
+    "hidden_act": ("silu", "swish"),
+    "is_causal": (True,),
+    "rope_type": ("default", "linear", "yarn", "llama3"),
+}
+_MATTERS = re.compile(
+    "_act$|activ|bias|causal|chunk|clip|layer_types|logit|multip|norm(?!_eps)|parallel|partial|scal|cap|window"
+)
 
 
 def unfollowed(config: dict[str, Any]) -> str | None:
     """The first member of a config, with its value, that `forward` does not follow, though transformers may pass it over."""
     rope = {"rope_type": "default"} | (config.get("rope_parameters") or {})
     checked = config | {name: rope.get(name) for name in ("rope_type", "partial_rotary_factor")}
-    checked["layer_types"] = next((kind for kind in config.get("layer_types") or () if kind != "full_attention"), None)
-    return next((f"{name}={value}" for name, value in checked.items() if (
-        value not in _FOLLOWED[name] if name in _FOLLOWED else
-        _MATTERS.search(name) and name not in _FREE and (value is True or value not in (None, False, 0, 1, {})))), None)
+    checked["layer_types"] = next(
+        (kind for kind in config.get("layer_types") or () if kind != "full_attention"), None
+    )
+    return next(
+        (
+            f"{name}={value}"
+            for name, value in checked.items()
+            if (
+                value not in _FOLLOWED[name]
+                if name in _FOLLOWED
+                else _MATTERS.search(name)
+                and name not in _FREE
+                and (value is True or value not in (None, False, 0, 1, {}))
+            )
+        ),
+        None,
+    )
 
 
-def take_apart(model: Any, device: torch.device, dtype: torch.dtype, *, eight: bool = False) -> Body:
+def take_apart(
+    model: Any, device: torch.device, dtype: torch.dtype, *, eight: bool = False
+) -> Body:
     """The Body of a loaded transformers model, on `device` in `dtype`. The model's layers are emptied as we go, so peak
     memory stays low; layers are converted and packed side by side. `eight`: sample in 8-bit integers.
 
@@ -166,9 +198,12 @@ def take_apart(model: Any, device: torch.device, dtype: torch.dtype, *, eight: b
     config = model.config
     if config.model_type not in FAMILIES:
         raise LatentmemError(
-            f"Models of type {config.model_type!r} are not supported: use one of the families {', '.join(FAMILIES)}.")
+            f"Models of type {config.model_type!r} are not supported: use one of the families {', '.join(FAMILIES)}."
+        )
     if found := unfollowed(config.to_dict()):
-        raise LatentmemError(f"Models whose config has {found} are not supported: choose another model.")
+        raise LatentmemError(
+            f"Models whose config has {found} are not supported: choose another model."
+        )
 
     def moved(*tensors: Tensor) -> Tensor:
         return (torch.cat(tensors) if len(tensors) > 1 else tensors[0]).detach().to(device, dtype)
@@ -176,8 +211,10 @@ def take_apart(model: Any, device: torch.device, dtype: torch.dtype, *, eight: b
     files = file_pages()
 
     def linear(*parts: Any) -> Linear:
-        made = Linear(moved(*(p.weight for p in parts)),
-                      None if parts[0].bias is None else moved(*(p.bias for p in parts)))
+        made = Linear(
+            moved(*(p.weight for p in parts)),
+            None if parts[0].bias is None else moved(*(p.bias for p in parts)),
+        )
         for p in parts:
             if p.weight.data_ptr() != made.weight.data_ptr():
                 let_go(p.weight.data_ptr(), p.weight.nbytes, files)
@@ -192,30 +229,37 @@ def take_apart(model: Any, device: torch.device, dtype: torch.dtype, *, eight: b
     def layer(i: int) -> Layer:
         block = inner.layers[i]
         a, m = block.self_attn, block.mlp
-        made = Layer(norm1=moved(block.input_layernorm.weight), qkv=linear(a.q_proj, a.k_proj, a.v_proj),
-                     out=linear(a.o_proj), norm2=moved(block.post_attention_layernorm.weight),
-                     gate_up=linear(m.gate_proj, m.up_proj), down=linear(m.down_proj))
+        made = Layer(
+            norm1=moved(block.input_layernorm.weight),
+            qkv=linear(a.q_proj, a.k_proj, a.v_proj),
+            out=linear(a.o_proj),
+            norm2=moved(block.post_attention_layernorm.weight),
+            gate_up=linear(m.gate_proj, m.up_proj),
+            down=linear(m.down_proj),
+        )
         inner.layers[i] = torch.nn.Identity()
         return made
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # packing is one thread's work; more hold more at once
+    with ThreadPoolExecutor(
+        min(8, os.cpu_count() or 1)
+    ) as pool:  # packing is one thread's work; more hold more at once
         parts = pool.submit(linear, model.lm_head)
         layers = tuple(pool.map(layer, range(len(inner.layers))))
         head = parts.result()
     tied = model.lm_head.weight is inner.embed_tokens.weight
     return Body(
-        layers=layers, embedding=head.weight if tied else moved(inner.embed_tokens.weight), head=head,
-        norm=moved(inner.norm.weight), rotary=inner.rotary_emb.to(device), heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads, eps=config.rms_norm_eps, eight=eight,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-
-
-
-
-
-
-
-
+        layers=layers,
+        embedding=head.weight if tied else moved(inner.embed_tokens.weight),
+        head=head,
+        norm=moved(inner.norm.weight),
+        rotary=inner.rotary_emb.to(device),
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        eps=config.rms_norm_eps,
+        eight=eight,
+        head_dim=getattr(config, "head_dim", None)
+        or config.hidden_size // config.num_attention_heads,
+    )
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -244,7 +288,9 @@ def causal_mask(visible: Tensor, length: int, dtype: torch.dtype) -> Tensor:
     size = visible.shape[1]
     position = torch.arange(size, device=visible.device)
     query = position[size - length :, None]
-    allowed = (position[None, :] <= query) & visible[:, None, :] | (position[None, :] == query)  # [B, length, S]
+    allowed = (position[None, :] <= query) & visible[:, None, :] | (
+        position[None, :] == query
+    )  # [B, length, S]
     mask = torch.zeros(allowed.shape, dtype=dtype, device=visible.device)
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
@@ -253,7 +299,11 @@ def aligned(mask: Tensor) -> Tensor:
     """The same mask [..., S] in memory whose rows begin at multiples of 8 numbers. CUDA's attention asks for that, and
     where it is not so every layer makes such a copy for itself, and keeps it for the way back."""
     size = mask.shape[-1]
-    return mask if all(s % 8 == 0 for s in mask.stride()[:-1]) else F.pad(mask, (0, -size % 8))[..., :size]
+    return (
+        mask
+        if all(s % 8 == 0 for s in mask.stride()[:-1])
+        else F.pad(mask, (0, -size % 8))[..., :size]
+    )
 
 
 def forward(body: Body, x: Tensor, positions: Tensor, mask: Tensor, past: Past) -> Tensor:
@@ -268,7 +318,11 @@ def forward(body: Body, x: Tensor, positions: Tensor, mask: Tensor, past: Past) 
         mask = aligned(mask)
     for i, w in enumerate(body.layers):
         h = past.apply(i, "qkv", w.qkv, norm(x, w.norm1, body.eps))
-        qk, v = h.view(rows, length, turned + still, body.head_dim).transpose(1, 2).split((turned, still), 1)
+        qk, v = (
+            h.view(rows, length, turned + still, body.head_dim)
+            .transpose(1, 2)
+            .split((turned, still), 1)
+        )
         q, k = _rotate(qk, cos, sin).split((body.heads, body.kv_heads), 1)
         k, v = past.extend(i, k, v)
         h = _attend(q, k, v, mask).transpose(1, 2).reshape(rows, length, -1)

@@ -30,7 +30,9 @@ class Word:
     cosine: float
 
 
-def nearest_words(embedding: Tensor, tokenizer: Any, prompt: np.ndarray, k: int = 5) -> list[list[Word]]:
+def nearest_words(
+    embedding: Tensor, tokenizer: Any, prompt: np.ndarray, k: int = 5
+) -> list[list[Word]]:
     """For each virtual token of prompt [T, hidden], the k words of embedding [V, hidden] with the highest cosine, best first.
 
     Words that were never trained (rows of zeros) are left out. Computed in float32, some words at a time.
@@ -39,13 +41,17 @@ def nearest_words(embedding: Tensor, tokenizer: Any, prompt: np.ndarray, k: int 
     from torch.nn.functional import normalize
 
     if prompt.ndim != 2 or prompt.shape[1] != embedding.shape[1]:
-        raise LatentmemError(f"The soft prompt has {prompt.shape[-1]} numbers a token and the model's words have "
-                             f"{embedding.shape[1]}: choose the model that made it.")
+        raise LatentmemError(
+            f"The soft prompt has {prompt.shape[-1]} numbers a token and the model's words have "
+            f"{embedding.shape[1]}: choose the model that made it."
+        )
     best_values, best_ids = [], []
     with torch.no_grad():
-        tokens = normalize(torch.from_numpy(np.ascontiguousarray(prompt, np.float32)).to(embedding.device), dim=1)  # [T, hidden]
+        tokens = normalize(
+            torch.from_numpy(np.ascontiguousarray(prompt, np.float32)).to(embedding.device), dim=1
+        )  # [T, hidden]
         for start in range(0, len(embedding), CHUNK):
-            words = embedding[start:start + CHUNK].float()
+            words = embedding[start : start + CHUNK].float()
             norms = words.norm(dim=1)
             cosines = (tokens @ words.T) / norms.clamp_min(1e-12)  # [T, words]
             cosines[:, norms < 1e-9] = -torch.inf
@@ -54,15 +60,23 @@ def nearest_words(embedding: Tensor, tokenizer: Any, prompt: np.ndarray, k: int 
             best_ids.append(ids + start)
         values, where = torch.cat(best_values, 1).sort(dim=1, descending=True, stable=True)
         ids = torch.cat(best_ids, 1).gather(1, where)
-    return [[Word(i, tokenizer.decode([i]), max(-1.0, min(1.0, c))) for i, c in zip(row, scores, strict=True)
-             if c > -float("inf")][:k] for row, scores in zip(ids.tolist(), values.tolist(), strict=True)]
+    return [
+        [
+            Word(i, tokenizer.decode([i]), max(-1.0, min(1.0, c)))
+            for i, c in zip(row, scores, strict=True)
+            if c > -float("inf")
+        ][:k]
+        for row, scores in zip(ids.tolist(), values.tolist(), strict=True)
+    ]
 
 
 def memory_words(model: LanguageModel, memory: Memory, k: int = 5) -> list[list[Word]]:
     """The nearest words of a memory's virtual tokens. Raises LatentmemError if another model made the memory."""
     if memory.model != model.fingerprint:
-        raise LatentmemError(f"Memory {memory.id} was made by {memory.model_name} and the model in use is "
-                             f"{model.name}: choose that model.")
+        raise LatentmemError(
+            f"Memory {memory.id} was made by {memory.model_name} and the model in use is "
+            f"{model.name}: choose that model."
+        )
     return nearest_words(model.body.embedding, model.tokenizer, memory.soft_prompt, k)
 
 
@@ -75,4 +89,5 @@ def parameters(model: LanguageModel) -> int:
         linears += [layer.qkv, layer.out, layer.gate_up, layer.down]
         tensors += [layer.norm1, layer.norm2]
     return sum(t.numel() for t in tensors) + sum(
-        x.weight.numel() + (0 if x.bias is None else x.bias.numel()) for x in linears)
+        x.weight.numel() + (0 if x.bias is None else x.bias.numel()) for x in linears
+    )

@@ -49,7 +49,9 @@ def checked(fn: Callable[..., Any]) -> Callable[..., Any]:
         bound, kinds = signature.bind(*args, **kwargs), _kinds(fn)
         for name, value in bound.arguments.items():
             if name not in ("desk", "request"):
-                bound.arguments[name] = _fitting(name, value, kinds[name], signature.parameters[name].default)
+                bound.arguments[name] = _fitting(
+                    name, value, kinds[name], signature.parameters[name].default
+                )
         return fn(*bound.args, **bound.kwargs)
 
     return endpoint
@@ -58,7 +60,11 @@ def checked(fn: Callable[..., Any]) -> Callable[..., Any]:
 @functools.cache
 def _kinds(fn: Callable[..., Any]) -> dict[str, Any]:
     """Parameter -> its type, or what checks it; made at the first call, since the import would wait for it."""
-    hints = {name: kind for name, kind in get_type_hints(fn).items() if name not in ("desk", "request", "return")}
+    hints = {
+        name: kind
+        for name, kind in get_type_hints(fn).items()
+        if name not in ("desk", "request", "return")
+    }
     return {name: kind if kind is str else TypeAdapter(kind) for name, kind in hints.items()}
 
 
@@ -74,9 +80,13 @@ def _fitting(name: str, value: Any, kind: Any, default: Any) -> Any:
         except ValidationError as e:
             wrong = e.errors()[0]["msg"].removeprefix("Input ")
     if wrong:
-        raise gr.Error(f"{name} = {str(value)[:40]!r} does not fit: it {wrong}.", print_exception=False)
+        raise gr.Error(
+            f"{name} = {str(value)[:40]!r} does not fit: it {wrong}.", print_exception=False
+        )
     if name.endswith("_id") and not value.strip():
-        raise gr.Error(f"{name} is empty: give the id of a {name.removesuffix('_id')}.", print_exception=False)
+        raise gr.Error(
+            f"{name} is empty: give the id of a {name.removesuffix('_id')}.", print_exception=False
+        )
     return value
 
 
@@ -129,7 +139,9 @@ def last(records: Iterator[Any], kind: type) -> Any:
     """The last record of a kind; every stream has one."""
     return kept(records, kind)[-1]
 
+
 # ---------- Endpoints for what lies in the bank: memories and the receipts of earlier answers. None needs the model.
+
 
 @checked
 def memories(desk: Desk, text: str = "", limit: int = 100) -> list[dict]:
@@ -139,7 +151,12 @@ def memories(desk: Desk, text: str = "", limit: int = 100) -> list[dict]:
         text: only those whose problem, answer or id contains this
         limit: at most so many, up to 1000
     """
-    return [to_dict(i) for i in said(lambda: desk.engine.bank.infos(text=text or None, limit=max(1, min(limit, 1000))))]
+    return [
+        to_dict(i)
+        for i in said(
+            lambda: desk.engine.bank.infos(text=text or None, limit=max(1, min(limit, 1000)))
+        )
+    ]
 
 
 @checked
@@ -152,9 +169,13 @@ def memory(desk: Desk, memory_id: str) -> dict:
     bank = desk.engine.bank
     info, whole = said(lambda: (bank.info(memory_id), bank.get(memory_id)))
     events, asked = said(lambda: (bank.events(info.id, limit=100), bank.asked(info.id)))
-    return to_dict(info) | {"vote": to_dict(whole.vote), "steps": [to_dict(s) for s in whole.steps],
-                            "settings": dict(whole.settings), "events": [to_dict(e) for e in events],
-                            "receipts": list(asked)}
+    return to_dict(info) | {
+        "vote": to_dict(whole.vote),
+        "steps": [to_dict(s) for s in whole.steps],
+        "settings": dict(whole.settings),
+        "events": [to_dict(e) for e in events],
+        "receipts": list(asked),
+    }
 
 
 @checked
@@ -186,7 +207,10 @@ def neighbours(desk: Desk, memory_id: str, k: int = 5) -> list[dict]:
         memory_id: its id
         k: how many
     """
-    return [to_dict(h) for h in said(lambda: desk.engine.neighbours(memory_id, max(1, min(int(k), 100))))]
+    return [
+        to_dict(h)
+        for h in said(lambda: desk.engine.neighbours(memory_id, max(1, min(int(k), 100))))
+    ]
 
 
 @checked
@@ -220,13 +244,17 @@ def delete(desk: Desk, memory_id: str) -> str:
 
     def gone() -> str:
         if memory_id not in desk.engine.bank:
-            raise LatentmemError(f"There is no memory with the id {memory_id[:40]!r}: give the whole id.")
+            raise LatentmemError(
+                f"There is no memory with the id {memory_id[:40]!r}: give the whole id."
+            )
         desk.engine.bank.delete(memory_id)
         return memory_id
 
     return said(gone)
 
+
 # ---------- Endpoints for what people write about memories, and for the words near a memory's virtual tokens.
+
 
 @checked
 def tag(desk: Desk, memory_id: str, name: str, on: bool = True) -> list[str]:
@@ -237,6 +265,7 @@ def tag(desk: Desk, memory_id: str, name: str, on: bool = True) -> list[str]:
         name: one or a few words
         on: false takes the tag away
     """
+
     def given() -> list[str]:
         one = desk.engine.bank.info(memory_id).id
         bank_notes.tag(desk.engine.bank, [one], name, on)
@@ -253,6 +282,7 @@ def note(desk: Desk, memory_id: str, text: str = "") -> list[dict]:
         memory_id: its id
         text: what was noticed
     """
+
     def written() -> list[dict]:
         name = desk.engine.bank.info(memory_id).id
         if text:
@@ -279,15 +309,23 @@ def words(desk: Desk, memory_id: str) -> list[list[dict]]:
     kept(exclusively(desk, records()))
     return [[to_dict(w) for w in row] for row in found]
 
+
 # ---------- The endpoint of the Stream panel: the standings while they grow, and at last every reply and lesson.
 
 System = Literal["zero_shot", "vote", "icl_raw", "elm"]
 EVERY = 1.0  # seconds between two answers, if no reply or lesson comes in between
 
 
-def stream(desk: Desk, family: str = ALL, systems: list[System] | None = None, problems: int | None = None,
-           seed: int | None = None, file: str | None = None, fresh: bool = False,
-           request: gr.Request = None) -> Iterator[dict]:  # type: ignore[assignment]
+def stream(
+    desk: Desk,
+    family: str = ALL,
+    systems: list[System] | None = None,
+    problems: int | None = None,
+    seed: int | None = None,
+    file: str | None = None,
+    fresh: bool = False,
+    request: gr.Request = None,
+) -> Iterator[dict]:  # type: ignore[assignment]
     """Meets problems one at a time and yields how each system stands so far; the last yield has all replies and lessons.
 
     Each problem is answered with what was learnt from earlier ones only, scored, and then learnt from. A stream that was
@@ -301,12 +339,20 @@ def stream(desk: Desk, family: str = ALL, systems: list[System] | None = None, p
         file: a JSONL file of problems and answers, in the place of the examples
         fresh: true forgets what there was of this stream
     """
-    given = Given(family, file, PAIR if systems is None else systems,
-                  min(FIRST, most_problems(desk.hosted)) if problems is None else problems,
-                  desk.engine.settings.seed if seed is None else seed)
-    run = posed(desk.visit(request), given, fresh, again="ask with fresh=true, which forgets that run")
+    given = Given(
+        family,
+        file,
+        PAIR if systems is None else systems,
+        min(FIRST, most_problems(desk.hosted)) if problems is None else problems,
+        desk.engine.settings.seed if seed is None else seed,
+    )
+    run = posed(
+        desk.visit(request), given, fresh, again="ask with fresh=true, which forgets that run"
+    )
     try:
-        yield standings(run, ended=False)  # at once: before its first answer gradio cannot cancel it
+        yield standings(
+            run, ended=False
+        )  # at once: before its first answer gradio cannot cancel it
     except GeneratorExit:
         run.end()
         raise
@@ -323,29 +369,54 @@ def standings(run: Run, ended: bool) -> dict[str, Any]:
     with run.lock:
         feed = feed_of(run)
         far = feed.progress or Progress(0, 0, ())
-        return {"done": far.done, "total": far.total, "whole": feed.whole, "problems": feed.total,
-                "doing": feed.status.text if feed.status is not None and not ended else "",
-                "standings": [standing(s) for s in far.standings], "notes": list(feed.notes),
-                "results": [to_dict(r) for r in feed.results] if ended else [],
-                "learned": [to_dict(one) for one in feed.learned] if ended else []}
+        return {
+            "done": far.done,
+            "total": far.total,
+            "whole": feed.whole,
+            "problems": feed.total,
+            "doing": feed.status.text if feed.status is not None and not ended else "",
+            "standings": [standing(s) for s in far.standings],
+            "notes": list(feed.notes),
+            "results": [to_dict(r) for r in feed.results] if ended else [],
+            "learned": [to_dict(one) for one in feed.learned] if ended else [],
+        }
 
 
 def standing(s: Standing) -> dict[str, Any]:
     """How one system stands, with its shares."""
-    return to_dict(s) | {"accuracy": s.accuracy, "coverage": s.coverage, "routing_accuracy": s.routing_accuracy}
+    return to_dict(s) | {
+        "accuracy": s.accuracy,
+        "coverage": s.coverage,
+        "routing_accuracy": s.routing_accuracy,
+    }
 
 
 def offer(desk: Desk, hidden: gr.Button, model_work: dict[str, Any]) -> None:
     """Registers the endpoint, inside the Blocks of the caller."""
     families = sorted({session.family(p) for p in desk.examples.values() if p.answer})
-    asked = [gr.Dropdown([ALL, *families], value=ALL, label="family", visible=False),
-             gr.Dropdown([name for _, name in SYSTEMS], value=list(PAIR), multiselect=True, label="systems", visible=False),
-             gr.Number(None, precision=0, label="problems", visible=False),
-             gr.Number(None, precision=0, label="seed", visible=False),
-             gr.File(file_types=[".jsonl"], type="filepath", label="file", visible=False),
-             gr.Checkbox(False, label="fresh", visible=False)]
-    hidden.click(bind(stream, desk), asked, gr.JSON(visible=False, label="standings"), api_name="stream",
-                 show_progress="hidden", **model_work)
+    asked = [
+        gr.Dropdown([ALL, *families], value=ALL, label="family", visible=False),
+        gr.Dropdown(
+            [name for _, name in SYSTEMS],
+            value=list(PAIR),
+            multiselect=True,
+            label="systems",
+            visible=False,
+        ),
+        gr.Number(None, precision=0, label="problems", visible=False),
+        gr.Number(None, precision=0, label="seed", visible=False),
+        gr.File(file_types=[".jsonl"], type="filepath", label="file", visible=False),
+        gr.Checkbox(False, label="fresh", visible=False),
+    ]
+    hidden.click(
+        bind(stream, desk),
+        asked,
+        gr.JSON(visible=False, label="standings"),
+        api_name="stream",
+        show_progress="hidden",
+        **model_work,
+    )
+
 
 Verifier = Literal["vote_share", "self_certainty", "judge"]
 Key = Literal["input", "kv"]
@@ -357,8 +428,11 @@ def endpoints(desk: Desk, model_work: dict[str, Any]) -> None:
         gr.api(bind(fn, desk), api_name=fn.__name__, **model_work)
     for fn in QUICK:
         gr.api(bind(fn, desk), api_name=fn.__name__)
-    file, name, report = gr.File(visible=False, label="file"), gr.Textbox(visible=False, label="memory_id"), gr.JSON(
-        visible=False, label="report")
+    file, name, report = (
+        gr.File(visible=False, label="file"),
+        gr.Textbox(visible=False, label="memory_id"),
+        gr.JSON(visible=False, label="report"),
+    )
     hidden, quiet = gr.Button(visible=False), {"show_progress": "hidden"}
     hidden.click(bind(export_bank, desk), None, file, api_name="export_bank", **quiet)
     hidden.click(bind(export_peft, desk), name, file, api_name="export_peft", **quiet)
@@ -368,10 +442,20 @@ def endpoints(desk: Desk, model_work: dict[str, Any]) -> None:
 
 # ---------------------------------------------------------------- with the model
 @checked
-def solve(desk: Desk, problem: str, memory: str = "auto", rollouts: int | None = None, temperature: float | None = None,
-          seed: int | None = None, top_p: float | None = None, max_new_tokens: int | None = None,
-          verifier: Verifier | None = None, key: Key | None = None, min_similarity: float | None = None,
-          request: gr.Request = None) -> dict:  # type: ignore[assignment]
+def solve(
+    desk: Desk,
+    problem: str,
+    memory: str = "auto",
+    rollouts: int | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+    top_p: float | None = None,
+    max_new_tokens: int | None = None,
+    verifier: Verifier | None = None,
+    key: Key | None = None,
+    min_similarity: float | None = None,
+    request: gr.Request = None,
+) -> dict:  # type: ignore[assignment]
     """Answers a problem, without a memory and with one, and returns the receipt: which memory answered, and why.
 
     Parameters:
@@ -386,17 +470,35 @@ def solve(desk: Desk, problem: str, memory: str = "auto", rollouts: int | None =
         key: memories are found by sentence embedding (input) or by the model's activations (kv)
         min_similarity: a memory less similar than this is not tried
     """
-    records = answer_records(desk, problem, memory, given(
-        rollouts=rollouts, temperature=temperature, seed=seed, top_p=top_p, max_new_tokens=max_new_tokens,
-        verifier=verifier, key=key, min_similarity=min_similarity))
+    records = answer_records(
+        desk,
+        problem,
+        memory,
+        given(
+            rollouts=rollouts,
+            temperature=temperature,
+            seed=seed,
+            top_p=top_p,
+            max_new_tokens=max_new_tokens,
+            verifier=verifier,
+            key=key,
+            min_similarity=min_similarity,
+        ),
+    )
     answered = last(records, Receipt)
     remember(desk, request, answered)
     return as_dict(answered)
 
 
 @checked
-def think(desk: Desk, problem: str, memory_id: str, rollouts: int | None = None, temperature: float | None = None,
-          seed: int | None = None) -> dict:
+def think(
+    desk: Desk,
+    problem: str,
+    memory_id: str,
+    rollouts: int | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
+) -> dict:
     """What the model says with one memory: traces and their vote, to be laid beside a receipt of the same seed.
 
     Parameters:
@@ -406,8 +508,13 @@ def think(desk: Desk, problem: str, memory_id: str, rollouts: int | None = None,
         temperature: 0 is greedy
         seed: the same seed gives the same traces
     """
-    records = kept(think_records(desk, problem, memory_id, given(
-        rollouts=rollouts, temperature=temperature, seed=seed)), Trace, Vote)
+    records = kept(
+        think_records(
+            desk, problem, memory_id, given(rollouts=rollouts, temperature=temperature, seed=seed)
+        ),
+        Trace,
+        Vote,
+    )
     traces = [to_dict(r) for r in records if isinstance(r, Trace)]
     for trace in traces:
         trace.pop("token_ids")
@@ -426,9 +533,17 @@ def replay(desk: Desk, request: gr.Request = None) -> dict:  # type: ignore[assi
 
 
 @checked
-def distil(desk: Desk, problem: str, steps: int | None = None, rollouts: int | None = None, seed: int | None = None,
-           learning_rate: float | None = None, virtual_tokens: int | None = None, keep: bool = True,
-           request: gr.Request = None) -> dict:  # type: ignore[assignment]
+def distil(
+    desk: Desk,
+    problem: str,
+    steps: int | None = None,
+    rollouts: int | None = None,
+    seed: int | None = None,
+    learning_rate: float | None = None,
+    virtual_tokens: int | None = None,
+    keep: bool = True,
+    request: gr.Request = None,
+) -> dict:  # type: ignore[assignment]
     """Distils a memory from a problem. Returns its id, or null and why there is none, and the steps.
 
     Parameters:
@@ -440,12 +555,28 @@ def distil(desk: Desk, problem: str, steps: int | None = None, rollouts: int | N
         virtual_tokens: length of the memory
         keep: store it at once; else `keep` or `discard` it afterwards
     """
-    done = last(distil_records(desk, problem, given(
-        steps=steps, rollouts=rollouts, seed=seed, learning_rate=learning_rate, virtual_tokens=virtual_tokens), keep),
-        Distilled)
+    done = last(
+        distil_records(
+            desk,
+            problem,
+            given(
+                steps=steps,
+                rollouts=rollouts,
+                seed=seed,
+                learning_rate=learning_rate,
+                virtual_tokens=virtual_tokens,
+            ),
+            keep,
+        ),
+        Distilled,
+    )
     desk.visit(request).pending = done if done.memory is not None and not done.kept else None
-    return {"memory_id": done.memory.id if done.memory is not None else None, "reason": done.reason, "kept": done.kept,
-            "steps": [to_dict(s) for s in done.steps]}
+    return {
+        "memory_id": done.memory.id if done.memory is not None else None,
+        "reason": done.reason,
+        "kept": done.kept,
+        "steps": [to_dict(s) for s in done.steps],
+    }
 
 
 @checked
@@ -473,7 +604,9 @@ def keep(desk: Desk, request: gr.Request = None) -> str:  # type: ignore[assignm
     """Stores the memory that this client distilled with keep=false. Returns its id."""
     visit = desk.visit(request)
     if visit.pending is None:
-        raise gr.Error("There is no memory to keep: distil one with keep=false first.", print_exception=False)
+        raise gr.Error(
+            "There is no memory to keep: distil one with keep=false first.", print_exception=False
+        )
     name = said(lambda: desk.engine.keep(visit.pending))
     visit.pending = None
     return name
@@ -501,6 +634,7 @@ def feedback(desk: Desk, correct: bool, request: gr.Request = None) -> str:  # t
 # ---------------------------------------------------------------- files
 def export_bank(desk: Desk) -> str:
     """The bank as a zip; in a shared app the memories of one's own."""
+
     def zipped(folder: Path) -> str:
         desk.engine.bank.export_zip(folder / "latentmem-bank.zip")
         return str(folder / "latentmem-bank.zip")
@@ -511,7 +645,9 @@ def export_bank(desk: Desk) -> str:
 @checked
 def export_peft(desk: Desk, memory_id: str) -> str:
     """One memory as a zipped PEFT adapter folder."""
-    return str(said(lambda: desk.export("peft", lambda folder: adapter_zip(desk, memory_id, folder))))
+    return str(
+        said(lambda: desk.export("peft", lambda folder: adapter_zip(desk, memory_id, folder)))
+    )
 
 
 def import_bank(desk: Desk, file: str | None) -> dict:
@@ -522,6 +658,20 @@ def import_bank(desk: Desk, file: str | None) -> dict:
 
 
 WORK = (solve, think, replay, distil, search, words)
-QUICK = (keep, discard, feedback, memories, memory, receipt, forget, neighbours, tag, note, quarantine, release, delete)
+QUICK = (
+    keep,
+    discard,
+    feedback,
+    memories,
+    memory,
+    receipt,
+    forget,
+    neighbours,
+    tag,
+    note,
+    quarantine,
+    release,
+    delete,
+)
 FILES = (export_bank, export_peft, import_bank)
 ENDPOINTS = (*WORK, stream, *QUICK, *FILES)

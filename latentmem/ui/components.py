@@ -16,18 +16,29 @@ from .views.html import Fragment
 from .views.memory import choice_label
 
 # Static templates: foreign text arrives as the value and is drawn by live.js, never through gradio's template engine.
-_WAIT = ("(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, watch}}) "
-         ": setTimeout(go, 30); }})();")
+_WAIT = (
+    "(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, watch}}) "
+    ": setTimeout(go, 30); }})();"
+)
 LIVE = _WAIT.format("live") + " /* triggers 'open_memory', 'take' */"
-GUIDE = _WAIT.format("guide") + (" /* triggers 'open_memory', 'open_receipt', 'solve_goes_on', 'distil_goes_on', "
-                                "'stream_goes_on', 'solve_begins', 'distil_begins', 'stream_begins' */")
+GUIDE = _WAIT.format("guide") + (
+    " /* triggers 'open_memory', 'open_receipt', 'solve_goes_on', 'distil_goes_on', "
+    "'stream_goes_on', 'solve_begins', 'distil_begins', 'stream_begins' */"
+)
 FIGURE = _WAIT.format("figure")
 
 
 def live(elem_id: str, value: list[Fragment] | None = None, classes: str = "") -> gr.HTML:
     """An area that shows a list of fragments; `.open_memory(fn)` listens to clicks on links to memories."""
-    return gr.HTML(value or [], html_template=f'<div class="lm-live {classes}"></div>', js_on_load=LIVE,
-                   apply_default_css=False, elem_id=elem_id, elem_classes="lm-area", label=elem_id)
+    return gr.HTML(
+        value or [],
+        html_template=f'<div class="lm-live {classes}"></div>',
+        js_on_load=LIVE,
+        apply_default_css=False,
+        elem_id=elem_id,
+        elem_classes="lm-area",
+        label=elem_id,
+    )
 
 
 NO_FIGURE: dict[str, Any] = {"data": [], "layout": {}}  # takes no room on the page
@@ -35,12 +46,28 @@ NO_FIGURE: dict[str, Any] = {"data": [], "layout": {}}  # takes no room on the p
 
 def figure(elem_id: str, label: str) -> gr.HTML:
     """A plotly figure, to look at."""
-    return gr.HTML(NO_FIGURE, html_template=f'<div class="lm-figure" role="img" aria-label="{label}"></div>',
-                   js_on_load=FIGURE, apply_default_css=False, elem_id=elem_id, elem_classes="lm-area", label=label)
+    return gr.HTML(
+        NO_FIGURE,
+        html_template=f'<div class="lm-figure" role="img" aria-label="{label}"></div>',
+        js_on_load=FIGURE,
+        apply_default_css=False,
+        elem_id=elem_id,
+        elem_classes="lm-area",
+        label=label,
+    )
 
 
 # The settings that a visitor chooses, in the order of their controls: those of every run, and those of Distil.
-SAMPLING = ("rollouts", "temperature", "top_p", "max_new_tokens", "seed", "verifier", "key", "min_similarity")
+SAMPLING = (
+    "rollouts",
+    "temperature",
+    "top_p",
+    "max_new_tokens",
+    "seed",
+    "verifier",
+    "key",
+    "min_similarity",
+)
 TRAINING = ("steps", "learning_rate", "virtual_tokens")
 
 
@@ -57,7 +84,11 @@ def taken_up(run: Run | None, outputs: int, draw: Callable[[bool], Any]) -> Iter
 
 # The work of a press, which a press before (`press` of the panel) has taken down. "multiple": gradio believes an event to be
 # running until its cancel is answered, and would ignore a press until then. The order is kept by `in_turn`.
-WORK: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private", "trigger_mode": "multiple"}
+WORK: dict[str, Any] = {
+    "show_progress": "minimal",
+    "api_visibility": "private",
+    "trigger_mode": "multiple",
+}
 
 
 def taken_down(visit: Visit, panel: str) -> Run:
@@ -102,7 +133,9 @@ def waits(visit: Visit, panel: str, *given: Any) -> Any:
     return gr.update(interactive=True)
 
 
-def in_turn(visit: Visit, panel: str, outputs: int, pictures: Callable[[Run], Iterator[Any]]) -> Iterator[Any]:
+def in_turn(
+    visit: Visit, panel: str, outputs: int, pictures: Callable[[Run], Iterator[Any]]
+) -> Iterator[Any]:
     """A press of the panel has its turn in gradio's queue: the pictures of the run that waits, whichever press put it there.
 
     What is shown stays if none waits, since it was stopped meanwhile or has had an earlier press's turn; and once the button
@@ -123,7 +156,9 @@ def in_turn(visit: Visit, panel: str, outputs: int, pictures: Callable[[Run], It
 
 
 def _unchanged(outputs: int) -> Any:
-    return gr.skip() if outputs == 1 else [gr.skip()] * outputs  # gradio takes the answer of one component as it is
+    return (
+        gr.skip() if outputs == 1 else [gr.skip()] * outputs
+    )  # gradio takes the answer of one component as it is
 
 
 def refused(run: Run | None, full: bool, outputs: int, picture: Callable[[Run], Any]) -> Any:
@@ -140,37 +175,95 @@ def refused(run: Run | None, full: bool, outputs: int, picture: Callable[[Run], 
 
 def focus(*places: str) -> dict[str, Any]:
     """What to give `.then` after a handler that hides the focused control: the first of these selectors gets the focus."""
-    return {"fn": None, "js": f"() => {{ window.latentmem.focus({', '.join(map(repr, places))}); }}", "show_progress": "hidden",
-            "api_visibility": "private"}
+    return {
+        "fn": None,
+        "js": f"() => {{ window.latentmem.focus({', '.join(map(repr, places))}); }}",
+        "show_progress": "hidden",
+        "api_visibility": "private",
+    }
 
 
 def guide() -> gr.HTML:
     """Nothing to see: `page.js` opens memories and receipts through it when the visitor walks back and forth in the browser,
     and is told, as {"again": [events]}, which runs it has to take up again after a reload."""
-    return gr.HTML({}, html_template='<div hidden></div>', js_on_load=GUIDE, apply_default_css=False, elem_id="lm-guide",
-                   elem_classes="lm-area", label="Address")
+    return gr.HTML(
+        {},
+        html_template="<div hidden></div>",
+        js_on_load=GUIDE,
+        apply_default_css=False,
+        elem_id="lm-guide",
+        elem_classes="lm-area",
+        label="Address",
+    )
 
 
 def sampling_settings(s: Settings, most: Mapping[str, int]) -> list[Any]:
     """The folded settings of Solve, in the order of SAMPLING. `most`: the limits of a shared app."""
     with gr.Accordion("Settings", open=False, elem_classes="settings"):
         return [
-            gr.Slider(1, most.get("rollouts", max(16, s.rollouts)), value=s.rollouts, step=1, label="Rollouts",
-                      info="How many solutions are sampled and vote. More is steadier and slower."),
-            gr.Slider(0, 2, value=s.temperature, step=0.05, label="Temperature",
-                      info="How freely tokens are drawn: 0 always takes the likeliest, so all rollouts are the same."),
-            gr.Slider(0.05, 1, value=s.top_p, step=0.05, label="Nucleus (top p)",
-                      info="Only the likeliest tokens with this total probability are drawn. 1 keeps all."),
-            gr.Slider(16, most.get("max_new_tokens", max(2048, s.max_new_tokens)), value=s.max_new_tokens, step=16,
-                      label="Longest trace, in tokens", info="A solution that is longer is cut off and does not vote."),
-            gr.Number(s.seed, label="Seed", precision=0, minimum=0, info="The same seed gives the same traces again."),
-            gr.Dropdown([("Share of the votes", "vote_share"), ("Self-certainty", "self_certainty"),
-                         ("The model as judge", "judge")], value=s.verifier, label="Verifier",
-                        info="Who decides when the model alone and the memory disagree."),
-            gr.Radio([("Sentence embedding", "input"), ("The model's activations", "kv")], value=s.key,
-                     label="Similar by", info="What is compared to find a memory for a problem."),
-            gr.Slider(-1, 1, value=s.min_similarity, step=0.05, label="Least similarity",
-                      info="A memory less similar than this is not tried."),
+            gr.Slider(
+                1,
+                most.get("rollouts", max(16, s.rollouts)),
+                value=s.rollouts,
+                step=1,
+                label="Rollouts",
+                info="How many solutions are sampled and vote. More is steadier and slower.",
+            ),
+            gr.Slider(
+                0,
+                2,
+                value=s.temperature,
+                step=0.05,
+                label="Temperature",
+                info="How freely tokens are drawn: 0 always takes the likeliest, so all rollouts are the same.",
+            ),
+            gr.Slider(
+                0.05,
+                1,
+                value=s.top_p,
+                step=0.05,
+                label="Nucleus (top p)",
+                info="Only the likeliest tokens with this total probability are drawn. 1 keeps all.",
+            ),
+            gr.Slider(
+                16,
+                most.get("max_new_tokens", max(2048, s.max_new_tokens)),
+                value=s.max_new_tokens,
+                step=16,
+                label="Longest trace, in tokens",
+                info="A solution that is longer is cut off and does not vote.",
+            ),
+            gr.Number(
+                s.seed,
+                label="Seed",
+                precision=0,
+                minimum=0,
+                info="The same seed gives the same traces again.",
+            ),
+            gr.Dropdown(
+                [
+                    ("Share of the votes", "vote_share"),
+                    ("Self-certainty", "self_certainty"),
+                    ("The model as judge", "judge"),
+                ],
+                value=s.verifier,
+                label="Verifier",
+                info="Who decides when the model alone and the memory disagree.",
+            ),
+            gr.Radio(
+                [("Sentence embedding", "input"), ("The model's activations", "kv")],
+                value=s.key,
+                label="Similar by",
+                info="What is compared to find a memory for a problem.",
+            ),
+            gr.Slider(
+                -1,
+                1,
+                value=s.min_similarity,
+                step=0.05,
+                label="Least similarity",
+                info="A memory less similar than this is not tried.",
+            ),
         ]
 
 
@@ -183,12 +276,28 @@ def distil_settings(s: Settings, most: Mapping[str, int]) -> list[Any]:
     """The folded settings of Distil beside the shared ones, in the order of TRAINING."""
     with gr.Accordion("Settings of the distillation", open=False, elem_classes="settings"):
         return [
-            gr.Slider(1, most.get("steps", max(30, s.steps)), value=s.steps, step=1, label="Gradient steps",
-                      info="Each step samples fresh rollouts and rewards those that agree with the majority."),
-            gr.Number(s.learning_rate, label="Learning rate", minimum=0,
-                      info="Size of a step. Too large and the model collapses: the guard then keeps the best step."),
-            gr.Slider(1, most.get("virtual_tokens", max(64, s.virtual_tokens)), value=s.virtual_tokens, step=1,
-                      label="Virtual tokens", info="Length of the soft prompt, the only thing that is trained."),
+            gr.Slider(
+                1,
+                most.get("steps", max(30, s.steps)),
+                value=s.steps,
+                step=1,
+                label="Gradient steps",
+                info="Each step samples fresh rollouts and rewards those that agree with the majority.",
+            ),
+            gr.Number(
+                s.learning_rate,
+                label="Learning rate",
+                minimum=0,
+                info="Size of a step. Too large and the model collapses: the guard then keeps the best step.",
+            ),
+            gr.Slider(
+                1,
+                most.get("virtual_tokens", max(64, s.virtual_tokens)),
+                value=s.virtual_tokens,
+                step=1,
+                label="Virtual tokens",
+                info="Length of the soft prompt, the only thing that is trained.",
+            ),
         ]
 
 
@@ -201,15 +310,28 @@ def _whole(value: Any) -> Any:
     """Sliders send 8 as 8.0."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
+
 # ---------- The components of the Memories panel that gradio has not: the map with its tools, carriers of its data, live areas with
 
-_MAP_WAIT = ("(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, watch}}{1}) "
-         ": setTimeout(go, 30); }})();")
+_MAP_WAIT = (
+    "(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, watch}}{1}) "
+    ": setTimeout(go, 30); }})();"
+)
 MAP = _MAP_WAIT.format("map", "") + " /* triggers 'memory_click', 'want', 'explain', 'picked' */"
-ACTS = _MAP_WAIT.format("live", "") + _MAP_WAIT.format("acts", "") + " /* triggers 'open_memory', 'open_receipt', 'take', 'act' */"
-TABLE = _MAP_WAIT.format("live", "") + _MAP_WAIT.format("rows", "") + " /* triggers 'open_memory', 'take' */"
-KEYS = ("Arrow keys step from point to point, Enter opens the point, Space selects it, plus and minus zoom, 0 shows all, "
-        "Escape clears.")
+ACTS = (
+    _MAP_WAIT.format("live", "")
+    + _MAP_WAIT.format("acts", "")
+    + " /* triggers 'open_memory', 'open_receipt', 'take', 'act' */"
+)
+TABLE = (
+    _MAP_WAIT.format("live", "")
+    + _MAP_WAIT.format("rows", "")
+    + " /* triggers 'open_memory', 'take' */"
+)
+KEYS = (
+    "Arrow keys step from point to point, Enter opens the point, Space selects it, plus and minus zoom, 0 shows all, "
+    "Escape clears."
+)
 TEMPLATE = f"""<div class="lm-map">
 <div class="lm-tools" role="toolbar" aria-label="Tools of the map">
 <span class="group"><button type="button" data-mode="pan" aria-pressed="true">Move</button>
@@ -232,14 +354,28 @@ TEMPLATE = f"""<div class="lm-map">
 def map_area() -> gr.HTML:
     """The map. `.memory_click(fn)`: a point was clicked ("" for none). `.want(fn)`: the page lacks the points of the
     picture it is to show. `.explain(fn)`: they are drawn. `.picked(fn)`: points were selected."""
-    return gr.HTML({}, html_template=TEMPLATE, js_on_load=MAP, apply_default_css=False, elem_id="lm-map", elem_classes="lm-area",
-                   label="Map of the memories")
+    return gr.HTML(
+        {},
+        html_template=TEMPLATE,
+        js_on_load=MAP,
+        apply_default_css=False,
+        elem_id="lm-map",
+        elem_classes="lm-area",
+        label="Map of the memories",
+    )
 
 
 def carrier(name: str) -> gr.HTML:
     """Nothing to see: hands its value to the map. Each kind of data has its own, so that only what changed is sent."""
-    return gr.HTML(None, html_template='<div hidden></div>', js_on_load=_MAP_WAIT.format("carry", f', "{name}"'),
-                   apply_default_css=False, elem_id=f"lm-map-{name}", elem_classes=["lm-area", "lm-carrier"], label=name)
+    return gr.HTML(
+        None,
+        html_template="<div hidden></div>",
+        js_on_load=_MAP_WAIT.format("carry", f', "{name}"'),
+        apply_default_css=False,
+        elem_id=f"lm-map-{name}",
+        elem_classes=["lm-area", "lm-carrier"],
+        label=name,
+    )
 
 
 def acting(elem_id: str, value: list[Fragment] | None = None) -> gr.HTML:
@@ -254,8 +390,16 @@ def rows_area(elem_id: str) -> gr.HTML:
 
 
 def _area(elem_id: str, script: str, value: Any) -> gr.HTML:
-    return gr.HTML(value or [], html_template='<div class="lm-live"></div>', js_on_load=script, apply_default_css=False,
-                   elem_id=elem_id, elem_classes="lm-area", label=elem_id)
+    return gr.HTML(
+        value or [],
+        html_template='<div class="lm-live"></div>',
+        js_on_load=script,
+        apply_default_css=False,
+        elem_id=elem_id,
+        elem_classes="lm-area",
+        label=elem_id,
+    )
+
 
 def other_memories(desk: Desk, r: Receipt, nearest: Sequence[Hit]) -> list[tuple[str, str]]:
     """(label, id) of the memories that a receipt can be compared with: the nearest first, then the newest."""
@@ -264,10 +408,14 @@ def other_memories(desk: Desk, r: Receipt, nearest: Sequence[Hit]) -> list[tuple
     infos = {i.id: i for i in rows or []}
     listed, near = [], set()
     for hit in nearest or r.hits:
-        info = infos.get(hit.memory_id) or attempt(lambda hit=hit: desk.engine.bank.info(hit.memory_id))[0]
+        info = (
+            infos.get(hit.memory_id)
+            or attempt(lambda hit=hit: desk.engine.bank.info(hit.memory_id))[0]
+        )
         if info is not None and info.id != tried:  # a hit may have been deleted since
             near.add(info.id)
             listed.append((f"{hit.similarity:.2f} · {choice_label(info)}", info.id))
     return listed + [(choice_label(i), i.id) for i in infos.values() if i.id not in {tried, *near}]
+
 
 CHOICES = 200  # memories offered for a comparison, the newest ones

@@ -18,16 +18,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 STARTER = Path(__file__).resolve().parents[2] / "examples" / "bank.zip"
 VIRTUAL_TOKENS = 32  # longest soft prompt in a shared app
-WORDS = {"max_problem_chars": "characters in a problem", "rollouts": "rollouts", "max_new_tokens": "tokens in a trace",
-         "steps": "gradient steps", "virtual_tokens": "virtual tokens"}
+WORDS = {
+    "max_problem_chars": "characters in a problem",
+    "rollouts": "rollouts",
+    "max_new_tokens": "tokens in a trace",
+    "steps": "gradient steps",
+    "virtual_tokens": "virtual tokens",
+}
 
 
 def limits(s: Settings) -> dict[str, int]:
     """Setting -> the most a visitor may ask for; empty where one person has the app alone."""
     if not s.hosted:
         return {}
-    return {"max_problem_chars": s.hosted_chars, "rollouts": s.hosted_rollouts, "max_new_tokens": s.hosted_new_tokens,
-            "steps": s.hosted_steps, "virtual_tokens": VIRTUAL_TOKENS}
+    return {
+        "max_problem_chars": s.hosted_chars,
+        "rollouts": s.hosted_rollouts,
+        "max_new_tokens": s.hosted_new_tokens,
+        "steps": s.hosted_steps,
+        "virtual_tokens": VIRTUAL_TOKENS,
+    }
 
 
 def clipped(s: Settings) -> dict[str, int]:
@@ -40,8 +50,10 @@ def check(s: Settings, asked: Mapping[str, Any]) -> None:
     for name, most in limits(s).items():
         value = asked.get(name)
         if isinstance(value, (int, float)) and value > most:
-            raise LatentmemError(f"{value:g} {WORDS[name]} are more than the {most} that this shared app allows: choose "
-                                 "fewer, or run latentmem on your own computer.")
+            raise LatentmemError(
+                f"{value:g} {WORDS[name]} are more than the {most} that this shared app allows: choose "
+                "fewer, or run latentmem on your own computer."
+            )
 
 
 def lasting(bank: Path) -> bool | None:
@@ -69,7 +81,9 @@ def prepare(engine: Engine, starter: Path = STARTER) -> Engine:
             if s.starter and bank.untouched:
                 begin(bank, starter)
     except LatentmemError as e:
-        if not (s.hosted and os.path.isfile(path)):  # a shared bank may lie where nothing can be written
+        if not (
+            s.hosted and os.path.isfile(path)
+        ):  # a shared bank may lie where nothing can be written
             raise
         log.warning("%s", e)
     return engine.changed(on_bank=Bank(path, read_only=True)) if s.hosted else engine

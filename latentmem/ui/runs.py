@@ -57,7 +57,9 @@ class Run:
     @property
     def pressed(self) -> bool:
         """Whether its button was pressed and it has not begun: it waits in gradio's queue, or did when its page went."""
-        return bool(self.given) and not (self.begun or self.done or self.stop.is_set() or self._given_up())
+        return bool(self.given) and not (
+            self.begun or self.done or self.stop.is_set() or self._given_up()
+        )
 
     def end(self) -> None:
         """Tells it to stop; who watches it stops watching at once."""
@@ -75,8 +77,13 @@ class Run:
         return not self.watching and time.monotonic() - self.unwatched > self.patience
 
 
-def follow(records: Iterator[Any], run: Run, finish: Callable[[], None] | None = None,
-           refresh: float = REFRESH, beat: float = inf) -> Iterator[None]:
+def follow(
+    records: Iterator[Any],
+    run: Run,
+    finish: Callable[[], None] | None = None,
+    refresh: float = REFRESH,
+    beat: float = inf,
+) -> Iterator[None]:
     """Feeds a stream into `run.scene` and yields when the page should be drawn again.
 
     Ends when the stream does, when `run.stop` is set, or with `run.error` set to one sentence. The stream is always
@@ -86,13 +93,20 @@ def follow(records: Iterator[Any], run: Run, finish: Callable[[], None] | None =
     run.begun, run.unwatched = True, time.monotonic()
     run.watching.add(records)
     around = contextvars.copy_context()
-    run.thread = threading.Thread(target=around.run, args=(_pump, records, run, finish), daemon=True, name="latentmem-run")
+    run.thread = threading.Thread(
+        target=around.run, args=(_pump, records, run, finish), daemon=True, name="latentmem-run"
+    )
     run.thread.start()
     yield from watch(run, records, refresh, seen=0, beat=beat)
 
 
-def watch(run: Run, who: object = None, refresh: float = REFRESH, seen: int | None = None,
-          beat: float = inf) -> Iterator[None]:
+def watch(
+    run: Run,
+    who: object = None,
+    refresh: float = REFRESH,
+    seen: int | None = None,
+    beat: float = inf,
+) -> Iterator[None]:
     """Yields when the page of a run should be drawn again, until it has ended or was stopped.
 
     `seen`: the records that the page shows already; by default all so far. `beat`: seconds after which it yields without
@@ -105,7 +119,12 @@ def watch(run: Run, who: object = None, refresh: float = REFRESH, seen: int | No
             run.watching.add(who)
         while True:
             with run.lock:
-                while not (run.done or run.stop.is_set() or run.news != seen or time.monotonic() - drawn > beat):
+                while not (
+                    run.done
+                    or run.stop.is_set()
+                    or run.news != seen
+                    or time.monotonic() - drawn > beat
+                ):
                     run.lock.wait(LOOK)
                 pause = refresh - (time.monotonic() - drawn)
                 if pause > 0:

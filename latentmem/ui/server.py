@@ -48,19 +48,25 @@ def answer(request: Request) -> Response:
     app = request.app
     if app.auth is not None or app.auth_dependency is not None:
         return Response(status_code=404)
-    return Response(first_picture(app.get_blocks().latentmem_desk), media_type="application/x-ndjson",
-                    headers={"Cache-Control": "no-cache"})
+    return Response(
+        first_picture(app.get_blocks().latentmem_desk),
+        media_type="application/x-ndjson",
+        headers={"Cache-Control": "no-cache"},
+    )
 
 
 def first_picture(desk: Desk) -> bytes:
     """The lines of the picture that a new page shows, of the bank that all visitors see; empty without one."""
+
     def lines() -> bytes:
         now = stamp(desk.engine.bank)
         if desk.planes.get("early", (None, b""))[0] != now:
             desk.planes["early"] = now, _lines(desk)
         return desk.planes["early"][1]
 
-    return attempt(lines)[0] or b""  # the page then asks in the usual way, and is told what is wrong
+    return (
+        attempt(lines)[0] or b""
+    )  # the page then asks in the usual way, and is told what is wrong
 
 
 def _lines(desk: Desk) -> bytes:
@@ -81,8 +87,12 @@ class Hint:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        wanted = (scope["type"] == "http" and scope["method"] == "GET" and scope["path"] in ("", "/")
-                  and opens_map(QueryParams(scope["query_string"])))
+        wanted = (
+            scope["type"] == "http"
+            and scope["method"] == "GET"
+            and scope["path"] in ("", "/")
+            and opens_map(QueryParams(scope["query_string"]))
+        )
 
         async def hinted(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start" and message["status"] == 200:
@@ -91,10 +101,29 @@ class Hint:
 
         await self.app(scope, receive, hinted if wanted else send)
 
+
 STATIC = Path(__file__).resolve().parent / "static"
-SCRIPTS = ("page.js", "text.js", "live.js", "map.js", "map_cloud.js", "map_input.js", "map_view.js", "map_table.js",
-           "map_early.js")
-FONT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
+SCRIPTS = (
+    "page.js",
+    "text.js",
+    "live.js",
+    "map.js",
+    "map_cloud.js",
+    "map_input.js",
+    "map_view.js",
+    "map_table.js",
+    "map_early.js",
+)
+FONT = (
+    "ui-sans-serif",
+    "system-ui",
+    "-apple-system",
+    "Segoe UI",
+    "Roboto",
+    "Helvetica Neue",
+    "Arial",
+    "sans-serif",
+)
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
 
 
@@ -106,49 +135,109 @@ def launch_options(engine: Engine | None = None) -> dict[str, Any]:
     """
     settings = engine.settings if engine is not None else None
     tools, shared = settings is not None and settings.mcp, settings is not None and settings.hosted
-    if tools and shared:  # gradio's server of tools is one client, with one session for all who call it: one visitor
-        raise LatentmemError("The settings mcp and hosted are both on, and all who use the tools would be one visitor, with each "
-                             "other's memories and receipts: set LATENTMEM_MCP=0, or LATENTMEM_HOSTED=0 for an app of your own.")
+    if (
+        tools and shared
+    ):  # gradio's server of tools is one client, with one session for all who call it: one visitor
+        raise LatentmemError(
+            "The settings mcp and hosted are both on, and all who use the tools would be one visitor, with each "
+            "other's memories and receipts: set LATENTMEM_MCP=0, or LATENTMEM_HOSTED=0 for an app of your own."
+        )
     if tools and find_spec("mcp") is None:
-        raise LatentmemError("The setting mcp is on and the package mcp is not installed: run `pip install 'gradio[mcp]'`, "
-                             "or set LATENTMEM_MCP=0.")
+        raise LatentmemError(
+            "The setting mcp is on and the package mcp is not installed: run `pip install 'gradio[mcp]'`, "
+            "or set LATENTMEM_MCP=0."
+        )
     return {
-        "theme": theme(), "css_paths": [STATIC / "style.css", STATIC / "stream.css"], "head": head(),
-        "js": "() => { window.latentmem?.openTheme?.(); }", "footer_links": ["api"], "ssr_mode": False,
-        "show_error": False, "enable_monitoring": False, "strict_cors": True, "mcp_server": tools,
-        "max_file_size": "32mb" if shared else "512mb", "max_threads": 80,
+        "theme": theme(),
+        "css_paths": [STATIC / "style.css", STATIC / "stream.css"],
+        "head": head(),
+        "js": "() => { window.latentmem?.openTheme?.(); }",
+        "footer_links": ["api"],
+        "ssr_mode": False,
+        "show_error": False,
+        "enable_monitoring": False,
+        "strict_cors": True,
+        "mcp_server": tools,
+        "max_file_size": "32mb" if shared else "512mb",
+        "max_threads": 80,
         "app_kwargs": server_options(),
-        "allowed_paths": [], "blocked_paths": private_paths(settings.bank) if settings is not None else []}
+        "allowed_paths": [],
+        "blocked_paths": private_paths(settings.bank) if settings is not None else [],
+    }
 
 
 def private_paths(bank: Path) -> list[str]:
     """The bank's file, what SQLite keeps beside it, and the streams: nobody may be sent them, wherever they lie."""
     whole = bank.absolute()
-    return [str(whole), *(f"{whole}{end}" for end in ("-wal", "-shm", "-journal")), str(whole.parent / "streams")]
+    return [
+        str(whole),
+        *(f"{whole}{end}" for end in ("-wal", "-shm", "-journal")),
+        str(whole.parent / "streams"),
+    ]
 
 
 def theme() -> gr.themes.Base:
     """Calm and plain; the system's own fonts, so that nothing is fetched from elsewhere."""
-    blue = gr.themes.Color(c50="#eef6fb", c100="#d8eaf6", c200="#b2d5ec", c300="#7fb8dd", c400="#3f93c8", c500="#0072b2",
-                           c600="#00659e", c700="#005586", c800="#00456d", c900="#003655", c950="#00243a")
-    base = gr.themes.Base(primary_hue=blue, secondary_hue=blue, neutral_hue=gr.themes.colors.slate, font=FONT, font_mono=MONO,
-                          radius_size=gr.themes.sizes.radius_md, text_size=gr.themes.sizes.text_md)
+    blue = gr.themes.Color(
+        c50="#eef6fb",
+        c100="#d8eaf6",
+        c200="#b2d5ec",
+        c300="#7fb8dd",
+        c400="#3f93c8",
+        c500="#0072b2",
+        c600="#00659e",
+        c700="#005586",
+        c800="#00456d",
+        c900="#003655",
+        c950="#00243a",
+    )
+    base = gr.themes.Base(
+        primary_hue=blue,
+        secondary_hue=blue,
+        neutral_hue=gr.themes.colors.slate,
+        font=FONT,
+        font_mono=MONO,
+        radius_size=gr.themes.sizes.radius_md,
+        text_size=gr.themes.sizes.text_md,
+    )
     return base.set(
-        body_background_fill="#f6f6f3", body_background_fill_dark="#14171c",
-        background_fill_primary="#ffffff", background_fill_primary_dark="#1c2027",
-        block_background_fill="transparent", block_background_fill_dark="transparent", block_border_width="0px",
-        block_shadow="none", block_label_background_fill="transparent", block_padding="0px",
-        input_background_fill="#ffffff", input_background_fill_dark="#14171c", input_border_color="#c9cdd3",
-        input_border_color_dark="#3a414c", input_border_width="1px",
-        input_placeholder_color="#6b7280", input_placeholder_color_dark="#9aa3b2",  # 4.8 and 7 to 1
-        button_primary_background_fill="*primary_500", button_primary_background_fill_hover="*primary_600",
-        button_primary_background_fill_dark="*primary_500", button_primary_text_color="#ffffff",
-        button_secondary_background_fill="#ffffff", button_secondary_background_fill_dark="#262b34",
-        button_secondary_border_color="#c9cdd3", button_secondary_border_color_dark="#3a414c", button_border_width="1px",
-        body_text_color="#1b2430", body_text_color_dark="#e8eaed", body_text_color_subdued="#56606e",
-        body_text_color_subdued_dark="#a7b0bc", block_title_text_color="#1b2430", block_title_text_color_dark="#e8eaed",
-        block_info_text_color="#56606e", block_info_text_color_dark="#a7b0bc", block_title_text_weight="600",
-        block_info_text_size="*text_sm")
+        body_background_fill="#f6f6f3",
+        body_background_fill_dark="#14171c",
+        background_fill_primary="#ffffff",
+        background_fill_primary_dark="#1c2027",
+        block_background_fill="transparent",
+        block_background_fill_dark="transparent",
+        block_border_width="0px",
+        block_shadow="none",
+        block_label_background_fill="transparent",
+        block_padding="0px",
+        input_background_fill="#ffffff",
+        input_background_fill_dark="#14171c",
+        input_border_color="#c9cdd3",
+        input_border_color_dark="#3a414c",
+        input_border_width="1px",
+        input_placeholder_color="#6b7280",
+        input_placeholder_color_dark="#9aa3b2",  # 4.8 and 7 to 1
+        button_primary_background_fill="*primary_500",
+        button_primary_background_fill_hover="*primary_600",
+        button_primary_background_fill_dark="*primary_500",
+        button_primary_text_color="#ffffff",
+        button_secondary_background_fill="#ffffff",
+        button_secondary_background_fill_dark="#262b34",
+        button_secondary_border_color="#c9cdd3",
+        button_secondary_border_color_dark="#3a414c",
+        button_border_width="1px",
+        body_text_color="#1b2430",
+        body_text_color_dark="#e8eaed",
+        body_text_color_subdued="#56606e",
+        body_text_color_subdued_dark="#a7b0bc",
+        block_title_text_color="#1b2430",
+        block_title_text_color_dark="#e8eaed",
+        block_info_text_color="#56606e",
+        block_info_text_color_dark="#a7b0bc",
+        block_title_text_weight="600",
+        block_info_text_size="*text_sm",
+    )
 
 
 def head() -> str:
@@ -159,7 +248,9 @@ def head() -> str:
     drawn_by = f"gradio_api/file={plotly}" if plotly is not None else ""
     config = json.dumps({"katex": katex("js"), "plotlyAt": drawn_by, "mapAt": ADDRESS})
     parts = [f'<link rel="stylesheet" href="{katex("css")}">'] if katex("css") else []
-    parts += [f"<script>window.latentmem = Object.assign(window.latentmem ?? {{}}, {config});</script>"]
+    parts += [
+        f"<script>window.latentmem = Object.assign(window.latentmem ?? {{}}, {config});</script>"
+    ]
     parts += [f"<script>{(STATIC / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS]
     return "\n".join(parts)
 
@@ -176,5 +267,9 @@ def katex(kind: str) -> str:
 def plotly_script() -> Path | None:
     """plotly.min.js of the installed plotly package, found without importing it."""
     spec = find_spec("plotly")
-    file = Path(spec.origin).parent / "package_data" / "plotly.min.js" if spec is not None and spec.origin else None
+    file = (
+        Path(spec.origin).parent / "package_data" / "plotly.min.js"
+        if spec is not None and spec.origin
+        else None
+    )
     return file if file is not None and file.is_file() else None

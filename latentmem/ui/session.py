@@ -68,9 +68,15 @@ class Visit:
 
     runs: dict[str, Run] = field(default_factory=dict)
     pending: Distilled | None = None  # waits for keep or discard
-    columns: list[tuple[str, Vote]] = field(default_factory=list)  # the counterfactual, side by side
-    trials: list[tuple[str, Vote, Vote]] = field(default_factory=list)  # problem, vote before and after the distillation
-    near: list[str] = field(default_factory=list)  # examples like the problem that was distilled, the nearest first
+    columns: list[tuple[str, Vote]] = field(
+        default_factory=list
+    )  # the counterfactual, side by side
+    trials: list[tuple[str, Vote, Vote]] = field(
+        default_factory=list
+    )  # problem, vote before and after the distillation
+    near: list[str] = field(
+        default_factory=list
+    )  # examples like the problem that was distilled, the nearest first
     star: Star | None = None  # the problem on the map
     looked: bool = False  # a memory was opened since the page was loaded
     desk: Desk | None = None  # an own one, with an own bank, in a shared app
@@ -93,7 +99,9 @@ class Visit:
 
     def busy(self, *panels: str) -> bool:
         """Whether a run of these panels goes on or waits for its turn: Stop would end it."""
-        return any(run.busy or run.pressed for name in panels if (run := self.runs.get(name)) is not None)
+        return any(
+            run.busy or run.pressed for name in panels if (run := self.runs.get(name)) is not None
+        )
 
     def forsake(self) -> None:
         """The page is gone: runs go on for their patience, if they have any."""
@@ -121,7 +129,9 @@ class Visits:
         self._live: OrderedDict[str, Visit] = OrderedDict()
         self._parked: OrderedDict[str, Visit] = OrderedDict()
         self._lock = threading.RLock()
-        self._timer: tuple[float, threading.Timer] | None = None  # when it sweeps, if nobody calls until then
+        self._timer: tuple[float, threading.Timer] | None = (
+            None  # when it sweeps, if nobody calls until then
+        )
 
     def __len__(self) -> int:
         return len(self._live) + len(self._parked)
@@ -152,7 +162,9 @@ class Visits:
             self.sweep()
             visit = self._parked.pop(token, None)
             for other in [n for n, v in self._live.items() if v.token == token and n != name]:
-                visit = self._live.pop(other)  # the new page may come before the end of the old one is noticed
+                visit = self._live.pop(
+                    other
+                )  # the new page may come before the end of the old one is noticed
                 visit.forsake()
             fresh = self._live.get(name)
             if visit is None:
@@ -200,18 +212,32 @@ class Visits:
         """Forgets who is past their time, and beyond the bound those who lose least (`_loses`), the least recent first."""
         with self._lock:
             now = time.monotonic()
-            gone: list[Any] = [(self._parked, t) for t, v in self._parked.items() if now - v.seen > self.patience]
-            gone += [(self._live, n) for n, v in self._live.items() if not v.token and now - v.seen > IDLE]
+            gone: list[Any] = [
+                (self._parked, t) for t, v in self._parked.items() if now - v.seen > self.patience
+            ]
+            gone += [
+                (self._live, n)
+                for n, v in self._live.items()
+                if not v.token and now - v.seen > IDLE
+            ]
             for where, name in gone:
                 where.pop(name).free()
             while len(self) > self.most:
-                all_ = [(where, name, v) for where in (self._live, self._parked) for name, v in where.items() if v is not but]
-                where, name, _ = min(all_, key=lambda x: self._loses(x[0], x[2]))  # the first of equals
+                all_ = [
+                    (where, name, v)
+                    for where in (self._live, self._parked)
+                    for name, v in where.items()
+                    if v is not but
+                ]
+                where, name, _ = min(
+                    all_, key=lambda x: self._loses(x[0], x[2])
+                )  # the first of equals
                 where.pop(name).free()
 
     def _loses(self, where: Mapping[str, Visit], visit: Visit) -> tuple[bool, bool, bool]:
         """A caller without a tab loses least, who may be a flood of them; then a page that went; a page at work loses most."""
         return bool(visit.token), where is self._live, visit.busy(*visit.runs)
+
 
 # ---------- Loads the models beside the first visitor's reading, so that Solve need not wait for them.
 
@@ -238,7 +264,9 @@ class Warming:
             if engine.ready or self.busy:
                 return
             self.status, self.error = Status("Loading the model"), ""
-            self._thread = threading.Thread(target=self._load, args=(engine,), daemon=True, name="latentmem-warming")
+            self._thread = threading.Thread(
+                target=self._load, args=(engine,), daemon=True, name="latentmem-warming"
+            )
             self._thread.start()
 
     def _load(self, engine: Engine) -> None:
@@ -268,14 +296,41 @@ class Warming:
             raise LatentmemError(self.error)
         yield from engine.load()  # nothing to do, unless other models were asked for than those that were loading
 
-__all__ = ["Desk", "Run", "Star", "Visit", "answer_records", "attempt", "bind", "distil_records", "exclusively", "family",
-           "follow", "load_examples", "nearest_examples", "ready_engine", "star_of", "think_records", "tried", "watch"]
+
+__all__ = [
+    "Desk",
+    "Run",
+    "Star",
+    "Visit",
+    "answer_records",
+    "attempt",
+    "bind",
+    "distil_records",
+    "exclusively",
+    "family",
+    "follow",
+    "load_examples",
+    "nearest_examples",
+    "ready_engine",
+    "star_of",
+    "think_records",
+    "tried",
+    "watch",
+]
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "problems.jsonl"
-EXPORTS_KEPT = 2  # of each kind: the newest, and the one before, which may still be on its way to a browser
-FALLBACK = (Problem("A shop sells pens at $3 each. Mia buys 4 pens and pays with a $20 note. How much change does she get?",
-                    "change-0", "8", "examples/change"),)
+EXPORTS_KEPT = (
+    2  # of each kind: the newest, and the one before, which may still be on its way to a browser
+)
+FALLBACK = (
+    Problem(
+        "A shop sells pens at $3 each. Mia buys 4 pens and pays with a $20 note. How much change does she get?",
+        "change-0",
+        "8",
+        "examples/change",
+    ),
+)
 
 
 class Desk:
@@ -288,7 +343,9 @@ class Desk:
         self.visits, self.warming = Visits(), Warming()
         self.example_keys: dict[str, Any] = {}  # text -> its key; filled at first use
         self.keys_lock = threading.Lock()
-        self.full: Callable[[], bool] = lambda: False  # whether gradio's queue takes no more; the layout knows
+        self.full: Callable[[], bool] = (
+            lambda: False
+        )  # whether gradio's queue takes no more; the layout knows
         self.model_work = threading.Lock()  # one piece of model work at a time, whoever asks for it
         self.app: Desk | None = None  # of a visitor's own desk in a shared app: the desk of the app
         self._own()
@@ -315,8 +372,12 @@ class Desk:
             if visit.desk is None:
                 visit.desk = copy.copy(self)
                 visit.desk.engine = self.engine.changed(
-                    on_bank=Overlay(self.engine.bank, self.engine.settings.hosted_memories,  # type: ignore[arg-type]
-                                    hosting.VIRTUAL_TOKENS))
+                    on_bank=Overlay(
+                        self.engine.bank,
+                        self.engine.settings.hosted_memories,  # type: ignore[arg-type]
+                        hosting.VIRTUAL_TOKENS,
+                    )
+                )
                 visit.desk.app = self
                 visit.desk._own()
             return visit.desk
@@ -349,7 +410,9 @@ class Desk:
         with self._lock:
             if self._downloads is None:
                 Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
-                self._downloads = tempfile.TemporaryDirectory(prefix="latentmem-", dir=get_upload_folder())
+                self._downloads = tempfile.TemporaryDirectory(
+                    prefix="latentmem-", dir=get_upload_folder()
+                )
             fresh = Path(tempfile.mkdtemp(dir=self._downloads.name))
         try:
             made = make(fresh)
@@ -369,14 +432,18 @@ class Desk:
         clean = (text or "").encode("utf-8", "replace").decode().strip()
         most = self.engine.settings.max_problem_chars
         if len(clean) > most:
-            raise LatentmemError(f"The problem has {len(clean)} characters and the limit is {most}: shorten it.")
+            raise LatentmemError(
+                f"The problem has {len(clean)} characters and the limit is {most}: shorten it."
+            )
         known = self.examples.get(clean)
         return known.unlabelled() if known is not None else Problem(clean)
 
     def tuned(self, settings: dict[str, Any]) -> Engine:
         """The engine with some settings of a visitor. Raises LatentmemError for one that does not fit."""
         made = self.engine.changed(**settings)  # first, since "256" from a program is 256, too
-        hosting.check(self.engine.settings, {name: getattr(made.settings, name) for name in settings})
+        hosting.check(
+            self.engine.settings, {name: getattr(made.settings, name) for name in settings}
+        )
         return made
 
 
@@ -407,26 +474,39 @@ def bind(fn: Callable[..., Any], desk: Desk, own: bool = True) -> Callable[..., 
     parameters = list(signature.parameters.values())[1:]
     asks = any(p.name == "request" for p in parameters)
 
-    def given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Desk, tuple[Any, ...], dict[str, Any]]:
-        request = kwargs.get("request") or next((a for a in args if isinstance(a, gr.Request)), None)
+    def given(
+        args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Desk, tuple[Any, ...], dict[str, Any]]:
+        request = kwargs.get("request") or next(
+            (a for a in args if isinstance(a, gr.Request)), None
+        )
         if not asks:
             kwargs = {k: v for k, v in kwargs.items() if k != "request"}
             args = tuple(a for a in args if not isinstance(a, gr.Request))
         return (desk.at(request) if own else desk), args, kwargs
 
     if inspect.isgeneratorfunction(fn):
+
         @functools.wraps(fn)
         def bound(*args: Any, **kwargs: Any) -> Iterator[Any]:
             at, args, kwargs = given(args, kwargs)
             yield from fn(at, *args, **kwargs)
     else:
+
         @functools.wraps(fn)
         def bound(*args: Any, **kwargs: Any) -> Any:
             at, args, kwargs = given(args, kwargs)
             return fn(at, *args, **kwargs)
+
     if not asks:
-        parameters.append(inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None,
-                                            annotation=gr.Request))
+        parameters.append(
+            inspect.Parameter(
+                "request",
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=None,
+                annotation=gr.Request,
+            )
+        )
     bound.__annotations__ = {**fn.__annotations__, "request": gr.Request}
     bound.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return bound
@@ -471,7 +551,9 @@ def think_records(desk: Desk, text: str, memory: str, settings: dict[str, Any]) 
     return exclusively(desk, records())
 
 
-def distil_records(desk: Desk, text: str, settings: dict[str, Any], keep: bool = False) -> Iterator[Any]:
+def distil_records(
+    desk: Desk, text: str, settings: dict[str, Any], keep: bool = False
+) -> Iterator[Any]:
     """Everything from the press of Distil to the memory. Raises LatentmemError if a shared app has no room for it."""
 
     def records() -> Iterator[Any]:
@@ -486,6 +568,7 @@ def distil_records(desk: Desk, text: str, settings: dict[str, Any], keep: bool =
 
 def nearest_examples(desk: Desk, problem: Problem, n: int) -> list[str]:
     """The texts of the examples most similar to a problem by sentence embedding, itself left out."""
+
     def key(one: Problem) -> Any:
         return desk.engine.key(one, "input")
 
@@ -506,7 +589,9 @@ def star_of(engine: Engine, problem: Problem) -> Star:
 
 def tried(desk: Desk, r: Receipt) -> MemoryInfo | None:
     """What the bank knows of the memory that was tried for an answer; None without one, or when it is gone."""
-    return attempt(lambda: desk.engine.bank.info(r.used.memory_id))[0] if r.used is not None else None  # type: ignore[union-attr]
+    return (
+        attempt(lambda: desk.engine.bank.info(r.used.memory_id))[0] if r.used is not None else None
+    )  # type: ignore[union-attr]
 
 
 def attempt(action: Callable[[], Any]) -> tuple[Any, str]:
@@ -519,9 +604,11 @@ def attempt(action: Callable[[], Any]) -> tuple[Any, str]:
         log.exception("an action failed")
         return None, SORRY
 
+
 def last_receipt(visit: Visit) -> Receipt | None:
     run = visit.runs.get("solve")
     return run.scene.receipt if run is not None else None
+
 
 def family(problem: Problem) -> str:
     """'examples/change' -> 'change'."""

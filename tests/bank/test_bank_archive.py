@@ -26,9 +26,27 @@ from latentmem.records import Event, EventKind, LatentmemError
 from tests.bank_samples import assert_same, make_memory
 
 MADE = [make_memory(i) for i in range(6)]
-KINDS: tuple[EventKind, ...] = ("used", "helped", "quarantined", "note", "released", "hurt", "quarantined", "tag")
-EVENTS = [Event(MADE[i % 6].id, kind, f"p{i}", detail={"n": i}, created=f"2026-02-0{1 + i % 7}T00:00:00", id=f"e{i}")
-          for i, kind in enumerate(KINDS)]
+KINDS: tuple[EventKind, ...] = (
+    "used",
+    "helped",
+    "quarantined",
+    "note",
+    "released",
+    "hurt",
+    "quarantined",
+    "tag",
+)
+EVENTS = [
+    Event(
+        MADE[i % 6].id,
+        kind,
+        f"p{i}",
+        detail={"n": i},
+        created=f"2026-02-0{1 + i % 7}T00:00:00",
+        id=f"e{i}",
+    )
+    for i, kind in enumerate(KINDS)
+]
 Content = tuple[frozenset[int], frozenset[int]]
 contents = st.tuples(st.frozensets(st.integers(0, 5)), st.frozensets(st.integers(0, 7)))
 
@@ -54,13 +72,18 @@ def members(archive: bytes) -> dict[str, bytes]:
         return {name: z.read(name) for name in z.namelist()}
 
 
-def zipped(parts: dict[str, bytes], *, sign: bool = True, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+def zipped(
+    parts: dict[str, bytes], *, sign: bool = True, method: int = zipfile.ZIP_DEFLATED
+) -> bytes:
     """An archive of these members; `sign`: with a manifest that fits them."""
     parts = dict(parts)
     if sign:
         manifest = json.loads(parts["manifest.json"])
-        manifest["members"] = {n: {"sha256": hashlib.sha256(d).hexdigest(), "bytes": len(d)} for n, d in parts.items()
-                               if n != "manifest.json"}
+        manifest["members"] = {
+            n: {"sha256": hashlib.sha256(d).hexdigest(), "bytes": len(d)}
+            for n, d in parts.items()
+            if n != "manifest.json"
+        }
         parts["manifest.json"] = json.dumps(manifest).encode()
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as z:
@@ -105,7 +128,10 @@ def test_merging_is_set_union(a: Content, b: Content, c: Content) -> None:
 
 def test_an_archive_brings_everything_through_a_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "bank.zip"
-    with filled((frozenset(range(6)), frozenset(range(8)))) as bank, Bank(tmp_path / "other.sqlite") as other:
+    with (
+        filled((frozenset(range(6)), frozenset(range(8)))) as bank,
+        Bank(tmp_path / "other.sqlite") as other,
+    ):
         assert bank.export_zip(path) == ExportReport(6, 8, [])
         assert [p.name for p in path.parent.iterdir()] == ["bank.zip"]
         assert other.import_zip(str(path)) == ImportReport(6, 0, 8, [])
@@ -113,7 +139,11 @@ def test_an_archive_brings_everything_through_a_file(tmp_path: Path) -> None:
             assert_same(other.get(memory.id), memory)
         assert sorted(e.id for e in other.events()) == [e.id for e in EVENTS]
         assert set(members(exported(bank, [MADE[1].id[:9]]))) == {
-            "manifest.json", "memories.jsonl", "events.jsonl", f"memories/{MADE[1].id}.safetensors"}
+            "manifest.json",
+            "memories.jsonl",
+            "events.jsonl",
+            f"memories/{MADE[1].id}.safetensors",
+        }
 
 
 def test_memories_of_another_model_are_refused_by_name() -> None:
@@ -131,36 +161,73 @@ ARRAYS = f"memories/{FIRST.id}.safetensors"
 
 
 def tensors(**changes: np.ndarray) -> bytes:
-    return serialization.save_arrays({"soft_prompt": FIRST.soft_prompt, "key.input": FIRST.keys["input"], **changes})
+    return serialization.save_arrays(
+        {"soft_prompt": FIRST.soft_prompt, "key.input": FIRST.keys["input"], **changes}
+    )
 
 
-@pytest.mark.parametrize(("name", "content", "told"), [
-    (ARRAYS, b"garbage", "not valid safetensors"),
-    (ARRAYS, tensors(soft_prompt=FIRST.soft_prompt * 2), "is not what its id says"),
-    (ARRAYS, tensors(soft_prompt=FIRST.soft_prompt * np.float32(np.nan)), "NaN or infinity"),
-    (ARRAYS, tensors(soft_prompt=FIRST.soft_prompt.astype(np.float64)), "'soft_prompt' of float64 does not belong"),
-    (ARRAYS, tensors(soft_prompt=FIRST.soft_prompt[0]), "must be a float32 array"),
-    (ARRAYS, tensors(evil=np.zeros(3, np.float32)), "'evil' of float32 does not belong"),
-    (ARRAYS, tensors(**{"key.input": FIRST.keys["input"] * np.float32(2)}), "has length 2, not 1"),
-    (ARRAYS, serialization.save_arrays({"key.input": FIRST.keys["input"]}), "soft prompt is a NoneType"),
-    (ARRAYS, None, "has no arrays in the archive"),
-    ("memories.jsonl", (rb'"best_step":1', b'"best_step":"one"'), "best_step"),
-    ("memories.jsonl", (rb'"loss":[-\d.e]+', b'"loss":NaN'), "not valid JSON"),
-    ("memories.jsonl", (rb'"loss":[-\d.e]+', b'"loss":1e999'), "not valid JSON"),
-    ("memories.jsonl", (rb'"loss":[-\d.e]+', b'"loss":"nan"'), r"steps.0.loss: Input should be a finite number"),
-    ("memories.jsonl", (rb'"loss":[-\d.e]+', b'"loss":"Infinity"'), r"finite number (got 'Infinity')"),
-    ("memories.jsonl", (rb'"best_step":1', b'"best_step":' + b"9" * 5000), "not valid JSON"),
-    ("memories.jsonl", (rb'"settings":\{', b'"settings":' + b'{"a":' * 100_000), "not valid JSON"),
-    ("memories.jsonl", (rb"What is", b"What was"), "is not what its id says"),
-    ("memories.jsonl", (rb"What is", b"\\\\ud800"), "half a character"),
-    ("memories.jsonl", (rb'"id":"m\w+"', b'"id":"../../etc/passwd"'), "has '../../etc/passwd' for an id"),
-])
-def test_one_damaged_memory_is_refused_and_the_others_come(name: str, content: Any, told: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        (ARRAYS, b"garbage", "not valid safetensors"),
+        (ARRAYS, tensors(soft_prompt=FIRST.soft_prompt * 2), "is not what its id says"),
+        (ARRAYS, tensors(soft_prompt=FIRST.soft_prompt * np.float32(np.nan)), "NaN or infinity"),
+        (
+            ARRAYS,
+            tensors(soft_prompt=FIRST.soft_prompt.astype(np.float64)),
+            "'soft_prompt' of float64 does not belong",
+        ),
+        (ARRAYS, tensors(soft_prompt=FIRST.soft_prompt[0]), "must be a float32 array"),
+        (ARRAYS, tensors(evil=np.zeros(3, np.float32)), "'evil' of float32 does not belong"),
+        (
+            ARRAYS,
+            tensors(**{"key.input": FIRST.keys["input"] * np.float32(2)}),
+            "has length 2, not 1",
+        ),
+        (
+            ARRAYS,
+            serialization.save_arrays({"key.input": FIRST.keys["input"]}),
+            "soft prompt is a NoneType",
+        ),
+        (ARRAYS, None, "has no arrays in the archive"),
+        ("memories.jsonl", (rb'"best_step":1', b'"best_step":"one"'), "best_step"),
+        ("memories.jsonl", (rb'"loss":[-\d.e]+', b'"loss":NaN'), "not valid JSON"),
+        ("memories.jsonl", (rb'"loss":[-\d.e]+', b'"loss":1e999'), "not valid JSON"),
+        (
+            "memories.jsonl",
+            (rb'"loss":[-\d.e]+', b'"loss":"nan"'),
+            r"steps.0.loss: Input should be a finite number",
+        ),
+        (
+            "memories.jsonl",
+            (rb'"loss":[-\d.e]+', b'"loss":"Infinity"'),
+            r"finite number (got 'Infinity')",
+        ),
+        ("memories.jsonl", (rb'"best_step":1', b'"best_step":' + b"9" * 5000), "not valid JSON"),
+        (
+            "memories.jsonl",
+            (rb'"settings":\{', b'"settings":' + b'{"a":' * 100_000),
+            "not valid JSON",
+        ),
+        ("memories.jsonl", (rb"What is", b"What was"), "is not what its id says"),
+        ("memories.jsonl", (rb"What is", b"\\\\ud800"), "half a character"),
+        (
+            "memories.jsonl",
+            (rb'"id":"m\w+"', b'"id":"../../etc/passwd"'),
+            "has '../../etc/passwd' for an id",
+        ),
+    ],
+)
+def test_one_damaged_memory_is_refused_and_the_others_come(
+    name: str, content: Any, told: str
+) -> None:
     parts = dict(GOOD)
     if content is None:
         del parts[name]
     else:
-        parts[name] = content if isinstance(content, bytes) else re.sub(*content, parts[name], count=1)
+        parts[name] = (
+            content if isinstance(content, bytes) else re.sub(*content, parts[name], count=1)
+        )
         assert parts[name] != GOOD[name]
     with Bank() as bank:
         report = bank.import_zip(io.BytesIO(zipped(parts)))
@@ -174,24 +241,52 @@ def test_arrays_that_do_not_match_their_checksum_are_refused() -> None:
         assert report.added == 2 and "do not match their checksum" in report.refused[0]
 
 
-@pytest.mark.parametrize(("event", "told"), [
-    ({"kind": "eaten"}, "kind"), ({"id": ""}, "no id or no time"), ({"created": "soon"}, "not ISO 8601"),
-    ({"created": "2999-01-01"}, "lies in the future"), ({"memory_id": "m0"}, "1 events belong to memory 'm0'"),
-    ({"detail": [1]}, "detail"), ({"detail": {"a": "\ud800"}}, "cannot be written as JSON"),
-    ({"problem_id": "\ud800"}, "cannot be written as JSON"), ({"id": "x" * 101}, "does not fit"),
-    (None, "is not valid JSON")])
-def test_bad_events_are_refused_and_the_others_come(event: dict[str, Any] | None, told: str) -> None:
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        ({"kind": "eaten"}, "kind"),
+        ({"id": ""}, "no id or no time"),
+        ({"created": "soon"}, "not ISO 8601"),
+        ({"created": "2999-01-01"}, "lies in the future"),
+        ({"memory_id": "m0"}, "1 events belong to memory 'm0'"),
+        ({"detail": [1]}, "detail"),
+        ({"detail": {"a": "\ud800"}}, "cannot be written as JSON"),
+        ({"problem_id": "\ud800"}, "cannot be written as JSON"),
+        ({"id": "x" * 101}, "does not fit"),
+        (None, "is not valid JSON"),
+    ],
+)
+def test_bad_events_are_refused_and_the_others_come(
+    event: dict[str, Any] | None, told: str
+) -> None:
     lines = GOOD["events.jsonl"].splitlines()
     lines[0] = b"{" if event is None else json.dumps(json.loads(lines[0]) | event).encode()
     with Bank() as bank:
         report = bank.import_zip(io.BytesIO(zipped(GOOD | {"events.jsonl": b"\n".join(lines)})))
-        assert (report.added, report.events, len(report.refused)) == (3, 2, 1) and told in report.refused[0]
+        assert (report.added, report.events, len(report.refused)) == (
+            3,
+            2,
+            1,
+        ) and told in report.refused[0]
         assert bank.verify().problems == []
 
 
-@pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "memories/../x.safetensors", "C:\\evil", "memories/",
-                                  "memories/m0123456789abcdeF.safetensors", "memories/m0123456789abcdef.safetensors\n",
-                                  "__MACOSX/x", "notes.txt", "memories/m0123456789abcdef.bin", "manifest.json/x"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil",
+        "/etc/passwd",
+        "memories/../x.safetensors",
+        "C:\\evil",
+        "memories/",
+        "memories/m0123456789abcdeF.safetensors",
+        "memories/m0123456789abcdef.safetensors\n",
+        "__MACOSX/x",
+        "notes.txt",
+        "memories/m0123456789abcdef.bin",
+        "manifest.json/x",
+    ],
+)
 def test_members_that_do_not_belong_are_refused(name: str) -> None:
     assert "does not belong in a bank" in refusal(zipped(GOOD | {name: b"x"}))
 
@@ -205,13 +300,20 @@ def test_the_container_is_checked_before_anything_is_read(monkeypatch: pytest.Mo
         assert "events.jsonl twice" in refusal(file.getvalue())
     assert "not a latentmem archive" in refusal(b"PK not a zip")
     assert "not a latentmem archive" in refusal(b"")
-    assert "has no memories.jsonl" in refusal(zipped({k: v for k, v in GOOD.items() if k != "memories.jsonl"}))
+    assert "has no memories.jsonl" in refusal(
+        zipped({k: v for k, v in GOOD.items() if k != "memories.jsonl"})
+    )
     manifest = json.loads(GOOD["manifest.json"])
-    for change, told in (({"version": 2}, "update it"), ({"format": "x"}, "not a latentmem-bank"),
-                         ({"members": 3}, "manifest.json: members")):
+    for change, told in (
+        ({"version": 2}, "update it"),
+        ({"format": "x"}, "not a latentmem-bank"),
+        ({"members": 3}, "manifest.json: members"),
+    ):
         other = {"manifest.json": json.dumps(manifest | change).encode()}
         assert told in refusal(zipped(GOOD | other, sign=False))
-    assert "does not match its checksum" in refusal(zipped(GOOD | {"events.jsonl": b""}, sign=False))
+    assert "does not match its checksum" in refusal(
+        zipped(GOOD | {"events.jsonl": b""}, sign=False)
+    )
     unlisted = {"memories/m0123456789abcdef.safetensors": b""}
     assert "its manifest does not list" in refusal(zipped(GOOD | unlisted, sign=False))
     assert "packed in an unknown way" in refusal(zipped(GOOD, method=zipfile.ZIP_LZMA))
@@ -240,7 +342,11 @@ def test_bombs_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bank_archive, "MAX_SENTENCES", 5)
     with Bank() as bank:
         report = bank.import_zip(io.BytesIO(zipped(GOOD | {"events.jsonl": b"x\n" * 5000})))
-        assert len(report.refused) == 6 and report.refused[-1] == "4995 more were refused." and report.added == 3
+        assert (
+            len(report.refused) == 6
+            and report.refused[-1] == "4995 more were refused."
+            and report.added == 3
+        )
 
 
 def test_any_damage_to_an_archive_ends_in_sentences() -> None:
@@ -252,7 +358,7 @@ def test_any_damage_to_an_archive_ends_in_sentences() -> None:
         for _ in range(rng.choice((1, 1, 3, 20))):
             bad[rng.randrange(len(bad))] = rng.randrange(256)
         if rng.random() < 0.2:
-            del bad[rng.randrange(len(bad)):]
+            del bad[rng.randrange(len(bad)) :]
         with Bank() as bank:
             try:
                 report = bank.import_zip(io.BytesIO(bytes(bad)))
@@ -263,7 +369,9 @@ def test_any_damage_to_an_archive_ends_in_sentences() -> None:
                 assert_same(bank.get(row.id), whole[row.id])
 
 
-def test_a_full_disk_leaves_no_half_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_half_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "bank.zip"
     with filled((frozenset({2}), frozenset())) as bank:
         bank.export_zip(path)
@@ -273,11 +381,17 @@ def test_a_full_disk_leaves_no_half_archive(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with filled((frozenset({1}), frozenset())) as bank, pytest.raises(LatentmemError, match="No space left on device"):
+    with (
+        filled((frozenset({1}), frozenset())) as bank,
+        pytest.raises(LatentmemError, match="No space left on device"),
+    ):
         bank.export_zip(path)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
     monkeypatch.setattr(bank_archive, "MAX_MEMORIES", 1)
-    with filled((frozenset({1, 2}), frozenset())) as bank, pytest.raises(LatentmemError, match="export them in parts"):
+    with (
+        filled((frozenset({1, 2}), frozenset())) as bank,
+        pytest.raises(LatentmemError, match="export them in parts"),
+    ):
         bank.export_zip(path)
     with Bank() as bank, pytest.raises(LatentmemError, match="cannot be read"):
         bank.import_zip(tmp_path / "none.zip")

@@ -47,7 +47,10 @@ def test_files_that_are_no_bank_are_refused(tmp_path: Path, path: Path) -> None:
     assert "is an SQLite file but not a latentmem bank" in refusal(tmp_path / "other")
     assert "is a folder" in refusal(tmp_path)
     assert "or its folder cannot be opened" in refusal(tmp_path / "text" / "bank.sqlite")
-    assert "There is no bank at" in refusal(tmp_path / "none", read_only=True) and not (tmp_path / "none").exists()
+    assert (
+        "There is no bank at" in refusal(tmp_path / "none", read_only=True)
+        and not (tmp_path / "none").exists()
+    )
     (tmp_path / "short").write_bytes(path.read_bytes()[:20_000])
     assert "is damaged" in refusal(tmp_path / "short")
     (tmp_path / "empty").touch()
@@ -69,21 +72,39 @@ def test_a_read_only_bank_reads_and_refuses_to_write(path: Path, tmp_path: Path)
         assert_same(bank.get(MADE[0].id), MADE[0])
         assert bank.search(MADE[1].keys["input"])[0].memory_id == MADE[1].id
         bank.export_zip(tmp_path / "out.zip")
-        for act in (lambda: bank.put(MADE[0]), lambda: bank.quarantine(MADE[0].id, "x"),
-                    lambda: bank.delete(MADE[0].id), lambda: bank.import_zip(tmp_path / "out.zip")):
+        for act in (
+            lambda: bank.put(MADE[0]),
+            lambda: bank.quarantine(MADE[0].id, "x"),
+            lambda: bank.delete(MADE[0].id),
+            lambda: bank.import_zip(tmp_path / "out.zip"),
+        ):
             with pytest.raises(LatentmemError, match="open for reading only"):
                 act()
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize(("version", "safe"), [
-    ((3, 40, 1), False), ((3, 44, 5), False), ((3, 44, 6), True), ((3, 45, 0), False), ((3, 50, 6), False),
-    ((3, 50, 7), True), ((3, 51, 2), False), ((3, 51, 3), True), ((3, 52, 0), True), ((4, 0, 0), True)])
+@pytest.mark.parametrize(
+    ("version", "safe"),
+    [
+        ((3, 40, 1), False),
+        ((3, 44, 5), False),
+        ((3, 44, 6), True),
+        ((3, 45, 0), False),
+        ((3, 50, 6), False),
+        ((3, 50, 7), True),
+        ((3, 51, 2), False),
+        ((3, 51, 3), True),
+        ((3, 52, 0), True),
+        ((4, 0, 0), True),
+    ],
+)
 def test_wal_only_where_its_race_is_fixed(version: tuple[int, int, int], safe: bool) -> None:
     assert schema.wal_is_safe(version) is safe
 
 
-def test_journal_mode_and_durability_follow_the_version(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_journal_mode_and_durability_follow_the_version(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for version, mode in (((3, 51, 3), "wal"), ((3, 40, 1), "delete")):
         monkeypatch.setattr("sqlite3.sqlite_version_info", version)
         with Bank(path) as bank:
@@ -93,7 +114,9 @@ def test_journal_mode_and_durability_follow_the_version(path: Path, monkeypatch:
     assert len(Bank(path).events()) == 14
 
 
-def test_a_wal_bank_is_read_where_nothing_may_be_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wal_bank_is_read_where_nothing_may_be_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     change(path, "PRAGMA journal_mode = WAL")
     monkeypatch.setattr("os.access", lambda *_: False)
     with Bank(path, read_only=True) as bank:
@@ -105,7 +128,9 @@ def test_a_full_disk_loses_nothing(path: Path) -> None:
         db = bank._store._db
         assert db is not None
         db.execute(f"PRAGMA max_page_count = {db.execute('PRAGMA page_count').fetchone()[0] + 2}")
-        with pytest.raises(LatentmemError, match=r"disk that holds .* is full, so nothing was stored"):
+        with pytest.raises(
+            LatentmemError, match=r"disk that holds .* is full, so nothing was stored"
+        ):
             bank.put(make_memory(50, tokens=20, hidden=896))
         assert len(bank) == 12 and bank.verify().problems == []
         db.execute("PRAGMA max_page_count = 100000")
@@ -114,13 +139,17 @@ def test_a_full_disk_loses_nothing(path: Path) -> None:
 
 
 @pytest.mark.parametrize("lock", ["BEGIN IMMEDIATE", "BEGIN; SELECT COUNT(*) FROM memories"])
-def test_a_locked_bank_says_so_and_recovers(path: Path, lock: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_bank_says_so_and_recovers(
+    path: Path, lock: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another process that writes, or that reads on and on."""
     monkeypatch.setattr(schema, "BUSY_SECONDS", 0.05)
     with Bank(path) as bank:
         other = sqlite3.connect(path, isolation_level=None)
         rows = [other.execute(statement) for statement in lock.split("; ")]
-        with pytest.raises(LatentmemError, match="stayed locked by another process, so nothing was changed"):
+        with pytest.raises(
+            LatentmemError, match="stayed locked by another process, so nothing was changed"
+        ):
             bank.put(make_memory(50))
         assert len(rows[-1].fetchall()) <= 1
         other.execute("COMMIT")
@@ -141,16 +170,33 @@ def test_closed_and_forked_banks_say_so(path: Path, monkeypatch: pytest.MonkeyPa
         bank.infos()
 
 
-@pytest.mark.parametrize(("sql", "told"), [
-    ("UPDATE parts SET bytes = zeroblob(9) WHERE seq = 4 AND part = 'traces'", "its traces is missing or does not"),
-    ("DELETE FROM parts WHERE seq = 4 AND part = 'soft_prompt'", "its soft_prompt is missing"),
-    ("UPDATE keys SET bytes = zeroblob(99) WHERE seq = 4 AND kind = 'input'", "its input is missing or does not match"),
-    ("DELETE FROM keys WHERE seq = 4", "has no key"),
-    ("UPDATE memories SET label = '99' WHERE seq = 4", "says label = '99', its record says '3'"),
-    ("UPDATE memories SET problem_text = '' WHERE seq = 4", "says problem_text = ''"),
-    ("UPDATE memories SET problem_text = CAST(x'ff00ff' AS TEXT) WHERE seq = 4", "says problem_text"),
-])
-def test_verify_names_the_damaged_memory_and_the_others_go_on(path: Path, sql: str, told: str) -> None:
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        (
+            "UPDATE parts SET bytes = zeroblob(9) WHERE seq = 4 AND part = 'traces'",
+            "its traces is missing or does not",
+        ),
+        ("DELETE FROM parts WHERE seq = 4 AND part = 'soft_prompt'", "its soft_prompt is missing"),
+        (
+            "UPDATE keys SET bytes = zeroblob(99) WHERE seq = 4 AND kind = 'input'",
+            "its input is missing or does not match",
+        ),
+        ("DELETE FROM keys WHERE seq = 4", "has no key"),
+        (
+            "UPDATE memories SET label = '99' WHERE seq = 4",
+            "says label = '99', its record says '3'",
+        ),
+        ("UPDATE memories SET problem_text = '' WHERE seq = 4", "says problem_text = ''"),
+        (
+            "UPDATE memories SET problem_text = CAST(x'ff00ff' AS TEXT) WHERE seq = 4",
+            "says problem_text",
+        ),
+    ],
+)
+def test_verify_names_the_damaged_memory_and_the_others_go_on(
+    path: Path, sql: str, told: str
+) -> None:
     with Bank(path) as bank:
         assert bank.verify().problems == []
         change(path, sql)
@@ -170,7 +216,9 @@ def test_verify_names_damaged_and_orphan_events(path: Path) -> None:
     with Bank(path) as bank:
         events = bank.events()
         change(path, f"UPDATE events SET kind = 'hurt' WHERE id = '{events[0].id}'")
-        change(path, f"UPDATE events SET memory_id = 'm00' WHERE id = '{events[1].id}'")  # foreign keys are off there
+        change(
+            path, f"UPDATE events SET memory_id = 'm00' WHERE id = '{events[1].id}'"
+        )  # foreign keys are off there
         told = " ".join(bank.verify().problems)
         assert f"Event {events[0].id} is damaged" in told
         assert f"Event {events[1].id} belongs to memory m00, which is not in the bank" in told
@@ -185,8 +233,13 @@ def survey(path: Path) -> bool:
                 whole = bank.verify().problems == []
             except LatentmemError:
                 whole = False
-            for act in (bank.infos, bank.events, lambda: bank.keys("input"), lambda: bank.search(MADE[0].keys["input"]),
-                        *(lambda m=m: assert_same(bank.get(m.id), m) for m in MADE)):
+            for act in (
+                bank.infos,
+                bank.events,
+                lambda: bank.keys("input"),
+                lambda: bank.search(MADE[0].keys["input"]),
+                *(lambda m=m: assert_same(bank.get(m.id), m) for m in MADE),
+            ):
                 try:
                     act()
                 except LatentmemError:
@@ -200,7 +253,7 @@ def test_any_overwritten_page_is_found(path: Path, tmp_path: Path) -> None:
     good, copy = path.read_bytes(), tmp_path / "copy.sqlite"
     for start in range(0, len(good), 4096):
         noise = random.Random(start).randbytes(4096)
-        copy.write_bytes(good[:start] + noise + good[start + 4096:])
+        copy.write_bytes(good[:start] + noise + good[start + 4096 :])
         assert not survey(copy), f"page {start // 4096 + 1}"
 
 
@@ -226,11 +279,11 @@ def test_damaged_pages_leave_the_rest_readable(tmp_path: Path) -> None:
     root = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'keys'").fetchone()[0]
     db.close()
     data = bytearray(path.read_bytes())
-    page = data[(root - 1) * 4096:root * 4096]
+    page = data[(root - 1) * 4096 : root * 4096]
     assert page[0] == 5, "not an interior page of a table"
     cell = int.from_bytes(page[12:14], "big")
-    leaf = int.from_bytes(page[cell:cell + 4], "big")
-    data[(leaf - 1) * 4096 + 3:(leaf - 1) * 4096 + 83] = b"\xff" * 80
+    leaf = int.from_bytes(page[cell : cell + 4], "big")
+    data[(leaf - 1) * 4096 + 3 : (leaf - 1) * 4096 + 83] = b"\xff" * 80
     path.write_bytes(data)
     with Bank(path) as bank:
         found = {h.memory_id for h in bank.search(made[0].keys["input"], k=99)}
@@ -242,4 +295,7 @@ def test_damaged_pages_leave_the_rest_readable(tmp_path: Path) -> None:
         assert report.memories == len(found) + 1 and report.memories + len(report.refused) == 13
         assert made[0].id in " ".join(report.refused)
     with Bank() as fresh:
-        assert fresh.import_zip(tmp_path / "rescued.zip").added == report.memories and fresh.verify().problems == []
+        assert (
+            fresh.import_zip(tmp_path / "rescued.zip").added == report.memories
+            and fresh.verify().problems == []
+        )

@@ -58,8 +58,9 @@ for line in sys.stdin:
 """
 
 
-def killed(nursery: subprocess.Popen[bytes], path: Path, start: int, seconds: float,
-           making: bool) -> list[tuple[str, int, str]]:
+def killed(
+    nursery: subprocess.Popen[bytes], path: Path, start: int, seconds: float, making: bool
+) -> list[tuple[str, int, str]]:
     """What a child acknowledged before it was killed, so many seconds after its first memory, or, with `making`, after
     it began to make the file."""
     assert nursery.stdin is not None and nursery.stdout is not None
@@ -77,15 +78,21 @@ def killed(nursery: subprocess.Popen[bytes], path: Path, start: int, seconds: fl
 
 @pytest.fixture
 def nursery() -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen([sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          cwd=Path(__file__).parents[2]) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", NURSERY],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    ) as process:
         yield process
         process.kill()
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill -9")
 @pytest.mark.timeout(60 + 10 * KILLS)
-def test_acknowledged_memories_survive_kill_9(nursery: subprocess.Popen[bytes], tmp_path: Path) -> None:
+def test_acknowledged_memories_survive_kill_9(
+    nursery: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
     seed = random.SystemRandom().randrange(2**32)
     rng = random.Random(seed)
     acknowledged = torn = 0
@@ -108,10 +115,16 @@ def test_acknowledged_memories_survive_kill_9(nursery: subprocess.Popen[bytes], 
             assert events <= {event.id for event in bank.events()}, f"kill {kill} of seed {seed}"
             kept = {receipt.id for receipt in bank.receipts()}
             assert receipts <= kept, f"kill {kill} of seed {seed}"
-            assert [len(bank.events(receipt_id=ident)) for ident in kept] == [3] * len(kept), f"kill {kill} of seed {seed}"
-            assert {e.receipt_id for e in bank.events()} - {""} <= kept, f"kill {kill} of seed {seed}"
+            assert [len(bank.events(receipt_id=ident)) for ident in kept] == [3] * len(kept), (
+                f"kill {kill} of seed {seed}"
+            )
+            assert {e.receipt_id for e in bank.events()} - {""} <= kept, (
+                f"kill {kill} of seed {seed}"
+            )
             for ident, number in memories.items():
                 assert_same(bank.get(ident), make_memory(number, tokens=20, hidden=128))
-    print(f"\n{KILLS} kills (seed {seed}), {torn} of them inside a transaction: {acknowledged} writes were "
-          "acknowledged, 0 were lost, verify was clean each time")
+    print(
+        f"\n{KILLS} kills (seed {seed}), {torn} of them inside a transaction: {acknowledged} writes were "
+        "acknowledged, 0 were lost, verify was clean each time"
+    )
     assert acknowledged > 0

@@ -43,11 +43,11 @@ def harm(path: Path, name: str) -> None:
     root = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchone()[0]
     db.close()
     data = bytearray(path.read_bytes())
-    page = data[(root - 1) * 4096:root * 4096]
+    page = data[(root - 1) * 4096 : root * 4096]
     assert page[0] in (2, 5), "not an interior page"
     cell = int.from_bytes(page[12:14], "big")
-    leaf = int.from_bytes(page[cell:cell + 4], "big")
-    data[(leaf - 1) * 4096 + 3:(leaf - 1) * 4096 + 83] = b"\xff" * 80
+    leaf = int.from_bytes(page[cell : cell + 4], "big")
+    data[(leaf - 1) * 4096 + 3 : (leaf - 1) * 4096 + 83] = b"\xff" * 80
     path.write_bytes(data)
 
 
@@ -59,7 +59,9 @@ def change(path: Path, sql: str) -> None:
 
 
 # ------------------------------------------------------------------ export
-def test_a_damaged_page_of_events_costs_its_events_and_no_memory(path: Path, tmp_path: Path) -> None:
+def test_a_damaged_page_of_events_costs_its_events_and_no_memory(
+    path: Path, tmp_path: Path
+) -> None:
     good, rescued = tmp_path / "good.zip", tmp_path / "rescued.zip"
     with Bank(path) as bank:
         whole = {e.id for e in bank.events()}
@@ -71,7 +73,9 @@ def test_a_damaged_page_of_events_costs_its_events_and_no_memory(path: Path, tmp
         assert report.memories == len(MADE) and 0 < report.events < len(whole)
         assert all("damaged events of memory m" in s for s in report.refused)
         assert sum(int(s.split()[0]) for s in report.refused) == len(whole) - report.events
-        with pytest.raises(LatentmemError, match=r"lacks .* damaged events of memory m.*good.zip was left as it is"):
+        with pytest.raises(
+            LatentmemError, match=r"lacks .* damaged events of memory m.*good.zip was left as it is"
+        ):
             bank.export_zip(good)
         assert len(bank.infos()) == len(MADE)
         left = bank.events()
@@ -90,7 +94,9 @@ def test_a_damaged_list_of_events_costs_none(path: Path, tmp_path: Path) -> None
     with Bank(path) as bank:
         report = bank.export_zip(tmp_path / "rescued.zip")
     assert (report.memories, report.events) == (len(MADE), len(MADE) * EACH)
-    assert report.refused and all("may be left out, because the list of them is damaged" in s for s in report.refused)
+    assert report.refused and all(
+        "may be left out, because the list of them is damaged" in s for s in report.refused
+    )
 
 
 def test_an_event_with_a_wrong_checksum_is_missed_by_name(path: Path, tmp_path: Path) -> None:
@@ -99,18 +105,25 @@ def test_an_event_with_a_wrong_checksum_is_missed_by_name(path: Path, tmp_path: 
         bank.quarantine(one, "harmful")
         bank.export_zip(good)
         before = good.read_bytes()
-        change(path, f"UPDATE events SET detail = '{{}}' WHERE memory_id = '{one}' AND kind = 'quarantined'")
+        change(
+            path,
+            f"UPDATE events SET detail = '{{}}' WHERE memory_id = '{one}' AND kind = 'quarantined'",
+        )
         with pytest.raises(LatentmemError, match=f"1 damaged events of memory {one} are left out"):
             bank.export_zip(good)
         assert good.read_bytes() == before
         report = bank.export_zip(tmp_path / "new.zip")
     assert (report.memories, report.events) == (len(MADE), len(MADE) * EACH)
-    assert report.refused == [f"1 damaged events of memory {one} are left out: run `latentmem verify`."]
+    assert report.refused == [
+        f"1 damaged events of memory {one} are left out: run `latentmem verify`."
+    ]
     assert zipfile.is_zipfile(tmp_path / "new.zip")
 
 
 # ------------------------------------------------------------------ verify
-def test_what_is_deleted_while_it_is_verified_is_no_problem(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_deleted_while_it_is_verified_is_no_problem(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Bank(path) as bank, Bank(path) as other:
         for seed in range(3):
             receipt = make_receipt(seed, MADE[seed])
@@ -167,10 +180,14 @@ os.kill(os.getpid(), 9)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill -9")
-def test_a_bank_left_in_the_middle_of_a_write_is_not_called_damaged(path: Path, cli: Terminal) -> None:
+def test_a_bank_left_in_the_middle_of_a_write_is_not_called_damaged(
+    path: Path, cli: Terminal
+) -> None:
     assert subprocess.run([sys.executable, "-c", HALF, str(path)]).returncode == -signal.SIGKILL
     assert Path(f"{path}-journal").exists()
-    with pytest.raises(LatentmemError, match=r"left in the middle of a write.* `latentmem verify`") as error:
+    with pytest.raises(
+        LatentmemError, match=r"left in the middle of a write.* `latentmem verify`"
+    ) as error:
         Bank(path, read_only=True)
     assert schema.is_unfinished(error.value) and "\n" not in str(error.value)
     result = cli("doctor", "--json")
@@ -182,9 +199,15 @@ def test_a_bank_left_in_the_middle_of_a_write_is_not_called_damaged(path: Path, 
     assert json.loads(cli.ok("doctor", "--json"))["sections"]["bank"]["state"] == "whole"
 
 
-@pytest.mark.parametrize(("code", "unfinished"), [
-    (sqlite3.SQLITE_READONLY_ROLLBACK, True), (sqlite3.SQLITE_READONLY_RECOVERY, True), (sqlite3.SQLITE_READONLY, False),
-    (sqlite3.SQLITE_READONLY_DIRECTORY, False)])
+@pytest.mark.parametrize(
+    ("code", "unfinished"),
+    [
+        (sqlite3.SQLITE_READONLY_ROLLBACK, True),
+        (sqlite3.SQLITE_READONLY_RECOVERY, True),
+        (sqlite3.SQLITE_READONLY, False),
+        (sqlite3.SQLITE_READONLY_DIRECTORY, False),
+    ],
+)
 def test_only_an_unfinished_write_is_said_to_be_one(code: int, unfinished: bool) -> None:
     wrong = sqlite3.OperationalError("attempt to write a readonly database")
     wrong.sqlite_errorcode = code

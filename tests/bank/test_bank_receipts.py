@@ -37,22 +37,42 @@ def ask(bank: Bank, seed: int, memory=ONE) -> Receipt:
 
 
 # ------------------------------------------------------------------ keeping and reading
-@given(text=WORDS, said=WORDS, seed=st.integers(0, 2**63 - 1), score=st.floats(allow_nan=False, allow_infinity=False),
-       answer=st.none() | WORDS)
-def test_a_receipt_comes_back_with_all_but_long_texts_and_tokens(text: str, said: str, seed: int, score: float,
-                                                                 answer: str | None) -> None:
+@given(
+    text=WORDS,
+    said=WORDS,
+    seed=st.integers(0, 2**63 - 1),
+    score=st.floats(allow_nan=False, allow_infinity=False),
+    answer=st.none() | WORDS,
+)
+def test_a_receipt_comes_back_with_all_but_long_texts_and_tokens(
+    text: str, said: str, seed: int, score: float, answer: str | None
+) -> None:
     route = Route("memory", answer, False, said, {"memory": score}, "judge")
     trace = Trace(0, text, answer, True, 9, token_ids=(1, 2), entropy=abs(score))
-    made = make_receipt(seed, ONE, problem=Problem("? " + text), answer=answer, route=route, traces=(trace,),
-                        settings={"seed": seed, "key": "kv", "top_p": 0.5})
+    made = make_receipt(
+        seed,
+        ONE,
+        problem=Problem("? " + text),
+        answer=answer,
+        route=route,
+        traces=(trace,),
+        settings={"seed": seed, "key": "kv", "top_p": 0.5},
+    )
     with Bank() as bank:
         bank.keep_receipt(made)
         found = bank.receipt(made.id)
         assert replace(found, traces=()) == replace(made, traces=())
         kept = found.traces[0]
         assert replace(kept, text=text, token_ids=(1, 2)) == trace
-        assert kept.text == text if len(text) <= serialization.MOST_TEXT else (
-            len(kept.text) == serialization.MOST_TEXT and text.startswith(kept.text[:-1]) and kept.text.endswith("…"))
+        assert (
+            kept.text == text
+            if len(text) <= serialization.MOST_TEXT
+            else (
+                len(kept.text) == serialization.MOST_TEXT
+                and text.startswith(kept.text[:-1])
+                and kept.text.endswith("…")
+            )
+        )
         assert bank.verify().problems == [] and bank.stats()["receipts"] == 1
 
 
@@ -64,7 +84,11 @@ def test_receipts_are_found_by_the_memories_that_took_part() -> None:
     assert [r.id for r in bank.receipts(limit=1)] == [alone.id] and bank.receipts(limit=0) == []
     assert [r.id for r in bank.receipts(ONE.id[:8])] == [first.id]
     assert bank.asked(TWO.id) == {second.id: second.problem.text}
-    assert [e.kind for e in bank.events(receipt_id=first.id)] == ["verifier_won", "used", "retrieved"], "in their order"
+    assert [e.kind for e in bank.events(receipt_id=first.id)] == [
+        "verifier_won",
+        "used",
+        "retrieved",
+    ], "in their order"
     with pytest.raises(LatentmemError, match="no memory"):
         bank.receipts("m000nothere")
 
@@ -97,11 +121,17 @@ def test_a_receipt_outlives_its_memory_and_does_not_travel(tmp_path: Path) -> No
     bank.export_zip(tmp_path / "a.zip")
     with Bank() as other:
         other.import_zip(tmp_path / "a.zip")
-        assert other.receipts() == [] and other.asked(ONE.id) == {} and len(other.events(ONE.id)) == 3
+        assert (
+            other.receipts() == [] and other.asked(ONE.id) == {} and len(other.events(ONE.id)) == 3
+        )
         with pytest.raises(LatentmemError, match="no receipt"):
             other.receipt(kept.id)
     bank.delete(ONE.id)
-    assert bank.receipt(kept.id).memory_id == ONE.id and bank.events() == [] and bank.verify().problems == []
+    assert (
+        bank.receipt(kept.id).memory_id == ONE.id
+        and bank.events() == []
+        and bank.verify().problems == []
+    )
     late = make_receipt(2, ONE)  # the memory went while its answer was given
     bank.keep_receipt(late, events(late))
     assert bank.receipt(late.id).answer == "4" and bank.events() == []
@@ -109,7 +139,9 @@ def test_a_receipt_outlives_its_memory_and_does_not_travel(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("ident", ["r404", "", "½", "r" * 500, "r1' OR 1=1", None])
 def test_a_receipt_that_is_gone_is_one_sentence(ident: str) -> None:
-    with pytest.raises(LatentmemError, match=r"There is no receipt .{1,50} here: .* newest 2000 .*\.$"):
+    with pytest.raises(
+        LatentmemError, match=r"There is no receipt .{1,50} here: .* newest 2000 .*\.$"
+    ):
         filled().receipt(ident)
 
 
@@ -142,11 +174,18 @@ def test_the_events_of_an_old_answer_stay_when_its_receipt_goes() -> None:
 
 
 # ------------------------------------------------------------------ damage
-@pytest.mark.parametrize(("sql", "told"), [
-    ("UPDATE receipts SET body = replace(body, '\"4\"', '\"5\"') WHERE seq = 1", "is damaged: its checksum does not match"),
-    ("UPDATE receipts SET body = x'00' WHERE seq = 1", "is damaged"),
-    ("UPDATE receipts SET problem = 'other' WHERE seq = 1", "is damaged"),
-    ("UPDATE receipts SET size = 1 WHERE seq = 1", "says size = '1'")])
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        (
+            "UPDATE receipts SET body = replace(body, '\"4\"', '\"5\"') WHERE seq = 1",
+            "is damaged: its checksum does not match",
+        ),
+        ("UPDATE receipts SET body = x'00' WHERE seq = 1", "is damaged"),
+        ("UPDATE receipts SET problem = 'other' WHERE seq = 1", "is damaged"),
+        ("UPDATE receipts SET size = 1 WHERE seq = 1", "says size = '1'"),
+    ],
+)
 def test_verify_names_a_damaged_receipt_and_the_others_go_on(sql: str, told: str) -> None:
     bank = filled()
     first, second = ask(bank, 1), ask(bank, 2)
@@ -176,14 +215,20 @@ def old(tmp_path: Path) -> Path:
 
 def test_a_step_that_was_released_never_changes() -> None:
     """Banks are compared with these definitions: a change here would refuse every bank that exists."""
-    sums = [hashlib.sha256("".join(step.split()).encode()).hexdigest()[:16] for step in schema.STEPS]
+    sums = [
+        hashlib.sha256("".join(step.split()).encode()).hexdigest()[:16] for step in schema.STEPS
+    ]
     assert sums == ["a0a73021c5abe80e", "30612000ae4a63f4"]
 
 
 def test_an_older_bank_gains_its_table_when_it_is_opened_for_writing(old: Path) -> None:
     with Bank(old) as bank:
         receipt = ask(bank, 1)
-        assert bank.verify().problems == [] and len(bank) == 2 and len(bank.events(receipt_id="r1")) == 1
+        assert (
+            bank.verify().problems == []
+            and len(bank) == 2
+            and len(bank.events(receipt_id="r1")) == 1
+        )
     with Bank(old, read_only=True) as bank:
         assert bank.receipt(receipt.id).seed == 1
 
@@ -191,7 +236,12 @@ def test_an_older_bank_gains_its_table_when_it_is_opened_for_writing(old: Path) 
 def test_an_older_bank_that_is_only_read_is_not_changed(old: Path) -> None:
     before = old.read_bytes()
     with Bank(old, read_only=True) as bank:
-        assert len(bank) == 2 and not bank.untouched and bank.receipts() == [] and bank.asked(ONE.id) == {}
+        assert (
+            len(bank) == 2
+            and not bank.untouched
+            and bank.receipts() == []
+            and bank.asked(ONE.id) == {}
+        )
         assert bank.verify().problems == [] and bank.stats()["receipts"] == 0
         with pytest.raises(LatentmemError, match="no receipt"):
             bank.receipt("r1")
@@ -200,9 +250,13 @@ def test_an_older_bank_that_is_only_read_is_not_changed(old: Path) -> None:
     assert old.read_bytes() == before and sorted(p.name for p in old.parent.iterdir()) == [old.name]
 
 
-def test_an_older_bank_that_cannot_be_written_can_still_be_read(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_bank_that_cannot_be_written_can_still_be_read(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before, real = old.read_bytes(), sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda target, **options: real(target.replace("=rwc", "=ro"), **options))
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda target, **options: real(target.replace("=rwc", "=ro"), **options)
+    )
     with Bank(old) as bank:
         assert len(bank) == 2 and bank.receipts() == []
         with pytest.raises(LatentmemError, match="cannot be written"):
@@ -220,7 +274,9 @@ def test_an_older_bank_that_was_tampered_with_is_refused_unchanged(old: Path) ->
     assert old.read_bytes() == before
 
 
-def test_a_bank_that_another_brings_up_meanwhile_is_not_refused(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bank_that_another_brings_up_meanwhile_is_not_refused(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The other begins right after this one has read the version: the tables must be those of that version."""
     pragma, others = schema._pragma, [Thread(target=lambda: Bank(old).close())]
 
@@ -253,7 +309,9 @@ def test_what_is_forgotten_is_gone_from_the_files_and_the_rest_stays(tmp_path: P
         assert len(bank.receipts()) == 4
         assert bank.forget([secret.id, secret.id]) == 1
         assert not any(b"ZEBRAFISH" in f.read_bytes() for f in tmp_path.iterdir())
-        assert {r.id for r in bank.receipts()} == {r.id for r in others} and bank.info(ONE.id).counters.used == 4
+        assert {r.id for r in bank.receipts()} == {r.id for r in others} and bank.info(
+            ONE.id
+        ).counters.used == 4
         assert bank.forget() == 3 and bank.receipts() == [] and bank.forget() == 0
         again = ask(bank, 9)
         assert [r.id for r in bank.receipts()] == [again.id] and bank.verify().problems == []
@@ -281,10 +339,14 @@ def test_several_open_an_older_bank_at_once(old: Path) -> None:
         assert {r.seed for r in bank.receipts()} == set(range(4)) and bank.verify().problems == []
 
 
-def test_a_failed_step_leaves_the_older_bank_as_it_was(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_step_leaves_the_older_bank_as_it_was(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = old.read_bytes()
     with monkeypatch.context() as broken:
-        broken.setattr(schema, "STEPS", (schema.STEPS[0], "CREATE TABLE receipts (seq);\nNOT SQL;\n"))
+        broken.setattr(
+            schema, "STEPS", (schema.STEPS[0], "CREATE TABLE receipts (seq);\nNOT SQL;\n")
+        )
         with pytest.raises(sqlite3.OperationalError):
             Bank(old)
     assert old.read_bytes() == before

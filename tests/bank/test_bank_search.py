@@ -15,8 +15,16 @@ from latentmem.records import LatentmemError
 from tests.bank_samples import make_memory, unit
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 8), st.integers(1, 70), st.integers(1, 5))
-def test_nearest_is_what_sorting_all_cosines_gives(seed: int, n: int, dim: int, k: int, kinds: int) -> None:
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 60),
+    st.integers(1, 8),
+    st.integers(1, 70),
+    st.integers(1, 5),
+)
+def test_nearest_is_what_sorting_all_cosines_gives(
+    seed: int, n: int, dim: int, k: int, kinds: int
+) -> None:
     """Few directions, so that there are many ties."""
     rng = np.random.default_rng(seed)
     rows = np.stack([unit(rng, dim) for _ in range(kinds)])[rng.integers(0, kinds, n)]
@@ -24,11 +32,13 @@ def test_nearest_is_what_sorting_all_cosines_gives(seed: int, n: int, dim: int, 
     index = key_index.KeyIndex("input")
     block = index.blocks.setdefault(dim, key_index.Block(dim))
     for i in range(n):
-        block.append(rows[i:i + 1], [(i, ids[i], "name", 0, 0)])
+        block.append(rows[i : i + 1], [(i, ids[i], "name", 0, 0)])
     query, mask = unit(rng, dim), rng.random(n) < 0.7
     hits = key_index.nearest(block.view(), query, k, mask)
 
-    cosines = (rows.astype(np.float64) * query).sum(axis=1) / np.linalg.norm(rows.astype(np.float64), axis=1)
+    cosines = (rows.astype(np.float64) * query).sum(axis=1) / np.linalg.norm(
+        rows.astype(np.float64), axis=1
+    )
     cosines /= np.linalg.norm(query.astype(np.float64))
     best = sorted((-cosines[i].round(12), ids[i], i) for i in range(n) if mask[i])
     assert [h.memory_id for h in hits] == [ident for _, ident, _ in best[:k]]
@@ -36,7 +46,9 @@ def test_nearest_is_what_sorting_all_cosines_gives(seed: int, n: int, dim: int, 
     for place, hit in enumerate(hits):
         assert hit.similarity == pytest.approx(cosines[best[place][2]], abs=1e-12)
         if place + 1 < len(best):
-            assert hit.margin == pytest.approx(cosines[best[place][2]] - cosines[best[place + 1][2]], abs=1e-12)
+            assert hit.margin == pytest.approx(
+                cosines[best[place][2]] - cosines[best[place + 1][2]], abs=1e-12
+            )
         else:
             assert hit.margin is None
 
@@ -64,13 +76,23 @@ def test_filters_leave_only_what_they_say() -> None:
         assert found() == {m.id for m in made} - {made[6].id}
         assert found(model="model0", include_quarantined=True) == {m.id for m in made[::2]}
         assert found(model="model0", source="set0") == {made[0].id}
-        assert found(exclude=[made[0].id, "mnone"]) == {m.id for m in made} - {made[6].id, made[0].id}
+        assert found(exclude=[made[0].id, "mnone"]) == {m.id for m in made} - {
+            made[6].id,
+            made[0].id,
+        }
         assert found(model="unknown") == found(source="unknown") == set()
         assert bank.search(made[3].keys["kv"], kind="kv")[0].memory_id == made[3].id
         ids, matrix = bank.keys("input", model="model1")
-        assert ids == [m.id for m in made[1::2]] and matrix.shape == (6, 6) and matrix.dtype == np.float32
+        assert (
+            ids == [m.id for m in made[1::2]]
+            and matrix.shape == (6, 6)
+            and matrix.dtype == np.float32
+        )
         np.testing.assert_allclose(matrix, [m.keys["input"] for m in made[1::2]], rtol=1e-6)
-        assert made[6].id not in bank.keys("input")[0] and made[6].id in bank.keys("kv", include_quarantined=True)[0]
+        assert (
+            made[6].id not in bank.keys("input")[0]
+            and made[6].id in bank.keys("kv", include_quarantined=True)[0]
+        )
 
 
 def test_an_empty_bank_finds_nothing() -> None:
@@ -80,11 +102,15 @@ def test_an_empty_bank_finds_nothing() -> None:
         assert ids == [] and matrix.shape == (0, 0)
 
 
-@pytest.mark.parametrize(("key", "message"), [
-    (np.zeros(6, np.float32), "other than zero"), (np.full(6, np.nan, np.float32), "finite"),
-    (np.ones((2, 3), np.float32), r"\(2, 3\)"),
-    (np.ones(5, np.float32), "has 5 numbers, but the input keys of the bank have 6"),
-])
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (np.zeros(6, np.float32), "other than zero"),
+        (np.full(6, np.nan, np.float32), "finite"),
+        (np.ones((2, 3), np.float32), r"\(2, 3\)"),
+        (np.ones(5, np.float32), "has 5 numbers, but the input keys of the bank have 6"),
+    ],
+)
 def test_bad_queries_are_refused(key: np.ndarray, message: str) -> None:
     with Bank() as bank:
         bank.put(make_memory(1))
@@ -116,12 +142,18 @@ def test_a_key_takes_no_more_room_than_it_needs_and_none_once_its_memory_is_dele
             bank.put(memory)
             bank.search(memory.keys["input"])
         blocks = bank._indices["input"].blocks
-        assert {dim: block._buffer.shape for dim, block in blocks.items()} == {6: (1, 6), 1000: (2, 1000), 2000: (1, 2000)}
+        assert {dim: block._buffer.shape for dim, block in blocks.items()} == {
+            6: (1, 6),
+            1000: (2, 1000),
+            2000: (1, 2000),
+        }
         for memory in made[1:3]:
             bank.delete(memory.id)
         assert bank.search(made[0].keys["input"])[0].memory_id == made[0].id
         assert set(bank._indices["input"].blocks) == {6, 2000}
-        with pytest.raises(LatentmemError, match="has 1000 numbers, but the input keys of the bank have"):
+        with pytest.raises(
+            LatentmemError, match="has 1000 numbers, but the input keys of the bank have"
+        ):
             bank.search(made[1].keys["input"])
         bank.put(made[1])
         assert bank.search(made[1].keys["input"])[0].memory_id == made[1].id
@@ -133,7 +165,9 @@ def test_a_key_takes_no_more_room_than_it_needs_and_none_once_its_memory_is_dele
 def test_a_search_reads_only_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     add = key_index.KeyIndex.add
-    monkeypatch.setattr(key_index.KeyIndex, "add", lambda self, rows: (read.append(len(rows)), add(self, rows))[1])
+    monkeypatch.setattr(
+        key_index.KeyIndex, "add", lambda self, rows: (read.append(len(rows)), add(self, rows))[1]
+    )
     with Bank() as bank:
         made = [make_memory(i) for i in range(10)]
         for memory in made[:8]:
@@ -161,7 +195,9 @@ def test_threads_search_while_another_puts() -> None:
             while not done.is_set():
                 try:
                     found = [order[h.memory_id] for h in bank.search(made[0].keys["input"], k=200)]
-                    assert sorted(found) == list(range(len(found))) and len(found) >= newest  # no gaps, never fewer
+                    assert (
+                        sorted(found) == list(range(len(found))) and len(found) >= newest
+                    )  # no gaps, never fewer
                     newest = len(found)
                 except Exception as e:
                     errors.append(e)

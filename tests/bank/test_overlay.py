@@ -41,16 +41,25 @@ def ids(seeds: range) -> list[str]:
 @pytest.fixture(scope="module")
 def searched() -> tuple[Overlay, Bank]:
     """An overlay, and one bank with all its memories; for searching only."""
-    return filled(Overlay(filled(Bank(":memory:"), SHARED)), MINE), filled(filled(Bank(":memory:"), SHARED), MINE)
+    return filled(Overlay(filled(Bank(":memory:"), SHARED)), MINE), filled(
+        filled(Bank(":memory:"), SHARED), MINE
+    )
 
 
-@given(seed=st.integers(0, 10_000), k=st.integers(1, 12), model=st.sampled_from([None, "model0", "model1"]),
-       gone=st.sets(st.integers(0, 8), max_size=4))
-def test_search_is_that_of_one_bank_with_all_memories(searched: tuple[Overlay, Bank], seed: int, k: int, model: str | None,
-                                                      gone: set[int]) -> None:
+@given(
+    seed=st.integers(0, 10_000),
+    k=st.integers(1, 12),
+    model=st.sampled_from([None, "model0", "model1"]),
+    gone=st.sets(st.integers(0, 8), max_size=4),
+)
+def test_search_is_that_of_one_bank_with_all_memories(
+    searched: tuple[Overlay, Bank], seed: int, k: int, model: str | None, gone: set[int]
+) -> None:
     key, exclude = unit(np.random.default_rng(seed), 6), [make_memory(i).id for i in gone]
     ours, theirs = (bank.search(key, k=k, model=model, exclude=exclude) for bank in searched)
-    assert [(h.memory_id, h.rank, h.name) for h in ours] == [(h.memory_id, h.rank, h.name) for h in theirs]
+    assert [(h.memory_id, h.rank, h.name) for h in ours] == [
+        (h.memory_id, h.rank, h.name) for h in theirs
+    ]
     assert np.allclose([h.similarity for h in ours], [h.similarity for h in theirs])
     assert [h.margin is None for h in ours] == [h.margin is None for h in theirs]
     assert np.allclose([h.margin or 0 for h in ours], [h.margin or 0 for h in theirs], atol=1e-6)
@@ -69,7 +78,9 @@ def test_a_shared_bank_of_another_embedder_does_not_hide_ones_own_memories() -> 
 def test_rows_and_keys_are_those_of_both(overlay: Overlay) -> None:
     both = filled(filled(Bank(":memory:"), SHARED), MINE)
     assert [i.id for i in overlay.infos()] == [i.id for i in both.infos()] and len(overlay) == 9
-    assert [i.id for i in overlay.infos(limit=3, offset=2)] == [i.id for i in both.infos(limit=3, offset=2)]
+    assert [i.id for i in overlay.infos(limit=3, offset=2)] == [
+        i.id for i in both.infos(limit=3, offset=2)
+    ]
     assert [i.id for i in overlay.infos(source="set1")] == [i.id for i in both.infos(source="set1")]
     assert [i.id for i in overlay.infos(text="6 plus")] == [make_memory(6).id]
     names, keys = overlay.keys("input", model="model1")
@@ -92,7 +103,12 @@ def test_nothing_is_written_to_the_shared_bank(overlay: Overlay, shared: Bank) -
         overlay.delete(one)
     overlay.delete(own)
     assert len(shared) == 5 and shared.events() == [] and not shared.info(one).quarantined
-    assert one in overlay and own not in overlay and not overlay.owns(one) and overlay.owns(ids(MINE)[1])
+    assert (
+        one in overlay
+        and own not in overlay
+        and not overlay.owns(one)
+        and overlay.owns(ids(MINE)[1])
+    )
 
 
 def test_what_happens_to_a_shared_memory_is_seen_here(overlay: Overlay) -> None:
@@ -135,15 +151,26 @@ def test_two_overlays_know_nothing_of_each_other(shared: Bank) -> None:
 
 
 def test_receipts_stay_with_the_visitor(shared: Bank, overlay: Overlay) -> None:
-    keepers, mine, both = make_receipt(1, make_memory(0)), make_receipt(2, make_memory(5)), make_receipt(3, make_memory(0))
+    keepers, mine, both = (
+        make_receipt(1, make_memory(0)),
+        make_receipt(2, make_memory(5)),
+        make_receipt(3, make_memory(0)),
+    )
     shared.keep_receipt(keepers, events(keepers))
     before = list(shared._store._db.iterdump())  # type: ignore[union-attr]
     for r in (mine, both):
         overlay.keep_receipt(r, events(r))
     assert list(shared._store._db.iterdump()) == before, "the shared bank is never written to"  # type: ignore[union-attr]
-    assert overlay.receipt(both.id).memory_id == make_memory(0).id and overlay.info(make_memory(0).id).counters.used == 2
-    assert [r.id for r in overlay.receipts()] == [both.id, mine.id] and len(overlay.receipts(limit=1)) == 1
-    assert overlay.asked(make_memory(0).id) == {both.id: both.problem.text}, "what the keeper asked is not shown"
+    assert (
+        overlay.receipt(both.id).memory_id == make_memory(0).id
+        and overlay.info(make_memory(0).id).counters.used == 2
+    )
+    assert [r.id for r in overlay.receipts()] == [both.id, mine.id] and len(
+        overlay.receipts(limit=1)
+    ) == 1
+    assert overlay.asked(make_memory(0).id) == {both.id: both.problem.text}, (
+        "what the keeper asked is not shown"
+    )
     assert [r.id for r in overlay.receipts(make_memory(5).id)] == [mine.id]
     other = Overlay(shared)
     for ident in (keepers.id, mine.id, both.id):
@@ -156,7 +183,9 @@ def test_receipts_stay_with_the_visitor(shared: Bank, overlay: Overlay) -> None:
     assert overlay.forget() == 1 and [r.id for r in shared.receipts()] == [keepers.id]
 
 
-def test_a_visitor_keeps_so_many_receipts_and_no_more(overlay: Overlay, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_visitor_keeps_so_many_receipts_and_no_more(
+    overlay: Overlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(overlays, "MOST_RECEIPTS", 3)
     small = Overlay(overlay.curated)
     for i in range(5):
@@ -183,7 +212,11 @@ def test_export_and_import(overlay: Overlay, shared: Bank, tmp_path) -> None:
     with pytest.raises(LatentmemError, match="no memory of your own"):
         other.export_zip(tmp_path / "none.zip")
     taken = other.import_zip(tmp_path / "both.zip")
-    assert (taken.added, taken.skipped) == (2, 1) and other.owns(ids(MINE)[0]) and not other.owns(ids(SHARED)[4])
+    assert (
+        (taken.added, taken.skipped) == (2, 1)
+        and other.owns(ids(MINE)[0])
+        and not other.owns(ids(SHARED)[4])
+    )
     taken = other.import_zip(tmp_path / "mine.zip")
     assert (taken.added, taken.skipped) == (2, 2) and len(other.own) == 4
     small = Overlay(shared, most=3)
@@ -215,21 +248,31 @@ def test_what_an_export_lacks_is_said(overlay: Overlay, shared: Bank, tmp_path) 
     assert good.read_bytes() == before
 
 
-def test_what_an_import_leaves_out_is_said(overlay: Overlay, shared: Bank, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_import_leaves_out_is_said(
+    overlay: Overlay, shared: Bank, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     overlay.export_zip(tmp_path / "mine.zip")
     small = Overlay(shared, most=6)
     copied = overlays._copied
 
     def worn(bank: Bank, names) -> object:
-        bank._store._db.execute("UPDATE parts SET bytes = zeroblob(9) WHERE seq = 1 AND part = 'traces'")  # type: ignore[union-attr]
+        bank._store._db.execute(
+            "UPDATE parts SET bytes = zeroblob(9) WHERE seq = 1 AND part = 'traces'"
+        )  # type: ignore[union-attr]
         return copied(bank, names)
 
     monkeypatch.setattr(overlays, "_copied", worn)
     taken = small.import_zip(tmp_path / "mine.zip")
-    assert taken.added == len(small.own) == 3 and len(taken.refused) == 1 and "is damaged" in taken.refused[0]
+    assert (
+        taken.added == len(small.own) == 3
+        and len(taken.refused) == 1
+        and "is damaged" in taken.refused[0]
+    )
 
 
-def test_the_newest_event_is_the_first_whatever_the_time_zone(overlay: Overlay, shared: Bank) -> None:
+def test_the_newest_event_is_the_first_whatever_the_time_zone(
+    overlay: Overlay, shared: Bank
+) -> None:
     one, mine = ids(SHARED)[0], ids(MINE)[0]
     shared.record(Event(one, "used", created="2026-01-01T12:00:00+03:00", id="early"))
     overlay.record(Event(mine, "used", created="2026-01-01T11:00:00+00:00", id="late"))

@@ -18,31 +18,61 @@ from latentmem.bank.peft import load_peft, save_peft
 from latentmem.records import LatentmemError
 from tests.bank_samples import make_memory
 
-prompts = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=6),
-                 elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
+prompts = arrays(
+    np.float32,
+    array_shapes(min_dims=2, max_dims=2, max_side=6),
+    elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
+)
 
 
 @given(prompts, st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
-def test_what_is_saved_is_loaded_to_the_last_bit(tmp_path: Path, prompt: np.ndarray, init_text: str) -> None:
-    save_peft(tmp_path / "a", prompt, base_model="some/model", model_fingerprint="f" * 64, init_text=init_text)
+def test_what_is_saved_is_loaded_to_the_last_bit(
+    tmp_path: Path, prompt: np.ndarray, init_text: str
+) -> None:
+    save_peft(
+        tmp_path / "a",
+        prompt,
+        base_model="some/model",
+        model_fingerprint="f" * 64,
+        init_text=init_text,
+    )
     loaded, meta = load_peft(tmp_path / "a")
-    assert loaded.tobytes() == prompt.tobytes() and loaded.dtype == np.float32 and loaded.shape == prompt.shape
-    assert meta == {"base_model": "some/model", "model_fingerprint": "f" * 64, "init_text": init_text}
+    assert (
+        loaded.tobytes() == prompt.tobytes()
+        and loaded.dtype == np.float32
+        and loaded.shape == prompt.shape
+    )
+    assert meta == {
+        "base_model": "some/model",
+        "model_fingerprint": "f" * 64,
+        "init_text": init_text,
+    }
 
 
 def test_the_folder_is_a_standard_adapter(tmp_path: Path) -> None:
     strided = np.arange(24, dtype=np.float32).reshape(6, 4).T
     save_peft(tmp_path, strided, base_model="some/model", model_fingerprint="f")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
     stored = load_file(tmp_path / "adapter_model.safetensors")
-    assert list(stored) == ["prompt_embeddings"] and np.array_equal(stored["prompt_embeddings"], strided)
+    assert list(stored) == ["prompt_embeddings"] and np.array_equal(
+        stored["prompt_embeddings"], strided
+    )
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert (config["peft_type"], config["task_type"], config["inference_mode"]) == ("PROMPT_TUNING", "CAUSAL_LM", True)
+    assert (config["peft_type"], config["task_type"], config["inference_mode"]) == (
+        "PROMPT_TUNING",
+        "CAUSAL_LM",
+        True,
+    )
     assert (config["num_virtual_tokens"], config["token_dim"]) == (4, 6)
 
 
 @pytest.mark.parametrize("family", ["Qwen2", "Llama"])
-def test_peft_loads_it_and_computes_the_same(tmp_path: Path, family: str, recwarn: pytest.WarningsRecorder) -> None:
+def test_peft_loads_it_and_computes_the_same(
+    tmp_path: Path, family: str, recwarn: pytest.WarningsRecorder
+) -> None:
     """From the bank's export through `PeftModel.from_pretrained`, against the prompt put in front by hand."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -50,25 +80,43 @@ def test_peft_loads_it_and_computes_the_same(tmp_path: Path, family: str, recwar
 
     torch.manual_seed(0)
     config = getattr(transformers, f"{family}Config")(
-        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=64)
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+    )
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     with Bank() as bank:
         memory = make_memory(3, tokens=5, hidden=16)
         bank.export_peft(bank.put(memory)[:8], tmp_path / "adapter", base_model=str(tmp_path))
     assert load_peft(tmp_path / "adapter")[1] == {
-        "base_model": str(tmp_path), "model_fingerprint": memory.model, "init_text": "Think."}
+        "base_model": str(tmp_path),
+        "model_fingerprint": memory.model,
+        "init_text": "Think.",
+    }
     ids = torch.tensor([[3, 1, 4, 1, 5]])
     with torch.no_grad():
-        rows = torch.cat([torch.from_numpy(memory.soft_prompt)[None], model.get_input_embeddings()(ids)], 1)
+        rows = torch.cat(
+            [torch.from_numpy(memory.soft_prompt)[None], model.get_input_embeddings()(ids)], 1
+        )
         expected = model(inputs_embeds=rows).logits
         adapted = PeftModel.from_pretrained(model, tmp_path / "adapter")
         logits = adapted(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        said = adapted.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False,
-                                use_cache=False)  # with its cache PEFT 0.21 inserts the prompt again at every token
+        said = adapted.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=6,
+            do_sample=False,
+            use_cache=False,
+        )  # with its cache PEFT 0.21 inserts the prompt again at every token
         for n in range(len(ids[0]), said.shape[1]):
             known = said[:, :n]
-            rows = torch.cat([torch.from_numpy(memory.soft_prompt)[None], model.get_input_embeddings()(known)], 1)
+            rows = torch.cat(
+                [torch.from_numpy(memory.soft_prompt)[None], model.get_input_embeddings()(known)], 1
+            )
             assert model(inputs_embeds=rows).logits[0, -1].argmax() == said[0, n]
     assert adapted.active_peft_config.num_virtual_tokens == 5
     assert torch.equal(adapted.get_prompt(1)[0], torch.from_numpy(memory.soft_prompt))
@@ -80,6 +128,7 @@ def edit(**changes: object) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         path = folder / "adapter_config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
     return apply
 
 
@@ -91,21 +140,33 @@ def pickled(folder: Path) -> None:
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
 
 
-@pytest.mark.parametrize(("harm", "told"), [
-    (edit(peft_type="LORA"), "of type 'LORA'"), (edit(task_type="SEQ_CLS"), "for 'SEQ_CLS'"),
-    (edit(num_virtual_tokens=3), r"has shape \(2, 4\) but adapter_config.json says \(3, 4\)"),
-    (lambda f: (f / "adapter_config.json").write_text("{"), "is not JSON"),
-    (lambda f: (f / "adapter_config.json").write_text("[]"), "is not a JSON object"),
-    (lambda f: (f / "adapter_config.json").write_bytes(b" " * (2 << 20)), "is larger than"),
-    (lambda f: (f / "adapter_config.json").unlink(), "cannot be read"),
-    (lambda f: (f / "adapter_model.safetensors").write_bytes(b"x" * 99), "is not a safetensors file"),
-    (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors: copy it there"),
-    (pickled, "only a pickle, which is not opened"),
-    (tensors(lora_A=np.zeros((2, 4), np.float32)), "holds lora_A"),
-    (tensors(prompt_embeddings=np.zeros((2, 4), np.int32)), "holds I32 numbers"),
-    (tensors(prompt_embeddings=np.full((2, 4), np.nan, np.float32)), "holds NaN"),
-])
-def test_foreign_and_damaged_adapters_are_refused(tmp_path: Path, harm: Callable[[Path], None], told: str) -> None:
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (edit(peft_type="LORA"), "of type 'LORA'"),
+        (edit(task_type="SEQ_CLS"), "for 'SEQ_CLS'"),
+        (edit(num_virtual_tokens=3), r"has shape \(2, 4\) but adapter_config.json says \(3, 4\)"),
+        (lambda f: (f / "adapter_config.json").write_text("{"), "is not JSON"),
+        (lambda f: (f / "adapter_config.json").write_text("[]"), "is not a JSON object"),
+        (lambda f: (f / "adapter_config.json").write_bytes(b" " * (2 << 20)), "is larger than"),
+        (lambda f: (f / "adapter_config.json").unlink(), "cannot be read"),
+        (
+            lambda f: (f / "adapter_model.safetensors").write_bytes(b"x" * 99),
+            "is not a safetensors file",
+        ),
+        (
+            lambda f: (f / "adapter_model.safetensors").unlink(),
+            "has no adapter_model.safetensors: copy it there",
+        ),
+        (pickled, "only a pickle, which is not opened"),
+        (tensors(lora_A=np.zeros((2, 4), np.float32)), "holds lora_A"),
+        (tensors(prompt_embeddings=np.zeros((2, 4), np.int32)), "holds I32 numbers"),
+        (tensors(prompt_embeddings=np.full((2, 4), np.nan, np.float32)), "holds NaN"),
+    ],
+)
+def test_foreign_and_damaged_adapters_are_refused(
+    tmp_path: Path, harm: Callable[[Path], None], told: str
+) -> None:
     save_peft(tmp_path, np.ones((2, 4), np.float32), base_model="m", model_fingerprint="f")
     harm(tmp_path)
     with pytest.raises(LatentmemError, match=told) as error:
@@ -138,14 +199,28 @@ def foreign_pickle(folder: Path) -> None:
     pickled(folder)
 
 
-@pytest.mark.parametrize(("adapter", "file"), [
-    (lora, "adapter_config.json"), (foreign_prompt, "adapter_model.safetensors"), (foreign_pickle, "adapter_model.bin"),
-    (lambda f: (f / "adapter_config.json").write_text("{"), "adapter_config.json"),
-    (lambda f: (f / "adapter_model.safetensors").write_bytes(b"x" * 99), "adapter_model.safetensors")])
-def test_an_adapter_that_is_not_ours_is_not_overwritten(tmp_path: Path, adapter: Callable[[Path], None], file: str) -> None:
+@pytest.mark.parametrize(
+    ("adapter", "file"),
+    [
+        (lora, "adapter_config.json"),
+        (foreign_prompt, "adapter_model.safetensors"),
+        (foreign_pickle, "adapter_model.bin"),
+        (lambda f: (f / "adapter_config.json").write_text("{"), "adapter_config.json"),
+        (
+            lambda f: (f / "adapter_model.safetensors").write_bytes(b"x" * 99),
+            "adapter_model.safetensors",
+        ),
+    ],
+)
+def test_an_adapter_that_is_not_ours_is_not_overwritten(
+    tmp_path: Path, adapter: Callable[[Path], None], file: str
+) -> None:
     adapter(tmp_path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    with pytest.raises(LatentmemError, match=f"{file} belongs to an adapter that latentmem did not write, so nothing") as error:
+    with pytest.raises(
+        LatentmemError,
+        match=f"{file} belongs to an adapter that latentmem did not write, so nothing",
+    ) as error:
         save_peft(tmp_path, np.ones((3, 4), np.float32), base_model="m", model_fingerprint="f")
     assert "\n" not in str(error.value)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before

@@ -20,8 +20,19 @@ from latentmem.bench.workloads import PeerMissing, Side, Work
 from latentmem.records import LatentmemError, Status, Step, Trace
 from tests.tiny import tiny_model
 
-TINY = Work(model="tiny", tokens=20, rollouts=4, steps=2, together=2, together_steps=1, memories=300, mapped=30, queries=5,
-            virtual_tokens=4, init_text="Think.")
+TINY = Work(
+    model="tiny",
+    tokens=20,
+    rollouts=4,
+    steps=2,
+    together=2,
+    together_steps=1,
+    memories=300,
+    mapped=30,
+    queries=5,
+    virtual_tokens=4,
+    init_text="Think.",
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +47,21 @@ def tiny(model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 # ------------------------------------------------------------------ our side
-@pytest.mark.parametrize("prepare", [workloads.one_problem, workloads.four_problems, workloads.one_memory,
-                                     workloads.together, workloads.one_after_another, workloads.peak_memory,
-                                     workloads.search, workloads.bank_map, workloads.importing, workloads.help_text])
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        workloads.one_problem,
+        workloads.four_problems,
+        workloads.one_memory,
+        workloads.together,
+        workloads.one_after_another,
+        workloads.peak_memory,
+        workloads.search,
+        workloads.bank_map,
+        workloads.importing,
+        workloads.help_text,
+    ],
+)
 def test_every_measurer_of_ours_gives_a_positive_figure(tiny: Any, prepare: Any) -> None:
     side = prepare(TINY)
     assert isinstance(side, Side) and side.run() > 0 and side.run() > 0
@@ -49,7 +72,9 @@ def test_scripted_rollouts_have_one_length_and_a_vote_worth_learning(tiny: Any) 
     from latentmem.method.voting import vote
 
     jobs = [Job(p, 8) for p in workloads.PROBLEMS[:2]]
-    made = list(sample(workloads.scripted(tiny, 20, 8), jobs, seed=0, temperature=0.8, max_new_tokens=20))
+    made = list(
+        sample(workloads.scripted(tiny, 20, 8), jobs, seed=0, temperature=0.8, max_new_tokens=20)
+    )
     for job in (0, 1):
         traces = [r for j, r in made if j == job and isinstance(r, Trace)]
         assert len(traces) == 8 and all(t.finished and t.tokens == 20 for t in traces)
@@ -67,8 +92,13 @@ def test_every_step_has_a_gradient_or_the_figure_is_refused(tiny: Any) -> None:
     from latentmem.method.distillation import distil
 
     fixed = workloads.scripted(tiny, 20, 4)
-    steps = [r for _, r in distil(fixed, workloads.PROBLEMS[:1], [workloads.first_vote(TINY)], workloads.recipe(TINY, 2))
-             if isinstance(r, Step)]
+    steps = [
+        r
+        for _, r in distil(
+            fixed, workloads.PROBLEMS[:1], [workloads.first_vote(TINY)], workloads.recipe(TINY, 2)
+        )
+        if isinstance(r, Step)
+    ]
     assert [s.grad_norm > 0 for s in steps] == [True, True, False]  # the last is the final check
     with pytest.raises(LatentmemError, match="at least 3 rollouts"):
         workloads.seconds(tiny, replace(TINY, rollouts=2), 1, 1)
@@ -103,27 +133,49 @@ def test_better_either_way_is_a_ratio_above_one(a: float, b: float) -> None:
     assert (report.ratio_of(a, b, "lower") > 1) == (a < b)
 
 
-@pytest.mark.parametrize(("target", "ours", "ratio", "met", "words"), [
-    (Target(ratio=3), 10, 3.0, True, "3 x"), (Target(ratio=3), 10, 2.9, False, "3 x"), (Target(ratio=3), 10, None, None, "3 x"),
-    (Target(limit=0.3), 0.29, None, True, "under 0.3 s"), (Target(limit=0.3), 0.3, None, False, "under 0.3 s"),
-    (Target(ratio=3, limit=25), 26, 9.0, False, "3 x, under 25 s"), (Target(ratio=3, limit=25), 24, 3.0, True, "3 x, under 25 s"),
-])
-def test_targets(target: Target, ours: float, ratio: float | None, met: bool | None, words: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "ours", "ratio", "met", "words"),
+    [
+        (Target(ratio=3), 10, 3.0, True, "3 x"),
+        (Target(ratio=3), 10, 2.9, False, "3 x"),
+        (Target(ratio=3), 10, None, None, "3 x"),
+        (Target(limit=0.3), 0.29, None, True, "under 0.3 s"),
+        (Target(limit=0.3), 0.3, None, False, "under 0.3 s"),
+        (Target(ratio=3, limit=25), 26, 9.0, False, "3 x, under 25 s"),
+        (Target(ratio=3, limit=25), 24, 3.0, True, "3 x, under 25 s"),
+    ],
+)
+def test_targets(
+    target: Target, ours: float, ratio: float | None, met: bool | None, words: str
+) -> None:
     assert target.met(ours, ratio) is met and target.words("s") == words
 
 
 def test_a_row_is_the_medians_and_their_ratio() -> None:
-    made = report.row("memory", "one memory", "s", "lower", Target(ratio=8), "TRL", [50.0, 90.0, 60.0], [540.0, 480.0, 600.0])
+    made = report.row(
+        "memory",
+        "one memory",
+        "s",
+        "lower",
+        Target(ratio=8),
+        "TRL",
+        [50.0, 90.0, 60.0],
+        [540.0, 480.0, 600.0],
+    )
     assert (made.ours, made.peer, made.ratio, made.met) == (60, 540, 9, True)
     assert made.ours_runs == (50, 90, 60) and made.target == "8 x"
-    alone = report.row("memory", "one memory", "s", "lower", Target(ratio=8), "TRL", [50.0, 70.0], [])
+    alone = report.row(
+        "memory", "one memory", "s", "lower", Target(ratio=8), "TRL", [50.0, 70.0], []
+    )
     assert (alone.ours, alone.peer, alone.ratio, alone.met) == (60, None, None, None)
 
 
 # ------------------------------------------------------------------ rows, workers
 def test_every_row_names_functions_that_are_there() -> None:
     for spec in ROWS.values():
-        assert callable(runner.prepare(spec.ours)) and (not spec.peer or callable(runner.prepare(spec.peer)))
+        assert callable(runner.prepare(spec.ours)) and (
+            not spec.peer or callable(runner.prepare(spec.peer))
+        )
         assert spec.name == "browser" or spec.target.words(spec.unit)
         foreign = spec.peer.startswith("peers.") and not spec.peer.startswith("peers.hf")
         assert bool(spec.packages) == foreign and set(spec.packages) <= set(report.PACKAGES)
@@ -134,7 +186,9 @@ def test_every_row_names_functions_that_are_there() -> None:
 
 
 def test_a_missing_package_is_one_sentence() -> None:
-    with pytest.raises(PeerMissing, match=r'nothing-here is not installed .*pip install -e "\.\[bench\]"'):
+    with pytest.raises(
+        PeerMissing, match=r'nothing-here is not installed .*pip install -e "\.\[bench\]"'
+    ):
         package("nothing_here_at_all", "nothing-here")
 
 
@@ -146,13 +200,26 @@ def test_a_worker_measures_in_its_own_process() -> None:
 
 
 # ------------------------------------------------------------------ scaling
-def test_every_series_runs_and_is_drawn(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {"rollouts-batch": (4, 8), "rollouts-length": (16, 20), "distil-steps": (1,), "distil-tokens": (20,),
-             "distil-memories": (1, 2), "search-size": (50, 100), "routing-k": (1, 4)}
+def test_every_series_runs_and_is_drawn(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {
+        "rollouts-batch": (4, 8),
+        "rollouts-length": (16, 20),
+        "distil-steps": (1,),
+        "distil-tokens": (20,),
+        "distil-memories": (1, 2),
+        "search-size": (50, 100),
+        "routing-k": (1, 4),
+    }
     monkeypatch.setattr(scale, "SIZES", sizes)
     monkeypatch.setattr(scale, "bandwidth", lambda _: 1e9)
     file = tmp_path / "scale.json"
-    series = [r for r in scale.run(scale.chosen([]), TINY, 1, file, largest=100) if not isinstance(r, Status)]
+    series = [
+        r
+        for r in scale.run(scale.chosen([]), TINY, 1, file, largest=100)
+        if not isinstance(r, Status)
+    ]
     assert [s.name for s in series] == list(sizes)
     for s in series:
         assert s.x == sizes[s.name] and len(s.y) == len(s.x) and min(s.y) > 0

@@ -13,10 +13,14 @@ from latentmem.bench.workloads import Work
 from latentmem.records import Status
 from tests.tiny import tiny_model
 
-TINY = Work(model="tiny", tokens=14, rollouts=4, init_text="Think.")  # the profiler takes time for every operation
+TINY = Work(
+    model="tiny", tokens=14, rollouts=4, init_text="Think."
+)  # the profiler takes time for every operation
 
 
-def test_parts_are_profiled_with_and_without_the_tape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_profiled_with_and_without_the_tape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(workloads, "language_model", lambda _: tiny_model(num_hidden_layers=1))
     file = tmp_path / "profile.json"
     parts = [r for r in profile.run(TINY, file) if not isinstance(r, Status)]
@@ -28,7 +32,9 @@ def test_parts_are_profiled_with_and_without_the_tape(tmp_path: Path, monkeypatc
     assert table.count("| operation |") == 4 and "Gradient step from the tape" in table
 
 
-def test_parts_without_a_tape_where_none_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_without_a_tape_where_none_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny_model(num_hidden_layers=1)
     monkeypatch.setattr(model, "tape", lambda rows, positions: None, raising=False)
     monkeypatch.setattr(workloads, "language_model", lambda _: model)
@@ -37,11 +43,20 @@ def test_parts_without_a_tape_where_none_is_made(tmp_path: Path, monkeypatch: py
     report.save(file, "profile", [taped], machine=report.machine(), versions={})
     parts = [r for r in profile.run(TINY, file) if not isinstance(r, Status)]
     kept = report.read(file, "profile")["rows"]
-    assert [p.name for p in parts] == [r["name"] for r in kept] == ["rollouts", "step"], "what another run had is gone"
+    assert [p.name for p in parts] == [r["name"] for r in kept] == ["rollouts", "step"], (
+        "what another run had is gone"
+    )
     assert all(r["versions"]["torch"] for r in kept)
 
 
 def test_what_spans_much_is_drawn_on_a_logarithmic_axis() -> None:
     plain = {"title": "t", "x_name": "x", "y_name": "y", "x": [1, 2], "y": [1.0, 2.0]}
-    made = figure.figure([plain, {**plain, "y": [1.0, 40.0]}, {**plain, "limit": [10.0, 100.0]}, {**plain, "y": [0.0, 40.0]}])
+    made = figure.figure(
+        [
+            plain,
+            {**plain, "y": [1.0, 40.0]},
+            {**plain, "limit": [10.0, 100.0]},
+            {**plain, "y": [0.0, 40.0]},
+        ]
+    )
     assert [axis.type for axis in made.select_yaxes()] == ["linear", "log", "log", "linear"]

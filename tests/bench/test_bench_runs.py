@@ -49,28 +49,45 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Scripted]]:
     yield Scripted
 
 
-SPEC = RowSpec("search", "a search", "ms", "lower", Target(ratio=2), "ours:side", "peers.other:side", "other")
+SPEC = RowSpec(
+    "search", "a search", "ms", "lower", Target(ratio=2), "ours:side", "peers.other:side", "other"
+)
 
 
-def test_a_run_takes_turns_writes_rows_and_can_be_resumed(fakes: type[Scripted], tmp_path: Path) -> None:
+def test_a_run_takes_turns_writes_rows_and_can_be_resumed(
+    fakes: type[Scripted], tmp_path: Path
+) -> None:
     fakes.figures = {"ours:side": [1.0, 3.0, 2.0, 9.0], "peers.other:side": [6.0, 4.0, 5.0]}
     file = tmp_path / "bench.json"
     records = list(runner.run([SPEC], TINY, 3, file))
-    assert [r.text for r in records if isinstance(r, Status)] == ["search: ours", "search: other"] * 3
+    assert [r.text for r in records if isinstance(r, Status)] == [
+        "search: ours",
+        "search: other",
+    ] * 3
     made = records[-1]
-    assert isinstance(made, Row) and (made.ours, made.peer, made.ratio, made.met) == (2, 5, 2.5, True)
+    assert isinstance(made, Row) and (made.ours, made.peer, made.ratio, made.met) == (
+        2,
+        5,
+        2.5,
+        True,
+    )
     assert made.note == "note of ours:side; note of peers.other:side"
     data = report.read(file)
     assert data["rows"][0]["ours_runs"] == [1, 3, 2] and {"machine", "versions"} <= set(data)
-    assert {"name", "unit", "ours", "peer", "peer_name", "ratio", "target", "met"} <= set(data["rows"][0])
+    assert {"name", "unit", "ours", "peer", "peer_name", "ratio", "target", "met"} <= set(
+        data["rows"][0]
+    )
     again = list(runner.run([SPEC], TINY, 3, file, resume=True))
     assert len(again) == 1 and isinstance(again[0], Status) and "already in" in again[0].text
-    other = list(runner.run([replace(SPEC, peer="")], TINY, 1, file, resume=True))  # other settings: measured again
+    other = list(
+        runner.run([replace(SPEC, peer="")], TINY, 1, file, resume=True)
+    )  # other settings: measured again
     assert other[-1].ours == 9
 
 
-def test_what_was_measured_with_other_versions_is_measured_again(fakes: type[Scripted], tmp_path: Path,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_measured_with_other_versions_is_measured_again(
+    fakes: type[Scripted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec, file = replace(SPEC, peer="", packages=("trl",)), tmp_path / "bench.json"
     found = {"torch": "2.0", "trl": report.MISSING, "qdrant-client": "1.0"}
     monkeypatch.setattr(report, "versions", lambda: dict(found))
@@ -96,15 +113,30 @@ def test_what_was_measured_with_other_versions_is_measured_again(fakes: type[Scr
     assert measured()
 
 
-@pytest.mark.parametrize(("fault", "note"), [
-    (PeerMissing("other is not installed: pip install other."), "other is not installed: pip install other"),
-    (LatentmemError("Measuring it failed: KeyError"), "no figure of the peer: Measuring it failed: KeyError"),
-])
-def test_a_missing_or_failing_peer_leaves_ours_and_a_note(fakes: type[Scripted], tmp_path: Path, fault: Exception,
-                                                          note: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "note"),
+    [
+        (
+            PeerMissing("other is not installed: pip install other."),
+            "other is not installed: pip install other",
+        ),
+        (
+            LatentmemError("Measuring it failed: KeyError"),
+            "no figure of the peer: Measuring it failed: KeyError",
+        ),
+    ],
+)
+def test_a_missing_or_failing_peer_leaves_ours_and_a_note(
+    fakes: type[Scripted], tmp_path: Path, fault: Exception, note: str
+) -> None:
     fakes.figures = {"ours:side": [1.0, 2.0], "peers.other:side": fault}
     *_, made = runner.run([SPEC], TINY, 2, tmp_path / "bench.json")
-    assert isinstance(made, Row) and (made.ours, made.peer, made.ratio, made.met) == (1.5, None, None, None)
+    assert isinstance(made, Row) and (made.ours, made.peer, made.ratio, made.met) == (
+        1.5,
+        None,
+        None,
+        None,
+    )
     assert made.note == f"note of ours:side; {note}"
 
 
@@ -119,12 +151,21 @@ def test_when_our_side_cannot_be_measured(fakes: type[Scripted], tmp_path: Path)
 
 def test_the_peer_gets_the_faster_dtype(fakes: type[Scripted], tmp_path: Path) -> None:
     spec = replace(SPEC, probe="decode", fresh=True)
-    fakes.figures = {"ours:side": [1.0, 1.0], "peers.other:side": [6.0, 6.0], "peers.hf:probe_decode": [2.0, 0.5]}
+    fakes.figures = {
+        "ours:side": [1.0, 1.0],
+        "peers.other:side": [6.0, 6.0],
+        "peers.hf:probe_decode": [2.0, 0.5],
+    }
     *_, made = runner.run([spec], TINY, 2, tmp_path / "bench.json")
-    assert fakes.made == ["peers.hf:probe_decode float32", "peers.hf:probe_decode bfloat16",
-                          *["ours:side auto", "peers.other:side bfloat16"] * 2]  # fresh: a process for each run
+    assert fakes.made == [
+        "peers.hf:probe_decode float32",
+        "peers.hf:probe_decode bfloat16",
+        *["ours:side auto", "peers.other:side bfloat16"] * 2,
+    ]  # fresh: a process for each run
     assert isinstance(made, Row)
-    assert made.note.endswith("peer in bfloat16, the faster (short probe: float32 2 s, bfloat16 0.5 s)")
+    assert made.note.endswith(
+        "peer in bfloat16, the faster (short probe: float32 2 s, bfloat16 0.5 s)"
+    )
 
 
 PEAK = replace(SPEC, name="peak", unit="GB", probe="both", fresh=True)
@@ -140,25 +181,51 @@ class Sized(Scripted):
         super().__init__(spec, asked)
 
 
-@pytest.mark.parametrize(("sizes", "peer", "why"), [
-    ({"float32": [6.0, 6.0], "bfloat16": [3.0, 3.0]}, 3.0,
-     "peer in bfloat16, the smaller figure (measured in both: float32 6 GB, bfloat16 3 GB)"),
-    ({"float32": [4.0, 4.0], "bfloat16": [5.0, 5.0]}, 4.0,
-     "peer in float32, the smaller figure (measured in both: float32 4 GB, bfloat16 5 GB)"),
-    ({"float32": [4.0, 4.0], "bfloat16": LatentmemError("It failed.")}, 4.0,
-     "no figure of the peer in bfloat16: It failed; peer in float32, the only one of its dtypes that gave a figure"),
-    (dict.fromkeys(("float32", "bfloat16"), PeerMissing("other is not installed: pip install other.")), None,
-     "other is not installed: pip install other")])
+@pytest.mark.parametrize(
+    ("sizes", "peer", "why"),
+    [
+        (
+            {"float32": [6.0, 6.0], "bfloat16": [3.0, 3.0]},
+            3.0,
+            "peer in bfloat16, the smaller figure (measured in both: float32 6 GB, bfloat16 3 GB)",
+        ),
+        (
+            {"float32": [4.0, 4.0], "bfloat16": [5.0, 5.0]},
+            4.0,
+            "peer in float32, the smaller figure (measured in both: float32 4 GB, bfloat16 5 GB)",
+        ),
+        (
+            {"float32": [4.0, 4.0], "bfloat16": LatentmemError("It failed.")},
+            4.0,
+            "no figure of the peer in bfloat16: It failed; peer in float32, the only one of its dtypes that gave a figure",
+        ),
+        (
+            dict.fromkeys(
+                ("float32", "bfloat16"), PeerMissing("other is not installed: pip install other.")
+            ),
+            None,
+            "other is not installed: pip install other",
+        ),
+    ],
+)
 def test_the_memory_of_the_peer_is_measured_in_both_dtypes_and_the_smaller_counts(
-        fakes: type[Scripted], sizes: dict[str, Any], peer: float | None, why: str, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes: type[Scripted],
+    sizes: dict[str, Any],
+    peer: float | None,
+    why: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Which dtype is faster says nothing about which holds less."""
     monkeypatch.setattr(runner, "Worker", Sized)
     fakes.figures = {"ours:side": [2.0, 2.0], "peers.hf:probe_train": [1.0, 9.0]}
     Sized.sizes = sizes
     *_, made = runner.run([PEAK], TINY, 2, tmp_path / "bench.json")
     assert isinstance(made, Row) and (made.ours, made.peer) == (2, peer)
-    assert made.note.removeprefix("note of ours:side; ").removeprefix("note of peers.other:side; ") == why
+    assert (
+        made.note.removeprefix("note of ours:side; ").removeprefix("note of peers.other:side; ")
+        == why
+    )
     assert not any("probe" in side for side in fakes.made)
     assert ROWS["peak"].probe == "both" and ROWS["peak"].fresh
 
@@ -166,10 +233,14 @@ def test_the_memory_of_the_peer_is_measured_in_both_dtypes_and_the_smaller_count
 def test_a_dtype_that_is_asked_for_is_the_only_one(fakes: type[Scripted], tmp_path: Path) -> None:
     fakes.figures = {"ours:side": [2.0], "peers.other:side": [6.0]}
     *_, made = runner.run([PEAK], replace(TINY, peer_dtype="float32"), 1, tmp_path / "bench.json")
-    assert isinstance(made, Row) and made.peer == 6 and made.note.endswith("peer in float32, as asked")
+    assert (
+        isinstance(made, Row) and made.peer == 6 and made.note.endswith("peer in float32, as asked")
+    )
 
 
-def test_the_command(fakes: type[Scripted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command(
+    fakes: type[Scripted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from typer.testing import CliRunner
 
     from latentmem.cli.app import app

@@ -61,9 +61,22 @@ def test_no_answer_is_exit_code_3(cli: Terminal) -> None:
 
 
 def test_json_lines_are_records_and_nothing_else(cli: Terminal) -> None:
-    kinds: dict[str, Any] = {"Trace": Trace, "Vote": Vote, "Step": Step, "Receipt": Receipt, "Retrieval": Retrieval}
-    sent = (*TRACES, VOTE, replace(VOTE, side="memory"), STEP, replace(STEP, step=2), RECEIPT,
-            Retrieval("p1", "input", (HIT,)))
+    kinds: dict[str, Any] = {
+        "Trace": Trace,
+        "Vote": Vote,
+        "Step": Step,
+        "Receipt": Receipt,
+        "Retrieval": Retrieval,
+    }
+    sent = (
+        *TRACES,
+        VOTE,
+        replace(VOTE, side="memory"),
+        STEP,
+        replace(STEP, step=2),
+        RECEIPT,
+        Retrieval("p1", "input", (HIT,)),
+    )
     for command in ("solve", "distil", "answer"):
         for line in cli.ok(command, ONE, "--json").splitlines():
             kind = json.loads(line)["record"]
@@ -77,7 +90,11 @@ def test_json_lines_are_records_and_nothing_else(cli: Terminal) -> None:
 def test_distil_ends_with_the_memory_or_the_reason(cli: Terminal) -> None:
     said = cli.ok("distil", ONE)
     assert memory().id in said and "The vote rose from 2 to 3." in said
-    cli.script["distil"] = [*TRACES, VOTE, Distilled("p1", None, "Nothing to learn: all traces agree.")]
+    cli.script["distil"] = [
+        *TRACES,
+        VOTE,
+        Distilled("p1", None, "Nothing to learn: all traces agree."),
+    ]
     result = cli("distil", ONE)
     assert result.exit_code == 3 and "Nothing to learn: all traces agree." in result.stdout
 
@@ -91,16 +108,22 @@ def test_answer_prints_the_sentence_and_the_facts(cli: Terminal) -> None:
 def test_a_receipt_can_be_written_and_replayed(cli: Terminal, tmp_path: Path) -> None:
     file = tmp_path / "receipt.json"
     cli.ok("answer", ONE, "--receipt", str(file))
-    assert "There is no bank" in cli.fails("replay", str(file), "--bank", str(tmp_path / "none.sqlite"))
+    assert "There is no bank" in cli.fails(
+        "replay", str(file), "--bank", str(tmp_path / "none.sqlite")
+    )
     assert not (tmp_path / "none.sqlite").exists()
     Bank(tmp_path / "bank.sqlite").close()
     assert "Receipt r1 is confirmed: the same 36 tokens" in cli.ok("replay", str(file))
     assert cli.asked == ("replay", RECEIPT)
-    file.write_text(cli.ok("answer", ONE, "--json"), encoding="utf-8")  # a whole stream: its last receipt counts
+    file.write_text(
+        cli.ok("answer", ONE, "--json"), encoding="utf-8"
+    )  # a whole stream: its last receipt counts
     cli.ok("replay", str(file))
     assert cli.asked == ("replay", RECEIPT)
     assert "cannot be read" in cli.fails("replay", str(tmp_path / "none"))
-    file.write_text(file.read_text(encoding="utf-8").replace(ONE, "line\u2028separator\u0085"), encoding="utf-8")
+    file.write_text(
+        file.read_text(encoding="utf-8").replace(ONE, "line\u2028separator\u0085"), encoding="utf-8"
+    )
     cli.ok("replay", str(file))
     assert cli.asked[1].problem.text == "line\u2028separator\u0085"
     file.write_text('{"id": 3}', encoding="utf-8")
@@ -110,7 +133,9 @@ def test_a_receipt_can_be_written_and_replayed(cli: Terminal, tmp_path: Path) ->
 
 
 def test_a_receipt_of_no_memory_is_replayed_without_a_bank(cli: Terminal, tmp_path: Path) -> None:
-    (tmp_path / "receipt.json").write_text(console.line(replace(RECEIPT, used=None)), encoding="utf-8")
+    (tmp_path / "receipt.json").write_text(
+        console.line(replace(RECEIPT, used=None)), encoding="utf-8"
+    )
     cli.ok("replay", str(tmp_path / "receipt.json"), "--bank", str(tmp_path / "none.sqlite"))
     assert cli.engine and str(cli.engine.settings.bank) == ":memory:"
 
@@ -120,16 +145,22 @@ def test_a_receipt_with_what_is_no_number_is_refused(cli: Terminal, tmp_path: Pa
     Bank(tmp_path / "bank.sqlite").close()
     for bad in ("nan", "Infinity", "-inf", "1e999"):
         file.write_text(json.dumps(whole | {"seconds": bad}), encoding="utf-8")
-        assert cli.fails("replay", str(file)) == f"Receipt: seconds: Input should be a finite number (got '{bad}')."
+        assert (
+            cli.fails("replay", str(file))
+            == f"Receipt: seconds: Input should be a finite number (got '{bad}')."
+        )
     hit = whole["used"] | {"similarity": "nan"}
     file.write_text(json.dumps(whole | {"used": hit, "hits": [hit]}), encoding="utf-8")
     assert "similarity: Input should be a finite number" in cli.fails("replay", str(file))
-    file.write_text(json.dumps(whole | {"answer": "Infinity"}), encoding="utf-8")  # an answer may be that
+    file.write_text(
+        json.dumps(whole | {"answer": "Infinity"}), encoding="utf-8"
+    )  # an answer may be that
     cli.ok("replay", str(file))
 
 
 def test_a_receipt_that_cannot_be_written_costs_neither_the_answer_nor_the_old_one(
-        cli: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "receipt.json"
     cli.ok("answer", ONE, "--receipt", str(file))
     before = file.read_bytes()
@@ -138,11 +169,27 @@ def test_a_receipt_that_cannot_be_written_costs_neither_the_answer_nor_the_old_o
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    for place, why in ((file, "No space left on device"), (tmp_path / "none" / "r", "No such file"), (tmp_path, "directory")):
+    for place, why in (
+        (file, "No space left on device"),
+        (tmp_path / "none" / "r", "No such file"),
+        (tmp_path, "directory"),
+    ):
         result = cli("answer", ONE, "--receipt", str(place))
-        assert result.exit_code == 1 and RECEIPT.sentence() in result.stdout and "rank 1" in result.stdout
-        assert result.stderr.splitlines()[-1].startswith(f"{place} cannot be written (") and why in result.stderr
-        assert json.loads(cli("answer", ONE, "--receipt", str(place), "--json").stdout.splitlines()[-1])["id"] == RECEIPT.id
+        assert (
+            result.exit_code == 1
+            and RECEIPT.sentence() in result.stdout
+            and "rank 1" in result.stdout
+        )
+        assert (
+            result.stderr.splitlines()[-1].startswith(f"{place} cannot be written (")
+            and why in result.stderr
+        )
+        assert (
+            json.loads(
+                cli("answer", ONE, "--receipt", str(place), "--json").stdout.splitlines()[-1]
+            )["id"]
+            == RECEIPT.id
+        )
     assert file.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["receipt.json"]
 
 
@@ -176,12 +223,19 @@ def test_ctrl_c_is_one_line_and_130(cli: Terminal) -> None:
 
 
 def test_a_real_ctrl_c(tmp_path: Path) -> None:
-    code = ("import time\nfrom latentmem.cli import app, options\nfrom latentmem.records import Trace\n"
-            "class E:\n  def __init__(self, s): pass\n  def think(self, p, memory_id=None):\n    try:\n"
-            "      while True:\n        yield Trace(0, '', None, False, 1)\n        time.sleep(0.02)\n"
-            "    finally:\n      print('closed', flush=True)\noptions.make_engine = E\napp.main()")
-    with subprocess.Popen([sys.executable, "-c", code, "solve", "x", "--json"], cwd=ROOT, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    code = (
+        "import time\nfrom latentmem.cli import app, options\nfrom latentmem.records import Trace\n"
+        "class E:\n  def __init__(self, s): pass\n  def think(self, p, memory_id=None):\n    try:\n"
+        "      while True:\n        yield Trace(0, '', None, False, 1)\n        time.sleep(0.02)\n"
+        "    finally:\n      print('closed', flush=True)\noptions.make_engine = E\napp.main()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "solve", "x", "--json"],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
         assert process.stdout and process.stderr
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
@@ -207,11 +261,17 @@ def test_only_given_options_override(cli: Terminal, monkeypatch: pytest.MonkeyPa
     assert (s.seed, s.rollouts, s.top_p, s.max_problem_chars, s.steps) == (9, 5, 0.9, 100, 10)
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["--temperature", "nan"], "temperature"), (["--rollouts", "0"], "rollouts"), (["--set", "steps"], "--set steps=5"),
-    (["--temperature", "1e-39"], "use 0, which is greedy, or at least 0.001"),
-    (["--set", "colour=red"], "no setting 'colour'"), (["--device", "tpu"], "device"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--temperature", "nan"], "temperature"),
+        (["--rollouts", "0"], "rollouts"),
+        (["--set", "steps"], "--set steps=5"),
+        (["--temperature", "1e-39"], "use 0, which is greedy, or at least 0.001"),
+        (["--set", "colour=red"], "no setting 'colour'"),
+        (["--device", "tpu"], "device"),
+    ],
+)
 def test_a_wrong_setting_is_one_sentence(cli: Terminal, arguments: list[str], words: str) -> None:
     assert words in cli.fails("solve", ONE, *arguments)
     assert cli.engine is None
@@ -230,7 +290,9 @@ def test_a_problem_from_stdin_or_a_file(cli: Terminal, tmp_path: Path) -> None:
     assert cli.asked[1].id == "equation-2" and cli.asked[1].answer == "16"
     cli.ok("distil", "--file", str(file), "--id", "equation-2", "--id", "saving-1")
     assert [p.id for p in cli.asked[1:]] == ["equation-2", "saving-1"]
-    assert "takes one" in cli.fails("solve", "--file", str(file), "--id", "equation-2", "--id", "saving-1")
+    assert "takes one" in cli.fails(
+        "solve", "--file", str(file), "--id", "equation-2", "--id", "saving-1"
+    )
     assert "no problem 'nothing'" in cli.fails("solve", "--file", str(file), "--id", "nothing")
     assert "cannot be read" in cli.fails("solve", "--file", str(tmp_path / "none"))
     assert "Give one problem" in cli.fails("solve")
@@ -239,7 +301,11 @@ def test_a_problem_from_stdin_or_a_file(cli: Terminal, tmp_path: Path) -> None:
     assert "UTF-8" in cli.fails("solve", "a\udc80")
 
 
-@given(st.dictionaries(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), st.text().map(str.strip), max_size=4))
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z_]{1,9}", fullmatch=True), st.text().map(str.strip), max_size=4
+    )
+)
 def test_assignments_read_what_was_written(pairs: dict[str, str]) -> None:
     assert assignments([f"{k}={v}" for k, v in pairs.items()]) == pairs
 
@@ -247,7 +313,9 @@ def test_assignments_read_what_was_written(pairs: dict[str, str]) -> None:
 @given(st.text(), st.integers(0, 20))
 def test_foreign_text_is_shown_without_controls_or_markup(text: str, limit: int) -> None:
     shown = console.plain(text, limit)
-    assert shown.plain.isprintable() and not shown.spans and (not limit or len(shown.plain) <= limit)
+    assert (
+        shown.plain.isprintable() and not shown.spans and (not limit or len(shown.plain) <= limit)
+    )
 
 
 def test_the_live_picture_takes_any_text(cli: Terminal) -> None:
@@ -276,9 +344,13 @@ def test_serve_builds_and_launches_the_app(cli: Terminal, monkeypatch: pytest.Mo
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
     heavy = ("torch", "numpy", "gradio", "pydantic", "latentmem.engine")
-    code = ("import sys, time\nfrom latentmem.cli import app\ntry:\n  app.main()\nfinally:\n  print(time.process_time(), "
-            f"[m for m in {heavy} if m in sys.modules], file=sys.stderr)")
-    done = subprocess.run([sys.executable, "-c", code, "--help"], cwd=ROOT, text=True, capture_output=True)
+    code = (
+        "import sys, time\nfrom latentmem.cli import app\ntry:\n  app.main()\nfinally:\n  print(time.process_time(), "
+        f"[m for m in {heavy} if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"], cwd=ROOT, text=True, capture_output=True
+    )
     seconds, _, loaded = done.stderr.strip().partition(" ")
     assert done.returncode == 0 and loaded == "[]"
     assert float(seconds) < 0.6, "typer and rich alone take about 0.25"
@@ -293,7 +365,14 @@ def test_version_and_bare_call(cli: Terminal) -> None:
 def test_the_check_after_the_last_step_is_not_called_a_step() -> None:
     last = vote([], 8)
     steps = [fake_step(n, 2, last, "a") for n in (1, 2, 3)]
-    assert [console.step_line(steps[:n]).split(":")[0] for n in (1, 2, 3)] == ["Step 1 of 2", "Step 2 of 2", "Final check"]
+    assert [console.step_line(steps[:n]).split(":")[0] for n in (1, 2, 3)] == [
+        "Step 1 of 2",
+        "Step 2 of 2",
+        "Final check",
+    ]
     assert [console.step_line(steps[:n]).split(". ")[-1] for n in (1, 2, 3)] == [
-        "At most 2 s left.", "The final check is left.", "All is done."]
+        "At most 2 s left.",
+        "The final check is left.",
+        "All is done.",
+    ]
     assert list(console.steps_table(steps).columns[0].cells) == ["1/2", "2/2", "check"]

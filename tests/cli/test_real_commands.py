@@ -26,12 +26,25 @@ pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[2]
 TEACHES = "Summarize in three words: 2 + 3 = \\boxed{5}. 3 + 2 = \\boxed{5}. So it is \\boxed{5}."
 NEAR = "Summarize in three words: 1 + 3 = \\boxed{4}. 3 + 1 = \\boxed{4}. So it is \\boxed{4}."
-SMALL: dict[str, Any] = {"model": "smollm2-135m", "dtype": "float32", "rollouts": 8, "max_new_tokens": 40, "temperature": 0.5}
-EASY: dict[str, Any] = {"steps": 1, "gate_votes": 1, "gate_lead": 0, "keep": "last"}  # a gradient step is a memory
+SMALL: dict[str, Any] = {
+    "model": "smollm2-135m",
+    "dtype": "float32",
+    "rollouts": 8,
+    "max_new_tokens": 40,
+    "temperature": 0.5,
+}
+EASY: dict[str, Any] = {
+    "steps": 1,
+    "gate_votes": 1,
+    "gate_lead": 0,
+    "keep": "last",
+}  # a gradient step is a memory
 SEEDS = range(4)  # a unanimous vote teaches nothing: another seed
 
 
-def latentmem(command: str, *arguments: str, ends: tuple[int, ...] = (0,), **settings: Any) -> list[dict[str, Any]]:
+def latentmem(
+    command: str, *arguments: str, ends: tuple[int, ...] = (0,), **settings: Any
+) -> list[dict[str, Any]]:
     """The records that a command prints with --json."""
     given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     result = CliRunner().invoke(app, [command, *arguments, *given, "--json"])
@@ -44,7 +57,9 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A bank with one memory, which the command `distil` put there, and the memory's id."""
     bank = tmp_path_factory.mktemp("learnt") / "bank.sqlite"
     for seed in SEEDS:
-        *records, end = latentmem("distil", TEACHES, ends=(0, 3), bank=bank, seed=seed, **SMALL, **EASY)
+        *records, end = latentmem(
+            "distil", TEACHES, ends=(0, 3), bank=bank, seed=seed, **SMALL, **EASY
+        )
         if end["memory_id"]:
             break
         print(f"Seed {seed}: {end['reason']}")
@@ -58,14 +73,21 @@ def test_the_commands(learnt: tuple[Path, str], tmp_path: Path) -> None:
     """The whole way of one memory: solve, answer with a receipt, replay, list, export, import, verify."""
     bank, name = learnt
     solved = latentmem("solve", NEAR, ends=(0, 3), bank=bank, **SMALL)
-    assert [r["record"] for r in solved].count("Trace") == 8 and solved[-1]["record"] == "Vote" and solved[-1]["total"] == 8
+    assert (
+        [r["record"] for r in solved].count("Trace") == 8
+        and solved[-1]["record"] == "Vote"
+        and solved[-1]["total"] == 8
+    )
     file = tmp_path / "receipt.json"
     receipt = latentmem("answer", NEAR, "--receipt", str(file), ends=(0, 3), bank=bank, **SMALL)[-1]
     assert receipt["record"] == "Receipt" and json.loads(file.read_text()) == receipt
     assert receipt["used"]["memory_id"] == name and receipt["used"]["similarity"] > 0.6
     assert receipt["zero_shot"]["total"] == receipt["memory"]["total"] == 8
     alone = [t["text"] for t in receipt["traces"] if t["side"] == "zero_shot"]
-    assert alone == [r["text"] for r in sorted((r for r in solved if r["record"] == "Trace"), key=lambda r: r["row"])]
+    assert alone == [
+        r["text"]
+        for r in sorted((r for r in solved if r["record"] == "Trace"), key=lambda r: r["row"])
+    ]
     assert alone != [t["text"] for t in receipt["traces"] if t["side"] == "memory"]
     again = latentmem("replay", str(file), bank=bank, **SMALL)[-1]
     assert again["token_digest"] == receipt["token_digest"]
@@ -84,7 +106,9 @@ def test_the_commands(learnt: tuple[Path, str], tmp_path: Path) -> None:
         assert (mine.get(name).soft_prompt == theirs.get(name).soft_prompt).all()
 
 
-def test_an_exported_memory_gives_the_same_logits_in_peft(learnt: tuple[Path, str], tmp_path: Path) -> None:
+def test_an_exported_memory_gives_the_same_logits_in_peft(
+    learnt: tuple[Path, str], tmp_path: Path
+) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -93,7 +117,16 @@ def test_an_exported_memory_gives_the_same_logits_in_peft(learnt: tuple[Path, st
     from latentmem.model.weights import ensure
 
     (bank, name), weights = learnt, ensure(SMALL["model"])
-    latentmem("export", "--id", name, "--peft", str(tmp_path / "adapter"), "--base-model", str(weights.path), bank=bank)
+    latentmem(
+        "export",
+        "--id",
+        name,
+        "--peft",
+        str(tmp_path / "adapter"),
+        "--base-model",
+        str(weights.path),
+        bank=bank,
+    )
     model = LanguageModel.load(weights, device="cpu", dtype="float32")
     base = AutoModelForCausalLM.from_pretrained(weights.path, dtype=torch.float32)
     theirs = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
@@ -101,8 +134,8 @@ def test_an_exported_memory_gives_the_same_logits_in_peft(learnt: tuple[Path, st
         soft = torch.from_numpy(opened.get(name).soft_prompt)
     ids = model.render(solve_messages(NEAR))
     with torch.no_grad():
-        want = theirs(input_ids=torch.tensor([ids])).logits[0, -len(ids):]
-        ours = model.body.head(model.prefill([Prompt(ids, soft)]).hidden)[0, -len(ids):]
+        want = theirs(input_ids=torch.tensor([ids])).logits[0, -len(ids) :]
+        ours = model.body.head(model.prefill([Prompt(ids, soft)]).hidden)[0, -len(ids) :]
     difference = (ours - want).abs().max().item()
     print(f"PEFT against engine: maximum logit difference {difference:.2e}")
     assert difference < 1e-3
@@ -111,11 +144,34 @@ def test_an_exported_memory_gives_the_same_logits_in_peft(learnt: tuple[Path, st
 def test_an_evaluation(tmp_path: Path) -> None:
     """One problem to learn from and one to be asked, with two systems: results, a lesson and a report."""
     data, out = tmp_path / "two.jsonl", tmp_path / "out"
-    data.write_text("".join(json.dumps({"problem": p, "answer": a}) + "\n" for p, a in ((TEACHES, "5"), (NEAR, "4"))))
-    records = latentmem("evaluate", "--protocol", "heldout", "--data", str(data), "--distil", "1", "--test", "1", "--systems",
-                        "zero_shot,elm", "--forms", "one", "--out", str(out), **SMALL, **EASY)
+    data.write_text(
+        "".join(
+            json.dumps({"problem": p, "answer": a}) + "\n" for p, a in ((TEACHES, "5"), (NEAR, "4"))
+        )
+    )
+    records = latentmem(
+        "evaluate",
+        "--protocol",
+        "heldout",
+        "--data",
+        str(data),
+        "--distil",
+        "1",
+        "--test",
+        "1",
+        "--systems",
+        "zero_shot,elm",
+        "--forms",
+        "one",
+        "--out",
+        str(out),
+        **SMALL,
+        **EASY,
+    )
     results = [r for r in records if r["record"] == "Result"]
-    assert {r["system"] for r in results} == {"zero_shot", "elm"} and all(r["truth"] in "45" for r in results)
+    assert {r["system"] for r in results} == {"zero_shot", "elm"} and all(
+        r["truth"] in "45" for r in results
+    )
     assert any(r["record"] == "Learned" for r in records)
     assert {"report.html", "report.md", "evidence.json"} <= {f.name for f in out.iterdir()}
 
@@ -132,7 +188,9 @@ def client(learnt: tuple[Path, str], tmp_path: Path) -> Iterator[Any]:
     with Bank(learnt[0]) as bank, Bank(tmp_path / "app.sqlite") as own:
         bank.export_zip(archive)
         own.import_zip(archive)
-    engine = prepare(Engine(Settings(bank=tmp_path / "app.sqlite", **{**SMALL, **EASY, "rollouts": 4})))
+    engine = prepare(
+        Engine(Settings(bank=tmp_path / "app.sqlite", **{**SMALL, **EASY, "rollouts": 4}))
+    )
     server = build(engine)
     _, url, _ = server.launch(prevent_thread_lock=True, quiet=True, **launch_options(engine))
     try:
@@ -146,14 +204,24 @@ def test_the_endpoints(client: Any, learnt: tuple[Path, str], tmp_path: Path) ->
 
     name = learnt[1]
     receipt = client.predict(NEAR, api_name="/solve")
-    assert len(receipt["traces"]) == 8 and receipt["used"]["memory_id"] == name and name in receipt["sentence"]
-    assert client.predict(api_name="/replay") == {"same": True, "receipt": receipt["id"], "reason": ""}
+    assert (
+        len(receipt["traces"]) == 8
+        and receipt["used"]["memory_id"] == name
+        and name in receipt["sentence"]
+    )
+    assert client.predict(api_name="/replay") == {
+        "same": True,
+        "receipt": receipt["id"],
+        "reason": "",
+    }
     thought = client.predict(NEAR, name, api_name="/think")
     with_it = [t["text"] for t in receipt["traces"] if t["side"] == "memory"]
     assert [t["text"] for t in sorted(thought["traces"], key=lambda t: t["row"])] == with_it
     assert client.predict(NEAR, 1, api_name="/search")["hits"][0]["memory_id"] == name
     near = client.predict(name, api_name="/words")
-    assert len(near) == Settings().virtual_tokens and all(-1 <= w["cosine"] <= 1 and w["text"] for row in near for w in row)
+    assert len(near) == Settings().virtual_tokens and all(
+        -1 <= w["cosine"] <= 1 and w["text"] for row in near for w in row
+    )
     made = client.predict(TEACHES, keep=False, seed=7, api_name="/distil")
     assert made["reason"] and client.predict(api_name="/discard") is bool(made["memory_id"])
     assert [m["id"] for m in client.predict(api_name="/memories")] == [name]
@@ -161,15 +229,30 @@ def test_the_endpoints(client: Any, learnt: tuple[Path, str], tmp_path: Path) ->
     file = tmp_path / "one.jsonl"
     file.write_text(json.dumps({"problem": TEACHES, "answer": "5"}) + "\n")
     last = client.predict(systems=["elm"], file=handle_file(str(file)), api_name="/stream")
-    assert last["whole"] and last["done"] == 1 and [r["truth"] for r in last["results"]] == ["5"] and len(last["learned"]) == 1
+    assert (
+        last["whole"]
+        and last["done"] == 1
+        and [r["truth"] for r in last["results"]] == ["5"]
+        and len(last["learned"]) == 1
+    )
 
 
 def test_the_quickstart(tmp_path: Path) -> None:
     """As a person runs it, in its own process and with settings from the environment."""
     small = {**SMALL, **EASY, "rollouts": 2, "max_new_tokens": 16, "bank": tmp_path / "bank.sqlite"}
-    env = {**os.environ, **{f"LATENTMEM_{n.upper()}": str(v) for n, v in small.items()}, "PYTHONPATH": str(ROOT)}
-    ran = subprocess.run([sys.executable, "examples/quickstart.py"], cwd=ROOT, env=env, capture_output=True, text=True,
-                         timeout=600)
+    env = {
+        **os.environ,
+        **{f"LATENTMEM_{n.upper()}": str(v) for n, v in small.items()},
+        "PYTHONPATH": str(ROOT),
+    }
+    ran = subprocess.run(
+        [sys.executable, "examples/quickstart.py"],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert ran.returncode == 0, ran.stderr
     vote, learnt, said = ran.stdout.splitlines()
     assert vote.startswith("The model's vote:") and "of 2 traces" in vote

@@ -31,19 +31,39 @@ from latentmem.records import (
 from latentmem.settings import Settings
 from tests.tiny import tiny_model
 
-QUICK = {"model": "tiny", "embedder": "tiny", "rollouts": 6, "max_new_tokens": 10, "temperature": 1.2, "steps": 3,
-         "virtual_tokens": 4, "learning_rate": 0.01, "device": "cpu", "min_similarity": -1.0, "gate_votes": 1, "gate_lead": 0}
+QUICK = {
+    "model": "tiny",
+    "embedder": "tiny",
+    "rollouts": 6,
+    "max_new_tokens": 10,
+    "temperature": 1.2,
+    "steps": 3,
+    "virtual_tokens": 4,
+    "learning_rate": 0.01,
+    "device": "cpu",
+    "min_similarity": -1.0,
+    "gate_votes": 1,
+    "gate_lead": 0,
+}
 
 
 def embed(text: str) -> np.ndarray:
     """A unit vector from the counts of letters: near texts are near."""
-    v = np.array([text.lower().count(c) for c in "abcdefghijklmnopqrstuvwxyz0123456789"], np.float32) + 1e-3
+    v = (
+        np.array(
+            [text.lower().count(c) for c in "abcdefghijklmnopqrstuvwxyz0123456789"], np.float32
+        )
+        + 1e-3
+    )
     return v / np.linalg.norm(v)
 
 
 @pytest.fixture(scope="module")
 def models():
-    return {"tiny": tiny_model(seed=5, num_hidden_layers=2), "other": tiny_model(seed=6, num_hidden_layers=2)}
+    return {
+        "tiny": tiny_model(seed=5, num_hidden_layers=2),
+        "other": tiny_model(seed=6, num_hidden_layers=2),
+    }
 
 
 def new_engine(models, monkeypatch):
@@ -158,10 +178,21 @@ def test_replay_gives_the_same_tokens_and_notices_others(taught):
     assert run(taught.replay(receipt))[-1].token_digest == receipt.token_digest
     with pytest.raises(LatentmemError, match="other tokens"):
         run(taught.replay(replace(receipt, token_digest="0" * 64)))
-    with pytest.raises(LatentmemError, match=r"the same tokens, but the answer .* in place of 999: the receipt was changed"):
+    with pytest.raises(
+        LatentmemError,
+        match=r"the same tokens, but the answer .* in place of 999: the receipt was changed",
+    ):
         run(taught.replay(replace(receipt, answer="999")))
-    strange = {**receipt.settings, "bank": "/nowhere/bank.sqlite", "model": "someone/huge", "hosted": True}
-    assert run(taught.replay(replace(receipt, settings=strange)))[-1].token_digest == receipt.token_digest
+    strange = {
+        **receipt.settings,
+        "bank": "/nowhere/bank.sqlite",
+        "model": "someone/huge",
+        "hosted": True,
+    }
+    assert (
+        run(taught.replay(replace(receipt, settings=strange)))[-1].token_digest
+        == receipt.token_digest
+    )
 
 
 def test_a_replay_is_no_use_of_a_memory(taught):
@@ -208,7 +239,12 @@ def test_keep_false_stores_nothing_until_kept(engine):
 def test_nothing_learnt_is_said_and_not_kept(engine):
     strict = engine.changed(gate_votes=7)
     done = run(strict.distil(P))[-1]
-    assert isinstance(done, Distilled) and done.memory is None and done.reason and len(engine.bank) == 0
+    assert (
+        isinstance(done, Distilled)
+        and done.memory is None
+        and done.reason
+        and len(engine.bank) == 0
+    )
     with pytest.raises(LatentmemError, match="no memory to keep"):
         engine.keep(done)
 
@@ -217,7 +253,11 @@ def test_many_together_equal_one_by_one(engine):
     problems = [Problem(f"{P.text} ({i})") for i in range(4)]
     together = of(Distilled, run(engine.changed(steps=2).distil_many(problems, keep=False)))
     assert len(together) == 4
-    for problem, many in zip(sorted(problems, key=lambda p: p.id), sorted(together, key=lambda d: d.problem_id), strict=True):
+    for problem, many in zip(
+        sorted(problems, key=lambda p: p.id),
+        sorted(together, key=lambda d: d.problem_id),
+        strict=True,
+    ):
         one = run(engine.changed(steps=2).distil(problem, keep=False))[-1]
         assert [s.rewards for s in one.steps] == [s.rewards for s in many.steps]
         if one.memory:
@@ -230,7 +270,9 @@ def test_memory_of_another_model_is_refused(taught, learnt):
     for kind in ("input", "kv"):
         with pytest.raises(LatentmemError, match="made by tiny and the model in use is"):
             run(taught.changed(model="other", key=kind).answer(P, memory=learnt.memory.id))
-    assert run(taught.changed(model="other").answer(Q))[-1].used is None, "retrieval looks only at this model's memories"
+    assert run(taught.changed(model="other").answer(Q))[-1].used is None, (
+        "retrieval looks only at this model's memories"
+    )
 
 
 @pytest.mark.parametrize("name", ["vote_share", "self_certainty", "judge"])
@@ -238,7 +280,10 @@ def test_every_verifier_settles_a_disagreement(taught, name):
     for i in range(20):
         receipt = run(taught.changed(verifier=name).answer(Problem(f"{Q.text} {i}")))[-1]
         if receipt.route.scores:
-            assert receipt.route.verifier == name and set(receipt.route.scores) == {"zero_shot", "memory"}
+            assert receipt.route.verifier == name and set(receipt.route.scores) == {
+                "zero_shot",
+                "memory",
+            }
             return
     raise AssertionError("no disagreement in twenty problems")
 
@@ -251,7 +296,9 @@ def test_one_trace_a_side_is_judged_since_its_votes_always_tie():
 def test_feedback_counts(taught):
     receipt = run(taught.answer(Q))[-1]
     taught.feedback(receipt, True)
-    assert taught.bank.events(receipt.used.memory_id, kind="feedback")[0].detail == {"correct": True}
+    assert taught.bank.events(receipt.used.memory_id, kind="feedback")[0].detail == {
+        "correct": True
+    }
     before = taught.bank.info(receipt.used.memory_id).counters
     taught.feedback(receipt, True)
     assert taught.bank.info(receipt.used.memory_id).counters == before, "a verdict counts once"
@@ -262,13 +309,17 @@ def test_feedback_counts(taught):
 def test_a_verdict_is_taken_down_whole_or_not_at_all(taught, monkeypatch):
     receipt = run(taught.answer(Q))[-1]
     before, judged = taught.bank.events(), engine_module.judged
-    monkeypatch.setattr(engine_module, "judged", lambda *a: [*judged(*a), Event("m0000gone", "helped")])
+    monkeypatch.setattr(
+        engine_module, "judged", lambda *a: [*judged(*a), Event("m0000gone", "helped")]
+    )
     with pytest.raises(LatentmemError, match="m0000gone"):
         taught.feedback(receipt, True)
     assert taught.bank.events() == before
     monkeypatch.setattr(engine_module, "judged", judged)
     taught.feedback(receipt, True)
-    assert [e.kind for e in taught.bank.events(receipt_id=receipt.id) if e not in before][-1] == "feedback"
+    assert [e.kind for e in taught.bank.events(receipt_id=receipt.id) if e not in before][
+        -1
+    ] == "feedback"
 
 
 def test_thoughts_of_another_arithmetic_are_thought_again(engine):
@@ -289,8 +340,17 @@ def test_problem_too_long(engine):
         run(engine.think(Problem("x" * 5000)))
 
 
-@pytest.mark.parametrize("field, value", [("temperature", float("nan")), ("rollouts", 0), ("top_p", 0), ("steps", -1),
-                                          ("verifier", "oracle"), ("nonsense", 1)])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("temperature", float("nan")),
+        ("rollouts", 0),
+        ("top_p", 0),
+        ("steps", -1),
+        ("verifier", "oracle"),
+        ("nonsense", 1),
+    ],
+)
 def test_bad_settings_name_the_field(engine, field, value):
     with pytest.raises(LatentmemError, match=field):
         engine.changed(**{field: value})

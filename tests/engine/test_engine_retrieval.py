@@ -30,25 +30,36 @@ def test_keys_of_another_embedder_are_not_trusted(taught):
     taught._shared.loader._embedders["reversed"] = lambda text: embed(text)[::-1].copy()
     receipt = run(taught.changed(embedder="reversed").answer(Q))[-1]
     assert receipt.hits and receipt.used is None
-    assert "was not made by reversed" in receipt.route.reason and "choose the embedder" in receipt.route.reason
-    assert run(taught.changed(embedder="reversed", key="kv").answer(Q))[-1].used, "activations have no embedder"
+    assert (
+        "was not made by reversed" in receipt.route.reason
+        and "choose the embedder" in receipt.route.reason
+    )
+    assert run(taught.changed(embedder="reversed", key="kv").answer(Q))[-1].used, (
+        "activations have no embedder"
+    )
     assert run(taught.answer(Q))[-1].used
 
 
 def test_keys_of_another_length_cost_no_answer(taught):
     """An embedder of other dimensions finds nothing it could compare; the problem is answered alone, and told why."""
-    taught._shared.loader._embedders["short"] = lambda text: embed(text)[:5] / np.linalg.norm(embed(text)[:5])
+    taught._shared.loader._embedders["short"] = lambda text: embed(text)[:5] / np.linalg.norm(
+        embed(text)[:5]
+    )
     other = taught.changed(embedder="short")
     with pytest.raises(OtherKeys, match="use the embedder or model that made them"):
         other.search(Q)
     receipt = run(other.answer(Q))[-1]
     assert receipt.hits == () and receipt.used is None and receipt.route.side == "zero_shot"
-    assert receipt.route.reason.startswith("No memory is tried. The search key has 5 numbers, but the input keys")
+    assert receipt.route.reason.startswith(
+        "No memory is tried. The search key has 5 numbers, but the input keys"
+    )
 
 
 def test_what_cannot_be_is_said_before_any_work(taught, tmp_path):
     (tmp_path / "file").write_text("")
-    other = taught.changed(bank=tmp_path / "file" / "b.sqlite")  # a bank that is named takes the place of the one given
+    other = taught.changed(
+        bank=tmp_path / "file" / "b.sqlite"
+    )  # a bank that is named takes the place of the one given
     with pytest.raises(LatentmemError, match="cannot be opened"):
         next(other.distil(Q))
     assert taught.changed(bank=tmp_path / "b.sqlite").bank.path == str(tmp_path / "b.sqlite")

@@ -29,8 +29,10 @@ lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(int(lines["RssFile"].split()[0]) / 1e6)
 """
 
-EASY = Problem("A pet store had 13 siamese cats and 5 house cats. During a sale they sold 10 cats. "
-               "How many cats do they have left?")
+EASY = Problem(
+    "A pet store had 13 siamese cats and 5 house cats. During a sale they sold 10 cats. "
+    "How many cats do they have left?"
+)
 NEAR = Problem("A shop had 21 red pens and 8 blue pens. It sold 9 pens. How many pens are left?")
 
 
@@ -45,7 +47,9 @@ def default():
 
 @pytest.fixture(scope="module")
 def small():
-    engine = Engine(Settings(model="smollm2-135m", max_new_tokens=64, dtype="float32"), bank=Bank(":memory:"))
+    engine = Engine(
+        Settings(model="smollm2-135m", max_new_tokens=64, dtype="float32"), bank=Bank(":memory:")
+    )
     list(engine.load())
     return engine
 
@@ -60,7 +64,9 @@ def test_vote_of_the_default_model_is_right(default):
 
 def test_learn_then_answer_a_neighbour(default):
     """Solve, distil, answer a neighbour, read and replay the receipt: the whole way of one memory."""
-    engine = default.changed(rollouts=4, steps=2, gate_votes=1, gate_lead=0, max_new_tokens=160, temperature=1.0)
+    engine = default.changed(
+        rollouts=4, steps=2, gate_votes=1, gate_lead=0, max_new_tokens=160, temperature=1.0
+    )
     records = []
     for seed in range(4):  # a unanimous vote has nothing to teach: another seed
         engine = engine.changed(seed=seed)
@@ -75,7 +81,11 @@ def test_learn_then_answer_a_neighbour(default):
     assert stored.soft_prompt.shape == (20, 896) and set(stored.keys) == {"input", "kv"}
     engine = engine.changed(rollouts=2)  # enough for two sides, their votes and the replay
     receipt = list(engine.answer(NEAR))[-1]
-    assert isinstance(receipt, Receipt) and receipt.used.memory_id == stored.id and receipt.used.similarity > 0.4
+    assert (
+        isinstance(receipt, Receipt)
+        and receipt.used.memory_id == stored.id
+        and receipt.used.similarity > 0.4
+    )
     assert receipt.zero_shot.total == receipt.memory.total == 2
     assert list(engine.replay(receipt))[-1].token_digest == receipt.token_digest
 
@@ -85,7 +95,9 @@ def test_a_shipped_memory_is_tried_on_a_problem_near_its_own(default):
     assert begin(bank) == len(bank) > 0
     near = next(p for p in read_problems(STARTER.with_name("problems.jsonl")) if p.id == "change-2")
     receipt = list(default.changed(on_bank=bank, rollouts=2).answer(near.unlabelled()))[-1]
-    assert isinstance(receipt, Receipt) and receipt.used is not None and receipt.used.similarity > 0.4
+    assert (
+        isinstance(receipt, Receipt) and receipt.used is not None and receipt.used.similarity > 0.4
+    )
     assert bank.info(receipt.used.memory_id).problem.source == near.source
     assert receipt.zero_shot.total == receipt.memory.total == 2 and receipt.answer is not None
     print(receipt.sentence())
@@ -104,10 +116,18 @@ def test_a_row_does_not_depend_on_its_batch(small):
     model, how = small.model, {"seed": 0, "temperature": 0.0, "max_new_tokens": 24}
     soft = model.text_prompt("Let us think about this with great care.", 20)
     mine = Job(EASY, 1, soft)
-    crowd = [Job(Problem("What is 2 + 2? " * 12), 2), Job(NEAR, 1, model.text_prompt("Answer quickly.", 5)), mine]
+    crowd = [
+        Job(Problem("What is 2 + 2? " * 12), 2),
+        Job(NEAR, 1, model.text_prompt("Answer quickly.", 5)),
+        mine,
+    ]
 
     def tokens(jobs, index):
-        return next(r.token_ids for j, r in sample(model, jobs, **how) if j == index and isinstance(r, Trace))
+        return next(
+            r.token_ids
+            for j, r in sample(model, jobs, **how)
+            if j == index and isinstance(r, Trace)
+        )
 
     assert tokens([mine], 0) == tokens(crowd, 2)
 
@@ -116,7 +136,11 @@ def test_an_unchanged_base(small):
     """Distilling leaves every weight as it was."""
     before = [w.qkv.weight.double().sum().item() for w in small.model.body.layers]
     head = small.model.body.head.weight.double().sum().item()
-    list(small.changed(rollouts=4, steps=1, gate_votes=1, gate_lead=0, temperature=1.2).distil(EASY, keep=False))
+    list(
+        small.changed(rollouts=4, steps=1, gate_votes=1, gate_lead=0, temperature=1.2).distil(
+            EASY, keep=False
+        )
+    )
     assert before == [w.qkv.weight.double().sum().item() for w in small.model.body.layers]
     assert head == small.model.body.head.weight.double().sum().item()
 
@@ -130,16 +154,22 @@ def test_eight_bit_products_change_little(small):
     from latentmem.model.weights import ensure
 
     plain, rounded = small.model, LanguageModel.load(ensure("smollm2-135m"), dtype="int8")
-    prompt = Prompt(plain.render(solve_messages(EASY.text)), plain.text_prompt("Think step by step.", 20))
+    prompt = Prompt(
+        plain.render(solve_messages(EASY.text)), plain.text_prompt("Think step by step.", 20)
+    )
     with torch.no_grad():
-        p, q = (m.body.head(m.prefill([prompt]).hidden)[0].log_softmax(-1) for m in (plain, rounded))
+        p, q = (
+            m.body.head(m.prefill([prompt]).hidden)[0].log_softmax(-1) for m in (plain, rounded)
+        )
     divergence = (p.exp() * (p - q)).sum(-1).mean().item()
     same = (p.argmax(-1) == q.argmax(-1)).float().mean().item()
     print(f"int8 against float32: {divergence:.1e} nats, same likeliest word {same:.1%}")
     # A small model feels it more than the default one (3.9e-4 nats, 99.4 %), most of all inside the prompt, as here.
     assert 0 < divergence < 0.03 and same > 0.85
     grads = []
-    traces = [Trace(i, "", "1", True, 12, token_ids=tuple(prompt.ids[i : i + 12])) for i in range(2)]
+    traces = [
+        Trace(i, "", "1", True, 12, token_ids=tuple(prompt.ids[i : i + 12])) for i in range(2)
+    ]
     for model in (plain, rounded):
         soft = torch.nn.Parameter(prompt.soft.clone())
         list(policy_gradient(model, [Lot(EASY, soft, traces, advantages([1, 0]))], 1.0))
@@ -151,16 +181,24 @@ def test_eight_bit_products_change_little(small):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_agrees_with_cpu():
-    engine = Engine(Settings(device="cuda", dtype="float32", rollouts=2, max_new_tokens=48), bank=Bank(":memory:"))
+    engine = Engine(
+        Settings(device="cuda", dtype="float32", rollouts=2, max_new_tokens=48),
+        bank=Bank(":memory:"),
+    )
     cpu = engine.changed(device="cpu")
-    a, b = ([r.text for r in e.changed(temperature=0).think(EASY) if isinstance(r, Trace)] for e in (engine, cpu))
+    a, b = (
+        [r.text for r in e.changed(temperature=0).think(EASY) if isinstance(r, Trace)]
+        for e in (engine, cpu)
+    )
     assert a == b
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the system as Linux does")
 def test_the_weights_file_is_not_held_beside_the_copies_made_of_it() -> None:
     """Of 0.99 GB at most the matrices that are used as they lie in the file stay, 0.5 GB; libraries take 0.1 to 0.2."""
-    told = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True, timeout=300)
+    told = subprocess.run(
+        [sys.executable, "-c", LOADED], capture_output=True, text=True, check=True, timeout=300
+    )
     held = float(told.stdout.split()[-1])
     print(f"{held:.2f} GB of files are held after loading")
     assert held < 0.85

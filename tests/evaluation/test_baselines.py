@@ -62,8 +62,15 @@ def test_the_truth_reaches_no_row(shop, name):
         replies = list(system.reply(asked, form))
         assert [r.problem_id for r in replies] == [p.id for p in asked]
         for reply in replies:
-            assert reply.system == name and reply.form == form.name and reply.cost.tokens > 0 and reply.cost.read > 0
-            assert reply.votes and all(v.total == (9 if name == "vote_n" else form.traces) for v in reply.votes.values())
+            assert (
+                reply.system == name
+                and reply.form == form.name
+                and reply.cost.tokens > 0
+                and reply.cost.read > 0
+            )
+            assert reply.votes and all(
+                v.total == (9 if name == "vote_n" else form.traces) for v in reply.votes.values()
+            )
 
 
 @pytest.mark.parametrize("name", [n for n, row in ROWS.items() if row.learns])
@@ -90,7 +97,13 @@ def test_a_row_resumes_from_what_it_saved(engine, name, tmp_path):
 def test_without_experience_a_row_is_the_model_alone(shop, name):
     alone = list(shop.make("zero_shot").reply(problems(3), VOTE6))
     for a, b in zip(alone, shop.make(name).reply(problems(3), VOTE6), strict=True):
-        assert (b.answer, b.traces, b.cost, b.used, b.hit) == (a.answer, a.traces, a.cost, False, None)
+        assert (b.answer, b.traces, b.cost, b.used, b.hit) == (
+            a.answer,
+            a.traces,
+            a.cost,
+            False,
+            None,
+        )
 
 
 @pytest.mark.parametrize("name", ONLINE)
@@ -111,7 +124,9 @@ def test_the_past_stands_in_the_turn_before(shop):
     system = taught(shop, "icl_raw")
     new = problems(1, start=20)[0]
     hit, past = system.past.nearest(Problem(new.text))
-    similarities = [float(shop.key(e.problem, "input") @ shop.key(new, "input")) for e in system.past.all]
+    similarities = [
+        float(shop.key(e.problem, "input") @ shop.key(new, "input")) for e in system.past.all
+    ]
     assert hit.similarity == pytest.approx(max(similarities)) and hit.memory_id == past.problem.id
     assert hit.margin == pytest.approx(max(similarities) - sorted(similarities)[-2], abs=1e-6)
     chat = system.messages(past, new)
@@ -137,7 +152,11 @@ def test_elm_routes_and_keeps_all_scores(shop):
     seen = 0
     for form in (ONE, VOTE6):
         for reply in system.reply(problems(12, start=20), form):
-            assert reply.used and set(reply.votes) == {"zero_shot", "memory"} and reply.hit.memory_id in system.ids
+            assert (
+                reply.used
+                and set(reply.votes) == {"zero_shot", "memory"}
+                and reply.hit.memory_id in system.ids
+            )
             if not reply.scores:
                 continue
             seen += 1
@@ -156,7 +175,9 @@ def test_elm_counts_what_it_spent(shop):
     system = shop.make("elm")
     done = [r for r in system.learn(p) if isinstance(r, Distilled)]
     assert sorted(d.problem_id for d in done) == sorted(q.id for q in p)
-    first = {q.id: s for q, s in zip(p, shop.sampler.sample([Ask(q) for q in p], shop.form), strict=True)}
+    first = {
+        q.id: s for q, s in zip(p, shop.sampler.sample([Ask(q) for q in p], shop.form), strict=True)
+    }
     tokens = read = 0
     for d in done:
         prompt = first[d.problem_id].cost.read
@@ -194,7 +215,9 @@ def test_a_killed_teacher_goes_on(engine, tmp_path):
     assert len(system.ids) == len(whole.ids)
     for a, b in zip(system.ids, whole.ids, strict=True):
         one, other = system.bank.get(a), whole.bank.get(b)
-        assert one.problem == other.problem and [s.rewards for s in one.steps] == [s.rewards for s in other.steps]
+        assert one.problem == other.problem and [s.rewards for s in one.steps] == [
+            s.rewards for s in other.steps
+        ]
         assert np.array_equal(one.soft_prompt, other.soft_prompt)
 
 
@@ -202,13 +225,19 @@ def test_a_lesson_is_found_by_the_keys_of_the_present_embedder(engine, tmp_path)
     taught(workshop(engine, tmp_path), "elm")
     again = workshop(engine, tmp_path)
     other, key = np.eye(7, dtype=np.float32)[3], again.key
-    again.key = again.teacher._key = lambda problem, kind: other if kind == "input" else key(problem, kind)
+    again.key = again.teacher._key = (
+        lambda problem, kind: other if kind == "input" else key(problem, kind)
+    )
     system = taught(again, "elm")
-    assert system.ids and all(np.array_equal(system.bank.get(i).keys["input"], other) for i in system.ids)
+    assert system.ids and all(
+        np.array_equal(system.bank.get(i).keys["input"], other) for i in system.ids
+    )
 
 
 def test_unrouted_takes_the_memory(shop):
-    routed, unrouted = (list(taught(shop, n).reply(problems(8, start=20), ONE)) for n in ("elm", "elm_unrouted"))
+    routed, unrouted = (
+        list(taught(shop, n).reply(problems(8, start=20), ONE)) for n in ("elm", "elm_unrouted")
+    )
     for a, b in zip(routed, unrouted, strict=True):
         assert b.answer == a.votes["memory"].label and set(b.votes) == {"memory"} and b.hit == a.hit
         assert b.cost.tokens == sum(t.tokens for t in a.traces if t.side == "memory")
@@ -232,7 +261,9 @@ def test_format_only_rewards_the_box_alone(shop):
     assert steps
     for step in steps:
         assert np.mean(step.rewards) == pytest.approx(step.finished)
-    assert any(s.agreement < s.finished for s in steps), "otherwise it would be the majority's reward"
+    assert any(s.agreement < s.finished for s in steps), (
+        "otherwise it would be the majority's reward"
+    )
 
 
 def test_untrained_prompt_is_the_text(shop, engine):
@@ -244,7 +275,10 @@ def test_untrained_prompt_is_the_text(shop, engine):
 
 def test_untrained_routed_routes_between_the_model_alone_and_the_text(shop):
     asked, form = problems(6), Form("vote", 3, 0.8)
-    rows = [list(shop.make(name).reply(asked, form)) for name in ("untrained_routed", "zero_shot", "untrained_prompt")]
+    rows = [
+        list(shop.make(name).reply(asked, form))
+        for name in ("untrained_routed", "zero_shot", "untrained_prompt")
+    ]
     for routed, alone, text in zip(*rows, strict=True):
         assert routed.traces == (*alone.traces, *text.traces)
         assert not routed.used and routed.hit is None
@@ -261,5 +295,9 @@ def test_retrieval_compares_what_the_settings_say(engine):
     assert usual.make("elm_kv").kind == "kv" and usual.make("icl_raw").past.kind == "input"
     elm, kv = taught(shop, "elm"), taught(usual, "elm_kv")
     asked = problems(3, start=20)
-    assert [elm.find(p).similarity for p in asked] == pytest.approx([kv.find(p).similarity for p in asked])
-    assert [elm.find(p).similarity for p in asked] != pytest.approx([taught(usual, "elm").find(p).similarity for p in asked])
+    assert [elm.find(p).similarity for p in asked] == pytest.approx(
+        [kv.find(p).similarity for p in asked]
+    )
+    assert [elm.find(p).similarity for p in asked] != pytest.approx(
+        [taught(usual, "elm").find(p).similarity for p in asked]
+    )

@@ -56,7 +56,11 @@ def test_the_lesson_is_what_the_model_wrote(shop):
         lesson = shop.sampler.sample([ask], ONE)[0]
         assert new.text == lesson.traces[0].text.strip()
         written, tokens, read = written + 1, tokens + lesson.cost.tokens, read + lesson.cost.read
-    assert written and refined.spent.tokens == raw.spent.tokens + tokens and refined.spent.read == raw.spent.read + read
+    assert (
+        written
+        and refined.spent.tokens == raw.spent.tokens + tokens
+        and refined.spent.read == raw.spent.read + read
+    )
     problem = problems(1, start=20)[0]
     (turn,) = refined.messages(refined.past.all[0], problem)
     want = (refined.past.all[0].problem.text, refined.past.all[0].text, problem.text)
@@ -67,10 +71,14 @@ def test_the_lesson_is_what_the_model_wrote(shop):
 def test_templates_hold_what_they_are_given():
     assert [m["role"] for m in turn_messages("P", "T", "Q")] == ["user", "assistant", "user"]
     assert [m["role"] for m in refine_messages("P", "T")] == ["user", "assistant", "user"]
-    assert "wrong" not in strategy_messages("P", "T", None)[0]["content"].split("What strategies")[0]
+    assert (
+        "wrong" not in strategy_messages("P", "T", None)[0]["content"].split("What strategies")[0]
+    )
     assert "U" in strategy_messages("P", "T", "U")[0]["content"]
     for chat in (lesson_messages("P", "L", "Q {x}"), strategies_messages("S", "Q {x}")):
-        assert chat[-1]["content"].endswith("Q {x}\n\nPlease reason step by step, and put your final answer within \\boxed{}.")
+        assert chat[-1]["content"].endswith(
+            "Q {x}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
+        )
 
 
 TWO = """Here they are.
@@ -83,14 +91,24 @@ and add them up.
 Content: Put the answer back."""
 
 
-@pytest.mark.parametrize("text, want", [
-    (TWO, [Strategy("Count first", "Count the things.", "Write down every number and add them up."),
-           Strategy("Check", "", "Put the answer back.")]),
-    ("Always check.", [Strategy("What was learnt", "", "Always check.")]),
-    ("Title: empty\nDescription: nothing", []),
-    ("Content: a\nContent: b\nContent: c\nContent: d", [Strategy("", "", x) for x in "abc"]),
-    ("  \n", []),
-])
+@pytest.mark.parametrize(
+    "text, want",
+    [
+        (
+            TWO,
+            [
+                Strategy(
+                    "Count first", "Count the things.", "Write down every number and add them up."
+                ),
+                Strategy("Check", "", "Put the answer back."),
+            ],
+        ),
+        ("Always check.", [Strategy("What was learnt", "", "Always check.")]),
+        ("Title: empty\nDescription: nothing", []),
+        ("Content: a\nContent: b\nContent: c\nContent: d", [Strategy("", "", x) for x in "abc"]),
+        ("  \n", []),
+    ],
+)
 def test_strategies_are_read(text, want):
     assert parse(text) == want
 
@@ -110,7 +128,10 @@ def test_the_other_trace_is_one_that_disagrees():
 def test_reasoning_bank_shows_strategies(shop):
     system = taught(shop, "reasoning_bank")
     for past in system.past.all:
-        assert past.text.startswith("Title: ") and past.text in system.messages(past, past.problem)[0]["content"]
+        assert (
+            past.text.startswith("Title: ")
+            and past.text in system.messages(past, past.problem)[0]["content"]
+        )
     assert system.spent.tokens > taught(shop, "icl_raw").spent.tokens
 
 
@@ -121,14 +142,23 @@ def test_recalled_past_is_the_same_computation(shop, model):
     past = lag.past.nearest(new)[1]
     ask = lag.ask(past, new)
     ids, n = shop.sampler.prompt(ask), ask.recalled
-    assert past.text.strip() in model.tokenizer.decode(ids[:n]) and new.text in model.tokenizer.decode(ids[n:])
+    assert past.text.strip() in model.tokenizer.decode(
+        ids[:n]
+    ) and new.text in model.tokenizer.decode(ids[n:])
     with torch.no_grad():
         whole = model.prefill([Prompt(ids)])
         stored = model.prefill([Prompt(ids[:n])])
         rest = torch.tensor([ids[n:]])
-        mask = causal_mask(torch.ones(1, len(ids), dtype=torch.bool), len(ids) - n, model.body.dtype)
-        hidden = forward(model.body, model.body.embedding[rest], torch.arange(n, len(ids))[None], mask,
-                         Prefix(stored.layers, torch.zeros(1, dtype=torch.long)))
+        mask = causal_mask(
+            torch.ones(1, len(ids), dtype=torch.bool), len(ids) - n, model.body.dtype
+        )
+        hidden = forward(
+            model.body,
+            model.body.embedding[rest],
+            torch.arange(n, len(ids))[None],
+            mask,
+            Prefix(stored.layers, torch.zeros(1, dtype=torch.long)),
+        )
     assert torch.allclose(hidden, whole.hidden[:, n:], atol=1e-4)
     logits = model.body.head(hidden[:, -1]), model.body.head(whole.hidden[:, -1])
     assert (logits[0] - logits[1]).abs().max() < 1e-3
@@ -147,4 +177,8 @@ def test_lag_reads_the_new_tokens_only(shop):
 
 
 def test_common():
-    assert common((1, 2, 3), (1, 2, 4)) == 2 and common((1, 2), (1, 2, 4)) == 2 and common((), (1,)) == 0
+    assert (
+        common((1, 2, 3), (1, 2, 4)) == 2
+        and common((1, 2), (1, 2, 4)) == 2
+        and common((), (1,)) == 0
+    )

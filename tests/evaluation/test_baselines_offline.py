@@ -56,7 +56,9 @@ def test_offline_rows_change_what_they_train_and_nothing_else(engine, name):
     steps = [r for r in system.fit(labelled(5)) if isinstance(r, Step)]
     assert [s.step for s in steps] == [1, 1, 2, 2, 3, 3] and any(s.grad_norm > 0 for s in steps)
     assert [r.traces for r in system.reply(asked, VOTE6)] != untrained
-    assert all(torch.equal(a, w.qkv.weight) for a, w in zip(before, engine.model.body.layers, strict=True))
+    assert all(
+        torch.equal(a, w.qkv.weight) for a, w in zip(before, engine.model.body.layers, strict=True)
+    )
     assert system.spent.tokens == sum(s.tokens for s in steps) and list(system.learn(asked)) == []
 
 
@@ -78,7 +80,9 @@ def test_a_killed_fit_goes_on(engine, name, tmp_path):
     assert min(seen) == one.done + 1 and two.spent.tokens == whole.spent.tokens
     for a, b in zip(whole.learner.parameters, two.learner.parameters, strict=True):
         assert torch.equal(a, b)
-    assert len(list((tmp_path / name).glob("*.safetensors"))) == 1 and not two._optimizer.state, "moments take room"
+    assert len(list((tmp_path / name).glob("*.safetensors"))) == 1 and not two._optimizer.state, (
+        "moments take room"
+    )
     three = workshop(engine, tmp_path, **how).make(name)
     three.course = whole.course
     assert list(three.fit(p)) == [] and three.spent.tokens == whole.spent.tokens
@@ -91,26 +95,40 @@ def test_a_damaged_checkpoint_is_one_sentence(engine, tmp_path, harm):
     list(workshop(engine, tmp_path, **how).make("offline_prompt").fit(labelled(2)))
     (file,) = (tmp_path / "offline_prompt").glob("*.safetensors")
     file.unlink() if harm == "gone" else file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(LatentmemError, match=r"offline_prompt cannot be read .*: delete that folder to learn again"):
+    with pytest.raises(
+        LatentmemError, match=r"offline_prompt cannot be read .*: delete that folder to learn again"
+    ):
         list(workshop(engine, tmp_path, **how).make("offline_prompt").fit(labelled(2)))
 
 
 def test_a_checkpoint_that_cannot_be_written_is_one_sentence(engine, tmp_path):
     (tmp_path / "offline_prompt" / "step1.safetensors.part").mkdir(parents=True)
-    with pytest.raises(LatentmemError, match=r"step1.safetensors cannot be written \(.*\): make room or give another folder"):
-        list(workshop(engine, tmp_path, offline_steps=1, offline_batch=2).make("offline_prompt").fit(labelled(2)))
+    with pytest.raises(
+        LatentmemError,
+        match=r"step1.safetensors cannot be written \(.*\): make room or give another folder",
+    ):
+        list(
+            workshop(engine, tmp_path, offline_steps=1, offline_batch=2)
+            .make("offline_prompt")
+            .fit(labelled(2))
+        )
 
 
 def test_every_problem_has_its_turn(engine):
     system = workshop(engine, offline_batch=4).make("offline_prompt")
     given = problems(6)
     turns = [p.id for step in (1, 2, 3) for p in system._turn(given, step)]
-    assert sorted(turns[:6]) == sorted(turns[6:]) == sorted(p.id for p in given) and turns[:6] != turns[6:]
+    assert (
+        sorted(turns[:6]) == sorted(turns[6:]) == sorted(p.id for p in given)
+        and turns[:6] != turns[6:]
+    )
     other = workshop(engine, offline_batch=4).make("offline_ttrl")
     assert [p.id for step in (1, 2, 3) for p in other._turn(given, step)] == turns
 
 
-@pytest.mark.parametrize(("n", "batch"), [(6, 4), (5, 2), (7, 3), (3, 4), (1, 4), (8, 4), (12, 4), (4, 1)])
+@pytest.mark.parametrize(
+    ("n", "batch"), [(6, 4), (5, 2), (7, 3), (3, 4), (1, 4), (8, 4), (12, 4), (4, 1)]
+)
 def test_no_step_holds_a_problem_twice_and_each_comes_once_in_every_turn(engine, n, batch):
     """Two groups of one problem in a step would have the same rollouts."""
     system = workshop(engine, offline_batch=batch).make("offline_prompt")
@@ -120,8 +138,12 @@ def test_no_step_holds_a_problem_twice_and_each_comes_once_in_every_turn(engine,
     met = [i for turn in turns for i in turn]
     assert all(len(set(met[start : start + n])) == n for start in range(0, len(met), n))
     if n % size == 0:  # as it always was, so that runs made before can be made again
-        orders = [np.random.Generator(np.random.Philox(seed_for(system.sampler.seed, ORDER, k, 0))).permutation(n)
-                  for k in range(len(met) // n)]
+        orders = [
+            np.random.Generator(
+                np.random.Philox(seed_for(system.sampler.seed, ORDER, k, 0))
+            ).permutation(n)
+            for k in range(len(met) // n)
+        ]
         assert met == [given[i].id for order in orders for i in order]
 
 
@@ -140,7 +162,11 @@ def test_grpo_learns_from_the_truth_and_says_so(engine, monkeypatch):
 
     monkeypatch.setattr(Offline, "_payoff", watched)
     list(system.fit(given))
-    assert len(seen) == 8 and all(want == got for want, got in seen.values()) and any(sum(w) for w, _ in seen.values())
+    assert (
+        len(seen) == 8
+        and all(want == got for want, got in seen.values())
+        and any(sum(w) for w, _ in seen.values())
+    )
     with pytest.raises(LatentmemError, match="has none: give it an answer"):
         list(workshop(engine).make("offline_grpo").fit([Problem("What is 1 + 1?")]))
     with pytest.raises(LatentmemError, match="no problems to learn from"):
@@ -151,15 +177,24 @@ def test_a_batch_of_one_is_a_single_memorys_gradient(engine, model):
     """offline_prompt on one problem takes the step that policy_gradient says."""
     shop = workshop(engine)
     for problem in problems(12):
-        system = Offline("offline_prompt", shop.sampler, lambda: PromptLearner(model, "Solve it.", 4), shop.recipe,
-                         Course(1, 1, 0.01))
+        system = Offline(
+            "offline_prompt",
+            shop.sampler,
+            lambda: PromptLearner(model, "Solve it.", 4),
+            shop.recipe,
+            Course(1, 1, 0.01),
+        )
         (step,) = (r for r in system.fit([problem]) if isinstance(r, Step))
         if step.note:
             continue
         soft = torch.nn.Parameter(model.text_prompt("Solve it.", 4))
         system.reset()
         (traces,) = system._sample([problem], 1)
-        run(policy_gradient(model, [Lot(problem, soft, traces, advantages(rewards(traces, vote(traces))))], 1.2))
+        run(
+            policy_gradient(
+                model, [Lot(problem, soft, traces, advantages(rewards(traces, vote(traces))))], 1.2
+            )
+        )
         assert step.grad_norm == pytest.approx(float(soft.grad.norm()), rel=1e-4)
         return
     raise AssertionError("no group of twelve had a gradient")
@@ -174,7 +209,9 @@ def test_lora_memories_answer_with_their_own_adapter(engine):
     used = set()
     for problem, reply in zip(asked, system.reply(asked, VOTE6), strict=True):
         lora = system.teacher.model
-        adapted = lora.adapted(torch.from_numpy(system.bank.get(reply.hit.memory_id).soft_prompt.copy()), "x")
+        adapted = lora.adapted(
+            torch.from_numpy(system.bank.get(reply.hit.memory_id).soft_prompt.copy()), "x"
+        )
         want = shop.sampler.of(adapted).sample([Ask(problem, side="memory")], VOTE6)[0]
         mine = [t.token_ids for t in reply.traces if t.side == "memory"]
         assert mine == [t.token_ids for t in want.traces]
@@ -197,7 +234,13 @@ def test_a_learners_model_is_told_apart(engine):
 
 def test_a_soft_prompt_stays_within_its_trust_region_and_tells_how_far_it_is(engine, tmp_path):
     def shifts(name, folder=None, **settings):
-        shop = workshop(engine.changed(**settings), folder, offline_steps=3, offline_batch=2, rates={"lora": 1e-2})
+        shop = workshop(
+            engine.changed(**settings),
+            folder,
+            offline_steps=3,
+            offline_batch=2,
+            rates={"lora": 1e-2},
+        )
         system = shop.make(name)
         return system, [s.shift for s in system.fit(problems(4)) if isinstance(s, Step)]
 
@@ -205,10 +248,20 @@ def test_a_soft_prompt_stays_within_its_trust_region_and_tells_how_far_it_is(eng
     assert far[-1] == shift(free.learner.soft.detach(), free.learner.start) and max(far) > 0.01
     near = shifts("offline_prompt", tmp_path, max_shift=0.01)
     assert max(near[1]) == pytest.approx(0.01, rel=1e-4)
-    again = workshop(engine.changed(max_shift=0.01), tmp_path, offline_steps=3, offline_batch=2, rates={"lora": 1e-2})
+    again = workshop(
+        engine.changed(max_shift=0.01),
+        tmp_path,
+        offline_steps=3,
+        offline_batch=2,
+        rates={"lora": 1e-2},
+    )
     loaded = again.make("offline_prompt")
-    assert list(loaded.fit(problems(4))) == [] and torch.equal(loaded.learner.soft, near[0].learner.soft)
-    assert set(shifts("offline_lora", max_shift=0.01)[1]) == {0.0}, "weights have no start to be near to"
+    assert list(loaded.fit(problems(4))) == [] and torch.equal(
+        loaded.learner.soft, near[0].learner.soft
+    )
+    assert set(shifts("offline_lora", max_shift=0.01)[1]) == {0.0}, (
+        "weights have no start to be near to"
+    )
 
 
 def test_a_gradient_that_is_not_finite_is_refused_and_said(engine, monkeypatch):
@@ -221,7 +274,11 @@ def test_a_gradient_that_is_not_finite_is_refused_and_said(engine, monkeypatch):
     system = workshop(engine, offline_steps=3).make("offline_prompt")
     steps = [s for s in system.fit(problems(4)) if isinstance(s, Step)]
     refused = [s for s in steps if s.note == "the gradient was not finite"]
-    assert refused and all(s.note for s in steps) and {(s.loss, s.grad_norm, s.shift) for s in steps} == {(0.0, 0.0, 0.0)}
+    assert (
+        refused
+        and all(s.note for s in steps)
+        and {(s.loss, s.grad_norm, s.shift) for s in steps} == {(0.0, 0.0, 0.0)}
+    )
     assert torch.equal(system.learner.soft, system.learner.start)
 
 

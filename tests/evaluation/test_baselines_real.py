@@ -34,14 +34,18 @@ def shop(model):
     """One for all rows, as in a run: what they share is sampled and distilled once."""
     with pytest.MonkeyPatch.context() as patch:
         engine = tiny_engine(patch, model, rollouts=4, steps=1, max_new_tokens=10)
-        yield workshop(engine, rows=16, offline_steps=1, offline_batch=2, votes=6, rates={"full": 1e-5})
+        yield workshop(
+            engine, rows=16, offline_steps=1, offline_batch=2, votes=6, rates={"full": 1e-5}
+        )
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_learns_and_answers(shop, name):
     """A step and some replies with the real forward and backward passes."""
     system, row = shop.make(name), ROWS[name]
-    records = list(system.fit(labelled(3)) if row.learns == "offline" else system.learn(problems(3)))
+    records = list(
+        system.fit(labelled(3)) if row.learns == "offline" else system.learn(problems(3))
+    )
     asked = problems(2, start=20)
     for form in (ONE, Form("vote", 4, 1.2)):
         replies = list(system.reply(asked, form))
@@ -55,17 +59,25 @@ def test_a_row_learns_and_answers(shop, name):
         assert len(steps) == 2 and all(s.grad_norm > 0 or s.note for s in steps)
 
 
-@pytest.mark.parametrize("kind, rate", [(PromptLearner, 1e-3), (LoraLearner, 1e-3), (FullLearner, 1e-5)])
+@pytest.mark.parametrize(
+    "kind, rate", [(PromptLearner, 1e-3), (LoraLearner, 1e-3), (FullLearner, 1e-5)]
+)
 def test_a_step_makes_the_rewarded_trace_likelier(model, kind, rate):
     """One AdamW step on two real traces, one rewarded and one not: the same loss is lower afterwards."""
     problem = problems(1)[0]
-    learner = kind(model, "Solve the problem step by step.", 20) if kind is PromptLearner else kind(model)
-    traces = Sampler(model, max_new_tokens=24).sample([Ask(problem)], Form("vote", 2, 0.8))[0].traces
+    learner = (
+        kind(model, "Solve the problem step by step.", 20) if kind is PromptLearner else kind(model)
+    )
+    traces = (
+        Sampler(model, max_new_tokens=24).sample([Ask(problem)], Form("vote", 2, 0.8))[0].traces
+    )
     assert traces[0].token_ids != traces[1].token_ids
     optimizer = torch.optim.AdamW(learner.parameters, lr=rate, weight_decay=0.0)
 
     def loss():
-        return run(learner.gradient([Lot(problem, learner.soft, traces, torch.tensor([1.0, -1.0]))], 1.0))[0]
+        return run(
+            learner.gradient([Lot(problem, learner.soft, traces, torch.tensor([1.0, -1.0]))], 1.0)
+        )[0]
 
     before = loss()
     optimizer.step()

@@ -46,9 +46,17 @@ def test_sampler_gives_the_plain_samples(shop, model):
     """What the sampler batches is what one job alone gives."""
     asks = [Ask(p) for p in problems(5)]
     for ask, sampled in zip(asks, shop.sampler.sample(asks, VOTE6), strict=True):
-        alone = {r.row: r for _, r in sample(model, [Job(ask.problem, 6)], seed=0, temperature=1.2,
-                                           max_new_tokens=QUICK["max_new_tokens"])
-                 if hasattr(r, "token_ids")}
+        alone = {
+            r.row: r
+            for _, r in sample(
+                model,
+                [Job(ask.problem, 6)],
+                seed=0,
+                temperature=1.2,
+                max_new_tokens=QUICK["max_new_tokens"],
+            )
+            if hasattr(r, "token_ids")
+        }
         assert [t.token_ids for t in sampled.traces] == [alone[i].token_ids for i in range(6)]
         assert [t.answer for t in sampled.traces] == [alone[i].answer for i in range(6)]
         assert sampled.cost.tokens == sum(len(t.token_ids) for t in sampled.traces)
@@ -81,7 +89,9 @@ def test_a_hit_costs_what_the_miss_cost(engine, tmp_path):
 
 def test_rows_share_rollouts(shop):
     """vote_n's first traces are zero_shot's, and elm's own side is zero_shot."""
-    vote6 = Form("vote", 6, VOTE.temperature)  # whatever the recipe's temperature: a vote is the same for all rows
+    vote6 = Form(
+        "vote", 6, VOTE.temperature
+    )  # whatever the recipe's temperature: a vote is the same for all rows
     assert shop.recipe.temperature != VOTE.temperature
     six = [r.traces for r in shop.make("zero_shot").reply(problems(3), vote6)]
     nine = [r.traces for r in shop.make("vote_n").reply(problems(3), ONE)]
@@ -95,14 +105,22 @@ def test_rows_share_rollouts(shop):
 @pytest.mark.parametrize("change", [{"seed": 1}, {"max_new_tokens": 11}, {"top_p": 0.5}])
 def test_other_conditions_are_other_keys(engine, change):
     how = {"seed": 0, "max_new_tokens": 12, "top_p": 1.0}
-    keys = [{r.key for r in Sampler(engine.model, **h)._rows(0, Ask(problems(1)[0]), VOTE6)} for h in (how, {**how, **change})]
+    keys = [
+        {r.key for r in Sampler(engine.model, **h)._rows(0, Ask(problems(1)[0]), VOTE6)}
+        for h in (how, {**how, **change})
+    ]
     assert len(keys[0]) == 6 and not keys[0] & keys[1]
 
 
 def test_soft_prompt_and_chat_and_model_decide_the_key(engine):
     p, sampler = problems(1)[0], Sampler(engine.model, max_new_tokens=12)
     soft = engine.model.text_prompt("Solve it.", 4)
-    asks = [Ask(p), Ask(p, soft), Ask(p, soft + 1e-3), Ask(p, messages=({"role": "user", "content": "Hi"},))]
+    asks = [
+        Ask(p),
+        Ask(p, soft),
+        Ask(p, soft + 1e-3),
+        Ask(p, messages=({"role": "user", "content": "Hi"},)),
+    ]
     keys = [next(iter(sampler._rows(0, a, ONE))).key for a in asks]
     keys.append(next(iter(sampler.of(tiny_model(seed=6))._rows(0, asks[0], ONE))).key)
     assert len(set(keys)) == 5
@@ -135,13 +153,18 @@ def test_a_killed_sampling_goes_on_with_the_same_batches(engine, tmp_path):
         folder = tmp_path / str(cut)
         folder.mkdir()
         (folder / "rollouts.jsonl").write_bytes(data[:cut])
-        assert [bare(r) for r in workshop(engine, folder).make("zero_shot").reply(problems(5), VOTE6)] == want
+        assert [
+            bare(r) for r in workshop(engine, folder).make("zero_shot").reply(problems(5), VOTE6)
+        ] == want
         assert (folder / "rollouts.jsonl").read_bytes().count(b"\n") == 3
 
 
 def test_what_the_disk_refuses_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(LatentmemError, match=r"a.jsonl cannot be opened \(File exists\): make room or give another folder"):
+    with pytest.raises(
+        LatentmemError,
+        match=r"a.jsonl cannot be opened \(File exists\): make room or give another folder",
+    ):
         Log(tmp_path / "file" / "a.jsonl")
     with pytest.raises(LatentmemError, match=r"x.json cannot be read"):
         read_json(tmp_path / "file" / "x.json")
@@ -151,9 +174,13 @@ def test_what_the_disk_refuses_is_one_sentence(tmp_path, monkeypatch):
         raise full
 
     monkeypatch.setattr("os.fsync", no_room)
-    with pytest.raises(LatentmemError, match=r"a.jsonl cannot be written \(No space left on device\)"):
+    with pytest.raises(
+        LatentmemError, match=r"a.jsonl cannot be written \(No space left on device\)"
+    ):
         log.append({})
-    with pytest.raises(LatentmemError, match=r"x.json cannot be written \(No space left on device\)"):
+    with pytest.raises(
+        LatentmemError, match=r"x.json cannot be written \(No space left on device\)"
+    ):
         write_json(tmp_path / "x.json", {})
     assert read_json(tmp_path / "x.json") is None
     (tmp_path / "x.json").write_text("{")
@@ -166,18 +193,32 @@ def test_what_the_disk_refuses_is_one_sentence(tmp_path, monkeypatch):
 
 def test_a_problem_that_the_model_cannot_read_is_named(monkeypatch):
     shop = workshop(tiny_engine(monkeypatch, tiny_model(seed=5, max_position_embeddings=260)))
-    with pytest.raises(LatentmemError, match=r"Problem long makes a prompt of \d+ tokens and the model reads and writes 260"):
+    with pytest.raises(
+        LatentmemError,
+        match=r"Problem long makes a prompt of \d+ tokens and the model reads and writes 260",
+    ):
         shop.sampler.sample([Ask(Problem("word " * 300, "long"))], ONE)
 
 
-@pytest.mark.parametrize("free, position, length, rows", [
-    (68_000_000_000, 131_072, 2560, 96),  # Llama-3.1-8B on 80 GiB: 34e9 / 335.5e6 = 101
-    (70_000_000_000, 57_344, 2560, 232),  # Qwen2.5-Math-7B: 35e9 / 146.8e6 = 238
-    (80_000_000_000, 12_288, 832, 256),  # a small model has room for more than is of use
-    (68_000_000_000, 131_072, 3584, 72),  # with the paper's 3072 new tokens: 34e9 / 469.8e6 = 72.4
-    (8_000_000_000, 131_072, 2560, 8), (-5, 131_072, 2560, 8),
-])
-def test_a_batch_is_as_large_as_a_gpus_memory_allows(free: int, position: int, length: int, rows: int) -> None:
+@pytest.mark.parametrize(
+    "free, position, length, rows",
+    [
+        (68_000_000_000, 131_072, 2560, 96),  # Llama-3.1-8B on 80 GiB: 34e9 / 335.5e6 = 101
+        (70_000_000_000, 57_344, 2560, 232),  # Qwen2.5-Math-7B: 35e9 / 146.8e6 = 238
+        (80_000_000_000, 12_288, 832, 256),  # a small model has room for more than is of use
+        (
+            68_000_000_000,
+            131_072,
+            3584,
+            72,
+        ),  # with the paper's 3072 new tokens: 34e9 / 469.8e6 = 72.4
+        (8_000_000_000, 131_072, 2560, 8),
+        (-5, 131_072, 2560, 8),
+    ],
+)
+def test_a_batch_is_as_large_as_a_gpus_memory_allows(
+    free: int, position: int, length: int, rows: int
+) -> None:
     assert rows_in(free, position, length) == rows
 
 

@@ -32,8 +32,10 @@ def some_lots(model, soft=None):
     draw = np.random.default_rng(0)
     lots = []
     for p, weights in zip(problems(2), ([1.0, -0.5, 0.0], [-1.0, 2.0]), strict=True):
-        traces = [Trace(i, "", "1", True, n, token_ids=tuple(int(t) for t in draw.integers(0, 250, n)))
-                  for i, n in zip(range(len(weights)), (1, 7, 12), strict=False)]
+        traces = [
+            Trace(i, "", "1", True, n, token_ids=tuple(int(t) for t in draw.integers(0, 250, n)))
+            for i, n in zip(range(len(weights)), (1, 7, 12), strict=False)
+        ]
         lots.append(Lot(p, soft, traces, torch.tensor(weights)))
     return lots
 
@@ -42,9 +44,16 @@ def plain_loss(logits_of, model, lots, temperature):
     """The same loss, written plainly over a transformers model's logits."""
     losses = []
     for lot in lots:
-        prompt, total, loss = model.render(solve_messages(lot.problem.text)), sum(t.tokens for t in lot.traces), 0.0
+        prompt, total, loss = (
+            model.render(solve_messages(lot.problem.text)),
+            sum(t.tokens for t in lot.traces),
+            0.0,
+        )
         for trace, a in zip(lot.traces, lot.advantages.tolist(), strict=True):
-            logits = logits_of(torch.tensor([[*prompt, *trace.token_ids]]))[0, len(prompt) - 1 : -1] / temperature
+            logits = (
+                logits_of(torch.tensor([[*prompt, *trace.token_ids]]))[0, len(prompt) - 1 : -1]
+                / temperature
+            )
             chosen = logits.log_softmax(-1).gather(1, torch.tensor(trace.token_ids)[:, None])
             loss = loss - a / total * chosen.sum()
         losses.append(loss)
@@ -57,10 +66,18 @@ def test_adapter_is_pefts(family):
     from peft import LoraConfig, get_peft_model
 
     hf = tiny_hf(family, seed=3)
-    lora = LoraModel(LanguageModel.of(copy.deepcopy(hf), tiny_tokenizer(), name="t", fingerprint="t"), rank=4, alpha=8)
-    theirs = get_peft_model(hf, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], lora_dropout=0.0))
+    lora = LoraModel(
+        LanguageModel.of(copy.deepcopy(hf), tiny_tokenizer(), name="t", fingerprint="t"),
+        rank=4,
+        alpha=8,
+    )
+    theirs = get_peft_model(
+        hf, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], lora_dropout=0.0)
+    )
     torch.manual_seed(0)
-    adapter = torch.nn.Parameter(lora.text_prompt("", 0) + 0.1 * torch.randn_like(lora.text_prompt("", 0)))
+    adapter = torch.nn.Parameter(
+        lora.text_prompt("", 0) + 0.1 * torch.randn_like(lora.text_prompt("", 0))
+    )
     named = dict(theirs.named_parameters())
     slots, at = [], 0
     for layer in range(3):
@@ -68,7 +85,12 @@ def test_adapter_is_pefts(family):
             for part in ("A", "B"):
                 name = f"base_model.model.model.layers.{layer}.self_attn.{matrix}.lora_{part}.default.weight"
                 slots.append((named[name], at))
-                named[name].data = adapter.detach().flatten()[at : at + named[name].numel()].view_as(named[name]).clone()
+                named[name].data = (
+                    adapter.detach()
+                    .flatten()[at : at + named[name].numel()]
+                    .view_as(named[name])
+                    .clone()
+                )
                 at += named[name].numel()
     assert at == lora.numbers
     ids = lora.render(solve_messages("What is 2 + 2?"))
@@ -77,7 +99,9 @@ def test_adapter_is_pefts(family):
         logits = ours.body.head(ours.prefill([Prompt(ids)]).hidden)
         assert (logits - theirs(torch.tensor([ids])).logits).abs().max() < 1e-4
         with theirs.disable_adapter():
-            assert (logits - theirs(torch.tensor([ids])).logits).abs().max() > 1e-2, "an adapter that does something"
+            assert (logits - theirs(torch.tensor([ids])).logits).abs().max() > 1e-2, (
+                "an adapter that does something"
+            )
     lots = some_lots(lora)
     want = plain_loss(lambda x: theirs(x).logits, lora, lots, 0.7)
     sum(want).backward()
@@ -93,7 +117,9 @@ def test_untrained_adapter_changes_nothing(model):
     lora = LoraModel(model)
     ids = model.render(solve_messages("What is 2 + 2?"))
     with torch.no_grad():
-        a, b = (m.prefill([Prompt(ids)]).hidden for m in (model, lora.adapted(lora.text_prompt("", 0))))
+        a, b = (
+            m.prefill([Prompt(ids)]).hidden for m in (model, lora.adapted(lora.text_prompt("", 0)))
+        )
     assert torch.equal(a, b)
 
 
@@ -111,15 +137,31 @@ def test_full_gradient_is_transformers_own(tied):
     assert got == pytest.approx([w.item() for w in want], abs=1e-4)
     body, inner = learner.model.body, hf.model
     assert (body.embedding is body.head.weight) == tied
-    pairs = [(body.embedding, inner.embed_tokens.weight), (body.head.weight, hf.lm_head.weight), (body.norm, inner.norm.weight)]
+    pairs = [
+        (body.embedding, inner.embed_tokens.weight),
+        (body.head.weight, hf.lm_head.weight),
+        (body.norm, inner.norm.weight),
+    ]
     for mine, theirs in zip(body.layers, inner.layers, strict=True):
         a, m = theirs.self_attn, theirs.mlp
-        pairs += [(mine.norm1, theirs.input_layernorm.weight), (mine.norm2, theirs.post_attention_layernorm.weight),
-                  (mine.out.weight, a.o_proj.weight), (mine.down.weight, m.down_proj.weight)]
-        for part, rows in ((a.q_proj, slice(0, 32)), (a.k_proj, slice(32, 48)), (a.v_proj, slice(48, 64))):
-            assert torch.allclose(mine.qkv.weight.grad[rows], part.weight.grad, atol=1e-5, rtol=1e-3)
+        pairs += [
+            (mine.norm1, theirs.input_layernorm.weight),
+            (mine.norm2, theirs.post_attention_layernorm.weight),
+            (mine.out.weight, a.o_proj.weight),
+            (mine.down.weight, m.down_proj.weight),
+        ]
+        for part, rows in (
+            (a.q_proj, slice(0, 32)),
+            (a.k_proj, slice(32, 48)),
+            (a.v_proj, slice(48, 64)),
+        ):
+            assert torch.allclose(
+                mine.qkv.weight.grad[rows], part.weight.grad, atol=1e-5, rtol=1e-3
+            )
             assert torch.allclose(mine.qkv.bias.grad[rows], part.bias.grad, atol=1e-5, rtol=1e-3)
-        assert torch.allclose(mine.gate_up.weight.grad[:48], m.gate_proj.weight.grad, atol=1e-5, rtol=1e-3)
+        assert torch.allclose(
+            mine.gate_up.weight.grad[:48], m.gate_proj.weight.grad, atol=1e-5, rtol=1e-3
+        )
     for mine, theirs in pairs:
         assert torch.allclose(mine.grad, theirs.grad, atol=1e-5, rtol=1e-3)
     total = sum(p.numel() for p in learner.parameters)
@@ -128,22 +170,36 @@ def test_full_gradient_is_transformers_own(tied):
 
 def test_trained_log_probs_are_the_frozen_ones():
     torch.manual_seed(0)
-    hidden, head, ids = torch.randn(300, 8), torch.randn(50, 8, requires_grad=True), torch.randint(0, 50, (300,))
+    hidden, head, ids = (
+        torch.randn(300, 8),
+        torch.randn(50, 8, requires_grad=True),
+        torch.randint(0, 50, (300,)),
+    )
     got = trained_log_probs(hidden, head, ids, 0.7)
     assert torch.allclose(got, token_log_probs(hidden, head.detach(), ids, 0.7), atol=1e-5)
 
 
 def test_full_learner_of_a_short_type_keeps_long_masters():
     """In bfloat16 a step of 1e-6 would be lost by rounding; the float32 copy takes it down."""
-    model = LanguageModel.of(tiny_hf(seed=2), tiny_tokenizer(), name="t", fingerprint="t", dtype=torch.bfloat16)
+    model = LanguageModel.of(
+        tiny_hf(seed=2), tiny_tokenizer(), name="t", fingerprint="t", dtype=torch.bfloat16
+    )
     learner = FullLearner(model)
-    assert all(p.dtype == torch.float32 for p in learner.parameters) and learner.model.body.dtype == torch.bfloat16
+    assert (
+        all(p.dtype == torch.float32 for p in learner.parameters)
+        and learner.model.body.dtype == torch.bfloat16
+    )
     run(learner.gradient(some_lots(model), 1.0))
     before = [p.detach().clone() for p in learner.parameters]
     optimizer = torch.optim.AdamW(learner.parameters, lr=1e-6)
     optimizer.step()
-    assert sum(bool((a != b).any()) for a, b in zip(before, learner.parameters, strict=True)) > len(before) / 2
-    assert torch.equal(model.body.norm, before[-1].bfloat16()), "the model it was made from stays as it was"
+    assert (
+        sum(bool((a != b).any()) for a, b in zip(before, learner.parameters, strict=True))
+        > len(before) / 2
+    )
+    assert torch.equal(model.body.norm, before[-1].bfloat16()), (
+        "the model it was made from stays as it was"
+    )
 
 
 def test_small_steps_reach_the_model_that_samples():
@@ -159,7 +215,10 @@ def test_small_steps_reach_the_model_that_samples():
     moved = torch.where(start > 0, 1e-5, -1e-5)
     dithered(long + moved, short, 0)
     arrived = ((short.float() - start) / moved).mean()
-    assert abs(float(arrived) - 1) < 0.05 and float(((start + moved).bfloat16().float() - start).div(moved).mean()) < 0.5
+    assert (
+        abs(float(arrived) - 1) < 0.05
+        and float(((start + moved).bfloat16().float() - start).div(moved).mean()) < 0.5
+    )
     again = torch.empty_like(short)
     dithered((long + moved).clone(), again, 0)
     assert torch.equal(again, short)
@@ -169,7 +228,9 @@ def test_adapters_share_no_batch_and_keep_their_rows(model):
     """Prompts with two adapters and with none: each row is what its own adapter gives alone."""
     lora = LoraModel(model)
     torch.manual_seed(1)
-    a, b = (lora.text_prompt("", 0) + 0.3 * torch.randn(lora.text_prompt("", 0).shape) for _ in range(2))
+    a, b = (
+        lora.text_prompt("", 0) + 0.3 * torch.randn(lora.text_prompt("", 0).shape) for _ in range(2)
+    )
     ids = [model.render(solve_messages(p.text)) for p in problems(4)]
     prompts = [Prompt(ids[0], a), Prompt(ids[1], b), Prompt(ids[2], a), Prompt(ids[3])]
     seeds = [[1, 2], [3], [4, 5], [6]]

@@ -23,9 +23,20 @@ from tests.evaluation_samples import Cast, data
 FACTS = {"protocol": "heldout", "seed": 0, "settings": {"learning_rate": 0.001}}
 
 
-def go(folder: Path, cast: Cast, *, tests: tuple[DataSet, ...] = (), learn: DataSet | None = None, entrants=None) -> list:
+def go(
+    folder: Path,
+    cast: Cast,
+    *,
+    tests: tuple[DataSet, ...] = (),
+    learn: DataSet | None = None,
+    entrants=None,
+) -> list:
     with Journal(folder, FACTS) as journal:
-        return list(run_heldout(entrants or cast.all(), learn or data(5), tests or (data(11, first=100),), journal))
+        return list(
+            run_heldout(
+                entrants or cast.all(), learn or data(5), tests or (data(11, first=100),), journal
+            )
+        )
 
 
 def plain(folder: Path) -> list[dict]:
@@ -39,10 +50,16 @@ def test_every_system_answers_every_problem_in_both_forms(tmp_path: Path) -> Non
     for system in ("zero_shot", "elm", "offline_ttrl"):
         for form in ("one", "vote"):
             mine = [r for r in results if (r.system, r.form) == (system, form)]
-            assert [r.index for r in mine] == list(range(11)) and len({r.problem_id for r in mine}) == 11
+            assert [r.index for r in mine] == list(range(11)) and len(
+                {r.problem_id for r in mine}
+            ) == 11
     assert facts == FACTS
     assert [(x.system, x.place, len(x.problems)) for x in learned] == [
-        ("elm", 0, 2), ("elm", 1, 2), ("elm", 2, 1), ("offline_ttrl", 0, 5)]
+        ("elm", 0, 2),
+        ("elm", 1, 2),
+        ("elm", 2, 1),
+        ("offline_ttrl", 0, 5),
+    ]
     last = [r for r in records if isinstance(r, Progress)][-1]
     assert (last.done, last.total) == (66, 66)
     by_hand = [r.correct for r in results if (r.system, r.form) == ("elm", "vote")]
@@ -53,9 +70,14 @@ def test_every_system_answers_every_problem_in_both_forms(tmp_path: Path) -> Non
 def test_what_was_learnt_and_spent_is_written_down(tmp_path: Path) -> None:
     go(tmp_path, Cast())
     _, learned, _ = read_results(tmp_path)
-    spent = {s: sum(x.spent.tokens for x in learned if x.system == s) for s in ("zero_shot", "elm", "offline_ttrl")}
+    spent = {
+        s: sum(x.spent.tokens for x in learned if x.system == s)
+        for s in ("zero_shot", "elm", "offline_ttrl")
+    }
     assert spent == {"zero_shot": 0, "elm": 500, "offline_ttrl": 1000}
-    assert [t.problem_id for x in learned for t in x.taught if x.system == "elm"] == [f"toy-{i}" for i in range(5)]
+    assert [t.problem_id for x in learned for t in x.taught if x.system == "elm"] == [
+        f"toy-{i}" for i in range(5)
+    ]
 
 
 def test_the_truth_reaches_no_system(tmp_path: Path) -> None:
@@ -72,7 +94,9 @@ def test_poisoned_answers_change_the_scores_and_nothing_else(tmp_path: Path) -> 
     go(tmp_path / "a", Cast())
     go(tmp_path / "b", Cast(), learn=poisoned(data(5)), tests=(poisoned(data(11, first=100)),))
     honest, bad = read_results(tmp_path / "a")[0], read_results(tmp_path / "b")[0]
-    assert [(r.answer, r.memory, r.chosen, r.tokens) for r in honest] == [(r.answer, r.memory, r.chosen, r.tokens) for r in bad]
+    assert [(r.answer, r.memory, r.chosen, r.tokens) for r in honest] == [
+        (r.answer, r.memory, r.chosen, r.tokens) for r in bad
+    ]
     assert any(r.correct for r in honest) and not any(r.correct for r in bad)
 
 
@@ -87,7 +111,9 @@ def test_only_a_system_that_says_so_gets_labels_and_only_in_fit(tmp_path: Path) 
         return system
 
     go(tmp_path, cast, entrants=[replace(entrant, make=labelled)])
-    given = {what: {p.answer is not None for w, p in cast.seen if w == what} for what in ("fit", "reply")}
+    given = {
+        what: {p.answer is not None for w, p in cast.seen if w == what} for what in ("fit", "reply")
+    }
     assert given == {"fit": {True}, "reply": {False}}
 
 
@@ -103,22 +129,39 @@ def test_a_finished_run_does_nothing_more_and_makes_no_system(tmp_path: Path) ->
 def test_another_system_or_form_can_join_later(tmp_path: Path) -> None:
     cast = Cast()
     go(tmp_path, cast, entrants=[cast.entrant("elm", (ONE,), memories=True)])
-    go(tmp_path, cast, entrants=[cast.entrant("elm", (ONE, VOTE), memories=True), cast.entrant("zero_shot")])
-    go(tmp_path / "at_once", Cast(), entrants=[Cast().entrant("elm", memories=True), Cast().entrant("zero_shot")])
+    go(
+        tmp_path,
+        cast,
+        entrants=[cast.entrant("elm", (ONE, VOTE), memories=True), cast.entrant("zero_shot")],
+    )
+    go(
+        tmp_path / "at_once",
+        Cast(),
+        entrants=[Cast().entrant("elm", memories=True), Cast().entrant("zero_shot")],
+    )
     key = lambda r: (r.system, r.form, r.index)  # noqa: E731
-    assert sorted(read_results(tmp_path)[0], key=key) == sorted(read_results(tmp_path / "at_once")[0], key=key)
-    assert len([p for w, p in cast.made[1].seen if w == "learn"]) == 0, "what was learnt is taken from the folder"
+    assert sorted(read_results(tmp_path)[0], key=key) == sorted(
+        read_results(tmp_path / "at_once")[0], key=key
+    )
+    assert len([p for w, p in cast.made[1].seen if w == "learn"]) == 0, (
+        "what was learnt is taken from the folder"
+    )
 
 
 def test_a_folder_is_not_continued_with_other_settings(tmp_path: Path) -> None:
     go(tmp_path, Cast())
-    with pytest.raises(LatentmemError, match=r"holds a run with settings.learning_rate = 0.001, and here it is 0.003: give"):
+    with pytest.raises(
+        LatentmemError,
+        match=r"holds a run with settings.learning_rate = 0.001, and here it is 0.003: give",
+    ):
         Journal(tmp_path, FACTS | {"settings": {"learning_rate": 0.003}})
 
 
 def test_two_processes_do_not_write_to_one_folder(tmp_path: Path) -> None:
-    code = ("from pathlib import Path; from latentmem.evaluation.journal import Journal; "
-            f"Journal(Path({str(tmp_path)!r}), {FACTS!r})")
+    code = (
+        "from pathlib import Path; from latentmem.evaluation.journal import Journal; "
+        f"Journal(Path({str(tmp_path)!r}), {FACTS!r})"
+    )
     with Journal(tmp_path, FACTS):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "Another run is writing to" in done.stderr
@@ -126,7 +169,9 @@ def test_two_processes_do_not_write_to_one_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lines", [1, 5, 12, 25])
 @pytest.mark.parametrize("torn", [0, 7])
-def test_a_file_cut_off_anywhere_is_completed_to_the_same(tmp_path: Path, lines: int, torn: int) -> None:
+def test_a_file_cut_off_anywhere_is_completed_to_the_same(
+    tmp_path: Path, lines: int, torn: int
+) -> None:
     """A kill can leave any prefix of the file: whole lines of a unit, and a torn one."""
     go(tmp_path / "whole", Cast())
     whole = (tmp_path / "whole" / "results.jsonl").read_bytes()
@@ -137,7 +182,9 @@ def test_a_file_cut_off_anywhere_is_completed_to_the_same(tmp_path: Path, lines:
     (folder / "results.jsonl").write_bytes(b"".join(parts[:lines]) + parts[lines][:torn])
     go(folder, Cast())
     key = lambda r: (r.system, r.form, r.index)  # noqa: E731
-    assert sorted(read_results(folder)[0], key=key) == sorted(read_results(tmp_path / "whole")[0], key=key)
+    assert sorted(read_results(folder)[0], key=key) == sorted(
+        read_results(tmp_path / "whole")[0], key=key
+    )
 
 
 def test_damage_in_the_middle_is_named_and_not_overwritten(tmp_path: Path) -> None:
@@ -191,8 +238,15 @@ def test_killed_again_and_again_it_ends_with_the_same_file(tmp_path: Path) -> No
     """SIGKILL before or after every write, rename and removal: each start gets a few operations further."""
     go(tmp_path / "whole", Cast())
     folder, moments = tmp_path / "killed", [*range(1, 11), *range(12, 42, 4), 10**6]
-    done = subprocess.run([sys.executable, "-c", KILLED, str(folder), *map(str, moments)], capture_output=True, text=True,
-                          cwd=Path(__file__).parents[2], env=os.environ | {"PYTHONPATH": "."})
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder), *map(str, moments)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONPATH": "."},
+    )
     codes = [int(line) for line in done.stdout.split()]
-    assert codes[-1] == 0 and set(codes) == {0, -signal.SIGKILL} and codes.count(-signal.SIGKILL) >= 12, (codes, done.stderr)
+    assert (
+        codes[-1] == 0 and set(codes) == {0, -signal.SIGKILL} and codes.count(-signal.SIGKILL) >= 12
+    ), (codes, done.stderr)
     assert plain(folder) == plain(tmp_path / "whole")

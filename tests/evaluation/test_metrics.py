@@ -18,61 +18,148 @@ def side(label: str | None, right: bool, ratio: float = 0.5) -> SideResult:
     return SideResult(label, right, ratio, (right,), (True,), 10, 1)
 
 
-def result(problem: str, system: str, correct: bool, *, form: str = "one", alone: bool | None = None,
-           memory: bool | None = None, **more) -> Result:
+def result(
+    problem: str,
+    system: str,
+    correct: bool,
+    *,
+    form: str = "one",
+    alone: bool | None = None,
+    memory: bool | None = None,
+    **more,
+) -> Result:
     """A result; `alone` and `memory` say which sides it has and whether they are right. Equal answers agree."""
     sides, same = {}, alone == memory and alone
     if alone is not None:
         sides["zero_shot"] = side("yes" if alone else "no", alone)
     if memory is not None:
         sides["memory"] = side("yes" if memory else "nope", memory)
-    return Result("toy", "toy", problem, "toy", 0, system, form, "yes", "yes" if correct else "no", correct, sides,
-                  memory is not None, **{"agreed": bool(same), **more})
+    return Result(
+        "toy",
+        "toy",
+        problem,
+        "toy",
+        0,
+        system,
+        form,
+        "yes",
+        "yes" if correct else "no",
+        correct,
+        sides,
+        memory is not None,
+        **{"agreed": bool(same), **more},
+    )
 
 
-BASE = [result(p, "zero_shot", ok, alone=ok, tokens=10) for p, ok in zip("abcd", (True, False, False, True), strict=True)]
+BASE = [
+    result(p, "zero_shot", ok, alone=ok, tokens=10)
+    for p, ok in zip("abcd", (True, False, False, True), strict=True)
+]
 
 
 def test_a_reply_is_judged_side_by_side() -> None:
     """Four traces: two say 16, one says 16.0 (the same), one is cut off; the memory's side says 20, wrongly."""
+
     def trace(row: int, answer: str | None, finished: bool, side: str) -> Trace:
         return Trace(row, "", answer, finished, 5, side)  # type: ignore[arg-type]
 
-    traces = (trace(0, "16", True, "zero_shot"), trace(1, "7", True, "zero_shot"), trace(2, "16.0", True, "zero_shot"),
-              trace(3, "16", False, "zero_shot"), trace(0, "20", True, "memory"))
-    votes = {"zero_shot": Vote((Cluster("16", (0, 2)), Cluster("7", (1,))), 4, 3),
-             "memory": Vote((Cluster("20", (0,)),), 1, 1, side="memory")}
-    reply = Reply("p", "elm", "vote", "20", votes, traces, Cost(25, 8, 1.5), Hit("m1", "a taxi", 0.75, 1),
-                  Route("memory", "20", False, "why"), True, {"judge": {"zero_shot": 0.1, "memory": 0.9}})
+    traces = (
+        trace(0, "16", True, "zero_shot"),
+        trace(1, "7", True, "zero_shot"),
+        trace(2, "16.0", True, "zero_shot"),
+        trace(3, "16", False, "zero_shot"),
+        trace(0, "20", True, "memory"),
+    )
+    votes = {
+        "zero_shot": Vote((Cluster("16", (0, 2)), Cluster("7", (1,))), 4, 3),
+        "memory": Vote((Cluster("20", (0,)),), 1, 1, side="memory"),
+    }
+    reply = Reply(
+        "p",
+        "elm",
+        "vote",
+        "20",
+        votes,
+        traces,
+        Cost(25, 8, 1.5),
+        Hit("m1", "a taxi", 0.75, 1),
+        Route("memory", "20", False, "why"),
+        True,
+        {"judge": {"zero_shot": 0.1, "memory": 0.9}},
+    )
     r = judge(Problem("?", "p", "16", "toy"), reply, dataset="toy", learned_on="toys", index=3)
-    assert (r.correct, r.chosen, r.memory, r.similarity, r.tokens, r.index) == (False, "memory", "m1", 0.75, 25, 3)
+    assert (r.correct, r.chosen, r.memory, r.similarity, r.tokens, r.index) == (
+        False,
+        "memory",
+        "m1",
+        0.75,
+        25,
+        3,
+    )
     alone = r.sides["zero_shot"]
     assert (alone.label, alone.right, alone.majority_ratio) == ("16", True, 0.5)
     assert alone.traces_right == (True, False, True, False), "a trace that was cut off is not right"
-    assert alone.traces_agree == (True, False, True, False) and (alone.tokens, alone.finished) == (20, 3)
-    assert (alone.margin, r.sides["memory"].margin) == (1, 1), "two votes against one, one against none"
+    assert alone.traces_agree == (True, False, True, False) and (alone.tokens, alone.finished) == (
+        20,
+        3,
+    )
+    assert (alone.margin, r.sides["memory"].margin) == (1, 1), (
+        "two votes against one, one against none"
+    )
     assert not r.sides["memory"].right
 
 
 def test_the_table_by_hand() -> None:
     """zero_shot is right on a and d; elm on a, b and c: helped b and c, hurt d, so +1 of 4."""
-    elm = [result("a", "elm", True, alone=True, memory=True), result("b", "elm", True, alone=False, memory=True, chosen="memory"),
-           result("c", "elm", True, alone=False, memory=True, chosen="memory"),
-           result("d", "elm", False, alone=True, memory=False, chosen="memory", tokens=30, seconds=2.0)]
-    lessons = [Learned("toy", "elm", 0, ("x", "y"), (Taught("x", "m1", ""), Taught("y", None, "unanimous")), Cost(500, 10, 9.0))]
+    elm = [
+        result("a", "elm", True, alone=True, memory=True),
+        result("b", "elm", True, alone=False, memory=True, chosen="memory"),
+        result("c", "elm", True, alone=False, memory=True, chosen="memory"),
+        result(
+            "d", "elm", False, alone=True, memory=False, chosen="memory", tokens=30, seconds=2.0
+        ),
+    ]
+    lessons = [
+        Learned(
+            "toy",
+            "elm",
+            0,
+            ("x", "y"),
+            (Taught("x", "m1", ""), Taught("y", None, "unanimous")),
+            Cost(500, 10, 9.0),
+        )
+    ]
     base, row = metrics.table([*BASE, *elm], lessons)
-    assert (base.system, base.accuracy.mean, base.delta, base.helped, base.tokens) == ("zero_shot", 0.5, None, None, 40)
+    assert (base.system, base.accuracy.mean, base.delta, base.helped, base.tokens) == (
+        "zero_shot",
+        0.5,
+        None,
+        None,
+        40,
+    )
     assert (row.accuracy.mean, row.delta.mean, row.helped, row.hurt) == (0.75, 0.25, 2, 1)
     assert (row.coverage, row.judged, row.routing_accuracy) == (1.0, 3, pytest.approx(2 / 3))
-    assert (row.tokens, row.seconds, row.learn_tokens, row.learn_seconds, row.memories) == (30, 2.0, 500, 9.0, 1)
+    assert (row.tokens, row.seconds, row.learn_tokens, row.learn_seconds, row.memories) == (
+        30,
+        2.0,
+        500,
+        9.0,
+        1,
+    )
 
 
 def test_the_vote_of_equal_tokens_by_hand() -> None:
     base, row = metrics.table([*BASE, *(replace(r, system="elm", tokens=30) for r in BASE)])
     assert (base.tokens, row.tokens) == (40, 120), "a trace of the model alone has 10 tokens"
-    assert metrics.equal_votes(base, [base, row]) == 1 and metrics.equal_votes(row, [base, row]) == 3
-    assert metrics.equal_votes(replace(row, learn_tokens=200), [base, row]) == 8  # (120 + 200) / 4 problems / 10 tokens
-    assert metrics.equal_votes(replace(row, tokens=1), [base, row]) == 1, "a vote has a trace at least"
+    assert (
+        metrics.equal_votes(base, [base, row]) == 1 and metrics.equal_votes(row, [base, row]) == 3
+    )
+    assert (
+        metrics.equal_votes(replace(row, learn_tokens=200), [base, row]) == 8
+    )  # (120 + 200) / 4 problems / 10 tokens
+    assert metrics.equal_votes(replace(row, tokens=1), [base, row]) == 1, (
+        "a vote has a trace at least"
+    )
     assert metrics.equal_votes(row, [row]) is None
 
 
@@ -81,7 +168,10 @@ def test_forms_and_data_sets_are_not_mixed() -> None:
     elsewhere = [replace(r, dataset="other", correct=False) for r in BASE]
     rows = metrics.table([*BASE, *other, *elsewhere])
     assert [(r.dataset, r.form, r.accuracy.mean) for r in rows] == [
-        ("toy", "one", 0.5), ("toy", "vote", 1.0), ("other", "one", 0.0)]
+        ("toy", "one", 0.5),
+        ("toy", "vote", 1.0),
+        ("other", "one", 0.0),
+    ]
 
 
 def test_without_a_common_problem_nobody_is_helped_or_hurt() -> None:
@@ -96,73 +186,131 @@ def test_a_transfer_borrows_the_base_of_another_run() -> None:
     assert rows["far", "elm"].delta.mean == 0.5 and rows["far", "elm"].helped == 2
 
 
-SCORES = {"judge": {"zero_shot": 0.2, "memory": 0.9}, "vote_share": {"zero_shot": 0.5, "memory": 0.5}}
+SCORES = {
+    "judge": {"zero_shot": 0.2, "memory": 0.9},
+    "vote_share": {"zero_shot": 0.5, "memory": 0.5},
+}
 
 
 def test_each_verifier_and_the_oracle_route_the_same_traces() -> None:
     """b: only the memory is right; d: only the model alone. The judge always likes the memory, a tie goes to the model."""
-    elm = [result("a", "elm", True, alone=True, memory=True, chosen="zero_shot"),
-           result("b", "elm", False, alone=False, memory=True, chosen="zero_shot", scores=SCORES),
-           result("c", "elm", False, alone=False, chosen="zero_shot"),
-           result("d", "elm", True, alone=True, memory=False, chosen="zero_shot", scores=SCORES)]
+    elm = [
+        result("a", "elm", True, alone=True, memory=True, chosen="zero_shot"),
+        result("b", "elm", False, alone=False, memory=True, chosen="zero_shot", scores=SCORES),
+        result("c", "elm", False, alone=False, chosen="zero_shot"),
+        result("d", "elm", True, alone=True, memory=False, chosen="zero_shot", scores=SCORES),
+    ]
     both = metrics.with_routers([*BASE, *elm])
-    right = {name: [r.correct for r in both if r.system == name] for name in dict.fromkeys(r.system for r in both)}
-    assert right == {"zero_shot": [True, False, False, True], "elm": [True, False, False, True],
-                     "elm (judge)": [True, True, False, False], "elm (vote_share)": [True, False, False, True],
-                     "elm (oracle router)": [True, True, False, True]}
+    right = {
+        name: [r.correct for r in both if r.system == name]
+        for name in dict.fromkeys(r.system for r in both)
+    }
+    assert right == {
+        "zero_shot": [True, False, False, True],
+        "elm": [True, False, False, True],
+        "elm (judge)": [True, True, False, False],
+        "elm (vote_share)": [True, False, False, True],
+        "elm (oracle router)": [True, True, False, True],
+    }
     found = {x.router: x for x in metrics.routing([*BASE, *elm])}
     assert {k: (x.judged, x.accuracy) for k, x in found.items()} == {
-        "as run": (2, 0.5), "judge": (2, 0.5), "vote_share": (2, 0.5)}
+        "as run": (2, 0.5),
+        "judge": (2, 0.5),
+        "vote_share": (2, 0.5),
+    }
     x = found["judge"]
-    assert (x.memory_right_taken, x.memory_right_missed, x.alone_right_taken, x.alone_right_missed) == (1, 0, 0, 1)
+    assert (
+        x.memory_right_taken,
+        x.memory_right_missed,
+        x.alone_right_taken,
+        x.alone_right_missed,
+    ) == (1, 0, 0, 1)
 
 
 def test_a_side_without_an_answer_needs_no_verifier() -> None:
     r = result("a", "elm", True, alone=False, memory=True)
-    mute = replace(r, sides={**r.sides, "zero_shot": SideResult(None, False, 0.0, (False,), (False,), 9, 0)})
+    mute = replace(
+        r, sides={**r.sides, "zero_shot": SideResult(None, False, 0.0, (False,), (False,), 9, 0)}
+    )
     assert metrics.side_by(mute, "judge") == "memory" and not metrics.differ(mute)
 
 
 def test_the_votes_metrics_by_hand() -> None:
     """One vote 3 of 4 for the right label, one 2 of 4 for a wrong label where one other trace is right."""
     good = SideResult("1", True, 0.75, (True, True, True, False), (True, True, True, False), 40, 4)
-    bad = SideResult("2", False, 0.5, (False, False, True, False), (True, True, False, False), 40, 4)
+    bad = SideResult(
+        "2", False, 0.5, (False, False, True, False), (True, True, False, False), 40, 4
+    )
     m = metrics.vote_metrics([good, bad], "post_")
-    assert m == {"post_majority_ratio": 0.625, "post_label_accuracy": 0.5,
-                 "post_reward_accuracy": pytest.approx((1.0 + 0.25) / 2),  # of `bad` only the last trace is rewarded rightly
-                 "post_ground_truth_ratio": 0.5, "post_pass@1": pytest.approx(0.5),
-                 "post_pass@2": pytest.approx((1.0 + 0.5) / 2), "post_pass@4": 1.0}
+    assert m == {
+        "post_majority_ratio": 0.625,
+        "post_label_accuracy": 0.5,
+        "post_reward_accuracy": pytest.approx(
+            (1.0 + 0.25) / 2
+        ),  # of `bad` only the last trace is rewarded rightly
+        "post_ground_truth_ratio": 0.5,
+        "post_pass@1": pytest.approx(0.5),
+        "post_pass@2": pytest.approx((1.0 + 0.5) / 2),
+        "post_pass@4": 1.0,
+    }
     assert metrics.vote_metrics([]) == {}
 
 
 def test_agreement_is_held_against_label_accuracy() -> None:
-    sides = [side("1", True, 0.5), side("1", False, 0.5), side("1", True, 1.0), side(None, False, 0.0)]
+    sides = [
+        side("1", True, 0.5),
+        side("1", False, 0.5),
+        side("1", True, 1.0),
+        side(None, False, 0.0),
+    ]
     assert metrics.agreement_bins(sides) == [(0.5, 0.5, 2), (1.0, 1.0, 1)]
 
 
 def test_the_curve_of_a_stream() -> None:
-    those = [replace(result("x", "elm", ok), index=i) for i, ok in ((2, True), (0, True), (1, False))]
+    those = [
+        replace(result("x", "elm", ok), index=i) for i, ok in ((2, True), (0, True), (1, False))
+    ]
     assert metrics.curve(those) == [(1, 1.0), (2, 0.5), (3, pytest.approx(2 / 3))]
 
 
 def test_what_each_memory_did() -> None:
-    those = [replace(result("a", "elm", True, alone=True, memory=True, memory_name="taxi"), memory="m1"),
-             replace(result("b", "elm", True, alone=False, memory=True), memory="m1"),
-             replace(result("d", "elm", False, alone=True, memory=False), memory="m2"),
-             replace(result("c", "unrouted", True, memory=True), memory="m2")]
+    those = [
+        replace(result("a", "elm", True, alone=True, memory=True, memory_name="taxi"), memory="m1"),
+        replace(result("b", "elm", True, alone=False, memory=True), memory="m1"),
+        replace(result("d", "elm", False, alone=True, memory=False), memory="m2"),
+        replace(result("c", "unrouted", True, memory=True), memory="m2"),
+    ]
     found = {s.memory: s for s in metrics.services([*BASE, *those])}
-    assert (found["m1"].used, found["m1"].helped, found["m1"].hurt, found["m1"].name) == (2, ("b",), (), "taxi")
+    assert (found["m1"].used, found["m1"].helped, found["m1"].hurt, found["m1"].name) == (
+        2,
+        ("b",),
+        (),
+        "taxi",
+    )
     assert (found["m2"].used, found["m2"].helped, found["m2"].hurt) == (2, ("c",), ("d",))
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=30))
-def test_no_router_beats_the_oracle_and_helped_less_hurt_is_the_difference(cases: list[tuple[bool, bool, bool]]) -> None:
-    base = [result(str(i), "zero_shot", alone, alone=alone) for i, (alone, _, _) in enumerate(cases)]
+def test_no_router_beats_the_oracle_and_helped_less_hurt_is_the_difference(
+    cases: list[tuple[bool, bool, bool]],
+) -> None:
+    base = [
+        result(str(i), "zero_shot", alone, alone=alone) for i, (alone, _, _) in enumerate(cases)
+    ]
     elm = []
     for i, (alone, memory, takes) in enumerate(cases):
         scores = {} if alone and memory else {"judge": {"zero_shot": 0.5, "memory": float(takes)}}
-        elm.append(result(str(i), "elm", memory if takes else alone, alone=alone, memory=memory,
-                          chosen="memory" if takes else "zero_shot", scores=scores))
+        elm.append(
+            result(
+                str(i),
+                "elm",
+                memory if takes else alone,
+                alone=alone,
+                memory=memory,
+                chosen="memory" if takes else "zero_shot",
+                scores=scores,
+            )
+        )
     rows = {r.system: r for r in metrics.table(metrics.with_routers([*base, *elm]))}
     best = rows["elm (oracle router)"]
     assert all(best.accuracy.mean >= r.accuracy.mean for r in rows.values()) and best.hurt == 0
@@ -173,12 +321,20 @@ def test_no_router_beats_the_oracle_and_helped_less_hurt_is_the_difference(cases
 
 
 def test_the_sides_of_the_vote_are_those_of_one_system_over_the_same_problems() -> None:
-    elm = [result("a", "elm", True, form="vote", alone=False, memory=True), result("b", "elm", True, form="vote", alone=True)]
-    rest = [result("a", "vote_n", True, form="vote", alone=True), result("a", "elm", True, alone=True, memory=True)]
+    elm = [
+        result("a", "elm", True, form="vote", alone=False, memory=True),
+        result("b", "elm", True, form="vote", alone=True),
+    ]
+    rest = [
+        result("a", "vote_n", True, form="vote", alone=True),
+        result("a", "elm", True, alone=True, memory=True),
+    ]
     base = [result(p, "zero_shot", True, form="vote", alone=True) for p in "abc"]
     found = dict(metrics.vote_sides([*rest, *base, *elm]))
     assert list(found) == ["elm: alone", "elm: with it (post_)"]
-    assert [s.right for s in found["elm: alone"]] == [False] and [s.right for s in found["elm: with it (post_)"]] == [True]
+    assert [s.right for s in found["elm: alone"]] == [False] and [
+        s.right for s in found["elm: with it (post_)"]
+    ] == [True]
     assert [(t, len(s)) for t, s in metrics.vote_sides([*rest, *base])] == [("zero_shot: alone", 3)]
     assert metrics.vote_sides(rest[1:]) == []
 
@@ -195,18 +351,30 @@ def test_problems_of_one_name_in_two_sets_are_not_mixed() -> None:
 def test_gates_by_hand() -> None:
     """Eight traces each: 3 to 1 and right; 3 to 2, wrong; 5 to 3, right; all eight, which no gate lets through; none; and
     one of an older version, whose lead is not known."""
+
     def met(problem: str, right: bool, most: int, margin: int | None) -> Result:
         r = result(problem, "zero_shot", right, form="vote", alone=right)
         agree = (True,) * most + (False,) * (8 - most)
         alone = replace(r.sides["zero_shot"], traces_agree=agree, traces_right=agree, margin=margin)
         return replace(r, sides={"zero_shot": alone})
 
-    votes = [met("a", True, 3, 2), met("b", False, 3, 1), met("c", True, 5, 2), met("d", True, 8, 8), met("e", False, 0, 0),
-             met("f", True, 3, None), result("a", "zero_shot", True, alone=True),
-             result("a", "elm", True, form="vote", alone=True)]
+    votes = [
+        met("a", True, 3, 2),
+        met("b", False, 3, 1),
+        met("c", True, 5, 2),
+        met("d", True, 8, 8),
+        met("e", False, 0, 0),
+        met("f", True, 3, None),
+        result("a", "zero_shot", True, alone=True),
+        result("a", "elm", True, form="vote", alone=True),
+    ]
     found = {(g.votes, g.lead): (g.met, g.passed, g.right) for g in metrics.gates(votes)}
     assert found[1, 0] == found[3, 1] == (5, 3, 2)
-    assert found[3, 2] == found[2, 2] == (5, 2, 2) and found[4, 2] == (5, 1, 1) and found[6, 2] == (5, 0, 0)
+    assert (
+        found[3, 2] == found[2, 2] == (5, 2, 2)
+        and found[4, 2] == (5, 1, 1)
+        and found[6, 2] == (5, 0, 0)
+    )
     assert metrics.gates([met("f", True, 3, None)]) == [] == metrics.gates([])
 
 
@@ -214,10 +382,32 @@ def test_thirds_by_hand() -> None:
     """Nine problems, nearer ones later. The memory is right on the middle three and the last, the model alone on the first
     and the last two; the router's choice does not matter. Of a system with eight problems nothing is said."""
     base = [result(str(i), "zero_shot", i in (0, 7, 8), alone=i in (0, 7, 8)) for i in range(9)]
-    elm = [result(str(i), "elm", False, alone=i in (0, 7, 8), memory=i in (3, 4, 5, 8), similarity=0.1 * i, chosen="zero_shot")
-           for i in reversed(range(9))]
-    told = [*base, *elm, *[replace(r, system="icl_raw") for r in elm[:8]], result("x", "elm", True, memory=True, similarity=0.9)]
+    elm = [
+        result(
+            str(i),
+            "elm",
+            False,
+            alone=i in (0, 7, 8),
+            memory=i in (3, 4, 5, 8),
+            similarity=0.1 * i,
+            chosen="zero_shot",
+        )
+        for i in reversed(range(9))
+    ]
+    told = [
+        *base,
+        *elm,
+        *[replace(r, system="icl_raw") for r in elm[:8]],
+        result("x", "elm", True, memory=True, similarity=0.9),
+    ]
     assert [(x.system, x.n, x.right, x.alone, x.helped, x.hurt) for x in metrics.thirds(told)] == [
-        ("elm", 3, 0, 1, 0, 1), ("elm", 3, 3, 0, 3, 0), ("elm", 3, 1, 2, 0, 1)]
-    assert [(round(x.low, 1), round(x.high, 1)) for x in metrics.thirds(told)] == [(0.0, 0.2), (0.3, 0.5), (0.6, 0.8)]
+        ("elm", 3, 0, 1, 0, 1),
+        ("elm", 3, 3, 0, 3, 0),
+        ("elm", 3, 1, 2, 0, 1),
+    ]
+    assert [(round(x.low, 1), round(x.high, 1)) for x in metrics.thirds(told)] == [
+        (0.0, 0.2),
+        (0.3, 0.5),
+        (0.6, 0.8),
+    ]
     assert metrics.thirds(elm) == []

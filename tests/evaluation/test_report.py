@@ -24,38 +24,105 @@ EVIL = "</script><script>alert(1)</script> | `x` <b>&"
 
 
 def facts(protocol: str, **more):
-    return {"protocol": protocol, "seed": 3, "model": "0" * 64, "distil": {"name": "toy", "problems": 5, "digest": "d"},
-            "settings": {"model": EVIL, "steps": 2, "max_new_tokens": 9}, "made": {"torch": "2"}, **more}
+    return {
+        "protocol": protocol,
+        "seed": 3,
+        "model": "0" * 64,
+        "distil": {"name": "toy", "problems": 5, "digest": "d"},
+        "settings": {"model": EVIL, "steps": 2, "max_new_tokens": 9},
+        "made": {"torch": "2"},
+        **more,
+    }
 
 
 def sweep_rows() -> list[dict]:
-    shared = {"setup": "s", "recipe": "fast", "settings": {"learning_rate": 0.003}, "n": 4, "base": 0.5, "base_right": "1100",
-              "train_seconds": 10.0, "finished": 1.0, "tokens": 50.0, "label_right": True, "train_tokens": 9, "learned": True,
-              "model": EVIL, "data": "toy", "seed": 3}
-    return [shared | {"problem_id": "a", "right": "1110", "accuracy": 0.75, "helped": 1, "hurt": 0},
-            shared | {"problem_id": "b", "right": "1010", "accuracy": 0.5, "helped": 1, "hurt": 1},
-            shared | {"problem_id": "c", "learned": False, "reason": "too close"}]
+    shared = {
+        "setup": "s",
+        "recipe": "fast",
+        "settings": {"learning_rate": 0.003},
+        "n": 4,
+        "base": 0.5,
+        "base_right": "1100",
+        "train_seconds": 10.0,
+        "finished": 1.0,
+        "tokens": 50.0,
+        "label_right": True,
+        "train_tokens": 9,
+        "learned": True,
+        "model": EVIL,
+        "data": "toy",
+        "seed": 3,
+    }
+    return [
+        shared | {"problem_id": "a", "right": "1110", "accuracy": 0.75, "helped": 1, "hurt": 0},
+        shared | {"problem_id": "b", "right": "1010", "accuracy": 0.5, "helped": 1, "hurt": 1},
+        shared | {"problem_id": "c", "learned": False, "reason": "too close"},
+    ]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs")
     evil = data(11, first=100)
-    evil = replace(evil, name=EVIL, problems=tuple(replace(p, id=f"{EVIL}{i}") for i, p in enumerate(evil.problems)))
+    evil = replace(
+        evil,
+        name=EVIL,
+        problems=tuple(replace(p, id=f"{EVIL}{i}") for i, p in enumerate(evil.problems)),
+    )
     with Journal(out / "heldout-toy", facts("heldout")) as journal:
         list(heldout(Cast().all(), data(5), (evil,), journal))
     with Journal(out / "stream-toy", facts("stream", data={"problems": 12})) as journal:
-        list(stream([Cast().entrant("zero_shot"), Cast().entrant("elm", memories=True)], data(12), journal))
+        list(
+            stream(
+                [Cast().entrant("zero_shot"), Cast().entrant("elm", memories=True)],
+                data(12),
+                journal,
+            )
+        )
     for name in ("a", "b"):
         tests = (data(6, "a", 50), data(6, "b", 50))
         with Journal(out / f"transfer-{name}", facts("transfer")) as journal:
-            list(heldout([Cast().entrant("zero_shot"), Cast().entrant("elm", memories=True)], data(3, name), tests, journal))
+            list(
+                heldout(
+                    [Cast().entrant("zero_shot"), Cast().entrant("elm", memories=True)],
+                    data(3, name),
+                    tests,
+                    journal,
+                )
+            )
     (out / "sweep.jsonl").write_text("".join(json.dumps(r) + "\n" for r in sweep_rows()))
-    steps = [{"learner": "soft prompt", "problem_id": EVIL, "step": s, "n": 4, "accuracy": s / 4, "delta": 0.0, "helped": 0,
-              "hurt": 0, "model": EVIL, "dataset": "toy", "seed": 3} for s in (2, 0, 1)]
+    steps = [
+        {
+            "learner": "soft prompt",
+            "problem_id": EVIL,
+            "step": s,
+            "n": 4,
+            "accuracy": s / 4,
+            "delta": 0.0,
+            "helped": 0,
+            "hurt": 0,
+            "model": EVIL,
+            "dataset": "toy",
+            "seed": 3,
+        }
+        for s in (2, 0, 1)
+    ]
     (out / "single.jsonl").write_text("".join(json.dumps(r) + "\n" for r in steps))
-    (out / "keys.jsonl").write_text(json.dumps({"model": EVIL, "dataset": "toy", "kind": "kv", "n": 9, "families": 3,
-                                                "same_family": 0.8, "chance": 0.25}) + "\n" + '{"torn')
+    (out / "keys.jsonl").write_text(
+        json.dumps(
+            {
+                "model": EVIL,
+                "dataset": "toy",
+                "kind": "kv",
+                "n": 9,
+                "families": 3,
+                "same_family": 0.8,
+                "chance": 0.25,
+            }
+        )
+        + "\n"
+        + '{"torn'
+    )
     report.make(out)
     return out
 
@@ -66,17 +133,37 @@ def test_the_evidence_has_its_members_and_the_figures_of_the_results(folder: Pat
     found = collect([folder])
     run = next(r for r in found.runs if r.name == "heldout-toy")
     mine = [r for r in run.results if (r.system, r.form) == ("elm", "one")]
-    base = {r.problem_id: r.correct for r in run.results if (r.system, r.form) == ("zero_shot", "one")}
+    base = {
+        r.problem_id: r.correct for r in run.results if (r.system, r.form) == ("zero_shot", "one")
+    }
     row = next(r for r in rows if r["system"] == "elm" and r["settings"]["protocol"] == "heldout")
-    assert row["dataset"] == f"toy > {EVIL}" and row["n"] == 11 and row["seed"] == 3 and row["model"] == EVIL
+    assert (
+        row["dataset"] == f"toy > {EVIL}"
+        and row["n"] == 11
+        and row["seed"] == 3
+        and row["model"] == EVIL
+    )
     assert row["accuracy"] == pytest.approx(sum(r.correct for r in mine) / 11, abs=1e-4)
     assert row["helped"] - row["hurt"] == round(11 * row["delta_vs_zero_shot"])
     assert row["helped"] == sum(r.correct and not base[r.problem_id] for r in mine)
-    assert row["tokens"] == sum(r.tokens for r in mine) + 500 and row["settings"]["learn_tokens"] == 500
+    assert (
+        row["tokens"] == sum(r.tokens for r in mine) + 500
+        and row["settings"]["learn_tokens"] == 500
+    )
     names = {r["system"] for r in rows}
-    assert {"zero_shot", "zero_shot_vote", "elm", "elm_vote", "elm_oracle", "elm_oracle_vote", "offline_ttrl"} <= names
+    assert {
+        "zero_shot",
+        "zero_shot_vote",
+        "elm",
+        "elm_vote",
+        "elm_oracle",
+        "elm_oracle_vote",
+        "offline_ttrl",
+    } <= names
     assert {r["dataset"] for r in rows} >= {"toy (online)", "a", "a > b", "b > a", "b"}
-    assert len({(r["dataset"], r["system"]) for r in rows}) == len(rows), "one row a system and data set"
+    assert len({(r["dataset"], r["system"]) for r in rows}) == len(rows), (
+        "one row a system and data set"
+    )
 
 
 def test_the_page_needs_nothing_else_and_carries_plotly_once(folder: Path) -> None:
@@ -88,38 +175,64 @@ def test_the_page_needs_nothing_else_and_carries_plotly_once(folder: Path) -> No
 
 def test_nothing_foreign_becomes_markup(folder: Path) -> None:
     html = (folder / "report.html").read_text()
-    body = re.sub(r"<script>.*?</script>", "", html, flags=re.S)  # our own scripts, plotly's among them
+    body = re.sub(
+        r"<script>.*?</script>", "", html, flags=re.S
+    )  # our own scripts, plotly's among them
     assert "alert(1)</script>" not in body and "<b>&" not in body
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in body
-    figures = re.findall(r'<script type="application/json" data-figure="figure-\d+">(.*?)</script>', html, flags=re.S)
+    figures = re.findall(
+        r'<script type="application/json" data-figure="figure-\d+">(.*?)</script>', html, flags=re.S
+    )
     assert len(figures) >= 8
     for source in figures:
         figure = json.loads(source)
         assert figure["data"] and "<" not in source
-        assert not re.search(r"<(?!extra|/extra|br)", json.dumps(figure)), "plotly would read it as markup"
+        assert not re.search(r"<(?!extra|/extra|br)", json.dumps(figure)), (
+            "plotly would read it as markup"
+        )
     page = (folder / "report.md").read_text()
     assert "\\<b\\>" in page and "| `x`" not in page
 
 
 def test_all_sections_are_there_in_both_forms(folder: Path) -> None:
     html, page = (folder / "report.html").read_text(), (folder / "report.md").read_text()
-    for title in ("Transfer", "The vote", "The gate", "Routing", "Keys", "One problem", "Recipes", "Settings"):
+    for title in (
+        "Transfer",
+        "The vote",
+        "The gate",
+        "Routing",
+        "Keys",
+        "One problem",
+        "Recipes",
+        "Settings",
+    ):
         assert f"<h2>{title}</h2>" in html and f"\n## {title}\n" in page
     assert "Accuracy so far over the stream" in html and "memories helped and hurt" in html
     assert page.count("\n## ") == html.count("<h2>")
 
 
 def test_a_report_is_the_same_each_time(folder: Path) -> None:
-    before = {name: (folder / name).read_bytes() for name in ("report.html", "report.md", "evidence.json", "outcomes.jsonl")}
+    before = {
+        name: (folder / name).read_bytes()
+        for name in ("report.html", "report.md", "evidence.json", "outcomes.jsonl")
+    }
     report.make(folder)
     assert before == {name: (folder / name).read_bytes() for name in before}
 
 
 def test_the_outcomes_alone_give_every_accuracy_and_difference(folder: Path) -> None:
     told = [json.loads(line) for line in (folder / "outcomes.jsonl").read_text().splitlines()]
-    rows = [r for r in evidence.read(folder / "evidence.json") if not r["system"].endswith(("_oracle", "_oracle_vote"))]
+    rows = [
+        r
+        for r in evidence.read(folder / "evidence.json")
+        if not r["system"].endswith(("_oracle", "_oracle_vote"))
+    ]
     assert len(told) == len(rows)
-    mine = {line["system"]: line for line in told if (line["run"], line["form"]) == ("heldout-toy", "one")}
+    mine = {
+        line["system"]: line
+        for line in told
+        if (line["run"], line["form"]) == ("heldout-toy", "one")
+    }
     for row in rows:
         if row["settings"]["protocol"] == "heldout" and row["settings"]["form"] == "one":
             line = mine[row["system"]]
@@ -132,11 +245,19 @@ def test_each_other_system_is_held_against_the_memories(folder: Path) -> None:
     run = next(r for r in collect([folder]).runs if r.name == "heldout-toy")
     found = {(c.form, c.system): c for c in outcomes.contrasts(run.results)}
     assert not {"elm", "zero_shot"} & {system for _, system in found}
-    elm, other = ({r.problem_id: r.correct for r in run.results if (r.system, r.form) == (name, "one")}
-                  for name in ("elm", "offline_ttrl"))
+    elm, other = (
+        {r.problem_id: r.correct for r in run.results if (r.system, r.form) == (name, "one")}
+        for name in ("elm", "offline_ttrl")
+    )
     c = found["one", "offline_ttrl"]
-    assert (c.ahead, c.behind) == (sum(elm[k] and not other[k] for k in elm), sum(other[k] and not elm[k] for k in elm))
-    assert c.difference.mean == pytest.approx((c.ahead - c.behind) / 11) and c.difference.low <= c.difference.mean
+    assert (c.ahead, c.behind) == (
+        sum(elm[k] and not other[k] for k in elm),
+        sum(other[k] and not elm[k] for k in elm),
+    )
+    assert (
+        c.difference.mean == pytest.approx((c.ahead - c.behind) / 11)
+        and c.difference.low <= c.difference.mean
+    )
     assert "elm against each other system" in (folder / "report.md").read_text()
 
 
@@ -145,9 +266,25 @@ def test_the_sweeps_lines_are_pooled_by_held_out_problem() -> None:
     from latentmem.evaluation.sweep import cells, pooled
 
     (line,) = pooled(sweep_rows())
-    assert (line["tried"], line["learned"], line["accuracy"], line["helped"], line["hurt"]) == (3, 2, 0.625, 2, 1)
+    assert (line["tried"], line["learned"], line["accuracy"], line["helped"], line["hurt"]) == (
+        3,
+        2,
+        0.625,
+        2,
+        1,
+    )
     assert line["gain"].n == 4 and line["gain"].mean == pytest.approx(0.125)
-    assert cells(sweep_rows())[0][:9] == ("fast", "learning_rate=0.003", EVIL, "toy", 3, "2 of 3", "100.0 %", "62.5 %", "50.0 %")
+    assert cells(sweep_rows())[0][:9] == (
+        "fast",
+        "learning_rate=0.003",
+        EVIL,
+        "toy",
+        3,
+        "2 of 3",
+        "100.0 %",
+        "62.5 %",
+        "50.0 %",
+    )
 
 
 def test_a_folder_without_results_is_one_sentence(tmp_path: Path) -> None:
@@ -161,8 +298,13 @@ def test_curves_of_two_setups_are_two_lines() -> None:
     assert [d["x"] for d in figures.step_curves(rows)["data"]] == [[0, 1], [0, 1]]
     assert [d["name"] for d in figures.step_curves(rows)["data"]] == ["LoRA: p (1)", "LoRA: p (2)"]
     other = [r | {"problem_id": "q", "setup": "z"} for r in rows[:2]]
-    assert [d["name"] for d in figures.step_curves([*rows[:2], *other])["data"]] == ["LoRA: p", "LoRA: q"]
-    assert figures.step_curves(rows)["data"][0]["error_y"]["array"] == pytest.approx([0.1, 0.1], abs=0.01), "1.96 / sqrt(4 n)"
+    assert [d["name"] for d in figures.step_curves([*rows[:2], *other])["data"]] == [
+        "LoRA: p",
+        "LoRA: q",
+    ]
+    assert figures.step_curves(rows)["data"][0]["error_y"]["array"] == pytest.approx(
+        [0.1, 0.1], abs=0.01
+    ), "1.96 / sqrt(4 n)"
 
 
 def test_a_readme_is_not_emptied_for_want_of_evidence(tmp_path: Path) -> None:
@@ -188,7 +330,9 @@ def test_the_readme_is_changed_between_its_comments_only() -> None:
 def test_the_readmes_table_is_the_evidence() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = evidence.read(ROOT / "assets" / "results" / "evidence.json")
-    assert between(readme, markdown(rows)) == readme, "run `latentmem evaluate --out assets/results --readme README.md`"
+    assert between(readme, markdown(rows)) == readme, (
+        "run `latentmem evaluate --out assets/results --readme README.md`"
+    )
 
 
 def test_a_file_that_is_no_evidence_is_refused(tmp_path: Path) -> None:
@@ -203,24 +347,45 @@ def test_a_cell_stays_a_cell() -> None:
     assert metrics.ORACLE not in markdown([])
 
 
-def test_differences_are_drawn_in_points_the_best_on_top_and_filled_where_zero_is_left_out() -> None:
-    rows = [("worse", Estimate(9, -0.1, -0.2, -0.05)), (EVIL, Estimate(9, 0.2, 0.1, 0.35)),
-            ("worse", Estimate(9, 0.0, -0.1, 0.1))]
+def test_differences_are_drawn_in_points_the_best_on_top_and_filled_where_zero_is_left_out() -> (
+    None
+):
+    rows = [
+        ("worse", Estimate(9, -0.1, -0.2, -0.05)),
+        (EVIL, Estimate(9, 0.2, 0.1, 0.35)),
+        ("worse", Estimate(9, 0.0, -0.1, 0.1)),
+    ]
     drawn = figures.differences({"first": rows, "second": rows[:1]})
     one, two = drawn["data"]
-    assert one["x"] == pytest.approx([-10, 0, 20]) and one["error_x"]["array"] == pytest.approx([5, 10, 15])
-    assert one["error_x"]["arrayminus"] == pytest.approx([10, 10, 10]) and one["y"] == [0, 1, 2], "equal names keep their lines"
-    assert one["marker"]["symbol"] == ["circle", "circle-open", "circle"] and "<b>" not in "".join(one["text"])
-    assert drawn["layout"]["yaxis"]["domain"][0] > drawn["layout"]["yaxis2"]["domain"][1] and two["yaxis"] == "y2"
+    assert one["x"] == pytest.approx([-10, 0, 20]) and one["error_x"]["array"] == pytest.approx(
+        [5, 10, 15]
+    )
+    assert one["error_x"]["arrayminus"] == pytest.approx([10, 10, 10]) and one["y"] == [0, 1, 2], (
+        "equal names keep their lines"
+    )
+    assert one["marker"]["symbol"] == ["circle", "circle-open", "circle"] and "<b>" not in "".join(
+        one["text"]
+    )
+    assert (
+        drawn["layout"]["yaxis"]["domain"][0] > drawn["layout"]["yaxis2"]["domain"][1]
+        and two["yaxis"] == "y2"
+    )
     assert drawn["layout"]["yaxis"]["ticktext"] == one["text"]
 
 
 def test_the_page_draws_the_differences_of_each_run(folder: Path) -> None:
     html = (folder / "report.html").read_text()
-    drawn = [json.loads(f) for f in re.findall(r'<script type="application/json" data-figure="[^"]+">(.*?)</script>', html, re.S)]
+    drawn = [
+        json.loads(f)
+        for f in re.findall(
+            r'<script type="application/json" data-figure="[^"]+">(.*?)</script>', html, re.S
+        )
+    ]
     found = [f for f in drawn if "error_x" in f["data"][0]]
     assert len(found) == 2, "the held-out run and the stream"
-    assert all(len(f["data"][0]["x"]) > 0 and "oracle" not in "".join(f["data"][0]["text"]) for f in found)
+    assert all(
+        len(f["data"][0]["x"]) > 0 and "oracle" not in "".join(f["data"][0]["text"]) for f in found
+    )
 
 
 def test_a_vote_of_n_in_two_forms_has_two_names() -> None:
@@ -234,7 +399,9 @@ def section(page: str, title: str) -> str:
 
 def test_tables_of_rows_say_of_which_model_data_and_seed(folder: Path) -> None:
     page, evil = (folder / "report.md").read_text(), cell(EVIL)
-    for title, line in (("Keys", f"| {evil} | toy | kv | 9 |"),
-                        ("One problem", f"| {evil} | toy | 3 | soft prompt | {evil} | 2 |"),
-                        ("Recipes", f"| fast | learning\\_rate=0.003 | {evil} | toy | 3 | 2 of 3 |")):
+    for title, line in (
+        ("Keys", f"| {evil} | toy | kv | 9 |"),
+        ("One problem", f"| {evil} | toy | 3 | soft prompt | {evil} | 2 |"),
+        ("Recipes", f"| fast | learning\\_rate=0.003 | {evil} | toy | 3 | 2 of 3 |"),
+    ):
         assert line in section(page, title), title

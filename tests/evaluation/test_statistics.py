@@ -18,7 +18,9 @@ def test_the_interval_of_a_share_is_that_of_the_binomial_distribution() -> None:
     found = bootstrap([1.0] * 30 + [0.0] * 70)
     assert found is not None
     assert (found.n, found.mean) == (100, pytest.approx(0.3))
-    assert found.low == pytest.approx(0.21, abs=0.0101) and found.high == pytest.approx(0.39, abs=0.0101)
+    assert found.low == pytest.approx(0.21, abs=0.0101) and found.high == pytest.approx(
+        0.39, abs=0.0101
+    )
 
 
 def test_the_interval_agrees_with_scipy() -> None:
@@ -26,7 +28,9 @@ def test_the_interval_agrees_with_scipy() -> None:
 
     values = np.random.default_rng(3).normal(size=80)
     ours = bootstrap(values.tolist(), lowest=-9, highest=9)
-    other = theirs((values,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(1))
+    other = theirs(
+        (values,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(1)
+    )
     assert ours is not None
     assert ours.low == pytest.approx(other.confidence_interval.low, abs=0.02)
     assert ours.high == pytest.approx(other.confidence_interval.high, abs=0.02)
@@ -35,9 +39,17 @@ def test_the_interval_agrees_with_scipy() -> None:
 def test_equal_values_do_not_pretend_to_be_certain() -> None:
     """0 of 20: the exact upper bound is 1 - 0.025^(1/20) = 0.1684."""
     found = bootstrap([0.0] * 20)
-    assert found is not None and (found.mean, found.low) == (0.0, 0.0) and found.high == pytest.approx(0.16843, abs=1e-5)
+    assert (
+        found is not None
+        and (found.mean, found.low) == (0.0, 0.0)
+        and found.high == pytest.approx(0.16843, abs=1e-5)
+    )
     found = bootstrap([1.0] * 20)
-    assert found is not None and (found.mean, found.high) == (1.0, 1.0) and found.low == pytest.approx(1 - 0.16843, abs=1e-5)
+    assert (
+        found is not None
+        and (found.mean, found.high) == (1.0, 1.0)
+        and found.low == pytest.approx(1 - 0.16843, abs=1e-5)
+    )
 
 
 def test_nothing_has_no_interval() -> None:
@@ -46,7 +58,9 @@ def test_nothing_has_no_interval() -> None:
 
 
 def test_the_paired_difference_is_over_shared_problems_only() -> None:
-    found = paired({"a": 1.0, "b": 0.0, "c": 1.0, "x": 1.0}, {"a": 0.0, "b": 0.0, "c": 1.0, "y": 0.0})
+    found = paired(
+        {"a": 1.0, "b": 0.0, "c": 1.0, "x": 1.0}, {"a": 0.0, "b": 0.0, "c": 1.0, "y": 0.0}
+    )
     assert found is not None and (found.n, found.mean) == (3, pytest.approx(1 / 3))
 
 
@@ -69,7 +83,11 @@ def test_flips_by_hand() -> None:
 def test_pass_at_k_by_hand() -> None:
     """4 traces, 1 right: of the 6 pairs, 3 hold the right one. k = n asks whether any is right."""
     assert pass_at_k(4, 1, 2) == 0.5
-    assert (pass_at_k(8, 1, 8), pass_at_k(8, 0, 8), pass_at_k(5, 3, 1)) == (1.0, 0.0, pytest.approx(0.6))
+    assert (pass_at_k(8, 1, 8), pass_at_k(8, 0, 8), pass_at_k(5, 3, 1)) == (
+        1.0,
+        0.0,
+        pytest.approx(0.6),
+    )
     with pytest.raises(ValueError, match="pass@9 of 1 right among 8"):
         pass_at_k(8, 1, 9)
 

@@ -46,7 +46,9 @@ def test_an_arrival_of_several_is_answered_before_it_is_learnt_from(tmp_path: Pa
     made, entrants = cast((ONE,))
     go(tmp_path, entrants, n=7, block=3)
     elm = next(s for s in made.made if s.name == "elm")
-    assert [what for what, _ in elm.seen] == ["reply"] * 3 + ["learn"] * 3 + ["reply"] * 3 + ["learn"] * 3 + ["reply", "learn"]
+    assert [what for what, _ in elm.seen] == ["reply"] * 3 + ["learn"] * 3 + ["reply"] * 3 + [
+        "learn"
+    ] * 3 + ["reply", "learn"]
 
 
 def test_a_text_that_comes_twice_is_met_once(tmp_path: Path) -> None:
@@ -60,7 +62,10 @@ def test_the_truth_reaches_nobody_and_poison_changes_nothing_but_the_scores(tmp_
     go(tmp_path / "a", entrants)
     assert {what for s in made.made for what, _ in s.seen} == {"learn", "reply"}
     assert all(p.answer is None for s in made.made for _, p in s.seen)
-    go(tmp_path / "b", given=replace(data(6), problems=tuple(replace(p, answer="no") for p in problems(6))))
+    go(
+        tmp_path / "b",
+        given=replace(data(6), problems=tuple(replace(p, answer="no") for p in problems(6))),
+    )
     honest, bad = (read_results(tmp_path / x)[0] for x in "ab")
     same = lambda r: (r.problem_id, r.system, r.form, r.answer, r.memory, r.chosen, r.scores)  # noqa: E731
     assert [same(r) for r in honest] == [same(r) for r in bad] and not any(r.correct for r in bad)
@@ -70,11 +75,23 @@ def test_the_standings_add_up(tmp_path: Path) -> None:
     records = go(tmp_path, n=10)
     results = [r for r in records if isinstance(r, Result)]
     seen = [r for r in records if isinstance(r, Progress)]
-    assert seen[0].done == 0 and [p.done for p in seen] == sorted(p.done for p in seen) and seen[-1].done == seen[-1].total == 40
+    assert (
+        seen[0].done == 0
+        and [p.done for p in seen] == sorted(p.done for p in seen)
+        and seen[-1].done == seen[-1].total == 40
+    )
     for s in seen[-1].standings:
         mine = [r for r in results if (r.system, r.form) == (s.system, s.form)]
-        assert (s.n, s.right, s.used) == (10, sum(r.correct for r in mine), sum(r.used for r in mine))
-        split = [r for r in mine if len(r.sides) == 2 and not r.agreed and len({x.right for x in r.sides.values()}) == 2]
+        assert (s.n, s.right, s.used) == (
+            10,
+            sum(r.correct for r in mine),
+            sum(r.used for r in mine),
+        )
+        split = [
+            r
+            for r in mine
+            if len(r.sides) == 2 and not r.agreed and len({x.right for x in r.sides.values()}) == 2
+        ]
         assert s.judged == len(split) and s.routed == sum(r.sides[r.chosen].right for r in split)
 
 
@@ -87,7 +104,9 @@ def test_stopped_and_taken_up_again_it_ends_the_same(tmp_path: Path) -> None:
                 pass
             stream.close()
     go(tmp_path / "parts")
-    assert (tmp_path / "parts" / "results.jsonl").read_text() == (tmp_path / "whole" / "results.jsonl").read_text()
+    assert (tmp_path / "parts" / "results.jsonl").read_text() == (
+        tmp_path / "whole" / "results.jsonl"
+    ).read_text()
     cast_again, entrants = cast()
     go(tmp_path / "parts", entrants)
     assert cast_again.made == [], "a finished stream makes no system"
@@ -95,7 +114,10 @@ def test_stopped_and_taken_up_again_it_ends_the_same(tmp_path: Path) -> None:
 
 def test_a_form_that_comes_too_late_is_refused(tmp_path: Path) -> None:
     go(tmp_path, cast((ONE,))[1])
-    with pytest.raises(LatentmemError, match=r"no replies of elm \(vote\) to problem 1, from which it has learnt since"):
+    with pytest.raises(
+        LatentmemError,
+        match=r"no replies of elm \(vote\) to problem 1, from which it has learnt since",
+    ):
         go(tmp_path, cast((ONE, VOTE))[1][1:])
 
 
@@ -141,11 +163,18 @@ def test_killed_again_and_again_it_ends_with_the_same_file(tmp_path: Path) -> No
     """SIGKILL in the middle of replies, lessons, writes and renames, again and again."""
     go(tmp_path / "whole")
     folder, moments = tmp_path / "killed", [*range(1, 12), *range(12, 90, 7), 10**6]
-    done = subprocess.run([sys.executable, "-c", KILLED, str(folder), *map(str, moments)], capture_output=True, text=True,
-                          cwd=Path(__file__).parents[2], env=os.environ | {"PYTHONPATH": "."})
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder), *map(str, moments)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONPATH": "."},
+    )
     codes = [int(line) for line in done.stdout.split()]
     assert codes[-1] == 0 and codes.count(-signal.SIGKILL) >= 12, (codes, done.stderr)
-    assert (folder / "results.jsonl").read_text() == (tmp_path / "whole" / "results.jsonl").read_text()
+    assert (folder / "results.jsonl").read_text() == (
+        tmp_path / "whole" / "results.jsonl"
+    ).read_text()
 
 
 def test_what_the_fake_learns_shows_in_its_replies() -> None:
@@ -160,4 +189,8 @@ def test_what_the_fake_learns_shows_in_its_replies() -> None:
 def test_lessons_are_lines_too(tmp_path: Path) -> None:
     records = go(tmp_path, n=3)
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert [x["record"] for x in lines].count("Learned") == len([r for r in records if isinstance(r, Learned)]) == 3
+    assert (
+        [x["record"] for x in lines].count("Learned")
+        == len([r for r in records if isinstance(r, Learned)])
+        == 3
+    )

@@ -21,8 +21,20 @@ QUICK = Suite("toy", ("examples?source=change",), 2, 3, ("zero_shot", "elm"))
 
 
 def write(file: Path, n: int, name: str) -> str:
-    file.write_text("".join(json.dumps({"id": f"{name}{i}", "problem": f"{name} has {i} pens and gets {i + 2}. How many?",
-                                        "answer": str(2 * i + 2)}) + "\n" for i in range(n)), encoding="utf-8")
+    file.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "id": f"{name}{i}",
+                    "problem": f"{name} has {i} pens and gets {i + 2}. How many?",
+                    "answer": str(2 * i + 2),
+                }
+            )
+            + "\n"
+            for i in range(n)
+        ),
+        encoding="utf-8",
+    )
     return str(file)
 
 
@@ -34,6 +46,7 @@ def engine(monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture
 def unloaded(engine, monkeypatch: pytest.MonkeyPatch):
     """An engine that must not load its model."""
+
     def never(self: Engine) -> None:
         raise AssertionError("the model was loaded")
 
@@ -41,14 +54,22 @@ def unloaded(engine, monkeypatch: pytest.MonkeyPatch):
     return engine
 
 
-def test_a_suite_runs_from_end_to_end_and_goes_on_from_what_is_there(engine, tmp_path: Path) -> None:
+def test_a_suite_runs_from_end_to_end_and_goes_on_from_what_is_there(
+    engine, tmp_path: Path
+) -> None:
     records = list(run(engine, Order(QUICK, tmp_path)))
     results, learned, facts = read_results(tmp_path / "heldout-examples-change")
     assert [r for r in records if isinstance(r, Result)] == results
-    assert {(r.system, r.form) for r in results} == {(s, f) for s in ("zero_shot", "elm") for f in ("one", "vote")}
+    assert {(r.system, r.form) for r in results} == {
+        (s, f) for s in ("zero_shot", "elm") for f in ("one", "vote")
+    }
     assert len(results) == 12 and {r.dataset for r in results} == {"examples/change"}
     assert len([x for x in records if isinstance(x, Learned) and x.system == "elm"]) == len(learned)
-    assert facts["distil"]["problems"] == 2 and facts["test"][0]["problems"] == 3 and facts["settings"]["steps"] == 2
+    assert (
+        facts["distil"]["problems"] == 2
+        and facts["test"][0]["problems"] == 3
+        and facts["settings"]["steps"] == 2
+    )
     again = list(run(engine, Order(QUICK, tmp_path)))
     assert not [r for r in again if isinstance(r, Result)]
     wider = replace(QUICK, systems=("zero_shot", "elm", "elm_kv"))
@@ -63,11 +84,18 @@ def test_the_parts_share_no_problem(engine, tmp_path: Path) -> None:
 
 
 def test_the_stream_answers_before_it_learns(engine, tmp_path: Path) -> None:
-    suite = replace(QUICK, protocols=("stream",), stream=4, forms={"elm": ("vote",), "zero_shot": ("vote",)})
-    order = [(type(r).__name__, getattr(r, "problem_id", None) or r.problems[0]) for r in run(engine, Order(suite, tmp_path))
-             if isinstance(r, (Result, Learned)) and r.system == "elm"]
+    suite = replace(
+        QUICK, protocols=("stream",), stream=4, forms={"elm": ("vote",), "zero_shot": ("vote",)}
+    )
+    order = [
+        (type(r).__name__, getattr(r, "problem_id", None) or r.problems[0])
+        for r in run(engine, Order(suite, tmp_path))
+        if isinstance(r, (Result, Learned)) and r.system == "elm"
+    ]
     assert [kind for kind, _ in order] == ["Result", "Learned"] * 4
-    assert [p for kind, p in order if kind == "Result"] == [p for kind, p in order if kind == "Learned"]
+    assert [p for kind, p in order if kind == "Result"] == [
+        p for kind, p in order if kind == "Learned"
+    ]
     results, _, _ = read_results(tmp_path / "stream-examples-change")
     first = next(r for r in results if r.system == "elm")
     assert first.memory is None and not first.used, "the first problem meets no memory"
@@ -75,9 +103,15 @@ def test_the_stream_answers_before_it_learns(engine, tmp_path: Path) -> None:
 
 def test_a_transfer_learns_on_each_set_and_answers_all(engine, tmp_path: Path) -> None:
     data = (write(tmp_path / "pens.jsonl", 8, "Ann"), write(tmp_path / "more.jsonl", 8, "Bob"))
-    suite = replace(QUICK, data=data, protocols=("transfer",), forms={"elm": ("vote",), "zero_shot": ("vote",)})
+    suite = replace(
+        QUICK, data=data, protocols=("transfer",), forms={"elm": ("vote",), "zero_shot": ("vote",)}
+    )
     list(run(engine, Order(suite, tmp_path / "out")))
-    found = [r for name in ("pens", "more") for r in read_results(tmp_path / "out" / f"transfer-{name}")[0]]
+    found = [
+        r
+        for name in ("pens", "more")
+        for r in read_results(tmp_path / "out" / f"transfer-{name}")[0]
+    ]
     cells = {(r.learned_on, r.dataset) for r in found}
     assert cells == {(a, b) for a in ("pens", "more") for b in ("pens", "more")}
     page = report.make(tmp_path / "out")["report.md"].read_text()
@@ -85,14 +119,21 @@ def test_a_transfer_learns_on_each_set_and_answers_all(engine, tmp_path: Path) -
     with pytest.raises(LatentmemError, match="A transfer needs two data sets"):
         list(run(engine, Order(replace(suite, data=data[:1]), tmp_path / "out2")))
     other = replace(suite, test_data=(data[0],))
-    with pytest.raises(LatentmemError, match="transfer takes its problems from --data: leave --test-data out"):
+    with pytest.raises(
+        LatentmemError, match="transfer takes its problems from --data: leave --test-data out"
+    ):
         list(run(engine, Order(other, tmp_path / "out3")))
 
 
-def test_two_data_sets_of_one_name_are_refused_before_anything_is_written(engine, tmp_path: Path) -> None:
+def test_two_data_sets_of_one_name_are_refused_before_anything_is_written(
+    engine, tmp_path: Path
+) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    both = write(tmp_path / "a" / "pens.jsonl", 8, "Ann"), write(tmp_path / "b" / "pens.jsonl", 8, "Bob")
+    both = (
+        write(tmp_path / "a" / "pens.jsonl", 8, "Ann"),
+        write(tmp_path / "b" / "pens.jsonl", 8, "Bob"),
+    )
     for suite in (replace(QUICK, data=both), replace(QUICK, test_data=both)):
         with pytest.raises(LatentmemError, match="Two data sets are called pens: rename a file"):
             list(run(engine, Order(suite, tmp_path / "out")))
@@ -100,9 +141,13 @@ def test_two_data_sets_of_one_name_are_refused_before_anything_is_written(engine
 
 
 def test_a_single_curve_is_measured_on_the_test_data(engine, tmp_path: Path) -> None:
-    suite = replace(QUICK, protocols=("single",), test_data=(write(tmp_path / "pens.jsonl", 8, "Ann"),))
+    suite = replace(
+        QUICK, protocols=("single",), test_data=(write(tmp_path / "pens.jsonl", 8, "Ann"),)
+    )
     list(run(engine, Order(suite, tmp_path / "out")))
-    rows = [json.loads(line) for line in (tmp_path / "out" / "single.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "out" / "single.jsonl").read_text().splitlines()
+    ]
     assert {(r["dataset"], r["n"]) for r in rows} == {("pens", 3)}
     with pytest.raises(LatentmemError, match="No problem of examples/change is held out"):
         list(run(engine, Order(replace(suite, test_data=(), test=0), tmp_path / "out2")))
@@ -117,44 +162,72 @@ def test_a_run_does_not_go_on_with_another_arithmetic(engine, tmp_path: Path, fa
     with pytest.raises(LatentmemError, match=f"holds a run with {fact} = other, and here it is"):
         list(run(engine, Order(QUICK, tmp_path)))
     file.write_text(json.dumps(told | {"made": told["made"] | {"torch": "0.1"}}))
-    assert [r for r in run(engine, Order(QUICK, tmp_path)) if isinstance(r, Result)], "another torch may go on"
+    assert [r for r in run(engine, Order(QUICK, tmp_path)) if isinstance(r, Result)], (
+        "another torch may go on"
+    )
 
 
 def test_problems_of_another_set_can_be_asked(engine, tmp_path: Path) -> None:
-    suite = replace(QUICK, data=(write(tmp_path / "pens.jsonl", 5, "Ann"),), test_data=(write(tmp_path / "t.jsonl", 4, "Bob"),))
+    suite = replace(
+        QUICK,
+        data=(write(tmp_path / "pens.jsonl", 5, "Ann"),),
+        test_data=(write(tmp_path / "t.jsonl", 4, "Bob"),),
+    )
     list(run(engine, Order(suite, tmp_path / "out")))
     results, _, _ = read_results(tmp_path / "out" / "heldout-pens")
-    assert {(r.learned_on, r.dataset) for r in results} == {("pens", "t")} and len({r.problem_id for r in results}) == 3
+    assert {(r.learned_on, r.dataset) for r in results} == {("pens", "t")} and len(
+        {r.problem_id for r in results}
+    ) == 3
 
 
-def test_what_is_wrong_is_said_in_one_sentence_before_the_model_is_loaded(unloaded, tmp_path: Path) -> None:
-    for change, words in (({"systems": ("zero_shot", "elmo")}, "There is no system 'elmo'"),
-                          ({"protocols": ("upside",)}, "There is no protocol 'upside'"),
-                          ({"forms": {"elm": ("two",)}}, "There is no form 'two'"),
-                          ({"data": ("nothing.jsonl",)}, "There is no data set 'nothing.jsonl'"),
-                          ({"test": 500}, "different problems and 2 \\+ 500 are asked for"),
-                          ({"protocols": ("heldout", "stream"), "stream": 500}, "different problems and 500 \\+ 0 are asked for"),
-                          ({"protocols": ("heldout", "transfer")}, "A transfer needs two data sets"),
-                          ({"protocols": ("heldout", "single"), "learners": ("magic",)}, "no way of training 'magic'")):
+def test_what_is_wrong_is_said_in_one_sentence_before_the_model_is_loaded(
+    unloaded, tmp_path: Path
+) -> None:
+    for change, words in (
+        ({"systems": ("zero_shot", "elmo")}, "There is no system 'elmo'"),
+        ({"protocols": ("upside",)}, "There is no protocol 'upside'"),
+        ({"forms": {"elm": ("two",)}}, "There is no form 'two'"),
+        ({"data": ("nothing.jsonl",)}, "There is no data set 'nothing.jsonl'"),
+        ({"test": 500}, "different problems and 2 \\+ 500 are asked for"),
+        (
+            {"protocols": ("heldout", "stream"), "stream": 500},
+            "different problems and 500 \\+ 0 are asked for",
+        ),
+        ({"protocols": ("heldout", "transfer")}, "A transfer needs two data sets"),
+        (
+            {"protocols": ("heldout", "single"), "learners": ("magic",)},
+            "no way of training 'magic'",
+        ),
+    ):
         with pytest.raises(LatentmemError, match=words):
             list(run(unloaded, Order(replace(QUICK, **change), tmp_path / "out")))
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(LatentmemError, match=r"file cannot be a folder of results \(Not a directory\): give another with --out"):
+    with pytest.raises(
+        LatentmemError,
+        match=r"file cannot be a folder of results \(Not a directory\): give another with --out",
+    ):
         list(run(unloaded, Order(QUICK, tmp_path / "file")))
 
 
-def test_a_sweep_that_cannot_run_is_refused_before_the_model_is_loaded(unloaded, tmp_path: Path) -> None:
-    for plan, words in ((Sweep({"a": {"learning_rate": 7}}), "Setting learning_rate = 7 does not fit"),
-                        (Sweep({"a": {}}, data="nothing.jsonl"), "There is no data set 'nothing.jsonl'")):
+def test_a_sweep_that_cannot_run_is_refused_before_the_model_is_loaded(
+    unloaded, tmp_path: Path
+) -> None:
+    for plan, words in (
+        (Sweep({"a": {"learning_rate": 7}}), "Setting learning_rate = 7 does not fit"),
+        (Sweep({"a": {}}, data="nothing.jsonl"), "There is no data set 'nothing.jsonl'"),
+    ):
         with pytest.raises(LatentmemError, match=words):
             list(run(unloaded, Order(QUICK, tmp_path, sweep=plan)))
 
 
-def test_a_sweep_is_split_by_the_commands_seed_unless_its_file_has_one(engine, tmp_path: Path,
-                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_is_split_by_the_commands_seed_unless_its_file_has_one(
+    engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
-    monkeypatch.setattr(suites.sweep, "run", lambda shop, plan, data, out: seen.append(data.problems) or ())
+    monkeypatch.setattr(
+        suites.sweep, "run", lambda shop, plan, data, out: seen.append(data.problems) or ()
+    )
     problems = datasets.load(QUICK.data[0]).problems
     for given, used in ((None, 5), (0, 0), (3, 3)):
         list(run(engine, Order(QUICK, tmp_path, seed=5, sweep=Sweep({"a": {}}, seed=given))))
@@ -162,7 +235,13 @@ def test_a_sweep_is_split_by_the_commands_seed_unless_its_file_has_one(engine, t
 
 
 def test_a_system_named_twice_takes_part_once(engine, tmp_path: Path) -> None:
-    suite = replace(QUICK, systems=("elm", "elm"), forms={"elm": ("one",)}, protocols=("stream", "stream"), stream=4)
+    suite = replace(
+        QUICK,
+        systems=("elm", "elm"),
+        forms={"elm": ("one",)},
+        protocols=("stream", "stream"),
+        stream=4,
+    )
     list(run(engine, Order(suite, tmp_path)))
     assert len(read_results(tmp_path / "stream-examples-change")[0]) == 4
 
@@ -171,25 +250,52 @@ def test_a_problem_over_the_limit_is_left_out_by_name_and_not_asked(engine, tmp_
     longest = max(datasets.load(QUICK.data[0]).problems, key=lambda p: len(p.text))
     order = Order(replace(QUICK, systems=("zero_shot",), distil=0, test=4), tmp_path)
     (said, *_) = run(engine.changed(max_problem_chars=len(longest.text) - 1), order)
-    assert "Left out 1: " in said.text and f"the limit is {len(longest.text) - 1}: shorten it" in said.text
-    assert longest.id not in {r.problem_id for r in read_results(tmp_path / "heldout-examples-change")[0]}
+    assert (
+        "Left out 1: " in said.text
+        and f"the limit is {len(longest.text) - 1}: shorten it" in said.text
+    )
+    assert longest.id not in {
+        r.problem_id for r in read_results(tmp_path / "heldout-examples-change")[0]
+    }
 
 
-def test_the_paper_suite_runs_small(engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_paper_suite_runs_small(
+    engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its own protocols, systems and forms, on a few problems in the place of MATH500, AMC23 and AIME24."""
-    small = {name: write(tmp_path / f"{name}.jsonl", 2, name) for name in ("math500", "amc23", "aime24")}
+    small = {
+        name: write(tmp_path / f"{name}.jsonl", 2, name) for name in ("math500", "amc23", "aime24")
+    }
     monkeypatch.setattr(suites, "load", lambda spec, **how: datasets.load(small[spec], **how))
-    list(run(engine.changed(rollouts=4, steps=1), Order(suites.SUITES["paper"], tmp_path / "out", votes=6)))
+    list(
+        run(
+            engine.changed(rollouts=4, steps=1),
+            Order(suites.SUITES["paper"], tmp_path / "out", votes=6),
+        )
+    )
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["cache"] + [
-        f"{kind}-{name}" for kind in ("stream", "transfer") for name in ("aime24", "amc23", "math500")]
+        f"{kind}-{name}"
+        for kind in ("stream", "transfer")
+        for name in ("aime24", "amc23", "math500")
+    ]
     moved, _, _ = read_results(tmp_path / "out" / "transfer-aime24")
-    assert {(r.learned_on, r.dataset) for r in moved} == {("aime24", "amc23"), ("aime24", "math500")}
-    assert {(r.system, r.form) for r in moved} == {(s, f) for s in suites.ROWS for f in ("one", "vote")}
+    assert {(r.learned_on, r.dataset) for r in moved} == {
+        ("aime24", "amc23"),
+        ("aime24", "math500"),
+    }
+    assert {(r.system, r.form) for r in moved} == {
+        (s, f) for s in suites.ROWS for f in ("one", "vote")
+    }
     assert report.make(tmp_path / "out")["evidence.json"].stat().st_size > 0
 
 
 def test_the_stream_takes_the_systems_named_for_it(engine, tmp_path: Path) -> None:
-    list(run(engine, Order(replace(QUICK, protocols=("stream",), stream=1, online=("elm",)), tmp_path)))
+    list(
+        run(
+            engine,
+            Order(replace(QUICK, protocols=("stream",), stream=1, online=("elm",)), tmp_path),
+        )
+    )
     assert {r.system for r in read_results(tmp_path / "stream-examples-change")[0]} == {"elm"}
 
 
@@ -197,5 +303,7 @@ def test_the_suites_name_systems_that_exist() -> None:
     from latentmem.evaluation.baselines.registry import ROWS
 
     for suite in suites.SUITES.values():
-        assert set(suite.online) <= set(suite.systems) <= set(ROWS) and set(suite.forms) <= set(suite.systems)
+        assert set(suite.online) <= set(suite.systems) <= set(ROWS) and set(suite.forms) <= set(
+            suite.systems
+        )
         assert set(suite.protocols) <= set(suites.PROTOCOLS)

@@ -20,7 +20,9 @@ from latentmem.method.grpo import (
 def test_advantages_by_hand():
     # mean 0.75, deviations 0.25 x3 and -0.75; population std = sqrt(0.75 * 0.25) = 0.4330127
     got = advantages([1, 1, 1, 0])
-    assert torch.allclose(got, torch.tensor([0.5773503, 0.5773503, 0.5773503, -1.7320508]), atol=1e-6)
+    assert torch.allclose(
+        got, torch.tensor([0.5773503, 0.5773503, 0.5773503, -1.7320508]), atol=1e-6
+    )
     assert advantages([1, 1, 1, 0], "mean").tolist() == [0.25, 0.25, 0.25, -0.75]
 
 
@@ -70,13 +72,20 @@ def test_gradcheck_in_double():
             up, down = hidden.detach().clone(), hidden.detach().clone()
             up[i, j] += eps
             down[i, j] -= eps
-            slope = (token_log_probs(up, head, targets) - token_log_probs(down, head, targets)).sum() / (2 * eps)
+            slope = (
+                token_log_probs(up, head, targets) - token_log_probs(down, head, targets)
+            ).sum() / (2 * eps)
             assert abs(float(slope) - float(hidden.grad[i, j])) < 5e-3
 
 
 def test_policy_loss_by_hand():
     # row 0: -(0.5 * -1 + 0.5 * -2) = 1.5; row 1: -(-0.25 * -4) = -1
-    loss = policy_loss(torch.tensor([-1.0, -2.0, -4.0]), torch.tensor([0.5, 0.5, -0.25]), torch.tensor([0, 0, 1]), 2)
+    loss = policy_loss(
+        torch.tensor([-1.0, -2.0, -4.0]),
+        torch.tensor([0.5, 0.5, -0.25]),
+        torch.tensor([0, 0, 1]),
+        2,
+    )
     assert loss.tolist() == [1.5, -1.0]
 
 
@@ -84,9 +93,13 @@ def test_expectation_over_the_few_words_that_count():
     g = torch.Generator().manual_seed(0)
     head = torch.randn(5000, 16, generator=g)
     logits = torch.randn(40, 5000, generator=g)
-    logits[torch.arange(40), torch.arange(40) * 7] += 25  # a language model is this sure of most words
+    logits[torch.arange(40), torch.arange(40) * 7] += (
+        25  # a language model is this sure of most words
+    )
     peaked, flat = logits.softmax(-1), torch.randn(40, 5000, generator=g).softmax(-1)
-    assert ((peaked.amax(0) > NEGLIGIBLE).sum() < 1250) and (expected(peaked, head) - peaked @ head).abs().max() < 1e-3
+    assert ((peaked.amax(0) > NEGLIGIBLE).sum() < 1250) and (
+        expected(peaked, head) - peaked @ head
+    ).abs().max() < 1e-3
     assert torch.equal(expected(flat, head), flat @ head)
     # one position that would lose more than LOST keeps all words for its chunk
     peaked[3] = torch.full((5000,), 0.9 * NEGLIGIBLE)

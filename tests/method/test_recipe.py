@@ -22,7 +22,11 @@ from tests.tiny import tiny_model
 
 def test_entropy_weights_by_hand():
     # 0.5 * (1 - 1.5), 0.5 * (2 - 1.5), 0 * ...
-    found = entropy_weights(torch.tensor([-1.0, -2.0, -9.0]), torch.tensor([1.5, 1.5, 1.0]), torch.tensor([0.5, 0.5, 0.0]))
+    found = entropy_weights(
+        torch.tensor([-1.0, -2.0, -9.0]),
+        torch.tensor([1.5, 1.5, 1.0]),
+        torch.tensor([0.5, 0.5, 0.0]),
+    )
     assert found.tolist() == [-0.25, 0.25, 0.0]
 
 
@@ -33,7 +37,9 @@ def test_entropy_weights_point_up_the_entropy():
     (want,) = torch.autograd.grad(-(log_p.exp() * log_p).sum(), logits, retain_graph=True)
     for baseline in (0.0, 1.3):
         weights = entropy_weights(log_p, torch.full((4,), baseline), torch.ones(4))
-        (found,) = torch.autograd.grad((log_p.exp().detach() * weights * log_p).sum(), logits, retain_graph=True)
+        (found,) = torch.autograd.grad(
+            (log_p.exp().detach() * weights * log_p).sum(), logits, retain_graph=True
+        )
         assert torch.allclose(found, want, atol=1e-6)
 
 
@@ -41,7 +47,13 @@ def test_an_entropy_bonus_reaches_the_prompt_even_from_a_unanimous_group():
     model, group = tiny_model(), traces(0, [3, 4, 5])
     grads = []
     for bonus in (0.0, 0.5):
-        lot = Lot(Problem("2+2?"), torch.nn.Parameter(torch.ones(2, 32) * 0.1), group, torch.zeros(3), entropy_bonus=bonus)
+        lot = Lot(
+            Problem("2+2?"),
+            torch.nn.Parameter(torch.ones(2, 32) * 0.1),
+            group,
+            torch.zeros(3),
+            entropy_bonus=bonus,
+        )
         total = list(policy_gradient(model, [lot], 1.0))[-1][1] if bonus else 0
         grads.append(lot.soft.grad)
         assert total == (3 if bonus else 0)
@@ -60,7 +72,9 @@ def test_the_bonus_adds_to_the_plain_gradient():
         grads[bonus] = lot.soft.grad
     assert torch.allclose(grads[0.0], plain("qwen2", model, lot, 1.0)[1], atol=1e-5, rtol=1e-3)
     assert not torch.allclose(grads[0.0], grads[0.2], atol=1e-5)
-    only = Lot(Problem("1+1?"), torch.nn.Parameter(start.clone()), group, torch.zeros(2), entropy_bonus=0.2)
+    only = Lot(
+        Problem("1+1?"), torch.nn.Parameter(start.clone()), group, torch.zeros(2), entropy_bonus=0.2
+    )
     list(policy_gradient(model, [only], 1.0))
     assert torch.allclose(grads[0.2], grads[0.0] + only.soft.grad, atol=1e-5, rtol=1e-3)
 
@@ -79,8 +93,13 @@ def test_a_trust_region_holds_and_keeps_the_direction(seed, most, size):
 
 def test_no_step_of_a_distillation_leaves_the_trust_region(engine):  # noqa: F811
     def shifts(**changes):
-        done = [r for r in engine.changed(steps=4, **changes).distil(Problem("What is 2 + 3?"), keep=False)
-                if isinstance(r, Distilled)]
+        done = [
+            r
+            for r in engine.changed(steps=4, **changes).distil(
+                Problem("What is 2 + 3?"), keep=False
+            )
+            if isinstance(r, Distilled)
+        ]
         return [s.shift for s in done[-1].steps]
 
     free, held = shifts(), shifts(max_shift=0.05)
@@ -91,8 +110,14 @@ def test_the_last_step_is_kept_however_it_did(engine):  # noqa: F811
     """A distillation whose best step was not its last keeps another prompt under `keep="last"`, after the same steps."""
     for n in range(2, 12):
         problem = Problem(f"What is {n} + 3?")
-        best, last = ([r for r in engine.changed(steps=4, keep=keep).distil(problem, keep=False)
-                       if isinstance(r, Distilled)][-1] for keep in ("best", "last"))
+        best, last = (
+            [
+                r
+                for r in engine.changed(steps=4, keep=keep).distil(problem, keep=False)
+                if isinstance(r, Distilled)
+            ][-1]
+            for keep in ("best", "last")
+        )
         assert [s.rewards for s in best.steps] == [s.rewards for s in last.steps]
         if best.memory and last.memory and best.memory.best_step != last.memory.best_step:
             assert last.memory.best_step > best.memory.best_step
@@ -105,14 +130,26 @@ def test_the_last_step_is_kept_however_it_did(engine):  # noqa: F811
 def test_a_lesson_says_why_nothing_was_learnt_and_its_steps_can_be_stored(loss):
     """The final check takes no gradient anyway, so its note is no reason."""
     recipe, start = Recipe(steps=1), torch.ones(2, 4)
-    one = _Learner(Problem("1+1?"), Vote((), 0, 2), (1.0, 5.0), torch.nn.Parameter(start.clone()), None, start, past=[start])
+    one = _Learner(
+        Problem("1+1?"),
+        Vote((), 0, 2),
+        (1.0, 5.0),
+        torch.nn.Parameter(start.clone()),
+        None,
+        start,
+        past=[start],
+    )
     group = [Trace(i, "", "2", True, 5, entropy=0.1) for i in range(2)]
     for step, note in ((1, "vote too weak"), (2, "final check, no gradient")):
         one.scores.append(0.5)
-        one.steps.append(_record(one, step, recipe, one.first, (0.0, 0.0), group, loss, 0.0, note, 1.0, 1.0))
+        one.steps.append(
+            _record(one, step, recipe, one.first, (0.0, 0.0), group, loss, 0.0, note, 1.0, 1.0)
+        )
     assert _lesson(one, recipe).reason == "Nothing was learnt: vote too weak."
     one.steps[0] = replace(one.steps[0], note="")
-    assert _lesson(one, recipe).reason.startswith("Nothing was learnt: the steps were too small to change the prompt")
+    assert _lesson(one, recipe).reason.startswith(
+        "Nothing was learnt: the steps were too small to change the prompt"
+    )
     assert [s.loss for s in one.steps] == [0.25 if loss == 0.25 else 0.0] * 2
 
 
@@ -128,5 +165,7 @@ def test_every_default_that_decides_a_result_has_its_reason_and_its_value():
 @pytest.mark.parametrize("name", ["colour", "self", "_env_file", "_cli_parse_args"])
 def test_what_is_no_setting_is_one_sentence(name):
     """Also where pydantic takes the name for one of its own."""
-    with pytest.raises(LatentmemError, match=f"There is no setting '{name}': `latentmem doctor` lists them"):
+    with pytest.raises(
+        LatentmemError, match=f"There is no setting '{name}': `latentmem doctor` lists them"
+    ):
         Settings(**{name: 1})

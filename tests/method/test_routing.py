@@ -18,13 +18,21 @@ def ballot(label, votes=5, total=8, side="zero_shot"):
 
 def test_agreement_is_the_answer_and_needs_no_verifier():
     r = route(ballot("1/2"), ballot("0.5", side="memory"))
-    assert (r.side, r.answer, r.agreed) == ("zero_shot", "1/2", True) and r.reason == "Both sides gave the same answer."
+    assert (r.side, r.answer, r.agreed) == (
+        "zero_shot",
+        "1/2",
+        True,
+    ) and r.reason == "Both sides gave the same answer."
 
 
 def test_disagreement_goes_to_the_higher_score():
     assert disagree(ballot("3"), ballot("4"))
     r = route(ballot("3"), ballot("4"), {"zero_shot": 0.4, "memory": 0.9}, verifier="judge")
-    assert (r.side, r.answer, r.agreed) == ("memory", "4", False) and "judge" in r.reason and "0.9 against 0.4" in r.reason
+    assert (
+        (r.side, r.answer, r.agreed) == ("memory", "4", False)
+        and "judge" in r.reason
+        and "0.9 against 0.4" in r.reason
+    )
     r = route(ballot("3"), ballot("4"), {"zero_shot": 0.9, "memory": 0.4}, verifier="judge")
     assert (r.side, r.answer) == ("zero_shot", "3")
 
@@ -44,25 +52,49 @@ def test_abstentions():
     assert not disagree(ballot("3"), None) and not disagree(ballot(None), ballot("3"))
 
 
-@given(st.sampled_from([None, "1", "2"]), st.sampled_from([None, "1", "2"]), st.floats(0, 1), st.floats(0, 1))
+@given(
+    st.sampled_from([None, "1", "2"]),
+    st.sampled_from([None, "1", "2"]),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
 def test_the_answer_is_always_one_sides_label(a, b, x, y):
     r = route(ballot(a), ballot(b), {"zero_shot": x, "memory": y})
-    assert r.answer in {a, b} and (r.answer is None) == (a is None and b is None) and r.reason.endswith(".")
+    assert (
+        r.answer in {a, b}
+        and (r.answer is None) == (a is None and b is None)
+        and r.reason.endswith(".")
+    )
     assert r.side is None or r.answer == {"zero_shot": a, "memory": b}[r.side]
 
 
 def written(zero, memory, used=True, scores=None, last=5) -> Receipt:
     hit = Hit("m1", "Tom has 3 apples", 0.81, 1, 0.2)
-    around = receipts.Circumstances("f", "tiny", {"rollouts": 2}, 7, "input", (hit,), hit if used else None)
-    votes = {"zero_shot": ballot(zero, 2, 2), **({"memory": ballot(memory, 2, 2, "memory")} if used else {})}
-    traces = [Trace(1, "b", "4", True, 3, token_ids=(1, 2, 3)), Trace(0, "a", "3", True, 2, token_ids=(4, last))]
+    around = receipts.Circumstances(
+        "f", "tiny", {"rollouts": 2}, 7, "input", (hit,), hit if used else None
+    )
+    votes = {
+        "zero_shot": ballot(zero, 2, 2),
+        **({"memory": ballot(memory, 2, 2, "memory")} if used else {}),
+    }
+    traces = [
+        Trace(1, "b", "4", True, 3, token_ids=(1, 2, 3)),
+        Trace(0, "a", "3", True, 2, token_ids=(4, last)),
+    ]
     chosen = route(votes["zero_shot"], votes.get("memory"), scores, verifier="vote_share")
-    return receipts.write(Problem("How many?"), around, chosen, votes, traces, 1.5, "2026-01-01T00:00:00+00:00")
+    return receipts.write(
+        Problem("How many?"), around, chosen, votes, traces, 1.5, "2026-01-01T00:00:00+00:00"
+    )
 
 
 def test_receipt_names_the_memory_that_answered():
     r = written("3", "4", scores={"zero_shot": 0.2, "memory": 0.8})
-    assert r.memory_id == "m1" and r.answer == "4" and r.tokens == 5 and [t.row for t in r.traces] == [0, 1]
+    assert (
+        r.memory_id == "m1"
+        and r.answer == "4"
+        and r.tokens == 5
+        and [t.row for t in r.traces] == [0, 1]
+    )
     assert "answered by memory m1" in r.sentence()
     assert {e.kind for e in receipts.events(r)} == {"retrieved", "used", "verifier_won"}
 
@@ -84,7 +116,9 @@ def test_verdicts_count_as_help_only_where_the_memory_changed_the_answer():
     assert [e.kind for e in receipts.judged(written("3", "3"), True)] == ["feedback"]
     alone_silent = written(None, "4")
     assert [e.kind for e in receipts.judged(alone_silent, True)] == ["feedback", "helped"]
-    assert [e.kind for e in receipts.judged(alone_silent, False)] == ["feedback"], "a model without an answer lost nothing"
+    assert [e.kind for e in receipts.judged(alone_silent, False)] == ["feedback"], (
+        "a model without an answer lost nothing"
+    )
     assert receipts.judged(written("3", None, used=False), True) == []
 
 

@@ -49,8 +49,16 @@ def fake(pool, monkeypatch, tmp_path):
 
 def run(script: str, **kwargs) -> subprocess.CompletedProcess:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-"], input=textwrap.dedent(script), env=env, text=True, timeout=50,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **kwargs)
+    return subprocess.run(
+        [sys.executable, "-"],
+        input=textwrap.dedent(script),
+        env=env,
+        text=True,
+        timeout=50,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **kwargs,
+    )
 
 
 def test_a_hanging_answer_is_given_up_and_the_next_is_compared(pool, monkeypatch):
@@ -64,8 +72,16 @@ def test_a_hanging_answer_is_given_up_and_the_next_is_compared(pool, monkeypatch
 
 def test_hanging_input_from_eight_threads_is_bounded_and_the_pool_survives(fake):
     """A hostile string costs its time once for each worker, whatever it is compared with."""
-    pairs = [("ab", "ba"), ("hang", "b"), ("hang", "c"), ("d", "hang"), ("die", "e"), ("f", "die"), ("abc", "cab"),
-             ("g", "h")] * 4
+    pairs = [
+        ("ab", "ba"),
+        ("hang", "b"),
+        ("hang", "c"),
+        ("d", "hang"),
+        ("die", "e"),
+        ("f", "die"),
+        ("abc", "cab"),
+        ("g", "h"),
+    ] * 4
     found: list[object] = [None] * len(pairs)
 
     def compare(first: int) -> None:

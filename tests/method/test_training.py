@@ -20,8 +20,12 @@ from tests.tiny import tiny_hf, tiny_model
 
 def traces(seed, lengths):
     g = torch.Generator().manual_seed(seed)
-    return [Trace(i, "", None, True, n, token_ids=tuple(torch.randint(0, 256, (n,), generator=g).tolist()))
-            for i, n in enumerate(lengths)]
+    return [
+        Trace(
+            i, "", None, True, n, token_ids=tuple(torch.randint(0, 256, (n,), generator=g).tolist())
+        )
+        for i, n in enumerate(lengths)
+    ]
 
 
 def plain(family, model, lot, temperature):
@@ -43,9 +47,15 @@ def plain(family, model, lot, temperature):
 @pytest.mark.parametrize("budget", [1, 24, 10_000])
 def test_gradient_equals_the_plain_one(family, budget):
     model, lots = tiny_model(family), []
-    for i, text in enumerate(["What is 1+1?", "A much longer question: what is twelve times nine?"]):
-        soft = torch.nn.Parameter(torch.randn(4, 32, generator=torch.Generator().manual_seed(i)) * 0.3)
-        lots.append(Lot(Problem(text), soft, traces(i, [5, 1, 9, 12]), advantages([1, 0, 0, 1 - i])))
+    for i, text in enumerate(
+        ["What is 1+1?", "A much longer question: what is twelve times nine?"]
+    ):
+        soft = torch.nn.Parameter(
+            torch.randn(4, 32, generator=torch.Generator().manual_seed(i)) * 0.3
+        )
+        lots.append(
+            Lot(Problem(text), soft, traces(i, [5, 1, 9, 12]), advantages([1, 0, 0, 1 - i]))
+        )
     gradient = policy_gradient(model, lots, 0.8, budget=budget)
     ticks = []
     while True:
@@ -64,13 +74,23 @@ def test_gradient_equals_the_plain_one(family, budget):
 
 def test_rows_of_zero_advantage_are_skipped():
     model = tiny_model()
-    lot = Lot(Problem("2+2?"), torch.nn.Parameter(torch.randn(2, 32)), traces(0, [3, 4, 5]), torch.tensor([1.0, 0.0, -1.0]))
+    lot = Lot(
+        Problem("2+2?"),
+        torch.nn.Parameter(torch.randn(2, 32)),
+        traces(0, [3, 4, 5]),
+        torch.tensor([1.0, 0.0, -1.0]),
+    )
     assert list(policy_gradient(model, [lot], 1.0, budget=1)) == [(0, 2), (1, 2), (2, 2)]
 
 
 def test_base_weights_gather_no_gradient():
     model = tiny_model()
-    lot = Lot(Problem("2+2?"), torch.nn.Parameter(torch.randn(2, 32)), traces(0, [3, 4]), advantages([1, 0]))
+    lot = Lot(
+        Problem("2+2?"),
+        torch.nn.Parameter(torch.randn(2, 32)),
+        traces(0, [3, 4]),
+        advantages([1, 0]),
+    )
     for _ in policy_gradient(model, [lot], 1.0):
         pass
     assert lot.soft.grad is not None
@@ -80,7 +100,10 @@ def test_base_weights_gather_no_gradient():
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
 @pytest.mark.parametrize("budget", [1, 60, 10_000])
 def test_gradient_from_what_decoding_computed_equals_the_one_computed_again(family, budget):
-    model, texts = tiny_model(family), ["What is 1+1?", "A much longer question: what is twelve times nine?"]
+    model, texts = (
+        tiny_model(family),
+        ["What is 1+1?", "A much longer question: what is twelve times nine?"],
+    )
     softs = [torch.randn(4, 32, generator=torch.Generator().manual_seed(i)) * 0.3 for i in range(2)]
     jobs = [Job(Problem(t), 5, s, "memory", 1) for t, s in zip(texts, softs, strict=True)]
     model.ends, tape = frozenset(range(30)), Tape(10, 24)  # rollouts end early and leave the batch
@@ -91,9 +114,17 @@ def test_gradient_from_what_decoding_computed_equals_the_one_computed_again(fami
     assert len({t.tokens for g in groups for t in g}) > 3, "rows of several lengths"
     grads = []
     for recorded in (None, tape):
-        lots = [Lot(Problem(t), torch.nn.Parameter(s.clone()), sorted(g, key=lambda r: r.row),
-                    advantages([1, 0, 0, 1, 0]), recorded, i * 5)
-                for i, (t, s, g) in enumerate(zip(texts, softs, groups, strict=True))]
+        lots = [
+            Lot(
+                Problem(t),
+                torch.nn.Parameter(s.clone()),
+                sorted(g, key=lambda r: r.row),
+                advantages([1, 0, 0, 1, 0]),
+                recorded,
+                i * 5,
+            )
+            for i, (t, s, g) in enumerate(zip(texts, softs, groups, strict=True))
+        ]
         for _ in policy_gradient(model, lots, 1.0, budget=budget):
             pass
         grads.append(torch.stack([lot.soft.grad for lot in lots]))
@@ -120,12 +151,16 @@ def test_tape_holds_large_numbers_and_refuses_large_batches():
     assert Tape.fits(8, 320, 300_000) and not Tape.fits(64, 320, 300_000)
 
 
-@pytest.mark.parametrize("free, token, budget", [
-    (68_000_000_000, 3_215_360, 10_574),  # Llama-3.1-8B on 80 GiB: 34e9 / 3,215,360 = 10,574.2
-    (8_000_000_000, 3_215_360, 1244),  # and on 24 GB: 4e9 / 3,215,360 = 1244.03
-    (84_000_000_000, 671_040, 16_384),  # a small model has room for more than is of use
-    (1_000_000_000, 3_215_360, 256), (-5, 3_215_360, 256),
-])
+@pytest.mark.parametrize(
+    "free, token, budget",
+    [
+        (68_000_000_000, 3_215_360, 10_574),  # Llama-3.1-8B on 80 GiB: 34e9 / 3,215,360 = 10,574.2
+        (8_000_000_000, 3_215_360, 1244),  # and on 24 GB: 4e9 / 3,215,360 = 1244.03
+        (84_000_000_000, 671_040, 16_384),  # a small model has room for more than is of use
+        (1_000_000_000, 3_215_360, 256),
+        (-5, 3_215_360, 256),
+    ],
+)
 def test_a_micro_batch_is_as_large_as_a_gpus_memory_allows(free, token, budget):
     assert budget_in(free, token) == budget
 
@@ -133,23 +168,41 @@ def test_a_micro_batch_is_as_large_as_a_gpus_memory_allows(free, token, budget):
 def test_a_micro_batch_is_sized_by_the_device():
     """Llama-3.1-8B's numbers stand in for a model on a GPU."""
     gate_up = SimpleNamespace(weight=range(28_672))
-    body = SimpleNamespace(device=torch.device("cuda"), spare=68_000_000_000, dtype=torch.bfloat16, hidden=4096, heads=32,
-                           kv_heads=8, head_dim=128, layers=(SimpleNamespace(gate_up=gate_up),) * 32)
+    body = SimpleNamespace(
+        device=torch.device("cuda"),
+        spare=68_000_000_000,
+        dtype=torch.bfloat16,
+        hidden=4096,
+        heads=32,
+        kv_heads=8,
+        head_dim=128,
+        layers=(SimpleNamespace(gate_up=gate_up),) * 32,
+    )
     assert default_budget(body) == 10_574
     assert default_budget(tiny_model().body) == 256
 
 
 def test_the_time_of_training_includes_the_update(monkeypatch):
-    model, recipe = tiny_model(), Recipe(rollouts=2, max_new_tokens=3, virtual_tokens=2, init_text="Think.")
+    model, recipe = (
+        tiny_model(),
+        Recipe(rollouts=2, max_new_tokens=3, virtual_tokens=2, init_text="Think."),
+    )
     group = traces(0, [3, 4])
-    live = {i: _learner(model, Problem(f"{i}+2?"), group, vote(group, side="zero_shot"), recipe) for i in range(2)}
+    live = {
+        i: _learner(model, Problem(f"{i}+2?"), group, vote(group, side="zero_shot"), recipe)
+        for i in range(2)
+    }
     monkeypatch.setattr("latentmem.method.distillation._look", lambda *_, **__: "")
-    monkeypatch.setattr("latentmem.method.distillation._update", lambda *_: (time.sleep(0.15), (0.5, ""))[1])
+    monkeypatch.setattr(
+        "latentmem.method.distillation._update", lambda *_: (time.sleep(0.15), (0.5, ""))[1]
+    )
 
     def gradient(_, lots, __):
         yield len(lots), len(lots)
         return [0.0] * len(lots)
 
-    steps = [r for _, r in _step(model, live, 1, recipe, "majority", gradient) if isinstance(r, Step)]
+    steps = [
+        r for _, r in _step(model, live, 1, recipe, "majority", gradient) if isinstance(r, Step)
+    ]
     assert [s.grad_norm for s in steps] == [0.5, 0.5]
     assert steps[0].seconds_train == steps[1].seconds_train >= 0.15, "two updates, shared evenly"

@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from latentmem.model.allocator import file_pages, give_back, keep_pages, let_go, roomy
 from latentmem.records import LatentmemError
 
-LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the system as Linux does")
+LINUX = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="asks the system as Linux does"
+)
 MB = 2**20
 
 
@@ -26,7 +28,9 @@ def test_a_full_device_is_one_sentence() -> None:
         yield 1
         raise kind("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    with pytest.raises(LatentmemError, match="The memory of the device is full: use fewer rollouts"):
+    with pytest.raises(
+        LatentmemError, match="The memory of the device is full: use fewer rollouts"
+    ):
         list(roomy(work)(torch.OutOfMemoryError))
     with pytest.raises(RuntimeError, match="Tried"):
         list(roomy(work)(RuntimeError))

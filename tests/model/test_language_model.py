@@ -31,7 +31,9 @@ def logits(model, prompt):
 def sample(model, prompts, seeds, **how):
     """Token ids per row."""
     out = {}
-    for drawn in model.generate(prompts, seeds, **{"temperature": 0.8, "max_new_tokens": 12, **how}):
+    for drawn in model.generate(
+        prompts, seeds, **{"temperature": 0.8, "max_new_tokens": 12, **how}
+    ):
         for d in drawn:
             out.setdefault(d.row, []).append(d.token)
     return [out[i] for i in sorted(out)]
@@ -47,7 +49,10 @@ def test_soft_prompt_is_what_inputs_embeds_are_to_transformers():
     ids = torch.arange(20)
     with torch.no_grad():
         want = hf(inputs_embeds=torch.cat((soft, hf.model.embed_tokens(ids)))[None]).logits[0]
-    ours = logits(LanguageModel.of(hf, tiny_tokenizer(), name="t", fingerprint="t"), Prompt(tuple(range(20)), soft))
+    ours = logits(
+        LanguageModel.of(hf, tiny_tokenizer(), name="t", fingerprint="t"),
+        Prompt(tuple(range(20)), soft),
+    )
     assert (ours - want).abs().max() < 1e-4
 
 
@@ -61,10 +66,16 @@ def test_greedy_rollouts_equal_those_of_transformers():
 
 def test_a_row_does_not_depend_on_its_batch(model):
     soft = torch.randn(7, 32, generator=torch.Generator().manual_seed(3))
-    mine, other, long = Prompt(tuple(range(10, 25)), soft), Prompt(tuple(range(5))), Prompt(tuple(range(100)))
+    mine, other, long = (
+        Prompt(tuple(range(10, 25)), soft),
+        Prompt(tuple(range(5))),
+        Prompt(tuple(range(100))),
+    )
     for temperature in (0.0, 0.9):
         alone = sample(model, [mine], [[11]], temperature=temperature)[0]
-        among = sample(model, [long, mine, other], [[1, 2], [7, 11, 8], [3]], temperature=temperature)[3]
+        among = sample(
+            model, [long, mine, other], [[1, 2], [7, 11, 8], [3]], temperature=temperature
+        )[3]
         assert among == alone
     with torch.no_grad():
         padded = model.prefill([mine, long]).hidden[0, -1]
@@ -83,7 +94,9 @@ def test_rows_leave_when_they_end(model):
     prompts = [Prompt(tuple(range(i, i + 9))) for i in range(6)]
     together = sample(model, prompts, [[i] for i in range(6)], temperature=1.4, max_new_tokens=60)
     lengths = {len(ids) for ids in together}
-    assert len(lengths) > 1, "the random model should end some rows early; choose other seeds if not"
+    assert len(lengths) > 1, (
+        "the random model should end some rows early; choose other seeds if not"
+    )
     for i, ids in enumerate(together):
         assert sample(model, [prompts[i]], [[i]], temperature=1.4, max_new_tokens=60)[0] == ids
         assert all(t not in model.ends for t in ids[:-1])
@@ -125,7 +138,9 @@ def test_problem_kv_covers_the_problem_alone(model):
 def test_other_families_are_refused():
     from transformers import AutoModelForCausalLM, GPT2Config
 
-    gpt2 = AutoModelForCausalLM.from_config(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=258))
+    gpt2 = AutoModelForCausalLM.from_config(
+        GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=258)
+    )
     with pytest.raises(LatentmemError, match="'gpt2' are not supported"):
         LanguageModel.of(gpt2, tiny_tokenizer(), name="g", fingerprint="g")
 
@@ -160,7 +175,11 @@ def test_eight_bits_are_refused_where_the_chip_has_none(monkeypatch):
     monkeypatch.setattr("latentmem.model.language_model.has_eight_bits", lambda: True)
     for bfloat16 in (False, True):  # integers come first: their weights are half as much to read
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda known=bfloat16: known)
-        assert native_arithmetic(torch.device("cpu")) == arithmetic_named("auto", torch.device("cpu")) == "int8"
+        assert (
+            native_arithmetic(torch.device("cpu"))
+            == arithmetic_named("auto", torch.device("cpu"))
+            == "int8"
+        )
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
@@ -169,7 +188,9 @@ def test_a_soft_prompt_inside_the_turn(family):
     model = tiny_model(family)
     inside = model.in_turn()
     assert model.front == 0 and inside.fingerprint != model.fingerprint
-    chat = [model.render([{"role": "user", "content": text}]) for text in ("What is 1+1?", "Is 7 odd?")]
+    chat = [
+        model.render([{"role": "user", "content": text}]) for text in ("What is 1+1?", "Is 7 odd?")
+    ]
     front = inside.front
     assert front > 0 and chat[0][:front] == chat[1][:front] and chat[0][front] != chat[1][front]
     words = model.render([{"role": "user", "content": "Think. "}])[front : front + 7]
@@ -178,13 +199,24 @@ def test_a_soft_prompt_inside_the_turn(family):
     assert torch.allclose(plain.hidden[:, -1], soft.hidden[:, -1], atol=1e-5)
     alone = inside.prefill([Prompt(chat[1], model.embed(words).float())])
     assert torch.allclose(alone.hidden[0, -1], soft.hidden[1, -1], atol=1e-5)
-    assert torch.allclose(inside.prefill([Prompt(chat[0])]).hidden, model.prefill([Prompt(chat[0])]).hidden)
+    assert torch.allclose(
+        inside.prefill([Prompt(chat[0])]).hidden, model.prefill([Prompt(chat[0])]).hidden
+    )
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ("template", "it has no chat template"), ("kind", "cannot be used"), ("torn", "cannot be used"), ("cut", "cannot be used"),
-    ("head", "it lacks lm_head.weight"), ("layer", "it lacks model.layers.1.mlp.down_proj.weight"), ("size", "cannot be used"),
-    ("more", "its config says nothing about its model.layers.1.mlp.down_proj.bias")])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("template", "it has no chat template"),
+        ("kind", "cannot be used"),
+        ("torn", "cannot be used"),
+        ("cut", "cannot be used"),
+        ("head", "it lacks lm_head.weight"),
+        ("layer", "it lacks model.layers.1.mlp.down_proj.weight"),
+        ("size", "cannot be used"),
+        ("more", "its config says nothing about its model.layers.1.mlp.down_proj.bias"),
+    ],
+)
 def test_a_model_that_cannot_be_used_is_said_in_one_sentence(change, words, tmp_path):
     tokenizer = tiny_tokenizer()
     if change == "template":
@@ -207,27 +239,38 @@ def test_a_model_that_cannot_be_used_is_said_in_one_sentence(change, words, tmp_
         if change == "more":
             weights["model.layers.1.mlp.down_proj.bias"] = weights["model.norm.weight"].clone()
         save_file(weights, file, {"format": "pt"})
-    with pytest.raises(LatentmemError, match=f"(?s)^(?=.*{words})mine cannot be used.*choose an instruct model") as raised:
-        LanguageModel.load(Weights("mine", path=tmp_path, fingerprint="f" * 64, label="mine"), device="cpu")
+    with pytest.raises(
+        LatentmemError, match=f"(?s)^(?=.*{words})mine cannot be used.*choose an instruct model"
+    ) as raised:
+        LanguageModel.load(
+            Weights("mine", path=tmp_path, fingerprint="f" * 64, label="mine"), device="cpu"
+        )
     assert "\n" not in str(raised.value)
 
 
 def test_an_embedder_that_cannot_be_used_is_said_in_one_sentence(tmp_path):
     (tmp_path / "modules.json").write_text("[{]")
-    with pytest.raises(LatentmemError, match=r"mine cannot be used as an embedder .*: choose a sentence-transformers model"):
+    with pytest.raises(
+        LatentmemError,
+        match=r"mine cannot be used as an embedder .*: choose a sentence-transformers model",
+    ):
         Embedder.load(Weights("mine", path=tmp_path, fingerprint="f" * 64, label="mine"))
 
 
 def test_a_soft_prompt_that_breaks_the_arithmetic_is_said_and_no_token_is_drawn():
     model = tiny_model()
     broken = torch.full((2, 32), float("nan"))
-    with pytest.raises(LatentmemError, match="is no number: use dtype float32, or delete the memory"):
+    with pytest.raises(
+        LatentmemError, match="is no number: use dtype float32, or delete the memory"
+    ):
         sample(model, [Prompt((1, 2, 3), broken)], [[1]])
 
 
 def test_a_template_that_writes_a_date_writes_the_same_one_every_day():
     model = tiny_model()
-    model.tokenizer.chat_template = "{{ date_string or strftime_now('%d %b %Y') }}" + model.tokenizer.chat_template
+    model.tokenizer.chat_template = (
+        "{{ date_string or strftime_now('%d %b %Y') }}" + model.tokenizer.chat_template
+    )
     text = model.tokenizer.decode(model.render([{"role": "user", "content": "1"}]))
     assert text.startswith("26 Jul 2024<|im_start|>")
 
@@ -241,7 +284,9 @@ def test_a_prompt_that_fills_the_context_is_refused():
 def test_a_long_prompt_takes_no_room_from_the_rows_beside_it():
     """Context 100: a prompt of 10 tokens may write 80 alone, and as many beside one of 60, which may write 40."""
     whole = tiny_model("qwen2")
-    model = LanguageModel(whole.body, whole.tokenizer, name="t", fingerprint="t", ends=frozenset(), context=100)
+    model = LanguageModel(
+        whole.body, whole.tokenizer, name="t", fingerprint="t", ends=frozenset(), context=100
+    )
     short, long = Prompt(tuple(range(5, 15))), Prompt(tuple(range(5, 65)))
     alone = sample(model, [short], [[1]], max_new_tokens=80)
     both = sample(model, [short, long], [[1], [2, 3]], max_new_tokens=80)
@@ -253,25 +298,40 @@ def test_a_long_prompt_takes_no_room_from_the_rows_beside_it():
 
 @pytest.mark.parametrize("native, number", [(True, torch.bfloat16), (False, torch.float32)])
 def test_a_gpu_that_only_emulates_bfloat16_gets_float32(monkeypatch, native, number):
-    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    monkeypatch.setattr(
+        "torch.cuda.is_bf16_supported",
+        lambda including_emulation=True: native or including_emulation,
+    )
     assert native_number(torch.device("cuda")) is number
 
 
 def test_a_cache_is_compacted_layer_by_layer():
     """In its own list of layers, so that what a layer held can go before the next one is copied: two whole caches may not fit."""
-    cache = Cache([(torch.randn(2, 1, 3, 4), torch.randn(2, 1, 3, 4)) for _ in range(3)], torch.tensor([0, 0, 1]), 2)
+    cache = Cache(
+        [(torch.randn(2, 1, 3, 4), torch.randn(2, 1, 3, 4)) for _ in range(3)],
+        torch.tensor([0, 0, 1]),
+        2,
+    )
     for pair in cache.layers:
         for t in pair:
-            t[:, :, 3:] = 0  # the room for what comes is not written to yet, and may hold anything, NaN too
+            t[:, :, 3:] = (
+                0  # the room for what comes is not written to yet, and may hold anything, NaN too
+            )
     layers, want = cache.layers, [t[[0, 2]] for pair in cache.layers for t in pair]
     cache.keep(torch.tensor([0, 2]))
-    assert cache.layers is layers and all(torch.equal(*both) for both in zip((t for p in layers for t in p), want, strict=True))
+    assert cache.layers is layers and all(
+        torch.equal(*both) for both in zip((t for p in layers for t in p), want, strict=True)
+    )
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_what_a_gpu_has_beside_the_weights(monkeypatch, tied):
     """3 layers of (4 + 2 * 2) * 8 x 32 + 32 x 32 + 96 x 32 + 32 x 48 numbers, 258 x 32 words; 2 * 3 * 2 * 8 a position."""
     body = tiny_model(tie_word_embeddings=tied).body
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (123, 10_000_000))  # free at the moment, and in all
-    assert body.spare == 10_000_000 - 4 * (3 * (2048 + 1024 + 3072 + 1536) + 8256 * (1 if tied else 2))
+    monkeypatch.setattr(
+        "torch.cuda.mem_get_info", lambda _: (123, 10_000_000)
+    )  # free at the moment, and in all
+    assert body.spare == 10_000_000 - 4 * (
+        3 * (2048 + 1024 + 3072 + 1536) + 8256 * (1 if tied else 2)
+    )
     assert body.cached == 4 * 96

@@ -38,7 +38,9 @@ def test_turning_both_sides_changes_no_product() -> None:
     assert torch.allclose(turn(x, h) @ turn(w, h).T, x @ w.T, atol=1e-4)
 
 
-@pytest.mark.parametrize(("width", "block"), [(896, 128), (4864, 128), (576, 64), (1536, 128), (48, 16), (7, 1)])
+@pytest.mark.parametrize(
+    ("width", "block"), [(896, 128), (4864, 128), (576, 64), (1536, 128), (48, 16), (7, 1)]
+)
 def test_blocks_divide_the_width(width: int, block: int) -> None:
     assert block_of(width) == block
 
@@ -46,10 +48,14 @@ def test_blocks_divide_the_width(width: int, block: int) -> None:
 @needs_eight_bits
 def test_a_product_is_off_by_about_a_percent() -> None:
     w, x = numbers(300, 896) * 0.02, numbers(9, 896, seed=1)
-    x[:, 17] *= 300  # an input far larger than the others: without the turning all others would be lost beside it
+    x[:, 17] *= (
+        300  # an input far larger than the others: without the turning all others would be lost beside it
+    )
     got, want = EightBit(w)(x), x @ w.T
     assert got.shape == (9, 300) and off(got, want) < 0.012
-    plain = torch.round(x / (x.abs().amax(1, keepdim=True) / 127)) * (x.abs().amax(1, keepdim=True) / 127)
+    plain = torch.round(x / (x.abs().amax(1, keepdim=True) / 127)) * (
+        x.abs().amax(1, keepdim=True) / 127
+    )
     small = torch.arange(896) != 17
     assert off(plain[:, small] @ w[:, small].T, x[:, small] @ w[:, small].T) > 0.3
 
@@ -63,7 +69,9 @@ def test_zeros_stay_zeros() -> None:
 @needs_eight_bits
 def test_a_row_hardly_depends_on_its_batch() -> None:
     matrix, x = EightBit(numbers(40, 128)), numbers(33, 128, seed=1)
-    assert off(matrix(x)[7], matrix(x[7:8])[0]) < 1e-3, "only the turning, in float32, is summed in another order"
+    assert off(matrix(x)[7], matrix(x[7:8])[0]) < 1e-3, (
+        "only the turning, in float32, is summed in another order"
+    )
 
 
 @needs_eight_bits
@@ -84,12 +92,20 @@ def test_a_rounded_matrix_rounds_only_without_a_gradient() -> None:
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
 def test_a_rounded_model_is_close_to_the_plain_one(family: str) -> None:
     plain = tiny_model(family)
-    rounded = LanguageModel.of(tiny_hf(family), tiny_tokenizer(), name="tiny", fingerprint="tiny", eight=True)
+    rounded = LanguageModel.of(
+        tiny_hf(family), tiny_tokenizer(), name="tiny", fingerprint="tiny", eight=True
+    )
     assert (plain.body.arithmetic, rounded.body.arithmetic) == ("float32", "int8")
     assert plain.tape(8, 4) is not None and rounded.tape(8, 4) is None
     job = [Job(Problem("What is 6 times 7?"), 3)]
-    ends = [[r for _, r in sample(m, job, seed=1, temperature=0.8, max_new_tokens=6) if isinstance(r, Trace)]
-            for m in (plain, rounded, rounded)]
+    ends = [
+        [
+            r
+            for _, r in sample(m, job, seed=1, temperature=0.8, max_new_tokens=6)
+            if isinstance(r, Trace)
+        ]
+        for m in (plain, rounded, rounded)
+    ]
     assert ends[1] == ends[2] or [t.token_ids for t in ends[1]] == [t.token_ids for t in ends[2]]
     p, q = (m.next_token_probs([_prompt(m)], range(258))[0] for m in (plain, rounded))
     assert abs(p - q).sum() < 0.1 and abs(p - q).sum() > 0

@@ -11,19 +11,46 @@ from tests.tiny import tiny_hf, tiny_tokenizer
 
 ROPE = {"rope_theta": 10000.0, "factor": 4.0}
 VARIATIONS = [
-    {}, {"tie_word_embeddings": True}, {"hidden_act": "swish"}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1},
-    {"head_dim": 16}, {"rms_norm_eps": 0.1}, {"attention_dropout": 0.5}, {"logit_scale": 1.0},
-    {"rope_parameters": ROPE | {"rope_type": "default"}}, {"rope_parameters": ROPE | {"rope_type": "linear"}},
+    {},
+    {"tie_word_embeddings": True},
+    {"hidden_act": "swish"},
+    {"num_key_value_heads": 4},
+    {"num_key_value_heads": 1},
+    {"head_dim": 16},
+    {"rms_norm_eps": 0.1},
+    {"attention_dropout": 0.5},
+    {"logit_scale": 1.0},
+    {"rope_parameters": ROPE | {"rope_type": "default"}},
+    {"rope_parameters": ROPE | {"rope_type": "linear"}},
     {"rope_scaling": {"type": "linear", "factor": 3.0}},
     {"rope_parameters": ROPE | {"rope_type": "yarn", "original_max_position_embeddings": 64}},
-    {"rope_parameters": ROPE | {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                                "original_max_position_embeddings": 64}}]
-OF_LLAMA = [{"attention_bias": True}, {"mlp_bias": True}, {"mlp_bias": True, "attention_bias": True}]
+    {
+        "rope_parameters": ROPE
+        | {
+            "rope_type": "llama3",
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        }
+    },
+]
+OF_LLAMA = [
+    {"attention_bias": True},
+    {"mlp_bias": True},
+    {"mlp_bias": True, "attention_bias": True},
+]
 OF_QWEN2 = [{"use_sliding_window": False, "sliding_window": 8}, {"max_window_layers": 1}]
 
 
-@pytest.mark.parametrize("changes", [{"family": family, **c} for family, own in (("llama", OF_LLAMA), ("qwen2", OF_QWEN2))
-                                     for c in VARIATIONS + own], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"family": family, **c}
+        for family, own in (("llama", OF_LLAMA), ("qwen2", OF_QWEN2))
+        for c in VARIATIONS + own
+    ],
+    ids=str,
+)
 def test_logits_equal_those_of_transformers(changes):
     hf = tiny_hf(**changes)
     for p in hf.parameters():  # biases start as zeros and norms as ones, which would show nothing
@@ -37,18 +64,49 @@ def test_logits_equal_those_of_transformers(changes):
     assert (ours - want).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize(("family", "changes", "named"), [
-    ("llama", {"hidden_act": "gelu"}, "hidden_act=gelu"), ("qwen2", {"hidden_act": "relu"}, "hidden_act=relu"),
-    ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, "window"),
-    ("qwen2", {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "layer_types=sliding_attention"),
-    ("llama", {"sliding_window": 8}, "sliding_window=8"), ("llama", {"is_causal": False}, "is_causal=False"),
-    ("llama", {"logit_scale": 0.5}, "logit_scale=0.5"), ("llama", {"attention_multiplier": 2.0}, "attention_multiplier=2.0"),
-    ("llama", {"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0"), ("llama", {"use_qk_norm": True}, "use_qk_norm"),
-    ("llama", {"rope_parameters": ROPE | {"rope_type": "dynamic"}}, "rope_type=dynamic"),
-    ("qwen2", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type=dynamic"),
-    ("qwen2", {"rope_parameters": ROPE | {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4,
-                                          "original_max_position_embeddings": 64}}, "rope_type=longrope"),
-    ("llama", {"rope_parameters": ROPE | {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5")])
+@pytest.mark.parametrize(
+    ("family", "changes", "named"),
+    [
+        ("llama", {"hidden_act": "gelu"}, "hidden_act=gelu"),
+        ("qwen2", {"hidden_act": "relu"}, "hidden_act=relu"),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+            "window",
+        ),
+        (
+            "qwen2",
+            {"layer_types": ["full_attention", "sliding_attention", "full_attention"]},
+            "layer_types=sliding_attention",
+        ),
+        ("llama", {"sliding_window": 8}, "sliding_window=8"),
+        ("llama", {"is_causal": False}, "is_causal=False"),
+        ("llama", {"logit_scale": 0.5}, "logit_scale=0.5"),
+        ("llama", {"attention_multiplier": 2.0}, "attention_multiplier=2.0"),
+        ("llama", {"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0"),
+        ("llama", {"use_qk_norm": True}, "use_qk_norm"),
+        ("llama", {"rope_parameters": ROPE | {"rope_type": "dynamic"}}, "rope_type=dynamic"),
+        ("qwen2", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type=dynamic"),
+        (
+            "qwen2",
+            {
+                "rope_parameters": ROPE
+                | {
+                    "rope_type": "longrope",
+                    "short_factor": [1.0] * 4,
+                    "long_factor": [2.0] * 4,
+                    "original_max_position_embeddings": 64,
+                }
+            },
+            "rope_type=longrope",
+        ),
+        (
+            "llama",
+            {"rope_parameters": ROPE | {"rope_type": "default", "partial_rotary_factor": 0.5}},
+            "partial_rotary_factor=0.5",
+        ),
+    ],
+)
 def test_what_the_forward_pass_does_not_follow_is_refused_by_its_name(family, changes, named):
     with pytest.raises(LatentmemError, match=f"config has .*{named}"):
         LanguageModel.of(tiny_hf(family, **changes), tiny_tokenizer(), name="t", fingerprint="t")

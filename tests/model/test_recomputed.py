@@ -81,7 +81,10 @@ def test_the_gated_activation_has_autograds_gradient_exactly(dtype: torch.dtype)
 
 
 def test_nothing_is_kept_beside_the_input() -> None:
-    x, weight = torch.randn(4, 256, dtype=torch.bfloat16).requires_grad_(), torch.randn(256, dtype=torch.bfloat16)
+    x, weight = (
+        torch.randn(4, 256, dtype=torch.bfloat16).requires_grad_(),
+        torch.randn(256, dtype=torch.bfloat16),
+    )
     assert kept(lambda: norm(x, weight, 1e-6), x) == weight.nbytes
     assert kept(lambda: gated(x), x) == 0
     assert kept(lambda: plain_norm(x, weight, 1e-6), x) > 2 * x.nbytes
@@ -98,11 +101,16 @@ def saved_by_a_pass(rows: int, length: int) -> tuple[int, list[int]]:
     """What three layers keep of rows of that length behind prompts as long, in float32: bytes a token without weights and
     masks, and the sizes of the masks."""
     body = tiny_model(hidden_size=64, intermediate_size=160).body
-    prefix = [tuple(torch.randn(1, 2, length, 16).requires_grad_() for _ in range(2)) for _ in body.layers]
+    prefix = [
+        tuple(torch.randn(1, 2, length, 16).requires_grad_() for _ in range(2)) for _ in body.layers
+    ]
     positions = torch.arange(length, 2 * length).expand(rows, -1)
     mask = causal_mask(torch.ones(rows, 2 * length, dtype=torch.bool), length, body.dtype)
-    weights = {t.data_ptr() for w in body.layers for t in (w.norm1, w.norm2, *(
-        m.weight for m in (w.qkv, w.out, w.gate_up, w.down)))} | {body.norm.data_ptr()}
+    weights = {
+        t.data_ptr()
+        for w in body.layers
+        for t in (w.norm1, w.norm2, *(m.weight for m in (w.qkv, w.out, w.gate_up, w.down)))
+    } | {body.norm.data_ptr()}
     found: dict[int, Tensor] = {}
 
     def keep(t: Tensor) -> Tensor:
@@ -113,9 +121,16 @@ def saved_by_a_pass(rows: int, length: int) -> tuple[int, list[int]]:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         out = forward(body, x, positions, mask, past)
     assert out.requires_grad
-    masks = [t.untyped_storage().nbytes() for t in found.values() if t.shape[-2:] == (2 * length, 2 * length)]
-    rest = sum(t.untyped_storage().nbytes() for k, t in found.items()
-               if k not in weights and t.shape[-2:] != (2 * length, 2 * length))
+    masks = [
+        t.untyped_storage().nbytes()
+        for t in found.values()
+        if t.shape[-2:] == (2 * length, 2 * length)
+    ]
+    rest = sum(
+        t.untyped_storage().nbytes()
+        for k, t in found.items()
+        if k not in weights and t.shape[-2:] != (2 * length, 2 * length)
+    )
     return rest // (rows * length), masks
 
 
@@ -135,5 +150,9 @@ def test_the_estimate_of_what_a_token_keeps() -> None:
 def test_a_masks_rows_begin_where_cuda_wants_them(size: int) -> None:
     for mask in (torch.randn(2, 1, 3, size), torch.randn(2, 1, 1, 30)[..., :size]):
         made = aligned(mask)
-        assert torch.equal(made, mask) and made.stride(-1) == 1 and all(s % 8 == 0 for s in made.stride()[:-1])
+        assert (
+            torch.equal(made, mask)
+            and made.stride(-1) == 1
+            and all(s % 8 == 0 for s in made.stride()[:-1])
+        )
         assert (made is mask) == all(s % 8 == 0 for s in mask.stride()[:-1])

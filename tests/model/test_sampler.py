@@ -30,7 +30,9 @@ def test_what_is_no_distribution_leads_to_no_word_beyond_the_vocabulary(words, b
 @given(st.integers(2, 1500), st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
 def test_pick_equals_the_plain_search_up_to_rounding(words, seed, u):
     generator = torch.Generator().manual_seed(seed)
-    mass = torch.rand(1, words, generator=generator) * (torch.rand(1, words, generator=generator) > 0.5)
+    mass = torch.rand(1, words, generator=generator) * (
+        torch.rand(1, words, generator=generator) > 0.5
+    )
     mass[0, seed % words] = 0.5
     got = _pick(mass, torch.tensor([u])).item()
     assert mass[0, got] > 0

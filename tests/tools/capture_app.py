@@ -33,10 +33,14 @@ PATIENCE = 900.0  # seconds for one piece of model work
 class Journey:
     """The parts of the journey in one browser tab, and what later parts need of earlier ones."""
 
-    def __init__(self, page: Page, url: str, out: Path, work: Path, small: dict[str, float]) -> None:
+    def __init__(
+        self, page: Page, url: str, out: Path, work: Path, small: dict[str, float]
+    ) -> None:
         self.page, self.url, self.out, self.small = page, url, out, small
         self.film, self.file = Film(work / "frames"), work / "journey.json"
-        self.known: dict[str, Any] = json.loads(self.file.read_text()) if self.file.is_file() else {"done": [], "pair": 0}
+        self.known: dict[str, Any] = (
+            json.loads(self.file.read_text()) if self.file.is_file() else {"done": [], "pair": 0}
+        )
         if "keep" not in self.known["done"]:  # a memory that was not kept went with the tab
             self.known["done"] = []
         self.pairs = pairs()
@@ -51,6 +55,7 @@ class Journey:
     # -------------------------------------------------------------- what a visitor does
     def watch(self, script: str, *values: Any) -> None:
         """Waits until a script gives something true, and takes frames meanwhile."""
+
         def seen() -> Any:
             self.film.frame(self.page)
             return self.page.run(script, *values)
@@ -58,35 +63,51 @@ class Journey:
         self.page.until(seen, seconds=PATIENCE)
 
     def panel(self, name: str) -> None:
-        self.page.run("document.querySelector(`#lm-tabs button[role=tab][data-tab-id=${arguments[0]}]`).click()", name)
-        self.page.until("return document.querySelector('#lm-tabs button[aria-selected=true]').dataset.tabId === arguments[0]",
-                        name)
+        self.page.run(
+            "document.querySelector(`#lm-tabs button[role=tab][data-tab-id=${arguments[0]}]`).click()",
+            name,
+        )
+        self.page.until(
+            "return document.querySelector('#lm-tabs button[aria-selected=true]').dataset.tabId === arguments[0]",
+            name,
+        )
 
     def tune(self) -> None:
         """The small settings, in the folded controls of the open panel."""
-        fold = ("[...document.querySelectorAll('.settings > button')].filter((b) => b.getClientRects().length && "
-                "b.classList.contains('open') !== arguments[0]).forEach((b) => b.click())")
+        fold = (
+            "[...document.querySelectorAll('.settings > button')].filter((b) => b.getClientRects().length && "
+            "b.classList.contains('open') !== arguments[0]).forEach((b) => b.click())"
+        )
         self.page.run(fold, True)
-        self.page.until("return [...document.querySelectorAll('.settings input[type=number]')]"
-                        ".some((i) => i.getClientRects().length)")
+        self.page.until(
+            "return [...document.querySelectorAll('.settings input[type=number]')]"
+            ".some((i) => i.getClientRects().length)"
+        )
         for label, value in self.small.items():
-            self.page.run("""
+            self.page.run(
+                """
                 const box = document.querySelector(`.settings input[aria-label^="number input for ${arguments[0]}"]`);
                 if (!box) return; // a control of another panel
                 box.value = arguments[1];
                 for (const kind of ['input', 'change', 'blur']) box.dispatchEvent(new Event(kind, {bubbles: true}));""",
-                          label, value)
+                label,
+                value,
+            )
         self.page.run(fold, False)
 
     def ask(self, text: str) -> None:
         """Solves a problem; the first time the weights are loaded, too."""
         page = self.page
-        page.run("scrollTo({top: 0, behavior: 'instant'});"
-                 "document.querySelector('#lm-receipt .receipt')?.setAttribute('data-old', '')")
+        page.run(
+            "scrollTo({top: 0, behavior: 'instant'});"
+            "document.querySelector('#lm-receipt .receipt')?.setAttribute('data-old', '')"
+        )
         page.write("#lm-problem textarea", text)
         self.film.frame(page, hold=900)
         page.click("#lm-solve")
-        self.watch("return document.querySelector('#lm-receipt .receipt:not([data-old]), #lm-status .warn')")
+        self.watch(
+            "return document.querySelector('#lm-receipt .receipt:not([data-old]), #lm-status .warn')"
+        )
         page.until("return document.querySelector('#lm-stop').disabled", seconds=PATIENCE)
         assert page.text("#lm-status .warn") == "", page.text("#lm-status .warn")
 
@@ -118,8 +139,12 @@ class Journey:
             self.panel("solve")
             page.run("document.querySelector('#lm-outcome .outcome')?.setAttribute('data-old', '')")
             page.click("#lm-distil-this")
-            self.watch("return document.querySelector('#lm-outcome .outcome:not([data-old]), #lm-distil-status .warn')")
-            page.until("return document.querySelector('#lm-distil-stop').disabled", seconds=PATIENCE)
+            self.watch(
+                "return document.querySelector('#lm-outcome .outcome:not([data-old]), #lm-distil-status .warn')"
+            )
+            page.until(
+                "return document.querySelector('#lm-distil-stop').disabled", seconds=PATIENCE
+            )
             assert page.text("#lm-distil-status .warn") == "", page.text("#lm-distil-status .warn")
             if page.run("return document.querySelector('#lm-outcome .outcome.open')"):
                 page.run("scrollTo({top: 0, behavior: 'instant'})")
@@ -128,28 +153,44 @@ class Journey:
                 return
             print(f"nothing learnt from {self.pairs[i][0].id}: the next one", flush=True)
             page.run("document.querySelector('#lm-receipt .receipt').remove()")
-        raise SystemExit("None of the examples gave a memory: choose larger settings, for example --steps 8.")
+        raise SystemExit(
+            "None of the examples gave a memory: choose larger settings, for example --steps 8."
+        )
 
     def keep(self) -> None:
         self.page.click("#lm-keep")
         self.page.until("return document.querySelector('#lm-outcome .outcome.kept')")
         self.film.frame(self.page, hold=900)
-        self.note(memory=self.page.run("return document.querySelector('#lm-outcome a[data-memory]').dataset.memory"))
+        self.note(
+            memory=self.page.run(
+                "return document.querySelector('#lm-outcome a[data-memory]').dataset.memory"
+            )
+        )
 
     def map(self) -> None:
         self.panel("memories")
         self._map_drawn()
         self.film.frame(self.page, hold=1200)
         name = click_point(self.page, self.known["memory"])  # or of the one that lies over it
-        self.page.until("return document.querySelector('#lm-memory [data-address]')?.dataset.address")
-        self.page.run("const v = latentmem.mapView; if (v.id(v.open) !== arguments[0]) v.go(v.row(arguments[0]))", name)
-        self.page.until("return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]", name)
+        self.page.until(
+            "return document.querySelector('#lm-memory [data-address]')?.dataset.address"
+        )
+        self.page.run(
+            "const v = latentmem.mapView; if (v.id(v.open) !== arguments[0]) v.go(v.row(arguments[0]))",
+            name,
+        )
+        self.page.until(
+            "return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]",
+            name,
+        )
         self.page.run("scrollTo({top: 0, behavior: 'instant'})")
         self.film.frame(self.page, hold=1500)
         four(self.page, "memory", "#lm-memory", self.out)
 
     def _map_drawn(self) -> None:
-        self.page.until("return Number(document.querySelector('#lm-map .lm-figure')?.dataset.points) > 0")
+        self.page.until(
+            "return Number(document.querySelector('#lm-map .lm-figure')?.dataset.points) > 0"
+        )
         self.page.until("return latentmem.mapData.extras?.stamp === latentmem.mapView.stamp")
 
     def ask_neighbour(self) -> None:
@@ -165,7 +206,9 @@ class Journey:
             self.page.click("#lm-receipt a[data-memory]")
         else:
             self.panel("memories")
-            self.page.write("#lm-ask textarea, #lm-ask input", self.pairs[self.known["pair"]][1].text)
+            self.page.write(
+                "#lm-ask textarea, #lm-ask input", self.pairs[self.known["pair"]][1].text
+            )
             self.page.click("#lm-locate")
         self._map_drawn()
         self.page.until("return Boolean(latentmem.mapView.mark.star)", seconds=PATIENCE)
@@ -177,11 +220,19 @@ class Journey:
         """Until two problems have been met, then it is stopped."""
         self.panel("stream")
         self.page.click("#lm-stream-start")
-        self.watch("return document.querySelectorAll('#lm-stream-problems .arrival').length >= 2 || "
-                   "document.querySelector('#lm-stream-status .warn')")
-        assert self.page.text("#lm-stream-status .warn") == "", self.page.text("#lm-stream-status .warn")
-        self.page.run("document.querySelector('#lm-stream-stop').click()")  # or it has ended meanwhile
-        self.page.until("return document.querySelector('#lm-stream-stop').disabled", seconds=PATIENCE)
+        self.watch(
+            "return document.querySelectorAll('#lm-stream-problems .arrival').length >= 2 || "
+            "document.querySelector('#lm-stream-status .warn')"
+        )
+        assert self.page.text("#lm-stream-status .warn") == "", self.page.text(
+            "#lm-stream-status .warn"
+        )
+        self.page.run(
+            "document.querySelector('#lm-stream-stop').click()"
+        )  # or it has ended meanwhile
+        self.page.until(
+            "return document.querySelector('#lm-stream-stop').disabled", seconds=PATIENCE
+        )
         self.film.frame(self.page, hold=1500)
         four(self.page, "stream", "#lm-stream-status", self.out)
 
@@ -192,7 +243,9 @@ class Journey:
 
     def go(self, only: list[str]) -> None:
         """All parts that are not done, or those that are asked for."""
-        acts: dict[str, Callable[[], Any]] = {name: getattr(self, name) for name in PARTS if name != "ask"}
+        acts: dict[str, Callable[[], Any]] = {
+            name: getattr(self, name) for name in PARTS if name != "ask"
+        }
         acts["ask"] = self.ask_neighbour
         if only != ["first"]:
             self.page.open(self.url)
@@ -216,17 +269,31 @@ def pairs() -> list[tuple[Problem, Problem]]:
 def own_app(work: Path) -> Iterator[str]:
     """The app on real weights, its bank in the folder of the journey."""
     port = free_port()
-    env = {**os.environ, "GRADIO_SERVER_PORT": str(port), "LATENTMEM_BANK": str(work / "bank.sqlite")}
+    env = {
+        **os.environ,
+        "GRADIO_SERVER_PORT": str(port),
+        "LATENTMEM_BANK": str(work / "bank.sqlite"),
+    }
     yield from serve([sys.executable, "app.py"], port, work / "log", env)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--url", help="an app that is already running")
     parser.add_argument("--out", type=Path, default=ROOT / "assets" / "screens")
     parser.add_argument("--film", type=Path, default=ROOT / "assets" / "journey.webp")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "latentmem-journey")
-    parser.add_argument("--only", action="append", choices=PARTS, default=[], help="this part, done or not; may be repeated")
+    parser.add_argument(
+        "--work", type=Path, default=Path(tempfile.gettempdir()) / "latentmem-journey"
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=PARTS,
+        default=[],
+        help="this part, done or not; may be repeated",
+    )
     parser.add_argument("--anew", action="store_true", help="begin from the start")
     for name, value in (("rollouts", 8), ("steps", 4), ("tokens", 256)):
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -238,7 +305,11 @@ def main() -> None:
     page = Page()
     try:
         resize(page, "wide")
-        small = {"Rollouts": args.rollouts, "Longest trace": args.tokens, "Gradient steps": args.steps}
+        small = {
+            "Rollouts": args.rollouts,
+            "Longest trace": args.tokens,
+            "Gradient steps": args.steps,
+        }
         Journey(page, next(server), args.out, args.work, small).go(args.only)
     finally:
         page.driver.quit()

@@ -26,8 +26,14 @@ def groups(rows: list[dict[str, Any]]) -> dict[str, list[tuple[str, Estimate]]]:
     for r in rows:
         if r["delta_vs_zero_shot"] is not None and "_oracle" not in r["system"]:
             title = f"{r['settings']['run']}: {r['dataset']}, n = {r['n']}"
-            found.setdefault(title, []).append((shown_name(r), Estimate(
-                r["n"], r["delta_vs_zero_shot"], r["delta_ci_low"], r["delta_ci_high"])))
+            found.setdefault(title, []).append(
+                (
+                    shown_name(r),
+                    Estimate(
+                        r["n"], r["delta_vs_zero_shot"], r["delta_ci_low"], r["delta_ci_high"]
+                    ),
+                )
+            )
     return found
 
 
@@ -41,12 +47,16 @@ def main() -> None:
         file.write_text(report.html().replace("<h1></h1><p></p>", ""), encoding="utf-8")
         page = Page(WIDTH, height)
         try:
-            page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-                "width": WIDTH, "height": height, "deviceScaleFactor": 2, "mobile": False})
+            page.driver.execute_cdp_cmd(
+                "Emulation.setDeviceMetricsOverride",
+                {"width": WIDTH, "height": height, "deviceScaleFactor": 2, "mobile": False},
+            )
             page.driver.get(file.as_uri())
             page.until("return document.querySelector('.main-svg')")
-            page.run("document.querySelector('figcaption').remove(); document.documentElement.style.overflow = 'hidden';"
-                     "document.body.style.padding = document.querySelector('figure').style.margin = 0;")
+            page.run(
+                "document.querySelector('figcaption').remove(); document.documentElement.style.overflow = 'hidden';"
+                "document.body.style.padding = document.querySelector('figure').style.margin = 0;"
+            )
             print(save(shot(page), ROOT / "assets" / "results" / "evidence.webp"))
         finally:
             page.driver.quit()

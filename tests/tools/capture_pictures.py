@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 SIZES = {"wide": (1440, 900, 1), "phone": (390, 844, 2)}  # width, height, device pixels a pixel
 SMALL = 80_000  # bytes of a screenshot, as a rule
 ANIMATION = 1_500_000  # bytes
-STILL, LEAST_WIDTH = 8.0, 560  # seconds a page has to come to rest; pixels an animation is not made smaller than
+STILL, LEAST_WIDTH = (
+    8.0,
+    560,
+)  # seconds a page has to come to rest; pixels an animation is not made smaller than
 
 
 def resize(page: Page, size: str) -> None:
     """The page as on a screen of this size."""
     width, height, ratio = SIZES[size]
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-        "width": width, "height": height, "deviceScaleFactor": ratio, "mobile": size == "phone"})
+    page.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": ratio, "mobile": size == "phone"},
+    )
 
 
 def shot(page: Page) -> Picture:
@@ -51,11 +56,16 @@ def four(page: Page, name: str, show: str, out: Path) -> list[Path]:
     files = []
     for size in SIZES:
         resize(page, size)
-        page.run("const e = arguments[0] && document.querySelector(arguments[0]); scrollTo({top: e && innerWidth < 500 ? "
-                 "e.getBoundingClientRect().top + scrollY - 12 : 0, behavior: 'instant'})", show)
+        page.run(
+            "const e = arguments[0] && document.querySelector(arguments[0]); scrollTo({top: e && innerWidth < 500 ? "
+            "e.getBoundingClientRect().top + scrollY - 12 : 0, behavior: 'instant'})",
+            show,
+        )
         for dark in (False, True):
             page.run("window.latentmem.setTheme(arguments[0])", dark)
-            files.append(save(still(page), out / f"{name}-{size}-{'dark' if dark else 'light'}.webp"))
+            files.append(
+                save(still(page), out / f"{name}-{size}-{'dark' if dark else 'light'}.webp")
+            )
     page.run("window.latentmem.setTheme(false)")
     resize(page, "wide")
     return files
@@ -105,12 +115,30 @@ class Film:
 
 def animation(frames: Sequence[Path], file: Path, width: int = 960) -> Path:
     """One WebP of all frames; the file's name of a frame ends in the milliseconds that it stays."""
-    for width_, quality in ((width, 60), (width, 45), (800, 45), (720, 40), (640, 35), (LEAST_WIDTH, 30)):
+    for width_, quality in (
+        (width, 60),
+        (width, 45),
+        (800, 45),
+        (720, 40),
+        (640, 35),
+        (LEAST_WIDTH, 30),
+    ):
         pictures = [Image.open(f).convert("RGB") for f in frames]
-        pictures = [p.resize((width_, round(p.height * width_ / p.width)), Image.Resampling.LANCZOS) for p in pictures]
+        pictures = [
+            p.resize((width_, round(p.height * width_ / p.width)), Image.Resampling.LANCZOS)
+            for p in pictures
+        ]
         data = io.BytesIO()
-        pictures[0].save(data, "WEBP", save_all=True, append_images=pictures[1:], loop=0, quality=quality, method=4,
-                         duration=[int(f.stem.rsplit("-", 1)[1]) for f in frames])
+        pictures[0].save(
+            data,
+            "WEBP",
+            save_all=True,
+            append_images=pictures[1:],
+            loop=0,
+            quality=quality,
+            method=4,
+            duration=[int(f.stem.rsplit("-", 1)[1]) for f in frames],
+        )
         if data.tell() <= ANIMATION:
             break
     file.parent.mkdir(parents=True, exist_ok=True)

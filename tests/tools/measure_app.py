@@ -20,10 +20,15 @@ from typing import Any
 
 from tests.browser_page import Page, serve_fake
 
-PROBLEMS = ("Zoe sorts 12 shells into 4 boxes. How many lie in one?", "A train goes 40 km in an hour. How far in three?",
-            "Ann has 3 cats and 4 dogs. How many pets?")
-READY = ("return document.querySelector('#lm-facts li') && document.querySelector('#lm-solve') && "
-         "!document.querySelector('#lm-solve').disabled && document.querySelector('#lm-status')?.innerText.length > 0")
+PROBLEMS = (
+    "Zoe sorts 12 shells into 4 boxes. How many lie in one?",
+    "A train goes 40 km in an hour. How far in three?",
+    "Ann has 3 cats and 4 dogs. How many pets?",
+)
+READY = (
+    "return document.querySelector('#lm-facts li') && document.querySelector('#lm-solve') && "
+    "!document.querySelector('#lm-solve').disabled && document.querySelector('#lm-status')?.innerText.length > 0"
+)
 
 
 def usable(page: Page, url: str) -> dict[str, float]:
@@ -35,8 +40,14 @@ def usable(page: Page, url: str) -> dict[str, float]:
     pressable = time.perf_counter() - began
     page.until(READY)
     whole = time.perf_counter() - began
-    paint = page.run("return performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null")
-    return {"first_paint": paint / 1000 if paint else float("nan"), "pressable": pressable, "whole": whole}
+    paint = page.run(
+        "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
+    )
+    return {
+        "first_paint": paint / 1000 if paint else float("nan"),
+        "pressable": pressable,
+        "whole": whole,
+    }
 
 
 def press(page: Page, text: str) -> None:
@@ -51,7 +62,9 @@ def first_words(page: Page, text: str) -> dict[str, float]:
     page.run("document.querySelector('#lm-solve').click()")
     page.until("return document.querySelector('#lm-status .status')")
     sign = time.perf_counter() - began
-    page.until("return [...document.querySelectorAll('#lm-cards .body')].some(b => b.innerText.trim())")
+    page.until(
+        "return [...document.querySelectorAll('#lm-cards .body')].some(b => b.innerText.trim())"
+    )
     words = time.perf_counter() - began
     page.until("return document.querySelector('#lm-receipt .receipt')")
     return {"sign": sign, "words": words, "receipt": time.perf_counter() - began}
@@ -64,7 +77,10 @@ def three_at_once(url: str) -> list[dict[str, Any]]:
         for page, text in zip(pages, PROBLEMS, strict=True):
             page.open(url)
             page.write("#lm-problem textarea", text)
-        began, seen = time.perf_counter(), [{"places": [], "first_words": None, "receipt": None} for _ in pages]
+        began, seen = (
+            time.perf_counter(),
+            [{"places": [], "first_words": None, "receipt": None} for _ in pages],
+        )
         for page in pages:
             page.run("document.querySelector('#lm-solve').click()")
         while any(s["receipt"] is None for s in seen) and time.perf_counter() - began < 600:
@@ -72,8 +88,9 @@ def three_at_once(url: str) -> list[dict[str, Any]]:
                 _look(page, s, time.perf_counter() - began)
             time.sleep(0.05)
         for page, s, text in zip(pages, seen, PROBLEMS, strict=True):
-            s["own_answer_only"] = text in page.run("return document.querySelector('#lm-problem textarea').value") and not any(
-                other in page.text("#lm-cards") for other in PROBLEMS if other != text)
+            s["own_answer_only"] = text in page.run(
+                "return document.querySelector('#lm-problem textarea').value"
+            ) and not any(other in page.text("#lm-cards") for other in PROBLEMS if other != text)
             s["console_errors"] = page.errors()
         return seen
     finally:
@@ -84,7 +101,8 @@ def three_at_once(url: str) -> list[dict[str, Any]]:
 def _look(page: Page, s: dict[str, Any], now: float) -> None:
     status, words, receipt = page.run(
         "return [document.querySelector('#lm-status').innerText, [...document.querySelectorAll('#lm-cards .body')]"
-        ".some(b => b.innerText.trim()), Boolean(document.querySelector('#lm-receipt .receipt'))]")
+        ".some(b => b.innerText.trim()), Boolean(document.querySelector('#lm-receipt .receipt'))]"
+    )
     place = re.search(r"queue: (\d+)/(\d+)", status)
     if place and (not s["places"] or s["places"][-1]["place"] != place[0]):
         s["places"].append({"seconds": round(now, 2), "place": place[0]})
@@ -102,11 +120,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--url", help="an app that is already running")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--pace", default="0.004", help="seconds a record of the engine without a model")
+    parser.add_argument(
+        "--pace", default="0.004", help="seconds a record of the engine without a model"
+    )
     args = parser.parse_args()
     server: Iterator[str] | None = None
     if not args.url:
-        server = serve_fake(Path(tempfile.mkdtemp()) / "log", "--memories", "20", "--pace", args.pace)
+        server = serve_fake(
+            Path(tempfile.mkdtemp()) / "log", "--memories", "20", "--pace", args.pace
+        )
     url = args.url or next(server)  # type: ignore[arg-type]
     page = Page()
     try:
@@ -119,8 +141,17 @@ def main() -> None:
     finally:
         if server is not None:
             server.close()  # type: ignore[attr-defined]
-    print(json.dumps({"machine": {"cores": os.cpu_count(), "load": os.getloadavg()[0]}, "load_seconds": median(loads),
-                      "solve_seconds": median(words), "three_visitors": visitors}, indent=1))
+    print(
+        json.dumps(
+            {
+                "machine": {"cores": os.cpu_count(), "load": os.getloadavg()[0]},
+                "load_seconds": median(loads),
+                "solve_seconds": median(words),
+                "three_visitors": visitors,
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

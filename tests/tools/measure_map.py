@@ -63,9 +63,13 @@ def recorded(page: Page, event: str, painted: bool, action: Callable[[], None]) 
     if len(frames) < 2 or not delays:
         return {"frames": len(frames)}
     gaps = [b - a for a, b in pairwise(frames)]
-    return {"frames": len(frames), "per_second": round(1000 * (len(frames) - 1) / (frames[-1] - frames[0]), 1),
-            "longest_pause_ms": round(max(gaps), 1), "delay_ms_median": round(median(delays), 1),
-            "delay_ms_p95": round(delays[min(len(delays) - 1, int(0.95 * len(delays)))], 1)}
+    return {
+        "frames": len(frames),
+        "per_second": round(1000 * (len(frames) - 1) / (frames[-1] - frames[0]), 1),
+        "longest_pause_ms": round(max(gaps), 1),
+        "delay_ms_median": round(median(delays), 1),
+        "delay_ms_p95": round(delays[min(len(delays) - 1, int(0.95 * len(delays)))], 1),
+    }
 
 
 def moved(page: Page, seconds: float) -> dict[str, float]:
@@ -78,7 +82,14 @@ def moved(page: Page, seconds: float) -> dict[str, float]:
         end, step = time.monotonic() + seconds, 0
         while time.monotonic() < end:
             step += 1
-            mouse(page, "mouseMoved", x + 90 * ((step % 40) / 20 - 1), y + 40 * ((step % 60) / 30 - 1), button="left", buttons=1)
+            mouse(
+                page,
+                "mouseMoved",
+                x + 90 * ((step % 40) / 20 - 1),
+                y + 40 * ((step % 60) / 30 - 1),
+                button="left",
+                buttons=1,
+            )
         mouse(page, "mouseReleased", x, y, button="left", buttons=0, clickCount=1)
 
     return recorded(page, "pointermove", True, drag)
@@ -111,8 +122,12 @@ def hovered(page: Page, seconds: float) -> dict[str, float]:
         end, step = time.monotonic() + seconds, 0
         while time.monotonic() < end:
             step += 1
-            mouse(page, "mouseMoved", left + width * (0.2 + 0.6 * (step * 37 % 100) / 100),
-                  top + height * (0.2 + 0.6 * (step * 61 % 100) / 100))
+            mouse(
+                page,
+                "mouseMoved",
+                left + width * (0.2 + 0.6 * (step * 37 % 100) / 100),
+                top + height * (0.2 + 0.6 * (step * 61 % 100) / 100),
+            )
 
     return recorded(page, "pointermove", False, wander)
 
@@ -122,12 +137,17 @@ def clicked(page: Page, times: int = 5) -> dict[str, float]:
     shown, joined = [], []
     for i in range(times):
         page.run("latentmem.mapView.clear()")
-        page.until("return latentmem.mapView.mark.open === '' || latentmem.mapView.mark.open === undefined")
+        page.until(
+            "return latentmem.mapView.mark.open === '' || latentmem.mapView.mark.open === undefined"
+        )
         time.sleep(0.5)
         box = page.run(BOX)
-        at = page.run("""const v = latentmem.mapView, n = v.cloud.n, w = v.view();
+        at = page.run(
+            """const v = latentmem.mapView, n = v.cloud.n, w = v.view();
             for (let k = 0; k < n; k++) { const i = (k + arguments[0] * 7919) % n, [x, y] = v.at(i);
-              if (x > 40 && y > 40 && x < w.width - 40 && y < w.height - 40) return [x, y]; }""", i + 1)
+              if (x > 40 && y > 40 && x < w.width - 40 && y < w.height - 40) return [x, y]; }""",
+            i + 1,
+        )
         page.run("""window.lmClick = null; const v = latentmem.mapView;
             window.addEventListener('pointerup', (e) => { window.lmClick = {at: e.timeStamp};
               const frame = () => { const c = window.lmClick, now = performance.now();
@@ -138,11 +158,16 @@ def clicked(page: Page, times: int = 5) -> dict[str, float]:
         x, y = box[0] + at[0], box[1] + at[1]
         mouse(page, "mousePressed", x, y, button="left", buttons=1, clickCount=1)
         mouse(page, "mouseReleased", x, y, button="left", clickCount=1)
-        found = page.until("return window.lmClick?.joined && window.lmClick.shown && window.lmClick")
+        found = page.until(
+            "return window.lmClick?.joined && window.lmClick.shown && window.lmClick"
+        )
         shown.append(found["shown"])
         joined.append(found["joined"])
-    return {"shown_ms_median": round(median(shown), 1), "joined_ms_median": round(median(joined), 1),
-            "joined_ms_max": round(max(joined), 1)}
+    return {
+        "shown_ms_median": round(median(shown), 1),
+        "joined_ms_median": round(median(joined), 1),
+        "joined_ms_max": round(max(joined), 1),
+    }
 
 
 def measure(points: int, bank: str, seconds: float) -> dict[str, Any]:
@@ -150,7 +175,17 @@ def measure(points: int, bank: str, seconds: float) -> dict[str, Any]:
     many(FakeEngine(), bank, points).close()
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
-        command = [sys.executable, "-m", "tests.fake_engine", "--port", str(port), "--memories", str(points), "--bank", bank]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.fake_engine",
+            "--port",
+            str(port),
+            "--memories",
+            str(points),
+            "--bank",
+            bank,
+        ]
         server = serve(command, port, Path(folder) / "log", dict(os.environ))
         page = Page(1440, 900)
         try:
@@ -174,21 +209,36 @@ def _measured(page: Page, url: str, points: int, seconds: float) -> dict[str, An
     page.until("return latentmem.mapData.extras?.stamp === latentmem.mapView.stamp")
     named = time.perf_counter() - named
     page.run("latentmem.mapView.clear()")
-    return {"points": points, "first_picture_s": {"server_cold": took[0], "again": took[1]},
-            "names_and_trust_after_s": round(named, 2), "move": moved(page, seconds), "wheel": zoomed(page, seconds),
-            "hover": hovered(page, seconds), "click": clicked(page),
-            "sent_bytes": page.run("""const size = (v) => JSON.stringify(v ?? '').length, d = latentmem.mapData;
+    return {
+        "points": points,
+        "first_picture_s": {"server_cold": took[0], "again": took[1]},
+        "names_and_trust_after_s": round(named, 2),
+        "move": moved(page, seconds),
+        "wheel": zoomed(page, seconds),
+        "hover": hovered(page, seconds),
+        "click": clicked(page),
+        "sent_bytes": page.run("""const size = (v) => JSON.stringify(v ?? '').length, d = latentmem.mapData;
                 return {points: size(d.points), paint: size(d.paint), click: size(latentmem.mapView.mark)};"""),
-            "stage": page.run(BOX)[2:], "webgl": page.run(RENDERER), "errors": page.errors(),
-            "cores": os.cpu_count(), "load_1_min": round(os.getloadavg()[0], 2)}
+        "stage": page.run(BOX)[2:],
+        "webgl": page.run(RENDERER),
+        "errors": page.errors(),
+        "cores": os.cpu_count(),
+        "load_1_min": round(os.getloadavg()[0], 2),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, default=5000)
-    parser.add_argument("--bank", default="", help="a file that keeps the memories for the next time")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of moving, of zooming, and of hovering")
-    parser.add_argument("--fill-only", action="store_true", help="make the bank and measure nothing")
+    parser.add_argument(
+        "--bank", default="", help="a file that keeps the memories for the next time"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="of moving, of zooming, and of hovering"
+    )
+    parser.add_argument(
+        "--fill-only", action="store_true", help="make the bank and measure nothing"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bank = args.bank or str(Path(folder) / "bank.sqlite")

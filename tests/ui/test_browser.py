@@ -16,15 +16,24 @@ pytestmark = marks
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1440, 390])
-def test_the_mark_of_the_decision_covers_no_letter_and_no_figure(page: Page, url: str, width: int, dark: bool) -> None:
+def test_the_mark_of_the_decision_covers_no_letter_and_no_figure(
+    page: Page, url: str, width: int, dark: bool
+) -> None:
     """Wherever the decision falls: the mark and what is written in the bar never touch."""
     page.open(url)
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-        "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500})
+    page.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
     page.run("window.latentmem.setTheme(arguments[0])", dark)
     done = [trace(i, "7" if i < 4 else None) for i in range(6)] + [trace(6, "8")]
-    bars = [str(vote_bar(vote(done, 8), [0, 1], title="Vote", total=8, finished=7, decided_after=n)) for n in range(1, 9)]
-    page.run("document.querySelector('#lm-status .lm-live').innerHTML = arguments[0].join('')", bars)
+    bars = [
+        str(vote_bar(vote(done, 8), [0, 1], title="Vote", total=8, finished=7, decided_after=n))
+        for n in range(1, 9)
+    ]
+    page.run(
+        "document.querySelector('#lm-status .lm-live').innerHTML = arguments[0].join('')", bars
+    )
     try:
         touching = page.run("""
             const text = (s) => { const r = document.createRange(); r.selectNodeContents(s); return r.getBoundingClientRect(); };
@@ -39,7 +48,10 @@ def test_the_mark_of_the_decision_covers_no_letter_and_no_figure(page: Page, url
         page.run("window.latentmem.setTheme(false)")
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert touching == 0 and len(seen) == 8
-    assert all(shown and 0 <= gap <= 3 and abs(at - n / 8) < 0.01 for n, (shown, gap, at) in enumerate(seen, 1))
+    assert all(
+        shown and 0 <= gap <= 3 and abs(at - n / 8) < 0.01
+        for n, (shown, gap, at) in enumerate(seen, 1)
+    )
 
 
 def test_the_journey(page: Page, url: str) -> None:
@@ -49,21 +61,27 @@ def test_the_journey(page: Page, url: str) -> None:
     solve(page, "Zoe sorts 12 shells into 4 boxes. How many shells lie in one box?")
     assert page.run("return document.querySelectorAll('#lm-cards .card').length") >= 8
     page.until("return document.querySelector('#lm-cards .katex')")  # formulas are set
-    assert page.run("""const formula = document.createElement('span');
+    assert (
+        page.run("""const formula = document.createElement('span');
         formula.style.cssText = 'display: inline-block; width: 700px; height: 1px';
         const card = document.querySelector('#lm-cards .card.votes'); card.querySelector('.body').append(formula);
-        const fits = card.scrollWidth <= card.clientWidth; formula.remove(); return fits""")  # what is too wide is scrolled
+        const fits = card.scrollWidth <= card.clientWidth; formula.remove(); return fits""")
+    )  # what is too wide is scrolled
     assert page.run("return document.querySelectorAll('#lm-votes .seg').length") >= 2
     page.click("#lm-compare")
-    page.until("return document.querySelectorAll('#lm-columns .column').length === 3")  # without, with it, with another one
+    page.until(
+        "return document.querySelectorAll('#lm-columns .column').length === 3"
+    )  # without, with it, with another one
     page.click("#lm-replay")
     page.until("return document.querySelector('#lm-said').innerText.includes('same tokens')")
     page.click("#lm-distil-this")
     page.until("return document.querySelectorAll('#lm-curve .scatterlayer .trace').length === 3")
     page.until("return document.querySelector('#lm-outcome .outcome.open')")
     page.click("#lm-distil")  # once more: what was drawn goes, and comes again
-    page.until("return document.querySelector('#lm-distil-cards .card') && "
-               "document.querySelector('#lm-curve .lm-figure').offsetHeight === 0")
+    page.until(
+        "return document.querySelector('#lm-distil-cards .card') && "
+        "document.querySelector('#lm-curve .lm-figure').offsetHeight === 0"
+    )
     page.until("return document.querySelectorAll('#lm-curve .scatterlayer .trace').length === 3")
     page.until("return document.querySelector('#lm-outcome .outcome.open')")
     page.click("#lm-before-after")
@@ -77,10 +95,17 @@ def test_the_journey(page: Page, url: str) -> None:
     solve(page, "Zoe sorts 15 shells into 5 boxes. How many shells lie in one box?")
     assert "Zoe sorts 12 shells" in page.text("#lm-receipt .used")
     page.click("#lm-receipt a[data-memory]")  # why this memory?
-    page.until("return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]", name)
+    page.until(
+        "return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]",
+        name,
+    )
     page.until("return Number(document.querySelector('#lm-map .lm-figure').dataset.points) === 13")
-    assert f"?memory={name}" in page.driver.current_url or f"&memory={name}" in page.driver.current_url
-    page.until("return Boolean(window.latentmem.mapView.mark.star)")  # the problem, with edges to what is near
+    assert (
+        f"?memory={name}" in page.driver.current_url or f"&memory={name}" in page.driver.current_url
+    )
+    page.until(
+        "return Boolean(window.latentmem.mapView.mark.star)"
+    )  # the problem, with edges to what is near
     page.click("#lm-delete")
     page.click("#lm-really")
     page.until("return document.querySelector('#lm-facts').innerText.includes('12 memories')")
@@ -96,15 +121,22 @@ def test_a_click_on_a_point_opens_its_memory_also_after_an_update(page: Page, ur
     page.until("return Number(document.querySelector('#lm-map .lm-figure')?.dataset.points) >= 12")
     for _ in range(2):
         name = click_point(page)
-        page.until("return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]", name)
+        page.until(
+            "return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]",
+            name,
+        )
         assert name in page.driver.current_url
-        page.write("#lm-ask textarea, #lm-ask input", "A train and a bus")  # a star: Python sends another figure
+        page.write(
+            "#lm-ask textarea, #lm-ask input", "A train and a bus"
+        )  # a star: Python sends another figure
         page.click("#lm-locate")
         page.until("return Boolean(window.latentmem.mapView.mark.star)")
     assert page.errors() == []
 
 
-def test_a_map_that_changed_while_it_was_not_shown_is_drawn_when_it_is(page: Page, url: str) -> None:
+def test_a_map_that_changed_while_it_was_not_shown_is_drawn_when_it_is(
+    page: Page, url: str
+) -> None:
     page.open(url)
     page.tab("Memories")
     page.until("return Number(document.querySelector('#lm-map .lm-figure')?.dataset.points) >= 12")
@@ -112,9 +144,12 @@ def test_a_map_that_changed_while_it_was_not_shown_is_drawn_when_it_is(page: Pag
     solve(page, "Zoe sorts 15 shells into 5 boxes. How many shells lie in one box?")
     page.click("#lm-receipt a[data-memory]")
     page.until("return Boolean(window.latentmem.mapView.mark.star)")
-    page.until("const texts = (layout) => (layout.annotations ?? []).map(a => [a.x, a.y, a.text].join()).join(' ');"
-               "const meant = texts(latentmem.mapView.mark.layout);"
-               "return meant && meant === texts(document.querySelector('#lm-map .lm-figure').layout)", seconds=20)
+    page.until(
+        "const texts = (layout) => (layout.annotations ?? []).map(a => [a.x, a.y, a.text].join()).join(' ');"
+        "const meant = texts(latentmem.mapView.mark.layout);"
+        "return meant && meant === texts(document.querySelector('#lm-map .lm-figure').layout)",
+        seconds=20,
+    )
     assert page.errors() == []
 
 
@@ -132,9 +167,16 @@ def test_foreign_text_stays_text(page: Page, url: str) -> None:
     page.click("#lm-locate")
     page.until("return Boolean(window.latentmem.mapView.mark.star)")
     page.until("return document.querySelector('#lm-table').innerText.includes('<img src=x')")
-    assert "${window.hurt=1}" in page.run("return document.querySelector('#lm-ask textarea, #lm-ask input').value")
+    assert "${window.hurt=1}" in page.run(
+        "return document.querySelector('#lm-ask textarea, #lm-ask input').value"
+    )
     assert page.run("return window.hurt ?? null") is None
-    assert page.run("return document.querySelectorAll('.lm-live img, .lm-live script, .lm-figure img').length") == 0
+    assert (
+        page.run(
+            "return document.querySelectorAll('.lm-live img, .lm-live script, .lm-figure img').length"
+        )
+        == 0
+    )
     assert page.errors() == []
 
 
@@ -142,14 +184,24 @@ def test_the_address_of_a_memory_and_the_keyboard(page: Page, url: str) -> None:
     page.open(url)
     page.tab("Memories")
     page.until("return document.querySelector('table.bank tbody a')")
-    name = page.run("return document.querySelector('table.bank tbody tr:last-child a').dataset.memory")
+    name = page.run(
+        "return document.querySelector('table.bank tbody tr:last-child a').dataset.memory"
+    )
     page.open(f"{url}?memory={name}")
-    page.until("return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]", name)
+    page.until(
+        "return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]",
+        name,
+    )
     from selenium.webdriver.common.keys import Keys
 
     page.run("document.querySelector('table.bank tbody tr:first-child a').focus()")
-    page.driver.switch_to.active_element.send_keys(Keys.ENTER)  # a name in the table opens with Enter
-    page.until("return document.querySelector('#lm-memory [data-address]').dataset.address !== arguments[0]", name)
+    page.driver.switch_to.active_element.send_keys(
+        Keys.ENTER
+    )  # a name in the table opens with Enter
+    page.until(
+        "return document.querySelector('#lm-memory [data-address]').dataset.address !== arguments[0]",
+        name,
+    )
     assert page.errors() == []
 
 
@@ -158,15 +210,22 @@ def test_a_receipt_opens_from_the_page_of_its_memory(page: Page, url: str) -> No
     from selenium.webdriver.common.keys import Keys
 
     def shown(receipt: str) -> str:
-        return page.until("return document.querySelector('#lm-memory [data-address]')?.dataset.receiptOpen === arguments[0]"
-                          " && document.activeElement.matches(arguments[0] ? '[data-focus]' : '[data-receipt]')", receipt)
+        return page.until(
+            "return document.querySelector('#lm-memory [data-address]')?.dataset.receiptOpen === arguments[0]"
+            " && document.activeElement.matches(arguments[0] ? '[data-focus]' : '[data-receipt]')",
+            receipt,
+        )
 
     page.open(url)
-    page.run("sessionStorage.clear()")  # a first visit: a reload would bring back what the test before asked
+    page.run(
+        "sessionStorage.clear()"
+    )  # a first visit: a reload would bring back what the test before asked
     page.open(url)
     assert page.run("return document.querySelector('#lm-example input').value") != ""
     solve(page, "Zoe sorts 18 shells into 6 boxes. How many shells lie in one box?")
-    assert page.run("return document.querySelector('#lm-example input').value") == "", "what was typed is no example"
+    assert page.run("return document.querySelector('#lm-example input').value") == "", (
+        "what was typed is no example"
+    )
     page.click("#lm-receipt a[data-memory]")
     page.until("return document.querySelector('#lm-memory-more .use details')")
     memory = page.run("return document.querySelector('#lm-memory [data-address]').dataset.address")
@@ -175,12 +234,20 @@ def test_a_receipt_opens_from_the_page_of_its_memory(page: Page, url: str) -> No
         return link.dataset.receipt""")
     page.driver.switch_to.active_element.send_keys(Keys.ENTER)
     shown(receipt)
-    assert "18 shells" in page.text("#lm-memory-more .stored") and f"memory={memory}" in page.driver.current_url
+    assert (
+        "18 shells" in page.text("#lm-memory-more .stored")
+        and f"memory={memory}" in page.driver.current_url
+    )
     assert f"receipt={receipt}" in page.driver.current_url
     page.run("document.querySelector('#lm-memory-more .stored a[data-memory]').focus()")
-    page.driver.switch_to.active_element.send_keys(Keys.ENTER)  # the way back ends at the link that was followed
+    page.driver.switch_to.active_element.send_keys(
+        Keys.ENTER
+    )  # the way back ends at the link that was followed
     shown("")
-    assert page.run("return document.activeElement.dataset.receipt") == receipt and "receipt=" not in page.driver.current_url
+    assert (
+        page.run("return document.activeElement.dataset.receipt") == receipt
+        and "receipt=" not in page.driver.current_url
+    )
     page.driver.switch_to.active_element.send_keys(Keys.ENTER)
     shown(receipt)
     page.driver.back()
@@ -199,7 +266,9 @@ def test_a_receipt_opens_from_the_page_of_its_memory(page: Page, url: str) -> No
     page.until("return !document.querySelector('[data-do=really-forget]')")
     assert f"memory={memory}" in page.driver.current_url
     page.open(f"{url}?receipt=r404")
-    page.until("return document.querySelector('#lm-memory-notice').innerText.includes('There is no receipt')")
+    page.until(
+        "return document.querySelector('#lm-memory-notice').innerText.includes('There is no receipt')"
+    )
     assert page.errors() == []
 
 
@@ -218,7 +287,9 @@ def test_stop_and_the_place_in_the_queue(page: Page, url: str) -> None:
         page.until("return document.querySelector('#lm-status').innerText.includes('Stopped')")
         page.until("return !document.querySelector('#lm-solve').disabled")
         assert "writing…" not in page.text("#lm-cards")
-        other.until("return document.querySelector('#lm-receipt .receipt')")  # the stopped run made room
+        other.until(
+            "return document.querySelector('#lm-receipt .receipt')"
+        )  # the stopped run made room
         assert other.run("return document.documentElement.scrollWidth <= window.innerWidth + 1")
         assert page.errors() == [] and other.errors() == []
     finally:

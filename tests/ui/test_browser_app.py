@@ -14,7 +14,9 @@ ZOE = "Zoe sorts 12 shells into 4 boxes. How many shells lie in one box?"
 
 
 def panel(page: Page) -> str:
-    return page.run("return document.querySelector('#lm-tabs button[role=tab][aria-selected=true]').dataset.tabId")
+    return page.run(
+        "return document.querySelector('#lm-tabs button[role=tab][aria-selected=true]').dataset.tabId"
+    )
 
 
 def later(page: Page) -> None:
@@ -26,15 +28,22 @@ def heights(page: Page) -> dict[int, int]:
     """Of the line at the top, by the width of the screen."""
     found = {}
     for width in (1440, 1100, 800, 390):
-        page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-            "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500})
-        found[width] = round(page.run("return document.querySelector('.top').getBoundingClientRect().height"))
+        page.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
+        )
+        found[width] = round(
+            page.run("return document.querySelector('.top').getBoundingClientRect().height")
+        )
     return found
 
 
 def test_a_first_visitor_sees_what_to_press(page: Page, url: str) -> None:
     page.open(url)
-    assert "Press Solve" in page.text("#lm-status") and page.run("return document.querySelectorAll('.tile').length") == 6
+    assert (
+        "Press Solve" in page.text("#lm-status")
+        and page.run("return document.querySelectorAll('.tile').length") == 6
+    )
     box = page.run("return document.querySelector('#lm-problem textarea').value")
     assert box and page.run("return !document.querySelector('#lm-solve').disabled")
     text = page.text(".tile:nth-child(2) .tx")
@@ -49,10 +58,14 @@ def test_walking_back_and_forth(page: Page, url: str) -> None:
     page.tab("Memories")
     page.until("return location.search === '?panel=memories'")
     page.until("return document.querySelectorAll('table.bank tbody a').length >= 2")
-    first, second = page.run("return [...document.querySelectorAll('table.bank tbody a')].slice(0, 2).map(a => a.dataset.memory)")
+    first, second = page.run(
+        "return [...document.querySelectorAll('table.bank tbody a')].slice(0, 2).map(a => a.dataset.memory)"
+    )
     for name in (first, second):
         page.click(f"table.bank tbody a[data-memory='{name}']")
-        page.until("return new URL(location.href).searchParams.get('memory') === arguments[0]", name)
+        page.until(
+            "return new URL(location.href).searchParams.get('memory') === arguments[0]", name
+        )
     page.tab("Distil")
     page.until("return location.search === '?panel=distil'")
     opened = "return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]"
@@ -75,7 +88,9 @@ def test_walking_back_and_forth(page: Page, url: str) -> None:
 
 def test_a_problem_can_be_linked_to(page: Page, url: str) -> None:
     page.open(f"{url}?problem={quote('What is 3 + 4 & 5?')}")
-    page.until("return document.querySelector('#lm-problem textarea').value === 'What is 3 + 4 & 5?'")
+    page.until(
+        "return document.querySelector('#lm-problem textarea').value === 'What is 3 + 4 & 5?'"
+    )
     page.click("#lm-solve")
     page.until("return document.querySelector('#lm-receipt .receipt')")
     page.write("#lm-problem textarea", ZOE)
@@ -86,14 +101,22 @@ def test_a_problem_can_be_linked_to(page: Page, url: str) -> None:
     page.tab("Solve")
     page.write("#lm-problem textarea", " ")  # which is refused, and has no place in the address
     page.click("#lm-solve")
-    page.until("return document.querySelector('#lm-status').innerText.includes('The problem is empty')")
+    page.until(
+        "return document.querySelector('#lm-status').innerText.includes('The problem is empty')"
+    )
     assert page.run("return new URL(location.href).searchParams.get('problem')") == ZOE
     page.write("#lm-problem textarea", ZOE.replace("12", "16"))
     page.click("#lm-solve")
-    page.until("return new URL(location.href).searchParams.get('problem') === arguments[0]", ZOE.replace("12", "16"))
+    page.until(
+        "return new URL(location.href).searchParams.get('problem') === arguments[0]",
+        ZOE.replace("12", "16"),
+    )
     page.until("return document.querySelector('#lm-stop').disabled")
     page.driver.back()
-    page.until("return new URL(location.href).searchParams.get('problem') === arguments[0]", ZOE.replace("12", "16"))
+    page.until(
+        "return new URL(location.href).searchParams.get('problem') === arguments[0]",
+        ZOE.replace("12", "16"),
+    )
     page.open(f"{url}?panel=about")
     page.until(lambda: panel(page) == "about")
     assert page.errors() == []
@@ -107,7 +130,9 @@ def test_a_reload_keeps_the_work(page: Page, url: str) -> None:
     page.until("return document.querySelector('#lm-outcome .outcome.open')")
     assert page.reload() == []  # on the Distil panel
     page.tab("Solve")
-    page.until("return document.querySelector('#lm-receipt .receipt')?.innerText === arguments[0]", said)
+    page.until(
+        "return document.querySelector('#lm-receipt .receipt')?.innerText === arguments[0]", said
+    )
     assert page.run("return document.querySelector('#lm-problem textarea').value") == ZOE
     assert page.run("return document.querySelectorAll('#lm-cards .card').length") == 16
     page.tab("Distil")
@@ -125,12 +150,17 @@ def test_a_run_goes_on_while_the_page_is_reloaded(page: Page, url: str, panel: s
     going = "return document.querySelectorAll('#lm-cards .card').length && !document.querySelector('#lm-stop').disabled"
     page.until(going)  # not the cards of the run before, which this tab still shows at first
     page.tab(panel)
-    page.until("return arguments[0] === 'Solve' || location.search.includes('panel=memories') && latentmem.mapData.extras", panel)
+    page.until(
+        "return arguments[0] === 'Solve' || location.search.includes('panel=memories') && latentmem.mapData.extras",
+        panel,
+    )
     assert page.reload() == []
     page.tab("Solve")
     page.until(going)
     before = page.run("return document.querySelector('#lm-cards').innerText.length")
-    page.until("return document.querySelector('#lm-cards').innerText.length > arguments[0] + 20", before)
+    page.until(
+        "return document.querySelector('#lm-cards').innerText.length > arguments[0] + 20", before
+    )
     page.click("#lm-stop")
     page.until("return document.querySelector('#lm-status').innerText.includes('Stopped')")
     solve(page, ZOE)  # and the model is free again
@@ -148,8 +178,10 @@ def test_a_press_in_the_queue_outlives_a_reload(page: Page, tmp_path: Path) -> N
         page.open(url)
         page.write("#lm-problem textarea", ZOE)
         page.click("#lm-solve")
-        queued = ("const words = document.querySelector('#lm-status')?.innerText ?? '';"
-                  "return words.includes('Waiting for the model') && words.includes('queue: 1/1')")
+        queued = (
+            "const words = document.querySelector('#lm-status')?.innerText ?? '';"
+            "return words.includes('Waiting for the model') && words.includes('queue: 1/1')"
+        )
         page.until(queued)
         assert page.reload() == []
         page.until(queued)
@@ -168,11 +200,15 @@ def test_two_tabs_of_one_browser_do_not_mix(page: Page, url: str) -> None:
     page.open(url)
     solve(page, ZOE)
     first = page.driver.current_window_handle
-    page.run("window.open(location.pathname + '?problem=Another+one%3F')")  # has a copy of the first one's sessionStorage
+    page.run(
+        "window.open(location.pathname + '?problem=Another+one%3F')"
+    )  # has a copy of the first one's sessionStorage
     page.until(lambda: len(page.driver.window_handles) == 2)
     page.driver.switch_to.window(next(h for h in page.driver.window_handles if h != first))
     try:
-        page.until("return document.querySelector('#lm-problem textarea')?.value === 'Another one?'")
+        page.until(
+            "return document.querySelector('#lm-problem textarea')?.value === 'Another one?'"
+        )
         assert not page.run("return document.querySelector('#lm-receipt .receipt')")
         solve(page, "What do two tabs share?")
         tokens = [page.run("return sessionStorage.getItem('latentmem-tab')")]
@@ -204,26 +240,46 @@ def test_loading_is_said_with_progress_and_ends_by_itself(page: Page, tmp_path: 
 
 
 def test_a_shared_app_keeps_visitors_apart(page: Page, tmp_path: Path) -> None:
-    server = serve_fake(tmp_path / "log", "--memories", "6", "--pace", "0.002", LATENTMEM_HOSTED="1",
-                        LATENTMEM_HOSTED_CHARS="300", LATENTMEM_HOSTED_STEPS="3")
+    server = serve_fake(
+        tmp_path / "log",
+        "--memories",
+        "6",
+        "--pace",
+        "0.002",
+        LATENTMEM_HOSTED="1",
+        LATENTMEM_HOSTED_CHARS="300",
+        LATENTMEM_HOSTED_STEPS="3",
+    )
     other = Page(390, 844)
     try:
         url = next(server)
         page.open(url), other.open(url)
-        assert "6 memories" in page.text("#lm-facts") and "0 of them yours" in page.text("#lm-facts")
+        assert "6 memories" in page.text("#lm-facts") and "0 of them yours" in page.text(
+            "#lm-facts"
+        )
         solve(page, ZOE)
         page.click("#lm-distil-this")
         page.until("return document.querySelector('#lm-outcome .outcome.open')")
         page.click("#lm-keep")
-        page.until("return document.querySelector('#lm-facts').innerText.includes('1 of them yours')")
+        page.until(
+            "return document.querySelector('#lm-facts').innerText.includes('1 of them yours')"
+        )
         assert page.reload() == []
-        page.until("return document.querySelector('#lm-facts')?.innerText.includes('1 of them yours')")
-        mine = page.run("return document.querySelector('#lm-outcome a[data-memory]').dataset.memory")
+        page.until(
+            "return document.querySelector('#lm-facts')?.innerText.includes('1 of them yours')"
+        )
+        mine = page.run(
+            "return document.querySelector('#lm-outcome a[data-memory]').dataset.memory"
+        )
         other.open(f"{url}?memory={mine}")
-        other.until("return document.querySelector('#lm-memory-notice').innerText.includes('no memory')")
+        other.until(
+            "return document.querySelector('#lm-memory-notice').innerText.includes('no memory')"
+        )
         assert "6 memories" in other.text("#lm-facts")
         other.tab("About")
-        assert "nobody else sees them" in other.text("#lm-about") and "at most 300 characters" in other.text("#lm-about")
+        assert "nobody else sees them" in other.text(
+            "#lm-about"
+        ) and "at most 300 characters" in other.text("#lm-about")
         assert other.run("return document.documentElement.scrollWidth <= window.innerWidth + 1")
         assert page.errors() == [] and other.errors() == []
     finally:
@@ -233,20 +289,40 @@ def test_a_shared_app_keeps_visitors_apart(page: Page, tmp_path: Path) -> None:
 
 
 def test_a_full_queue_says_so_and_does_not_strand_the_page(page: Page, tmp_path: Path) -> None:
-    server, pages = serve_fake(tmp_path / "log", "--memories", "3", "--pace", "0.03", LATENTMEM_HOSTED="1",
-                               LATENTMEM_HOSTED_QUEUE="1"), [page, Page(), Page()]
+    server, pages = (
+        serve_fake(
+            tmp_path / "log",
+            "--memories",
+            "3",
+            "--pace",
+            "0.03",
+            LATENTMEM_HOSTED="1",
+            LATENTMEM_HOSTED_QUEUE="1",
+        ),
+        [page, Page(), Page()],
+    )
     try:
         url = next(server)
-        for tab, text in zip(pages, ("Answer this slowly?", "Second in the queue?", "Third and too many?"), strict=True):
+        for tab, text in zip(
+            pages,
+            ("Answer this slowly?", "Second in the queue?", "Third and too many?"),
+            strict=True,
+        ):
             tab.open(url)
             tab.write("#lm-problem textarea", text)
         pages[0].click("#lm-solve")
         pages[0].until("return document.querySelector('#lm-cards .card')")
         pages[1].click("#lm-solve")
-        pages[1].until("return document.querySelector('#lm-status').innerText.includes('queue: 1/1')")
+        pages[1].until(
+            "return document.querySelector('#lm-status').innerText.includes('queue: 1/1')"
+        )
         pages[2].click("#lm-solve")
-        pages[2].until("return document.querySelector('#lm-status').innerText.includes('its queue is full')")
-        pages[2].until("return !document.querySelector('#lm-solve').disabled && document.querySelector('#lm-stop').disabled")
+        pages[2].until(
+            "return document.querySelector('#lm-status').innerText.includes('its queue is full')"
+        )
+        pages[2].until(
+            "return !document.querySelector('#lm-solve').disabled && document.querySelector('#lm-stop').disabled"
+        )
         pages[0].click("#lm-stop")
         pages[1].until("return document.querySelector('#lm-receipt .receipt')")
         solve(pages[2], "Third and too many?")  # pressed again, it has its turn
@@ -257,17 +333,28 @@ def test_a_full_queue_says_so_and_does_not_strand_the_page(page: Page, tmp_path:
         server.close()
 
 
-def test_a_comparison_can_be_stopped_and_the_keyboard_keeps_its_place(page: Page, tmp_path: Path) -> None:
+def test_a_comparison_can_be_stopped_and_the_keyboard_keeps_its_place(
+    page: Page, tmp_path: Path
+) -> None:
     server = serve_fake(tmp_path / "log", "--memories", "3", "--pace", "0.05")
     try:
         page.open(next(server))
         page.write("#lm-problem textarea", ZOE)
         page.click("#lm-solve")
-        page.until("const b = document.querySelector('#lm-cards .body'); b?.focus(); return document.activeElement === b && b")
+        page.until(
+            "const b = document.querySelector('#lm-cards .body'); b?.focus(); return document.activeElement === b && b"
+        )
         before = page.text("#lm-cards")
-        page.until("return document.querySelector('#lm-cards').innerText.length > arguments[0] + 80", len(before))
-        assert page.run("return document.activeElement.matches('#lm-cards .body')"), "its card was drawn again meanwhile"
-        page.until("return document.querySelector('#lm-receipt .receipt') && document.querySelector('#lm-stop').disabled")
+        page.until(
+            "return document.querySelector('#lm-cards').innerText.length > arguments[0] + 80",
+            len(before),
+        )
+        assert page.run("return document.activeElement.matches('#lm-cards .body')"), (
+            "its card was drawn again meanwhile"
+        )
+        page.until(
+            "return document.querySelector('#lm-receipt .receipt') && document.querySelector('#lm-stop').disabled"
+        )
         page.click("#lm-compare")
         page.click("#lm-stop")
         page.until("return document.querySelector('#lm-columns').innerText.includes('Stopped')")

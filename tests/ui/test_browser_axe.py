@@ -40,22 +40,43 @@ def violations(page: Page) -> list[str]:
     found = page.driver.execute_async_script(
         "const done = arguments[arguments.length - 1];"
         "axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations), e => done([{id: String(e), impact:"
-        " 'critical', nodes: []}]))")
-    return [json.dumps({"rule": v["id"], "impact": v["impact"], "nodes": [
-        (n["html"][:160], n.get("failureSummary", "")[:200]) for n in v["nodes"][:3]]}) for v in found if v["impact"] in GRAVE]
+        " 'critical', nodes: []}]))"
+    )
+    return [
+        json.dumps(
+            {
+                "rule": v["id"],
+                "impact": v["impact"],
+                "nodes": [
+                    (n["html"][:160], n.get("failureSummary", "")[:200]) for n in v["nodes"][:3]
+                ],
+            }
+        )
+        for v in found
+        if v["impact"] in GRAVE
+    ]
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield from serve_fake(tmp_path_factory.mktemp("app") / "log", "--memories", "12", "--pace", "0.001")
+    yield from serve_fake(
+        tmp_path_factory.mktemp("app") / "log", "--memories", "12", "--pace", "0.001"
+    )
 
 
 @pytest.fixture(scope="module", params=[WIDE, NARROW], ids=["wide", "narrow"])
 def page(request: pytest.FixtureRequest, url: str) -> Iterator[Page]:
     """A visitor who has solved, distilled, compared and opened a memory, so that every panel is full."""
     tab = Page(*request.param)
-    tab.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-        "width": request.param[0], "height": request.param[1], "deviceScaleFactor": 1, "mobile": request.param[0] < 500})
+    tab.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {
+            "width": request.param[0],
+            "height": request.param[1],
+            "deviceScaleFactor": 1,
+            "mobile": request.param[0] < 500,
+        },
+    )
     tab.open(url)
     solve(tab, "Zoe sorts 12 shells into 4 fraction boxes. How many shells lie in one box?")
     tab.click("#lm-compare")
@@ -85,10 +106,18 @@ def test_the_first_page(url: str) -> None:
 def shown(page: Page, panel: str, dark: bool) -> None:
     """Opens a panel and everything in it that opens."""
     page.run("window.latentmem.setTheme(arguments[0])", dark)
-    page.run("document.querySelector(`#lm-tabs button[role=tab][data-tab-id=${arguments[0]}]`).click()", panel)
-    page.until("return document.querySelector('#lm-tabs button[aria-selected=true]').dataset.tabId === arguments[0]", panel)
-    page.run("[...document.querySelectorAll('.settings > button')].filter(b => b.getClientRects().length && "
-             "!b.classList.contains('open')).forEach(b => b.click())")
+    page.run(
+        "document.querySelector(`#lm-tabs button[role=tab][data-tab-id=${arguments[0]}]`).click()",
+        panel,
+    )
+    page.until(
+        "return document.querySelector('#lm-tabs button[aria-selected=true]').dataset.tabId === arguments[0]",
+        panel,
+    )
+    page.run(
+        "[...document.querySelectorAll('.settings > button')].filter(b => b.getClientRects().length && "
+        "!b.classList.contains('open')).forEach(b => b.click())"
+    )
     time.sleep(0.6)  # colours fade in
     page.run("document.querySelectorAll('details').forEach(d => { d.open = true; })")
 
@@ -99,7 +128,9 @@ def test_a_panel_has_no_grave_violation(page: Page, panel: str) -> None:
     assert violations(page) == []
 
 
-@pytest.mark.parametrize("page", [WIDE], ids=["wide"], indirect=True)  # on a narrow screen the colours are the same
+@pytest.mark.parametrize(
+    "page", [WIDE], ids=["wide"], indirect=True
+)  # on a narrow screen the colours are the same
 @pytest.mark.parametrize("panel", PANELS)
 def test_a_panel_has_no_grave_violation_in_the_dark(page: Page, panel: str) -> None:
     shown(page, panel, dark=True)
@@ -111,40 +142,53 @@ def test_the_empty_part_of_a_slider_is_dark_in_the_dark(page: Page) -> None:
     lights = {}
     for dark in (True, False):
         page.run("window.latentmem.setTheme(arguments[0])", dark)
-        lights[dark] = page.run("const tone = getComputedStyle(document.querySelector('.settings input[type=range]'))"
-                                ".getPropertyValue('--neutral-200').trim().slice(1);"
-                                "return [0, 2, 4].map((i) => parseInt(tone.slice(i, i + 2), 16) / 255)")
+        lights[dark] = page.run(
+            "const tone = getComputedStyle(document.querySelector('.settings input[type=range]'))"
+            ".getPropertyValue('--neutral-200').trim().slice(1);"
+            "return [0, 2, 4].map((i) => parseInt(tone.slice(i, i + 2), 16) / 255)"
+        )
     assert max(lights[True]) < 0.5 < min(lights[False])
 
 
 def test_nothing_is_wider_than_the_screen(page: Page) -> None:
     for panel in PANELS:
-        page.run("document.querySelector(`#lm-tabs button[role=tab][data-tab-id=${arguments[0]}]`).click()", panel)
+        page.run(
+            "document.querySelector(`#lm-tabs button[role=tab][data-tab-id=${arguments[0]}]`).click()",
+            panel,
+        )
         time.sleep(0.4)
-        wide = page.run("return [...document.querySelectorAll('.gradio-container *')].filter(e => e.getClientRects().length && "
-                        "!e.closest('.scroll, .katex, svg, .js-plotly-plot, [aria-hidden=true], .body, pre, .lm-tools, table, "
-                        "#lm-tabs .tab-container') && e.getBoundingClientRect().right > innerWidth + 2 && "
-                        "getComputedStyle(e).position !== 'absolute').slice(0, 5).map(e => e.outerHTML.slice(0, 120))")
+        wide = page.run(
+            "return [...document.querySelectorAll('.gradio-container *')].filter(e => e.getClientRects().length && "
+            "!e.closest('.scroll, .katex, svg, .js-plotly-plot, [aria-hidden=true], .body, pre, .lm-tools, table, "
+            "#lm-tabs .tab-container') && e.getBoundingClientRect().right > innerWidth + 2 && "
+            "getComputedStyle(e).position !== 'absolute').slice(0, 5).map(e => e.outerHTML.slice(0, 120))"
+        )
         assert wide == [], panel
 
 
 def test_one_long_number_pushes_nothing_off_the_screen(page: Page) -> None:
     """50! has 65 digits. The page clips what is too wide, so nobody could scroll to it."""
     page.run("document.querySelector('#lm-tabs button[role=tab][data-tab-id=solve]').click()")
-    page.until("return document.querySelector('#lm-receipt .receipt .used')?.getClientRects().length")
-    out = page.run("const long = Object.assign(document.createElement('p'), { textContent: '3'.repeat(200) });"
-                   "document.querySelector('#lm-receipt .receipt .used').append(long);"
-                   "const wide = [...document.querySelectorAll('#lm-receipt *')].filter((e) => e.getClientRects().length && "
-                   "e.getBoundingClientRect().right > innerWidth + 2).map((e) => e.outerHTML.slice(0, 80));"
-                   "long.remove(); return wide")
+    page.until(
+        "return document.querySelector('#lm-receipt .receipt .used')?.getClientRects().length"
+    )
+    out = page.run(
+        "const long = Object.assign(document.createElement('p'), { textContent: '3'.repeat(200) });"
+        "document.querySelector('#lm-receipt .receipt .used').append(long);"
+        "const wide = [...document.querySelectorAll('#lm-receipt *')].filter((e) => e.getClientRects().length && "
+        "e.getBoundingClientRect().right > innerWidth + 2).map((e) => e.outerHTML.slice(0, 80));"
+        "long.remove(); return wide"
+    )
     assert out == []
 
 
 def test_an_open_receipt_has_no_grave_violation(page: Page) -> None:
     page.run("document.querySelector('#lm-tabs button[role=tab][data-tab-id=solve]').click()")
     page.click("#lm-receipt a[data-memory]")
-    page.until("const d = document.querySelector('#lm-memory-more .use details:has([data-receipt])');"
-               "if (d) d.open = true; return Boolean(d)")
+    page.until(
+        "const d = document.querySelector('#lm-memory-more .use details:has([data-receipt])');"
+        "if (d) d.open = true; return Boolean(d)"
+    )
     page.click("#lm-memory-more .use details [data-receipt]")
     page.until("return document.activeElement.matches('#lm-memory-more [data-focus]')")
     page.run("document.querySelectorAll('details').forEach(d => { d.open = true; })")

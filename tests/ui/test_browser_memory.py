@@ -24,10 +24,15 @@ def test_a_click_within_an_open_memory_leaves_it_open(page: Page, url: str) -> N
         page.click(css)
         time.sleep(0.5)
     page.until("return !document.querySelector(arguments[0])", tag)
-    assert page.run("return document.querySelector('#lm-memory [data-address]').dataset.address") == name
+    assert (
+        page.run("return document.querySelector('#lm-memory [data-address]').dataset.address")
+        == name
+    )
     assert f"memory={name}" in page.driver.current_url
-    grey = ("return Number([...document.querySelectorAll('.lm-legend button')].find("
-            "b => b.innerText.includes('quarantined'))?.querySelector('.num').innerText ?? 0)")
+    grey = (
+        "return Number([...document.querySelectorAll('.lm-legend button')].find("
+        "b => b.innerText.includes('quarantined'))?.querySelector('.num').innerText ?? 0)"
+    )
     before = page.run(grey)
     page.click("#lm-quarantine")
     page.until(lambda: page.run(grey) == before + 1)
@@ -40,8 +45,11 @@ def test_the_keyboards_place_is_not_lost_with_the_button_that_had_it(page: Page,
     from selenium.webdriver.common.keys import Keys
 
     def press(css: str, then: str) -> None:
-        page.until("const e = document.querySelector(arguments[0]); if (!e?.getClientRects().length) return false;"
-                   "e.focus(); return document.activeElement === e", css)
+        page.until(
+            "const e = document.querySelector(arguments[0]); if (!e?.getClientRects().length) return false;"
+            "e.focus(); return document.activeElement === e",
+            css,
+        )
         page.driver.switch_to.active_element.send_keys(Keys.ENTER)
         page.until("return document.activeElement.matches(arguments[0])", then)
 
@@ -55,7 +63,10 @@ def test_the_keyboards_place_is_not_lost_with_the_button_that_had_it(page: Page,
     press("#lm-close", "#lm-map .lm-figure")
     page.tab("Distil")
     for choice, then in (("#lm-discard", "#lm-distil"), ("#lm-keep", "#lm-outcome a")):
-        page.write("#lm-distil-problem textarea", "Zoe sorts 21 shells into 7 boxes. How many shells lie in one box?")
+        page.write(
+            "#lm-distil-problem textarea",
+            "Zoe sorts 21 shells into 7 boxes. How many shells lie in one box?",
+        )
         page.click("#lm-distil")
         page.until("return document.querySelector('#lm-outcome .outcome.open')")
         press(choice, then)
@@ -68,7 +79,9 @@ def test_the_keyboards_place_is_not_lost_with_the_button_that_had_it(page: Page,
 def test_walking_on_before_the_server_has_answered_loses_no_step(page: Page, url: str) -> None:
     """Twice back at once, then a memory that is opened within the next second."""
     page.open(url)
-    page.run("const now = Date.now; Date.now = () => now() + 60_000")  # a page that was not just loaded
+    page.run(
+        "const now = Date.now; Date.now = () => now() + 60_000"
+    )  # a page that was not just loaded
     page.tab("Memories")
     page.until("return document.querySelectorAll('table.bank tbody a').length >= 4")
     named = "return [...document.querySelectorAll('table.bank tbody a')].map(a => a.dataset.memory)"

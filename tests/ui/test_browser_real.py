@@ -17,8 +17,17 @@ from tests.browser_page import ROOT, Page, click_point, free_port, marks, serve
 pytestmark = [*marks, pytest.mark.real, pytest.mark.timeout(3000)]
 # Small enough for two cores; the gate stands wide open and every gradient step is a memory, since what is tested is the
 # way and not what is learnt.
-SETTINGS = {"ROLLOUTS": "4", "MAX_NEW_TOKENS": "224", "STEPS": "2", "TEMPERATURE": "1", "GATE_VOTES": "1", "GATE_LEAD": "0",
-            "KEEP": "last", "MIN_SIMILARITY": "0.2", "STARTER": "0"}
+SETTINGS = {
+    "ROLLOUTS": "4",
+    "MAX_NEW_TOKENS": "224",
+    "STEPS": "2",
+    "TEMPERATURE": "1",
+    "GATE_VOTES": "1",
+    "GATE_LEAD": "0",
+    "KEEP": "last",
+    "MIN_SIMILARITY": "0.2",
+    "STARTER": "0",
+}
 PATIENCE = 900.0
 FAMILIES = ("change", "ages", "sharing", "discount", "work", "saving")
 
@@ -33,8 +42,12 @@ def families() -> Iterator[tuple[Problem, Problem]]:
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[Page]:
     port, tab = free_port(), Page()
-    env = {**os.environ, **{f"LATENTMEM_{k}": v for k, v in SETTINGS.items()}, "GRADIO_SERVER_PORT": str(port),
-           "LATENTMEM_BANK": str(tmp_path / "bank.sqlite")}
+    env = {
+        **os.environ,
+        **{f"LATENTMEM_{k}": v for k, v in SETTINGS.items()},
+        "GRADIO_SERVER_PORT": str(port),
+        "LATENTMEM_BANK": str(tmp_path / "bank.sqlite"),
+    }
     server = serve([sys.executable, "app.py"], port, tmp_path / "log", env)
     try:
         tab.open(next(server))
@@ -49,7 +62,10 @@ def ask(page: Page, text: str) -> None:
     page.run("document.querySelector('#lm-receipt .receipt')?.setAttribute('data-old', '')")
     page.write("#lm-problem textarea", text)
     page.click("#lm-solve")
-    page.until("return document.querySelector('#lm-receipt .receipt:not([data-old]), #lm-status .warn')", seconds=PATIENCE)
+    page.until(
+        "return document.querySelector('#lm-receipt .receipt:not([data-old]), #lm-status .warn')",
+        seconds=PATIENCE,
+    )
     assert page.text("#lm-status .warn") == ""
     page.until("return document.querySelector('#lm-stop').disabled")
 
@@ -58,8 +74,10 @@ def learn(page: Page) -> bool:
     """Distils the problem that was just solved; whether there is a memory to keep."""
     page.run("document.querySelector('#lm-outcome .outcome')?.setAttribute('data-old', '')")
     page.click("#lm-distil-this")  # where there is nothing to learn it ends at once
-    page.until("return document.querySelector('#lm-outcome .outcome:not([data-old]), #lm-distil-status .warn')",
-               seconds=PATIENCE)
+    page.until(
+        "return document.querySelector('#lm-outcome .outcome:not([data-old]), #lm-distil-status .warn')",
+        seconds=PATIENCE,
+    )
     page.until("return document.querySelector('#lm-distil-stop').disabled", seconds=PATIENCE)
     assert page.text("#lm-distil-status .warn") == ""
     return bool(page.run("return document.querySelector('#lm-outcome .outcome.open')"))
@@ -68,7 +86,9 @@ def learn(page: Page) -> bool:
 def solved_and_learnt(page: Page, problem: Problem) -> bool:
     page.tab("Solve")
     ask(page, problem.text)
-    assert "Answered without a memory" in page.text("#lm-receipt") or "No answer" in page.text("#lm-receipt")
+    assert "Answered without a memory" in page.text("#lm-receipt") or "No answer" in page.text(
+        "#lm-receipt"
+    )
     return learn(page)
 
 
@@ -76,9 +96,13 @@ def test_the_whole_journey(page: Page) -> None:
     url = page.driver.current_url.split("?")[0]
     assert "0 memories" in page.text("#lm-facts")
     learnt = next((pair for pair in families() if solved_and_learnt(page, pair[0])), None)
-    assert learnt is not None, f"none of {len(FAMILIES)} problems gave a memory: {page.text('#lm-outcome')}"
+    assert learnt is not None, (
+        f"none of {len(FAMILIES)} problems gave a memory: {page.text('#lm-outcome')}"
+    )
     problem, neighbour = learnt
-    assert page.run("return document.querySelectorAll('#lm-curve .scatterlayer .trace').length") == 3
+    assert (
+        page.run("return document.querySelectorAll('#lm-curve .scatterlayer .trace').length") == 3
+    )
     page.click("#lm-keep")
     page.until("return document.querySelector('#lm-outcome .outcome.kept')")
     page.until("return document.querySelector('#lm-facts').innerText.includes('1 memory')")
@@ -88,7 +112,10 @@ def test_the_whole_journey(page: Page) -> None:
     page.until("return Number(document.querySelector('#lm-map .lm-figure')?.dataset.points) === 1")
     time.sleep(1)
     assert click_point(page) == name
-    page.until("return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]", name)
+    page.until(
+        "return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]",
+        name,
+    )
     assert name in page.driver.current_url
 
     page.tab("Solve")
@@ -96,8 +123,11 @@ def test_the_whole_journey(page: Page) -> None:
     receipt = page.text("#lm-receipt")
     assert problem.text[:40] in receipt and "Similarity" in receipt and "With memory" in receipt
     page.click("#lm-receipt a[data-memory]")
-    page.until("return document.querySelector('#lm-map .lm-figure').data?.length && "
-               "document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]", name)
+    page.until(
+        "return document.querySelector('#lm-map .lm-figure').data?.length && "
+        "document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]",
+        name,
+    )
     page.until("return Boolean(window.latentmem.mapView.mark.star)")  # the neighbour on the map
 
     page.click("#lm-delete")

@@ -51,7 +51,9 @@ def test_points_that_the_page_has_are_not_sent_again(shops: Desk) -> None:
     assert arrival.show_map(shops, "another", visitor(panel="memories")).points["n"] == 16
 
 
-def test_the_lines_are_made_once_until_the_bank_changes(shops: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lines_are_made_once_until_the_bank_changes(
+    shops: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = server.first_picture(shops)
     monkeypatch.setattr(server, "drawn", lambda *_: pytest.fail("made again"))
     assert server.first_picture(shops) is first
@@ -60,7 +62,9 @@ def test_the_lines_are_made_once_until_the_bank_changes(shops: Desk, monkeypatch
     assert lines(shops)[0]["points"]["n"] == 15
 
 
-def test_a_bank_that_is_empty_or_cannot_be_read_gives_nothing(monkeypatch: pytest.MonkeyPatch, shops: Desk) -> None:
+def test_a_bank_that_is_empty_or_cannot_be_read_gives_nothing(
+    monkeypatch: pytest.MonkeyPatch, shops: Desk
+) -> None:
     assert server.first_picture(Desk(FakeEngine())) == b""
     shops.engine.bank.close()
     assert server.first_picture(shops) == b""
@@ -74,10 +78,14 @@ def test_in_a_shared_app_nobody_gets_the_memories_of_others() -> None:
     distilled(mine, ANN, who)
     distil.keep(mine, who)
     parts, words = lines(desk)
-    assert parts["points"]["n"] == 6 and set(words["ids"].split("\n")) == {i.id for i in engine.bank.infos()}
+    assert parts["points"]["n"] == 6 and set(words["ids"].split("\n")) == {
+        i.id for i in engine.bank.infos()
+    }
     own = arrival.show_map(mine, words["stamp"], who)
     assert own.points["n"] == 7, "who has an own memory is sent the points with it"
-    assert "points" not in sent(arrival.show_map(desk.at(visitor("b")), words["stamp"], visitor("b", panel="memories")))
+    assert "points" not in sent(
+        arrival.show_map(desk.at(visitor("b")), words["stamp"], visitor("b", panel="memories"))
+    )
 
 
 def test_a_picture_that_two_ask_for_at_once_is_computed_once(shops: Desk) -> None:
@@ -103,17 +111,29 @@ def url() -> Iterator[str]:
 
 
 def test_only_a_page_that_opens_on_the_map_is_told_to_fetch_it(url: str) -> None:
-    for query, told in {"?memory=m0": True, "?panel=memories": True, "": False, "?panel=solve": False, "?memory=": False}.items():
+    for query, told in {
+        "?memory=m0": True,
+        "?panel=memories": True,
+        "": False,
+        "?panel=solve": False,
+        "?memory=": False,
+    }.items():
         with urllib.request.urlopen(f"{url}{query}") as page:
             assert (server.HINT in (page.headers.get_all("Link") or [])) is told, query
     with urllib.request.urlopen(f"{url}theme.css?memory=m0") as other:
         assert other.headers["Link"] is None
     with urllib.request.urlopen(f"{url}{server.ADDRESS}") as answer:
         assert [json.loads(line).get("stamp") is None for line in answer] == [True, False]
-        assert answer.headers["Content-Encoding"] is None and "store" not in answer.headers["Cache-Control"]
+        assert (
+            answer.headers["Content-Encoding"] is None
+            and "store" not in answer.headers["Cache-Control"]
+        )
 
 
 def test_where_visitors_log_in_the_map_is_not_given_away(shops: Desk) -> None:
-    for app in (SimpleNamespace(auth={"a": "b"}, auth_dependency=None), SimpleNamespace(auth=None, auth_dependency=print)):
+    for app in (
+        SimpleNamespace(auth={"a": "b"}, auth_dependency=None),
+        SimpleNamespace(auth=None, auth_dependency=print),
+    ):
         app.get_blocks = lambda: SimpleNamespace(latentmem_desk=shops)
         assert server.answer(SimpleNamespace(app=app)).status_code == 404  # type: ignore[arg-type]

@@ -26,13 +26,22 @@ from tests.fake_engine import FakeEngine, fill_bank
 from tests.ui_samples import ANN, BO, asked, distilled, settle, text_of, visitor
 
 TOKEN = "0123456789abcdef0123"
-LIMITS = {"hosted": True, "hosted_chars": 200, "hosted_rollouts": 8, "hosted_steps": 4, "hosted_new_tokens": 320,
-          "hosted_memories": 2}
+LIMITS = {
+    "hosted": True,
+    "hosted_chars": 200,
+    "hosted_rollouts": 8,
+    "hosted_steps": 4,
+    "hosted_new_tokens": 320,
+    "hosted_memories": 2,
+}
 
 
 def shared_engine(**changes: Any) -> FakeEngine:
     engine = FakeEngine(Settings(**{**LIMITS, **changes}))
-    fill_bank(engine, [Problem(BO, source="pets"), Problem("A train goes 40 km in an hour.", source="trains")])
+    fill_bank(
+        engine,
+        [Problem(BO, source="pets"), Problem("A train goes 40 km in an hour.", source="trains")],
+    )
     return engine
 
 
@@ -70,11 +79,14 @@ def test_two_visitors_never_see_each_others_memories(desk: Desk) -> None:
             call(b, name)
     with pytest.raises(gr.Error, match="no memory"):
         api.think(b, ANN, name)
-    assert "of them yours" in text_of(arrival.head(a)[0]) and "<b>1</b> of them yours" in text_of(arrival.head(a)[0])
+    assert "of them yours" in text_of(arrival.head(a)[0]) and "<b>1</b> of them yours" in text_of(
+        arrival.head(a)[0]
+    )
 
 
 def test_bound_handlers_work_on_the_visitors_own_desk(desk: Desk) -> None:
     """What gradio calls: the request decides, also for handlers that do not ask for it themselves."""
+
     def size(at: Desk) -> int:
         return len(at.engine.bank)
 
@@ -82,7 +94,9 @@ def test_bound_handlers_work_on_the_visitors_own_desk(desk: Desk) -> None:
         yield words, len(at.engine.bank)
 
     kept(desk, "a")
-    assert session.bind(size, desk)(request("a")) == 3 and session.bind(size, desk)(request("b")) == 2
+    assert (
+        session.bind(size, desk)(request("a")) == 3 and session.bind(size, desk)(request("b")) == 2
+    )
     assert list(session.bind(sizes, desk)("x", request("a"))) == [("x", 3)]
     assert session.bind(size, desk, own=False)(request("a")) == 2
     assert session.bind(api.memories, desk)("Ann", 5, request("b")) == []
@@ -96,13 +110,18 @@ def test_what_is_asked_leaves_nothing_with_the_shared_bank(desk: Desk) -> None:
     solve.said_wrong(a, visitor("a"))
     api.quarantine(a, bo, "not for me")
     assert a.engine.bank.info(bo).counters.used == 1 and a.engine.bank.info(bo).quarantined
-    assert desk.engine.bank.events() == [] and not desk.at(visitor("b")).engine.bank.info(bo).quarantined
+    assert (
+        desk.engine.bank.events() == []
+        and not desk.at(visitor("b")).engine.bank.info(bo).quarantined
+    )
     with pytest.raises(gr.Error, match="only its keeper"):
         api.delete(a, bo)
 
 
 def test_a_receipt_is_shown_to_whoever_asked_and_to_nobody_else(desk: Desk) -> None:
-    keepers = list(desk.engine.answer(Problem(BO.replace("Bo", "Cy"))))[-1]  # before the app was shared
+    keepers = list(desk.engine.answer(Problem(BO.replace("Bo", "Cy"))))[
+        -1
+    ]  # before the app was shared
     assert desk.engine.bank.receipt(keepers.id).used is not None
     mine = api.solve(desk.at(visitor("a")), ANN, request=visitor("a"))["id"]
     assert api.receipt(desk.at(visitor("a")), mine)["answer"]
@@ -112,7 +131,9 @@ def test_a_receipt_is_shown_to_whoever_asked_and_to_nobody_else(desk: Desk) -> N
         page = arrival.show_map(desk.at(visitor(who)), "", visitor(who, receipt=name))
         assert "There is no receipt" in text_of(page.notice) and not page.body
         tried = keepers.used.memory_id
-        assert api.memory(desk.at(visitor(who)), tried)["receipts"] == ([mine] if who == "a" else [])
+        assert api.memory(desk.at(visitor(who)), tried)["receipts"] == (
+            [mine] if who == "a" else []
+        )
     with pytest.raises(LatentmemError):
         desk.engine.bank.receipt(mine)
 
@@ -129,7 +150,9 @@ def test_an_own_bank_is_freed_with_its_visitor(desk: Desk) -> None:
     assert len(desk.at(visitor("a")).engine.bank) == 2
 
 
-def test_an_own_bank_outlives_a_reload_and_no_more(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_own_bank_outlives_a_reload_and_no_more(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     desk.visits.patience = 60
     arrival.welcome(desk, TOKEN, visitor("a"))
     name = kept(desk, "a")
@@ -155,7 +178,9 @@ def test_a_page_that_only_lost_its_connection_is_known_again(desk: Desk) -> None
     assert name in desk.at(visitor("a")).engine.bank and len(desk.visits) == 1
     arrival.leave(desk, visitor("a"))
     arrival.welcome(desk, TOKEN, visitor("b"))  # and a reload of it still finds everything
-    assert name in desk.at(visitor("b")).engine.bank and name not in desk.at(visitor("a")).engine.bank
+    assert (
+        name in desk.at(visitor("b")).engine.bank and name not in desk.at(visitor("a")).engine.bank
+    )
 
 
 def test_a_program_without_a_session_is_not_remembered(desk: Desk) -> None:
@@ -175,10 +200,17 @@ def test_an_idle_program_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ------------------------------------------------------------------ limits
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"rollouts": 9}, "9 rollouts are more than the 8"), ({"max_new_tokens": 336}, "336 tokens in a trace"),
-    ({"rollouts": float("inf")}, "rollouts")])
-def test_the_panel_refuses_what_is_beyond_the_limits(desk: Desk, changes: dict[str, Any], words: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rollouts": 9}, "9 rollouts are more than the 8"),
+        ({"max_new_tokens": 336}, "336 tokens in a trace"),
+        ({"rollouts": float("inf")}, "rollouts"),
+    ],
+)
+def test_the_panel_refuses_what_is_beyond_the_limits(
+    desk: Desk, changes: dict[str, Any], words: str
+) -> None:
     last = asked(desk.at(visitor()), **changes)[-1]
     assert words in text_of(last.status) and not last.receipt and desk.engine.shared["closed"] == 0
 
@@ -186,16 +218,23 @@ def test_the_panel_refuses_what_is_beyond_the_limits(desk: Desk, changes: dict[s
 def test_the_endpoints_refuse_it_too(desk: Desk) -> None:
     a = desk.at(visitor("a"))
     for call, words in (
-            (lambda: api.solve(a, ANN, rollouts=9), "9 rollouts are more than the 8"),
-            (lambda: api.solve(a, ANN, max_new_tokens=5000), "5000 tokens in a trace are more than the 320"),
-            (lambda: api.solve(a, ANN, rollouts="256"), "256 rollouts are more than the 8"),
-            (lambda: api.distil(a, ANN, virtual_tokens="512"), "512 virtual tokens are more than the 32"),
-            (lambda: api.distil(a, ANN, steps=5), "5 gradient steps are more than the 4"),
-            (lambda: api.distil(a, ANN, virtual_tokens=33), "33 virtual tokens are more than the 32"),
-            (lambda: api.think(a, ANN, "m0", rollouts=9), "9 rollouts"),
-            (lambda: api.solve(a, "x" * 201), "201 characters and the limit is 200"),
-            (lambda: api.search(a, "x" * 201), "201 characters"),
-            (lambda: api.distil(a, "x" * 201), "201 characters")):
+        (lambda: api.solve(a, ANN, rollouts=9), "9 rollouts are more than the 8"),
+        (
+            lambda: api.solve(a, ANN, max_new_tokens=5000),
+            "5000 tokens in a trace are more than the 320",
+        ),
+        (lambda: api.solve(a, ANN, rollouts="256"), "256 rollouts are more than the 8"),
+        (
+            lambda: api.distil(a, ANN, virtual_tokens="512"),
+            "512 virtual tokens are more than the 32",
+        ),
+        (lambda: api.distil(a, ANN, steps=5), "5 gradient steps are more than the 4"),
+        (lambda: api.distil(a, ANN, virtual_tokens=33), "33 virtual tokens are more than the 32"),
+        (lambda: api.think(a, ANN, "m0", rollouts=9), "9 rollouts"),
+        (lambda: api.solve(a, "x" * 201), "201 characters and the limit is 200"),
+        (lambda: api.search(a, "x" * 201), "201 characters"),
+        (lambda: api.distil(a, "x" * 201), "201 characters"),
+    ):
         with pytest.raises(gr.Error, match=words):
             call()
     assert api.solve(a, ANN, rollouts=8)["answer"]
@@ -223,7 +262,11 @@ def test_the_apps_own_settings_respect_the_limits() -> None:
 def test_the_page_offers_no_more_than_the_limits_and_a_bounded_queue() -> None:
     app = build(shared_engine(hosted_queue=3))
     sliders = {b.label: b.maximum for b in app.blocks.values() if isinstance(b, gr.Slider)}
-    assert sliders["Rollouts"] == 8 and sliders["Longest trace, in tokens"] == 320 and sliders["Gradient steps"] == 4
+    assert (
+        sliders["Rollouts"] == 8
+        and sliders["Longest trace, in tokens"] == 320
+        and sliders["Gradient steps"] == 4
+    )
     assert app.max_size == 3 if hasattr(app, "max_size") else app._queue.max_size == 3
     assert launch_options(shared_engine())["max_file_size"] == "32mb"
 
@@ -262,7 +305,9 @@ def test_a_new_bank_begins_with_the_shipped_memories(starter: Path) -> None:
     assert len(engine.bank) == 3 and not engine.bank.read_only
     for info in engine.bank.infos():
         engine.bank.delete(info.id)
-    assert len(hosting.prepare(Engine(Settings()), starter).bank) == 0, "what was deleted stays deleted"
+    assert len(hosting.prepare(Engine(Settings()), starter).bank) == 0, (
+        "what was deleted stays deleted"
+    )
 
 
 def test_nothing_is_added_where_it_is_switched_off_or_something_is_there(starter: Path) -> None:
@@ -278,9 +323,21 @@ def test_a_bank_in_memory_begins_with_them_too(starter: Path, hosted: bool) -> N
 
 
 def test_a_missing_or_damaged_starter_is_no_obstacle(tmp_path: Path, starter: Path) -> None:
-    assert len(hosting.prepare(Engine(Settings(bank=tmp_path / "1.sqlite")), tmp_path / "none.zip").bank) == 0
+    assert (
+        len(
+            hosting.prepare(
+                Engine(Settings(bank=tmp_path / "1.sqlite")), tmp_path / "none.zip"
+            ).bank
+        )
+        == 0
+    )
     (tmp_path / "bad.zip").write_bytes(starter.read_bytes()[:-200])
-    assert len(hosting.prepare(Engine(Settings(bank=tmp_path / "2.sqlite")), tmp_path / "bad.zip").bank) == 0
+    assert (
+        len(
+            hosting.prepare(Engine(Settings(bank=tmp_path / "2.sqlite")), tmp_path / "bad.zip").bank
+        )
+        == 0
+    )
 
 
 def test_the_shared_bank_is_opened_for_reading_only(starter: Path) -> None:

@@ -26,7 +26,9 @@ from tests.ui_samples import ANN, LOOK, asked, distilled, text_of, visitor
 
 # ------------------------------------------------------------------ one session for all who use the tools
 def test_tools_and_a_shared_app_do_not_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "find_spec", lambda name: object())  # whether or not the extra is installed
+    monkeypatch.setattr(
+        server, "find_spec", lambda name: object()
+    )  # whether or not the extra is installed
     with pytest.raises(LatentmemError, match="LATENTMEM_MCP=0") as caught:
         launch_options(FakeEngine(Settings(mcp=True, hosted=True)))  # type: ignore[arg-type]
     assert str(caught.value).count(". ") == 0 and "one visitor" in str(caught.value)
@@ -41,7 +43,9 @@ def test_visitors_share_the_atlas_until_something_is_theirs(desk: Desk) -> None:
     one = desk.engine.bank.infos()[0].id
     api.quarantine(a, one, "not for me")
     assert atlas_of(a) is not atlas_of(desk) is atlas_of(b) and atlas_of(a) is atlas_of(a)
-    assert atlas_of(a).rows().by_id[one].quarantined and not atlas_of(b).rows().by_id[one].quarantined
+    assert (
+        atlas_of(a).rows().by_id[one].quarantined and not atlas_of(b).rows().by_id[one].quarantined
+    )
     distilled(b, ANN, visitor("b")), distil.keep(b, visitor("b"))
     assert len(atlas_of(b).rows().infos) == 3 and len(atlas_of(desk).rows().infos) == 2
     mine = next(i.id for i in b.engine.bank.infos() if b.engine.bank.owns(i.id))
@@ -55,13 +59,18 @@ def test_an_answer_and_a_verdict_are_seen_by_whoever_asked_alone(desk: Desk) -> 
     asked(a, ANN, who=visitor("a"))
     solve.said_right(a, visitor("a"))
     assert sum(i.counters.used for i in atlas_of(a).rows().infos) == 1
-    assert sum(i.counters.used for i in atlas_of(b).rows().infos) == 0 == sum(
-        i.counters.used for i in atlas_of(desk).rows().infos)
+    assert (
+        sum(i.counters.used for i in atlas_of(b).rows().infos)
+        == 0
+        == sum(i.counters.used for i in atlas_of(desk).rows().infos)
+    )
     again = app.show_map(a, first.points["stamp"] if "points" in sent(first) else "", visitor("a"))
     assert again.seen != first.seen
 
 
-def test_no_picture_is_computed_twice_for_the_same_memories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_picture_is_computed_twice_for_the_same_memories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LATENTMEM_CACHE", str(tmp_path))
     computed: list[str] = []
 
@@ -71,7 +80,9 @@ def test_no_picture_is_computed_twice_for_the_same_memories(tmp_path: Path, monk
         return np.asarray(keys[:, :2], np.float32)
 
     monkeypatch.setattr(projection, "_computed", counting)
-    monkeypatch.setattr(projection, "kept", lambda file, n: None)  # not from the disk, where it is found again, too
+    monkeypatch.setattr(
+        projection, "kept", lambda file, n: None
+    )  # not from the disk, where it is found again, too
     engine = FakeEngine(Settings(hosted=True))
     fill_bank(engine, [Problem(t, source="shops") for t in SHOPS])
     desk = Desk(engine)  # type: ignore[arg-type]
@@ -95,7 +106,9 @@ def test_a_visitor_forgets_their_own_receipts_and_nobody_elses(desk: Desk) -> No
         with pytest.raises(gr.Error, match="There is no receipt"):
             api.forget(desk.at(visitor(who)), name)
         pressed = gr.EventData(None, {"do": "really-forget", "value": name})
-        assert "There is no receipt" in text_of(actions.act(desk.at(visitor(who)), *LOOK, "", pressed, visitor(who)).notice)
+        assert "There is no receipt" in text_of(
+            actions.act(desk.at(visitor(who)), *LOOK, "", pressed, visitor(who)).notice
+        )
     assert api.receipt(desk.at(visitor("a")), mine) and desk.engine.bank.receipt(keepers)
     assert api.forget(desk.at(visitor("a")), mine) == mine
     with pytest.raises(gr.Error, match="There is no receipt"):

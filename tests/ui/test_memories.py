@@ -40,7 +40,11 @@ def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
 def test_a_click_opens_a_memory_and_nonsense_does_not(desk: Desk) -> None:
     info = desk.engine.bank.infos()[0]
     opened = click(desk, {"id": info.id})
-    assert opened.chosen == info.id and f'data-address="{info.id}"' in text_of(opened.page) and opened.actions["visible"]
+    assert (
+        opened.chosen == info.id
+        and f'data-address="{info.id}"' in text_of(opened.page)
+        and opened.actions["visible"]
+    )
     assert len(opened.map["layout"]["annotations"]) == 1  # the edge to the other memory
     assert opened.map["open"] == info.id and sorted(opened.map["lit"]) == [0, 1]
     for bad in ({"id": "m000nothere"}, {"id": {"path": "/etc/passwd"}}, {"id": 3}, {"id": None}):
@@ -54,7 +58,15 @@ def test_a_click_opens_a_memory_and_nonsense_does_not(desk: Desk) -> None:
 def test_a_click_sends_neither_the_points_nor_the_table(shops: Desk) -> None:
     wanted(shops)
     opened = click(shops, {"id": shops.engine.bank.infos()[3].id})
-    assert not sent(opened) & {"points", "paint", "lit", "extras", "table", "solve_memory", "solve_other"}
+    assert not sent(opened) & {
+        "points",
+        "paint",
+        "lit",
+        "extras",
+        "table",
+        "solve_memory",
+        "solve_other",
+    }
     assert len(json.dumps(opened.map)) < 2000 and "choices" not in opened.choice
 
 
@@ -69,10 +81,16 @@ def test_a_click_does_not_read_the_bank_again(shops: Desk, monkeypatch: pytest.M
 
 def test_a_problem_is_placed_with_edges_to_its_neighbours(desk: Desk) -> None:
     last = placed(desk, ANN, LOOK)
-    assert len(last.map["layout"]["annotations"]) == 2 and any(d.get("name") == "your problem" for d in last.map["data"])
+    assert len(last.map["layout"]["annotations"]) == 2 and any(
+        d.get("name") == "your problem" for d in last.map["data"]
+    )
     assert "true similarities" in text_of(last.trust) and last.map["star_text"] == ANN
-    other = memories.refresh(desk, "", "source", "kv", "pca", "", visitor())  # the star was placed by another kind of key
-    assert not any(d.get("name") == "your problem" for d in other.map["data"]) and "placed by another" in text_of(other.warning)
+    other = memories.refresh(
+        desk, "", "source", "kv", "pca", "", visitor()
+    )  # the star was placed by another kind of key
+    assert not any(
+        d.get("name") == "your problem" for d in other.map["data"]
+    ) and "placed by another" in text_of(other.warning)
     gone = click(desk, {"id": "", "star": False})
     assert gone.map["star"] is None
     placed(desk, ANN)
@@ -88,7 +106,9 @@ def test_the_receipt_leads_to_the_map(desk: Desk) -> None:
     opened = click(desk, {"id": desk.engine.bank.infos()[0].id})
     assert any(d.get("name") == "your problem" for d in opened.map["data"])
     shut = memories.shut(desk, *LOOK, opened.chosen, visitor())
-    assert shut.chosen == "" and any(d.get("name") == "your problem" for d in shut.map["data"]), "the star stays"
+    assert shut.chosen == "" and any(d.get("name") == "your problem" for d in shut.map["data"]), (
+        "the star stays"
+    )
 
 
 def test_an_empty_bank_is_shown_kindly() -> None:
@@ -110,11 +130,26 @@ def test_what_cannot_be_read_is_one_sentence(desk: Desk) -> None:
 # ------------------------------------------------------------------ the map's data
 def test_the_points_come_first_and_what_explains_them_after(shops: Desk) -> None:
     first, second = wanted(shops)
-    assert first.points["n"] == 16 and len(base64.b64decode(first.points["xy"])) == 16 * 8 and first.extras == gr.skip()
-    assert first.points["stamp"] == first.paint["stamp"] == first.map["stamp"] == second.extras["stamp"] == stamp_of(shops)
+    assert (
+        first.points["n"] == 16
+        and len(base64.b64decode(first.points["xy"])) == 16 * 8
+        and first.extras == gr.skip()
+    )
+    assert (
+        first.points["stamp"]
+        == first.paint["stamp"]
+        == first.map["stamp"]
+        == second.extras["stamp"]
+        == stamp_of(shops)
+    )
     names = first.points["ids"].split("\n")
-    assert set(names) == {i.id for i in shops.engine.bank.infos()} and len(first.points["names"].split("\n")) == 16
-    assert "Trustworthiness" in text_of(second.trust) and "Trustworthiness" not in text_of(first.trust)
+    assert (
+        set(names) == {i.id for i in shops.engine.bank.infos()}
+        and len(first.points["names"].split("\n")) == 16
+    )
+    assert "Trustworthiness" in text_of(second.trust) and "Trustworthiness" not in text_of(
+        first.trust
+    )
     words = " ".join(a["text"] for a in second.extras["labels"])
     assert "pens" in words or "cups" in words
     json.dumps([p._asdict() for p in (first, second)])
@@ -122,7 +157,9 @@ def test_the_points_come_first_and_what_explains_them_after(shops: Desk) -> None
 
 
 def test_other_colours_send_one_byte_a_point(shops: Desk) -> None:
-    assert not sent(handlers.recolour(shops, "", "age", "input", "pca", visitor())), "no picture, nothing to colour"
+    assert not sent(handlers.recolour(shops, "", "age", "input", "pca", visitor())), (
+        "no picture, nothing to colour"
+    )
     wanted(shops)
     part = handlers.recolour(shops, "", "age", "input", "pca", visitor())
     assert sent(part) == {"paint"} and len(base64.b64decode(part.paint["codes"])) == 16
@@ -133,16 +170,24 @@ def test_a_search_narrows_the_table_and_lights_the_map(shops: Desk) -> None:
     bank_notes.tag(shops.engine.bank, [shops.engine.bank.infos()[0].id], "golden")
     for words, n in (("pens ann", 2), ("golden", 1), ("zebra", 0), ("", 16)):
         part = handlers.search(shops, words, "source", "input", "pca", "", visitor())
-        assert sent(part) == {"table", "lit", "choice"} and text_of(part.table).count("data-id=") == n
+        assert (
+            sent(part) == {"table", "lit", "choice"} and text_of(part.table).count("data-id=") == n
+        )
         bits = part.lit["bits"]
-        lit = int(np.unpackbits(np.frombuffer(base64.b64decode(bits), np.uint8)).sum()) if bits is not None else None
+        lit = (
+            int(np.unpackbits(np.frombuffer(base64.b64decode(bits), np.uint8)).sum())
+            if bits is not None
+            else None
+        )
         assert lit == (n if words else None) and len(part.choice["choices"]) == n
     assert wanted(shops, ("pens ann", "source", "input", "pca"))[0].lit["count"] == 2
 
 
 @pytest.mark.parametrize("space", ["input", "kv", "prompt"])
 @pytest.mark.parametrize("method", ["pca", "tsne"])
-def test_every_space_and_projection(shops: Desk, space: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_space_and_projection(
+    shops: Desk, space: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(projection, "_computed", quick_method)
     look = ("", "source", space, method)
     parts = wanted(shops, look)
@@ -154,7 +199,9 @@ def test_every_space_and_projection(shops: Desk, space: str, method: str, monkey
     assert all(-1 <= float(a["text"]) <= 1 for a in opened.map["layout"]["annotations"])
     if space != "prompt":
         star = placed(shops, "Ann buys 2 pens", look)
-        assert star.map["star"] is not None and ("between its nearest" in text_of(star.warning)) == (method == "tsne")
+        assert star.map["star"] is not None and (
+            "between its nearest" in text_of(star.warning)
+        ) == (method == "tsne")
 
 
 def quick_method(keys: np.ndarray, method: str):
@@ -162,8 +209,9 @@ def quick_method(keys: np.ndarray, method: str):
     return np.asarray(keys[:, :2], np.float32)
 
 
-def test_a_slow_projection_shows_progress_and_a_click_meanwhile_does_not_start_it(shops: Desk,
-                                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_projection_shows_progress_and_a_click_meanwhile_does_not_start_it(
+    shops: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go_on, computed = threading.Event(), []
 
     def slow_method(keys: np.ndarray, method: str):
@@ -174,7 +222,9 @@ def test_a_slow_projection_shows_progress_and_a_click_meanwhile_does_not_start_i
 
     monkeypatch.setattr(projection, "_computed", slow_method)
     look = ("", "source", "input", "tsne")
-    assert click(shops, {"id": ""}, look).map["stamp"] == "?" and computed == [], "the page then asks for it"
+    assert click(shops, {"id": ""}, look).map["stamp"] == "?" and computed == [], (
+        "the page then asks for it"
+    )
     drawing = handlers.draw(shops, *look, "", visitor())
     assert next(drawing) == gr.skip() and "Computing the picture" in text_of(next(drawing))
     assert click(shops, {"id": ""}, look).map["stamp"] == "?", "it is not there yet"
@@ -213,7 +263,11 @@ def test_visitors_with_banks_of_their_own_have_maps_of_their_own(desk: Desk) -> 
 def test_quarantine_release_delete(desk: Desk) -> None:
     name = desk.engine.bank.infos()[0].id
     shut = memories.quarantine(desk, *LOOK, name, visitor())
-    assert desk.engine.bank.info(name).quarantined and shut.release["visible"] and not shut.quarantine["visible"]
+    assert (
+        desk.engine.bank.info(name).quarantined
+        and shut.release["visible"]
+        and not shut.quarantine["visible"]
+    )
     assert "quarantined" in text_of(shut.page)
     assert memories.release(desk, *LOOK, name, visitor()).quarantine["visible"]
     gone = memories.delete(desk, *LOOK, name, visitor())
@@ -228,10 +282,16 @@ def test_quarantine_and_release_send_other_colours(shops: Desk) -> None:
     free = memories.release(shops, *LOOK, name, visitor())
     for part, grey in ((shut, [1]), (free, [])):
         assert [g["count"] for g in part.paint["groups"] if g["name"] == "quarantined"] == grey
-        assert part.paint["stamp"] == first.points["stamp"] and part.points == gr.skip(), "the points stay"
+        assert part.paint["stamp"] == first.points["stamp"] and part.points == gr.skip(), (
+            "the points stay"
+        )
     codes = base64.b64decode(shut.paint["codes"])
-    assert [i for i, c in enumerate(codes) if shut.paint["groups"][c]["name"] == "quarantined"] == [2]
-    assert not sent(memories.delete(shops, *LOOK, name, visitor())) & {"paint"}, "without it it is another map"
+    assert [i for i, c in enumerate(codes) if shut.paint["groups"][c]["name"] == "quarantined"] == [
+        2
+    ]
+    assert not sent(memories.delete(shops, *LOOK, name, visitor())) & {"paint"}, (
+        "without it it is another map"
+    )
     assert not sent(memories.quarantine(shops, *LOOK, name, visitor())) & {"paint"}, "it is gone"
 
 
@@ -239,7 +299,9 @@ def test_tags_and_notes_of_the_open_memory(desk: Desk) -> None:
     name = desk.engine.bank.infos()[0].id
     box, *part = actions.add_tag(desk, *LOOK, name, "Teach first", visitor())
     part = memories.Picture(*part)
-    assert box == "" and "teach first" in text_of(part.page) and "teach first" in text_of(part.table)
+    assert (
+        box == "" and "teach first" in text_of(part.page) and "teach first" in text_of(part.table)
+    )
     box, *part = actions.add_note(desk, *LOOK, name, "<b>odd</b>", visitor())
     assert box == "" and "&lt;b&gt;odd" in text_of(memories.Picture(*part).body)
     box, *part = actions.add_note(desk, *LOOK, name, "  ", visitor())
@@ -251,7 +313,9 @@ def test_tags_and_notes_of_the_open_memory(desk: Desk) -> None:
     assert "no note" in text_of(act(desk, name, {"do": "remove-note", "value": note}).notice)
     for nonsense in ({}, {"do": "delete"}, ["x"], {"do": {"a": 1}}):
         assert not sent(act(desk, name, nonsense))
-    assert "Open a memory first" in text_of(memories.Picture(*actions.add_tag(desk, *LOOK, "", "x", visitor())[1:]).notice)
+    assert "Open a memory first" in text_of(
+        memories.Picture(*actions.add_tag(desk, *LOOK, "", "x", visitor())[1:]).notice
+    )
 
 
 def act(desk: Desk, name: str, data: Any) -> memories.Picture:
@@ -270,9 +334,13 @@ def test_export_and_import(desk: Desk) -> None:
     update, said = memories.export_all(desk)
     assert zipfile.is_zipfile(update["value"]) and "Exported 2 memories" in text_of(said)
     peft, _ = memories.export_peft(desk, desk.engine.bank.infos()[0].id)
-    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(zipfile.ZipFile(peft["value"]).namelist())
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(
+        zipfile.ZipFile(peft["value"]).namelist()
+    )
     other = Desk(FakeEngine())
-    assert "Added 2 memories; 0 were already" in text_of(memories.import_zip(other, update["value"], *LOOK, "", visitor()).notice)
+    assert "Added 2 memories; 0 were already" in text_of(
+        memories.import_zip(other, update["value"], *LOOK, "", visitor()).notice
+    )
     again = memories.import_zip(other, update["value"], *LOOK, "", visitor())
     assert "Added 0 memories; 2 were" in text_of(again.notice) and len(again.choice["choices"]) == 2
     other.engine.bank.delete(other.engine.bank.infos()[0].id)

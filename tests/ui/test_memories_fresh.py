@@ -41,17 +41,28 @@ def shown(desk: Desk, was: Picture, look: tuple[str, ...] = LOOK, **now: str) ->
 def glanced(page: Any) -> str:
     """The bank at a glance, as far as it counts uses."""
     text = text_of(page)
-    return " ".join(f"{kind} {text.split(f'<dt>{kind}</dt><dd>')[1].split('<')[0]}" for kind in ("Memories", "Tried", "Helped"))
+    return " ".join(
+        f"{kind} {text.split(f'<dt>{kind}</dt><dd>')[1].split('<')[0]}"
+        for kind in ("Memories", "Tried", "Helped")
+    )
 
 
 # ------------------------------------------------------------------ the panel is looked at again
 def test_the_table_and_the_glance_learn_of_answers_and_verdicts(shops: Desk) -> None:
     first = arrival.show_map(shops, "", visitor())
-    assert glanced(first.page) == "Memories 16 Tried 0 Helped 0" and not sent(shown(shops, first)), "nothing happened"
+    assert glanced(first.page) == "Memories 16 Tried 0 Helped 0" and not sent(
+        shown(shops, first)
+    ), "nothing happened"
     asked(shops, SHOP)
     part = shown(shops, first)
-    assert glanced(part.page) == "Memories 16 Tried 1 Helped 0" and part.table != first.table and part.table
-    assert any(d.get("name") == "your problem" for d in part.map["data"]), "and the star of the answer is there"
+    assert (
+        glanced(part.page) == "Memories 16 Tried 1 Helped 0"
+        and part.table != first.table
+        and part.table
+    )
+    assert any(d.get("name") == "your problem" for d in part.map["data"]), (
+        "and the star of the answer is there"
+    )
     assert not sent(shown(shops, part)), "once"
     solve.said_right(shops, visitor())
     again = shown(shops, part)
@@ -66,13 +77,25 @@ def test_a_search_and_an_open_memory_stay(shops: Desk) -> None:
     asked(shops, SHOP)
     one = shops.engine.bank.receipts()[0].used.memory_id
     part = shown(shops, first, ("pens ann", "source", "input", "pca"), chosen=one)
-    assert text_of(part.table).count("data-id=") == 2 and "Tried</dt><dd>1" in text_of(part.body) and part.chosen == one
-    assert not sent(part) & {"words", "sure", "notice", "points", "selected", "picked"}, "what else is open there stays"
+    assert (
+        text_of(part.table).count("data-id=") == 2
+        and "Tried</dt><dd>1" in text_of(part.body)
+        and part.chosen == one
+    )
+    assert not sent(part) & {"words", "sure", "notice", "points", "selected", "picked"}, (
+        "what else is open there stays"
+    )
     slip = shops.engine.bank.receipts()[0].id
     part = shown(shops, first, chosen=one, slip=slip)
-    assert part.slip == slip and "How it was used" not in text_of(part.body) and "7 pens" in text_of(part.body)
+    assert (
+        part.slip == slip
+        and "How it was used" not in text_of(part.body)
+        and "7 pens" in text_of(part.body)
+    )
     shops.engine.bank.delete(one)
-    assert "no memory" in text_of(shown(shops, first, chosen=one).notice), "and it is said when it is gone"
+    assert "no memory" in text_of(shown(shops, first, chosen=one).notice), (
+        "and it is said when it is gone"
+    )
 
 
 def test_colours_that_answers_change_come_with_it(shops: Desk) -> None:
@@ -103,12 +126,19 @@ def test_closing_a_memory_counts_anew(shops: Desk) -> None:
         assert glanced(closed.page) == "Memories 16 Tried 1 Helped 0" != glanced(first.page)
 
 
-def test_what_is_written_on_the_way_is_seen_another_time(shops: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_written_on_the_way_is_seen_another_time(
+    shops: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The state that a page is said to show is read before its rows."""
     order: list[str] = []
     real = shops.engine.bank.infos
-    monkeypatch.setattr(shops.engine.bank, "infos", lambda *a, **k: (order.append("rows"), real(*a, **k))[1])
-    monkeypatch.setattr("latentmem.ui.map.panel_state.stamp", lambda bank: (order.append("stamp"), reads.stamp(bank))[1])
+    monkeypatch.setattr(
+        shops.engine.bank, "infos", lambda *a, **k: (order.append("rows"), real(*a, **k))[1]
+    )
+    monkeypatch.setattr(
+        "latentmem.ui.map.panel_state.stamp",
+        lambda bank: (order.append("stamp"), reads.stamp(bank))[1],
+    )
     memories.refresh(shops, *LOOK, "", visitor())
     assert order[0] == "stamp" and "rows" in order
 
@@ -119,9 +149,16 @@ def test_the_list_names_the_open_memory_and_none_when_it_is_closed(shops: Desk) 
     assert click(shops, {"id": one}).choice["value"] == one
     assert memories.choose(shops, *LOOK, two, visitor()).choice["value"] == two
     assert memories.shut(shops, *LOOK, two, visitor()).choice["value"] is None
-    assert memories.clear(shops, *LOOK, two, visitor())[1:][Picture._fields.index("choice")]["value"] is None
-    assert click(shops, {"id": one}, ("zebra", "source", "input", "pca")).choice["value"] is None, "it lists what is found"
-    assert "choice" in listened(shops, memories.clicked, map_wiring.NAMED, *LOOK, gr.EventData(None, {"id": one}))
+    assert (
+        memories.clear(shops, *LOOK, two, visitor())[1:][Picture._fields.index("choice")]["value"]
+        is None
+    )
+    assert click(shops, {"id": one}, ("zebra", "source", "input", "pca")).choice["value"] is None, (
+        "it lists what is found"
+    )
+    assert "choice" in listened(
+        shops, memories.clicked, map_wiring.NAMED, *LOOK, gr.EventData(None, {"id": one})
+    )
 
 
 def test_memories_without_a_place_are_counted_now(shops: Desk) -> None:
@@ -141,14 +178,20 @@ def test_place_it_again_places_the_problem_of_the_star(shops: Desk) -> None:
     look = ("", "source", "kv", "pca")
     assert "press <b>Place it</b> again" in text_of(click(shops, {"id": ""}, look).warning)
     part = placed(shops, "", look)
-    assert part.map["star_text"] == SHOP and not text_of(part.notice) and "Place it" not in text_of(part.warning)
+    assert (
+        part.map["star_text"] == SHOP
+        and not text_of(part.notice)
+        and "Place it" not in text_of(part.warning)
+    )
     prompt = ("", "source", "prompt", "pca")
     wanted(shops, prompt)
     warned = text_of(click(shops, {"id": ""}, prompt).warning)
     assert "has no soft prompt" in warned and "Place it" not in warned
     assert "no soft prompt" in text_of(placed(shops, " ", prompt).notice)
     memories.clear(shops, *LOOK, "", visitor())
-    assert "The problem is empty" in text_of(placed(shops, " ", look).notice), "without a star there is nothing to place"
+    assert "The problem is empty" in text_of(placed(shops, " ", look).notice), (
+        "without a star there is nothing to place"
+    )
 
 
 # ------------------------------------------------------------------ a receipt is forgotten
@@ -161,20 +204,33 @@ def test_a_receipt_is_forgotten_in_two_steps(shops: Desk) -> None:
     asked(shops, SHOP)
     slip = shops.engine.bank.receipts()[0]
     one, bank = slip.used.memory_id, shops.engine.bank
-    opened = memories.show_receipt(shops, *LOOK, one, gr.EventData(None, {"id": slip.id}), visitor())
-    assert f'data-do="forget" data-value="{slip.id}"' in text_of(opened.body) and "really-forget" not in text_of(opened.body)
+    opened = memories.show_receipt(
+        shops, *LOOK, one, gr.EventData(None, {"id": slip.id}), visitor()
+    )
+    assert f'data-do="forget" data-value="{slip.id}"' in text_of(
+        opened.body
+    ) and "really-forget" not in text_of(opened.body)
     sure = pressed(shops, one, "forget", slip.id)
     asks = text_of(sure["body"])
     assert sure.keys() == {"body"} and 'data-do="really-forget"' in asks and 'role="alert"' in asks
-    assert sure["body"][:-1] == opened.body[:-1] and sure["body"][-1][0] == opened.body[-1][0], "the receipt is still there"
-    assert pressed(shops, one, "spare-receipt", slip.id)["body"] == opened.body and bank.receipt(slip.id)
+    assert sure["body"][:-1] == opened.body[:-1] and sure["body"][-1][0] == opened.body[-1][0], (
+        "the receipt is still there"
+    )
+    assert pressed(shops, one, "spare-receipt", slip.id)["body"] == opened.body and bank.receipt(
+        slip.id
+    )
     gone = pressed(shops, one, "really-forget", slip.id)
     assert bank.receipts() == [] and gone["slip"] == "" and "Forgotten" in text_of(gone["notice"])
-    assert "How it was used" in text_of(gone["body"]) and "data-receipt=" not in text_of(gone["body"]) + text_of(gone["page"])
+    assert "How it was used" in text_of(gone["body"]) and "data-receipt=" not in text_of(
+        gone["body"]
+    ) + text_of(gone["page"])
     assert bank.info(one).counters.used == 1, "what it counted stays"
     for do in ("forget", "really-forget", "spare-receipt"):
         assert "There is no receipt" in text_of(pressed(shops, one, do, slip.id)["notice"])
-    assert "empty" in text_of(pressed(shops, one, "really-forget", "")["notice"]) and bank.receipts() == []
+    assert (
+        "empty" in text_of(pressed(shops, one, "really-forget", "")["notice"])
+        and bank.receipts() == []
+    )
 
 
 def test_a_receipt_without_a_memory_is_forgotten_too() -> None:
@@ -184,7 +240,11 @@ def test_a_receipt_without_a_memory_is_forgotten_too() -> None:
     page = arrival.show_map(desk, "", visitor("b", receipt=slip))
     assert page.slip == slip and page.chosen == "" and "Forget this receipt" in text_of(page.body)
     gone = pressed(desk, "", "really-forget", slip)
-    assert desk.engine.bank.receipts() == [] and gone["body"] == [] and 'data-address=""' in text_of(gone["page"])
+    assert (
+        desk.engine.bank.receipts() == []
+        and gone["body"] == []
+        and 'data-address=""' in text_of(gone["page"])
+    )
 
 
 def test_annotating_closes_the_receipt_for_the_state_of_the_page_too(shops: Desk) -> None:

@@ -21,8 +21,17 @@ from tests.ui_samples import asked, text_of, visitor
 
 def event(kind: str, n: int = 0, memory_id: str = "m1", **changes: Any) -> Event:
     made = f"2026-01-{1 + n // 1440:02d}T{n // 60 % 24:02d}:{n % 60:02d}:00+00:00"
-    return Event(memory_id, kind, **{  # type: ignore[arg-type]
-        "problem_id": f"p{n}", "receipt_id": f"r{n}", "created": made, "id": f"{kind}{n}"} | changes)
+    return Event(
+        memory_id,
+        kind,
+        **{  # type: ignore[arg-type]
+            "problem_id": f"p{n}",
+            "receipt_id": f"r{n}",
+            "created": made,
+            "id": f"{kind}{n}",
+        }
+        | changes,
+    )
 
 
 def told(*events: Event) -> str:
@@ -30,11 +39,20 @@ def told(*events: Event) -> str:
 
 
 # ------------------------------------------------------------------ verdicts that decide nothing
-@pytest.mark.parametrize(("verdicts", "words"), [
-    ([True], "1 was judged right; the model alone gave the same answer, so"),
-    ([False, False], "2 were judged wrong; the model alone gave the same answers, so"),
-    ([True, True, False], "2 were judged right and 1 was judged wrong; the model alone gave the same answers, so")])
-def test_a_verdict_on_an_answer_without_which_it_were_the_same_is_told(verdicts: list[bool], words: str) -> None:
+@pytest.mark.parametrize(
+    ("verdicts", "words"),
+    [
+        ([True], "1 was judged right; the model alone gave the same answer, so"),
+        ([False, False], "2 were judged wrong; the model alone gave the same answers, so"),
+        (
+            [True, True, False],
+            "2 were judged right and 1 was judged wrong; the model alone gave the same answers, so",
+        ),
+    ],
+)
+def test_a_verdict_on_an_answer_without_which_it_were_the_same_is_told(
+    verdicts: list[bool], words: str
+) -> None:
     html = told(*(event("feedback", n, detail={"correct": v}) for n, v in enumerate(verdicts)))
     assert words in html and "Nobody has said" not in html and "<ul" not in html
 
@@ -45,8 +63,13 @@ def test_without_a_verdict_it_says_so() -> None:
 
 def test_other_verdicts_are_told_below_those_that_decided() -> None:
     right, wrong = {"correct": True}, {"correct": False}
-    html = told(event("helped", 1), event("feedback", 1, detail=right), event("feedback", 2, detail=wrong))
-    assert html.count("<li") == 1 and "Of the other answers for which it was tried, 1 was judged wrong" in html
+    html = told(
+        event("helped", 1), event("feedback", 1, detail=right), event("feedback", 2, detail=wrong)
+    )
+    assert (
+        html.count("<li") == 1
+        and "Of the other answers for which it was tried, 1 was judged wrong" in html
+    )
     assert "other answers" not in told(event("hurt", 1), event("feedback", 1, detail=wrong))
 
 
@@ -59,17 +82,34 @@ def test_the_page_does_not_deny_a_verdict() -> None:
             break
     assert slip.route.agreed and slip.used is not None
     solve.said_right(desk, visitor())
-    assert {e.kind for e in desk.engine.bank.events(slip.used.memory_id)} == {"retrieved", "used", "agreed", "feedback"}
+    assert {e.kind for e in desk.engine.bank.events(slip.used.memory_id)} == {
+        "retrieved",
+        "used",
+        "agreed",
+        "feedback",
+    }
     page = text_of(click(desk, {"id": slip.used.memory_id}).body)
-    assert "1 was judged right; the model alone gave the same answer" in page and "Nobody has said" not in page
+    assert (
+        "1 was judged right; the model alone gave the same answer" in page
+        and "Nobody has said" not in page
+    )
 
 
 # ------------------------------------------------------------------ very many events
 def used(bank: Any, name: str, answers: int) -> None:
     """An old verdict of each kind, and many answers since then."""
-    old = [event(kind, n, memory_id=name, detail={"correct": n != 1}) for n, kind in
-           enumerate(("helped", "hurt", "feedback", "note", "tag"))]
-    bank._store.add_events(old + [event(kind, 10 + n, memory_id=name) for n in range(answers) for kind in ("retrieved", "used")])
+    old = [
+        event(kind, n, memory_id=name, detail={"correct": n != 1})
+        for n, kind in enumerate(("helped", "hurt", "feedback", "note", "tag"))
+    ]
+    bank._store.add_events(
+        old
+        + [
+            event(kind, 10 + n, memory_id=name)
+            for n in range(answers)
+            for kind in ("retrieved", "used")
+        ]
+    )
 
 
 def numbers(html: str) -> dict[str, int]:
@@ -83,15 +123,24 @@ def test_the_timeline_and_the_list_agree_with_the_counters() -> None:
     used(bank, name, 400)
     info = bank.info(name)
     past = panel_state.history(bank, info)
-    assert numbers(str(memory.timeline(past))) == {"retrieved": 400, "used": 400, "helped": 1, "hurt": 1}
+    assert numbers(str(memory.timeline(past))) == {
+        "retrieved": 400,
+        "used": 400,
+        "helped": 1,
+        "hurt": 1,
+    }
     assert "805 events, the newest 50 shown" in memory.event_list(past) and past.total == 805
     html = str(memory.verdicts(past))
-    assert html.count("<li") == 2 and "1 was judged right" in html, "however many answers came since"
+    assert html.count("<li") == 2 and "1 was judged right" in html, (
+        "however many answers came since"
+    )
     assert "of the newest" not in memory.timeline(past)
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_of_very_many_events_all_verdicts_are_read_and_all_are_counted(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_very_many_events_all_verdicts_are_read_and_all_are_counted(
+    shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(panel_state, "EVENTS", 100)
     under = Bank()
     name = under.put(make_memory(0))

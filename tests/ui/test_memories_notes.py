@@ -32,7 +32,9 @@ def test_tags_come_and_go_and_the_last_word_counts() -> None:
     assert notes.tag(bank, [a], "zoo") == 1
     assert notes.tags(bank) == {a: ("good one", "zoo"), b: ("good one",)}
     assert notes.tag(bank, [a, c], "GOOD ONE", on=False) == 1
-    assert notes.tags(bank) == {a: ("zoo",), b: ("good one",)} and notes.tags(bank, a) == {a: ("zoo",)}
+    assert notes.tags(bank) == {a: ("zoo",), b: ("good one",)} and notes.tags(bank, a) == {
+        a: ("zoo",)
+    }
     assert notes.tag(bank, [a], "good one") == 1 and notes.tags(bank, a)[a] == ("good one", "zoo")
     assert notes.tag(bank, [a[:9]], "short id") == 1 and "short id" in notes.tags(bank)[a]
 
@@ -47,7 +49,9 @@ def test_a_tag_that_does_not_fit_is_one_sentence(bad: str) -> None:
     assert bank.events() == []
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["a", "b"]), st.booleans()), max_size=12))
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["a", "b"]), st.booleans()), max_size=12)
+)
 def test_tags_are_what_a_set_would_hold(steps: list[tuple[int, str, bool]]) -> None:
     bank, ids = filled()
     model: dict[str, set[str]] = {i: set() for i in ids}
@@ -119,7 +123,11 @@ def test_the_stamps_tell_what_changed(tmp_path: Path) -> None:
     assert (memories_stamp(bank), stamp(bank)) == both, "nothing changed"
     bank.record(Event(a, "used"))
     assert memories_stamp(bank) == both[0] and stamp(bank) != both[1]
-    for change in (lambda: bank.put(make_memory(1)), lambda: bank.quarantine(a, "x"), lambda: bank.delete(a)):
+    for change in (
+        lambda: bank.put(make_memory(1)),
+        lambda: bank.quarantine(a, "x"),
+        lambda: bank.delete(a),
+    ):
         before = memories_stamp(bank), stamp(bank)
         change()
         assert memories_stamp(bank) != before[0] and stamp(bank) != before[1]
@@ -132,8 +140,11 @@ def test_the_stamps_tell_what_changed(tmp_path: Path) -> None:
 def test_an_overlay_changes_with_either_bank_and_with_what_is_beside() -> None:
     bank, (a, *_) = filled()
     overlay = Overlay(bank)
-    for change in (lambda: overlay.record(Event(a, "used")), lambda: overlay.put(make_memory(8)),
-                   lambda: bank.put(make_memory(9))):
+    for change in (
+        lambda: overlay.record(Event(a, "used")),
+        lambda: overlay.put(make_memory(8)),
+        lambda: bank.put(make_memory(9)),
+    ):
         before = stamp(overlay)
         change()
         assert stamp(overlay) != before
@@ -165,8 +176,12 @@ def test_the_nearest_words_are_those_of_a_plain_search(monkeypatch: pytest.Monke
     unit = table / table.norm(dim=1, keepdim=True).clamp_min(1e-12)
     exact = torch.from_numpy(prompt / np.linalg.norm(prompt, axis=1, keepdims=True)) @ unit.T
     for row, scores in zip(found, exact, strict=True):
-        assert [w.token for w in row] == [int(i) for i in scores.argsort(descending=True) if i != 7][:3]
-        assert [w.cosine for w in row] == pytest.approx(sorted(scores.tolist(), reverse=True)[:3], abs=1e-5)
+        assert [w.token for w in row] == [
+            int(i) for i in scores.argsort(descending=True) if i != 7
+        ][:3]
+        assert [w.cosine for w in row] == pytest.approx(
+            sorted(scores.tolist(), reverse=True)[:3], abs=1e-5
+        )
     assert found[2][0].token == 65 and found[2][0].cosine == pytest.approx(1)
     assert found[2][0].text == tiny_tokenizer().decode([65])
     with pytest.raises(LatentmemError, match="16 numbers a token and the model's words have 8"):

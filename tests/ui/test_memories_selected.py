@@ -33,16 +33,24 @@ def pick(desk: Desk, rows: list[int], **changes: Any) -> memories.Picture:
 def test_the_selected_are_shown_tagged_and_exported(shops: Desk) -> None:
     wanted(shops)
     part = pick(shops, [0, 5, 15])
-    assert "3 memories selected" in text_of(part.selected) and "Mean agreement" in text_of(part.selected)
+    assert "3 memories selected" in text_of(part.selected) and "Mean agreement" in text_of(
+        part.selected
+    )
     assert part.bulk["visible"] and text_of(part.selected).count("data-id=") == 3
     box, *shown = actions.tag_picked(shops, *LOOK, "", part.picked, "Trio", visitor())
     shown = memories.Picture(*shown)
-    assert box == "" and "3 memories got the tag “trio”" in text_of(shown.notice) and text_of(shown.selected).count("trio") == 3
+    assert (
+        box == ""
+        and "3 memories got the tag “trio”" in text_of(shown.notice)
+        and text_of(shown.selected).count("trio") == 3
+    )
     update, said = actions.export_picked(shops, part.picked)
     assert "Exported 3 memories" in text_of(said) and zipfile.is_zipfile(update["value"])
     one = shops.engine.bank.infos()[0].id
     _, *shown = actions.untag_picked(shops, *LOOK, one, part.picked, "trio", visitor())
-    assert "3 memories lost the tag" in text_of(memories.Picture(*shown).notice) and not bank_notes.tags(shops.engine.bank)
+    assert "3 memories lost the tag" in text_of(
+        memories.Picture(*shown).notice
+    ) and not bank_notes.tags(shops.engine.bank)
     box, *shown = actions.tag_picked(shops, *LOOK, "", part.picked, " ", visitor())
     assert box == " " and "tag is empty" in text_of(memories.Picture(*shown).notice)
     nothing = pick(shops, [])
@@ -69,5 +77,6 @@ def test_tagging_keeps_the_picture_and_its_colours_follow(shops: Desk) -> None:
     before = stamp_of(shops)
     _, *shown = actions.tag_picked(shops, *look, "", pick(shops, [2]).picked, "new", visitor())
     painted = memories.Picture(*shown).paint
-    assert painted["stamp"] == before == stamp_of(shops) and {g["name"]: g["count"] for g in painted["groups"]} == {
-        "new": 1, "no tag": 15}
+    assert painted["stamp"] == before == stamp_of(shops) and {
+        g["name"]: g["count"] for g in painted["groups"]
+    } == {"new": 1, "no tag": 15}

@@ -25,7 +25,9 @@ def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     return shop_desk()
 
 
-def listened(desk: Desk, handler: Callable[..., Any], names: tuple[str, ...], *given: Any) -> dict[str, Any]:
+def listened(
+    desk: Desk, handler: Callable[..., Any], names: tuple[str, ...], *given: Any
+) -> dict[str, Any]:
     """What the page is sent by a listener, by name."""
     answer = bind(map_wiring.part(handler, names), desk)(*given, request=visitor())
     answer = [answer] if len(names) == 1 else answer
@@ -38,18 +40,44 @@ def test_each_listener_sends_what_its_handler_sets_and_no_more(shops: Desk) -> N
     event = gr.EventData(None, {"id": one})
     assert listened(shops, handlers.want, map_wiring.DRAWN, *LOOK, "").keys() >= {"map", "trust"}
     wanted(shops)
-    assert listened(shops, handlers.want, map_wiring.DRAWN, *LOOK, one).keys() >= {"map", "points", "paint", "lit"}
-    assert listened(shops, handlers.explain, map_wiring.EXPLAINED, *LOOK, "").keys() == {"extras", "trust"}
-    assert listened(shops, handlers.search, map_wiring.FOUND, "pens", *LOOK[1:], one).keys() == {"table", "lit", "choice"}
+    assert listened(shops, handlers.want, map_wiring.DRAWN, *LOOK, one).keys() >= {
+        "map",
+        "points",
+        "paint",
+        "lit",
+    }
+    assert listened(shops, handlers.explain, map_wiring.EXPLAINED, *LOOK, "").keys() == {
+        "extras",
+        "trust",
+    }
+    assert listened(shops, handlers.search, map_wiring.FOUND, "pens", *LOOK[1:], one).keys() == {
+        "table",
+        "lit",
+        "choice",
+    }
     assert listened(shops, handlers.recolour, ("notice", "paint"), *LOOK).keys() == {"paint"}
-    for handler, given in ((memories.clicked, (*LOOK, event)), (memories.choose, (*LOOK, one)), (memories.shut, (*LOOK, one)),
-                           (memories.located, (*LOOK, one))):
-        assert listened(shops, handler, map_wiring.NAMED, *given).keys() >= {"map", "page", "chosen", "actions"}
+    for handler, given in (
+        (memories.clicked, (*LOOK, event)),
+        (memories.choose, (*LOOK, one)),
+        (memories.shut, (*LOOK, one)),
+        (memories.located, (*LOOK, one)),
+    ):
+        assert listened(shops, handler, map_wiring.NAMED, *given).keys() >= {
+            "map",
+            "page",
+            "chosen",
+            "actions",
+        }
     tag = gr.EventData(None, {"do": "untag", "value": "none"})
     assert "page" in listened(shops, actions.act, map_wiring.ANNOTATED, *LOOK, one, tag)
     assert listened(shops, actions.near_words, ("words",), one).keys() == {"words"}
     picked = gr.EventData(None, {"stamp": "?", "bits": ""})
-    assert listened(shops, handlers.picked, map_wiring.PICKED, "", picked).keys() == {"notice", "selected", "bulk", "picked"}
+    assert listened(shops, handlers.picked, map_wiring.PICKED, "", picked).keys() == {
+        "notice",
+        "selected",
+        "bulk",
+        "picked",
+    }
 
 
 def test_a_receipt_is_shown_in_place_of_the_memorys_page(shops: Desk) -> None:
@@ -57,35 +85,78 @@ def test_a_receipt_is_shown_in_place_of_the_memorys_page(shops: Desk) -> None:
     receipt = shops.engine.bank.receipts()[0]
     assert receipt.used is not None
     one = receipt.used.memory_id
-    page = text_of(listened(shops, memories.clicked, map_wiring.NAMED, *LOOK, gr.EventData(None, {"id": one}))["body"])
+    page = text_of(
+        listened(shops, memories.clicked, map_wiring.NAMED, *LOOK, gr.EventData(None, {"id": one}))[
+            "body"
+        ]
+    )
     assert f'data-receipt="{receipt.id}"' in page and "How it was used" in page
-    shown = listened(shops, memories.show_receipt, map_wiring.NAMED, *LOOK, one, gr.EventData(None, {"id": receipt.id}))
-    assert f'data-address="{one}" data-receipt-open="{receipt.id}"' in text_of(shown["page"]) and shown["chosen"] == one
+    shown = listened(
+        shops,
+        memories.show_receipt,
+        map_wiring.NAMED,
+        *LOOK,
+        one,
+        gr.EventData(None, {"id": receipt.id}),
+    )
+    assert (
+        f'data-address="{one}" data-receipt-open="{receipt.id}"' in text_of(shown["page"])
+        and shown["chosen"] == one
+    )
     assert "How it was used" not in text_of(shown["body"]) and "7 pens" in text_of(shown["body"])
-    assert f'data-memory="{one}">Back to the memory' in text_of(shown["body"]) and not shown["notice"]
-    gone = listened(shops, memories.show_receipt, map_wiring.NAMED, *LOOK, one, gr.EventData(None, {"id": "r404"}))
-    assert "There is no receipt" in text_of(gone["notice"]) and "How it was used" in text_of(gone["body"])
+    assert (
+        f'data-memory="{one}">Back to the memory' in text_of(shown["body"]) and not shown["notice"]
+    )
+    gone = listened(
+        shops,
+        memories.show_receipt,
+        map_wiring.NAMED,
+        *LOOK,
+        one,
+        gr.EventData(None, {"id": "r404"}),
+    )
+    assert "There is no receipt" in text_of(gone["notice"]) and "How it was used" in text_of(
+        gone["body"]
+    )
     for data in (None, {"id": None}, {"id": ["x"], "memory": {}}, {"id": "\ud800"}):
-        listened(shops, memories.show_receipt, map_wiring.NAMED, *LOOK, one, gr.EventData(None, data))
+        listened(
+            shops, memories.show_receipt, map_wiring.NAMED, *LOOK, one, gr.EventData(None, data)
+        )
 
 
 def test_the_address_opens_a_receipt(shops: Desk) -> None:
     asked(shops, "Ann buys 7 pens at $2 each. How much change?")
     receipt = shops.engine.bank.receipts()[0]
-    one, other = receipt.used.memory_id, next(i.id for i in shops.engine.bank.infos() if i.id != receipt.used.memory_id)
-    for who, memory in ((visitor("b", receipt=receipt.id), one), (visitor("c", receipt=receipt.id, memory=other), other)):
+    one, other = (
+        receipt.used.memory_id,
+        next(i.id for i in shops.engine.bank.infos() if i.id != receipt.used.memory_id),
+    )
+    for who, memory in (
+        (visitor("b", receipt=receipt.id), one),
+        (visitor("c", receipt=receipt.id, memory=other), other),
+    ):
         app.welcome(shops, "", who)
         page = app.show_map(shops, "", who)
         assert page.chosen == memory and "7 pens" in text_of(page.body) and page.points["n"] == 16
         assert f'data-receipt-open="{receipt.id}"' in text_of(page.page)
     shops.engine.bank.delete(one)
     page = app.show_map(shops, "", visitor("d", receipt=receipt.id))
-    assert page.chosen == "" and "not in the bank any more" in text_of(page.page) and "7 pens" in text_of(page.body)
+    assert (
+        page.chosen == ""
+        and "not in the bank any more" in text_of(page.page)
+        and "7 pens" in text_of(page.body)
+    )
     page = app.show_map(shops, "", visitor("e", receipt="r404"))
-    assert "There is no receipt" in text_of(page.notice) and page.body == [] and "Click a point" in text_of(page.page)
+    assert (
+        "There is no receipt" in text_of(page.notice)
+        and page.body == []
+        and "Click a point" in text_of(page.page)
+    )
 
 
-def test_the_first_picture_of_the_panel_does_not_close_what_was_opened_meanwhile(shops: Desk) -> None:
+def test_the_first_picture_of_the_panel_does_not_close_what_was_opened_meanwhile(
+    shops: Desk,
+) -> None:
     """The points of a page that opens on the map are there before; the answer for the whole panel may come later."""
     who = visitor("b", panel="memories")
     app.welcome(shops, "", who)
@@ -93,7 +164,9 @@ def test_the_first_picture_of_the_panel_does_not_close_what_was_opened_meanwhile
     late = sent(app.show_map(shops, "", who))
     assert "table" in late and not late & set(map_wiring.OPENED)
     app.welcome(shops, "", who)
-    assert sent(app.show_map(shops, "", who)) >= {"page", "chosen"}, "a page that is loaded again begins anew"
+    assert sent(app.show_map(shops, "", who)) >= {"page", "chosen"}, (
+        "a page that is loaded again begins anew"
+    )
 
 
 def test_a_part_that_would_be_lost_is_a_bug(shops: Desk) -> None:
@@ -108,17 +181,28 @@ def test_a_failed_projection_and_a_star_elsewhere_still_fit_their_listeners() ->
     list(handlers.draw(desk, "", "source", "input", "tsne", "", visitor()))
     assert listened(*drawn)["points"]["n"] == 0
     placed(desk, ANN, ("", "source", "prompt", "pca"))
-    assert "notice" in listened(desk, memories.located, map_wiring.NAMED, "", "source", "prompt", "pca", "")
+    assert "notice" in listened(
+        desk, memories.located, map_wiring.NAMED, "", "source", "prompt", "pca", ""
+    )
 
 
 def test_the_points_come_with_a_page_that_opens_on_the_map(shops: Desk) -> None:
     one = shops.engine.bank.infos()[2].id
     assert not sent(app.show_map(shops, "", visitor())) & {"points", "paint"}
-    for who in (visitor("b", memory=one), visitor("c", panel="memories"), visitor("d", memory="m000nothere")):
+    for who in (
+        visitor("b", memory=one),
+        visitor("c", panel="memories"),
+        visitor("d", memory="m000nothere"),
+    ):
         first = app.show_map(shops, "", who)
-        assert first.points["n"] == 16 and first.points["stamp"] == first.paint["stamp"] == first.map["stamp"]
+        assert (
+            first.points["n"] == 16
+            and first.points["stamp"] == first.paint["stamp"] == first.map["stamp"]
+        )
         assert first.lit["bits"] is None
-    assert "points" not in sent(app.show_map(Desk(FakeEngine()), "", visitor("e", panel="memories"))), "nothing to draw"
+    assert "points" not in sent(
+        app.show_map(Desk(FakeEngine()), "", visitor("e", panel="memories"))
+    ), "nothing to draw"
 
 
 def test_no_quick_hand_is_lost() -> None:

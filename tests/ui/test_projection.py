@@ -40,7 +40,9 @@ def blobs(n: int, d: int = 24, groups: int = 3, seed: int = 0) -> tuple[np.ndarr
 
 # ------------------------------------------------------------------ PCA
 @pytest.mark.parametrize("shape", [(40, 300), (300, 40), (210, 200)])
-def test_the_iteration_finds_the_exact_axes(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_iteration_finds_the_exact_axes(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys, _ = blobs(*shape)
     monkeypatch.setattr(projection, "EXACT", 10**9)
     exact = pca(keys)
@@ -63,24 +65,36 @@ def test_a_linear_plane_projects_keys_of_its_own_length_only() -> None:
     keys, _ = blobs(30)
     plane = pca(keys)
     np.testing.assert_allclose(plane.project(keys[3]), plane.points[3], atol=1e-6)
-    assert plane.project(keys[3][:5]) is None and Plane(plane.points, "tsne").project(keys[3]) is None
+    assert (
+        plane.project(keys[3][:5]) is None and Plane(plane.points, "tsne").project(keys[3]) is None
+    )
 
 
-@pytest.mark.parametrize("keys", [np.zeros((0, 0), np.float32), np.ones((1, 3), np.float32), np.ones((4, 3), np.float32)])
+@pytest.mark.parametrize(
+    "keys", [np.zeros((0, 0), np.float32), np.ones((1, 3), np.float32), np.ones((4, 3), np.float32)]
+)
 def test_too_few_or_equal_keys_give_finite_points(keys: np.ndarray) -> None:
     plane = pca(keys)
-    assert plane.points.shape == (len(keys), 2) and np.isfinite(plane.points).all() and plane.explained == 1.0
+    assert (
+        plane.points.shape == (len(keys), 2)
+        and np.isfinite(plane.points).all()
+        and plane.explained == 1.0
+    )
 
 
 # ------------------------------------------------------------------ beside neighbours
 def test_the_nearest_point_with_one_left_out() -> None:
     points = np.array([[0.0, 0.0], [1.0, 0.0], [5.0, 5.0]])
     assert nearest(points, points[0]) == 0 and nearest(points, points[0], without=0) == 1
-    assert nearest(points[:1], points[0], without=0) is None and nearest(points[:0], points[0]) is None
+    assert (
+        nearest(points[:1], points[0], without=0) is None and nearest(points[:0], points[0]) is None
+    )
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=6), st.integers(0, 99))
-def test_between_lies_within_its_points_and_near_the_most_similar(similar: list[float], seed: int) -> None:
+def test_between_lies_within_its_points_and_near_the_most_similar(
+    similar: list[float], seed: int
+) -> None:
     points = np.random.default_rng(seed).normal(size=(len(similar), 2))
     at = between(points, similar)
     assert (at >= points.min(axis=0) - 1e-9).all() and (at <= points.max(axis=0) + 1e-9).all()
@@ -100,7 +114,9 @@ def test_points_the_method_did_not_place_join_their_group(monkeypatch: pytest.Mo
 
 # ------------------------------------------------------------------ trust
 def test_trust_is_one_for_a_true_picture_and_a_half_for_chance() -> None:
-    flat = np.random.default_rng(0).normal(size=(300, 2)) @ np.random.default_rng(1).normal(size=(2, 9))
+    flat = np.random.default_rng(0).normal(size=(300, 2)) @ np.random.default_rng(1).normal(
+        size=(2, 9)
+    )
     assert trustworthiness(flat, pca(flat).points) == (pytest.approx(1.0), 300)
     chance, n = trustworthiness(flat, np.random.default_rng(2).normal(size=(300, 2)))
     assert 0.4 < chance < 0.6 and n == 300
@@ -131,9 +147,20 @@ def test_tsne_is_computed_once_with_progress_and_kept(maps: Path) -> None:
     said: list[Status] = []
     plane = run(heard(place(keys, "tsne"), said))
     assert plane.method == "tsne" and plane.points.shape == (60, 2) and plane.beside == 0
-    assert "t-SNE picture of 60 memories" in said[-1].text and said[-1].total == 1000 and said[-1].done >= 500
-    same = [np.linalg.norm(plane.points[group == g] - plane.points[group == g].mean(axis=0), axis=1).mean() for g in range(3)]
-    apart = np.linalg.norm(plane.points[group == 0].mean(axis=0) - plane.points[group == 1].mean(axis=0))
+    assert (
+        "t-SNE picture of 60 memories" in said[-1].text
+        and said[-1].total == 1000
+        and said[-1].done >= 500
+    )
+    same = [
+        np.linalg.norm(
+            plane.points[group == g] - plane.points[group == g].mean(axis=0), axis=1
+        ).mean()
+        for g in range(3)
+    ]
+    apart = np.linalg.norm(
+        plane.points[group == 0].mean(axis=0) - plane.points[group == 1].mean(axis=0)
+    )
     assert apart > 2 * max(same), "groups are apart"
     again: list[Status] = []
     np.testing.assert_array_equal(run(heard(place(keys, "tsne"), again)).points, plane.points)
@@ -143,7 +170,9 @@ def test_tsne_is_computed_once_with_progress_and_kept(maps: Path) -> None:
     assert map_layouts.kept(file, 60) is None
 
 
-def test_a_picture_of_many_is_fitted_on_a_sample(maps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_of_many_is_fitted_on_a_sample(
+    maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(map_layouts, "MOST_FITTED", 20)
     monkeypatch.setattr(map_layouts, "_computed", fake_method)
     keys, _ = blobs(50)
@@ -206,11 +235,15 @@ def test_a_new_memory_joins_a_picture_that_is_there() -> None:
     assert plane.beside == 2
     fewer = grown(old, names[:28], names[5:28], keys[5:28])
     np.testing.assert_array_equal(fewer.points, old.points[5:])
-    assert grown(Plane(old.points[:10], "tsne"), names[:10], names, keys) is None, "too many are new"
+    assert grown(Plane(old.points[:10], "tsne"), names[:10], names, keys) is None, (
+        "too many are new"
+    )
     assert grown(old, ("x",), names, keys) is None
 
 
-def test_a_bank_that_grows_one_by_one_is_computed_again_in_the_end(maps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bank_that_grows_one_by_one_is_computed_again_in_the_end(
+    maps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More than a tenth are new since the method last placed them, not since the last memory came."""
     monkeypatch.setattr(map_layouts, "_computed", fake_method)
     keys, _ = blobs(60)
@@ -218,10 +251,14 @@ def test_a_bank_that_grows_one_by_one_is_computed_again_in_the_end(maps: Path, m
     old = Plane(np.asarray(keys[:30, :2]), "tsne")
     one = grown(old, names[:30], names[:31], keys[:31], names[:30])
     assert one is not None and one.beside == 1
-    assert grown(one, names[:31], names[:34], keys[:34], names[:30]) is None, "four are new since then, three are let in"
+    assert grown(one, names[:31], names[:34], keys[:34], names[:30]) is None, (
+        "four are new since then, three are let in"
+    )
     assert grown(one, names[:31], names[:34], keys[:34], names[:31]) is not None
     fewer = (*names[5:30], *names[30:33])
-    assert grown(old, names[:30], fewer, keys[[int(n[1:]) for n in fewer]], names[:30]) is not None, "what went does not count"
+    assert (
+        grown(old, names[:30], fewer, keys[[int(n[1:]) for n in fewer]], names[:30]) is not None
+    ), "what went does not count"
 
     bank = Bank()
     atlas, sheets = Atlas(bank), []
@@ -230,8 +267,14 @@ def test_a_bank_that_grows_one_by_one_is_computed_again_in_the_end(maps: Path, m
         if seed >= 20:
             sheets.append(run(atlas.sheet("input", "tsne")))
     beside = [s.plane.beside for s in sheets]
-    assert beside[:5] == [0, 1, 2, 3, 0], "21 to 24 memories, and the 25th is the fourth that is new"
-    assert max(beside) <= 4 and beside.count(0) >= 4 and all(len(s.names) == 21 + i for i, s in enumerate(sheets))
+    assert beside[:5] == [0, 1, 2, 3, 0], (
+        "21 to 24 memories, and the 25th is the fourth that is new"
+    )
+    assert (
+        max(beside) <= 4
+        and beside.count(0) >= 4
+        and all(len(s.names) == 21 + i for i, s in enumerate(sheets))
+    )
 
 
 @pytest.mark.skipif("umap" not in map_layouts.methods(), reason="needs the extra umap")
@@ -245,14 +288,20 @@ def test_umap_where_it_is_installed(maps: Path) -> None:
 def test_pca_places_any_number_of_keys(n: int, d: int, seed: int) -> None:
     keys = np.random.default_rng(seed).normal(size=(n, d))
     plane = pca(keys)
-    assert plane.points.shape == (n, 2) and np.isfinite(plane.points).all() and 0 <= plane.explained <= 1 + 1e-9
+    assert (
+        plane.points.shape == (n, 2)
+        and np.isfinite(plane.points).all()
+        and 0 <= plane.explained <= 1 + 1e-9
+    )
     if n:
         np.testing.assert_allclose(plane.project(keys[0]), plane.points[0], atol=1e-6)
         assert np.allclose(plane.points[nearest(plane.points, plane.points[0])], plane.points[0])
 
 
 def test_pca_finds_the_plane() -> None:
-    flat = np.random.default_rng(0).normal(size=(50, 2)) @ np.random.default_rng(1).normal(size=(2, 9))
+    flat = np.random.default_rng(0).normal(size=(50, 2)) @ np.random.default_rng(1).normal(
+        size=(2, 9)
+    )
     assert pca(flat).explained == pytest.approx(1)
     same = np.linalg.norm(flat[:, None] - flat[None], axis=-1)
     shown = np.linalg.norm(pca(flat).points[:, None] - pca(flat).points[None], axis=-1)

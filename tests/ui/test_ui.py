@@ -32,7 +32,9 @@ from tests.ui_samples import (
     visitor,
 )
 
-SLOWLY = f"{ANN} Count slowly."  # the engine takes seconds over it: it does not end before it is stopped
+SLOWLY = (
+    f"{ANN} Count slowly."  # the engine takes seconds over it: it does not end before it is stopped
+)
 
 
 @pytest.fixture
@@ -62,16 +64,26 @@ def tried(desk: Desk, on: str, who: Any = None) -> Iterator[Any]:
 def test_solving_streams_and_ends_with_the_receipt(desk: Desk) -> None:
     pictures = asked(desk)
     first, last = pictures[0], pictures[-1]
-    assert first.press["interactive"] is False and first.stop["interactive"] is True and not first.receipt
-    assert "Receipt" in text_of(last.receipt) and last.press["interactive"] is True and last.stop["interactive"] is False
+    assert (
+        first.press["interactive"] is False
+        and first.stop["interactive"] is True
+        and not first.receipt
+    )
+    assert (
+        "Receipt" in text_of(last.receipt)
+        and last.press["interactive"] is True
+        and last.stop["interactive"] is False
+    )
     assert last.after["visible"] and last.feedback["visible"]
     assert len(last.cards) == 16 + 2 and len(last.votes) == 2
     assert "Bo has 5 cats" in text_of(last.receipt)
     json.dumps([p._asdict() for p in pictures])
 
 
-@pytest.mark.parametrize(("mode", "words"), [
-    ("off", "Answered without a memory"), ("auto", "Bo has 5 cats"), ("chosen", "A train goes")])
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [("off", "Answered without a memory"), ("auto", "Bo has 5 cats"), ("chosen", "A train goes")],
+)
 def test_the_choice_of_memory(desk: Desk, mode: str, words: str) -> None:
     train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
     assert words in text_of(asked(desk, mode=mode, memory=train)[-1].receipt)
@@ -79,8 +91,14 @@ def test_the_choice_of_memory(desk: Desk, mode: str, words: str) -> None:
 
 def test_this_one_without_a_memory_is_refused(desk: Desk) -> None:
     shown = solve.Picture(*solve.press(desk, visitor(), ANN, "chosen", None, *SETTINGS)[:-2])
-    assert "Choose a memory first" in text_of(shown.status) and shown.press["interactive"] and not shown.stop["interactive"]
-    assert next(solve.begin(desk, visitor())) == [gr.skip()] * len(solve.Picture._fields), "it has no turn"
+    assert (
+        "Choose a memory first" in text_of(shown.status)
+        and shown.press["interactive"]
+        and not shown.stop["interactive"]
+    )
+    assert next(solve.begin(desk, visitor())) == [gr.skip()] * len(solve.Picture._fields), (
+        "it has no turn"
+    )
     assert desk.engine.shared["closed"] == 0
 
 
@@ -94,24 +112,46 @@ def test_what_is_looked_up_is_said_as_it_is(desk: Desk) -> None:
             if run.scene.retrieval is not None:
                 break
         said[mode] = dict(solve.picture(desk, run, True).status)["hits"]
-    assert "Memories are off" in said["off"] and "Nearest memory" in said["auto"] and "too far" in said["auto"]
-    assert "Chosen by you" in said["chosen"] and "too far" not in said["chosen"] and train in said["chosen"]
+    assert (
+        "Memories are off" in said["off"]
+        and "Nearest memory" in said["auto"]
+        and "too far" in said["auto"]
+    )
+    assert (
+        "Chosen by you" in said["chosen"]
+        and "too far" not in said["chosen"]
+        and train in said["chosen"]
+    )
     receipt = text_of(asked(desk, mode="chosen", memory=train)[-1].receipt)
     assert "by you" in receipt and "looked up" not in receipt and "Lead over" not in receipt
 
 
 @pytest.mark.parametrize("panel", [solve, distil])
 def test_an_over_long_problem_is_refused_and_not_cut(panel: Any) -> None:
-    desk, more = Desk(FakeEngine(Settings(hosted=True, hosted_chars=200))), (4, 1e-3, 20) if panel is distil else ()
+    desk, more = (
+        Desk(FakeEngine(Settings(hosted=True, hosted_chars=200))),
+        (4, 1e-3, 20) if panel is distil else (),
+    )
     given = ("auto", None, *SETTINGS) if panel is solve else (*SETTINGS, *more)
     last = list(pressed(panel, desk, visitor(), "x" * 201, *given))[-1]
-    assert "201 characters and the limit is 200" in text_of(last.status) and desk.engine.shared["closed"] == 0
+    assert (
+        "201 characters and the limit is 200" in text_of(last.status)
+        and desk.engine.shared["closed"] == 0
+    )
 
 
-@pytest.mark.parametrize(("text", "changes", "words"), [
-    ("   ", {}, "The problem is empty"), (ANN, {"rollouts": 0}, "rollouts"), (ANN, {"temperature": float("nan")}, "temperature"),
-    (ANN, {"memory": "m000nothere", "mode": "chosen"}, "m000nothere")])
-def test_what_a_user_can_mend_is_one_sentence(desk: Desk, text: str, changes: dict, words: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "changes", "words"),
+    [
+        ("   ", {}, "The problem is empty"),
+        (ANN, {"rollouts": 0}, "rollouts"),
+        (ANN, {"temperature": float("nan")}, "temperature"),
+        (ANN, {"memory": "m000nothere", "mode": "chosen"}, "m000nothere"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence(
+    desk: Desk, text: str, changes: dict, words: str
+) -> None:
     last = asked(desk, text, **changes)[-1]
     assert words in text_of(last.status) and 'role="alert"' in text_of(last.status)
     assert last.press["interactive"] is True and not last.receipt
@@ -183,12 +223,18 @@ def test_distil_try_keep_and_try_again(desk: Desk, quick_pictures: None) -> None
     pictures = distilled(desk)
     desk.engine.pace = 0
     last = pictures[-1]
-    assert any("Step 2 of 4" in text_of(p.status) for p in pictures) and any(p.curve["data"] for p in pictures[:-1])
+    assert any("Step 2 of 4" in text_of(p.status) for p in pictures) and any(
+        p.curve["data"] for p in pictures[:-1]
+    )
     assert last.choice["visible"] and last.after["visible"] and len(desk.engine.bank) == 2
-    assert "not yet kept" in text_of(last.outcome) and [len(d["x"]) for d in last.curve["data"]] == [5, 5, 5]
+    assert "not yet kept" in text_of(last.outcome) and [
+        len(d["x"]) for d in last.curve["data"]
+    ] == [5, 5, 5]
     events = len(desk.engine.bank.events())
     assert text_of(list(tried(desk, distil.SAME))[-1]).count('class="column"') == 2
-    assert len(desk.engine.bank) == 2 and len(desk.engine.bank.events()) == events, "a trial leaves nothing behind"
+    assert len(desk.engine.bank) == 2 and len(desk.engine.bank.events()) == events, (
+        "a trial leaves nothing behind"
+    )
     kept = distil.keep(desk, visitor())
     assert len(desk.engine.bank) == 3 and kept.after["visible"] and not kept.choice["visible"]
     assert "See it on the map" in text_of(kept.outcome)
@@ -202,7 +248,11 @@ def test_distil_try_keep_and_try_again(desk: Desk, quick_pictures: None) -> None
 def test_the_nearest_examples_are_offered_first(desk: Desk) -> None:
     text = next(t for t, p in desk.examples.items() if session.family(p) == "change")
     offered = distilled(desk, text)[-1].on["choices"]
-    assert offered[:2] == [distil.ALL, distil.SAME] and len(offered) == len(desk.examples) + 2 and text not in offered[2:7]
+    assert (
+        offered[:2] == [distil.ALL, distil.SAME]
+        and len(offered) == len(desk.examples) + 2
+        and text not in offered[2:7]
+    )
     assert sum(session.family(desk.examples[t]) == "change" for t in offered[2:7]) >= 3
 
 
@@ -257,4 +307,8 @@ def test_only_a_full_queue_refuses_a_press(desk: Desk, full: bool) -> None:
     solve.press(desk, visitor(), ANN, "off", None, *SETTINGS)
     shown = solve.refused(desk, visitor())
     assert desk.visit(visitor()).runs["solve"].pressed is not full
-    assert ("queue is full" in text_of(shown.status)) if full else all("value" not in update for update in shown)
+    assert (
+        ("queue is full" in text_of(shown.status))
+        if full
+        else all("value" not in update for update in shown)
+    )

@@ -37,10 +37,14 @@ def test_the_endpoints_give_plain_json(desk: Desk) -> None:
     assert len(thought["traces"]) == 4 and thought["vote"]["total"] == 4
     assert [row["id"] for row in api.memories(desk, "Ann has")] == [made["memory_id"]]
     assert api.search(desk, ANN, 2)["hits"][0]["memory_id"] == made["memory_id"]
-    assert [h["memory_id"] for h in api.neighbours(desk, made["memory_id"], 1)] != [made["memory_id"]]
+    assert [h["memory_id"] for h in api.neighbours(desk, made["memory_id"], 1)] != [
+        made["memory_id"]
+    ]
     assert api.quarantine(desk, made["memory_id"], "x")
     row = api.memory(desk, made["memory_id"])
-    assert row["quarantined"] and len(row["steps"]) == 3 and row["events"][0]["kind"] == "quarantined"
+    assert (
+        row["quarantined"] and len(row["steps"]) == 3 and row["events"][0]["kind"] == "quarantined"
+    )
     api.release(desk, made["memory_id"])
     with pytest.raises(gr.Error, match="whole id"):
         api.delete(desk, made["memory_id"][:6])
@@ -72,41 +76,77 @@ def test_what_is_not_kept_waits_for_keep_or_discard(desk: Desk) -> None:
 
 
 def test_mistakes_are_one_sentence(desk: Desk) -> None:
-    for call in (lambda: api.solve(desk, " "), lambda: api.memory(desk, "m000nothere"), lambda: api.search(desk, ""),
-                 lambda: api.think(desk, ANN, "m000nothere"), lambda: api.feedback(desk, True, visitor("new")),
-                 lambda: api.replay(desk, visitor("new")), lambda: api.solve(desk, ANN, rollouts=-1),
-                 lambda: api.receipt(desk, "r404"), lambda: api.receipt(desk, "\ud800"),
-                 lambda: api.export_peft(desk, "m000nothere"), lambda: api.import_bank(desk, None)):
+    for call in (
+        lambda: api.solve(desk, " "),
+        lambda: api.memory(desk, "m000nothere"),
+        lambda: api.search(desk, ""),
+        lambda: api.think(desk, ANN, "m000nothere"),
+        lambda: api.feedback(desk, True, visitor("new")),
+        lambda: api.replay(desk, visitor("new")),
+        lambda: api.solve(desk, ANN, rollouts=-1),
+        lambda: api.receipt(desk, "r404"),
+        lambda: api.receipt(desk, "\ud800"),
+        lambda: api.export_peft(desk, "m000nothere"),
+        lambda: api.import_bank(desk, None),
+    ):
         with pytest.raises(gr.Error) as caught:
             call()
         assert str(caught.value).count("\n") == 0 and len(str(caught.value)) > 20
 
 
-@pytest.mark.parametrize(("name", "given", "words"), [
-    ("solve", {"problem": 5}, "problem = '5' does not fit: it should be a text"),
-    ("solve", {"problem": None}, "problem = 'None' does not fit"),
-    ("solve", {"problem": ANN, "rollouts": "many"}, "rollouts = 'many' does not fit: it should be a valid integer"),
-    ("solve", {"problem": ANN, "rollouts": [8]}, "does not fit"),
-    ("solve", {"problem": ANN, "verifier": "magic"}, "verifier = 'magic' does not fit: it should be 'vote_share'"),
-    ("solve", {"problem": ANN, "temperature": float("nan")}, "temperature"),
-    ("think", {"problem": ANN, "memory_id": ""}, "memory_id is empty: give the id of a memory"),
-    ("think", {"problem": ANN, "memory_id": " "}, "memory_id is empty"),
-    ("think", {"problem": ANN, "memory_id": None}, "memory_id = 'None' does not fit"),
-    ("distil", {"problem": ANN, "steps": 2.5}, "steps = '2.5' does not fit: it should be a valid integer"),
-    ("search", {"problem": ANN, "k": "x"}, "k = 'x' does not fit"),
-    ("search", {"problem": ANN, "key": "prompt"}, "key = 'prompt' does not fit"),
-    ("feedback", {"correct": None}, "correct = 'None' does not fit: it should be a valid boolean"),
-    ("memories", {"limit": 2.5}, "limit = '2.5' does not fit: it should be a valid integer, got a number with a fractional part"),
-    ("memories", {"text": 7}, "text = '7' does not fit"),
-    ("memory", {"memory_id": 3}, "memory_id = '3' does not fit"),
-    ("neighbours", {"memory_id": "", "k": 2}, "memory_id is empty"),
-    ("receipt", {"receipt_id": {}}, "receipt_id = '{}' does not fit"),
-    ("forget", {"receipt_id": " "}, "receipt_id is empty: give the id of a receipt"),
-    ("quarantine", {"memory_id": "m0", "reason": 4}, "reason = '4' does not fit"),
-    ("tag", {"memory_id": "m0", "name": 4}, "name = '4' does not fit"),
-    ("note", {"memory_id": "m0", "text": ["x"]}, "does not fit"), ("words", {"memory_id": None}, "does not fit"),
-    ("delete", {"memory_id": 4}, "does not fit"), ("export_peft", {"memory_id": None}, "does not fit")])
-def test_what_does_not_fit_is_one_sentence(desk: Desk, name: str, given: dict[str, Any], words: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("solve", {"problem": 5}, "problem = '5' does not fit: it should be a text"),
+        ("solve", {"problem": None}, "problem = 'None' does not fit"),
+        (
+            "solve",
+            {"problem": ANN, "rollouts": "many"},
+            "rollouts = 'many' does not fit: it should be a valid integer",
+        ),
+        ("solve", {"problem": ANN, "rollouts": [8]}, "does not fit"),
+        (
+            "solve",
+            {"problem": ANN, "verifier": "magic"},
+            "verifier = 'magic' does not fit: it should be 'vote_share'",
+        ),
+        ("solve", {"problem": ANN, "temperature": float("nan")}, "temperature"),
+        ("think", {"problem": ANN, "memory_id": ""}, "memory_id is empty: give the id of a memory"),
+        ("think", {"problem": ANN, "memory_id": " "}, "memory_id is empty"),
+        ("think", {"problem": ANN, "memory_id": None}, "memory_id = 'None' does not fit"),
+        (
+            "distil",
+            {"problem": ANN, "steps": 2.5},
+            "steps = '2.5' does not fit: it should be a valid integer",
+        ),
+        ("search", {"problem": ANN, "k": "x"}, "k = 'x' does not fit"),
+        ("search", {"problem": ANN, "key": "prompt"}, "key = 'prompt' does not fit"),
+        (
+            "feedback",
+            {"correct": None},
+            "correct = 'None' does not fit: it should be a valid boolean",
+        ),
+        (
+            "memories",
+            {"limit": 2.5},
+            "limit = '2.5' does not fit: it should be a valid integer, got a number with a fractional part",
+        ),
+        ("memories", {"text": 7}, "text = '7' does not fit"),
+        ("memory", {"memory_id": 3}, "memory_id = '3' does not fit"),
+        ("neighbours", {"memory_id": "", "k": 2}, "memory_id is empty"),
+        ("receipt", {"receipt_id": {}}, "receipt_id = '{}' does not fit"),
+        ("forget", {"receipt_id": " "}, "receipt_id is empty: give the id of a receipt"),
+        ("quarantine", {"memory_id": "m0", "reason": 4}, "reason = '4' does not fit"),
+        ("tag", {"memory_id": "m0", "name": 4}, "name = '4' does not fit"),
+        ("note", {"memory_id": "m0", "text": ["x"]}, "does not fit"),
+        ("words", {"memory_id": None}, "does not fit"),
+        ("delete", {"memory_id": 4}, "does not fit"),
+        ("export_peft", {"memory_id": None}, "does not fit"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(
+    desk: Desk, name: str, given: dict[str, Any], words: str
+) -> None:
     api.solve(desk, ANN, request=visitor())
     asks = {"request": visitor()} if name in ("solve", "distil", "feedback") else {}
     with pytest.raises(gr.Error) as caught:
@@ -120,7 +160,9 @@ def test_null_is_what_stands_in_the_description(desk: Desk) -> None:
     assert len(api.neighbours(desk, one, None)) == 1 and api.quarantine(desk, one, None) == one
     assert len(api.search(desk, ANN, None)["hits"]) == 1, "the other one is in quarantine"
     assert api.tag(desk, one, "x", None) == ["x"] and api.note(desk, one, None) == []
-    assert api.solve(desk, ANN, memory=None, rollouts="4", request=visitor())["memory"]["total"] == 4
+    assert (
+        api.solve(desk, ANN, memory=None, rollouts="4", request=visitor())["memory"]["total"] == 4
+    )
     assert api.distil(desk, ANN, steps=2.0, keep=None)["kept"]
 
 
@@ -139,10 +181,15 @@ def test_a_bug_tells_no_secret(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_receipt_is_deleted_for_good(desk: Desk) -> None:
-    one, two = (api.solve(desk, text, request=visitor())["id"] for text in (ANN, ANN + " And fish?"))
+    one, two = (
+        api.solve(desk, text, request=visitor())["id"] for text in (ANN, ANN + " And fish?")
+    )
     tried = api.receipt(desk, one)["used"]["memory_id"]
     assert api.forget(desk, one) == one and [r.id for r in desk.engine.bank.receipts()] == [two]
-    assert one not in api.memory(desk, tried)["receipts"] and desk.engine.bank.info(tried).counters.used >= 1
+    assert (
+        one not in api.memory(desk, tried)["receipts"]
+        and desk.engine.bank.info(tried).counters.used >= 1
+    )
     for gone in (one, "r404", "\ud800"):
         with pytest.raises(gr.Error, match="There is no receipt") as caught:
             api.forget(desk, gone)
@@ -152,14 +199,23 @@ def test_a_receipt_is_deleted_for_good(desk: Desk) -> None:
 
 def test_tags_notes_and_words(desk: Desk) -> None:
     one = desk.engine.bank.infos()[0].id
-    assert api.tag(desk, one, "Teach first") == ["teach first"] and api.tag(desk, one, "keep") == ["keep", "teach first"]
+    assert api.tag(desk, one, "Teach first") == ["teach first"] and api.tag(desk, one, "keep") == [
+        "keep",
+        "teach first",
+    ]
     assert api.tag(desk, one, "keep", on=False) == ["teach first"]
-    assert [n["text"] for n in api.note(desk, one, "odd")] == ["odd"] and len(api.note(desk, one)) == 1
+    assert [n["text"] for n in api.note(desk, one, "odd")] == ["odd"] and len(
+        api.note(desk, one)
+    ) == 1
     near = api.words(desk, one)
     assert len(near) == 20 and near[0][0]["text"] and -1 <= near[0][0]["cosine"] <= 1
     json.dumps([near, api.note(desk, one)])
-    for call in (lambda: api.tag(desk, "m000nothere", "x"), lambda: api.tag(desk, one, " "),
-                 lambda: api.note(desk, "m000nothere"), lambda: api.words(desk, "m000nothere")):
+    for call in (
+        lambda: api.tag(desk, "m000nothere", "x"),
+        lambda: api.tag(desk, one, " "),
+        lambda: api.note(desk, "m000nothere"),
+        lambda: api.words(desk, "m000nothere"),
+    ):
         with pytest.raises(gr.Error):
             call()
 
@@ -168,7 +224,9 @@ def test_files_out_and_in(desk: Desk) -> None:
     bank = api.export_bank(desk)
     assert zipfile.is_zipfile(bank) and api.import_bank(Desk(FakeEngine()), bank)["added"] == 2
     peft = api.export_peft(desk, desk.engine.bank.infos()[0].id)
-    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(zipfile.ZipFile(peft).namelist())
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(
+        zipfile.ZipFile(peft).namelist()
+    )
 
 
 def test_every_endpoint_is_documented() -> None:
@@ -178,7 +236,9 @@ def test_every_endpoint_is_documented() -> None:
         assert name == fn.__name__ and what.endswith(".") and "desk" not in written
         for part in filter(None, written.split(", ")):
             if ":" in part:
-                assert f"        {part.partition(':')[0]}: " in words, f"{name} does not explain {part}"
+                assert f"        {part.partition(':')[0]}: " in words, (
+                    f"{name} does not explain {part}"
+                )
 
 
 def test_mcp_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,18 +290,23 @@ def test_a_client_solves_distils_and_sends_files(client: Any, tmp_path: Path) ->
 
 def test_whatever_json_a_client_sends_is_answered_in_a_sentence(client: Any) -> None:
     """Not through gradio's client, which checks some of it before it is sent."""
+
     def answered(name: str, *data: Any) -> str:
         call = f"{client.src}gradio_api/call/{name}"
         body = json.dumps({"data": data}).encode()
-        event = json.loads(urlopen(Request(call, body, {"Content-Type": "application/json"}), timeout=60).read())["event_id"]
+        event = json.loads(
+            urlopen(Request(call, body, {"Content-Type": "application/json"}), timeout=60).read()
+        )["event_id"]
         return urlopen(f"{call}/{event}", timeout=60).read().decode()
 
     rows = answered("memories", "Bo has", None)
     assert "event: complete" in rows and "Bo has 5 cats" in rows
-    for name, data, words in (("memories", ("", 2.5), "limit = '2.5' does not fit: it should be a valid integer"),
-                              ("think", (ANN, "", None, None, None), "memory_id is empty"),
-                              ("solve", (5, "auto", *[None] * 8), "problem = '5' does not fit"),
-                              ("forget", ("r404",), "There is no receipt")):
+    for name, data, words in (
+        ("memories", ("", 2.5), "limit = '2.5' does not fit: it should be a valid integer"),
+        ("think", (ANN, "", None, None, None), "memory_id is empty"),
+        ("solve", (5, "auto", *[None] * 8), "problem = '5' does not fit"),
+        ("forget", ("r404",), "There is no receipt"),
+    ):
         said = answered(name, *data)
         assert "event: error" in said and words in said, (name, said)
 
@@ -251,4 +316,7 @@ def test_the_types_of_parameters_are_told(client: Any) -> None:
     assert set(told) == {f"/{fn.__name__}" for fn in api.ENDPOINTS}
     named = {p["parameter_name"]: p for p in told["/solve"]["parameters"]}
     assert "request" not in named and named["problem"]["python_type"]["type"] == "str"
-    assert "int" in named["rollouts"]["python_type"]["type"] and named["rollouts"]["parameter_has_default"]
+    assert (
+        "int" in named["rollouts"]["python_type"]["type"]
+        and named["rollouts"]["parameter_has_default"]
+    )

@@ -35,12 +35,19 @@ def files(folder: Path, name: str = "*") -> list[Path]:
 def test_only_the_last_two_exports_of_a_kind_are_kept(kind: str, served: Path) -> None:
     desk = new_desk()
     one = desk.engine.bank.infos()[0].id
-    make: Any = {"bank": lambda: api.export_bank(desk), "peft": lambda: api.export_peft(desk, one),
-                 "button": lambda: memories.export_all(desk)[0]["value"],
-                 "adapter": lambda: memories.export_peft(desk, one)[0]["value"]}[kind]
+    make: Any = {
+        "bank": lambda: api.export_bank(desk),
+        "peft": lambda: api.export_peft(desk, one),
+        "button": lambda: memories.export_all(desk)[0]["value"],
+        "adapter": lambda: memories.export_peft(desk, one)[0]["value"],
+    }[kind]
     made = [make() for _ in range(6)]
-    assert [Path(f).exists() for f in made] == [False] * 4 + [True] * EXPORTS_KEPT and EXPORTS_KEPT == 2
-    assert sorted(files(served)) == sorted(map(Path, made[-2:])) and all(zipfile.is_zipfile(f) for f in made[-2:])
+    assert [Path(f).exists() for f in made] == [False] * 4 + [
+        True
+    ] * EXPORTS_KEPT and EXPORTS_KEPT == 2
+    assert sorted(files(served)) == sorted(map(Path, made[-2:])) and all(
+        zipfile.is_zipfile(f) for f in made[-2:]
+    )
 
 
 def test_an_export_of_another_kind_does_not_push_one_out(served: Path) -> None:
@@ -59,7 +66,9 @@ def test_an_export_that_fails_leaves_nothing_and_takes_nothing_away(served: Path
             api.export_peft(desk, "m000nothere")
         assert not memories.export_peft(desk, "m000nothere")[0]["visible"]
     assert sorted(files(served)) == sorted(map(Path, kept))
-    assert not [f for f in next(served.iterdir()).iterdir() if not any(f.iterdir())], "not even an empty folder"
+    assert not [f for f in next(served.iterdir()).iterdir() if not any(f.iterdir())], (
+        "not even an empty folder"
+    )
 
 
 def test_what_a_visitor_exported_goes_with_the_visitor(served: Path) -> None:
@@ -81,7 +90,9 @@ def test_the_open_adapter_is_zipped_and_no_more(served: Path, tmp_path: Path) ->
         actions.adapter_zip(desk, "m000nothere", tmp_path)
 
 
-def test_a_client_that_exports_over_and_over_does_not_fill_the_disk(served: Path, tmp_path: Path) -> None:
+def test_a_client_that_exports_over_and_over_does_not_fill_the_disk(
+    served: Path, tmp_path: Path
+) -> None:
     """Through a server: gradio copies a file that lies elsewhere, and keeps each copy of other bytes for a day."""
     from gradio_client import Client
 
@@ -95,7 +106,9 @@ def test_a_client_that_exports_over_and_over_does_not_fill_the_disk(served: Path
             bank_notes.tag(bank, [bank.infos()[0].id], f"tag {n}")  # other bytes each time
             got.append(client.predict(api_name="/export_bank"))
             shutil.copy(got[-1], tmp_path / f"{n}.zip")
-        assert len({(tmp_path / f"{n}.zip").read_bytes() for n in range(5)}) == 5, "each came through, as it was then"
+        assert len({(tmp_path / f"{n}.zip").read_bytes() for n in range(5)}) == 5, (
+            "each came through, as it was then"
+        )
         assert len(files(served, "*.zip")) == EXPORTS_KEPT
     finally:
         app.close(verbose=False)

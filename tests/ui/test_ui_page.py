@@ -46,9 +46,22 @@ def desk() -> Desk:
 # ------------------------------------------------------------------ the page as a whole
 def arrived(desk: Desk, who: Any, token: str = "") -> dict[str, Any]:
     """What the two steps of a page load show, by name."""
-    names = ["guide", "facts", "timer", "problem", "mode", "memory", *components.SAMPLING, *solve.Picture._fields, "columns",
-             "distil_problem", *components.TRAINING, *(f"distil_{name}" for name in distil.Picture._fields), "distil_columns",
-             *(f"stream_{name}" for name in (*streaming.Given._fields, *stream.Picture._fields))]
+    names = [
+        "guide",
+        "facts",
+        "timer",
+        "problem",
+        "mode",
+        "memory",
+        *components.SAMPLING,
+        *solve.Picture._fields,
+        "columns",
+        "distil_problem",
+        *components.TRAINING,
+        *(f"distil_{name}" for name in distil.Picture._fields),
+        "distil_columns",
+        *(f"stream_{name}" for name in (*streaming.Given._fields, *stream.Picture._fields)),
+    ]
     shown = dict(zip(names, arrival.welcome(desk, token, who), strict=True))
     return shown | {f"map_{k}": v for k, v in arrival.show_map(desk, "", who)._asdict().items()}
 
@@ -71,7 +84,9 @@ def test_a_reload_brings_the_work_back(desk: Desk) -> None:
     first, again = visitor("first"), visitor("again")
     arrived(desk, first, TOKEN)
     asked(desk, who=first, seed=7), distilled(desk, BO, who=first)
-    whatif.press_compare(desk, next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains"), first)
+    whatif.press_compare(
+        desk, next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains"), first
+    )
     columns = list(whatif.compare(desk, first))[-1]
     before_after.press_compare(desk, before_after.SAME, first)
     trial = list(before_after.before_after(desk, first))[-1]
@@ -79,9 +94,16 @@ def test_a_reload_brings_the_work_back(desk: Desk) -> None:
     page = arrived(desk, again, TOKEN)
     assert page["columns"] == columns and "Side by side" in text_of(columns)
     assert (page["steps"], page["learning_rate"], page["virtual_tokens"]) == (4, 1e-3, 20)
-    assert page["problem"] == ANN and page["seed"] == 7 and "Receipt" in text_of(page["receipt"]) and page["cards"]
+    assert (
+        page["problem"] == ANN
+        and page["seed"] == 7
+        and "Receipt" in text_of(page["receipt"])
+        and page["cards"]
+    )
     assert page["distil_problem"] == BO and page["distil_choice"]["visible"]
-    assert page["distil_columns"] == [part for part in trial if part[0] == "row-0"] != [], "before and after the memory, too"
+    assert page["distil_columns"] == [part for part in trial if part[0] == "row-0"] != [], (
+        "before and after the memory, too"
+    )
     assert desk.visit(again).star is not None
     assert distil.keep(desk, again).after["visible"], "the memory that waited can still be kept"
     page = arrived(desk, visitor("stranger"), TOKEN[::-1])
@@ -102,12 +124,16 @@ def test_a_run_goes_on_while_its_page_is_reloaded(desk: Desk) -> None:
     assert page["stop"]["interactive"] and not page["receipt"]
     shown = list(solve.resume(desk, again))
     assert "Receipt" in text_of(shown[-1].receipt) and desk.visit(again).star is not None
-    late, = solve.resume(desk, again)
-    assert "Receipt" in text_of(late.receipt) and late.press["interactive"], "it ended while the page was loading"
+    (late,) = solve.resume(desk, again)
+    assert "Receipt" in text_of(late.receipt) and late.press["interactive"], (
+        "it ended while the page was loading"
+    )
     assert all(map(skipped, next(iter(distil.resume(desk, again)))))
 
 
-def test_a_run_that_nobody_comes_back_to_is_stopped(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_nobody_comes_back_to_is_stopped(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(visits, "ORPHAN", 0.05)
     desk.engine.pace = 0.02
     arrived(desk, visitor(), TOKEN)
@@ -133,8 +159,15 @@ def test_bound_handlers_still_ask_for_the_request(desk: Desk) -> None:
     from gradio.helpers import special_args
 
     handler = session.bind(memories.clicked, desk)
-    values, _, event, _ = special_args(handler, list(LOOK), request="the request", event_data=gr.EventData(None, {}))  # type: ignore[arg-type]
-    assert values[:4] == list(LOOK) and isinstance(values[4], gr.EventData) and values[5] == "the request" and event == 4
+    values, _, event, _ = special_args(
+        handler, list(LOOK), request="the request", event_data=gr.EventData(None, {})
+    )  # type: ignore[arg-type]
+    assert (
+        values[:4] == list(LOOK)
+        and isinstance(values[4], gr.EventData)
+        and values[5] == "the request"
+        and event == 4
+    )
 
 
 def test_visits_are_bounded_and_the_oldest_is_stopped(desk: Desk) -> None:
@@ -150,23 +183,33 @@ def test_a_flood_of_callers_throws_no_page_out() -> None:
     work.start("solve").given = ("a press that waits",)
     kept.claim("went", "went" + TOKEN), kept.leave("went")
     for i in range(9):
-        assert kept.of(f"caller{i}") is kept._live[f"caller{i}"], "the one who calls is never the one who goes"
-    assert len(kept) == 4 and {"work", "idle", "caller8"} <= set(kept._live) and len(kept._parked) == 1
+        assert kept.of(f"caller{i}") is kept._live[f"caller{i}"], (
+            "the one who calls is never the one who goes"
+        )
+    assert (
+        len(kept) == 4 and {"work", "idle", "caller8"} <= set(kept._live) and len(kept._parked) == 1
+    )
     kept.claim("a", "a" + TOKEN), kept.claim("b", "b" + TOKEN)
     assert set(kept._live) == {"work", "idle", "a", "b"} and not kept._parked
     kept.claim("c", "c" + TOKEN)
-    assert set(kept._live) == {"work", "a", "b", "c"} and not work.runs["solve"].stop.is_set(), "who works goes last"
+    assert set(kept._live) == {"work", "a", "b", "c"} and not work.runs["solve"].stop.is_set(), (
+        "who works goes last"
+    )
     assert idle is not kept.of("idle")
 
 
-def test_a_tab_that_went_away_is_remembered_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tab_that_went_away_is_remembered_for_a_while_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = [1000.0]
     monkeypatch.setattr(visits, "time", SimpleNamespace(monotonic=lambda: now[0]))
     kept = visits.Visits(patience=5)
     visit = kept.claim("a", TOKEN)
     kept.leave("a")
     assert kept.claim("b", TOKEN) is visit and "a" not in kept
-    assert kept.claim("c", TOKEN) is visit and "b" not in kept, "the new page came before the old one was missed"
+    assert kept.claim("c", TOKEN) is visit and "b" not in kept, (
+        "the new page came before the old one was missed"
+    )
     kept.leave("b")
     assert kept.of("c") is visit, "a late farewell of the old page changes nothing"
     kept.leave("c")
@@ -184,8 +227,16 @@ def test_a_tab_that_went_away_is_remembered_for_a_while_only(monkeypatch: pytest
 
 def test_one_timer_waits_for_all_who_went_away(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
-    monkeypatch.setattr(visits.threading, "Timer", lambda seconds, then: made.append(  # type: ignore[attr-defined]
-        SimpleNamespace(seconds=seconds, then=then, start=lambda: None, cancel=lambda: gone.append(1))) or made[-1])
+    monkeypatch.setattr(
+        visits.threading,
+        "Timer",
+        lambda seconds, then: made.append(  # type: ignore[attr-defined]
+            SimpleNamespace(
+                seconds=seconds, then=then, start=lambda: None, cancel=lambda: gone.append(1)
+            )
+        )
+        or made[-1],
+    )
     gone: list[int] = []
     now = [1000.0]
     monkeypatch.setattr(visits, "time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -197,7 +248,9 @@ def test_one_timer_waits_for_all_who_went_away(monkeypatch: pytest.MonkeyPatch) 
     assert [one.seconds for one in made] == [6.0], "for the first who went"
     now[0] = 1000.5 + 6
     made[0].then()
-    assert len(kept) == 6 and [one.seconds for one in made] == [6.0, 1.0], "and then for the first of those who are left"
+    assert len(kept) == 6 and [one.seconds for one in made] == [6.0, 1.0], (
+        "and then for the first of those who are left"
+    )
     now[0] += 60
     made[1].then()
     assert len(kept) == 0 and len(made) == 2
@@ -213,11 +266,16 @@ def test_sliders_give_whole_numbers() -> None:
     assert given["rollouts"] == 8 and isinstance(given["rollouts"], int) and "seed" not in given
 
 
-def test_examples_come_by_family_and_the_package_lives_without_them(tmp_path: Path, desk: Desk) -> None:
+def test_examples_come_by_family_and_the_package_lives_without_them(
+    tmp_path: Path, desk: Desk
+) -> None:
     families = {session.family(p) for p in desk.examples.values()}
     one = sorted(families)[0]
     update, text = solve.examples_of(desk, one)
-    assert text == update["value"] == update["choices"][0] and session.family(desk.examples[text]) == one
+    assert (
+        text == update["value"] == update["choices"][0]
+        and session.family(desk.examples[text]) == one
+    )
     known = next(iter(desk.examples.values()))
     kin, example, text = solve.take(desk, gr.EventData(None, {"id": known.id}))
     assert kin == session.family(known) and example["value"] == text == known.text
@@ -243,18 +301,47 @@ def test_the_app_composes_with_one_queue_for_the_model(app: gr.Blocks) -> None:
     panels = {"compare", "replay", "before_after", "locate", "stream", "begin"}
     assert panels | {fn.__name__ for fn in api.WORK} <= {fn.fn.__name__ for fn in model}
     begins = [fn for fn in app.fns.values() if fn.fn is not None and fn.fn.__name__ == "begin"]
-    quick = {"keep", "discard", "said_right", "said_wrong", "delete", "import_zip", "quarantine", "release", "add_tag",
-             "add_note", "tag_picked", "untag_picked", "export_all", "export_picked", "export_peft", "clicked", "press"}
+    quick = {
+        "keep",
+        "discard",
+        "said_right",
+        "said_wrong",
+        "delete",
+        "import_zip",
+        "quarantine",
+        "release",
+        "add_tag",
+        "add_note",
+        "tag_picked",
+        "untag_picked",
+        "export_all",
+        "export_picked",
+        "export_peft",
+        "clicked",
+        "press",
+    }
     private = [fn for fn in app.fns.values() if fn.fn is not None and fn.api_visibility != "public"]
     waits = {fn.fn.__name__ for fn in private if fn.queue}
-    assert quick <= {fn.fn.__name__ for fn in private} and not quick & waits, "a full queue keeps nobody from keeping a memory"
-    assert len(begins) == 8 and all(fn.trigger_mode == "multiple" for fn in begins), "gradio would ignore a press after a stop"
+    assert quick <= {fn.fn.__name__ for fn in private} and not quick & waits, (
+        "a full queue keeps nobody from keeping a memory"
+    )
+    assert len(begins) == 8 and all(fn.trigger_mode == "multiple" for fn in begins), (
+        "gradio would ignore a press after a stop"
+    )
 
 
 def test_the_browser_cuts_no_problem(app: gr.Blocks) -> None:
     """A limit of the box would drop the end of what is pasted, without a word; the server refuses it with one."""
-    boxes = {b.elem_id: b.max_length for b in app.blocks.values() if isinstance(b, gr.Textbox) and b.elem_id}
-    assert boxes["lm-problem"] is None and boxes["lm-distil-problem"] is None and not any(boxes.values())
+    boxes = {
+        b.elem_id: b.max_length
+        for b in app.blocks.values()
+        if isinstance(b, gr.Textbox) and b.elem_id
+    }
+    assert (
+        boxes["lm-problem"] is None
+        and boxes["lm-distil-problem"] is None
+        and not any(boxes.values())
+    )
 
 
 def test_templates_are_static_and_state_is_plain(app: gr.Blocks) -> None:
@@ -267,17 +354,32 @@ def test_templates_are_static_and_state_is_plain(app: gr.Blocks) -> None:
 
 def test_launch_is_hardened_and_fetches_nothing_from_elsewhere() -> None:
     options = launch_options(FakeEngine())
-    assert options["show_error"] is False and options["strict_cors"] is True and options["allowed_paths"] == []
+    assert (
+        options["show_error"] is False
+        and options["strict_cors"] is True
+        and options["allowed_paths"] == []
+    )
     bank = str(Settings().bank.absolute())
-    assert {bank, f"{bank}-wal", f"{bank}-journal", str(Path(bank).parent / "streams")} < set(options["blocked_paths"])
+    assert {bank, f"{bank}-wal", f"{bank}-journal", str(Path(bank).parent / "streams")} < set(
+        options["blocked_paths"]
+    )
     assert options["ssr_mode"] is False and options["enable_monitoring"] is False
     page = options["head"].replace("http://www.w3.org/2000/svg", "")  # a name, not an address
     around = '"https://huggingface.co"'  # the page around a Space: it is told the address, and nothing is fetched from it
-    assert page.count(around) == 2 and f"referrer.startsWith({around})" in page and f"}}, {around});" in page
+    assert (
+        page.count(around) == 2
+        and f"referrer.startsWith({around})" in page
+        and f"}}, {around});" in page
+    )
     page = page.replace(around, "")
     assert not re.search(r"""https?://|src=["']?//|href=["']?//""", page)
-    assert "fonts.googleapis" not in str(options["theme"]._font_css) and not options["theme"]._stylesheets
-    assert server.katex("js") and server.katex("css"), "this gradio has no KaTeX module: formulas would stay LaTeX"
+    assert (
+        "fonts.googleapis" not in str(options["theme"]._font_css)
+        and not options["theme"]._stylesheets
+    )
+    assert server.katex("js") and server.katex("css"), (
+        "this gradio has no KaTeX module: formulas would stay LaTeX"
+    )
     assert server.plotly_script() is not None
 
 
@@ -293,4 +395,6 @@ def test_runs_of_several_visitors_do_not_mix(desk: Desk) -> None:
         t.start()
     for t in threads:
         t.join()
-    assert {name: r.problem.text for name, r in results.items()} == {f"v{i}": f"{i} plus {i}?" for i in range(4)}
+    assert {name: r.problem.text for name, r in results.items()} == {
+        f"v{i}": f"{i} plus {i}?" for i in range(4)
+    }

@@ -38,73 +38,129 @@ def desk() -> Desk:
     return new_desk()
 
 
-def distil_pressed(desk: Desk, text: str = BO, who: Any = None, training: tuple = TRAINING) -> tuple[distil.Picture, Any]:
+def distil_pressed(
+    desk: Desk, text: str = BO, who: Any = None, training: tuple = TRAINING
+) -> tuple[distil.Picture, Any]:
     """(what a press of Distil shows at once, what the comparison under it becomes)."""
     *shown, columns = distil.press(desk, who or visitor(), text, *SETTINGS, *training)
     return distil.Picture(*shown), columns
 
 
-def solve_pressed(desk: Desk, text: str = BO, mode: str = "auto", memory: str | None = None,
-                  settings: tuple = SETTINGS) -> tuple[solve.Picture, Any, Any]:
+def solve_pressed(
+    desk: Desk,
+    text: str = BO,
+    mode: str = "auto",
+    memory: str | None = None,
+    settings: tuple = SETTINGS,
+) -> tuple[solve.Picture, Any, Any]:
     """The same of Solve, with what was said about the answer."""
     *shown, columns, said = solve.press(desk, visitor(), text, mode, memory, *settings)
     return solve.Picture(*shown), columns, said
 
 
 # ------------------------------------------------------------------ distil
-@pytest.mark.parametrize(("text", "training", "words"), [
-    ("  ", TRAINING, "The problem is empty"), (LONG, TRAINING, "4001 characters and the limit is 4000"),
-    (BO, (0, 1e-3, 20), "steps"), (BO, (4, float("nan"), 20), "learning_rate")])
-def test_a_refused_distillation_keeps_the_memory_that_waits(desk: Desk, text: str, training: tuple, words: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "training", "words"),
+    [
+        ("  ", TRAINING, "The problem is empty"),
+        (LONG, TRAINING, "4001 characters and the limit is 4000"),
+        (BO, (0, 1e-3, 20), "steps"),
+        (BO, (4, float("nan"), 20), "learning_rate"),
+    ],
+)
+def test_a_refused_distillation_keeps_the_memory_that_waits(
+    desk: Desk, text: str, training: tuple, words: str
+) -> None:
     last, waits = distilled(desk)[-1], desk.visit(visitor()).pending
     shown, columns = distil_pressed(desk, text, training=training)
     assert words in text_of(shown.status) and 'role="alert"' in text_of(shown.status)
-    assert shown.choice["visible"] and shown.after["visible"] and shown.press["interactive"] and not shown.stop["interactive"]
-    assert (shown.outcome, shown.cards, shown.curve) == (last.outcome, last.cards, last.curve) and columns == gr.skip()
+    assert (
+        shown.choice["visible"]
+        and shown.after["visible"]
+        and shown.press["interactive"]
+        and not shown.stop["interactive"]
+    )
+    assert (shown.outcome, shown.cards, shown.curve) == (
+        last.outcome,
+        last.cards,
+        last.curve,
+    ) and columns == gr.skip()
     assert desk.visit(visitor()).pending is waits is not None
-    assert next(distil.begin(desk, visitor())) == [gr.skip()] * len(distil.Picture._fields), "it has no turn"
+    assert next(distil.begin(desk, visitor())) == [gr.skip()] * len(distil.Picture._fields), (
+        "it has no turn"
+    )
     kept = distil.keep(desk, visitor())
-    assert "Kept." in text_of(kept.status) and words not in text_of(kept.status) and len(desk.engine.bank) == 3
+    assert (
+        "Kept." in text_of(kept.status)
+        and words not in text_of(kept.status)
+        and len(desk.engine.bank) == 3
+    )
 
 
 def test_no_room_for_a_memory_is_said_before_the_one_that_waits_is_gone() -> None:
     desk = Desk(FakeEngine(Settings(hosted=True, hosted_memories=1, rollouts=8, steps=4)))
     mine = desk.at(visitor())
-    distilled(mine, ANN), distil.keep(mine, visitor()), distilled(mine, BO)  # the first fills the room
+    (
+        distilled(mine, ANN),
+        distil.keep(mine, visitor()),
+        distilled(mine, BO),
+    )  # the first fills the room
     assert mine.visit(visitor()).pending is None, "there was no room to begin with"
     mine.engine.bank.delete(mine.engine.bank.infos()[0].id)
-    distilled(mine, BO), mine.engine.bank.put(mine.visit(visitor()).pending.memory)  # and now the second, while it waits
+    (
+        distilled(mine, BO),
+        mine.engine.bank.put(mine.visit(visitor()).pending.memory),
+    )  # and now the second, while it waits
     shown, _ = distil_pressed(mine, ANN)
     assert "more than the 1" in text_of(shown.status) and shown.choice["visible"]
     assert mine.visit(visitor()).pending is not None
 
 
 @pytest.mark.parametrize("way", ["the queue is full", "stopped", "nobody came back"])
-def test_a_distillation_without_a_turn_keeps_the_memory_that_waits(desk: Desk, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+def test_a_distillation_without_a_turn_keeps_the_memory_that_waits(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
     who = visitor("a")
     arrived(desk, who, TOKEN)
     last = distilled(desk, who=who)[-1]
     monkeypatch.setattr(session, "ORPHAN", -1.0 if way == "nobody came back" else 60.0)
     shown, columns = distil_pressed(desk, who=who)
-    assert not shown.choice["visible"] and columns == [] and "Waiting for the model" in text_of(shown.status)
+    assert (
+        not shown.choice["visible"]
+        and columns == []
+        and "Waiting for the model" in text_of(shown.status)
+    )
     if way == "nobody came back":
         app.leave(desk, who)
         page = arrived(desk, who := visitor("b"), TOKEN)
-        assert page["distil_problem"] == ANN and page["distil_outcome"] == last.outcome and page["distil_choice"]["visible"]
+        assert (
+            page["distil_problem"] == ANN
+            and page["distil_outcome"] == last.outcome
+            and page["distil_choice"]["visible"]
+        )
     else:
         desk.full = lambda: True
         back = distil.refused(desk, who) if way == "the queue is full" else distil.stop(desk, who)
-        assert ("queue is full" if way == "the queue is full" else "Stopped before it began") in text_of(back.status)
-        assert back.outcome == last.outcome and back.choice["visible"] and not back.stop["interactive"]
+        assert (
+            "queue is full" if way == "the queue is full" else "Stopped before it began"
+        ) in text_of(back.status)
+        assert (
+            back.outcome == last.outcome and back.choice["visible"] and not back.stop["interactive"]
+        )
     assert next(distil.begin(desk, who)) == [gr.skip()] * len(distil.Picture._fields)
     assert "Kept." in text_of(distil.keep(desk, who).status) and len(desk.engine.bank) == 3
 
 
 def test_the_memory_that_waits_goes_when_the_next_distillation_begins(desk: Desk) -> None:
     distilled(desk)
-    visit, stream = desk.visit(visitor()), pressed(distil, desk, visitor(), "A unanimous problem", *SETTINGS, *TRAINING)
+    visit, stream = (
+        desk.visit(visitor()),
+        pressed(distil, desk, visitor(), "A unanimous problem", *SETTINGS, *TRAINING),
+    )
     assert visit.pending is not None
-    assert not next(stream).outcome and visit.pending is None and visit.runs["distil"].before is None, "nothing piles up"
+    assert (
+        not next(stream).outcome and visit.pending is None and visit.runs["distil"].before is None
+    ), "nothing piles up"
     list(stream)
     assert "no memory to keep" in text_of(distil.keep(desk, visitor()).status)
 
@@ -114,38 +170,66 @@ def test_what_waits_can_be_kept_while_the_next_press_waits(desk: Desk) -> None:
     distil_pressed(desk)
     assert "Kept." in text_of(distil.keep(desk, visitor()).status) and len(desk.engine.bank) == 3
     run = desk.visit(visitor()).runs["distil"]
-    assert run.pressed and run.problem == BO and run.scene.distilled is None, "and the press is as it was"
+    assert run.pressed and run.problem == BO and run.scene.distilled is None, (
+        "and the press is as it was"
+    )
 
 
 def test_a_refused_press_leaves_what_goes_on_under_it_and_its_stop(desk: Desk) -> None:
     asked(desk), distilled(desk)
     desk.engine.pace = 0.005
-    before_after.press_compare(desk, before_after.SAME, visitor()), whatif.press_replay(desk, visitor())
+    (
+        before_after.press_compare(desk, before_after.SAME, visitor()),
+        whatif.press_replay(desk, visitor()),
+    )
     trial, again = before_after.before_after(desk, visitor()), whatif.replay(desk, visitor())
     next(trial)
-    assert distil_pressed(desk, " ")[0].stop["interactive"] and solve_pressed(desk, " ")[0].stop["interactive"]
-    assert 'class="column"' in text_of(list(trial)[-1]) and "same tokens" in text_of(list(again)[-1])
-    assert not distil_pressed(desk, " ")[0].stop["interactive"] and not solve_pressed(desk, " ")[0].stop["interactive"]
+    assert (
+        distil_pressed(desk, " ")[0].stop["interactive"]
+        and solve_pressed(desk, " ")[0].stop["interactive"]
+    )
+    assert 'class="column"' in text_of(list(trial)[-1]) and "same tokens" in text_of(
+        list(again)[-1]
+    )
+    assert (
+        not distil_pressed(desk, " ")[0].stop["interactive"]
+        and not solve_pressed(desk, " ")[0].stop["interactive"]
+    )
 
 
 # ------------------------------------------------------------------ solve
-@pytest.mark.parametrize(("text", "mode", "memory", "settings", "words"), [
-    ("", "auto", None, SETTINGS, "The problem is empty"), (LONG, "off", None, SETTINGS, "the limit is 4000"),
-    (BO, "chosen", None, SETTINGS, "Choose a memory first"), (BO, "chosen", "m000nothere", SETTINGS, "m000nothere"),
-    (BO, "auto", None, (0, *SETTINGS[1:]), "rollouts")])
-def test_a_refused_question_leaves_the_last_answer(desk: Desk, text: str, mode: str, memory: str | None, settings: tuple,
-                                                   words: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "mode", "memory", "settings", "words"),
+    [
+        ("", "auto", None, SETTINGS, "The problem is empty"),
+        (LONG, "off", None, SETTINGS, "the limit is 4000"),
+        (BO, "chosen", None, SETTINGS, "Choose a memory first"),
+        (BO, "chosen", "m000nothere", SETTINGS, "m000nothere"),
+        (BO, "auto", None, (0, *SETTINGS[1:]), "rollouts"),
+    ],
+)
+def test_a_refused_question_leaves_the_last_answer(
+    desk: Desk, text: str, mode: str, memory: str | None, settings: tuple, words: str
+) -> None:
     last = asked(desk)[-1]
     whatif.press_compare(desk, last.other["value"], visitor())
     columns = list(whatif.compare(desk, visitor()))[-1]
     shown, *beside = solve_pressed(desk, text, mode, memory, settings)
     assert words in text_of(shown.status) and "alert" in text_of(shown.status)
-    assert (shown.receipt, shown.cards, shown.votes) == (last.receipt, last.cards, last.votes) and shown.after["visible"]
+    assert (shown.receipt, shown.cards, shown.votes) == (
+        last.receipt,
+        last.cards,
+        last.votes,
+    ) and shown.after["visible"]
     assert shown.press["interactive"] and not shown.stop["interactive"]
     assert [shown.other, *beside] == [gr.skip()] * 3, "what was compared and said stays, too"
     assert last_receipt(desk.visit(visitor())).problem.text == ANN
     page = arrived(desk, visitor())
-    assert page["problem"] == ANN and page["columns"] == columns and "alert" not in text_of(page["status"])
+    assert (
+        page["problem"] == ANN
+        and page["columns"] == columns
+        and "alert" not in text_of(page["status"])
+    )
 
 
 def test_a_refused_question_does_not_end_the_one_that_is_answered(desk: Desk) -> None:
@@ -153,17 +237,29 @@ def test_a_refused_question_does_not_end_the_one_that_is_answered(desk: Desk) ->
     stream = pressed(solve, desk, visitor(), SLOWLY, "auto", None, *SETTINGS)
     next(stream), next(stream)
     shown, *_ = solve_pressed(desk, " ")
-    assert "The problem is empty" in text_of(shown.status) and shown.stop["interactive"] and not shown.press["interactive"]
-    assert desk.visit(visitor()).busy("solve") and "The problem is empty" in text_of(next(stream).status), "it can be read"
+    assert (
+        "The problem is empty" in text_of(shown.status)
+        and shown.stop["interactive"]
+        and not shown.press["interactive"]
+    )
+    assert desk.visit(visitor()).busy("solve") and "The problem is empty" in text_of(
+        next(stream).status
+    ), "it can be read"
     assert "The problem is empty" not in text_of(solve.stop(desk, visitor()).status)
     settle(desk)
 
 
-def test_an_answer_that_was_left_by_a_link_does_not_come_back_under_the_problem_of_the_link(desk: Desk) -> None:
+def test_an_answer_that_was_left_by_a_link_does_not_come_back_under_the_problem_of_the_link(
+    desk: Desk,
+) -> None:
     asked(desk)
     arrived(desk, visitor(problem=BO))
     shown, *_ = solve_pressed(desk, BO, "chosen")
-    assert "Choose a memory first" in text_of(shown.status) and not shown.receipt and not shown.after["visible"]
+    assert (
+        "Choose a memory first" in text_of(shown.status)
+        and not shown.receipt
+        and not shown.after["visible"]
+    )
     solve_pressed(desk, BO)
     assert not solve.stop(desk, visitor()).receipt, "nor when the press is stopped in the queue"
     asked(desk)
@@ -180,9 +276,19 @@ def test_a_question_without_a_turn_leaves_the_last_answer(desk: Desk, way: str) 
         waits, *_ = solve_pressed(desk)
     assert not waits.receipt and arrived(desk, visitor())["columns"] == []
     desk.full = lambda: True
-    back = solve.refused(desk, visitor()) if way == "the queue is full" else solve.stop(desk, visitor())
-    assert ("queue is full" if way == "the queue is full" else "Stopped before it began") in text_of(back.status)
-    assert (back.receipt, back.cards) == (last.receipt, last.cards) and back.after["visible"] and back.other == gr.skip()
+    back = (
+        solve.refused(desk, visitor())
+        if way == "the queue is full"
+        else solve.stop(desk, visitor())
+    )
+    assert (
+        "queue is full" if way == "the queue is full" else "Stopped before it began"
+    ) in text_of(back.status)
+    assert (
+        (back.receipt, back.cards) == (last.receipt, last.cards)
+        and back.after["visible"]
+        and back.other == gr.skip()
+    )
     assert arrived(desk, visitor())["columns"] == columns
     asked(desk, BO)
     assert desk.visit(visitor()).columns == [], "they belong to the answer before"

@@ -47,26 +47,35 @@ def going(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 # ------------------------------------------------------------------ a stream
-def test_a_stream_goes_on_while_its_page_is_reloaded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_goes_on_while_its_page_is_reloaded(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go = going(desk, monkeypatch)
     page = arrived(desk, AGAIN, TOKEN)
     assert page["guide"] == {"again": ["stream_goes_on"]}
     assert tuple(page[f"stream_{name}"] for name in streaming.Given._fields) == CHOSEN
     assert page["stream_stop"]["interactive"] and not page["stream_press"]["interactive"]
     assert page["stream_figure"]["data"][1]["x"] == [1, 2, 3] and len(page["stream_recent"]) == 4
-    assert "replies" in text_of(page["stream_status"]) and "Latent memories" in text_of(page["stream_table"])
+    assert "replies" in text_of(page["stream_status"]) and "Latent memories" in text_of(
+        page["stream_table"]
+    )
     go.set()
     last = list(stream.resume(desk, AGAIN))[-1]
     assert "Done: 6 problems met." in text_of(last.status) and last.download["value"]
-    late, = stream.resume(desk, AGAIN)
-    assert late.press["interactive"] and not late.stop["interactive"], "it ended while the page was loading"
+    (late,) = stream.resume(desk, AGAIN)
+    assert late.press["interactive"] and not late.stop["interactive"], (
+        "it ended while the page was loading"
+    )
 
 
 def test_stop_after_a_reload_stops_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     go = going(desk, monkeypatch)
     arrived(desk, AGAIN, TOKEN)
     stopped = stream.stop(desk, AGAIN)
-    assert "Stopped after 3 problems of 6. Press Go on" in text_of(stopped.status) and stopped.press["value"] == "Go on"
+    assert (
+        "Stopped after 3 problems of 6. Press Go on" in text_of(stopped.status)
+        and stopped.press["value"] == "Go on"
+    )
     go.set()
     settle(desk, AGAIN)
     assert len(desk.visit(AGAIN).runs["stream"].scene.results) < 12  # type: ignore[attr-defined]
@@ -77,7 +86,9 @@ def test_stop_after_a_reload_stops_it(desk: Desk, monkeypatch: pytest.MonkeyPatc
     assert len(page["stream_recent"]) == 4 and Path(page["stream_download"]["value"]).is_file()
 
 
-def test_a_stream_that_nobody_comes_back_to_is_stopped_and_can_go_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_nobody_comes_back_to_is_stopped_and_can_go_on(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(session, "ORPHAN", 0.05)
     go = going(desk, monkeypatch)
     time.sleep(0.1)
@@ -88,7 +99,9 @@ def test_a_stream_that_nobody_comes_back_to_is_stopped_and_can_go_on(desk: Desk,
     assert "Done" in text_of(list(pressed(stream, desk, AGAIN, *CHOSEN))[-1].status)
 
 
-def test_a_finished_stream_is_there_after_a_reload_and_for_nobody_else(desk: Desk, tmp_path: Path) -> None:
+def test_a_finished_stream_is_there_after_a_reload_and_for_nobody_else(
+    desk: Desk, tmp_path: Path
+) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text('{"problem": "What is 4 + 1?", "answer": "5"}\n')
     last = list(pressed(stream, desk, FIRST, "change", str(file), ["elm"], 8, 0))[-1]
@@ -96,18 +109,30 @@ def test_a_finished_stream_is_there_after_a_reload_and_for_nobody_else(desk: Des
     app.leave(desk, FIRST)
     page = arrived(desk, AGAIN, TOKEN)
     assert page["stream_file"] == str(file) and page["stream_systems"] == ["elm"]
-    assert page["stream_figure"] == last.figure and page["stream_table"] == last.table and page["stream_recent"] == last.recent
-    assert Path(page["stream_download"]["value"]).read_text() == Path(last.download["value"]).read_text()
+    assert (
+        page["stream_figure"] == last.figure
+        and page["stream_table"] == last.table
+        and page["stream_recent"] == last.recent
+    )
+    assert (
+        Path(page["stream_download"]["value"]).read_text()
+        == Path(last.download["value"]).read_text()
+    )
     file.unlink()
     app.leave(desk, AGAIN)
     assert arrived(desk, AGAIN, TOKEN)["stream_file"] is None, "an upload that is gone is not shown"
     page = arrived(desk, visitor("stranger"), TOKEN[::-1])
-    assert all(skipped(page[f"stream_{name}"]) for name in (*streaming.Given._fields, *stream.Picture._fields))
+    assert all(
+        skipped(page[f"stream_{name}"])
+        for name in (*streaming.Given._fields, *stream.Picture._fields)
+    )
 
 
 # ------------------------------------------------------------------ a link to another problem
 @pytest.mark.parametrize("state", ["going", "waiting"])
-def test_a_link_to_another_problem_ends_the_answer_that_has_no_place_there(desk: Desk, state: str) -> None:
+def test_a_link_to_another_problem_ends_the_answer_that_has_no_place_there(
+    desk: Desk, state: str
+) -> None:
     """Else its traces and receipt would fill the page under the problem of the link."""
     desk.engine.pace = 0.01
     solve.press(desk, FIRST, f"{ANN} Count slowly.", "off", None, *SETTINGS)
@@ -120,17 +145,27 @@ def test_a_link_to_another_problem_ends_the_answer_that_has_no_place_there(desk:
     settle(desk, linked)
     assert not run.busy and not run.pressed and run.scene.receipt is None
     assert all(map(skipped, next(solve.begin(desk, linked)))), "its turn in the queue is nobody's"
-    assert "Done." in text_of(list(pressed(solve, desk, linked, BO, "off", None, *SETTINGS))[-1].status)
+    assert "Done." in text_of(
+        list(pressed(solve, desk, linked, BO, "off", None, *SETTINGS))[-1].status
+    )
 
 
-@pytest.mark.parametrize("address", [{}, {"problem": ANN}, {"problem": f" {ANN}\n"}, {"problem": " "}])
-def test_a_reload_with_its_own_problem_in_the_address_goes_on(desk: Desk, address: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "address", [{}, {"problem": ANN}, {"problem": f" {ANN}\n"}, {"problem": " "}]
+)
+def test_a_reload_with_its_own_problem_in_the_address_goes_on(
+    desk: Desk, address: dict[str, str]
+) -> None:
     desk.engine.pace = 0.01
     pictures = pressed(solve, desk, FIRST, ANN, "off", None, *SETTINGS)
     next(pictures), next(pictures)
     app.leave(desk, FIRST)
     page = arrived(desk, visitor("again", **address), TOKEN)
-    assert page["guide"] == {"again": ["solve_goes_on"]} and page["problem"] == ANN and page["stop"]["interactive"]
+    assert (
+        page["guide"] == {"again": ["solve_goes_on"]}
+        and page["problem"] == ANN
+        and page["stop"]["interactive"]
+    )
     assert "Done." in text_of(list(solve.resume(desk, AGAIN))[-1].status)
 
 
@@ -141,7 +176,11 @@ def test_a_link_leaves_the_other_panels_and_an_answer_that_is_there(desk: Desk) 
     next(pictures), next(pictures)
     app.leave(desk, FIRST)
     page = arrived(desk, linked := visitor("linked", problem=BO), TOKEN)
-    assert page["guide"] == {"again": ["distil_goes_on"]} and page["problem"] == BO and skipped(page["receipt"])
+    assert (
+        page["guide"] == {"again": ["distil_goes_on"]}
+        and page["problem"] == BO
+        and skipped(page["receipt"])
+    )
     distil.stop(desk, linked), settle(desk, linked)
     app.leave(desk, linked)
     page = arrived(desk, visitor("back", problem=ANN), TOKEN)
@@ -163,9 +202,17 @@ def pressed_stream(desk: Desk) -> None:
     assert "Waiting for the model" in text_of(stream.press(desk, FIRST, *CHOSEN).status)
 
 
-PRESSES = {"solve": (pressed_solve, solve, "", {"problem": BO, "mode": "off", "seed": 7}, "Done."),
-           "distil": (pressed_distil, distil, "distil_", {"distil_problem": ANN}, ""),
-           "stream": (pressed_stream, stream, "stream_", {"stream_size": 6, "stream_seed": 3}, "Done: 6 problems met.")}
+PRESSES = {
+    "solve": (pressed_solve, solve, "", {"problem": BO, "mode": "off", "seed": 7}, "Done."),
+    "distil": (pressed_distil, distil, "distil_", {"distil_problem": ANN}, ""),
+    "stream": (
+        pressed_stream,
+        stream,
+        "stream_",
+        {"stream_size": 6, "stream_seed": 3},
+        "Done: 6 problems met.",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", PRESSES)
@@ -175,8 +222,13 @@ def test_a_press_that_waits_in_the_queue_is_not_lost(desk: Desk, name: str) -> N
     app.leave(desk, FIRST)
     page = arrived(desk, AGAIN, TOKEN)
     assert page["guide"] == {"again": [f"{name}_begins"]} and {k: page[k] for k in form} == form
-    assert "Waiting for the model" in text_of(page[f"{prefix}status"]) and page[f"{prefix}stop"]["interactive"]
-    assert all(map(skipped, next(iter(panel.resume(desk, AGAIN))))), "there is nothing yet to go on with"
+    assert (
+        "Waiting for the model" in text_of(page[f"{prefix}status"])
+        and page[f"{prefix}stop"]["interactive"]
+    )
+    assert all(map(skipped, next(iter(panel.resume(desk, AGAIN))))), (
+        "there is nothing yet to go on with"
+    )
     last = list(panel.begin(desk, AGAIN))[-1]
     assert said in text_of(last.status) and last.press["interactive"]
     assert all(map(skipped, next(iter(panel.begin(desk, AGAIN))))), "once only"
@@ -196,7 +248,9 @@ def test_a_press_that_was_stopped_in_the_queue_does_not_come_back(desk: Desk, na
 
 
 @pytest.mark.parametrize("gone", ["noticed", "not noticed yet"])
-def test_a_press_is_remembered_as_long_as_a_run(desk: Desk, monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
+def test_a_press_is_remembered_as_long_as_a_run(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
     monkeypatch.setattr(session, "ORPHAN", 0.05)
     pressed_stream(desk)
     time.sleep(0.1)  # in the queue, with the page open: that may take as long as it likes
@@ -224,7 +278,9 @@ def test_a_press_that_had_its_turn_is_no_press_any_more(desk: Desk) -> None:
     pictures = solve.begin(desk, FIRST)
     shown = [next(pictures), next(pictures)]  # on a busy machine the second is the last
     assert not desk.visit(FIRST).runs["solve"].pressed
-    assert all(map(skipped, next(solve.begin(desk, FIRST)))), "the turn of a press before, which was stopped, finds it begun"
+    assert all(map(skipped, next(solve.begin(desk, FIRST)))), (
+        "the turn of a press before, which was stopped, finds it begun"
+    )
     assert "Done." in text_of([*shown, *pictures][-1].status)
 
 

@@ -36,10 +36,22 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(FakeEngine(Settings(bank=tmp_path / "home" / "bank.sqlite")))  # type: ignore[arg-type]
 
 
-def streamed(desk: Desk, chosen: str = "change", file: Path | None = None, systems: Any = BOTH, size: float = 6, seed: float = 0,
-             who: Any = None, again: bool = False) -> list[Picture]:
+def streamed(
+    desk: Desk,
+    chosen: str = "change",
+    file: Path | None = None,
+    systems: Any = BOTH,
+    size: float = 6,
+    seed: float = 0,
+    who: Any = None,
+    again: bool = False,
+) -> list[Picture]:
     who = who or visitor()
-    pictures = list(pressed(stream, desk, who, chosen, str(file) if file else None, systems, size, seed, again=again))
+    pictures = list(
+        pressed(
+            stream, desk, who, chosen, str(file) if file else None, systems, size, seed, again=again
+        )
+    )
     settle(desk, who)
     return pictures
 
@@ -59,7 +71,9 @@ def test_a_stream_grows_and_ends_with_results_to_download(desk: Desk) -> None:
     assert [line["name"] for line in last.figure["data"]] == ["Alone, one trace", "Latent memories"]
     assert all(line["x"] == [1, 2, 3, 4, 5, 6] for line in last.figure["data"])
     lines = [json.loads(line) for line in Path(last.download["value"]).read_text().splitlines()]
-    assert [x["record"] for x in lines].count("Result") == 12 and [x["record"] for x in lines].count("Learned") == 6
+    assert [x["record"] for x in lines].count("Result") == 12 and [
+        x["record"] for x in lines
+    ].count("Learned") == 6
     right = sum(x["correct"] for x in lines if x.get("system") == "elm" and x["record"] == "Result")
     assert f"<td>{right} of 6</td>" in text_of(last.table)
     assert last.figure["data"][1]["y"][-1] == right / 6
@@ -70,7 +84,11 @@ def test_problems_are_shown_one_by_one_with_what_was_learnt(desk: Desk) -> None:
     last = streamed(desk)[-1]
     assert [key for key, _ in last.recent] == [f"problem-{i}" for i in range(5, -1, -1)]
     newest = last.recent[0][1]
-    assert "true answer" in newest and "Latent memories" in newest and "with “a memory”, similarity 0.75" in newest
+    assert (
+        "true answer" in newest
+        and "Latent memories" in newest
+        and "with “a memory”, similarity 0.75" in newest
+    )
     assert "Nothing learnt: toys leave no soft prompt" in newest
 
 
@@ -78,16 +96,25 @@ def test_the_truth_reaches_no_system(desk: Desk, monkeypatch: pytest.MonkeyPatch
     seen: list[Problem] = []
     for name in ("reply", "learn"):
         old = getattr(FakeSystem, name)
-        monkeypatch.setattr(FakeSystem, name, lambda self, those, *a, _old=old: seen.extend(those) or _old(self, those, *a))
+        monkeypatch.setattr(
+            FakeSystem,
+            name,
+            lambda self, those, *a, _old=old: seen.extend(those) or _old(self, those, *a),
+        )
     streamed(desk)
     assert len(seen) == 18 and all(p.answer is None for p in seen)
 
 
 def test_both_forms_of_the_model_alone_are_two_lines(desk: Desk) -> None:
     last = streamed(desk, systems=["vote", "zero_shot", "icl_raw"], size=2)[-1]
-    assert [line["name"] for line in last.figure["data"]] == ["Alone, one trace", "Alone, vote of eight",
-                                                              "Past problem in the context"]
-    assert len({(line["line"]["dash"], line["marker"]["symbol"]) for line in last.figure["data"]}) == 3, "not colour alone"
+    assert [line["name"] for line in last.figure["data"]] == [
+        "Alone, one trace",
+        "Alone, vote of eight",
+        "Past problem in the context",
+    ]
+    assert (
+        len({(line["line"]["dash"], line["marker"]["symbol"]) for line in last.figure["data"]}) == 3
+    ), "not colour alone"
 
 
 # ------------------------------------------------------------------ stop, go on, begin again
@@ -106,8 +133,9 @@ def held(monkeypatch: pytest.MonkeyPatch, after: int) -> tuple[threading.Event, 
     return reached, go
 
 
-def test_a_stopped_stream_goes_on_where_it_was_and_ends_the_same(desk: Desk, monkeypatch: pytest.MonkeyPatch,
-                                                                tmp_path: Path) -> None:
+def test_a_stopped_stream_goes_on_where_it_was_and_ends_the_same(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     other = Desk(FakeEngine(Settings(bank=tmp_path / "other" / "bank.sqlite")))  # type: ignore[arg-type]
     whole = Path(streamed(other)[-1].download["value"]).read_text()
     with monkeypatch.context() as m:
@@ -118,7 +146,11 @@ def test_a_stopped_stream_goes_on_where_it_was_and_ends_the_same(desk: Desk, mon
         assert reached.wait(20)
         stopped = stream.stop(desk, visitor())
         assert "Stopped after 3 problems of 6. Press Go on" in text_of(stopped.status)
-        assert stopped.press["value"] == "Go on" and stopped.download["visible"] and stopped.again["visible"]
+        assert (
+            stopped.press["value"] == "Go on"
+            and stopped.download["visible"]
+            and stopped.again["visible"]
+        )
         go.set()
         settle(desk)
     assert 7 <= len(feed_of(desk).results) < 12
@@ -132,11 +164,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The name of a system for each of its replies."""
     found: list[str] = []
     old = FakeSystem.reply
-    monkeypatch.setattr(FakeSystem, "reply", lambda self, those, form: found.append(self.name) or old(self, those, form))
+    monkeypatch.setattr(
+        FakeSystem,
+        "reply",
+        lambda self, those, form: found.append(self.name) or old(self, those, form),
+    )
     return found
 
 
-def test_a_stream_is_still_there_after_the_app_was_started_again(desk: Desk, asked: list[str], tmp_path: Path) -> None:
+def test_a_stream_is_still_there_after_the_app_was_started_again(
+    desk: Desk, asked: list[str], tmp_path: Path
+) -> None:
     one = streamed(desk)[-1]
     assert len(asked) == 12
     again = Desk(FakeEngine(Settings(bank=tmp_path / "home" / "bank.sqlite")))  # type: ignore[arg-type]
@@ -161,31 +199,54 @@ def test_stop_before_the_first_reply_says_so(desk: Desk) -> None:
 def test_an_uploaded_set_is_checked_line_by_line(desk: Desk, tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     long = "x" * (desk.engine.settings.max_problem_chars + 1)
-    lines = ['{"problem": "What is 4 + 1?", "answer": "5"}', "{broken", json.dumps({"problem": long, "answer": 1}),
-             json.dumps({"problem": "What is <img src=x onerror=alert(1)> 9?", "answer": "<b>"})]
+    lines = [
+        '{"problem": "What is 4 + 1?", "answer": "5"}',
+        "{broken",
+        json.dumps({"problem": long, "answer": 1}),
+        json.dumps({"problem": "What is <img src=x onerror=alert(1)> 9?", "answer": "<b>"}),
+    ]
     file.write_text("\n".join(lines))
     last = streamed(desk, file=file, size=6)[-1]
     said = text_of(last.status)
-    assert "Left out 2" in said and "line 2 is not JSON" in said and "line 3: the problem has 4001 characters" in said
+    assert (
+        "Left out 2" in said
+        and "line 2 is not JSON" in said
+        and "line 3: the problem has 4001 characters" in said
+    )
     assert "Done: 2 problems met." in said
     page = text_of(last.recent) + said
     assert "<img" not in page and "&lt;img" in page and "&lt;b&gt;" in page
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"systems": []}, "No system is chosen"), ({"systems": None}, "No system is chosen"),
-    ({"chosen": "nothing"}, "There are no examples of &#39;nothing&#39;"), ({"size": 0}, "0 problems cannot be streamed"),
-    ({"size": float("nan")}, "nan problems cannot be streamed"), ({"seed": -1}, "Seed -1 does not fit"),
-    ({"seed": None}, "Seed None does not fit"), ({"seed": float("nan")}, "Seed nan does not fit"),
-    ({"size": 201}, "choose 1 to 200")])
-def test_what_a_visitor_can_mend_is_one_sentence(desk: Desk, change: dict[str, Any], words: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"systems": []}, "No system is chosen"),
+        ({"systems": None}, "No system is chosen"),
+        ({"chosen": "nothing"}, "There are no examples of &#39;nothing&#39;"),
+        ({"size": 0}, "0 problems cannot be streamed"),
+        ({"size": float("nan")}, "nan problems cannot be streamed"),
+        ({"seed": -1}, "Seed -1 does not fit"),
+        ({"seed": None}, "Seed None does not fit"),
+        ({"seed": float("nan")}, "Seed nan does not fit"),
+        ({"size": 201}, "choose 1 to 200"),
+    ],
+)
+def test_what_a_visitor_can_mend_is_one_sentence(
+    desk: Desk, change: dict[str, Any], words: str
+) -> None:
     last = streamed(desk, **change)[-1]
     assert words in text_of(last.status) and 'role="alert"' in text_of(last.status)
     assert last.press["interactive"] is True and last.download["visible"] is False
 
 
-@pytest.mark.parametrize(("text", "words"), [("", "mine.jsonl has no problem with an answer"),
-                                             ('{"problem": "What?"}', "line 1: the problem has no answer")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "mine.jsonl has no problem with an answer"),
+        ('{"problem": "What?"}', "line 1: the problem has no answer"),
+    ],
+)
 def test_a_useless_file_is_one_sentence(desk: Desk, tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "mine.jsonl").write_text(text)
     assert words in text_of(streamed(desk, file=tmp_path / "mine.jsonl")[-1].status)
@@ -221,7 +282,9 @@ def test_the_feed_folds_records_together() -> None:
     assert not feed.add(Status("Reading")) and feed.status == Status("Reading")
     assert not feed.add(Step(2, 5, "1", 0.75, (), 0, 0, 0, 1, 1, 0, 1, 1, 1))
     assert "step 2 of 5, 75\N{NO-BREAK SPACE}% agree" in feed.status.text
-    assert feed.add(result("a", "zero_shot", True)) and feed.add(Learned("", "elm", 0, (), (), None))  # type: ignore[arg-type]
+    assert feed.add(result("a", "zero_shot", True)) and feed.add(
+        Learned("", "elm", 0, (), (), None)
+    )  # type: ignore[arg-type]
     assert feed.met == 1 and not feed.whole
     feed.add(result("b", "elm", False))
     assert {s.system: s.n for s in feed.standings()} == {"zero_shot": 1, "elm": 1}
@@ -231,21 +294,46 @@ def test_a_wrong_label_and_the_side_that_was_taken_are_said() -> None:
     from latentmem.evaluation.baselines.base import Cost
     from latentmem.evaluation.results import Taught
 
-    r = result("a", "elm", False, alone=True, memory=False, chosen="memory", memory_name="<i>taxi", similarity=0.5)
-    feed = Feed(1, results=[r], texts={"a": "Why <u>not</u>?"}, learned=[
-        Learned("", "elm", 0, ("a",), (Taught("a", "m1", "kept", "7", False),), Cost())])
+    r = result(
+        "a",
+        "elm",
+        False,
+        alone=True,
+        memory=False,
+        chosen="memory",
+        memory_name="<i>taxi",
+        similarity=0.5,
+    )
+    feed = Feed(
+        1,
+        results=[r],
+        texts={"a": "Why <u>not</u>?"},
+        learned=[Learned("", "elm", 0, ("a",), (Taught("a", "m1", "kept", "7", False),), Cost())],
+    )
     page = text_of(views_stream.recent(feed))
-    assert "Learnt a memory: kept Its label was wrong." in page and "the memory&#39;s side was taken" in page
+    assert (
+        "Learnt a memory: kept Its label was wrong." in page
+        and "the memory&#39;s side was taken" in page
+    )
     assert "&lt;i&gt;taxi" in page and "&lt;u&gt;" in page and "✗ wrong" in page
 
 
 def test_results_of_all_families_are_mixed(desk: Desk) -> None:
     data = streaming.data_of(desk, ALL, None, 30, 1)
-    assert len({p.source for p in data.problems}) > 5 and data == streaming.data_of(desk, ALL, None, 30, 1)
+    assert len({p.source for p in data.problems}) > 5 and data == streaming.data_of(
+        desk, ALL, None, 30, 1
+    )
     assert data != streaming.data_of(desk, ALL, None, 30, 2)
 
 
 def test_the_entrants_behind_the_boxes() -> None:
-    found = {e.name: ([f.name for f in e.forms], e.learns) for e in streaming.entered([n for _, n in streaming.SYSTEMS], None)}
-    assert found == {"zero_shot": (["one", "vote"], ""), "icl_raw": (["one"], "online"), "elm": (["one"], "online")}
+    found = {
+        e.name: ([f.name for f in e.forms], e.learns)
+        for e in streaming.entered([n for _, n in streaming.SYSTEMS], None)
+    }
+    assert found == {
+        "zero_shot": (["one", "vote"], ""),
+        "icl_raw": (["one"], "online"),
+        "elm": (["one"], "online"),
+    }
     assert isinstance(result("a", "b", True), Result)

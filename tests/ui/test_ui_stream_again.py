@@ -40,11 +40,15 @@ def lines(picture: Picture) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(picture.download["value"]).read_text().splitlines()]
 
 
-def test_a_longer_stream_keeps_what_a_shorter_one_has(desk: Desk, asked: list[str], tmp_path: Path) -> None:
+def test_a_longer_stream_keeps_what_a_shorter_one_has(
+    desk: Desk, asked: list[str], tmp_path: Path
+) -> None:
     streamed(desk, size=4)
     assert len(asked) == 8
     last = streamed(desk, size=6)[-1]
-    assert len(asked) == 12 and "Done: 6 problems met." in text_of(last.status), "only the two that are new were asked"
+    assert len(asked) == 12 and "Done: 6 problems met." in text_of(last.status), (
+        "only the two that are new were asked"
+    )
     other = Desk(FakeEngine(Settings(bank=tmp_path / "other" / "bank.sqlite")))  # type: ignore[arg-type]
     at_once = streamed(other, size=6)[-1]
     assert last.figure == at_once.figure
@@ -55,7 +59,9 @@ def test_a_longer_stream_keeps_what_a_shorter_one_has(desk: Desk, asked: list[st
     assert sorted_lines(last) == sorted_lines(at_once)
 
 
-def test_a_shorter_stream_shows_the_first_of_a_longer_one_and_loses_nothing(desk: Desk, asked: list[str]) -> None:
+def test_a_shorter_stream_shows_the_first_of_a_longer_one_and_loses_nothing(
+    desk: Desk, asked: list[str]
+) -> None:
     whole = streamed(desk, size=6)[-1]
     part = streamed(desk, size=2)[-1]
     assert "Done: 2 problems met." in text_of(part.status) and len(asked) == 12
@@ -75,21 +81,40 @@ def test_the_buttons_say_what_they_would_do_with_the_choices(desk: Desk, tmp_pat
     assert given(desk, size=2)[0]["value"] == "Start", "it is whole"
     file = tmp_path / "mine.jsonl"
     file.write_text('{"problem": "What is 4 + 1?", "answer": "5"}')
-    for other in ({"seed": 1}, {"systems": ["elm"]}, {"chosen": ALL}, {"file": str(file)}, {"seed": None}, {"size": 900},
-                  {"systems": []}, {"chosen": "nothing"}, {"file": str(tmp_path / "none.jsonl")}):
+    for other in (
+        {"seed": 1},
+        {"systems": ["elm"]},
+        {"chosen": ALL},
+        {"file": str(file)},
+        {"seed": None},
+        {"size": 900},
+        {"systems": []},
+        {"chosen": "nothing"},
+        {"file": str(tmp_path / "none.jsonl")},
+    ):
         press, again = given(desk, **other)
         assert press["value"] == "Start" and again["visible"] is False, other
     posed = desk.visit(visitor())
     stream.press(desk, visitor(), "change", None, BOTH, 6, 0)
-    assert posed.busy("stream") and given(desk) == (gr.skip(), gr.skip()), "while it goes on the buttons are Stop's"
+    assert posed.busy("stream") and given(desk) == (gr.skip(), gr.skip()), (
+        "while it goes on the buttons are Stop's"
+    )
 
 
 def test_every_control_tells_when_it_is_touched() -> None:
     app = build(FakeEngine())  # type: ignore[arg-type]
     fns = [f for f in app.fns.values() if f.name == "offered"]
     touched = {(app.blocks[block].label, event) for f in fns for block, event in f.targets}
-    assert touched == {("Examples of", "input"), ("Systems", "input"), ("Problems", "input"), ("Seed", "input"),
-                       *(("or a JSONL file of problems and answers", event) for event in ("upload", "clear", "delete"))}
+    assert touched == {
+        ("Examples of", "input"),
+        ("Systems", "input"),
+        ("Problems", "input"),
+        ("Seed", "input"),
+        *(
+            ("or a JSONL file of problems and answers", event)
+            for event in ("upload", "clear", "delete")
+        ),
+    }
 
 
 # ------------------------------------------------------------------ a stream that cannot go on
@@ -101,17 +126,31 @@ def on_device(name: str) -> Any:
     return cast
 
 
-def test_a_stream_of_another_device_can_be_begun_again(desk: Desk, monkeypatch: pytest.MonkeyPatch, asked: list[str]) -> None:
+def test_a_stream_of_another_device_can_be_begun_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+) -> None:
     monkeypatch.setattr(stream, "enter_systems", on_device("cpu"))
     streamed(desk, size=2)
     monkeypatch.setattr(stream, "enter_systems", on_device("cuda"))
     stuck = streamed(desk, size=2)[-1]
     said = text_of(stuck.status)
-    assert "The folder of this stream holds a run with device = cpu, and here it is cuda: press Begin again" in said
+    assert (
+        "The folder of this stream holds a run with device = cpu, and here it is cuda: press Begin again"
+        in said
+    )
     assert "--out" not in said and str(desk.engine.settings.bank.parent) not in said
-    assert stuck.again["visible"] is True and stuck.press["value"] == "Start" and stuck.download["visible"] is False
-    assert stream.restored(desk, desk.visit(visitor()))[-2]["visible"] is True, "after a reload, too"
-    assert "Done: 2 problems met." in text_of(streamed(desk, size=2, again=True)[-1].status) and len(asked) == 8
+    assert (
+        stuck.again["visible"] is True
+        and stuck.press["value"] == "Start"
+        and stuck.download["visible"] is False
+    )
+    assert stream.restored(desk, desk.visit(visitor()))[-2]["visible"] is True, (
+        "after a reload, too"
+    )
+    assert (
+        "Done: 2 problems met." in text_of(streamed(desk, size=2, again=True)[-1].status)
+        and len(asked) == 8
+    )
 
 
 def test_what_another_process_writes_to_is_not_forgotten(desk: Desk) -> None:
@@ -123,14 +162,19 @@ def test_what_another_process_writes_to_is_not_forgotten(desk: Desk) -> None:
     with FileLock(results.with_name(".lock")):
         for again in (False, True):
             said = text_of(streamed(desk, size=2, again=again)[-1].status)
-            assert "Another run is writing to the folder of this stream: wait for it, or choose another seed." in said
+            assert (
+                "Another run is writing to the folder of this stream: wait for it, or choose another seed."
+                in said
+            )
     assert results.read_bytes() == before
     assert "Done" in text_of(streamed(desk, size=2, again=True)[-1].status)
 
 
-def test_the_same_set_under_another_name_is_another_stream(desk: Desk, tmp_path: Path, asked: list[str],
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_set_under_another_name_is_another_stream(
+    desk: Desk, tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its name stands in what a run is, which a folder is not continued with another of."""
+
     def named(engine: Any, systems: Any, data: Any, folder: Path) -> Any:
         entrants, facts = fake_cast(engine, systems, data, folder)
         return entrants, facts | {"data": data.name}
@@ -138,7 +182,9 @@ def test_the_same_set_under_another_name_is_another_stream(desk: Desk, tmp_path:
     monkeypatch.setattr(stream, "enter_systems", named)
     for name in ("one", "two"):
         (tmp_path / f"{name}.jsonl").write_text('{"problem": "What is 4 + 1?", "answer": "5"}')
-        assert "Done: 1 problem met." in text_of(streamed(desk, file=tmp_path / f"{name}.jsonl")[-1].status)
+        assert "Done: 1 problem met." in text_of(
+            streamed(desk, file=tmp_path / f"{name}.jsonl")[-1].status
+        )
     assert len(asked) == 4
 
 
@@ -157,11 +203,18 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 ROOM = "cannot be written (No space left on device): make room there or let this program write there, then start again"
 
 
-def test_no_remedy_is_one_of_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_remedy_is_one_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     remedies, said = streaming.remedies_of("AGAIN"), []
 
-    def refused(words: str, folder: Path, work: Callable[[Journal], object] = bool, facts: Any = None) -> None:
-        with pytest.raises(LatentmemError) as error, Journal(folder, facts or {"seed": 1}, remedies) as journal:
+    def refused(
+        words: str, folder: Path, work: Callable[[Journal], object] = bool, facts: Any = None
+    ) -> None:
+        with (
+            pytest.raises(LatentmemError) as error,
+            Journal(folder, facts or {"seed": 1}, remedies) as journal,
+        ):
             work(journal)
         said.append(str(error.value))
         assert words in said[-1]
@@ -171,19 +224,33 @@ def test_no_remedy_is_one_of_the_command_line(tmp_path: Path, monkeypatch: pytes
 
     home = tmp_path / "run"
     (tmp_path / "file").write_text("in the way")
-    refused("The folder of this stream cannot be made (File exists): make room there", tmp_path / "file")
+    refused(
+        "The folder of this stream cannot be made (File exists): make room there", tmp_path / "file"
+    )
     with Journal(home, {"seed": 1}, remedies) as journal:
         met(journal)
-        refused("Another run is writing to the folder of this stream: wait for it, or choose another seed.", home)
-    refused("The folder of this stream holds a run with seed = 1, and here it is 2: AGAIN.", home, facts={"seed": 2})
+        refused(
+            "Another run is writing to the folder of this stream: wait for it, or choose another seed.",
+            home,
+        )
+    refused(
+        "The folder of this stream holds a run with seed = 1, and here it is 2: AGAIN.",
+        home,
+        facts={"seed": 2},
+    )
     lines = (home / "results.jsonl").read_text().splitlines(keepends=True)
     (home / "results.jsonl").write_text("".join(line for line in lines if '"elm/one/' not in line))
-    refused("The folder of this stream has no replies of elm (one) to problem 1, from which it has learnt since: AGAIN.",
-            home, met)
+    refused(
+        "The folder of this stream has no replies of elm (one) to problem 1, from which it has learnt since: AGAIN.",
+        home,
+        met,
+    )
     (home / "results.jsonl").write_text("no line\n" + "".join(lines))
     refused("results.jsonl, line 1 is not a line of results", home)
-    (home / "results.jsonl").write_text(lines[0].replace('"place": 0', '"place": "first"').replace('"index": 0', '"index": "x"')
-                                        + "".join(lines))
+    (home / "results.jsonl").write_text(
+        lines[0].replace('"place": 0', '"place": "first"').replace('"index": 0', '"index": "x"')
+        + "".join(lines)
+    )
     refused("results.jsonl, line 1 is not a line of results", home)
     assert [one.endswith(": AGAIN.") for one in said[-2:]] == [True, True]
     (home / "run.json").write_text("{")

@@ -54,12 +54,16 @@ def replayed(desk: Desk, who: Any = None) -> Iterator[Any]:
 def test_replay_feedback_and_counterfactual(desk: Desk) -> None:
     for handler in (replayed, functools.partial(compared, other="x")):
         assert "Solve a problem first" in text_of(list(handler(desk, who=visitor("new")))[-1])
-    assert not desk.visit(visitor("new")).busy("compare", "replay"), "what could not begin is not waited for"
+    assert not desk.visit(visitor("new")).busy("compare", "replay"), (
+        "what could not begin is not waited for"
+    )
     assert "Solve a problem first" in text_of(whatif.said_right(desk, visitor("new")))
     last = asked(desk)[-1]
     assert "Choose a memory first" in text_of(list(compared(desk, None))[-1])
     train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
-    assert last.what_if["visible"] and [c[1] for c in last.other["choices"]] == [train] == [last.other["value"]]
+    assert last.what_if["visible"] and [c[1] for c in last.other["choices"]] == [train] == [
+        last.other["value"]
+    ]
     events = len(desk.engine.bank.events())
     columns = list(compared(desk, train))[-1]
     assert text_of(columns).count('class="column"') == 3
@@ -72,7 +76,9 @@ def test_replay_feedback_and_counterfactual(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("name", ["compare", "replay"])
-def test_a_comparison_ends_with_the_answer_that_it_belongs_to(desk: Desk, quick_pictures: None, name: str) -> None:
+def test_a_comparison_ends_with_the_answer_that_it_belongs_to(
+    desk: Desk, quick_pictures: None, name: str
+) -> None:
     """Another problem is posed while it goes on: nothing of it is drawn under the new answer or kept beside it."""
     asked(desk)
     train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
@@ -86,7 +92,9 @@ def test_a_comparison_ends_with_the_answer_that_it_belongs_to(desk: Desk, quick_
     assert not desk.visit(visitor()).busy(name)
 
 
-def test_before_and_after_ends_with_the_memory_that_it_belongs_to(desk: Desk, quick_pictures: None) -> None:
+def test_before_and_after_ends_with_the_memory_that_it_belongs_to(
+    desk: Desk, quick_pictures: None
+) -> None:
     distilled(desk)
     desk.engine.pace = 0.005
     stream = tried(desk, before_after.ALL)
@@ -96,27 +104,37 @@ def test_before_and_after_ends_with_the_memory_that_it_belongs_to(desk: Desk, qu
     assert list(stream) == [] and not desk.visit(visitor()).busy("before_after")
 
 
-def test_what_is_kept_meanwhile_leaves_its_comparison_stoppable_and_what_is_discarded_ends_it(desk: Desk,
-                                                                                          quick_pictures: None) -> None:
+def test_what_is_kept_meanwhile_leaves_its_comparison_stoppable_and_what_is_discarded_ends_it(
+    desk: Desk, quick_pictures: None
+) -> None:
     for choose, goes_on in ((distil.keep, True), (distil.discard, False)):
         desk.engine.pace = 0.0
         distilled(desk)
         desk.engine.pace = 0.005
         stream = tried(desk, before_after.SAME)
         next(stream)
-        assert choose(desk, visitor()).stop["interactive"] is goes_on is desk.visit(visitor()).busy("before_after")
+        assert (
+            choose(desk, visitor()).stop["interactive"]
+            is goes_on
+            is desk.visit(visitor()).busy("before_after")
+        )
         assert ("Stopped" in text_of(list(stream)[-1])) is not goes_on
         assert bool(desk.visit(visitor()).trials) is goes_on
 
 
-def test_before_and_after_stops_in_the_midst_of_its_problems(desk: Desk, quick_pictures: None) -> None:
+def test_before_and_after_stops_in_the_midst_of_its_problems(
+    desk: Desk, quick_pictures: None
+) -> None:
     distilled(desk)
     desk.engine.pace = 0.002
     stream = tried(desk, before_after.ALL)
     while not any(key.startswith("row-") for key, _ in next(stream)):
         pass  # the first problem
     distil.stop(desk, visitor())
-    assert "Stopped" in text_of(list(stream)[-1]) and not before_after.still_going(desk, visitor())["interactive"]
+    assert (
+        "Stopped" in text_of(list(stream)[-1])
+        and not before_after.still_going(desk, visitor())["interactive"]
+    )
 
 
 # ------------------------------------------------------------------ Stop is there as long as something goes on or waits
@@ -124,11 +142,18 @@ def test_what_waits_in_the_queue_can_be_stopped(desk: Desk) -> None:
     asked(desk), distilled(desk)
     train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
     for press, work, panel in (
-            (lambda: whatif.press_compare(desk, train, visitor()), whatif.compare, whatif),
-            (lambda: whatif.press_replay(desk, visitor()), whatif.replay, whatif),
-            (lambda: before_after.press_compare(desk, before_after.SAME, visitor()), before_after.before_after, before_after)):
+        (lambda: whatif.press_compare(desk, train, visitor()), whatif.compare, whatif),
+        (lambda: whatif.press_replay(desk, visitor()), whatif.replay, whatif),
+        (
+            lambda: before_after.press_compare(desk, before_after.SAME, visitor()),
+            before_after.before_after,
+            before_after,
+        ),
+    ):
         assert not panel.still_going(desk, visitor())["interactive"] and press()["interactive"]
-        assert panel.still_going(desk, visitor())["interactive"], "work before it has ended meanwhile"
+        assert panel.still_going(desk, visitor())["interactive"], (
+            "work before it has ended meanwhile"
+        )
         stop = distil.stop if panel is before_after else solve.stop
         stop(desk, visitor())
         assert not panel.still_going(desk, visitor())["interactive"]
@@ -136,16 +161,21 @@ def test_what_waits_in_the_queue_can_be_stopped(desk: Desk) -> None:
         press()
         assert "Stopped" not in text_of(list(work(desk, visitor()))[-1])
     solve.press(desk, visitor(), BO, "off", None, *SETTINGS)
-    assert whatif.still_going(desk, visitor())["interactive"], "a comparison that ends does not take Stop from it"
+    assert whatif.still_going(desk, visitor())["interactive"], (
+        "a comparison that ends does not take Stop from it"
+    )
 
 
 @pytest.mark.parametrize("cancelled", ["first", "afterwards"])
 @pytest.mark.parametrize("name", ["compare", "replay"])
-def test_stop_leaves_the_memory_that_was_chosen_for_the_comparison(desk: Desk, quick_pictures: None, name: str,
-                                                                   cancelled: str) -> None:
+def test_stop_leaves_the_memory_that_was_chosen_for_the_comparison(
+    desk: Desk, quick_pictures: None, name: str, cancelled: str
+) -> None:
     """Else the list would go back to the nearest. gradio may close the event before it asks what Stop shows."""
     last = asked(desk, mode="off")[-1]
-    assert last.other["value"] == last.other["choices"][0][1], "the nearest, once, when the answer is there"
+    assert last.other["value"] == last.other["choices"][0][1], (
+        "the nearest, once, when the answer is there"
+    )
     desk.engine.pace = 0.005
     stream = compared(desk, last.other["choices"][1][1]) if name == "compare" else replayed(desk)
     next(stream)
@@ -158,7 +188,9 @@ def test_stop_leaves_the_memory_that_was_chosen_for_the_comparison(desk: Desk, q
     desk.engine.pace = 0
     assert asked(desk, BO)[-1].other["value"], "the next answer has a list of its own"
     solve.press(desk, visitor(), ANN, "off", None, *SETTINGS)
-    assert not {"compare", "replay"} & set(desk.visit(visitor()).runs), "nor does a stop of that one take them for its own"
+    assert not {"compare", "replay"} & set(desk.visit(visitor()).runs), (
+        "nor does a stop of that one take them for its own"
+    )
 
 
 @pytest.mark.parametrize("full", [True, False])
@@ -177,20 +209,29 @@ def test_a_comparison_that_a_full_queue_refuses_says_so(desk: Desk, full: bool) 
 def test_the_nearest_memories_stay_first_after_the_map_was_drawn_again(desk: Desk) -> None:
     first = asked(desk)[-1].other["choices"]
     again = memories.refresh(desk, *LOOK, "", visitor())
-    assert again.solve_other["choices"] == first and len(again.solve_memory["choices"]) == len(desk.engine.bank)
-    assert memories.refresh(desk, *LOOK, "", visitor("new")).solve_other["choices"] == again.solve_memory["choices"]
+    assert again.solve_other["choices"] == first and len(again.solve_memory["choices"]) == len(
+        desk.engine.bank
+    )
+    assert (
+        memories.refresh(desk, *LOOK, "", visitor("new")).solve_other["choices"]
+        == again.solve_memory["choices"]
+    )
 
 
 def test_the_nearest_memories_are_those_of_the_answered_problem(desk: Desk) -> None:
     """Another problem is placed on the map meanwhile: its similarities do not belong under the answer."""
     first = asked(desk, mode="off")[-1].other["choices"]
-    assert "Bo has 5 cats" in first[0][0] and all(label.startswith("0.") for label, _ in first), "the nearest first"
+    assert "Bo has 5 cats" in first[0][0] and all(label.startswith("0.") for label, _ in first), (
+        "the nearest first"
+    )
     placed(desk, "A train goes 40 km in two hours.")
     assert memories.refresh(desk, *LOOK, "", visitor()).solve_other["choices"] == first
     assert solve.picture(desk, desk.visit(visitor()).runs["solve"], False).other["choices"] == first
 
 
-def test_the_star_is_the_answered_problem_or_none(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_star_is_the_answered_problem_or_none(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked(desk, BO)
     assert desk.visit(visitor()).star.text == BO
     monkeypatch.setattr(solve, "star_of", lambda *_: 1 / 0)

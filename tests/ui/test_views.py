@@ -23,8 +23,17 @@ from latentmem.ui.views import receipt as views_receipt
 from tests.fake_engine import FakeEngine, fake_step, fill_bank
 from tests.ui_samples import scene, trace
 
-NASTY = ("<img src=x onerror=alert(1)>", "${1+1}", "{{x}}", "\\frac{1}{2}", "</div><script>alert(1)</script>",
-         "\"' onclick='x'", "\ud800", "a`b`${x}", "&lt;b&gt;")
+NASTY = (
+    "<img src=x onerror=alert(1)>",
+    "${1+1}",
+    "{{x}}",
+    "\\frac{1}{2}",
+    "</div><script>alert(1)</script>",
+    "\"' onclick='x'",
+    "\ud800",
+    "a`b`${x}",
+    "&lt;b&gt;",
+)
 
 
 class Tags(HTMLParser):
@@ -59,36 +68,83 @@ def receipt(text: str = "How many?", **changes: object) -> Receipt:
     traces = [trace(0, "7"), trace(1, "8"), trace(2, "7")]
     mine = [replace(t, side="memory", answer="8") for t in traces]
     hit = Hit("m0123456789abcdef", text, 0.81, 1, 0.12)
-    base = Receipt("r1", Problem(text), "8", hit.memory_id, hit.name, (hit,), hit, "input", vote(traces),
-                   vote(mine, side="memory"), Route("memory", "8", False, "The verifier prefers it.",
-                                                    {"zero_shot": 0.66, "memory": 1.0}, "vote_share"), 3, "f" * 64, "fake",
-                   1234, 12.5, {"rollouts": 3}, "0" * 64, tuple(traces + mine), "2026-01-01T00:00:00+00:00")
+    base = Receipt(
+        "r1",
+        Problem(text),
+        "8",
+        hit.memory_id,
+        hit.name,
+        (hit,),
+        hit,
+        "input",
+        vote(traces),
+        vote(mine, side="memory"),
+        Route(
+            "memory",
+            "8",
+            False,
+            "The verifier prefers it.",
+            {"zero_shot": 0.66, "memory": 1.0},
+            "vote_share",
+        ),
+        3,
+        "f" * 64,
+        "fake",
+        1234,
+        12.5,
+        {"rollouts": 3},
+        "0" * 64,
+        tuple(traces + mine),
+        "2026-01-01T00:00:00+00:00",
+    )
     return replace(base, **changes)
 
 
 def everything(text: str) -> str:
     """Every view that shows foreign text, with this text in it."""
-    s = scene(trace(0, text, text=text), trace(1, None, text=text), trace(2, text, text=text, side="memory"))
-    r = receipt(text, answer=text, route=Route("memory", text, False, text, {"memory": 1.0}, text), model_name=text,
-                zero_shot=vote([trace(0, text)]))
+    s = scene(
+        trace(0, text, text=text),
+        trace(1, None, text=text),
+        trace(2, text, text=text, side="memory"),
+    )
+    r = receipt(
+        text,
+        answer=text,
+        route=Route("memory", text, False, text, {"memory": 1.0}, text),
+        model_name=text,
+        zero_shot=vote([trace(0, text)]),
+    )
     engine = FakeEngine()
     fill_bank(engine, [Problem(text, source=text), Problem("An apple and a pear")])
     infos = engine.bank.infos()
     m = engine.bank.get(next(i.id for i in infos if i.problem.source))
     noted = Scene(steps=[replace(fake_step(1, 5, Vote((), 0, 0), ""), note=text)])
     sampled = Settings(model=text, hosted=True)
-    parts = [views.notice(text), views.progress(Status(text, 1, 2)), views_receipt.receipt_card(r, engine.bank.info(m.id)),
-             about.tiles([Problem(text, source=text)]), about.model_facts(sampled, {"rollouts": 8}),
-             about.header_facts(sampled, False, 2, 1, status=Status(text, 1, 2)),
-             about.header_facts(sampled, False, 2, error=text), about.endpoints_table([(text, text, text)], True),
-             about.kept_where(Path(text)), distillation.distil_status(s, 5),
-             distillation.distil_status(Scene(status=Status(text)), 5),
-             views_receipt.hits_list(Retrieval("p", "input", r.hits), 0.9), distillation.distil_words(noted)]
+    parts = [
+        views.notice(text),
+        views.progress(Status(text, 1, 2)),
+        views_receipt.receipt_card(r, engine.bank.info(m.id)),
+        about.tiles([Problem(text, source=text)]),
+        about.model_facts(sampled, {"rollouts": 8}),
+        about.header_facts(sampled, False, 2, 1, status=Status(text, 1, 2)),
+        about.header_facts(sampled, False, 2, error=text),
+        about.endpoints_table([(text, text, text)], True),
+        about.kept_where(Path(text)),
+        distillation.distil_status(s, 5),
+        distillation.distil_status(Scene(status=Status(text)), 5),
+        views_receipt.hits_list(Retrieval("p", "input", r.hits), 0.9),
+        distillation.distil_words(noted),
+    ]
     info = engine.bank.info(m.id)
-    rows = (views.scene_votes(s, True) + views.scene_cards(s, False) + memory.found_table(infos, infos)
-            + memory.head(m, info) + memory.body(m, info, engine.bank.events(m.id), engine.neighbours(m.id))
-            + views_receipt.compare_columns([(text, r.zero_shot), ("b", r.memory)])
-            + views_receipt.compare_table([(text, r.zero_shot, r.memory)]))
+    rows = (
+        views.scene_votes(s, True)
+        + views.scene_cards(s, False)
+        + memory.found_table(infos, infos)
+        + memory.head(m, info)
+        + memory.body(m, info, engine.bank.events(m.id), engine.neighbours(m.id))
+        + views_receipt.compare_columns([(text, r.zero_shot), ("b", r.memory)])
+        + views_receipt.compare_table([(text, r.zero_shot, r.memory)])
+    )
     return "".join(map(str, parts)) + "".join(html for _, html in rows)
 
 
@@ -138,15 +194,19 @@ def test_nobody_votes_is_said() -> None:
 
 def test_the_decided_mark_keeps_its_moment() -> None:
     s = scene(trace(0, "7"), trace(1, "7"), trace(2, "7"), trace(3, "8"), total=4)
-    assert s.decided_after == {"zero_shot": 2}  # two more 8 would only draw, and ties go to the earliest
+    assert s.decided_after == {
+        "zero_shot": 2
+    }  # two more 8 would only draw, and ties go to the earliest
     assert "decided after 2 of 4" in str(views.scene_vote(s, "zero_shot", "Vote", False))
 
 
 def test_the_mark_of_the_decision_hides_no_figure() -> None:
     """Two traces of eight that do not vote, and the decision in their midst: the 2 and the mark are at the same place."""
     done = [trace(i, "7") for i in range(5)] + [trace(6, None), trace(7, None)]
-    html = str(views.vote_bar(vote(done, 8), [0], title="Vote", total=8, finished=7, decided_after=6))
-    track = html[html.index('<div class="track">'):html.index("</div>")]
+    html = str(
+        views.vote_bar(vote(done, 8), [0], title="Vote", total=8, finished=7, decided_after=6)
+    )
+    track = html[html.index('<div class="track">') : html.index("</div>")]
     above, _, bar = track.partition('<div class="bar"')
     assert 'class="mark" style="left:75.00%"' in above and "<b>2</b>" in bar and "mark" not in bar
     css = (Path(views.__file__).parents[1] / "static" / "style.css").read_text(encoding="utf-8")
@@ -170,9 +230,21 @@ def test_two_answers_never_share_colour_and_letter(a: int, b: int) -> None:
 
 
 def test_an_answer_keeps_its_colour_when_overtaken_and_on_both_sides() -> None:
-    s = scene(trace(0, "7"), trace(1, "8"), trace(2, "8"), trace(0, "8", side="memory"), trace(1, "9", side="memory"))
+    s = scene(
+        trace(0, "7"),
+        trace(1, "8"),
+        trace(2, "8"),
+        trace(0, "8", side="memory"),
+        trace(1, "9", side="memory"),
+    )
     colour = {(r.side, r.row): s.colour(r) for r in s.rows.values()}
-    assert colour == {("zero_shot", 0): 0, ("zero_shot", 1): 1, ("zero_shot", 2): 1, ("memory", 0): 1, ("memory", 1): 2}
+    assert colour == {
+        ("zero_shot", 0): 0,
+        ("zero_shot", 1): 1,
+        ("zero_shot", 2): 1,
+        ("memory", 0): 1,
+        ("memory", 1): 2,
+    }
 
 
 def test_fresh_rollouts_take_the_place_of_the_old() -> None:
@@ -182,12 +254,20 @@ def test_fresh_rollouts_take_the_place_of_the_old() -> None:
     assert "memory" not in s.votes and not s.colours
 
 
-@pytest.mark.parametrize(("changes", "css", "words"), [
-    ({}, "memory", "Answered by a memory"),
-    ({"used": None, "memory_id": None, "memory": None}, "alone", "Answered without a memory"),
-    ({"memory_id": None}, "refused", "A memory was tried and not followed"),
-    ({"memory_id": None, "route": Route("zero_shot", "7", True, "Both.")}, "agreed", "The model alone and the memory agree"),
-    ({"answer": None, "used": None}, "nobody", "No answer was found")])
+@pytest.mark.parametrize(
+    ("changes", "css", "words"),
+    [
+        ({}, "memory", "Answered by a memory"),
+        ({"used": None, "memory_id": None, "memory": None}, "alone", "Answered without a memory"),
+        ({"memory_id": None}, "refused", "A memory was tried and not followed"),
+        (
+            {"memory_id": None, "route": Route("zero_shot", "7", True, "Both.")},
+            "agreed",
+            "The model alone and the memory agree",
+        ),
+        ({"answer": None, "used": None}, "nobody", "No answer was found"),
+    ],
+)
 def test_the_headline_of_a_receipt(changes: dict, css: str, words: str) -> None:
     r = receipt(**changes)
     assert views_receipt.headline(r) == (css, words)
@@ -196,25 +276,51 @@ def test_the_headline_of_a_receipt(changes: dict, css: str, words: str) -> None:
 
 def test_the_receipt_card_tells_all_but_token_ids() -> None:
     text = Tags(str(views_receipt.receipt_card(receipt()))).text
-    for part in ("0.810", "the nearest", "+0.120", "The verifier prefers it.", "1 234", "12 s", "7 with 2 of 3", "8 with 3 of 3",
-                 "vote share"):
+    for part in (
+        "0.810",
+        "the nearest",
+        "+0.120",
+        "The verifier prefers it.",
+        "1 234",
+        "12 s",
+        "7 with 2 of 3",
+        "8 with 3 of 3",
+        "vote share",
+    ):
         assert part in text
     lone = replace(receipt().used, margin=None)  # type: ignore[type-var]
-    for chosen in (True, False):  # a stored receipt does not say whether a person chose it or the bank held no other
-        text = Tags(str(views_receipt.receipt_card(receipt(used=lone, hits=(lone,)), chosen=chosen))).text
+    for chosen in (
+        True,
+        False,
+    ):  # a stored receipt does not say whether a person chose it or the bank held no other
+        text = Tags(
+            str(views_receipt.receipt_card(receipt(used=lone, hits=(lone,)), chosen=chosen))
+        ).text
         assert "looked up" not in text and "Lead" not in text and ("by you" in text) is chosen
     data = json.loads(views_receipt.receipt_json(receipt()))
     assert data["id"] == "r1" and "token_ids" not in data["traces"][0]
 
 
-@pytest.mark.parametrize(("mode", "limit", "words"), [
-    ("auto", 0.9, "too far to be tried"), ("auto", 0.5, "Nearest memory"), ("chosen", 0.9, "Chosen by you"),
-    ("off", 0.9, "Memories are off.")])
+@pytest.mark.parametrize(
+    ("mode", "limit", "words"),
+    [
+        ("auto", 0.9, "too far to be tried"),
+        ("auto", 0.5, "Nearest memory"),
+        ("chosen", 0.9, "Chosen by you"),
+        ("off", 0.9, "Memories are off."),
+    ],
+)
 def test_what_was_looked_up(mode: str, limit: float, words: str) -> None:
     r = receipt()
-    html = str(views_receipt.hits_list(Retrieval("p", "input", () if mode == "off" else r.hits), limit, mode))
+    html = str(
+        views_receipt.hits_list(
+            Retrieval("p", "input", () if mode == "off" else r.hits), limit, mode
+        )
+    )
     assert words in html and ("too far" in html) == ("too far" in words)
-    assert "no memory that this model can use" in views_receipt.hits_list(Retrieval("p", "input", ()), limit)
+    assert "no memory that this model can use" in views_receipt.hits_list(
+        Retrieval("p", "input", ()), limit
+    )
     assert views_receipt.hits_list(None, limit, mode) == ""
 
 
@@ -222,7 +328,10 @@ def test_columns_share_their_colours() -> None:
     r = receipt()
     [[_, html]] = views_receipt.compare_columns([("without", r.zero_shot), ("with", r.memory)])
     assert "The answers differ." in html
-    assert html.index("c0") < html.index("c1") and views_receipt.compare_columns([("one", r.zero_shot)]) == []
+    assert (
+        html.index("c0") < html.index("c1")
+        and views_receipt.compare_columns([("one", r.zero_shot)]) == []
+    )
 
 
 def test_the_table_shows_what_was_found_and_marks() -> None:
@@ -231,18 +340,33 @@ def test_the_table_shows_what_was_found_and_marks() -> None:
     engine.bank.quarantine(engine.bank.infos()[0].id, "")
     infos, table = engine.bank.infos(), memory.found_table
     assert "quarantined" in str(table(infos, infos))
-    assert "Ann" in str(found := table(infos, [i for i in infos if i.problem.source == "a"])) and "Bo" not in str(found)
+    assert "Ann" in str(
+        found := table(infos, [i for i in infos if i.problem.source == "a"])
+    ) and "Bo" not in str(found)
     assert "No memory contains" in str(table(infos, [])) and "No memory yet" in str(table([], []))
 
 
 def test_the_picture_of_the_method_names_all_boxes() -> None:
     text = Tags(str(about.method(Settings(rollouts=4, steps=1, virtual_tokens=33)))).text
-    assert all(word in text for word in ("A vote", "GRPO", "Router", "Receipt", "4 traces", "1 small step", "33 virtual tokens"))
+    assert all(
+        word in text
+        for word in (
+            "A vote",
+            "GRPO",
+            "Router",
+            "Receipt",
+            "4 traces",
+            "1 small step",
+            "33 virtual tokens",
+        )
+    )
     assert "twenty" not in text and "ten steps" not in text and "steps1" not in text
 
 
-@pytest.mark.parametrize(("seconds", "words"), [
-    (1.44, "1.4 s"), (38, "38 s"), (125, "2 min 5 s"), (120, "2 min"), (4800, "1 h 20 min")])
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(1.44, "1.4 s"), (38, "38 s"), (125, "2 min 5 s"), (120, "2 min"), (4800, "1 h 20 min")],
+)
 def test_durations(seconds: float, words: str) -> None:
     assert views.duration(seconds) == words
 
@@ -252,14 +376,25 @@ def test_the_line_at_the_top_tells_what_is_going_on() -> None:
         return Tags(str(about.header_facts(*args, **more))).text
 
     s = Settings(hosted=False)
-    assert "ready" in line(s, True, 1) and "1 memory" in line(s, True, 1) and "2 memories" in line(s, True, 2)
+    assert (
+        "ready" in line(s, True, 1)
+        and "1 memory" in line(s, True, 1)
+        and "2 memories" in line(s, True, 2)
+    )
     assert "loads at first use" in line(s, False, 0)
     loading = Status(f"Downloading {s.model} from the hub: 12 of 491 MB", 12, 491)
     assert "Downloading from the hub: 12 of 491 MB" in line(s, False, 0, status=loading)
-    assert "0.5b Loading the model" in line(s, False, 6, status=Status(f"Loading {s.model} into memory"))
-    assert "Loading minilm" in (text := line(s, False, 6, status=Status("Loading minilm into memory"))) and "into" not in text
+    assert "0.5b Loading the model" in line(
+        s, False, 6, status=Status(f"Loading {s.model} into memory")
+    )
+    assert (
+        "Loading minilm" in (text := line(s, False, 6, status=Status("Loading minilm into memory")))
+        and "into" not in text
+    )
     assert "could not be loaded: no network" in line(s, False, 0, error="no network")
-    assert "of them yours" not in line(s, True, 5) and "3 of them yours" in line(Settings(hosted=True), True, 5, 3)
+    assert "of them yours" not in line(s, True, 5) and "3 of them yours" in line(
+        Settings(hosted=True), True, 5, 3
+    )
 
 
 def test_where_memories_are_kept_is_told_as_it_is() -> None:
@@ -267,14 +402,28 @@ def test_where_memories_are_kept_is_told_as_it_is() -> None:
         return Tags(str(about.kept_where(Path("/data/bank.sqlite"), *args))).text
 
     assert "/data/bank.sqlite" in kept() and "emptied" not in kept()
-    assert "emptied when it restarts" in kept(False, 0, False) and "stays when this Space restarts" in kept(False, 0, True)
+    assert "emptied when it restarts" in kept(
+        False, 0, False
+    ) and "stays when this Space restarts" in kept(False, 0, True)
     alone = Tags(str(about.kept_where(Path(":memory:")))).text
-    assert "in no file" in alone and "gone when it ends" in alone, "a bank that is only tried lasts no longer than the app"
-    assert not any(words in alone for words in ("In one file", "restarts", ":memory:", "receipts delete"))
+    assert "in no file" in alone and "gone when it ends" in alone, (
+        "a bank that is only tried lasts no longer than the app"
+    )
+    assert not any(
+        words in alone for words in ("In one file", "restarts", ":memory:", "receipts delete")
+    )
     assert "receipts delete" in kept() and "receipts delete" not in kept(True, 20)
-    assert "at most 20" in kept(True, 20) and "nobody else sees them" in kept(True, 20) and "/data" not in kept(True, 20)
+    assert (
+        "at most 20" in kept(True, 20)
+        and "nobody else sees them" in kept(True, 20)
+        and "/data" not in kept(True, 20)
+    )
 
 
-@pytest.mark.parametrize("model, told", [("qwen2.5-coder-0.5b", True), ("owner/some-model", False), ("/a/folder", False)])
-def test_a_checksum_is_claimed_only_for_models_whose_checksum_is_known(model: str, told: bool) -> None:
+@pytest.mark.parametrize(
+    "model, told", [("qwen2.5-coder-0.5b", True), ("owner/some-model", False), ("/a/folder", False)]
+)
+def test_a_checksum_is_claimed_only_for_models_whose_checksum_is_known(
+    model: str, told: bool
+) -> None:
     assert ("known checksum" in about.model_facts(Settings(model=model), {})) == told

@@ -23,27 +23,51 @@ def test_the_curve_has_three_series_and_no_loss_for_the_final_check() -> None:
 
 def test_the_agreement_of_the_kept_prompt_is_marked_where_it_was_seen() -> None:
     """Each step samples before it trains: the prompt after step 1 is seen at work in step 2, that after 5 in the check."""
-    seen = [replace(s, agreement=a) for s, a in zip(steps(6), (0.62, 0.75, 0.5, 0.5, 0.5, 0.875), strict=True)]
+    seen = [
+        replace(s, agreement=a)
+        for s, a in zip(steps(6), (0.62, 0.75, 0.5, 0.5, 0.5, 0.875), strict=True)
+    ]
     for best, agreement in ((1, 0.75), (5, 0.875)):
         figure = distillation.curve_figure(seen, best=best)
-        [line], words = figure["layout"]["shapes"], [a["text"] for a in figure["layout"]["annotations"]]
+        [line], words = (
+            figure["layout"]["shapes"],
+            [a["text"] for a in figure["layout"]["annotations"]],
+        )
         curve = dict(zip(figure["data"][0]["x"], figure["data"][0]["y"], strict=True))
-        assert curve[line["x0"]] == agreement and line["x0"] == line["x1"] and line["yref"] == "y domain"
+        assert (
+            curve[line["x0"]] == agreement
+            and line["x0"] == line["x1"]
+            and line["yref"] == "y domain"
+        )
         assert f"taken: after step {best}" in words
         first, *others = str(distillation.sparklines(seen, best)).split("<figure")[1:]
         dots = [s.partition('<circle cx="')[2].partition('"')[0] for s in (first, *others)]
-        steps_before = (best / 5, (best - 1) / 4, (best - 1) / 4)  # loss and gradient norm have no check
-        assert [float(d) for d in dots] == pytest.approx([4 + 152 * share for share in steps_before], abs=0.06)
+        steps_before = (
+            best / 5,
+            (best - 1) / 4,
+            (best - 1) / 4,
+        )  # loss and gradient norm have no check
+        assert [float(d) for d in dots] == pytest.approx(
+            [4 + 152 * share for share in steps_before], abs=0.06
+        )
     assert "<circle" not in str(distillation.sparklines(seen))
 
 
 @pytest.mark.parametrize(("of", "ticks"), [(5, 6), (10, 11), (30, 11), (1, 2)])
 def test_the_axis_ends_with_the_check(of: int, ticks: int) -> None:
     axis = distillation.curve_figure(steps(1, of))["layout"]["xaxis"]
-    assert axis["ticktext"][-1] == "check" and axis["tickvals"][-1] == of + 1 and axis["range"][1] > of + 1
+    assert (
+        axis["ticktext"][-1] == "check"
+        and axis["tickvals"][-1] == of + 1
+        and axis["range"][1] > of + 1
+    )
     assert len(axis["tickvals"]) == len(axis["ticktext"]) == ticks and axis["ticktext"][0] == "1"
     [[_, table]] = distillation.steps_table(steps(6))
-    assert table.count("<td>check</td>") == 1 and "<td>–</td><td>–</td>" in table and "<td>6</td>" not in table
+    assert (
+        table.count("<td>check</td>") == 1
+        and "<td>–</td><td>–</td>" in table
+        and "<td>6</td>" not in table
+    )
 
 
 def test_words_over_the_curves_are_in_ink() -> None:
@@ -67,12 +91,22 @@ def test_time_left_and_how_much_is_done() -> None:
     """A step takes 1.1 s of writing and 0.9 s of training; the final check after five of them only writes."""
     left, share = distillation.time_left, distillation.share_done
     assert left(distilling(0)) is None and share(distilling(0), 5) == pytest.approx(1 / 7)
-    assert left(distilling(2)) == pytest.approx(3 * 2.0 + 1.1) and share(distilling(2), 5) == pytest.approx(3 / 7)
-    half = distilling(2, Delta(0, "x", "memory"), trace(0, "7", side="memory"))  # all of it is written, none trained
+    assert left(distilling(2)) == pytest.approx(3 * 2.0 + 1.1) and share(
+        distilling(2), 5
+    ) == pytest.approx(3 / 7)
+    half = distilling(
+        2, Delta(0, "x", "memory"), trace(0, "7", side="memory")
+    )  # all of it is written, none trained
     assert left(half) == pytest.approx(2.5 * 2.0 + 1.1) and share(half, 5) == pytest.approx(3.5 / 7)
     trained = distilling(2, Status("Training step 3 of 5", 2, 2))
-    assert left(trained) == pytest.approx(2 * 2.0 + 1.1) and share(trained, 5) == pytest.approx(4 / 7)
-    assert left(distilling(5)) == pytest.approx(1.1) and left(distilling(6)) == 0 and share(distilling(6), 5) == 1
+    assert left(trained) == pytest.approx(2 * 2.0 + 1.1) and share(trained, 5) == pytest.approx(
+        4 / 7
+    )
+    assert (
+        left(distilling(5)) == pytest.approx(1.1)
+        and left(distilling(6)) == 0
+        and share(distilling(6), 5) == 1
+    )
 
 
 def test_what_is_happening_in_plain_words() -> None:
@@ -80,9 +114,14 @@ def test_what_is_happening_in_plain_words() -> None:
     assert words(Scene(), 5)[0] == "Starting…"
     assert "First vote: 2 of 2 traces written" in words(distilling(0), 5)[0]
     writing = distilling(1, Delta(0, "x", "memory"))
-    assert words(writing, 5)[0].startswith("Step 2 of 5: 0 of") and "rewarded" in words(writing, 5)[1]
+    assert (
+        words(writing, 5)[0].startswith("Step 2 of 5: 0 of") and "rewarded" in words(writing, 5)[1]
+    )
     training = distilling(1, Status("Training step 2 of 5", 1, 2))
-    assert words(training, 5)[0] == "Training step 2 of 5" and "stay as they are" in words(training, 5)[1]
+    assert (
+        words(training, 5)[0] == "Training step 2 of 5"
+        and "stay as they are" in words(training, 5)[1]
+    )
     assert words(distilling(5, Delta(0, "x", "memory")), 5)[0].startswith("Final check")
     assert "About" in distillation.distil_status(writing, 5)
 
@@ -98,14 +137,22 @@ def test_a_vote_that_came_after_all_traces_has_no_moment_of_decision() -> None:
         for t in fresh:
             s.add(t)
         s.add(vote(fresh, side="memory"))
-    assert s.decided_after == {} and all("decided" not in html for _, html in views.scene_votes(s, True))
+    assert s.decided_after == {} and all(
+        "decided" not in html for _, html in views.scene_votes(s, True)
+    )
     for i in range(1, 9):  # sampled one by one, each followed by a vote: five of eight decide
         s.add(fresh[i - 1])
         s.add(vote(fresh[:i], 8, "memory"))
-    assert s.decided_after == {"memory": 4}, "four more could only draw, and ties go to the earliest"
+    assert s.decided_after == {"memory": 4}, (
+        "four more could only draw, and ties go to the earliest"
+    )
     pair = scene(trace(0, "7"), trace(1, "8"), total=2)
-    assert pair.decided_after == {"zero_shot": 1}, "decided by the first vote, and one trace is still open"
-    assert scene(trace(0, "7"), total=1).decided_after == {}, "a single trace decides nothing before its end"
+    assert pair.decided_after == {"zero_shot": 1}, (
+        "decided by the first vote, and one trace is still open"
+    )
+    assert scene(trace(0, "7"), total=1).decided_after == {}, (
+        "a single trace decides nothing before its end"
+    )
 
 
 def test_steps_are_named_in_a_distillation_and_not_where_a_memory_is_only_compared() -> None:
@@ -117,8 +164,12 @@ def test_steps_are_named_in_a_distillation_and_not_where_a_memory_is_only_compar
 
 def test_what_a_memory_changed_in_one_sentence() -> None:
     change = receipt.change_words
-    two, one, other = (vote([trace(i, a) for i, a in enumerate(said)], 2) for said in ("77", "7", "8"))
-    assert "more votes: 1 of 2 before, 2 of 2 after" in change(one, two) and "fewer votes" in change(two, one)
+    two, one, other = (
+        vote([trace(i, a) for i, a in enumerate(said)], 2) for said in ("77", "7", "8")
+    )
+    assert "more votes: 1 of 2 before, 2 of 2 after" in change(
+        one, two
+    ) and "fewer votes" in change(two, one)
     assert "another answer wins" in change(one, other) and "same 1 of 2" in change(one, one)
     assert change(vote([], 2), one) == "One side has no answer."
 
@@ -126,7 +177,10 @@ def test_what_a_memory_changed_in_one_sentence() -> None:
 def test_latex_in_a_sentence_is_set() -> None:
     s = scene(trace(0, "\\frac{1}{2}"), trace(1, "7"), total=2)
     bar = str(views.scene_vote(s, "zero_shot", "Vote", False))
-    assert 'class="words tx">1 of 2 says \\(\\frac{1}{2}\\), 1 says 7.' in bar and 'aria-label="Vote: 1 of 2 says \\frac' in bar
+    assert (
+        'class="words tx">1 of 2 says \\(\\frac{1}{2}\\), 1 says 7.' in bar
+        and 'aria-label="Vote: 1 of 2 says \\frac' in bar
+    )
     assert views.formula("7") == "7" and views.formula(None) == "None"
 
 

@@ -23,7 +23,13 @@ from tests.ui.test_views import NASTY
 def bank_of(n: int = 12, sources: str = "abc") -> tuple[list[MemoryInfo], np.ndarray, Plane]:
     """(rows in the order of their keys, keys, PCA)"""
     engine = FakeEngine()
-    fill_bank(engine, [Problem(f"{chr(97 + i) * 3} {chr(98 + i) * 3} cat", source=sources[i % len(sources)]) for i in range(n)])
+    fill_bank(
+        engine,
+        [
+            Problem(f"{chr(97 + i) * 3} {chr(98 + i) * 3} cat", source=sources[i % len(sources)])
+            for i in range(n)
+        ],
+    )
     for kind, row in (("helped", 0), ("helped", 0), ("hurt", 1)):
         engine.bank.record(Event(engine.bank.infos()[row].id, kind))
     ids, keys = engine.bank.keys("input")
@@ -73,13 +79,26 @@ def test_every_colour_has_a_byte_a_point_and_a_legend(colour_by: str) -> None:
     codes = np.frombuffer(base64.b64decode(sent["codes"]), np.uint8)
     assert len(codes) == 12
     if sent["scale"]:
-        assert codes.max() < len(sent["scale"]["colours"]) == messages.LEVELS and sent["scale"]["low"] and sent["scale"]["high"]
+        assert (
+            codes.max() < len(sent["scale"]["colours"]) == messages.LEVELS
+            and sent["scale"]["low"]
+            and sent["scale"]["high"]
+        )
     else:
-        assert [int((codes == i).sum()) for i in range(len(sent["groups"]))] == [g["count"] for g in sent["groups"]]
+        assert [int((codes == i).sum()) for i in range(len(sent["groups"]))] == [
+            g["count"] for g in sent["groups"]
+        ]
     if colour_by == "helped":  # zero lies in the middle, whatever the extremes
-        assert (sent["scale"]["low"], sent["scale"]["high"]) == ("−2", "+2") and codes[5] in (31, 32)
+        assert (sent["scale"]["low"], sent["scale"]["high"]) == ("−2", "+2") and codes[5] in (
+            31,
+            32,
+        )
     if colour_by == "tags":
-        assert {g["name"]: g["count"] for g in sent["groups"]} == {"keep": 1, "keep, teach": 1, "no tag": 10}
+        assert {g["name"]: g["count"] for g in sent["groups"]} == {
+            "keep": 1,
+            "keep, teach": 1,
+            "no tag": 10,
+        }
 
 
 def test_no_two_groups_look_the_same_and_too_many_become_others() -> None:
@@ -87,7 +106,11 @@ def test_no_two_groups_look_the_same_and_too_many_become_others() -> None:
     codes, legend = messages._grouped(names)
     looks = [(g["colour"], g["symbol"]) for g in legend]
     assert len(set(looks)) == len(looks) and len(legend) == messages.MOST_GROUPS + 2
-    assert legend[-2]["name"] == "13 others" and legend[-2]["count"] == 26 and legend[-1]["symbol"] == "x"
+    assert (
+        legend[-2]["name"] == "13 others"
+        and legend[-2]["count"] == 26
+        and legend[-1]["symbol"] == "x"
+    )
     assert len(codes) == 81 and codes[-1] == len(legend) - 1
 
 
@@ -108,12 +131,25 @@ def test_five_thousand_points_are_small() -> None:
 
 # ------------------------------------------------------------------ star and edges
 def test_the_star_is_joined_to_its_hits_with_similarities_at_the_edges() -> None:
-    m = marked(where=where(3, FAR, 5), star=PLANE.points[0], star_text="<b> " * 80, hits=[hit(FAR), hit(5, 0.512, 2)])
+    m = marked(
+        where=where(3, FAR, 5),
+        star=PLANE.points[0],
+        star_text="<b> " * 80,
+        hits=[hit(FAR), hit(5, 0.512, 2)],
+    )
     assert [a["text"] for a in m["layout"]["annotations"]] == ["0.90", "0.51"]
     edges, star = m["data"]
-    assert edges["x"][0] == pytest.approx(PLANE.points[0][0]) and edges["x"][1] == pytest.approx(PLANE.points[FAR][0])
-    assert star["name"] == "your problem" and m["star"] == pytest.approx(list(PLANE.points[0])) and len(m["star_text"]) <= 90
-    assert m["lit"] == [FAR, 5] and m["chosen"] == -1 and "joined to the 2 most similar" in m["words"]
+    assert edges["x"][0] == pytest.approx(PLANE.points[0][0]) and edges["x"][1] == pytest.approx(
+        PLANE.points[FAR][0]
+    )
+    assert (
+        star["name"] == "your problem"
+        and m["star"] == pytest.approx(list(PLANE.points[0]))
+        and len(m["star_text"]) <= 90
+    )
+    assert (
+        m["lit"] == [FAR, 5] and m["chosen"] == -1 and "joined to the 2 most similar" in m["words"]
+    )
 
 
 def test_the_open_memory_is_joined_to_its_neighbours() -> None:
@@ -160,16 +196,28 @@ def test_groups_are_named_by_what_is_typical_of_them() -> None:
     rng = np.random.default_rng(0)
     points = np.concatenate([rng.normal((x, 0), 0.3, (20, 2)) for x in (0, 10)])
     texts = [f"A train goes {i} km. How many hours does the train take?" for i in range(20)]
-    texts += [f"A garden is {i} m long. How many metres does a hedge around the garden have?" for i in range(20)]
+    texts += [
+        f"A garden is {i} m long. How many metres does a hedge around the garden have?"
+        for i in range(20)
+    ]
     found = projection.groups(points, texts)
-    left, right = ({w for g in found if lo < g.x < hi for w in g.words} for lo, hi in ((-2, 2), (8, 12)))
-    assert "train" in left and "garden" in right and not left & right and not (left | right) & {"does", "many", "how"}
+    left, right = (
+        {w for g in found if lo < g.x < hi for w in g.words} for lo, hi in ((-2, 2), (8, 12))
+    )
+    assert (
+        "train" in left
+        and "garden" in right
+        and not left & right
+        and not (left | right) & {"does", "many", "how"}
+    )
     assert found == projection.groups(points, texts), "the same every time"
     sent = messages.extras(found, projection.density(points), "s")
     assert len(sent["labels"]) == len(found) and json.loads(json.dumps(sent, allow_nan=False))
 
 
-@pytest.mark.parametrize(("n", "texts"), [(5, "a train"), (30, ""), (30, "¿?"), (30, "same words here")])
+@pytest.mark.parametrize(
+    ("n", "texts"), [(5, "a train"), (30, ""), (30, "¿?"), (30, "same words here")]
+)
 def test_without_typical_words_there_are_no_names(n: int, texts: str) -> None:
     points = np.random.default_rng(0).normal(size=(n, 2))
     assert projection.groups(points, [texts] * n) == []
@@ -189,15 +237,27 @@ def test_the_density_is_highest_where_most_points_are() -> None:
     z = np.array(dense["z"])
     row, column = np.unravel_index(z.argmax(), z.shape)
     assert z.max() == 1 and abs(dense["x"][column]) < 0.4 and abs(dense["y"][row]) < 0.4
-    assert projection.density(points[:5]) is None and projection.density(np.zeros((20, 2))) is not None
+    assert (
+        projection.density(points[:5]) is None and projection.density(np.zeros((20, 2))) is not None
+    )
 
 
 # ------------------------------------------------------------------ trust
 def test_the_words_say_what_the_picture_shows_and_how_far_it_is_right() -> None:
     said = str(messages.trust(PLANE, 12, measured=(0.913, 12)))
-    assert f"{percent(PLANE.explained)} of the" in said and "Trustworthiness 0.91" in said and "mostly near in truth" in said
-    other = str(messages.trust(Plane(PLANE.points, "tsne", beside=2), 12, left_out=1, measured=(0.5, 9)))
-    assert "distances between groups" in other and "2 memories were placed" in other and "1 memory has no place" in other
+    assert (
+        f"{percent(PLANE.explained)} of the" in said
+        and "Trustworthiness 0.91" in said
+        and "mostly near in truth" in said
+    )
+    other = str(
+        messages.trust(Plane(PLANE.points, "tsne", beside=2), 12, left_out=1, measured=(0.5, 9))
+    )
+    assert (
+        "distances between groups" in other
+        and "2 memories were placed" in other
+        and "1 memory has no place" in other
+    )
     assert "do not trust" in other and "on a sample of 9" in other
     assert messages.trust(None, 0) == "" and "Trustworthiness" not in messages.trust(PLANE, 12)
 
@@ -205,14 +265,26 @@ def test_the_words_say_what_the_picture_shows_and_how_far_it_is_right() -> None:
 def test_a_warning_names_both_where_the_picture_misleads() -> None:
     near = next(i for i in np.argsort(((PLANE.points - PLANE.points[0]) ** 2).sum(axis=1)) if i)
     said = str(messages.misleads(INFOS, PLANE, PLANE.points[0], [hit(FAR, 0.95)]))
-    assert f"“{INFOS[0].name}” looks nearest" in said and f"is “{INFOS[FAR].name}” (0.95)" in said and 'role="alert"' in said
+    assert (
+        f"“{INFOS[0].name}” looks nearest" in said
+        and f"is “{INFOS[FAR].name}” (0.95)" in said
+        and 'role="alert"' in said
+    )
     assert messages.misleads(INFOS, PLANE, PLANE.points[FAR], [hit(FAR)]) == ""
     # from an open memory: itself does not count as its nearest
-    assert f"“{INFOS[near].name}” (0.20)" in messages.misleads(INFOS, PLANE, PLANE.points[0], [hit(FAR), hit(near, 0.2)], 0)
+    assert f"“{INFOS[near].name}” (0.20)" in messages.misleads(
+        INFOS, PLANE, PLANE.points[0], [hit(FAR), hit(near, 0.2)], 0
+    )
     assert messages.misleads(INFOS, PLANE, PLANE.points[0], [hit(near)], 0) == ""
     # two memories of one problem are equally near
-    assert messages.misleads(INFOS, PLANE, PLANE.points[0], [hit(FAR, 0.9), hit(near, 0.899)], 0) == ""
-    assert messages.misleads(INFOS, PLANE, None, [hit(near)]) == "" == messages.misleads(INFOS, PLANE, PLANE.points[0], [])
+    assert (
+        messages.misleads(INFOS, PLANE, PLANE.points[0], [hit(FAR, 0.9), hit(near, 0.899)], 0) == ""
+    )
+    assert (
+        messages.misleads(INFOS, PLANE, None, [hit(near)])
+        == ""
+        == messages.misleads(INFOS, PLANE, PLANE.points[0], [])
+    )
 
 
 def test_a_quarantined_memory_may_look_nearest_without_a_warning() -> None:

@@ -13,4 +13,6 @@ def package(module: str, name: str) -> Any:
     try:
         return import_module(module)
     except ImportError as e:
-        raise PeerMissing(f"{name} is not installed ({e}): pip install {name}, or pip install -e \".[bench]\".") from None
+        raise PeerMissing(
+            f'{name} is not installed ({e}): pip install {name}, or pip install -e ".[bench]".'
+        ) from None

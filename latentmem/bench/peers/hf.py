@@ -31,18 +31,31 @@ class Generator:
         """Token ids [1, n] of a problem in its chat."""
         from ...method.prompts import solve_messages
 
-        chat = self.tokenizer.apply_chat_template(solve_messages(text), tokenize=False, add_generation_prompt=True)
-        return self.tokenizer(chat, add_special_tokens=False, return_tensors="pt").input_ids.to(self.device)
+        chat = self.tokenizer.apply_chat_template(
+            solve_messages(text), tokenize=False, add_generation_prompt=True
+        )
+        return self.tokenizer(chat, add_special_tokens=False, return_tensors="pt").input_ids.to(
+            self.device
+        )
 
     def rollouts(self, tokens: int, **inputs: Any) -> int:
         """One call of `generate`; how many tokens it made. top_k is off: its default of 50 costs more and is not exact."""
         import torch
 
-        mask = torch.ones(next(iter(inputs.values())).shape[:2], dtype=torch.long, device=self.device)
+        mask = torch.ones(
+            next(iter(inputs.values())).shape[:2], dtype=torch.long, device=self.device
+        )
         with torch.inference_mode():
-            made = self.model.generate(**inputs, attention_mask=mask, do_sample=True, top_k=0, top_p=1.0,
-                                       temperature=self.work.temperature, max_new_tokens=tokens,
-                                       num_return_sequences=self.work.rollouts)
+            made = self.model.generate(
+                **inputs,
+                attention_mask=mask,
+                do_sample=True,
+                top_k=0,
+                top_p=1.0,
+                temperature=self.work.temperature,
+                max_new_tokens=tokens,
+                num_return_sequences=self.work.rollouts,
+            )
         before = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
         assert made.shape == (self.work.rollouts, before + tokens), made.shape
         if self.device.type == "cuda":
@@ -56,7 +69,9 @@ class Generator:
         embed = self.model.get_input_embeddings()
         with torch.no_grad():
             init = self.tokenizer(self.work.init_text, add_special_tokens=False).input_ids
-            ids = torch.tensor([init[i % len(init)] for i in range(self.work.virtual_tokens)], device=self.device)
+            ids = torch.tensor(
+                [init[i % len(init)] for i in range(self.work.virtual_tokens)], device=self.device
+            )
             return torch.cat((embed(ids)[None] * scale, embed(self.ids(text))), 1)
 
 
@@ -67,7 +82,9 @@ def load(path: str, dtype: Any) -> tuple[Any, Any]:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+    )
     return model.eval(), AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
@@ -82,7 +99,10 @@ def one_problem(work: Work) -> Side:
 def four_problems(work: Work) -> Side:
     """Four such calls one after another, each with its own soft prompt in front: tokens a second."""
     generator = Generator(work)
-    calls = [{"inputs_embeds": generator.soft_inputs(p.text, 1 + i / 10)} for i, p in enumerate(PROBLEMS[:4])]
+    calls = [
+        {"inputs_embeds": generator.soft_inputs(p.text, 1 + i / 10)}
+        for i, p in enumerate(PROBLEMS[:4])
+    ]
     generator.rollouts(PROBED, **calls[0])  # warms up
     return Side(lambda: _speed(generator, calls))
 
@@ -116,7 +136,9 @@ def probe_train(work: Work) -> Side:
     model, rows = generator.model.requires_grad_(False), generator.work.rollouts
 
     def pass_seconds() -> float:
-        embedded = model.get_input_embeddings()(ids[:, :64].repeat(rows, 1)).detach().requires_grad_()
+        embedded = (
+            model.get_input_embeddings()(ids[:, :64].repeat(rows, 1)).detach().requires_grad_()
+        )
         began = time.perf_counter()
         model.model(inputs_embeds=embedded).last_hidden_state.float().mean().backward()
         return time.perf_counter() - began
@@ -126,6 +148,8 @@ def probe_train(work: Work) -> Side:
         with torch.enable_grad():
             pass_seconds()
             trained = pass_seconds()
-        return _decode_seconds(generator, ids) * work.tokens / PROBED + trained * work.tokens / min(64, ids.shape[1])
+        return _decode_seconds(generator, ids) * work.tokens / PROBED + trained * work.tokens / min(
+            64, ids.shape[1]
+        )
 
     return Side(run)

@@ -17,7 +17,17 @@ TOP_K = 50
 class Sequences:
     """A model with room for `rows` parallel sequences. `unified`: one cache for all, else one for each."""
 
-    def __init__(self, api: Any, path: Path, rows: int, cells: int, *, unified: bool, temperature: float, seed: int) -> None:
+    def __init__(
+        self,
+        api: Any,
+        path: Path,
+        rows: int,
+        cells: int,
+        *,
+        unified: bool,
+        temperature: float,
+        seed: int,
+    ) -> None:
         self.api, self.rows, self.temperature, self.seed = api, rows, temperature, seed
         params = api.llama_model_default_params()
         self.model = api.llama_model_load_from_file(str(path).encode(), params)
@@ -31,7 +41,9 @@ class Sequences:
         params.no_perf = True
         self.context = api.llama_init_from_model(self.model, params)
         if not self.context:
-            raise PeerMissing(f"llama.cpp cannot make a context of {cells} cells for {rows} sequences")
+            raise PeerMissing(
+                f"llama.cpp cannot make a context of {cells} cells for {rows} sequences"
+            )
         self.memory = api.llama_get_memory(self.context)
         self.batch = api.llama_batch_init(512, 0, 1)
         self.samplers = [self._sampler(seed + row) for row in range(rows)]
@@ -54,7 +66,12 @@ class Sequences:
         """One forward pass over (token, position, sequence, whether its logits are wanted)."""
         batch = self.batch
         for i, (token, position, sequence, wanted) in enumerate(entries):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, position, 1, wanted
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = (
+                token,
+                position,
+                1,
+                wanted,
+            )
             batch.seq_id[i][0] = sequence
         batch.n_tokens = len(entries)
         if code := self.api.llama_decode(self.context, batch):
@@ -75,7 +92,10 @@ class Sequences:
         starts = [len(prompt) for prompt in prompts for _ in range(each)]
         for t in range(tokens - 1):
             self.decode([(token, starts[row] + t, row, True) for row, token in enumerate(last)])
-            last = [api.llama_sampler_sample(self.samplers[row], self.context, row) for row in range(len(last))]
+            last = [
+                api.llama_sampler_sample(self.samplers[row], self.context, row)
+                for row in range(len(last))
+            ]
         return len(last) * tokens
 
     def close(self) -> None:
@@ -90,7 +110,9 @@ class Sequences:
 def _cores() -> int:
     import psutil
 
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return min(psutil.cpu_count(logical=False) or allowed, allowed)
 
 
@@ -111,10 +133,14 @@ def gguf(work: Work) -> Path:
 
     spec = MODELS.get(work.model)
     if spec is None or spec.kind != "gguf":
-        raise PeerMissing(f"llama.cpp was not measured: model {work.model} has no GGUF, choose one that `latentmem doctor` lists")
+        raise PeerMissing(
+            f"llama.cpp was not measured: model {work.model} has no GGUF, choose one that `latentmem doctor` lists"
+        )
     path = gguf_path(spec)
     if not path.is_file():
-        raise PeerMissing(f"llama.cpp was not measured: {path} is not there, load the model without LATENTMEM_KEEP_GGUF=0")
+        raise PeerMissing(
+            f"llama.cpp was not measured: {path} is not there, load the model without LATENTMEM_KEEP_GGUF=0"
+        )
     return path
 
 
@@ -127,11 +153,22 @@ def _side(work: Work, problems: int) -> Side:
 
     def made(unified: bool) -> tuple[Sequences, list[list[int]]]:
         longest = 256 + work.tokens  # of a sequence: its prompt and its rollout
-        one = Sequences(api, path, rows, rows * longest, unified=unified, temperature=work.temperature, seed=work.seed)
+        one = Sequences(
+            api,
+            path,
+            rows,
+            rows * longest,
+            unified=unified,
+            temperature=work.temperature,
+            seed=work.seed,
+        )
         return one, [one.tokens(_chat(p.text, work)) for p in PROBLEMS[:problems]]
 
     best: tuple[float, bool] = (0.0, True)
-    for unified in (True, False):  # which is faster depends on the machine: the peer gets the better one
+    for unified in (
+        True,
+        False,
+    ):  # which is faster depends on the machine: the peer gets the better one
         one, prompts = made(unified)
         one.rollouts(prompts, work.rollouts, 2)  # warms up
         best = max(best, (_speed(one, prompts, work.rollouts, max(2, work.tokens // 2)), unified))
@@ -144,7 +181,10 @@ def _side(work: Work, problems: int) -> Side:
         return _speed(chosen, prompts, work.rollouts, work.tokens)
 
     how = "one cache for all sequences" if best[1] else "a cache for each sequence"
-    return Side(run, f"llama.cpp on {path.name}, top-k {TOP_K}, {_cores()} threads, {how} (the faster), without soft prompts")
+    return Side(
+        run,
+        f"llama.cpp on {path.name}, top-k {TOP_K}, {_cores()} threads, {how} (the faster), without soft prompts",
+    )
 
 
 def _chat(text: str, work: Work) -> str:
@@ -155,7 +195,9 @@ def _chat(text: str, work: Work) -> str:
     from ...model.weights import ensure
 
     tokenizer = AutoTokenizer.from_pretrained(ensure(work.model).path, trust_remote_code=False)
-    return tokenizer.apply_chat_template(solve_messages(text), tokenize=False, add_generation_prompt=True)
+    return tokenizer.apply_chat_template(
+        solve_messages(text), tokenize=False, add_generation_prompt=True
+    )
 
 
 def _speed(one: Sequences, prompts: list[list[int]], each: int, tokens: int) -> float:

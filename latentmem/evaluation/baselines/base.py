@@ -44,7 +44,9 @@ class Cost:
     seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.tokens + other.tokens, self.read + other.read, self.seconds + other.seconds)
+        return Cost(
+            self.tokens + other.tokens, self.read + other.read, self.seconds + other.seconds
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,9 @@ class Reply:
     hit: Hit | None = None
     route: Route | None = None
     used: bool = False  # an experience was in play (coverage counts these)
-    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # verifier -> side -> score, on disagreements
+    scores: Mapping[str, Mapping[str, float]] = field(
+        default_factory=dict
+    )  # verifier -> side -> score, on disagreements
 
 
 class System(Protocol):

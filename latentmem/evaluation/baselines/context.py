@@ -29,6 +29,7 @@ from .sampler import Ask, Sampled, Sampler
 
 # ---------- What the rows without a bank remember: past problems with a text each, found by the similarity of their keys.
 
+
 @dataclass(frozen=True, eq=False)
 class Experience:
     """A past problem, what is kept of it, and its key [d]."""
@@ -67,23 +68,51 @@ class Experiences:
 
     def save(self, folder: Path, spent: Cost, **more: Any) -> None:
         """Replace what the folder holds."""
-        write_json(folder / "experiences.json", {
-            "spent": asdict(spent), **more,
-            "experiences": [{"id": e.problem.id, "text": e.problem.text, "source": e.problem.source, "kept": e.text,
-                             "key": e.key.tolist()} for e in self.all]})
+        write_json(
+            folder / "experiences.json",
+            {
+                "spent": asdict(spent),
+                **more,
+                "experiences": [
+                    {
+                        "id": e.problem.id,
+                        "text": e.problem.text,
+                        "source": e.problem.source,
+                        "kept": e.text,
+                        "key": e.key.tolist(),
+                    }
+                    for e in self.all
+                ],
+            },
+        )
 
     def load(self, folder: Path) -> Cost:
         """Take what the folder holds in the place of what is here; returns what learning it had cost."""
         data = read_json(folder / "experiences.json") or {"spent": {}, "experiences": []}
-        self.all = [Experience(Problem(e["text"], e["id"], None, e["source"]), e["kept"],
-                               np.array(e["key"], np.float32)) for e in data["experiences"]]
+        self.all = [
+            Experience(
+                Problem(e["text"], e["id"], None, e["source"]),
+                e["kept"],
+                np.array(e["key"], np.float32),
+            )
+            for e in data["experiences"]
+        ]
         return Cost(**data["spent"])
+
 
 class IclRaw(Row):
     """The nearest past problem and its raw majority trace, as the turn before this one."""
 
-    def __init__(self, sampler: Sampler, key: Key, name: str = "icl_raw", *, kind: KeyKind = "input",
-                 min_similarity: float = 0.25, form: Form = VOTE) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        key: Key,
+        name: str = "icl_raw",
+        *,
+        kind: KeyKind = "input",
+        min_similarity: float = 0.25,
+        form: Form = VOTE,
+    ) -> None:
         super().__init__(name, sampler)
         self.past, self.form = Experiences(key, kind, min_similarity), form
 
@@ -99,8 +128,14 @@ class IclRaw(Row):
             text = texts.get(problem.id)
             if text:
                 self.past.add(problem, text)
-            yield Distilled(problem.id, None, "Kept in the context's store." if text else
-                            "No trace finished with a boxed answer, so nothing was kept.", kept=bool(text))
+            yield Distilled(
+                problem.id,
+                None,
+                "Kept in the context's store."
+                if text
+                else "No trace finished with a boxed answer, so nothing was kept.",
+                kept=bool(text),
+            )
 
     def keep(self, voted: Sequence[tuple[Problem, Sampled]]) -> list[str]:
         """What is kept of each problem, given its traces and vote; '' keeps nothing."""
@@ -118,7 +153,9 @@ class IclRaw(Row):
         for problem in (blank(p) for p in problems):
             found = self.past.nearest(problem)
             ask = self.ask(found[1], problem) if found else None
-            fits = ask is not None and self.sampler.fits(ask)  # else the past is too long for the context
+            fits = ask is not None and self.sampler.fits(
+                ask
+            )  # else the past is too long for the context
             asks.append(ask if fits else Ask(problem))
             hits.append(found[0] if fits else None)
         for ask, hit, sampled in zip(asks, hits, self.sampler.sample(asks, form), strict=True):
@@ -136,7 +173,9 @@ def majority_text(sampled: Sampled) -> str:
     first = sampled.vote.clusters[0].rows[0]
     return next(t.text for t in sampled.traces if t.row == first)
 
+
 # ---------- icl_refined: as icl_raw, but the model first looks back at its own trace and rewrites it into a lesson.
+
 
 class IclRefined(IclRaw):
     """Keeps the lesson, written greedily; it stands in front of the new problem in the same turn."""
@@ -155,6 +194,7 @@ class IclRefined(IclRaw):
 
     def messages(self, past: Experience, problem: Problem) -> list[dict[str, str]]:
         return lesson_messages(past.problem.text, past.text, problem.text)
+
 
 # ---------- reasoning_bank: textual strategies distilled from agreeing and disagreeing traces (ReasoningBank, arXiv 2509.25140).
 
@@ -189,7 +229,11 @@ def parse(text: str) -> list[Strategy]:
             items[-1][name] = found[2].strip(" *_")
         elif name and line.strip():
             items[-1][name] = f"{items[-1][name]} {line.strip()}".strip()
-    whole = [Strategy(i.get("title", ""), i.get("description", ""), i["content"]) for i in items if i.get("content")]
+    whole = [
+        Strategy(i.get("title", ""), i.get("description", ""), i["content"])
+        for i in items
+        if i.get("content")
+    ]
     if not whole and not items and text.strip():
         whole = [Strategy("What was learnt", "", text.strip())]
     return whole[:MOST]
@@ -199,7 +243,10 @@ class ReasoningBank(IclRefined):
     """Keeps the strategies of each problem and shows those of the nearest."""
 
     def keep(self, voted: Sequence[tuple[Problem, Sampled]]) -> list[str]:
-        asks = [Ask(p, messages=strategy_messages(p.text, majority_text(s), other_text(s))) for p, s in voted]
+        asks = [
+            Ask(p, messages=strategy_messages(p.text, majority_text(s), other_text(s)))
+            for p, s in voted
+        ]
         return ["\n\n".join(map(str, parse(text))) for text in self.written(asks)]
 
     def messages(self, past: Experience, problem: Problem) -> list[dict[str, str]]:
@@ -209,10 +256,14 @@ class ReasoningBank(IclRefined):
 def other_text(sampled: Sampled) -> str | None:
     """The earliest trace that does not agree with the majority, one with an answer before one without; None if all do."""
     winners = set(sampled.vote.clusters[0].rows)
-    others = sorted((t for t in sampled.traces if t.row not in winners), key=lambda t: (not t.votes, t.row))
+    others = sorted(
+        (t for t in sampled.traces if t.row not in winners), key=lambda t: (not t.votes, t.row)
+    )
     return others[0].text if others else None
 
+
 # ---------- lag: the stored keys and values of a past problem and its trace are reused, nothing is learnt (arXiv 2505.14398).
+
 
 class Lag(IclRaw):
     """As icl_raw, with the past's tokens recalled and not read."""
@@ -220,10 +271,14 @@ class Lag(IclRaw):
     def ask(self, past: Experience, problem: Problem) -> Ask:
         ask = super().ask(past, problem)
         # What the past's chat has in common with another one's is stored; with this one's, it can be reused.
-        stored = self.sampler.prompt(Ask(problem, messages=turn_messages(past.problem.text, past.text, "?")))
+        stored = self.sampler.prompt(
+            Ask(problem, messages=turn_messages(past.problem.text, past.text, "?"))
+        )
         return replace(ask, recalled=common(stored, self.sampler.prompt(ask)))
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:
     """How many ids two prompts have in common at their beginning."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )

@@ -26,8 +26,13 @@ from .weight_training import LoraModel
 VERIFIERS: tuple[VerifierName, ...] = ("vote_share", "self_certainty", "judge")
 
 
-def all_scores(sampler: Sampler, problem: Problem, sides: Mapping[str, Sampled], verifiers: Sequence[VerifierName],
-               paid: VerifierName) -> tuple[dict[str, dict[str, float]], Cost]:
+def all_scores(
+    sampler: Sampler,
+    problem: Problem,
+    sides: Mapping[str, Sampled],
+    verifiers: Sequence[VerifierName],
+    paid: VerifierName,
+) -> tuple[dict[str, dict[str, float]], Cost]:
     """Verifier -> side -> score, and what the one that routes, `paid`, cost. The others are asked for the record only.
 
     Both sides have an answer. Vote share and self-certainty cost nothing, they come with the traces.
@@ -35,13 +40,21 @@ def all_scores(sampler: Sampler, problem: Problem, sides: Mapping[str, Sampled],
     scores, cost = {}, Cost()
     for name in dict.fromkeys([*verifiers, paid]):
         began = time.perf_counter()
-        scores[name] = {side: score(name, sampler.model, problem, s.traces, s.vote) for side, s in sides.items()}
+        scores[name] = {
+            side: score(name, sampler.model, problem, s.traces, s.vote) for side, s in sides.items()
+        }
         if name == paid == "judge":
-            read = sum(s.vote.clusters[0].size for s in sides.values()) * len(sampler.model.render(
-                [{"role": "user", "content": problem.text}])) + sum(
-                t.tokens for s in sides.values() for t in s.traces if t.row in s.vote.clusters[0].rows)
+            read = sum(s.vote.clusters[0].size for s in sides.values()) * len(
+                sampler.model.render([{"role": "user", "content": problem.text}])
+            ) + sum(
+                t.tokens
+                for s in sides.values()
+                for t in s.traces
+                if t.row in s.vote.clusters[0].rows
+            )
             cost = Cost(0, read, time.perf_counter() - began)
     return scores, cost
+
 
 NONE = "No memory is as near as the threshold asks."
 
@@ -52,9 +65,18 @@ class Elm(Row):
     Systems that share a `teacher` learn the same memories, and they are distilled once.
     """
 
-    def __init__(self, sampler: Sampler, teacher: Teacher, key: Key, name: str = "elm", *, kind: KeyKind = "input",
-                 min_similarity: float = 0.25, verifier: VerifierName = "vote_share",
-                 verifiers: Sequence[VerifierName] = VERIFIERS) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        teacher: Teacher,
+        key: Key,
+        name: str = "elm",
+        *,
+        kind: KeyKind = "input",
+        min_similarity: float = 0.25,
+        verifier: VerifierName = "vote_share",
+        verifiers: Sequence[VerifierName] = VERIFIERS,
+    ) -> None:
         super().__init__(name, sampler)
         self.teacher, self.key, self.kind, self.min_similarity = teacher, key, kind, min_similarity
         self.verifier, self.verifiers = verifier, verifiers
@@ -97,59 +119,110 @@ class Elm(Row):
         """The memory to try."""
         if not self.ids:
             return None
-        hits = self.bank.search(self.key(problem, self.kind), kind=self.kind, k=1, model=self.teacher.model.fingerprint)
+        hits = self.bank.search(
+            self.key(problem, self.kind), kind=self.kind, k=1, model=self.teacher.model.fingerprint
+        )
         return hits[0] if hits and hits[0].similarity >= self.min_similarity else None
 
     def with_memory(self, asked: Sequence[tuple[Problem, Hit]], form: Form) -> list[Sampled]:
         """Sample each problem with its memory."""
         import torch
 
-        softs = {ident: torch.from_numpy(self.bank.get(ident).soft_prompt.copy())
-                 for ident in dict.fromkeys(h.memory_id for _, h in asked)}
-        return self.sampler.sample([Ask(p, softs[h.memory_id], side="memory") for p, h in asked], form)
+        softs = {
+            ident: torch.from_numpy(self.bank.get(ident).soft_prompt.copy())
+            for ident in dict.fromkeys(h.memory_id for _, h in asked)
+        }
+        return self.sampler.sample(
+            [Ask(p, softs[h.memory_id], side="memory") for p, h in asked], form
+        )
 
-    def sides(self, problems: Sequence[Problem], hits: Sequence[Hit | None], form: Form,
-              alone: bool) -> list[dict[str, Sampled]]:
+    def sides(
+        self, problems: Sequence[Problem], hits: Sequence[Hit | None], form: Form, alone: bool
+    ) -> list[dict[str, Sampled]]:
         """Side -> what was sampled, for each problem: the memory's where there is one, the model's own where there is
         none or `alone` asks for both."""
         found: list[dict[str, Sampled]] = [{} for _ in problems]
         bare = [i for i, hit in enumerate(hits) if alone or hit is None]
-        for i, sampled in zip(bare, self.sampler.sample([Ask(problems[i]) for i in bare], form), strict=True):
+        for i, sampled in zip(
+            bare, self.sampler.sample([Ask(problems[i]) for i in bare], form), strict=True
+        ):
             found[i]["zero_shot"] = sampled
         tried = [i for i, hit in enumerate(hits) if hit is not None]
-        for i, sampled in zip(tried, self.with_memory([(problems[i], hits[i]) for i in tried], form), strict=True):
+        for i, sampled in zip(
+            tried, self.with_memory([(problems[i], hits[i]) for i in tried], form), strict=True
+        ):
             found[i]["memory"] = sampled
         return found
 
     def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
         problems = [blank(p) for p in problems]
         hits = [self.find(p) for p in problems]
-        for problem, hit, sides in zip(problems, hits, self.sides(problems, hits, form, True), strict=True):
+        for problem, hit, sides in zip(
+            problems, hits, self.sides(problems, hits, form, True), strict=True
+        ):
             votes = {side: s.vote for side, s in sides.items()}
             scores, extra, by = {}, Cost(), chosen(self.verifier, form.traces)
             if disagree(votes["zero_shot"], votes.get("memory")):
                 scores, extra = all_scores(self.sampler, problem, sides, self.verifiers, by)
-            way = route(votes["zero_shot"], votes.get("memory"), scores.get(by), verifier=by, why_none=NONE)
+            way = route(
+                votes["zero_shot"], votes.get("memory"), scores.get(by), verifier=by, why_none=NONE
+            )
             yield self.told(problem, form, sides, hit, way, extra, scores)
 
-    def told(self, problem: Problem, form: Form, sides: dict[str, Sampled], hit: Hit | None, way: Route,
-             extra: Cost | None = None, scores: dict[str, dict[str, float]] | None = None) -> Reply:
+    def told(
+        self,
+        problem: Problem,
+        form: Form,
+        sides: dict[str, Sampled],
+        hit: Hit | None,
+        way: Route,
+        extra: Cost | None = None,
+        scores: dict[str, dict[str, float]] | None = None,
+    ) -> Reply:
         """The reply that a route gives."""
         cost = sum((s.cost for s in sides.values()), extra or Cost())
-        return Reply(problem.id, self.name, form.name, way.answer, {side: s.vote for side, s in sides.items()},
-                     tuple(t for s in sides.values() for t in s.traces), cost, hit, way, hit is not None, scores or {})
+        return Reply(
+            problem.id,
+            self.name,
+            form.name,
+            way.answer,
+            {side: s.vote for side, s in sides.items()},
+            tuple(t for s in sides.values() for t in s.traces),
+            cost,
+            hit,
+            way,
+            hit is not None,
+            scores or {},
+        )
+
 
 # ---------- elm_lora: the ablation. The loop of elm with a low-rank adapter for each problem in the place of a soft prompt.
 
 LEARNING_RATE = 1e-4  # a usual rate for adapters; at the soft prompt's 1e-3 a step changes the model ten times as much
 
 
-def lora_teacher(sampler: Sampler, recipe: Recipe, key: Key, folder: Path | None = None, *, rank: int = 8,
-                 learning_rate: float = LEARNING_RATE, group: int | None = None) -> Teacher:
+def lora_teacher(
+    sampler: Sampler,
+    recipe: Recipe,
+    key: Key,
+    folder: Path | None = None,
+    *,
+    rank: int = 8,
+    learning_rate: float = LEARNING_RATE,
+    group: int | None = None,
+) -> Teacher:
     """The same gate, rewards and choice of the best step; the memories hold adapters and no virtual tokens."""
     model = LoraModel(sampler.model, rank)
-    return Teacher(sampler, replace(recipe, learning_rate=learning_rate, virtual_tokens=0), key, folder, name="lora",
-                   model=model, gradient=model.gradient, group=group)
+    return Teacher(
+        sampler,
+        replace(recipe, learning_rate=learning_rate, virtual_tokens=0),
+        key,
+        folder,
+        name="lora",
+        model=model,
+        gradient=model.gradient,
+        group=group,
+    )
 
 
 class ElmLora(Elm):
@@ -165,7 +238,9 @@ class ElmLora(Elm):
             found.update(zip(mine, self.sampler.of(model).sample(asks, form), strict=True))
         return [found[i] for i in range(len(asked))]
 
+
 # ---------- elm_unrouted: the memory's answer always, where there is a memory. Shows the memories without the router's shield.
+
 
 class ElmUnrouted(Elm):
     """Samples one side only: with the memory where one is near enough, else alone. So it costs half of `elm`."""
@@ -173,12 +248,15 @@ class ElmUnrouted(Elm):
     def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
         problems = [blank(p) for p in problems]
         hits = [self.find(p) for p in problems]
-        for problem, hit, sides in zip(problems, hits, self.sides(problems, hits, form, False), strict=True):
+        for problem, hit, sides in zip(
+            problems, hits, self.sides(problems, hits, form, False), strict=True
+        ):
             ((side, sampled),) = sides.items()
             answer = sampled.vote.label
             reason = "The memory answers, without a comparison." if hit else NONE
             way = Route(side if answer is not None else None, answer, False, reason)
             yield self.told(problem, form, sides, hit, way)
+
 
 # ---------- random_memory: a lower control. What elm does, but with a random memory in the place of the nearest.
 
@@ -207,7 +285,9 @@ class RandomUnrouted(ElmUnrouted):
     def find(self, problem: Problem) -> Hit | None:
         return another(self, problem, super().find(problem))
 
+
 # ---------- untrained_routed: what routing between two different answers gives by itself, with a prompt that has learnt nothing.
+
 
 class UntrainedRouted(Elm):
     """Does what elm does, with the soft prompt before any training in the place of a memory; nothing is learnt or found.
@@ -218,18 +298,26 @@ class UntrainedRouted(Elm):
     def find(self, problem: Problem) -> Hit | None:
         return None
 
-    def sides(self, problems: Sequence[Problem], hits: Sequence[Hit | None], form: Form,
-              alone: bool) -> list[dict[str, Sampled]]:
+    def sides(
+        self, problems: Sequence[Problem], hits: Sequence[Hit | None], form: Form, alone: bool
+    ) -> list[dict[str, Sampled]]:
         recipe = self.teacher.recipe
         soft = self.sampler.model.text_prompt(recipe.init_text, recipe.virtual_tokens)
         found = super().sides(problems, hits, form, alone)
-        for sides, sampled in zip(found, self.sampler.sample([Ask(p, soft, side="memory") for p in problems], form), strict=True):
+        for sides, sampled in zip(
+            found,
+            self.sampler.sample([Ask(p, soft, side="memory") for p in problems], form),
+            strict=True,
+        ):
             sides["memory"] = sampled
         return found
 
+
 # ---------- format_only: a control. What elm does, but rewarded for finishing with a boxed answer, right or wrong.
 
-def format_teacher(sampler: Sampler, recipe: Recipe, key: Key, folder: Path | None = None,
-                   group: int | None = None) -> Teacher:
+
+def format_teacher(
+    sampler: Sampler, recipe: Recipe, key: Key, folder: Path | None = None, group: int | None = None
+) -> Teacher:
     """The teacher of the control: the same gate on the same first votes, another reward, and the best step by it."""
     return Teacher(sampler, recipe, key, folder, name="format", reward="boxed", group=group)

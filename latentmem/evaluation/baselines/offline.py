@@ -40,7 +40,9 @@ class Learner(Protocol):
     start: Tensor | None  # `soft` before any training
     parameters: list[torch.nn.Parameter]  # float32; what is optimised and saved
 
-    def gradient(self, lots: Sequence[Lot], temperature: float) -> Generator[tuple[int, int], None, list[float]]:
+    def gradient(
+        self, lots: Sequence[Lot], temperature: float
+    ) -> Generator[tuple[int, int], None, list[float]]:
         """Accumulate the lots' gradient into `parameters`. Their `soft` is `self.soft`."""
 
     def changed(self) -> None:
@@ -59,7 +61,9 @@ class PromptLearner:
         self.soft = torch.nn.Parameter(self.start.clone())
         self.parameters = [self.soft]
 
-    def gradient(self, lots: Sequence[Lot], temperature: float) -> Generator[tuple[int, int], None, list[float]]:
+    def gradient(
+        self, lots: Sequence[Lot], temperature: float
+    ) -> Generator[tuple[int, int], None, list[float]]:
         return (yield from policy_gradient(self.model, lots, temperature))
 
     def changed(self) -> None:
@@ -77,8 +81,12 @@ class LoraLearner:
         self.parameters = [self._adapter]
         self.changed()
 
-    def gradient(self, lots: Sequence[Lot], temperature: float) -> Generator[tuple[int, int], None, list[float]]:
-        return (yield from weight_gradient(lambda: self._lora.adapted(self._adapter), lots, temperature))
+    def gradient(
+        self, lots: Sequence[Lot], temperature: float
+    ) -> Generator[tuple[int, int], None, list[float]]:
+        return (
+            yield from weight_gradient(lambda: self._lora.adapted(self._adapter), lots, temperature)
+        )
 
     def changed(self) -> None:
         self.model = self._lora.adapted(self._adapter.detach())
@@ -94,16 +102,28 @@ class FullLearner:
     def __init__(self, model: LanguageModel) -> None:
         self._base, self.soft, self.start = model, None, None
         body, self._weights = full_body(model.body)
-        self.parameters = [w if w.dtype == torch.float32 else torch.nn.Parameter(w.detach().float())
-                           for w in self._weights]
-        self.model = LanguageModel(body, model.tokenizer, name=model.name, fingerprint=model.fingerprint,
-                                   ends=model.ends, context=model.context)
+        self.parameters = [
+            w if w.dtype == torch.float32 else torch.nn.Parameter(w.detach().float())
+            for w in self._weights
+        ]
+        self.model = LanguageModel(
+            body,
+            model.tokenizer,
+            name=model.name,
+            fingerprint=model.fingerprint,
+            ends=model.ends,
+            context=model.context,
+        )
 
-    def gradient(self, lots: Sequence[Lot], temperature: float) -> Generator[tuple[int, int], None, list[float]]:
+    def gradient(
+        self, lots: Sequence[Lot], temperature: float
+    ) -> Generator[tuple[int, int], None, list[float]]:
         losses = yield from weight_gradient(lambda: self.model, lots, temperature)
         for own, weight in zip(self.parameters, self._weights, strict=True):
             if own is not weight and weight.grad is not None:
-                own.grad = weight.grad.float() if own.grad is None else own.grad + weight.grad.float()
+                own.grad = (
+                    weight.grad.float() if own.grad is None else own.grad + weight.grad.float()
+                )
                 weight.grad = None
         return losses
 
@@ -128,9 +148,13 @@ def dithered(long: Tensor, short: Tensor, seed: int) -> None:
         short.copy_(long)
         return
     draw = torch.Generator().manual_seed(seed)
-    for some, out in zip(long.view(-1).split(DITHERED), short.view(-1).split(DITHERED), strict=True):
+    for some, out in zip(
+        long.view(-1).split(DITHERED), short.view(-1).split(DITHERED), strict=True
+    ):
         # The upper half of a float32 is a bfloat16: adding to the lower half carries as often as it says.
-        noise = torch.randint(0, 1 << 16, some.shape, generator=draw, dtype=torch.int32).to(some.device)
+        noise = torch.randint(0, 1 << 16, some.shape, generator=draw, dtype=torch.int32).to(
+            some.device
+        )
         out.copy_(((some.view(torch.int32) + noise) & ~0xFFFF).view(torch.float32))
 
 
@@ -140,6 +164,7 @@ def content(tensors: Sequence[Tensor]) -> str:
     for tensor in tensors:
         h.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return h.hexdigest()[:32]
+
 
 ORDER = "the order of a training set"  # in the seeds, so that every offline row meets the problems in one order
 
@@ -154,8 +179,17 @@ class Offline(Row):
     With a `folder` it leaves a checkpoint there, and the same `fit` goes on from it.
     """
 
-    def __init__(self, name: str, sampler: Sampler, learner: Callable[[], Learner], recipe: Recipe, course: Course, *,
-                 labels: bool = False, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        sampler: Sampler,
+        learner: Callable[[], Learner],
+        recipe: Recipe,
+        course: Course,
+        *,
+        labels: bool = False,
+        folder: Path | None = None,
+    ) -> None:
         super().__init__(name, sampler)
         self.needs_labels, self.recipe, self.course, self.folder = labels, recipe, course, folder
         self._make, self._learner, self._optimizer = learner, None, None
@@ -166,19 +200,24 @@ class Offline(Row):
         """Made on first use, since all parameters of a model are many."""
         if self._learner is None:
             self._learner = self._make()
-            self._optimizer = torch.optim.AdamW(self._learner.parameters, lr=self.course.learning_rate,
-                                                weight_decay=0.0)
+            self._optimizer = torch.optim.AdamW(
+                self._learner.parameters, lr=self.course.learning_rate, weight_decay=0.0
+            )
         return self._learner
 
     # Learn ------------------------------------------------------------------------------------------------------
 
     def fit(self, problems: Sequence[Problem]) -> Iterator[Record]:
         if not problems:
-            raise LatentmemError(f"{self.name} was given no problems to learn from: give at least one.")
+            raise LatentmemError(
+                f"{self.name} was given no problems to learn from: give at least one."
+            )
         given = list(problems) if self.needs_labels else [blank(p) for p in problems]
         bare = next((p.id for p in given if self.needs_labels and p.answer is None), None)
         if bare is not None:
-            raise LatentmemError(f"{self.name} learns from the truth and problem {bare} has none: give it an answer.")
+            raise LatentmemError(
+                f"{self.name} learns from the truth and problem {bare} has none: give it an answer."
+            )
         self._begin(given)
         for step in range(self.done + 1, self.course.steps + 1):
             yield from self._step(step, self._turn(given, step))
@@ -192,13 +231,22 @@ class Offline(Row):
         """Go on from a checkpoint of the same fit, or from the start."""
         # The truth of `offline_grpo` belongs to what is fitted: other labels, another fit.
         told = [(p.id, p.text, p.answer) for p in given]
-        taught = digest(self.name, *computed(self.sampler.model), repr(self.recipe), repr(self.course),
-                        str(self.sampler.seed), repr(told))
+        taught = digest(
+            self.name,
+            *computed(self.sampler.model),
+            repr(self.recipe),
+            repr(self.course),
+            str(self.sampler.seed),
+            repr(told),
+        )
         if self.taught == taught:
             return
         self.reset()
         self.taught = taught
-        if self.folder and (read_json(self.folder / self.name / "offline.json") or {}).get("taught") == taught:
+        if (
+            self.folder
+            and (read_json(self.folder / self.name / "offline.json") or {}).get("taught") == taught
+        ):
             self.load(self.folder / self.name)
 
     def reset(self) -> None:
@@ -212,7 +260,9 @@ class Offline(Row):
         queue, orders = [], 0
         for _ in range(step):
             if len(queue) < size:
-                order = np.random.Generator(np.random.Philox(seed_for(self.sampler.seed, ORDER, orders, 0))).permutation(n)
+                order = np.random.Generator(
+                    np.random.Philox(seed_for(self.sampler.seed, ORDER, orders, 0))
+                ).permutation(n)
                 # What is left of the order before must not come again in this step: its rollouts would be the same.
                 ahead = [i for i in order if i not in queue][: size - len(queue)]
                 queue += [*ahead, *(i for i in order if i not in ahead)]
@@ -228,8 +278,17 @@ class Offline(Row):
         votes = [vote(g, side="memory") for g in groups]
         payoffs = [self._payoff(p, g, v) for p, g, v in zip(batch, groups, votes, strict=True)]
         notes = [self._note(v, payoff) for v, payoff in zip(votes, payoffs, strict=True)]
-        lots = {i: Lot(blank(batch[i]), self.learner.soft, groups[i], advantages(payoffs[i], r.advantage) / len(batch),
-                       entropy_bonus=r.entropy_bonus / len(batch)) for i in range(len(batch)) if not notes[i]}
+        lots = {
+            i: Lot(
+                blank(batch[i]),
+                self.learner.soft,
+                groups[i],
+                advantages(payoffs[i], r.advantage) / len(batch),
+                entropy_bonus=r.entropy_bonus / len(batch),
+            )
+            for i in range(len(batch))
+            if not notes[i]
+        }
         losses, norm = dict.fromkeys(range(len(batch)), 0.0), 0.0
         if lots:
             work = self.learner.gradient(list(lots.values()), r.temperature)
@@ -246,14 +305,27 @@ class Offline(Row):
         for i, problem in enumerate(batch):
             group, tokens = groups[i], sum(t.tokens for t in groups[i])
             yield Step(
-                step=step, steps=self.course.steps, label=votes[i].label, agreement=votes[i].majority_ratio,
-                rewards=payoffs[i], loss=losses[i] if np.isfinite(losses[i]) else 0.0, grad_norm=norm if i in lots else 0.0,
-                shift=self._shift(), finished=fmean(t.votes for t in group), length=tokens / len(group),
-                entropy=sum(t.entropy * t.tokens for t in group) / tokens, tokens=tokens,
-                seconds_rollout=(sampled - began) / share, seconds_train=(trained - sampled) / share,
-                problem_id=problem.id, note=notes[i])
-        read = sum(self.sampler.length(Ask(p, self.learner.soft)) * (2 if i in lots else 1)
-                   for i, p in enumerate(batch))
+                step=step,
+                steps=self.course.steps,
+                label=votes[i].label,
+                agreement=votes[i].majority_ratio,
+                rewards=payoffs[i],
+                loss=losses[i] if np.isfinite(losses[i]) else 0.0,
+                grad_norm=norm if i in lots else 0.0,
+                shift=self._shift(),
+                finished=fmean(t.votes for t in group),
+                length=tokens / len(group),
+                entropy=sum(t.entropy * t.tokens for t in group) / tokens,
+                tokens=tokens,
+                seconds_rollout=(sampled - began) / share,
+                seconds_train=(trained - sampled) / share,
+                problem_id=problem.id,
+                note=notes[i],
+            )
+        read = sum(
+            self.sampler.length(Ask(p, self.learner.soft)) * (2 if i in lots else 1)
+            for i, p in enumerate(batch)
+        )
         self.spent += Cost(sum(t.tokens for g in groups for t in g), read, trained - began)
 
     def _sample(self, batch: Sequence[Problem], step: int) -> list[list[Trace]]:
@@ -262,10 +334,19 @@ class Offline(Row):
         together = max(1, self.sampler.rows // r.rollouts)
         soft = None if self.learner.soft is None else self.learner.soft.detach().clone()
         for start in range(0, len(batch), together):
-            jobs = [Job(blank(p), r.rollouts, soft, "memory", step) for p in batch[start : start + together]]
+            jobs = [
+                Job(blank(p), r.rollouts, soft, "memory", step)
+                for p in batch[start : start + together]
+            ]
             traces: list[list[Trace]] = [[] for _ in jobs]
-            for job, record in sample(self.learner.model, jobs, seed=self.sampler.seed, temperature=r.temperature,
-                                      top_p=r.top_p, max_new_tokens=r.max_new_tokens):
+            for job, record in sample(
+                self.learner.model,
+                jobs,
+                seed=self.sampler.seed,
+                temperature=r.temperature,
+                top_p=r.top_p,
+                max_new_tokens=r.max_new_tokens,
+            ):
                 if isinstance(record, Trace):
                     traces[job].append(record)
             groups += [sorted(t, key=lambda t: t.row) for t in traces]
@@ -281,7 +362,11 @@ class Offline(Row):
         """Why a group takes no part, '' if it does."""
         if len(set(payoff)) == 1:
             return f"all {len(payoff)} rollouts got the same reward: no gradient"
-        return "" if self.needs_labels else gate(now, self.recipe.gate_votes, self.recipe.gate_lead) or ""
+        return (
+            ""
+            if self.needs_labels
+            else gate(now, self.recipe.gate_votes, self.recipe.gate_lead) or ""
+        )
 
     def _update(self) -> tuple[float, str]:
         """Clip and apply the gradient; returns its norm, and a note if it had to be refused because it is not finite."""
@@ -321,8 +406,10 @@ class Offline(Row):
                 save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part)
             except SafetensorError as e:  # how it says that the disk is full
                 raise OSError(None, str(e)) from None
-        write_json(folder / "offline.json", {"file": name, "done": self.done, "taught": self.taught,
-                                             "spent": asdict(self.spent)})
+        write_json(
+            folder / "offline.json",
+            {"file": name, "done": self.done, "taught": self.taught, "spent": asdict(self.spent)},
+        )
         for old in folder.glob("step*.safetensors"):
             if old.name != name:
                 old.unlink()
@@ -338,21 +425,32 @@ class Offline(Row):
         try:
             tensors = load_file(folder / data["file"])
         except (OSError, SafetensorError) as e:
-            raise LatentmemError(f"The checkpoint in {folder} cannot be read ({e}): delete that folder to learn again.") from None
+            raise LatentmemError(
+                f"The checkpoint in {folder} cannot be read ({e}): delete that folder to learn again."
+            ) from None
         self.done, self.taught, self.spent = data["done"], data["taught"], Cost(**data["spent"])
         if not self.done:
             return
         parameters = self.learner.parameters
         if len([k for k in tensors if k[0] == "p"]) != len(parameters) or any(
-                tensors[f"p{i}"].shape != p.shape for i, p in enumerate(parameters)):
-            raise LatentmemError(f"{folder} holds what {self.name} learnt with another model: use that model, or "
-                                 "another folder.")
+            tensors[f"p{i}"].shape != p.shape for i, p in enumerate(parameters)
+        ):
+            raise LatentmemError(
+                f"{folder} holds what {self.name} learnt with another model: use that model, or "
+                "another folder."
+            )
         with torch.no_grad():
             for i, p in enumerate(parameters):
                 p.copy_(tensors[f"p{i}"])
-                moments = {k: tensors[f"{k}{i}"] for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}{i}" in tensors}
+                moments = {
+                    k: tensors[f"{k}{i}"]
+                    for k in ("step", "exp_avg", "exp_avg_sq")
+                    if f"{k}{i}" in tensors
+                }
                 if moments:
-                    self._optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in moments.items()}
+                    self._optimizer.state[p] = {
+                        k: v if k == "step" else v.to(p.device) for k, v in moments.items()
+                    }
         self.learner.changed()
 
     # Answer -----------------------------------------------------------------------------------------------------
@@ -362,37 +460,86 @@ class Offline(Row):
         self.learner.stamp()
         soft = None if self.learner.soft is None else self.learner.soft.detach().clone()
         asks = [Ask(blank(p), soft, side="memory") for p in problems]
-        for ask, sampled in zip(asks, self.sampler.of(self.learner.model).sample(asks, form), strict=True):
+        for ask, sampled in zip(
+            asks, self.sampler.of(self.learner.model).sample(asks, form), strict=True
+        ):
             yield self.one_side(ask.problem, form, sampled)
+
 
 # ---------- offline_grpo: GRPO on all parameters with the truth as reward, the upper reference. The one row that sees labels.
 
-def offline_grpo(sampler: Sampler, recipe: Recipe, course: Course, folder: Path | None = None,
-                 name: str = "offline_grpo") -> Offline:
+
+def offline_grpo(
+    sampler: Sampler,
+    recipe: Recipe,
+    course: Course,
+    folder: Path | None = None,
+    name: str = "offline_grpo",
+) -> Offline:
     """`fit` wants problems with their `answer`; the replies are given without it, as everywhere."""
-    return Offline(name, sampler, lambda: FullLearner(sampler.model), recipe, course, labels=True, folder=folder)
+    return Offline(
+        name,
+        sampler,
+        lambda: FullLearner(sampler.model),
+        recipe,
+        course,
+        labels=True,
+        folder=folder,
+    )
+
 
 # ---------- offline_lora: one low-rank adapter trained on the whole set, by majority vote. On one problem, it is LoRA's curve of
 
-def offline_lora(sampler: Sampler, recipe: Recipe, course: Course, folder: Path | None = None, *, rank: int = 8,
-                 name: str = "offline_lora") -> Offline:
+
+def offline_lora(
+    sampler: Sampler,
+    recipe: Recipe,
+    course: Course,
+    folder: Path | None = None,
+    *,
+    rank: int = 8,
+    name: str = "offline_lora",
+) -> Offline:
     """An adapter like that of `elm_lora`, one for all problems."""
-    return Offline(name, sampler, lambda: LoraLearner(sampler.model, rank), recipe, course, folder=folder)
+    return Offline(
+        name, sampler, lambda: LoraLearner(sampler.model, rank), recipe, course, folder=folder
+    )
+
 
 # ---------- offline_prompt: one soft prompt trained on the whole set, by majority vote.
 
-def offline_prompt(sampler: Sampler, recipe: Recipe, course: Course, folder: Path | None = None,
-                   name: str = "offline_prompt") -> Offline:
+
+def offline_prompt(
+    sampler: Sampler,
+    recipe: Recipe,
+    course: Course,
+    folder: Path | None = None,
+    name: str = "offline_prompt",
+) -> Offline:
     """As many virtual tokens and the same start as one memory of elm."""
-    return Offline(name, sampler, lambda: PromptLearner(sampler.model, recipe.init_text, recipe.virtual_tokens), recipe,
-                   course, folder=folder)
+    return Offline(
+        name,
+        sampler,
+        lambda: PromptLearner(sampler.model, recipe.init_text, recipe.virtual_tokens),
+        recipe,
+        course,
+        folder=folder,
+    )
+
 
 # ---------- offline_ttrl: GRPO on all parameters with the majority vote as reward, on the whole set (TTRL, arXiv 2504.16084).
 
-LEARNING_RATE = 1e-6  # TTRL: 5e-7; at 1e-5 ten steps of four problems left the default model 3 of 50 problems
+LEARNING_RATE = (
+    1e-6  # TTRL: 5e-7; at 1e-5 ten steps of four problems left the default model 3 of 50 problems
+)
 
 
-def offline_ttrl(sampler: Sampler, recipe: Recipe, course: Course, folder: Path | None = None,
-                 name: str = "offline_ttrl") -> Offline:
+def offline_ttrl(
+    sampler: Sampler,
+    recipe: Recipe,
+    course: Course,
+    folder: Path | None = None,
+    name: str = "offline_ttrl",
+) -> Offline:
     """The gate of the recipe is kept, which the source has not, so that all rows learn from labels of one quality."""
     return Offline(name, sampler, lambda: FullLearner(sampler.model), recipe, course, folder=folder)

@@ -40,12 +40,26 @@ class Row:
     def load(self, folder: Path) -> None:
         """Nothing was learnt."""
 
-    def one_side(self, problem: Problem, form: Form, sampled: Sampled, hit: Hit | None = None) -> Reply:
+    def one_side(
+        self, problem: Problem, form: Form, sampled: Sampled, hit: Hit | None = None
+    ) -> Reply:
         """The reply of a system that samples one side only: its vote's label is the answer."""
-        return Reply(problem.id, self.name, form.name, sampled.vote.label, {sampled.vote.side: sampled.vote},
-                     sampled.traces, sampled.cost, hit, None, hit is not None)
+        return Reply(
+            problem.id,
+            self.name,
+            form.name,
+            sampled.vote.label,
+            {sampled.vote.side: sampled.vote},
+            sampled.traces,
+            sampled.cost,
+            hit,
+            None,
+            hit is not None,
+        )
+
 
 # ---------- zero_shot: chain of thought, no memory.
+
 
 class ZeroShot(Row):
     """The model alone, in the form asked for."""
@@ -55,10 +69,14 @@ class ZeroShot(Row):
 
     def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
         problems = [blank(p) for p in problems]
-        for problem, sampled in zip(problems, self.sampler.sample([Ask(p) for p in problems], form), strict=True):
+        for problem, sampled in zip(
+            problems, self.sampler.sample([Ask(p) for p in problems], form), strict=True
+        ):
             yield self.one_side(problem, form, sampled)
 
+
 # ---------- vote_n: the majority of N zero-shot traces, the competitor that spends its compute on answering.
+
 
 class VoteN(Row):
     """Asked for one trace or for a vote, it always votes with its own N; the first traces are zero_shot's own.
@@ -66,8 +84,13 @@ class VoteN(Row):
     To compare at equal compute, choose N so that its tokens are those of the other system (the report counts it).
     """
 
-    def __init__(self, sampler: Sampler, traces: int = VOTES, temperature: float = VOTE.temperature,
-                 name: str = "vote_n") -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        traces: int = VOTES,
+        temperature: float = VOTE.temperature,
+        name: str = "vote_n",
+    ) -> None:
         if traces < 1:
             raise LatentmemError(f"A vote of {traces} traces is none: use 1 or more.")
         super().__init__(name, sampler)
@@ -75,15 +98,25 @@ class VoteN(Row):
 
     def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
         problems = [blank(p) for p in problems]
-        for problem, sampled in zip(problems, self.sampler.sample([Ask(p) for p in problems], self.form), strict=True):
+        for problem, sampled in zip(
+            problems, self.sampler.sample([Ask(p) for p in problems], self.form), strict=True
+        ):
             yield self.one_side(problem, replace(self.form, name=form.name), sampled)
 
+
 # ---------- untrained_prompt: the text-initialised soft prompt as it is, a control for what the mere presence of one does.
+
 
 class UntrainedPrompt(Row):
     """The model behind the embeddings of `init_text`, repeated or cut to `virtual_tokens`."""
 
-    def __init__(self, sampler: Sampler, init_text: str, virtual_tokens: int = 20, name: str = "untrained_prompt") -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        init_text: str,
+        virtual_tokens: int = 20,
+        name: str = "untrained_prompt",
+    ) -> None:
         super().__init__(name, sampler)
         self.soft = sampler.model.text_prompt(init_text, virtual_tokens)
 

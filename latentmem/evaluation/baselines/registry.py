@@ -25,6 +25,7 @@ from .teacher import Teacher
 if TYPE_CHECKING:
     from ...engine import Engine
 
+
 class Workshop:
     """What the rows are made of: one model, one sampler, one teacher for each kind of memory, one store of keys.
 
@@ -33,15 +34,36 @@ class Workshop:
     `offline_batch` problems. `rates` replaces learning rates ("soft" prompt, "lora", "full" parameters).
     """
 
-    def __init__(self, engine: Engine, folder: Path | None = None, *, rows: int | None = None, group: int | None = None,
-                 votes: int = VOTES, offline_steps: int = Course.steps, offline_batch: int = 4,
-                 rates: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        folder: Path | None = None,
+        *,
+        rows: int | None = None,
+        group: int | None = None,
+        votes: int = VOTES,
+        offline_steps: int = Course.steps,
+        offline_batch: int = 4,
+        rates: Mapping[str, float] | None = None,
+    ) -> None:
         s = engine.settings
-        self.engine, self.settings, self.folder, self.group, self.votes = engine, s, folder, group, votes
+        self.engine, self.settings, self.folder, self.group, self.votes = (
+            engine,
+            s,
+            folder,
+            group,
+            votes,
+        )
         self.recipe = Recipe(**{f.name: getattr(s, f.name) for f in fields(Recipe)})
-        self.sampler = Sampler(engine.model, s.seed, s.max_new_tokens, folder, rows=rows, top_p=s.top_p)
-        self.rates = {"soft": s.learning_rate, "lora": elm_lora.LEARNING_RATE, "full": offline_ttrl.LEARNING_RATE,
-                      **(rates or {})}
+        self.sampler = Sampler(
+            engine.model, s.seed, s.max_new_tokens, folder, rows=rows, top_p=s.top_p
+        )
+        self.rates = {
+            "soft": s.learning_rate,
+            "lora": elm_lora.LEARNING_RATE,
+            "full": offline_ttrl.LEARNING_RATE,
+            **(rates or {}),
+        }
         self._offline = offline_steps, offline_batch
         self._keys: dict[tuple[str, KeyKind], np.ndarray] = {}
 
@@ -67,8 +89,14 @@ class Workshop:
 
     @cached_property
     def lora_teacher(self) -> Teacher:
-        return elm_lora.lora_teacher(self.sampler, self.recipe, self.key, self.folder, learning_rate=self.rates["lora"],
-                                     group=self.group)
+        return elm_lora.lora_teacher(
+            self.sampler,
+            self.recipe,
+            self.key,
+            self.folder,
+            learning_rate=self.rates["lora"],
+            group=self.group,
+        )
 
     def course(self, what: str) -> Course:
         """How an offline row is trained: `what` is "soft", "lora" or "full", which take checkpoints of very different
@@ -80,7 +108,14 @@ class Workshop:
 
     def icl(self, kind: type[IclRaw], name: str) -> IclRaw:
         s = self.settings
-        return kind(self.sampler, self.key, name, kind=s.key, min_similarity=s.min_similarity, form=self.form)
+        return kind(
+            self.sampler,
+            self.key,
+            name,
+            kind=s.key,
+            min_similarity=s.min_similarity,
+            form=self.form,
+        )
 
     def make(self, name: str) -> System:
         """A row of the comparison, with nothing learnt. Raises LatentmemError for a name that is not in ROWS."""
@@ -88,11 +123,25 @@ class Workshop:
             raise LatentmemError(f"There is no system {name!r}: use one of {', '.join(ROWS)}.")
         return ROWS[name].make(self)
 
-    def elm(self, name: str, kind: type[Elm] = Elm, *, key: KeyKind | None = None, teacher: Teacher | None = None) -> Elm:
+    def elm(
+        self,
+        name: str,
+        kind: type[Elm] = Elm,
+        *,
+        key: KeyKind | None = None,
+        teacher: Teacher | None = None,
+    ) -> Elm:
         """A row that keeps memories. `key`: what retrieval compares, where it is not what the settings say."""
         s = self.settings
-        return kind(self.sampler, teacher or self.teacher, self.key, name, kind=key or s.key,
-                    min_similarity=s.min_similarity, verifier=s.verifier)
+        return kind(
+            self.sampler,
+            teacher or self.teacher,
+            self.key,
+            name,
+            kind=key or s.key,
+            min_similarity=s.min_similarity,
+            verifier=s.verifier,
+        )
 
 
 @dataclass(frozen=True)
@@ -107,46 +156,97 @@ class Entry:
 
 ROWS: Mapping[str, Entry] = {
     "zero_shot": Entry("The model alone, thinking step by step.", lambda w: ZeroShot(w.sampler)),
-    "vote_n": Entry("The majority of N traces of the model alone, the competitor at equal compute.",
-                    lambda w: VoteN(w.sampler, w.votes)),
+    "vote_n": Entry(
+        "The majority of N traces of the model alone, the competitor at equal compute.",
+        lambda w: VoteN(w.sampler, w.votes),
+    ),
     "untrained_prompt": Entry(
         "The soft prompt before any training: the embeddings of its starting text (a control).",
-        lambda w: UntrainedPrompt(w.sampler, w.recipe.init_text, w.recipe.virtual_tokens)),
+        lambda w: UntrainedPrompt(w.sampler, w.recipe.init_text, w.recipe.virtual_tokens),
+    ),
     "untrained_routed": Entry(
         "The untrained soft prompt, routed as elm is: what a second, different try gives (a control).",
-        lambda w: w.elm("untrained_routed", UntrainedRouted)),
+        lambda w: w.elm("untrained_routed", UntrainedRouted),
+    ),
     "icl_raw": Entry(
         "The nearest past problem with its majority trace, in the context as the turn before.",
-        lambda w: w.icl(IclRaw, "icl_raw"), "online"),
-    "icl_refined": Entry("The nearest past problem with a lesson that the model wrote after looking back at its trace.",
-                         lambda w: w.icl(IclRefined, "icl_refined"), "online"),
-    "reasoning_bank": Entry("Strategies in words, distilled from agreeing and disagreeing traces of the nearest problem.",
-                            lambda w: w.icl(ReasoningBank, "reasoning_bank"), "online"),
-    "lag": Entry("The stored keys and values of the nearest past problem and trace, reused without learning.",
-                 lambda w: w.icl(Lag, "lag"), "online"),
-    "elm": Entry("Latent memories found by the problem's key (its sentence embedding, if no other is set), routed against "
-                 "the model alone.",
-                 lambda w: w.elm("elm"), "online"),
-    "elm_kv": Entry("The same memories found by the model's own key and value activations, whatever is set.",
-                    lambda w: w.elm("elm_kv", key="kv"), "online"),
-    "elm_unrouted": Entry("The nearest memory always answers, without a comparison with the model alone.",
-                          lambda w: w.elm("elm_unrouted", ElmUnrouted), "online"),
-    "random_memory": Entry("A random memory in the place of the nearest, routed (a lower control).",
-                           lambda w: w.elm("random_memory", RandomMemory), "online"),
-    "random_unrouted": Entry("A random memory always answers (a lower control of elm_unrouted).",
-                             lambda w: w.elm("random_unrouted", RandomUnrouted), "online"),
-    "format_only": Entry("As elm, but rewarded for finishing with a boxed answer, right or wrong (a control).",
-                         lambda w: w.elm("format_only", teacher=w.format_teacher), "online"),
-    "format_unrouted": Entry("The format-only memory always answers (the control of elm_unrouted).",
-                             lambda w: w.elm("format_unrouted", ElmUnrouted, teacher=w.format_teacher), "online"),
-    "elm_lora": Entry("The loop of elm with a low-rank adapter in the place of the soft prompt (an ablation).",
-                      lambda w: w.elm("elm_lora", elm_lora.ElmLora, teacher=w.lora_teacher), "online"),
-    "offline_prompt": Entry("One soft prompt trained on the whole set by majority vote.",
-                            lambda w: w.offline(offline_prompt, "soft"), "offline"),
-    "offline_lora": Entry("One low-rank adapter trained on the whole set by majority vote.",
-                          lambda w: w.offline(offline_lora, "lora"), "offline"),
-    "offline_ttrl": Entry("All parameters trained on the whole set by majority vote (TTRL).",
-                          lambda w: w.offline(offline_ttrl.offline_ttrl, "full"), "offline"),
-    "offline_grpo": Entry("All parameters trained on the whole set with the true answers (the upper reference).",
-                          lambda w: w.offline(offline_grpo, "full"), "offline"),
+        lambda w: w.icl(IclRaw, "icl_raw"),
+        "online",
+    ),
+    "icl_refined": Entry(
+        "The nearest past problem with a lesson that the model wrote after looking back at its trace.",
+        lambda w: w.icl(IclRefined, "icl_refined"),
+        "online",
+    ),
+    "reasoning_bank": Entry(
+        "Strategies in words, distilled from agreeing and disagreeing traces of the nearest problem.",
+        lambda w: w.icl(ReasoningBank, "reasoning_bank"),
+        "online",
+    ),
+    "lag": Entry(
+        "The stored keys and values of the nearest past problem and trace, reused without learning.",
+        lambda w: w.icl(Lag, "lag"),
+        "online",
+    ),
+    "elm": Entry(
+        "Latent memories found by the problem's key (its sentence embedding, if no other is set), routed against "
+        "the model alone.",
+        lambda w: w.elm("elm"),
+        "online",
+    ),
+    "elm_kv": Entry(
+        "The same memories found by the model's own key and value activations, whatever is set.",
+        lambda w: w.elm("elm_kv", key="kv"),
+        "online",
+    ),
+    "elm_unrouted": Entry(
+        "The nearest memory always answers, without a comparison with the model alone.",
+        lambda w: w.elm("elm_unrouted", ElmUnrouted),
+        "online",
+    ),
+    "random_memory": Entry(
+        "A random memory in the place of the nearest, routed (a lower control).",
+        lambda w: w.elm("random_memory", RandomMemory),
+        "online",
+    ),
+    "random_unrouted": Entry(
+        "A random memory always answers (a lower control of elm_unrouted).",
+        lambda w: w.elm("random_unrouted", RandomUnrouted),
+        "online",
+    ),
+    "format_only": Entry(
+        "As elm, but rewarded for finishing with a boxed answer, right or wrong (a control).",
+        lambda w: w.elm("format_only", teacher=w.format_teacher),
+        "online",
+    ),
+    "format_unrouted": Entry(
+        "The format-only memory always answers (the control of elm_unrouted).",
+        lambda w: w.elm("format_unrouted", ElmUnrouted, teacher=w.format_teacher),
+        "online",
+    ),
+    "elm_lora": Entry(
+        "The loop of elm with a low-rank adapter in the place of the soft prompt (an ablation).",
+        lambda w: w.elm("elm_lora", elm_lora.ElmLora, teacher=w.lora_teacher),
+        "online",
+    ),
+    "offline_prompt": Entry(
+        "One soft prompt trained on the whole set by majority vote.",
+        lambda w: w.offline(offline_prompt, "soft"),
+        "offline",
+    ),
+    "offline_lora": Entry(
+        "One low-rank adapter trained on the whole set by majority vote.",
+        lambda w: w.offline(offline_lora, "lora"),
+        "offline",
+    ),
+    "offline_ttrl": Entry(
+        "All parameters trained on the whole set by majority vote (TTRL).",
+        lambda w: w.offline(offline_ttrl.offline_ttrl, "full"),
+        "offline",
+    ),
+    "offline_grpo": Entry(
+        "All parameters trained on the whole set with the true answers (the upper reference).",
+        lambda w: w.offline(offline_grpo, "full"),
+        "offline",
+    ),
 }

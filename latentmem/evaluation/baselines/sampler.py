@@ -33,7 +33,11 @@ def computed(model: LanguageModel) -> tuple[str, ...]:
 def default_rows(model: LanguageModel, max_new_tokens: int) -> int:
     """Rows of a batch: 32 on a CPU, and on a GPU as many as its memory holds the keys and values of."""
     body = model.body
-    return rows_in(body.spare, body.cached, max_new_tokens + PROMPT) if body.device.type == "cuda" else 32
+    return (
+        rows_in(body.spare, body.cached, max_new_tokens + PROMPT)
+        if body.device.type == "cuda"
+        else 32
+    )
 
 
 def rows_in(free: int, position: int, length: int) -> int:
@@ -84,8 +88,16 @@ class Sampler:
     have gone on with, so it ends with the same tokens. One process a folder.
     """
 
-    def __init__(self, model: LanguageModel, seed: int = 0, max_new_tokens: int = 320, folder: Path | None = None, *,
-                 rows: int | None = None, top_p: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        seed: int = 0,
+        max_new_tokens: int = 320,
+        folder: Path | None = None,
+        *,
+        rows: int | None = None,
+        top_p: float = 1.0,
+    ) -> None:
         self.model, self.seed, self.max_new_tokens, self.top_p = model, seed, max_new_tokens, top_p
         self.rows = rows or default_rows(model, max_new_tokens)
         self._log = Log(folder / "rollouts.jsonl" if folder else None)
@@ -128,11 +140,18 @@ class Sampler:
     def _cut(self, queue: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
         """Batches of at most `rows`; on a GPU, whose memory so many rows are reckoned to fill, of fewer where prompts are longer.
         A prompt is there twice while it is read: what its pass made, and the cache."""
-        full = self.rows * (2 * PROMPT + self.max_new_tokens) if self.model.body.device.type == "cuda" else math.inf
+        full = (
+            self.rows * (2 * PROMPT + self.max_new_tokens)
+            if self.model.body.device.type == "cuda"
+            else math.inf
+        )
         start = 0
         while start < len(queue):
             end = min(start + self.rows, len(queue))
-            while end > start + 1 and (end - start) * (2 * queue[end - 1].length + self.max_new_tokens) > full:
+            while (
+                end > start + 1
+                and (end - start) * (2 * queue[end - 1].length + self.max_new_tokens) > full
+            ):
                 end -= 1
             yield queue[start:end]
             start = end
@@ -141,13 +160,26 @@ class Sampler:
         body, ids = self.model.body, self.prompt(ask)
         length = len(ids) + (0 if ask.soft is None else len(ask.soft))
         if length >= self.model.context:
-            raise LatentmemError(f"Problem {ask.problem.id} makes a prompt of {length} tokens and the model reads and writes "
-                                 f"{self.model.context}: shorten it, or leave it out.")
-        soft = b"" if ask.soft is None else ask.soft.detach().float().cpu().contiguous().numpy().tobytes()
+            raise LatentmemError(
+                f"Problem {ask.problem.id} makes a prompt of {length} tokens and the model reads and writes "
+                f"{self.model.context}: shorten it, or leave it out."
+            )
+        soft = (
+            b""
+            if ask.soft is None
+            else ask.soft.detach().float().cpu().contiguous().numpy().tobytes()
+        )
         for row in range(form.traces):
             # A greedy trace draws nothing: it is one and the same for every problem of that text and every seed.
             seed = seed_for(self.seed, ask.problem.id, 0, row) if form.temperature else 0
-            how = (seed, float(form.temperature), float(self.top_p), self.max_new_tokens, body.arithmetic, body.device.type)
+            how = (
+                seed,
+                float(form.temperature),
+                float(self.top_p),
+                self.max_new_tokens,
+                body.arithmetic,
+                body.device.type,
+            )
             key = digest(self.model.fingerprint, repr(ids), soft, repr(how))[:32]
             yield _Row(index, row, key, length)
 
@@ -157,21 +189,41 @@ class Sampler:
         for row in rows:
             ask = asks[row.ask]
             last = jobs[-1] if jobs else None
-            if last and last.problem is ask.problem and last.soft is ask.soft and last.messages is ask.messages \
-                    and last.rows.stop == row.row:
+            if (
+                last
+                and last.problem is ask.problem
+                and last.soft is ask.soft
+                and last.messages is ask.messages
+                and last.rows.stop == row.row
+            ):
                 jobs[-1] = replace(last, rollouts=last.rollouts + 1)
             else:
                 jobs.append(Job(ask.problem, 1, ask.soft, messages=ask.messages, first=row.row))
             names[len(jobs) - 1, row.row] = row.key
         ended = {}
-        for job, record in sample(self.model, jobs, seed=self.seed, temperature=form.temperature, top_p=self.top_p,
-                                  max_new_tokens=self.max_new_tokens):
+        for job, record in sample(
+            self.model,
+            jobs,
+            seed=self.seed,
+            temperature=form.temperature,
+            top_p=self.top_p,
+            max_new_tokens=self.max_new_tokens,
+        ):
             if isinstance(record, Trace):
                 ended[names[job, record.row]] = record
         spent = (time.perf_counter() - began) / sum(t.tokens for t in ended.values())
-        batch = {key: {"text": t.text, "answer": t.answer, "finished": t.finished, "ids": list(t.token_ids),
-                       "certainty": t.self_certainty, "entropy": t.entropy, "seconds": spent * t.tokens}
-                 for key, t in ended.items()}  # a row's part of the batch's seconds is that of its tokens
+        batch = {
+            key: {
+                "text": t.text,
+                "answer": t.answer,
+                "finished": t.finished,
+                "ids": list(t.token_ids),
+                "certainty": t.self_certainty,
+                "entropy": t.entropy,
+                "seconds": spent * t.tokens,
+            }
+            for key, t in ended.items()
+        }  # a row's part of the batch's seconds is that of its tokens
         self._log.append(batch)
         self._keep(batch)
 
@@ -183,9 +235,23 @@ class Sampler:
         traces = []
         for row in rows:
             one = self._known[row.key]
-            traces.append(Trace(
-                row=row.row, text=one["text"], answer=one["answer"], finished=one["finished"], tokens=len(one["ids"]),
-                side=ask.side, token_ids=tuple(one["ids"]), self_certainty=one["certainty"], entropy=one["entropy"],
-                seconds=one["seconds"]))
-        cost = Cost(sum(t.tokens for t in traces), rows[0].length - ask.recalled, sum(t.seconds for t in traces))
+            traces.append(
+                Trace(
+                    row=row.row,
+                    text=one["text"],
+                    answer=one["answer"],
+                    finished=one["finished"],
+                    tokens=len(one["ids"]),
+                    side=ask.side,
+                    token_ids=tuple(one["ids"]),
+                    self_certainty=one["certainty"],
+                    entropy=one["entropy"],
+                    seconds=one["seconds"],
+                )
+            )
+        cost = Cost(
+            sum(t.tokens for t in traces),
+            rows[0].length - ask.recalled,
+            sum(t.seconds for t in traces),
+        )
         return Sampled(tuple(traces), vote(traces, side=ask.side), cost)

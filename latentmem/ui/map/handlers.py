@@ -40,7 +40,9 @@ from .projection import run, trustworthiness
 MOST_PICKED = 1 << 20  # characters of a selection that the browser may send
 
 
-def draw(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request) -> Iterator[Any]:
+def draw(
+    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+) -> Iterator[Any]:
     """Makes the picture that the page is to show, with progress over the map.
 
     Progress goes to one component alone: in a stream whose parts skip a component, gradio 6.31 empties it at the second.
@@ -52,7 +54,9 @@ def draw(desk: Desk, words: str, colour: str, space: str, method: str, chosen: s
             yield fragments(("status", progress(made.scene.status)))
 
 
-def want(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request) -> Picture:
+def want(
+    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+) -> Picture:
     """The points of the picture that `draw` made. A projection that failed leaves the map with PCA and one sentence."""
     visit, atlas = desk.visit(request), atlas_of(desk)
     made = visit.runs.get("map")
@@ -73,7 +77,9 @@ def want(desk: Desk, words: str, colour: str, space: str, method: str, chosen: s
     return part._replace(**drawn(sheet, atlas.rows(), words, colour))
 
 
-def explain(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request) -> Picture:
+def explain(
+    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+) -> Picture:
     """What helps to read a picture, once its points are there: names of groups, density, how far it can be trusted."""
     atlas = atlas_of(desk)
     sheet = atlas.ready(space, method)  # type: ignore[arg-type]
@@ -97,17 +103,23 @@ def study(atlas: Atlas, sheet: Sheet, rows: Rows) -> None:
     sheet.extras["shown"] = extras(found, projection.density(where), sheet.stamp)
 
 
-def recolour(desk: Desk, words: str, colour: str, space: str, method: str, request: gr.Request) -> Picture:
+def recolour(
+    desk: Desk, words: str, colour: str, space: str, method: str, request: gr.Request
+) -> Picture:
     """Other colours for the points that the page has."""
     atlas = atlas_of(desk)
     sheet = atlas.ready(space, method)  # type: ignore[arg-type]
     if sheet is None:
         return Picture()
-    painted, error = attempt(lambda: paint(mapped(sheet, atlas.rows()), atlas.rows().tags, colour, sheet.stamp))
+    painted, error = attempt(
+        lambda: paint(mapped(sheet, atlas.rows()), atlas.rows().tags, colour, sheet.stamp)
+    )
     return Picture(paint=painted) if painted is not None else Picture(notice=said(error, False))
 
 
-def search(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request) -> Picture:
+def search(
+    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+) -> Picture:
     """The rows that a search finds, in the table and bright on the map."""
     atlas = atlas_of(desk)
     rows, error = attempt(lambda: atlas.rows())
@@ -115,28 +127,47 @@ def search(desk: Desk, words: str, colour: str, space: str, method: str, chosen:
         return Picture(notice=said(error, False))
     found, sheet = rows.found(words or ""), atlas.ready(space, method)  # type: ignore[arg-type]
     choices = [(choice_label(i), i.id) for i in found[:CHOICES]]
-    return Picture(table=found_table(rows.infos, found, chosen, rows.tags),
-                   lit=lit_by(sheet, rows, words) if sheet is not None else None,
-                   choice=gr.update(choices=choices, value=chosen if chosen in {i for _, i in choices} else None))
+    return Picture(
+        table=found_table(rows.infos, found, chosen, rows.tags),
+        lit=lit_by(sheet, rows, words) if sheet is not None else None,
+        choice=gr.update(
+            choices=choices, value=chosen if chosen in {i for _, i in choices} else None
+        ),
+    )
 
 
-def looked_at(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, slip: str, seen: str,
-              request: gr.Request) -> Picture:
+def looked_at(
+    desk: Desk,
+    words: str,
+    colour: str,
+    space: str,
+    method: str,
+    chosen: str,
+    slip: str,
+    seen: str,
+    request: gr.Request,
+) -> Picture:
     """The panel is shown again: as the bank is now, if anything was written since it was sent. An answer on Solve and what is
     said of it are such things. A page that was just loaded is sent everything without being asked."""
     if not seen or seen == seen_now(desk):
         return Picture()
-    part = picture(desk, desk.visit(request), words, colour, space, chosen, method=method, receipt_id=slip)
+    part = picture(
+        desk, desk.visit(request), words, colour, space, chosen, method=method, receipt_id=slip
+    )
     if colour in ("helped", "tags"):  # by which answers and visitors change the colours
         part = part._replace(paint=recolour(desk, words, colour, space, method, request).paint)
-    return part._replace(words=SKIP, sure=SKIP, notice=part.notice or SKIP)  # what the visitor had open there stays
+    return part._replace(
+        words=SKIP, sure=SKIP, notice=part.notice or SKIP
+    )  # what the visitor had open there stays
 
 
 # ------------------------------------------------------------------ selection
 def picked(desk: Desk, chosen: str, event: gr.EventData, request: gr.Request) -> Picture:
     """Points were selected with the box, the lasso, the keyboard or the table: their rows, and what can be done with them."""
     data = event._data if isinstance(event._data, dict) else {}
-    given = json.dumps({"stamp": str(data.get("stamp", ""))[:40], "bits": str(data.get("bits", ""))[:MOST_PICKED]})
+    given = json.dumps(
+        {"stamp": str(data.get("stamp", ""))[:40], "bits": str(data.get("bits", ""))[:MOST_PICKED]}
+    )
     return show_selection(desk, given, chosen)
 
 
@@ -144,11 +175,17 @@ def show_selection(desk: Desk, given: str, chosen: str = "", message: str = "") 
     """The selection area for what `picked` took down."""
     infos, error = attempt(lambda: selection(desk, given))
     if infos is None:
-        return Picture(notice=said(error, False), selected=[], bulk=gr.update(visible=False), picked="")
+        return Picture(
+            notice=said(error, False), selected=[], bulk=gr.update(visible=False), picked=""
+        )
     rows = atlas_of(desk).rows()
     shown = selected(infos, chosen, rows.tags)
-    return Picture(selected=shown, bulk=gr.update(visible=bool(infos)), picked=given if infos else "",
-                   **({"notice": said(message)} if message else {}))
+    return Picture(
+        selected=shown,
+        bulk=gr.update(visible=bool(infos)),
+        picked=given if infos else "",
+        **({"notice": said(message)} if message else {}),
+    )
 
 
 def selection(desk: Desk, given: str) -> list[MemoryInfo]:

@@ -21,29 +21,61 @@ from ..views.html import count, percent, safe
 from .atlas import bits_of
 from .projection import Group, Plane, nearest
 
-COLOURS = ("theme:blue", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A800")  # Okabe and Ito
+COLOURS = (
+    "theme:blue",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#B8A800",
+)  # Okabe and Ito
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "pentagon")
 GREY, QUARANTINED, UNTAGGED = "#8a8f98", "quarantined", "no tag"
-COLOUR_BY = {"Data set": "source", "Agreement": "agreement", "Helped − hurt": "helped", "Age": "age", "Tags": "tags"}
-SCALE = ((0.0, "#0072B2"), (0.5, "#A9ADB3"), (1.0, "#E69F00"))  # blue to orange, told apart without red and green
+COLOUR_BY = {
+    "Data set": "source",
+    "Agreement": "agreement",
+    "Helped − hurt": "helped",
+    "Age": "age",
+    "Tags": "tags",
+}
+SCALE = (
+    (0.0, "#0072B2"),
+    (0.5, "#A9ADB3"),
+    (1.0, "#E69F00"),
+)  # blue to orange, told apart without red and green
 LEVELS = 64  # of a colour scale
 MOST_GROUPS = 27  # colours and symbols that can be told apart with a glance at the legend; the rest are "other"
 
 
-def map_figure(infos: Sequence[MemoryInfo], plane: Plane | None, *, stamp: str = "", colour_by: str = "source",
-               tags: Mapping[str, tuple[str, ...]] | None = None) -> dict[str, Any]:
+def map_figure(
+    infos: Sequence[MemoryInfo],
+    plane: Plane | None,
+    *,
+    stamp: str = "",
+    colour_by: str = "source",
+    tags: Mapping[str, tuple[str, ...]] | None = None,
+) -> dict[str, Any]:
     """All that a page without a picture is sent: `plane.points[i]` belongs to `infos[i]`."""
     if plane is None:
         return {"points": None, "paint": None}
-    return {"points": points(infos, plane.points, stamp), "paint": paint(infos, tags or {}, colour_by, stamp)}
+    return {
+        "points": points(infos, plane.points, stamp),
+        "paint": paint(infos, tags or {}, colour_by, stamp),
+    }
 
 
 # ------------------------------------------------------------------ points
 def points(infos: Sequence[MemoryInfo], where: np.ndarray, stamp: str) -> dict[str, Any]:
     """Coordinates as one string of float32 pairs, ids and names as one string each: long lists of small values are slow
     on their way through the page."""
-    return {"stamp": stamp, "n": len(infos), "xy": packed(np.asarray(where, "<f4").tobytes()),
-            "ids": "\n".join(i.id for i in infos), "names": "\n".join(point_words(i) for i in infos)}
+    return {
+        "stamp": stamp,
+        "n": len(infos),
+        "xy": packed(np.asarray(where, "<f4").tobytes()),
+        "ids": "\n".join(i.id for i in infos),
+        "names": "\n".join(point_words(i) for i in infos),
+    }
 
 
 def packed(data: bytes) -> str:
@@ -62,7 +94,9 @@ def _short(text: str, width: int = 90) -> str:
 
 
 # ------------------------------------------------------------------ colours
-def paint(infos: Sequence[MemoryInfo], tags: Mapping[str, tuple[str, ...]], colour_by: str, stamp: str) -> dict[str, Any]:
+def paint(
+    infos: Sequence[MemoryInfo], tags: Mapping[str, tuple[str, ...]], colour_by: str, stamp: str
+) -> dict[str, Any]:
     """One byte a point and the legend: `groups` (name, colour, symbol, how many), or a `scale` from low to high."""
     if colour_by in ("source", "tags"):
         names = [_source(i) if colour_by == "source" else _tag(i, tags) for i in infos]
@@ -73,10 +107,23 @@ def paint(infos: Sequence[MemoryInfo], tags: Mapping[str, tuple[str, ...]], colo
     if colour_by == "helped":
         high = max(1.0, abs(low), abs(high))
         low = -high
-    codes = np.round((values - low) / max(high - low, 1e-9) * (LEVELS - 1)).clip(0, LEVELS - 1).astype(np.uint8)
+    codes = (
+        np.round((values - low) / max(high - low, 1e-9) * (LEVELS - 1))
+        .clip(0, LEVELS - 1)
+        .astype(np.uint8)
+    )
     words = [_number(low, colour_by), _number(high, colour_by)]
-    return {"stamp": stamp, "codes": packed(codes.tobytes()), "groups": [],
-            "scale": {"title": title, "low": words[0], "high": words[1], "colours": scale_colours(LEVELS)}}
+    return {
+        "stamp": stamp,
+        "codes": packed(codes.tobytes()),
+        "groups": [],
+        "scale": {
+            "title": title,
+            "low": words[0],
+            "high": words[1],
+            "colours": scale_colours(LEVELS),
+        },
+    }
 
 
 def _source(i: MemoryInfo) -> str:
@@ -97,16 +144,40 @@ def _grouped(names: Sequence[str]) -> tuple[np.ndarray, list[dict[str, Any]]]:
         sizes[name] = sizes.get(name, 0) + 1
     dull = (UNTAGGED, QUARANTINED)
     order = sorted(sizes, key=lambda n: (n in dull, -sizes[n], n))
-    kept, rest = [n for n in order if n not in dull][:MOST_GROUPS], [n for n in order if n not in dull][MOST_GROUPS:]
-    legend = [{"name": _shown(n), "colour": COLOURS[i % len(COLOURS)], "count": sizes[n],
-               "symbol": SYMBOLS[(i + i // len(COLOURS)) % len(SYMBOLS)]} for i, n in enumerate(kept)]
+    kept, rest = (
+        [n for n in order if n not in dull][:MOST_GROUPS],
+        [n for n in order if n not in dull][MOST_GROUPS:],
+    )
+    legend = [
+        {
+            "name": _shown(n),
+            "colour": COLOURS[i % len(COLOURS)],
+            "count": sizes[n],
+            "symbol": SYMBOLS[(i + i // len(COLOURS)) % len(SYMBOLS)],
+        }
+        for i, n in enumerate(kept)
+    ]
     code = {n: i for i, n in enumerate(kept)}
     if rest:
         code |= dict.fromkeys(rest, len(legend))
-        legend.append({"name": f"{len(rest)} others", "colour": GREY, "symbol": "circle", "count": sum(sizes[n] for n in rest)})
+        legend.append(
+            {
+                "name": f"{len(rest)} others",
+                "colour": GREY,
+                "symbol": "circle",
+                "count": sum(sizes[n] for n in rest),
+            }
+        )
     for name in [n for n in order if n in dull]:
         code[name] = len(legend)
-        legend.append({"name": name, "colour": GREY, "symbol": "x" if name == QUARANTINED else "circle", "count": sizes[name]})
+        legend.append(
+            {
+                "name": name,
+                "colour": GREY,
+                "symbol": "x" if name == QUARANTINED else "circle",
+                "count": sizes[name],
+            }
+        )
     return np.fromiter((code[n] for n in names), np.uint8, len(names)), legend
 
 
@@ -116,9 +187,13 @@ def _shown(name: str) -> str:
 
 def scale_colours(n: int) -> list[str]:
     """n colours of SCALE, evenly spaced, as #rrggbb."""
-    stops = np.array([[int(c[k:k + 2], 16) for k in (1, 3, 5)] for _, c in SCALE], float)
+    stops = np.array([[int(c[k : k + 2], 16) for k in (1, 3, 5)] for _, c in SCALE], float)
     at = np.linspace(0, 1, n)
-    rgb = np.stack([np.interp(at, [s for s, _ in SCALE], stops[:, k]) for k in range(3)], axis=1).round().astype(int)
+    rgb = (
+        np.stack([np.interp(at, [s for s, _ in SCALE], stops[:, k]) for k in range(3)], axis=1)
+        .round()
+        .astype(int)
+    )
     return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in rgb]
 
 
@@ -126,7 +201,9 @@ def _values(infos: Sequence[MemoryInfo], colour_by: str) -> tuple[np.ndarray, st
     if colour_by == "agreement":
         return np.array([i.majority_ratio for i in infos], float), "Agreement of the vote"
     if colour_by == "helped":
-        return np.array([i.counters.helped - i.counters.hurt for i in infos], float), "Helped − hurt"
+        return np.array(
+            [i.counters.helped - i.counters.hurt for i in infos], float
+        ), "Helped − hurt"
     days = np.array([_day(i.created) for i in infos], float)
     return (days.max() - days if len(days) else days), "Days older than the newest"
 
@@ -134,7 +211,13 @@ def _values(infos: Sequence[MemoryInfo], colour_by: str) -> tuple[np.ndarray, st
 def _number(value: float, colour_by: str) -> str:
     if colour_by == "agreement":
         return percent(value)
-    return f"{value:+.0f}".replace("-", "−") if colour_by == "helped" else f"{value:.1f}" if 0 < value < 10 else f"{value:.0f}"
+    return (
+        f"{value:+.0f}".replace("-", "−")
+        if colour_by == "helped"
+        else f"{value:.1f}"
+        if 0 < value < 10
+        else f"{value:.0f}"
+    )
 
 
 def _day(created: str) -> float:
@@ -145,8 +228,17 @@ def _day(created: str) -> float:
 
 
 # ------------------------------------------------------------------ star, edges, the open memory
-def mark(stamp: str, n: int, where: Mapping[str, np.ndarray], *, chosen: str = "", star: np.ndarray | None = None,
-         star_text: str = "", hits: Sequence[Hit] = (), row: Mapping[str, int] | None = None) -> dict[str, Any]:
+def mark(
+    stamp: str,
+    n: int,
+    where: Mapping[str, np.ndarray],
+    *,
+    chosen: str = "",
+    star: np.ndarray | None = None,
+    star_text: str = "",
+    hits: Sequence[Hit] = (),
+    row: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
     """A plotly figure to lie under the points: dashed edges from the star (a typed problem), or else from the chosen
     memory, to `hits`, each with its similarity in the original space. `where` has the points of those named.
 
@@ -159,17 +251,36 @@ def mark(stamp: str, n: int, where: Mapping[str, np.ndarray], *, chosen: str = "
     if origin is not None and ends:
         data.append(_edges(origin, ends, annotations))
     if star is not None:
-        data.append({"type": "scatter", "mode": "markers", "name": "your problem", "x": [float(star[0])],
-                     "y": [float(star[1])], "hoverinfo": "skip", "marker": {"size": 1, "opacity": 0}})
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": "your problem",
+                "x": [float(star[0])],
+                "y": [float(star[1])],
+                "hoverinfo": "skip",
+                "marker": {"size": 1, "opacity": 0},
+            }
+        )
     rows = row or {}
     lit = [rows[h.memory_id] for h, _ in ends] + ([rows[chosen]] if chosen in rows else [])
-    return {"stamp": stamp, "data": data, "layout": {"annotations": annotations}, "chosen": rows.get(chosen, -1),
-            "lit": lit if ends or chosen in rows else [], "star": None if star is None else [float(v) for v in star],
-            "star_text": _short(star_text).encode("utf-8", "replace").decode() if star is not None else "",
-            "words": map_words(n, star is not None, hits)}
+    return {
+        "stamp": stamp,
+        "data": data,
+        "layout": {"annotations": annotations},
+        "chosen": rows.get(chosen, -1),
+        "lit": lit if ends or chosen in rows else [],
+        "star": None if star is None else [float(v) for v in star],
+        "star_text": _short(star_text).encode("utf-8", "replace").decode()
+        if star is not None
+        else "",
+        "words": map_words(n, star is not None, hits),
+    }
 
 
-def _edges(origin: np.ndarray, ends: Sequence[tuple[Hit, np.ndarray]], annotations: list[dict[str, Any]]) -> dict[str, Any]:
+def _edges(
+    origin: np.ndarray, ends: Sequence[tuple[Hit, np.ndarray]], annotations: list[dict[str, Any]]
+) -> dict[str, Any]:
     """One dashed line for all hits, and a label with the similarity beyond each hit and its ring, where no other edge runs."""
     xs: list[float | None] = []
     ys: list[float | None] = []
@@ -178,17 +289,37 @@ def _edges(origin: np.ndarray, ends: Sequence[tuple[Hit, np.ndarray]], annotatio
         ys += [float(origin[1]), float(y), None]
         away = np.array([x, y], float) - np.asarray(origin, float)
         away = away / length if (length := float(np.hypot(*away))) > 1e-12 else np.array([0.0, 1.0])
-        annotations.append({"x": float(x), "y": float(y), "xshift": round(float(34 * away[0]), 1),
-                            "yshift": round(float(28 * away[1]), 1), "text": f"{h.similarity:.2f}", "showarrow": False,
-                            "bgcolor": "theme:label", "borderpad": 1, "font": {"size": 12.5}})
-    return {"type": "scatter", "mode": "lines", "name": "edges", "x": xs, "y": ys, "hoverinfo": "skip", "showlegend": False,
-            "line": {"color": "theme:ink", "width": 1.5, "dash": "dash"}}
+        annotations.append(
+            {
+                "x": float(x),
+                "y": float(y),
+                "xshift": round(float(34 * away[0]), 1),
+                "yshift": round(float(28 * away[1]), 1),
+                "text": f"{h.similarity:.2f}",
+                "showarrow": False,
+                "bgcolor": "theme:label",
+                "borderpad": 1,
+                "font": {"size": 12.5},
+            }
+        )
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "edges",
+        "x": xs,
+        "y": ys,
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "line": {"color": "theme:ink", "width": 1.5, "dash": "dash"},
+    }
 
 
 def map_words(n: int, star: bool, hits: Sequence[Hit]) -> str:
     """The map for a screen reader."""
     said = f"Map of {n} memories"
-    return said + (f", your problem joined to the {len(hits)} most similar" if star and hits else "")
+    return said + (
+        f", your problem joined to the {len(hits)} most similar" if star and hits else ""
+    )
 
 
 # ------------------------------------------------------------------ search, groups, density
@@ -199,21 +330,52 @@ def lit(rows: Sequence[int], n: int, stamp: str) -> dict[str, Any]:
 
 def extras(found: Sequence[Group], dense: Mapping[str, Any] | None, stamp: str) -> dict[str, Any]:
     """Names of groups as plotly annotations, and the density as a plotly contour; the page shows either when asked."""
-    names = [{"x": g.x, "y": g.y, "text": str(safe(" · ".join(g.words))), "showarrow": False, "bgcolor": "theme:label",
-              "borderpad": 3, "font": {"size": 13, "color": "theme:ink"}} for g in found]
-    contour = None if dense is None else {
-        **dense, "type": "contour", "hoverinfo": "skip", "showscale": False, "name": "density",
-        "contours": {"start": 0.08, "end": 0.98, "size": 0.15, "coloring": "fill"}, "line": {"width": 0.6, "color": "theme:soft"},
-        "colorscale": [[0, "rgba(0,114,178,0.06)"], [1, "rgba(0,114,178,0.42)"]]}
+    names = [
+        {
+            "x": g.x,
+            "y": g.y,
+            "text": str(safe(" · ".join(g.words))),
+            "showarrow": False,
+            "bgcolor": "theme:label",
+            "borderpad": 3,
+            "font": {"size": 13, "color": "theme:ink"},
+        }
+        for g in found
+    ]
+    contour = (
+        None
+        if dense is None
+        else {
+            **dense,
+            "type": "contour",
+            "hoverinfo": "skip",
+            "showscale": False,
+            "name": "density",
+            "contours": {"start": 0.08, "end": 0.98, "size": 0.15, "coloring": "fill"},
+            "line": {"width": 0.6, "color": "theme:soft"},
+            "colorscale": [[0, "rgba(0,114,178,0.06)"], [1, "rgba(0,114,178,0.42)"]],
+        }
+    )
     return {"stamp": stamp, "labels": names, "density": contour}
+
 
 # ---------- How far the map may be believed, in words. Pure functions; no gradio.
 
-SPACES = {"input": "the sentence embeddings", "kv": "the model's activations", "prompt": "the soft prompts"}
+SPACES = {
+    "input": "the sentence embeddings",
+    "kv": "the model's activations",
+    "prompt": "the soft prompts",
+}
 
 
-def trust(plane: Plane | None, n: int, *, space: str = "input", left_out: int = 0,
-          measured: tuple[float, int] | None = None) -> Markup:
+def trust(
+    plane: Plane | None,
+    n: int,
+    *,
+    space: str = "input",
+    left_out: int = 0,
+    measured: tuple[float, int] | None = None,
+) -> Markup:
     """What the picture shows, and one number that says how far it is right."""
     if plane is None or n < 2:
         return Markup("")
@@ -226,7 +388,9 @@ def trust(plane: Plane | None, n: int, *, space: str = "input", left_out: int = 
         said += f" {count(plane.beside, 'memory', 'memories')} were placed beside their nearest."
     if left_out:
         said += f" {count(left_out, 'memory has', 'memories have')} no place here: of another model, or without such a key."
-    return Markup('<p class="hint">{} {} The numbers on edges are the true similarities.</p>').format(said, _trust_number(measured, n))
+    return Markup(
+        '<p class="hint">{} {} The numbers on edges are the true similarities.</p>'
+    ).format(said, _trust_number(measured, n))
 
 
 def _trust_number(measured: tuple[float, int] | None, n: int) -> Markup:
@@ -235,9 +399,11 @@ def _trust_number(measured: tuple[float, int] | None, n: int) -> Markup:
         return Markup("")
     value, rows = measured
     on = "" if rows == n else f", on a sample of {rows}"
-    return Markup('<span class="trusted" title="1 when every memory that looks near is near in truth, about 0.5 for a picture '
-                  'drawn by chance (Venna and Kaski 2001)"><b>Trustworthiness {:.2f}</b> '
-                  "of 1 ({}{}).</span>").format(value, _meaning(value), on)
+    return Markup(
+        '<span class="trusted" title="1 when every memory that looks near is near in truth, about 0.5 for a picture '
+        'drawn by chance (Venna and Kaski 2001)"><b>Trustworthiness {:.2f}</b> '
+        "of 1 ({}{}).</span>"
+    ).format(value, _meaning(value), on)
 
 
 def _meaning(value: float) -> str:
@@ -253,8 +419,13 @@ def _meaning(value: float) -> str:
 ALIKE = 0.005  # a lead in similarity that two digits do not show: two memories of one problem are equally near
 
 
-def misleads(infos: Sequence[MemoryInfo], plane: Plane | None, origin: np.ndarray | None, hits: Sequence[Hit],
-             chosen: int | None = None) -> Markup:
+def misleads(
+    infos: Sequence[MemoryInfo],
+    plane: Plane | None,
+    origin: np.ndarray | None,
+    hits: Sequence[Hit],
+    chosen: int | None = None,
+) -> Markup:
     """A warning where the memory that looks nearest to the star, or to the chosen memory, is not the most similar one.
 
     `infos[i]` lies at `plane.points[i]`. A memory in quarantine is no hit, so it may look nearest without a warning.
@@ -268,14 +439,20 @@ def misleads(infos: Sequence[MemoryInfo], plane: Plane | None, origin: np.ndarra
     if there is not None and hits[0].similarity - there.similarity < ALIKE:
         return Markup("")
     also = f" ({there.similarity:.2f})" if there is not None else ""
-    return Markup('<p class="notice warn" role="alert">The picture misleads here: “{}”{} looks nearest, but the most similar '
-                  "memory is “{}” ({:.2f}).</p>").format(safe(infos[seen].name), also, safe(hits[0].name), hits[0].similarity)
+    return Markup(
+        '<p class="notice warn" role="alert">The picture misleads here: “{}”{} looks nearest, but the most similar '
+        "memory is “{}” ({:.2f}).</p>"
+    ).format(safe(infos[seen].name), also, safe(hits[0].name), hits[0].similarity)
 
 
-def _nearest_usable(infos: Sequence[MemoryInfo], plane: Plane, origin: np.ndarray, chosen: int | None) -> int | None:
+def _nearest_usable(
+    infos: Sequence[MemoryInfo], plane: Plane, origin: np.ndarray, chosen: int | None
+) -> int | None:
     seen = nearest(plane.points, origin, without=chosen)
     if seen is None or not infos[seen].quarantined:
         return seen
-    usable = np.array([i for i, info in enumerate(infos) if not info.quarantined and i != chosen], int)
+    usable = np.array(
+        [i for i, info in enumerate(infos) if not info.quarantined and i != chosen], int
+    )
     best = nearest(plane.points[usable], origin) if len(usable) else None
     return None if best is None else int(usable[best])

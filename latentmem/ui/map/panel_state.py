@@ -49,18 +49,33 @@ def look_at(desk: Desk, atlas: Atlas, memory_id: str, space: str) -> Opened:
     if space == "prompt":
         near = atlas.prompt_hits(memory.id, NEAR)
     else:
-        near = desk.engine.changed(key=space).neighbours(memory.id, NEAR) if space in memory.keys else ()
+        near = (
+            desk.engine.changed(key=space).neighbours(memory.id, NEAR)
+            if space in memory.keys
+            else ()
+        )
     return Opened(memory, bank.info(memory.id), near)
 
 
 def memory_body(desk: Desk, atlas: Atlas, one: Opened, space: str) -> list[Fragment]:
     """Everything on the page of a memory but its head."""
     bank, m = desk.engine.bank, one.memory
-    return body(m, one.info, history(bank, one.info), one.near, notes=notes(bank, m.id).get(m.id, ()), space=space,
-                parameters=model_size(desk, m), problem_of=problem_finder(desk, atlas), kept=bank.asked(m.id))
+    return body(
+        m,
+        one.info,
+        history(bank, one.info),
+        one.near,
+        notes=notes(bank, m.id).get(m.id, ()),
+        space=space,
+        parameters=model_size(desk, m),
+        problem_of=problem_finder(desk, atlas),
+        kept=bank.asked(m.id),
+    )
 
 
-def receipt_body(slip: Receipt, info: MemoryInfo | None, back: str, sure: bool = False) -> list[Fragment]:
+def receipt_body(
+    slip: Receipt, info: MemoryInfo | None, back: str, sure: bool = False
+) -> list[Fragment]:
     """A receipt in the place of that. `sure`: whoever looks at it is asked whether to forget it."""
     return stored_receipt(slip, info, back) + forget(slip.id, sure)
 
@@ -71,9 +86,14 @@ def history(bank: Any, info: MemoryInfo) -> History:
     if len(newest) < EVENTS:
         return History(newest, (e for e in newest if e.kind in VERDICTS), len(newest))
     by_kind = {kind: bank.events(info.id, kind=kind) for kind in VERDICTS}
-    others = sum(len(by_kind[kind]) if kind in by_kind else len(bank.events(info.id, kind=kind))
-                 for kind in WORDS if kind not in COUNTED)
-    told = sorted((e for some in by_kind.values() for e in some), key=lambda e: e.created, reverse=True)
+    others = sum(
+        len(by_kind[kind]) if kind in by_kind else len(bank.events(info.id, kind=kind))
+        for kind in WORDS
+        if kind not in COUNTED
+    )
+    told = sorted(
+        (e for some in by_kind.values() for e in some), key=lambda e: e.created, reverse=True
+    )
     return History(newest, told, others + sum(getattr(info.counters, kind) for kind in COUNTED))
 
 
@@ -83,7 +103,9 @@ def model_size(desk: Desk, m: Memory) -> tuple[int, bool] | None:
     if engine.ready and engine.model.fingerprint == m.model:
         return parameters(engine.model), True
     spec = MODELS.get(m.model_name)
-    return (spec.folder_bytes // 2, False) if spec is not None else None  # kept in bfloat16: two bytes a number
+    return (
+        (spec.folder_bytes // 2, False) if spec is not None else None
+    )  # kept in bfloat16: two bytes a number
 
 
 def problem_finder(desk: Desk, atlas: Atlas) -> Callable[[str], str | None]:
@@ -97,6 +119,7 @@ def problem_finder(desk: Desk, atlas: Atlas) -> Callable[[str], str | None]:
         return known.get(problem_id)
 
     return find
+
 
 CHOICES = 200  # memories offered in the drop-down lists, the newest first; gradio takes a while to show very many
 SKIP = gr.skip()
@@ -129,7 +152,9 @@ class Picture(NamedTuple):
     delete: Any = SKIP
     method: Any = SKIP
     warning: Any = SKIP
-    slip: Any = SKIP  # the id of the receipt that is open in place of the memory's page, "" without one
+    slip: Any = (
+        SKIP  # the id of the receipt that is open in place of the memory's page, "" without one
+    )
     seen: Any = SKIP  # the state of the bank that the whole panel was sent of
     solve_memory: Any = SKIP
     solve_other: Any = SKIP
@@ -139,11 +164,17 @@ def atlas_of(desk: Desk) -> Atlas:
     """The pictures of the desk's bank, one atlas for all visitors of the same bank. In a shared app that is the atlas of the
     shared bank for everybody who has neither a memory of their own nor done anything to a shared one."""
     bank = desk.engine.bank
-    if desk.app is not None and isinstance(bank, Overlay) and not (len(bank.own) or bank._beside.of()):
+    if (
+        desk.app is not None
+        and isinstance(bank, Overlay)
+        and not (len(bank.own) or bank._beside.of())
+    ):
         return atlas_of(desk.app)
     atlas = desk.planes.get("atlas")
     if atlas is None or atlas.bank is not bank:
-        atlas = desk.planes["atlas"] = Atlas(bank, atlas_of(desk.app) if desk.app is not None else None)
+        atlas = desk.planes["atlas"] = Atlas(
+            bank, atlas_of(desk.app) if desk.app is not None else None
+        )
     return atlas
 
 
@@ -161,28 +192,58 @@ def sheet_now(atlas: Atlas, space: str, method: str) -> Sheet | None:
     return found
 
 
-def picture(desk: Desk, visit: Visit, words: str, colour: str, space: str, chosen: str, message: str = "",
-            good: bool = True, method: str = "pca", have: str | None = None, receipt_id: str = "") -> Picture:
+def picture(
+    desk: Desk,
+    visit: Visit,
+    words: str,
+    colour: str,
+    space: str,
+    chosen: str,
+    message: str = "",
+    good: bool = True,
+    method: str = "pca",
+    have: str | None = None,
+    receipt_id: str = "",
+) -> Picture:
     """The whole panel. Its points only to a page that shows the map now, and if they are not those of the stamp that it
     `have`s: one that shows it later asks for them. What cannot be read is said in its place."""
-    seen = seen_now(desk)  # first: what is written while the rows are read is then seen another time
+    seen = seen_now(
+        desk
+    )  # first: what is written while the rows are read is then seen another time
     rows, error = attempt(lambda: atlas_of(desk).rows())
     if rows is None:
         rows, message, good = Rows((), {}, {}), error, False
     part = opened(desk, visit, space, method, chosen, message, good, receipt_id)
     found = rows.found(words or "")
     choices = [(choice_label(i), i.id) for i in found[:CHOICES]]
-    everything = choices if len(found) == len(rows.infos) else [(choice_label(i), i.id) for i in rows.infos[:CHOICES]]
+    everything = (
+        choices
+        if len(found) == len(rows.infos)
+        else [(choice_label(i), i.id) for i in rows.infos[:CHOICES]]
+    )
     receipt = last_receipt(visit)  # its own list has the nearest first
-    others = everything if receipt is None else other_memories(desk, receipt, visit.runs["solve"].near)
+    others = (
+        everything if receipt is None else other_memories(desk, receipt, visit.runs["solve"].near)
+    )
     shown = part.chosen if isinstance(part.chosen, str) else ""
     page = part.page if part.body else no_page(rows.infos, closed=True)
-    sheet = sheet_now(atlas_of(desk), space, method) if have is not None and rows.infos and not error else None
+    sheet = (
+        sheet_now(atlas_of(desk), space, method)
+        if have is not None and rows.infos and not error
+        else None
+    )
     if sheet is not None and sheet.names:
         part = part._replace(**drawn(sheet, rows, words, colour, have))
-    return part._replace(table=found_table(rows.infos, found, shown, rows.tags), page=page, seen=seen,
-                         choice=gr.update(choices=choices, value=shown if shown in {i for _, i in choices} else None),
-                         solve_memory=gr.update(choices=everything), solve_other=gr.update(choices=others))
+    return part._replace(
+        table=found_table(rows.infos, found, shown, rows.tags),
+        page=page,
+        seen=seen,
+        choice=gr.update(
+            choices=choices, value=shown if shown in {i for _, i in choices} else None
+        ),
+        solve_memory=gr.update(choices=everything),
+        solve_other=gr.update(choices=others),
+    )
 
 
 def seen_now(desk: Desk) -> str:
@@ -190,12 +251,20 @@ def seen_now(desk: Desk) -> str:
     return str(attempt(lambda: stamp(desk.engine.bank))[0] or "")
 
 
-def drawn(sheet: Sheet, rows: Rows, words: str, colour: str, have: str | None = None) -> dict[str, Any]:
+def drawn(
+    sheet: Sheet, rows: Rows, words: str, colour: str, have: str | None = None
+) -> dict[str, Any]:
     """The points of a picture unless the page has them, their colours, and which of them a search found, as members of a
     Picture."""
     infos = mapped(sheet, rows)
-    points = {} if have == sheet.stamp else {"points": points_of(infos, sheet.plane.points, sheet.stamp)}
-    return {**points, "paint": paint(infos, rows.tags, colour, sheet.stamp), "lit": lit_by(sheet, rows, words)}
+    points = (
+        {} if have == sheet.stamp else {"points": points_of(infos, sheet.plane.points, sheet.stamp)}
+    )
+    return {
+        **points,
+        "paint": paint(infos, rows.tags, colour, sheet.stamp),
+        "lit": lit_by(sheet, rows, words),
+    }
 
 
 def mapped(sheet: Sheet, rows: Rows) -> list[MemoryInfo]:
@@ -203,18 +272,33 @@ def mapped(sheet: Sheet, rows: Rows) -> list[MemoryInfo]:
     try:
         return [rows.by_id[name] for name in sheet.names]
     except KeyError:
-        raise LatentmemError("The bank changed while its map was drawn: open the map again.") from None
+        raise LatentmemError(
+            "The bank changed while its map was drawn: open the map again."
+        ) from None
 
 
 def lit_by(sheet: Sheet, rows: Rows, words: str) -> dict[str, Any]:
     """Which points a search found; no bits without a search."""
     if not (words or "").split():
         return {"stamp": sheet.stamp, "bits": None, "count": 0}
-    return lit([sheet.row[i.id] for i in rows.found(words) if i.id in sheet.row], len(sheet.names), sheet.stamp)
+    return lit(
+        [sheet.row[i.id] for i in rows.found(words) if i.id in sheet.row],
+        len(sheet.names),
+        sheet.stamp,
+    )
 
 
-def opened(desk: Desk, visit: Visit, space: str, method: str, chosen: str, message: str = "", good: bool = True,
-           receipt_id: str = "", words: str = "") -> Picture:
+def opened(
+    desk: Desk,
+    visit: Visit,
+    space: str,
+    method: str,
+    chosen: str,
+    message: str = "",
+    good: bool = True,
+    receipt_id: str = "",
+    words: str = "",
+) -> Picture:
     """What changes when a memory is opened or closed, or the star moves: not the table and not the points. A receipt is
     shown in place of the memory's page, which without `chosen` is that of the memory that was tried. `words` were searched
     for: the list of memories to open has only those found, and names the open one if it is among them."""
@@ -228,27 +312,58 @@ def opened(desk: Desk, visit: Visit, space: str, method: str, chosen: str, messa
     name = one.info.id if one is not None else ""
     picture_, misled = _map(visit, sheet, space, one, desk)
     text = error or lost or message or trouble
-    part = Picture(notice=said(text, good and not (error or lost or trouble)), map=picture_, trust=trust_words(atlas, sheet),
-                   warning=warnings(sheet, visit, space, misled), chosen=name, words=[], sure=gr.update(visible=False),
-                   slip=slip.id if slip is not None else "", choice=gr.update(value=listed(atlas, name, words)))
+    part = Picture(
+        notice=said(text, good and not (error or lost or trouble)),
+        map=picture_,
+        trust=trust_words(atlas, sheet),
+        warning=warnings(sheet, visit, space, misled),
+        chosen=name,
+        words=[],
+        sure=gr.update(visible=False),
+        slip=slip.id if slip is not None else "",
+        choice=gr.update(value=listed(atlas, name, words)),
+    )
     instead = receipt_body(slip, info, name) if slip is not None else []
     if one is None:
         rows, _ = attempt(atlas.rows)  # exact: the numbers of the glance are counted anew
-        page = no_memory(slip) if slip is not None else no_page(rows.infos if rows is not None else (), closed=True)
+        page = (
+            no_memory(slip)
+            if slip is not None
+            else no_page(rows.infos if rows is not None else (), closed=True)
+        )
         return part._replace(page=page, body=instead, actions=gr.update(visible=False))
     bank, shut = desk.engine.bank, one.info.quarantined
-    mine = getattr(bank, "owns", lambda memory_id: True)(name)  # in a shared app most belong to its keeper
+    mine = getattr(bank, "owns", lambda memory_id: True)(
+        name
+    )  # in a shared app most belong to its keeper
     return part._replace(
-        page=head(one.memory, one.info, tags(bank, name).get(name, ()), slip.id if slip is not None else ""),
+        page=head(
+            one.memory,
+            one.info,
+            tags(bank, name).get(name, ()),
+            slip.id if slip is not None else "",
+        ),
         body=instead or memory_body(desk, atlas, one, space),
-        actions=gr.update(visible=True), quarantine=gr.update(visible=not shut), release=gr.update(visible=shut),
-        delete=gr.update(interactive=mine, value="Delete…" if mine else "Shared: not yours to delete"))
+        actions=gr.update(visible=True),
+        quarantine=gr.update(visible=not shut),
+        release=gr.update(visible=shut),
+        delete=gr.update(
+            interactive=mine, value="Delete…" if mine else "Shared: not yours to delete"
+        ),
+    )
 
 
-def _map(visit: Visit, sheet: Sheet | None, space: str, one: Opened | None, desk: Desk) -> tuple[dict[str, Any], Markup]:
+def _map(
+    visit: Visit, sheet: Sheet | None, space: str, one: Opened | None, desk: Desk
+) -> tuple[dict[str, Any], Markup]:
     """(the star, edges and open memory on the map, a warning where the picture misleads)"""
     if sheet is None or not sheet.names:
-        return {"stamp": "" if sheet is not None else "?", "data": [], "layout": {"annotations": []}, "open": ""}, Markup("")
+        return {
+            "stamp": "" if sheet is not None else "?",
+            "data": [],
+            "layout": {"annotations": []},
+            "open": "",
+        }, Markup("")
     star = visit.star if visit.star is not None and visit.star.kind == space else None
     hits = star.hits if star is not None else one.near if one is not None else ()
     name = one.info.id if one is not None else ""
@@ -260,8 +375,16 @@ def _map(visit: Visit, sheet: Sheet | None, space: str, one: Opened | None, desk
         ends = [(where[h.memory_id], h.similarity) for h in hits if h.memory_id in where]
         if at is None and ends:
             at = between(np.array([p for p, _ in ends]), [s for _, s in ends])
-    message = mark(sheet.stamp, len(sheet.names), where, chosen=name, star=at, star_text=star.text if star is not None else "",
-                   hits=hits, row=rows) | {"open": name}
+    message = mark(
+        sheet.stamp,
+        len(sheet.names),
+        where,
+        chosen=name,
+        star=at,
+        star_text=star.text if star is not None else "",
+        hits=hits,
+        row=rows,
+    ) | {"open": name}
     origin, own = (at, None) if at is not None else (where.get(name), rows.get(name))
     infos = atlas_of(desk).rows(exact=False).by_id
     named = [infos[i] for i in sheet.names] if all(i in infos for i in sheet.names) else []
@@ -279,29 +402,55 @@ def trust_words(atlas: Atlas, sheet: Sheet | None) -> list[Fragment]:
     """How far the picture may be believed."""
     if sheet is None:
         return []
-    return fragments(("trust", trust(sheet.plane, len(sheet.names), space=sheet.space, left_out=atlas.left_out(sheet),
-                                     measured=sheet.extras.get("trust"))))
+    return fragments(
+        (
+            "trust",
+            trust(
+                sheet.plane,
+                len(sheet.names),
+                space=sheet.space,
+                left_out=atlas.left_out(sheet),
+                measured=sheet.extras.get("trust"),
+            ),
+        )
+    )
 
 
 def warnings(sheet: Sheet | None, visit: Visit, space: str, misled: Markup) -> list[Fragment]:
     """Where the picture misleads, and why the star may be missing or not quite right."""
     lost = Markup("")
     if visit.star is not None and space == "prompt":
-        lost = Markup('<p class="hint">Your problem has no soft prompt, so it has no place on this map: choose another meaning '
-                      "of near to see it.</p>")
+        lost = Markup(
+            '<p class="hint">Your problem has no soft prompt, so it has no place on this map: choose another meaning '
+            "of near to see it.</p>"
+        )
     elif visit.star is not None and visit.star.kind != space:
-        lost = Markup('<p class="hint">Your problem was placed by another meaning of near: press <b>Place it</b> again.</p>')
+        lost = Markup(
+            '<p class="hint">Your problem was placed by another meaning of near: press <b>Place it</b> again.</p>'
+        )
     elif visit.star is not None and sheet is not None and sheet.plane.axes is None:
-        lost = Markup('<p class="hint">Your problem lies between its nearest memories, by their similarity.</p>')
+        lost = Markup(
+            '<p class="hint">Your problem lies between its nearest memories, by their similarity.</p>'
+        )
     return fragments(("misleads", misled), ("lost", lost))
 
 
-def refresh(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request) -> Picture:
+def refresh(
+    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+) -> Picture:
     """The panel as the bank is now."""
     return picture(desk, desk.visit(request), words, colour, space, chosen, method=method)
 
 
-def clicked(desk: Desk, words: str, colour: str, space: str, method: str, event: gr.EventData, request: gr.Request) -> Picture:
+def clicked(
+    desk: Desk,
+    words: str,
+    colour: str,
+    space: str,
+    method: str,
+    event: gr.EventData,
+    request: gr.Request,
+) -> Picture:
     """Opens the memory of a point or link that was clicked, "" for none. What comes from the browser is checked."""
     data, visit = event._data if isinstance(event._data, dict) else {}, desk.visit(request)
     if data.get("star") is False:
@@ -310,10 +459,20 @@ def clicked(desk: Desk, words: str, colour: str, space: str, method: str, event:
     return opened(desk, visit, space, method, str(data.get("id", ""))[:80], words=words)
 
 
-def show_receipt(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, event: gr.EventData,
-                 request: gr.Request) -> Picture:
+def show_receipt(
+    desk: Desk,
+    words: str,
+    colour: str,
+    space: str,
+    method: str,
+    chosen: str,
+    event: gr.EventData,
+    request: gr.Request,
+) -> Picture:
     """Opens a receipt in place of the open memory's page, or of the one that the address names with it."""
     data = event._data if isinstance(event._data, dict) else {}
     memory, visit = str(data.get("memory", chosen))[:80], desk.visit(request)
     visit.looked = True
-    return opened(desk, visit, space, method, memory, receipt_id=str(data.get("id", ""))[:80], words=words)
+    return opened(
+        desk, visit, space, method, memory, receipt_id=str(data.get("id", ""))[:80], words=words
+    )

@@ -59,15 +59,19 @@ def pca(keys: np.ndarray) -> Plane:
     if n > 1:
         top, values, total = (_exact if min(n, d) <= EXACT else _iterated)(keys, centre)
         top = top[:, values > 1e-10]
-        axes[:, : top.shape[1]] = top * np.where(top[np.abs(top).argmax(axis=0), range(top.shape[1])] < 0, -1, 1)
+        axes[:, : top.shape[1]] = top * np.where(
+            top[np.abs(top).argmax(axis=0), range(top.shape[1])] < 0, -1, 1
+        )
         explained = min(1.0, float(values.sum() / total)) if total > 0 else 1.0
-    points = np.concatenate([(part - centre) @ axes for part in _parts(keys)]) if n else np.zeros((0, 2))
+    points = (
+        np.concatenate([(part - centre) @ axes for part in _parts(keys)]) if n else np.zeros((0, 2))
+    )
     return Plane(points, "pca", centre, axes, explained)
 
 
 def _parts(keys: np.ndarray) -> list[np.ndarray]:
     rows = max(1, CHUNK // max(1, keys.shape[1]))
-    return [keys[i:i + rows] for i in range(0, len(keys), rows)]
+    return [keys[i : i + rows] for i in range(0, len(keys), rows)]
 
 
 def _exact(keys: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -76,14 +80,24 @@ def _exact(keys: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray
     if n >= d:
         gram = sum(c.T @ c for part in _parts(keys) for c in [part - centre])
         values, vectors = np.linalg.eigh(gram)
-        return vectors[:, ::-1][:, :2], np.maximum(values[::-1][:2], 0), float(np.maximum(values, 0).sum())
+        return (
+            vectors[:, ::-1][:, :2],
+            np.maximum(values[::-1][:2], 0),
+            float(np.maximum(values, 0).sum()),
+        )
     centred = keys - centre
     values, left = np.linalg.eigh(centred @ centred.T)
     best = np.maximum(values[::-1][:2], 0)
-    return centred.T @ left[:, ::-1][:, :2] / np.sqrt(np.maximum(best, 1e-12)), best, float(np.maximum(values, 0).sum())
+    return (
+        centred.T @ left[:, ::-1][:, :2] / np.sqrt(np.maximum(best, 1e-12)),
+        best,
+        float(np.maximum(values, 0).sum()),
+    )
 
 
-def _iterated(keys: np.ndarray, centre: np.ndarray, extra: int = 14, rounds: int = 8) -> tuple[np.ndarray, np.ndarray, float]:
+def _iterated(
+    keys: np.ndarray, centre: np.ndarray, extra: int = 14, rounds: int = 8
+) -> tuple[np.ndarray, np.ndarray, float]:
     """The same by subspace iteration (Halko et al., 0909.4061), in time linear in n and d: the Gram matrix of 5,000 keys
     of 6,144 numbers would take half a minute."""
     basis = np.linalg.qr(np.random.default_rng(0).standard_normal((keys.shape[1], 2 + extra)))[0]
@@ -126,11 +140,13 @@ def spread(keys: np.ndarray, fitted: np.ndarray, points: np.ndarray) -> np.ndarr
     all_points[fitted] = points
     rest = np.setdiff1d(np.arange(len(keys)), fitted)
     take, rows = min(NEAR, len(fitted)), max(1, CHUNK // max(1, len(fitted)))
-    for some in (rest[i:i + rows] for i in range(0, len(rest), rows)):
+    for some in (rest[i : i + rows] for i in range(0, len(rest), rows)):
         similar = keys[some] @ keys[fitted].T  # [some, m]
         best = np.argpartition(-similar, take - 1, axis=1)[:, :take]
         weights = 1 / (1.001 - np.clip(np.take_along_axis(similar, best, axis=1), -1, 1))
-        all_points[some] = (points[best] * weights[:, :, None]).sum(axis=1) / weights.sum(axis=1, keepdims=True)
+        all_points[some] = (points[best] * weights[:, :, None]).sum(axis=1) / weights.sum(
+            axis=1, keepdims=True
+        )
     return all_points
 
 
@@ -146,7 +162,10 @@ def trustworthiness(keys: np.ndarray, points: np.ndarray) -> tuple[float, int] |
     neighbours = min(NEIGHBOURS, (len(rows) - 1) // 2)
     if len(rows) < 5 or neighbours < 1:
         return None
-    return float(measured(np.asarray(keys[rows], np.float64), points[rows], n_neighbors=neighbours)), len(rows)
+    return float(
+        measured(np.asarray(keys[rows], np.float64), points[rows], n_neighbors=neighbours)
+    ), len(rows)
+
 
 # ---------- t-SNE and UMAP pictures of keys: computed once, beside the app, with progress, and kept on disk.
 
@@ -172,9 +191,13 @@ def place(keys: np.ndarray, method: str) -> Generator[Status, None, Plane]:
     if method == "pca":
         return pca(keys)
     if method not in methods():
-        raise LatentmemError(f"The projection {str(method)[:20]!r} is not installed: choose {' or '.join(methods().values())}.")
+        raise LatentmemError(
+            f"The projection {str(method)[:20]!r} is not installed: choose {' or '.join(methods().values())}."
+        )
     if len(keys) < FEWEST:
-        raise LatentmemError(f"{METHODS[method]} needs {FEWEST} memories and the map has {len(keys)}: use PCA.")
+        raise LatentmemError(
+            f"{METHODS[method]} needs {FEWEST} memories and the map has {len(keys)}: use PCA."
+        )
     fitted = np.arange(len(keys))
     if len(keys) > MOST_FITTED:
         fitted = np.sort(np.random.default_rng(0).choice(len(keys), MOST_FITTED, replace=False))
@@ -188,8 +211,13 @@ def place(keys: np.ndarray, method: str) -> Generator[Status, None, Plane]:
     return Plane(spread(keys, fitted, points) if beside else points, method, beside=beside)
 
 
-def grown(old: Plane, old_names: tuple[str, ...], names: tuple[str, ...], keys: np.ndarray,
-          fitted: Collection[str] | None = None) -> Plane | None:
+def grown(
+    old: Plane,
+    old_names: tuple[str, ...],
+    names: tuple[str, ...],
+    keys: np.ndarray,
+    fitted: Collection[str] | None = None,
+) -> Plane | None:
     """A neighbour picture after some memories came or went: those that were there stay, new ones lie beside their
     nearest. None when more than a tenth are new, so that it should be computed again.
 
@@ -209,12 +237,21 @@ def grown(old: Plane, old_names: tuple[str, ...], names: tuple[str, ...], keys: 
 def _computed(keys: np.ndarray, method: str) -> Generator[Status, None, np.ndarray]:
     name = METHODS[method]
     with tempfile.TemporaryDirectory(prefix="latentmem-map-") as where:
-        given, wanted, said = Path(where) / "keys.npy", Path(where) / "points.npy", Path(where) / "errors"
+        given, wanted, said = (
+            Path(where) / "keys.npy",
+            Path(where) / "points.npy",
+            Path(where) / "errors",
+        )
         np.save(given, keys, allow_pickle=False)
         with said.open("wb") as errors:
             # -P: the folder of the script is no place to import from; -u: progress line by line
-            process = subprocess.Popen([sys.executable, "-P", "-u", str(WORKER), method, str(given), str(wanted)],
-                                       stdout=subprocess.PIPE, stderr=errors, text=True, errors="replace")
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-u", str(WORKER), method, str(given), str(wanted)],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                errors="replace",
+            )
         try:
             yield from _told(process, name, len(keys))
         finally:
@@ -222,7 +259,9 @@ def _computed(keys: np.ndarray, method: str) -> Generator[Status, None, np.ndarr
             process.wait()
         if process.returncode != 0 or not wanted.is_file():
             log.error("%s failed: %s", name, said.read_text(errors="replace")[-2000:])
-            raise LatentmemError(f"{name} failed on these {len(keys)} memories: use PCA; the server's log says why.")
+            raise LatentmemError(
+                f"{name} failed on these {len(keys)} memories: use PCA; the server's log says why."
+            )
         return _checked(wanted, len(keys))
 
 
@@ -247,12 +286,20 @@ def _told(process: subprocess.Popen[str], name: str, n: int) -> Iterator[Status]
             done, total = _numbers(line) or (done, total)
         if time.monotonic() - began > PATIENCE:
             raise LatentmemError(f"{name} was stopped after {PATIENCE / 60:.0f} minutes: use PCA.")
-        yield Status(f"Computing the {name} picture of {n} memories, once: {time.monotonic() - began:.0f} s", done, total)
+        yield Status(
+            f"Computing the {name} picture of {n} memories, once: {time.monotonic() - began:.0f} s",
+            done,
+            total,
+        )
 
 
 def _numbers(line: str) -> tuple[float, float] | None:
     words = line.split()
-    return (float(words[0]), float(words[1])) if len(words) == 2 and all(w.isdigit() for w in words) else None
+    return (
+        (float(words[0]), float(words[1]))
+        if len(words) == 2 and all(w.isdigit() for w in words)
+        else None
+    )
 
 
 # ------------------------------------------------------------------ on disk
@@ -304,12 +351,15 @@ def run(steps: Generator[Status, None, T]) -> T:
         except StopIteration as end:
             return end.value
 
+
 # ---------- What a picture of many points says at a glance: groups named by their words, and where the points are dense.
 
 FEWEST_CLUSTERED = 12  # points below which groups mean nothing
 MOST = 14  # groups: more names than that cover the picture
 MOST_WORDS = 3
-ASKING = frozenset("does did gets get takes take makes make has had many much long far total altogether number".split())
+ASKING = frozenset(
+    "does did gets get takes take makes make has had many much long far total altogether number".split()
+)
 GRID, BLUR = 56, 1.8  # cells along each side of the density, and the width of its bell in cells
 
 
@@ -351,8 +401,12 @@ def typical_words(texts: Sequence[str], label: np.ndarray, k: int) -> list[tuple
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 
     try:
-        counter = CountVectorizer(stop_words=sorted(ENGLISH_STOP_WORDS | ASKING), token_pattern=r"(?u)\b[^\W\d_]{3,}\b",
-                                  min_df=2, binary=True)
+        counter = CountVectorizer(
+            stop_words=sorted(ENGLISH_STOP_WORDS | ASKING),
+            token_pattern=r"(?u)\b[^\W\d_]{3,}\b",
+            min_df=2,
+            binary=True,
+        )
         table = counter.fit_transform(texts)
     except ValueError:  # no words at all, or none twice
         return [()] * k
@@ -364,7 +418,10 @@ def typical_words(texts: Sequence[str], label: np.ndarray, k: int) -> list[tuple
     score = frequency * np.log1p(inside.sum() / k / np.maximum(inside.sum(axis=0), 1))
     often = inside / np.maximum(size, 1)
     score[(inside < 2) | (often < 0.2) | (often < 1.5 * inside.sum(axis=0) / n)] = 0
-    return [tuple(str(words[i]) for i in np.argsort(-row, kind="stable")[:MOST_WORDS] if row[i] > 0) for row in score]
+    return [
+        tuple(str(words[i]) for i in np.argsort(-row, kind="stable")[:MOST_WORDS] if row[i] > 0)
+        for row in score
+    ]
 
 
 def density(points: np.ndarray) -> dict[str, Any] | None:
@@ -380,5 +437,8 @@ def density(points: np.ndarray) -> dict[str, Any] | None:
     for axis in (0, 1):
         counts = np.apply_along_axis(np.convolve, axis, counts, bell / bell.sum(), "same")
     centres = [(e[:-1] + e[1:]) / 2 for e in edges]
-    return {"x": [round(float(v), 5) for v in centres[0]], "y": [round(float(v), 5) for v in centres[1]],
-            "z": np.round(counts.T / max(counts.max(), 1e-12), 3).tolist()}
+    return {
+        "x": [round(float(v), 5) for v in centres[0]],
+        "y": [round(float(v), 5) for v in centres[1]],
+        "z": np.round(counts.T / max(counts.max(), 1e-12), 3).tolist(),
+    }

@@ -26,8 +26,15 @@ def tsne(keys: np.ndarray) -> np.ndarray:
         keys = PCA(WIDE, svd_solver="randomized", random_state=0).fit_transform(keys)
     steps = 1000 if n <= 5000 else 600
     with contextlib.redirect_stdout(_Iterations(steps)):
-        return TSNE(2, perplexity=min(30.0, (n - 1) / 3), init="pca", learning_rate="auto", max_iter=steps,
-                    random_state=0, verbose=2).fit_transform(keys)
+        return TSNE(
+            2,
+            perplexity=min(30.0, (n - 1) / 3),
+            init="pca",
+            learning_rate="auto",
+            max_iter=steps,
+            random_state=0,
+            verbose=2,
+        ).fit_transform(keys)
 
 
 def umap(keys: np.ndarray) -> np.ndarray:
@@ -37,8 +44,16 @@ def umap(keys: np.ndarray) -> np.ndarray:
     epochs = 500 if len(keys) <= 10_000 else 200
     print(0, epochs, flush=True)
     with contextlib.redirect_stdout(sys.stderr):
-        made = UMAP(n_components=2, n_neighbors=min(15, len(keys) - 1), min_dist=0.1, metric="cosine", random_state=0, n_jobs=1,
-                    n_epochs=epochs, init="spectral" if len(keys) > 20 else "random").fit_transform(keys)
+        made = UMAP(
+            n_components=2,
+            n_neighbors=min(15, len(keys) - 1),
+            min_dist=0.1,
+            metric="cosine",
+            random_state=0,
+            n_jobs=1,
+            n_epochs=epochs,
+            init="spectral" if len(keys) > 20 else "random",
+        ).fit_transform(keys)
     print(epochs, epochs, flush=True)
     return made
 
@@ -59,10 +74,13 @@ class _Iterations:
 
 
 def main(method: str, given: str, wanted: str) -> None:
-    with contextlib.suppress(OSError, AttributeError):  # not everywhere; the app goes first where it is
+    with contextlib.suppress(
+        OSError, AttributeError
+    ):  # not everywhere; the app goes first where it is
         os.nice(10)
     points = {"tsne": tsne, "umap": umap}[method](np.load(given, allow_pickle=False))
     np.save(wanted, np.asarray(points, np.float32), allow_pickle=False)
+
 
 if __name__ == "__main__":
     main(*sys.argv[1:4])

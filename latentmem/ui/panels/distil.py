@@ -69,13 +69,21 @@ def _compared(desk: Desk, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
         return
     run.begun = True
     try:
-        yield from _trials(desk, visit, run, base, done.memory,
-                           {ALL: [base.problem, *visit.near[:2]], SAME: [base.problem]}.get(on, [on]))
+        yield from _trials(
+            desk,
+            visit,
+            run,
+            base,
+            done.memory,
+            {ALL: [base.problem, *visit.near[:2]], SAME: [base.problem]}.get(on, [on]),
+        )
     finally:
         run.done = True
 
 
-def _trials(desk: Desk, visit: Visit, press: Run, base: Run, memory: Memory, asked: list[str]) -> Iterator[list[Fragment]]:
+def _trials(
+    desk: Desk, visit: Visit, press: Run, base: Run, memory: Memory, asked: list[str]
+) -> Iterator[list[Fragment]]:
     """One problem after the other; what stops the press stops the one that goes on."""
     rows = visit.trials = []
     for text in asked:
@@ -85,21 +93,29 @@ def _trials(desk: Desk, visit: Visit, press: Run, base: Run, memory: Memory, ask
                 break
             yield compare_table(rows) + _now(run, text, len(rows), len(asked))
         r = run.scene.receipt
-        if visit.runs.get("distil") is not base:  # another problem is distilled meanwhile: its page is not ours
+        if (
+            visit.runs.get("distil") is not base
+        ):  # another problem is distilled meanwhile: its page is not ours
             return
         if r is None or r.memory is None:
             yield compare_table(rows) + fragments(
-                ("error", notice(run.error or "Stopped.", "warn" if run.error else "info")))
+                ("error", notice(run.error or "Stopped.", "warn" if run.error else "info"))
+            )
             return
         rows.append((text, r.zero_shot, r.memory))
     yield compare_table(rows) + fragments(
-        ("caveat", notice("A few problems prove little, least of all the one it was trained on.")))
+        ("caveat", notice("A few problems prove little, least of all the one it was trained on."))
+    )
 
 
 def compare_refused(desk: Desk, request: gr.Request) -> Any:
     """The queue was full."""
-    return components.refused(desk.visit(request).runs.get("before_after"), desk.full(), 1,
-                         lambda run: fragments(("error", notice(run.error, "warn"))))
+    return components.refused(
+        desk.visit(request).runs.get("before_after"),
+        desk.full(),
+        1,
+        lambda run: fragments(("error", notice(run.error, "warn"))),
+    )
 
 
 def still_going(desk: Desk, request: gr.Request) -> Any:
@@ -111,9 +127,11 @@ def _now(run: Run, text: str, before: int, of: int) -> list[Fragment]:
     with run.lock:
         which = f"{before + 1} of {of}: " if of > 1 else ""
         said = doing(run.scene)
-        return fragments(("status", progress(Status(which + said.text, said.done, said.total))),
-                         ("before", scene_vote(run.scene, "zero_shot", "Before", True)),
-                         ("after", scene_vote(run.scene, "memory", "After", True)))
+        return fragments(
+            ("status", progress(Status(which + said.text, said.done, said.total))),
+            ("before", scene_vote(run.scene, "zero_shot", "Before", True)),
+            ("after", scene_vote(run.scene, "memory", "After", True)),
+        )
 
 
 def _trial(desk: Desk, text: str, memory: Memory, settings: dict[str, Any]) -> Iterator[Any]:
@@ -127,6 +145,7 @@ def _trial(desk: Desk, text: str, memory: Memory, settings: dict[str, Any]) -> I
         yield from engine.changed(on_bank=bank).answer(problem, memory=memory.id)
 
     return exclusively(desk, records())
+
 
 NEAREST = 5  # examples offered first
 
@@ -168,11 +187,22 @@ def create_distil(settings: Settings, examples: list[str]) -> Distil:
     most = limits(settings)
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=320, elem_classes="lm-panel ask"):
-            problem = gr.Textbox(label="Problem to learn from", lines=4, max_lines=12, elem_id="lm-distil-problem",
-                                 placeholder="Solve a problem first, or type one here…")
+            problem = gr.Textbox(
+                label="Problem to learn from",
+                lines=4,
+                max_lines=12,
+                elem_id="lm-distil-problem",
+                placeholder="Solve a problem first, or type one here…",
+            )
             with gr.Row(elem_classes="tight"):
                 press = gr.Button("Distil", variant="primary", elem_id="lm-distil", min_width=110)
-                stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="lm-distil-stop", min_width=110)
+                stop = gr.Button(
+                    "Stop",
+                    variant="stop",
+                    interactive=False,
+                    elem_id="lm-distil-stop",
+                    min_width=110,
+                )
             given = components.distil_settings(settings, most)
             components.live("lm-distil-why", WHY)
         with gr.Column(scale=8, min_width=320, elem_classes="result"):
@@ -183,22 +213,55 @@ def create_distil(settings: Settings, examples: list[str]) -> Distil:
                 discard = gr.Button("Discard it", elem_id="lm-discard")
             with gr.Column(visible=False, elem_classes="after") as after:
                 with gr.Row(elem_classes="tight end"):
-                    on = gr.Dropdown([ALL, SAME, *examples], value=ALL, label="Before and after on", scale=5, filterable=True,
-                                     elem_id="lm-on", info="The same seed, without the memory and with it. Nothing is stored.")
+                    on = gr.Dropdown(
+                        [ALL, SAME, *examples],
+                        value=ALL,
+                        label="Before and after on",
+                        scale=5,
+                        filterable=True,
+                        elem_id="lm-on",
+                        info="The same seed, without the memory and with it. Nothing is stored.",
+                    )
                     again = gr.Button("Compare", scale=1, min_width=110, elem_id="lm-before-after")
                 columns = components.live("lm-before-after-columns")
-            curve = components.figure("lm-curve", "Curve of agreement, loss and gradient norm by step")
+            curve = components.figure(
+                "lm-curve", "Curve of agreement, loss and gradient norm by step"
+            )
             words = components.live("lm-distil-words")
             votes = components.live("lm-distil-votes")
             cards = components.live("lm-distil-cards", classes="cards")
-    return Distil(problem, given, press, stop, [status, curve, words, ended, votes, cards, press, stop, choice, after, on],
-                  keep, discard, again, on, columns)
+    return Distil(
+        problem,
+        given,
+        press,
+        stop,
+        [status, curve, words, ended, votes, cards, press, stop, choice, after, on],
+        keep,
+        discard,
+        again,
+        on,
+        columns,
+    )
 
 
-FIRST = fragments(("first", notice("The model solves the problem several times; the majority's answer becomes the label, and "
-                                   "a short soft prompt is trained to make the model agree with its own majority.")))
-WHY = fragments(("why", notice("No correct answer is ever used, and the model's own weights never change. If all traces "
-                               "agree, or too few do, there is nothing to learn, and the app says so.")))
+FIRST = fragments(
+    (
+        "first",
+        notice(
+            "The model solves the problem several times; the majority's answer becomes the label, and "
+            "a short soft prompt is trained to make the model agree with its own majority."
+        ),
+    )
+)
+WHY = fragments(
+    (
+        "why",
+        notice(
+            "No correct answer is ever used, and the model's own weights never change. If all traces "
+            "agree, or too few do, there is nothing to learn, and the app says so."
+        ),
+    )
+)
 
 
 def picture(desk: Desk, run: Run, visit: Visit, running: bool, words: str = "") -> Picture:
@@ -208,7 +271,14 @@ def picture(desk: Desk, run: Run, visit: Visit, running: bool, words: str = "") 
         if run.error:
             status = fragments(("error", notice(run.error, "warn")))
         elif running:
-            status = fragments(("status", distil_status(scene, int(run.settings.get("steps", desk.engine.settings.steps)))))
+            status = fragments(
+                (
+                    "status",
+                    distil_status(
+                        scene, int(run.settings.get("steps", desk.engine.settings.steps))
+                    ),
+                )
+            )
         else:
             stopped = "Stopped. The bank is as it was." if scene.stopped and done is None else ""
             status = fragments(("said", notice(words or stopped)))
@@ -220,31 +290,44 @@ def picture(desk: Desk, run: Run, visit: Visit, running: bool, words: str = "") 
         near = visit.near if learnt else []
         offered = [ALL, SAME, *near, *(t for t in desk.examples if t not in near)]
         return Picture(
-            status, curve_figure(scene.steps, best=best) if scene.steps else components.NO_FIGURE,
+            status,
+            curve_figure(scene.steps, best=best) if scene.steps else components.NO_FIGURE,
             fragments(("words", distil_words(scene))) + steps_table(scene.steps),
             fragments(("outcome", outcome(done))) if done is not None else [],
-            scene_votes(scene, running, titles), scene_cards(scene, running, titles),
-            gr.update(interactive=not running), gr.update(interactive=running),
-            gr.update(visible=waiting), gr.update(visible=learnt and (waiting or (done is not None and done.kept))),
-            gr.update(choices=offered) if learnt else gr.skip())
+            scene_votes(scene, running, titles),
+            scene_cards(scene, running, titles),
+            gr.update(interactive=not running),
+            gr.update(interactive=running),
+            gr.update(visible=waiting),
+            gr.update(visible=learnt and (waiting or (done is not None and done.kept))),
+            gr.update(choices=offered) if learnt else gr.skip(),
+        )
 
 
 def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
     """Distils what the last press asked, and streams the page. The memory waits on the server, for this visitor only, to be
     kept or discarded."""
     visit = desk.visit(request)
-    yield from components.in_turn(visit, "distil", len(Picture._fields), lambda run: _distilling(desk, visit, run))
+    yield from components.in_turn(
+        visit, "distil", len(Picture._fields), lambda run: _distilling(desk, visit, run)
+    )
 
 
 def _distilling(desk: Desk, visit: Visit, run: Run) -> Iterator[Picture]:
-    visit.pending, visit.near, visit.trials = None, [], []  # not at the press already, which may never have its turn
+    visit.pending, visit.near, visit.trials = (
+        None,
+        [],
+        [],
+    )  # not at the press already, which may never have its turn
     yield picture(desk, run, visit, True)
 
     def finish() -> None:
         done = run.scene.distilled
         if done is not None and done.memory is not None:
             visit.pending = done
-            visit.near = attempt(lambda: nearest_examples(desk, done.memory.problem, NEAREST))[0] or []
+            visit.near = (
+                attempt(lambda: nearest_examples(desk, done.memory.problem, NEAREST))[0] or []
+            )
 
     for _ in follow(distil_records(desk, run.problem, run.settings), run, finish):
         yield picture(desk, run, visit, True)
@@ -289,7 +372,9 @@ def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
     """After a reload: goes on showing the distillation that is still going on."""
     visit = desk.visit(request)
     run = visit.runs.get("distil")
-    yield from components.taken_up(run, len(Picture._fields), lambda running: picture(desk, run, visit, running))
+    yield from components.taken_up(
+        run, len(Picture._fields), lambda running: picture(desk, run, visit, running)
+    )
 
 
 def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
@@ -308,22 +393,39 @@ def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
 def refused(desk: Desk, request: gr.Request) -> Any:
     """The queue was full."""
     visit = desk.visit(request)
-    return components.refused(visit.runs.get("distil"), desk.full(), len(Picture._fields),
-                         lambda run: picture(desk, components.given_back(visit, "distil") or run, visit, False))
+    return components.refused(
+        visit.runs.get("distil"),
+        desk.full(),
+        len(Picture._fields),
+        lambda run: picture(desk, components.given_back(visit, "distil") or run, visit, False),
+    )
 
 
 def waiting() -> Picture:
     """What belongs to the last run is gone, and the run that waits in the queue can be stopped."""
     status = fragments(("wait", progress(Status("Waiting for the model"))))
     hidden = gr.update(visible=False)
-    return Picture(status, components.NO_FIGURE, [], [], [], [], gr.update(interactive=False), gr.update(interactive=True), hidden,
-                   hidden, gr.update(value=ALL))
+    return Picture(
+        status,
+        components.NO_FIGURE,
+        [],
+        [],
+        [],
+        [],
+        gr.update(interactive=False),
+        gr.update(interactive=True),
+        hidden,
+        hidden,
+        gr.update(value=ALL),
+    )
 
 
 def take_over(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
     """From the Solve panel: shows this one, with the solved problem in its box, and presses its button."""
     receipt = last_receipt(desk.visit(request))
-    problem = given[0] if receipt is None else receipt.problem.text  # the box may hold another one by now
+    problem = (
+        given[0] if receipt is None else receipt.problem.text
+    )  # the box may hold another one by now
     return gr.update(selected="distil"), problem, *press(desk, request, problem, *given[1:])
 
 
@@ -336,7 +438,9 @@ def stop(desk: Desk, request: gr.Request) -> Picture:
     run.refusal = ""
     with run.lock:
         run.scene.stopped = run.scene.distilled is None
-    return picture(desk, run, visit, False, "" if ended in (run, None) else "Stopped before it began.")
+    return picture(
+        desk, run, visit, False, "" if ended in (run, None) else "Stopped before it began."
+    )
 
 
 def keep(desk: Desk, request: gr.Request) -> Picture:
@@ -349,7 +453,9 @@ def keep(desk: Desk, request: gr.Request) -> Picture:
         run.error = "There is no memory to keep: distil one first."
     else:
         _, run.error = attempt(lambda: desk.engine.keep(done))
-    if done is not None and not run.error:  # else, for example with a full disk, the memory still waits
+    if (
+        done is not None and not run.error
+    ):  # else, for example with a full disk, the memory still waits
         visit.pending = None
         run.scene.distilled = replace(done, kept=True)
         said = "Kept. It is on the map now, and tried on similar problems from now on."

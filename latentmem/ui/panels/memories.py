@@ -23,8 +23,26 @@ from ..session import Desk, Star, bind, exclusively, ready_engine, star_of
 from ..views.html import Fragment, fragments, notice, progress
 from ..views.memory import no_page
 
-__all__ = ["Memories", "Picture", "choose", "clear", "clicked", "create_memories", "delete", "export_all", "export_peft",
-           "import_zip", "locate", "located", "picture", "quarantine", "refresh", "release", "show_receipt", "shut"]
+__all__ = [
+    "Memories",
+    "Picture",
+    "choose",
+    "clear",
+    "clicked",
+    "create_memories",
+    "delete",
+    "export_all",
+    "export_peft",
+    "import_zip",
+    "locate",
+    "located",
+    "picture",
+    "quarantine",
+    "refresh",
+    "release",
+    "show_receipt",
+    "shut",
+]
 SPACES = [("Embedding", "input"), ("Activations", "kv"), ("Soft prompt", "prompt")]
 
 
@@ -94,20 +112,53 @@ def create_memories(settings: Settings) -> Memories:
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=7, min_width=320, elem_classes="result"):
             with gr.Row(elem_classes="tight end where"):
-                ask = gr.Textbox(label="Where would this problem lie?", lines=1, max_lines=3, scale=5, elem_id="lm-ask",
-                                 placeholder="Type a problem…", min_width=150)
-                locate = gr.Button("Place it", variant="primary", scale=1, min_width=90, elem_id="lm-locate")
+                ask = gr.Textbox(
+                    label="Where would this problem lie?",
+                    lines=1,
+                    max_lines=3,
+                    scale=5,
+                    elem_id="lm-ask",
+                    placeholder="Type a problem…",
+                    min_width=150,
+                )
+                locate = gr.Button(
+                    "Place it", variant="primary", scale=1, min_width=90, elem_id="lm-locate"
+                )
                 clear = gr.Button("Clear", scale=1, min_width=70)
             with gr.Row(elem_classes="tight look"):
-                space = gr.Dropdown(SPACES, value=settings.key, label="Near means similar", min_width=150, elem_id="lm-space")
-                method = gr.Dropdown([(n, m) for m, n in methods().items()], value="pca", label="Projection", min_width=100,
-                                     elem_id="lm-method")
-                colour = gr.Dropdown(list(COLOUR_BY.items()), value="source", label="Colour", min_width=120, elem_id="lm-colour")
-                query = gr.Textbox(label="Search", placeholder="words, tags, id…", max_lines=1, min_width=130,
-                                   elem_id="lm-search")
+                space = gr.Dropdown(
+                    SPACES,
+                    value=settings.key,
+                    label="Near means similar",
+                    min_width=150,
+                    elem_id="lm-space",
+                )
+                method = gr.Dropdown(
+                    [(n, m) for m, n in methods().items()],
+                    value="pca",
+                    label="Projection",
+                    min_width=100,
+                    elem_id="lm-method",
+                )
+                colour = gr.Dropdown(
+                    list(COLOUR_BY.items()),
+                    value="source",
+                    label="Colour",
+                    min_width=120,
+                    elem_id="lm-colour",
+                )
+                query = gr.Textbox(
+                    label="Search",
+                    placeholder="words, tags, id…",
+                    max_lines=1,
+                    min_width=130,
+                    elem_id="lm-search",
+                )
             warning = components.live("lm-misleads")
             map_ = components.map_area()
-            points, paint, lit, extras = (components.carrier(name) for name in ("points", "paint", "lit", "extras"))
+            points, paint, lit, extras = (
+                components.carrier(name) for name in ("points", "paint", "lit", "extras")
+            )
             found = components.live("lm-trust")
             selected = components.rows_area("lm-selected")
             bulk = _bulk()
@@ -119,16 +170,75 @@ def create_memories(settings: Settings) -> Memories:
             body = components.acting("lm-memory-more")
     with gr.Column(elem_classes="result bank-list"):
         with gr.Row(elem_classes="tight end"):
-            choice = gr.Dropdown([], label="Open a memory", filterable=True, scale=6, min_width=200, elem_id="lm-choice")
+            choice = gr.Dropdown(
+                [],
+                label="Open a memory",
+                filterable=True,
+                scale=6,
+                min_width=200,
+                elem_id="lm-choice",
+            )
             export = gr.Button("Export all", size="sm", min_width=90, scale=1)
-            upload = gr.UploadButton("Import a zip", size="sm", file_types=[".zip"], min_width=100, scale=1)
-            download = gr.DownloadButton("Download", size="sm", visible=False, elem_id="lm-download", min_width=110, scale=1)
+            upload = gr.UploadButton(
+                "Import a zip", size="sm", file_types=[".zip"], min_width=100, scale=1
+            )
+            download = gr.DownloadButton(
+                "Download", size="sm", visible=False, elem_id="lm-download", min_width=110, scale=1
+            )
         listing = components.rows_area("lm-table")
     a = actions
-    outputs = [told, listing, map_, found, page, chosen, a.group, a.quarantine, a.release, a.sure, choice, points, paint, lit,
-               extras, body, words, selected, bulk.group, picked, a.delete, method, warning, slip, seen]
-    return Memories(ask, locate, clear, [query, colour, space, method], chosen, picked, slip, seen, choice, map_, listing,
-                    selected, page, body, words, outputs, actions, bulk, export, download, upload, told, warning)
+    outputs = [
+        told,
+        listing,
+        map_,
+        found,
+        page,
+        chosen,
+        a.group,
+        a.quarantine,
+        a.release,
+        a.sure,
+        choice,
+        points,
+        paint,
+        lit,
+        extras,
+        body,
+        words,
+        selected,
+        bulk.group,
+        picked,
+        a.delete,
+        method,
+        warning,
+        slip,
+        seen,
+    ]
+    return Memories(
+        ask,
+        locate,
+        clear,
+        [query, colour, space, method],
+        chosen,
+        picked,
+        slip,
+        seen,
+        choice,
+        map_,
+        listing,
+        selected,
+        page,
+        body,
+        words,
+        outputs,
+        actions,
+        bulk,
+        export,
+        download,
+        upload,
+        told,
+        warning,
+    )
 
 
 def _actions() -> Actions:
@@ -137,39 +247,100 @@ def _actions() -> Actions:
             try_it = gr.Button("Try it on a problem", variant="primary", size="sm", min_width=130)
             close = gr.Button("Close", size="sm", min_width=60, elem_id="lm-close")
         with gr.Row(elem_classes="tight tiled"):
-            near_words = gr.Button("Nearest words", size="sm", min_width=90, elem_id="lm-near-words")
+            near_words = gr.Button(
+                "Nearest words", size="sm", min_width=90, elem_id="lm-near-words"
+            )
             peft = gr.Button("Export as PEFT", size="sm", min_width=90)
             quarantine_ = gr.Button("Quarantine", size="sm", min_width=80, elem_id="lm-quarantine")
-            release_ = gr.Button("Release", visible=False, size="sm", min_width=80, elem_id="lm-release")
-            delete_ = gr.Button("Delete…", variant="stop", size="sm", min_width=70, elem_id="lm-delete")
+            release_ = gr.Button(
+                "Release", visible=False, size="sm", min_width=80, elem_id="lm-release"
+            )
+            delete_ = gr.Button(
+                "Delete…", variant="stop", size="sm", min_width=70, elem_id="lm-delete"
+            )
         with gr.Group(visible=False) as sure:
-            components.live("lm-sure", fragments(("q", notice("Delete this memory and its history for good? Receipts of its "
-                                                    "answers stay.", "warn"))))
+            components.live(
+                "lm-sure",
+                fragments(
+                    (
+                        "q",
+                        notice(
+                            "Delete this memory and its history for good? Receipts of its "
+                            "answers stay.",
+                            "warn",
+                        ),
+                    )
+                ),
+            )
             with gr.Row(elem_classes="tight"):
                 really = gr.Button("Yes, delete it", variant="stop", elem_id="lm-really")
                 spare = gr.Button("No, keep it", elem_id="lm-spare")
         with gr.Row(elem_classes="tight end annotate"):
-            tag = gr.Textbox(label="Tag", placeholder="a word", max_lines=1, scale=3, min_width=90, elem_id="lm-tag")
+            tag = gr.Textbox(
+                label="Tag",
+                placeholder="a word",
+                max_lines=1,
+                scale=3,
+                min_width=90,
+                elem_id="lm-tag",
+            )
             add_tag = gr.Button("Add tag", size="sm", scale=1, min_width=70, elem_id="lm-add-tag")
-            note = gr.Textbox(label="Note", placeholder="what you noticed", lines=1, max_lines=4, scale=5, min_width=120,
-                              elem_id="lm-note")
-            add_note = gr.Button("Add note", size="sm", scale=1, min_width=70, elem_id="lm-add-note")
-    return Actions(group, try_it, peft, quarantine_, release_, delete_, sure, really, spare, close, tag, add_tag, note, add_note,
-                   near_words)
+            note = gr.Textbox(
+                label="Note",
+                placeholder="what you noticed",
+                lines=1,
+                max_lines=4,
+                scale=5,
+                min_width=120,
+                elem_id="lm-note",
+            )
+            add_note = gr.Button(
+                "Add note", size="sm", scale=1, min_width=70, elem_id="lm-add-note"
+            )
+    return Actions(
+        group,
+        try_it,
+        peft,
+        quarantine_,
+        release_,
+        delete_,
+        sure,
+        really,
+        spare,
+        close,
+        tag,
+        add_tag,
+        note,
+        add_note,
+        near_words,
+    )
 
 
 def _bulk() -> Bulk:
     with gr.Group(visible=False, elem_classes="after") as group, gr.Row(elem_classes="tight end"):
-        tag = gr.Textbox(label="Tag for the selected", max_lines=1, scale=3, min_width=140, elem_id="lm-bulk-tag")
+        tag = gr.Textbox(
+            label="Tag for the selected", max_lines=1, scale=3, min_width=140, elem_id="lm-bulk-tag"
+        )
         add = gr.Button("Add tag", size="sm", min_width=70, scale=1, elem_id="lm-bulk-add")
         remove = gr.Button("Remove tag", size="sm", min_width=90, scale=1)
-        export = gr.Button("Export these", size="sm", min_width=90, scale=1, elem_id="lm-bulk-export")
-        clear = gr.Button("Clear selection", size="sm", min_width=100, scale=1, elem_id="lm-bulk-clear")
+        export = gr.Button(
+            "Export these", size="sm", min_width=90, scale=1, elem_id="lm-bulk-export"
+        )
+        clear = gr.Button(
+            "Clear selection", size="sm", min_width=100, scale=1, elem_id="lm-bulk-clear"
+        )
     return Bulk(group, tag, add, remove, export, clear)
 
 
-def choose(desk: Desk, words: str, colour: str, space: str, method: str, memory_id: str | None,
-           request: gr.Request) -> Picture:
+def choose(
+    desk: Desk,
+    words: str,
+    colour: str,
+    space: str,
+    method: str,
+    memory_id: str | None,
+    request: gr.Request,
+) -> Picture:
     """Opens the memory chosen from the list."""
     visit = desk.visit(request)
     visit.looked = True
@@ -190,7 +361,9 @@ def locate(desk: Desk, text: str, space: str, request: gr.Request) -> Iterator[l
         visit.star = found[0]
 
 
-def located(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request) -> Picture:
+def located(
+    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+) -> Picture:
     """The problem that `locate` placed, as a star with edges to its nearest memories."""
     visit = desk.visit(request)
     run = visit.runs.get("locate")
@@ -201,37 +374,65 @@ def located(desk: Desk, words: str, colour: str, space: str, method: str, chosen
 def _locating(desk: Desk, text: str, space: str, found: list[Star]) -> Iterator[Any]:
     problem = desk.problem(text)
     if space == "prompt":
-        raise LatentmemError("A typed problem has no soft prompt, so it has no place on this map: choose another meaning of "
-                             "near.")
+        raise LatentmemError(
+            "A typed problem has no soft prompt, so it has no place on this map: choose another meaning of "
+            "near."
+        )
     engine = yield from ready_engine(desk, {"key": space})
     found.append(star_of(engine, problem))
 
 
-def clear(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request) -> tuple[Any, ...]:
+def clear(
+    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+) -> tuple[Any, ...]:
     """Takes the star away and closes the memory."""
     visit = desk.visit(request)
     visit.star = None
     return "", *opened(desk, visit, space, method, "", words=words)
 
 
-def shut(desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request) -> Picture:
+def shut(
+    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+) -> Picture:
     """Closes the open memory; the star stays."""
     return opened(desk, desk.visit(request), space, method, "", words=words)
+
 
 # ---------- Which handler listens to which event of the Memories panel. What leads to other panels is wired in `layout.py`.
 
 # A full queue of model work must not keep anybody from keeping, tagging or carrying away a memory, so nothing here waits in it.
 QUIET = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 # Gradio drops an event whose listener is still at work, unless it is told otherwise.
-EACH, LATEST = {"trigger_mode": "multiple"}, {"trigger_mode": "always_last"}  # the latter for what only reads inputs
-DRAWING = {"concurrency_id": "map", "concurrency_limit": 4, "queue": True}  # pictures that are computed at the same time
+EACH, LATEST = (
+    {"trigger_mode": "multiple"},
+    {"trigger_mode": "always_last"},
+)  # the latter for what only reads inputs
+DRAWING = {
+    "concurrency_id": "map",
+    "concurrency_limit": 4,
+    "queue": True,
+}  # pictures that are computed at the same time
 MAP = "#lm-map .lm-figure"
 FETCH = "() => setTimeout(() => document.querySelector('#lm-download a, a#lm-download, #lm-download')?.click(), 400)"
 
 
 # What each handler may change: only these components are sent an answer.
-OPENED = ("notice", "map", "trust", "warning", "page", "body", "words", "chosen", "actions", "quarantine", "release", "sure",
-          "delete", "slip")
+OPENED = (
+    "notice",
+    "map",
+    "trust",
+    "warning",
+    "page",
+    "body",
+    "words",
+    "chosen",
+    "actions",
+    "quarantine",
+    "release",
+    "sure",
+    "delete",
+    "slip",
+)
 NAMED = (*OPENED, "choice")  # with the list of memories to open, which names the open one
 DRAWN = ("notice", "map", "trust", "warning", "points", "paint", "lit", "method")
 FOUND = ("notice", "table", "lit", "choice")
@@ -242,12 +443,17 @@ ANNOTATED = ("notice", "page", "body", "table", "paint", "slip")
 
 def part(handler: Callable[..., Picture], names: tuple[str, ...]) -> Callable[..., Any]:
     """The handler with these members of its Picture as its answer; it may set no others."""
+
     @functools.wraps(handler)
     def some(*args: Any, **kwargs: Any) -> Any:
         shown = handler(*args, **kwargs)._asdict()
-        assert all(v is SKIP for n, v in shown.items() if n not in names), "a handler sets what its listener does not send"
+        assert all(v is SKIP for n, v in shown.items() if n not in names), (
+            "a handler sets what its listener does not send"
+        )
         values = [shown[n] for n in names]
-        return values[0] if len(values) == 1 else values  # gradio takes the answer of one component as it is
+        return (
+            values[0] if len(values) == 1 else values
+        )  # gradio takes the answer of one component as it is
 
     return some
 
@@ -258,22 +464,45 @@ def wire_map(desk: Desk, m: Memories, page: list[Any], model_work: dict[str, Any
     chosen = [*m.look, m.chosen]
     at = dict(zip(Picture._fields, page, strict=True))
 
-    def listen(event: Callable[..., Any], handler: Callable[..., Any], given: list[Any], names: tuple[str, ...],
-               **more: Any) -> Any:
-        return event(bind(part(handler, names), desk), given, [at[n] for n in names], **QUIET, **more)
+    def listen(
+        event: Callable[..., Any],
+        handler: Callable[..., Any],
+        given: list[Any],
+        names: tuple[str, ...],
+        **more: Any,
+    ) -> Any:
+        return event(
+            bind(part(handler, names), desk), given, [at[n] for n in names], **QUIET, **more
+        )
 
-    placing = gr.on([m.locate.click, m.ask.submit], bind(locate, desk), [m.ask, space], m.notice,
-                    show_progress="minimal", show_progress_on=m.notice, api_visibility="private", **model_work)
+    placing = gr.on(
+        [m.locate.click, m.ask.submit],
+        bind(locate, desk),
+        [m.ask, space],
+        m.notice,
+        show_progress="minimal",
+        show_progress_on=m.notice,
+        api_visibility="private",
+        **model_work,
+    )
     listen(placing.then, located, chosen, NAMED)
     m.clear.click(bind(clear, desk), chosen, [m.ask, *page], cancels=[placing], **QUIET)
     # One by one, because gr.on takes no custom events.
-    for click in (m.map.memory_click, m.table.open_memory, m.selected.open_memory, m.page.open_memory, m.body.open_memory):
+    for click in (
+        m.map.memory_click,
+        m.table.open_memory,
+        m.selected.open_memory,
+        m.page.open_memory,
+        m.body.open_memory,
+    ):
         listen(click, clicked, m.look, NAMED, **EACH)
     listen(m.body.open_receipt, show_receipt, chosen, NAMED, **EACH)
     listen(m.choice.input, choose, [*m.look, m.choice], NAMED, **LATEST)
     listen(m.actions.close.click, shut, chosen, NAMED).then(**components.focus(MAP))
     for asked in (m.map.want, space.input, method.input):
-        drawing = asked(bind(handlers.draw, desk), chosen, m.warning, **{**QUIET, **DRAWING}, **LATEST)
+        drawing = asked(
+            bind(handlers.draw, desk), chosen, m.warning, **{**QUIET, **DRAWING}, **LATEST
+        )
         listen(drawing.then, handlers.want, chosen, DRAWN, **LATEST)
     listen(m.map.explain, handlers.explain, chosen, EXPLAINED, **LATEST)
     listen(colour.input, handlers.recolour, m.look, ("notice", "paint"), **LATEST)
@@ -287,17 +516,45 @@ def wire_map(desk: Desk, m: Memories, page: list[Any], model_work: dict[str, Any
 def wire_actions(desk: Desk, m: Memories, page: list[Any]) -> None:
     """Quarantine, tags, notes, downloads."""
     a, bulk, chosen = m.actions, m.bulk, [*m.look, m.chosen]
-    a.quarantine.click(bind(actions.quarantine, desk), chosen, page, **QUIET).then(**components.focus("#lm-release"))
-    a.release.click(bind(actions.release, desk), chosen, page, **QUIET).then(**components.focus("#lm-quarantine"))
+    a.quarantine.click(bind(actions.quarantine, desk), chosen, page, **QUIET).then(
+        **components.focus("#lm-release")
+    )
+    a.release.click(bind(actions.release, desk), chosen, page, **QUIET).then(
+        **components.focus("#lm-quarantine")
+    )
     a.delete.click(lambda: gr.update(visible=True), None, a.sure, **QUIET)
-    a.spare.click(lambda: gr.update(visible=False), None, a.sure, **QUIET).then(**components.focus("#lm-delete"))
-    for press, typed, handler in ((a.add_tag, a.tag, actions.add_tag), (a.add_note, a.note, actions.add_note)):
-        gr.on([press.click, typed.submit], bind(handler, desk), [*chosen, typed], [typed, *page], **QUIET)
-    gr.on([bulk.add.click, bulk.tag.submit], bind(actions.tag_picked, desk), [*chosen, m.picked, bulk.tag], [bulk.tag, *page],
-          **QUIET)
-    bulk.remove.click(bind(actions.untag_picked, desk), [*chosen, m.picked, bulk.tag], [bulk.tag, *page], **QUIET)
+    a.spare.click(lambda: gr.update(visible=False), None, a.sure, **QUIET).then(
+        **components.focus("#lm-delete")
+    )
+    for press, typed, handler in (
+        (a.add_tag, a.tag, actions.add_tag),
+        (a.add_note, a.note, actions.add_note),
+    ):
+        gr.on(
+            [press.click, typed.submit],
+            bind(handler, desk),
+            [*chosen, typed],
+            [typed, *page],
+            **QUIET,
+        )
+    gr.on(
+        [bulk.add.click, bulk.tag.submit],
+        bind(actions.tag_picked, desk),
+        [*chosen, m.picked, bulk.tag],
+        [bulk.tag, *page],
+        **QUIET,
+    )
+    bulk.remove.click(
+        bind(actions.untag_picked, desk), [*chosen, m.picked, bulk.tag], [bulk.tag, *page], **QUIET
+    )
     bulk.clear.click(None, js="() => { window.latentmem.mapView?.pickNone(); }", **QUIET)
     files = [m.download, m.notice]
-    m.export.click(bind(actions.export_all, desk), None, files, **QUIET).success(None, js=FETCH, **QUIET)
-    bulk.export.click(bind(actions.export_picked, desk), m.picked, files, **QUIET).success(None, js=FETCH, **QUIET)
-    a.peft.click(bind(actions.export_peft, desk), m.chosen, files, **QUIET).success(None, js=FETCH, **QUIET)
+    m.export.click(bind(actions.export_all, desk), None, files, **QUIET).success(
+        None, js=FETCH, **QUIET
+    )
+    bulk.export.click(bind(actions.export_picked, desk), m.picked, files, **QUIET).success(
+        None, js=FETCH, **QUIET
+    )
+    a.peft.click(bind(actions.export_peft, desk), m.chosen, files, **QUIET).success(
+        None, js=FETCH, **QUIET
+    )

@@ -33,6 +33,7 @@ from ..views.receipt import compare_columns, hits_list, receipt_card
 
 # ---------- After an answer: what another memory would have said, the same question again, and whether the answer was right.
 
+
 def press_compare(desk: Desk, other: str | None, request: gr.Request) -> Any:
     """At once on the press: the comparison waits for its turn."""
     return components.waits(desk.visit(request), "compare", other)
@@ -57,13 +58,17 @@ def _compared(desk: Desk, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
         if visit.runs.get("solve") is not base:
             break
         yield _comparing(run, known)
-    if visit.runs.get("solve") is not base:  # another problem was posed meanwhile: its page is not ours
+    if (
+        visit.runs.get("solve") is not base
+    ):  # another problem was posed meanwhile: its page is not ours
         return
     vote = run.scene.votes.get("memory")
     info, error = attempt(lambda: desk.engine.bank.info(other))
     if run.scene.stopped or vote is None or info is None:
         said = run.error or error
-        yield fragments(("error", notice(said or "Stopped.", "warn" if said else "info"))) + compare_columns(known)
+        yield fragments(
+            ("error", notice(said or "Stopped.", "warn" if said else "info"))
+        ) + compare_columns(known)
         return
     title = with_memory(info.name, info.id)
     visit.columns = [c for c in known if c[0] != title] + [(title, vote)]
@@ -72,7 +77,11 @@ def _compared(desk: Desk, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
 
 def _comparing(run: Run, known: list[tuple[str, Vote]]) -> list[Fragment]:
     with run.lock:
-        return fragments(("status", progress(doing(run.scene)))) + compare_columns(known) + scene_votes(run.scene, True)
+        return (
+            fragments(("status", progress(doing(run.scene))))
+            + compare_columns(known)
+            + scene_votes(run.scene, True)
+        )
 
 
 def first_columns(r: Receipt) -> list[tuple[str, Vote]]:
@@ -109,13 +118,22 @@ def _replayed(desk: Desk, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
             return
         with run.lock:
             done = sum(row.trace is not None for row in run.scene.rows.values())
-        yield fragments(("status", notice(f"Asking again: {done} of {len(receipt.traces)} traces written.")))
+        yield fragments(
+            ("status", notice(f"Asking again: {done} of {len(receipt.traces)} traces written."))
+        )
     if visit.runs.get("solve") is not base:
         return
     if run.error or run.scene.receipt is None:
         yield fragments(("error", notice(run.error or "Stopped.", "warn" if run.error else "info")))
     else:
-        yield fragments(("same", notice("Asked again: the same seed gave the same tokens, so the receipt holds.", "good")))
+        yield fragments(
+            (
+                "same",
+                notice(
+                    "Asked again: the same seed gave the same tokens, so the receipt holds.", "good"
+                ),
+            )
+        )
 
 
 def compare_refused(desk: Desk, request: gr.Request) -> Any:
@@ -129,7 +147,9 @@ def replay_refused(desk: Desk, request: gr.Request) -> Any:
 
 
 def _refused(desk: Desk, run: Run | None) -> Any:
-    return components.refused(run, desk.full(), 1, lambda run: fragments(("error", notice(run.error, "warn"))))
+    return components.refused(
+        run, desk.full(), 1, lambda run: fragments(("error", notice(run.error, "warn")))
+    )
 
 
 def still_going(desk: Desk, request: gr.Request) -> Any:
@@ -152,7 +172,10 @@ def _feedback(desk: Desk, request: gr.Request, correct: bool) -> list[Fragment]:
     if receipt is None:
         return fragments(("error", notice("Solve a problem first.", "warn")))
     _, error = attempt(lambda: desk.engine.feedback(receipt, correct))
-    return fragments(("said", notice(error, "warn") or notice("Noted with the memory that was tried.", "good")))
+    return fragments(
+        ("said", notice(error, "warn") or notice("Noted with the memory that was tried.", "good"))
+    )
+
 
 MODES = (("Automatic", "auto"), ("Off", "off"), ("This one", "chosen"))
 ASIDE = ("compare", "replay")  # runs that belong to the answer on the page
@@ -196,49 +219,110 @@ class Picture(NamedTuple):
     other: Any  # which one: the nearest first
 
 
-def create_solve(settings: Settings, families: Mapping[str, list[str]], first: Problem,
-                 examples: Iterable[Problem]) -> Solve:
+def create_solve(
+    settings: Settings,
+    families: Mapping[str, list[str]],
+    first: Problem,
+    examples: Iterable[Problem],
+) -> Solve:
     """The panel, inside the Blocks and the Tab of the caller. `first` stands in the box."""
     most, kin = limits(settings), family(first)
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=320, elem_classes="lm-panel ask"):
-            problem = gr.Textbox(label="Problem", lines=4, max_lines=12, value=first.text, elem_id="lm-problem",
-                                 placeholder="Type a problem with one answer…")
+            problem = gr.Textbox(
+                label="Problem",
+                lines=4,
+                max_lines=12,
+                value=first.text,
+                elem_id="lm-problem",
+                placeholder="Type a problem with one answer…",
+            )
             with gr.Row(elem_classes="tight"):
                 press = gr.Button("Solve", variant="primary", elem_id="lm-solve", min_width=110)
-                stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="lm-stop", min_width=110)
+                stop = gr.Button(
+                    "Stop", variant="stop", interactive=False, elem_id="lm-stop", min_width=110
+                )
             with gr.Row(elem_classes="tight"):
-                choice = gr.Dropdown(list(families), value=kin, label="Examples of", scale=2, min_width=120)
-                example = gr.Dropdown(families[kin], value=first.text, label="Example", scale=5, min_width=180,
-                                      elem_id="lm-example")
-            mode = gr.Radio(list(MODES), value="auto", label="Memory", elem_id="lm-mode",
-                            info="Automatic: the most similar memory is tried if it is similar enough.")
-            memory = gr.Dropdown([], label="Which memory", visible=False, filterable=True, elem_id="lm-which",
-                                 allow_custom_value=True)  # a deleted one is said in a sentence of ours
+                choice = gr.Dropdown(
+                    list(families), value=kin, label="Examples of", scale=2, min_width=120
+                )
+                example = gr.Dropdown(
+                    families[kin],
+                    value=first.text,
+                    label="Example",
+                    scale=5,
+                    min_width=180,
+                    elem_id="lm-example",
+                )
+            mode = gr.Radio(
+                list(MODES),
+                value="auto",
+                label="Memory",
+                elem_id="lm-mode",
+                info="Automatic: the most similar memory is tried if it is similar enough.",
+            )
+            memory = gr.Dropdown(
+                [],
+                label="Which memory",
+                visible=False,
+                filterable=True,
+                elem_id="lm-which",
+                allow_custom_value=True,
+            )  # a deleted one is said in a sentence of ours
             given = components.sampling_settings(settings, most)
         with gr.Column(scale=8, min_width=320, elem_classes="result"):
-            status = components.live("lm-status", fragments(("first", first_visit()), ("tiles", tiles(examples))))
+            status = components.live(
+                "lm-status", fragments(("first", first_visit()), ("tiles", tiles(examples)))
+            )
             votes = components.live("lm-votes")
             receipt = components.live("lm-receipt")
             with gr.Column(visible=False, elem_classes="after") as after:
                 with gr.Row(elem_classes="tight"):
-                    distil = gr.Button("Distil a memory from this problem", variant="primary", elem_id="lm-distil-this",
-                                       min_width=240)
-                    replay = gr.Button("Ask again with the same seed", elem_id="lm-replay", min_width=240)
+                    distil = gr.Button(
+                        "Distil a memory from this problem",
+                        variant="primary",
+                        elem_id="lm-distil-this",
+                        min_width=240,
+                    )
+                    replay = gr.Button(
+                        "Ask again with the same seed", elem_id="lm-replay", min_width=240
+                    )
                 with gr.Row(elem_classes="tight", visible=False) as asked:
                     right = gr.Button("The answer is right", size="sm", elem_id="lm-right")
                     wrong = gr.Button("The answer is wrong", size="sm", elem_id="lm-wrong")
                 said = components.live("lm-said")
                 with gr.Row(elem_classes="tight end what-if", visible=False) as what_if:
-                    other = gr.Dropdown([], label="What would another memory have said?", scale=5, filterable=True,
-                                        allow_custom_value=True, elem_id="lm-other",
-                                        info="The nearest first. Same problem, same seed.")
+                    other = gr.Dropdown(
+                        [],
+                        label="What would another memory have said?",
+                        scale=5,
+                        filterable=True,
+                        allow_custom_value=True,
+                        elem_id="lm-other",
+                        info="The nearest first. Same problem, same seed.",
+                    )
                     compare = gr.Button("Compare", scale=1, min_width=110, elem_id="lm-compare")
                 columns = components.live("lm-columns")
             cards = components.live("lm-cards", classes="cards")
-    return Solve(problem, choice, example, mode, memory, given, press, stop,
-                 [status, votes, receipt, cards, press, stop, after, asked, what_if, other], compare, other, columns,
-                 right, wrong, said, replay, distil)
+    return Solve(
+        problem,
+        choice,
+        example,
+        mode,
+        memory,
+        given,
+        press,
+        stop,
+        [status, votes, receipt, cards, press, stop, after, asked, what_if, other],
+        compare,
+        other,
+        columns,
+        right,
+        wrong,
+        said,
+        replay,
+        distil,
+    )
 
 
 def picture(desk: Desk, run: Run, running: bool, words: str = "") -> Picture:
@@ -259,10 +343,17 @@ def picture(desk: Desk, run: Run, running: bool, words: str = "") -> Picture:
         others = other_memories(desk, r, run.near) if ended and r is not None else []
         card = receipt(desk, r, run.mode == "chosen") if r is not None else []
         return Picture(
-            status, scene_votes(scene, running), card, scene_cards(scene, running),
-            gr.update(interactive=not running), gr.update(interactive=running), gr.update(visible=ended),
-            gr.update(visible=ended and r is not None and r.used is not None), gr.update(visible=bool(others)),
-            gr.update(choices=others, value=others[0][1]) if others else gr.skip())
+            status,
+            scene_votes(scene, running),
+            card,
+            scene_cards(scene, running),
+            gr.update(interactive=not running),
+            gr.update(interactive=running),
+            gr.update(visible=ended),
+            gr.update(visible=ended and r is not None and r.used is not None),
+            gr.update(visible=bool(others)),
+            gr.update(choices=others, value=others[0][1]) if others else gr.skip(),
+        )
 
 
 def receipt(desk: Desk, r: Receipt, chosen: bool) -> list[Fragment]:
@@ -279,7 +370,9 @@ def _ending(run: Run) -> str:
 def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
     """Answers what the last press asked, and streams the page."""
     visit = desk.visit(request)
-    yield from components.in_turn(visit, "solve", len(Picture._fields), lambda run: _answering(desk, visit, run))
+    yield from components.in_turn(
+        visit, "solve", len(Picture._fields), lambda run: _answering(desk, visit, run)
+    )
 
 
 def _answering(desk: Desk, visit: Visit, run: Run) -> Iterator[Picture]:
@@ -327,7 +420,9 @@ def press(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
     visit = desk.visit(request)
     if why := amiss(desk, *given):
         run = components.not_taken(visit, "solve", why)
-        shown = picture(desk, run, run.busy or run.pressed)._replace(stop=still_going(desk, request), other=gr.skip())
+        shown = picture(desk, run, run.busy or run.pressed)._replace(
+            stop=still_going(desk, request), other=gr.skip()
+        )
         return *shown, gr.skip(), gr.skip()
     posed(visit, *given)
     return *waiting(), [], []
@@ -337,7 +432,9 @@ def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
     """After a reload: goes on showing the run that is still going on."""
     visit = desk.visit(request)
     run = visit.runs.get("solve")
-    yield from components.taken_up(run, len(Picture._fields), lambda running: picture(desk, run, running))
+    yield from components.taken_up(
+        run, len(Picture._fields), lambda running: picture(desk, run, running)
+    )
 
 
 def restored(desk: Desk, visit: Visit, problem: str) -> tuple[Any, ...]:
@@ -350,12 +447,21 @@ def restored(desk: Desk, visit: Visit, problem: str) -> tuple[Any, ...]:
     if run is not None:
         run.away = _another(problem, run)
     if run is None or run.away:
-        return problem or gr.skip(), *[gr.skip()] * (3 + len(components.SAMPLING) + len(Picture._fields))
+        return problem or gr.skip(), *[gr.skip()] * (
+            3 + len(components.SAMPLING) + len(Picture._fields)
+        )
     run.refusal = ""  # what was refused does not stand in the box any more
     memory = gr.update(value=run.memory or None, visible=run.mode == "chosen")
     settings = [run.settings.get(name, gr.skip()) for name in components.SAMPLING]
     shown = waiting() if run.pressed else picture(desk, run, run.busy)
-    return run.problem, run.mode, memory, *settings, *shown, [] if run.pressed else compare_columns(visit.columns)
+    return (
+        run.problem,
+        run.mode,
+        memory,
+        *settings,
+        *shown,
+        [] if run.pressed else compare_columns(visit.columns),
+    )
 
 
 def _another(problem: str, run: Run) -> bool:
@@ -381,16 +487,32 @@ def _place(desk: Desk, run: Run) -> Star | None:
 def refused(desk: Desk, request: gr.Request) -> Any:
     """The queue was full."""
     visit = desk.visit(request)
-    return components.refused(visit.runs.get("solve"), desk.full(), len(Picture._fields), lambda run: picture(
-        desk, components.given_back(visit, "solve") or run, False)._replace(other=gr.skip()))
+    return components.refused(
+        visit.runs.get("solve"),
+        desk.full(),
+        len(Picture._fields),
+        lambda run: picture(desk, components.given_back(visit, "solve") or run, False)._replace(
+            other=gr.skip()
+        ),
+    )
 
 
 def waiting() -> Picture:
     """What belongs to the last run is gone, and the run that waits in the queue can be stopped."""
     status = fragments(("wait", progress(Status("Waiting for the model"))))
     hidden = gr.update(visible=False)
-    return Picture(status, [], [], [], gr.update(interactive=False), gr.update(interactive=True), hidden, hidden, hidden,
-                   gr.skip())
+    return Picture(
+        status,
+        [],
+        [],
+        [],
+        gr.update(interactive=False),
+        gr.update(interactive=True),
+        hidden,
+        hidden,
+        hidden,
+        gr.skip(),
+    )
 
 
 def stop(desk: Desk, request: gr.Request) -> Picture:
@@ -402,9 +524,15 @@ def stop(desk: Desk, request: gr.Request) -> Picture:
     run.refusal = ""
     with run.lock:
         run.scene.stopped = run.scene.receipt is None
-    shown = picture(desk, run, False, "" if run.scene.rows and run is ended else "Stopped before it began.")
+    shown = picture(
+        desk, run, False, "" if run.scene.rows and run is ended else "Stopped before it began."
+    )
     # Where the answer's page stood already, the memory that the visitor chose to compare it with stays chosen.
-    return shown._replace(other=gr.skip()) if run is not ended or any(name in visit.runs for name in ASIDE) else shown
+    return (
+        shown._replace(other=gr.skip())
+        if run is not ended or any(name in visit.runs for name in ASIDE)
+        else shown
+    )
 
 
 def show_memory_choice(mode: str) -> Any:
@@ -415,7 +543,9 @@ def show_memory_choice(mode: str) -> Any:
 def examples_of(desk: Desk, name: str | None) -> tuple[Any, Any]:
     """The examples of a family, and the first of them for the box."""
     texts = [t for t, p in desk.examples.items() if family(p) == name]
-    return gr.update(choices=texts, value=texts[0] if texts else None), texts[0] if texts else gr.skip()
+    return gr.update(choices=texts, value=texts[0] if texts else None), texts[
+        0
+    ] if texts else gr.skip()
 
 
 def take(desk: Desk, event: gr.EventData) -> tuple[Any, Any, Any]:

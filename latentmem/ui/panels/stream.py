@@ -40,8 +40,12 @@ if TYPE_CHECKING:
 
 # ---------- What the Stream panel and its endpoint stream, by which systems, and where it is kept. No gradio.
 
-SYSTEMS = (("The model alone, one trace", "zero_shot"), ("The model alone, a vote of eight", "vote"),
-           ("A past problem in the context", "icl_raw"), ("Latent memories", "elm"))
+SYSTEMS = (
+    ("The model alone, one trace", "zero_shot"),
+    ("The model alone, a vote of eight", "vote"),
+    ("A past problem in the context", "icl_raw"),
+    ("Latent memories", "elm"),
+)
 PAIR = ("zero_shot", "elm")  # chosen at first
 ALL = "All families, mixed"
 FIRST, MOST, MOST_HOSTED = 8, 200, 6  # problems: at first, at most, and at most in a shared app
@@ -106,16 +110,22 @@ def all_of(desk: Desk, chosen: str, file: str | None, seed: float) -> DataSet:
     else:
         those = tuple(p for p in desk.examples.values() if p.answer and chosen in (ALL, family(p)))
         if not those:
-            raise LatentmemError(f"There are no examples of {str(chosen)[:40]!r}: choose another family.")
+            raise LatentmemError(
+                f"There are no examples of {str(chosen)[:40]!r}: choose another family."
+            )
         data = DataSet("examples" if chosen == ALL else f"examples/{chosen}", "examples", those)
-    return replace(data, problems=tuple(datasets.shuffled(datasets.unique(data.problems), int(seed))))
+    return replace(
+        data, problems=tuple(datasets.shuffled(datasets.unique(data.problems), int(seed)))
+    )
 
 
 def uploaded(file: Path, most_chars: int) -> DataSet:
     """A visitor's file, checked line by line."""
     try:
         if file.stat().st_size > FILE_BYTES:
-            raise LatentmemError(f"{file.name} has more than {FILE_BYTES // 1_000_000} MB: upload a part of it.")
+            raise LatentmemError(
+                f"{file.name} has more than {FILE_BYTES // 1_000_000} MB: upload a part of it."
+            )
         return datasets.from_bytes(file.read_bytes(), file.name, most_chars=most_chars)
     except OSError:
         raise LatentmemError(f"{file.name} cannot be read: upload it again.") from None
@@ -131,11 +141,19 @@ def home(desk: Desk, data: DataSet, systems: Sequence[str], seed: int) -> Path:
     s = desk.engine.settings
     lasting = not desk.hosted and str(s.bank) != ":memory:"
     root = s.bank.parent if lasting else Path(desk.folder())
-    what = digest(data.name, data.digest, *sorted(systems), str(seed), s.model_dump_json(exclude={"bank", "device"}))[:12]
+    what = digest(
+        data.name,
+        data.digest,
+        *sorted(systems),
+        str(seed),
+        s.model_dump_json(exclude={"bank", "device"}),
+    )[:12]
     return root / "streams" / what
 
 
-def enter_systems(engine: Engine, systems: Sequence[str], data: DataSet, folder: Path) -> tuple[list[Entrant], dict[str, Any]]:
+def enter_systems(
+    engine: Engine, systems: Sequence[str], data: DataSet, folder: Path
+) -> tuple[list[Entrant], dict[str, Any]]:
     """The systems that were chosen, over one sampler, and what the run is. The engine is loaded."""
     from ...evaluation.baselines.registry import Workshop
     from ...evaluation.suites import facts, part
@@ -143,17 +161,24 @@ def enter_systems(engine: Engine, systems: Sequence[str], data: DataSet, folder:
     shop = Workshop(engine, folder / "cache")
     entrants = entered(systems, shop.make)
     forms = {e.name: [f.name for f in e.forms] for e in entrants}
-    return entrants, facts(shop, {"protocol": "stream", "data": part(data), "block": 1, "systems": forms})
+    return entrants, facts(
+        shop, {"protocol": "stream", "data": part(data), "block": 1, "systems": forms}
+    )
 
 
 def entered(systems: Sequence[str], make: Any) -> list[Entrant]:
     """The entrants behind the names of the checkboxes: the two of the model alone are one system in two forms."""
     from ...evaluation.protocols import FORMS
 
-    alone = tuple(FORMS[form] for name, form in (("zero_shot", "one"), ("vote", "vote")) if name in systems)
+    alone = tuple(
+        FORMS[form] for name, form in (("zero_shot", "one"), ("vote", "vote")) if name in systems
+    )
     found = [Entrant("zero_shot", alone, lambda: make("zero_shot"))] if alone else []
-    return found + [Entrant(name, (FORMS["one"],), lambda name=name: make(name), "online") for name in ("icl_raw", "elm")
-                    if name in systems]
+    return found + [
+        Entrant(name, (FORMS["one"],), lambda name=name: make(name), "online")
+        for name in ("icl_raw", "elm")
+        if name in systems
+    ]
 
 
 def what_is_left(desk: Desk, given: Given) -> tuple[bool, bool]:
@@ -183,20 +208,28 @@ def forget(folder: Path, remedies: Remedies) -> None:
 
 def remedies_of(again: str) -> Remedies:
     """The journal's errors as the page or a client is told them: neither has the options of the command line."""
-    return Remedies("The folder of this stream", again, again, "wait for it, or choose another seed",
-                    "make room there or let this program write there, then start again to go on")
+    return Remedies(
+        "The folder of this stream",
+        again,
+        again,
+        "wait for it, or choose another seed",
+        "make room there or let this program write there, then start again to go on",
+    )
 
 
 def lines_of(file: Path, problems: int) -> bytes:
     """The results of a stream, one line a reply and a lesson, as far as the first so many problems: an earlier run may have
     met more of them. What is not a whole line is left out."""
+
     def place(line: bytes) -> float:
         try:
             return _place(json.loads(line)["unit"])
         except (ValueError, KeyError, TypeError):
             return inf
 
-    return b"".join(line for line in file.read_bytes().splitlines(keepends=True) if place(line) < problems)
+    return b"".join(
+        line for line in file.read_bytes().splitlines(keepends=True) if place(line) < problems
+    )
 
 
 def _place(unit: str) -> int:
@@ -228,11 +261,16 @@ def records(desk: Desk, feed: Feed, given: Given, fresh: bool, again: str) -> It
     entrants, facts = enter_systems(engine, names, order, folder)
     with Journal(folder / "run", facts, remedies) as journal:
         # Fewer than an earlier run met: the others are not looked at. They stay in the file.
-        journal.units = {unit: lines for unit, lines in journal.units.items() if _place(unit) < len(data.problems)}
+        journal.units = {
+            unit: lines
+            for unit, lines in journal.units.items()
+            if _place(unit) < len(data.problems)
+        }
         yield from journal.results()
         yield from journal.learned()
         with closing(protocol.run_stream(entrants, data, journal)) as stream:
             yield from stream
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -263,37 +301,94 @@ def create_stream(settings: Settings, families: Sequence[str]) -> Stream:
     most = most_problems(settings.hosted)
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=5, min_width=320, elem_classes="lm-panel ask"):
-            chosen = gr.Dropdown([ALL, *families], value=families[0] if families else ALL, label="Examples of",
-                                 elem_id="lm-stream-set")
-            file = gr.File(label="or a JSONL file of problems and answers", file_types=[".jsonl"], type="filepath",
-                           elem_id="lm-stream-file", height=150)
-            systems = gr.CheckboxGroup(list(SYSTEMS), value=list(PAIR), label="Systems", elem_id="lm-stream-systems")
-            size = gr.Slider(1, most, value=min(FIRST, most), step=1, label="Problems",
-                             info="They come in a random order that the seed decides.")
-            seed = gr.Number(settings.seed, label="Seed", precision=0, minimum=0, elem_id="lm-stream-seed")
+            chosen = gr.Dropdown(
+                [ALL, *families],
+                value=families[0] if families else ALL,
+                label="Examples of",
+                elem_id="lm-stream-set",
+            )
+            file = gr.File(
+                label="or a JSONL file of problems and answers",
+                file_types=[".jsonl"],
+                type="filepath",
+                elem_id="lm-stream-file",
+                height=150,
+            )
+            systems = gr.CheckboxGroup(
+                list(SYSTEMS), value=list(PAIR), label="Systems", elem_id="lm-stream-systems"
+            )
+            size = gr.Slider(
+                1,
+                most,
+                value=min(FIRST, most),
+                step=1,
+                label="Problems",
+                info="They come in a random order that the seed decides.",
+            )
+            seed = gr.Number(
+                settings.seed, label="Seed", precision=0, minimum=0, elem_id="lm-stream-seed"
+            )
             with gr.Row(elem_classes="tight"):
-                press = gr.Button("Start", variant="primary", elem_id="lm-stream-start", min_width=110)
-                stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="lm-stream-stop", min_width=110)
+                press = gr.Button(
+                    "Start", variant="primary", elem_id="lm-stream-start", min_width=110
+                )
+                stop = gr.Button(
+                    "Stop",
+                    variant="stop",
+                    interactive=False,
+                    elem_id="lm-stream-stop",
+                    min_width=110,
+                )
             again = gr.Button("Begin again", visible=False, elem_id="lm-stream-again", size="sm")
-            download = gr.DownloadButton("Download the results", visible=False, elem_id="lm-stream-download", size="sm")
+            download = gr.DownloadButton(
+                "Download the results", visible=False, elem_id="lm-stream-download", size="sm"
+            )
         with gr.Column(scale=8, min_width=320, elem_classes="result"):
             status = components.live("lm-stream-status", fragments(("empty", empty())))
             curve = components.figure("lm-stream-curve", "Accuracy so far, by system")
             table = components.live("lm-stream-table")
             one_by_one = components.live("lm-stream-problems", classes="arrivals")
-    return Stream([chosen, file, systems, size, seed], press, stop, again,
-                  [status, curve, table, one_by_one, press, stop, again, download])
+    return Stream(
+        [chosen, file, systems, size, seed],
+        press,
+        stop,
+        again,
+        [status, curve, table, one_by_one, press, stop, again, download],
+    )
 
 
 def wire_stream(desk: Desk, s: Stream, model_work: dict[str, Any]) -> None:
     """Start, stop, go on, begin again."""
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    runs = [button.click(bind(pressed, desk), s.asked, s.outputs, queue=False, **quiet).then(
-        bind(begin, desk), None, s.outputs, show_progress_on=s.outputs[0], **components.WORK, **model_work)
-        for button, pressed in ((s.press, press), (s.again, press_anew))]
+    runs = [
+        button.click(bind(pressed, desk), s.asked, s.outputs, queue=False, **quiet).then(
+            bind(begin, desk),
+            None,
+            s.outputs,
+            show_progress_on=s.outputs[0],
+            **components.WORK,
+            **model_work,
+        )
+        for button, pressed in ((s.press, press), (s.again, press_anew))
+    ]
     chosen, file, systems, size, seed = s.asked
-    for touched in (chosen.input, file.upload, file.clear, file.delete, systems.input, size.input, seed.input):
-        touched(bind(offered, desk), s.asked, [s.press, s.again], queue=False, trigger_mode="always_last", **quiet)
+    for touched in (
+        chosen.input,
+        file.upload,
+        file.clear,
+        file.delete,
+        systems.input,
+        size.input,
+        seed.input,
+    ):
+        touched(
+            bind(offered, desk),
+            s.asked,
+            [s.press, s.again],
+            queue=False,
+            trigger_mode="always_last",
+            **quiet,
+        )
     for run in runs:
         run.failure(bind(refused, desk), None, s.outputs, queue=False, **quiet)
     s.stop.click(bind(stop, desk), None, s.outputs, cancels=runs, queue=False, **quiet)
@@ -310,15 +405,26 @@ def picture(desk: Desk, run: Run, running: bool, words: str = "") -> Picture:
             status = fragments(("status", doing(feed)))
         else:
             said = words or ending(feed)
-            status = fragments(("said", notice(said, "good" if feed.whole else "info"))) or fragments(("empty", empty()))
+            status = fragments(
+                ("said", notice(said, "good" if feed.whole else "info"))
+            ) or fragments(("empty", empty()))
         some = bool(feed.results)
         stuck = bool(run.error and feed.folder)  # what there is of this stream may be what is wrong
         return Picture(
-            status + fragments(("notes", notes(feed))), accuracy_figure(feed.results, feed.total) if some else components.NO_FIGURE,
-            fragments(("table", standings_table(feed))), recent(feed),
-            gr.update(value="Go on" if some and not feed.whole and not running else "Start", interactive=not running),
-            gr.update(interactive=running), gr.update(visible=(some or stuck) and not running),
-            gr.update(value=saved(desk, feed), visible=True) if some and not running else gr.update(visible=False))
+            status + fragments(("notes", notes(feed))),
+            accuracy_figure(feed.results, feed.total) if some else components.NO_FIGURE,
+            fragments(("table", standings_table(feed))),
+            recent(feed),
+            gr.update(
+                value="Go on" if some and not feed.whole and not running else "Start",
+                interactive=not running,
+            ),
+            gr.update(interactive=running),
+            gr.update(visible=(some or stuck) and not running),
+            gr.update(value=saved(desk, feed), visible=True)
+            if some and not running
+            else gr.update(visible=False),
+        )
 
 
 def saved(desk: Desk, feed: Feed) -> str | None:
@@ -345,7 +451,9 @@ def offered(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, Any]:
 
 def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
     """Streams what the last press asked, from where the same stream was stopped before."""
-    yield from components.in_turn(desk.visit(request), "stream", len(Picture._fields), lambda run: _stream(desk, run))
+    yield from components.in_turn(
+        desk.visit(request), "stream", len(Picture._fields), lambda run: _stream(desk, run)
+    )
 
 
 def _stream(desk: Desk, run: Run) -> Iterator[Picture]:
@@ -370,21 +478,34 @@ def press_anew(desk: Desk, request: gr.Request, *given: Any) -> Picture:
 def refused(desk: Desk, request: gr.Request) -> Any:
     """The queue was full."""
     run = desk.visit(request).runs.get("stream")
-    return components.refused(run, desk.full(), len(Picture._fields), lambda run: picture(desk, run, False))
+    return components.refused(
+        run, desk.full(), len(Picture._fields), lambda run: picture(desk, run, False)
+    )
 
 
 def waiting() -> Picture:
     """The last stream's page is gone, and one that waits in the queue can be stopped."""
     status = fragments(("wait", progress(Status("Waiting for the model"))))
     hidden = gr.update(visible=False)
-    return Picture(status, components.NO_FIGURE, [], [], gr.update(interactive=False), gr.update(interactive=True), hidden, hidden)
+    return Picture(
+        status,
+        components.NO_FIGURE,
+        [],
+        [],
+        gr.update(interactive=False),
+        gr.update(interactive=True),
+        hidden,
+        hidden,
+    )
 
 
 # ------------------------------------------------------------------ after a reload
 def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
     """Goes on showing the stream that is still going on."""
     run = desk.visit(request).runs.get("stream")
-    yield from components.taken_up(run, len(Picture._fields), lambda running: picture(desk, run, running))
+    yield from components.taken_up(
+        run, len(Picture._fields), lambda running: picture(desk, run, running)
+    )
 
 
 def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
@@ -404,4 +525,6 @@ def stop(desk: Desk, request: gr.Request) -> Picture:
     run.end()
     with run.lock:
         feed_of(run).stopped = True
-    return picture(desk, run, False, "" if feed_of(run).results else "Stopped before the first reply.")
+    return picture(
+        desk, run, False, "" if feed_of(run).results else "Stopped before the first reply."
+    )

@@ -14,18 +14,35 @@ from ..session import family
 from .html import count, safe
 from .receipt import definition_list
 
-_ANSWER = (("Next problem", "similar or not"), ("Nearest memory", "by cosine"), ("Two votes", "without and with"),
-           ("Router", "agree, or verifier"), ("Receipt", "who answered, why"))
+_ANSWER = (
+    ("Next problem", "similar or not"),
+    ("Nearest memory", "by cosine"),
+    ("Two votes", "without and with"),
+    ("Router", "agree, or verifier"),
+    ("Receipt", "who answered, why"),
+)
 
 
 def first_visit() -> Markup:
     """What this is, for somebody who has ten seconds."""
-    steps = (("Press Solve", "A small language model writes several solutions to the problem at once, and their answers vote. "
-                             "A receipt says which memory helped, if any."),
-             ("Distil", "The model trains a tiny memory on its own majority, without being told the right answer."),
-             ("Ask again", "The next similar problem is answered without and with that memory, side by side."))
+    steps = (
+        (
+            "Press Solve",
+            "A small language model writes several solutions to the problem at once, and their answers vote. "
+            "A receipt says which memory helped, if any.",
+        ),
+        (
+            "Distil",
+            "The model trains a tiny memory on its own majority, without being told the right answer.",
+        ),
+        (
+            "Ask again",
+            "The next similar problem is answered without and with that memory, side by side.",
+        ),
+    )
     return Markup('<ol class="steps3">{}</ol>').format(
-        Markup("").join(Markup("<li><b>{}</b><span>{}</span></li>").format(*step) for step in steps))
+        Markup("").join(Markup("<li><b>{}</b><span>{}</span></li>").format(*step) for step in steps)
+    )
 
 
 def tiles(examples: Iterable[Problem], most: int = 6) -> Markup:
@@ -33,12 +50,15 @@ def tiles(examples: Iterable[Problem], most: int = 6) -> Markup:
     families: dict[str, Problem] = {}
     for problem in examples:
         families.setdefault(family(problem), problem)
-    buttons = [Markup('<button type="button" class="tile" data-take="{}"><b>{}</b><span class="tx">{}</span></button>').format(
-        safe(p.id), safe(name), safe(p.text)) for name, p in list(families.items())[:most]]
-    return Markup('<section class="begin"><h3>Or begin with one of these</h3><div class="tiles">{}</div></section>').format(
-        Markup("").join(buttons))
-
-
+    buttons = [
+        Markup(
+            '<button type="button" class="tile" data-take="{}"><b>{}</b><span class="tx">{}</span></button>'
+        ).format(safe(p.id), safe(name), safe(p.text))
+        for name, p in list(families.items())[:most]
+    ]
+    return Markup(
+        '<section class="begin"><h3>Or begin with one of these</h3><div class="tiles">{}</div></section>'
+    ).format(Markup("").join(buttons))
 
 
 def method(s: Settings) -> Markup:
@@ -51,114 +71,225 @@ def method(s: Settings) -> Markup:
         "<p>A new problem is answered twice: alone, and with the memory of the most similar problem. If both agree, that is the "
         "answer; if not, a verifier decides. So a bad memory does less harm, not none.</p>"
         "<p>Every answer comes with a <b>receipt</b>: which memory was tried, how similar it is, what both sides said, and why "
-        "one was believed. “No memory” and “nothing learnt” are results too.</p></div></section>").format(diagram(s))
+        "one was believed. “No memory” and “nothing learnt” are results too.</p></div></section>"
+    ).format(diagram(s))
 
 
 def diagram(s: Settings) -> Markup:
     """Learning and answering, five boxes each, joined through the bank: in two rows, and for a phone in two columns."""
     steps, tokens = count(s.steps, "small step"), count(s.virtual_tokens, "virtual token")
-    boxes = (("A problem", "no answer given"), (count(s.rollouts, "trace"), "sampled at once"), ("A vote", "majority = label"),
-             ("GRPO", steps), ("A memory", tokens))
-    wide = _drawn(boxes, "wide", "0 0 920 290", [(8 + i * 184, 26) for i in range(5)], [(8 + i * 184, 196) for i in range(5)],
-                  "M 832 98 C 832 150, 300 120, 272 190", (640, 170, "kept in the bank, found again by similarity"))
-    tall = _drawn(boxes, "tall", "0 0 364 500", [(8, 24 + i * 90) for i in range(5)], [(204, 24 + i * 90) for i in range(5)],
-                  "M 162 419 C 196 419, 170 150, 200 150", (182, 488, "kept in the bank, found again by similarity"))
+    boxes = (
+        ("A problem", "no answer given"),
+        (count(s.rollouts, "trace"), "sampled at once"),
+        ("A vote", "majority = label"),
+        ("GRPO", steps),
+        ("A memory", tokens),
+    )
+    wide = _drawn(
+        boxes,
+        "wide",
+        "0 0 920 290",
+        [(8 + i * 184, 26) for i in range(5)],
+        [(8 + i * 184, 196) for i in range(5)],
+        "M 832 98 C 832 150, 300 120, 272 190",
+        (640, 170, "kept in the bank, found again by similarity"),
+    )
+    tall = _drawn(
+        boxes,
+        "tall",
+        "0 0 364 500",
+        [(8, 24 + i * 90) for i in range(5)],
+        [(204, 24 + i * 90) for i in range(5)],
+        "M 162 419 C 196 419, 170 150, 200 150",
+        (182, 488, "kept in the bank, found again by similarity"),
+    )
     return wide + tall
 
 
-def _drawn(boxes: tuple[tuple[str, str], ...], css: str, box: str, learn: list[tuple[int, int]],
-           answer: list[tuple[int, int]], bank: str, said: tuple[int, int, str]) -> Markup:
+def _drawn(
+    boxes: tuple[tuple[str, str], ...],
+    css: str,
+    box: str,
+    learn: list[tuple[int, int]],
+    answer: list[tuple[int, int]],
+    bank: str,
+    said: tuple[int, int, str],
+) -> Markup:
     return Markup(
         '<svg class="diagram {0}" viewBox="{1}" role="img" aria-labelledby="dt-{0}"><title id="dt-{0}">Learning: a problem, '
         "several traces, a vote, steps of GRPO, a memory. Answering: the next problem, the nearest memory, two votes, "
         'a router, a receipt.</title><defs><marker id="tip-{0}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
         'markerHeight="7" orient="auto"><path class="tip" d="M0 0 8 4 0 8z"/></marker></defs>{2}{3}'
         '<path class="link" d="{4}" marker-end="url(#tip-{0})"/><text class="small" x="{5}" y="{6}" text-anchor="middle">{7}'
-        "</text></svg>").format(css, box, _chain(boxes, learn, "learn", css), _chain(_ANSWER, answer, "answer", css), bank,
-                                *said)
+        "</text></svg>"
+    ).format(
+        css,
+        box,
+        _chain(boxes, learn, "learn", css),
+        _chain(_ANSWER, answer, "answer", css),
+        bank,
+        *said,
+    )
 
 
-def _chain(boxes: tuple[tuple[str, str], ...], places: list[tuple[int, int]], css: str, which: str) -> Markup:
+def _chain(
+    boxes: tuple[tuple[str, str], ...], places: list[tuple[int, int]], css: str, which: str
+) -> Markup:
     """Boxes at these places, an arrow from each to the next: to the right, or down where they stand in a column."""
     out, down = [], places[0][0] == places[1][0]
     for i, ((title, words), (x, y)) in enumerate(zip(boxes, places, strict=True)):
-        out.append(Markup('<g class="{}"><rect x="{}" y="{}" width="152" height="70" rx="12"/><text class="title" x="{}" '
-                          'y="{}" text-anchor="middle">{}</text><text class="small" x="{}" y="{}" text-anchor="middle">{}'
-                          "</text></g>").format(css, x, y, x + 76, y + 31, title, x + 76, y + 52, words))
+        out.append(
+            Markup(
+                '<g class="{}"><rect x="{}" y="{}" width="152" height="70" rx="12"/><text class="title" x="{}" '
+                'y="{}" text-anchor="middle">{}</text><text class="small" x="{}" y="{}" text-anchor="middle">{}'
+                "</text></g>"
+            ).format(css, x, y, x + 76, y + 31, title, x + 76, y + 52, words)
+        )
         if i + 1 < len(boxes):
             way = f"M {x + 76} {y + 72} v 15" if down else f"M {x + 154} {y + 35} h 27"
-            out.append(Markup('<path class="link" d="{}" marker-end="url(#tip-{})"/>').format(way, which))
+            out.append(
+                Markup('<path class="link" d="{}" marker-end="url(#tip-{})"/>').format(way, which)
+            )
     return Markup("").join(out)
 
 
-def kept_where(bank: Path, shared: bool = False, most: int = 0, lasting: bool | None = None) -> Markup:
+def kept_where(
+    bank: Path, shared: bool = False, most: int = 0, lasting: bool | None = None
+) -> Markup:
     """Where memories are, in words. `lasting`: whether the disk of a Space outlives it, None on a computer of one's own."""
     alone = not shared and str(bank) == ":memory:"
     if shared:
-        words = Markup("The memories that you find here are shared and only read. Those that you make, at most {}, are yours: "
-                       "nobody else sees them, they are kept in the server's memory for this browser tab, and they are gone "
-                       "half an hour after you close it.").format(most)
+        words = Markup(
+            "The memories that you find here are shared and only read. Those that you make, at most {}, are yours: "
+            "nobody else sees them, they are kept in the server's memory for this browser tab, and they are gone "
+            "half an hour after you close it."
+        ).format(most)
     elif alone:
-        words = Markup("In the working memory of the program that runs this app and in no file: they are gone when it ends.")
+        words = Markup(
+            "In the working memory of the program that runs this app and in no file: they are gone when it ends."
+        )
     else:
-        last = {None: "It stays there when the app or the computer restarts, as long as that disk does.",
-                True: "It is on storage of its own and stays when this Space restarts.",
-                False: "The disk of this Space is emptied when it restarts, and the memories are gone then."}[lasting]
-        words = Markup("In one file on the computer that runs this app: <code>{}</code>. {}").format(safe(bank), last)
-    delete = "" if shared or alone else Markup("; each can be forgotten where it is opened, and <code>latentmem receipts "
-                                                   "delete</code> deletes any")
-    return Markup("<section><h2>Where memories are kept</h2><p>{} <b>Export</b> on the Memories panel makes a copy to carry "
-                  "away; a single memory exports as a standard PEFT adapter. The receipts of your newest answers are kept "
-                  "there, too; they say what you asked, so Export leaves them out{}.</p></section>").format(words, delete)
+        last = {
+            None: "It stays there when the app or the computer restarts, as long as that disk does.",
+            True: "It is on storage of its own and stays when this Space restarts.",
+            False: "The disk of this Space is emptied when it restarts, and the memories are gone then.",
+        }[lasting]
+        words = Markup(
+            "In one file on the computer that runs this app: <code>{}</code>. {}"
+        ).format(safe(bank), last)
+    delete = (
+        ""
+        if shared or alone
+        else Markup(
+            "; each can be forgotten where it is opened, and <code>latentmem receipts "
+            "delete</code> deletes any"
+        )
+    )
+    return Markup(
+        "<section><h2>Where memories are kept</h2><p>{} <b>Export</b> on the Memories panel makes a copy to carry "
+        "away; a single memory exports as a standard PEFT adapter. The receipts of your newest answers are kept "
+        "there, too; they say what you asked, so Export leaves them out{}.</p></section>"
+    ).format(words, delete)
 
 
 def model_facts(s: Settings, most: Mapping[str, int]) -> Markup:
     """The model, the settings everything starts from, and the limits of a shared app."""
-    pairs = [("Model", s.model), ("Embedder", s.embedder), ("Device", s.device), ("Rollouts", str(s.rollouts)),
-             ("Gradient steps", str(s.steps)), ("Virtual tokens", str(s.virtual_tokens)),
-             ("Learning rate", f"{s.learning_rate:g}"), ("Verifier", s.verifier.replace("_", " "))]
+    pairs = [
+        ("Model", s.model),
+        ("Embedder", s.embedder),
+        ("Device", s.device),
+        ("Rollouts", str(s.rollouts)),
+        ("Gradient steps", str(s.steps)),
+        ("Virtual tokens", str(s.virtual_tokens)),
+        ("Learning rate", f"{s.learning_rate:g}"),
+        ("Verifier", s.verifier.replace("_", " ")),
+    ]
     shared = Markup("")
     if most:
-        words = {"max_problem_chars": "characters", "rollouts": "rollouts", "max_new_tokens": "tokens a trace",
-                 "steps": "gradient steps", "virtual_tokens": "virtual tokens"}
+        words = {
+            "max_problem_chars": "characters",
+            "rollouts": "rollouts",
+            "max_new_tokens": "tokens a trace",
+            "steps": "gradient steps",
+            "virtual_tokens": "virtual tokens",
+        }
         said = ", ".join(f"{value} {words[name]}" for name, value in most.items())
-        shared = Markup('<p class="hint">This app is shared: at most {}. On a computer of your own the limits are far '
-                        "higher.</p>").format(said)
-    checked = ", checked against its known checksum" if s.model in MODELS else ""  # others are fetched as the hub has them
-    return Markup('<section><h2>The model</h2>{}<p class="hint">It is fetched at first use{}, and kept in a cache. After that '
-                  "no network is needed.</p>{}</section>").format(definition_list(pairs), checked, shared)
-
-
-def endpoints_table(rows: Iterable[tuple[str, str, str]], mcp: bool, shared: bool = False) -> Markup:
-    """The endpoints: (name, parameters, what it does)."""
-    body = Markup("").join(Markup('<tr><th scope="row"><code>/{}</code></th><td><code>{}</code></td><td>{}</td></tr>').format(
-        safe(name), safe(parameters), safe(what)) for name, parameters, what in rows)
-    tools = "They are offered as MCP tools at <code>gradio_api/mcp/</code>, too." if mcp else "" if shared else (
-        "With <code>LATENTMEM_MCP=1</code> and the extra <code>mcp</code> they are MCP tools, too.")
+        shared = Markup(
+            '<p class="hint">This app is shared: at most {}. On a computer of your own the limits are far '
+            "higher.</p>"
+        ).format(said)
+    checked = (
+        ", checked against its known checksum" if s.model in MODELS else ""
+    )  # others are fetched as the hub has them
     return Markup(
-        '<section><h2>From a program</h2><p>Everything the panels do has an endpoint: <code>pip install gradio_client</code>, '
+        '<section><h2>The model</h2>{}<p class="hint">It is fetched at first use{}, and kept in a cache. After that '
+        "no network is needed.</p>{}</section>"
+    ).format(definition_list(pairs), checked, shared)
+
+
+def endpoints_table(
+    rows: Iterable[tuple[str, str, str]], mcp: bool, shared: bool = False
+) -> Markup:
+    """The endpoints: (name, parameters, what it does)."""
+    body = Markup("").join(
+        Markup(
+            '<tr><th scope="row"><code>/{}</code></th><td><code>{}</code></td><td>{}</td></tr>'
+        ).format(safe(name), safe(parameters), safe(what))
+        for name, parameters, what in rows
+    )
+    tools = (
+        "They are offered as MCP tools at <code>gradio_api/mcp/</code>, too."
+        if mcp
+        else ""
+        if shared
+        else (
+            "With <code>LATENTMEM_MCP=1</code> and the extra <code>mcp</code> they are MCP tools, too."
+        )
+    )
+    return Markup(
+        "<section><h2>From a program</h2><p>Everything the panels do has an endpoint: <code>pip install gradio_client</code>, "
         'then <code>Client("this address").predict("What is 2 + 3?", api_name="/solve")</code>. {}</p>'
         '<details><summary>The endpoints and their parameters</summary><div class="scroll" tabindex="0" role="region" '
         'aria-label="Endpoints"><table class="api"><thead><tr><th>Endpoint</th><th>Parameters</th><th>What it does</th></tr>'
-        "</thead><tbody>{}</tbody></table></div></details></section>").format(Markup(tools), body)
+        "</thead><tbody>{}</tbody></table></div></details></section>"
+    ).format(Markup(tools), body)
 
 
-def header_facts(s: Settings, ready: bool, memories: int, own: int = 0, *, status: Status | None = None,
-                 error: str = "") -> Markup:
+def header_facts(
+    s: Settings,
+    ready: bool,
+    memories: int,
+    own: int = 0,
+    *,
+    status: Status | None = None,
+    error: str = "",
+) -> Markup:
     """The line at the top: which model, is it loaded, how many memories (in a shared app: how many are one's own)."""
     name, bar = safe(s.model.rstrip("/").rsplit("/", 1)[-1]), Markup("")
     if ready:
         state = "ready"
     elif status is not None:
-        text = status.text.replace(f"{s.model} into memory", "the model").replace(" into memory", "")  # here a word for more
+        text = status.text.replace(f"{s.model} into memory", "the model").replace(
+            " into memory", ""
+        )  # here a word for more
         state = text.replace(s.model, "").replace("  ", " ").strip()
         if status.total > 0:
-            bar = Markup(' <progress max="1" value="{:.3f}" aria-label="Loading"></progress>').format(
-                min(1.0, status.done / status.total))
+            bar = Markup(
+                ' <progress max="1" value="{:.3f}" aria-label="Loading"></progress>'
+            ).format(min(1.0, status.done / status.total))
     else:
         state = f"could not be loaded: {error}" if error else "loads at first use"
     count_ = f"{memories} {'memory' if memories == 1 else 'memories'}"
     mine = Markup("<li><b>{}</b> of them yours</li>").format(own) if s.hosted else Markup("")
-    return Markup('<ul class="facts-line"><li class="{}"><b>{}</b> <span role="status">{}</span>{}</li><li><b>{}</b>{}</li>{}'
-                  "</ul>").format("loading" if not ready and status is not None else "model", name, safe(state), bar,
-                                  *count_.split(" ", 1)[:1], " " + count_.split(" ", 1)[1], mine)
+    return Markup(
+        '<ul class="facts-line"><li class="{}"><b>{}</b> <span role="status">{}</span>{}</li><li><b>{}</b>{}</li>{}'
+        "</ul>"
+    ).format(
+        "loading" if not ready and status is not None else "model",
+        name,
+        safe(state),
+        bar,
+        *count_.split(" ", 1)[:1],
+        " " + count_.split(" ", 1)[1],
+        mine,
+    )

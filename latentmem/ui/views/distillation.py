@@ -25,15 +25,21 @@ from .html import (
 from .receipt import definition_list, open_link
 
 BLUE, VERMILLION, GREEN = "theme:blue", "#D55E00", "#009E73"  # Okabe and Ito
-SERIES = (("Agreement", "agreement", BLUE), ("Loss", "loss", VERMILLION), ("Gradient norm", "grad_norm", GREEN))
+SERIES = (
+    ("Agreement", "agreement", BLUE),
+    ("Loss", "loss", VERMILLION),
+    ("Gradient norm", "grad_norm", GREEN),
+)
 
 
 def round_titles(scene: Scene) -> dict[Side, str]:
     """Headings of the two groups of traces of a distillation."""
     step = max(1, len(scene.steps) + any(r.trace is None for r in scene.side("memory")))
     final = bool(scene.steps) and step > scene.steps[0].steps
-    return {"memory": "Traces of the final check" if final else f"Fresh traces of step {step}",
-            "zero_shot": "The vote that gives the label"}
+    return {
+        "memory": "Traces of the final check" if final else f"Fresh traces of step {step}",
+        "zero_shot": "The vote that gives the label",
+    }
 
 
 def seen_at(best: int) -> int:
@@ -49,20 +55,49 @@ def curve_figure(steps: Sequence[Step], best: int | None = None) -> dict[str, An
     data, layout = [], _frame(total)
     for i, (name, member, colour) in enumerate(SERIES, start=1):
         axis = "" if i == 1 else str(i)
-        data.append({
-            "type": "scatter", "mode": "lines+markers", "name": name, "xaxis": "x", "yaxis": f"y{axis}",
-            "x": [s.step for s in steps], "y": [_value(s, member) for s in steps],
-            "line": {"color": colour, "width": 2.5}, "marker": {"size": 7},
-            "text": ["final check" if s.final else f"step {s.step}" for s in steps],
-            "hovertemplate": f"%{{text}}<br>{name} %{{y:.3f}}<extra></extra>"})
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": name,
+                "xaxis": "x",
+                "yaxis": f"y{axis}",
+                "x": [s.step for s in steps],
+                "y": [_value(s, member) for s in steps],
+                "line": {"color": colour, "width": 2.5},
+                "marker": {"size": 7},
+                "text": ["final check" if s.final else f"step {s.step}" for s in steps],
+                "hovertemplate": f"%{{text}}<br>{name} %{{y:.3f}}<extra></extra>",
+            }
+        )
     if best:
         at = seen_at(best)
-        layout["shapes"] = [{"type": "line", "xref": "x", "yref": "y domain", "x0": at, "x1": at, "y0": 0, "y1": 1,
-                             "line": {"color": "#8a8f98", "width": 1.5, "dash": "dot"}}]
+        layout["shapes"] = [
+            {
+                "type": "line",
+                "xref": "x",
+                "yref": "y domain",
+                "x0": at,
+                "x1": at,
+                "y0": 0,
+                "y1": 1,
+                "line": {"color": "#8a8f98", "width": 1.5, "dash": "dot"},
+            }
+        ]
         # Beside the line, at the foot of the agreement: above it stands the name of the curve, and agreement is rarely 0.
-        layout["annotations"].append({"x": at, "xref": "x", "y": 0, "yref": "y", "yanchor": "bottom",
-                                      "text": f"taken: after step {best}", "xanchor": "left" if at <= total / 2 else "right",
-                                      "showarrow": False, "font": {"size": 12}})
+        layout["annotations"].append(
+            {
+                "x": at,
+                "xref": "x",
+                "y": 0,
+                "yref": "y",
+                "yanchor": "bottom",
+                "text": f"taken: after step {best}",
+                "xanchor": "left" if at <= total / 2 else "right",
+                "showarrow": False,
+                "font": {"size": 12},
+            }
+        )
     return {"data": data, "layout": layout}
 
 
@@ -81,21 +116,46 @@ def _frame(total: int) -> dict[str, Any]:
     apart = max(1, total // 10)
     marked = [n for n in range(1, total + 1, apart) if n + apart <= total + 1]
     layout: dict[str, Any] = {
-        "showlegend": False, "height": 400, "margin": {"l": 52, "r": 16, "t": 26, "b": 40}, "annotations": [],
-        "xaxis": {"title": {"text": "gradient step", "font": {"size": 13}}, "range": [0.5, total + 1.5],
-                  "tickvals": [*marked, total + 1], "ticktext": [*map(str, marked), "check"], "tickangle": 0,
-                  "anchor": "y3", "fixedrange": True}}
+        "showlegend": False,
+        "height": 400,
+        "margin": {"l": 52, "r": 16, "t": 26, "b": 40},
+        "annotations": [],
+        "xaxis": {
+            "title": {"text": "gradient step", "font": {"size": 13}},
+            "range": [0.5, total + 1.5],
+            "tickvals": [*marked, total + 1],
+            "ticktext": [*map(str, marked), "check"],
+            "tickangle": 0,
+            "anchor": "y3",
+            "fixedrange": True,
+        },
+    }
     for i, (name, *_) in enumerate(SERIES, start=1):
         top = 1 - (i - 1) * 0.345
-        axis = {"domain": [max(0.0, top - 0.27), top], "fixedrange": True, "nticks": 4, "anchor": "x"}
+        axis = {
+            "domain": [max(0.0, top - 0.27), top],
+            "fixedrange": True,
+            "nticks": 4,
+            "anchor": "x",
+        }
         if i == 1:
             axis |= {"range": [-0.04, 1.06], "tickformat": ".0%"}
         elif i == 3:
             axis |= {"rangemode": "tozero"}
         layout["yaxis" if i == 1 else f"yaxis{i}"] = axis
-        layout["annotations"].append({"text": name, "x": 0, "xref": "paper", "xanchor": "left", "y": top,
-                                      "yref": "paper", "yanchor": "bottom", "showarrow": False,
-                                      "font": {"size": 13}})  # in ink: as text the line's colour is too pale
+        layout["annotations"].append(
+            {
+                "text": name,
+                "x": 0,
+                "xref": "paper",
+                "xanchor": "left",
+                "y": top,
+                "yref": "paper",
+                "yanchor": "bottom",
+                "showarrow": False,
+                "font": {"size": 13},
+            }
+        )  # in ink: as text the line's colour is too pale
     return layout
 
 
@@ -107,7 +167,10 @@ def time_left(scene: Scene) -> float | None:
     if not scene.steps:
         return None
     recent, last = scene.steps[-3:], scene.steps[-1]
-    step, check = (sum(x) / len(recent) for x in ((s.seconds for s in recent), (s.seconds_rollout for s in recent)))
+    step, check = (
+        sum(x) / len(recent)
+        for x in ((s.seconds for s in recent), (s.seconds_rollout for s in recent))
+    )
     if last.final:
         return 0.0
     if last.step == last.steps:
@@ -131,7 +194,11 @@ def share_done(scene: Scene, steps: int) -> float:
     rows = list(scene.side("zero_shot"))
     first = sum(r.trace is not None for r in rows) / max(scene.total, len(rows), 1)
     begun = first >= 1 or bool(scene.steps)
-    return min(1.0, ((1 if begun else first) + len(scene.steps) + (_within(scene) if begun else 0)) / (steps + 2))
+    return min(
+        1.0,
+        ((1 if begun else first) + len(scene.steps) + (_within(scene) if begun else 0))
+        / (steps + 2),
+    )
 
 
 def phase_words(scene: Scene, steps: int) -> tuple[str, str]:
@@ -141,14 +208,21 @@ def phase_words(scene: Scene, steps: int) -> tuple[str, str]:
         return (scene.status.text if scene.status is not None else "Starting…"), ""
     if not any(scene.side("memory")) and not scene.steps:
         return _written(scene, "zero_shot", "First vote"), (
-            "The model solves the problem on its own. The majority's answer becomes the label; nobody tells it the truth.")
+            "The model solves the problem on its own. The majority's answer becomes the label; nobody tells it the truth."
+        )
     if n > steps:
-        return _written(scene, "memory", "Final check"), "Does the model still give the majority's answer with this memory?"
+        return _written(
+            scene, "memory", "Final check"
+        ), "Does the model still give the majority's answer with this memory?"
     if writing:
         return _written(scene, "memory", f"Step {n} of {steps}"), (
-            "Fresh traces with the memory as it is now. Those that give the majority's answer are rewarded.")
+            "Fresh traces with the memory as it is now. Those that give the majority's answer are rewarded."
+        )
     what = scene.status.text if scene.status is not None else "Training"
-    return what, "The soft prompt moves a little towards the rewarded traces. The model's own weights stay as they are."
+    return (
+        what,
+        "The soft prompt moves a little towards the rewarded traces. The model's own weights stay as they are.",
+    )
 
 
 def _written(scene: Scene, side: Side, what: str) -> str:
@@ -163,20 +237,28 @@ def distil_status(scene: Scene, steps: int) -> Markup:
     if not scene.rows:
         return progress(scene.status or Status(what))
     time_ = "" if left is None else f" About {duration(left)} left."
-    return progress(Status(what, share_done(scene, steps), 1)) + Markup('<p class="hint">{}{}</p>').format(why, time_)
+    return progress(Status(what, share_done(scene, steps), 1)) + Markup(
+        '<p class="hint">{}{}</p>'
+    ).format(why, time_)
 
 
 def step_words(s: Step) -> str:
     """What a gradient step did, for somebody who has not read the paper."""
     n = len(s.rewards)
     rewarded = sum(r > 0 for r in s.rewards)
-    who = f"{rewarded} of {count(n, 'fresh trace')} gave the majority's answer" if n else "no fresh traces"
+    who = (
+        f"{rewarded} of {count(n, 'fresh trace')} gave the majority's answer"
+        if n
+        else "no fresh traces"
+    )
     if s.final:
         return f"Final check of the last soft prompt: {who}."
     if s.note:
         return f"{s.title.capitalize()}: {who}; {s.note}."
-    return (f"{s.title.capitalize()}: {who} and were rewarded; the soft prompt has moved by "
-            f"{percent(s.shift)} of its size.")
+    return (
+        f"{s.title.capitalize()}: {who} and were rewarded; the soft prompt has moved by "
+        f"{percent(s.shift)} of its size."
+    )
 
 
 def distil_words(scene: Scene) -> Markup:
@@ -189,31 +271,67 @@ def distil_words(scene: Scene) -> Markup:
 def outcome(d: Distilled) -> Markup:
     """The end: a memory to keep or to discard, or in plain words why there is none."""
     if d.memory is None:
-        return Markup('<section class="outcome none"><h3>Nothing was learnt</h3><p>{}</p>'
-                      '<p class="hint">That is a result too: no memory was stored.</p></section>').format(safe(d.reason))
+        return Markup(
+            '<section class="outcome none"><h3>Nothing was learnt</h3><p>{}</p>'
+            '<p class="hint">That is a result too: no memory was stored.</p></section>'
+        ).format(safe(d.reason))
     m = d.memory
     tokens, hidden = m.soft_prompt.shape
     title = "Kept in the bank" if d.kept else "A memory, not yet kept"
-    link = Markup("<p>{}</p>").format(open_link(m.id, "See it on the map")) if d.kept else Markup("")
-    return Markup('<section class="outcome {}"><h3>{}</h3><p>“{}” — the majority said {} with {}. The soft prompt after '
-                  'step {} was taken: {} virtual tokens × {} = {} numbers.</p><p class="hint">{}</p>{}</section>').format(
-        "kept" if d.kept else "open", title, safe(m.name), answer_text(m.label), percent(m.vote.majority_ratio),
-        m.best_step, tokens, hidden, f"{tokens * hidden:,}".replace(",", " "), safe(d.reason), link)
+    link = (
+        Markup("<p>{}</p>").format(open_link(m.id, "See it on the map")) if d.kept else Markup("")
+    )
+    return Markup(
+        '<section class="outcome {}"><h3>{}</h3><p>“{}” — the majority said {} with {}. The soft prompt after '
+        'step {} was taken: {} virtual tokens × {} = {} numbers.</p><p class="hint">{}</p>{}</section>'
+    ).format(
+        "kept" if d.kept else "open",
+        title,
+        safe(m.name),
+        answer_text(m.label),
+        percent(m.vote.majority_ratio),
+        m.best_step,
+        tokens,
+        hidden,
+        f"{tokens * hidden:,}".replace(",", " "),
+        safe(d.reason),
+        link,
+    )
 
 
 def steps_table(steps: Sequence[Step]) -> list[Fragment]:
     """The curve as a table: the way without the picture."""
     if not steps:
         return []
-    rows = join([Markup("<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.0f}</td>"
-                        "<td>{}</td><td>{}</td></tr>").format(
-        "check" if s.final else s.step, percent(s.agreement), _known(s, "loss"), _known(s, "grad_norm"), percent(s.finished),
-        s.length, duration(s.seconds), safe(s.note)) for s in steps])
-    return fragments(("steps", Markup(
-        '<details class="steps"><summary>The steps as a table</summary>'
-        '<div class="scroll" tabindex="0" role="region" aria-label="Steps"><table>'
-        "<thead><tr><th>step</th><th>agreement</th><th>loss</th><th>gradient</th><th>boxed</th><th>tokens</th>"
-        "<th>time</th><th>note</th></tr></thead><tbody>{}</tbody></table></div></details>").format(rows)))
+    rows = join(
+        [
+            Markup(
+                "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.0f}</td>"
+                "<td>{}</td><td>{}</td></tr>"
+            ).format(
+                "check" if s.final else s.step,
+                percent(s.agreement),
+                _known(s, "loss"),
+                _known(s, "grad_norm"),
+                percent(s.finished),
+                s.length,
+                duration(s.seconds),
+                safe(s.note),
+            )
+            for s in steps
+        ]
+    )
+    return fragments(
+        (
+            "steps",
+            Markup(
+                '<details class="steps"><summary>The steps as a table</summary>'
+                '<div class="scroll" tabindex="0" role="region" aria-label="Steps"><table>'
+                "<thead><tr><th>step</th><th>agreement</th><th>loss</th><th>gradient</th><th>boxed</th><th>tokens</th>"
+                "<th>time</th><th>note</th></tr></thead><tbody>{}</tbody></table></div></details>"
+            ).format(rows),
+        )
+    )
 
 
 def sparklines(steps: Sequence[Step], best: int = 0) -> Markup:
@@ -229,45 +347,64 @@ def sparklines(steps: Sequence[Step], best: int = 0) -> Markup:
     return Markup('<div class="sparks">{}</div>').format(join(parts))
 
 
-def _spark(name: str, values: Sequence[float], at: Sequence[int], marked: int, index: int) -> Markup:
+def _spark(
+    name: str, values: Sequence[float], at: Sequence[int], marked: int, index: int
+) -> Markup:
     lo, hi = (0.0, 1.0) if index == 0 else (min(values), max(values))
     span, width = (hi - lo) or 1.0, max(len(values) - 1, 1)
     points = [(4 + 152 * i / width, 40 - 34 * (v - lo) / span) for i, v in enumerate(values)]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dot = next((Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4"/>').format(*p)
-                for p, step in zip(points, at, strict=True) if step == marked), Markup(""))
+    dot = next(
+        (
+            Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4"/>').format(*p)
+            for p, step in zip(points, at, strict=True)
+            if step == marked
+        ),
+        Markup(""),
+    )
     last = percent(values[-1]) if index == 0 else f"{values[-1]:.2f}"
-    return Markup('<figure class="spark s{}"><svg viewBox="0 0 160 46" role="img" aria-label="{} by step, last {}">'
-                  '<polyline points="{}"/>{}</svg><figcaption>{} <b>{}</b></figcaption></figure>').format(
-        index, name, last, line, dot, name, last)
+    return Markup(
+        '<figure class="spark s{}"><svg viewBox="0 0 160 46" role="img" aria-label="{} by step, last {}">'
+        '<polyline points="{}"/>{}</svg><figcaption>{} <b>{}</b></figcaption></figure>'
+    ).format(index, name, last, line, dot, name, last)
+
 
 # ---------- A memory's distillation, step by step under a slider. Pure functions; no gradio. `map_table.js` moves the slider.
 
-NOT_STORED = ("The texts of this step's fresh traces are not kept with the memory: only their rewards and these numbers are. "
-              "Step 0 has the traces of the vote it learnt from.")
+NOT_STORED = (
+    "The texts of this step's fresh traces are not kept with the memory: only their rewards and these numbers are. "
+    "Step 0 has the traces of the vote it learnt from."
+)
 
 
 def stepper(m: Memory) -> Markup:
     """Step 0 is the vote with its traces; each later step its rewards and numbers."""
     panels = [_step_panel("0", "Step 0: the vote it learnt from", _first(m))]
-    panels += [_step_panel(str(i), _title(s, m.best_step), _numbers(s)) for i, s in enumerate(m.steps, 1)]
+    panels += [
+        _step_panel(str(i), _title(s, m.best_step), _numbers(s)) for i, s in enumerate(m.steps, 1)
+    ]
     slider = Markup("")
     if m.steps:
-        slider = Markup('<label class="slide"><span>Step</span><input type="range" min="0" max="{}" value="0" step="1" '
-                        'aria-label="Step of the distillation"><output>0 of {}</output></label>').format(
-            len(m.steps), len(m.steps))
-    return Markup('<section class="stepper" data-stepper="{}"><h3>Traces, step by step</h3>{}{}</section>').format(
-        len(m.steps), slider, join(panels))
+        slider = Markup(
+            '<label class="slide"><span>Step</span><input type="range" min="0" max="{}" value="0" step="1" '
+            'aria-label="Step of the distillation"><output>0 of {}</output></label>'
+        ).format(len(m.steps), len(m.steps))
+    return Markup(
+        '<section class="stepper" data-stepper="{}"><h3>Traces, step by step</h3>{}{}</section>'
+    ).format(len(m.steps), slider, join(panels))
 
 
 def _step_panel(name: str, title: str, content: Markup) -> Markup:
     return Markup('<div class="step" data-step="{}"{}><h4>{}</h4>{}</div>').format(
-        name, Markup("") if name == "0" else Markup(" hidden"), title, content)
+        name, Markup("") if name == "0" else Markup(" hidden"), title, content
+    )
 
 
 def _first(m: Memory) -> Markup:
     if not m.traces:
-        return Markup('<p class="hint">The traces of the vote were not stored with this memory.</p>')
+        return Markup(
+            '<p class="hint">The traces of the vote were not stored with this memory.</p>'
+        )
     cards = join([Markup(html) for _, html in stored_cards(m.vote, m.traces)])
     return Markup('<div class="cards">{}</div>').format(cards)
 
@@ -281,14 +418,19 @@ def _title(s: Step, best: int) -> str:
 
 
 def _numbers(s: Step) -> Markup:
-    pairs = [("Agreement", percent(s.agreement)), ("Finished with a box", percent(s.finished)),
-             ("Mean length", f"{s.length:.0f} tokens"), ("Entropy", f"{s.entropy:.2f} nats a token")]
+    pairs = [
+        ("Agreement", percent(s.agreement)),
+        ("Finished with a box", percent(s.finished)),
+        ("Mean length", f"{s.length:.0f} tokens"),
+        ("Entropy", f"{s.entropy:.2f} nats a token"),
+    ]
     if not s.final:
         pairs += [("Loss", number(s.loss, 3)), ("Gradient norm", number(s.grad_norm, 3))]
     pairs += [("Moved by", percent(s.shift)), ("Time", duration(s.seconds))]
     note = Markup('<p class="hint">{}</p>').format(safe(s.note)) if s.note else Markup("")
     return Markup('<p>The majority said {}.</p>{}{}{}<p class="hint">{}</p>').format(
-        answer_text(s.label), rewards(s.rewards), definition_list(pairs), note, NOT_STORED)
+        answer_text(s.label), rewards(s.rewards), definition_list(pairs), note, NOT_STORED
+    )
 
 
 def rewards(values: Sequence[float]) -> Markup:
@@ -297,6 +439,14 @@ def rewards(values: Sequence[float]) -> Markup:
         return Markup("")
     good = sum(v > 0 for v in values)
     words = f"{good} of {count(len(values), 'fresh trace')} rewarded"
-    marks = join([Markup('<i class="{}" title="trace {}: reward {:g}"></i>').format("won" if v > 0 else "lost", i, v)
-                  for i, v in enumerate(values, 1)])
-    return Markup('<p class="rewards"><span role="img" aria-label="{}">{}</span> {}</p>').format(words, marks, words)
+    marks = join(
+        [
+            Markup('<i class="{}" title="trace {}: reward {:g}"></i>').format(
+                "won" if v > 0 else "lost", i, v
+            )
+            for i, v in enumerate(values, 1)
+        ]
+    )
+    return Markup('<p class="rewards"><span role="img" aria-label="{}">{}</span> {}</p>').format(
+        words, marks, words
+    )

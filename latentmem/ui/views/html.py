@@ -46,7 +46,9 @@ def answer_text(answer: str | None, nothing: str = "no answer") -> Markup:
     """An answer as mathematics, cut when it is absurdly long."""
     if answer is None:
         return Markup('<span class="none">{}</span>').format(nothing)
-    return Markup('<span class="tex">{}</span>').format(safe(answer if len(answer) <= 160 else answer[:159] + "…"))
+    return Markup('<span class="tex">{}</span>').format(
+        safe(answer if len(answer) <= 160 else answer[:159] + "…")
+    )
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -77,7 +79,9 @@ def swatch(colour: int | None) -> Markup:
     """The coloured letter of an answer; a dash for traces that do not vote."""
     if colour is None:
         return Markup('<span class="swatch cx" aria-hidden="true">–</span>')
-    return Markup('<span class="swatch {}" aria-hidden="true">{}</span>').format(paint(colour), letter(colour))
+    return Markup('<span class="swatch {}" aria-hidden="true">{}</span>').format(
+        paint(colour), letter(colour)
+    )
 
 
 def paint(colour: int | None) -> str:
@@ -98,9 +102,17 @@ def progress(status: Status | None, busy: bool = True) -> Markup:
     bar = Markup("")
     if status.total > 0:
         share = min(1.0, max(0.0, status.done / status.total))
-        bar = Markup('<progress max="1" value="{:.4f}" aria-label="{}"></progress>').format(share, safe(status.text))
-    return Markup('<p class="status{}" role="status">{}{}</p>').format(
-        " busy" if busy else "", Markup('<span class="dot"></span>') if busy else "", safe(status.text)) + bar
+        bar = Markup('<progress max="1" value="{:.4f}" aria-label="{}"></progress>').format(
+            share, safe(status.text)
+        )
+    return (
+        Markup('<p class="status{}" role="status">{}{}</p>').format(
+            " busy" if busy else "",
+            Markup('<span class="dot"></span>') if busy else "",
+            safe(status.text),
+        )
+        + bar
+    )
 
 
 def doing(scene: Scene) -> Status:
@@ -111,7 +123,11 @@ def doing(scene: Scene) -> Status:
     rows = [r for side in sides or SIDES for r in scene.side(side)]
     done = sum(r.trace is not None for r in rows)
     which = f" of step {len(scene.steps) + 1}" if sides == ["memory"] and scene.distilling else ""
-    return Status(f"The model is writing {count(len(rows), 'trace')}{which} at once: {done} finished", done, len(rows))
+    return Status(
+        f"The model is writing {count(len(rows), 'trace')}{which} at once: {done} finished",
+        done,
+        len(rows),
+    )
 
 
 def state_of(row: Row, stopped: bool = False) -> tuple[str, str]:
@@ -130,13 +146,31 @@ def trace_card(row: Row, colour: int | None, stopped: bool = False) -> Markup:
     """One rollout: what it says, and what it votes for."""
     css, words = state_of(row, stopped)
     t = row.trace
-    vote = Markup('<span class="vote-for">{} {}</span>').format(words, answer_text(t.answer)) if (
-        t is not None and t.votes) else Markup('<span class="vote-for {}">{}</span>').format(css, words)
-    foot = Markup('<footer title="{}">{}</footer>').format(_certainty(t), " · ".join(_facts(t))) if t is not None else ""
-    return Markup('<article class="card {} {}" aria-label="Trace {}, {}"><header><b>{}</b>{}{}</header>'
-                  '<div class="body tx" tabindex="0" role="group" aria-label="Text of trace {}">{}</div>{}</article>').format(
-        css, paint(colour), row.row + 1, words, row.row + 1, swatch(colour),
-        vote, row.row + 1, safe(row.text), foot)
+    vote = (
+        Markup('<span class="vote-for">{} {}</span>').format(words, answer_text(t.answer))
+        if (t is not None and t.votes)
+        else Markup('<span class="vote-for {}">{}</span>').format(css, words)
+    )
+    foot = (
+        Markup('<footer title="{}">{}</footer>').format(_certainty(t), " · ".join(_facts(t)))
+        if t is not None
+        else ""
+    )
+    return Markup(
+        '<article class="card {} {}" aria-label="Trace {}, {}"><header><b>{}</b>{}{}</header>'
+        '<div class="body tx" tabindex="0" role="group" aria-label="Text of trace {}">{}</div>{}</article>'
+    ).format(
+        css,
+        paint(colour),
+        row.row + 1,
+        words,
+        row.row + 1,
+        swatch(colour),
+        vote,
+        row.row + 1,
+        safe(row.text),
+        foot,
+    )
 
 
 def _facts(t: Trace) -> list[str]:
@@ -147,8 +181,16 @@ def _certainty(t: Trace) -> str:
     return f"self-certainty {t.self_certainty:.2f} nats" if t.self_certainty is not None else ""
 
 
-def vote_bar(vote: Vote | None, colours: Sequence[int | None], *, title: str, total: int, finished: int,
-             decided_after: int | None = None, running: bool = False) -> Markup:
+def vote_bar(
+    vote: Vote | None,
+    colours: Sequence[int | None],
+    *,
+    title: str,
+    total: int,
+    finished: int,
+    decided_after: int | None = None,
+    running: bool = False,
+) -> Markup:
     """Who leads. One segment per answer, then traces that do not vote, then those still open.
 
     `colours[i]` is the palette index of `vote.clusters[i]`.
@@ -158,53 +200,85 @@ def vote_bar(vote: Vote | None, colours: Sequence[int | None], *, title: str, to
     mute = finished - (vote.voters if vote is not None else 0)
     segments = [_segment(c, colours[i], total) for i, c in enumerate(clusters)]
     if mute > 0:
-        segments.append(Markup('<span class="seg cx" style="flex:{0} 0 0" title="do not vote"><b>{0}</b></span>').format(mute))
+        segments.append(
+            Markup(
+                '<span class="seg cx" style="flex:{0} 0 0" title="do not vote"><b>{0}</b></span>'
+            ).format(mute)
+        )
     if total > finished:
-        segments.append(Markup('<span class="seg open" style="flex:{} 0 0"></span>').format(total - finished))
+        segments.append(
+            Markup('<span class="seg open" style="flex:{} 0 0"></span>').format(total - finished)
+        )
     words = vote_words(vote, total, finished, running)
     read = vote_words(vote, total, finished, running, formula)
     flag, mark = decided_flag(decided_after, total), decided_mark(decided_after, total)
-    legend = join([Markup('<li>{}{} <b>× {}</b></li>').format(swatch(colours[i]), answer_text(c.answer), c.size)
-                   for i, c in enumerate(clusters[:MOST_NAMED])])
+    legend = join(
+        [
+            Markup("<li>{}{} <b>× {}</b></li>").format(
+                swatch(colours[i]), answer_text(c.answer), c.size
+            )
+            for i, c in enumerate(clusters[:MOST_NAMED])
+        ]
+    )
     if len(clusters) > MOST_NAMED:
         legend += Markup("<li>and {} more</li>").format(len(clusters) - MOST_NAMED)
-    return Markup('<section class="vote"><header><h3>{}</h3>{}</header><div class="track">{}<div class="bar" role="img" '
-                  'aria-label="{}">{}</div></div><ul class="legend">{}</ul><p class="words tx">{}</p></section>').format(
-        safe(title), flag, mark, safe(f"{title}: {words}"), join(segments), legend, safe(read))
+    return Markup(
+        '<section class="vote"><header><h3>{}</h3>{}</header><div class="track">{}<div class="bar" role="img" '
+        'aria-label="{}">{}</div></div><ul class="legend">{}</ul><p class="words tx">{}</p></section>'
+    ).format(safe(title), flag, mark, safe(f"{title}: {words}"), join(segments), legend, safe(read))
 
 
 def _segment(c: Cluster, colour: int | None, total: int) -> Markup:
     mark = letter(colour) if colour is not None else ""
     return Markup('<span class="seg {}" style="flex:{} 0 0" title="{}">{}</span>').format(
-        paint(colour), c.size, safe(f"{c.answer}: {c.size} of {total}"), mark)
+        paint(colour), c.size, safe(f"{c.answer}: {c.size} of {total}"), mark
+    )
 
 
 def decided_flag(decided_after: int | None, total: int) -> Markup:
     """The mark of the moment when no open trace could change the majority any more."""
     if decided_after is None:
         return Markup("")
-    return Markup('<span class="decided">decided after {} of {} traces</span>').format(decided_after, total)
+    return Markup('<span class="decided">decided after {} of {} traces</span>').format(
+        decided_after, total
+    )
 
 
 def decided_mark(decided_after: int | None, total: int) -> Markup:
     """The same moment above the bar, which fills from the left as traces end. Not on it: there it would hide a figure."""
     if decided_after is None or not total:
         return Markup("")
-    return Markup('<span class="mark" style="left:{:.2f}%" aria-hidden="true"></span>').format(100 * decided_after / total)
+    return Markup('<span class="mark" style="left:{:.2f}%" aria-hidden="true"></span>').format(
+        100 * decided_after / total
+    )
 
 
 def formula(answer: str | None) -> str:
     """An answer inside a sentence that `text.js` typesets: LaTeX gets its delimiters."""
-    return f"\\({answer}\\)" if answer and any(c in answer for c in "\\^_") and "\\)" not in answer else str(answer)
+    return (
+        f"\\({answer}\\)"
+        if answer and any(c in answer for c in "\\^_") and "\\)" not in answer
+        else str(answer)
+    )
 
 
-def vote_words(vote: Vote | None, total: int, finished: int, running: bool, say: Callable[[str | None], str] = str) -> str:
+def vote_words(
+    vote: Vote | None,
+    total: int,
+    finished: int,
+    running: bool,
+    say: Callable[[str | None], str] = str,
+) -> str:
     """The bar in one sentence. `say` writes an answer."""
     if vote is None or finished == 0:
         return f"{count(total, 'trace')} to come." if running else "Nobody has voted."
     if vote.abstained:
-        return f"{finished} of {count(total, 'trace')} ended and none votes" + ("." if running else ": no answer.")
-    said = [(c.size, f"{'says' if c.size == 1 else 'say'} {say(c.answer)}") for c in vote.clusters[:2]]
+        return f"{finished} of {count(total, 'trace')} ended and none votes" + (
+            "." if running else ": no answer."
+        )
+    said = [
+        (c.size, f"{'says' if c.size == 1 else 'say'} {say(c.answer)}") for c in vote.clusters[:2]
+    ]
     lead = f"{said[0][0]} of {total} {said[0][1]}"
     runner = f", {said[1][0]} {said[1][1]}" if len(said) > 1 else ""
     mute = finished - vote.voters
@@ -215,10 +289,19 @@ def vote_words(vote: Vote | None, total: int, finished: int, running: bool, say:
 
 def scene_vote(scene: Scene, side: Side, title: str, running: bool) -> Markup:
     vote = scene.votes.get(side)
-    colours = [scene.colours.get((side, c.rows[0])) for c in vote.clusters] if vote is not None else []
+    colours = (
+        [scene.colours.get((side, c.rows[0])) for c in vote.clusters] if vote is not None else []
+    )
     total = vote.total if vote is not None else scene.total or sum(1 for _ in scene.side(side))
-    return vote_bar(vote, colours, title=title, total=total, finished=scene.finished(side),
-                    decided_after=scene.decided_after.get(side), running=running)
+    return vote_bar(
+        vote,
+        colours,
+        title=title,
+        total=total,
+        finished=scene.finished(side),
+        decided_after=scene.decided_after.get(side),
+        running=running,
+    )
 
 
 def scene_votes(scene: Scene, running: bool, titles: Mapping[Side, str] = SIDES) -> list[Fragment]:
@@ -238,18 +321,32 @@ def scene_cards(scene: Scene, running: bool, titles: Mapping[Side, str] = SIDES)
         if len(sides) > 1:
             pairs.append((f"head-{side}", Markup("<h3>{}</h3>").format(titles[side])))
         for row in scene.side(side):
-            pairs.append((f"{side}-{row.row}", trace_card(row, scene.colour(row), scene.stopped or not running)))
+            pairs.append(
+                (
+                    f"{side}-{row.row}",
+                    trace_card(row, scene.colour(row), scene.stopped or not running),
+                )
+            )
     return fragments(*pairs)
 
 
 def stored_vote(vote: Vote, title: str, colours: Sequence[int | None] | None = None) -> Markup:
     """The bar of a vote that is over, coloured in the order of its clusters unless told otherwise."""
-    return vote_bar(vote, colours if colours is not None else list(range(len(vote.clusters))), title=title,
-                    total=vote.total, finished=vote.total)
+    return vote_bar(
+        vote,
+        colours if colours is not None else list(range(len(vote.clusters))),
+        title=title,
+        total=vote.total,
+        finished=vote.total,
+    )
 
 
 def stored_cards(vote: Vote, traces: Sequence[Trace], prefix: str = "t") -> list[Fragment]:
     """The cards of traces that ended long ago."""
     colour = {r: i for i, c in enumerate(vote.clusters) for r in c.rows}
-    return fragments(*((f"{prefix}-{t.row}", trace_card(Row(t.row, t.side, t.text, t), colour.get(t.row)))
-                       for t in sorted(traces, key=lambda t: t.row)))
+    return fragments(
+        *(
+            (f"{prefix}-{t.row}", trace_card(Row(t.row, t.side, t.text, t), colour.get(t.row)))
+            for t in sorted(traces, key=lambda t: t.row)
+        )
+    )

@@ -22,15 +22,30 @@ if TYPE_CHECKING:
 # ---------- What happened to a memory over time: a small chart, whom it helped and hurt, and the list. Pure functions; no gradio.
 
 WORDS: Mapping[str, str] = {
-    "retrieved": "looked up", "used": "tried on a problem", "agreed": "agreed with the model alone",
-    "verifier_won": "won against the model alone", "helped": "helped", "hurt": "hurt", "feedback": "feedback",
-    "quarantined": "put in quarantine", "released": "released", "note": "note", "tag": "tag"}
+    "retrieved": "looked up",
+    "used": "tried on a problem",
+    "agreed": "agreed with the model alone",
+    "verifier_won": "won against the model alone",
+    "helped": "helped",
+    "hurt": "hurt",
+    "feedback": "feedback",
+    "quarantined": "put in quarantine",
+    "released": "released",
+    "note": "note",
+    "tag": "tag",
+}
 BANDS = (("retrieved", "looked up"), ("used", "tried"), ("helped", "helped"), ("hurt", "hurt"))
 WIDTH, HEIGHT, MOST_BARS = 320, 62, 40
 EVENTS_SHOWN = 50
 NONE: Mapping[str, str] = {}
 # (seconds of a bar, how its time is written)
-SPANS = ((3600, "%d %b %H:00"), (86_400, "%d %b"), (7 * 86_400, "week of %d %b"), (30 * 86_400, "%b %Y"), (365 * 86_400, "%Y"))
+SPANS = (
+    (3600, "%d %b %H:00"),
+    (86_400, "%d %b"),
+    (7 * 86_400, "week of %d %b"),
+    (30 * 86_400, "%b %Y"),
+    (365 * 86_400, "%Y"),
+)
 
 
 class History(tuple[Event, ...]):
@@ -49,11 +64,17 @@ class History(tuple[Event, ...]):
 def timeline(events: Sequence[Event]) -> Markup:
     """Bars over time, one colour a kind; the legend counts them, so that nothing hangs on colour alone. It says so if there
     are more events than these: the counters beside it count all."""
-    known = [(at, e.kind) for e in events if e.kind in dict(BANDS) and (at := _when(e.created)) is not None]
+    known = [
+        (at, e.kind)
+        for e in events
+        if e.kind in dict(BANDS) and (at := _when(e.created)) is not None
+    ]
     if not known:
         return Markup("")
     first, last = min(at for at, _ in known), max(at for at, _ in known)
-    seconds, written = next((s for s in SPANS if (last - first).total_seconds() / s[0] < MOST_BARS), SPANS[-1])
+    seconds, written = next(
+        (s for s in SPANS if (last - first).total_seconds() / s[0] < MOST_BARS), SPANS[-1]
+    )
     start = datetime.fromtimestamp(first.timestamp() // seconds * seconds, UTC)
     bars: dict[int, Counter[str]] = {}
     for at, kind in known:
@@ -61,18 +82,38 @@ def timeline(events: Sequence[Event]) -> Markup:
     n = max(bars) + 1
     top = max(sum(b.values()) for b in bars.values())
     step = WIDTH / max(n, 12)
-    shapes = [_bar(i * step, step, bars[i], top, (start + timedelta(seconds=i * seconds)).strftime(written))
-              for i in sorted(bars)]
+    shapes = [
+        _bar(
+            i * step, step, bars[i], top, (start + timedelta(seconds=i * seconds)).strftime(written)
+        )
+        for i in sorted(bars)
+    ]
     total = Counter(kind for _, kind in known)
     ends = [first.strftime("%d %b %Y")] + ([last.strftime("%d %b %Y")] if n > 1 else [])
     there = events.total if isinstance(events, History) else len(events)
-    part = Markup("<span>of the newest {} of {} events</span>").format(len(events), there) if there > len(events) else Markup("")
-    return Markup('<figure class="timeline"><svg viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">{}'
-                  '</svg><div class="ends">{}</div><figcaption>{}</figcaption></figure>').format(
-        WIDTH, HEIGHT, "Events over time: " + ", ".join(f"{total[k]} {words}" for k, words in BANDS if total[k]),
-        join(shapes), join([Markup("<span>{}</span>").format(e) for e in ends]),
-        join([Markup('<span class="k-{}"><i></i>{} {}</span>').format(k, total[k], words) for k, words in BANDS if total[k]])
-        + part)
+    part = (
+        Markup("<span>of the newest {} of {} events</span>").format(len(events), there)
+        if there > len(events)
+        else Markup("")
+    )
+    return Markup(
+        '<figure class="timeline"><svg viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">{}'
+        '</svg><div class="ends">{}</div><figcaption>{}</figcaption></figure>'
+    ).format(
+        WIDTH,
+        HEIGHT,
+        "Events over time: " + ", ".join(f"{total[k]} {words}" for k, words in BANDS if total[k]),
+        join(shapes),
+        join([Markup("<span>{}</span>").format(e) for e in ends]),
+        join(
+            [
+                Markup('<span class="k-{}"><i></i>{} {}</span>').format(k, total[k], words)
+                for k, words in BANDS
+                if total[k]
+            ]
+        )
+        + part,
+    )
 
 
 def _bar(x: float, step: float, kinds: Counter[str], top: int, when: str) -> Markup:
@@ -81,8 +122,11 @@ def _bar(x: float, step: float, kinds: Counter[str], top: int, when: str) -> Mar
         if kinds[kind]:
             h = (HEIGHT - 4) * kinds[kind] / top
             y -= h
-            parts.append(Markup('<rect class="k-{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
-                kind, x, y, max(step - 1, 1), h))
+            parts.append(
+                Markup(
+                    '<rect class="k-{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>'
+                ).format(kind, x, y, max(step - 1, 1), h)
+            )
     said = ", ".join(f"{kinds[k]} {words}" for k, words in BANDS if kinds[k])
     return Markup("<g><title>{}: {}</title>{}</g>").format(when, said, join(parts))
 
@@ -95,8 +139,11 @@ def _when(created: str) -> datetime | None:
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-def verdicts(events: Sequence[Event], problem_of: Callable[[str], str | None] = lambda problem_id: None,
-             kept: Mapping[str, str] = NONE) -> Markup:
+def verdicts(
+    events: Sequence[Event],
+    problem_of: Callable[[str], str | None] = lambda problem_id: None,
+    kept: Mapping[str, str] = NONE,
+) -> Markup:
     """Whom it helped and hurt: each problem a link to the receipt of its answer, or, where that is not kept, one that asks
     it again. And how many answers were judged that would have been the same without it.
 
@@ -107,42 +154,63 @@ def verdicts(events: Sequence[Event], problem_of: Callable[[str], str | None] = 
     if not decided:
         return _undecided(told, "Of the answers for which it was tried")
     some = {e.receipt_id for e in decided if e.receipt_id}
-    more = [Markup('<p class="hint">The newest {} of {}.</p>').format(EVENTS_SHOWN, len(decided))] if len(decided) > EVENTS_SHOWN else []
+    more = (
+        [Markup('<p class="hint">The newest {} of {}.</p>').format(EVENTS_SHOWN, len(decided))]
+        if len(decided) > EVENTS_SHOWN
+        else []
+    )
     if rest := [e for e in told if e.kind == "feedback" and e.receipt_id not in some]:
         more.append(_undecided(rest, "Of the other answers for which it was tried"))
     return Markup('<ul class="verdicts">{}</ul>{}').format(
-        join([_verdict(e, problem_of, kept) for e in decided[:EVENTS_SHOWN]]), join(more))
+        join([_verdict(e, problem_of, kept) for e in decided[:EVENTS_SHOWN]]), join(more)
+    )
 
 
 def _undecided(told: Sequence[Event], those: str) -> Markup:
     """Verdicts on answers that the model gave without the memory, too: both sides agreed, or its own was taken."""
     right = [bool(e.detail.get("correct")) for e in told if e.kind == "feedback"]
     if not right:
-        return Markup('<p class="hint">Nobody has said yet whether an answer with this memory was right.</p>')
-    judged = " and ".join(f"{n} {'was' if n == 1 else 'were'} judged {word}" for n, word in (
-        (sum(right), "right"), (len(right) - sum(right), "wrong")) if n)
-    return Markup('<p class="hint">{}, {}; the model alone gave the same {}, so there it neither helped nor hurt.</p>').format(
-        those, judged, "answer" if len(right) == 1 else "answers")
+        return Markup(
+            '<p class="hint">Nobody has said yet whether an answer with this memory was right.</p>'
+        )
+    judged = " and ".join(
+        f"{n} {'was' if n == 1 else 'were'} judged {word}"
+        for n, word in ((sum(right), "right"), (len(right) - sum(right), "wrong"))
+        if n
+    )
+    return Markup(
+        '<p class="hint">{}, {}; the model alone gave the same {}, so there it neither helped nor hurt.</p>'
+    ).format(those, judged, "answer" if len(right) == 1 else "answers")
 
 
 def _verdict(e: Event, problem_of: Callable[[str], str | None], kept: Mapping[str, str]) -> Markup:
     carried = e.detail.get("problem")
-    text = kept.get(e.receipt_id) or (carried if isinstance(carried, str) and carried.strip() else problem_of(e.problem_id))
+    text = kept.get(e.receipt_id) or (
+        carried if isinstance(carried, str) and carried.strip() else problem_of(e.problem_id)
+    )
     if e.receipt_id in kept:
         shown = _receipt_link(e, safe(_short(text or e.receipt_id)))
     elif text:
         shown = again_link(text, _short(text))
     else:
         shown = Markup("problem <code>{}</code>").format(safe(e.problem_id or "unknown"))
-    receipt = Markup(" <small>receipt <code>{}</code>, {}</small>").format(
-        safe(e.receipt_id), safe(e.created[:10])) if e.receipt_id else Markup("")
-    return Markup('<li class="{}"><b>{}</b> {}{}</li>').format(e.kind, WORDS[e.kind], shown, receipt)
+    receipt = (
+        Markup(" <small>receipt <code>{}</code>, {}</small>").format(
+            safe(e.receipt_id), safe(e.created[:10])
+        )
+        if e.receipt_id
+        else Markup("")
+    )
+    return Markup('<li class="{}"><b>{}</b> {}{}</li>').format(
+        e.kind, WORDS[e.kind], shown, receipt
+    )
 
 
 def _receipt_link(e: Event, words: Markup) -> Markup:
     """A link that opens a receipt in place of the memory's page; `live.js` turns the click into an event."""
-    return Markup('<a class="open" href="?memory={}&amp;receipt={}" data-receipt="{}" title="Open the receipt">{}</a>').format(
-        quote(e.memory_id, safe=""), quote(e.receipt_id, safe=""), safe(e.receipt_id), words)
+    return Markup(
+        '<a class="open" href="?memory={}&amp;receipt={}" data-receipt="{}" title="Open the receipt">{}</a>'
+    ).format(quote(e.memory_id, safe=""), quote(e.receipt_id, safe=""), safe(e.receipt_id), words)
 
 
 def _short(text: str, width: int = 110) -> str:
@@ -150,17 +218,29 @@ def _short(text: str, width: int = 110) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def event_list(events: Sequence[Event], total: int | None = None, kept: Mapping[str, str] = NONE) -> Markup:
+def event_list(
+    events: Sequence[Event], total: int | None = None, kept: Mapping[str, str] = NONE
+) -> Markup:
     """The events themselves, newest first; the receipts that are `kept` are links."""
     if not events:
         return Markup("")
-    items = join([Markup("<li><time>{}</time> {}{}{}</li>").format(
-        safe(e.created[:16].replace("T", " ")), WORDS.get(e.kind, e.kind), _detail(e), _receipt_of(e, kept))
-        for e in events[:EVENTS_SHOWN]])
+    items = join(
+        [
+            Markup("<li><time>{}</time> {}{}{}</li>").format(
+                safe(e.created[:16].replace("T", " ")),
+                WORDS.get(e.kind, e.kind),
+                _detail(e),
+                _receipt_of(e, kept),
+            )
+            for e in events[:EVENTS_SHOWN]
+        ]
+    )
     known = events.total if isinstance(events, History) else len(events)
     n = known if total is None else total
     more = f", the newest {EVENTS_SHOWN} shown" if n > EVENTS_SHOWN else ""
-    return Markup('<details><summary>{}{}</summary><ul class="events">{}</ul></details>').format(count(n, "event"), more, items)
+    return Markup('<details><summary>{}{}</summary><ul class="events">{}</ul></details>').format(
+        count(n, "event"), more, items
+    )
 
 
 def _receipt_of(e: Event, kept: Mapping[str, str]) -> Markup:
@@ -172,16 +252,21 @@ def _receipt_of(e: Event, kept: Mapping[str, str]) -> Markup:
 
 def _detail(e: Event) -> Markup:
     if e.kind == "tag" and isinstance(e.detail.get("tag"), str):
-        return Markup(" {} {}").format("given:" if e.detail.get("on", True) else "taken away:", safe(e.detail["tag"][:40]))
+        return Markup(" {} {}").format(
+            "given:" if e.detail.get("on", True) else "taken away:", safe(e.detail["tag"][:40])
+        )
     if e.kind == "feedback":
         return Markup(": {}").format("right" if e.detail.get("correct") else "wrong")
     return Markup("")
+
 
 def no_page(infos: Sequence[MemoryInfo] = (), closed: bool = False) -> list[Fragment]:
     """In place of a memory's page: how to open one, and the bank at a glance. `closed`: the address of the one that was
     open goes."""
     address = Markup(' data-address=""') if closed else Markup("")
-    how = Markup('<p class="notice"{}>Click a point on the map, or a name in the table, to open a memory.</p>').format(address)
+    how = Markup(
+        '<p class="notice"{}>Click a point on the map, or a name in the table, to open a memory.</p>'
+    ).format(address)
     return fragments(("none", how), ("glance", glance(infos)))
 
 
@@ -190,84 +275,157 @@ def glance(infos: Sequence[MemoryInfo]) -> Markup:
     if not infos:
         return Markup("")
     helped, hurt = (sum(getattr(i.counters, kind) for i in infos) for kind in ("helped", "hurt"))
-    pairs = [("Memories", f"{len(infos):,}".replace(",", " ")),
-             ("Mean agreement", percent(sum(i.majority_ratio for i in infos) / len(infos))),
-             ("Tried", str(sum(i.counters.used for i in infos))), ("Helped", str(helped)), ("Hurt", str(hurt)),
-             ("In quarantine", str(sum(i.quarantined for i in infos)))]
+    pairs = [
+        ("Memories", f"{len(infos):,}".replace(",", " ")),
+        ("Mean agreement", percent(sum(i.majority_ratio for i in infos) / len(infos))),
+        ("Tried", str(sum(i.counters.used for i in infos))),
+        ("Helped", str(helped)),
+        ("Hurt", str(hurt)),
+        ("In quarantine", str(sum(i.quarantined for i in infos))),
+    ]
     models = Counter(i.model_name for i in infos)
     names = ", ".join(f"{name} ({n})" for name, n in models.most_common(4))
-    return Markup('<section class="glance"><h3>The bank at a glance</h3>{}<p class="hint">Made by {}.</p></section>').format(
-        definition_list(pairs), safe(names))
+    return Markup(
+        '<section class="glance"><h3>The bank at a glance</h3>{}<p class="hint">Made by {}.</p></section>'
+    ).format(definition_list(pairs), safe(names))
 
 
-def head(m: Memory, info: MemoryInfo, tags: Sequence[str] = (), receipt_id: str = "") -> list[Fragment]:
+def head(
+    m: Memory, info: MemoryInfo, tags: Sequence[str] = (), receipt_id: str = ""
+) -> list[Fragment]:
     """What the memory is: its problem, the answer it learnt, how many agreed, its tags. `receipt_id`: of the receipt that is
     open in place of the rest; the address shows both."""
-    flag = Markup('<span class="chip warn">quarantined: it is not tried on problems</span>') if info.quarantined else ""
+    flag = (
+        Markup('<span class="chip warn">quarantined: it is not tried on problems</span>')
+        if info.quarantined
+        else ""
+    )
     winner = m.vote.clusters[0].size if m.vote.clusters else 0
     agreed = f"{winner} of {count(m.vote.total, 'trace')} agreed ({percent(m.vote.majority_ratio)})"
     chips = join([_chip(tag) for tag in tags])
-    return fragments(("head", Markup(
-        '<header class="memory-head" data-address="{}" data-receipt-open="{}"><p class="kind">Memory <code>{}</code> {}</p>'
-        '<h2 class="problem tx">{}</h2><p class="big">{}</p><p class="hint">{}</p>{}</header>').format(
-        safe(m.id), safe(receipt_id), safe(m.id), flag, safe(m.problem.text), answer_text(m.label), agreed,
-        Markup('<p class="tags">{}</p>').format(chips) if tags else "")))
+    return fragments(
+        (
+            "head",
+            Markup(
+                '<header class="memory-head" data-address="{}" data-receipt-open="{}"><p class="kind">Memory <code>{}</code> {}</p>'
+                '<h2 class="problem tx">{}</h2><p class="big">{}</p><p class="hint">{}</p>{}</header>'
+            ).format(
+                safe(m.id),
+                safe(receipt_id),
+                safe(m.id),
+                flag,
+                safe(m.problem.text),
+                answer_text(m.label),
+                agreed,
+                Markup('<p class="tags">{}</p>').format(chips) if tags else "",
+            ),
+        )
+    )
 
 
 def _chip(tag: str) -> Markup:
-    return Markup('<span class="chip tag">{}<button type="button" data-do="untag" data-value="{}" aria-label="Remove the tag {}">'
-                  "×</button></span>").format(safe(tag), safe(tag), safe(tag))
+    return Markup(
+        '<span class="chip tag">{}<button type="button" data-do="untag" data-value="{}" aria-label="Remove the tag {}">'
+        "×</button></span>"
+    ).format(safe(tag), safe(tag), safe(tag))
 
 
-def body(m: Memory, info: MemoryInfo, events: Sequence[Event], near: Sequence[Hit], *, notes: Sequence[Note] = (),
-         space: str = "input", parameters: tuple[int, bool] | None = None,
-         problem_of: Callable[[str], str | None] = lambda problem_id: None,
-         kept: Mapping[str, str] = NONE) -> list[Fragment]:
+def body(
+    m: Memory,
+    info: MemoryInfo,
+    events: Sequence[Event],
+    near: Sequence[Hit],
+    *,
+    notes: Sequence[Note] = (),
+    space: str = "input",
+    parameters: tuple[int, bool] | None = None,
+    problem_of: Callable[[str], str | None] = lambda problem_id: None,
+    kept: Mapping[str, str] = NONE,
+) -> list[Fragment]:
     """The rest of the page, section by section. `problem_of`, `kept`: see `verdicts`."""
-    used = join([counters(info.counters), timeline(events), verdicts(events, problem_of, kept), event_list(events, kept=kept)])
+    used = join(
+        [
+            counters(info.counters),
+            timeline(events),
+            verdicts(events, problem_of, kept),
+            event_list(events, kept=kept),
+        ]
+    )
     return fragments(
-        ("notes", _notes(notes)), ("near", _near(near, space)),
+        ("notes", _notes(notes)),
+        ("near", _near(near, space)),
         ("vote", stored_vote(m.vote, "The vote it learnt from")),
         ("curve", Markup("<h3>How it learnt</h3>") + sparklines(m.steps, m.best_step)),
         *((key, Markup(html)) for key, html in steps_table(m.steps)),
         ("stepper", stepper(m)),
         ("use", Markup('<section class="use"><h3>How it was used</h3>{}</section>').format(used)),
-        ("from", _provenance(m, parameters)))
+        ("from", _provenance(m, parameters)),
+    )
 
 
 def _notes(notes: Sequence[Note]) -> Markup:
     if not notes:
         return Markup("")
-    items = join([Markup('<li><p>{}</p><small>{}</small><button type="button" data-do="remove-note" data-value="{}" '
-                         'aria-label="Remove this note">×</button></li>').format(
-        safe(n.text), safe(n.created[:16].replace("T", " ")), safe(n.id)) for n in notes])
+    items = join(
+        [
+            Markup(
+                '<li><p>{}</p><small>{}</small><button type="button" data-do="remove-note" data-value="{}" '
+                'aria-label="Remove this note">×</button></li>'
+            ).format(safe(n.text), safe(n.created[:16].replace("T", " ")), safe(n.id))
+            for n in notes
+        ]
+    )
     return Markup('<h3>Notes</h3><ul class="notes">{}</ul>').format(items)
 
 
 def counters(c: Counters) -> Markup:
-    return definition_list([("Looked up", str(c.retrieved)), ("Tried", str(c.used)), ("Agreed", str(c.agreed)),
-                            ("Won", str(c.verifier_won)), ("Helped", str(c.helped)), ("Hurt", str(c.hurt))])
+    return definition_list(
+        [
+            ("Looked up", str(c.retrieved)),
+            ("Tried", str(c.used)),
+            ("Agreed", str(c.agreed)),
+            ("Won", str(c.verifier_won)),
+            ("Helped", str(c.helped)),
+            ("Hurt", str(c.hurt)),
+        ]
+    )
 
 
 def _near(near: Sequence[Hit], space: str) -> Markup:
     if not near:
         return Markup("")
     by = "soft prompt" if space == "prompt" else key_words(space)
-    items = join([Markup('<li>{} <span class="num">{:.3f}</span></li>').format(
-        open_link(h.memory_id, h.name), h.similarity) for h in near])
-    return Markup('<h3>Nearest memories</h3><p class="hint">By {}; open one to walk on.</p><ol class="hits">{}</ol>').format(
-        by, items)
+    items = join(
+        [
+            Markup('<li>{} <span class="num">{:.3f}</span></li>').format(
+                open_link(h.memory_id, h.name), h.similarity
+            )
+            for h in near
+        ]
+    )
+    return Markup(
+        '<h3>Nearest memories</h3><p class="hint">By {}; open one to walk on.</p><ol class="hits">{}</ol>'
+    ).format(by, items)
 
 
-def size_words(tokens: int, hidden: int, parameters: tuple[int, bool] | None) -> list[tuple[str, str]]:
+def size_words(
+    tokens: int, hidden: int, parameters: tuple[int, bool] | None
+) -> list[tuple[str, str]]:
     """How large the memory is, and its share of the model. `parameters`: (how many the model has, known exactly)."""
     numbers = tokens * hidden
-    pairs = [("Size", f"{tokens} × {hidden} = {_spaced(numbers)} numbers, {_spaced(4 * numbers)} bytes")]
+    pairs = [
+        ("Size", f"{tokens} × {hidden} = {_spaced(numbers)} numbers, {_spaced(4 * numbers)} bytes")
+    ]
     if parameters is not None:
         of, exact = parameters
         whole = f"{of / 1e6:,.0f} million" if of >= 1e6 else f"{of:,}"
-        pairs.append(("Share of the model", f"{'' if exact else 'about '}{100 * numbers / of:.2g}\N{NO-BREAK SPACE}% of its "
-                      f"{whole.replace(',', ' ')} parameters"))
+        pairs.append(
+            (
+                "Share of the model",
+                f"{'' if exact else 'about '}{100 * numbers / of:.2g}\N{NO-BREAK SPACE}% of its "
+                f"{whole.replace(',', ' ')} parameters",
+            )
+        )
     return pairs
 
 
@@ -277,35 +435,66 @@ def _spaced(n: int) -> str:
 
 def _provenance(m: Memory, parameters: tuple[int, bool] | None) -> Markup:
     tokens, hidden = m.soft_prompt.shape
-    pairs = [*size_words(tokens, hidden, parameters), ("Model", m.model_name), ("Fingerprint", m.model[:16]),
-             ("Made", m.created[:19].replace("T", " ")), ("Kept after step", str(m.best_step)),
-             ("Source", m.problem.source or "typed")]
+    pairs = [
+        *size_words(tokens, hidden, parameters),
+        ("Model", m.model_name),
+        ("Fingerprint", m.model[:16]),
+        ("Made", m.created[:19].replace("T", " ")),
+        ("Kept after step", str(m.best_step)),
+        ("Source", m.problem.source or "typed"),
+    ]
     settings: Mapping[str, object] = m.settings
     rest = [(name.replace("_", " "), str(value)[:80]) for name, value in sorted(settings.items())]
-    more = Markup("<details><summary>All settings of the distillation</summary>{}</details>").format(
-        definition_list(rest)) if rest else Markup("")
-    return Markup('<section class="from"><h3>Where it comes from</h3>{}{}</section>').format(definition_list(pairs), more)
+    more = (
+        Markup("<details><summary>All settings of the distillation</summary>{}</details>").format(
+            definition_list(rest)
+        )
+        if rest
+        else Markup("")
+    )
+    return Markup('<section class="from"><h3>Where it comes from</h3>{}{}</section>').format(
+        definition_list(pairs), more
+    )
 
 
 def words_table(rows: Sequence[Sequence[Word]]) -> list[Fragment]:
     """The nearest words of each virtual token, with what they are not."""
     if not rows:
         return []
-    lines = join([Markup('<tr><th scope="row">{}</th>{}</tr>').format(
-        i, join([Markup("<td><code>{}</code> <small>{:.2f}</small></td>").format(safe(_visible(w.text)), w.cosine) for w in row]))
-        for i, row in enumerate(rows, 1)])
-    return fragments(("words", Markup(
-        '<section class="near-words"><h3>Nearest words of each virtual token</h3><p class="hint">By cosine to the model’s input '
-        "embeddings. They are only neighbours: a virtual token is no word, and its nearest words need not say what it does.</p>"
-        '<div class="scroll" tabindex="0" role="region" aria-label="Nearest words"><table><thead><tr><th>token</th>'
-        '<th colspan="{}">nearest words, cosine</th></tr></thead><tbody>{}</tbody></table></div></section>').format(
-        max(len(r) for r in rows), lines)))
+    lines = join(
+        [
+            Markup('<tr><th scope="row">{}</th>{}</tr>').format(
+                i,
+                join(
+                    [
+                        Markup("<td><code>{}</code> <small>{:.2f}</small></td>").format(
+                            safe(_visible(w.text)), w.cosine
+                        )
+                        for w in row
+                    ]
+                ),
+            )
+            for i, row in enumerate(rows, 1)
+        ]
+    )
+    return fragments(
+        (
+            "words",
+            Markup(
+                '<section class="near-words"><h3>Nearest words of each virtual token</h3><p class="hint">By cosine to the model’s input '
+                "embeddings. They are only neighbours: a virtual token is no word, and its nearest words need not say what it does.</p>"
+                '<div class="scroll" tabindex="0" role="region" aria-label="Nearest words"><table><thead><tr><th>token</th>'
+                '<th colspan="{}">nearest words, cosine</th></tr></thead><tbody>{}</tbody></table></div></section>'
+            ).format(max(len(r) for r in rows), lines),
+        )
+    )
 
 
 def _visible(word: str) -> str:
     """A word with its blanks seen: most begin with one."""
     shown = word.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
     return "".join(c if c.isprintable() else "�" for c in shown)[:24] or "(nothing)"
+
 
 # ---------- The bank as a table, and the memories chosen on the map. Pure functions; no gradio.
 
@@ -318,54 +507,107 @@ def choice_label(info: MemoryInfo) -> str:
     return f"{info.name} → {info.label or 'no answer'} ({info.id[:7]}){' · quarantined' if info.quarantined else ''}"
 
 
-def found_table(infos: Sequence[MemoryInfo], found: Sequence[MemoryInfo], chosen: str = "",
-                tags: Mapping[str, tuple[str, ...]] = NO_TAGS) -> list[Fragment]:
+def found_table(
+    infos: Sequence[MemoryInfo],
+    found: Sequence[MemoryInfo],
+    chosen: str = "",
+    tags: Mapping[str, tuple[str, ...]] = NO_TAGS,
+) -> list[Fragment]:
     """Those found, in their order: one row a memory, its name a link that opens it. `infos` are all of the bank."""
     if not infos:
-        return fragments(("empty", Markup(
-            '<div class="empty"><h3>No memory yet</h3><p>Solve a problem, then press '
-            '<b>Distil a memory from this problem</b>. What the model learns appears here.</p></div>')))
+        return fragments(
+            (
+                "empty",
+                Markup(
+                    '<div class="empty"><h3>No memory yet</h3><p>Solve a problem, then press '
+                    "<b>Distil a memory from this problem</b>. What the model learns appears here.</p></div>"
+                ),
+            )
+        )
     if not found:
         return fragments(("empty", Markup('<p class="hint">No memory contains these words.</p>')))
     everything = len(found) == len(infos)
     more = f" The newest {SHOWN} are shown: search to see others." if len(found) > SHOWN else ""
     pick = Markup('<button type="button" class="small" data-pick-all>Select {}</button>').format(
-        "all" if everything else f"the {len(found)} found")
-    said = count(len(infos), "memory", "memories") if everything else f"{len(found)} of {count(len(infos), 'memory', 'memories')}"
-    return fragments(("table", Markup('<div class="above"><p class="hint">{}.{}</p>{}</div>{}').format(
-        said, more, pick, _rows(found[:SHOWN], chosen, tags, "Memories"))))
+        "all" if everything else f"the {len(found)} found"
+    )
+    said = (
+        count(len(infos), "memory", "memories")
+        if everything
+        else f"{len(found)} of {count(len(infos), 'memory', 'memories')}"
+    )
+    return fragments(
+        (
+            "table",
+            Markup('<div class="above"><p class="hint">{}.{}</p>{}</div>{}').format(
+                said, more, pick, _rows(found[:SHOWN], chosen, tags, "Memories")
+            ),
+        )
+    )
 
 
-def _rows(infos: Sequence[MemoryInfo], chosen: str, tags: Mapping[str, tuple[str, ...]], label: str) -> Markup:
+def _rows(
+    infos: Sequence[MemoryInfo], chosen: str, tags: Mapping[str, tuple[str, ...]], label: str
+) -> Markup:
     return Markup(
         '<div class="scroll" tabindex="0" role="region" aria-label="{}"><table class="bank">'
         '<thead><tr><th><span class="sr-only">Selected</span></th><th>Memory</th><th>Answer</th><th>Agreement</th><th>Source</th>'
-        "<th>Tags</th><th>Tried</th><th>Helped</th><th>Hurt</th><th>Made</th></tr></thead><tbody>{}</tbody></table></div>").format(
-        label, join([_row(i, i.id == chosen, tags.get(i.id, ())) for i in infos]))
+        "<th>Tags</th><th>Tried</th><th>Helped</th><th>Hurt</th><th>Made</th></tr></thead><tbody>{}</tbody></table></div>"
+    ).format(label, join([_row(i, i.id == chosen, tags.get(i.id, ())) for i in infos]))
 
 
 def _row(i: MemoryInfo, chosen: bool, tags: Sequence[str]) -> Markup:
     flag = Markup(' <span class="chip warn">quarantined</span>') if i.quarantined else Markup("")
     c = i.counters
-    return Markup('<tr data-id="{}"{}><td><input type="checkbox" data-pick="{}" aria-label="Select {}"></td>'
-                  '<th scope="row">{}{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>'
-                  "<td>{}</td></tr>").format(
-        safe(i.id), Markup(' class="chosen" aria-current="true"') if chosen else Markup(""), safe(i.id), safe(i.name),
-        open_link(i.id, i.name), flag, answer_text(i.label), percent(i.majority_ratio), safe(i.problem.source or "typed"),
-        join([Markup('<span class="chip">{}</span>').format(safe(t)) for t in tags], " "), c.used, c.helped, c.hurt,
-        safe(i.created[:10]))
+    return Markup(
+        '<tr data-id="{}"{}><td><input type="checkbox" data-pick="{}" aria-label="Select {}"></td>'
+        '<th scope="row">{}{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>'
+        "<td>{}</td></tr>"
+    ).format(
+        safe(i.id),
+        Markup(' class="chosen" aria-current="true"') if chosen else Markup(""),
+        safe(i.id),
+        safe(i.name),
+        open_link(i.id, i.name),
+        flag,
+        answer_text(i.label),
+        percent(i.majority_ratio),
+        safe(i.problem.source or "typed"),
+        join([Markup('<span class="chip">{}</span>').format(safe(t)) for t in tags], " "),
+        c.used,
+        c.helped,
+        c.hurt,
+        safe(i.created[:10]),
+    )
 
 
-def selected(infos: Sequence[MemoryInfo], chosen: str = "", tags: Mapping[str, tuple[str, ...]] = NO_TAGS) -> list[Fragment]:
+def selected(
+    infos: Sequence[MemoryInfo], chosen: str = "", tags: Mapping[str, tuple[str, ...]] = NO_TAGS
+) -> list[Fragment]:
     """The memories chosen on the map or in the table: their mean agreement, where they come from, and their rows."""
     if not infos:
         return []
     sources = Counter(i.problem.source.rsplit("/", 1)[-1] or "typed" for i in infos)
-    named = ", ".join(f"{n} {name}" for name, n in sources.most_common(4)) + (", …" if len(sources) > 4 else "")
+    named = ", ".join(f"{n} {name}" for name, n in sources.most_common(4)) + (
+        ", …" if len(sources) > 4 else ""
+    )
     helped, hurt = sum(i.counters.helped for i in infos), sum(i.counters.hurt for i in infos)
-    said = (f"Mean agreement {percent(sum(i.majority_ratio for i in infos) / len(infos))}; helped {helped}, hurt {hurt}. "
-            f"From {named}.")
+    said = (
+        f"Mean agreement {percent(sum(i.majority_ratio for i in infos) / len(infos))}; helped {helped}, hurt {hurt}. "
+        f"From {named}."
+    )
     more = f" The first {SHOWN} are shown." if len(infos) > SHOWN else ""
-    frame = Markup('<section class="selected"><h3>{} selected</h3><p class="hint">{}{}</p>{}</section>')
-    return fragments(("selected", frame.format(
-        count(len(infos), "memory", "memories"), safe(said), more, _rows(infos[:SHOWN], chosen, tags, "Selected memories"))))
+    frame = Markup(
+        '<section class="selected"><h3>{} selected</h3><p class="hint">{}{}</p>{}</section>'
+    )
+    return fragments(
+        (
+            "selected",
+            frame.format(
+                count(len(infos), "memory", "memories"),
+                safe(said),
+                more,
+                _rows(infos[:SHOWN], chosen, tags, "Selected memories"),
+            ),
+        )
+    )

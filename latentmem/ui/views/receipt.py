@@ -48,17 +48,31 @@ def receipt_card(r: Receipt, info: MemoryInfo | None = None, chosen: bool = Fals
     """The whole card: answer, memory (`info`: what the bank knows of it, `chosen`: by the visitor), both votes, the router's
     reason and scores, cost, and the JSON."""
     css, words = headline(r)
-    return Markup('<section class="receipt {}" aria-label="Receipt"><header><p class="who">{}</p>'
-                  '<p class="big">{}</p></header>{}<p class="why tx">{}</p>{}{}{}{}</section>').format(
-        css, words, answer_text(r.answer), used_memory(r, info, chosen), safe(reason(r)), both_votes(r), scores(r), facts(r),
-        raw_json(r))
+    return Markup(
+        '<section class="receipt {}" aria-label="Receipt"><header><p class="who">{}</p>'
+        '<p class="big">{}</p></header>{}<p class="why tx">{}</p>{}{}{}{}</section>'
+    ).format(
+        css,
+        words,
+        answer_text(r.answer),
+        used_memory(r, info, chosen),
+        safe(reason(r)),
+        both_votes(r),
+        scores(r),
+        facts(r),
+        raw_json(r),
+    )
 
 
 def reason(r: Receipt) -> str:
     """What the router did, its answers as mathematics: in one pass, the longer first, since one may be in the other."""
     labels = {v.label for v in (r.zero_shot, r.memory) if v is not None and v.label}
     found = sorted((a for a in labels if formula(a) != a), key=len, reverse=True)
-    return re.sub("|".join(map(re.escape, found)), lambda m: formula(m[0]), r.route.reason) if found else r.route.reason
+    return (
+        re.sub("|".join(map(re.escape, found)), lambda m: formula(m[0]), r.route.reason)
+        if found
+        else r.route.reason
+    )
 
 
 def used_memory(r: Receipt, info: MemoryInfo | None = None, chosen: bool = False) -> Markup:
@@ -68,12 +82,25 @@ def used_memory(r: Receipt, info: MemoryInfo | None = None, chosen: bool = False
     if info is None:
         from_ = Markup("<p>“{}”</p>").format(safe(r.used.name))
     else:
-        from_ = Markup('<p class="hint">Learnt from the problem</p><p class="tx">{}</p><p class="hint">{} · its vote said '
-                       "{} with {}</p>").format(safe(info.problem.text), safe(info.problem.source or "typed by a person"),
-                                                answer_text(info.label), percent(info.majority_ratio))
-    pairs = [("Similarity", f"{r.used.similarity:.3f}"), *_rank(r, r.used, chosen), ("Compared by", key_words(r.key_kind))]
+        from_ = Markup(
+            '<p class="hint">Learnt from the problem</p><p class="tx">{}</p><p class="hint">{} · its vote said '
+            "{} with {}</p>"
+        ).format(
+            safe(info.problem.text),
+            safe(info.problem.source or "typed by a person"),
+            answer_text(info.label),
+            percent(info.majority_ratio),
+        )
+    pairs = [
+        ("Similarity", f"{r.used.similarity:.3f}"),
+        *_rank(r, r.used, chosen),
+        ("Compared by", key_words(r.key_kind)),
+    ]
     return Markup('<div class="used">{}{}{}</div>').format(
-        from_, definition_list(pairs), open_link(r.used.memory_id, "Why this memory? Open it on the map"))
+        from_,
+        definition_list(pairs),
+        open_link(r.used.memory_id, "Why this memory? Open it on the map"),
+    )
 
 
 def _rank(r: Receipt, used: Hit, chosen: bool) -> list[tuple[str, str]]:
@@ -94,21 +121,28 @@ def key_words(kind: str) -> str:
 def open_link(memory_id: str, words: str) -> Markup:
     """A link that opens a memory; `live.js` turns the click into an event, and without it the address still works."""
     return Markup('<a class="open" href="?memory={}" data-memory="{}">{}</a>').format(
-        safe(memory_id), safe(memory_id), safe(words))
+        safe(memory_id), safe(memory_id), safe(words)
+    )
 
 
 def both_votes(r: Receipt) -> Markup:
     """The two votes beside each other, the same answer in the same colour."""
-    votes = [(SIDES["zero_shot"], r.zero_shot)] + ([(SIDES["memory"], r.memory)] if r.memory is not None else [])
-    return Markup('<div class="both-votes">{}</div>').format(join([small_vote(title, vote) for title, vote in votes]))
+    votes = [(SIDES["zero_shot"], r.zero_shot)] + (
+        [(SIDES["memory"], r.memory)] if r.memory is not None else []
+    )
+    return Markup('<div class="both-votes">{}</div>').format(
+        join([small_vote(title, vote) for title, vote in votes])
+    )
 
 
 def small_vote(title: str, vote: Vote) -> Markup:
     if vote.abstained:
         said = Markup("nobody votes")
     else:
-        said = Markup("{} with {} of {}").format(answer_text(vote.label), vote.clusters[0].size, vote.total)
-    return Markup('<p><b>{}</b> {}</p>').format(title, said)
+        said = Markup("{} with {} of {}").format(
+            answer_text(vote.label), vote.clusters[0].size, vote.total
+        )
+    return Markup("<p><b>{}</b> {}</p>").format(title, said)
 
 
 def scores(r: Receipt) -> Markup:
@@ -116,23 +150,38 @@ def scores(r: Receipt) -> Markup:
     if not r.route.scores:
         return Markup("")
     top = max(abs(v) for v in r.route.scores.values()) or 1.0
-    rows = [Markup('<li><span>{}</span><meter min="0" max="1" value="{:.4f}" aria-label="{}"></meter>'
-                   '<span class="num">{}</span></li>').format(
-        SIDES.get(side, side), max(0.0, value / top), safe(f"score {SIDES.get(side, side)}"), number(value, 3))
-        for side, value in r.route.scores.items()]
+    rows = [
+        Markup(
+            '<li><span>{}</span><meter min="0" max="1" value="{:.4f}" aria-label="{}"></meter>'
+            '<span class="num">{}</span></li>'
+        ).format(
+            SIDES.get(side, side),
+            max(0.0, value / top),
+            safe(f"score {SIDES.get(side, side)}"),
+            number(value, 3),
+        )
+        for side, value in r.route.scores.items()
+    ]
     return Markup('<div class="scores"><h4>Verifier: {}</h4><ul>{}</ul></div>').format(
-        safe(r.route.verifier.replace("_", " ")), join(rows))
+        safe(r.route.verifier.replace("_", " ")), join(rows)
+    )
 
 
 def facts(r: Receipt) -> Markup:
-    pairs = [("Tokens", f"{r.tokens:,}".replace(",", " ")), ("Time", duration(r.seconds)), ("Seed", str(r.seed)),
-             ("Model", r.model_name), ("Receipt", r.id)]
+    pairs = [
+        ("Tokens", f"{r.tokens:,}".replace(",", " ")),
+        ("Time", duration(r.seconds)),
+        ("Seed", str(r.seed)),
+        ("Model", r.model_name),
+        ("Receipt", r.id),
+    ]
     return Markup('<div class="facts">{}</div>').format(definition_list(pairs))
 
 
 def definition_list(pairs: Sequence[tuple[str, str]]) -> Markup:
     return Markup("<dl>{}</dl>").format(
-        join([Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(k, safe(v)) for k, v in pairs]))
+        join([Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(k, safe(v)) for k, v in pairs])
+    )
 
 
 def receipt_json(r: Receipt) -> str:
@@ -144,33 +193,60 @@ def receipt_json(r: Receipt) -> str:
 
 
 def raw_json(r: Receipt) -> Markup:
-    return Markup('<details><summary>The receipt as JSON</summary><pre tabindex="0">{}</pre></details>').format(
-        safe(receipt_json(r)))
+    return Markup(
+        '<details><summary>The receipt as JSON</summary><pre tabindex="0">{}</pre></details>'
+    ).format(safe(receipt_json(r)))
 
 
 def stored_receipt(r: Receipt, info: MemoryInfo | None = None, back: str = "") -> list[Fragment]:
     """A receipt of an earlier answer, in place of the page of the memory `back` ("" when none is open). Opened, its title
     gets the focus; closed, the link that opened it."""
-    way = open_link(back, "Back to the memory") if back else Markup(
-        '<a class="open" href="?panel=memories" data-memory="">Close the receipt</a>')
-    return fragments(("stored", Markup(
-        '<section class="stored"><p>{}</p><h3 tabindex="-1" data-focus="{}">Receipt of {}</h3><p class="problem tx">{}</p>{}'
-        '<p class="hint">{} · Of each trace the first {} characters are kept.</p></section>').format(
-        way, safe(r.id), safe(r.created[:16].replace("T", " ")), safe(r.problem.text), receipt_card(r, info),
-        again_link(r.problem.text, "Ask this problem again"), MOST_TEXT)))
+    way = (
+        open_link(back, "Back to the memory")
+        if back
+        else Markup('<a class="open" href="?panel=memories" data-memory="">Close the receipt</a>')
+    )
+    return fragments(
+        (
+            "stored",
+            Markup(
+                '<section class="stored"><p>{}</p><h3 tabindex="-1" data-focus="{}">Receipt of {}</h3><p class="problem tx">{}</p>{}'
+                '<p class="hint">{} · Of each trace the first {} characters are kept.</p></section>'
+            ).format(
+                way,
+                safe(r.id),
+                safe(r.created[:16].replace("T", " ")),
+                safe(r.problem.text),
+                receipt_card(r, info),
+                again_link(r.problem.text, "Ask this problem again"),
+                MOST_TEXT,
+            ),
+        )
+    )
 
 
 def no_memory(r: Receipt) -> list[Fragment]:
     """In place of a memory's head, over a receipt without one: why."""
-    why = "That answer was given without a memory." if r.used is None else (
-        "The memory that was tried for that answer is not in the bank any more.")
-    return fragments(("none", Markup('<p class="notice" data-address="" data-receipt-open="{}">{}</p>').format(safe(r.id), why)))
+    why = (
+        "That answer was given without a memory."
+        if r.used is None
+        else ("The memory that was tried for that answer is not in the bank any more.")
+    )
+    return fragments(
+        (
+            "none",
+            Markup('<p class="notice" data-address="" data-receipt-open="{}">{}</p>').format(
+                safe(r.id), why
+            ),
+        )
+    )
 
 
 def again_link(problem: str, words: str) -> Markup:
     """A link that puts a problem into the box of Solve."""
     return Markup('<a class="open" href="?problem={}">{}</a>').format(
-        quote(problem.encode("utf-8", "replace").decode(), safe=""), safe(words))
+        quote(problem.encode("utf-8", "replace").decode(), safe=""), safe(words)
+    )
 
 
 def hits_list(found: Retrieval | None, limit: float, mode: str = "auto") -> Markup:
@@ -183,14 +259,23 @@ def hits_list(found: Retrieval | None, limit: float, mode: str = "auto") -> Mark
     if not found.hits:
         return Markup('<p class="hint">The bank holds no memory that this model can use.</p>')
     if mode == "chosen":
-        return Markup('<p class="hint">Chosen by you:</p><ol class="hits">{}</ol>').format(_hit(found.hits[0], -inf))
-    return Markup('<p class="hint">Nearest memory, by similarity:</p><ol class="hits">{}</ol>').format(
-        join([_hit(h, limit) for h in found.hits[:8]]))
+        return Markup('<p class="hint">Chosen by you:</p><ol class="hits">{}</ol>').format(
+            _hit(found.hits[0], -inf)
+        )
+    return Markup(
+        '<p class="hint">Nearest memory, by similarity:</p><ol class="hits">{}</ol>'
+    ).format(join([_hit(h, limit) for h in found.hits[:8]]))
 
 
 def _hit(h: Hit, limit: float) -> Markup:
-    far = Markup(' <span class="hint">too far to be tried</span>') if h.similarity < limit else Markup("")
-    return Markup("<li>{} <span class=\"num\">{:.3f}</span>{}</li>").format(open_link(h.memory_id, h.name), h.similarity, far)
+    far = (
+        Markup(' <span class="hint">too far to be tried</span>')
+        if h.similarity < limit
+        else Markup("")
+    )
+    return Markup('<li>{} <span class="num">{:.3f}</span>{}</li>').format(
+        open_link(h.memory_id, h.name), h.similarity, far
+    )
 
 
 def same_colours(votes: Sequence[Vote]) -> list[list[int]]:
@@ -203,7 +288,10 @@ def same_colours(votes: Sequence[Vote]) -> list[list[int]]:
     for vote in votes:
         mine: list[int] = []
         for c in vote.clusters:
-            at = next((i for i, a in enumerate(answers) if i not in mine and same_answer(a, c.answer)), len(answers))
+            at = next(
+                (i for i, a in enumerate(answers) if i not in mine and same_answer(a, c.answer)),
+                len(answers),
+            )
             if at == len(answers):
                 answers.append(c.answer)
             mine.append(at)
@@ -215,8 +303,13 @@ def compare_columns(runs: Sequence[tuple[str, Vote]]) -> list[Fragment]:
     """The counterfactual: votes of the same problem and seed beside each other, one column a system."""
     columns = []
     for (title, vote), colours in zip(runs, same_colours([v for _, v in runs]), strict=True):
-        columns.append(Markup('<div class="column"><p class="big">{} {}</p>{}</div>').format(
-            swatch(colours[0] if colours else None), answer_text(vote.label), stored_vote(vote, title, colours)))
+        columns.append(
+            Markup('<div class="column"><p class="big">{} {}</p>{}</div>').format(
+                swatch(colours[0] if colours else None),
+                answer_text(vote.label),
+                stored_vote(vote, title, colours),
+            )
+        )
     said = [v.label for _, v in runs]
     if not any(said):
         words = "None has an answer."
@@ -225,9 +318,15 @@ def compare_columns(runs: Sequence[tuple[str, Vote]]) -> list[Fragment]:
         words = "All give the same answer." if same else "The answers differ."
     if len(runs) < 2:
         return []
-    return fragments(("columns", Markup('<section class="compare"><h3>Side by side, same seed</h3>'
-                                        '<p class="hint">{}</p><div class="cols">{}</div></section>').format(
-        words, join(columns))))
+    return fragments(
+        (
+            "columns",
+            Markup(
+                '<section class="compare"><h3>Side by side, same seed</h3>'
+                '<p class="hint">{}</p><div class="cols">{}</div></section>'
+            ).format(words, join(columns)),
+        )
+    )
 
 
 def compare_table(rows: Sequence[tuple[str, Vote, Vote]]) -> list[Fragment]:
@@ -235,25 +334,44 @@ def compare_table(rows: Sequence[tuple[str, Vote, Vote]]) -> list[Fragment]:
     pairs = []
     for i, (text, before, after) in enumerate(rows):
         columns = []
-        for title, vote, colours in zip(("Before: without it", "After: with it"), (before, after),
-                                        same_colours((before, after)), strict=True):
-            columns.append(Markup('<div class="column">{}</div>').format(stored_vote(vote, title, colours)))
-        pairs.append((f"row-{i}", Markup('<section class="compare"><p class="tx">{}</p><p class="hint">{}</p>'
-                                         '<div class="cols">{}</div></section>').format(
-            safe(text), safe(change_words(before, after)), join(columns))))
+        for title, vote, colours in zip(
+            ("Before: without it", "After: with it"),
+            (before, after),
+            same_colours((before, after)),
+            strict=True,
+        ):
+            columns.append(
+                Markup('<div class="column">{}</div>').format(stored_vote(vote, title, colours))
+            )
+        pairs.append(
+            (
+                f"row-{i}",
+                Markup(
+                    '<section class="compare"><p class="tx">{}</p><p class="hint">{}</p>'
+                    '<div class="cols">{}</div></section>'
+                ).format(safe(text), safe(change_words(before, after)), join(columns)),
+            )
+        )
     return fragments(*pairs)
 
 
 def change_words(before: Vote, after: Vote) -> str:
     """What the memory changed in a vote, in one sentence."""
     if before.abstained or after.abstained:
-        return "One side has no answer." if before.abstained != after.abstained else "Neither side has an answer."
+        return (
+            "One side has no answer."
+            if before.abstained != after.abstained
+            else "Neither side has an answer."
+        )
     a, b = before.clusters[0].size, after.clusters[0].size
     if not same_answer(before.clusters[0].answer, after.clusters[0].answer):
-        return "With the memory another answer wins. Which of the two is right, the model cannot know."
+        return (
+            "With the memory another answer wins. Which of the two is right, the model cannot know."
+        )
     if a == b:
         return f"The same answer with the same {a} of {after.total} votes."
     return f"The same answer with {'more' if b > a else 'fewer'} votes: {a} of {before.total} before, {b} of {after.total} after."
+
 
 # ---------- The button that forgets a receipt, in two steps. Pure; no gradio.
 
@@ -265,12 +383,30 @@ def forget(receipt_id: str, sure: bool = False) -> list[Fragment]:
     first = _button(ASK, receipt_id, "Forget this receipt…")
     if not sure:
         return fragments(("forget", Markup('<p class="forget">{}</p>').format(first)))
-    asked = notice("Forget this receipt for good? What was asked, the votes and the traces are deleted. What the answer counted "
-                   "for the memory stays.", "warn")
-    return fragments(("forget", Markup('<p class="forget">{}</p>{}<p class="forget">{}</p>').format(
-        first, asked, join([_button(SURE, receipt_id, "Yes, forget it"), _button(SPARE, receipt_id, "No, keep it")], " "))))
+    asked = notice(
+        "Forget this receipt for good? What was asked, the votes and the traces are deleted. What the answer counted "
+        "for the memory stays.",
+        "warn",
+    )
+    return fragments(
+        (
+            "forget",
+            Markup('<p class="forget">{}</p>{}<p class="forget">{}</p>').format(
+                first,
+                asked,
+                join(
+                    [
+                        _button(SURE, receipt_id, "Yes, forget it"),
+                        _button(SPARE, receipt_id, "No, keep it"),
+                    ],
+                    " ",
+                ),
+            ),
+        )
+    )
 
 
 def _button(do: str, receipt_id: str, words: str) -> Markup:
-    return Markup('<button type="button" class="small" data-do="{}" data-value="{}">{}</button>').format(
-        do, safe(receipt_id), words)
+    return Markup(
+        '<button type="button" class="small" data-do="{}" data-value="{}">{}</button>'
+    ).format(do, safe(receipt_id), words)

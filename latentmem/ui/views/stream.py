@@ -24,10 +24,18 @@ from .html import (
     safe,
 )
 
-NAMES = {("zero_shot", "one"): "Alone, one trace", ("zero_shot", "vote"): "Alone, vote of eight",
-         ("icl_raw", "one"): "Past problem in the context", ("elm", "one"): "Latent memories"}
-LOOKS = {("zero_shot", "one"): ("#8a8f98", "dot", "circle-open"), ("zero_shot", "vote"): ("#009E73", "dash", "square"),
-         ("icl_raw", "one"): ("#D55E00", "dashdot", "diamond"), ("elm", "one"): ("theme:blue", "solid", "circle")}
+NAMES = {
+    ("zero_shot", "one"): "Alone, one trace",
+    ("zero_shot", "vote"): "Alone, vote of eight",
+    ("icl_raw", "one"): "Past problem in the context",
+    ("elm", "one"): "Latent memories",
+}
+LOOKS = {
+    ("zero_shot", "one"): ("#8a8f98", "dot", "circle-open"),
+    ("zero_shot", "vote"): ("#009E73", "dash", "square"),
+    ("icl_raw", "one"): ("#D55E00", "dashdot", "diamond"),
+    ("elm", "one"): ("theme:blue", "solid", "circle"),
+}
 OTHER = ("#CC79A7", "longdash", "cross")
 RECENT = 12  # problems shown one by one
 Key = tuple[str, str]
@@ -74,7 +82,11 @@ class Feed:
     @property
     def whole(self) -> bool:
         """Whether every reply has come."""
-        return self.progress is not None and self.progress.total > 0 and self.progress.done >= self.progress.total
+        return (
+            self.progress is not None
+            and self.progress.total > 0
+            and self.progress.done >= self.progress.total
+        )
 
 
 def name_of(system: str, form: str) -> str:
@@ -88,20 +100,52 @@ def accuracy_figure(results: Sequence[Result], total: int) -> dict[str, Any]:
     for (_, _, system, form), mine in grouped(results).items():
         colour, dash, symbol = LOOKS.get((system, form), OTHER)
         points = curve(mine)
-        data.append({
-            "type": "scatter", "mode": "lines+markers", "name": name_of(system, form), "x": [met for met, _ in points],
-            "y": [share for _, share in points], "line": {"color": colour, "dash": dash, "width": 2.5},
-            "marker": {"symbol": symbol, "size": 7}, "hovertemplate": "%{y:.0%} of %{x}<extra>%{fullData.name}</extra>"})
-    words = "; ".join(f"{name_of(s.system, s.form)}: {percent(s.accuracy)} of {s.n}" for s in standings_of(results))
-    return {"data": data, "words": f"Accuracy so far. {words}", "layout": {
-        "height": 360, "margin": {"l": 52, "r": 16, "t": 26, "b": 44}, "showlegend": True,
-        "annotations": [{"text": "Right so far", "x": 0, "xref": "paper", "xanchor": "left", "y": 1, "yref": "paper",
-                         "yanchor": "bottom", "showarrow": False, "font": {"size": 13}}],
-        "legend": {"orientation": "h", "y": -0.24},
-        "xaxis": {"title": {"text": "problems met", "font": {"size": 13}},
-                  "range": [0.5, max(total, 2) + 0.5], "fixedrange": True,
-                  "dtick": max(1, -(-total // 12))},
-        "yaxis": {"range": [-0.03, 1.05], "tickformat": ".0%", "fixedrange": True}}}
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": name_of(system, form),
+                "x": [met for met, _ in points],
+                "y": [share for _, share in points],
+                "line": {"color": colour, "dash": dash, "width": 2.5},
+                "marker": {"symbol": symbol, "size": 7},
+                "hovertemplate": "%{y:.0%} of %{x}<extra>%{fullData.name}</extra>",
+            }
+        )
+    words = "; ".join(
+        f"{name_of(s.system, s.form)}: {percent(s.accuracy)} of {s.n}"
+        for s in standings_of(results)
+    )
+    return {
+        "data": data,
+        "words": f"Accuracy so far. {words}",
+        "layout": {
+            "height": 360,
+            "margin": {"l": 52, "r": 16, "t": 26, "b": 44},
+            "showlegend": True,
+            "annotations": [
+                {
+                    "text": "Right so far",
+                    "x": 0,
+                    "xref": "paper",
+                    "xanchor": "left",
+                    "y": 1,
+                    "yref": "paper",
+                    "yanchor": "bottom",
+                    "showarrow": False,
+                    "font": {"size": 13},
+                }
+            ],
+            "legend": {"orientation": "h", "y": -0.24},
+            "xaxis": {
+                "title": {"text": "problems met", "font": {"size": 13}},
+                "range": [0.5, max(total, 2) + 0.5],
+                "fixedrange": True,
+                "dtick": max(1, -(-total // 12)),
+            },
+            "yaxis": {"range": [-0.03, 1.05], "tickformat": ".0%", "fixedrange": True},
+        },
+    }
 
 
 def standings_of(results: Sequence[Result]) -> tuple[Standing, ...]:
@@ -112,11 +156,22 @@ def standings_of(results: Sequence[Result]) -> tuple[Standing, ...]:
 
 def standings_table(feed: Feed) -> Markup:
     """How each system stands, in figures: what the picture shows and a little more."""
-    line = Markup('<tr><th scope="row">{}</th><td>{}</td><td>{} of {}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>')
-    rows = [line.format(
-        name_of(s.system, s.form), percent(s.accuracy), s.right, s.n, percent(s.coverage) if s.used else "–",
-        "–" if s.routing_accuracy is None else f"{s.routed} of {s.judged}", number(s.tokens / max(s.n, 1), 0),
-        duration(s.seconds / max(s.n, 1))) for s in feed.standings()]
+    line = Markup(
+        '<tr><th scope="row">{}</th><td>{}</td><td>{} of {}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>'
+    )
+    rows = [
+        line.format(
+            name_of(s.system, s.form),
+            percent(s.accuracy),
+            s.right,
+            s.n,
+            percent(s.coverage) if s.used else "–",
+            "–" if s.routing_accuracy is None else f"{s.routed} of {s.judged}",
+            number(s.tokens / max(s.n, 1), 0),
+            duration(s.seconds / max(s.n, 1)),
+        )
+        for s in feed.standings()
+    ]
     if not rows:
         return Markup("")
     return Markup(
@@ -124,7 +179,8 @@ def standings_table(feed: Feed) -> Markup:
         "<th>Accuracy</th><th>Right</th><th>Coverage</th><th>Right side chosen</th><th>Tokens a problem</th>"
         "<th>Time a problem</th></tr></thead><tbody>{}</tbody></table></div>"
         '<p class="hint">Coverage: how often an experience was near enough to be tried. Right side chosen: where the model alone '
-        "and the memory disagreed and one was right, how often the router took it.</p>").format(join(rows))
+        "and the memory disagreed and one was right, how often the router took it.</p>"
+    ).format(join(rows))
 
 
 def ending(feed: Feed) -> str:
@@ -140,13 +196,24 @@ def doing(feed: Feed) -> Markup:
     """What is going on now, and how far the stream is."""
     far = Markup("")
     if feed.progress is not None and feed.progress.total:
-        far = progress(Status(f"{feed.progress.done} of {feed.progress.total} replies", feed.progress.done, feed.progress.total),
-                       busy=False)
+        far = progress(
+            Status(
+                f"{feed.progress.done} of {feed.progress.total} replies",
+                feed.progress.done,
+                feed.progress.total,
+            ),
+            busy=False,
+        )
     return progress(feed.status or Status("Starting…")) + far
 
 
 def notes(feed: Feed) -> Markup:
-    return join([Markup('<p class="notice info" role="status">{}</p>').format(safe(note)) for note in feed.notes])
+    return join(
+        [
+            Markup('<p class="notice info" role="status">{}</p>').format(safe(note))
+            for note in feed.notes
+        ]
+    )
 
 
 def recent(feed: Feed) -> list[Fragment]:
@@ -154,27 +221,52 @@ def recent(feed: Feed) -> list[Fragment]:
     by: dict[int, list[Result]] = {}
     for r in feed.results:
         by.setdefault(r.index, []).append(r)
-    taught = {t.problem_id: t for lesson in feed.learned if lesson.system == "elm" for t in lesson.taught}
+    taught = {
+        t.problem_id: t for lesson in feed.learned if lesson.system == "elm" for t in lesson.taught
+    }
     out = []
     for index in sorted(by, reverse=True)[:RECENT]:
         those = by[index]
-        out.append((f"problem-{index}", _problem(index, those, feed.texts, taught.get(those[0].problem_id))))
+        out.append(
+            (
+                f"problem-{index}",
+                _problem(index, those, feed.texts, taught.get(those[0].problem_id)),
+            )
+        )
     return fragments(*out)
 
 
-def _problem(index: int, those: Sequence[Result], texts: Mapping[str, str], lesson: Taught | None) -> Markup:
+def _problem(
+    index: int, those: Sequence[Result], texts: Mapping[str, str], lesson: Taught | None
+) -> Markup:
     first = those[0]
-    replies = join([Markup('<li class="{0}"><b>{1} {0}</b> {2}: {3}{4}</li>').format(
-        "right" if r.correct else "wrong", "✓" if r.correct else "✗", name_of(r.system, r.form), answer_text(r.answer), _with(r))
-        for r in those])
+    replies = join(
+        [
+            Markup('<li class="{0}"><b>{1} {0}</b> {2}: {3}{4}</li>').format(
+                "right" if r.correct else "wrong",
+                "✓" if r.correct else "✗",
+                name_of(r.system, r.form),
+                answer_text(r.answer),
+                _with(r),
+            )
+            for r in those
+        ]
+    )
     learnt = Markup("")
     if lesson is not None:
         what = "Learnt a memory" if lesson.memory else "Nothing learnt"
         wrong = " Its label was wrong." if lesson.memory and lesson.label_right is False else ""
         learnt = Markup('<p class="hint">{}: {}{}</p>').format(what, safe(lesson.reason), wrong)
-    return Markup('<article class="arrival"><header><span>Problem {}</span><span>true answer {}</span></header>'
-                  '<p class="tx" tabindex="0">{}</p><ul>{}</ul>{}</article>').format(
-        index + 1, answer_text(first.truth), safe(texts.get(first.problem_id, first.problem_id)), replies, learnt)
+    return Markup(
+        '<article class="arrival"><header><span>Problem {}</span><span>true answer {}</span></header>'
+        '<p class="tx" tabindex="0">{}</p><ul>{}</ul>{}</article>'
+    ).format(
+        index + 1,
+        answer_text(first.truth),
+        safe(texts.get(first.problem_id, first.problem_id)),
+        replies,
+        learnt,
+    )
 
 
 def _with(r: Result) -> Markup:
@@ -182,9 +274,14 @@ def _with(r: Result) -> Markup:
     if not r.used:
         return Markup("")
     near = f", similarity {r.similarity:.2f}" if r.similarity is not None else ""
-    taken = {"memory": "; the memory's side was taken", "zero_shot": "; the model's own side was taken"}.get(r.chosen or "", "")
+    taken = {
+        "memory": "; the memory's side was taken",
+        "zero_shot": "; the model's own side was taken",
+    }.get(r.chosen or "", "")
     agreed = "; both sides agree" if r.agreed else taken
-    return Markup(' <span class="hint">with “{}”{}{}</span>').format(safe(r.memory_name), near, agreed)
+    return Markup(' <span class="hint">with “{}”{}{}</span>').format(
+        safe(r.memory_name), near, agreed
+    )
 
 
 def empty() -> Markup:
@@ -195,4 +292,5 @@ def empty() -> Markup:
         "with what was learnt from earlier ones only, scored, and then learnt from. No system ever sees the true answers.</p>"
         '<p class="hint">A set is a text file with one JSON object a line: '
         "<code>{}</code>. Learning takes minutes a problem on two cores; stop whenever you like, what was done is kept.</p>"
-        "</section>").format('{"problem": "What is 2 + 3?", "answer": "5"}')
+        "</section>"
+    ).format('{"problem": "What is 2 + 3?", "answer": "5"}')
