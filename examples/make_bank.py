@@ -1,9 +1,11 @@
-"""Distils the memories that the app starts with: `python examples/make_bank.py` writes examples/bank.zip.
+"""Distils the memories that the app starts with: `python examples/make_bank.py` writes
+examples/bank.zip.
 
-Some problems of each family of problems.jsonl, a few in one batch. It takes minutes a memory on two cores and may be
-stopped at any time: what is done is kept in the work folder, and the next start goes on from there. A problem that
-teaches nothing is noted, too, and not tried again. The bank that is there was made with
-`LATENTMEM_STEPS=5 python examples/make_bank.py --each 1 --batch 13`: 6 of 13 problems gave a memory, in 18 minutes.
+Some problems of each family of problems.jsonl, a few in one batch. It takes minutes a memory on two
+cores and may be stopped at any time: what is done is kept in the work folder, and the next start
+goes on from there. A problem that teaches nothing is noted, too, and not tried again. The bank that
+is there was made with `LATENTMEM_STEPS=5 python examples/make_bank.py --each 1 --batch 13`: 6 of 13
+problems gave a memory, in 18 minutes.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ HERE = Path(__file__).resolve().parent
 
 
 def chosen(problems: list[Problem], each: int, skip: int = 0) -> list[Problem]:
-    """`each` problems of every family after the first `skip`, one family after the other so that a stop leaves a mixture."""
+    """`each` problems of every family after the first `skip`, one family after the other so that a
+    stop leaves a mixture."""
     families: dict[str, list[Problem]] = {}
     for problem in problems:
         families.setdefault(problem.source, []).append(problem)
@@ -53,7 +56,8 @@ def distil(engine: Engine, problems: list[Problem], log: Path, batch: int) -> It
         for record in engine.distil_many(left[i : i + batch]):
             if isinstance(record, Step):
                 print(
-                    f"  {record.problem_id}: step {record.step} of {record.steps}, agreement {record.agreement:.0%}",
+                    f"  {record.problem_id}: step {record.step} of {record.steps}, agreement "
+                    f"{record.agreement:.0%}",
                     flush=True,
                 )
             elif isinstance(record, Distilled):
@@ -99,12 +103,14 @@ def main() -> None:
     for result in distil(engine, problems, args.work / "done.jsonl", args.batch):
         what = result.memory.id if result.memory is not None else "no memory"
         print(
-            f"{result.problem_id}: {what}, {time.monotonic() - began:.0f} s after the start. {result.reason}",
+            f"{result.problem_id}: {what}, {time.monotonic() - began:.0f} s after the start. "
+            f"{result.reason}",
             flush=True,
         )
     report = engine.bank.export_zip(args.out)
     print(
-        f"{report.memories} memories of {len(problems)} problems, {args.out.stat().st_size / 1e6:.1f} MB: {args.out}"
+        f"{report.memories} memories of {len(problems)} problems, "
+        f"{args.out.stat().st_size / 1e6:.1f} MB: {args.out}"
     )
 
 

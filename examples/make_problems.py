@@ -1,10 +1,12 @@
-"""Makes examples/problems.jsonl: word problems of our own, in families, so that every problem has neighbours.
+"""Makes examples/problems.jsonl: word problems of our own, in families, so that every problem has
+neighbours.
 
     python examples/make_problems.py          writes the file beside this script
     python examples/make_problems.py --check  exits 1 if the file is not what the script makes
 
-A family is one way of thinking; a wording is one story that asks for it, with numbers that are realistic in that story.
-Two problems of one wording differ in numbers and names. Every answer is a whole number, one to three steps away.
+A family is one way of thinking; a wording is one story that asks for it, with numbers that are
+realistic in that story. Two problems of one wording differ in numbers and names. Every answer is a
+whole number, one to three steps away.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ SEED = 2026
 PER_FAMILY = 8
 FILE = Path(__file__).with_name("problems.jsonl")
 NAMES = {
-    "she": "Amara Beatriz Chloe Dilnoza Elif Freya Grace Hana Ingrid Keiko Leila Marta Nadia Odile Priya Rosa".split(),
-    "he": "Adrian Bilal Carlos Dmitri Emeka Felix Goran Hugo Ivan Jonas Kofi Luca Mateo Nikhil Oskar Tomas".split(),
+    "she": "Amara Beatriz Chloe Dilnoza Elif Freya Grace Hana Ingrid Keiko Leila Marta Nadia "
+    "Odile Priya Rosa".split(),
+    "he": "Adrian Bilal Carlos Dmitri Emeka Felix Goran Hugo Ivan Jonas Kofi Luca Mateo Nikhil "
+    "Oskar Tomas".split(),
 }
 PRONOUNS = {"she": ("she", "her", "her"), "he": ("he", "his", "him")}  # subject, possessive, object
 DRAWS = 20_000  # tries before a wording counts as impossible
@@ -31,7 +35,8 @@ DRAWS = 20_000  # tries before a wording counts as impossible
 
 @dataclass(frozen=True)
 class Made:
-    """One problem with the numbers it was made from, so that a test can work the answer out on its own."""
+    """One problem with the numbers it was made from, so that a test can work the answer out on its
+    own."""
 
     id: str
     family: str
@@ -54,7 +59,8 @@ def positive(value: int | None) -> int | None:
 
 
 def change(n: int, price: int, other: int, paid: int) -> int | None:
-    """Nobody hands over a second note when the first is enough, so the change is less than half of what was paid."""
+    """Nobody hands over a second note when the first is enough, so the change is less than half of
+    what was paid."""
     left = paid - n * price - other
     return left if 0 < left < paid / 2 else None
 
@@ -105,7 +111,8 @@ FAMILIES: dict[str, Callable[..., int | None]] = {
 
 
 def people(rng: random.Random) -> dict[str, str]:
-    """Two people of different names, with the pronouns of each: {a} {a_he} {a_his} {a_him} and {b} ... ."""
+    """Two people of different names, with the pronouns of each: {a} {a_he} {a_his} {a_him} and {b}
+    ... ."""
     words: dict[str, str] = {}
     for letter in "ab":
         kind = rng.choice(sorted(NAMES))
@@ -118,7 +125,8 @@ def people(rng: random.Random) -> dict[str, str]:
 def tell(
     family: str, wording: int, rng: random.Random, told: set[str]
 ) -> tuple[str, int, dict[str, int]]:
-    """A new statement, its answer and its numbers. Numbers that give no sensible answer are thrown away."""
+    """A new statement, its answer and its numbers. Numbers that give no sensible answer are thrown
+    away."""
     statement, ranges = WORDINGS[family][wording % len(WORDINGS[family])]
     for _ in range(DRAWS):
         numbers = {name: rng.choice(values) for name, values in ranges.items()}

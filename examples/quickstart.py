@@ -1,9 +1,11 @@
-"""Solve a problem, learn from it, and answer its neighbour with what was learnt: `python examples/quickstart.py`."""
+"""Solve a problem, learn from it, and answer its neighbour with what was learnt: `python
+examples/quickstart.py`."""
 
 from latentmem import Engine, Problem, Settings
 
 problem = Problem(
-    "A taxi charges $5 to start and $2 for every mile. Dmitri's ride costs $37. How many miles was it?"
+    "A taxi charges $5 to start and $2 for every mile. Dmitri's ride costs $37. How many miles "
+    "was it?"
 )
 neighbour = Problem(
     "A plumber asks 30 euros for coming and 45 euros for each hour of work. The bill is 345 euros. "

@@ -1,8 +1,10 @@
-"""latentmem: watch a language model learn from its own thinking, and ask of any answer which memory answered this.
+"""latentmem: watch a language model learn from its own thinking, and ask of any answer which memory
+answered this.
 
     from latentmem import Engine, Problem, Settings
 
-The names below are imported on first use, so that `import latentmem` is quick and loads no deep-learning library.
+The names below are imported on first use, so that `import latentmem` is quick and loads no
+deep-learning library.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ if TYPE_CHECKING:
     from .records import LatentmemError, Memory, Problem, Receipt
     from .settings import Settings
 
-# Read once, when torch loads its thread pool. By default idle threads spin for work, and beside any other busy process
-# (a web server, a second visitor) every small operation then waits for a time slice: 1,500 ms a decode step on two
-# cores with one neighbour, against 130 ms with passive waiting. Who has the machine alone can set GOMP_SPINCOUNT=20000:
-# 116 against 80 tokens/s at 8 rows, but 8 against 29 beside one busy process.
+# Read once, when torch loads its thread pool. By default idle threads spin for work, and beside any
+# other busy process (a web server, a second visitor) every small operation then waits for a time
+# slice: 1,500 ms a decode step on two cores with one neighbour, against 130 ms with passive
+# waiting. Who has the machine alone can set GOMP_SPINCOUNT=20000: 116 against 80 tokens/s at 8
+# rows, but 8 against 29 beside one busy process.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ |= {
         "OMP_WAIT_POLICY": "passive",

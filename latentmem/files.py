@@ -20,8 +20,9 @@ def write_whole(
     folders: bool = False,
     name: str = "",
 ) -> None:
-    """Write a file whole or not at all: what it held stays until then. `folders`: make those that lead to it. Raises
-    LatentmemError with this remedy, which calls the file by `name` or its path."""
+    """Write a file whole or not at all: what it held stays until then. `folders`: make those that
+    lead to it. Raises LatentmemError with this remedy, which calls the file by `name` or its
+    path."""
     try:
         if (
             file.exists() and not file.is_file()
@@ -51,21 +52,24 @@ def write_whole(
 
 @contextmanager
 def _touched(path: Path, how: str) -> Iterator[None]:
-    """What the system says of a file (a full disk, no such folder, no permission) becomes one sentence."""
+    """What the system says of a file (a full disk, no such folder, no permission) becomes one
+    sentence."""
     try:
         yield
     except OSError as e:
         raise LatentmemError(
-            f"{path} cannot be {how} ({e.strerror}): make room or give another folder, then start again to go "
-            "on."
+            f"{path} cannot be {how} ({e.strerror}): make room or give another folder, then start "
+            "again to go on."
         ) from None
 
 
 class Log:
-    """JSON values, one a line, appended and synced. One process at a time; without a path, in memory only.
+    """JSON values, one a line, appended and synced. One process at a time; without a path, in
+    memory only.
 
-    A last line without its end was being written when the process was killed: it is cut off. Any other line that is not
-    JSON raises LatentmemError, as does a file that cannot be read or written.
+    A last line without its end was being written when the process was killed: it is cut off. Any
+    other line that is not JSON raises LatentmemError, as does a file that cannot be read or
+    written.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -92,8 +96,8 @@ class Log:
                     values.append(json.loads(line))
                 except ValueError as e:
                     raise LatentmemError(
-                        f"{self.path}, line {number} is damaged ({e}): delete the line, or the file, "
-                        "and what it held is computed again."
+                        f"{self.path}, line {number} is damaged ({e}): delete the line, or the "
+                        "file, and what it held is computed again."
                     ) from None
         return values
 
@@ -127,7 +131,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a file, None if there is no such file. Raises LatentmemError if it cannot be read or is not JSON."""
+    """The value of a file, None if there is no such file. Raises LatentmemError if it cannot be
+    read or is not JSON."""
     with _touched(path, "read"):
         try:
             return json.loads(path.read_bytes())

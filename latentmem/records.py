@@ -1,5 +1,5 @@
-"""The frozen records that travel between the parts of latentmem: long work is a generator of them. Arrays are numpy
-float32, so that a record can be made, stored and shown without importing torch."""
+"""The frozen records that travel between the parts of latentmem: long work is a generator of them.
+Arrays are numpy float32, so that a record can be made, stored and shown without importing torch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class LatentmemError(ValueError):
 
 
 def tried(store: Callable[[], object]) -> LatentmemError | None:
-    """What went wrong with storing: a full disk or a locked bank must not cost what was computed, so it is said last."""
+    """What went wrong with storing: a full disk or a locked bank must not cost what was computed,
+    so it is said last."""
     try:
         store()
     except LatentmemError as e:
@@ -49,7 +50,8 @@ def tried(store: Callable[[], object]) -> LatentmemError | None:
 
 
 def digest(*parts: bytes | str) -> str:
-    """sha256 (hex, 64 characters) of the parts, each preceded by its length so that ('ab', 'c') is not ('a', 'bc')."""
+    """sha256 (hex, 64 characters) of the parts, each preceded by its length so that ('ab', 'c') is
+    not ('a', 'bc')."""
     h = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -60,7 +62,8 @@ def digest(*parts: bytes | str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question. `answer` is ground truth for scoring afterwards; nothing that learns or routes may read it."""
+    """A question. `answer` is ground truth for scoring afterwards; nothing that learns or routes
+    may read it."""
 
     text: str
     id: str = ""
@@ -101,7 +104,8 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One sampled rollout. It votes only if it reached end-of-sequence (`finished`) and has a boxed `answer`."""
+    """One sampled rollout. It votes only if it reached end-of-sequence (`finished`) and has a boxed
+    `answer`."""
 
     row: int
     text: str
@@ -121,7 +125,8 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Traces whose answers are equivalent. `answer` is the first one's, as written; `rows` are Trace.row, ascending."""
+    """Traces whose answers are equivalent. `answer` is the first one's, as written; `rows` are
+    Trace.row, ascending."""
 
     answer: str
     rows: tuple[int, ...]
@@ -135,9 +140,10 @@ class Cluster:
 class Vote:
     """The majority vote over `total` traces, of which `voters` were finished and boxed.
 
-    `clusters` are sorted: most votes first, ties by the earliest row. `majority_ratio` is the winner's votes divided
-    by `total` (TTRL, 2504.16084); `margin` is the winner's lead over the runner-up in votes. `label` is None when
-    nobody votes (an abstention). `decided`: no outcome of the traces still open can change the label.
+    `clusters` are sorted: most votes first, ties by the earliest row. `majority_ratio` is the
+    winner's votes divided by `total` (TTRL, 2504.16084); `margin` is the winner's lead over the
+    runner-up in votes. `label` is None when nobody votes (an abstention). `decided`: no outcome of
+    the traces still open can change the label.
     """
 
     clusters: tuple[Cluster, ...]
@@ -167,7 +173,8 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One gradient step of a distillation: its fresh rollouts, their rewards, and what the update did."""
+    """One gradient step of a distillation: its fresh rollouts, their rewards, and what the update
+    did."""
 
     step: int  # counts from 1
     steps: int
@@ -192,7 +199,8 @@ class Step:
 
     @property
     def final(self) -> bool:
-        """Whether it is the check after the last step: rollouts of the final prompt, and no gradient."""
+        """Whether it is the check after the last step: rollouts of the final prompt, and no
+        gradient."""
         return self.step > self.steps
 
     @property
@@ -218,7 +226,8 @@ class Memory:
 
     @property
     def id(self) -> str:
-        """'m' and 16 hex digits: a hash of the problem, the model, the pseudo-label and the soft prompt's bytes."""
+        """'m' and 16 hex digits: a hash of the problem, the model, the pseudo-label and the soft
+        prompt's bytes."""
         import numpy as np
 
         prompt = np.ascontiguousarray(self.soft_prompt, dtype="<f4")
@@ -288,7 +297,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A retrieved memory. `rank` counts from 1; `similarity` is cosine; `margin` is the lead over the next hit."""
+    """A retrieved memory. `rank` counts from 1; `similarity` is cosine; `margin` is the lead over
+    the next hit."""
 
     memory_id: str
     name: str
@@ -308,7 +318,8 @@ class Retrieval:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Which side answers. `side` is None when neither side has an answer; `reason` is one plain sentence."""
+    """Which side answers. `side` is None when neither side has an answer; `reason` is one plain
+    sentence."""
 
     side: Side | None
     answer: str | None
@@ -350,7 +361,10 @@ class Receipt:
         said = f"The answer is {self.answer}" if self.answer is not None else "No answer was found"
         if self.used is None:
             return f"{said}. No memory was used: {self.route.reason}"
-        who = f"memory {self.used.memory_id} (“{self.used.name}”, similarity {self.used.similarity:.2f})"
+        who = (
+            f"memory {self.used.memory_id} (“{self.used.name}”, similarity "
+            f"{self.used.similarity:.2f})"
+        )
         if self.memory_id is not None:
             return f"{said}, answered by {who}. {self.route.reason}"
         if self.route.agreed:
@@ -381,14 +395,17 @@ def to_dict(record: Any) -> dict[str, Any]:
 
 
 def to_json(record: Any) -> str:
-    """One line of JSON; NaN and infinity are refused, because no JSON reader outside Python takes them."""
+    """One line of JSON; NaN and infinity are refused, because no JSON reader outside Python takes
+    them."""
     return json.dumps(to_dict(record), ensure_ascii=False, allow_nan=False)
 
 
 def from_json(kind: type[R], text: str | bytes, what: str = "") -> R:
-    """A record of the given kind from untrusted JSON, every member checked; `what` names the text in an error.
+    """A record of the given kind from untrusted JSON, every member checked; `what` names the text
+    in an error.
 
-    Raises LatentmemError naming the first member that is wrong. What is no finite number is refused: no sum survives it.
+    Raises LatentmemError naming the first member that is wrong. What is no finite number is
+    refused: no sum survives it.
     """
     from pydantic import ValidationError
 
@@ -413,7 +430,8 @@ def from_json(kind: type[R], text: str | bytes, what: str = "") -> R:
 
 @cache
 def _checker(kind: type) -> Any:
-    """For a tuple of one, as pydantic takes no config for a dataclass; kept, since compiling takes longer than checking."""
+    """For a tuple of one, as pydantic takes no config for a dataclass; kept, since compiling takes
+    longer than checking."""
     from pydantic import ConfigDict, TypeAdapter
 
     return TypeAdapter(tuple[kind], config=ConfigDict(allow_inf_nan=False))
@@ -434,8 +452,8 @@ MEMBERS = ("problem", "id", "answer", "source")
 def read_problems(file: Path) -> Iterator[Problem]:
     """The problems of a file in its order; empty lines are passed over, other members ignored.
 
-    Raises LatentmemError naming the file and the line for a file that cannot be read, is not UTF-8, or has a line that
-    is not such an object.
+    Raises LatentmemError naming the file and the line for a file that cannot be read, is not UTF-8,
+    or has a line that is not such an object.
     """
     try:
         with open(file, encoding="utf-8") as lines:
@@ -481,8 +499,9 @@ def parse_problem(line: str, where: str) -> Problem:
 
 
 def gold(answer: Any) -> Any:
-    """What a data set calls an answer as the string to score by: 18 and 18.0 are "18", of a solution in the style of GSM8K
-    the number behind its ####. None for what is no answer: NaN, an infinity, such a solution cut off before its number.
+    """What a data set calls an answer as the string to score by: 18 and 18.0 are "18", of a
+    solution in the style of GSM8K the number behind its ####. None for what is no answer: NaN,
+    an infinity, such a solution cut off before its number.
 
     What is neither a string nor a number is handed back.
     """

@@ -1,4 +1,5 @@
-"""All settings, checked once. Only `engine.py` and the entry points read them; stages take plain arguments.
+"""All settings, checked once. Only `engine.py` and the entry points read them; stages take plain
+arguments.
 
 Every field can be set in the environment as LATENTMEM_<FIELD>, e.g. LATENTMEM_MODEL=smollm2-135m.
 """
@@ -37,7 +38,8 @@ class Settings(BaseSettings):
     )
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto",
-        description="How matrices are multiplied; auto: int8 for sampling where a CPU has it natively, and bfloat16 or "
+        description="How matrices are multiplied; auto: int8 for sampling where a CPU has it "
+        "natively, and bfloat16 or "
         "float32, whichever is native, for the rest.",
     )
     bank: Path = Field(
@@ -62,7 +64,8 @@ class Settings(BaseSettings):
         20, ge=1, le=MOST_TOKENS, description="Length of a soft prompt (paper: 20)."
     )
     init_text: str = Field(
-        "Solve the problem step by step, check each step, and put the final answer within \\boxed{}.",
+        "Solve the problem step by step, check each step, and put the final answer within "
+        "\\boxed{}.",
         min_length=1,
         description="The soft prompt starts as the embeddings of this text.",
     )
@@ -83,7 +86,8 @@ class Settings(BaseSettings):
 
     pseudo_label: Literal["step", "first"] = Field(
         "step",
-        description="Reward agreement with the majority of the step's own rollouts (paper), or of the first vote.",
+        description="Reward agreement with the majority of the step's own rollouts (paper), or of "
+        "the first vote.",
     )
     entropy_bonus: float = Field(
         0.0, ge=0, le=10, description="Reward for unlikely tokens, lest all traces become alike."
@@ -108,7 +112,8 @@ class Settings(BaseSettings):
     )
     verifier: Literal["vote_share", "self_certainty", "judge"] = Field(
         "vote_share",
-        description="Who decides when memory and model disagree; with one rollout, which always ties, the judge.",
+        description="Who decides when memory and model disagree; with one rollout, which always "
+        "ties, the judge.",
     )
 
     starter: bool = Field(
@@ -116,11 +121,13 @@ class Settings(BaseSettings):
     )
     mcp: bool = Field(
         False,
-        description="Offer the app's endpoints as tools of the Model Context Protocol, not in a shared app.",
+        description="Offer the app's endpoints as tools of the Model Context Protocol, not in a "
+        "shared app.",
     )
     hosted: bool = Field(
         default_factory=lambda: bool(os.environ.get("SPACE_ID")),
-        description="The app is shared: the bank is read-only and visitors have limits (on a Space: yes).",
+        description="The app is shared: the bank is read-only and visitors have limits (on a "
+        "Space: yes).",
     )
     hosted_chars: int = Field(1200, ge=1, description="Longest problem in a shared app.")
     hosted_rollouts: int = Field(8, ge=1, description="Most traces for a vote in a shared app.")
@@ -158,34 +165,45 @@ class Settings(BaseSettings):
             raise LatentmemError(_sentence(e)) from None
 
     def changed(self, **changes: Any) -> Settings:
-        """A checked copy with some fields replaced. Raises LatentmemError naming field, value and remedy."""
+        """A checked copy with some fields replaced. Raises LatentmemError naming field, value and
+        remedy."""
         return type(self)(**{**self.model_dump(), **changes})
 
 
-# Why the defaults that decide a result are what they are. "Sweep": recipes and recipes-more in assets/results, at most two
-# memories a recipe and 100 held-out problems, so the intervals overlap; "runs": the folders beside them, all with
-# qwen2.5-coder-0.5b.
+# Why the defaults that decide a result are what they are. "Sweep": recipes and recipes-more in
+# assets/results, at most two memories a recipe and 100 held-out problems, so the intervals overlap;
+# "runs": the folders beside them, all with qwen2.5-coder-0.5b.
 WHY: Mapping[str, str] = {
     "rollouts": "As in the paper; not swept.",
-    "temperature": "Half of the traces are right, pass@8 is 95 % (MultiArith). Sweep (recipes-more): 0.8 +1.5 points, 1.0 -2.0.",
-    "top_p": "What is trained is what was drawn: a cut-off tail would make the policy gradient another one's.",
+    "temperature": "Half of the traces are right, pass@8 is 95 % (MultiArith). Sweep "
+    "(recipes-more): 0.8 +1.5 points, 1.0 -2.0.",
+    "top_p": "What is trained is what was drawn: a cut-off tail would make the policy gradient "
+    "another one's.",
     "max_new_tokens": "At 200, three of four traces on the examples were cut off and had no vote.",
     "virtual_tokens": "As in the paper. Sweep: 20 tokens +5.5 points, 5 tokens 0.0.",
-    "init_text": "It does little by itself: untrained +1 point and -5 (runs). Sweep (recipes-more): +1.5 points, another 0.0.",
+    "init_text": "It does little by itself: untrained +1 point and -5 (runs). Sweep "
+    "(recipes-more): +1.5 points, another 0.0.",
     "steps": "As in the paper; of ten memories in a run, the best was after step 6 to 10.",
-    "learning_rate": "Sweep: 1e-3 +5.5 points, 3e-4 +2.0, 3e-3 -7.0; 5e-3 collapsed the model in ten steps.",
+    "learning_rate": "Sweep: 1e-3 +5.5 points, 3e-4 +2.0, 3e-3 -7.0; 5e-3 collapsed the model in "
+    "ten steps.",
     "max_grad_norm": "A usual value; the steps of AdamW hardly depend on the gradient's length.",
     "advantage": "Sweep: divided by std +5.5 points, centred only -4.0.",
-    "gate_votes": "SCRL, 2603.19880. Right of 100 votes let through: GSM8K 19 of 32, MultiArith 68 of 75; 4: 17 of 21, 61 of 67.",
+    "gate_votes": "SCRL, 2603.19880. Right of 100 votes let through: GSM8K 19 of 32, MultiArith "
+    "68 of 75; 4: 17 of 21, 61 of 67.",
     "gate_lead": "As gate_votes.",
     "pseudo_label": "As in the paper. Sweep: of each step +5.5 points, of the first vote 0.0.",
     "entropy_bonus": "None, as in the paper. Sweep: none +5.5 points, 0.02 +3.0.",
-    "max_shift": "None, as in the paper: ten steps at 1e-3 move a prompt by 0.16 of its size. Sweep: none +5.5, 0.08 +3.0.",
-    "keep": "Agreement goes up and down. Sweep (recipes-more), the same curves: best step +1.5 points, last step -0.5.",
-    "key": "On held-out problems sentence embeddings were ahead by 1, 2 and 8 points in three runs, only the 8 beyond chance.",
+    "max_shift": "None, as in the paper: ten steps at 1e-3 move a prompt by 0.16 of its size. "
+    "Sweep: none +5.5, 0.08 +3.0.",
+    "keep": "Agreement goes up and down. Sweep (recipes-more), the same curves: best step +1.5 "
+    "points, last step -0.5.",
+    "key": "On held-out problems sentence embeddings were ahead by 1, 2 and 8 points in three "
+    "runs, only the 8 beyond chance.",
     "k": "ReasoningBank (arXiv 2509.25140): 49.7 % with one, 44.4 % with four.",
-    "min_similarity": "Keeps out 6 nearest memories in 1,000 (runs), where nearer ones were worth no more; not swept.",
-    "verifier": "Right side taken: in votes the share 20 of 26; with one trace the judge 108 of 173 (some of them chosen on).",
+    "min_similarity": "Keeps out 6 nearest memories in 1,000 (runs), where nearer ones were worth "
+    "no more; not swept.",
+    "verifier": "Right side taken: in votes the share 20 of 26; with one trace the judge 108 of "
+    "173 (some of them chosen on).",
 }
 
 

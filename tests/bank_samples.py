@@ -1,4 +1,5 @@
-"""Memories for tests of the bank, each made from a number alone, so that two processes can make the same one."""
+"""Memories for tests of the bank, each made from a number alone, so that two processes can make the
+same one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What the tests of the comparison's rows share: an engine over a tiny random model, and problems nobody may look behind.
+"""What the tests of the comparison's rows share: an engine over a tiny random model, and problems
+nobody may look behind.
 
-A random model boxes nothing, so its traces get answers from their own text by a stand-in extractor: the rows are real,
-the mathematics is not.
+A random model boxes nothing, so its traces get answers from their own text by a stand-in extractor:
+the rows are real, the mathematics is not.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ QUICK = {
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Import it into a test module: a tiny model's sums are over before a second thread has woken, and one thread always
-    adds up in the same order."""
+    """Import it into a test module: a tiny model's sums are over before a second thread has woken,
+    and one thread always adds up in the same order."""
     import torch
 
     threads = torch.get_num_threads()

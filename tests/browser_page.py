@@ -1,4 +1,5 @@
-"""What the tests in a real Chromium share: a server of the app, a browser tab, and the few things done in it."""
+"""What the tests in a real Chromium share: a server of the app, a browser tab, and the few things
+done in it."""
 
 from __future__ import annotations
 
@@ -28,14 +29,18 @@ FLAGS = (
     "--disable-sync",
     "--enable-unsafe-swiftshader",
 )
-BUILT = "return document.querySelector('#lm-facts li') && document.querySelector('#lm-tabs [role=tabpanel] .block')"
+BUILT = (
+    "return document.querySelector('#lm-facts li') && document.querySelector('#lm-tabs "
+    "[role=tabpanel] .block')"
+)
 PATIENCE = 90.0  # seconds; a shared machine is slow at times
 
 marks = [pytest.mark.browser]
 if not (CHROMIUM and DRIVER):
     marks.append(
         pytest.mark.skip(
-            reason="needs chromium and chromedriver on the path, Debian's chromium and chromium-driver"
+            reason="needs chromium and chromedriver on the path, Debian's chromium and "
+            "chromium-driver"
         )
     )
 
@@ -98,7 +103,8 @@ class Page:
         self.until(BUILT)
 
     def reload(self) -> list[str]:
-        """Presses the browser's reload; gives the errors from before it, without gradio's complaint of being interrupted."""
+        """Presses the browser's reload; gives the errors from before it, without gradio's complaint
+        of being interrupted."""
         before = self.errors()
         self.driver.refresh()
         self.until(BUILT)
@@ -134,7 +140,8 @@ class Page:
 
     def tab(self, name: str) -> None:
         self.run(
-            "[...document.querySelectorAll('button[role=tab]')].find(b => b.innerText === arguments[0]).click()",
+            "[...document.querySelectorAll('button[role=tab]')].find(b => b.innerText === "
+            "arguments[0]).click()",
             name,
         )
 
@@ -157,12 +164,13 @@ class Page:
 
 
 def solve(page: Page, text: str) -> None:
-    """Asks, and waits for the receipt of this question: one that is there on the press is old, and may have been brought back
-    by the page a moment before."""
+    """Asks, and waits for the receipt of this question: one that is there on the press is old, and
+    may have been brought back by the page a moment before."""
     page.write("#lm-problem textarea", text)
     page.run(
-        "document.querySelector('#lm-solve').addEventListener('click', () => document.querySelector('#lm-receipt .receipt')"
-        "?.setAttribute('data-old', ''), {capture: true, once: true})"
+        "document.querySelector('#lm-solve').addEventListener('click', () => "
+        "document.querySelector('#lm-receipt .receipt')?.setAttribute('data-old', ''), {capture: "
+        "true, once: true})"
     )
     page.click("#lm-solve")
     page.until(
@@ -172,7 +180,8 @@ def solve(page: Page, text: str) -> None:
 
 
 def click_point(page: Page, wanted: str = "") -> str:
-    """A real click on the point of a memory, or on the one that lies most by itself and is not open; its memory's id."""
+    """A real click on the point of a memory, or on the one that lies most by itself and is not
+    open; its memory's id."""
     from selenium.webdriver import ActionChains
 
     where = page.run(

@@ -1,4 +1,5 @@
-"""An engine that streams what it was given, over a real bank, and a terminal that runs commands with it."""
+"""An engine that streams what it was given, over a real bank, and a terminal that runs commands
+with it."""
 
 from __future__ import annotations
 

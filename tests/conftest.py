@@ -1,7 +1,7 @@
 """What all tests share: no test touches the user's bank or settings, and a quick test no network.
 
-`pytest` runs the quick tests; `pytest -m real` those that need the weights of a model, `pytest -m browser` those that
-need chromium (markers and the default are in pyproject.toml).
+`pytest` runs the quick tests; `pytest -m real` those that need the weights of a model, `pytest -m
+browser` those that need chromium (markers and the default are in pyproject.toml).
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from hypothesis import HealthCheck, settings
 from .browser_page import Page, serve_fake
 from .skips import pytest_addoption, pytest_runtest_makereport  # noqa: F401 - hooks
 
-SLOW = 900  # seconds for one real or browser test that names no limit of its own: weights may have to be fetched first
+# seconds for one real or browser test that names no limit of its own: weights may have to be
+# fetched first
+SLOW = 900
 KEPT = ("LATENTMEM_CACHE",)  # where the weights are
 
 # The same examples in every run, and no limit for one of them: a shared machine is slow at times.
@@ -34,7 +36,8 @@ settings.load_profile("latentmem")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A quick test's tensors are tiny: a second thread of a mathematics library only costs, in child processes, too.
+    """A quick test's tensors are tiny: a second thread of a mathematics library only costs, in
+    child processes, too.
 
     The real and browser tests keep all threads. Whoever sets a variable keeps that number.
     """
@@ -44,7 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: the garbage collector need not look through it again and again."""
+    """What is imported by now stays: the garbage collector need not look through it again and
+    again."""
     gc.collect()
     gc.freeze()
 
@@ -97,7 +101,8 @@ def cli(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, a folder that pip takes wheels from and nowhere else, and a hub known to be unreachable."""
+    """An empty cache, a folder that pip takes wheels from and nowhere else, and a hub known to be
+    unreachable."""
     from tests.weight_sources import fresh
 
     return fresh(tmp_path, monkeypatch)
@@ -105,7 +110,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def converted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """A stand-in for the conversion, which is tested by itself: records what it was given and writes a small folder.
+    """A stand-in for the conversion, which is tested by itself: records what it was given and
+    writes a small folder.
 
     pip is replaced by a copy here, too: these tests are not about pip.
     """

@@ -1,4 +1,5 @@
-"""Systems that need no model: their answers follow from the problem and from what they have learnt, and nothing else."""
+"""Systems that need no model: their answers follow from the problem and from what they have learnt,
+and nothing else."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def chance(*parts: object) -> float:
 
 
 def side(problem: Problem, name: Side, form: Form, good: float) -> tuple[Vote, tuple[Trace, ...]]:
-    """Traces that are right with the chance `good`; their truth is read off the problem's text, as a model would."""
+    """Traces that are right with the chance `good`; their truth is read off the problem's text, as
+    a model would."""
     truth = solved(problem)
     traces = []
     for row in range(form.traces):
@@ -76,7 +78,8 @@ def solved(problem: Problem) -> int:
 
 
 class FakeSystem:
-    """With `memories` it answers twice and routes; each lesson makes the memory side better. Notes whatever it is given."""
+    """With `memories` it answers twice and routes; each lesson makes the memory side better. Notes
+    whatever it is given."""
 
     needs_labels = False
 

@@ -52,7 +52,8 @@ WORDS = (
 
 
 class FakeEngine:
-    """The interface of `latentmem.engine.engine.Engine`. `pace`: seconds of waiting a record. `fail`: what `answer` raises.
+    """The interface of `latentmem.engine.engine.Engine`. `pace`: seconds of waiting a record.
+    `fail`: what `answer` raises.
 
     A problem with "slowly" in it goes on until it is stopped, one with "unanimous" teaches nothing.
     """

@@ -1,4 +1,5 @@
-"""What a fake engine's bank is filled with: a history of use, a model too small to load, and very many memories."""
+"""What a fake engine's bank is filled with: a history of use, a model too small to load, and very
+many memories."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def fake_model(hidden: int, fingerprint: str) -> Any:
 
 
 def history(bank: Bank) -> None:
-    """A month in the life of a bank: memories are looked up, tried, helped and hurt; a few have tags and notes."""
+    """A month in the life of a bank: memories are looked up, tried, helped and hurt; a few have
+    tags and notes."""
     rng, start = random.Random(7), datetime(2026, 1, 3, 9, tzinfo=UTC)
     infos, events = bank.infos(), []
     asked = [i.problem.text for i in infos]
@@ -83,14 +85,17 @@ def problem_text(n: int) -> tuple[str, str]:
     thing, other = rng.sample(THINGS[family], 2)
     return rng.choice(
         (
-            f"In a problem of {family} number {n}, the {thing} counts {a} and the {other} {b} times as many; {c} are gone. How many?",
-            f"How does the {family} of {a} {thing} and {b} {other} change after {c} days, asks number {n}?",
+            f"In a problem of {family} number {n}, the {thing} counts {a} and the {other} {b} "
+            f"times as many; {c} are gone. How many?",
+            f"How does the {family} of {a} {thing} and {b} {other} change after {c} days, asks "
+            f"number {n}?",
         )
     ), family
 
 
 def many(engine: Any, path: str, n: int, batch: int = 1000) -> Bank:
-    """A bank of n memories in a file; what is already there stays, so that filling goes on after a stop."""
+    """A bank of n memories in a file; what is already there stays, so that filling goes on after a
+    stop."""
     bank = Bank(path)
     for start in range(len(bank) // batch * batch, n, batch):
         rows = [_one(engine, i) for i in range(start, min(start + batch, n))]

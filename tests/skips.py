@@ -1,4 +1,5 @@
-"""`pytest --skips known`: a test that skips for a reason that could be mended fails. What .ci/run asks for.
+"""`pytest --skips known`: a test that skips for a reason that could be mended fails. What .ci/run
+asks for.
 
 Without it every skip is allowed, so that the tests run with the extra `test` alone.
 """
@@ -30,7 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--skips",
         choices=["any", *ALLOWED],
         default="any",
-        help="skips that do not fail: any; known (of the machine, or of the extras mcp and umap); machine",
+        help="skips that do not fail: any; known (of the machine, or of the extras mcp and umap); "
+        "machine",
     )
 
 

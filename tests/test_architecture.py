@@ -1,4 +1,5 @@
-"""The shape of the project: imports go one way, files stay small, nothing unsafe is called, the import is quick."""
+"""The shape of the project: imports go one way, files stay small, nothing unsafe is called, the
+import is quick."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "latentmem"
 
-# A room may import the rooms of lower rows only. A folder stands for all its files, which may import each other.
+# A room may import the rooms of lower rows only. A folder stands for all its files, which may
+# import each other.
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("records", "settings", "files"),
     ("model", "bank"),
@@ -89,7 +91,8 @@ def unit(path: Path) -> str:
 
 @cache
 def imports(path: Path) -> tuple[tuple[str, int], ...]:
-    """(absolute name, line) of all that a file imports at run time, also inside functions; not under TYPE_CHECKING."""
+    """(absolute name, line) of all that a file imports at run time, also inside functions; not
+    under TYPE_CHECKING."""
     return tuple(_imports(path))
 
 
@@ -119,7 +122,8 @@ def _imports(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def own_unit(name: str) -> str | None:
-    """The unit of our own package that an import names, None for all others and for the package's exports."""
+    """The unit of our own package that an import names, None for all others and for the package's
+    exports."""
     parts = name.split(".")
     return parts[1] if parts[0] == "latentmem" and len(parts) > 1 and parts[1] in LEVEL else None
 
@@ -205,7 +209,8 @@ def test_the_top_level_is_as_agreed() -> None:
 
 
 def test_import_is_quick_and_light() -> None:
-    """Judged by what is loaded and by the process's own CPU time, which other work on the machine does not lengthen."""
+    """Judged by what is loaded and by the process's own CPU time, which other work on the machine
+    does not lengthen."""
     code = (
         "import time; t = time.process_time(); import latentmem, sys; t = time.process_time() - t; "
         f"print(t, [m for m in {HEAVY} if m in sys.modules])"

@@ -1,4 +1,5 @@
-"""The example problems are what their script makes, their answers are right, and the quickstart runs."""
+"""The example problems are what their script makes, their answers are right, and the quickstart
+runs."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def only(found: list[int]) -> int:
     return found[0]
 
 
-# Answers worked out in another way than the script does: by counting, or by trying all whole numbers.
+# Answers worked out in another way than the script does: by counting, or by trying all whole
+# numbers.
 CHECKS: dict[str, Callable[..., int]] = {
     "change": lambda n, price, other, paid: only(
         [c for c in range(paid) if sum([price] * n) + other + c == paid]

@@ -65,11 +65,13 @@ def test_nested_records_survive_json():
             "NaN",
         ),
         (
-            '{"row": 1, "text": "", "answer": null, "finished": true, "tokens": 1, "entropy": Infinity}',
+            '{"row": 1, "text": "", "answer": null, "finished": true, "tokens": 1, "entropy": '
+            "Infinity}",
             "Infinity",
         ),
         (
-            '{"row": 1, "text": "", "answer": null, "finished": true, "tokens": 1, "entropy": 1e999}',
+            '{"row": 1, "text": "", "answer": null, "finished": true, "tokens": 1, "entropy": '
+            "1e999}",
             "1e999",
         ),
         ("9" * 5000, "Trace is not valid JSON"),

@@ -1,4 +1,5 @@
-"""What may be skipped where every test should run, and that chromium is there for those that need it."""
+"""What may be skipped where every test should run, and that chromium is there for those that need
+it."""
 
 from __future__ import annotations
 

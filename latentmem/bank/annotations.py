@@ -1,5 +1,6 @@
-"""Notes and tags on memories. Both are events, as everything that happens to a memory is: nothing is overwritten, and a
-union of two banks keeps them. A removal is an event too; the newest event about a tag or a note decides."""
+"""Notes and tags on memories. Both are events, as everything that happens to a memory is: nothing
+is overwritten, and a union of two banks keeps them. A removal is an event too; the newest event
+about a tag or a note decides."""
 
 from __future__ import annotations
 
@@ -32,13 +33,15 @@ def clean_tag(name: str) -> str:
         raise LatentmemError("The tag is empty: type a word.")
     if len(tag) > MOST_TAG or not tag.isprintable() or "," in tag:
         raise LatentmemError(
-            f"The tag {tag[:40]!r} does not fit: use up to {MOST_TAG} printable characters without a comma."
+            f"The tag {tag[:40]!r} does not fit: use up to {MOST_TAG} printable characters "
+            "without a comma."
         )
     return tag
 
 
 def tag(bank: Bank | Overlay, memory_ids: Iterable[str], name: str, on: bool = True) -> int:
-    """Gives memories a tag, or takes it away; how many did not have (or had) it before. Raises LatentmemError."""
+    """Gives memories a tag, or takes it away; how many did not have (or had) it before. Raises
+    LatentmemError."""
     word, has = clean_tag(name), tags(bank)
     ids = [bank.info(i).id if i not in bank else i for i in memory_ids]
     changed = [i for i in dict.fromkeys(ids) if (word in has.get(i, ())) != on]

@@ -1,7 +1,9 @@
-"""The shared form of a bank: a zip of manifest.json, memories.jsonl, events.jsonl and one safetensors file per memory.
+"""The shared form of a bank: a zip of manifest.json, memories.jsonl, events.jsonl and one
+safetensors file per memory.
 
-An archive comes from strangers: `bank_zip` guards the container; here every line is parsed by a checker, every array
-compared with its checksum and looked through, and every memory must hash to its id.
+An archive comes from strangers: `bank_zip` guards the container; here every line is parsed by a
+checker, every array compared with its checksum and looked through, and every memory must hash to
+its id.
 """
 
 from __future__ import annotations
@@ -84,8 +86,8 @@ Members = Mapping[str, Member]
 
 
 class _Bounded:
-    """A file for zipfile that refuses to read much at once: zipfile reads the whole table of contents in one piece and
-    makes an object of every entry before anyone can count them."""
+    """A file for zipfile that refuses to read much at once: zipfile reads the whole table of
+    contents in one piece and makes an object of every entry before anyone can count them."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -105,7 +107,8 @@ class _Bounded:
 def opened(
     source: str | Path | IO[bytes], most: int = MAX_MEMORIES, most_bytes: int = MAX_TOTAL
 ) -> Iterator[tuple[zipfile.ZipFile, Members]]:
-    """The archive and its members as the manifest lists them, all checked but the arrays. Raises LatentmemError."""
+    """The archive and its members as the manifest lists them, all checked but the arrays. Raises
+    LatentmemError."""
     with ExitStack() as stack:
         try:
             file = (
@@ -189,14 +192,14 @@ def _members(archive: zipfile.ZipFile, size: int, most: int, most_bytes: int) ->
         )
     if most_bytes < MAX_TOTAL and total > most_bytes:
         raise LatentmemError(
-            f"The archive unpacks to {total >> 20} MiB, more than the {most_bytes >> 20} MiB allowed here: "
-            "export fewer memories."
+            f"The archive unpacks to {total >> 20} MiB, more than the {most_bytes >> 20} MiB "
+            "allowed here: export fewer memories."
         )
     # Members that overlap share packed bytes: that is how the worst zip bombs are made.
     if packed > size or total > MAX_TOTAL or total > max(RATIO_FLOOR, MAX_RATIO * packed):
         raise LatentmemError(
-            f"The archive of {size} bytes would unpack to {total} bytes, which no exported bank does: "
-            "it was not unpacked."
+            f"The archive of {size} bytes would unpack to {total} bytes, which no exported bank "
+            "does: it was not unpacked."
         )
     manifest = from_json(Manifest, read(archive, MANIFEST, MANIFEST), MANIFEST)
     if manifest.format != FORMAT:
@@ -205,7 +208,8 @@ def _members(archive: zipfile.ZipFile, size: int, most: int, most_bytes: int) ->
         )
     if manifest.version > VERSION:
         raise LatentmemError(
-            f"The archive has version {manifest.version}, this latentmem reads {VERSION}: update it."
+            f"The archive has version {manifest.version}, this latentmem reads {VERSION}: update "
+            "it."
         )
     unlisted = sorted(set(names) - set(manifest.members) - {MANIFEST})
     if unlisted:
@@ -232,7 +236,8 @@ def _check_names(infos: list[zipfile.ZipInfo], names: list[str]) -> None:
     seen: set[str] = set()
     limits = {MANIFEST: MAX_MANIFEST, MEMORIES: MAX_TOTAL, EVENTS: MAX_TOTAL}
     for info, name in zip(infos, names, strict=True):
-        # zipfile cuts names at a NUL and changes separators: only a name that is what it says may pass.
+        # zipfile cuts names at a NUL and changes separators: only a name that is what it says may
+        # pass.
         if info.orig_filename != name or (name not in limits and not ARRAYS.fullmatch(name)):
             raise LatentmemError(
                 f"The archive holds {info.orig_filename[:60]!r}, which does not belong in a bank: "
@@ -302,11 +307,13 @@ def export_zip(
     ids: list[str] | None = None,
     lacking: Sequence[str] = (),
 ) -> ExportReport:
-    """Write the memories (all, or those in `ids`) and their events, but no receipts. The same bank gives the same bytes.
+    """Write the memories (all, or those in `ids`) and their events, but no receipts. The same bank
+    gives the same bytes.
     `lacking`: sentences about what should be in the archive and did not even come into this bank.
 
-    A path is replaced only once the archive is complete, and only by one that lacks nothing: what is there may be the last
-    good copy. Raises LatentmemError then, for a file that is no archive, and when nothing can be written.
+    A path is replaced only once the archive is complete, and only by one that lacks nothing: what
+    is there may be the last good copy. Raises LatentmemError then, for a file that is no archive,
+    and when nothing can be written.
     """
     chosen = sorted(set(ids)) if ids is not None else store.ids()
     if len(chosen) > MAX_MEMORIES:
@@ -322,7 +329,8 @@ def export_zip(
         there = path.exists()
         if there and not zipfile.is_zipfile(path):
             raise LatentmemError(
-                f"{path} is there and is no archive: write to another name, such as {path.stem}.zip."
+                f"{path} is there and is no archive: write to another name, such as "
+                f"{path.stem}.zip."
             )
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
@@ -369,7 +377,8 @@ def _write(store: Store, file: IO[bytes], ids: list[str], lacking: Sequence[str]
                     len(line) > MAX_LINE or len(arrays) > MAX_ARRAYS
                 ):  # else `import` would refuse the whole archive
                     raise LatentmemError(
-                        f"Memory {ident} is too large for an archive ({len(line) + len(arrays)} bytes)."
+                        f"Memory {ident} is too large for an archive ({len(line) + len(arrays)} "
+                        "bytes)."
                     )
             except LatentmemError as e:
                 refused.append(str(e))
@@ -409,8 +418,9 @@ def _write(store: Store, file: IO[bytes], ids: list[str], lacking: Sequence[str]
 
 
 class _Events:
-    """The whole events of one memory after the other, and how many there are beside them: an archive that lacks events, such
-    as a quarantine, must say so. Once a page is damaged, the table is read event by event, for all memories at once."""
+    """The whole events of one memory after the other, and how many there are beside them: an
+    archive that lacks events, such as a quarantine, must say so. Once a page is damaged, the
+    table is read event by event, for all memories at once."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -443,7 +453,8 @@ class _Events:
     def _past_damage(
         self, db: sqlite3.Connection, ident: str
     ) -> tuple[list[sqlite3.Row], int | None]:
-        """The rows that can be read, and how many there are by the index, None if that is damaged, too."""
+        """The rows that can be read, and how many there are by the index, None if that is damaged,
+        too."""
         if self._salvaged is None:
             self._salvaged = defaultdict(list)
             for row in salvaged(
@@ -481,11 +492,12 @@ def import_zip(
     most: int = MAX_MEMORIES,
     most_bytes: int = MAX_TOTAL,
 ) -> ImportReport:
-    """Add what the archive holds and the bank does not. A memory comes whole or not at all; one that is damaged, or
-    was made by another model than `model`, is refused with a sentence while the others come in.
+    """Add what the archive holds and the bank does not. A memory comes whole or not at all; one
+    that is damaged, or was made by another model than `model`, is refused with a sentence while
+    the others come in.
 
-    Raises LatentmemError, before anything is stored, when the archive as a whole is not to be trusted, or holds more than
-    `most` memories or `most_bytes` unpacked.
+    Raises LatentmemError, before anything is stored, when the archive as a whole is not to be
+    trusted, or holds more than `most` memories or `most_bytes` unpacked.
     """
     with opened(source, most, most_bytes) as (archive, members):
         refused = _Refusals()
@@ -504,7 +516,8 @@ def import_zip(
 
 
 class _Refusals:
-    """The first thousand sentences and the number of the others: a hostile archive has millions of bad lines."""
+    """The first thousand sentences and the number of the others: a hostile archive has millions of
+    bad lines."""
 
     def __init__(self) -> None:
         self._first: list[str] = []
@@ -566,7 +579,8 @@ def _memory(words: _Line, arrays: dict[str, np.ndarray]) -> tuple[codec.Packed, 
         prompt is not None and len(prompt) > MOST_TOKENS
     ):  # it would be read again and again, by everybody's model
         raise LatentmemError(
-            f"Memory {words.id} has {len(prompt)} virtual tokens, more than the {MOST_TOKENS} allowed."
+            f"Memory {words.id} has {len(prompt)} virtual tokens, more than the {MOST_TOKENS} "
+            "allowed."
         )
     memory = Memory(
         problem=r.problem,

@@ -1,7 +1,9 @@
-"""The bank: one SQLite file that keeps memories, finds them by their keys, and counts how they were used.
+"""The bank: one SQLite file that keeps memories, finds them by their keys, and counts how they were
+used.
 
-Around this file: `bank_schema` (tables, opening, errors), `bank_store` (transactions, rows), `bank_codec` (a Memory as
-bytes), `bank_index` (search), `bank_receipts`, `bank_archive` and `bank_zip` (the shared form), `bank_verify`.
+Around this file: `bank_schema` (tables, opening, errors), `bank_store` (transactions, rows),
+`bank_codec` (a Memory as bytes), `bank_index` (search), `bank_receipts`, `bank_archive` and
+`bank_zip` (the shared form), `bank_verify`.
 """
 
 from __future__ import annotations
@@ -36,9 +38,11 @@ OF_MEMORY = "WHERE id IN (SELECT receipt_id FROM events WHERE memory_id = ?)"
 
 
 def keep(store: Store, receipt: Receipt, events: Sequence[Event], most: int) -> None:
-    """Store a receipt and the events of its answer, all or nothing, and let go of the oldest beyond `most`.
+    """Store a receipt and the events of its answer, all or nothing, and let go of the oldest beyond
+    `most`.
 
-    Keeping the same id again keeps the first. Events of a memory that was deleted meanwhile are left out.
+    Keeping the same id again keeps the first. Events of a memory that was deleted meanwhile are
+    left out.
     """
     row, batch = codec.receipt_row(receipt), stamped(events)
     with store.writing() as db:
@@ -56,15 +60,15 @@ def read(store: Store, receipt_id: str, most: int) -> Receipt:
             row = db.execute("SELECT * FROM receipts WHERE id = ?", (receipt_id,)).fetchone()
     if row is None:
         raise LatentmemError(
-            f"There is no receipt {str(receipt_id)[:40]!r} here: a bank keeps those of the newest {most} "
-            "answers given with it, so ask the problem again for a new one."
+            f"There is no receipt {str(receipt_id)[:40]!r} here: a bank keeps those of the newest "
+            f"{most} answers given with it, so ask the problem again for a new one."
         )
     return codec.receipt_of(row)
 
 
 def listed(store: Store, memory_id: str | None, limit: int) -> list[Receipt]:
-    """Receipts, of all answers or of those in which a memory took part, newest first, without the damaged ones, which
-    `verify` names."""
+    """Receipts, of all answers or of those in which a memory took part, newest first, without the
+    damaged ones, which `verify` names."""
     with store.reading() as db:
         rows = db.execute(
             f"SELECT * FROM receipts {OF_MEMORY if memory_id else ''} ORDER BY seq DESC LIMIT ?",
@@ -80,7 +84,8 @@ def listed(store: Store, memory_id: str | None, limit: int) -> list[Receipt]:
 
 
 def problems(store: Store, memory_id: str) -> dict[str, str]:
-    """Receipt id -> problem, of the answers in which a memory took part, newest first; their receipts are not opened."""
+    """Receipt id -> problem, of the answers in which a memory took part, newest first; their
+    receipts are not opened."""
     with store.reading() as db:
         rows = db.execute(
             f"SELECT id, problem FROM receipts {OF_MEMORY} ORDER BY seq DESC", (memory_id,)
@@ -89,9 +94,11 @@ def problems(store: Store, memory_id: str) -> dict[str, str]:
 
 
 def forget(store: Store, receipt_ids: Collection[str] | None) -> int:
-    """Delete these receipts, or all; how many those were. An unknown id raises LatentmemError, and nothing is deleted.
+    """Delete these receipts, or all; how many those were. An unknown id raises LatentmemError, and
+    nothing is deleted.
 
-    `secure_delete` overwrites them in the file; the checkpoint takes them out of the log beside it, too.
+    `secure_delete` overwrites them in the file; the checkpoint takes them out of the log beside it,
+    too.
     """
     with store.writing() as db:
         if receipt_ids is None:
@@ -118,11 +125,13 @@ FETCH = 1024  # keys read at a time
 
 
 class Bank:
-    """Memories in one SQLite file, or in RAM (":memory:"). A context manager; any thread may use it.
+    """Memories in one SQLite file, or in RAM (":memory:"). A context manager; any thread may use
+    it.
 
-    What `put`, `record` and `keep_receipt` returned from has been synced to disk. Several processes may use one file; a process
-    that forked must open it again. Where a memory's id is asked for, its beginning will do, from 4 characters on, if
-    only one id begins so. Whatever a user can cause raises LatentmemError.
+    What `put`, `record` and `keep_receipt` returned from has been synced to disk. Several processes
+    may use one file; a process that forked must open it again. Where a memory's id is asked for,
+    its beginning will do, from 4 characters on, if only one id begins so. Whatever a user can cause
+    raises LatentmemError.
     """
 
     def __init__(
@@ -146,7 +155,8 @@ class Bank:
 
     # -------------------------------------------------------------- memories
     def put(self, memory: Memory) -> str:
-        """Keep a memory and return its id, once it is on disk. Keeping the same id again changes nothing.
+        """Keep a memory and return its id, once it is on disk. Keeping the same id again changes
+        nothing.
 
         Refuses NaN, wrong shapes, keys that are no unit vectors, and values JSON cannot hold.
         """
@@ -159,7 +169,8 @@ class Bank:
         return serialization.unpack(self._store.packed(self._store.resolve(memory_id)))
 
     def delete(self, memory_id: str) -> None:
-        """Remove a memory and its events for good; receipts stay (see `forget`). Importing an archive brings it back."""
+        """Remove a memory and its events for good; receipts stay (see `forget`). Importing an
+        archive brings it back."""
         self._store.delete(memory_id)
 
     def __contains__(self, memory_id: object) -> bool:
@@ -197,7 +208,8 @@ class Bank:
         offset: int = 0,
         text: str | None = None,
     ) -> list[MemoryInfo]:
-        """Rows of the table, newest first. `text` is looked for, in any case, in the problem, the label and the id."""
+        """Rows of the table, newest first. `text` is looked for, in any case, in the problem, the
+        label and the id."""
         where: list[str] = []
         values: list[Any] = []
         for condition, value in (
@@ -205,7 +217,8 @@ class Bank:
             ("m.model = ?", model),
             (f"COALESCE({STATE} = 'quarantined', 0) = ?", quarantined),
             (
-                "instr(casefold(m.problem_text || char(10) || COALESCE(m.label, '') || char(10) || m.id), ?) > 0",
+                "instr(casefold(m.problem_text || char(10) || COALESCE(m.label, '') || char(10) "
+                "|| m.id), ?) > 0",
                 text.casefold() if text else None,
             ),
         ):
@@ -226,10 +239,12 @@ class Bank:
         exclude: Collection[str] = (),
         include_quarantined: bool = False,
     ) -> tuple[Hit, ...]:
-        """The k memories whose key is most similar (cosine) to key [d], best first, ties by id. Exact.
+        """The k memories whose key is most similar (cosine) to key [d], best first, ties by id.
+        Exact.
 
-        `model`: only memories made by the model of this fingerprint; `source`: only those of this data set; `exclude`:
-        ids that shall not be found. Raises OtherKeys where all keys that could be found have another length.
+        `model`: only memories made by the model of this fingerprint; `source`: only those of this
+        data set; `exclude`: ids that shall not be found. Raises OtherKeys where all keys that could
+        be found have another length.
         """
         query = key_index.check_query(key, k)
         codes, views = self._search_views(kind)
@@ -257,7 +272,8 @@ class Bank:
     def keys(
         self, kind: KeyKind, *, model: str | None = None, include_quarantined: bool = False
     ) -> tuple[list[str], np.ndarray]:
-        """All ids and their keys [n, d] float32, unit rows, in the order of storing; [0, 0] when there are none."""
+        """All ids and their keys [n, d] float32, unit rows, in the order of storing; [0, 0] when
+        there are none."""
         codes, views = self._search_views(kind)
         found = {}
         for dim, view in views.items():
@@ -313,11 +329,13 @@ class Bank:
 
     # -------------------------------------------------------------- receipts
     def keep_receipt(self, receipt: Receipt, events: Sequence[Event] = ()) -> None:
-        """Keep the receipt of an answer and the events that it leaves, in one transaction; the oldest receipts go."""
+        """Keep the receipt of an answer and the events that it leaves, in one transaction; the
+        oldest receipts go."""
         keep(self._store, receipt, events, self.most_receipts)
 
     def receipt(self, receipt_id: str) -> Receipt:
-        """The receipt with this id: without token ids, its traces cut. Raises LatentmemError when it is gone."""
+        """The receipt with this id: without token ids, its traces cut. Raises LatentmemError when
+        it is gone."""
         return read(self._store, receipt_id, self.most_receipts)
 
     def receipts(self, memory_id: str | None = None, *, limit: int | None = None) -> list[Receipt]:
@@ -330,7 +348,8 @@ class Bank:
         return problems(self._store, self._store.resolve(memory_id))
 
     def forget(self, receipt_ids: Collection[str] | None = None) -> int:
-        """Delete these receipts, or all, for good: what was asked and answered; how many those were."""
+        """Delete these receipts, or all, for good: what was asked and answered; how many those
+        were."""
         return forget(self._store, receipt_ids)
 
     # -------------------------------------------------------------- sharing and health
@@ -341,8 +360,9 @@ class Bank:
         *,
         lacking: Sequence[str] = (),
     ) -> ExportReport:
-        """Write memories (all, or these) and their events, but no receipts, as a zip; a damaged memory is left out and
-        named. `lacking`: sentences about what should be in it and is not in this bank."""
+        """Write memories (all, or these) and their events, but no receipts, as a zip; a damaged
+        memory is left out and named. `lacking`: sentences about what should be in it and is not
+        in this bank."""
         chosen = None if ids is None else [self._store.resolve(ident) for ident in ids]
         return archive.export_zip(self._store, target, chosen, lacking)
 
@@ -351,7 +371,8 @@ class Bank:
     ) -> ImportReport:
         """Add the memories and events of an exported bank that this one lacks (set union).
 
-        `model`: refuse memories made by a model of another fingerprint. `limits`: `most` memories, `most_bytes`.
+        `model`: refuse memories made by a model of another fingerprint. `limits`: `most` memories,
+        `most_bytes`.
         """
         self._store.check_writable()
         return archive.import_zip(self._store, source, model=model, **limits)
@@ -359,7 +380,8 @@ class Bank:
     def export_peft(
         self, memory_id: str, folder: str | Path, *, base_model: str | None = None
     ) -> None:
-        """Write the soft prompt as a PEFT adapter. `base_model`: where PEFT finds the model, else the model's name."""
+        """Write the soft prompt as a PEFT adapter. `base_model`: where PEFT finds the model, else
+        the model's name."""
         memory = self.get(memory_id)
         peft.save_peft(
             folder,
@@ -370,11 +392,13 @@ class Bank:
         )
 
     def verify(self) -> VerifyReport:
-        """Check the file, every checksum, every id and every reference. Problems are named, one sentence each."""
+        """Check the file, every checksum, every id and every reference. Problems are named, one
+        sentence each."""
         return database.verify(self._store)
 
     def stats(self) -> dict[str, Any]:
-        """path, bytes, those of them in use for memories and events, journal_mode, sqlite version, memories, ..."""
+        """path, bytes, those of them in use for memories and events, journal_mode, sqlite version,
+        memories, ..."""
         with self._store.reading() as db:
 
             def one(sql: str) -> Any:

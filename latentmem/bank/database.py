@@ -1,4 +1,5 @@
-"""The rows behind a bank: one connection, its lock and transactions; memories as bytes in and out; events.
+"""The rows behind a bank: one connection, its lock and transactions; memories as bytes in and out;
+events.
 
 `Bank` is what the rest of the program uses; the archive and `verify` work on this.
 """
@@ -31,7 +32,8 @@ class Store:
 
     def __init__(self, path: str, read_only: bool) -> None:
         self.path, self.read_only = path, read_only
-        self.writes = 0  # changes of this connection that search must see; those of others show in data_version
+        # changes of this connection that search must see; those of others show in data_version
+        self.writes = 0
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._db: sqlite3.Connection | None = connect(path, read_only)
@@ -87,7 +89,8 @@ class Store:
             )
 
     def resolve(self, memory_id: str) -> str:
-        """The full id of the one memory whose id begins with this. Raises LatentmemError with a suggestion."""
+        """The full id of the one memory whose id begins with this. Raises LatentmemError with a
+        suggestion."""
         if self.has(memory_id):
             return memory_id
         prefix = str(memory_id).strip()
@@ -122,7 +125,8 @@ class Store:
             return [row[0] for row in db.execute("SELECT id FROM memories ORDER BY id").fetchall()]
 
     def packed(self, memory_id: str) -> codec.Packed:
-        """The bytes of a memory, every checksum compared. Raises LatentmemError naming the memory if one is wrong."""
+        """The bytes of a memory, every checksum compared. Raises LatentmemError naming the memory
+        if one is wrong."""
         with self.reading() as db:
             try:
                 row = db.execute("SELECT seq FROM memories WHERE id = ?", (memory_id,)).fetchone()
@@ -183,7 +187,8 @@ class Store:
         return event
 
     def add_new(self, batch: Sequence[Event]) -> None:
-        """Append events that just happened, all or none: one transaction each would wait for the disk every time."""
+        """Append events that just happened, all or none: one transaction each would wait for the
+        disk every time."""
         if not batch:
             return
         with self.writing() as db:
@@ -196,13 +201,15 @@ class Store:
                 )
 
     def add_events(self, batch: Iterable[Event]) -> tuple[int, list[str]]:
-        """Add the complete events that are not yet there; how many those were, and what was refused."""
+        """Add the complete events that are not yet there; how many those were, and what was
+        refused."""
         with self.writing() as db:
             self.writes += 1
             return insert_events(db, batch)
 
     def events(self, chosen: dict[str, str], limit: int = -1) -> list[Event]:
-        """Events whose columns have these values, newest first, without the damaged ones, which `verify` names."""
+        """Events whose columns have these values, newest first, without the damaged ones, which
+        `verify` names."""
         where = " AND ".join(f"{column} = ?" for column in chosen) or "1"
         with self.reading() as db:
             try:
@@ -248,8 +255,8 @@ def check_event(event: Event) -> None:
         raise LatentmemError(
             f"The event has {len(whole)} bytes and the limit is {MOST_EVENT}: shorten its text."
         )
-    # The newest event decides whether a memory is in quarantine or has a tag: one of a time to come would outdo whatever
-    # another copy of the bank says until then.
+    # The newest event decides whether a memory is in quarantine or has a tag: one of a time to come
+    # would outdo whatever another copy of the bank says until then.
     if event.created and codec.stamp(event.created) > codec.now() + 86_400_000_000:
         raise LatentmemError(
             f"The event of {event.created} lies in the future: set the clock that wrote it."
@@ -259,8 +266,9 @@ def check_event(event: Event) -> None:
 def stamped(
     events: Sequence[Event], overridden: Callable[[Event], int] = lambda event: 0
 ) -> list[Event]:
-    """Events that just happened, checked, with what they lack of ids and times, which lie apart so that their order stays,
-    and after the time of what they override, even if the clock was set back in between or another one was ahead."""
+    """Events that just happened, checked, with what they lack of ids and times, which lie apart so
+    that their order stays, and after the time of what they override, even if the clock was set
+    back in between or another one was ahead."""
     at = codec.now()
     for event in events:
         check_event(event)
@@ -310,7 +318,8 @@ def _insert(db: sqlite3.Connection, packed: codec.Packed, memory: Memory) -> boo
 
 
 def insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, list[str]]:
-    """Within a transaction: the complete events that are not yet there; how many those were, and what was refused."""
+    """Within a transaction: the complete events that are not yet there; how many those were, and
+    what was refused."""
     added, orphans, refused = 0, Counter[str](), []
     for event in batch:
         row = codec.event_row(event)
@@ -318,7 +327,8 @@ def insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, 
         if known is not None:
             if known[0] != row["sha256"]:
                 refused.append(
-                    f"Event {event.id} differs from the one the bank has under this id: it was not taken."
+                    f"Event {event.id} differs from the one the bank has under this id: it was "
+                    "not taken."
                 )
         elif not _has(db, "memories", event.memory_id):
             orphans[event.memory_id] += 1
@@ -326,18 +336,23 @@ def insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, 
             db.execute(insert_sql("events", list(row)), list(row.values()))
             added += 1
     refused += [
-        f"{count} events belong to memory {ident[:40]!r}, which the bank does not have: they were not taken."
+        f"{count} events belong to memory {ident[:40]!r}, which the bank does not have: they were "
+        "not taken."
         for ident, count in orphans.items()
     ]
     return added, refused
 
 
 def _overridden(db: sqlite3.Connection, event: Event) -> int:
-    """The time of the newest event that this one overrides, if it is of a kind of which the newest decides."""
+    """The time of the newest event that this one overrides, if it is of a kind of which the newest
+    decides."""
     kinds = next((kinds for kinds in LAST_COUNTS if event.kind in kinds), None)
     if kinds is None:
         return 0
-    sql = f"SELECT MAX(at) FROM events WHERE memory_id = ? AND kind IN ({', '.join('?' * len(kinds))})"
+    sql = (
+        "SELECT MAX(at) FROM events WHERE memory_id = ? AND kind IN "
+        f"({', '.join('?' * len(kinds))})"
+    )
     return db.execute(sql, (event.memory_id, *kinds)).fetchone()[0] or 0
 
 
@@ -363,8 +378,9 @@ class VerifyReport:
 
 
 def verify(store: Store) -> VerifyReport:
-    """Reads everything. Problems are collected, so that one damaged memory does not hide the next. Another process may
-    write meanwhile, and a long lock would stop it: what it deletes between the listing and the reading is no problem."""
+    """Reads everything. Problems are collected, so that one damaged memory does not hide the next.
+    Another process may write meanwhile, and a long lock would stop it: what it deletes between
+    the listing and the reading is no problem."""
     problems: list[str] = []
     with store.reading() as db:
         memories = _seqs(db, "memories", problems)
@@ -438,8 +454,8 @@ def _memory(store: Store, db: sqlite3.Connection, seq: int) -> Iterator[str]:
     for column, value in codec.row_of(memory, at).items():
         if row[column] != value:
             yield (
-                f"The entry of memory {ident} says {column} = {str(row[column])[:40]!r}, its record says "
-                f"{str(value)[:40]!r}."
+                f"The entry of memory {ident} says {column} = {str(row[column])[:40]!r}, its "
+                f"record says {str(value)[:40]!r}."
             )
 
 
@@ -475,6 +491,6 @@ def _receipt(db: sqlite3.Connection, seq: int) -> Iterator[str]:
     ):
         if row[column] != value:
             yield (
-                f"The entry of receipt {row['id']} says {column} = {str(row[column])[:40]!r}, its record says "
-                f"{str(value)[:40]!r}."
+                f"The entry of receipt {row['id']} says {column} = {str(row[column])[:40]!r}, its "
+                f"record says {str(value)[:40]!r}."
             )

@@ -1,6 +1,8 @@
-"""Exact search in memory: the keys of one kind as matrices [n, d], grown row by row, never rebuilt for a query.
+"""Exact search in memory: the keys of one kind as matrices [n, d], grown row by row, never rebuilt
+for a query.
 
-A `View` is what one search sees: arrays that later puts do not touch. So a search runs outside the bank's lock.
+A `View` is what one search sees: arrays that later puts do not touch. So a search runs outside the
+bank's lock.
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ import numpy as np
 from ..records import Hit, LatentmemError
 from .serialization import KEY_DTYPE, MOST_KEY
 
-# float32 products are off by up to about 1e-6: rows this close to the k-th are compared again in float64.
+# float32 products are off by up to about 1e-6: rows this close to the k-th are compared again in
+# float64.
 SLACK = 1e-5
 CHUNK = 4096
 
 
 @dataclass(frozen=True)
 class View:
-    """The memories of one key length at one moment. All columns have n entries, in the order of storing."""
+    """The memories of one key length at one moment. All columns have n entries, in the order of
+    storing."""
 
     ids: list[str]  # shared with the block, which only appends: read [:n]
     names: list[str]
@@ -75,7 +79,8 @@ class Block:
         self.quarantined = np.concatenate([self.quarantined, fresh])
 
     def mark(self, *, alive: set[int] | None, quarantined: Collection[str]) -> None:
-        """New masks instead of changed ones, because views share them. `alive`: the seqs that still exist."""
+        """New masks instead of changed ones, because views share them. `alive`: the seqs that still
+        exist."""
         if alive is not None:
             self.deleted = np.array([seq not in alive for seq in self.seqs], bool)
         self.quarantined = np.zeros(len(self.ids), bool)
@@ -108,7 +113,8 @@ class KeyIndex:
     stored: int = 0  # rows seen and not deleted, damaged ones included
 
     def add(self, rows: Iterable[tuple[int, str, str, str, str, bytes, str]]) -> None:
-        """rows: (seq, id, name, model, source, key bytes, sha256). A damaged key is left out: `verify` names it."""
+        """rows: (seq, id, name, model, source, key bytes, sha256). A damaged key is left out:
+        `verify` names it."""
         found: dict[int, tuple[list[np.ndarray], list[tuple[int, str, str, int, int]]]] = {}
         for seq, ident, name, model, source, data, checksum in rows:
             self.last_seq = max(self.last_seq, seq)
@@ -143,8 +149,9 @@ class KeyIndex:
         return self.codes.setdefault(label, len(self.codes))
 
     def _decode(self, data: bytes, checksum: str) -> np.ndarray | None:
-        """The key in bytes whose sha256 is right. Their layout is our own (`save_key`): 8 bytes of header length, the
-        header, the numbers; reading it directly is ten times faster than a general reader, for every key of a bank."""
+        """The key in bytes whose sha256 is right. Their layout is our own (`save_key`): 8 bytes of
+        header length, the header, the numbers; reading it directly is ten times faster than a
+        general reader, for every key of a bank."""
         if not isinstance(data, bytes) or hashlib.sha256(data).hexdigest() != checksum:
             return None
         dtype = np.dtype(KEY_DTYPE[self.kind])
@@ -180,10 +187,11 @@ def allowed(
 
 
 def nearest(view: View, key: np.ndarray, k: int, mask: np.ndarray) -> tuple[Hit, ...]:
-    """The k allowed rows of highest cosine with key [d], ties by id; the margin of each is its lead over the next.
+    """The k allowed rows of highest cosine with key [d], ties by id; the margin of each is its lead
+    over the next.
 
-    Exact: float32 products find the candidates, float64 cosines order them, so that equal keys are equal whatever the
-    order in which BLAS adds.
+    Exact: float32 products find the candidates, float64 cosines order them, so that equal keys are
+    equal whatever the order in which BLAS adds.
     """
     count = int(mask.sum())
     if not count:
@@ -220,7 +228,8 @@ def _cosines(rows: np.ndarray, query: np.ndarray) -> np.ndarray:
 
 
 class OtherKeys(LatentmemError):
-    """A search key that no key of the bank can be compared with: another embedder or model made them."""
+    """A search key that no key of the bank can be compared with: another embedder or model made
+    them."""
 
 
 def check_query(key: np.ndarray, k: int) -> np.ndarray:
@@ -233,8 +242,8 @@ def check_query(key: np.ndarray, k: int) -> np.ndarray:
         or not vector.any()
     ):
         raise LatentmemError(
-            f"The search key ({vector.dtype} {vector.shape}) is not one finite vector [d] other than "
-            "zero: compute it again."
+            f"The search key ({vector.dtype} {vector.shape}) is not one finite vector [d] other "
+            "than zero: compute it again."
         )
     if k < 1:
         raise LatentmemError(f"k = {k} asks for no memory: use 1 or more.")

@@ -51,7 +51,8 @@ class Beside:
             return [e for e in self._events if memory_id in (None, e.memory_id)]
 
     def add(self, events: Sequence[Event]) -> list[Event]:
-        """Take down events that just happened, with ids and times; all or none. Raises LatentmemError."""
+        """Take down events that just happened, with ids and times; all or none. Raises
+        LatentmemError."""
         made = stamped(events)
         with self._lock:
             self._events = thinned([*self._events, *made])
@@ -68,8 +69,9 @@ class Beside:
 
 
 def thinned(events: list[Event]) -> list[Event]:
-    """At most MOST_EVENTS: the oldest that answers left go first, then what a later event overrides: a quarantine must not
-    lapse by answering on. Raises LatentmemError when a person's own are too many."""
+    """At most MOST_EVENTS: the oldest that answers left go first, then what a later event
+    overrides: a quarantine must not lapse by answering on. Raises LatentmemError when a person's
+    own are too many."""
     over = len(events) - MOST_EVENTS
     if over <= 0:
         return events
@@ -83,14 +85,15 @@ def thinned(events: list[Event]) -> list[Event]:
     )
     if len(gone) < over:
         raise LatentmemError(
-            f"{MOST_EVENTS} notes and changes of shared memories are as many as this shared app keeps for "
-            "you: run latentmem on your own computer for more."
+            f"{MOST_EVENTS} notes and changes of shared memories are as many as this shared app "
+            "keeps for you: run latentmem on your own computer for more."
         )
     return [e for i, e in enumerate(events) if i not in gone]
 
 
 def _about(event: Event) -> tuple[str, str, str]:
-    """What the newest event decides: a tag, or whether a memory is in quarantine. Of all else each counts."""
+    """What the newest event decides: a tag, or whether a memory is in quarantine. Of all else each
+    counts."""
     if event.kind in STATES:
         return event.memory_id, "state", ""
     return (
@@ -101,7 +104,8 @@ def _about(event: Event) -> tuple[str, str, str]:
 
 
 def weight(events: Iterable[Event]) -> int:
-    """Bytes that a person's words ask for. What answers leave, and what takes something back, asks for none."""
+    """Bytes that a person's words ask for. What answers leave, and what takes something back, asks
+    for none."""
     return sum(
         len(str(e.detail))
         for e in events
@@ -119,10 +123,12 @@ MOST_RECEIPTS = 100  # in one overlay
 
 
 class Overlay:
-    """What a visitor of a shared app has for a bank: `curated`, which is never written to, and `own`, in memory.
+    """What a visitor of a shared app has for a bank: `curated`, which is never written to, and
+    `own`, in memory.
 
-    The calls of `Bank` that the engine and the app use; at most `most` memories of one's own, those that come in an archive
-    of at most `longest` virtual tokens. What happens to a shared memory here is kept beside it and ends with the overlay.
+    The calls of `Bank` that the engine and the app use; at most `most` memories of one's own, those
+    that come in an archive of at most `longest` virtual tokens. What happens to a shared memory
+    here is kept beside it and ends with the overlay.
     """
 
     read_only = False
@@ -147,7 +153,8 @@ class Overlay:
 
     # -------------------------------------------------------------- memories
     def put(self, memory: Memory) -> str:
-        """Keep a memory of one's own and return its id. Raises LatentmemError when there is no room for it."""
+        """Keep a memory of one's own and return its id. Raises LatentmemError when there is no room
+        for it."""
         if memory.id in self:
             return memory.id
         self.check_room(1)
@@ -158,15 +165,17 @@ class Overlay:
         """Raises LatentmemError when that many more memories of one's own are too many."""
         if len(self.own) + wanted > self.most:
             raise LatentmemError(
-                f"{len(self.own) + wanted} memories are more than the {self.most} of your own that this "
-                "shared app keeps for you: delete some, or run latentmem on your own computer."
+                f"{len(self.own) + wanted} memories are more than the {self.most} of your own "
+                "that this shared app keeps for you: delete some, or run latentmem on your own "
+                "computer."
             )
 
     def _check_bytes(self, more: int) -> None:
         if self.own.stats()["used"] + self._beside.bytes + more > self.most_bytes:
             raise LatentmemError(
-                f"What is your own here would take more than the {self.most_bytes >> 20} MiB that this shared "
-                "app keeps for you: delete some memories, or run latentmem on your own computer."
+                f"What is your own here would take more than the {self.most_bytes >> 20} MiB that "
+                "this shared app keeps for you: delete some memories, or run latentmem on your "
+                "own computer."
             )
 
     def owns(self, memory_id: str) -> bool:
@@ -236,7 +245,8 @@ class Overlay:
         )
 
     def _home(self, memory_id: str) -> Bank:
-        """The bank that holds a memory, by its id or the beginning of its id. Raises LatentmemError."""
+        """The bank that holds a memory, by its id or the beginning of its id. Raises
+        LatentmemError."""
         for bank in (self.own, self.curated):
             if memory_id in bank:
                 return bank
@@ -267,7 +277,8 @@ class Overlay:
         exclude: Collection[str] = (),
         include_quarantined: bool = False,
     ) -> tuple[Hit, ...]:
-        """The k most similar memories of both banks, best first, ties by id; rank and margin are those of the union."""
+        """The k most similar memories of both banks, best first, ties by id; rank and margin are
+        those of the union."""
         shut = () if include_quarantined else self._shut()
         hits, other = [], None
         for bank in (self.own, self.curated):
@@ -300,7 +311,8 @@ class Overlay:
     def keys(
         self, kind: KeyKind, *, model: str | None = None, include_quarantined: bool = False
     ) -> tuple[list[str], np.ndarray]:
-        """All ids and their keys [n, d] float32: the shared ones, then one's own; [0, 0] when there are none."""
+        """All ids and their keys [n, d] float32: the shared ones, then one's own; [0, 0] when there
+        are none."""
         import numpy as np
 
         parts = [
@@ -310,8 +322,8 @@ class Overlay:
         parts = [(ids, keys) for ids, keys in parts if ids]
         if len({keys.shape[1] for _, keys in parts}) > 1:
             raise LatentmemError(
-                f"The {kind} keys of your memories and of the shared ones have different lengths, so "
-                "they cannot be compared: choose one model."
+                f"The {kind} keys of your memories and of the shared ones have different lengths, "
+                "so they cannot be compared: choose one model."
             )
         ids = [i for some, _ in parts for i in some]
         matrix = (
@@ -323,7 +335,8 @@ class Overlay:
 
     # -------------------------------------------------------------- events
     def record(self, event: Event) -> Event:
-        """Take down what happened; on a shared memory it stays here. Raises LatentmemError when there is no room for it."""
+        """Take down what happened; on a shared memory it stays here. Raises LatentmemError when
+        there is no room for it."""
         self._check_words([event])
         if (home := self._home(event.memory_id)) is self.own:
             return home.record(event)
@@ -344,7 +357,8 @@ class Overlay:
             raise
 
     def _shared(self, event: Event) -> Event:
-        """With the whole id. Of tags the newest event decides, so it comes after one of a clock that is ahead."""
+        """With the whole id. Of tags the newest event decides, so it comes after one of a clock
+        that is ahead."""
         ident = self.curated.info(event.memory_id).id
         last = (
             self.events(ident, kind="tag", limit=1)
@@ -391,7 +405,8 @@ class Overlay:
         return self.record(Event(memory_id, "quarantined", detail={"reason": reason}))
 
     def release(self, memory_id: str) -> Event:
-        """Let a memory be found again. Raises LatentmemError if it was the keeper who shut a shared one away."""
+        """Let a memory be found again. Raises LatentmemError if it was the keeper who shut a shared
+        one away."""
         home = self._home(memory_id)
         if home is self.curated and home.info(memory_id).quarantined:
             raise LatentmemError(
@@ -409,11 +424,13 @@ class Overlay:
                 self.record(event)
 
     def receipt(self, receipt_id: str) -> Receipt:
-        """One of the receipts of here. Those of the shared bank are its keeper's: nobody else is shown what they asked."""
+        """One of the receipts of here. Those of the shared bank are its keeper's: nobody else is
+        shown what they asked."""
         return self.own.receipt(receipt_id)
 
     def receipts(self, memory_id: str | None = None, *, limit: int | None = None) -> list[Receipt]:
-        """The receipts of here, of all answers or of those in which a memory took part, newest first."""
+        """The receipts of here, of all answers or of those in which a memory took part, newest
+        first."""
         if memory_id is None:
             return self.own.receipts(limit=limit)
         here = {e.receipt_id for e in self.events(memory_id)}
@@ -422,7 +439,8 @@ class Overlay:
         ]
 
     def asked(self, memory_id: str) -> dict[str, str]:
-        """Receipt id -> problem, of the answers given here in which a memory took part, newest first."""
+        """Receipt id -> problem, of the answers given here in which a memory took part, newest
+        first."""
         return {r.id: r.problem.text for r in self.receipts(memory_id)}
 
     def forget(self, receipt_ids: Collection[str] | None = None) -> int:
@@ -433,7 +451,8 @@ class Overlay:
     def export_zip(
         self, target: str | Path | IO[bytes], ids: Collection[str] | None = None
     ) -> ExportReport:
-        """Write memories as a zip: those named, else all of one's own. Raises LatentmemError when there are none."""
+        """Write memories as a zip: those named, else all of one's own. Raises LatentmemError when
+        there are none."""
         chosen = [i.id for i in self.own.infos()] if ids is None else [self.info(i).id for i in ids]
         if not chosen:
             raise LatentmemError("You have no memory of your own here yet: distil one first.")
@@ -453,7 +472,8 @@ class Overlay:
     def import_zip(
         self, source: str | Path | IO[bytes], *, model: str | None = None
     ) -> ImportReport:
-        """Add the memories of an exported bank that are in neither bank. All or, without room for all, none."""
+        """Add the memories of an exported bank that are in neither bank. All or, without room for
+        all, none."""
         with Bank(":memory:") as read:
             report = read.import_zip(
                 source, model=model, most=self.most + len(self), most_bytes=MOST_BYTES
@@ -461,8 +481,8 @@ class Overlay:
             infos = [i for i in read.infos() if i.id not in self]
             fresh = [i.id for i in infos if i.virtual_tokens <= self.longest]
             refused = [
-                f"Memory {i.id} has {i.virtual_tokens} virtual tokens, more than the {self.longest} that this shared "
-                "app allows."
+                f"Memory {i.id} has {i.virtual_tokens} virtual tokens, more than the "
+                f"{self.longest} that this shared app allows."
                 for i in infos
                 if i.virtual_tokens > self.longest
             ]
@@ -493,7 +513,8 @@ class Overlay:
 
 
 def _copied(bank: Bank, ids: Iterable[str]) -> tuple[BytesIO, list[str]]:
-    """Some memories of a bank and their events, as an archive to be read, and a sentence for what is not in it."""
+    """Some memories of a bank and their events, as an archive to be read, and a sentence for what
+    is not in it."""
     archive = BytesIO()
     report = bank.export_zip(archive, list(ids))
     archive.seek(0)

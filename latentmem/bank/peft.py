@@ -1,4 +1,5 @@
-"""Soft prompts [virtual tokens, hidden] as numpy arrays, and as folders that `PeftModel.from_pretrained` loads."""
+"""Soft prompts [virtual tokens, hidden] as numpy arrays, and as folders that
+`PeftModel.from_pretrained` loads."""
 
 from __future__ import annotations
 
@@ -27,12 +28,13 @@ def save_peft(
     model_fingerprint: str,
     init_text: str = "",
 ) -> None:
-    """Write the soft prompt [virtual tokens, hidden] as a standard PEFT prompt-tuning adapter, stored in float32.
+    """Write the soft prompt [virtual tokens, hidden] as a standard PEFT prompt-tuning adapter,
+    stored in float32.
 
-    `base_model` goes where PEFT looks for the base model (a hub id or a folder). PEFT warns about configuration it
-    does not know, so the fingerprint and the text the prompt started from travel in the safetensors header.
-    Raises LatentmemError when the array is not a finite matrix, when the folder holds an adapter that is not ours, or when
-    it cannot be written.
+    `base_model` goes where PEFT looks for the base model (a hub id or a folder). PEFT warns about
+    configuration it does not know, so the fingerprint and the text the prompt started from travel
+    in the safetensors header. Raises LatentmemError when the array is not a finite matrix, when the
+    folder holds an adapter that is not ours, or when it cannot be written.
     """
     prompt = np.ascontiguousarray(array, dtype="<f4")
     if prompt.ndim != 2 or 0 in prompt.shape or not np.isfinite(prompt).all():
@@ -47,8 +49,9 @@ def save_peft(
         "peft_type": "PROMPT_TUNING",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_model,
-        # Without inference_mode PEFT would re-initialise the prompt on load. RANDOM rather than TEXT for the same
-        # reason: TEXT makes PEFT fetch a tokenizer when someone continues training.
+        # Without inference_mode PEFT would re-initialise the prompt on load. RANDOM rather than
+        # TEXT for the same reason: TEXT makes PEFT fetch a tokenizer when someone continues
+        # training.
         "inference_mode": True,
         "prompt_tuning_init": "RANDOM",
         "num_virtual_tokens": tokens,
@@ -61,8 +64,8 @@ def save_peft(
         folder.mkdir(parents=True, exist_ok=True)
         if (foreign := _foreign(folder)) is not None:
             raise LatentmemError(
-                f"{foreign} belongs to an adapter that latentmem did not write, so nothing was written: "
-                "choose another folder."
+                f"{foreign} belongs to an adapter that latentmem did not write, so nothing was "
+                "written: choose another folder."
             )
         _write(folder / WEIGHTS, save({TENSOR: prompt}, metadata))
         _write(folder / CONFIG, json.dumps(config, indent=2).encode() + b"\n")
@@ -74,11 +77,12 @@ def save_peft(
 
 
 def load_peft(folder: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """The soft prompt, float32 [virtual tokens, hidden], and what is known of it, from a PEFT prompt-tuning adapter.
+    """The soft prompt, float32 [virtual tokens, hidden], and what is known of it, from a PEFT
+    prompt-tuning adapter.
 
-    The second value holds `base_model`, `model_fingerprint` and `init_text` ("" where the adapter does not say).
-    Reads safetensors only, never a pickle and never the hub. Raises LatentmemError when the folder holds no
-    prompt-tuning adapter, or one whose parts do not fit together.
+    The second value holds `base_model`, `model_fingerprint` and `init_text` ("" where the adapter
+    does not say). Reads safetensors only, never a pickle and never the hub. Raises LatentmemError
+    when the folder holds no prompt-tuning adapter, or one whose parts do not fit together.
     """
     folder = Path(folder)
     config = _config(folder / CONFIG)
@@ -103,7 +107,8 @@ def load_peft(folder: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
     expected = (config.get("num_virtual_tokens"), config.get("token_dim"))
     if prompt.shape != expected:
         raise LatentmemError(
-            f"{path} has shape {prompt.shape} but {CONFIG} says {expected}: fetch the adapter again."
+            f"{path} has shape {prompt.shape} but {CONFIG} says {expected}: fetch the adapter "
+            "again."
         )
     text = metadata.get("latentmem.init_text") or config.get("prompt_tuning_init_text")
     return prompt, {
@@ -140,7 +145,8 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise LatentmemError(
-                f"{path} is larger than {MAX_CONFIG_BYTES} bytes: it is not an adapter configuration."
+                f"{path} is larger than {MAX_CONFIG_BYTES} bytes: it is not an adapter "
+                "configuration."
             )
         config = json.loads(path.read_bytes())
     except OSError as e:

@@ -1,4 +1,5 @@
-"""What an explorer of a bank asks for beside `Bank`: whether anything changed, and all soft prompts in one pass."""
+"""What an explorer of a bank asks for beside `Bank`: whether anything changed, and all soft prompts
+in one pass."""
 
 from __future__ import annotations
 
@@ -18,12 +19,14 @@ AT_ONCE = 64  # soft prompts read while the bank's lock is held
 
 
 def memories_stamp(bank: Bank | Overlay) -> Hashable:
-    """Changes when a memory comes, goes, or goes into or out of quarantine; it may also change without need."""
+    """Changes when a memory comes, goes, or goes into or out of quarantine; it may also change
+    without need."""
     return _stamp(bank, lambda db, store: (_elsewhere(db), store.writes))
 
 
 def stamp(bank: Bank | Overlay) -> Hashable:
-    """Changes with anything that is written, by this process or another; events included. Takes microseconds."""
+    """Changes with anything that is written, by this process or another; events included. Takes
+    microseconds."""
     return _stamp(bank, lambda db, store: (_elsewhere(db), db.total_changes))
 
 
@@ -40,8 +43,8 @@ def _elsewhere(db: Any) -> int:
 
 
 def soft_prompts(bank: Bank | Overlay) -> Iterator[tuple[str, np.ndarray]]:
-    """(memory id, soft prompt [virtual tokens, hidden] float32) of every memory, in the order of storing. Damaged ones
-    are left out: `verify` names them."""
+    """(memory id, soft prompt [virtual tokens, hidden] float32) of every memory, in the order of
+    storing. Damaged ones are left out: `verify` names them."""
     if isinstance(bank, Overlay):
         yield from soft_prompts(bank.curated)
         yield from soft_prompts(bank.own)

@@ -1,4 +1,5 @@
-"""The SQLite side of the bank: tables, how a file is opened, and what SQLite's errors mean in one sentence."""
+"""The SQLite side of the bank: tables, how a file is opened, and what SQLite's errors mean in one
+sentence."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ from ..records import Counters, LatentmemError, MemoryInfo, Problem
 APPLICATION_ID = 0x4C4D454D  # "LMEM"
 BUSY_SECONDS = 10.0
 
-# A bank of version n has exactly the definitions of the first n steps, so a change to them is one more step. A new bank
-# goes through all of them, an older one through those it lacks.
-# `seq` is the order of storing; of memories and events it is never used twice, so that a reader can ask for what came after.
-# `at` is `created` in microseconds since 1970: texts with different zones or precision do not sort.
+# A bank of version n has exactly the definitions of the first n steps, so a change to them is one
+# more step. A new bank goes through all of them, an older one through those it lacks. `seq` is the
+# order of storing; of memories and events it is never used twice, so that a reader can ask for what
+# came after. `at` is `created` in microseconds since 1970: texts with different zones or precision
+# do not sort.
 STEPS = (
     """
 CREATE TABLE memories (
@@ -51,7 +53,8 @@ CREATE TABLE receipts (
 """,
 )
 SCHEMA_VERSION = len(STEPS)
-# The last of the two events is the state; ties by event id, so that every merged copy of a bank agrees.
+# The last of the two events is the state; ties by event id, so that every merged copy of a bank
+# agrees.
 STATE = """(SELECT s.kind FROM events s WHERE s.memory_id = m.id AND s.kind IN ('quarantined', 'released')
             ORDER BY s.at DESC, s.id DESC LIMIT 1)"""
 COUNTERS = ("retrieved", "used", "agreed", "verifier_won", "helped", "hurt")
@@ -74,7 +77,8 @@ INFO_COLUMNS = (
 
 
 def infos_sql(where: list[str]) -> str:
-    """One query for the page and the counters of its memories; parameters: those of `where`, then limit, offset."""
+    """One query for the page and the counters of its memories; parameters: those of `where`, then
+    limit, offset."""
     sums = ", ".join(f"COALESCE(SUM(e.kind = '{kind}'), 0) AS n_{kind}" for kind in COUNTERS)
     return f"""
         WITH page AS (
@@ -119,7 +123,8 @@ def insert_sql(table: str, columns: list[str]) -> str:
 
 
 # ------------------------------------------------------------------ errors
-# A process was killed while it wrote: what it left beside the file must be taken back or brought in, which is writing.
+# A process was killed while it wrote: what it left beside the file must be taken back or brought
+# in, which is writing.
 _UNFINISHED = (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY)
 _SENTENCES = {
     **dict.fromkeys(
@@ -127,17 +132,21 @@ _SENTENCES = {
         "{path} was left in the middle of a write, and reading alone cannot mend that: "
         "open it once where it may be written, for example with `latentmem verify`.",
     ),
-    sqlite3.SQLITE_FULL: "The disk that holds {path} is full, so nothing was stored: free some space and try again.",
-    sqlite3.SQLITE_BUSY: "{path} stayed locked by another process, so nothing was changed: try again in a moment.",
+    sqlite3.SQLITE_FULL: "The disk that holds {path} is full, so nothing was stored: free some "
+    "space and try again.",
+    sqlite3.SQLITE_BUSY: "{path} stayed locked by another process, so nothing was changed: try "
+    "again in a moment.",
     sqlite3.SQLITE_LOCKED: "{path} stayed locked, so nothing was changed: try again in a moment.",
     sqlite3.SQLITE_READONLY: "{path} cannot be written, so nothing was stored: "
     "give write permission to the file and its folder, or choose another bank.",
-    sqlite3.SQLITE_CANTOPEN: "{path} cannot be opened ({error}): choose a file in a folder you may write to.",
+    sqlite3.SQLITE_CANTOPEN: "{path} cannot be opened ({error}): choose a file in a folder you "
+    "may write to.",
     sqlite3.SQLITE_NOTADB: "{path} is not a latentmem bank: choose another file.",
     sqlite3.SQLITE_CORRUPT: "{path} is damaged ({error}): "
     "run `latentmem verify`, or import your last export into a new bank.",
     sqlite3.SQLITE_IOERR: "{path} cannot be read or written ({error}): check the disk.",
-    sqlite3.SQLITE_TOOBIG: "A memory is too large for {path}, so nothing was stored: use fewer virtual tokens.",
+    sqlite3.SQLITE_TOOBIG: "A memory is too large for {path}, so nothing was stored: use fewer "
+    "virtual tokens.",
 }
 
 
@@ -163,13 +172,15 @@ def is_damage(error: sqlite3.Error) -> bool:
 
 
 def is_unfinished(error: LatentmemError) -> bool:
-    """Whether a bank cannot be read because it was left in the middle of a write: it is not damaged."""
+    """Whether a bank cannot be read because it was left in the middle of a write: it is not
+    damaged."""
     return getattr(error.__cause__, "sqlite_errorcode", None) in _UNFINISHED
 
 
 # ------------------------------------------------------------------ opening
 def wal_is_safe(version: tuple[int, int, int]) -> bool:
-    """Whether this SQLite has the fix for the WAL-reset corruption race (3.51.3; backported to 3.44.6 and 3.50.7)."""
+    """Whether this SQLite has the fix for the WAL-reset corruption race (3.51.3; backported to
+    3.44.6 and 3.50.7)."""
     return (
         version >= (3, 51, 3)
         or (3, 50, 7) <= version < (3, 51, 0)
@@ -217,14 +228,15 @@ def _address(file: Path, read_only: bool) -> str:
         return file.absolute().as_uri() + ("?mode=rwc" if not read_only else _read_mode(file))
     except OSError as e:
         raise LatentmemError(
-            f"{file} or its folder cannot be opened ({e.strerror}): choose a file in a folder you may "
-            "write to."
+            f"{file} or its folder cannot be opened ({e.strerror}): choose a file in a folder you "
+            "may write to."
         ) from None
 
 
 def _open(path: str, read_only: bool) -> sqlite3.Connection:
     target = path if path == ":memory:" else _address(Path(path), read_only)
-    # One connection serves all threads, behind the lock of `Bank`: ":memory:" exists only in its own connection.
+    # One connection serves all threads, behind the lock of `Bank`: ":memory:" exists only in its
+    # own connection.
     db = sqlite3.connect(
         target, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=True
     )
@@ -238,8 +250,8 @@ def _open(path: str, read_only: bool) -> sqlite3.Connection:
 
 
 def _read_mode(file: Path) -> str:
-    """A bank left in WAL mode needs two files beside it even to be read. Where its folder cannot be written and no one
-    is writing (there is no -wal file), `immutable` reads it without them."""
+    """A bank left in WAL mode needs two files beside it even to be read. Where its folder cannot be
+    written and no one is writing (there is no -wal file), `immutable` reads it without them."""
     with file.open("rb") as f:
         wal = f.read(20)[18:19] == b"\x02"
     alone = wal and not Path(f"{file}-wal").exists() and not os.access(file.parent, os.W_OK)
@@ -247,7 +259,8 @@ def _read_mode(file: Path) -> str:
 
 
 def _check(db: sqlite3.Connection, path: str, read_only: bool) -> None:
-    """Refuses a file that is no bank or a newer one; creates the tables in an empty file, and what an older one lacks."""
+    """Refuses a file that is no bank or a newer one; creates the tables in an empty file, and what
+    an older one lacks."""
     for pragma in (
         "foreign_keys = ON",
         "trusted_schema = OFF",
@@ -281,7 +294,8 @@ def _check(db: sqlite3.Connection, path: str, read_only: bool) -> None:
 
 
 def _seen(db: sqlite3.Connection) -> tuple[int, int, set[tuple[str, ...]]]:
-    """application_id, user_version and the tables, of one moment: another process may just be bringing the bank up."""
+    """application_id, user_version and the tables, of one moment: another process may just be
+    bringing the bank up."""
     db.execute("BEGIN")
     try:
         return _pragma(db, "application_id"), _pragma(db, "user_version"), _objects(db)
@@ -314,8 +328,9 @@ def _run(db: sqlite3.Connection, version: int, create: str = "CREATE") -> None:
 
 
 def _bring_up(db: sqlite3.Connection, version: int, read_only: bool) -> None:
-    """An older bank gets what it lacks. One that is only read, or cannot be written, is left as it is: what it lacks stands
-    in, empty, in the memory of this connection, so that all queries find their tables."""
+    """An older bank gets what it lacks. One that is only read, or cannot be written, is left as it
+    is: what it lacks stands in, empty, in the memory of this connection, so that all queries
+    find their tables."""
     if not read_only:
         try:
             return _upgrade(db)
@@ -327,8 +342,8 @@ def _bring_up(db: sqlite3.Connection, version: int, read_only: bool) -> None:
 
 
 def _objects(db: sqlite3.Connection) -> set[tuple[str, ...]]:
-    """Tables, indices, triggers and views with their definitions, whatever the white space. Comparing them all finds
-    damage there and keeps foreign triggers out of shared banks."""
+    """Tables, indices, triggers and views with their definitions, whatever the white space.
+    Comparing them all finds damage there and keeps foreign triggers out of shared banks."""
     rows = db.execute(
         "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
     )
@@ -347,13 +362,15 @@ def _pragma(db: sqlite3.Connection, name: str) -> int:
 
 
 def _durable(db: sqlite3.Connection) -> None:
-    """WAL only where it is free of the corruption race, else a rollback journal; fsync at every commit in both.
+    """WAL only where it is free of the corruption race, else a rollback journal; fsync at every
+    commit in both.
 
-    EXTRA is FULL and, in DELETE mode, an fsync of the folder once the journal is gone, without which a power cut right
-    after a commit may undo it.
+    EXTRA is FULL and, in DELETE mode, an fsync of the folder once the journal is gone, without
+    which a power cut right after a commit may undo it.
 
-    While another process has the file open SQLite refuses to change the mode. From DELETE to WAL that is harmless; a
-    WAL file under a SQLite with the race is refused, because using it is what may corrupt it.
+    While another process has the file open SQLite refuses to change the mode. From DELETE to WAL
+    that is harmless; a WAL file under a SQLite with the race is refused, because using it is what
+    may corrupt it.
     """
     wanted = "wal" if wal_is_safe(sqlite3.sqlite_version_info) else "delete"
     db.execute("PRAGMA synchronous = EXTRA")

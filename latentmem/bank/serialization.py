@@ -1,7 +1,8 @@
-"""A Memory as bytes and back: JSON for words, safetensors for numbers, sha256 over each. No SQL and no files here.
+"""A Memory as bytes and back: JSON for words, safetensors for numbers, sha256 over each. No SQL and
+no files here.
 
-What comes back from disk or from an archive is untrusted: `unpack` checks every member, shape and number, and that
-the id is the hash of the content.
+What comes back from disk or from an archive is untrusted: `unpack` checks every member, shape and
+number, and that the id is the hash of the content.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ UNIT_TOLERANCE = 1e-3  # a unit vector rounded to float16 is off by up to 5e-4
 MOST_KEY = (
     1 << 20
 )  # numbers of a key; a model without grouped heads makes long ones: Llama-2-13B kv keys of 409,600
-MOST_NUMBER = 1e4  # of a soft prompt; embeddings are below 10, and what overflows in bfloat16 breaks a whole batch
+# of a soft prompt; embeddings are below 10, and what overflows in bfloat16 breaks a whole batch
+MOST_NUMBER = 1e4
 FILE = {"path", "meta"}
 MOST_TEXT = (
     200  # characters that a stored receipt keeps of a trace; what it decided is in the votes
@@ -76,7 +78,8 @@ def sha256(data: bytes) -> str:
 
 # ------------------------------------------------------------------ time
 def stamp(created: str) -> int:
-    """Microseconds since 1970 of an ISO 8601 time; a time without a zone is UTC. Raises LatentmemError."""
+    """Microseconds since 1970 of an ISO 8601 time; a time without a zone is UTC. Raises
+    LatentmemError."""
     try:
         time = datetime.fromisoformat(created)
         return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - EPOCH) // timedelta(
@@ -99,7 +102,8 @@ def now() -> int:
 
 # ------------------------------------------------------------------ JSON
 def dump(value: Any, what: str) -> bytes:
-    """Compact JSON in UTF-8. Raises LatentmemError for NaN, infinity, half a surrogate pair, and objects."""
+    """Compact JSON in UTF-8. Raises LatentmemError for NaN, infinity, half a surrogate pair, and
+    objects."""
     try:
         return json.dumps(
             value, ensure_ascii=False, allow_nan=False, separators=(",", ":")
@@ -114,7 +118,8 @@ def dump(value: Any, what: str) -> bytes:
 def save_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
     from safetensors.numpy import save
 
-    # safetensors reads raw memory: a strided view would be written as whatever lies between its numbers.
+    # safetensors reads raw memory: a strided view would be written as whatever lies between its
+    # numbers.
     return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
@@ -142,7 +147,8 @@ def check_prompt(prompt: Any) -> None:
         or 0 in prompt.shape
     ):
         raise LatentmemError(
-            f"The soft prompt is {_describe(prompt)}: it must be a float32 array [virtual tokens, hidden]."
+            f"The soft prompt is {_describe(prompt)}: it must be a float32 array [virtual tokens, "
+            "hidden]."
         )
     if not np.isfinite(prompt).all():
         raise LatentmemError(
@@ -150,8 +156,8 @@ def check_prompt(prompt: Any) -> None:
         )
     if (most := float(np.abs(prompt).max())) > MOST_NUMBER:
         raise LatentmemError(
-            f"The soft prompt holds a number of size {most:.3g}, more than the {MOST_NUMBER:g} allowed: distil "
-            "again with a lower learning rate."
+            f"The soft prompt holds a number of size {most:.3g}, more than the {MOST_NUMBER:g} "
+            "allowed: distil again with a lower learning rate."
         )
 
 
@@ -166,8 +172,8 @@ def check_key(kind: str, key: Any) -> None:
         )
     if key.size > MOST_KEY:  # search keeps all keys in memory
         raise LatentmemError(
-            f"The {kind} key has {key.size} numbers, more than the {MOST_KEY} allowed: make it with a "
-            "smaller model."
+            f"The {kind} key has {key.size} numbers, more than the {MOST_KEY} allowed: make it "
+            "with a smaller model."
         )
     norm = float(np.linalg.norm(key.astype(np.float64)))
     if not np.isfinite(norm):
@@ -177,14 +183,15 @@ def check_key(kind: str, key: Any) -> None:
 
 
 def check_plain(values: Mapping[str, Any], what: str) -> None:
-    """Only flat values: in what a stranger wrote, gradio takes an object with "path" and "meta" for a file of the server."""
+    """Only flat values: in what a stranger wrote, gradio takes an object with "path" and "meta" for
+    a file of the server."""
     if values.keys() >= FILE:
         raise LatentmemError(f"{what} 'path' stands beside 'meta': leave one of them out.")
     for name, value in values.items():
         if not _is_plain(value):
             raise LatentmemError(
-                f"{what} {str(name)[:40]!r} is of type {type(value).__name__}: write text, a number, "
-                "true, false or null."
+                f"{what} {str(name)[:40]!r} is of type {type(value).__name__}: write text, a "
+                "number, true, false or null."
             )
 
 
@@ -236,7 +243,8 @@ def check(memory: Memory) -> None:
 
 # ------------------------------------------------------------------ memories and events
 def pack(memory: Memory) -> Packed:
-    """The bytes of a memory, already read back once: what this returns can be read. Raises LatentmemError."""
+    """The bytes of a memory, already read back once: what this returns can be read. Raises
+    LatentmemError."""
     check(memory)
     record = Record(
         memory.problem,
@@ -267,7 +275,8 @@ def pack(memory: Memory) -> Packed:
 
 
 def unpack(packed: Packed) -> Memory:
-    """The memory in untrusted bytes. Raises LatentmemError when any of it is wrong or the id is not its hash."""
+    """The memory in untrusted bytes. Raises LatentmemError when any of it is wrong or the id is not
+    its hash."""
     name = f"Memory {packed.id}"
     record = from_json(Record, packed.parts["record"], name)
     arrays = load_arrays(packed.parts["soft_prompt"], f"{name}: the soft prompt")
@@ -365,8 +374,9 @@ def event_of(row: Mapping[str, Any]) -> Event:
 
 # ------------------------------------------------------------------ receipts
 def receipt_row(receipt: Receipt) -> dict[str, Any]:
-    """The columns of a stored receipt, `size` in bytes. Everything is kept but the token ids, for which the digest stands,
-    and what a trace says after its first MOST_TEXT characters. Raises LatentmemError."""
+    """The columns of a stored receipt, `size` in bytes. Everything is kept but the token ids, for
+    which the digest stands, and what a trace says after its first MOST_TEXT characters. Raises
+    LatentmemError."""
     short = [
         replace(t, text=t.text if len(t.text) <= MOST_TEXT else t.text[: MOST_TEXT - 1] + "…")
         for t in receipt.traces

@@ -1,7 +1,9 @@
-"""Where the time goes: the operations of a batch of rollouts and of the gradient step on it, with and without the tape.
+"""Where the time goes: the operations of a batch of rollouts and of the gradient step on it, with
+and without the tape.
 
-Without the tape the gradient step computes the forward pass again, as any trainer does that is handed finished rollouts:
-the state before that change, and the one that batches beyond `tape.LIMIT` still run.
+Without the tape the gradient step computes the forward pass again, as any trainer does that is
+handed finished rollouts: the state before that change, and the one that batches beyond `tape.LIMIT`
+still run.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ SHOWN = 8  # operations of each part
 
 @dataclass(frozen=True)
 class Part:
-    """One piece of work. `operations`: name -> seconds of the processor in it, itself alone, the largest first."""
+    """One piece of work. `operations`: name -> seconds of the processor in it, itself alone, the
+    largest first."""
 
     name: str
     title: str
@@ -34,8 +37,9 @@ class Part:
 
 
 def run(work: Work, file: Path) -> Iterator[Status | Part]:
-    """Profile all parts and write them to `file`, in place of what it had. `tokens` a rollout and `rollouts` are those of the
-    bench. Raises LatentmemError, before anything is measured, where the file is of another machine or no profile."""
+    """Profile all parts and write them to `file`, in place of what it had. `tokens` a rollout and
+    `rollouts` are those of the bench. Raises LatentmemError, before anything is measured, where
+    the file is of another machine or no profile."""
     here, found = report.machine(), report.versions()
     report.check_machine(file, "profile", here)
     model = shared.language_model(work)
@@ -141,7 +145,8 @@ def markdown(parts: Sequence[Mapping[str, Any]]) -> str:
     for part in parts:
         whole = sum(part["operations"].values()) or 1.0
         lines = [
-            f"**{part['title']}**: {part['seconds']:.1f} s, {part['cpu_seconds']:.1f} s of the processors",
+            f"**{part['title']}**: {part['seconds']:.1f} s, {part['cpu_seconds']:.1f} s of the "
+            "processors",
             "",
             "| operation | s | of those shown |",
             "|---|---|---|",

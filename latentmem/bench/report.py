@@ -1,4 +1,5 @@
-"""Figures -> rows: medians, ratios, targets met or not; the JSON file they are kept in, and its table in Markdown."""
+"""Figures -> rows: medians, ratios, targets met or not; the JSON file they are kept in, and its
+table in Markdown."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ Better = Literal["higher", "lower"]
 
 @dataclass(frozen=True)
 class Target:
-    """What a row must reach. `ratio`: so many times better than the peer; `limit`: our figure at most."""
+    """What a row must reach. `ratio`: so many times better than the peer; `limit`: our figure at
+    most."""
 
     ratio: float | None = None
     limit: float | None = None
@@ -69,7 +71,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the report. `ratio` is how many times better ours is, whichever way is better; None without a peer."""
+    """One line of the report. `ratio` is how many times better ours is, whichever way is better;
+    None without a peer."""
 
     name: str
     what: str
@@ -165,7 +168,8 @@ def load_average() -> float | None:
 def read(file: Path, kind: Kind | None = None) -> dict[str, Any]:
     """What is in the file: kind, machine, versions and rows; empty when there is no file.
 
-    Raises LatentmemError where that is no report of a bench, or one of another kind than the one asked for.
+    Raises LatentmemError where that is no report of a bench, or one of another kind than the one
+    asked for.
     """
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
@@ -180,14 +184,15 @@ def read(file: Path, kind: Kind | None = None) -> dict[str, Any]:
     there = _kind(file, data)
     if kind and there and there != kind:
         raise LatentmemError(
-            f"{file} is a report of `{KINDS[there][1]}` and not of `{KINDS[kind][1]}`: give another file with "
-            "--out."
+            f"{file} is a report of `{KINDS[there][1]}` and not of `{KINDS[kind][1]}`: give "
+            "another file with --out."
         )
     return data
 
 
 def _kind(file: Path, data: Mapping[str, Any]) -> str | None:
-    """The kind of a report: what its rows are, and what it says of itself. None where it has no rows and says nothing."""
+    """The kind of a report: what its rows are, and what it says of itself. None where it has no
+    rows and says nothing."""
     said = data.get("kind")
     kinds = {
         next(
@@ -202,8 +207,8 @@ def _kind(file: Path, data: Mapping[str, Any]) -> str | None:
     } | ({str(said)} if said is not None else set())
     if None in kinds or len(kinds) > 1 or not kinds <= set(KINDS):
         raise LatentmemError(
-            f"{file} is not a report of a bench, for its rows are not of one kind: give another file with "
-            "--out."
+            f"{file} is not a report of a bench, for its rows are not of one kind: give another "
+            "file with --out."
         )
     return next(iter(kinds), None)
 
@@ -226,7 +231,8 @@ def check_machine(file: Path, kind: Kind, here: Mapping[str, Any]) -> None:
 def is_done(
     there: Mapping[str, Any], name: str, settings: Mapping[str, Any], versions: Mapping[str, str]
 ) -> bool:
-    """Whether a report has the row, measured with these settings and these versions of what it depends on."""
+    """Whether a report has the row, measured with these settings and these versions of what it
+    depends on."""
     made = next((r for r in there.get("rows", []) if r["name"] == name), {})
     then = made.get("versions") or there.get(
         "versions", {}
@@ -239,9 +245,11 @@ def is_done(
 def merge(
     file: Path, kind: Kind, rows: Sequence[Mapping[str, Any]], order: Sequence[str], **facts: Any
 ) -> None:
-    """Put rows into the file, in place of those of the same name; whole or not at all. Raises LatentmemError.
+    """Put rows into the file, in place of those of the same name; whole or not at all. Raises
+    LatentmemError.
 
-    Rows that stay keep the versions they were measured with, for the file's are from now on those of the new rows.
+    Rows that stay keep the versions they were measured with, for the file's are from now on those
+    of the new rows.
     """
     there = read(file, kind)
     old = [
@@ -286,12 +294,14 @@ def markdown(
     machine: Mapping[str, Any] | None = None,
     versions: Mapping[str, Any] | None = None,
 ) -> str:
-    """The report as a table, with the machine above it and the notes below: where a row has other versions, too."""
+    """The report as a table, with the machine above it and the notes below: where a row has other
+    versions, too."""
     lines = []
     if machine:
         lines += [
-            f"{machine.get('processor')}, {machine.get('cores')} cores, {machine.get('instructions')}, "
-            f"{machine.get('memory')}, accelerators: {machine.get('accelerators')}."
+            f"{machine.get('processor')}, {machine.get('cores')} cores, "
+            f"{machine.get('instructions')}, {machine.get('memory')}, accelerators: "
+            f"{machine.get('accelerators')}."
         ]
     if versions:
         lines += ["", ", ".join(f"{name} {version}" for name, version in versions.items()) + "."]
@@ -315,7 +325,8 @@ def markdown(
 
 
 def _with(row: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
-    """The versions of a row that are not those above the table, in words. Of a missing peer the row's own note speaks."""
+    """The versions of a row that are not those above the table, in words. Of a missing peer the
+    row's own note speaks."""
     own = {
         name: version
         for name, version in (row.get("versions") or {}).items()
@@ -332,11 +343,14 @@ def _with(row: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
 
 OURS, BOUND = "#0072B2", "#8a8f98"
 COLUMNS = 2
-WIDE = 30  # a highest value that is so many times the lowest takes a logarithmic axis, or the low ones lie on the floor
+# a highest value that is so many times the lowest takes a logarithmic axis, or the low ones lie on
+# the floor
+WIDE = 30
 
 
 def figure(series: Sequence[Mapping[str, Any]]) -> Any:
-    """A plotly figure with one plot a series, the sizes (and what spans WIDE) on a logarithmic axis."""
+    """A plotly figure with one plot a series, the sizes (and what spans WIDE) on a logarithmic
+    axis."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
@@ -387,7 +401,8 @@ def figure(series: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def save_figure(series: Sequence[Mapping[str, Any]], file: Path) -> tuple[Path, Path]:
-    """Write `file`'s name with .html and .figure.json; both paths. The page carries plotly, so it opens offline."""
+    """Write `file`'s name with .html and .figure.json; both paths. The page carries plotly, so it
+    opens offline."""
     made, page, data = figure(series), file.with_suffix(".html"), file.with_suffix(".figure.json")
     write(page, made.to_html(include_plotlyjs=True, full_html=True))
     write(data, made.to_json() + "\n")

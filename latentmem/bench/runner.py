@@ -1,4 +1,5 @@
-"""The rows one after another: both sides in turns, the median of each, and every row written as soon as it is done."""
+"""The rows one after another: both sides in turns, the median of each, and every row written as
+soon as it is done."""
 
 from __future__ import annotations
 
@@ -36,8 +37,8 @@ def main() -> None:
 
 
 def _as_at_home(environ: MutableMapping[str, str], *, llama: bool) -> None:
-    """A peer's threads wait as they would without us, or as a person has set it. llama.cpp meets its threads many times a layer
-    and is made for threads that spin, whatever is set for torch."""
+    """A peer's threads wait as they would without us, or as a person has set it. llama.cpp meets
+    its threads many times a layer and is made for threads that spin, whatever is set for torch."""
     ours = environ.pop("LATENTMEM_WAITS", None)
     for name, gone in (("OMP_WAIT_POLICY", ours or llama), ("GOMP_SPINCOUNT", llama)):
         if gone:
@@ -69,7 +70,8 @@ def serve(spec: str, work: Work, questions: IO[str], answers: IO[str]) -> None:
 
 
 class Worker:
-    """A side as the comparing process sees it. Raises PeerMissing, and LatentmemError for anything that went wrong."""
+    """A side as the comparing process sees it. Raises PeerMissing, and LatentmemError for anything
+    that went wrong."""
 
     def __init__(self, spec: str, work: Work) -> None:
         self.spec = spec
@@ -106,7 +108,8 @@ class Worker:
             self._said.seek(0)
             last = (self._said.read().strip().splitlines() or ["nothing was said"])[-1]
             raise LatentmemError(
-                f"Measuring {self.spec} ended with exit code {self._process.returncode}: {last[:300]}."
+                f"Measuring {self.spec} ended with exit code {self._process.returncode}: "
+                f"{last[:300]}."
             )
         message = json.loads(line)
         if "missing" in message:
@@ -153,7 +156,8 @@ def _environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class RowSpec:
-    """One row. `ours` and `peer` name the functions that prepare a side: a module of this package and a function."""
+    """One row. `ours` and `peer` name the functions that prepare a side: a module of this package
+    and a function."""
 
     name: str
     what: str
@@ -166,7 +170,8 @@ class RowSpec:
     fresh: bool = (
         False  # every run in a process of its own, because the figure is one of the whole process
     )
-    # What decides the dtype of the peer: the time of a short probe, or ("both") the row itself, measured in both dtypes.
+    # What decides the dtype of the peer: the time of a short probe, or ("both") the row itself,
+    # measured in both dtypes.
     probe: Literal["", "decode", "train", "both"] = ""
     packages: tuple[str, ...] = ()  # of the peer, beside those that every row depends on
 
@@ -311,11 +316,13 @@ Figures = dict[str, list[float]]  # of a row's peer, by its dtype
 def run(
     specs: Sequence[RowSpec], work: Work, repeats: int, file: Path, *, resume: bool = False
 ) -> Iterator[Status | report.Row]:
-    """Measure rows and merge each into `file`. Yields Status as it goes and each Row when it is done.
+    """Measure rows and merge each into `file`. Yields Status as it goes and each Row when it is
+    done.
 
-    `resume`: rows that the file has with the same settings and the same versions of what they depend on are passed over.
-    Raises LatentmemError when our own side of a row fails, and at once where the file is of another machine or kind; a peer
-    that is missing or fails leaves a row with ours alone and a note.
+    `resume`: rows that the file has with the same settings and the same versions of what they
+    depend on are passed over. Raises LatentmemError when our own side of a row fails, and at once
+    where the file is of another machine or kind; a peer that is missing or fails leaves a row with
+    ours alone and a note.
     """
     here, found, settings = (
         report.machine(),
@@ -370,7 +377,8 @@ def run(
 def _measure(
     spec: RowSpec, work: Work, dtypes: Sequence[str], repeats: int
 ) -> Generator[Status, None, tuple[list[float], Figures, list[str]]]:
-    """Runs of our side and of the peer in each of the dtypes, in turns. Yields Status; returns (ours, the peer's, notes)."""
+    """Runs of our side and of the peer in each of the dtypes, in turns. Yields Status; returns
+    (ours, the peer's, notes)."""
     sides = {"": spec.ours} | (dict.fromkeys(dtypes, spec.peer) if spec.peer else {})
     figures: Figures = {side: [] for side in sides}
     notes: list[str] = []
@@ -423,7 +431,8 @@ def _better(spec: RowSpec, peers: Figures) -> tuple[list[float], str]:
 def _dtypes(
     spec: RowSpec, work: Work, known: Known
 ) -> Generator[Status, None, tuple[tuple[str, ...], str]]:
-    """The dtypes to measure the peer in, and why: one, but for a row that is itself measured in both."""
+    """The dtypes to measure the peer in, and why: one, but for a row that is itself measured in
+    both."""
     if not spec.probe:
         return (work.peer_dtype,), ""
     if work.peer_dtype != "auto":

@@ -1,4 +1,5 @@
-"""How cost grows: each series is one quantity against one size, measured in this process and written as it is done."""
+"""How cost grows: each series is one quantity against one size, measured in this process and
+written as it is done."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ ROUTED = 10_000  # memories in the bank that routing searches
 
 @dataclass(frozen=True)
 class Series:
-    """y against x. `limit`: what reading the weights once a step would allow, where that is the bound."""
+    """y against x. `limit`: what reading the weights once a step would allow, where that is the
+    bound."""
 
     name: str
     title: str
@@ -63,7 +65,8 @@ def run(
     resume: bool = False,
     largest: int | None = None,
 ) -> Iterator[Status | Series]:
-    """Measure series and merge each into `file`. `largest`: leave out sizes above it. Raises LatentmemError."""
+    """Measure series and merge each into `file`. `largest`: leave out sizes above it. Raises
+    LatentmemError."""
     here, found = report.machine(), report.versions()
     settings, needed = (
         {**asdict(work), "repeats": repeats, "largest": largest},
@@ -170,7 +173,8 @@ def distil_tokens(work: Work, size: int, repeats: int, parts: Parts) -> Point:
 
 
 def distil_memories(work: Work, size: int, repeats: int, parts: Parts) -> Point:
-    """Whole memories a minute: two lengths of training tell the cost of a step and of the final check."""
+    """Whole memories a minute: two lengths of training tell the cost of a step and of the final
+    check."""
     model = _model(work, parts)
 
     def minutes() -> float:
@@ -199,7 +203,8 @@ def search_size(work: Work, size: int, repeats: int, parts: Parts) -> Point:
 
 
 def routing_k(work: Work, size: int, repeats: int, parts: Parts) -> Point:
-    """What an answer costs beyond its rollouts: the search for k memories, and the choice between two votes."""
+    """What an answer costs beyond its rollouts: the search for k memories, and the choice between
+    two votes."""
     from ..method.routing import route
     from ..records import Cluster, Vote
 
@@ -220,7 +225,10 @@ def routing_k(work: Work, size: int, repeats: int, parts: Parts) -> Point:
     return size, _median(lambda: workloads.p95([lambda q=q: once(q) for q in asked]), repeats), None
 
 
-READING = "the dotted line is what reading all weights once a step would allow, at the speed this device reads memory"
+READING = (
+    "the dotted line is what reading all weights once a step would allow, at the speed "
+    "this device reads memory"
+)
 TABLE: dict[str, tuple[Callable[[Work, int, int, Parts], Point], str, str, str, str]] = {
     "rollouts-batch": (rollouts_batch, "Rollouts against batch size", "rows", "tokens/s", READING),
     "rollouts-length": (

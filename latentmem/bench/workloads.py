@@ -1,4 +1,5 @@
-"""What is measured: the settings of a bench as plain values, and what the measurers of both sides share."""
+"""What is measured: the settings of a bench as plain values, and what the measurers of both sides
+share."""
 
 from __future__ import annotations
 
@@ -30,16 +31,19 @@ if TYPE_CHECKING:
 PROBLEMS = tuple(
     Problem(text)
     for text in (
-        "A taxi charges $5 to start and $2 for every mile. Dmitri's ride costs $37. How many miles was it?",
-        "Hana bakes 46 biscuits and eats 5 of them while they are warm. She shares the rest equally among 8 children, as many "
-        "as possible each. How many biscuits are left over?",
-        "Bilal buys 3 notebooks at $3 each and a pencil case for $4. He pays with a $20 note. How much change does he get?",
-        "Elif drives at 110 km per hour for 3 hours on the motorway, then at 50 km per hour for 2 hours on country roads. How "
-        "many kilometres does she drive altogether?",
+        "A taxi charges $5 to start and $2 for every mile. Dmitri's ride costs $37. How many "
+        "miles was it?",
+        "Hana bakes 46 biscuits and eats 5 of them while they are warm. She shares the rest "
+        "equally among 8 children, as many as possible each. How many biscuits are left over?",
+        "Bilal buys 3 notebooks at $3 each and a pencil case for $4. He pays with a $20 note. How "
+        "much change does he get?",
+        "Elif drives at 110 km per hour for 3 hours on the motorway, then at 50 km per hour for 2 "
+        "hours on country roads. How many kilometres does she drive altogether?",
         "What is the remainder when 7 to the power of 12 is divided by 10?",
-        "A rectangle is twice as long as it is wide, and its perimeter is 54 cm. What is its area in square centimetres?",
-        "A tank holds 240 litres. One pipe fills it at 12 litres a minute while another empties it at 4 litres a minute. How "
-        "many minutes does it take to fill the empty tank?",
+        "A rectangle is twice as long as it is wide, and its perimeter is 54 cm. What is its area "
+        "in square centimetres?",
+        "A tank holds 240 litres. One pipe fills it at 12 litres a minute while another empties "
+        "it at 4 litres a minute. How many minutes does it take to fill the empty tank?",
         "Three consecutive even numbers add up to 126. What is the largest of them?",
     )
 )
@@ -57,13 +61,17 @@ class Work:
     model: str = "qwen2.5-coder-0.5b"
     device: str = "auto"
     dtype: str = "auto"
-    peer_dtype: str = "auto"  # auto: that of float32 and bfloat16 that is faster in a short probe, or holds less memory
+    # auto: that of float32 and bfloat16 that is faster in a short probe, or holds less memory
+    peer_dtype: str = "auto"
     tokens: int = 200  # of every rollout, exactly
     rollouts: int = 8
     temperature: float = 0.8
     virtual_tokens: int = 20
     learning_rate: float = 1e-3
-    init_text: str = "Solve the problem step by step, check each step, and put the final answer within \\boxed{}."
+    init_text: str = (
+        "Solve the problem step by step, check each step, and put the final answer "
+        "within \\boxed{}."
+    )
     seed: int = 0
     steps: int = 10  # of one memory
     peer_steps: int = (
@@ -85,7 +93,8 @@ class Work:
                 )
         if self.together > len(PROBLEMS):
             raise LatentmemError(
-                f"The bench has {len(PROBLEMS)} problems, not {self.together}: ask for fewer memories."
+                f"The bench has {len(PROBLEMS)} problems, not {self.together}: ask for fewer "
+                "memories."
             )
 
     def to_json(self) -> str:
@@ -94,7 +103,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a row, ready to be measured: `run()` does the work once and returns the figure in the row's unit."""
+    """One side of a row, ready to be measured: `run()` does the work once and returns the figure in
+    the row's unit."""
 
     run: Callable[[], float]
     note: str = ""
@@ -104,7 +114,8 @@ Prepare = Callable[[Work], Side]
 
 
 class PeerMissing(LatentmemError):
-    """A peer cannot be measured here: its package or its weights are missing. The row is then ours alone."""
+    """A peer cannot be measured here: its package or its weights are missing. The row is then ours
+    alone."""
 
 
 def language_model(work: Work) -> LanguageModel:
@@ -129,11 +140,13 @@ def soft_prompt(model: LanguageModel, work: Work) -> Tensor:
 
 
 def scripted(model: LanguageModel, tokens: int, rollouts: int) -> LanguageModel:
-    """The same model, but each rollout is exactly `tokens` long and its last tokens spell a boxed answer and the end.
+    """The same model, but each rollout is exactly `tokens` long and its last tokens spell a boxed
+    answer and the end.
 
-    So all real code runs and the amount of work does not depend on what a model happens to say: no row ends early, and
-    of each group SHARE agree on the answer 1 while the others say 2, so that every step has a vote that passes the gate
-    and a gradient for every row. The tokens are drawn as usual; only those at the end are replaced.
+    So all real code runs and the amount of work does not depend on what a model happens to say: no
+    row ends early, and of each group SHARE agree on the answer 1 while the others say 2, so that
+    every step has a vote that passes the gate and a gradient for every row. The tokens are drawn as
+    usual; only those at the end are replaced.
     """
     end = min(e for e in model.ends)
     tails = [
@@ -142,7 +155,8 @@ def scripted(model: LanguageModel, tokens: int, rollouts: int) -> LanguageModel:
     ]
     if tokens < len(tails[0]):
         raise LatentmemError(
-            f"Rollouts of {tokens} tokens are too short to end with an answer: give at least {len(tails[0])}."
+            f"Rollouts of {tokens} tokens are too short to end with an answer: give at least "
+            f"{len(tails[0])}."
         )
     one = copy.copy(model)
     one.ends = frozenset()
@@ -169,7 +183,8 @@ def _replaced(drawn: Any, tail: Sequence[int], from_end: int) -> Any:
 
 
 def first_vote(work: Work) -> tuple[tuple[Trace, ...], Vote]:
-    """The vote of the model alone that a distillation starts from, as `scripted` rollouts would give it."""
+    """The vote of the model alone that a distillation starts from, as `scripted` rollouts would
+    give it."""
     from ..method.voting import vote
 
     traces = tuple(
@@ -232,9 +247,11 @@ FINAL = "ours includes the rollouts of the final check, one batch more than step
 
 
 def one_memory(work: Work) -> Side:
-    """Seconds for one memory: all steps and the final check. The first vote is given, as it is after solving.
+    """Seconds for one memory: all steps and the final check. The first vote is given, as it is
+    after solving.
 
-    Like the peer, it is measured for `peer_steps` steps and the check, and extrapolated: every step does the same work.
+    Like the peer, it is measured for `peer_steps` steps and the check, and extrapolated: every step
+    does the same work.
     """
     model = _ready(work)
 
@@ -246,8 +263,8 @@ def one_memory(work: Work) -> Side:
 
     return Side(
         run,
-        f"{work.steps} steps of {work.rollouts} rollouts of {work.tokens} tokens, extrapolated from "
-        f"{work.peer_steps}; {FINAL}",
+        f"{work.steps} steps of {work.rollouts} rollouts of {work.tokens} tokens, extrapolated "
+        f"from {work.peer_steps}; {FINAL}",
     )
 
 
@@ -317,7 +334,8 @@ def seconds(
     first: int = 0,
     took: list[Step] | None = None,
 ) -> float:
-    """Seconds to distil `memories` problems from the `first` on in one batch, on a model that is scripted for it.
+    """Seconds to distil `memories` problems from the `first` on in one batch, on a model that is
+    scripted for it.
 
     The steps, the final check among them, are added to `took`.
     """
@@ -335,8 +353,8 @@ def seconds(
     whole = time.perf_counter() - began
     if trained != memories * steps:
         raise LatentmemError(
-            f"Only {trained} of {memories * steps} steps had a gradient, so the row would be wrong: use "
-            "at least 3 rollouts."
+            f"Only {trained} of {memories * steps} steps had a gradient, so the row would be "
+            "wrong: use at least 3 rollouts."
         )
     return whole
 
@@ -347,7 +365,8 @@ BATCH = 2000  # memories in one transaction
 
 
 def unit_keys(count: int, seed: int, dim: int = EMBEDDING) -> np.ndarray:
-    """Random unit keys [count, dim], float32, in 64 loose groups: what matters to an exact search is only their number."""
+    """Random unit keys [count, dim], float32, in 64 loose groups: what matters to an exact search
+    is only their number."""
     rng = np.random.default_rng(seed)
     keys = rng.standard_normal((64, dim), np.float32)[rng.integers(0, 64, count)]
     keys += rng.standard_normal((count, dim), np.float32)
@@ -361,8 +380,8 @@ def search(work: Work) -> Side:
     bank.search(asked[0], k=HITS)
     return Side(
         lambda: p95([lambda q=q: bank.search(q, k=HITS) for q in asked]),
-        f"{work.memories} memories, {work.queries} searches for {HITS} each; the first search, which reads the "
-        "bank, is not counted on either side",
+        f"{work.memories} memories, {work.queries} searches for {HITS} each; the first search, "
+        "which reads the bank, is not counted on either side",
     )
 
 
@@ -377,7 +396,8 @@ def p95(calls: list[Callable[[], Any]]) -> float:
 
 
 def filled(count: int, seed: int, path: str | Path = ":memory:") -> Bank:
-    """A bank of `count` memories with random input keys and small soft prompts, stored as `put` stores them."""
+    """A bank of `count` memories with random input keys and small soft prompts, stored as `put`
+    stores them."""
     bank = Bank(path)
     extend(bank, unit_keys(count, seed))
     return bank
@@ -459,7 +479,8 @@ def bank_map(work: Work) -> Side:
 
     return Side(
         run,
-        f"{work.mapped} memories, on the server: from opening the file to the figure's JSON, without the browser",
+        f"{work.mapped} memories, on the server: from opening the file to the figure's JSON, "
+        "without the browser",
     )
 
 
@@ -491,14 +512,18 @@ FLAGS = (
     "--enable-unsafe-swiftshader",
     "--window-size=1400,1000",
 )
-DRAWN = "const map = document.querySelector('#lm-map .lm-figure'); return Number((map && map.dataset.points) || 0);"
+DRAWN = (
+    "const map = document.querySelector('#lm-map .lm-figure'); return Number((map && "
+    "map.dataset.points) || 0);"
+)
 PATIENCE = 60  # seconds
 
 
 def first_picture(work: Work) -> Side:
-    """Seconds from opening the page of a memory, which shows the map, until all points are drawn. The app runs already;
-    the picture is computed for this visit. Each run has an app and a browser of its own, and all share a loaded model, or
-    the one that a first page begins to load would be measured along."""
+    """Seconds from opening the page of a memory, which shows the map, until all points are drawn.
+    The app runs already; the picture is computed for this visit. Each run has an app and a
+    browser of its own, and all share a loaded model, or the one that a first page begins to load
+    would be measured along."""
     from ..bank import Bank
     from ..engine import Engine
     from ..settings import Settings
@@ -530,8 +555,8 @@ def first_picture(work: Work) -> Side:
 
     return Side(
         run,
-        f"{work.mapped} memories, headless chromium on the same machine, the app already running and its model "
-        "loaded, its map not yet computed, nothing in the browser's cache",
+        f"{work.mapped} memories, headless chromium on the same machine, the app already running "
+        "and its model loaded, its map not yet computed, nothing in the browser's cache",
     )
 
 
@@ -541,8 +566,8 @@ def _wait(driver: Any, address: str, points: int) -> float:
     while driver.execute_script(DRAWN) < points:
         if time.perf_counter() - began > PATIENCE:
             raise LatentmemError(
-                f"The map showed {driver.execute_script(DRAWN)} of {points} points after {PATIENCE} s: "
-                "open the app and look."
+                f"The map showed {driver.execute_script(DRAWN)} of {points} points after "
+                f"{PATIENCE} s: open the app and look."
             )
         time.sleep(0.02)
     return time.perf_counter() - began

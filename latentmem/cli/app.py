@@ -1,7 +1,9 @@
-"""The command line: `latentmem` or `python -m latentmem`. Thin: it reads options, asks the engine, prints records.
+"""The command line: `latentmem` or `python -m latentmem`. Thin: it reads options, asks the engine,
+prints records.
 
-Exit codes: 0 done; 1 an error, said in one sentence on standard error; 2 a wrong option; 3 no answer, or nothing was
-learnt; 130 stopped with ctrl-C. Heavy parts are imported inside the commands, so that `--help` is quick.
+Exit codes: 0 done; 1 an error, said in one sentence on standard error; 2 a wrong option; 3 no
+answer, or nothing was learnt; 130 stopped with ctrl-C. Heavy parts are imported inside the
+commands, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ def top(
         typer.Option("--version", is_eager=True, callback=_say_version, help="Print the version."),
     ] = False,
 ) -> None:
-    """Watch a language model learn from its own thinking, and ask of any answer: which memory answered this?"""
+    """Watch a language model learn from its own thinking, and ask of any answer: which memory
+    answered this?"""
 
 
 @command(app, *SAMPLING, name="solve")
@@ -90,7 +93,8 @@ def distil(
     file: ProblemFile = None,
     ids: ProblemIds = [],  # noqa: B006
 ) -> int:
-    """Learn from the thinking on a problem: a memory in the bank, or in plain words why there is none.
+    """Learn from the thinking on a problem: a memory in the bank, or in plain words why there is
+    none.
 
     Several --id of a file are distilled together, in one batch.
     """
@@ -154,7 +158,8 @@ def replay(
     from . import console
 
     receipt = read_receipt(file)
-    # Looking leaves no trace: neither at a mistyped path nor where no memory was tried is a bank made.
+    # Looking leaves no trace: neither at a mistyped path nor where no memory was tried is a bank
+    # made.
     engine = (
         bank.engine_on_bank(overrides)
         if receipt.used
@@ -164,13 +169,15 @@ def replay(
     assert again is not None, "the last record of a replay is its receipt"
     if not as_json:
         console.say(
-            f"Receipt {receipt.id} is confirmed: the same {again.tokens} tokens and answer, {again.answer}."
+            f"Receipt {receipt.id} is confirmed: the same {again.tokens} tokens and answer, "
+            f"{again.answer}."
         )
     return DONE
 
 
 def read_receipt(file: Path) -> Receipt:
-    """The last receipt in a file of JSON lines. Raises LatentmemError if there is none or it is wrong."""
+    """The last receipt in a file of JSON lines. Raises LatentmemError if there is none or it is
+    wrong."""
     try:
         lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     except OSError as e:
@@ -189,7 +196,8 @@ def read_receipt(file: Path) -> Receipt:
 
 @command(app, "model", "device", "bank", name="doctor")
 def doctor(overrides: dict[str, Any], as_json: bool) -> int:
-    """Versions, machine, settings, weights and the bank's health. Exits with 1 if there is something to mend."""
+    """Versions, machine, settings, weights and the bank's health. Exits with 1 if there is
+    something to mend."""
     from ..engine.doctor import examine
     from . import console
 

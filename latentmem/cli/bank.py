@@ -28,8 +28,9 @@ class NoBankYet(LatentmemError):
 
 
 def engine_on_bank(overrides: dict[str, Any]) -> Engine:
-    """An engine whose bank is there: opening would make one, and at a mistyped path an empty bank looks like a sound one.
-    Raises LatentmemError, for a bank that was not named on the command line NoBankYet."""
+    """An engine whose bank is there: opening would make one, and at a mistyped path an empty bank
+    looks like a sound one. Raises LatentmemError, for a bank that was not named on the command
+    line NoBankYet."""
     engine = engine_for(overrides)
     path = engine.settings.bank
     try:
@@ -38,8 +39,8 @@ def engine_on_bank(overrides: dict[str, Any]) -> Engine:
     except FileNotFoundError:
         if "bank" in overrides:
             raise LatentmemError(
-                f"There is no bank at {path}: check the path; `latentmem distil` and `import` make a new "
-                "one."
+                f"There is no bank at {path}: check the path; `latentmem distil` and `import` "
+                "make a new one."
             ) from None
         raise NoBankYet(
             f"There is no bank yet at {path}: `latentmem distil` or `import` makes one."
@@ -137,8 +138,8 @@ def memory_facts(info: MemoryInfo, memory: Memory) -> list[tuple[str, object]]:
         ("made", info.created),
         (
             "use",
-            f"retrieved {c.retrieved}, used {c.used}, agreed {c.agreed}, verifier won {c.verifier_won}, "
-            f"helped {c.helped}, hurt {c.hurt}",
+            f"retrieved {c.retrieved}, used {c.used}, agreed {c.agreed}, verifier won "
+            f"{c.verifier_won}, helped {c.helped}, hurt {c.hurt}",
         ),
     ]
 
@@ -208,7 +209,8 @@ def list_receipts(
     else:
         for r in rows:
             console.say(
-                f"{r.id}  {r.created[:16].replace('T', ' ')}  {console.label_of(r.answer)}  {r.problem.text}"
+                f"{r.id}  {r.created[:16].replace('T', ' ')}  {console.label_of(r.answer)}  "
+                f"{r.problem.text}"
             )
         console.say(f"{len(rows)} receipts of {bank.path}")
     return DONE
@@ -246,7 +248,8 @@ def delete_receipts(
         bool, typer.Option("--yes", help="Really delete them; there is no way back.")
     ] = False,
 ) -> int:
-    """Delete receipts for good: what was asked, and what was answered. Memories and their counters stay."""
+    """Delete receipts for good: what was asked, and what was answered. Memories and their counters
+    stay."""
     if bool(ids) == every:
         raise LatentmemError(
             "It is not said which receipts: give their ids, or --all, and not both."
@@ -294,7 +297,8 @@ def export(
         ),
     ] = None,
 ) -> int:
-    """Write memories to an archive that `import` reads, or as PEFT adapters for `PeftModel.from_pretrained`.
+    """Write memories to an archive that `import` reads, or as PEFT adapters for
+    `PeftModel.from_pretrained`.
 
     Receipts stay behind: they hold what was asked.
     """
@@ -302,7 +306,8 @@ def export(
         raise LatentmemError("There is nothing to write to: give FILE.zip, --peft FOLDER, or both.")
     if base_model and peft is None:
         raise LatentmemError(
-            f"--base-model {base_model} is for adapters, and none is written: give --peft FOLDER, too."
+            f"--base-model {base_model} is for adapters, and none is written: give --peft FOLDER, "
+            "too."
         )
     bank = engine_on_bank(overrides).bank
     code = DONE
@@ -322,7 +327,8 @@ def export(
 def export_adapters(
     bank: Bank, ids: list[str], home: Path, base_model: str | None, as_json: bool
 ) -> list[str]:
-    """Write memories, these or all, as PEFT adapters and tell of each; a sentence for each that could not be written."""
+    """Write memories, these or all, as PEFT adapters and tell of each; a sentence for each that
+    could not be written."""
     left_out = []
     chosen = [bank.info(i).id for i in ids] or [info.id for info in bank.infos()]
     if not ids and (missing := len(bank) - len(chosen)):
@@ -368,8 +374,8 @@ def verify(overrides: dict[str, Any], as_json: bool) -> int:
     report = bank.verify()
     tell(
         as_json,
-        f"{bank.path}: {report.memories} memories, {report.events} events and {report.receipts} receipts "
-        f"checked{'' if report.problems else ', all is well'}.",
+        f"{bank.path}: {report.memories} memories, {report.events} events and {report.receipts} "
+        f"receipts checked{'' if report.problems else ', all is well'}.",
         report,
     )
     return warn(report.problems)

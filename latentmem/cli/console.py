@@ -1,7 +1,9 @@
-"""Records on a terminal: the live picture of a run, and tables of what came out. No engine, no typer.
+"""Records on a terminal: the live picture of a run, and tables of what came out. No engine, no
+typer.
 
-Progress goes to standard error and results to standard output, so that a pipe gets results only. All foreign text is
-passed as `Text`, never as rich markup, and without control characters: a model may write "[red]" or an escape sequence.
+Progress goes to standard error and results to standard output, so that a pipe gets results only.
+All foreign text is passed as `Text`, never as rich markup, and without control characters: a model
+may write "[red]" or an escape sequence.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ TAIL = 400  # characters of a rollout that are looked at for its last line
 
 
 def plain(text: object, limit: int = 0) -> Text:
-    """Text without control characters or markup; longer than `limit` (0: any length) it keeps its beginning."""
+    """Text without control characters or markup; longer than `limit` (0: any length) it keeps its
+    beginning."""
     clean = "".join(c if c.isprintable() else " " for c in str(text).replace("\r", ""))
     return Text(clean if not limit or len(clean) <= limit else clean[: limit - 1] + "…")
 
@@ -63,7 +66,8 @@ def say(sentence: str) -> None:
 
 
 def line(record: Any) -> str:
-    """A record as one line of JSON: its members and `record`, the name of its kind. A dict is taken as it is.
+    """A record as one line of JSON: its members and `record`, the name of its kind. A dict is taken
+    as it is.
 
     A Distilled has `memory_id` in place of its memory, whose arrays are in the bank.
     """
@@ -98,13 +102,15 @@ class Shown:
 
 
 def run(records: Iterator[Any], as_json: bool) -> Shown:
-    """Shows a run while it goes on and returns what it came to. Closes the generator, whatever happens."""
+    """Shows a run while it goes on and returns what it came to. Closes the generator, whatever
+    happens."""
     with closing(records):
         return _lines(records) if as_json else _show(records)
 
 
 def _lines(records: Iterable[Any]) -> Shown:
-    """For machines: records on standard output; a new status, in words, on standard error; text deltas not at all."""
+    """For machines: records on standard output; a new status, in words, on standard error; text
+    deltas not at all."""
     shown, said = Shown(), ""
     for record in records:
         shown.add(record)
@@ -128,7 +134,8 @@ def _show(records: Iterable[Any]) -> Shown:
 
 @contextmanager
 def _live(console: Console, picture: Picture) -> Iterator[Any]:
-    """A picture that is redrawn eight times a second on a terminal; elsewhere one line for each new status or step."""
+    """A picture that is redrawn eight times a second on a terminal; elsewhere one line for each new
+    status or step."""
     if console.is_terminal:
         with Live(picture, console=console, refresh_per_second=8, transient=True):
             yield lambda: None
@@ -254,7 +261,8 @@ def step_line(steps: list[Step]) -> str:
 
 
 def time_left(steps: list[Step]) -> str:
-    """At the pace so far. Problems distilled together take a step together: its time is the longest of theirs."""
+    """At the pace so far. Problems distilled together take a step together: its time is the longest
+    of theirs."""
     s = steps[-1]
     longest: dict[int, float] = {}
     for t in steps:

@@ -127,9 +127,11 @@ def evaluate(
         typer.Option(help="Write the table of --out's evidence.json into this README.", **LIST),
     ] = None,
 ) -> int:
-    """Compare systems on problems with known answers. What is done is kept: after a stop, the same command goes on.
+    """Compare systems on problems with known answers. What is done is kept: after a stop, the same
+    command goes on.
 
-    At the end, and with --report-only, the folder gets report.html, report.md, evidence.json and outcomes.jsonl.
+    At the end, and with --report-only, the folder gets report.html, report.md, evidence.json and
+    outcomes.jsonl.
     """
     from ..evaluation.suites import Order, suite_named
     from ..evaluation.sweep import read
@@ -190,8 +192,8 @@ def _refuse_idle(sweep: Path | None, asked: dict[str, Any]) -> None:
     asked = asked | {"data": asked["data"][1:]}  # the first is what it is about
     if idle := [name for name, value in asked.items() if value not in (None, ())]:
         raise LatentmemError(
-            f"A sweep says itself what it tries and asks, and {', '.join(idle)} would do nothing beside "
-            "--sweep: leave it out, or write it into the sweep file."
+            f"A sweep says itself what it tries and asks, and {', '.join(idle)} would do nothing "
+            "beside --sweep: leave it out, or write it into the sweep file."
         )
 
 
@@ -221,8 +223,8 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def records(order: Order, suite: Suite, overrides: dict[str, Any]) -> Iterator[Any]:
-    """The suite with each of its models in turn; a model, or another setting, that a person gave on the command line or in
-    the environment takes the place of the suite's."""
+    """The suite with each of its models in turn; a model, or another setting, that a person gave on
+    the command line or in the environment takes the place of the suite's."""
     from ..evaluation.suites import run, slug
     from ..settings import Settings
 
@@ -235,7 +237,8 @@ def records(order: Order, suite: Suite, overrides: dict[str, Any]) -> Iterator[A
         out = order.out / slug(model.rsplit("/", 1)[-1]) if len(models) > 1 else order.out
         yield from run(engine, replace(order, out=out, seed=engine.settings.seed))
         del engine
-        gc.collect()  # what it was made of refers to itself in circles, and the next model needs the room
+        # what it was made of refers to itself in circles, and the next model needs the room
+        gc.collect()
 
 
 def follow(those: Iterator[Any], as_json: bool) -> None:
@@ -330,9 +333,11 @@ def bench(
         bool, typer.Option("--table", help="Print the report as it is; measure nothing.")
     ] = False,
 ) -> int:
-    """Measure this machine: our figures beside those of other programs for the same work, in one run.
+    """Measure this machine: our figures beside those of other programs for the same work, in one
+    run.
 
-    Peers that are not installed (extra `bench`) leave their rows with ours alone. ctrl-C stops; what is done is kept.
+    Peers that are not installed (extra `bench`) leave their rows with ours alone. ctrl-C stops;
+    what is done is kept.
     """
     from ..bench import runner as bench_run
     from ..bench import runner as row_table
@@ -381,7 +386,8 @@ def bench(
 
 
 def profiled(work: Any, file: Path, as_json: bool, table: bool) -> int:
-    """The operations of rollouts and of a gradient step, measured unless `table`, as tables or as lines of JSON."""
+    """The operations of rollouts and of a gradient step, measured unless `table`, as tables or as
+    lines of JSON."""
     from ..bench import profile, report
     from . import console
 

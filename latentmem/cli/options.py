@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 DONE, ERROR, NOTHING, STOPPED = 0, 1, 3, 130  # exit codes; 2 is typer's, for a wrong option
 
-# Options that set a field of Settings: field -> (type, help). tests/cli/test_cli.py holds them to Settings' own words.
+# Options that set a field of Settings: field -> (type, help). tests/cli/test_cli.py holds them to
+# Settings' own words.
 OPTIONS: dict[str, tuple[Any, str]] = {
     "model": (str, "A name from `weights.MODELS`, a hub id or a local folder."),
     "device": (str, "auto: cuda, then mps, then cpu."),
@@ -34,7 +35,8 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "min_similarity": (float, "A memory less similar than this is not tried."),
     "verifier": (
         str,
-        "Who decides when memory and model disagree; with one rollout, which always ties, the judge.",
+        "Who decides when memory and model disagree; with one rollout, which always ties, the "
+        "judge.",
     ),
 }
 SAMPLING = ("model", "device", "bank", "seed", "rollouts", "temperature", "max_new_tokens")
@@ -67,7 +69,8 @@ def make_engine(settings: Settings) -> Engine:
 
 
 def engine_for(overrides: dict[str, Any]) -> Engine:
-    """An engine with some settings given on the command line. Raises LatentmemError for a wrong one."""
+    """An engine with some settings given on the command line. Raises LatentmemError for a wrong
+    one."""
     from ..settings import Settings
 
     return make_engine(Settings(**overrides))
@@ -76,11 +79,12 @@ def engine_for(overrides: dict[str, Any]) -> Engine:
 def command(
     group: typer.Typer, *options: str, name: str = ""
 ) -> Callable[[Body], Callable[..., None]]:
-    """Registers `body(overrides, as_json, ...) -> exit code` with some settings as options, `--set` and `--json`.
+    """Registers `body(overrides, as_json, ...) -> exit code` with some settings as options, `--set`
+    and `--json`.
 
-    Without a name it becomes what the group itself does, and its options hold for the group's commands too, so that
-    `memories --bank B show ID` and `memories show ID --bank B` are the same. A LatentmemError becomes its sentence on
-    standard error, ctrl-C one line.
+    Without a name it becomes what the group itself does, and its options hold for the group's
+    commands too, so that `memories --bank B show ID` and `memories show ID --bank B` are the same.
+    A LatentmemError becomes its sentence on standard error, ctrl-C one line.
     """
 
     def register(body: Body) -> Callable[..., None]:
@@ -137,7 +141,8 @@ def _shared(options: tuple[str, ...]) -> list[inspect.Parameter]:
 
 
 def assignments(pairs: list[str]) -> dict[str, str]:
-    """['steps=5'] -> {'steps': '5'}; Settings checks names and values. Raises LatentmemError for a pair without '='."""
+    """['steps=5'] -> {'steps': '5'}; Settings checks names and values. Raises LatentmemError for a
+    pair without '='."""
     for pair in pairs:
         if "=" not in pair:
             raise LatentmemError(
@@ -150,13 +155,16 @@ def assignments(pairs: list[str]) -> dict[str, str]:
 
 
 def named_problems(text: str | None, file: Path | None, ids: list[str]) -> list[Problem]:
-    """The problems a person named: as an argument, on standard input (-), or by id in a file; at least one.
+    """The problems a person named: as an argument, on standard input (-), or by id in a file; at
+    least one.
 
-    Raises LatentmemError if there is none, if an id is not in the file, or if the text is not UTF-8.
+    Raises LatentmemError if there is none, if an id is not in the file, or if the text is not
+    UTF-8.
     """
     if (text is None) == (file is None):
         raise LatentmemError(
-            "Give one problem: as text, as - for standard input, or as --file problems.jsonl --id X."
+            "Give one problem: as text, as - for standard input, or as --file problems.jsonl --id "
+            "X."
         )
     if file is not None:
         return _from_file(file, ids)

@@ -1,7 +1,8 @@
-"""Facts about this installation: versions, machine, settings, weights, bank. Gathers and judges; prints nothing.
+"""Facts about this installation: versions, machine, settings, weights, bank. Gathers and judges;
+prints nothing.
 
-Nothing here imports torch, and a part that is broken becomes a sentence among the problems, because a doctor is called
-when something is broken.
+Nothing here imports torch, and a part that is broken becomes a sentence among the problems, because
+a doctor is called when something is broken.
 """
 
 from __future__ import annotations
@@ -55,14 +56,16 @@ ROOM = 4 * 2**30  # bytes: the default weights as a download and as bf16, with r
 
 @dataclass(frozen=True)
 class Report:
-    """`sections`: title -> name -> value, all plain JSON values. `problems`: one sentence for each thing to mend."""
+    """`sections`: title -> name -> value, all plain JSON values. `problems`: one sentence for each
+    thing to mend."""
 
     sections: dict[str, dict[str, Any]]
     problems: tuple[str, ...]
 
 
 def examine(overrides: dict[str, Any] | None = None) -> Report:
-    """Everything worth knowing about this installation. `overrides` are settings; never raises for a broken part."""
+    """Everything worth knowing about this installation. `overrides` are settings; never raises for
+    a broken part."""
     problems: list[str] = []
     sections = {"versions": versions(problems), "machine": machine(problems)}
     try:
@@ -110,7 +113,8 @@ def machine(problems: list[str]) -> dict[str, Any]:
 
 
 def _device(gpus: list[str]) -> str:
-    """Where `device = auto` will compute, judged from outside: torch itself decides when it is loaded."""
+    """Where `device = auto` will compute, judged from outside: torch itself decides when it is
+    loaded."""
     try:
         build = metadata.version("torch")
     except metadata.PackageNotFoundError:

@@ -1,4 +1,5 @@
-"""The engine: think, distil, answer. The only reader of Settings; everything below takes plain arguments."""
+"""The engine: think, distil, answer. The only reader of Settings; everything below takes plain
+arguments."""
 
 from __future__ import annotations
 
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
 class Engine:
     """A frozen model, a bank of memories, and the three things done with them.
 
-    Every long call is a generator of records (`records.py`); closing it cancels, and nothing half-done is stored.
-    All raise LatentmemError, one sentence, for what a user can mend.
+    Every long call is a generator of records (`records.py`); closing it cancels, and nothing
+    half-done is stored. All raise LatentmemError, one sentence, for what a user can mend.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class Engine:
         self._own_bank, self._shared = bank, _shared or Shared()
 
     def changed(self, *, on_bank: Bank | None = None, **settings: Any) -> Engine:
-        """A light copy with some settings replaced, perhaps on another bank; models and open banks are shared."""
+        """A light copy with some settings replaced, perhaps on another bank; models and open banks
+        are shared."""
         bank = on_bank if on_bank is not None or "bank" in settings else self._own_bank
         return Engine(self.settings.changed(**settings), bank=bank, _shared=self._shared)
 
-    # What it is made of -----------------------------------------------------------------------------------------
+    # What it is made of
+    # -----------------------------------------------------------------------------------------
 
     @property
     def bank(self) -> Bank:
@@ -103,12 +106,14 @@ class Engine:
             else self._shared.loader.embedder(self._parts[1])(text)
         )
 
-    # Think ------------------------------------------------------------------------------------------------------
+    # Think
+    # ----------------------------------------------------------------------------------------------
 
     def _check(self, problem: Problem) -> Problem:
         if len(problem.text) > (limit := self.settings.max_problem_chars):
             raise LatentmemError(
-                f"The problem has {len(problem.text)} characters and the limit is {limit}: shorten it."
+                f"The problem has {len(problem.text)} characters and the limit is {limit}: "
+                "shorten it."
             )
         return problem.unlabelled()
 
@@ -173,14 +178,16 @@ class Engine:
             repr((s.seed, s.rollouts, s.temperature, s.top_p, s.max_new_tokens, self._parts[0])),
         )
 
-    # Distil -----------------------------------------------------------------------------------------------------
+    # Distil
+    # ----------------------------------------------------------------------------------------------
 
     def distil(self, problem: Problem, *, keep: bool = True) -> Iterator[Record]:
         """Turn the thinking on one problem into a memory. The last record is Distilled."""
         yield from self.distil_many([problem], keep=keep)
 
     def distil_many(self, problems: Sequence[Problem], *, keep: bool = True) -> Iterator[Record]:
-        """The same for several problems in one batch, each with its own soft prompt; one Distilled each at the end.
+        """The same for several problems in one batch, each with its own soft prompt; one Distilled
+        each at the end.
 
         Steps carry their problem's id. Memories are stored when the training of all has ended.
         """
@@ -240,7 +247,8 @@ class Engine:
             raise LatentmemError(f"There is no memory to keep: {distilled.reason}")
         return self.bank.put(distilled.memory)
 
-    # Retrieve and answer ----------------------------------------------------------------------------------------
+    # Retrieve and answer
+    # ----------------------------------------------------------------------------------------
 
     def search(self, problem: Problem, k: int | None = None) -> Retrieval:
         """The memories nearest to a problem, best first, of those that this model can use."""
@@ -292,8 +300,8 @@ class Engine:
                 None,
                 None,
                 (
-                    f"The nearest memory has similarity {hits[0].similarity:.2f}, below the threshold "
-                    f"{self.settings.min_similarity:.2f}."
+                    f"The nearest memory has similarity {hits[0].similarity:.2f}, below the "
+                    f"threshold {self.settings.min_similarity:.2f}."
                 ),
             )
         one = self.bank.get(hits[0].memory_id)
@@ -303,14 +311,15 @@ class Engine:
                 None,
                 None,
                 (
-                    f"The nearest memory's key was not made by {self._parts[1]}, so the similarity means "
-                    "nothing: choose the embedder that made it."
+                    f"The nearest memory's key was not made by {self._parts[1]}, so the "
+                    "similarity means nothing: choose the embedder that made it."
                 ),
             )
         return hits, hits[0], self._soft(one), ""
 
     def answer(self, problem: Problem, memory: str = "auto") -> Iterator[Record]:
-        """Answer alone and with a memory ("auto": the nearest, "off": none, or an id), route, and give the Receipt."""
+        """Answer alone and with a memory ("auto": the nearest, "off": none, or an id), route, and
+        give the Receipt."""
         began, problem = time.perf_counter(), self._check(problem)
         yield from self.load()
         hits, used, soft, why_none = self._choose(problem, memory)
@@ -361,14 +370,16 @@ class Engine:
         return route(alone, helped, scores, verifier=name, why_none=why_none)
 
     def feedback(self, receipt: Receipt, correct: bool) -> None:
-        """Take down whether an answer was right, as a person or a benchmark says afterwards (once: `receipts.judged`)."""
+        """Take down whether an answer was right, as a person or a benchmark says afterwards (once:
+        `receipts.judged`)."""
         if not self.bank.read_only:
             self.bank.record_all(
                 judged(receipt, correct, self.bank.events(kind="feedback", receipt_id=receipt.id))
             )
 
     def replay(self, receipt: Receipt) -> Iterator[Record]:
-        """Answer again as the receipt says: same settings, seed and memory. Raises LatentmemError if it differs."""
+        """Answer again as the receipt says: same settings, seed and memory. Raises LatentmemError
+        if it differs."""
         yield from self.load()
         if receipt.model != self.model.fingerprint:
             raise LatentmemError(

@@ -1,4 +1,5 @@
-"""What engines share: models and banks, each loaded once per process, with progress that a browser or terminal can show."""
+"""What engines share: models and banks, each loaded once per process, with progress that a browser
+or terminal can show."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ Thought = tuple[tuple[Trace, ...], Vote]
 
 
 class Thoughts:
-    """Bounded, thread-safe: what made a vote (problem, model, sampling settings, seed) -> its traces and the vote.
+    """Bounded, thread-safe: what made a vote (problem, model, sampling settings, seed) -> its
+    traces and the vote.
 
     All draws are seeded, so what is remembered is what would be sampled again.
     """
@@ -46,10 +48,11 @@ class Thoughts:
 
 
 def in_steps(work: Callable[[Callable[[Status], None]], Any]) -> Iterator[Status]:
-    """Run `work(report)` in a thread and yield what it reports, so that a callback becomes a generator.
+    """Run `work(report)` in a thread and yield what it reports, so that a callback becomes a
+    generator.
 
-    An exception of the work is raised here. A consumer that closes the generator leaves the thread to finish: a
-    download that is under way is kept, not thrown away.
+    An exception of the work is raised here. A consumer that closes the generator leaves the thread
+    to finish: a download that is under way is kept, not thrown away.
     """
     box: queue.Queue[Any] = queue.Queue()
 

@@ -44,7 +44,8 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What was fixed before the answer: the model, the settings that a replay needs, and what was retrieved."""
+    """What was fixed before the answer: the model, the settings that a replay needs, and what was
+    retrieved."""
 
     model: str  # fingerprint
     model_name: str
@@ -64,7 +65,8 @@ def write(
     seconds: float,
     created: str,
 ) -> Receipt:
-    """The Receipt. `token_digest` is over every trace's token ids, the model's own side first, in row order."""
+    """The Receipt. `token_digest` is over every trace's token ids, the model's own side first, in
+    row order."""
     ordered = sorted(traces, key=lambda t: (t.side != "zero_shot", t.row))
     tokens = digest(*(f"{t.side} {t.row} {' '.join(map(str, t.token_ids))}" for t in ordered))
     used = around.used
@@ -97,13 +99,15 @@ def confirm(receipt: Receipt, again: Receipt) -> None:
     """Raises LatentmemError if a replay differs from its receipt."""
     if again.token_digest != receipt.token_digest:
         raise LatentmemError(
-            f"The replay of receipt {receipt.id} gave other tokens: another machine, device, dtype, library "
-            "version or batch computes slightly different numbers; compare the two answers instead."
+            f"The replay of receipt {receipt.id} gave other tokens: another machine, device, "
+            "dtype, library version or batch computes slightly different numbers; compare the two "
+            "answers instead."
         )
     if (again.answer, again.route.side) != (receipt.answer, receipt.route.side):
         raise LatentmemError(
-            f"The replay of receipt {receipt.id} gave the same tokens, but the answer {again.answer} in place "
-            f"of {receipt.answer}: the receipt was changed, or answers are read differently by now."
+            f"The replay of receipt {receipt.id} gave the same tokens, but the answer "
+            f"{again.answer} in place of {receipt.answer}: the receipt was changed, or answers "
+            "are read differently by now."
         )
 
 
@@ -133,10 +137,10 @@ def events(receipt: Receipt) -> list[Event]:
 def judged(receipt: Receipt, correct: bool, before: Sequence[Event] = ()) -> list[Event]:
     """What a verdict on the answer says of the memory that was tried, if any.
 
-    A memory that answered helped or hurt only where the model alone would have answered something else; with a wrong answer
-    it takes nothing from a model that had none. The verdict is a person's or a benchmark's, given afterwards. `before`, the
-    verdicts so far: one counts once, and raises LatentmemError if it contradicts an earlier one, since events are never
-    taken back.
+    A memory that answered helped or hurt only where the model alone would have answered something
+    else; with a wrong answer it takes nothing from a model that had none. The verdict is a person's
+    or a benchmark's, given afterwards. `before`, the verdicts so far: one counts once, and raises
+    LatentmemError if it contradicts an earlier one, since events are never taken back.
     """
     if receipt.used is None:
         return []
@@ -145,7 +149,8 @@ def judged(receipt: Receipt, correct: bool, before: Sequence[Event] = ()) -> lis
         if bool(earlier.detail.get("correct")) != correct:
             said = "right" if earlier.detail.get("correct") else "wrong"
             raise LatentmemError(
-                f"This answer was judged {said} before, and the first verdict stays: ask again for another."
+                f"This answer was judged {said} before, and the first verdict stays: ask again "
+                "for another."
             )
         return []
     out = [_event(receipt, receipt.used.memory_id, "feedback", correct=correct)]

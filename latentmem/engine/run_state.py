@@ -1,4 +1,5 @@
-"""What a visitor sees of one run, folded together from the engine's records. Pure: no gradio, no clock of its own."""
+"""What a visitor sees of one run, folded together from the engine's records. Pure: no gradio, no
+clock of its own."""
 
 from __future__ import annotations
 
@@ -23,10 +24,11 @@ class Row:
 class Scene:
     """The state of one run. `add` takes every record; the views read the members.
 
-    `colours` gives each answer a stable index in the palette: a cluster keeps its colour while others overtake it, and
-    the same answer has the same colour on both sides. `decided_after[side]` is the number of finished traces at the
-    moment when no outcome of the others could change the majority any more; it is left out where that moment was not
-    seen, since the vote came only after all traces, as that of a distillation does.
+    `colours` gives each answer a stable index in the palette: a cluster keeps its colour while
+    others overtake it, and the same answer has the same colour on both sides. `decided_after[side]`
+    is the number of finished traces at the moment when no outcome of the others could change the
+    majority any more; it is left out where that moment was not seen, since the vote came only after
+    all traces, as that of a distillation does.
     """
 
     total: int = 0
@@ -46,7 +48,8 @@ class Scene:
     stopped: bool = False
 
     def add(self, record: Any) -> bool:
-        """Takes one record. True when it is worth showing at once, False when it may wait for the next refresh."""
+        """Takes one record. True when it is worth showing at once, False when it may wait for the
+        next refresh."""
         if isinstance(record, (Delta, Trace, Status, Step)):
             self.sampling = isinstance(record, (Delta, Trace))
         if isinstance(record, Delta):
@@ -78,7 +81,8 @@ class Scene:
         return (self.rows[key] for key in sorted(self.rows) if key[0] == side)
 
     def colour(self, row: Row) -> int | None:
-        """The palette index of the answer this rollout voted for, None while or because it does not vote."""
+        """The palette index of the answer this rollout voted for, None while or because it does not
+        vote."""
         return self.colours.get((row.side, row.row))
 
     def finished(self, side: Side) -> int:
@@ -94,7 +98,8 @@ class Scene:
         self.rows.setdefault((d.side, d.row), Row(d.row, d.side)).text += d.text
 
     def _new_round(self, side: Side, row: int) -> None:
-        """A rollout that has ended begins anew: the fresh ones of a gradient step take the place of the old."""
+        """A rollout that has ended begins anew: the fresh ones of a gradient step take the place of
+        the old."""
         old = self.rows.get((side, row))
         if old is None or old.trace is None:
             return
@@ -136,5 +141,6 @@ class Scene:
 
 
 def plain(answer: str) -> str:
-    """An answer without blanks: enough to give equal spellings one colour; equivalence itself is decided by the vote."""
+    """An answer without blanks: enough to give equal spellings one colour; equivalence itself is
+    decided by the vote."""
     return "".join(answer.split())

@@ -1,8 +1,9 @@
-"""Problems with their answers, from JSONL files, from the hub, and from seeded generators; and disjoint parts of them.
+"""Problems with their answers, from JSONL files, from the hub, and from seeded generators; and
+disjoint parts of them.
 
-A data set is named by a spec: `problems.jsonl`, `gsm8k` or `openai/gsm8k?split=train`, `rg:chain_sum?size=100&seed=1`,
-or `examples?source=change,area` (the project's own, here of two families). Whatever the source, a `DataSet` comes out:
-problems with unique ids and an answer.
+A data set is named by a spec: `problems.jsonl`, `gsm8k` or `openai/gsm8k?split=train`,
+`rg:chain_sum?size=100&seed=1`, or `examples?source=change,area` (the project's own, here of two
+families). Whatever the source, a `DataSet` comes out: problems with unique ids and an answer.
 """
 
 from __future__ import annotations
@@ -71,10 +72,11 @@ class Split:
 
 
 def load(spec: str, *, strict: bool = False, most_chars: float = inf) -> DataSet:
-    """The data set that `spec` names. `strict` refuses what is malformed, or has more than `most_chars` characters; else it
-    is left out and named in `notes`.
+    """The data set that `spec` names. `strict` refuses what is malformed, or has more than
+    `most_chars` characters; else it is left out and named in `notes`.
 
-    Raises LatentmemError for a name or option that does not exist, a missing package, or an empty set.
+    Raises LatentmemError for a name or option that does not exist, a missing package, or an empty
+    set.
     """
     head, options = _parsed(spec)
     if head.startswith(GENERATED):
@@ -102,7 +104,8 @@ def _data_set(
 
 
 def _parsed(spec: str) -> tuple[str, dict[str, Any]]:
-    """('rg:chain_sum', {'size': 100}) of 'rg:chain_sum?size=100'. Values are read as JSON where they are JSON."""
+    """('rg:chain_sum', {'size': 100}) of 'rg:chain_sum?size=100'. Values are read as JSON where
+    they are JSON."""
     head, _, query = spec.strip().partition("?")
     options: dict[str, Any] = {}
     try:
@@ -143,8 +146,8 @@ def _file_set(head: str, options: dict[str, Any]) -> tuple[str, Iterator[Found]]
     ) as e:  # RuntimeError: no such user; ValueError: no name of a file
         why = "" if isinstance(e, FileNotFoundError) else f" ({getattr(e, 'strerror', None) or e})"
         raise LatentmemError(
-            f"There is no data set {head!r}{why}: give a JSONL file, examples, {', '.join(HUB)}, or "
-            f"{GENERATED}FAMILY."
+            f"There is no data set {head!r}{why}: give a JSONL file, examples, {', '.join(HUB)}, "
+            f"or {GENERATED}FAMILY."
         ) from None
     found = read_lines(data, file.name)
     name = head if head == "examples" else file.stem
@@ -161,7 +164,8 @@ def family(problem: Problem) -> str:
 
 
 def from_bytes(data: bytes, name: str, *, most_chars: int) -> DataSet:
-    """An uploaded JSONL file; malformed lines and problems of more than `most_chars` characters are left out and named.
+    """An uploaded JSONL file; malformed lines and problems of more than `most_chars` characters are
+    left out and named.
 
     Raises LatentmemError if nothing is left.
     """
@@ -194,18 +198,25 @@ def read_lines(data: bytes, name: str) -> Iterator[Found]:
 def _checked(
     found: Iterable[Found], strict: bool, most_chars: float
 ) -> tuple[list[Problem], list[str]]:
-    """Problems that can be asked and scored, and a sentence on the others. Raises LatentmemError at the first one if `strict`."""
+    """Problems that can be asked and scored, and a sentence on the others. Raises LatentmemError at
+    the first one if `strict`."""
     kept: dict[str, Problem] = {}
     places: dict[str, str] = {}
     wrong: list[str] = []
     for where, one in found:
         if isinstance(one, Problem):
             if len(one.text) > most_chars:
-                one = f"{where}: the problem has {len(one.text)} characters and the limit is {most_chars}: shorten it."
+                one = (
+                    f"{where}: the problem has {len(one.text)} characters and the limit is "
+                    f"{most_chars}: shorten it."
+                )
             elif not (one.answer or "").strip():
                 one = f'{where}: the problem has no answer to score by: add "answer".'
             elif one.id in kept:
-                one = f"{where}: the id {one.id!r} stands at {places[one.id]} already: give each problem its own."
+                one = (
+                    f"{where}: the id {one.id!r} stands at {places[one.id]} already: give each "
+                    "problem its own."
+                )
         if isinstance(one, str):
             if strict:
                 raise LatentmemError(one)
@@ -248,7 +259,8 @@ def _from_hub(name: str, one: HubSet, options: dict[str, Any]) -> tuple[str, Ite
 
 
 def hub_row(name: str, one: HubSet, index: int, row: dict[str, Any]) -> Found:
-    """A row of a hub data set as a problem, its answer taken out of the worked solution if it stands there."""
+    """A row of a hub data set as a problem, its answer taken out of the worked solution if it
+    stands there."""
     where = f"{name}, row {index}"
     text, answer = row.get(one.problem), row.get(one.answer)
     if not isinstance(text, str) or not text.strip():
@@ -261,10 +273,11 @@ def hub_row(name: str, one: HubSet, index: int, row: dict[str, Any]) -> Found:
 
 # ------------------------------------------------------------------ generated
 def _generated(family: str, options: dict[str, Any]) -> Iterator[Found]:
-    """A family of reasoning-gym; `size`, `seed` and whatever sets the family's difficulty are options.
+    """A family of reasoning-gym; `size`, `seed` and whatever sets the family's difficulty are
+    options.
 
-    Its item i of seed s is item i-1 of seed s+1, so neighbouring seeds share problems: `split` and `apart` see to it that
-    two parts do not.
+    Its item i of seed s is item i-1 of seed s+1, so neighbouring seeds share problems: `split` and
+    `apart` see to it that two parts do not.
     """
     try:
         import reasoning_gym
@@ -275,8 +288,8 @@ def _generated(family: str, options: dict[str, Any]) -> Iterator[Found]:
         ) from None
     if family not in DATASETS:
         raise LatentmemError(
-            f"reasoning-gym has no family {family!r}: try chain_sum, basic_arithmetic, simple_equations "
-            "or gsm_symbolic."
+            f"reasoning-gym has no family {family!r}: try chain_sum, basic_arithmetic, "
+            "simple_equations or gsm_symbolic."
         )
     given = {"size": 100, "seed": 0} | options
     try:
@@ -285,14 +298,16 @@ def _generated(family: str, options: dict[str, Any]) -> Iterator[Found]:
         Exception
     ) as e:  # each family checks its options in its own way, or not before it makes an item of them
         raise LatentmemError(
-            f"{GENERATED}{family} cannot be made with {options} ({str(e)[:120]}): change the options."
+            f"{GENERATED}{family} cannot be made with {options} ({str(e)[:120]}): change the "
+            "options."
         ) from None
     made = digest(family, json.dumps(given, sort_keys=True, default=str))[:6]
     return (generated_item(family, f"{family}-{made}-{i}", i, e) for i, e in enumerate(entries))
 
 
 def generated_item(family: str, ident: str, index: int, entry: dict[str, Any]) -> Found:
-    """An item of reasoning-gym as a problem. Some families have no answer to compare with, only a program that scores."""
+    """An item of reasoning-gym as a problem. Some families have no answer to compare with, only a
+    program that scores."""
     where, text, answer = (
         f"{GENERATED}{family}, item {index}",
         str(entry["question"]).strip(),
@@ -325,7 +340,8 @@ def shuffled(problems: Sequence[Problem], seed: int) -> list[Problem]:
 
 
 def split(data: DataSet, distil: int, test: int, seed: int) -> Split:
-    """Two disjoint parts in a seeded order, no text in both. Raises LatentmemError if there are not that many."""
+    """Two disjoint parts in a seeded order, no text in both. Raises LatentmemError if there are not
+    that many."""
     there = unique(data.problems)
     if distil + test > len(there):
         raise LatentmemError(

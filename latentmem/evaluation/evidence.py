@@ -1,4 +1,5 @@
-"""The evidence: one row a system and data set, in a file that others can read, and the README's table made of it."""
+"""The evidence: one row a system and data set, in a file that others can read, and the README's
+table made of it."""
 
 from __future__ import annotations
 
@@ -40,8 +41,8 @@ DIGITS = 4
 
 
 def rows_of(run: Run, others: Sequence[Run] = ()) -> list[Row]:
-    """The table of a run, with the oracle router of each system that answered twice. `others` lend zero_shot where a run
-    has none."""
+    """The table of a run, with the oracle router of each system that answered twice. `others` lend
+    zero_shot where a run has none."""
     results = list(run.results)
     for system in two_sided(results):
         results += rerouted([r for r in run.results if r.system == system], ORACLE)
@@ -54,8 +55,9 @@ def rows_of(run: Run, others: Sequence[Run] = ()) -> list[Row]:
 
 
 def _lent(run: Run, others: Sequence[Run]) -> list[Result]:
-    """zero_shot of other runs that share model, seed and settings, on the very problems and in the forms that the run has
-    none of its own of; of several, from the one that has asked most of them."""
+    """zero_shot of other runs that share model, seed and settings, on the very problems and in the
+    forms that the run has none of its own of; of several, from the one that has asked most of
+    them."""
     own, parts = {(r.dataset, r.form) for r in run.results if r.system == BASE}, _parts(run)
     found: dict[tuple[str, str], list[Result]] = {}
     for other in others:
@@ -95,8 +97,8 @@ def evidence(found: Found) -> list[dict[str, Any]]:
 
 
 def plain(run: Run, row: Row) -> dict[str, Any]:
-    """A row as JSON values. `tokens` and `seconds` are what everything took, learning included; what learning took of it
-    stands in `settings`."""
+    """A row as JSON values. `tokens` and `seconds` are what everything took, learning included;
+    what learning took of it stands in `settings`."""
     delta = row.delta
     values = {
         "dataset": dataset_name(run, row),
@@ -155,7 +157,8 @@ def dataset_name(run: Run, row: Row) -> str:
 
 
 def system_name(row: Row) -> str:
-    """'elm' for one trace, 'elm_vote' for a vote; 'elm_oracle' for the oracle router over elm's sides."""
+    """'elm' for one trace, 'elm_vote' for a vote; 'elm_oracle' for the oracle router over elm's
+    sides."""
     name = row.system.replace(f" ({ORACLE})", "_oracle")
     return name if row.form == "one" else f"{name}_{row.form}"
 
@@ -177,7 +180,8 @@ def write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The rows of an evidence file; none if there is no file. Raises LatentmemError if it is not one."""
+    """The rows of an evidence file; none if there is no file. Raises LatentmemError if it is not
+    one."""
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -219,8 +223,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return NONE_YET + "\n"
     lines = [
-        "| run | data set | system | seed | n | accuracy (95 %) | against zero_shot, points (95 %) | helped / hurt | "
-        "coverage | right side chosen | tokens |",
+        "| run | data set | system | seed | n | accuracy (95 %) | against zero_shot, points (95 "
+        "%) | helped / hurt | coverage | right side chosen | tokens |",
         "|---|---|---|--:|--:|---|---|--:|--:|--:|--:|",
     ]
     for r in rows:
@@ -229,30 +233,34 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
             "–"
             if r["delta_vs_zero_shot"] is None
             else (
-                f"{points(r['delta_vs_zero_shot'])} ({points(r['delta_ci_low'])} to {points(r['delta_ci_high'])})"
+                f"{points(r['delta_vs_zero_shot'])} ({points(r['delta_ci_low'])} to "
+                f"{points(r['delta_ci_high'])})"
             )
         )
         flips = "–" if r["helped"] is None else f"{r['helped']} / {r['hurt']}"
         names = " | ".join(map(cell, (r["settings"].get("run", "–"), r["dataset"], shown_name(r))))
         lines.append(
-            f"| {names} | {r['seed']} | {r['n']} | {span} | {delta} | {flips} | {percent(r['coverage'])} | "
-            f"{percent(r['routing_accuracy'])} | {r['tokens']:,} |"
+            f"| {names} | {r['seed']} | {r['n']} | {span} | {delta} | {flips} | "
+            f"{percent(r['coverage'])} | {percent(r['routing_accuracy'])} | {r['tokens']:,} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def between(text: str, table_: str) -> str:
-    """A README with this table between its two comments. Raises LatentmemError if it has not exactly one of each."""
+    """A README with this table between its two comments. Raises LatentmemError if it has not
+    exactly one of each."""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise LatentmemError(
-            f"The README needs one {BEGIN} and, after it, one {END}: put them where the table belongs."
+            f"The README needs one {BEGIN} and, after it, one {END}: put them where the table "
+            "belongs."
         )
     head, rest = text.split(BEGIN)
     return f"{head}{BEGIN}\n{table_.strip()}\n{END}{rest.split(END)[1]}"
 
 
 def update_readme(readme: Path, file: Path) -> None:
-    """Write the table of an evidence file into a README. Raises LatentmemError if one of the two is not there."""
+    """Write the table of an evidence file into a README. Raises LatentmemError if one of the two is
+    not there."""
     if not os.path.isfile(file):
         raise LatentmemError(f"There is no {file}: say with --out in which folder the evidence is.")
     try:

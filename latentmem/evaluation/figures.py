@@ -1,4 +1,5 @@
-"""The report's figures, as plotly's JSON in plain dicts. Pure; colours of Okabe and Ito, told apart by shape as well."""
+"""The report's figures, as plotly's JSON in plain dicts. Pure; colours of Okabe and Ito, told apart
+by shape as well."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def spread(those: Sequence[Estimate], colour: str, scale: float = 1) -> dict[str
 
 
 def accuracy_by_tokens(rows: Sequence[Row], look: dict[str, dict[str, Any]]) -> Figure:
-    """Accuracy with its interval against tokens a problem, learning shared out: rows compare at equal compute."""
+    """Accuracy with its interval against tokens a problem, learning shared out: rows compare at
+    equal compute."""
     data = []
     for system in dict.fromkeys(r.system for r in rows):
         mine = [r for r in rows if r.system == system]
@@ -93,8 +95,9 @@ def accuracy_by_tokens(rows: Sequence[Row], look: dict[str, dict[str, Any]]) -> 
 
 
 def differences(groups: Mapping[str, Sequence[tuple[str, Estimate]]]) -> Figure:
-    """Paired differences to zero_shot with their intervals, the best of each group on top. `groups`: title -> (system,
-    difference as a share). Filled: an interval that does not touch zero."""
+    """Paired differences to zero_shot with their intervals, the best of each group on top.
+    `groups`: title -> (system, difference as a share). Filled: an interval that does not touch
+    zero."""
     figure: Figure = {"data": [], "layout": layout("", "", 0, margin={"t": 30})}
     figure["layout"].update(showlegend=False, annotations=[])
     sizes = [len(rows) + 2 for rows in groups.values()]  # in lines: the title and a distance, too
@@ -122,7 +125,8 @@ def differences(groups: Mapping[str, Sequence[tuple[str, Estimate]]]) -> Figure:
                 },
                 "error_x": spread([e for _, e in rows], GREY, 100),
                 "customdata": [[100 * e.low, 100 * e.high] for _, e in rows],
-                "hovertemplate": "%{text}: %{x:+.1f} (%{customdata[0]:+.1f} to %{customdata[1]:+.1f})<extra></extra>",
+                "hovertemplate": "%{text}: %{x:+.1f} (%{customdata[0]:+.1f} to "
+                "%{customdata[1]:+.1f})<extra></extra>",
             }
         )
         domain = [max(0.0, top - (sizes[i] - 1) / height), top]
@@ -229,8 +233,8 @@ def memory_bars(services: Sequence[Service], most: int = 25) -> Figure:
 
 
 def routing_bars(told: Sequence[tuple[str, Routing]]) -> Figure:
-    """Of the disagreements with one side right: how often each router took the right one, and which it missed. `told`:
-    (run, what a router did there)."""
+    """Of the disagreements with one side right: how often each router took the right one, and which
+    it missed. `told`: (run, what a router did there)."""
     parts = (
         ("memory right, taken", "memory_right_taken", "#009E73"),
         ("alone right, taken", "alone_right_taken", "#56B4E9"),
@@ -266,7 +270,8 @@ def routing_bars(told: Sequence[tuple[str, Routing]]) -> Figure:
 
 
 def agreement(sides: Sequence[tuple[str, Sequence[SideResult]]]) -> Figure:
-    """The share of traces that agree against the share of right labels: how far the vote can be believed."""
+    """The share of traces that agree against the share of right labels: how far the vote can be
+    believed."""
     data: list[dict[str, Any]] = [
         {
             "type": "scatter",
@@ -309,7 +314,8 @@ def agreement(sides: Sequence[tuple[str, Sequence[SideResult]]]) -> Figure:
 
 
 def matrix(rows: Sequence[Row]) -> Figure:
-    """Transfer: the paired difference to zero_shot, in points, of memories of one set (row) on another (column)."""
+    """Transfer: the paired difference to zero_shot, in points, of memories of one set (row) on
+    another (column)."""
     learned, asked = (
         list(dict.fromkeys(getattr(r, m) for r in rows)) for m in ("learned_on", "dataset")
     )
@@ -339,7 +345,8 @@ def delta(row: Row | None) -> float | None:
 
 
 def step_curves(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Held-out accuracy against gradient steps on one problem, a line for each way of training and problem."""
+    """Held-out accuracy against gradient steps on one problem, a line for each way of training and
+    problem."""
     lines: dict[str, list[dict[str, Any]]] = {}
     setups: dict[str, list[Any]] = {}  # by curve: another rate, another test part, another curve
     for r in rows:

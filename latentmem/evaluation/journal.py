@@ -1,10 +1,14 @@
-"""A run on disk, so written that it can be killed at any moment and goes on as if nothing had happened.
+"""A run on disk, so written that it can be killed at any moment and goes on as if nothing had
+happened.
 
 - `run.json`: what the run is. A folder is not continued with other settings.
-- `results.jsonl`: appended one unit at a time (the replies of one batch, or one lesson). Every line says how many lines
+- `results.jsonl`: appended one unit at a time (the replies of one batch, or one lesson). Every line
+says how many lines
   its unit has, so that a unit cut off by a kill is found and dropped when the file is opened again.
-- `state/SYSTEM/N/`: what a system has learnt from its first N lessons. Written beside it and renamed into place, so what
-  has a number is whole; it holds its lesson's line too, which is put into the results if the kill came in between.
+- `state/SYSTEM/N/`: what a system has learnt from its first N lessons. Written beside it and
+renamed into place, so what
+  has a number is whole; it holds its lesson's line too, which is put into the results if the kill
+  came in between.
 """
 
 from __future__ import annotations
@@ -34,7 +38,8 @@ Line = Result | Learned
 
 @dataclass(frozen=True)
 class Remedies:
-    """What the errors of a journal advise, and how they name its folder: by default to a user of the command line."""
+    """What the errors of a journal advise, and how they name its folder: by default to a user of
+    the command line."""
 
     folder: str = ""  # in place of its path, which a visitor of the app is not shown
     anew: str = "give another folder with --out"  # what is there cannot be gone on with
@@ -55,7 +60,8 @@ class Journal:
     def __init__(
         self, folder: Path, facts: Mapping[str, Any], remedies: Remedies = Remedies()
     ) -> None:
-        """Open or begin a run. `facts` say what it is; raises LatentmemError if the folder holds another one."""
+        """Open or begin a run. `facts` say what it is; raises LatentmemError if the folder holds
+        another one."""
         self.folder, self.file, self.remedies = folder, folder / "results.jsonl", remedies
         self._lock: Any = None
         try:
@@ -140,8 +146,9 @@ class Journal:
         *,
         must: bool = False,
     ) -> None:
-        """Write a lesson down, and what the system has learnt after it, unless that took long and was done lately (and
-        `must` does not ask for it): then the lessons since are learnt again when the run goes on, which gives the same."""
+        """Write a lesson down, and what the system has learnt after it, unless that took long and
+        was done lately (and `must` does not ask for it): then the lessons since are learnt again
+        when the run goes on, which gives the same."""
         when, took = self._saved.get(name, (-inf, 0.0))
         if must or monotonic() - when >= SAVING * took:
             began = monotonic()
@@ -174,7 +181,8 @@ class Journal:
         return number
 
     def _settle(self, name: str) -> None:
-        """The line of the last lesson into the results, if it is not there; older states and half-written ones away."""
+        """The line of the last lesson into the results, if it is not there; older states and
+        half-written ones away."""
         number, folder = self.state(name)
         assert folder is not None
         file = folder / "lesson.json"
@@ -236,7 +244,8 @@ def read_results(folder: Path) -> tuple[list[Result], list[Learned], dict[str, A
 def _read(
     file: Path, name: str, remedy: str = Remedies.mend
 ) -> tuple[dict[str, tuple[Line, ...]], int]:
-    """(units, bytes that they take): a last unit that is not whole is left out. Raises LatentmemError for damage before it."""
+    """(units, bytes that they take): a last unit that is not whole is left out. Raises
+    LatentmemError for damage before it."""
     units: dict[str, tuple[Line, ...]] = {}
     try:
         data = file.read_bytes()
@@ -276,8 +285,8 @@ def _facts(folder: Path, remedies: Remedies = Remedies()) -> dict[str, Any] | No
 
 
 def _check_facts(folder: Path, facts: Mapping[str, Any], remedies: Remedies) -> None:
-    """Facts of a new run are written; those of an old one must be the same, except what stands under "made" and is
-    not in KEPT."""
+    """Facts of a new run are written; those of an old one must be the same, except what stands
+    under "made" and is not in KEPT."""
     given = json.loads(json.dumps(facts, default=str))
     there = _facts(folder, remedies)
     if there is None:
@@ -296,7 +305,8 @@ def _check_facts(folder: Path, facts: Mapping[str, Any], remedies: Remedies) -> 
         name, old, new = changed
         name = name.removeprefix("made.")
         raise LatentmemError(
-            f"{remedies.name(folder)} holds a run with {name} = {old}, and here it is {new}: {remedies.anew}."
+            f"{remedies.name(folder)} holds a run with {name} = {old}, and here it is {new}: "
+            f"{remedies.anew}."
         )
 
 
@@ -327,7 +337,8 @@ ROWS_FILES = {"sweep": "sweep.jsonl", "single": "single.jsonl", "keys": "keys.js
 
 @dataclass(frozen=True)
 class Run:
-    """One folder with results. `name` is its path within the report's folder, and tells it apart from all others."""
+    """One folder with results. `name` is its path within the report's folder, and tells it apart
+    from all others."""
 
     name: str
     facts: dict[str, Any]
@@ -360,7 +371,8 @@ class Found:
 
 
 def collect(folders: Sequence[Path], *, remedy: str = "run `latentmem evaluate` first") -> Found:
-    """All runs in these folders and below, each once. Raises LatentmemError if there is none, or if one is damaged."""
+    """All runs in these folders and below, each once. Raises LatentmemError if there is none, or if
+    one is damaged."""
     runs = []
     for place, name in _named(_files(folders, "results.jsonl")).items():
         results, learned, facts = read_results(place)
@@ -376,7 +388,8 @@ def collect(folders: Sequence[Path], *, remedy: str = "run `latentmem evaluate` 
 
 
 def _files(folders: Sequence[Path], name: str) -> dict[Path, Path]:
-    """Every file of this name in the folders and below, whole paths, each once, and the folder that it was found from."""
+    """Every file of this name in the folders and below, whole paths, each once, and the folder that
+    it was found from."""
     found: dict[Path, tuple[Path, Path]] = {}
     for folder in folders:
         try:
@@ -390,8 +403,8 @@ def _files(folders: Sequence[Path], name: str) -> dict[Path, Path]:
 
 
 def _named(files: Mapping[Path, Path]) -> dict[Path, str]:
-    """The folder of each file, and a name for it: its path within the folder it was found from, and as much of what
-    stands before as tells equal ones apart."""
+    """The folder of each file, and a name for it: its path within the folder it was found from, and
+    as much of what stands before as tells equal ones apart."""
     length = {
         file.parent: max(1, len(file.parent.relative_to(folder).parts))
         for file, folder in files.items()
@@ -406,7 +419,8 @@ def _named(files: Mapping[Path, Path]) -> dict[Path, str]:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The lines of a JSONL file of plain objects; a last line that is not whole is left out. Raises LatentmemError."""
+    """The lines of a JSONL file of plain objects; a last line that is not whole is left out. Raises
+    LatentmemError."""
     try:
         lines = file.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:

@@ -1,7 +1,8 @@
-"""From results to figures: accuracy with its interval, the paired difference to the model alone, helped and hurt, routing.
+"""From results to figures: accuracy with its interval, the paired difference to the model alone,
+helped and hurt, routing.
 
-Pure functions. "Helped" is a problem that a system got right and the model alone in the same form got wrong, "hurt" the
-reverse. What votes say by themselves is in `ballots`.
+Pure functions. "Helped" is a problem that a system got right and the model alone in the same form
+got wrong, "hurt" the reverse. What votes say by themselves is in `ballots`.
 """
 
 from __future__ import annotations
@@ -45,10 +46,11 @@ def bootstrap(
 ) -> Estimate | None:
     """The mean with its percentile bootstrap interval (Efron 1979); None for no values.
 
-    Resampling n of n values with replacement is drawing the counts of each different value from a multinomial
-    distribution, which is what is done. Where all values are equal, resampling sees no spread and would give an interval
-    of no width. Then the bound is the exact one for a share of which no case was seen, 1 - 0.025^(1/n), taken between
-    `lowest` and `highest`, which the values cannot leave.
+    Resampling n of n values with replacement is drawing the counts of each different value from a
+    multinomial distribution, which is what is done. Where all values are equal, resampling sees no
+    spread and would give an interval of no width. Then the bound is the exact one for a share of
+    which no case was seen, 1 - 0.025^(1/n), taken between `lowest` and `highest`, which the values
+    cannot leave.
     """
     n = len(values)
     if n == 0:
@@ -73,7 +75,8 @@ def share(right: int, n: int) -> Estimate | None:
 def paired(
     first: Mapping[K, float], second: Mapping[K, float], *, seed: int = 0
 ) -> Estimate | None:
-    """The mean of first - second over the problems that both answered, with its paired bootstrap interval."""
+    """The mean of first - second over the problems that both answered, with its paired bootstrap
+    interval."""
     shared = [key for key in first if key in second]
     return bootstrap(
         [first[key] - second[key] for key in shared], seed=seed, lowest=-1.0, highest=1.0
@@ -81,7 +84,8 @@ def paired(
 
 
 def flips(first: Mapping[K, bool], second: Mapping[K, bool]) -> tuple[int, int]:
-    """(helped, hurt): problems right in `first` and wrong in `second`, and the reverse, of those in both."""
+    """(helped, hurt): problems right in `first` and wrong in `second`, and the reverse, of those in
+    both."""
     shared = [key for key in first if key in second]
     return (
         sum(first[k] and not second[k] for k in shared),
@@ -90,8 +94,8 @@ def flips(first: Mapping[K, bool], second: Mapping[K, bool]) -> tuple[int, int]:
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """The chance that at least one of k traces is right, unbiased from n >= k of which `right` are: 1 - C(n-c,k)/C(n,k)
-    (Chen et al. 2021, arXiv 2107.03374)."""
+    """The chance that at least one of k traces is right, unbiased from n >= k of which `right` are:
+    1 - C(n-c,k)/C(n,k) (Chen et al. 2021, arXiv 2107.03374)."""
     if not 0 <= right <= n or not 1 <= k <= n:
         raise ValueError(
             f"pass@{k} of {right} right among {n} has no meaning: 1 <= k <= n and 0 <= right <= n."
@@ -100,7 +104,8 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 
 
 def nearest_share(keys: np.ndarray, families: Sequence[str]) -> tuple[float, float]:
-    """How often the nearest other key [n, d] (unit rows) is of the same family, and how often a random other would be."""
+    """How often the nearest other key [n, d] (unit rows) is of the same family, and how often a
+    random other would be."""
     n = len(families)
     if n < 2:
         raise ValueError(f"{n} keys have no neighbours: give at least two.")
@@ -118,7 +123,8 @@ Group = tuple[str, str, str, str]  # learned_on, dataset, system, form
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One system in one form on one data set. Tokens and seconds are those of answering all n problems; learning apart."""
+    """One system in one form on one data set. Tokens and seconds are those of answering all n
+    problems; learning apart."""
 
     dataset: str
     learned_on: str
@@ -159,7 +165,8 @@ def table(
 
 
 def base_of(key: Group, groups: dict[Group, list[Result]]) -> list[Result] | None:
-    """zero_shot in the same form on the same data: the run's own, or another run's (it does not depend on what was learnt)."""
+    """zero_shot in the same form on the same data: the run's own, or another run's (it does not
+    depend on what was learnt)."""
     learned_on, dataset, _, form = key
     own = groups.get((learned_on, dataset, BASE, form))
     return own or next(
@@ -213,8 +220,9 @@ def _row(
 
 
 def equal_votes(row: Row, rows: Sequence[Row]) -> int | None:
-    """The N of a vote of the model alone that takes as many tokens as this row, its learning shared by the problems asked.
-    None where the model alone was not asked for one trace of the same data."""
+    """The N of a vote of the model alone that takes as many tokens as this row, its learning shared
+    by the problems asked. None where the model alone was not asked for one trace of the same
+    data."""
     alone = next(
         (r for r in rows if (r.dataset, r.system, r.form) == (row.dataset, BASE, "one")), None
     )
@@ -225,9 +233,11 @@ def equal_votes(row: Row, rows: Sequence[Row]) -> int | None:
 
 # ------------------------------------------------------------------ other routers over the same traces
 def rerouted(results: Iterable[Result], router: str) -> list[Result]:
-    """What another router would have answered from the same two sides: a verifier by name, or the oracle.
+    """What another router would have answered from the same two sides: a verifier by name, or the
+    oracle.
 
-    Results without two sides are left out, except that where no memory was tried the model's own answer stands.
+    Results without two sides are left out, except that where no memory was tried the model's own
+    answer stands.
     """
     out = []
     for r in results:
@@ -247,8 +257,8 @@ def rerouted(results: Iterable[Result], router: str) -> list[Result]:
 
 
 def side_by(r: Result, verifier: str) -> str | None:
-    """The side that a verifier would take: by its scores in a disagreement, a tie to the model alone; else the only one
-    with an answer. None where it was not asked."""
+    """The side that a verifier would take: by its scores in a disagreement, a tie to the model
+    alone; else the only one with an answer. None where it was not asked."""
     if "zero_shot" not in r.sides:
         return None
     if "memory" not in r.sides or r.agreed or r.sides["memory"].label is None:
@@ -293,7 +303,8 @@ def verifiers(results: Iterable[Result]) -> list[str]:
 
 
 def with_routers(results: Sequence[Result]) -> list[Result]:
-    """The results, and for each system with two sides what each verifier and the oracle would have made of them."""
+    """The results, and for each system with two sides what each verifier and the oracle would have
+    made of them."""
     more: list[Result] = []
     for system in two_sided(results):
         mine = [r for r in results if r.system == system]
@@ -335,7 +346,8 @@ class Routing:
 
 
 def routing(results: Sequence[Result]) -> list[Routing]:
-    """A confusion table for each routed system and form: the router that ran, and each verifier by itself."""
+    """A confusion table for each routed system and form: the router that ran, and each verifier by
+    itself."""
     out = []
     for system, form in dict.fromkeys(
         (r.system, r.form) for r in results if r.system in two_sided(results)
@@ -407,8 +419,8 @@ class Service:
 
 
 def services(results: Sequence[Result]) -> list[Service]:
-    """For each memory of one system, what it did against the model alone in the same reply or, where the system sampled one
-    side only, against zero_shot's; most used first."""
+    """For each memory of one system, what it did against the model alone in the same reply or,
+    where the system sampled one side only, against zero_shot's; most used first."""
     base = {(r.dataset, r.problem_id, r.form): r.correct for r in results if r.system == BASE}
     by: dict[str, list[Result]] = defaultdict(list)
     for r in results:
@@ -439,7 +451,8 @@ def services(results: Sequence[Result]) -> list[Service]:
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """A third of the problems that one system in one form tried an experience on, by the similarity of what was tried."""
+    """A third of the problems that one system in one form tried an experience on, by the similarity
+    of what was tried."""
 
     system: str
     form: str
@@ -453,8 +466,8 @@ class Near:
 
 
 def thirds(results: Sequence[Result]) -> list[Near]:
-    """Whether a nearer memory is worth more: each system and form with nine problems or more in three equal parts, far to near.
-    Empty for systems that were not held against the model alone."""
+    """Whether a nearer memory is worth more: each system and form with nine problems or more in
+    three equal parts, far to near. Empty for systems that were not held against the model alone."""
     base, out = (
         {(r.dataset, r.problem_id, r.form): r.correct for r in results if r.system == BASE},
         [],
@@ -490,8 +503,8 @@ def thirds(results: Sequence[Result]) -> list[Near]:
 
 
 def vote_metrics(sides: Sequence[SideResult], prefix: str = "") -> dict[str, float]:
-    """majority_ratio, label_accuracy, reward_accuracy, ground_truth_ratio and pass@k of votes; `prefix` "post_" for the
-    side with a memory. Empty for none."""
+    """majority_ratio, label_accuracy, reward_accuracy, ground_truth_ratio and pass@k of votes;
+    `prefix` "post_" for the side with a memory. Empty for none."""
     if not sides:
         return {}
     found = {
@@ -512,7 +525,8 @@ def vote_metrics(sides: Sequence[SideResult], prefix: str = "") -> dict[str, flo
 
 
 def vote_sides(results: Sequence[Result]) -> list[tuple[str, list[SideResult]]]:
-    """(title, votes) of one run: each routed system's two sides over the same problems, or, without one, the model alone."""
+    """(title, votes) of one run: each routed system's two sides over the same problems, or, without
+    one, the model alone."""
     found = [r for r in results if r.form == "vote"]
     out: list[tuple[str, list[SideResult]]] = []
     for system in two_sided(found):
@@ -531,7 +545,8 @@ def vote_sides(results: Sequence[Result]) -> list[tuple[str, list[SideResult]]]:
 
 
 def agreement_bins(sides: Sequence[SideResult]) -> list[tuple[float, float, int]]:
-    """(majority ratio, share of right labels, votes) for each ratio that occurs: how far agreement can be believed."""
+    """(majority ratio, share of right labels, votes) for each ratio that occurs: how far agreement
+    can be believed."""
     by: dict[float, list[bool]] = defaultdict(list)
     for s in sides:
         if s.label is not None:
@@ -555,7 +570,8 @@ GATES = (
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What a gate (SCRL, arXiv 2603.19880) would have let through of some votes, and how many of those labels are right."""
+    """What a gate (SCRL, arXiv 2603.19880) would have let through of some votes, and how many of
+    those labels are right."""
 
     votes: int
     lead: int
@@ -565,7 +581,8 @@ class Gate:
 
 
 def gates(results: Sequence[Result]) -> list[Gate]:
-    """Each of GATES over the votes of the model alone. Votes of older runs, whose lead was not written down, do not count."""
+    """Each of GATES over the votes of the model alone. Votes of older runs, whose lead was not
+    written down, do not count."""
     sides = [
         r.sides[BASE] for r in results if (r.system, r.form) == (BASE, "vote") and BASE in r.sides
     ]

@@ -1,7 +1,8 @@
-"""The two things that both protocols do with a system: ask it a batch, and let it learn from a batch.
+"""The two things that both protocols do with a system: ask it a batch, and let it learn from a
+batch.
 
-Here the truth is taken off the problems: what a system is given has `answer=None`, except in `fit` of a system that says
-that it needs labels.
+Here the truth is taken off the problems: what a system is given has `answer=None`, except in `fit`
+of a system that says that it needs labels.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ Event = Status | Step | Distilled | Result | Learned | Progress  # what a protoc
 
 @dataclass(frozen=True)
 class Entrant:
-    """A system of the comparison and the forms it answers in. `make` is called when its turn comes. `learns`: "online",
-    from problems that it has answered; "offline", from a whole training set before; "" not at all."""
+    """A system of the comparison and the forms it answers in. `make` is called when its turn comes.
+    `learns`: "online", from problems that it has answered; "offline", from a whole training set
+    before; "" not at all."""
 
     name: str
     forms: tuple[Form, ...]
@@ -73,8 +75,8 @@ def ask(system: System, form: Form, batch: Asked) -> list[Result]:
     replies = list(system.reply([p.unlabelled() for p in batch.problems], form))
     if [r.problem_id for r in replies] != [p.id for p in batch.problems]:
         raise LatentmemError(
-            f"{system.name} answered {len(replies)} of {len(batch.problems)} problems or in another order: "
-            "it cannot be compared."
+            f"{system.name} answered {len(replies)} of {len(batch.problems)} problems or in "
+            "another order: it cannot be compared."
         )
     return [
         judge(p, r, dataset=batch.dataset, learned_on=batch.learned_on, index=batch.first + i)
@@ -85,7 +87,8 @@ def ask(system: System, form: Form, batch: Asked) -> list[Result]:
 def teach(
     system: System, problems: Sequence[Problem], learned_on: str, place: int, *, whole: bool
 ) -> Iterator[Status | Step | Distilled | Learned]:
-    """Let a system learn from problems: from a whole training set (`fit`), or from what it has just met (`learn`).
+    """Let a system learn from problems: from a whole training set (`fit`), or from what it has just
+    met (`learn`).
 
     Yields what is worth showing of its records, and last the Learned.
     """
@@ -118,7 +121,8 @@ def lesson(
     whole: bool,
     last: bool = False,
 ) -> Iterator[Event]:
-    """`teach`, and what was learnt into the journal. Nothing is kept of a lesson that is broken off."""
+    """`teach`, and what was learnt into the journal. Nothing is kept of a lesson that is broken
+    off."""
     for record in teach(system, problems, learned_on, place, whole=whole):
         if isinstance(record, Learned):
             journal.keep(name, f"{name}/lesson/{place}", record, system.save, must=last)
@@ -139,8 +143,9 @@ def run_heldout(
 ) -> Iterator[Event]:
     """All entrants one after another: what is not yet in the journal is done, and yielded.
 
-    `rows`: traces sampled in one batch, at most (one problem's traces stay together). `together`: problems that a system
-    learns from at a time; what was learnt is on disk after each time. A system that has nothing to do is not even made.
+    `rows`: traces sampled in one batch, at most (one problem's traces stay together). `together`:
+    problems that a system learns from at a time; what was learnt is on disk after each time. A
+    system that has nothing to do is not even made.
     """
     tally = Tally(sum(len(t.problems) * len(e.forms) for t in tests for e in entrants))
     wanted = {unit for e in entrants for unit, _, _ in _questions(e, learn, tests, rows)}
@@ -201,7 +206,8 @@ def _taught(
 def _lessons(
     entrant: Entrant, problems: Sequence[Problem], together: int
 ) -> list[tuple[bool, Sequence[Problem]]]:
-    """(whole set?, problems) of each lesson: all at once for the rows that train on a set, a few at a time for the others."""
+    """(whole set?, problems) of each lesson: all at once for the rows that train on a set, a few at
+    a time for the others."""
     if not problems or not entrant.learns:
         return []
     if entrant.learns == "offline":
@@ -239,10 +245,11 @@ def _family(unit: str) -> str:
 def run_stream(
     entrants: Sequence[Entrant], data: DataSet, journal: Journal, *, block: int = 1
 ) -> Iterator[Event]:
-    """The stream, from where the journal stands to its end. Closing the generator stops it; calling again goes on.
+    """The stream, from where the journal stands to its end. Closing the generator stops it; calling
+    again goes on.
 
-    `block`: how many problems arrive together; they are answered before any of them is learnt from. A text that comes
-    twice is met once, or its second time would be no new problem.
+    `block`: how many problems arrive together; they are answered before any of them is learnt from.
+    A text that comes twice is met once, or its second time would be no new problem.
     """
     problems = tuple(unique(data.problems))
     tally = Tally(len(problems) * sum(len(e.forms) for e in entrants))
@@ -290,8 +297,8 @@ def _met(
         if learnt > place:
             name, remedy = journal.remedies.name(journal.folder), journal.remedies.anew
             raise LatentmemError(
-                f"{name} has no replies of {entrant.name} ({form.name}) to problem {batch.first + 1}, "
-                f"from which it has learnt since: {remedy}."
+                f"{name} has no replies of {entrant.name} ({form.name}) to problem "
+                f"{batch.first + 1}, from which it has learnt since: {remedy}."
             )
         yield Status(
             f"{entrant.name} ({form.name}) answers problem {batch.first + 1} of {total}",
@@ -306,7 +313,8 @@ def _met(
 
 
 def _unlearnt(entrants: Sequence[Entrant], journal: Journal, blocks: int) -> bool:
-    """True if a system has still to learn from the last arrival: what it learnt there belongs to its costs."""
+    """True if a system has still to learn from the last arrival: what it learnt there belongs to
+    its costs."""
     return any(e.learns and f"{e.name}/lesson/{blocks - 1}" not in journal for e in entrants)
 
 
@@ -329,7 +337,8 @@ def moments(steps: int) -> tuple[int, ...]:
 
 
 def check(test: DataSet, learners: Sequence[str]) -> None:
-    """Raises LatentmemError for a way of training that does not exist, and where nothing is held out."""
+    """Raises LatentmemError for a way of training that does not exist, and where nothing is held
+    out."""
     for name in learners:
         if name not in LEARNERS:
             raise LatentmemError(
@@ -350,10 +359,12 @@ def run_single(
     steps: int,
     learners: Sequence[str] = tuple(LEARNERS),
 ) -> Iterator[Status | Step | dict[str, Any]]:
-    """Train each learner on each problem by itself and write a line of `folder`/single.jsonl for each moment.
+    """Train each learner on each problem by itself and write a line of `folder`/single.jsonl for
+    each moment.
 
-    The reward is the majority vote of the fresh traces; no best step is chosen, so that the curve shows them all. A
-    curve that was broken off is trained again from its start, and its lines that are there are passed over.
+    The reward is the majority vote of the fresh traces; no best step is chosen, so that the curve
+    shows them all. A curve that was broken off is trained again from its start, and its lines that
+    are there are passed over.
     """
     check(test, learners)
     log = Log(folder / "single.jsonl")
@@ -443,7 +454,8 @@ def _line(
 
 
 def key_quality(shop: Workshop, data: DataSet, folder: Path) -> Iterator[Status | dict[str, Any]]:
-    """For both kinds of key: how often the nearest other problem is of the same family. Lines of `folder`/keys.jsonl."""
+    """For both kinds of key: how often the nearest other problem is of the same family. Lines of
+    `folder`/keys.jsonl."""
     import numpy as np
 
     families = [family(p) for p in data.problems]
@@ -483,7 +495,8 @@ def key_quality(shop: Workshop, data: DataSet, folder: Path) -> Iterator[Status 
 
 
 def nearest(shop: Workshop, problem: Problem, others: Sequence[Problem], k: int) -> list[Problem]:
-    """The k others whose sentence embedding is most similar (cosine), best first; ties in the order given."""
+    """The k others whose sentence embedding is most similar (cosine), best first; ties in the order
+    given."""
     rest = [p for p in others if p.id != problem.id]
     key = shop.key(problem, "input")
     return [
@@ -500,10 +513,12 @@ def learn(
     others: Sequence[Problem],
     k: int,
 ) -> Iterator[Record | Taught]:
-    """For each problem one soft prompt, trained on it and its k nearest others in turn, one problem a step: as many
-    rollouts as a memory of one problem takes. No step is chosen, since the steps look at different problems; the last counts.
+    """For each problem one soft prompt, trained on it and its k nearest others in turn, one problem
+    a step: as many rollouts as a memory of one problem takes. No step is chosen, since the steps
+    look at different problems; the last counts.
 
-    The prompt is trained as the row `offline_prompt` trains its own. Yields what training tells, and a Taught for each problem.
+    The prompt is trained as the row `offline_prompt` trains its own. Yields what training tells,
+    and a Taught for each problem.
     """
     for problem in problems:
         group = [p.unlabelled() for p in (problem, *nearest(shop, problem, others, k))]

@@ -1,4 +1,5 @@
-"""The report of a folder of runs: the same sections as a page of HTML and as Markdown, and the evidence file."""
+"""The report of a folder of runs: the same sections as a page of HTML and as Markdown, and the
+evidence file."""
 
 from __future__ import annotations
 
@@ -101,7 +102,8 @@ class Page:
         said = Markup("<caption>{}</caption>").format(caption) if caption else ""
         self.parts.append(
             Markup(
-                '<div class="wide" tabindex="0" role="region" aria-label="{}"><table>{}<thead><tr>{}</tr>'
+                '<div class="wide" tabindex="0" role="region" '
+                'aria-label="{}"><table>{}<thead><tr>{}</tr>'
                 "</thead><tbody>{}</tbody></table></div>"
             ).format(caption or "table", said, cells("th", head), body)
         )
@@ -113,8 +115,9 @@ class Page:
         data = json.dumps(figure, ensure_ascii=True, allow_nan=False).replace("<", "\\u003c")
         self.parts.append(
             Markup(
-                '<figure><div class="plot" id="{0}" role="img" aria-label="{1}"></div><figcaption>{1}</figcaption>'
-                '<script type="application/json" data-figure="{0}">{2}</script></figure>'
+                '<figure><div class="plot" id="{0}" role="img" '
+                'aria-label="{1}"></div><figcaption>{1}</figcaption><script '
+                'type="application/json" data-figure="{0}">{2}</script></figure>'
             ).format(name, caption, Markup(data))
         )
 
@@ -130,7 +133,8 @@ class Page:
         return str(
             Markup(
                 '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{0}</title>'
-                '<meta name="viewport" content="width=device-width, initial-scale=1"><style>{1}</style></head>\n'
+                '<meta name="viewport" content="width=device-width, '
+                'initial-scale=1"><style>{1}</style></head>\n'
                 "<body><main><h1>{0}</h1><p>{2}</p>\n{3}\n</main>{4}</body></html>\n"
             ).format(self.title, Markup(STYLE), self.lead, Markup("\n").join(self.parts), scripts)
         )
@@ -197,7 +201,8 @@ class Contrast:
 def contrasts(
     results: Sequence[Result], subject: str = SUBJECT, *, seed: int = 0
 ) -> list[Contrast]:
-    """Of each data set and form: the subject against every other system but the model alone, which the main table has."""
+    """Of each data set and form: the subject against every other system but the model alone, which
+    the main table has."""
     groups, out = grouped(results), []
     for (learned_on, dataset, system, form), mine in groups.items():
         if system != subject:
@@ -222,7 +227,8 @@ def contrasts(
 
 
 def lines(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One dict a system, form and data set of each run: the ids of the problems it got right, and of those it got wrong."""
+    """One dict a system, form and data set of each run: the ids of the problems it got right, and
+    of those it got wrong."""
     return [
         {
             "run": run.name,
@@ -245,16 +251,17 @@ def write_outcomes(file: Path, runs: Sequence[Run]) -> None:
 
 
 LEAD = (
-    "Accuracy on problems with known answers, which no system saw while it learnt or answered. Intervals are 95 % "
-    "bootstrap intervals; differences to zero_shot are paired over the same problems and the same form (one greedy "
-    "trace, or a vote). Helped: right with the system and wrong alone; hurt: the reverse."
+    "Accuracy on problems with known answers, which no system saw while it learnt or answered. "
+    "Intervals are 95 % bootstrap intervals; differences to zero_shot are paired over the same "
+    "problems and the same form (one greedy trace, or a vote). Helped: right with the system and "
+    "wrong alone; hurt: the reverse."
 )
 Paper = Page | Sheet
 
 
 def make(folder: Path, others: Sequence[Path] = (), **told: str) -> dict[str, Path]:
-    """Write report.html, report.md, evidence.json and outcomes.jsonl into `folder`, from the runs in it and in `others`;
-    their paths.
+    """Write report.html, report.md, evidence.json and outcomes.jsonl into `folder`, from the runs
+    in it and in `others`; their paths.
     `told`: what `collect` says where there is none."""
     found = collect([folder, *others], **told)
     title = "What a memory is worth"
@@ -292,8 +299,8 @@ def compose(paper: Paper, found: Found) -> None:
 
         paper.section(
             "Recipes",
-            "Each row: one recipe, trained on some problems, tried on held-out problems with one greedy "
-            "trace. Differences to zero_shot are paired by problem.",
+            "Each row: one recipe, trained on some problems, tried on held-out problems with one "
+            "greedy trace. Differences to zero_shot are paired by problem.",
         )
         paper.table(COLUMNS, cells(found.rows["sweep"]), words=(0, 1, 2, 3))
     settings(paper, found.runs)
@@ -308,8 +315,8 @@ def systems(paper: Paper, run: Run, rows: Sequence[Row], look: dict[str, dict[st
     online, block = run.protocol == "stream", run.facts.get("block", 1)
     learnt = run.facts.get("distil", {}).get("problems", 0)
     how = (
-        f"Problems came {'one' if block == 1 else block} at a time; each was answered with the memories of earlier "
-        f"{'ones' if block == 1 else 'arrivals'} only."
+        f"Problems came {'one' if block == 1 else block} at a time; each was answered with the "
+        f"memories of earlier {'ones' if block == 1 else 'arrivals'} only."
         if online
         else f"Learnt from {learnt} problems, then asked others."
     )
@@ -359,7 +366,8 @@ def systems(paper: Paper, run: Run, rows: Sequence[Row], look: dict[str, dict[st
         ],
         words=(0, 1),
         marked=ahead,
-        caption="Systems; bold where the paired interval is above zero. In the last column, the tokens of learning are shared "
+        caption="Systems; bold where the paired interval is above zero. In the last column, the "
+        "tokens of learning are shared "
         "out among the problems asked",
     )
     drawn = [r for r in rows if metrics.ORACLE not in r.system]
@@ -423,7 +431,8 @@ def systems(paper: Paper, run: Run, rows: Sequence[Row], look: dict[str, dict[st
                 for x in near
             ],
             words=(0, 1),
-            caption="Is a nearer memory worth more? What was tried, before any router, in thirds from far "
+            caption="Is a nearer memory worth more? What was tried, before any router, in thirds "
+            "from far "
             "to near",
         )
     lessons(paper, run)
@@ -456,7 +465,8 @@ def contrast_section(paper: Paper, run: Run) -> None:
             ],
             words=(0, 1),
             marked=[i for i, c in enumerate(found) if c.difference.low > 0],
-            caption=f"{us} against each other system, paired by problem; bold where the interval is above zero",
+            caption=f"{us} against each other system, paired by problem; bold where the interval "
+            "is above zero",
         )
 
 
@@ -473,8 +483,8 @@ def budgets(run: Run, rows: Sequence[Row]) -> str:
         "dtype"
     ) != made.get("training"):
         said += (
-            f" All parameters were sampled in {made.get('training')} and the model alone in {made.get('dtype')}, so a part "
-            "of their difference is arithmetic."
+            f" All parameters were sampled in {made.get('training')} and the model alone in "
+            f"{made.get('dtype')}, so a part of their difference is arithmetic."
         )
     return said
 
@@ -512,15 +522,16 @@ def lessons(paper: Paper, run: Run) -> None:
 
 
 def votes(paper: Paper, runs: Sequence[Run]) -> None:
-    """TTRL's words for the votes of each run, with and without a memory, and agreement against accuracy."""
+    """TTRL's words for the votes of each run, with and without a memory, and agreement against
+    accuracy."""
     voted = [(run.name, sides) for run in runs if (sides := metrics.vote_sides(run.results))]
     if not voted:
         return
     paper.section(
         "The vote",
-        "majority_ratio: share of the traces that agree. label_accuracy: how often the majority is right. "
-        "reward_accuracy: how often a trace's reward by the majority is the one by the truth. "
-        "ground_truth_ratio: share of right traces. pass@k: at least one of k is right.",
+        "majority_ratio: share of the traces that agree. label_accuracy: how often the majority "
+        "is right. reward_accuracy: how often a trace's reward by the majority is the one by the "
+        "truth. ground_truth_ratio: share of right traces. pass@k: at least one of k is right.",
     )
     for name, sides in voted:
         measured = [metrics.vote_metrics(those) for _, those in sides]
@@ -549,8 +560,9 @@ def gates(paper: Paper, runs: Sequence[Run]) -> None:
         return
     paper.section(
         "The gate",
-        "Of the votes of the model alone: how many a gate lets through to be learnt from, and how many of "
-        "those majorities are right. Where all traces agree there is nothing to learn with any gate.",
+        "Of the votes of the model alone: how many a gate lets through to be learnt from, and how "
+        "many of those majorities are right. Where all traces agree there is nothing to learn "
+        "with any gate.",
     )
     paper.table(
         (
@@ -578,8 +590,8 @@ def routers(paper: Paper, runs: Sequence[Run]) -> None:
         return
     paper.section(
         "Routing",
-        "Where both sides had an answer and the answers differed. Each verifier is judged on the same "
-        "traces; chance is 50 %.",
+        "Where both sides had an answer and the answers differed. Each verifier is judged on the "
+        "same traces; chance is 50 %.",
     )
     paper.table(
         (
@@ -616,11 +628,12 @@ def routers(paper: Paper, runs: Sequence[Run]) -> None:
 
 
 def transfer(paper: Paper, moved: Sequence[Run], runs: Sequence[Run]) -> None:
-    """A table for each system and form, and a matrix of those that can be compared with the model alone."""
+    """A table for each system and form, and a matrix of those that can be compared with the model
+    alone."""
     paper.section(
         "Transfer",
-        "Memories of one data set (row) used on another (column): accuracy, and the paired difference to "
-        "zero_shot, in points.",
+        "Memories of one data set (row) used on another (column): accuracy, and the paired "
+        "difference to zero_shot, in points.",
     )
     told = [
         ((run.model, run.seed, row.system, row.form), row)
@@ -690,8 +703,8 @@ def keys(paper: Paper, rows: Sequence[dict[str, Any]]) -> None:
 def single(paper: Paper, rows: Sequence[dict[str, Any]]) -> None:
     paper.section(
         "One problem",
-        "Trained on a single problem, tried on held-out ones with one greedy trace, after each of some "
-        "steps. Step 0 is before any training.",
+        "Trained on a single problem, tried on held-out ones with one greedy trace, after each of "
+        "some steps. Step 0 is before any training.",
     )
     paper.table(
         (

@@ -1,6 +1,8 @@
-"""What a run writes down: one Result a reply, one Learned a batch of problems learnt from. Scored here, with the truth.
+"""What a run writes down: one Result a reply, one Learned a batch of problems learnt from. Scored
+here, with the truth.
 
-This is the only place where a reply meets the answer of its problem; systems are given `Problem.unlabelled()`.
+This is the only place where a reply meets the answer of its problem; systems are given
+`Problem.unlabelled()`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from .baselines.base import Cost, Reply
 
 @dataclass(frozen=True, slots=True)
 class SideResult:
-    """One side of a reply: its vote and each of its traces against the truth, in the order of the rows."""
+    """One side of a reply: its vote and each of its traces against the truth, in the order of the
+    rows."""
 
     label: str | None
     right: bool  # the majority is the truth
@@ -60,7 +63,8 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """What one problem gave: a memory, or the reason why none. `label_right` is found out afterwards."""
+    """What one problem gave: a memory, or the reason why none. `label_right` is found out
+    afterwards."""
 
     problem_id: str
     memory: str | None
@@ -195,7 +199,8 @@ class Progress:
 
 
 def decisive(result: Result) -> str | None:
-    """The side that is right, where both sides have an answer, the answers differ, and exactly one is right."""
+    """The side that is right, where both sides have an answer, the answers differ, and exactly one
+    is right."""
     alone, helped = result.sides.get("zero_shot"), result.sides.get("memory")
     if (
         alone is None

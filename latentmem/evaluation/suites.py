@@ -1,4 +1,5 @@
-"""The three sizes of the evaluation, and how one is run: which data, which systems, which protocols, in one folder."""
+"""The three sizes of the evaluation, and how one is run: which data, which systems, which
+protocols, in one folder."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ PACKAGES = ("latentmem", "torch", "transformers", "numpy")
 
 @dataclass(frozen=True)
 class Suite:
-    """What is run. `settings` differ from the defaults; what a person sets comes after. Sizes count problems."""
+    """What is run. `settings` differ from the defaults; what a person sets comes after. Sizes count
+    problems."""
 
     name: str
     data: tuple[str, ...]
@@ -73,7 +75,8 @@ ROWS = (
 )
 
 SUITES: Mapping[str, Suite] = {
-    # The families of the starter memories; with six traces the gate lets few of their problems pass, one of the first eight.
+    # The families of the starter memories; with six traces the gate lets few of their problems
+    # pass, one of the first eight.
     "quick": Suite(
         "quick",
         ("examples?source=ages,average,change,distance,equation,sharing",),
@@ -100,8 +103,8 @@ SUITES: Mapping[str, Suite] = {
         0,
         ROWS,
         protocols=("stream", "transfer"),
-        # Qwen2.5-Math reads 4,096 tokens: half of them are left for a past problem with its trace, else the
-        # systems that show one would fall back to the model alone.
+        # Qwen2.5-Math reads 4,096 tokens: half of them are left for a past problem with its trace,
+        # else the systems that show one would fall back to the model alone.
         settings={"max_new_tokens": 2048, "dtype": "bfloat16"},
         models=("meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-Math-7B"),
     ),
@@ -140,8 +143,8 @@ def forms_named(names: Sequence[str]) -> tuple[Form, ...]:
 
 
 def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
-    """Everything that a suite asks for, each protocol and data set in a folder of its own under `out`; goes on from
-    what is there. The rollouts are kept in `out`/cache, shared by all."""
+    """Everything that a suite asks for, each protocol and data set in a folder of its own under
+    `out`; goes on from what is there. The rollouts are kept in `out`/cache, shared by all."""
     from .baselines.registry import Workshop
 
     suite, limit = order.suite, engine.settings.max_problem_chars
@@ -157,10 +160,11 @@ def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
         refused := next((p for p in suite.protocols if p not in ("heldout", "single")), None)
     ):
         raise LatentmemError(
-            f"Test data belong to heldout and single, and {refused} takes its problems from --data: leave "
-            "--test-data out."
+            f"Test data belong to heldout and single, and {refused} takes its problems from "
+            "--data: leave --test-data out."
         )
-    # What is wrong is found now: to load a model takes minutes, and the turn of the last protocol may be hours away.
+    # What is wrong is found now: to load a model takes minutes, and the turn of the last protocol
+    # may be hours away.
     plan = (
         _plan(order, datas, others)
         if order.sweep is None
@@ -181,7 +185,8 @@ def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
 
 
 def _plan(order: Order, datas: Sequence[DataSet], others: Sequence[DataSet]) -> list[Stage]:
-    """The stages of a suite in their order. Raises LatentmemError for whatever of them cannot be done."""
+    """The stages of a suite in their order. Raises LatentmemError for whatever of them cannot be
+    done."""
     suite, plan = order.suite, []
     _check(suite, datas)
     for protocol in dict.fromkeys(suite.protocols):
@@ -211,7 +216,8 @@ def _plan(order: Order, datas: Sequence[DataSet], others: Sequence[DataSet]) -> 
 
 
 def _check(suite: Suite, datas: Sequence[DataSet]) -> None:
-    """Raises LatentmemError for a protocol, a system or a form that does not exist, and for a transfer of a single set."""
+    """Raises LatentmemError for a protocol, a system or a form that does not exist, and for a
+    transfer of a single set."""
     from .baselines.registry import ROWS as THERE
 
     for protocol in suite.protocols:
@@ -226,8 +232,8 @@ def _check(suite: Suite, datas: Sequence[DataSet]) -> None:
 
 
 def _sweep_plan(engine: Engine, order: Order, plan: Sweep, data: DataSet) -> Stage:
-    """The sweep over the file's data or else the first set of the suite, in a seeded order. Raises LatentmemError for a
-    recipe with a value out of range."""
+    """The sweep over the file's data or else the first set of the suite, in a seeded order. Raises
+    LatentmemError for a recipe with a value out of range."""
     for changes in plan.recipes.values():
         sweep.recipe_of(engine, changes)
     if plan.data:
@@ -273,7 +279,8 @@ def _distinct(datas: Sequence[DataSet]) -> None:
 
 
 def _parts(data: DataSet, others: Sequence[DataSet], order: Order) -> tuple[DataSet, list[DataSet]]:
-    """What is learnt from, and what is asked: the other part of the same set, or parts of other sets."""
+    """What is learnt from, and what is asked: the other part of the same set, or parts of other
+    sets."""
     suite = order.suite
     parts = split(data, suite.distil, 0 if others else suite.test, order.seed)
     return parts.distil, [
@@ -358,7 +365,8 @@ def part(data: DataSet) -> dict[str, Any]:
 
 
 def facts(shop: Workshop, told: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run is: its protocol and data, the model's fingerprint, and every setting that decides a result."""
+    """What a run is: its protocol and data, the model's fingerprint, and every setting that decides
+    a result."""
     settings = {name: getattr(shop.settings, name) for name in DECIDING} | asdict(shop.recipe)
     return {
         **told,
@@ -373,7 +381,8 @@ def facts(shop: Workshop, told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def made(shop: Workshop) -> dict[str, Any]:
-    """With what a run was begun; it may go on with something else, but for what decides the tokens (`journal.KEPT`)."""
+    """With what a run was begun; it may go on with something else, but for what decides the tokens
+    (`journal.KEPT`)."""
     body = shop.engine.model.body
     found = {
         "device": body.device.type,

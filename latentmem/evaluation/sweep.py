@@ -1,10 +1,12 @@
-"""The recipe sweep: named changes of the recipe, each tried on some training problems and many held-out ones.
+"""The recipe sweep: named changes of the recipe, each tried on some training problems and many
+held-out ones.
 
-A sweep file is JSON: `{"recipes": {"as is": {}, "slow": {"learning_rate": 0.0003}}, "problems": 3, "test": 64}`, with
-`"data"` and `"seed"` (of the split) if they differ from the command's. A recipe changes settings of the
-distillation and nothing else, but for `{"in_turn": true}`, which puts the soft prompt inside the user's turn, and
-`{"neighbours": 3}`, which trains it on the problem and its three nearest others (see `neighbours`); the held-out problems are
-answered with one greedy trace behind each memory, under the same settings for all.
+A sweep file is JSON: `{"recipes": {"as is": {}, "slow": {"learning_rate": 0.0003}}, "problems": 3,
+"test": 64}`, with `"data"` and `"seed"` (of the split) if they differ from the command's. A recipe
+changes settings of the distillation and nothing else, but for `{"in_turn": true}`, which puts the
+soft prompt inside the user's turn, and `{"neighbours": 3}`, which trains it on the problem and its
+three nearest others (see `neighbours`); the held-out problems are answered with one greedy trace
+behind each memory, under the same settings for all.
 """
 
 from __future__ import annotations
@@ -77,7 +79,8 @@ def read(file: Path) -> Sweep:
                 else changes
             )
             raise LatentmemError(
-                f"{file}: recipe {name!r} changes {wrong!r}: a recipe has {', '.join(sorted(CHANGED))}."
+                f"{file}: recipe {name!r} changes {wrong!r}: a recipe has "
+                f"{', '.join(sorted(CHANGED))}."
             )
         near = changes.get("neighbours", 1)
         if type(near) is not int or near < 1:
@@ -88,8 +91,8 @@ def read(file: Path) -> Sweep:
             idle := next((k for k in ("pseudo_label", "keep") if k in changes), None)
         ):
             raise LatentmemError(
-                f"{file}: recipe {name!r} has neighbours and {idle}, which says nothing there (labels are each "
-                f"step's, the last step counts): leave {idle} out."
+                f"{file}: recipe {name!r} has neighbours and {idle}, which says nothing there "
+                f"(labels are each step's, the last step counts): leave {idle} out."
             )
     for name, least in (("problems", 1), ("test", 1), ("seed", 0)):
         if type(data.get(name, least)) is not int or data.get(name, least) < least:
@@ -104,15 +107,17 @@ def read(file: Path) -> Sweep:
 
 
 def run(shop: Workshop, sweep: Sweep, data: DataSet, folder: Path) -> Iterator[Record]:
-    """Train and try every recipe; each finished pair of recipe and problem is a line of `folder`/sweep.jsonl, and is
-    passed over when the sweep is started again. Yields what training tells, and the line of each pair.
+    """Train and try every recipe; each finished pair of recipe and problem is a line of
+    `folder`/sweep.jsonl, and is passed over when the sweep is started again. Yields what
+    training tells, and the line of each pair.
 
-    The problems of one recipe are trained together, `shop.group` at a time. Data: the first problems are held out, the
-    others are candidates for training.
+    The problems of one recipe are trained together, `shop.group` at a time. Data: the first
+    problems are held out, the others are candidates for training.
     """
     test, candidates = data.problems[: sweep.test], data.problems[sweep.test :]
     log = Log(folder / "sweep.jsonl")
-    # All of the data: the answers score, and neighbours and teachable problems come from what is not held out.
+    # All of the data: the answers score, and neighbours and teachable problems come from what is
+    # not held out.
     setup = digest(
         *computed(shop.engine.model),
         shop.settings.embedder,
@@ -145,7 +150,8 @@ def run(shop: Workshop, sweep: Sweep, data: DataSet, folder: Path) -> Iterator[R
                 yield record
             elif (name, settings, record.distilled.problem_id) not in done:
                 yield Status(
-                    f"{name}: the memory of {record.distilled.problem_id} is tried on {len(test)} problems"
+                    f"{name}: the memory of {record.distilled.problem_id} is tried on {len(test)} "
+                    "problems"
                 )
                 line = _line(shop, name, changes, record, {p.id: p for p in training}, test, base)
                 line |= {
@@ -158,7 +164,8 @@ def run(shop: Workshop, sweep: Sweep, data: DataSet, folder: Path) -> Iterator[R
 
 
 def teachable(shop: Workshop, candidates: Sequence[Problem], wanted: int) -> Iterator[Status]:
-    """The first problems whose vote passes the gate of the settings, so that every recipe has something to learn."""
+    """The first problems whose vote passes the gate of the settings, so that every recipe has
+    something to learn."""
     found: list[Problem] = []
     r, size = shop.recipe, max(1, shop.sampler.rows // shop.recipe.rollouts)
     for start in range(0, len(candidates), size):
@@ -177,8 +184,8 @@ def teachable(shop: Workshop, candidates: Sequence[Problem], wanted: int) -> Ite
         if len(found) >= wanted:
             return found[:wanted]
     raise LatentmemError(
-        f"Only {len(found)} of {len(candidates)} problems pass the gate and {wanted} are asked for: ask for "
-        "fewer, or give more data."
+        f"Only {len(found)} of {len(candidates)} problems pass the gate and {wanted} are asked "
+        "for: ask for fewer, or give more data."
     )
 
 
@@ -232,7 +239,8 @@ def ask(sampler: Sampler, problems: Sequence[Problem], soft: Any) -> list[Sample
 def compared(
     test: Sequence[Problem], with_it: Sequence[Sampled], base: Sequence[Sampled]
 ) -> dict[str, Any]:
-    """Accuracy on the held-out problems against the model alone, right by right, so that rows can be pooled later."""
+    """Accuracy on the held-out problems against the model alone, right by right, so that rows can
+    be pooled later."""
     ok, other = (
         {p.id: right(p.answer or "", s.vote.label) for p, s in zip(test, those, strict=True)}
         for those in (with_it, base)
@@ -315,10 +323,11 @@ COLUMNS = (
 
 
 def pooled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One line a recipe: its memories' mean accuracy, and the paired difference over held-out problems.
+    """One line a recipe: its memories' mean accuracy, and the paired difference over held-out
+    problems.
 
-    Each held-out problem counts once, with the mean over the recipe's memories: its answers behind several memories are
-    no independent cases.
+    Each held-out problem counts once, with the mean over the recipe's memories: its answers behind
+    several memories are no independent cases.
     """
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for r in rows:

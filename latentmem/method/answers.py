@@ -2,17 +2,20 @@ r"""The one place where answers are compared: extract, canonicalise, `same_answe
 
 Conventions, chosen to follow math-verify and the graders of the MATH benchmark:
 
-- Units, currencies and degree signs are dropped: `5 \text{ cm}`, `\$5` and `5` are one answer (nothing is converted:
+- Units, currencies and degree signs are dropped: `5 \text{ cm}`, `\$5` and `5` are one answer
+(nothing is converted:
   500 cm is not 5 m, and 5 cm is the same as 5 m).
 - `50\%` is the same as 50 (the sign read as a unit) and as 0.5 (its value), yet 50 is not 0.5.
-- A bare list is unordered (`1,2` is `2,1`), a tuple or interval is ordered, and a list beside a tuple is read in its
+- A bare list is unordered (`1,2` is `2,1`), a tuple or interval is ordered, and a list beside a
+tuple is read in its
   order; `1,234` is a number, `(1,234)` a pair.
 - The variable of a solution is dropped: `x=5` is `5` (and so `y=5`); `y=2x+3` stays an equation.
-- Numbers are compared exactly. Only a decimal with six digits behind the point may stand for what it rounds:
+- Numbers are compared exactly. Only a decimal with six digits behind the point may stand for what
+it rounds:
   0.333333 is 1/3, 0.33 is not.
 
-So sameness is reflexive and symmetric, but a percentage, a list without parentheses or a rounded decimal can be the
-same as two answers that differ from each other.
+So sameness is reflexive and symmetric, but a percentage, a list without parentheses or a rounded
+decimal can be the same as two answers that differ from each other.
 """
 
 from __future__ import annotations
@@ -64,7 +67,8 @@ _UNICODE = {
 _SUPERSCRIPT = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+", strict=True))
 _COMMANDS = {  # what a command becomes; the rest stay
     **dict.fromkeys(
-        r"\left \right \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \displaystyle \textstyle \degree"
+        r"\left \right \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \displaystyle \textstyle "
+        r"\degree"
         r" \degrees \quad \qquad \! \, \; \: \( \) \[ \] \$ \euro \pounds \textdollar".split(),
         " ",
     ),
@@ -93,13 +97,15 @@ _WRAPPER = re.compile(
 )
 _GROUPED = re.compile(r"(?<=\d)(?:,\\!|\\!,|\{,\}|\\,)\s*(?=\d{3}(?!\d))")
 _UNIT_WORDS = set(
-    "cm mm km ft in mi lb lbs oz kg mg ml hr hrs min mins sec secs mph kmh kph sq deg rad gm cc pts yd yds usd eur gbp".split()
+    "cm mm km ft in mi lb lbs oz kg mg ml hr hrs min mins sec secs mph kmh kph sq deg rad gm cc "
+    "pts yd yds usd eur gbp".split()
 )
 _NO_UNITS = set(
-    "and or to mod million billion trillion thousand hundred dozen am pm pi sin cos tan cot csc log exp sqrt frac "
-    "arcsin arccos arctan sinh cosh tanh det gcd lcm max lim base infinity theta alpha beta gamma delta lambda sigma "
-    "omega factorial plus minus negative below half halves third thirds fourths fifth "
-    "fifths sixths eighths tenth tenths hundredths thousandths".split()
+    "and or to mod million billion trillion thousand hundred dozen am pm pi sin cos tan cot csc "
+    "log exp sqrt frac arcsin arccos arctan sinh cosh tanh det gcd lcm max lim base infinity "
+    "theta alpha beta gamma delta lambda sigma omega factorial plus minus negative below half "
+    "halves third thirds fourths fifth fifths sixths eighths tenth tenths hundredths "
+    "thousandths".split()
 )
 _POWERS = {"squared", "cubed"}  # behind a unit they belong to it, behind a number not
 _UNIT = re.compile(r"(?:[A-Za-z][A-Za-z.'-]*+|/|\^\s*(?:\{\s*-?\d\s*\}|-?\d)|\s)+")
@@ -112,7 +118,8 @@ _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 
 def closing_braces(text: str) -> dict[int, int]:
-    r"""Position of every closed `{` -> position of its `}`. `\{` and `\}` are printed characters, not braces."""
+    r"""Position of every closed `{` -> position of its `}`. `\{` and `\}` are printed characters,
+    not braces."""
     pairs, opened = {}, []
     for token in re.finditer(r"\\.|[{}]", text, re.DOTALL):
         if token[0] == "{":
@@ -133,11 +140,12 @@ def _canonical(text: str) -> str:
 
 
 def canonical(answer: str) -> str:
-    r"""A normal form of the string: equal answers written differently in cheap ways become equal strings.
+    r"""A normal form of the string: equal answers written differently in cheap ways become equal
+    strings.
 
-    White space, `$`, `\left`, `\text{..}`, units, currency, thousands separators, degrees, a leading `x=`, final stops,
-    `\dfrac`, `\frac12`, 0.50 against .5, unicode signs. Idempotent. Above 10,000 characters only white space is
-    touched. `""` if nothing is left.
+    White space, `$`, `\left`, `\text{..}`, units, currency, thousands separators, degrees, a
+    leading `x=`, final stops, `\dfrac`, `\frac12`, 0.50 against .5, unicode signs. Idempotent.
+    Above 10,000 characters only white space is touched. `""` if nothing is left.
     """
     text = " ".join(answer.split())
     return _canonical(text) if len(text) <= CANONICAL_CHARS else text
@@ -204,7 +212,8 @@ def _unwrap(text: str) -> str:
 
 
 def _without_unit(text: str) -> str:
-    r"""The words behind a quantity dropped: '12 apples', '3 cm^2', '5km/h'; but not '2 million', '3x' or '2 sin x'."""
+    r"""The words behind a quantity dropped: '12 apples', '3 cm^2', '5km/h'; but not '2 million',
+    '3x' or '2 sin x'."""
     head = re.match(r"(?:[^A-Za-z\\]|\\[A-Za-z]+|\\.)*", text)[0]  # up to the first bare letter
     tail = text[len(head) :]
     if not tail or not re.search(r"\d|\\pi", head) or re.search(r"[-+*/^_=,<>(:\[{\\]\s*$", head):
@@ -251,7 +260,8 @@ def _brace_arguments(text: str) -> str:
 
 
 def _separate(text: str) -> str:
-    """White space only where it separates two words or two numbers; one space behind the comma of a list."""
+    """White space only where it separates two words or two numbers; one space behind the comma of a
+    list."""
     text = re.sub(r"\s+", " ", text).strip()
     if re.fullmatch(r"[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?", text):  # 12 345 is one number
         return text.replace(" ", "")
@@ -274,7 +284,8 @@ def _kept(text: str, at: int) -> str:
 
 
 def _unassign(text: str) -> str:
-    r"""`x=5` and `x\in[1, 2]` without their variable, `x=1, x=2` too, but no equation that has another variable."""
+    r"""`x=5` and `x\in[1, 2]` without their variable, `x=1, x=2` too, but no equation that has
+    another variable."""
     name = re.match(r"([A-Za-z]|\\[A-Za-z]+)(?:=|\\in(?![A-Za-z]))", text)
     if not name:
         return text
@@ -291,7 +302,8 @@ def _has_variable(text: str) -> bool:
 
 
 def _numbers(text: str) -> str:
-    """.50 -> 0.5 wherever it stands; leading zeros and a plus sign gone where the whole is one number."""
+    """.50 -> 0.5 wherever it stands; leading zeros and a plus sign gone where the whole is one
+    number."""
 
     def decimal(match: re.Match[str]) -> str:
         whole, part = match[1] or "0", match[2].rstrip("0")
@@ -316,7 +328,7 @@ __all__ = ["canonical", "extract_boxed", "same_answer", "warm_up"]
 warm_up = sympy_worker.warm_up
 _log = logging.getLogger(__name__)
 
-# --- extraction ---------------------------------------------------------------------------------------------------
+# --- extraction -----------------------------------------------------------------------------------
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _UNBRACED = re.compile(  # a number, or what stands before the end of the formula on the same line
@@ -325,10 +337,12 @@ _UNBRACED = re.compile(  # a number, or what stands before the end of the formul
 
 
 def extract_boxed(text: str) -> str | None:
-    r"""What stands in the last complete `\boxed{...}` or `\fbox{...}` of `text`, as written; also `\boxed 5`.
+    r"""What stands in the last complete `\boxed{...}` or `\fbox{...}` of `text`, as written; also
+    `\boxed 5`.
 
-    None if there is no box, none was closed, or the last one holds nothing (`\boxed{}`, `\boxed{\,}`, `\boxed{~}`). A box within
-    a box belongs to the outer one. Takes time linear in the length of any text.
+    None if there is no box, none was closed, or the last one holds nothing (`\boxed{}`,
+    `\boxed{\,}`, `\boxed{~}`). A box within a box belongs to the outer one. Takes time linear in
+    the length of any text.
     """
     pairs, found, end = closing_braces(text), None, 0
     for box in _BOX.finditer(text):
@@ -345,7 +359,7 @@ def extract_boxed(text: str) -> str | None:
     return found if canonical(found) else None
 
 
-# --- sameness -----------------------------------------------------------------------------------------------------
+# --- sameness -------------------------------------------------------------------------------------
 
 _PLAIN = r"\d+(?:\.\d+)?"
 _NUMBER = re.compile(
@@ -371,7 +385,8 @@ _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
 
 @lru_cache(maxsize=4096)
 def _number(text: str) -> tuple[Fraction, bool, int] | None:
-    """(value of what stands before the percent sign, is it a percentage, decimal places) of a canonical string."""
+    """(value of what stands before the percent sign, is it a percentage, decimal places) of a
+    canonical string."""
     m = _NUMBER.fullmatch(text) if len(text) <= NUMBER_CHARS else None
     if m is None:
         return None
@@ -404,7 +419,8 @@ def _same_number(left: tuple[Fraction, bool, int], right: tuple[Fraction, bool, 
 
 
 def _is_word(text: str) -> bool:
-    """A name or a word, which math-verify would read as a product of letters, equal to all its anagrams."""
+    """A name or a word, which math-verify would read as a product of letters, equal to all its
+    anagrams."""
     words = text.lower().split()
     return (
         bool(_WORDS.fullmatch(text))
@@ -418,7 +434,8 @@ def _is_word(text: str) -> bool:
 
 @lru_cache(maxsize=16384)
 def _equivalent(left: str, right: str) -> bool:
-    """Of two different canonical strings. Raises math_worker.Unavailable, so that this is not remembered."""
+    """Of two different canonical strings. Raises math_worker.Unavailable, so that this is not
+    remembered."""
     numbers = _number(left), _number(right)
     if all(numbers):
         return _same_number(*numbers)
@@ -444,10 +461,12 @@ def _equivalent(left: str, right: str) -> bool:
 
 
 def same_answer(a: str, b: str) -> bool:
-    """Are the two answers equivalent? Never raises; symmetric; from any thread; remembers what it compared.
+    """Are the two answers equivalent? Never raises; symmetric; from any thread; remembers what it
+    compared.
 
-    Equal canonical strings are. Numbers and simple fractions are compared exactly, everything else by math-verify in a
-    process of its own. What is too long, hangs or breaks the parser is simply not the same.
+    Equal canonical strings are. Numbers and simple fractions are compared exactly, everything else
+    by math-verify in a process of its own. What is too long, hangs or breaks the parser is simply
+    not the same.
     """
     if a == b:
         return True
@@ -458,6 +477,7 @@ def same_answer(a: str, b: str) -> bool:
         return _equivalent(left, right)
     except sympy_worker.Unavailable:
         _log.warning(
-            "No process for symbolic comparison could be started: only equal numbers and strings count."
+            "No process for symbolic comparison could be started: only equal numbers and strings "
+            "count."
         )
         return False

@@ -1,4 +1,5 @@
-"""Problems -> soft prompts, by GRPO with the majority vote as reward. Several problems share every batch."""
+"""Problems -> soft prompts, by GRPO with the majority vote as reward. Several problems share every
+batch."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """The end of one problem's distillation: a trained soft prompt [virtual tokens, hidden], or None and why."""
+    """The end of one problem's distillation: a trained soft prompt [virtual tokens, hidden], or
+    None and why."""
 
     soft: np.ndarray | None
     reason: str
@@ -107,15 +109,18 @@ def distil(
     reward: Reward = "majority",
     gradient: Gradient = policy_gradient,
 ) -> Iterator[tuple[int, Status | Delta | Trace | Vote | Step | Lesson]]:
-    """Train one soft prompt per problem. Yields (problem index, record); the last record of each problem is its Lesson.
+    """Train one soft prompt per problem. Yields (problem index, record); the last record of each
+    problem is its Lesson.
 
-    `firsts[i]` are the traces and the vote of the model alone on problem i: they decide whether there is anything to
-    learn. Every step samples fresh rollouts with the present prompts, in one batch, and takes one gradient step. After
-    the last one the final prompts are sampled once more, so that each candidate has been seen at work before one is
-    kept. Closing the generator abandons everything.
+    `firsts[i]` are the traces and the vote of the model alone on problem i: they decide whether
+    there is anything to learn. Every step samples fresh rollouts with the present prompts, in one
+    batch, and takes one gradient step. After the last one the final prompts are sampled once more,
+    so that each candidate has been seen at work before one is kept. Closing the generator abandons
+    everything.
 
-    `reward`: agreement with the pseudo-label, or (a control) a finished trace with any boxed answer. `gradient` is how a
-    group's loss reaches what is trained; another one, with a model that samples accordingly, trains an adapter.
+    `reward`: agreement with the pseudo-label, or (a control) a finished trace with any boxed
+    answer. `gradient` is how a group's loss reaches what is trained; another one, with a model that
+    samples accordingly, trains an adapter.
     """
     learners: dict[int, _Learner] = {}
     for i, (problem, (traces, first)) in enumerate(zip(problems, firsts, strict=True)):
@@ -140,7 +145,8 @@ def _step(
     reward: Reward,
     gradient: Gradient,
 ) -> Iterator[tuple[int, Status | Delta | Trace | Vote | Step]]:
-    """Fresh rollouts, votes, rewards and, but for the final check, one gradient step for every live learner."""
+    """Fresh rollouts, votes, rewards and, but for the final check, one gradient step for every live
+    learner."""
     began, last = time.perf_counter(), step > recipe.steps
     order = list(live)
     yield (
@@ -249,7 +255,8 @@ def _look(
     *,
     final: bool,
 ) -> str:
-    """Judge the present prompt by its rollouts; the note says why no gradient is taken, '' if one is."""
+    """Judge the present prompt by its rollouts; the note says why no gradient is taken, '' if one
+    is."""
     # The control must not choose its best step by the majority either.
     one.scores.append(fmean(payoff if reward == "boxed" else _agrees(group, one.first.label)))
     finished, length = fmean(t.votes for t in group), fmean(t.tokens for t in group)
@@ -286,7 +293,8 @@ def _update(one: _Learner, recipe: Recipe) -> tuple[float, str]:
 
 
 def shift(soft: Tensor, start: Tensor) -> float:
-    """How far a soft prompt [virtual tokens, hidden] is from its start: rms of the change over rms of the start."""
+    """How far a soft prompt [virtual tokens, hidden] is from its start: rms of the change over rms
+    of the start."""
     return float((soft - start).square().mean().sqrt() / start.square().mean().sqrt())
 
 
@@ -332,8 +340,9 @@ def _record(
 
 
 def _lesson(one: _Learner, recipe: Recipe) -> Lesson:
-    """Keep the best prompt that was seen at work, chosen without labels: the one whose rollouts agree most with the
-    first vote; of equals the latest. Or the last, however it did. past[0] is the untrained start, which is no memory."""
+    """Keep the best prompt that was seen at work, chosen without labels: the one whose rollouts
+    agree most with the first vote; of equals the latest. Or the last, however it did. past[0] is
+    the untrained start, which is no memory."""
     steps = tuple(one.steps)
     trained = [s for s in range(1, len(one.scores)) if not torch.equal(one.past[s], one.start)]
     if not trained:
@@ -347,13 +356,15 @@ def _lesson(one: _Learner, recipe: Recipe) -> Lesson:
     if recipe.keep == "best" and (one.scores[best] < one.scores[0] or one.scores[best] == 0):
         return Lesson(
             None,
-            f"Nothing was learnt: agreement fell from {one.scores[0]:.0%} to {one.scores[best]:.0%} at best.",
+            f"Nothing was learnt: agreement fell from {one.scores[0]:.0%} to "
+            f"{one.scores[best]:.0%} at best.",
             steps,
         )
     end = "" if one.stopped in ("", "done") else f" Training ended early: {one.stopped}."
     return Lesson(
         one.past[best].cpu().numpy().astype(np.float32),
-        f"Kept the prompt after step {best}: agreement {one.scores[0]:.0%} before, {one.scores[best]:.0%} after.{end}",
+        f"Kept the prompt after step {best}: agreement {one.scores[0]:.0%} before, "
+        f"{one.scores[best]:.0%} after.{end}",
         steps,
         best,
     )

@@ -1,4 +1,5 @@
-"""GRPO as pure tensor maths: advantages, and the log-probability of sampled tokens without keeping the logits."""
+"""GRPO as pure tensor maths: advantages, and the log-probability of sampled tokens without keeping
+the logits."""
 
 from __future__ import annotations
 
@@ -22,8 +23,9 @@ Scheme = Literal["std", "mean"]
 def advantages(rewards: Sequence[float], scheme: Scheme = "std") -> Tensor:
     """Group-relative advantages [G] of the rewards of one problem's G rollouts.
 
-    `std`: (r - mean) / std, GRPO (DeepSeekMath, arXiv 2402.03300, eq. 3). `mean`: r - mean, Dr. GRPO (2503.20783),
-    which does not amplify the noisy groups of medium agreement. A unanimous group is all zeros: it has no gradient.
+    `std`: (r - mean) / std, GRPO (DeepSeekMath, arXiv 2402.03300, eq. 3). `mean`: r - mean, Dr.
+    GRPO (2503.20783), which does not amplify the noisy groups of medium agreement. A unanimous
+    group is all zeros: it has no gradient.
     """
     r = torch.tensor(rewards, dtype=torch.float32)
     centred = r - r.mean()
@@ -35,15 +37,17 @@ def advantages(rewards: Sequence[float], scheme: Scheme = "std") -> Tensor:
     return centred / deviation if deviation > 1e-6 else torch.zeros_like(r)
 
 
-NEGLIGIBLE = 1e-7  # a word that no position of a chunk gives this probability is left out of its expectation ...
+# a word that no position of a chunk gives this probability is left out of its expectation ...
+NEGLIGIBLE = 1e-7
 LOST = 1e-3  # ... unless some position would lose more than this by it
 
 
 def expected(p: Tensor, head: Tensor) -> Tensor:
     """p @ head, the expected output row [P, H] under p [P, V], of the type of the head.
 
-    A language model gives nearly all of its vocabulary nearly nothing: of 151,936 words some thousands are enough for
-    the positions of a chunk to keep all but LOST of their probability. Where they are not, all words are used.
+    A language model gives nearly all of its vocabulary nearly nothing: of 151,936 words some
+    thousands are enough for the positions of a chunk to keep all but LOST of their probability.
+    Where they are not, all words are used.
     """
     some = (p.amax(0) > NEGLIGIBLE).nonzero().squeeze(1)
     if len(some) < p.shape[1] // 4:
@@ -56,9 +60,10 @@ def expected(p: Tensor, head: Tensor) -> Tensor:
 class _LogProb(torch.autograd.Function):
     """log softmax(hidden @ head.T / temperature)[target], chunk by chunk.
 
-    The gradient with respect to a position's hidden state is g * (head[target] - p @ head) / temperature, where g is
-    the incoming gradient of that position's log-probability. The bracket does not depend on g, so it is computed in the
-    forward pass while the chunk's probabilities exist: no logits are kept and none are computed twice.
+    The gradient with respect to a position's hidden state is g * (head[target] - p @ head) /
+    temperature, where g is the incoming gradient of that position's log-probability. The bracket
+    does not depend on g, so it is computed in the forward pass while the chunk's probabilities
+    exist: no logits are kept and none are computed twice.
     """
 
     @staticmethod
@@ -96,10 +101,12 @@ def token_log_probs(
     temperature: float = 1.0,
     chunk: int | None = None,
 ) -> Tensor:
-    """Log-probabilities [P], float32, of `targets` [P] given final hidden states [P, H] and the output matrix [V, H].
+    """Log-probabilities [P], float32, of `targets` [P] given final hidden states [P, H] and the
+    output matrix [V, H].
 
-    Differentiable with respect to `hidden` once; the head is frozen. Memory is one chunk of logits, [chunk, V];
-    by default few positions on a CPU, where memory is short, and many on a GPU, where each chunk costs its launches.
+    Differentiable with respect to `hidden` once; the head is frozen. Memory is one chunk of logits,
+    [chunk, V]; by default few positions on a CPU, where memory is short, and many on a GPU, where
+    each chunk costs its launches.
     """
     assert hidden.ndim == 2 and targets.shape == hidden.shape[:1], (hidden.shape, targets.shape)
     if chunk is None:
@@ -108,21 +115,25 @@ def token_log_probs(
 
 
 def entropy_weights(log_probs: Tensor, entropy: Tensor, scale: Tensor) -> Tensor:
-    """What an entropy bonus adds to the weight of each sampled token: scale * (-log-probability - entropy), [P].
+    """What an entropy bonus adds to the weight of each sampled token: scale * (-log-probability -
+    entropy), [P].
 
-    The gradient of a distribution's entropy is the expectation of -(log p) * grad log p over its own samples, so rare
-    tokens weigh more and usual ones less (Williams and Peng, 1991). `entropy` [P], the mean of its trace, is a baseline,
-    which makes it less noisy and leaves it unbiased. `scale` [P] is the bonus over the group's completion tokens.
+    The gradient of a distribution's entropy is the expectation of -(log p) * grad log p over its
+    own samples, so rare tokens weigh more and usual ones less (Williams and Peng, 1991). `entropy`
+    [P], the mean of its trace, is a baseline, which makes it less noisy and leaves it unbiased.
+    `scale` [P] is the bonus over the group's completion tokens.
     """
     return scale * (-log_probs.detach() - entropy)
 
 
 def policy_loss(log_probs: Tensor, weights: Tensor, rows: Tensor, count: int) -> Tensor:
-    """The on-policy GRPO surrogate of each rollout, [count]: -sum over its tokens of weight * log-probability.
+    """The on-policy GRPO surrogate of each rollout, [count]: -sum over its tokens of weight *
+    log-probability.
 
-    One gradient step is taken per batch of fresh rollouts, so the importance ratio is 1 and clipping never acts; what
-    is left is REINFORCE with group-relative advantages. `weights` [P] holds each token's advantage divided by the
-    group's number of completion tokens (token mean, DAPO, arXiv 2503.14476, eq. 12); `rows` [P] says whose token it is.
+    One gradient step is taken per batch of fresh rollouts, so the importance ratio is 1 and
+    clipping never acts; what is left is REINFORCE with group-relative advantages. `weights` [P]
+    holds each token's advantage divided by the group's number of completion tokens (token mean,
+    DAPO, arXiv 2503.14476, eq. 12); `rows` [P] says whose token it is.
     """
     return torch.zeros(count, device=log_probs.device).index_add(0, rows, -weights * log_probs)
 
@@ -132,7 +143,8 @@ def policy_loss(log_probs: Tensor, weights: Tensor, rows: Tensor, count: int) ->
 
 @dataclass(frozen=True, eq=False)
 class Lot:
-    """One problem's share of a gradient step: its prompt parameter, its rollouts and their advantages [G]."""
+    """One problem's share of a gradient step: its prompt parameter, its rollouts and their
+    advantages [G]."""
 
     problem: Problem
     soft: torch.nn.Parameter  # [virtual tokens, hidden], float32
@@ -159,26 +171,31 @@ FEWEST, MOST = 256, 16_384  # padded tokens of a micro-batch
 
 
 def default_budget(body: Body) -> int:
-    """Padded tokens of a micro-batch: few on a CPU, and on a CUDA GPU as many as its memory has room for."""
+    """Padded tokens of a micro-batch: few on a CPU, and on a CUDA GPU as many as its memory has
+    room for."""
     if body.device.type == "cuda":
         return budget_in(body.spare, token_bytes(body))
     return FEWEST if body.device.type == "cpu" else MOST
 
 
 def budget_in(free: int, token: int) -> int:
-    """How many tokens, `token` bytes each, half of `free` bytes hold: FEWEST to MOST. The other half is for the way back,
-    the logits of a chunk, the mask, and the prompts, which run with their graph when the completions are done."""
+    """How many tokens, `token` bytes each, half of `free` bytes hold: FEWEST to MOST. The other
+    half is for the way back, the logits of a chunk, the mask, and the prompts, which run with
+    their graph when the completions are done."""
     return min(MOST, max(FEWEST, free // 2 // token))
 
 
 def token_bytes(body: Body) -> int:
-    """Bytes that all layers keep of one completion token until its gradient has gone back, by an estimate.
+    """Bytes that all layers keep of one completion token until its gradient has gone back, by an
+    estimate.
 
-    A layer keeps the inputs of its two norms (2 hidden), the turned queries and keys ((heads + kv_heads) * head_dim), what
-    attention gave (heads * head_dim, and a float32 a head), and what goes into the gated activation (2 intermediate). The
-    frozen products keep nothing. Keys and values are kept for each row, the prompt's in front: they are counted twice
-    (4 kv_heads * head_dim), as for a prompt as long as its completion. Llama-3.1-8B in bfloat16, 32 layers:
-    (2 * 4096 + 40 * 128 + 32 * 128 + 28672 + 4 * 8 * 128) * 2 + 32 * 4 = 100,480 bytes a layer, 3.2 MB in all.
+    A layer keeps the inputs of its two norms (2 hidden), the turned queries and keys ((heads +
+    kv_heads) * head_dim), what attention gave (heads * head_dim, and a float32 a head), and what
+    goes into the gated activation (2 intermediate). The frozen products keep nothing. Keys and
+    values are kept for each row, the prompt's in front: they are counted twice (4 kv_heads *
+    head_dim), as for a prompt as long as its completion. Llama-3.1-8B in bfloat16, 32 layers: (2 *
+    4096 + 40 * 128 + 32 * 128 + 28672 + 4 * 8 * 128) * 2 + 32 * 4 = 100,480 bytes a layer, 3.2 MB
+    in all.
     """
     d, wide = body.head_dim, len(body.layers[0].gate_up.weight)
     numbers = 2 * body.hidden + (2 * body.heads + body.kv_heads) * d + wide + 4 * body.kv_heads * d
@@ -189,14 +206,16 @@ def token_bytes(body: Body) -> int:
 def policy_gradient(
     model: LanguageModel, lots: Sequence[Lot], temperature: float, *, budget: int | None = None
 ) -> Generator[tuple[int, int], None, list[float]]:
-    """Accumulate d loss / d soft prompt into each lot's `soft.grad`. Yields (rows done, rows); returns each lot's loss.
+    """Accumulate d loss / d soft prompt into each lot's `soft.grad`. Yields (rows done, rows);
+    returns each lot's loss.
 
-    The prompts are run first, without a graph. Their keys and values are leaves against which the completions run in
-    micro-batches of at most `budget` padded tokens; then the prompts run again, with their graph, and the gradient that has
-    gathered in the leaves goes back through them once. So activations never exceed one micro-batch or the prompts. This is
-    exact: the completions see the soft prompt only through those keys and values and the prompt's last hidden state.
-    Rows of zero advantage are skipped, unless there is an entropy bonus. `temperature` is that of sampling (0, greedy, is
-    taken as 1).
+    The prompts are run first, without a graph. Their keys and values are leaves against which the
+    completions run in micro-batches of at most `budget` padded tokens; then the prompts run again,
+    with their graph, and the gradient that has gathered in the leaves goes back through them once.
+    So activations never exceed one micro-batch or the prompts. This is
+    exact: the completions see the soft prompt only through those keys and values and the prompt's
+    last hidden state. Rows of zero advantage are skipped, unless there is an entropy bonus.
+    `temperature` is that of sampling (0, greedy, is taken as 1).
     """
     if budget is None:
         budget = default_budget(model.body)
@@ -267,7 +286,8 @@ def _micro_batch(
     temperature: float,
     tape: Tape | None,
 ) -> Tensor:
-    """Loss of each row [n]. The first token is predicted by the prompt's last state, the others by the completion."""
+    """Loss of each row [n]. The first token is predicted by the prompt's last state, the others by
+    the completion."""
     body = model.body
     device, longest = body.device, max(len(r.ids) for r in part)
     of = torch.tensor([r.lot for r in part], device=device)

@@ -1,4 +1,5 @@
-"""The frozen prompt templates. One character after \\boxed{} can change results (MemGen), so these do not change."""
+"""The frozen prompt templates. One character after \\boxed{} can change results (MemGen), so these
+do not change."""
 
 from __future__ import annotations
 
@@ -17,13 +18,15 @@ def judge_messages(problem: str, solution: str) -> list[dict[str, str]]:
             "role": "user",
             "content": (
                 f"Problem:\n{problem.strip()}\n\nProposed solution:\n{solution.strip()}\n\n"
-                "Is the final answer of this proposed solution correct? Answer with one word, Yes or No."
+                "Is the final answer of this proposed solution correct? Answer with one word, Yes "
+                "or No."
             ),
         }
     ]
 
 
-# The templates below are those of the comparison (`baselines/`): what the past looks like in the context.
+# The templates below are those of the comparison (`baselines/`): what the past looks like in the
+# context.
 
 
 def turn_messages(past: str, trace: str, problem: str) -> list[dict[str, str]]:
@@ -36,16 +39,18 @@ def turn_messages(past: str, trace: str, problem: str) -> list[dict[str, str]]:
 
 
 def refine_messages(problem: str, trace: str) -> list[dict[str, str]]:
-    """The chat in which the model looks back at its own trace and turns it into a lesson (self-reflection)."""
+    """The chat in which the model looks back at its own trace and turns it into a lesson
+    (self-reflection)."""
     return [
         *solve_messages(problem),
         {"role": "assistant", "content": trace.strip()},
         {
             "role": "user",
             "content": (
-                "Look back at your solution. Check every step, and note what was easy to get wrong. Then write a short lesson "
-                "for solving similar problems: the kind of problem, the steps that solve it, and the mistakes to avoid. Write "
-                "only the lesson."
+                "Look back at your solution. Check every step, and note what was easy to get "
+                "wrong. Then write a short lesson for solving similar problems: the kind of "
+                "problem, the steps that solve it, and the mistakes to avoid. Write only the "
+                "lesson."
             ),
         },
     ]
@@ -57,25 +62,28 @@ def lesson_messages(past: str, lesson: str, problem: str) -> list[dict[str, str]
         {
             "role": "user",
             "content": (
-                f"A lesson from a similar problem that you solved before:\n\nProblem: {past.strip()}\n\nLesson: {lesson.strip()}"
-                f"\n\nNow solve this problem.\n\n{solve_messages(problem)[0]['content']}"
+                "A lesson from a similar problem that you solved before:\n\nProblem: "
+                f"{past.strip()}\n\nLesson: {lesson.strip()}\n\nNow solve this "
+                f"problem.\n\n{solve_messages(problem)[0]['content']}"
             ),
         }
     ]
 
 
 def strategy_messages(problem: str, agreeing: str, other: str | None) -> list[dict[str, str]]:
-    """The chat that distils strategies from a trace that agrees with the majority and, if there is one, another that
-    does not (ReasoningBank, arXiv 2509.25140; success and failure are judged by the vote, not by the truth)."""
+    """The chat that distils strategies from a trace that agrees with the majority and, if there is
+    one, another that does not (ReasoningBank, arXiv 2509.25140; success and failure are judged
+    by the vote, not by the truth)."""
     wrong = f"\n\nA solution that is probably wrong:\n{other.strip()}" if other else ""
     return [
         {
             "role": "user",
             "content": (
-                f"Problem:\n{problem.strip()}\n\nA solution that is probably right:\n{agreeing.strip()}{wrong}\n\n"
-                "What strategies does this teach for similar problems in the future? Write at most three. Do not repeat the "
-                "problem or its numbers. Use exactly this form for each:\nTitle: a few words\nDescription: one sentence\n"
-                "Content: one to three sentences"
+                f"Problem:\n{problem.strip()}\n\nA solution that is probably "
+                f"right:\n{agreeing.strip()}{wrong}\n\nWhat strategies does this teach for "
+                "similar problems in the future? Write at most three. Do not repeat the problem "
+                "or its numbers. Use exactly this form for each:\nTitle: a few "
+                "words\nDescription: one sentence\nContent: one to three sentences"
             ),
         }
     ]
@@ -87,8 +95,8 @@ def strategies_messages(strategies: str, problem: str) -> list[dict[str, str]]:
         {
             "role": "user",
             "content": (
-                f"Strategies from past experience that may help:\n\n{strategies.strip()}\n\nNow solve this problem.\n\n"
-                f"{solve_messages(problem)[0]['content']}"
+                f"Strategies from past experience that may help:\n\n{strategies.strip()}\n\nNow "
+                f"solve this problem.\n\n{solve_messages(problem)[0]['content']}"
             ),
         }
     ]

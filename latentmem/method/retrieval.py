@@ -1,4 +1,5 @@
-"""Keys that find a memory again: text or KV activations -> unit vectors, so that a dot product is the similarity."""
+"""Keys that find a memory again: text or KV activations -> unit vectors, so that a dot product is
+the similarity."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from ..model.weights.cache import Weights
 from ..records import KeyKind, LatentmemError, Memory, Problem
 from .prompts import solve_messages
 
-SAME_KEY = 0.9  # cosine: far above what two embedders have in common, far below what rounding costs one of them
+# cosine: far above what two embedders have in common, far below what rounding costs one of them
+SAME_KEY = 0.9
 
 
 class Embedder:
@@ -48,9 +50,9 @@ class Embedder:
 def kv_key(model: LanguageModel, text: str) -> np.ndarray:
     """The `kv` key of a problem: unit vector [layers * 2 * kv_heads * head_dim], float32.
 
-    Per layer, keys and values are averaged over the problem's tokens and each scaled to unit length; all parts are
-    concatenated with equal weight, so the dot product of two keys is the mean over layers of their cosine similarities
-    (keys and values count half each).
+    Per layer, keys and values are averaged over the problem's tokens and each scaled to unit
+    length; all parts are concatenated with equal weight, so the dot product of two keys is the mean
+    over layers of their cosine similarities (keys and values count half each).
     """
     parts = []
     for pair in model.problem_kv(text, solve_messages(text)):
@@ -61,6 +63,7 @@ def kv_key(model: LanguageModel, text: str) -> np.ndarray:
 
 
 def made_by(key: Callable[[Problem], np.ndarray], memory: Memory, kind: KeyKind) -> bool:
-    """Whether a memory's key is what `key` makes of its problem. If not, a similarity to it means nothing: keys of two
-    embedders may have the same length. `kv` keys need no look, since a memory of another model is not found."""
+    """Whether a memory's key is what `key` makes of its problem. If not, a similarity to it means
+    nothing: keys of two embedders may have the same length. `kv` keys need no look, since a
+    memory of another model is not found."""
     return kind == "kv" or float(key(memory.problem) @ memory.keys[kind]) > SAME_KEY

@@ -20,10 +20,12 @@ from .prompts import solve_messages
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Rollouts to sample for one problem. `step` enters the seeds: 0 for answering, 1.. for the steps of a distillation.
+    """Rollouts to sample for one problem. `step` enters the seeds: 0 for answering, 1.. for the
+    steps of a distillation.
 
-    `messages` is the chat to continue, where it is not the frozen one (`prompts.solve_messages`); `first` is the number
-    of the first rollout, so that a vote can be enlarged without sampling its first rows again.
+    `messages` is the chat to continue, where it is not the frozen one (`prompts.solve_messages`);
+    `first` is the number of the first rollout, so that a vote can be enlarged without sampling its
+    first rows again.
     """
 
     problem: Problem
@@ -44,8 +46,8 @@ class Job:
 
 
 def seed_for(seed: int, problem_id: str, step: int, row: int) -> int:
-    """The 64-bit seed of one rollout. The side is left out on purpose: with and without a memory the same uniform
-    numbers are drawn, so a comparison of the two is not one of luck."""
+    """The 64-bit seed of one rollout. The side is left out on purpose: with and without a memory
+    the same uniform numbers are drawn, so a comparison of the two is not one of luck."""
     return int(digest(str(seed), problem_id, str(step), str(row))[:16], 16)
 
 
@@ -67,8 +69,8 @@ class _Open:
     def heard(self, tokenizer: Tokenizer, token: int) -> str:
         """The text that one more token completes, '' if none yet.
 
-        Where a tokenizer falls back to bytes, as Llama 2's does, bytes that make no character end a stream: a new one goes on.
-        What is shown may then lack them until the whole text is decoded.
+        Where a tokenizer falls back to bytes, as Llama 2's does, bytes that make no character end a
+        stream: a new one goes on. What is shown may then lack them until the whole text is decoded.
         """
         try:
             return self.stream.step(tokenizer, token) or ""
@@ -90,11 +92,13 @@ def sample(
     top_p: float = 1.0,
     tape: Tape | None = None,
 ) -> Iterator[tuple[int, Delta | Trace]]:
-    """Sample all jobs in one batch. Yields (job index, record): Deltas as text comes, a Trace as each rollout ends.
+    """Sample all jobs in one batch. Yields (job index, record): Deltas as text comes, a Trace as
+    each rollout ends.
 
-    `Trace.row` counts from `first` (0) within its job. A trace cut off at max_new_tokens is not `finished`. Its token
-    ids include the end-of-sequence token, which the model chose like any other. A `tape` takes down what training on
-    these traces would compute again; its rows count through all jobs.
+    `Trace.row` counts from `first` (0) within its job. A trace cut off at max_new_tokens is not
+    `finished`. Its token ids include the end-of-sequence token, which the model chose like any
+    other. A `tape` takes down what training on these traces would compute again; its rows count
+    through all jobs.
     """
     give_back()
     began, tokenizer = time.perf_counter(), model.tokenizer

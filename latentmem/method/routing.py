@@ -26,10 +26,12 @@ def route(
     verifier: str = "",
     why_none: str = "",
 ) -> Route:
-    """Choose a side (paper, routing): an agreement is the answer; else the side the verifier scores higher.
+    """Choose a side (paper, routing): an agreement is the answer; else the side the verifier scores
+    higher.
 
-    `memory` is None when no memory was tried, and `why_none` says why. `scores` (side -> score) are needed only where
-    `disagree(...)`. A tie goes to the model alone, so that a memory acts only where something speaks for it.
+    `memory` is None when no memory was tried, and `why_none` says why. `scores` (side -> score) are
+    needed only where `disagree(...)`. A tie goes to the model alone, so that a memory acts only
+    where something speaks for it.
     """
     a = zero_shot.label
     if memory is None:
@@ -57,7 +59,10 @@ def route(
         f"scored {high:.3g} against {low:.3g}" if high > low else f"both scored {high:.3g}, a tie"
     )
     who = "with the memory" if side == "memory" else "of the model alone"
-    reason = f"The sides disagreed ({a} alone, {b} with the memory); the verifier {verifier} chose the answer {who}: {verdict}."
+    reason = (
+        f"The sides disagreed ({a} alone, {b} with the memory); the verifier {verifier} "
+        f"chose the answer {who}: {verdict}."
+    )
     return Route(side, b if side == "memory" else a, False, reason, dict(scores), verifier)
 
 
@@ -73,9 +78,10 @@ def score(
 ) -> float:
     """The score of one side's majority answer.
 
-    `vote_share`: its share of all rollouts, 0..1. `self_certainty`: mean KL from the uniform distribution over its
-    traces, nats (Intuitor, arXiv 2505.19590). `judge`: the base model's mean probability of Yes against No when asked
-    whether the solution is right, 0..1. Only comparable between two sides scored the same way.
+    `vote_share`: its share of all rollouts, 0..1. `self_certainty`: mean KL from the uniform
+    distribution over its traces, nats (Intuitor, arXiv 2505.19590). `judge`: the base model's mean
+    probability of Yes against No when asked whether the solution is right, 0..1. Only comparable
+    between two sides scored the same way.
     """
     assert vote.clusters, "a side that abstained is not scored"
     rows = set(vote.clusters[0].rows)
@@ -92,12 +98,13 @@ def score(
 
 
 def chosen(name: VerifierName, traces: int) -> VerifierName:
-    """The verifier that routes when each side has so many traces: one trace a side always ties in votes, so the judge
-    decides there.
+    """The verifier that routes when each side has so many traces: one trace a side always ties in
+    votes, so the judge decides there.
 
-    Of 66 disagreements with one side right (300 problems of MultiArith, qwen2.5-coder-0.5b, one greedy trace a side) the
-    judge took the right side in 45, self-certainty in 28, a tie that goes to the model alone in 25. It was chosen on 29 of
-    them; of the other 37 it took the right side in 27.
+    Of 66 disagreements with one side right (300 problems of MultiArith, qwen2.5-coder-0.5b, one
+    greedy trace a side) the judge took the right side in 45, self-certainty in 28, a tie that goes
+    to the model alone in 25. It was chosen on 29 of them; of the other 37 it took the right side in
+    27.
     """
     return "judge" if name == "vote_share" and traces == 1 else name
 
@@ -113,8 +120,8 @@ def judge(model: LanguageModel, problem: Problem, solutions: Sequence[str]) -> f
 
 
 def _judging(model: LanguageModel, problem: str, solution: str) -> list[int]:
-    """The judging chat as tokens. Of a solution that does not fit into the model's context the beginning is left out, since
-    the answer stands at the end."""
+    """The judging chat as tokens. Of a solution that does not fit into the model's context the
+    beginning is left out, since the answer stands at the end."""
     ids = model.render(judge_messages(problem, solution))
     if len(ids) > model.context:
         written = model.tokenizer(solution, add_special_tokens=False)["input_ids"]

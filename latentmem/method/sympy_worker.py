@@ -1,13 +1,16 @@
-"""Symbolic comparison by math-verify, in a process of its own. Both ends of the pipe are in this file.
+"""Symbolic comparison by math-verify, in a process of its own. Both ends of the pipe are in this
+file.
 
-Why a process: math-verify's own timeouts use SIGALRM, which only the main thread may set, and without them an answer
-such as `10^{10^{10}}` computes forever. A process can be killed. Why not a multiprocessing pool: its spawned children
-import the caller's `__main__` again (a whole gradio app, or an unguarded script without end). So this file is run as
-a script, which imports math-verify and nothing else.
+Why a process: math-verify's own timeouts use SIGALRM, which only the main thread may set, and
+without them an answer such as `10^{10^{10}}` computes forever. A process can be killed. Why not a
+multiprocessing pool: its spawned children import the caller's `__main__` again (a whole gradio app,
+or an unguarded script without end). So this file is run as a script, which imports math-verify and
+nothing else.
 
-Protocol, one line each. Parent: a JSON pair of strings. Child: "ready" once after its imports; then per pair "left"
-and "right" as soon as that string alone has proved harmless, and last "same" or "different". If the child dies on
-the way, the lines that did arrive tell which of the two strings was to blame.
+Protocol, one line each. Parent: a JSON pair of strings. Child: "ready" once after its imports; then
+per pair "left" and "right" as soon as that string alone has proved harmless, and last "same" or
+"different". If the child dies on the way, the lines that did arrive tell which of the two strings
+was to blame.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ from typing import Any
 CPU_SECONDS = (
     2.0  # of processor time per pair, so that a busy machine does not change a verdict (POSIX)
 )
-WALL_SECONDS = 8.0  # per pair, the limit where processor time cannot be limited, and for a child that is stopped
+# per pair, the limit where processor time cannot be limited, and for a child that is stopped
+WALL_SECONDS = 8.0
 START_SECONDS = 60.0  # importing sympy takes 1 s, but may take far longer from a cold disk
 RETRY_SECONDS = 30.0  # after a child failed to start, nobody tries again for this long
 MEMORY_BYTES = 2 << 30  # address space of a child
@@ -50,7 +54,8 @@ class _Worker:
         self.pairs = 0
         self.ready = False
         self.process = subprocess.Popen(
-            # -P: keep this folder off the child's sys.path, where our module names could shadow others
+            # -P: keep this folder off the child's sys.path, where our module names could shadow
+            # others
             [sys.executable, "-P", str(CHILD), str(CPU_SECONDS), str(WALL_SECONDS)],
             text=True,
             encoding="ascii",
@@ -62,7 +67,8 @@ class _Worker:
 
     @contextmanager
     def patience(self, seconds: float) -> Iterator[None]:
-        """Kill the child if the body takes longer. Whoever reads from it then reads the end of the pipe."""
+        """Kill the child if the body takes longer. Whoever reads from it then reads the end of the
+        pipe."""
         timer = threading.Timer(seconds, self.process.kill)
         timer.daemon = True
         timer.start()
@@ -75,7 +81,8 @@ class _Worker:
         return self.process.stdout.readline().strip()
 
     def compare(self, left: str, right: str) -> tuple[str, ...]:
-        """The lines the child answered: 3 when all went well, fewer when it died. Raises Unavailable at the start."""
+        """The lines the child answered: 3 when all went well, fewer when it died. Raises
+        Unavailable at the start."""
         try:
             if not self.ready:
                 with self.patience(START_SECONDS):
@@ -107,7 +114,8 @@ class _Worker:
 
 
 class _Pool:
-    """At most WORKERS children, started when first needed, remade when one is lost. Safe to call from any thread."""
+    """At most WORKERS children, started when first needed, remade when one is lost. Safe to call
+    from any thread."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -158,7 +166,8 @@ class _Pool:
                 if not worker.ready:
                     self.retry_at = time.monotonic() + RETRY_SECONDS
                 raise
-            finally:  # also on KeyboardInterrupt, after which the child would answer the wrong question
+            # also on KeyboardInterrupt, after which the child would answer the wrong question
+            finally:
                 self.give(worker, healthy=len(lines) == 3)
             if len(lines) < 2:  # a string that hangs alone hangs with every partner: once is enough
                 with self.lock:
@@ -192,10 +201,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def compare(left: str, right: str) -> bool:
-    """Are the two LaTeX strings the same by math-verify, in either direction? Bounded in time, from any thread.
+    """Are the two LaTeX strings the same by math-verify, in either direction? Bounded in time, from
+    any thread.
 
-    False also when a comparison takes too long, too much memory, or kills the child. Raises Unavailable if no child
-    process can be started.
+    False also when a comparison takes too long, too much memory, or kills the child. Raises
+    Unavailable if no child process can be started.
     """
     return _pool.compare(left, right)
 
@@ -203,15 +213,16 @@ def compare(left: str, right: str) -> bool:
 def stands_for(gap: Any, size: Any, places: Iterable[int]) -> bool:
     """May a decimal with so many places behind the point stand for what it rounds or cuts off?
 
-    With six places or more, of which four are more than leading zeros: 0.008333 is 1/120, 0.333 is not 1/3. `gap` is how far
-    the two numbers are apart, `size` the larger one.
+    With six places or more, of which four are more than leading zeros: 0.008333 is 1/120, 0.333 is
+    not 1/3. `gap` is how far the two numbers are apart, `size` the larger one.
     """
     unit = min((10**p for p in places if p >= 6), default=0)
     return bool(unit and gap * unit < 1 and size * unit >= 1000)
 
 
 def warm_up() -> None:
-    """Start a child in the background, so that the first comparison need not wait a second for sympy."""
+    """Start a child in the background, so that the first comparison need not wait a second for
+    sympy."""
     if not _pool.idle and not _pool.busy and _pool.slots.acquire(blocking=False):
         try:
             _pool.give(_pool.take(), healthy=True)
@@ -235,7 +246,8 @@ def _limit_process() -> None:
 
 
 def _limit_pair(cpu: float, wall: float) -> None:
-    """A pair that takes too long ends the process, even if the parent is gone and nobody else would. 0: no limit."""
+    """A pair that takes too long ends the process, even if the parent is gone and nobody else
+    would. 0: no limit."""
     import faulthandler
 
     if hasattr(signal, "setitimer"):
@@ -247,9 +259,11 @@ def _limit_pair(cpu: float, wall: float) -> None:
 
 
 def _equal(left: Any, right: Any, *rounding: int) -> bool:
-    """Are two expressions or matrices equal? What math-verify asks of two values, without its tolerances.
+    """Are two expressions or matrices equal? What math-verify asks of two values, without its
+    tolerances.
 
-    It takes what is below 1e-15 for zero wherever it stands, so that all fractions with a denominator beyond that are one.
+    It takes what is below 1e-15 for zero wherever it stands, so that all fractions with a
+    denominator beyond that are one.
     """
     from math_verify.grader import get_pct_val
     from sympy import Expr, MatrixBase, simplify
@@ -319,7 +333,8 @@ def _serve(cpu: float, wall: float) -> None:
 
     def read(text: str) -> list:
         """The expression in the text, a list of at most one, for `verify`."""
-        # No fallback and LaTeX only: else math-verify picks any number out of a string that it cannot parse.
+        # No fallback and LaTeX only: else math-verify picks any number out of a string that it
+        # cannot parse.
         found = parse(
             f"${text}$",
             [LatexExtractionConfig()],

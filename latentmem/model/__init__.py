@@ -1,1 +1,2 @@
-"""Everything that touches weights: the language model, its transformer, the KV cache and the sampler."""
+"""Everything that touches weights: the language model, its transformer, the KV cache and the
+sampler."""

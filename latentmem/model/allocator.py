@@ -1,4 +1,5 @@
-"""What becomes of memory that is needed no more: kept by the C library for the next large tensor, or given back."""
+"""What becomes of memory that is needed no more: kept by the C library for the next large tensor,
+or given back."""
 
 from __future__ import annotations
 
@@ -26,12 +27,14 @@ def _library() -> Any:
 
 
 def keep_pages() -> bool:
-    """Let tensors of up to a gigabyte reuse memory that the process has had before. True if the C library can.
+    """Let tensors of up to a gigabyte reuse memory that the process has had before. True if the C
+    library can.
 
-    glibc maps every allocation above 32 MB anew, and the system then clears each of its pages: 64 rows of logits are 39 MB,
-    several times a decode step. Seen with 64 rows of the default model on two cores: 8.5 s of system time beside 27 s of
-    work without this, 1.2 s with it. What is free now goes back to the system; from then on the process keeps as much memory
-    as it once needed at most, until the next `give_back`.
+    glibc maps every allocation above 32 MB anew, and the system then clears each of its pages: 64
+    rows of logits are 39 MB, several times a decode step. Seen with 64 rows of the default model on
+    two cores: 8.5 s of system time beside 27 s of work without this, 1.2 s with it. What is free
+    now goes back to the system; from then on the process keeps as much memory as it once needed at
+    most, until the next `give_back`.
     """
     return give_back() and bool(
         _library().mallopt(MMAP_THRESHOLD, LARGEST)
@@ -40,7 +43,8 @@ def keep_pages() -> bool:
 
 
 def roomy(work: Callable[P, Generator[Y, None, R]]) -> Callable[P, Generator[Y, None, R]]:
-    """A generator of tensor work that says in one sentence that the device's memory is full. Raises LatentmemError."""
+    """A generator of tensor work that says in one sentence that the device's memory is full. Raises
+    LatentmemError."""
 
     @wraps(work)
     def told(*args: P.args, **kwargs: P.kwargs) -> Generator[Y, None, R]:
@@ -52,18 +56,22 @@ def roomy(work: Callable[P, Generator[Y, None, R]]) -> Callable[P, Generator[Y, 
             if not isinstance(e, torch.OutOfMemoryError):
                 raise
             raise LatentmemError(
-                "The memory of the device is full: use fewer rollouts, shorter traces (max_new_tokens) or fewer "
-                "problems at a time; `latentmem evaluate` has --rows and --together for that."
+                "The memory of the device is full: use fewer rollouts, shorter traces "
+                "(max_new_tokens) or fewer problems at a time; `latentmem evaluate` has --rows "
+                "and --together for that."
             ) from None
 
     return told
 
 
 def give_back() -> bool:
-    """What is free goes back to the system, wherever it lies. True if the C library can. Takes milliseconds.
+    """What is free goes back to the system, wherever it lies. True if the C library can. Takes
+    milliseconds.
 
-    Tensors of many sizes leave holes that the next ones do not fit into, so that a process that keeps its pages grows
-    slowly: three steps of a memory by 0.3 GB. Called once a batch, where clearing the pages again is little.
+    Tensors of many sizes leave holes that the next ones do not fit into, so that a process that
+    keeps its pages grows
+    slowly: three steps of a memory by 0.3 GB. Called once a batch, where clearing the pages again
+    is little.
     """
     try:
         _library().malloc_trim(0)
@@ -73,7 +81,8 @@ def give_back() -> bool:
 
 
 def file_pages() -> list[tuple[int, int]]:
-    """(first address, first behind it) of all that is mapped from files; nothing where the system does not tell."""
+    """(first address, first behind it) of all that is mapped from files; nothing where the system
+    does not tell."""
     try:
         lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -90,8 +99,9 @@ def file_pages() -> list[tuple[int, int]]:
 def let_go(address: int, size: int, files: Sequence[tuple[int, int]]) -> int:
     """The pages of these bytes go back if a file of `files` holds them; how many bytes did.
 
-    What has been read of a mapped file counts as this process's memory until the mapping ends, also when only a copy of it
-    is in use. Read once more, it comes from the file. Memory that is no file's would be lost, and is left alone.
+    What has been read of a mapped file counts as this process's memory until the mapping ends, also
+    when only a copy of it is in use. Read once more, it comes from the file. Memory that is no
+    file's would be lost, and is left alone.
     """
     page = mmap.PAGESIZE
     first, behind = -(-address // page) * page, (address + size) // page * page

@@ -1,8 +1,10 @@
-"""What decoding computed, kept for training: the outputs of the frozen matrices at every sampled position.
+"""What decoding computed, kept for training: the outputs of the frozen matrices at every sampled
+position.
 
-One gradient step follows each batch of fresh rollouts, so the forward pass of training would repeat, product by product,
-what decoding has just done. With the outputs kept, only the cheap parts in between (norms, attention, activations) are
-computed again, and the backward pass needs the matrices alone, not the inputs. Outputs are kept as float16.
+One gradient step follows each batch of fresh rollouts, so the forward pass of training would
+repeat, product by product, what decoding has just done. With the outputs kept, only the cheap parts
+in between (norms, attention, activations) are computed again, and the backward pass needs the
+matrices alone, not the inputs. Outputs are kept as float16.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ HIGHEST = torch.finfo(torch.float16).max
 
 
 class Tape:
-    """Outputs [rows, positions, out] of each frozen matrix, written position by position while rows are sampled."""
+    """Outputs [rows, positions, out] of each frozen matrix, written position by position while rows
+    are sampled."""
 
     def __init__(self, rows: int, positions: int) -> None:
         self.rows, self.positions = rows, positions
@@ -58,7 +61,8 @@ class Tape:
     def read(
         self, key: tuple[int, str], rows: Tensor, positions: int, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """The outputs of some rows at their first positions -> [rows, positions, n]; zeros after a row's end."""
+        """The outputs of some rows at their first positions -> [rows, positions, n]; zeros after a
+        row's end."""
         return self._parts[key][rows, :positions].to(dtype)
 
 
@@ -77,15 +81,18 @@ class _Recall(torch.autograd.Function):
 
 
 def recall(x: Tensor, weight: Tensor, known: Tensor) -> Tensor:
-    """`known` [..., out] as the product of x [..., in] with the frozen weight [out, in]: no arithmetic, exact gradient."""
+    """`known` [..., out] as the product of x [..., in] with the frozen weight [out, in]: no
+    arithmetic, exact gradient."""
     return _Recall.apply(x, weight, known)
 
 
 class Past(Protocol):
-    """What a forward pass stands on: what attention sees before the new positions, and who multiplies."""
+    """What a forward pass stands on: what attention sees before the new positions, and who
+    multiplies."""
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Take the new keys and values [B, kv_heads, T, D] of a layer; return all of them, [B, kv_heads, S, D]."""
+        """Take the new keys and values [B, kv_heads, T, D] of a layer; return all of them, [B,
+        kv_heads, S, D]."""
 
     def apply(self, layer: int, name: str, matrix: Linear, x: Tensor) -> Tensor:
         """The product of x [B, T, in] with a frozen matrix of a layer -> [B, T, out]."""

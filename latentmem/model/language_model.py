@@ -1,4 +1,5 @@
-"""The frozen language model: loaded once, then asked to embed, sample and score. Its weights never change."""
+"""The frozen language model: loaded once, then asked to embed, sample and score. Its weights never
+change."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ UNUSABLE = (
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What a rollout continues: token ids, with an optional soft prompt [virtual tokens, hidden] in front."""
+    """What a rollout continues: token ids, with an optional soft prompt [virtual tokens, hidden] in
+    front."""
 
     ids: tuple[int, ...]
     soft: Tensor | None = None
@@ -47,7 +49,8 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """One token of one row. `ended`: the row reached end-of-sequence with this token, which is then not text."""
+    """One token of one row. `ended`: the row reached end-of-sequence with this token, which is then
+    not text."""
 
     row: int
     token: int
@@ -69,8 +72,9 @@ class Prefilled:
 def native_arithmetic(device: torch.device) -> str:
     """What the device samples fastest with, without harm: int8, bfloat16 or float32.
 
-    With VNNI a CPU multiplies 8-bit integers three times faster than float32. Where it has bfloat16, too, integers still
-    sample 8 rows 1.6 times as fast: half of a decode step is reading the weights, and they are half as large.
+    With VNNI a CPU multiplies 8-bit integers three times faster than float32. Where it has
+    bfloat16, too, integers still sample 8 rows 1.6 times as fast: half of a decode step is reading
+    the weights, and they are half as large.
     """
     if device.type == "cpu" and has_eight_bits():
         return "int8"
@@ -92,11 +96,12 @@ def native_number(device: torch.device) -> torch.dtype:
 
 
 def arithmetic_named(name: str, device: torch.device) -> str:
-    """bfloat16, int8 or float32 for a setting's value. Raises LatentmemError if the device has no such products."""
+    """bfloat16, int8 or float32 for a setting's value. Raises LatentmemError if the device has no
+    such products."""
     if name == "int8" and (device.type != "cpu" or not has_eight_bits()):
         raise LatentmemError(
-            f"This {device.type} device has no products in 8-bit integers (a CPU with AVX512-VNNI has): "
-            "use --set dtype=auto or float32."
+            f"This {device.type} device has no products in 8-bit integers (a CPU with AVX512-VNNI "
+            "has): use --set dtype=auto or float32."
         )
     return native_arithmetic(device) if name == "auto" else name
 
@@ -138,7 +143,8 @@ class LanguageModel:
 
     @classmethod
     def load(cls, weights: Weights, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:
-        """Load verified weights. Raises LatentmemError for a missing device or an unsupported architecture."""
+        """Load verified weights. Raises LatentmemError for a missing device or an unsupported
+        architecture."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
@@ -150,7 +156,8 @@ class LanguageModel:
             if not tokenizer.chat_template:
                 raise ValueError("it has no chat template, so it is no model to talk to")
             model, found = (
-                AutoModelForCausalLM.from_pretrained(  # in the file's own dtype, mapped; converted on the way out
+                # in the file's own dtype, mapped; converted on the way out
+                AutoModelForCausalLM.from_pretrained(
                     weights.path,
                     dtype="auto",
                     use_safetensors=True,
@@ -164,8 +171,8 @@ class LanguageModel:
                 raise ValueError(f"its config says nothing about its {min(extra)}")
         except UNUSABLE as e:
             raise LatentmemError(
-                f"{weights.name} cannot be used ({first_line(e)}): choose an instruct model of the Llama or "
-                "Qwen2 family in safetensors, not quantised."
+                f"{weights.name} cannot be used ({first_line(e)}): choose an instruct model of "
+                "the Llama or Qwen2 family in safetensors, not quantised."
             ) from None
         made = cls.of(
             model,
@@ -209,8 +216,8 @@ class LanguageModel:
         return self.body.hidden
 
     def tape(self, rows: int, positions: int) -> Tape | None:
-        """A tape for a batch of rollouts that will be trained on, where one pays: on a CPU, if it is not too large. Not with
-        rounded products: training computes its own, which are not."""
+        """A tape for a batch of rollouts that will be trained on, where one pays: on a CPU, if it
+        is not too large. Not with rounded products: training computes its own, which are not."""
         first = self.body.layers[0]
         outputs = sum(
             len(m.weight) for m in (first.qkv, first.out, first.gate_up, first.down)
@@ -229,9 +236,11 @@ class LanguageModel:
         )
 
     def in_turn(self) -> LanguageModel:
-        """The same weights with soft prompts inside the user's turn, behind what every chat begins with.
+        """The same weights with soft prompts inside the user's turn, behind what every chat begins
+        with.
 
-        For the recipe sweep alone: PEFT's prompt tuning, as which memories are stored, has them before everything.
+        For the recipe sweep alone: PEFT's prompt tuning, as which memories are stored, has them
+        before everything.
         """
         one, other = (self.render([{"role": "user", "content": text}]) for text in ("1", "?"))
         made = copy.copy(self)
@@ -244,14 +253,17 @@ class LanguageModel:
         return self.body.embedding[torch.as_tensor(ids, device=self.body.device)]
 
     def prefill(self, prompts: Sequence[Prompt]) -> Prefilled:
-        """One forward pass over G prompts, padded on the left, outside the soft prompt. Differentiable.
+        """One forward pass over G prompts, padded on the left, outside the soft prompt.
+        Differentiable.
 
-        Raises LatentmemError if a soft prompt has another width than the model, or a prompt exceeds the context.
+        Raises LatentmemError if a soft prompt has another width than the model, or a prompt exceeds
+        the context.
         """
         body, flow, size = self.body, self.body.flow, max(map(len, prompts))
         if size > self.context:
             raise LatentmemError(
-                f"The prompt has {size} tokens and the model reads {self.context}: shorten the problem."
+                f"The prompt has {size} tokens and the model reads {self.context}: shorten the "
+                "problem."
             )
         rows = []
         for p in prompts:
@@ -286,12 +298,13 @@ class LanguageModel:
         top_p: float = 1.0,
         tape: Tape | None = None,
     ) -> Iterator[list[Drawn]]:
-        """Sample rollouts: seeds[g] holds one seed for each rollout of prompts[g]; rows count through all of them.
+        """Sample rollouts: seeds[g] holds one seed for each rollout of prompts[g]; rows count
+        through all of them.
 
-        Each prompt is read once and its cache expanded to its rollouts. Yields the tokens of all live rows after every
-        decode step; closing the generator cancels. Rows that have ended, or have no room left, leave the batch. A row's
-        draws depend on its seed alone, so what else is in the batch does not matter. A `tape` takes down the matrices'
-        outputs for training.
+        Each prompt is read once and its cache expanded to its rollouts. Yields the tokens of all
+        live rows after every decode step; closing the generator cancels. Rows that have ended, or
+        have no room left, leave the batch. A row's draws depend on its seed alone, so what else is
+        in the batch does not matter. A `tape` takes down the matrices' outputs for training.
         """
         assert len(prompts) == len(seeds) and all(seeds), "one seed for each rollout"
         body, device = self.body, self.body.device
@@ -314,7 +327,8 @@ class LanguageModel:
         rooms = filled.lengths[of].neg().add(self.context).clamp(max=max_new_tokens).tolist()
         if min(rooms) < 1:
             raise LatentmemError(
-                f"The prompt fills all {self.context} tokens that the model reads: shorten the problem."
+                f"The prompt fills all {self.context} tokens that the model reads: shorten the "
+                "problem."
             )
         room = max(rooms)
         cache = Cache(filled.layers, of, room, tape)
@@ -366,9 +380,11 @@ class LanguageModel:
         return np.stack(out)
 
     def text_prompt(self, text: str, tokens: int) -> Tensor:
-        """An untrained soft prompt [tokens, hidden], float32: the embeddings of `text`, repeated or cut to length.
+        """An untrained soft prompt [tokens, hidden], float32: the embeddings of `text`, repeated or
+        cut to length.
 
-        PEFT's TEXT initialisation; its RANDOM one, N(0, 1), is about 60 times the scale of real embeddings.
+        PEFT's TEXT initialisation; its RANDOM one, N(0, 1), is about 60 times the scale of real
+        embeddings.
         """
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if not ids:
@@ -378,7 +394,8 @@ class LanguageModel:
     def problem_kv(
         self, problem: str, messages: list[dict[str, str]]
     ) -> list[tuple[Tensor, Tensor]]:
-        """Per layer, the keys and values [kv_heads, n, head_dim] of the problem's own n tokens inside its chat."""
+        """Per layer, the keys and values [kv_heads, n, head_dim] of the problem's own n tokens
+        inside its chat."""
         text = self._chat(messages)
         start = text.index(problem.strip())
         end = start + len(problem.strip())
@@ -389,4 +406,5 @@ class LanguageModel:
         return [(k[0][:, inside], v[0][:, inside]) for k, v in filled.layers]
 
 
-DATE = "26 Jul 2024"  # for templates that write one, as Llama's do: today's would change every prompt overnight
+# for templates that write one, as Llama's do: today's would change every prompt overnight
+DATE = "26 Jul 2024"

@@ -13,16 +13,19 @@ LEVELS = 127  # a number becomes one of -127 .. 127 times its row's scale
 
 
 class Linear:
-    """A frozen matrix [out, in] with an optional bias [out], and at most one other form of it for a CPU.
+    """A frozen matrix [out, in] with an optional bias [out], and at most one other form of it for a
+    CPU.
 
-    `pack`: for a handful of rows the float32 product is bound by reading the matrix, and the library's kernel for such
-    shapes is poor besides. FBGEMM's product of float32 rows with a packed float16 matrix reads half as much and computes
-    in float32: 1.6 against 3.5 ms for 8 x 896 x 4864 on one core (AVX2). Only a matrix that float16 holds is packed. One
-    that comes from bfloat16 is: its 8 bits of mantissa are exact down to 6e-5, and below that the error is under 3e-8.
+    `pack`: for a handful of rows the float32 product is bound by reading the matrix, and the
+    library's kernel for such shapes is poor besides. FBGEMM's product of float32 rows with a packed
+    float16 matrix reads half as much and computes in float32: 1.6 against 3.5 ms for 8 x 896 x 4864
+    on one core (AVX2). Only a matrix that float16 holds is packed. One that comes from bfloat16 is:
+    its 8 bits of mantissa are exact down to 6e-5, and below that the error is under 3e-8.
 
-    `round`: products in 8-bit integers, on a chip that has them; see EightBit. Never under autograd: the rounding changes
-    what is sampled very little, but its errors grow on the way of a gradient. Through rounded products a soft prompt's
-    gradient had a cosine of 0.99 to the exact one with qwen2.5-coder-0.5b, but of -0.3 to 0.6 with smollm2-135m.
+    `round`: products in 8-bit integers, on a chip that has them; see EightBit. Never under
+    autograd: the rounding changes what is sampled very little, but its errors grow on the way of a
+    gradient. Through rounded products a soft prompt's gradient had a cosine of 0.99 to the exact
+    one with qwen2.5-coder-0.5b, but of -0.3 to 0.6 with smollm2-135m.
     """
 
     FEW = 64  # rows up to which the packed form is faster
@@ -80,12 +83,13 @@ class Linear:
 class EightBit:
     """x @ weight.T + bias for a frozen weight [out, in], computed in 8-bit integers.
 
-    Every BLOCK inputs are first turned by a Hadamard matrix H, which is orthogonal: x W^T = (x H)(W H)^T. That changes
-    nothing in exact arithmetic and spreads an input that is far larger than the others (language models have a few) over
-    its block, as in QuaRot (arXiv 2404.00456). Then each row of W H and each row of x H is rounded to 255 levels on its own
-    scale. The sums are exact in 32 bits. Measured on 2,154 sampled tokens of the default model: a product is off by about
-    1 % (5 % in `down` without the turning), the next word's distribution by 3.9e-4 nats on average, and the likeliest word
-    is the same in 99.4 % of the places.
+    Every BLOCK inputs are first turned by a Hadamard matrix H, which is orthogonal: x W^T = (x H)(W
+    H)^T. That changes nothing in exact arithmetic and spreads an input that is far larger than the
+    others (language models have a few) over its block, as in QuaRot (arXiv 2404.00456). Then each
+    row of W H and each row of x H is rounded to 255 levels on its own scale. The sums are exact in
+    32 bits. Measured on 2,154 sampled tokens of the default model: a product is off by about 1 % (5
+    % in `down` without the turning), the next word's distribution by 3.9e-4 nats on average, and
+    the likeliest word is the same in 99.4 % of the places.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -106,8 +110,9 @@ class EightBit:
         """x [..., in] -> [..., out], of the type of x"""
         t = turn(x.reshape(-1, x.shape[-1]).float(), self.turn)
         highest = t.abs().amax(1, keepdim=True).clamp_(min=1e-12)
-        # Unsigned with a zero point of 128, the form that the library has a fast kernel for; cutting off what follows
-        # the point rounds, because all values are positive and half a step was added.
+        # Unsigned with a zero point of 128, the form that the library has a fast kernel for;
+        # cutting off what follows the point rounds, because all values are positive and half a step
+        # was added.
         levels = torch.addcmul(_MIDDLE, t, highest.reciprocal(), value=LEVELS).to(torch.uint8)
         y = torch.ops.onednn.qlinear_pointwise(
             levels,
@@ -156,7 +161,8 @@ def _has_fbgemm() -> bool:
 
 @cache
 def has_eight_bits() -> bool:
-    """True if this chip multiplies 8-bit integers natively and the library's kernel for it gives the exact sums.
+    """True if this chip multiplies 8-bit integers natively and the library's kernel for it gives
+    the exact sums.
 
     Without VNNI the same kernel adds pairs in 16 bits, which overflow.
     """

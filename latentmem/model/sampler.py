@@ -1,7 +1,8 @@
 """Drawing tokens from logits: exact inverse-CDF sampling with one uniform number a row.
 
-Noise for every word of a 150,000-word vocabulary (multinomial, Gumbel) costs more than a third of a decode step on a
-CPU. One uniform number and a two-level search through block sums draws from the same distribution.
+Noise for every word of a 150,000-word vocabulary (multinomial, Gumbel) costs more than a third of a
+decode step on a CPU. One uniform number and a two-level search through block sums draws from the
+same distribution.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ ROWS = 8  # drawn at once on a CPU: their 5 MB of logits stay in the cache from 
 
 
 def _pick(mass: Tensor, u: Tensor) -> Tensor:
-    """Index of the first word whose cumulative mass exceeds u * total. mass [B, V] >= 0, u [B] in [0, 1) -> [B]."""
+    """Index of the first word whose cumulative mass exceeds u * total. mass [B, V] >= 0, u [B] in
+    [0, 1) -> [B]."""
     rows, words = mass.shape
     blocks = words // BLOCK
     sums = mass[:, : blocks * BLOCK].reshape(rows, blocks, BLOCK).sum(-1, dtype=torch.float32)
@@ -28,7 +30,8 @@ def _pick(mass: Tensor, u: Tensor) -> Tensor:
     index = block * BLOCK + torch.arange(BLOCK, device=mass.device)  # [B, BLOCK]
     inside = mass.gather(1, index.clamp(max=words - 1)).double().masked_fill_(index >= words, 0.0)
     within = inside.cumsum(1)
-    # Block sums are float32, so the target can fall a hair past the block's own mass: never land on a word of no mass.
+    # Block sums are float32, so the target can fall a hair past the block's own mass: never land on
+    # a word of no mass.
     wanted = torch.minimum(target[:, None] - before, within[:, -1:] * (1 - 1e-12))
     found = index.gather(
         1, torch.searchsorted(within, wanted, right=True).clamp_(max=BLOCK - 1)
@@ -39,7 +42,8 @@ def _pick(mass: Tensor, u: Tensor) -> Tensor:
 
 
 def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Zero all but the smallest set of words whose probability reaches top_p. [B, V] -> [B, V], not renormalised."""
+    """Zero all but the smallest set of words whose probability reaches top_p. [B, V] -> [B, V], not
+    renormalised."""
     ordered, index = probabilities.sort(dim=-1, descending=True)
     before = ordered.cumsum(-1) - ordered
     kept = ordered.masked_fill(before >= top_p, 0.0)
@@ -51,10 +55,10 @@ def draw(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw one token a row.
 
-    logits [B, V]; u [B], uniform in [0, 1), on the same device or on the CPU, where the choice is then made (a device without
-    float64 cannot). Returns token ids [B], the entropy of softmax(logits / temperature) in nats
-    [B] (of softmax(logits) when greedy), and the self-certainty KL(uniform || softmax(logits)) in nats [B]
-    (Intuitor, arXiv 2505.19590, eq. 2).
+    logits [B, V]; u [B], uniform in [0, 1), on the same device or on the CPU, where the choice is
+    then made (a device without float64 cannot). Returns token ids [B], the entropy of
+    softmax(logits / temperature) in nats [B] (of softmax(logits) when greedy), and the
+    self-certainty KL(uniform || softmax(logits)) in nats [B] (Intuitor, arXiv 2505.19590, eq. 2).
     """
     if logits.device.type != "cpu" or len(logits) <= ROWS:
         return _draw(logits, u, temperature, top_p)

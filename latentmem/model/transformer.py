@@ -1,9 +1,10 @@
 """The forward pass of the Llama and Qwen2 families as plain functions over frozen weights.
 
-Written out, rather than called through transformers, for three things it cannot do: a static cache shared by rows with
-different soft prompts and compacted as rows finish; grouped-query attention on a CPU without copying keys once per
-query head; and training with the prompt's keys and values computed once for all rollouts of a problem.
-`tests/model/test_language_model.py` holds it to transformers' own logits.
+Written out, rather than called through transformers, for three things it cannot do: a static cache
+shared by rows with different soft prompts and compacted as rows finish; grouped-query attention on
+a CPU without copying keys once per query head; and training with the prompt's keys and values
+computed once for all rollouts of a problem. `tests/model/test_language_model.py` holds it to
+transformers' own logits.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight over the last axis (RMSNorm, arXiv 1910.07467), in float32; x [..., H], weight [H] -> [..., H]"""
+    """x / rms(x) * weight over the last axis (RMSNorm, arXiv 1910.07467), in float32; x [..., H],
+    weight [H] -> [..., H]"""
     return _Norm.apply(x, weight, eps) if torch.is_grad_enabled() else _norm(x, weight, eps)
 
 
@@ -124,7 +126,8 @@ class Body:
 
     @property
     def flow(self) -> torch.dtype:
-        """The type of what flows between the matrices: float32 where they are rounded, since their products are."""
+        """The type of what flows between the matrices: float32 where they are rounded, since their
+        products are."""
         return torch.float32 if self.eight and not torch.is_grad_enabled() else self.dtype
 
     @property
@@ -139,8 +142,8 @@ class Body:
 
     @property
     def spare(self) -> int:
-        """Bytes of a GPU's memory beside the weights. Of the whole card and not of what is free at the moment: what is
-        sized by it must be the same when a run goes on."""
+        """Bytes of a GPU's memory beside the weights. Of the whole card and not of what is free at
+        the moment: what is sized by it must be the same when a run goes on."""
         matrices = [m.weight for w in self.layers for m in (w.qkv, w.out, w.gate_up, w.down)]
         weights = {
             t.data_ptr(): t.nbytes for t in (self.embedding, self.head.weight, *matrices)
@@ -165,7 +168,8 @@ _MATTERS = re.compile(
 
 
 def unfollowed(config: dict[str, Any]) -> str | None:
-    """The first member of a config, with its value, that `forward` does not follow, though transformers may pass it over."""
+    """The first member of a config, with its value, that `forward` does not follow, though
+    transformers may pass it over."""
     rope = {"rope_type": "default"} | (config.get("rope_parameters") or {})
     checked = config | {name: rope.get(name) for name in ("rope_type", "partial_rotary_factor")}
     checked["layer_types"] = next(
@@ -190,15 +194,18 @@ def unfollowed(config: dict[str, Any]) -> str | None:
 def take_apart(
     model: Any, device: torch.device, dtype: torch.dtype, *, eight: bool = False
 ) -> Body:
-    """The Body of a loaded transformers model, on `device` in `dtype`. The model's layers are emptied as we go, so peak
-    memory stays low; layers are converted and packed side by side. `eight`: sample in 8-bit integers.
+    """The Body of a loaded transformers model, on `device` in `dtype`. The model's layers are
+    emptied as we go, so peak memory stays low; layers are converted and packed side by side.
+    `eight`: sample in 8-bit integers.
 
-    Raises LatentmemError for an architecture other than those in FAMILIES, or a config of them that `forward` does not follow.
+    Raises LatentmemError for an architecture other than those in FAMILIES, or a config of them that
+    `forward` does not follow.
     """
     config = model.config
     if config.model_type not in FAMILIES:
         raise LatentmemError(
-            f"Models of type {config.model_type!r} are not supported: use one of the families {', '.join(FAMILIES)}."
+            f"Models of type {config.model_type!r} are not supported: use one of the families "
+            f"{', '.join(FAMILIES)}."
         )
     if found := unfollowed(config.to_dict()):
         raise LatentmemError(
@@ -263,16 +270,18 @@ def take_apart(
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding: x [B, heads, T, D]; cos, sin [B, 1, T, D], the first half of sin with its sign turned."""
+    """Rotary embedding: x [B, heads, T, D]; cos, sin [B, 1, T, D], the first half of sin with its
+    sign turned."""
     half = x.shape[-1] // 2
     return torch.addcmul(x * cos, torch.cat((x[..., half:], x[..., :half]), -1), sin)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """q [B, heads, T, D]; k, v [B, kv_heads, S, D]; mask [B, 1, groups * T, S], added to the scores -> [B, heads, T, D].
+    """q [B, heads, T, D]; k, v [B, kv_heads, S, D]; mask [B, 1, groups * T, S], added to the scores
+    -> [B, heads, T, D].
 
-    The query heads that share a key head are laid along the query axis, so keys and values are never copied. The mask is
-    laid out in the same way, or [B, 1, 1, S] for one query.
+    The query heads that share a key head are laid along the query axis, so keys and values are
+    never copied. The mask is laid out in the same way, or [B, 1, 1, S] for one query.
     """
     rows, heads, length, dim = q.shape
     groups = heads // k.shape[1]
@@ -281,7 +290,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 
 
 def causal_mask(visible: Tensor, length: int, dtype: torch.dtype) -> Tensor:
-    """The additive mask [B, 1, length, S] of the last `length` of S positions; visible [B, S] is False at padding.
+    """The additive mask [B, 1, length, S] of the last `length` of S positions; visible [B, S] is
+    False at padding.
 
     A padding position may look at itself: a row of nothing but minus infinity would be NaN.
     """
@@ -296,8 +306,9 @@ def causal_mask(visible: Tensor, length: int, dtype: torch.dtype) -> Tensor:
 
 
 def aligned(mask: Tensor) -> Tensor:
-    """The same mask [..., S] in memory whose rows begin at multiples of 8 numbers. CUDA's attention asks for that, and
-    where it is not so every layer makes such a copy for itself, and keeps it for the way back."""
+    """The same mask [..., S] in memory whose rows begin at multiples of 8 numbers. CUDA's attention
+    asks for that, and where it is not so every layer makes such a copy for itself, and keeps it
+    for the way back."""
     size = mask.shape[-1]
     return (
         mask
@@ -307,7 +318,8 @@ def aligned(mask: Tensor) -> Tensor:
 
 
 def forward(body: Body, x: Tensor, positions: Tensor, mask: Tensor, past: Past) -> Tensor:
-    """Final hidden states [B, T, hidden], after the last norm, for embeddings x [B, T, hidden] at positions [B, T]."""
+    """Final hidden states [B, T, hidden], after the last norm, for embeddings x [B, T, hidden] at
+    positions [B, T]."""
     rows, length, _ = x.shape
     cos, sin = (t[:, None].to(x.dtype) for t in body.rotary(x, positions))  # [B, 1, T, D]
     sin[..., : body.head_dim // 2].neg_()

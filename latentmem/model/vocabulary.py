@@ -1,7 +1,10 @@
-"""Which words of the vocabulary lie nearest to a soft prompt's virtual tokens, and how large a model is.
+"""Which words of the vocabulary lie nearest to a soft prompt's virtual tokens, and how large a
+model is.
 
-A virtual token is a free vector: no word need lie near it, and a near word need not be what it does (Khashabi et al.,
-2112.08348, found prompts whose nearest words say the opposite). So these are neighbours, not a translation.
+A virtual token is a free vector: no word need lie near it, and a near word need not be what it does
+(Khashabi et al.,
+2112.08348, found prompts whose nearest words say the opposite). So these are neighbours, not a
+translation.
 """
 
 from __future__ import annotations
@@ -33,9 +36,11 @@ class Word:
 def nearest_words(
     embedding: Tensor, tokenizer: Any, prompt: np.ndarray, k: int = 5
 ) -> list[list[Word]]:
-    """For each virtual token of prompt [T, hidden], the k words of embedding [V, hidden] with the highest cosine, best first.
+    """For each virtual token of prompt [T, hidden], the k words of embedding [V, hidden] with the
+    highest cosine, best first.
 
-    Words that were never trained (rows of zeros) are left out. Computed in float32, some words at a time.
+    Words that were never trained (rows of zeros) are left out. Computed in float32, some words at a
+    time.
     """
     import torch
     from torch.nn.functional import normalize
@@ -71,7 +76,8 @@ def nearest_words(
 
 
 def memory_words(model: LanguageModel, memory: Memory, k: int = 5) -> list[list[Word]]:
-    """The nearest words of a memory's virtual tokens. Raises LatentmemError if another model made the memory."""
+    """The nearest words of a memory's virtual tokens. Raises LatentmemError if another model made
+    the memory."""
     if memory.model != model.fingerprint:
         raise LatentmemError(
             f"Memory {memory.id} was made by {memory.model_name} and the model in use is "

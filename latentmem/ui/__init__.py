@@ -1,4 +1,5 @@
-"""The web app: panels over the engine's stream of records. `build(engine)` composes it; nothing here needs a model."""
+"""The web app: panels over the engine's stream of records. `build(engine)` composes it; nothing
+here needs a model."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ __all__ = ["build", "launch_options", "prepare"]
 
 
 def prepare(engine: Engine) -> Engine:
-    """The engine as the app uses it: a new bank begins with the shipped memories; a shared one is only read."""
+    """The engine as the app uses it: a new bank begins with the shipped memories; a shared one is
+    only read."""
     from .hosting import prepare as ready
 
     return ready(engine)
@@ -27,7 +29,8 @@ def build(engine: Engine) -> gr.Blocks:
 
 
 def launch_options(engine: Engine | None = None) -> dict[str, Any]:
-    """Keyword arguments for `Blocks.launch`: look, scripts and hardening. With an engine, its bank is never served."""
+    """Keyword arguments for `Blocks.launch`: look, scripts and hardening. With an engine, its bank
+    is never served."""
     from .server import launch_options as options
 
     return options(engine)

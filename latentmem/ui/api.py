@@ -1,7 +1,9 @@
-"""Named endpoints with typed parameters for `gradio_client` and, where it is switched on, the Model Context Protocol.
+"""Named endpoints with typed parameters for `gradio_client` and, where it is switched on, the Model
+Context Protocol.
 
-They do what the panels do, through the same functions. In a shared app a client works on its own memories and under the
-same limits as a visitor. Files go through hidden components, because `gr.api` knows only JSON.
+They do what the panels do, through the same functions. In a shared app a client works on its own
+memories and under the same limits as a visitor. Files go through hidden components, because
+`gr.api` knows only JSON.
 """
 
 from __future__ import annotations
@@ -40,8 +42,9 @@ log = logging.getLogger(__name__)
 
 
 def checked(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The endpoint, for whatever JSON a client sends: null means the default where there is one, numbers may come as text,
-    and what does not fit is one sentence. No id may be empty: to the engine that means no memory at all."""
+    """The endpoint, for whatever JSON a client sends: null means the default where there is one,
+    numbers may come as text, and what does not fit is one sentence. No id may be empty: to the
+    engine that means no memory at all."""
     signature = inspect.signature(fn)
 
     @functools.wraps(fn)
@@ -59,7 +62,8 @@ def checked(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.cache
 def _kinds(fn: Callable[..., Any]) -> dict[str, Any]:
-    """Parameter -> its type, or what checks it; made at the first call, since the import would wait for it."""
+    """Parameter -> its type, or what checks it; made at the first call, since the import would wait
+    for it."""
     hints = {
         name: kind
         for name, kind in get_type_hints(fn).items()
@@ -118,7 +122,8 @@ def last_receipt(desk: Desk, request: Any) -> Receipt:
 
 
 def said(action: Callable[[], Any]) -> Any:
-    """A LatentmemError as the error message that the client gets; of any other error it is told no more than a visitor."""
+    """A LatentmemError as the error message that the client gets; of any other error it is told no
+    more than a visitor."""
     try:
         return action()
     except LatentmemError as e:
@@ -161,7 +166,8 @@ def memories(desk: Desk, text: str = "", limit: int = 100) -> list[dict]:
 
 @checked
 def memory(desk: Desk, memory_id: str) -> dict:
-    """One memory: its row, vote, steps, settings, last events, ids of receipts; without its arrays and traces.
+    """One memory: its row, vote, steps, settings, last events, ids of receipts; without its arrays
+    and traces.
 
     Parameters:
         memory_id: its id, or the beginning of it
@@ -190,8 +196,8 @@ def receipt(desk: Desk, receipt_id: str) -> dict:
 
 @checked
 def forget(desk: Desk, receipt_id: str) -> str:
-    """Deletes a receipt for good: what was asked, the votes and the traces; what the answer counted for memories stays.
-    In a shared app, one of the client's own. Returns its id.
+    """Deletes a receipt for good: what was asked, the votes and the traces; what the answer counted
+    for memories stays. In a shared app, one of the client's own. Returns its id.
 
     Parameters:
         receipt_id: the whole id
@@ -326,14 +332,16 @@ def stream(
     fresh: bool = False,
     request: gr.Request = None,
 ) -> Iterator[dict]:  # type: ignore[assignment]
-    """Meets problems one at a time and yields how each system stands so far; the last yield has all replies and lessons.
+    """Meets problems one at a time and yields how each system stands so far; the last yield has all
+    replies and lessons.
 
-    Each problem is answered with what was learnt from earlier ones only, scored, and then learnt from. A stream that was
-    stopped goes on where it was when the same one is asked for again.
+    Each problem is answered with what was learnt from earlier ones only, scored, and then learnt
+    from. A stream that was stopped goes on where it was when the same one is asked for again.
 
     Parameters:
         family: a family of the examples, or all of them mixed
-        systems: the model alone with one trace or a vote, a past problem in its context, memories; null means the first and last
+        systems: the model alone with one trace or a vote, a past problem in its context, memories;
+        null means the first and last
         problems: how many; null means what the panel begins with
         seed: the same seed gives the same order and the same traces; null means the app's own
         file: a JSONL file of problems and answers, in the place of the examples
@@ -365,7 +373,8 @@ def stream(
 
 
 def standings(run: Run, ended: bool) -> dict[str, Any]:
-    """A stream as plain values; replies and lessons only once it has ended, or it would be sent over and over."""
+    """A stream as plain values; replies and lessons only once it has ended, or it would be sent
+    over and over."""
     with run.lock:
         feed = feed_of(run)
         far = feed.progress or Progress(0, 0, ())
@@ -456,7 +465,8 @@ def solve(
     min_similarity: float | None = None,
     request: gr.Request = None,
 ) -> dict:  # type: ignore[assignment]
-    """Answers a problem, without a memory and with one, and returns the receipt: which memory answered, and why.
+    """Answers a problem, without a memory and with one, and returns the receipt: which memory
+    answered, and why.
 
     Parameters:
         problem: the question, with one answer
@@ -499,7 +509,8 @@ def think(
     temperature: float | None = None,
     seed: int | None = None,
 ) -> dict:
-    """What the model says with one memory: traces and their vote, to be laid beside a receipt of the same seed.
+    """What the model says with one memory: traces and their vote, to be laid beside a receipt of
+    the same seed.
 
     Parameters:
         problem: the question
@@ -523,7 +534,8 @@ def think(
 
 
 def replay(desk: Desk, request: gr.Request = None) -> dict:  # type: ignore[assignment]
-    """Asks this client's last question again with the same seed, and says whether the same tokens came."""
+    """Asks this client's last question again with the same seed, and says whether the same tokens
+    came."""
     first = last_receipt(desk, request)
     try:
         again = last(exclusively(desk, desk.engine.replay(first)), Receipt)
@@ -544,7 +556,8 @@ def distil(
     keep: bool = True,
     request: gr.Request = None,
 ) -> dict:  # type: ignore[assignment]
-    """Distils a memory from a problem. Returns its id, or null and why there is none, and the steps.
+    """Distils a memory from a problem. Returns its id, or null and why there is none, and the
+    steps.
 
     Parameters:
         problem: the question; no answer is needed
@@ -621,7 +634,8 @@ def discard(desk: Desk, request: gr.Request = None) -> bool:  # type: ignore[ass
 
 @checked
 def feedback(desk: Desk, correct: bool, request: gr.Request = None) -> str:  # type: ignore[assignment]
-    """Says whether the answer to this client's last question was right; it is taken down with the memory that was tried.
+    """Says whether the answer to this client's last question was right; it is taken down with the
+    memory that was tried.
 
     Parameters:
         correct: was it right?
@@ -651,7 +665,8 @@ def export_peft(desk: Desk, memory_id: str) -> str:
 
 
 def import_bank(desk: Desk, file: str | None) -> dict:
-    """Adds the memories of an exported zip that are not yet there. Returns how many came in and what was refused."""
+    """Adds the memories of an exported zip that are not yet there. Returns how many came in and
+    what was refused."""
     if not file:
         raise gr.Error("No file was sent: send the zip of an exported bank.", print_exception=False)
     return to_dict(said(lambda: desk.engine.bank.import_zip(file)))

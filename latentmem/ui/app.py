@@ -1,4 +1,5 @@
-"""Composes the app: builds all panels in one Blocks, then wires them. Handlers live with their panels."""
+"""Composes the app: builds all panels in one Blocks, then wires them. Handlers live with their
+panels."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 
 
 def opening(desk: Desk) -> Problem:
-    """The problem in the box of a first visitor: one of a family that the bank has a memory of, if there is one."""
+    """The problem in the box of a first visitor: one of a family that the bank has a memory of, if
+    there is one."""
     rows, _ = attempt(lambda: desk.engine.bank.infos(limit=200))
     learnt = {i.problem.text.strip() for i in rows or []}
     families = {i.problem.source for i in rows or []}
@@ -56,11 +58,13 @@ def families(desk: Desk) -> dict[str, list[str]]:
 
 
 def welcome(desk: Desk, token: str, request: gr.Request) -> tuple[Any, ...]:
-    """Runs that go on or have still to begin, line at the top, and what the tab showed before a reload.
+    """Runs that go on or have still to begin, line at the top, and what the tab showed before a
+    reload.
 
     `token` is the browser tab's own.
 
-    `?problem=...` fills the box; which panel `?memory=ID`, `?receipt=ID` and `?panel=NAME` open, `page.js` says.
+    `?problem=...` fills the box; which panel `?memory=ID`, `?receipt=ID` and `?panel=NAME` open,
+    `page.js` says.
     """
     visit = desk.visits.claim(getattr(request, "session_hash", None) or "", str(token or ""))
     visit.looked = False
@@ -83,8 +87,8 @@ def welcome(desk: Desk, token: str, request: gr.Request) -> tuple[Any, ...]:
 
 
 def show_map(desk: Desk, have: str, request: gr.Request) -> tuple[Any, ...]:
-    """The Memories panel of a page that was just loaded; `?memory=ID` opens a memory, `?receipt=ID` a receipt. `have`: the
-    stamp of the points that the page got beforehand."""
+    """The Memories panel of a page that was just loaded; `?memory=ID` opens a memory, `?receipt=ID`
+    a receipt. `have`: the stamp of the points that the page got beforehand."""
     asked = dict(request.query_params) if request is not None else {}
     memory, receipt = (str(asked.get(name, ""))[:80] for name in ("memory", "receipt"))
     visit = desk.visit(request)
@@ -98,7 +102,8 @@ def show_map(desk: Desk, have: str, request: gr.Request) -> tuple[Any, ...]:
         have=str(have or "") if opens_map(asked) else None,
         receipt_id=receipt,
     )
-    # The first picture of a bank takes a second, in which a visitor may have opened a memory: it stays.
+    # The first picture of a bank takes a second, in which a visitor may have opened a memory: it
+    # stays.
     if not visit.looked:
         return part
     listed = {k: v for k, v in part.choice.items() if k != "value"}
@@ -130,7 +135,8 @@ def head(desk: Desk) -> tuple[list[Fragment], Any]:
 
 
 def leave(desk: Desk, request: gr.Request) -> None:
-    """The visitor closed the page: what was kept for them is freed, after a while if the tab may come back."""
+    """The visitor closed the page: what was kept for them is freed, after a while if the tab may
+    come back."""
     desk.leave(request)
 
 
@@ -167,14 +173,16 @@ def signature(fn: Callable[..., object]) -> tuple[str, str, str]:
 __all__ = ["build", "launch_options"]
 # One piece of model work at a time; the others wait in the queue and see their place in it.
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
-# What is quick does not wait in that queue: when it is full, a memory can still be kept, and a verdict given.
+# What is quick does not wait in that queue: when it is full, a memory can still be kept, and a
+# verdict given.
 QUIET = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 WATCH = {**QUIET, "concurrency_limit": 32, "queue": True}  # pages that only look on
 HEADER = (
-    '<header class="masthead"><h1><a class="brand" href="./"><svg viewBox="0 0 32 32" aria-hidden="true">'
-    '<circle cx="8" cy="10" r="4.5"/><circle cx="24" cy="8" r="3.2"/><circle cx="20" cy="23" r="5.5"/>'
-    '<path d="M8 10 24 8 20 23Z"/></svg><span>latentmem</span></a></h1>'
-    "<p>Watch a language model learn from its own thinking, and see which memory answered.</p></header>"
+    '<header class="masthead"><h1><a class="brand" href="./"><svg viewBox="0 0 32 32" '
+    'aria-hidden="true"><circle cx="8" cy="10" r="4.5"/><circle cx="24" cy="8" r="3.2"/><circle '
+    'cx="20" cy="23" r="5.5"/><path d="M8 10 24 8 20 23Z"/></svg><span>latentmem</span></a></h1>'
+    "<p>Watch a language model learn from its own thinking, and see which memory "
+    "answered.</p></header>"
 )
 
 
@@ -296,7 +304,8 @@ def wire_solve(
     """Solve, stop, counterfactual, replay, feedback, and the way to Distil and to the map."""
     status = solve.outputs[0]
     asked = [solve.problem, solve.mode, solve.memory, *solve.settings]
-    # Chained, not side by side: with two listeners of one click gradio shows the first one's values again at the end.
+    # Chained, not side by side: with two listeners of one click gradio shows the first one's values
+    # again at the end.
     pressed = gr.on(
         [solve.press.click, solve.problem.submit],
         bind(solve_panel.press, desk),
@@ -340,7 +349,8 @@ def wire_solve(
         bind(solve_panel.take, desk), None, [solve.families, solve.example, solve.problem], **QUIET
     )
     solve.example.input(solve_panel.fill, solve.example, solve.problem, **QUIET)
-    # A problem that was typed is no example; said in the browser alone, since every letter is a change.
+    # A problem that was typed is no example; said in the browser alone, since every letter is a
+    # change.
     solve.problem.change(
         None,
         [solve.problem, solve.example],
@@ -450,7 +460,8 @@ def wire_memories(
 def stays_stoppable(
     work: Any, refused: Any, area: gr.HTML, still_going: Any, stop: gr.Button
 ) -> None:
-    """After a comparison, also one that the full queue refused, Stop is there as long as anything is left to stop."""
+    """After a comparison, also one that the full queue refused, Stop is there as long as anything
+    is left to stop."""
     for ended in (work, work.failure(refused, None, area, **QUIET)):
         ended.then(still_going, None, stop, **QUIET)
 

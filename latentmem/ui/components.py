@@ -15,10 +15,11 @@ from .session import Desk, Visit, attempt
 from .views.html import Fragment
 from .views.memory import choice_label
 
-# Static templates: foreign text arrives as the value and is drawn by live.js, never through gradio's template engine.
+# Static templates: foreign text arrives as the value and is drawn by live.js, never through
+# gradio's template engine.
 _WAIT = (
-    "(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, watch}}) "
-    ": setTimeout(go, 30); }})();"
+    "(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, "
+    "watch}}) : setTimeout(go, 30); }})();"
 )
 LIVE = _WAIT.format("live") + " /* triggers 'open_memory', 'take' */"
 GUIDE = _WAIT.format("guide") + (
@@ -29,7 +30,8 @@ FIGURE = _WAIT.format("figure")
 
 
 def live(elem_id: str, value: list[Fragment] | None = None, classes: str = "") -> gr.HTML:
-    """An area that shows a list of fragments; `.open_memory(fn)` listens to clicks on links to memories."""
+    """An area that shows a list of fragments; `.open_memory(fn)` listens to clicks on links to
+    memories."""
     return gr.HTML(
         value or [],
         html_template=f'<div class="lm-live {classes}"></div>',
@@ -57,7 +59,8 @@ def figure(elem_id: str, label: str) -> gr.HTML:
     )
 
 
-# The settings that a visitor chooses, in the order of their controls: those of every run, and those of Distil.
+# The settings that a visitor chooses, in the order of their controls: those of every run, and those
+# of Distil.
 SAMPLING = (
     "rollouts",
     "temperature",
@@ -72,8 +75,9 @@ TRAINING = ("steps", "learning_rate", "virtual_tokens")
 
 
 def taken_up(run: Run | None, outputs: int, draw: Callable[[bool], Any]) -> Iterator[Any]:
-    """After a reload: the pictures of a run that goes on, and its last one, also if it ended while the page was loading. What
-    is shown stays if it has not begun. `draw(running)` makes a picture of `outputs` parts."""
+    """After a reload: the pictures of a run that goes on, and its last one, also if it ended while
+    the page was loading. What is shown stays if it has not begun. `draw(running)` makes a
+    picture of `outputs` parts."""
     if run is None or not run.begun:
         yield _unchanged(outputs)
         return
@@ -82,8 +86,9 @@ def taken_up(run: Run | None, outputs: int, draw: Callable[[bool], Any]) -> Iter
     yield draw(False)
 
 
-# The work of a press, which a press before (`press` of the panel) has taken down. "multiple": gradio believes an event to be
-# running until its cancel is answered, and would ignore a press until then. The order is kept by `in_turn`.
+# The work of a press, which a press before (`press` of the panel) has taken down. "multiple":
+# gradio believes an event to be running until its cancel is answered, and would ignore a press
+# until then. The order is kept by `in_turn`.
 WORK: dict[str, Any] = {
     "show_progress": "minimal",
     "api_visibility": "private",
@@ -92,8 +97,8 @@ WORK: dict[str, Any] = {
 
 
 def taken_down(visit: Visit, panel: str) -> Run:
-    """A new run of a panel, which waits for its turn. Until it has it, the one before is kept: the page goes back to that if
-    the press is stopped in the queue or the queue is full."""
+    """A new run of a panel, which waits for its turn. Until it has it, the one before is kept: the
+    page goes back to that if the press is stopped in the queue or the queue is full."""
     now = visit.runs.get(panel)
     before = now if now is None or now.begun else now.before
     run = visit.start(panel)
@@ -102,7 +107,8 @@ def taken_down(visit: Visit, panel: str) -> Run:
 
 
 def given_back(visit: Visit, panel: str) -> Run | None:
-    """The run whose page is to be shown: one that never had its turn, and will not have it, makes way for the one before."""
+    """The run whose page is to be shown: one that never had its turn, and will not have it, makes
+    way for the one before."""
     run = visit.runs.get(panel)
     if run is None or run.before is None or run.begun or run.pressed:
         return run
@@ -118,7 +124,8 @@ def stands(visit: Visit, panel: str) -> Run:
 
 
 def not_taken(visit: Visit, panel: str, why: str) -> Run:
-    """A press asks what cannot be done: the run whose page stands, to be drawn again with the reason. Nothing else changes."""
+    """A press asks what cannot be done: the run whose page stands, to be drawn again with the
+    reason. Nothing else changes."""
     run = given_back(visit, panel)
     if run is None or run.away:
         run = Run()
@@ -127,8 +134,8 @@ def not_taken(visit: Visit, panel: str, why: str) -> Run:
 
 
 def waits(visit: Visit, panel: str, *given: Any) -> Any:
-    """At once on a press, before the queue: a new run that waits for its turn with what is asked, and the Stop button, which
-    can end it from now on."""
+    """At once on a press, before the queue: a new run that waits for its turn with what is asked,
+    and the Stop button, which can end it from now on."""
     visit.start(panel).given = given
     return gr.update(interactive=True)
 
@@ -136,10 +143,11 @@ def waits(visit: Visit, panel: str, *given: Any) -> Any:
 def in_turn(
     visit: Visit, panel: str, outputs: int, pictures: Callable[[Run], Iterator[Any]]
 ) -> Iterator[Any]:
-    """A press of the panel has its turn in gradio's queue: the pictures of the run that waits, whichever press put it there.
+    """A press of the panel has its turn in gradio's queue: the pictures of the run that waits,
+    whichever press put it there.
 
-    What is shown stays if none waits, since it was stopped meanwhile or has had an earlier press's turn; and once the button
-    is pressed again.
+    What is shown stays if none waits, since it was stopped meanwhile or has had an earlier press's
+    turn; and once the button is pressed again.
     """
     run = visit.runs.get(panel)
     if run is None or not run.pressed:
@@ -162,9 +170,11 @@ def _unchanged(outputs: int) -> Any:
 
 
 def refused(run: Run | None, full: bool, outputs: int, picture: Callable[[Run], Any]) -> Any:
-    """The picture after an event of a press failed: if gradio's queue is `full`, the press gets no turn, and says so.
+    """The picture after an event of a press failed: if gradio's queue is `full`, the press gets no
+    turn, and says so.
 
-    Else it was a press before that was stopped, which to gradio is a failure, too, while the next one waits for its turn.
+    Else it was a press before that was stopped, which to gradio is a failure, too, while the next
+    one waits for its turn.
     """
     if run is None or not run.pressed or not full:
         return _unchanged(outputs)
@@ -174,7 +184,8 @@ def refused(run: Run | None, full: bool, outputs: int, picture: Callable[[Run], 
 
 
 def focus(*places: str) -> dict[str, Any]:
-    """What to give `.then` after a handler that hides the focused control: the first of these selectors gets the focus."""
+    """What to give `.then` after a handler that hides the focused control: the first of these
+    selectors gets the focus."""
     return {
         "fn": None,
         "js": f"() => {{ window.latentmem.focus({', '.join(map(repr, places))}); }}",
@@ -184,8 +195,9 @@ def focus(*places: str) -> dict[str, Any]:
 
 
 def guide() -> gr.HTML:
-    """Nothing to see: `page.js` opens memories and receipts through it when the visitor walks back and forth in the browser,
-    and is told, as {"again": [events]}, which runs it has to take up again after a reload."""
+    """Nothing to see: `page.js` opens memories and receipts through it when the visitor walks back
+    and forth in the browser, and is told, as {"again": [events]}, which runs it has to take up
+    again after a reload."""
     return gr.HTML(
         {},
         html_template="<div hidden></div>",
@@ -215,7 +227,8 @@ def sampling_settings(s: Settings, most: Mapping[str, int]) -> list[Any]:
                 value=s.temperature,
                 step=0.05,
                 label="Temperature",
-                info="How freely tokens are drawn: 0 always takes the likeliest, so all rollouts are the same.",
+                info="How freely tokens are drawn: 0 always takes the likeliest, so all rollouts "
+                "are the same.",
             ),
             gr.Slider(
                 0.05,
@@ -223,7 +236,8 @@ def sampling_settings(s: Settings, most: Mapping[str, int]) -> list[Any]:
                 value=s.top_p,
                 step=0.05,
                 label="Nucleus (top p)",
-                info="Only the likeliest tokens with this total probability are drawn. 1 keeps all.",
+                info="Only the likeliest tokens with this total probability are drawn. 1 keeps "
+                "all.",
             ),
             gr.Slider(
                 16,
@@ -268,7 +282,8 @@ def sampling_settings(s: Settings, most: Mapping[str, int]) -> list[Any]:
 
 
 def checked(*values: Any) -> dict[str, Any]:
-    """The values of `sampling_settings` as overrides of Settings, which checks them. An empty box means the default."""
+    """The values of `sampling_settings` as overrides of Settings, which checks them. An empty box
+    means the default."""
     return {name: _whole(v) for name, v in zip(SAMPLING, values, strict=True) if v is not None}
 
 
@@ -282,13 +297,15 @@ def distil_settings(s: Settings, most: Mapping[str, int]) -> list[Any]:
                 value=s.steps,
                 step=1,
                 label="Gradient steps",
-                info="Each step samples fresh rollouts and rewards those that agree with the majority.",
+                info="Each step samples fresh rollouts and rewards those that agree with the "
+                "majority.",
             ),
             gr.Number(
                 s.learning_rate,
                 label="Learning rate",
                 minimum=0,
-                info="Size of a step. Too large and the model collapses: the guard then keeps the best step.",
+                info="Size of a step. Too large and the model collapses: the guard then keeps the "
+                "best step.",
             ),
             gr.Slider(
                 1,
@@ -314,8 +331,8 @@ def _whole(value: Any) -> Any:
 # ---------- The components of the Memories panel that gradio has not: the map with its tools, carriers of its data, live areas with
 
 _MAP_WAIT = (
-    "(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, watch}}{1}) "
-    ": setTimeout(go, 30); }})();"
+    "(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, "
+    "watch}}{1}) : setTimeout(go, 30); }})();"
 )
 MAP = _MAP_WAIT.format("map", "") + " /* triggers 'memory_click', 'want', 'explain', 'picked' */"
 ACTS = (
@@ -329,8 +346,8 @@ TABLE = (
     + " /* triggers 'open_memory', 'take' */"
 )
 KEYS = (
-    "Arrow keys step from point to point, Enter opens the point, Space selects it, plus and minus zoom, 0 shows all, "
-    "Escape clears."
+    "Arrow keys step from point to point, Enter opens the point, Space selects it, plus and minus "
+    "zoom, 0 shows all, Escape clears."
 )
 TEMPLATE = f"""<div class="lm-map">
 <div class="lm-tools" role="toolbar" aria-label="Tools of the map">
@@ -352,8 +369,9 @@ TEMPLATE = f"""<div class="lm-map">
 
 
 def map_area() -> gr.HTML:
-    """The map. `.memory_click(fn)`: a point was clicked ("" for none). `.want(fn)`: the page lacks the points of the
-    picture it is to show. `.explain(fn)`: they are drawn. `.picked(fn)`: points were selected."""
+    """The map. `.memory_click(fn)`: a point was clicked ("" for none). `.want(fn)`: the page lacks
+    the points of the picture it is to show. `.explain(fn)`: they are drawn. `.picked(fn)`:
+    points were selected."""
     return gr.HTML(
         {},
         html_template=TEMPLATE,
@@ -366,7 +384,8 @@ def map_area() -> gr.HTML:
 
 
 def carrier(name: str) -> gr.HTML:
-    """Nothing to see: hands its value to the map. Each kind of data has its own, so that only what changed is sent."""
+    """Nothing to see: hands its value to the map. Each kind of data has its own, so that only what
+    changed is sent."""
     return gr.HTML(
         None,
         html_template="<div hidden></div>",
@@ -379,8 +398,8 @@ def carrier(name: str) -> gr.HTML:
 
 
 def acting(elem_id: str, value: list[Fragment] | None = None) -> gr.HTML:
-    """A live area with buttons in it: `.act(fn)` hears of them as {do, value}, `.open_receipt(fn)` of links to
-    receipts; sliders in it move by themselves."""
+    """A live area with buttons in it: `.act(fn)` hears of them as {do, value}, `.open_receipt(fn)`
+    of links to receipts; sliders in it move by themselves."""
     return _area(elem_id, ACTS, value)
 
 
@@ -402,7 +421,8 @@ def _area(elem_id: str, script: str, value: Any) -> gr.HTML:
 
 
 def other_memories(desk: Desk, r: Receipt, nearest: Sequence[Hit]) -> list[tuple[str, str]]:
-    """(label, id) of the memories that a receipt can be compared with: the nearest first, then the newest."""
+    """(label, id) of the memories that a receipt can be compared with: the nearest first, then the
+    newest."""
     tried = r.used.memory_id if r.used is not None else ""
     rows, _ = attempt(lambda: desk.engine.bank.infos(model=r.model, limit=CHOICES))
     infos = {i.id: i for i in rows or []}

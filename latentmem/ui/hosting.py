@@ -51,8 +51,8 @@ def check(s: Settings, asked: Mapping[str, Any]) -> None:
         value = asked.get(name)
         if isinstance(value, (int, float)) and value > most:
             raise LatentmemError(
-                f"{value:g} {WORDS[name]} are more than the {most} that this shared app allows: choose "
-                "fewer, or run latentmem on your own computer."
+                f"{value:g} {WORDS[name]} are more than the {most} that this shared app allows: "
+                "choose fewer, or run latentmem on your own computer."
             )
 
 
@@ -64,10 +64,11 @@ def lasting(bank: Path) -> bool | None:
 
 
 def prepare(engine: Engine, starter: Path = STARTER) -> Engine:
-    """The engine as the app uses it: a new bank has the starter's memories, and in a shared app it is only read.
+    """The engine as the app uses it: a new bank has the starter's memories, and in a shared app it
+    is only read.
 
-    A starter that is missing or damaged is no obstacle: the log says so, and the map begins empty. Raises LatentmemError
-    when the bank cannot be opened.
+    A starter that is missing or damaged is no obstacle: the log says so, and the map begins empty.
+    Raises LatentmemError when the bank cannot be opened.
     """
     s = engine.settings
     path = s.bank
@@ -90,7 +91,8 @@ def prepare(engine: Engine, starter: Path = STARTER) -> Engine:
 
 
 def begin(bank: Bank, starter: Path = STARTER) -> int:
-    """Adds the starter's memories to a new bank; how many they were. Says in the log what is wrong with it."""
+    """Adds the starter's memories to a new bank; how many they were. Says in the log what is wrong
+    with it."""
     if not starter.is_file():
         log.info("There is no %s, so the bank begins empty.", starter)
         return 0

@@ -1,6 +1,8 @@
-"""One long action of a visitor: a thread feeds the engine's stream into a scene, and pages watch the scene.
+"""One long action of a visitor: a thread feeds the engine's stream into a scene, and pages watch
+the scene.
 
-The page that started a run may be reloaded: the run goes on for a while, and the page that comes back watches it again.
+The page that started a run may be reloaded: the run goes on for a while, and the page that comes
+back watches it again.
 """
 
 from __future__ import annotations
@@ -20,12 +22,16 @@ from ..records import Hit, LatentmemError
 log = logging.getLogger(__name__)
 REFRESH = 0.125  # seconds between two pictures of a run: eight a second
 LOOK = 0.5  # seconds after which a watcher looks whether it was told to stop
-SORRY = "Something went wrong inside latentmem; nothing was stored, and the details are in the server's log."
+SORRY = (
+    "Something went wrong inside latentmem; nothing was stored, and the details are in the "
+    "server's log."
+)
 
 
 @dataclass(eq=False)
 class Run:
-    """`stop` is set by the Stop button, by a newer run, and when the visitor leaves. Draw the scene under `lock`."""
+    """`stop` is set by the Stop button, by a newer run, and when the visitor leaves. Draw the scene
+    under `lock`."""
 
     stop: threading.Event = field(default_factory=threading.Event)
     scene: Scene = field(default_factory=Scene)
@@ -56,7 +62,8 @@ class Run:
 
     @property
     def pressed(self) -> bool:
-        """Whether its button was pressed and it has not begun: it waits in gradio's queue, or did when its page went."""
+        """Whether its button was pressed and it has not begun: it waits in gradio's queue, or did
+        when its page went."""
         return bool(self.given) and not (
             self.begun or self.done or self.stop.is_set() or self._given_up()
         )
@@ -86,9 +93,9 @@ def follow(
 ) -> Iterator[None]:
     """Feeds a stream into `run.scene` and yields when the page should be drawn again.
 
-    Ends when the stream does, when `run.stop` is set, or with `run.error` set to one sentence. The stream is always
-    closed, so that the engine stops working when the visitor stops looking. `finish` is called at a good end, also when
-    nobody watches any more.
+    Ends when the stream does, when `run.stop` is set, or with `run.error` set to one sentence. The
+    stream is always closed, so that the engine stops working when the visitor stops looking.
+    `finish` is called at a good end, also when nobody watches any more.
     """
     run.begun, run.unwatched = True, time.monotonic()
     run.watching.add(records)
@@ -109,8 +116,8 @@ def watch(
 ) -> Iterator[None]:
     """Yields when the page of a run should be drawn again, until it has ended or was stopped.
 
-    `seen`: the records that the page shows already; by default all so far. `beat`: seconds after which it yields without
-    news, too: gradio cancels a generator only between two of its yields.
+    `seen`: the records that the page shows already; by default all so far. `beat`: seconds after
+    which it yields without news, too: gradio cancels a generator only between two of its yields.
     """
     who = object() if who is None else who
     seen, drawn = run.news if seen is None else seen, 0.0

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 # ---------- The map of a page that opens on it, beside gradio's own way: gradio's page takes a second until it can ask for anything,
 
-ADDRESS = "latentmem/map"  # no file's name: gradio would compress it anew for every visitor, before the first byte
+# no file's name: gradio would compress it anew for every visitor, before the first byte
+ADDRESS = "latentmem/map"
 HINT = f"<{ADDRESS}>; rel=preload; as=fetch; crossorigin=anonymous"
 
 
@@ -38,13 +39,15 @@ def opens_map(asked: Any) -> bool:
 
 
 def server_options() -> dict[str, Any]:
-    """Keyword arguments for the server's application: the address of the map, and the hint in the head of the page."""
+    """Keyword arguments for the server's application: the address of the map, and the hint in the
+    head of the page."""
     return {"routes": [Route(f"/{ADDRESS}", answer)], "middleware": [Middleware(Hint)]}
 
 
 def answer(request: Request) -> Response:
-    """The first picture, one JSON object a line: first what is drawn, then the names. Nothing when there is no picture, or
-    where visitors have to log in: then the page asks as it does for every other picture."""
+    """The first picture, one JSON object a line: first what is drawn, then the names. Nothing when
+    there is no picture, or where visitors have to log in: then the page asks as it does for
+    every other picture."""
     app = request.app
     if app.auth is not None or app.auth_dependency is not None:
         return Response(status_code=404)
@@ -56,7 +59,8 @@ def answer(request: Request) -> Response:
 
 
 def first_picture(desk: Desk) -> bytes:
-    """The lines of the picture that a new page shows, of the bank that all visitors see; empty without one."""
+    """The lines of the picture that a new page shows, of the bank that all visitors see; empty
+    without one."""
 
     def lines() -> bytes:
         now = stamp(desk.engine.bank)
@@ -128,10 +132,11 @@ MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono
 
 
 def launch_options(engine: Engine | None = None) -> dict[str, Any]:
-    """Keyword arguments for `Blocks.launch`. With an engine, its bank can never be served as a file.
+    """Keyword arguments for `Blocks.launch`. With an engine, its bank can never be served as a
+    file.
 
-    Raises LatentmemError when tools of the Model Context Protocol are asked for in a shared app, or their extra is not
-    installed.
+    Raises LatentmemError when tools of the Model Context Protocol are asked for in a shared app, or
+    their extra is not installed.
     """
     settings = engine.settings if engine is not None else None
     tools, shared = settings is not None and settings.mcp, settings is not None and settings.hosted
@@ -139,13 +144,14 @@ def launch_options(engine: Engine | None = None) -> dict[str, Any]:
         tools and shared
     ):  # gradio's server of tools is one client, with one session for all who call it: one visitor
         raise LatentmemError(
-            "The settings mcp and hosted are both on, and all who use the tools would be one visitor, with each "
-            "other's memories and receipts: set LATENTMEM_MCP=0, or LATENTMEM_HOSTED=0 for an app of your own."
+            "The settings mcp and hosted are both on, and all who use the tools would be one "
+            "visitor, with each other's memories and receipts: set LATENTMEM_MCP=0, or "
+            "LATENTMEM_HOSTED=0 for an app of your own."
         )
     if tools and find_spec("mcp") is None:
         raise LatentmemError(
-            "The setting mcp is on and the package mcp is not installed: run `pip install 'gradio[mcp]'`, "
-            "or set LATENTMEM_MCP=0."
+            "The setting mcp is on and the package mcp is not installed: run `pip install "
+            "'gradio[mcp]'`, or set LATENTMEM_MCP=0."
         )
     return {
         "theme": theme(),
@@ -167,7 +173,8 @@ def launch_options(engine: Engine | None = None) -> dict[str, Any]:
 
 
 def private_paths(bank: Path) -> list[str]:
-    """The bank's file, what SQLite keeps beside it, and the streams: nobody may be sent them, wherever they lie."""
+    """The bank's file, what SQLite keeps beside it, and the streams: nobody may be sent them,
+    wherever they lie."""
     whole = bank.absolute()
     return [
         str(whole),
@@ -241,7 +248,8 @@ def theme() -> gr.themes.Base:
 
 
 def head() -> str:
-    """Scripts for the page. plotly's own script is served from the installed package, KaTeX from gradio's."""
+    """Scripts for the page. plotly's own script is served from the installed package, KaTeX from
+    gradio's."""
     plotly = plotly_script()
     if plotly is not None:
         gr.set_static_paths([plotly])
@@ -256,8 +264,9 @@ def head() -> str:
 
 
 def katex(kind: str) -> str:
-    """The address of KaTeX's module or style sheet in gradio's own pages; '' if this gradio has none: then formulas stay
-    as they were written. Their names carry a hash that changes by version.
+    """The address of KaTeX's module or style sheet in gradio's own pages; '' if this gradio has
+    none: then formulas stay as they were written. Their names carry a hash that changes by
+    version.
     """
     assets = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
     found = sorted(assets.glob(f"katex-*.{kind}"))

@@ -1,8 +1,9 @@
 """What the server holds for the panels: the engine, the visitors, and how handlers reach both.
 
-Handlers are top-level functions whose first argument is the `Desk`; `bind` makes gradio listeners of them. Records with
-arrays (a Memory waiting for "keep") and receipts live in a `Visit`, found by the session's hash and freed when the
-visitor leaves; gr.State, which is deep-copied, holds none of them.
+Handlers are top-level functions whose first argument is the `Desk`; `bind` makes gradio listeners
+of them. Records with arrays (a Memory waiting for "keep") and receipts live in a `Visit`, found by
+the session's hash and freed when the visitor leaves; gr.State, which is deep-copied, holds none of
+them.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
 # ---------- The visitors of one app: what the server remembers of each, and when it forgets them.
 
 MOST_VISITS = 200  # visitors remembered; the least recent is forgotten first
-PATIENCE = 1800.0  # seconds that a tab which went away is remembered: a reload, a walk back from another site
+# seconds that a tab which went away is remembered: a reload, a walk back from another site
+PATIENCE = 1800.0
 IDLE = 3600.0  # ... and that a program is remembered which calls no more
 ORPHAN = 60.0  # seconds that a run goes on when its page is gone
 TOKEN = re.compile(r"[0-9a-zA-Z-]{16,64}")
@@ -120,8 +122,9 @@ class Visit:
 class Visits:
     """Visitors by gradio's session hash, each of its pages having one. Thread-safe and bounded.
 
-    A tab brings a token of its own, kept in the browser's sessionStorage. When the page goes, the visit is parked under
-    it for `patience` seconds, and the page that comes back with it has everything as it was.
+    A tab brings a token of its own, kept in the browser's sessionStorage. When the page goes, the
+    visit is parked under it for `patience` seconds, and the page that comes back with it has
+    everything as it was.
     """
 
     def __init__(self, most: int = MOST_VISITS, patience: float = PATIENCE) -> None:
@@ -149,13 +152,14 @@ class Visits:
             return visit
 
     def _back(self, name: str) -> Visit | None:
-        """The parked visit of a page that was not gone after all: a sleeping phone only loses its connection, and gradio
-        never says that the page is back."""
+        """The parked visit of a page that was not gone after all: a sleeping phone only loses its
+        connection, and gradio never says that the page is back."""
         token = next((t for t, v in self._parked.items() if v.page == name), None)
         return None if token is None else self._parked.pop(token)
 
     def claim(self, name: str, token: str) -> Visit:
-        """The visit of a page that was just loaded: the one its tab had before, if that is still remembered."""
+        """The visit of a page that was just loaded: the one its tab had before, if that is still
+        remembered."""
         with self._lock:
             if not TOKEN.fullmatch(token or ""):
                 return self.of(name)
@@ -190,7 +194,8 @@ class Visits:
             self._wake()
 
     def _wake(self) -> None:
-        """Sees to it that the first of the parked visits to run out of time is forgotten then, with one timer for all."""
+        """Sees to it that the first of the parked visits to run out of time is forgotten then, with
+        one timer for all."""
         if not self._parked:
             return
         due = min(v.seen for v in self._parked.values()) + self.patience + 1
@@ -209,7 +214,8 @@ class Visits:
             self._wake()
 
     def sweep(self, but: Visit | None = None) -> None:
-        """Forgets who is past their time, and beyond the bound those who lose least (`_loses`), the least recent first."""
+        """Forgets who is past their time, and beyond the bound those who lose least (`_loses`), the
+        least recent first."""
         with self._lock:
             now = time.monotonic()
             gone: list[Any] = [
@@ -235,7 +241,8 @@ class Visits:
                 where.pop(name).free()
 
     def _loses(self, where: Mapping[str, Visit], visit: Visit) -> tuple[bool, bool, bool]:
-        """A caller without a tab loses least, who may be a flood of them; then a page that went; a page at work loses most."""
+        """A caller without a tab loses least, who may be a flood of them; then a page that went; a
+        page at work loses most."""
         return bool(visit.token), where is self._live, visit.busy(*visit.runs)
 
 
@@ -294,7 +301,8 @@ class Warming:
                 thread.join(LOOK)
         if self.error:
             raise LatentmemError(self.error)
-        yield from engine.load()  # nothing to do, unless other models were asked for than those that were loading
+        # nothing to do, unless other models were asked for than those that were loading
+        yield from engine.load()
 
 
 __all__ = [
@@ -325,7 +333,8 @@ EXPORTS_KEPT = (
 )
 FALLBACK = (
     Problem(
-        "A shop sells pens at $3 each. Mia buys 4 pens and pays with a $20 note. How much change does she get?",
+        "A shop sells pens at $3 each. Mia buys 4 pens and pays with a $20 note. How much change "
+        "does she get?",
         "change-0",
         "8",
         "examples/change",
@@ -334,7 +343,8 @@ FALLBACK = (
 
 
 class Desk:
-    """The engine and the visitors of one app. In a shared app each visitor has a desk with an own bank, by `at`."""
+    """The engine and the visitors of one app. In a shared app each visitor has a desk with an own
+    bank, by `at`."""
 
     def __init__(self, engine: Engine, examples: Path = EXAMPLES) -> None:
         self.engine = engine.changed(**hosting.clipped(engine.settings))
@@ -359,7 +369,8 @@ class Desk:
         self._lock = threading.Lock()
 
     def visit(self, request: Any) -> Visit:
-        """The visitor of a request; gradio gives each browser tab its own `session_hash`. Who has none is not remembered."""
+        """The visitor of a request; gradio gives each browser tab its own `session_hash`. Who has
+        none is not remembered."""
         name = _name(request)
         return self.visits.of(name) if name else Visit()
 
@@ -401,9 +412,11 @@ class Desk:
             return self._folder.name
 
     def export(self, kind: str, make: Callable[[Path], T]) -> T:
-        """What `make` puts into an empty folder, to be downloaded. Of earlier exports of this kind only the last one stays.
+        """What `make` puts into an empty folder, to be downloaded. Of earlier exports of this kind
+        only the last one stays.
 
-        The folder lies in gradio's own: what lies elsewhere gradio copies there, and keeps the copy for a day.
+        The folder lies in gradio's own: what lies elsewhere gradio copies there, and keeps the copy
+        for a day.
         """
         from gradio.utils import get_upload_folder
 
@@ -427,8 +440,8 @@ class Desk:
         return made
 
     def problem(self, text: str) -> Problem:
-        """The typed problem; one of the examples keeps its id and data set. Raises LatentmemError when it is empty or
-        longer than the settings allow."""
+        """The typed problem; one of the examples keeps its id and data set. Raises LatentmemError
+        when it is empty or longer than the settings allow."""
         clean = (text or "").encode("utf-8", "replace").decode().strip()
         most = self.engine.settings.max_problem_chars
         if len(clean) > most:
@@ -439,7 +452,8 @@ class Desk:
         return known.unlabelled() if known is not None else Problem(clean)
 
     def tuned(self, settings: dict[str, Any]) -> Engine:
-        """The engine with some settings of a visitor. Raises LatentmemError for one that does not fit."""
+        """The engine with some settings of a visitor. Raises LatentmemError for one that does not
+        fit."""
         made = self.engine.changed(**settings)  # first, since "256" from a program is 256, too
         hosting.check(
             self.engine.settings, {name: getattr(made.settings, name) for name in settings}
@@ -452,7 +466,8 @@ def _name(request: Any) -> str:
 
 
 def load_examples(path: Path) -> dict[str, Problem]:
-    """Text -> problem. Without the file (an installed package has no examples folder) one built-in problem."""
+    """Text -> problem. Without the file (an installed package has no examples folder) one built-in
+    problem."""
     problems: Iterable[Problem] = FALLBACK
     if path.is_file():
         try:
@@ -465,8 +480,8 @@ def load_examples(path: Path) -> dict[str, Problem]:
 def bind(fn: Callable[..., Any], desk: Desk, own: bool = True) -> Callable[..., Any]:
     """`fn` with its first argument given, the visitor's own desk, as a function gradio can inspect.
 
-    functools.partial will not do: gradio reads no type hints from it and would pass no Request. `own=False` gives the
-    app's desk, for what comes before and after a visitor.
+    functools.partial will not do: gradio reads no type hints from it and would pass no Request.
+    `own=False` gives the app's desk, for what comes before and after a visitor.
     """
     import gradio as gr
 
@@ -513,7 +528,8 @@ def bind(fn: Callable[..., Any], desk: Desk, own: bool = True) -> Callable[..., 
 
 
 def exclusively(desk: Desk, records: Iterator[Any]) -> Iterator[Any]:
-    """A stream that uses the model, once no other does: a run whose page is being reloaded has left gradio's queue."""
+    """A stream that uses the model, once no other does: a run whose page is being reloaded has left
+    gradio's queue."""
     while not desk.model_work.acquire(timeout=0.5):
         yield Status("Waiting for another run to end")
     try:
@@ -523,7 +539,8 @@ def exclusively(desk: Desk, records: Iterator[Any]) -> Iterator[Any]:
 
 
 def ready_engine(desk: Desk, settings: dict[str, Any]) -> Iterator[Any]:
-    """Statuses of the model being loaded, if it is not; then the engine with these settings, as the return value."""
+    """Statuses of the model being loaded, if it is not; then the engine with these settings, as the
+    return value."""
     engine = desk.tuned(settings)
     yield from desk.warming.follow(engine)
     return engine
@@ -554,7 +571,8 @@ def think_records(desk: Desk, text: str, memory: str, settings: dict[str, Any]) 
 def distil_records(
     desk: Desk, text: str, settings: dict[str, Any], keep: bool = False
 ) -> Iterator[Any]:
-    """Everything from the press of Distil to the memory. Raises LatentmemError if a shared app has no room for it."""
+    """Everything from the press of Distil to the memory. Raises LatentmemError if a shared app has
+    no room for it."""
 
     def records() -> Iterator[Any]:
         problem = desk.problem(text)
@@ -588,7 +606,8 @@ def star_of(engine: Engine, problem: Problem) -> Star:
 
 
 def tried(desk: Desk, r: Receipt) -> MemoryInfo | None:
-    """What the bank knows of the memory that was tried for an answer; None without one, or when it is gone."""
+    """What the bank knows of the memory that was tried for an answer; None without one, or when it
+    is gone."""
     return (
         attempt(lambda: desk.engine.bank.info(r.used.memory_id))[0] if r.used is not None else None
     )  # type: ignore[union-attr]

@@ -350,7 +350,8 @@ def test_bombs_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_any_damage_to_an_archive_ends_in_sentences() -> None:
-    """Bytes overwritten at random: refused as a whole, or in part; what came in is what was exported."""
+    """Bytes overwritten at random: refused as a whole, or in part; what came in is what was
+    exported."""
     good, rng = zipped(GOOD), random.Random(0)
     whole = {memory.id: memory for memory in MADE}
     for _ in range(150):

@@ -1,4 +1,5 @@
-"""What happens to a bank when the disk, another process or a stranger does it harm: one sentence, and nothing lost."""
+"""What happens to a bank when the disk, another process or a stranger does it harm: one sentence,
+and nothing lost."""
 
 from __future__ import annotations
 
@@ -226,7 +227,8 @@ def test_verify_names_damaged_and_orphan_events(path: Path) -> None:
 
 
 def survey(path: Path) -> bool:
-    """Uses everything on a damaged bank: only sentences may come out. True: verify found it whole, and it is."""
+    """Uses everything on a damaged bank: only sentences may come out. True: verify found it whole,
+    and it is."""
     try:
         with Bank(path) as bank:
             try:

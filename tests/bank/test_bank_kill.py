@@ -1,8 +1,9 @@
 """What `put` acknowledged survives `kill -9`, whenever it strikes.
 
-LATENTMEM_KILLS sets how often (12 in the quick suite). A child puts memories, events and receipts and tells each id only
-after the call returned; the parent kills it at a random moment, opens the bank again and compares every acknowledged
-memory. A receipt is there with the events of its answer, or neither is.
+LATENTMEM_KILLS sets how often (12 in the quick suite). A child puts memories, events and receipts
+and tells each id only after the call returned; the parent kills it at a random moment, opens the
+bank again and compares every acknowledged memory. A receipt is there with the events of its answer,
+or neither is.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from tests.bank_samples import assert_same, make_memory
 KILLS = int(os.environ.get("LATENTMEM_KILLS", "12"))
 RENEW = 6  # kills that one file lives through, so that the moment of its making is struck too
 
-# One process imports everything, once, and forks a child for every kill; only the child opens the bank.
+# One process imports everything, once, and forks a child for every kill; only the child opens the
+# bank.
 NURSERY = """
 import json, os, sys
 from tests.bank_samples import make_memory, make_receipt
@@ -61,8 +63,8 @@ for line in sys.stdin:
 def killed(
     nursery: subprocess.Popen[bytes], path: Path, start: int, seconds: float, making: bool
 ) -> list[tuple[str, int, str]]:
-    """What a child acknowledged before it was killed, so many seconds after its first memory, or, with `making`, after
-    it began to make the file."""
+    """What a child acknowledged before it was killed, so many seconds after its first memory, or,
+    with `making`, after it began to make the file."""
     assert nursery.stdin is not None and nursery.stdout is not None
     nursery.stdin.write(json.dumps([str(path), start]).encode() + b"\n")
     nursery.stdin.flush()
@@ -124,7 +126,7 @@ def test_acknowledged_memories_survive_kill_9(
             for ident, number in memories.items():
                 assert_same(bank.get(ident), make_memory(number, tokens=20, hidden=128))
     print(
-        f"\n{KILLS} kills (seed {seed}), {torn} of them inside a transaction: {acknowledged} writes were "
-        "acknowledged, 0 were lost, verify was clean each time"
+        f"\n{KILLS} kills (seed {seed}), {torn} of them inside a transaction: {acknowledged} "
+        "writes were acknowledged, 0 were lost, verify was clean each time"
     )
     assert acknowledged > 0

@@ -1,4 +1,5 @@
-"""What a damaged or half-written bank lacks is said, not passed over: in an export, in `verify`, and when it is opened."""
+"""What a damaged or half-written bank lacks is said, not passed over: in an export, in `verify`,
+and when it is opened."""
 
 from __future__ import annotations
 
@@ -89,7 +90,8 @@ def test_a_damaged_page_of_events_costs_its_events_and_no_memory(
 
 
 def test_a_damaged_list_of_events_costs_none(path: Path, tmp_path: Path) -> None:
-    """The index by memory: the events themselves are read one by one, and how many there should be is not known."""
+    """The index by memory: the events themselves are read one by one, and how many there should be
+    is not known."""
     harm(path, "events_memory")
     with Bank(path) as bank:
         report = bank.export_zip(tmp_path / "rescued.zip")

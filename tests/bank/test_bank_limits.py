@@ -194,7 +194,8 @@ def test_an_archive_brings_no_object_that_the_server_might_take_for_a_file() -> 
 
 
 def with_trap(memory, member: str, change) -> io.BytesIO:
-    """An archive of a memory with an event, each line of one member changed, with checksums that fit."""
+    """An archive of a memory with an event, each line of one member changed, with checksums that
+    fit."""
     bank, out = bank_of(memory), io.BytesIO()
     bank.record(Event(memory.id, "note", detail={"text": "x"}))
     bank.export_zip(out)

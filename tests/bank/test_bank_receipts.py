@@ -277,7 +277,8 @@ def test_an_older_bank_that_was_tampered_with_is_refused_unchanged(old: Path) ->
 def test_a_bank_that_another_brings_up_meanwhile_is_not_refused(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other begins right after this one has read the version: the tables must be those of that version."""
+    """The other begins right after this one has read the version: the tables must be those of that
+    version."""
     pragma, others = schema._pragma, [Thread(target=lambda: Bank(old).close())]
 
     def slow(db: sqlite3.Connection, name: str) -> int:

@@ -1,4 +1,5 @@
-"""Search is exact: the same as sorting float64 cosines, whatever the filters, and steady while others write."""
+"""Search is exact: the same as sorting float64 cosines, whatever the filters, and steady while
+others write."""
 
 from __future__ import annotations
 

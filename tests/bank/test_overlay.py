@@ -1,4 +1,5 @@
-"""An own bank over a shared one: reads as if both were one, and nothing is ever written to the shared one."""
+"""An own bank over a shared one: reads as if both were one, and nothing is ever written to the
+shared one."""
 
 from __future__ import annotations
 

@@ -73,7 +73,8 @@ def test_the_folder_is_a_standard_adapter(tmp_path: Path) -> None:
 def test_peft_loads_it_and_computes_the_same(
     tmp_path: Path, family: str, recwarn: pytest.WarningsRecorder
 ) -> None:
-    """From the bank's export through `PeftModel.from_pretrained`, against the prompt put in front by hand."""
+    """From the bank's export through `PeftModel.from_pretrained`, against the prompt put in front
+    by hand."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     from peft import PeftModel

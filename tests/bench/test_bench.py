@@ -1,4 +1,5 @@
-"""The bench: every measurer of our side runs on a tiny model, the sums of the report, peers that are missing."""
+"""The bench: every measurer of our side runs on a tiny model, the sums of the report, peers that
+are missing."""
 
 from __future__ import annotations
 

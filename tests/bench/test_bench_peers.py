@@ -1,4 +1,5 @@
-"""The peers do the work that they would do without us: no more, and with threads that wait in their own way."""
+"""The peers do the work that they would do without us: no more, and with threads that wait in their
+own way."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from tests.tiny import tiny_hf
 
 
 def test_the_peer_with_a_soft_prompt_decodes_one_token_a_step() -> None:
-    """Whatever PEFT makes of transformers' cache: else the peer would do many times the work, for other text."""
+    """Whatever PEFT makes of transformers' cache: else the peer would do many times the work, for
+    other text."""
     import torch
     from peft import PromptTuningConfig, get_peft_model
 

@@ -1,4 +1,5 @@
-"""The file of a report: rows of one kind and one machine, each with the versions it was measured with; its table."""
+"""The file of a report: rows of one kind and one machine, each with the versions it was measured
+with; its table."""
 
 from __future__ import annotations
 
@@ -179,7 +180,8 @@ def test_a_profile_of_another_machine_is_left_alone(
 
 # ------------------------------------------------------------------ versions
 def test_rows_keep_the_versions_that_they_were_measured_with(tmp_path: Path) -> None:
-    """Also those of a report from before rows had their own: of them the file's versions hold, until it gets new ones."""
+    """Also those of a report from before rows had their own: of them the file's versions hold,
+    until it gets new ones."""
     file = tmp_path / "bench.json"
     old = report.row("help", "help", "s", "lower", Target(limit=1), "", [0.2], [])
     file.write_text(

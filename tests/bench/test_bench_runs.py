@@ -1,4 +1,5 @@
-"""Runs of the bench over workers that are scripted: turns, peers that are missing, dtypes, what is done already."""
+"""Runs of the bench over workers that are scripted: turns, peers that are missing, dtypes, what is
+done already."""
 
 from __future__ import annotations
 
@@ -197,7 +198,8 @@ class Sized(Scripted):
         (
             {"float32": [4.0, 4.0], "bfloat16": LatentmemError("It failed.")},
             4.0,
-            "no figure of the peer in bfloat16: It failed; peer in float32, the only one of its dtypes that gave a figure",
+            "no figure of the peer in bfloat16: It failed; peer in float32, the only one of its "
+            "dtypes that gave a figure",
         ),
         (
             dict.fromkeys(

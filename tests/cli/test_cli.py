@@ -1,4 +1,5 @@
-"""The command line over an engine that needs no model: exit codes, what goes to which stream, options."""
+"""The command line over an engine that needs no model: exit codes, what goes to which stream,
+options."""
 
 from __future__ import annotations
 
@@ -345,8 +346,8 @@ def test_serve_builds_and_launches_the_app(cli: Terminal, monkeypatch: pytest.Mo
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
     heavy = ("torch", "numpy", "gradio", "pydantic", "latentmem.engine")
     code = (
-        "import sys, time\nfrom latentmem.cli import app\ntry:\n  app.main()\nfinally:\n  print(time.process_time(), "
-        f"[m for m in {heavy} if m in sys.modules], file=sys.stderr)"
+        "import sys, time\nfrom latentmem.cli import app\ntry:\n  app.main()\nfinally:\n  "
+        f"print(time.process_time(), [m for m in {heavy} if m in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "--help"], cwd=ROOT, text=True, capture_output=True

@@ -1,4 +1,5 @@
-"""The command `evaluate` over a tiny random model: options arrive, folders go on, errors are one sentence."""
+"""The command `evaluate` over a tiny random model: options arrive, folders go on, errors are one
+sentence."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The commands, the endpoints and the quickstart with real weights: `pytest -m real`.
 
-Those of smollm2-135m. Where a problem shows it a boxed answer it often writes one, and often enough does not: so a vote
-has something to teach, and a memory is really learnt, on a few short traces.
+Those of smollm2-135m. Where a problem shows it a boxed answer it often writes one, and often enough
+does not: so a vote has something to teach, and a memory is really learnt, on a few short traces.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def test_the_commands(learnt: tuple[Path, str], tmp_path: Path) -> None:
-    """The whole way of one memory: solve, answer with a receipt, replay, list, export, import, verify."""
+    """The whole way of one memory: solve, answer with a receipt, replay, list, export, import,
+    verify."""
     bank, name = learnt
     solved = latentmem("solve", NEAR, ends=(0, 3), bank=bank, **SMALL)
     assert (
@@ -142,7 +143,8 @@ def test_an_exported_memory_gives_the_same_logits_in_peft(
 
 
 def test_an_evaluation(tmp_path: Path) -> None:
-    """One problem to learn from and one to be asked, with two systems: results, a lesson and a report."""
+    """One problem to learn from and one to be asked, with two systems: results, a lesson and a
+    report."""
     data, out = tmp_path / "two.jsonl", tmp_path / "out"
     data.write_text(
         "".join(

@@ -21,7 +21,8 @@ def test_the_doctor_reports_a_damaged_bank_and_loads_no_torch(tmp_path: Path) ->
     bank.write_bytes(b"no bank at all " * 400)
     code = (
         "import sys\nfrom latentmem.cli import app\ntry:\n  app.main()\nfinally:\n"
-        "  print([m for m in ('torch', 'transformers', 'gradio') if m in sys.modules], file=sys.stderr)"
+        "  print([m for m in ('torch', 'transformers', 'gradio') if m in sys.modules], "
+        "file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "doctor", "--json", "--bank", str(bank)],

@@ -1,7 +1,8 @@
-"""The engine end to end on a tiny random model: streams, cancellation, determinism, what is stored and what is not.
+"""The engine end to end on a tiny random model: streams, cancellation, determinism, what is stored
+and what is not.
 
-A random model boxes nothing, so its traces get answers from their own text by a stand-in extractor: the loop is real,
-the mathematics is not. The same journeys with real weights are in test_real.py.
+A random model boxes nothing, so its traces get answers from their own text by a stand-in extractor:
+the loop is real, the mathematics is not. The same journeys with real weights are in test_real.py.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ def learn(engine, problem=P, **how):
 
 @pytest.fixture(scope="module")
 def learnt(models):
-    """What was learnt, for the tests of what comes afterwards: one for all, which put it into a bank of their own."""
+    """What was learnt, for the tests of what comes afterwards: one for all, which put it into a
+    bank of their own."""
     with pytest.MonkeyPatch.context() as patch:
         return learn(new_engine(models, patch), keep=False)
 

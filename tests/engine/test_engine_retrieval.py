@@ -41,7 +41,8 @@ def test_keys_of_another_embedder_are_not_trusted(taught):
 
 
 def test_keys_of_another_length_cost_no_answer(taught):
-    """An embedder of other dimensions finds nothing it could compare; the problem is answered alone, and told why."""
+    """An embedder of other dimensions finds nothing it could compare; the problem is answered
+    alone, and told why."""
     taught._shared.loader._embedders["short"] = lambda text: embed(text)[:5] / np.linalg.norm(
         embed(text)[:5]
     )

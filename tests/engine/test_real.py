@@ -1,7 +1,7 @@
 """The journeys with real weights: `pytest -m real`.
 
-The default model takes a minute a step on two cores, so the long journey runs with few rollouts and steps, and what
-needs many rollouts but no sense runs on smollm2-135m.
+The default model takes a minute a step on two cores, so the long journey runs with few rollouts and
+steps, and what needs many rollouts but no sense runs on smollm2-135m.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def test_input_keys_know_what_is_near(default):
 
 
 def test_a_row_does_not_depend_on_its_batch(small):
-    """Greedy in float32: the same text alone, padded, and mixed with rows that carry other soft prompts."""
+    """Greedy in float32: the same text alone, padded, and mixed with rows that carry other soft
+    prompts."""
     model, how = small.model, {"seed": 0, "temperature": 0.0, "max_new_tokens": 24}
     soft = model.text_prompt("Let us think about this with great care.", 20)
     mine = Job(EASY, 1, soft)
@@ -147,7 +148,8 @@ def test_an_unchanged_base(small):
 
 @pytest.mark.skipif(not has_eight_bits(), reason="needs a CPU with AVX512-VNNI")
 def test_eight_bit_products_change_little(small):
-    """Next-word distributions over a real prompt in int8 against float32; gradients never go through rounded products."""
+    """Next-word distributions over a real prompt in int8 against float32; gradients never go
+    through rounded products."""
     from latentmem.method.grpo import Lot, advantages, policy_gradient
     from latentmem.method.prompts import solve_messages
     from latentmem.model.language_model import LanguageModel, Prompt, native_number
@@ -164,7 +166,8 @@ def test_eight_bit_products_change_little(small):
     divergence = (p.exp() * (p - q)).sum(-1).mean().item()
     same = (p.argmax(-1) == q.argmax(-1)).float().mean().item()
     print(f"int8 against float32: {divergence:.1e} nats, same likeliest word {same:.1%}")
-    # A small model feels it more than the default one (3.9e-4 nats, 99.4 %), most of all inside the prompt, as here.
+    # A small model feels it more than the default one (3.9e-4 nats, 99.4 %), most of all inside the
+    # prompt, as here.
     assert 0 < divergence < 0.03 and same > 0.85
     grads = []
     traces = [
@@ -195,7 +198,8 @@ def test_cuda_agrees_with_cpu():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the system as Linux does")
 def test_the_weights_file_is_not_held_beside_the_copies_made_of_it() -> None:
-    """Of 0.99 GB at most the matrices that are used as they lie in the file stay, 0.5 GB; libraries take 0.1 to 0.2."""
+    """Of 0.99 GB at most the matrices that are used as they lie in the file stay, 0.5 GB; libraries
+    take 0.1 to 0.2."""
     told = subprocess.run(
         [sys.executable, "-c", LOADED], capture_output=True, text=True, check=True, timeout=300
     )

@@ -1,4 +1,5 @@
-"""The rows of the comparison on a tiny random model: what is shared, what is resumed, what is never seen."""
+"""The rows of the comparison on a tiny random model: what is shared, what is resumed, what is never
+seen."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def taught(shop, name, n=6, start=0):
     return system
 
 
-# All rows -------------------------------------------------------------------------------------------------------
+# All rows
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [n for n in ROWS if n != "offline_grpo"])
@@ -75,7 +77,8 @@ def test_the_truth_reaches_no_row(shop, name):
 
 @pytest.mark.parametrize("name", [n for n, row in ROWS.items() if row.learns])
 def test_a_row_resumes_from_what_it_saved(engine, name, tmp_path):
-    """Saved and loaded into a new process' objects, a row replies and goes on learning as if nothing had happened."""
+    """Saved and loaded into a new process' objects, a row replies and goes on learning as if
+    nothing had happened."""
     how = {"offline_steps": 2, "rates": {"full": 1e-3}}
     one = taught(workshop(engine, **how), name, 3)
     one.save(tmp_path)
@@ -117,7 +120,8 @@ def test_unknown_row(shop):
         shop.make("elmo")
 
 
-# Vote, context, memories ----------------------------------------------------------------------------------------
+# Vote, context, memories
+# ----------------------------------------------------------------------------------------
 
 
 def test_the_past_stands_in_the_turn_before(shop):
@@ -170,7 +174,8 @@ def test_elm_routes_and_keeps_all_scores(shop):
 
 
 def test_elm_counts_what_it_spent(shop):
-    """The first vote, every step's rollouts, and each prompt read once to sample and once more to train."""
+    """The first vote, every step's rollouts, and each prompt read once to sample and once more to
+    train."""
     p = problems(6)
     system = shop.make("elm")
     done = [r for r in system.learn(p) if isinstance(r, Distilled)]
@@ -199,7 +204,8 @@ def test_memories_are_distilled_once(shop, monkeypatch):
 
 
 def test_a_killed_teacher_goes_on(engine, tmp_path):
-    """Stop in the middle of the second group: the memories of the resumed run are those of the whole one."""
+    """Stop in the middle of the second group: the memories of the resumed run are those of the
+    whole one."""
     whole = taught(workshop(engine, group=2), "elm")
     system = workshop(engine, tmp_path, group=2).make("elm")
     stream, steps = system.learn(problems(6)), 0

@@ -1,4 +1,5 @@
-"""The rows that put the past into the context: what they keep, how it is shown, what reading it costs."""
+"""The rows that put the past into the context: what they keep, how it is shown, what reading it
+costs."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ def taught(shop, name):
 
 
 def test_the_lesson_is_what_the_model_wrote(shop):
-    """icl_refined keeps the greedy continuation of its own reflection, pays for it, and shows it before the problem."""
+    """icl_refined keeps the greedy continuation of its own reflection, pays for it, and shows it
+    before the problem."""
     raw, refined = taught(shop, "icl_raw"), taught(shop, "icl_refined")
     written = tokens = read = 0
     for old, new in zip(raw.past.all, refined.past.all, strict=True):
@@ -136,7 +138,8 @@ def test_reasoning_bank_shows_strategies(shop):
 
 
 def test_recalled_past_is_the_same_computation(shop, model):
-    """lag: stored keys and values of the past, then the new tokens, against reading all of it as one chat."""
+    """lag: stored keys and values of the past, then the new tokens, against reading all of it as
+    one chat."""
     lag = taught(shop, "lag")
     new = problems(1, start=20)[0]
     past = lag.past.nearest(new)[1]

@@ -1,4 +1,5 @@
-"""The rows that train on a whole set, and elm's loop with adapters: what changes, what resumes, what is learnt from."""
+"""The rows that train on a whole set, and elm's loop with adapters: what changes, what resumes,
+what is learnt from."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ def test_offline_rows_change_what_they_train_and_nothing_else(engine, name):
 
 @pytest.mark.parametrize("name", OFFLINE)
 def test_a_killed_fit_goes_on(engine, name, tmp_path):
-    """Stopped after two of four steps and begun anew in another process' objects: the same parameters in the end."""
+    """Stopped after two of four steps and begun anew in another process' objects: the same
+    parameters in the end."""
     how = {"offline_steps": 4, "offline_batch": 2, "rates": {"full": 1e-3}}
     p = labelled(3)
     whole = workshop(engine, **how).make(name)

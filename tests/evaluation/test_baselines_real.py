@@ -1,6 +1,8 @@
-"""The rows with real weights, `pytest -m real`: smollm2-135m, whose code paths are a larger model's.
+"""The rows with real weights, `pytest -m real`: smollm2-135m, whose code paths are a larger
+model's.
 
-It is too weak to box an answer, so answers come from the stand-in extractor of the quick tests; the embedder is its too.
+It is too weak to box an answer, so answers come from the stand-in extractor of the quick tests; the
+embedder is its too.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ def test_a_row_learns_and_answers(shop, name):
     "kind, rate", [(PromptLearner, 1e-3), (LoraLearner, 1e-3), (FullLearner, 1e-5)]
 )
 def test_a_step_makes_the_rewarded_trace_likelier(model, kind, rate):
-    """One AdamW step on two real traces, one rewarded and one not: the same loss is lower afterwards."""
+    """One AdamW step on two real traces, one rewarded and one not: the same loss is lower
+    afterwards."""
     problem = problems(1)[0]
     learner = (
         kind(model, "Solve the problem step by step.", 20) if kind is PromptLearner else kind(model)

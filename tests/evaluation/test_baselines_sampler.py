@@ -1,4 +1,5 @@
-"""The sampler of the comparison: what is sampled once, what decides a rollout, and what a kill leaves behind."""
+"""The sampler of the comparison: what is sampled once, what decides a rollout, and what a kill
+leaves behind."""
 
 from __future__ import annotations
 
@@ -143,7 +144,8 @@ def test_a_half_written_line_is_dropped(tmp_path):
 
 
 def test_a_killed_sampling_goes_on_with_the_same_batches(engine, tmp_path):
-    """Cut the file at every place a kill could: the replies of the resumed run are those of the whole one."""
+    """Cut the file at every place a kill could: the replies of the resumed run are those of the
+    whole one."""
     whole = workshop(engine, tmp_path / "whole")
     want = [bare(r) for r in whole.make("zero_shot").reply(problems(5), VOTE6)]
     data = (tmp_path / "whole" / "rollouts.jsonl").read_bytes()
@@ -223,8 +225,9 @@ def test_a_batch_is_as_large_as_a_gpus_memory_allows(
 
 
 def test_a_gpu_has_fewer_rows_together_where_prompts_are_long() -> None:
-    """Eight rows are reckoned with prompts of 512 tokens, twice, and 976 new ones: 16,000 positions. Of 1,012 tokens there is
-    room for five (3,000 each), of 512 for eight; a CPU takes its rows whatever they are."""
+    """Eight rows are reckoned with prompts of 512 tokens, twice, and 976 new ones: 16,000
+    positions. Of 1,012 tokens there is room for five (3,000 each), of 512 for eight; a CPU takes
+    its rows whatever they are."""
     model = SimpleNamespace(body=SimpleNamespace(device=torch.device("cuda")))
     sampler, row = Sampler(model, max_new_tokens=976, rows=8), SimpleNamespace
     queue = [row(length=512)] * 8 + [row(length=1012)] * 7 + [row(length=90_000)] * 2

@@ -1,4 +1,5 @@
-"""Trained weights: adapters and all parameters, held to PEFT's and transformers' own logits and gradients."""
+"""Trained weights: adapters and all parameters, held to PEFT's and transformers' own logits and
+gradients."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def model():
 
 
 def some_lots(model, soft=None):
-    """Two problems, five completions of different lengths, advantages of both signs and one of zero."""
+    """Two problems, five completions of different lengths, advantages of both signs and one of
+    zero."""
     draw = np.random.default_rng(0)
     lots = []
     for p, weights in zip(problems(2), ([1.0, -0.5, 0.0], [-1.0, 2.0]), strict=True):
@@ -62,7 +64,8 @@ def plain_loss(logits_of, model, lots, temperature):
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
 def test_adapter_is_pefts(family):
-    """Logits, loss and gradient of our low-rank adapter against PEFT's LoRA on the transformers model."""
+    """Logits, loss and gradient of our low-rank adapter against PEFT's LoRA on the transformers
+    model."""
     from peft import LoraConfig, get_peft_model
 
     hf = tiny_hf(family, seed=3)
@@ -125,8 +128,10 @@ def test_untrained_adapter_changes_nothing(model):
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_full_gradient_is_transformers_own(tied):
-    """Every parameter's gradient, the output matrix and a tied embedding included, against autograd in transformers."""
-    # With a pad token, transformers leaves its embedding's gradient out; here that token is read like any other.
+    """Every parameter's gradient, the output matrix and a tied embedding included, against autograd
+    in transformers."""
+    # With a pad token, transformers leaves its embedding's gradient out; here that token is read
+    # like any other.
     hf = tiny_hf("qwen2", seed=4, tie_word_embeddings=tied, pad_token_id=None)
     base = LanguageModel.of(copy.deepcopy(hf), tiny_tokenizer(), name="t", fingerprint="t")
     learner = FullLearner(base)
@@ -203,8 +208,9 @@ def test_full_learner_of_a_short_type_keeps_long_masters():
 
 
 def test_small_steps_reach_the_model_that_samples():
-    """Ten steps of 1e-6 the same way are a tenth of the distance between two bfloat16 numbers of about 0.02: the mean of the
-    change must arrive, and from a checkpoint's numbers the same weights."""
+    """Ten steps of 1e-6 the same way are a tenth of the distance between two bfloat16 numbers of
+    about 0.02: the mean of the change must arrive, and from a checkpoint's numbers the same
+    weights."""
     from latentmem.evaluation.baselines.offline import dithered
 
     torch.manual_seed(3)

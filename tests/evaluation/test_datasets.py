@@ -225,7 +225,8 @@ def test_the_order_is_of_the_seed_and_not_of_the_file() -> None:
 
 
 def test_a_generated_item_without_a_reference_answer_has_none() -> None:
-    """Some families of reasoning-gym have only a program that scores: "None" is no answer of theirs."""
+    """Some families of reasoning-gym have only a program that scores: "None" is no answer of
+    theirs."""
     where, item = datasets.generated_item(
         "f", "f-1", 0, {"question": " Colour it. ", "answer": None}
     )
@@ -255,7 +256,8 @@ def test_a_problem_that_is_too_long_is_named_when_the_data_are_loaded(tmp_path: 
     found = load(str(tmp_path / "long.jsonl"), most_chars=40)
     assert [p.id for p in found.problems] == ["a"]
     assert found.notes == (
-        "Left out 1: long.jsonl, line 2: the problem has 41 characters and the limit is 40: shorten it.",
+        "Left out 1: long.jsonl, line 2: the problem has 41 characters and the limit is 40: "
+        "shorten it.",
     )
     with pytest.raises(LatentmemError, match="line 2: the problem has 41 characters"):
         load(str(tmp_path / "long.jsonl"), strict=True, most_chars=40)

@@ -1,4 +1,5 @@
-"""The held-out protocol on systems without a model: what is asked, in which order, and that a kill changes nothing."""
+"""The held-out protocol on systems without a model: what is asked, in which order, and that a kill
+changes nothing."""
 
 from __future__ import annotations
 
@@ -235,7 +236,8 @@ for moment in map(int, sys.argv[2:]):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_killed_again_and_again_it_ends_with_the_same_file(tmp_path: Path) -> None:
-    """SIGKILL before or after every write, rename and removal: each start gets a few operations further."""
+    """SIGKILL before or after every write, rename and removal: each start gets a few operations
+    further."""
     go(tmp_path / "whole", Cast())
     folder, moments = tmp_path / "killed", [*range(1, 11), *range(12, 42, 4), 10**6]
     done = subprocess.run(

@@ -28,7 +28,8 @@ def result(
     memory: bool | None = None,
     **more,
 ) -> Result:
-    """A result; `alone` and `memory` say which sides it has and whether they are right. Equal answers agree."""
+    """A result; `alone` and `memory` say which sides it has and whether they are right. Equal
+    answers agree."""
     sides, same = {}, alone == memory and alone
     if alone is not None:
         sides["zero_shot"] = side("yes" if alone else "no", alone)
@@ -58,7 +59,8 @@ BASE = [
 
 
 def test_a_reply_is_judged_side_by_side() -> None:
-    """Four traces: two say 16, one says 16.0 (the same), one is cut off; the memory's side says 20, wrongly."""
+    """Four traces: two say 16, one says 16.0 (the same), one is cut off; the memory's side says 20,
+    wrongly."""
 
     def trace(row: int, answer: str | None, finished: bool, side: str) -> Trace:
         return Trace(row, "", answer, finished, 5, side)  # type: ignore[arg-type]
@@ -193,7 +195,8 @@ SCORES = {
 
 
 def test_each_verifier_and_the_oracle_route_the_same_traces() -> None:
-    """b: only the memory is right; d: only the model alone. The judge always likes the memory, a tie goes to the model."""
+    """b: only the memory is right; d: only the model alone. The judge always likes the memory, a
+    tie goes to the model."""
     elm = [
         result("a", "elm", True, alone=True, memory=True, chosen="zero_shot"),
         result("b", "elm", False, alone=False, memory=True, chosen="zero_shot", scores=SCORES),
@@ -236,7 +239,8 @@ def test_a_side_without_an_answer_needs_no_verifier() -> None:
 
 
 def test_the_votes_metrics_by_hand() -> None:
-    """One vote 3 of 4 for the right label, one 2 of 4 for a wrong label where one other trace is right."""
+    """One vote 3 of 4 for the right label, one 2 of 4 for a wrong label where one other trace is
+    right."""
     good = SideResult("1", True, 0.75, (True, True, True, False), (True, True, True, False), 40, 4)
     bad = SideResult(
         "2", False, 0.5, (False, False, True, False), (True, True, False, False), 40, 4
@@ -349,8 +353,8 @@ def test_problems_of_one_name_in_two_sets_are_not_mixed() -> None:
 
 
 def test_gates_by_hand() -> None:
-    """Eight traces each: 3 to 1 and right; 3 to 2, wrong; 5 to 3, right; all eight, which no gate lets through; none; and
-    one of an older version, whose lead is not known."""
+    """Eight traces each: 3 to 1 and right; 3 to 2, wrong; 5 to 3, right; all eight, which no gate
+    lets through; none; and one of an older version, whose lead is not known."""
 
     def met(problem: str, right: bool, most: int, margin: int | None) -> Result:
         r = result(problem, "zero_shot", right, form="vote", alone=right)
@@ -379,8 +383,9 @@ def test_gates_by_hand() -> None:
 
 
 def test_thirds_by_hand() -> None:
-    """Nine problems, nearer ones later. The memory is right on the middle three and the last, the model alone on the first
-    and the last two; the router's choice does not matter. Of a system with eight problems nothing is said."""
+    """Nine problems, nearer ones later. The memory is right on the middle three and the last, the
+    model alone on the first and the last two; the router's choice does not matter. Of a system
+    with eight problems nothing is said."""
     base = [result(str(i), "zero_shot", i in (0, 7, 8), alone=i in (0, 7, 8)) for i in range(9)]
     elm = [
         result(

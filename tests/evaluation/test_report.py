@@ -1,4 +1,5 @@
-"""The report of real result files: the figures in it are those of the results, and nothing foreign becomes markup."""
+"""The report of real result files: the figures in it are those of the results, and nothing foreign
+becomes markup."""
 
 from __future__ import annotations
 
@@ -262,7 +263,8 @@ def test_each_other_system_is_held_against_the_memories(folder: Path) -> None:
 
 
 def test_the_sweeps_lines_are_pooled_by_held_out_problem() -> None:
-    """Two memories, four held-out problems; gains by problem: (0+0)/2, (0-1)/2, (1+1)/2, 0 -> mean +12.5 points."""
+    """Two memories, four held-out problems; gains by problem: (0+0)/2, (0-1)/2, (1+1)/2, 0 -> mean
+    +12.5 points."""
     from latentmem.evaluation.sweep import cells, pooled
 
     (line,) = pooled(sweep_rows())

@@ -22,7 +22,8 @@ def test_the_readme_has_the_committed_bench(name: str) -> None:
     shown = readme.split(f"<!-- {name}:begin -->\n")[1].split(f"<!-- {name}:end -->")[0]
     want = report.markdown(data["rows"], data["machine"], data["versions"])
     assert shown == want, (
-        f"put what `latentmem bench --table --out assets/results/{name}.json` prints between the comments"
+        f"put what `latentmem bench --table --out assets/results/{name}.json` prints between the "
+        "comments"
     )
 
 

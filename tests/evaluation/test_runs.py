@@ -1,4 +1,5 @@
-"""Several runs in one report: what one lends another, what they are called, and what each says of itself."""
+"""Several runs in one report: what one lends another, what they are called, and what each says of
+itself."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def test_another_runs_zero_shot_is_lent_to_a_run_without(tmp_path: Path) -> None
 
 
 def test_nothing_is_lent_from_other_problems_of_the_same_name(tmp_path: Path) -> None:
-    """Another part of the set, and the same problems with other answers: no difference, so nobody helped or hurt either."""
+    """Another part of the set, and the same problems with other answers: no difference, so nobody
+    helped or hurt either."""
     test = data(11, first=100)
     asked(tmp_path / "b", ELM, test)
     asked(tmp_path / "a", ALONE, data(11, first=105))
@@ -100,7 +102,8 @@ def test_another_arithmetic_lends_nothing(tmp_path: Path) -> None:
 
 
 def test_each_run_has_a_name_of_its_own_and_is_read_once(tmp_path: Path) -> None:
-    """Two folders of one name with runs of one name; one of them is given twice, and a part of the other, too."""
+    """Two folders of one name with runs of one name; one of them is given twice, and a part of the
+    other, too."""
     for name in ("a", "b"):
         asked(tmp_path / name / "out" / "heldout-toy", ALONE, data(3, first=100))
         (tmp_path / name / "out" / "sweep.jsonl").write_text(

@@ -14,7 +14,8 @@ from latentmem.evaluation.metrics import bootstrap, flips, nearest_share, paired
 
 
 def test_the_interval_of_a_share_is_that_of_the_binomial_distribution() -> None:
-    """Resampling 100 values of which 30 are 1 draws Binomial(100, 0.3): its 2.5 and 97.5 percent points are 21 and 39."""
+    """Resampling 100 values of which 30 are 1 draws Binomial(100, 0.3): its 2.5 and 97.5 percent
+    points are 21 and 39."""
     found = bootstrap([1.0] * 30 + [0.0] * 70)
     assert found is not None
     assert (found.n, found.mean) == (100, pytest.approx(0.3))
@@ -65,7 +66,8 @@ def test_the_paired_difference_is_over_shared_problems_only() -> None:
 
 
 def test_pairing_makes_the_interval_of_a_steady_gain_narrow() -> None:
-    """Nine of ten problems alike and one gained in each ten: unpaired the intervals overlap, paired the gain is above 0."""
+    """Nine of ten problems alike and one gained in each ten: unpaired the intervals overlap, paired
+    the gain is above 0."""
     without = {i: float(i % 10 < 5) for i in range(200)}
     with_it = {i: float(i % 10 < 6) for i in range(200)}
     gain = paired(with_it, without)
@@ -108,8 +110,9 @@ def test_the_interval_holds_its_mean_and_stays_in_range(values: list[float]) -> 
 
 
 def test_nearest_share_by_hand() -> None:
-    """Points at 0, 5, 90 and 20 degrees: the first three have a nearest of their own family (the one at 90 the one at 20),
-    the one at 20 has the one at 5. Of the 12 ordered pairs 4 are of one family."""
+    """Points at 0, 5, 90 and 20 degrees: the first three have a nearest of their own family (the
+    one at 90 the one at 20), the one at 20 has the one at 5. Of the 12 ordered pairs 4 are of
+    one family."""
     angles = np.radians([0, 5, 90, 20])
     keys = np.stack([np.cos(angles), np.sin(angles)], 1)
     share, by_chance = nearest_share(keys, ["a", "a", "b", "b"])

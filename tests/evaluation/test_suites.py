@@ -1,4 +1,5 @@
-"""Whole suites on a tiny random model: real systems, real training, real files; only the sense is missing."""
+"""Whole suites on a tiny random model: real systems, real training, real files; only the sense is
+missing."""
 
 from __future__ import annotations
 
@@ -262,7 +263,8 @@ def test_a_problem_over_the_limit_is_left_out_by_name_and_not_asked(engine, tmp_
 def test_the_paper_suite_runs_small(
     engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own protocols, systems and forms, on a few problems in the place of MATH500, AMC23 and AIME24."""
+    """Its own protocols, systems and forms, on a few problems in the place of MATH500, AMC23 and
+    AIME24."""
     small = {
         name: write(tmp_path / f"{name}.jsonl", 2, name) for name in ("math500", "amc23", "aime24")
     }

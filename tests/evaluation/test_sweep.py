@@ -1,4 +1,5 @@
-"""The sweep and the single-problem curves on a tiny random model: every line once, whatever happens in between."""
+"""The sweep and the single-problem curves on a tiny random model: every line once, whatever happens
+in between."""
 
 from __future__ import annotations
 

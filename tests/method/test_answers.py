@@ -400,7 +400,8 @@ def test_the_tables_are_large_enough():
     )
 
 
-# Pieces from which every branch of the normal form can be reached, and combined in ways nobody would write.
+# Pieces from which every branch of the normal form can be reached, and combined in ways nobody
+# would write.
 PIECES = st.sampled_from(
     [
         *"0123456789.,;:+-*/^_=()[]{}|%$ \\xyzeiC\0−½²√π°€٣",

@@ -1,4 +1,5 @@
-"""What a recipe can change beside rate and steps: entropy bonus, trust region, which step is kept. Tiny random weights."""
+"""What a recipe can change beside rate and steps: entropy bonus, trust region, which step is kept.
+Tiny random weights."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def test_entropy_weights_by_hand():
 
 
 def test_entropy_weights_point_up_the_entropy():
-    """Over all samples, weighted by their probability, the estimate is the entropy's own gradient, whatever the baseline."""
+    """Over all samples, weighted by their probability, the estimate is the entropy's own gradient,
+    whatever the baseline."""
     logits = torch.tensor([0.3, -1.0, 2.0, 0.1], requires_grad=True)
     log_p = logits.log_softmax(0)
     (want,) = torch.autograd.grad(-(log_p.exp() * log_p).sum(), logits, retain_graph=True)
@@ -61,7 +63,8 @@ def test_an_entropy_bonus_reaches_the_prompt_even_from_a_unanimous_group():
 
 
 def test_the_bonus_adds_to_the_plain_gradient():
-    """No bonus: the plain gradient. With one: the gradient of the plain loss whose tokens weigh as `entropy_weights` says."""
+    """No bonus: the plain gradient. With one: the gradient of the plain loss whose tokens weigh as
+    `entropy_weights` says."""
     model = tiny_model()
     start = torch.randn(4, 32, generator=torch.Generator().manual_seed(1)) * 0.3
     group, a = traces(0, [5, 9]), advantages([1, 0])
@@ -107,7 +110,8 @@ def test_no_step_of_a_distillation_leaves_the_trust_region(engine):  # noqa: F81
 
 
 def test_the_last_step_is_kept_however_it_did(engine):  # noqa: F811
-    """A distillation whose best step was not its last keeps another prompt under `keep="last"`, after the same steps."""
+    """A distillation whose best step was not its last keeps another prompt under `keep="last"`,
+    after the same steps."""
     for n in range(2, 12):
         problem = Problem(f"What is {n} + 3?")
         best, last = (

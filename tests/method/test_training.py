@@ -1,4 +1,5 @@
-"""The gradient of the shared-prefix, micro-batched step equals that of the plain computation. Tiny random weights."""
+"""The gradient of the shared-prefix, micro-batched step equals that of the plain computation. Tiny
+random weights."""
 
 from __future__ import annotations
 

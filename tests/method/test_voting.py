@@ -93,7 +93,8 @@ CASES = st.integers(1, 6).flatmap(
 @settings(max_examples=120, deadline=None)
 @given(CASES)
 def test_decided_means_that_no_completion_changes_the_label(case):
-    """Exactly: all ways in which the open rows can end are tried, new answers and silence among them."""
+    """Exactly: all ways in which the open rows can end are tried, new answers and silence among
+    them."""
     answers, order, still_open = case
     every = traces(*answers)
     ended, open_rows = [every[i] for i in order[still_open:]], list(order[:still_open])

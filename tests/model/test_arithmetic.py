@@ -1,4 +1,5 @@
-"""Every way a CPU can multiply runs the whole loop: sampling, distilling, adapters. Tiny random weights."""
+"""Every way a CPU can multiply runs the whole loop: sampling, distilling, adapters. Tiny random
+weights."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def made(dtype: torch.dtype, eight: bool) -> LanguageModel:
 
 @WAYS
 def test_the_whole_loop_runs(dtype: torch.dtype, eight: bool) -> None:
-    """Among them bfloat16 with a tape, which stopped with an error: attention saw two types of numbers."""
+    """Among them bfloat16 with a tape, which stopped with an error: attention saw two types of
+    numbers."""
     model, problem = made(dtype, eight), Problem("What is 6 times 7?")
     traces = [Trace(r, "", "1" if r < 3 else "2", True, 20) for r in range(4)]
     recipe = Recipe(

@@ -1,4 +1,5 @@
-"""A GGUF becomes a folder that loads: same numbers, same tokens, a turn that ends. The GGUF here is tiny."""
+"""A GGUF becomes a folder that loads: same numbers, same tokens, a turn that ends. The GGUF here is
+tiny."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ HIDDEN, INNER, HEADS = 64, 64, 2
 
 
 def write_gguf(path: Path, *, without: str = "") -> dict[str, np.ndarray]:
-    """A random one-layer Llama with a byte-level vocabulary like SmolLM2's and tied embeddings; returns its tensors."""
+    """A random one-layer Llama with a byte-level vocabulary like SmolLM2's and tied embeddings;
+    returns its tensors."""
     import gguf
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -86,7 +88,8 @@ def write_gguf(path: Path, *, without: str = "") -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def convert(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Path], None]:
-    """The conversion in this process, to save the imports; what it changes in the gguf package is put back."""
+    """The conversion in this process, to save the imports; what it changes in the gguf package is
+    put back."""
     import gguf
 
     for name in ("GGUFReader", "get_tensor_name_map"):

@@ -154,7 +154,8 @@ def test_any_hub_id_works_and_is_then_offline(
 
 
 def begun(name: str, *kept: str) -> Path:
-    """A download of that hub model that the hub's client has ended, with only the files `kept`; nothing is published."""
+    """A download of that hub model that the hub's client has ended, with only the files `kept`;
+    nothing is published."""
     folder = resolve.cache_dir() / "partial" / name.replace("/", "--") / COMMIT
     download.fetch(name, COMMIT, folder, list(kept), 0, name, lambda status: None)
     return folder
@@ -163,7 +164,8 @@ def begun(name: str, *kept: str) -> Path:
 def test_a_download_that_the_hub_left_half_is_not_taken_for_the_whole(
     open_hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """snapshot_download succeeds with what lies in the folder when its own listing of the repository fails."""
+    """snapshot_download succeeds with what lies in the folder when its own listing of the
+    repository fails."""
     refused: set[str] = set()
     with small_hub({"someone/model": REPO}, refused=refused) as (address, asked):
         monkeypatch.setenv("HF_ENDPOINT", address)
@@ -200,7 +202,8 @@ def test_a_download_that_the_hub_left_half_is_not_taken_for_the_whole(
 def test_a_file_that_lost_its_end_is_fetched_again(
     open_hub: Path, path: str, damaged: bytes, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a power failure: the hub's client noted the file as done, and the disk has not all of it."""
+    """As after a power failure: the hub's client noted the file as done, and the disk has not all
+    of it."""
     with small_hub({"someone/model": REPO}) as (address, _):
         monkeypatch.setenv("HF_ENDPOINT", address)
         file = (

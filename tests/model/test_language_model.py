@@ -1,4 +1,5 @@
-"""The model against transformers itself, and the promise that a row does not depend on its batch. Tiny random weights."""
+"""The model against transformers itself, and the promise that a row does not depend on its batch.
+Tiny random weights."""
 
 from __future__ import annotations
 
@@ -184,7 +185,8 @@ def test_eight_bits_are_refused_where_the_chip_has_none(monkeypatch):
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
 def test_a_soft_prompt_inside_the_turn(family):
-    """It stands where its own tokens would stand behind the words every chat begins with, and its padding changes nothing."""
+    """It stands where its own tokens would stand behind the words every chat begins with, and its
+    padding changes nothing."""
     model = tiny_model(family)
     inside = model.in_turn()
     assert model.front == 0 and inside.fingerprint != model.fingerprint
@@ -282,7 +284,8 @@ def test_a_prompt_that_fills_the_context_is_refused():
 
 
 def test_a_long_prompt_takes_no_room_from_the_rows_beside_it():
-    """Context 100: a prompt of 10 tokens may write 80 alone, and as many beside one of 60, which may write 40."""
+    """Context 100: a prompt of 10 tokens may write 80 alone, and as many beside one of 60, which
+    may write 40."""
     whole = tiny_model("qwen2")
     model = LanguageModel(
         whole.body, whole.tokenizer, name="t", fingerprint="t", ends=frozenset(), context=100
@@ -306,7 +309,8 @@ def test_a_gpu_that_only_emulates_bfloat16_gets_float32(monkeypatch, native, num
 
 
 def test_a_cache_is_compacted_layer_by_layer():
-    """In its own list of layers, so that what a layer held can go before the next one is copied: two whole caches may not fit."""
+    """In its own list of layers, so that what a layer held can go before the next one is copied:
+    two whole caches may not fit."""
     cache = Cache(
         [(torch.randn(2, 1, 3, 4), torch.randn(2, 1, 3, 4)) for _ in range(3)],
         torch.tensor([0, 0, 1]),
@@ -326,7 +330,8 @@ def test_a_cache_is_compacted_layer_by_layer():
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_what_a_gpu_has_beside_the_weights(monkeypatch, tied):
-    """3 layers of (4 + 2 * 2) * 8 x 32 + 32 x 32 + 96 x 32 + 32 x 48 numbers, 258 x 32 words; 2 * 3 * 2 * 8 a position."""
+    """3 layers of (4 + 2 * 2) * 8 x 32 + 32 x 32 + 96 x 32 + 32 x 48 numbers, 258 x 32 words; 2 * 3
+    * 2 * 8 a position."""
     body = tiny_model(tie_word_embeddings=tied).body
     monkeypatch.setattr(
         "torch.cuda.mem_get_info", lambda _: (123, 10_000_000)

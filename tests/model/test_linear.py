@@ -1,4 +1,5 @@
-"""Products in 8-bit integers: orthogonal turning, the error that the rounding leaves, gradients, rows that stay their own."""
+"""Products in 8-bit integers: orthogonal turning, the error that the rounding leaves, gradients,
+rows that stay their own."""
 
 from __future__ import annotations
 
@@ -49,7 +50,9 @@ def test_blocks_divide_the_width(width: int, block: int) -> None:
 def test_a_product_is_off_by_about_a_percent() -> None:
     w, x = numbers(300, 896) * 0.02, numbers(9, 896, seed=1)
     x[:, 17] *= (
-        300  # an input far larger than the others: without the turning all others would be lost beside it
+        # an input far larger than the others: without the turning all others would be lost beside
+        # it
+        300
     )
     got, want = EightBit(w)(x), x @ w.T
     assert got.shape == (9, 300) and off(got, want) < 0.012

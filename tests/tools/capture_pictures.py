@@ -1,4 +1,5 @@
-"""Pictures of a page as small files: screenshots at two widths, light and dark, and an animation of many frames."""
+"""Pictures of a page as small files: screenshots at two widths, light and dark, and an animation of
+many frames."""
 
 from __future__ import annotations
 
@@ -52,13 +53,15 @@ def still(page: Page) -> Picture:
 
 
 def four(page: Page, name: str, show: str, out: Path) -> list[Path]:
-    """The panel that is open, wide and narrow, light and dark. `show`: the element at the top of the narrow picture."""
+    """The panel that is open, wide and narrow, light and dark. `show`: the element at the top of
+    the narrow picture."""
     files = []
     for size in SIZES:
         resize(page, size)
         page.run(
-            "const e = arguments[0] && document.querySelector(arguments[0]); scrollTo({top: e && innerWidth < 500 ? "
-            "e.getBoundingClientRect().top + scrollY - 12 : 0, behavior: 'instant'})",
+            "const e = arguments[0] && document.querySelector(arguments[0]); scrollTo({top: e && "
+            "innerWidth < 500 ? e.getBoundingClientRect().top + scrollY - 12 : 0, behavior: "
+            "'instant'})",
             show,
         )
         for dark in (False, True):
@@ -84,8 +87,9 @@ def save(picture: Picture, file: Path) -> Path:
 
 
 class Film:
-    """Frames in a folder, in the order of their names, so that a capture can be taken up again. A part that takes long is
-    thinned out while it grows: a minute and an hour both give at most `most` frames."""
+    """Frames in a folder, in the order of their names, so that a capture can be taken up again. A
+    part that takes long is thinned out while it grows: a minute and an hour both give at most
+    `most` frames."""
 
     def __init__(self, folder: Path, most: int = 12) -> None:
         self.folder, self.most = folder, most
@@ -99,7 +103,8 @@ class Film:
         self.part, self.kept, self.every, self.last, self.taken = part, [], 0.5, 0.0, 0
 
     def frame(self, page: Page, hold: int = 0) -> None:
-        """Takes a frame if it is time; `hold`: milliseconds that it stays, and then it is always taken."""
+        """Takes a frame if it is time; `hold`: milliseconds that it stays, and then it is always
+        taken."""
         if not hold and time.monotonic() - self.last < self.every:
             return
         self.last, self.taken = time.monotonic(), self.taken + 1

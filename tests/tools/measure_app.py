@@ -1,8 +1,10 @@
-"""Measures the app in a real Chromium over an engine without a model and prints JSON: `python -m tests.tools.measure_app`.
+"""Measures the app in a real Chromium over an engine without a model and prints JSON: `python -m
+tests.tools.measure_app`.
 
-How long a page takes from the first byte to being usable, and from pressing Solve to the first words; then three
-visitors who press Solve at the same moment: what each sees, when, and which place in the queue. With --url the app that
-is already running there is measured instead, for example one with real weights.
+How long a page takes from the first byte to being usable, and from pressing Solve to the first
+words; then three visitors who press Solve at the same moment: what each sees, when, and which place
+in the queue. With --url the app that is already running there is measured instead, for example one
+with real weights.
 """
 
 from __future__ import annotations
@@ -27,12 +29,14 @@ PROBLEMS = (
 )
 READY = (
     "return document.querySelector('#lm-facts li') && document.querySelector('#lm-solve') && "
-    "!document.querySelector('#lm-solve').disabled && document.querySelector('#lm-status')?.innerText.length > 0"
+    "!document.querySelector('#lm-solve').disabled && "
+    "document.querySelector('#lm-status')?.innerText.length > 0"
 )
 
 
 def usable(page: Page, url: str) -> dict[str, float]:
-    """Seconds from the start of loading: first paint, the button can be pressed, and everything of the start is there."""
+    """Seconds from the start of loading: first paint, the button can be pressed, and everything of
+    the start is there."""
     page.driver.get("about:blank")
     began = time.perf_counter()
     page.driver.get(url)
@@ -56,7 +60,8 @@ def press(page: Page, text: str) -> None:
 
 
 def first_words(page: Page, text: str) -> dict[str, float]:
-    """Seconds from pressing Solve to the first sign of life, the first written words, and the receipt."""
+    """Seconds from pressing Solve to the first sign of life, the first written words, and the
+    receipt."""
     page.write("#lm-problem textarea", text)
     began = time.perf_counter()
     page.run("document.querySelector('#lm-solve').click()")
@@ -100,8 +105,9 @@ def three_at_once(url: str) -> list[dict[str, Any]]:
 
 def _look(page: Page, s: dict[str, Any], now: float) -> None:
     status, words, receipt = page.run(
-        "return [document.querySelector('#lm-status').innerText, [...document.querySelectorAll('#lm-cards .body')]"
-        ".some(b => b.innerText.trim()), Boolean(document.querySelector('#lm-receipt .receipt'))]"
+        "return [document.querySelector('#lm-status').innerText, "
+        "[...document.querySelectorAll('#lm-cards .body')].some(b => b.innerText.trim()), "
+        "Boolean(document.querySelector('#lm-receipt .receipt'))]"
     )
     place = re.search(r"queue: (\d+)/(\d+)", status)
     if place and (not s["places"] or s["places"][-1]["place"] != place[0]):

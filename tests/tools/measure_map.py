@@ -1,8 +1,10 @@
-"""How quick the map is in a real browser, on an engine without a model: `python -m tests.tools.measure_map --points 5000`.
+"""How quick the map is in a real browser, on an engine without a model: `python -m
+tests.tools.measure_map --points 5000`.
 
-Prints one JSON object: seconds to the first picture, frames a second while the map is moved and zoomed, milliseconds from a
-pointer's move or click to the picture that shows it, and the size of what the page is sent. Needs chromium and
-chromium-driver. A bank of 50,000 takes a minute or more to make: keep it with --bank FILE.
+Prints one JSON object: seconds to the first picture, frames a second while the map is moved and
+zoomed, milliseconds from a pointer's move or click to the picture that shows it, and the size of
+what the page is sent. Needs chromium and chromium-driver. A bank of 50,000 takes a minute or more
+to make: keep it with --bank FILE.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from tests.browser_page import Page, free_port, serve
 from tests.fake_engine import FakeEngine
 from tests.fake_memories import many
 
-# From here on: every painted frame, and for each pointer event how long until a frame shows what it did.
+# From here on: every painted frame, and for each pointer event how long until a frame shows what it
+# did.
 RECORD = """
 const v = latentmem.mapView, r = window.lmMeasured = {frames: [], delays: [], began: performance.now()};
 let waiting = [], painted = v.frames;
@@ -42,7 +45,10 @@ const look = () => {
 };
 requestAnimationFrame(look);
 """
-STOP = "const r = window.lmMeasured; window.lmMeasured = null; return {frames: r.frames, delays: r.delays, began: r.began};"
+STOP = (
+    "const r = window.lmMeasured; window.lmMeasured = null; return {frames: r.frames, delays: "
+    "r.delays, began: r.began};"
+)
 BOX = """const s = latentmem.mapView.stage; s.scrollIntoView({block: 'center'}); const b = s.getBoundingClientRect();
 return [b.left, b.top, b.width, b.height];"""
 RENDERER = """const gl = document.createElement('canvas').getContext('webgl'); if (!gl) return 'none';
@@ -54,7 +60,8 @@ def mouse(page: Page, kind: str, x: float, y: float, **more: Any) -> None:
 
 
 def recorded(page: Page, event: str, painted: bool, action: Callable[[], None]) -> dict[str, float]:
-    """Frames a second, the longest pause between two, and the delay of the pointer, while something is done."""
+    """Frames a second, the longest pause between two, and the delay of the pointer, while something
+    is done."""
     page.run(RECORD, event, painted)
     action()
     time.sleep(0.3)
@@ -133,7 +140,8 @@ def hovered(page: Page, seconds: float) -> dict[str, float]:
 
 
 def clicked(page: Page, times: int = 5) -> dict[str, float]:
-    """From the click on a point to the frame that rings and dims, and to the edges with similarities."""
+    """From the click on a point to the frame that rings and dims, and to the edges with
+    similarities."""
     shown, joined = [], []
     for i in range(times):
         page.run("latentmem.mapView.clear()")
@@ -171,7 +179,8 @@ def clicked(page: Page, times: int = 5) -> dict[str, float]:
 
 
 def measure(points: int, bank: str, seconds: float) -> dict[str, Any]:
-    """All figures for a bank of so many memories in this file, which is filled first if it has fewer."""
+    """All figures for a bank of so many memories in this file, which is filled first if it has
+    fewer."""
     many(FakeEngine(), bank, points).close()
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
@@ -196,7 +205,10 @@ def measure(points: int, bank: str, seconds: float) -> dict[str, Any]:
 
 
 def _measured(page: Page, url: str, points: int, seconds: float) -> dict[str, Any]:
-    drawn = "return Number(document.querySelector('#lm-map .lm-figure')?.dataset.points) === arguments[0]"
+    drawn = (
+        "return Number(document.querySelector('#lm-map .lm-figure')?.dataset.points) === "
+        "arguments[0]"
+    )
     took = []
     for _ in range(2):
         page.driver.get("about:blank")

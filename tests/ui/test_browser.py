@@ -9,7 +9,10 @@ from latentmem.ui.views.html import vote_bar
 from tests.browser_page import Page, click_point, marks, solve
 from tests.ui_samples import trace
 
-NASTY = "<img src=x onerror='window.hurt=1'> ${window.hurt=1} {{window.hurt}} </div><script>window.hurt=1</script> \\frac{1}{2}"
+NASTY = (
+    "<img src=x onerror='window.hurt=1'> ${window.hurt=1} {{window.hurt}} "
+    "</div><script>window.hurt=1</script> \\frac{1}{2}"
+)
 
 pytestmark = marks
 
@@ -96,7 +99,8 @@ def test_the_journey(page: Page, url: str) -> None:
     assert "Zoe sorts 12 shells" in page.text("#lm-receipt .used")
     page.click("#lm-receipt a[data-memory]")  # why this memory?
     page.until(
-        "return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]",
+        "return document.querySelector('#lm-memory [data-address]')?.dataset.address === "
+        "arguments[0]",
         name,
     )
     page.until("return Number(document.querySelector('#lm-map .lm-figure').dataset.points) === 13")
@@ -122,7 +126,8 @@ def test_a_click_on_a_point_opens_its_memory_also_after_an_update(page: Page, ur
     for _ in range(2):
         name = click_point(page)
         page.until(
-            "return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]",
+            "return document.querySelector('#lm-memory [data-address]')?.dataset.address === "
+            "arguments[0]",
             name,
         )
         assert name in page.driver.current_url
@@ -145,8 +150,8 @@ def test_a_map_that_changed_while_it_was_not_shown_is_drawn_when_it_is(
     page.click("#lm-receipt a[data-memory]")
     page.until("return Boolean(window.latentmem.mapView.mark.star)")
     page.until(
-        "const texts = (layout) => (layout.annotations ?? []).map(a => [a.x, a.y, a.text].join()).join(' ');"
-        "const meant = texts(latentmem.mapView.mark.layout);"
+        "const texts = (layout) => (layout.annotations ?? []).map(a => [a.x, a.y, "
+        "a.text].join()).join(' ');const meant = texts(latentmem.mapView.mark.layout);"
         "return meant && meant === texts(document.querySelector('#lm-map .lm-figure').layout)",
         seconds=20,
     )
@@ -173,7 +178,8 @@ def test_foreign_text_stays_text(page: Page, url: str) -> None:
     assert page.run("return window.hurt ?? null") is None
     assert (
         page.run(
-            "return document.querySelectorAll('.lm-live img, .lm-live script, .lm-figure img').length"
+            "return document.querySelectorAll('.lm-live img, .lm-live script, .lm-figure "
+            "img').length"
         )
         == 0
     )
@@ -189,7 +195,8 @@ def test_the_address_of_a_memory_and_the_keyboard(page: Page, url: str) -> None:
     )
     page.open(f"{url}?memory={name}")
     page.until(
-        "return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]",
+        "return document.querySelector('#lm-memory [data-address]')?.dataset.address === "
+        "arguments[0]",
         name,
     )
     from selenium.webdriver.common.keys import Keys
@@ -199,7 +206,8 @@ def test_the_address_of_a_memory_and_the_keyboard(page: Page, url: str) -> None:
         Keys.ENTER
     )  # a name in the table opens with Enter
     page.until(
-        "return document.querySelector('#lm-memory [data-address]').dataset.address !== arguments[0]",
+        "return document.querySelector('#lm-memory [data-address]').dataset.address !== "
+        "arguments[0]",
         name,
     )
     assert page.errors() == []
@@ -211,8 +219,9 @@ def test_a_receipt_opens_from_the_page_of_its_memory(page: Page, url: str) -> No
 
     def shown(receipt: str) -> str:
         return page.until(
-            "return document.querySelector('#lm-memory [data-address]')?.dataset.receiptOpen === arguments[0]"
-            " && document.activeElement.matches(arguments[0] ? '[data-focus]' : '[data-receipt]')",
+            "return document.querySelector('#lm-memory [data-address]')?.dataset.receiptOpen === "
+            "arguments[0] && document.activeElement.matches(arguments[0] ? '[data-focus]' : "
+            "'[data-receipt]')",
             receipt,
         )
 
@@ -267,7 +276,8 @@ def test_a_receipt_opens_from_the_page_of_its_memory(page: Page, url: str) -> No
     assert f"memory={memory}" in page.driver.current_url
     page.open(f"{url}?receipt=r404")
     page.until(
-        "return document.querySelector('#lm-memory-notice').innerText.includes('There is no receipt')"
+        "return document.querySelector('#lm-memory-notice').innerText.includes('There is no "
+        "receipt')"
     )
     assert page.errors() == []
 

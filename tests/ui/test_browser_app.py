@@ -1,4 +1,5 @@
-"""The app as a whole in a real Chromium: reloading, walking back, several tabs, links, loading, and a shared app."""
+"""The app as a whole in a real Chromium: reloading, walking back, several tabs, links, loading, and
+a shared app."""
 
 from __future__ import annotations
 
@@ -15,12 +16,14 @@ ZOE = "Zoe sorts 12 shells into 4 boxes. How many shells lie in one box?"
 
 def panel(page: Page) -> str:
     return page.run(
-        "return document.querySelector('#lm-tabs button[role=tab][aria-selected=true]').dataset.tabId"
+        "return document.querySelector('#lm-tabs "
+        "button[role=tab][aria-selected=true]').dataset.tabId"
     )
 
 
 def later(page: Page) -> None:
-    """A minute later by the page's clock: for a moment after a page load a change of the address is no step of the visitor's."""
+    """A minute later by the page's clock: for a moment after a page load a change of the address is
+    no step of the visitor's."""
     page.run("const now = Date.now; Date.now = () => now() + 60_000")
 
 
@@ -59,7 +62,8 @@ def test_walking_back_and_forth(page: Page, url: str) -> None:
     page.until("return location.search === '?panel=memories'")
     page.until("return document.querySelectorAll('table.bank tbody a').length >= 2")
     first, second = page.run(
-        "return [...document.querySelectorAll('table.bank tbody a')].slice(0, 2).map(a => a.dataset.memory)"
+        "return [...document.querySelectorAll('table.bank tbody a')].slice(0, 2).map(a => "
+        "a.dataset.memory)"
     )
     for name in (first, second):
         page.click(f"table.bank tbody a[data-memory='{name}']")
@@ -68,7 +72,10 @@ def test_walking_back_and_forth(page: Page, url: str) -> None:
         )
     page.tab("Distil")
     page.until("return location.search === '?panel=distil'")
-    opened = "return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]"
+    opened = (
+        "return document.querySelector('#lm-memory [data-address]')?.dataset.address === "
+        "arguments[0]"
+    )
     page.driver.back()
     page.until(opened, second)
     assert panel(page) == "memories"
@@ -147,11 +154,15 @@ def test_a_run_goes_on_while_the_page_is_reloaded(page: Page, url: str, panel: s
     page.open(url)
     page.write("#lm-problem textarea", "Answer this a bit slowly?")
     page.click("#lm-solve")
-    going = "return document.querySelectorAll('#lm-cards .card').length && !document.querySelector('#lm-stop').disabled"
+    going = (
+        "return document.querySelectorAll('#lm-cards .card').length && "
+        "!document.querySelector('#lm-stop').disabled"
+    )
     page.until(going)  # not the cards of the run before, which this tab still shows at first
     page.tab(panel)
     page.until(
-        "return arguments[0] === 'Solve' || location.search.includes('panel=memories') && latentmem.mapData.extras",
+        "return arguments[0] === 'Solve' || location.search.includes('panel=memories') && "
+        "latentmem.mapData.extras",
         panel,
     )
     assert page.reload() == []
@@ -321,7 +332,8 @@ def test_a_full_queue_says_so_and_does_not_strand_the_page(page: Page, tmp_path:
             "return document.querySelector('#lm-status').innerText.includes('its queue is full')"
         )
         pages[2].until(
-            "return !document.querySelector('#lm-solve').disabled && document.querySelector('#lm-stop').disabled"
+            "return !document.querySelector('#lm-solve').disabled && "
+            "document.querySelector('#lm-stop').disabled"
         )
         pages[0].click("#lm-stop")
         pages[1].until("return document.querySelector('#lm-receipt .receipt')")
@@ -342,7 +354,8 @@ def test_a_comparison_can_be_stopped_and_the_keyboard_keeps_its_place(
         page.write("#lm-problem textarea", ZOE)
         page.click("#lm-solve")
         page.until(
-            "const b = document.querySelector('#lm-cards .body'); b?.focus(); return document.activeElement === b && b"
+            "const b = document.querySelector('#lm-cards .body'); b?.focus(); return "
+            "document.activeElement === b && b"
         )
         before = page.text("#lm-cards")
         page.until(
@@ -353,7 +366,8 @@ def test_a_comparison_can_be_stopped_and_the_keyboard_keeps_its_place(
             "its card was drawn again meanwhile"
         )
         page.until(
-            "return document.querySelector('#lm-receipt .receipt') && document.querySelector('#lm-stop').disabled"
+            "return document.querySelector('#lm-receipt .receipt') && "
+            "document.querySelector('#lm-stop').disabled"
         )
         page.click("#lm-compare")
         page.click("#lm-stop")

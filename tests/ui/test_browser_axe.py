@@ -1,6 +1,7 @@
 """axe-core on every panel, light and dark, wide and narrow: no serious or critical violation.
 
-The axe-core of the package axe-core-python, or the file that AXE_JS names (for example of `npm pack axe-core`).
+The axe-core of the package axe-core-python, or the file that AXE_JS names (for example of `npm pack
+axe-core`).
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def violations(page: Page) -> list[str]:
     page.driver.set_script_timeout(120)
     found = page.driver.execute_async_script(
         "const done = arguments[arguments.length - 1];"
-        "axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations), e => done([{id: String(e), impact:"
-        " 'critical', nodes: []}]))"
+        "axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations), e => "
+        "done([{id: String(e), impact: 'critical', nodes: []}]))"
     )
     return [
         json.dumps(
@@ -66,7 +67,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module", params=[WIDE, NARROW], ids=["wide", "narrow"])
 def page(request: pytest.FixtureRequest, url: str) -> Iterator[Page]:
-    """A visitor who has solved, distilled, compared and opened a memory, so that every panel is full."""
+    """A visitor who has solved, distilled, compared and opened a memory, so that every panel is
+    full."""
     tab = Page(*request.param)
     tab.driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
@@ -111,12 +113,13 @@ def shown(page: Page, panel: str, dark: bool) -> None:
         panel,
     )
     page.until(
-        "return document.querySelector('#lm-tabs button[aria-selected=true]').dataset.tabId === arguments[0]",
+        "return document.querySelector('#lm-tabs button[aria-selected=true]').dataset.tabId === "
+        "arguments[0]",
         panel,
     )
     page.run(
-        "[...document.querySelectorAll('.settings > button')].filter(b => b.getClientRects().length && "
-        "!b.classList.contains('open')).forEach(b => b.click())"
+        "[...document.querySelectorAll('.settings > button')].filter(b => "
+        "b.getClientRects().length && !b.classList.contains('open')).forEach(b => b.click())"
     )
     time.sleep(0.6)  # colours fade in
     page.run("document.querySelectorAll('details').forEach(d => { d.open = true; })")
@@ -153,15 +156,17 @@ def test_the_empty_part_of_a_slider_is_dark_in_the_dark(page: Page) -> None:
 def test_nothing_is_wider_than_the_screen(page: Page) -> None:
     for panel in PANELS:
         page.run(
-            "document.querySelector(`#lm-tabs button[role=tab][data-tab-id=${arguments[0]}]`).click()",
+            "document.querySelector(`#lm-tabs "
+            "button[role=tab][data-tab-id=${arguments[0]}]`).click()",
             panel,
         )
         time.sleep(0.4)
         wide = page.run(
-            "return [...document.querySelectorAll('.gradio-container *')].filter(e => e.getClientRects().length && "
-            "!e.closest('.scroll, .katex, svg, .js-plotly-plot, [aria-hidden=true], .body, pre, .lm-tools, table, "
-            "#lm-tabs .tab-container') && e.getBoundingClientRect().right > innerWidth + 2 && "
-            "getComputedStyle(e).position !== 'absolute').slice(0, 5).map(e => e.outerHTML.slice(0, 120))"
+            "return [...document.querySelectorAll('.gradio-container *')].filter(e => "
+            "e.getClientRects().length && !e.closest('.scroll, .katex, svg, .js-plotly-plot, "
+            "[aria-hidden=true], .body, pre, .lm-tools, table, #lm-tabs .tab-container') && "
+            "e.getBoundingClientRect().right > innerWidth + 2 && getComputedStyle(e).position !== "
+            "'absolute').slice(0, 5).map(e => e.outerHTML.slice(0, 120))"
         )
         assert wide == [], panel
 
@@ -175,9 +180,9 @@ def test_one_long_number_pushes_nothing_off_the_screen(page: Page) -> None:
     out = page.run(
         "const long = Object.assign(document.createElement('p'), { textContent: '3'.repeat(200) });"
         "document.querySelector('#lm-receipt .receipt .used').append(long);"
-        "const wide = [...document.querySelectorAll('#lm-receipt *')].filter((e) => e.getClientRects().length && "
-        "e.getBoundingClientRect().right > innerWidth + 2).map((e) => e.outerHTML.slice(0, 80));"
-        "long.remove(); return wide"
+        "const wide = [...document.querySelectorAll('#lm-receipt *')].filter((e) => "
+        "e.getClientRects().length && e.getBoundingClientRect().right > innerWidth + 2).map((e) "
+        "=> e.outerHTML.slice(0, 80));long.remove(); return wide"
     )
     assert out == []
 

@@ -1,4 +1,5 @@
-"""The page of an open memory in a real Chromium: what a click in it does, and where the keyboard's place goes."""
+"""The page of an open memory in a real Chromium: what a click in it does, and where the keyboard's
+place goes."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ pytestmark = marks
 
 
 def test_a_click_within_an_open_memory_leaves_it_open(page: Page, url: str) -> None:
-    """Nothing of its head is a link but links; the × of a tag takes the tag away. Its dot gets another colour at once."""
+    """Nothing of its head is a link but links; the × of a tag takes the tag away. Its dot gets
+    another colour at once."""
     page.open(f"{url}?panel=memories")
     page.until("return Number(document.querySelector('#lm-map .lm-figure')?.dataset.points) >= 12")
     page.click("table.bank tbody tr:first-child a")
@@ -46,8 +48,8 @@ def test_the_keyboards_place_is_not_lost_with_the_button_that_had_it(page: Page,
 
     def press(css: str, then: str) -> None:
         page.until(
-            "const e = document.querySelector(arguments[0]); if (!e?.getClientRects().length) return false;"
-            "e.focus(); return document.activeElement === e",
+            "const e = document.querySelector(arguments[0]); if (!e?.getClientRects().length) "
+            "return false;e.focus(); return document.activeElement === e",
             css,
         )
         page.driver.switch_to.active_element.send_keys(Keys.ENTER)
@@ -86,7 +88,10 @@ def test_walking_on_before_the_server_has_answered_loses_no_step(page: Page, url
     page.until("return document.querySelectorAll('table.bank tbody a').length >= 4")
     named = "return [...document.querySelectorAll('table.bank tbody a')].map(a => a.dataset.memory)"
     first, second, third, other = list(dict.fromkeys(page.run(named)))[:4]
-    opened = "return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]"
+    opened = (
+        "return document.querySelector('#lm-memory [data-address]')?.dataset.address === "
+        "arguments[0]"
+    )
     for name in (first, second, third):
         page.click(f"table.bank tbody a[data-memory='{name}']")
         page.until(opened, name)

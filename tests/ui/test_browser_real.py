@@ -1,5 +1,5 @@
-"""The whole journey in a real Chromium with real weights: solve, distil, keep, click the point, ask a neighbour, read the
-receipt, delete, reload. Minutes on two cores."""
+"""The whole journey in a real Chromium with real weights: solve, distil, keep, click the point, ask
+a neighbour, read the receipt, delete, reload. Minutes on two cores."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from latentmem.records import Problem, read_problems
 from tests.browser_page import ROOT, Page, click_point, free_port, marks, serve
 
 pytestmark = [*marks, pytest.mark.real, pytest.mark.timeout(3000)]
-# Small enough for two cores; the gate stands wide open and every gradient step is a memory, since what is tested is the
-# way and not what is learnt.
+# Small enough for two cores; the gate stands wide open and every gradient step is a memory, since
+# what is tested is the way and not what is learnt.
 SETTINGS = {
     "ROLLOUTS": "4",
     "MAX_NEW_TOKENS": "224",
@@ -75,7 +75,8 @@ def learn(page: Page) -> bool:
     page.run("document.querySelector('#lm-outcome .outcome')?.setAttribute('data-old', '')")
     page.click("#lm-distil-this")  # where there is nothing to learn it ends at once
     page.until(
-        "return document.querySelector('#lm-outcome .outcome:not([data-old]), #lm-distil-status .warn')",
+        "return document.querySelector('#lm-outcome .outcome:not([data-old]), #lm-distil-status "
+        ".warn')",
         seconds=PATIENCE,
     )
     page.until("return document.querySelector('#lm-distil-stop').disabled", seconds=PATIENCE)
@@ -113,7 +114,8 @@ def test_the_whole_journey(page: Page) -> None:
     time.sleep(1)
     assert click_point(page) == name
     page.until(
-        "return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]",
+        "return document.querySelector('#lm-memory [data-address]')?.dataset.address === "
+        "arguments[0]",
         name,
     )
     assert name in page.driver.current_url

@@ -1,4 +1,5 @@
-"""The Stream panel in a real Chromium: it grows, is stopped, goes on, is downloaded, and foreign text stays text."""
+"""The Stream panel in a real Chromium: it grows, is stopped, goes on, is downloaded, and foreign
+text stays text."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ def test_a_stream_is_watched_stopped_taken_up_again_and_downloaded(
     page.until("return document.querySelector('#lm-stream-start').innerText.includes('Go on')")
     page.click("#lm-stream-start")
     page.until(
-        "return document.querySelector('#lm-stream-status').innerText.includes('Done: 8 problems met')"
+        "return document.querySelector('#lm-stream-status').innerText.includes('Done: 8 problems "
+        "met')"
     )
     page.until("return document.querySelectorAll('#lm-stream-problems .arrival').length === 8")
     assert "8" in page.text("#lm-stream-table tbody td:nth-of-type(2)")
@@ -72,7 +74,8 @@ AT_ONCE = """const eager = setInterval(() => {
 
 
 def test_going_on_the_moment_a_stream_has_stopped_is_not_lost(page: Page, url: str) -> None:
-    """gradio believes the stopped event to be running until its cancel is answered, and such an event ignores a press."""
+    """gradio believes the stopped event to be running until its cancel is answered, and such an
+    event ignores a press."""
     page.open(url)
     page.tab("Stream")
     page.write("#lm-stream-seed input", "5")
@@ -84,7 +87,8 @@ def test_going_on_the_moment_a_stream_has_stopped_is_not_lost(page: Page, url: s
         page.run(AT_ONCE)
         page.click("#lm-stream-stop")
     page.until(
-        "return document.querySelector('#lm-stream-status').innerText.includes('Done: 8 problems met')"
+        "return document.querySelector('#lm-stream-status').innerText.includes('Done: 8 problems "
+        "met')"
     )
     assert page.errors() == []
 
@@ -107,7 +111,8 @@ def test_a_stream_goes_on_while_the_page_is_reloaded(page: Page, url: str) -> No
     page.until(ARRIVALS + " >= 2")
     assert page.reload() == []
     page.until(
-        "return document.querySelector('#lm-stream-stop') && !document.querySelector('#lm-stream-stop').disabled"
+        "return document.querySelector('#lm-stream-stop') && "
+        "!document.querySelector('#lm-stream-stop').disabled"
     )
     page.until(LINES + " === 2")
     page.until(ARRIVALS + " >= 2")  # what was there comes back
@@ -128,7 +133,8 @@ def test_a_stream_goes_on_while_the_page_is_reloaded(page: Page, url: str) -> No
     page.until("return document.querySelector('#lm-stream-download').getClientRects().length")
     page.click("#lm-stream-start")
     page.until(
-        "return document.querySelector('#lm-stream-status').innerText.includes('Done: 8 problems met')"
+        "return document.querySelector('#lm-stream-status').innerText.includes('Done: 8 problems "
+        "met')"
     )
     assert page.errors() == []
 
@@ -142,7 +148,8 @@ def test_an_uploaded_set_cannot_bring_markup(page: Page, url: str, tmp_path: Pat
     page.open(url)
     page.tab("Stream")
     page.run(
-        "const i = document.querySelector('#lm-stream-file input[type=file]'); i.style.display = 'block'; i.hidden = false;"
+        "const i = document.querySelector('#lm-stream-file input[type=file]'); i.style.display = "
+        "'block'; i.hidden = false;"
     )
     page.driver.find_element("css selector", "#lm-stream-file input[type=file]").send_keys(
         str(file)
@@ -150,7 +157,8 @@ def test_an_uploaded_set_cannot_bring_markup(page: Page, url: str, tmp_path: Pat
     page.until("return document.querySelector('#lm-stream-file').innerText.includes('mine')")
     page.click("#lm-stream-start")
     page.until(
-        "return document.querySelector('#lm-stream-status').innerText.includes('Done: 1 problem met')"
+        "return document.querySelector('#lm-stream-status').innerText.includes('Done: 1 problem "
+        "met')"
     )
     assert "line 2 is not JSON" in page.text("#lm-stream-status")
     assert "<img src=x" in page.text("#lm-stream-problems") and page.run(
@@ -161,5 +169,6 @@ def test_an_uploaded_set_cannot_bring_markup(page: Page, url: str, tmp_path: Pat
         "return document.querySelector('#lm-stream-file')?.innerText.includes('mine')"
     )  # the upload, too
     page.until(
-        "return document.querySelector('#lm-stream-status').innerText.includes('line 2 is not JSON')"
+        "return document.querySelector('#lm-stream-status').innerText.includes('line 2 is not "
+        "JSON')"
     )

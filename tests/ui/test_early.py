@@ -1,4 +1,5 @@
-"""The map that a page gets before it can ask: what its lines hold, whose memories they show, and which pages are told of it."""
+"""The map that a page gets before it can ask: what its lines hold, whose memories they show, and
+which pages are told of it."""
 
 from __future__ import annotations
 

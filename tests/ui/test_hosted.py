@@ -1,4 +1,5 @@
-"""A shared app: nobody sees another's memories, the shared bank is only read, and limits hold on the server."""
+"""A shared app: nobody sees another's memories, the shared bank is only read, and limits hold on
+the server."""
 
 from __future__ import annotations
 
@@ -170,7 +171,8 @@ def test_an_own_bank_outlives_a_reload_and_no_more(
 
 
 def test_a_page_that_only_lost_its_connection_is_known_again(desk: Desk) -> None:
-    """A phone that slept: gradio says that the page is gone, and its next press comes under the same name."""
+    """A phone that slept: gradio says that the page is gone, and its next press comes under the
+    same name."""
     desk.visits.patience = 60
     arrival.welcome(desk, TOKEN, visitor("a"))
     name = kept(desk, "a")

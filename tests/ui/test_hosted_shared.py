@@ -1,4 +1,5 @@
-"""What the visitors of a shared app share, the pictures of its bank, and what they must not: a session, receipts."""
+"""What the visitors of a shared app share, the pictures of its bank, and what they must not: a
+session, receipts."""
 
 from __future__ import annotations
 

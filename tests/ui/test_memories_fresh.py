@@ -1,5 +1,5 @@
-"""The Memories panel tells of what happened elsewhere: answers, verdicts, memories that came or went; and receipts are forgotten
-there."""
+"""The Memories panel tells of what happened elsewhere: answers, verdicts, memories that came or
+went; and receipts are forgotten there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
 
 
 def shown(desk: Desk, was: Picture, look: tuple[str, ...] = LOOK, **now: str) -> Picture:
-    """The visitor chooses the tab; `was`: what the panel was sent before, `now`: what was opened since."""
+    """The visitor chooses the tab; `was`: what the panel was sent before, `now`: what was opened
+    since."""
     state = {"chosen": was.chosen, "slip": was.slip, "seen": was.seen} | now
     return handlers.looked_at(desk, *look, *state.values(), visitor())
 
@@ -107,7 +108,8 @@ def test_colours_that_answers_change_come_with_it(shops: Desk) -> None:
 
 
 def test_a_page_that_is_still_being_loaded_is_left_alone(shops: Desk) -> None:
-    """gradio says that a tab is chosen at the very start, too, when the address has yet to open a memory."""
+    """gradio says that a tab is chosen at the very start, too, when the address has yet to open a
+    memory."""
     assert not sent(handlers.looked_at(shops, *LOOK, "", "", "", visitor()))
 
 

@@ -1,4 +1,5 @@
-"""What the page of a memory says of its past: verdicts of every kind, however old, and events in their true number."""
+"""What the page of a memory says of its past: verdicts of every kind, however old, and events in
+their true number."""
 
 from __future__ import annotations
 
@@ -74,7 +75,8 @@ def test_other_verdicts_are_told_below_those_that_decided() -> None:
 
 
 def test_the_page_does_not_deny_a_verdict() -> None:
-    """Both sides agree, and the visitor says that the answer is right: `judged` takes down no more than that."""
+    """Both sides agree, and the visitor says that the answer is right: `judged` takes down no more
+    than that."""
     desk = shop_desk()
     for n in range(4, 30):
         asked(desk, f"Ann buys {n} pens at $2 each. How much change?")

@@ -1,4 +1,5 @@
-"""Many memories at once: selected on the map, shown, tagged, exported. Without a browser and without a model."""
+"""Many memories at once: selected on the map, shown, tagged, exported. Without a browser and
+without a model."""
 
 from __future__ import annotations
 

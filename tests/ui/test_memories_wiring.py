@@ -1,4 +1,5 @@
-"""What the listeners of the Memories panel send: the parts they name, and the points with a page that opens on the map."""
+"""What the listeners of the Memories panel send: the parts they name, and the points with a page
+that opens on the map."""
 
 from __future__ import annotations
 
@@ -157,7 +158,8 @@ def test_the_address_opens_a_receipt(shops: Desk) -> None:
 def test_the_first_picture_of_the_panel_does_not_close_what_was_opened_meanwhile(
     shops: Desk,
 ) -> None:
-    """The points of a page that opens on the map are there before; the answer for the whole panel may come later."""
+    """The points of a page that opens on the map are there before; the answer for the whole panel
+    may come later."""
     who = visitor("b", panel="memories")
     app.welcome(shops, "", who)
     memories.clicked(shops, *LOOK, gr.EventData(None, {"id": shops.engine.bank.infos()[2].id}), who)
@@ -206,8 +208,8 @@ def test_the_points_come_with_a_page_that_opens_on_the_map(shops: Desk) -> None:
 
 
 def test_no_quick_hand_is_lost() -> None:
-    """Gradio drops an event whose listener is still at work. What carries its own data comes each time; of what only reads the
-    panel the last is made up for."""
+    """Gradio drops an event whose listener is still at work. What carries its own data comes each
+    time; of what only reads the panel the last is made up for."""
     modes: dict[str, set[str]] = {}
     for fn in build(FakeEngine()).fns.values():
         if fn.fn is not None and fn.api_visibility != "public":

@@ -1,4 +1,5 @@
-"""Keys on a plane: exact where it can be, quick where it must be, kept once computed, and honest about trust."""
+"""Keys on a plane: exact where it can be, quick where it must be, kept once computed, and honest
+about trust."""
 
 from __future__ import annotations
 

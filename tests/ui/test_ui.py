@@ -302,7 +302,8 @@ def test_the_solved_problem_is_distilled_and_not_what_stands_in_the_box(desk: De
 
 @pytest.mark.parametrize("full", [True, False])
 def test_only_a_full_queue_refuses_a_press(desk: Desk, full: bool) -> None:
-    """An event that was stopped has failed, too, in gradio's eyes: it must not end the press that waits behind it."""
+    """An event that was stopped has failed, too, in gradio's eyes: it must not end the press that
+    waits behind it."""
     desk.full = lambda: full
     solve.press(desk, visitor(), ANN, "off", None, *SETTINGS)
     shown = solve.refused(desk, visitor())

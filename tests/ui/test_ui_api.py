@@ -129,7 +129,8 @@ def test_mistakes_are_one_sentence(desk: Desk) -> None:
         (
             "memories",
             {"limit": 2.5},
-            "limit = '2.5' does not fit: it should be a valid integer, got a number with a fractional part",
+            "limit = '2.5' does not fit: it should be a valid integer, got a number with a "
+            "fractional part",
         ),
         ("memories", {"text": 7}, "text = '7' does not fit"),
         ("memory", {"memory_id": 3}, "memory_id = '3' does not fit"),

@@ -1,4 +1,5 @@
-"""The endpoint that streams: as a function, through a real server with gradio's own client, and as an MCP tool."""
+"""The endpoint that streams: as a function, through a real server with gradio's own client, and as
+an MCP tool."""
 
 from __future__ import annotations
 

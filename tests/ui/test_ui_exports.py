@@ -1,4 +1,5 @@
-"""Files to download: who makes many of them leaves few behind, also in the folder where gradio keeps what it serves."""
+"""Files to download: who makes many of them leaves few behind, also in the folder where gradio
+keeps what it serves."""
 
 from __future__ import annotations
 
@@ -93,7 +94,8 @@ def test_the_open_adapter_is_zipped_and_no_more(served: Path, tmp_path: Path) ->
 def test_a_client_that_exports_over_and_over_does_not_fill_the_disk(
     served: Path, tmp_path: Path
 ) -> None:
-    """Through a server: gradio copies a file that lies elsewhere, and keeps each copy of other bytes for a day."""
+    """Through a server: gradio copies a file that lies elsewhere, and keeps each copy of other
+    bytes for a day."""
     from gradio_client import Client
 
     desk = new_desk()

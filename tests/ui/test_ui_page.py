@@ -1,4 +1,5 @@
-"""The Memories panel, the page as a whole and the endpoints, without a browser, against an engine without a model."""
+"""The Memories panel, the page as a whole and the endpoints, without a browser, against an engine
+without a model."""
 
 from __future__ import annotations
 
@@ -331,7 +332,8 @@ def test_the_app_composes_with_one_queue_for_the_model(app: gr.Blocks) -> None:
 
 
 def test_the_browser_cuts_no_problem(app: gr.Blocks) -> None:
-    """A limit of the box would drop the end of what is pasted, without a word; the server refuses it with one."""
+    """A limit of the box would drop the end of what is pasted, without a word; the server refuses
+    it with one."""
     boxes = {
         b.elem_id: b.max_length
         for b in app.blocks.values()
@@ -365,7 +367,8 @@ def test_launch_is_hardened_and_fetches_nothing_from_elsewhere() -> None:
     )
     assert options["ssr_mode"] is False and options["enable_monitoring"] is False
     page = options["head"].replace("http://www.w3.org/2000/svg", "")  # a name, not an address
-    around = '"https://huggingface.co"'  # the page around a Space: it is told the address, and nothing is fetched from it
+    # the page around a Space: it is told the address, and nothing is fetched from it
+    around = '"https://huggingface.co"'
     assert (
         page.count(around) == 2
         and f"referrer.startsWith({around})" in page

@@ -1,4 +1,5 @@
-"""A press that asks what cannot be done, or never has its turn in the queue: what was on the page before is still there."""
+"""A press that asks what cannot be done, or never has its turn in the queue: what was on the page
+before is still there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A page is reloaded without a browser: a stream goes on, its choices are there again, and no press of a button is lost."""
+"""A page is reloaded without a browser: a stream goes on, its choices are there again, and no press
+of a button is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The app's own files: no view is there for the tests alone, and what they name and promise is there."""
+"""The app's own files: no view is there for the tests alone, and what they name and promise is
+there."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def parsed(file: Path) -> ast.Module:
 
 @cache
 def used(file: Path) -> tuple[frozenset[str], frozenset[str]]:
-    """(names, "owner.name" of attributes) that a file reads. What it only imports, or lists in `__all__`, it does not."""
+    """(names, "owner.name" of attributes) that a file reads. What it only imports, or lists in
+    `__all__`, it does not."""
     nodes = list(ast.walk(parsed(file)))
     return (
         frozenset(n.id for n in nodes if isinstance(n, ast.Name)),
@@ -89,7 +91,8 @@ def test_the_scripts_that_a_view_names_are_there(file: Path) -> None:
 
 
 def test_every_event_that_an_area_promises_is_listened_to() -> None:
-    """gradio takes the names of an area's events from the text of its script; one text may serve several areas."""
+    """gradio takes the names of an area's events from the text of its script; one text may serve
+    several areas."""
     app = ui.build(FakeEngine())
     shared = (components.LIVE, components.GUIDE, components.FIGURE)
     areas = [b for b in app.blocks.values() if isinstance(b, gr.HTML) and b.js_on_load in shared]

@@ -1,4 +1,5 @@
-"""The Stream panel without a browser: what is streamed, shown, stopped, taken up again, downloaded and refused."""
+"""The Stream panel without a browser: what is streamed, shown, stopped, taken up again, downloaded
+and refused."""
 
 from __future__ import annotations
 

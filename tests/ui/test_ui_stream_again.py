@@ -1,4 +1,5 @@
-"""The Stream panel, once more: longer and shorter streams, other choices, and streams that cannot go on."""
+"""The Stream panel, once more: longer and shorter streams, other choices, and streams that cannot
+go on."""
 
 from __future__ import annotations
 
@@ -135,8 +136,8 @@ def test_a_stream_of_another_device_can_be_begun_again(
     stuck = streamed(desk, size=2)[-1]
     said = text_of(stuck.status)
     assert (
-        "The folder of this stream holds a run with device = cpu, and here it is cuda: press Begin again"
-        in said
+        "The folder of this stream holds a run with device = cpu, and here it is cuda: press "
+        "Begin again" in said
     )
     assert "--out" not in said and str(desk.engine.settings.bank.parent) not in said
     assert (
@@ -163,8 +164,8 @@ def test_what_another_process_writes_to_is_not_forgotten(desk: Desk) -> None:
         for again in (False, True):
             said = text_of(streamed(desk, size=2, again=again)[-1].status)
             assert (
-                "Another run is writing to the folder of this stream: wait for it, or choose another seed."
-                in said
+                "Another run is writing to the folder of this stream: wait for it, or choose "
+                "another seed." in said
             )
     assert results.read_bytes() == before
     assert "Done" in text_of(streamed(desk, size=2, again=True)[-1].status)
@@ -200,7 +201,10 @@ def test_a_damaged_stream_can_be_begun_again(desk: Desk) -> None:
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
-ROOM = "cannot be written (No space left on device): make room there or let this program write there, then start again"
+ROOM = (
+    "cannot be written (No space left on device): make room there or let this program write "
+    "there, then start again"
+)
 
 
 def test_no_remedy_is_one_of_the_command_line(
@@ -230,7 +234,8 @@ def test_no_remedy_is_one_of_the_command_line(
     with Journal(home, {"seed": 1}, remedies) as journal:
         met(journal)
         refused(
-            "Another run is writing to the folder of this stream: wait for it, or choose another seed.",
+            "Another run is writing to the folder of this stream: wait for it, or choose another "
+            "seed.",
             home,
         )
     refused(
@@ -241,7 +246,8 @@ def test_no_remedy_is_one_of_the_command_line(
     lines = (home / "results.jsonl").read_text().splitlines(keepends=True)
     (home / "results.jsonl").write_text("".join(line for line in lines if '"elm/one/' not in line))
     refused(
-        "The folder of this stream has no replies of elm (one) to problem 1, from which it has learnt since: AGAIN.",
+        "The folder of this stream has no replies of elm (one) to problem 1, from which it has "
+        "learnt since: AGAIN.",
         home,
         met,
     )

@@ -1,4 +1,5 @@
-"""What is asked after an answer or a distillation: another memory, the same again, before and after; and that Stop ends it."""
+"""What is asked after an answer or a distillation: another memory, the same again, before and
+after; and that Stop ends it."""
 
 from __future__ import annotations
 
@@ -79,7 +80,8 @@ def test_replay_feedback_and_counterfactual(desk: Desk) -> None:
 def test_a_comparison_ends_with_the_answer_that_it_belongs_to(
     desk: Desk, quick_pictures: None, name: str
 ) -> None:
-    """Another problem is posed while it goes on: nothing of it is drawn under the new answer or kept beside it."""
+    """Another problem is posed while it goes on: nothing of it is drawn under the new answer or
+    kept beside it."""
     asked(desk)
     train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
     desk.engine.pace = 0.005
@@ -171,7 +173,8 @@ def test_what_waits_in_the_queue_can_be_stopped(desk: Desk) -> None:
 def test_stop_leaves_the_memory_that_was_chosen_for_the_comparison(
     desk: Desk, quick_pictures: None, name: str, cancelled: str
 ) -> None:
-    """Else the list would go back to the nearest. gradio may close the event before it asks what Stop shows."""
+    """Else the list would go back to the nearest. gradio may close the event before it asks what
+    Stop shows."""
     last = asked(desk, mode="off")[-1]
     assert last.other["value"] == last.other["choices"][0][1], (
         "the nearest, once, when the answer is there"
@@ -219,7 +222,8 @@ def test_the_nearest_memories_stay_first_after_the_map_was_drawn_again(desk: Des
 
 
 def test_the_nearest_memories_are_those_of_the_answered_problem(desk: Desk) -> None:
-    """Another problem is placed on the map meanwhile: its similarities do not belong under the answer."""
+    """Another problem is placed on the map meanwhile: its similarities do not belong under the
+    answer."""
     first = asked(desk, mode="off")[-1].other["choices"]
     assert "Bo has 5 cats" in first[0][0] and all(label.startswith("0.") for label, _ in first), (
         "the nearest first"

@@ -201,7 +201,8 @@ def test_the_decided_mark_keeps_its_moment() -> None:
 
 
 def test_the_mark_of_the_decision_hides_no_figure() -> None:
-    """Two traces of eight that do not vote, and the decision in their midst: the 2 and the mark are at the same place."""
+    """Two traces of eight that do not vote, and the decision in their midst: the 2 and the mark are
+    at the same place."""
     done = [trace(i, "7") for i in range(5)] + [trace(6, None), trace(7, None)]
     html = str(
         views.vote_bar(vote(done, 8), [0], title="Vote", total=8, finished=7, decided_after=6)

@@ -22,7 +22,8 @@ def test_the_curve_has_three_series_and_no_loss_for_the_final_check() -> None:
 
 
 def test_the_agreement_of_the_kept_prompt_is_marked_where_it_was_seen() -> None:
-    """Each step samples before it trains: the prompt after step 1 is seen at work in step 2, that after 5 in the check."""
+    """Each step samples before it trains: the prompt after step 1 is seen at work in step 2, that
+    after 5 in the check."""
     seen = [
         replace(s, agreement=a)
         for s, a in zip(steps(6), (0.62, 0.75, 0.5, 0.5, 0.5, 0.875), strict=True)
@@ -88,7 +89,8 @@ def distilling(n: int, *extra: object) -> Scene:
 
 
 def test_time_left_and_how_much_is_done() -> None:
-    """A step takes 1.1 s of writing and 0.9 s of training; the final check after five of them only writes."""
+    """A step takes 1.1 s of writing and 0.9 s of training; the final check after five of them only
+    writes."""
     left, share = distillation.time_left, distillation.share_done
     assert left(distilling(0)) is None and share(distilling(0), 5) == pytest.approx(1 / 7)
     assert left(distilling(2)) == pytest.approx(3 * 2.0 + 1.1) and share(

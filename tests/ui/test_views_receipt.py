@@ -1,4 +1,5 @@
-"""Answers that are the same however they are written: in the receipt's reason and in votes beside each other."""
+"""Answers that are the same however they are written: in the receipt's reason and in votes beside
+each other."""
 
 from __future__ import annotations
 

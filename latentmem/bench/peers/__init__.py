@@ -1,4 +1,5 @@
-"""The programs we are compared with, one file each. Their packages are the extra `bench`: pip install -e ".[bench]"."""
+"""The programs we are compared with, one file each. Their packages are the extra `bench`: pip
+install -e ".[bench]"."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ PROBED = 8  # tokens of the probe's rollouts
 
 
 class Generator:
-    """A transformers model and its tokenizer, asked for rollouts of exactly the same length as ours."""
+    """A transformers model and its tokenizer, asked for rollouts of exactly the same length as
+    ours."""
 
     def __init__(self, work: Work) -> None:
         import torch
@@ -39,7 +40,8 @@ class Generator:
         )
 
     def rollouts(self, tokens: int, **inputs: Any) -> int:
-        """One call of `generate`; how many tokens it made. top_k is off: its default of 50 costs more and is not exact."""
+        """One call of `generate`; how many tokens it made. top_k is off: its default of 50 costs
+        more and is not exact."""
         import torch
 
         mask = torch.ones(
@@ -128,7 +130,8 @@ def _decode_seconds(generator: Generator, ids: Any) -> float:
 
 
 def probe_train(work: Work) -> Side:
-    """Seconds of one training step as both its parts suggest: rollouts, and forward and backward of their tokens."""
+    """Seconds of one training step as both its parts suggest: rollouts, and forward and backward of
+    their tokens."""
     import torch
 
     generator = Generator(work)

@@ -1,4 +1,5 @@
-"""llama.cpp through llama-cpp-python's low-level interface: parallel sequences that share their prompt, on the GGUF."""
+"""llama.cpp through llama-cpp-python's low-level interface: parallel sequences that share their
+prompt, on the GGUF."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ TOP_K = 50
 
 
 class Sequences:
-    """A model with room for `rows` parallel sequences. `unified`: one cache for all, else one for each."""
+    """A model with room for `rows` parallel sequences. `unified`: one cache for all, else one for
+    each."""
 
     def __init__(
         self,
@@ -78,7 +80,8 @@ class Sequences:
             raise RuntimeError(f"llama_decode returned {code}")
 
     def rollouts(self, prompts: list[list[int]], each: int, tokens: int) -> int:
-        """`each` rollouts of every prompt [n], `tokens` long whatever they say; how many tokens were made."""
+        """`each` rollouts of every prompt [n], `tokens` long whatever they say; how many tokens
+        were made."""
         api = self.api
         api.llama_memory_clear(self.memory, True)
         last: list[int] = []
@@ -122,7 +125,8 @@ def one_problem(work: Work) -> Side:
 
 
 def four_problems(work: Work) -> Side:
-    """Rollouts of four problems at once, without soft prompts, which llama.cpp has not: tokens a second."""
+    """Rollouts of four problems at once, without soft prompts, which llama.cpp has not: tokens a
+    second."""
     return _side(work, 4)
 
 
@@ -134,12 +138,14 @@ def gguf(work: Work) -> Path:
     spec = MODELS.get(work.model)
     if spec is None or spec.kind != "gguf":
         raise PeerMissing(
-            f"llama.cpp was not measured: model {work.model} has no GGUF, choose one that `latentmem doctor` lists"
+            f"llama.cpp was not measured: model {work.model} has no GGUF, choose one that "
+            "`latentmem doctor` lists"
         )
     path = gguf_path(spec)
     if not path.is_file():
         raise PeerMissing(
-            f"llama.cpp was not measured: {path} is not there, load the model without LATENTMEM_KEEP_GGUF=0"
+            f"llama.cpp was not measured: {path} is not there, load the model without "
+            "LATENTMEM_KEEP_GGUF=0"
         )
     return path
 
@@ -183,7 +189,8 @@ def _side(work: Work, problems: int) -> Side:
     how = "one cache for all sequences" if best[1] else "a cache for each sequence"
     return Side(
         run,
-        f"llama.cpp on {path.name}, top-k {TOP_K}, {_cores()} threads, {how} (the faster), without soft prompts",
+        f"llama.cpp on {path.name}, top-k {TOP_K}, {_cores()} threads, {how} (the faster), "
+        "without soft prompts",
     )
 
 

@@ -13,17 +13,20 @@ from .hf import load
 
 
 def one_memory(work: Work) -> Side:
-    """Seconds for one memory, extrapolated from `peer_steps` steps. Without gradient checkpointing, which is slower."""
+    """Seconds for one memory, extrapolated from `peer_steps` steps. Without gradient checkpointing,
+    which is slower."""
     model, tokenizer = _parts(work)
     train(model, tokenizer, work, tokens=16, steps=1)  # warms up
     return Side(
         lambda: work.steps * median(train(model, tokenizer, work, work.tokens, work.peer_steps)),
-        f"TRL measured for {work.peer_steps} of {work.steps} steps and extrapolated, loading not counted",
+        f"TRL measured for {work.peer_steps} of {work.steps} steps and extrapolated, loading not "
+        "counted",
     )
 
 
 def peak_memory(work: Work) -> Side:
-    """GB of this process's peak, with loading. With gradient checkpointing, TRL's default, which needs less."""
+    """GB of this process's peak, with loading. With gradient checkpointing, TRL's default, which
+    needs less."""
     from ..workloads import peak_bytes
 
     model, tokenizer = _parts(work)
@@ -48,8 +51,9 @@ def _parts(work: Work) -> tuple[Any, Any]:
 def mend(model: Any) -> None:
     """Let a PEFT model with a soft prompt decode one token a step, with any PEFT.
 
-    PEFT 0.21 looks for the cache as `past_key_values`, where transformers 5.24 says `cache`. Not finding it, it inserts the whole
-    soft prompt again at every token, which gives other text for many times the work: no peer to be compared with.
+    PEFT 0.21 looks for the cache as `past_key_values`, where transformers 5.24 says `cache`. Not
+    finding it, it inserts the whole soft prompt again at every token, which gives other text for
+    many times the work: no peer to be compared with.
     """
     prepare, outer = (
         model.base_model_prepare_inputs_for_generation,
@@ -79,7 +83,8 @@ def mend(model: Any) -> None:
 
 
 def rewards(completions: list[Any], **_: Any) -> list[float]:
-    """What the scripted rollouts of our side earn: a majority of each group, so that every row has a gradient."""
+    """What the scripted rollouts of our side earn: a majority of each group, so that every row has
+    a gradient."""
     return [float(i < len(completions) * SHARE) for i in range(len(completions))]
 
 

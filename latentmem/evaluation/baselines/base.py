@@ -1,4 +1,5 @@
-"""What every answering system of the comparison has in common: one signature, one way of sampling, one account."""
+"""What every answering system of the comparison has in common: one signature, one way of sampling,
+one account."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ VOTES = 16  # N of vote_n: as many traces as elm writes for a vote of eight on e
 
 @dataclass(frozen=True)
 class Course:
-    """How an offline row is trained: how long, with how many problems a step (fewer if there are not that many), how fast.
+    """How an offline row is trained: how long, with how many problems a step (fewer if there are
+    not that many), how fast.
     `every`: steps between checkpoints."""
 
     steps: int = 20
@@ -51,10 +53,12 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One system's answer to one problem, with what is needed to judge it afterwards. It never saw the truth.
+    """One system's answer to one problem, with what is needed to judge it afterwards. It never saw
+    the truth.
 
-    `votes` maps each side that was sampled ("zero_shot", "memory") to its vote. `hit` is the memory or experience that
-    was tried, `route` what the router did with it; both are None for systems that have none.
+    `votes` maps each side that was sampled ("zero_shot", "memory") to its vote. `hit` is the memory
+    or experience that was tried, `route` what the router did with it; both are None for systems
+    that have none.
     """
 
     problem_id: str
@@ -73,21 +77,24 @@ class Reply:
 
 
 class System(Protocol):
-    """An answering system. Problems reach it without their truth (`Problem.unlabelled()`), except `offline_grpo`'s `fit`,
-    which is the one row that learns from labels and says so by `needs_labels`."""
+    """An answering system. Problems reach it without their truth (`Problem.unlabelled()`), except
+    `offline_grpo`'s `fit`, which is the one row that learns from labels and says so by
+    `needs_labels`."""
 
     name: str
     needs_labels: bool
     spent: Cost  # on learning, so far
 
     def fit(self, problems: Sequence[Problem]) -> Iterator[Record]:
-        """Learn from a whole training set at once (the offline rows); the online rows learn from each in turn."""
+        """Learn from a whole training set at once (the offline rows); the online rows learn from
+        each in turn."""
 
     def learn(self, problems: Sequence[Problem]) -> Iterator[Record]:
         """Take in problems that were just answered (the online rows); the offline rows do nothing."""
 
     def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
-        """Answer several problems, in shared batches, with what was learnt so far. Yields in the order of `problems`."""
+        """Answer several problems, in shared batches, with what was learnt so far. Yields in the
+        order of `problems`."""
 
     def save(self, folder: Path) -> None:
         """Write what was learnt, so that a killed run resumes."""

@@ -1,7 +1,8 @@
-"""In-context learning: a past problem is found and put into the context. What is kept of it differs by row.
+"""In-context learning: a past problem is found and put into the context. What is kept of it differs
+by row.
 
-icl_raw keeps the trace of the majority as it is. The rows built on it (`icl_refined`, `reasoning_bank`, `lag`) keep
-something else, or show it differently.
+icl_raw keeps the trace of the majority as it is. The rows built on it (`icl_refined`,
+`reasoning_bank`, `lag`) keep something else, or show it differently.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Experience:
 
 
 class Experiences:
-    """A list of experiences, the nearest of which is looked up by cosine similarity; of equals the earliest."""
+    """A list of experiences, the nearest of which is looked up by cosine similarity; of equals the
+    earliest."""
 
     def __init__(self, key: Key, kind: KeyKind = "input", min_similarity: float = 0.25) -> None:
         self._key, self.kind, self.min_similarity = key, kind, min_similarity
@@ -87,7 +89,8 @@ class Experiences:
         )
 
     def load(self, folder: Path) -> Cost:
-        """Take what the folder holds in the place of what is here; returns what learning it had cost."""
+        """Take what the folder holds in the place of what is here; returns what learning it had
+        cost."""
         data = read_json(folder / "experiences.json") or {"spent": {}, "experiences": []}
         self.all = [
             Experience(
@@ -117,7 +120,8 @@ class IclRaw(Row):
         self.past, self.form = Experiences(key, kind, min_similarity), form
 
     def learn(self, problems: Sequence[Problem]) -> Iterator[Record]:
-        """Vote on the problems (with the rollouts that zero_shot's vote shares) and keep those that have an answer."""
+        """Vote on the problems (with the rollouts that zero_shot's vote shares) and keep those that
+        have an answer."""
         problems = [blank(p) for p in problems]
         voted = self.sampler.sample([Ask(p) for p in problems], self.form)
         for sampled in voted:
@@ -185,7 +189,8 @@ class IclRefined(IclRaw):
         return self.written(asks)
 
     def written(self, asks: Sequence[Ask]) -> list[str]:
-        """What the model writes when asked, greedily; its cost is counted. '' where the chat exceeds the context."""
+        """What the model writes when asked, greedily; its cost is counted. '' where the chat
+        exceeds the context."""
         fitting = [a for a in asks if self.sampler.fits(a)]
         lessons = dict(zip(map(id, fitting), self.sampler.sample(fitting, ONE), strict=True))
         for lesson in lessons.values():
@@ -254,7 +259,8 @@ class ReasoningBank(IclRefined):
 
 
 def other_text(sampled: Sampled) -> str | None:
-    """The earliest trace that does not agree with the majority, one with an answer before one without; None if all do."""
+    """The earliest trace that does not agree with the majority, one with an answer before one
+    without; None if all do."""
     winners = set(sampled.vote.clusters[0].rows)
     others = sorted(
         (t for t in sampled.traces if t.row not in winners), key=lambda t: (not t.votes, t.row)
@@ -270,7 +276,8 @@ class Lag(IclRaw):
 
     def ask(self, past: Experience, problem: Problem) -> Ask:
         ask = super().ask(past, problem)
-        # What the past's chat has in common with another one's is stored; with this one's, it can be reused.
+        # What the past's chat has in common with another one's is stored; with this one's, it can
+        # be reused.
         stored = self.sampler.prompt(
             Ask(problem, messages=turn_messages(past.problem.text, past.text, "?"))
         )

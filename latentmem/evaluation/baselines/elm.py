@@ -1,4 +1,5 @@
-"""elm: experiential latent memories, online. Every answered problem may leave a soft prompt; the nearest is tried."""
+"""elm: experiential latent memories, online. Every answered problem may leave a soft prompt; the
+nearest is tried."""
 
 from __future__ import annotations
 
@@ -33,9 +34,11 @@ def all_scores(
     verifiers: Sequence[VerifierName],
     paid: VerifierName,
 ) -> tuple[dict[str, dict[str, float]], Cost]:
-    """Verifier -> side -> score, and what the one that routes, `paid`, cost. The others are asked for the record only.
+    """Verifier -> side -> score, and what the one that routes, `paid`, cost. The others are asked
+    for the record only.
 
-    Both sides have an answer. Vote share and self-certainty cost nothing, they come with the traces.
+    Both sides have an answer. Vote share and self-certainty cost nothing, they come with the
+    traces.
     """
     scores, cost = {}, Cost()
     for name in dict.fromkeys([*verifiers, paid]):
@@ -82,7 +85,8 @@ class Elm(Row):
         self.verifier, self.verifiers = verifier, verifiers
         self.bank, self.ids = Bank(":memory:"), []
 
-    # Learn ------------------------------------------------------------------------------------------------------
+    # Learn
+    # ----------------------------------------------------------------------------------------------
 
     def learn(self, problems: Sequence[Problem]) -> Iterator[Record]:
         for item in self.teacher.learn([blank(p) for p in problems]):
@@ -97,7 +101,8 @@ class Elm(Row):
             yield replace(item.distilled, kept=item.distilled.memory is not None)
 
     def save(self, folder: Path) -> None:
-        """The memories first, then which of them count: a kill in between loses the newest and mixes up none."""
+        """The memories first, then which of them count: a kill in between loses the newest and
+        mixes up none."""
         folder.mkdir(parents=True, exist_ok=True)
         with Bank(folder / "bank.sqlite") as bank:
             for ident in self.ids:
@@ -113,7 +118,8 @@ class Elm(Row):
                 for ident in self.ids:
                     self.bank.put(bank.get(ident))
 
-    # Answer -----------------------------------------------------------------------------------------------------
+    # Answer
+    # ----------------------------------------------------------------------------------------------
 
     def find(self, problem: Problem) -> Hit | None:
         """The memory to try."""
@@ -139,8 +145,8 @@ class Elm(Row):
     def sides(
         self, problems: Sequence[Problem], hits: Sequence[Hit | None], form: Form, alone: bool
     ) -> list[dict[str, Sampled]]:
-        """Side -> what was sampled, for each problem: the memory's where there is one, the model's own where there is
-        none or `alone` asks for both."""
+        """Side -> what was sampled, for each problem: the memory's where there is one, the model's
+        own where there is none or `alone` asks for both."""
         found: list[dict[str, Sampled]] = [{} for _ in problems]
         bare = [i for i, hit in enumerate(hits) if alone or hit is None]
         for i, sampled in zip(
@@ -198,7 +204,8 @@ class Elm(Row):
 
 # ---------- elm_lora: the ablation. The loop of elm with a low-rank adapter for each problem in the place of a soft prompt.
 
-LEARNING_RATE = 1e-4  # a usual rate for adapters; at the soft prompt's 1e-3 a step changes the model ten times as much
+# a usual rate for adapters; at the soft prompt's 1e-3 a step changes the model ten times as much
+LEARNING_RATE = 1e-4
 
 
 def lora_teacher(
@@ -211,7 +218,8 @@ def lora_teacher(
     learning_rate: float = LEARNING_RATE,
     group: int | None = None,
 ) -> Teacher:
-    """The same gate, rewards and choice of the best step; the memories hold adapters and no virtual tokens."""
+    """The same gate, rewards and choice of the best step; the memories hold adapters and no virtual
+    tokens."""
     model = LoraModel(sampler.model, rank)
     return Teacher(
         sampler,
@@ -243,7 +251,8 @@ class ElmLora(Elm):
 
 
 class ElmUnrouted(Elm):
-    """Samples one side only: with the memory where one is near enough, else alone. So it costs half of `elm`."""
+    """Samples one side only: with the memory where one is near enough, else alone. So it costs half
+    of `elm`."""
 
     def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
         problems = [blank(p) for p in problems]
@@ -264,7 +273,8 @@ DRAW = -1  # stands for the step in the seed of the choice: no rollout has it
 
 
 def another(elm: Elm, problem: Problem, nearest: Hit | None) -> Hit | None:
-    """A memory drawn by (seed, problem), each equally likely; none where elm would try none, so coverage is the same."""
+    """A memory drawn by (seed, problem), each equally likely; none where elm would try none, so
+    coverage is the same."""
     if nearest is None:
         return None
     ident = elm.ids[seed_for(elm.sampler.seed, problem.id, DRAW, len(elm.ids)) % len(elm.ids)]
@@ -290,9 +300,11 @@ class RandomUnrouted(ElmUnrouted):
 
 
 class UntrainedRouted(Elm):
-    """Does what elm does, with the soft prompt before any training in the place of a memory; nothing is learnt or found.
+    """Does what elm does, with the soft prompt before any training in the place of a memory;
+    nothing is learnt or found.
 
-    A gain of elm over this row is what training gave; the gain of this row is that of a second, different try.
+    A gain of elm over this row is what training gave; the gain of this row is that of a second,
+    different try.
     """
 
     def find(self, problem: Problem) -> Hit | None:
@@ -319,5 +331,6 @@ class UntrainedRouted(Elm):
 def format_teacher(
     sampler: Sampler, recipe: Recipe, key: Key, folder: Path | None = None, group: int | None = None
 ) -> Teacher:
-    """The teacher of the control: the same gate on the same first votes, another reward, and the best step by it."""
+    """The teacher of the control: the same gate on the same first votes, another reward, and the
+    best step by it."""
     return Teacher(sampler, recipe, key, folder, name="format", reward="boxed", group=group)

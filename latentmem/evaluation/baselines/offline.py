@@ -1,4 +1,5 @@
-"""The loop of the offline rows: a whole training set, a batch of its problems a step, one thing trained."""
+"""The loop of the offline rows: a whole training set, a batch of its problems a step, one thing
+trained."""
 
 from __future__ import annotations
 
@@ -96,8 +97,9 @@ class LoraLearner:
 
 
 class FullLearner:
-    """A copy of the model, all of it trained. Where the model is not float32, the optimiser works on a float32 copy, from
-    which the weights are rounded so that small steps arrive on average (`dithered`)."""
+    """A copy of the model, all of it trained. Where the model is not float32, the optimiser works
+    on a float32 copy, from which the weights are rounded so that small steps arrive on average
+    (`dithered`)."""
 
     def __init__(self, model: LanguageModel) -> None:
         self._base, self.soft, self.start = model, None, None
@@ -138,11 +140,13 @@ class FullLearner:
 
 
 def dithered(long: Tensor, short: Tensor, seed: int) -> None:
-    """Round float32 numbers into bfloat16 ones: up with the probability that is the share of the way to the number above.
+    """Round float32 numbers into bfloat16 ones: up with the probability that is the share of the
+    way to the number above.
 
-    Ten steps of 1e-6 move a weight by a tenth of the distance between two bfloat16 numbers: rounded to the nearest, next to
-    none of what was learnt would reach the model that samples; so its mean does. What decides is drawn once for each
-    place, so the same numbers always round to the same, also after going on from a checkpoint.
+    Ten steps of 1e-6 move a weight by a tenth of the distance between two bfloat16 numbers: rounded
+    to the nearest, next to none of what was learnt would reach the model that samples; so its mean
+    does. What decides is drawn once for each place, so the same numbers always round to the same,
+    also after going on from a checkpoint.
     """
     if short.dtype != torch.bfloat16:
         short.copy_(long)
@@ -151,7 +155,8 @@ def dithered(long: Tensor, short: Tensor, seed: int) -> None:
     for some, out in zip(
         long.view(-1).split(DITHERED), short.view(-1).split(DITHERED), strict=True
     ):
-        # The upper half of a float32 is a bfloat16: adding to the lower half carries as often as it says.
+        # The upper half of a float32 is a bfloat16: adding to the lower half carries as often as it
+        # says.
         noise = torch.randint(0, 1 << 16, some.shape, generator=draw, dtype=torch.int32).to(
             some.device
         )
@@ -159,24 +164,28 @@ def dithered(long: Tensor, short: Tensor, seed: int) -> None:
 
 
 def content(tensors: Sequence[Tensor]) -> str:
-    """A digest of the numbers: a changed model must not be taken for another in the sampler's memory."""
+    """A digest of the numbers: a changed model must not be taken for another in the sampler's
+    memory."""
     h = hashlib.sha256()
     for tensor in tensors:
         h.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return h.hexdigest()[:32]
 
 
-ORDER = "the order of a training set"  # in the seeds, so that every offline row meets the problems in one order
+# in the seeds, so that every offline row meets the problems in one order
+ORDER = "the order of a training set"
 
 
 class Offline(Row):
-    """Trains one learner on a whole set, by majority vote or (`needs_labels`) by the truth, and answers with it.
+    """Trains one learner on a whole set, by majority vote or (`needs_labels`) by the truth, and
+    answers with it.
 
-    Each step takes the next `batch` problems of a seeded order, samples `recipe.rollouts` fresh traces of each, and
-    takes one gradient step on the mean of their losses. A group of equal rewards has no gradient. With majority votes the
-    recipe's gate holds, as in `distil`; the truth needs none. A soft prompt stays within the recipe's `max_shift`. Its
-    `pseudo_label` and `keep` say nothing here: the labels are each step's, and the last step counts.
-    With a `folder` it leaves a checkpoint there, and the same `fit` goes on from it.
+    Each step takes the next `batch` problems of a seeded order, samples `recipe.rollouts` fresh
+    traces of each, and takes one gradient step on the mean of their losses. A group of equal
+    rewards has no gradient. With majority votes the recipe's gate holds, as in `distil`; the truth
+    needs none. A soft prompt stays within the recipe's `max_shift`. Its `pseudo_label` and `keep`
+    say nothing here: the labels are each step's, and the last step counts. With a `folder` it
+    leaves a checkpoint there, and the same `fit` goes on from it.
     """
 
     def __init__(
@@ -205,7 +214,8 @@ class Offline(Row):
             )
         return self._learner
 
-    # Learn ------------------------------------------------------------------------------------------------------
+    # Learn
+    # ----------------------------------------------------------------------------------------------
 
     def fit(self, problems: Sequence[Problem]) -> Iterator[Record]:
         if not problems:
@@ -223,7 +233,8 @@ class Offline(Row):
             yield from self._step(step, self._turn(given, step))
             self.done = step
             if step == self.course.steps:
-                self._optimizer.state.clear()  # twice the parameters' size, and nobody needs it any more
+                # twice the parameters' size, and nobody needs it any more
+                self._optimizer.state.clear()
             if self.folder and (step % self.course.every == 0 or step == self.course.steps):
                 self.save(self.folder / self.name)
 
@@ -255,7 +266,8 @@ class Offline(Row):
         self.done, self.taught, self.spent = 0, "", Cost()
 
     def _turn(self, given: Sequence[Problem], step: int) -> list[Problem]:
-        """The problems of a step, no two the same: the set in a new seeded order each time it has been gone through."""
+        """The problems of a step, no two the same: the set in a new seeded order each time it has
+        been gone through."""
         n, size = len(given), min(self.course.batch, len(given))
         queue, orders = [], 0
         for _ in range(step):
@@ -263,7 +275,8 @@ class Offline(Row):
                 order = np.random.Generator(
                     np.random.Philox(seed_for(self.sampler.seed, ORDER, orders, 0))
                 ).permutation(n)
-                # What is left of the order before must not come again in this step: its rollouts would be the same.
+                # What is left of the order before must not come again in this step: its rollouts
+                # would be the same.
                 ahead = [i for i in order if i not in queue][: size - len(queue)]
                 queue += [*ahead, *(i for i in order if i not in ahead)]
                 orders += 1
@@ -353,7 +366,8 @@ class Offline(Row):
         return groups
 
     def _payoff(self, problem: Problem, group: Sequence[Trace], now: Vote) -> tuple[float, ...]:
-        """1 for a trace that agrees with the majority, or with the truth in the one row that learns from it."""
+        """1 for a trace that agrees with the majority, or with the truth in the one row that learns
+        from it."""
         if self.needs_labels:
             return tuple(float(t.votes and same_answer(problem.answer, t.answer)) for t in group)
         return rewards(group, now)
@@ -369,7 +383,8 @@ class Offline(Row):
         )
 
     def _update(self) -> tuple[float, str]:
-        """Clip and apply the gradient; returns its norm, and a note if it had to be refused because it is not finite."""
+        """Clip and apply the gradient; returns its norm, and a note if it had to be refused because
+        it is not finite."""
         learner = self.learner
         norm = float(torch.nn.utils.clip_grad_norm_(learner.parameters, self.recipe.max_grad_norm))
         if not np.isfinite(norm):
@@ -388,10 +403,12 @@ class Offline(Row):
         soft = self.learner.soft
         return 0.0 if soft is None else shift(soft.detach(), self.learner.start)
 
-    # Keep -------------------------------------------------------------------------------------------------------
+    # Keep
+    # ----------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Parameters and, until the end, the optimiser's moments in one file, which offline.json makes current."""
+        """Parameters and, until the end, the optimiser's moments in one file, which offline.json
+        makes current."""
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
@@ -426,7 +443,8 @@ class Offline(Row):
             tensors = load_file(folder / data["file"])
         except (OSError, SafetensorError) as e:
             raise LatentmemError(
-                f"The checkpoint in {folder} cannot be read ({e}): delete that folder to learn again."
+                f"The checkpoint in {folder} cannot be read ({e}): delete that folder to learn "
+                "again."
             ) from None
         self.done, self.taught, self.spent = data["done"], data["taught"], Cost(**data["spent"])
         if not self.done:
@@ -453,7 +471,8 @@ class Offline(Row):
                     }
         self.learner.changed()
 
-    # Answer -----------------------------------------------------------------------------------------------------
+    # Answer
+    # ----------------------------------------------------------------------------------------------
 
     def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
         """With what was learnt; before any step, with the untrained start."""
@@ -541,5 +560,6 @@ def offline_ttrl(
     folder: Path | None = None,
     name: str = "offline_ttrl",
 ) -> Offline:
-    """The gate of the recipe is kept, which the source has not, so that all rows learn from labels of one quality."""
+    """The gate of the recipe is kept, which the source has not, so that all rows learn from labels
+    of one quality."""
     return Offline(name, sampler, lambda: FullLearner(sampler.model), recipe, course, folder=folder)

@@ -1,4 +1,5 @@
-"""What the rows have in common: doing nothing where there is nothing to do, and replying with one sampled side."""
+"""What the rows have in common: doing nothing where there is nothing to do, and replying with one
+sampled side."""
 
 from __future__ import annotations
 
@@ -79,9 +80,11 @@ class ZeroShot(Row):
 
 
 class VoteN(Row):
-    """Asked for one trace or for a vote, it always votes with its own N; the first traces are zero_shot's own.
+    """Asked for one trace or for a vote, it always votes with its own N; the first traces are
+    zero_shot's own.
 
-    To compare at equal compute, choose N so that its tokens are those of the other system (the report counts it).
+    To compare at equal compute, choose N so that its tokens are those of the other system (the
+    report counts it).
     """
 
     def __init__(

@@ -1,4 +1,5 @@
-"""All rows of the comparison by name, each with one sentence, made over one engine so that they share what they can."""
+"""All rows of the comparison by name, each with one sentence, made over one engine so that they
+share what they can."""
 
 from __future__ import annotations
 
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
 
 
 class Workshop:
-    """What the rows are made of: one model, one sampler, one teacher for each kind of memory, one store of keys.
+    """What the rows are made of: one model, one sampler, one teacher for each kind of memory, one
+    store of keys.
 
-    `folder` keeps rollouts and lessons, so that a killed run goes on and rows share them. `rows` is the size of a batch,
-    `group` how many problems are distilled together, `votes` the N of vote_n; the offline rows take `offline_steps` of
-    `offline_batch` problems. `rates` replaces learning rates ("soft" prompt, "lora", "full" parameters).
+    `folder` keeps rollouts and lessons, so that a killed run goes on and rows share them. `rows` is
+    the size of a batch, `group` how many problems are distilled together, `votes` the N of vote_n;
+    the offline rows take `offline_steps` of `offline_batch` problems. `rates` replaces learning
+    rates ("soft" prompt, "lora", "full" parameters).
     """
 
     def __init__(
@@ -99,8 +102,8 @@ class Workshop:
         )
 
     def course(self, what: str) -> Course:
-        """How an offline row is trained: `what` is "soft", "lora" or "full", which take checkpoints of very different
-        size."""
+        """How an offline row is trained: `what` is "soft", "lora" or "full", which take checkpoints
+        of very different size."""
         return Course(*self._offline, self.rates[what], 10 if what == "full" else 1)
 
     def offline(self, make: Callable[..., Offline], what: str) -> Offline:
@@ -118,7 +121,8 @@ class Workshop:
         )
 
     def make(self, name: str) -> System:
-        """A row of the comparison, with nothing learnt. Raises LatentmemError for a name that is not in ROWS."""
+        """A row of the comparison, with nothing learnt. Raises LatentmemError for a name that is
+        not in ROWS."""
         if name not in ROWS:
             raise LatentmemError(f"There is no system {name!r}: use one of {', '.join(ROWS)}.")
         return ROWS[name].make(self)
@@ -131,7 +135,8 @@ class Workshop:
         key: KeyKind | None = None,
         teacher: Teacher | None = None,
     ) -> Elm:
-        """A row that keeps memories. `key`: what retrieval compares, where it is not what the settings say."""
+        """A row that keeps memories. `key`: what retrieval compares, where it is not what the
+        settings say."""
         s = self.settings
         return kind(
             self.sampler,
@@ -146,8 +151,9 @@ class Workshop:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row: what it is in one plain sentence, and how it is made. `learns`: "online", from each problem after it was
-    answered (`learn`); "offline", from a training set before (`fit`); "" not at all."""
+    """A row: what it is in one plain sentence, and how it is made. `learns`: "online", from each
+    problem after it was answered (`learn`); "offline", from a training set before (`fit`); ""
+    not at all."""
 
     sentence: str
     make: Callable[[Workshop], System]
@@ -165,7 +171,8 @@ ROWS: Mapping[str, Entry] = {
         lambda w: UntrainedPrompt(w.sampler, w.recipe.init_text, w.recipe.virtual_tokens),
     ),
     "untrained_routed": Entry(
-        "The untrained soft prompt, routed as elm is: what a second, different try gives (a control).",
+        "The untrained soft prompt, routed as elm is: what a second, different try gives (a "
+        "control).",
         lambda w: w.elm("untrained_routed", UntrainedRouted),
     ),
     "icl_raw": Entry(
@@ -174,23 +181,26 @@ ROWS: Mapping[str, Entry] = {
         "online",
     ),
     "icl_refined": Entry(
-        "The nearest past problem with a lesson that the model wrote after looking back at its trace.",
+        "The nearest past problem with a lesson that the model wrote after looking back at its "
+        "trace.",
         lambda w: w.icl(IclRefined, "icl_refined"),
         "online",
     ),
     "reasoning_bank": Entry(
-        "Strategies in words, distilled from agreeing and disagreeing traces of the nearest problem.",
+        "Strategies in words, distilled from agreeing and disagreeing traces of the nearest "
+        "problem.",
         lambda w: w.icl(ReasoningBank, "reasoning_bank"),
         "online",
     ),
     "lag": Entry(
-        "The stored keys and values of the nearest past problem and trace, reused without learning.",
+        "The stored keys and values of the nearest past problem and trace, reused without "
+        "learning.",
         lambda w: w.icl(Lag, "lag"),
         "online",
     ),
     "elm": Entry(
-        "Latent memories found by the problem's key (its sentence embedding, if no other is set), routed against "
-        "the model alone.",
+        "Latent memories found by the problem's key (its sentence embedding, if no other is set), "
+        "routed against the model alone.",
         lambda w: w.elm("elm"),
         "online",
     ),

@@ -25,13 +25,15 @@ PROMPT = 512  # tokens of a prompt, as a batch's size is reckoned
 
 
 def computed(model: LanguageModel) -> tuple[str, ...]:
-    """What a model's numbers come from: its weights, how they are multiplied, in which type they train, on what device."""
+    """What a model's numbers come from: its weights, how they are multiplied, in which type they
+    train, on what device."""
     body = model.body
     return model.fingerprint, body.arithmetic, str(body.dtype), body.device.type
 
 
 def default_rows(model: LanguageModel, max_new_tokens: int) -> int:
-    """Rows of a batch: 32 on a CPU, and on a GPU as many as its memory holds the keys and values of."""
+    """Rows of a batch: 32 on a CPU, and on a GPU as many as its memory holds the keys and values
+    of."""
     body = model.body
     return (
         rows_in(body.spare, body.cached, max_new_tokens + PROMPT)
@@ -41,16 +43,19 @@ def default_rows(model: LanguageModel, max_new_tokens: int) -> int:
 
 
 def rows_in(free: int, position: int, length: int) -> int:
-    """How many rows of `length` positions, `position` bytes each, half of `free` bytes hold: 8 to 256, in eights. The other
-    half is for what a layer computes and for a cache that is being compacted."""
+    """How many rows of `length` positions, `position` bytes each, half of `free` bytes hold: 8 to
+    256, in eights. The other half is for what a layer computes and for a cache that is being
+    compacted."""
     return min(256, max(8, free // 2 // (position * length) // 8 * 8))
 
 
 @dataclass(frozen=True, eq=False)
 class Ask:
-    """One problem to sample: alone, behind a soft prompt [virtual tokens, hidden], or in a chat of its own.
+    """One problem to sample: alone, behind a soft prompt [virtual tokens, hidden], or in a chat of
+    its own.
 
-    `recalled` counts the prompt's tokens whose keys and values are at hand already, so that they are not read again.
+    `recalled` counts the prompt's tokens whose keys and values are at hand already, so that they
+    are not read again.
     """
 
     problem: Problem
@@ -62,7 +67,8 @@ class Ask:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What came of an ask: its traces by row, their vote, and what they cost when they were sampled."""
+    """What came of an ask: its traces by row, their vote, and what they cost when they were
+    sampled."""
 
     traces: tuple[Trace, ...]
     vote: Vote
@@ -71,7 +77,8 @@ class Sampled:
 
 @dataclass(frozen=True, eq=False)
 class _Row:
-    """One rollout to have: which ask, its number, and the digest of everything that decides its tokens."""
+    """One rollout to have: which ask, its number, and the digest of everything that decides its
+    tokens."""
 
     ask: int
     row: int
@@ -80,12 +87,14 @@ class _Row:
 
 
 class Sampler:
-    """Samples a model for the systems of a comparison. All of them may share one, and then share its rollouts.
+    """Samples a model for the systems of a comparison. All of them may share one, and then share
+    its rollouts.
 
-    A rollout's key is a digest of the model, its numeric type and device, the prompt's ids and soft prompt, its seed
-    (`sampling.seed_for`), temperature, top_p and length limit. What has been sampled is taken from memory or from
-    `folder`/rollouts.jsonl, with the tokens and seconds it cost then. A killed run goes on with the batches it would
-    have gone on with, so it ends with the same tokens. One process a folder.
+    A rollout's key is a digest of the model, its numeric type and device, the prompt's ids and soft
+    prompt, its seed (`sampling.seed_for`), temperature, top_p and length limit. What has been
+    sampled is taken from memory or from `folder`/rollouts.jsonl, with the tokens and seconds it
+    cost then. A killed run goes on with the batches it would have gone on with, so it ends with the
+    same tokens. One process a folder.
     """
 
     def __init__(
@@ -124,11 +133,12 @@ class Sampler:
         return self.length(ask) + self.max_new_tokens <= self.model.context
 
     def sample(self, asks: Sequence[Ask], form: Form) -> list[Sampled]:
-        """The traces of every ask, in the order of the asks. Raises LatentmemError naming a problem that is too long."""
+        """The traces of every ask, in the order of the asks. Raises LatentmemError naming a problem
+        that is too long."""
         rows = [row for i, ask in enumerate(asks) for row in self._rows(i, ask, form)]
         missing = {row.key: row for row in rows if row.key not in self._known}
-        # By length, so that a batch has little padding; cut without regard to what is missing further on, so that a
-        # resumed run has the batches of the first.
+        # By length, so that a batch has little padding; cut without regard to what is missing
+        # further on, so that a resumed run has the batches of the first.
         queue = sorted(missing.values(), key=lambda r: (r.length, r.ask, r.row))
         for batch in self._cut(queue):
             self._batch(asks, batch, form)
@@ -138,8 +148,9 @@ class Sampler:
         return [self._sampled(ask, group) for ask, group in zip(asks, found, strict=True)]
 
     def _cut(self, queue: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
-        """Batches of at most `rows`; on a GPU, whose memory so many rows are reckoned to fill, of fewer where prompts are longer.
-        A prompt is there twice while it is read: what its pass made, and the cache."""
+        """Batches of at most `rows`; on a GPU, whose memory so many rows are reckoned to fill, of
+        fewer where prompts are longer. A prompt is there twice while it is read: what its pass
+        made, and the cache."""
         full = (
             self.rows * (2 * PROMPT + self.max_new_tokens)
             if self.model.body.device.type == "cuda"
@@ -161,8 +172,8 @@ class Sampler:
         length = len(ids) + (0 if ask.soft is None else len(ask.soft))
         if length >= self.model.context:
             raise LatentmemError(
-                f"Problem {ask.problem.id} makes a prompt of {length} tokens and the model reads and writes "
-                f"{self.model.context}: shorten it, or leave it out."
+                f"Problem {ask.problem.id} makes a prompt of {length} tokens and the model reads "
+                f"and writes {self.model.context}: shorten it, or leave it out."
             )
         soft = (
             b""
@@ -170,7 +181,8 @@ class Sampler:
             else ask.soft.detach().float().cpu().contiguous().numpy().tobytes()
         )
         for row in range(form.traces):
-            # A greedy trace draws nothing: it is one and the same for every problem of that text and every seed.
+            # A greedy trace draws nothing: it is one and the same for every problem of that text
+            # and every seed.
             seed = seed_for(self.seed, ask.problem.id, 0, row) if form.temperature else 0
             how = (
                 seed,
@@ -184,7 +196,8 @@ class Sampler:
             yield _Row(index, row, key, length)
 
     def _batch(self, asks: Sequence[Ask], rows: Sequence[_Row], form: Form) -> None:
-        """Sample these rows together and remember them, all at once: a batch is on disk as a whole or not at all."""
+        """Sample these rows together and remember them, all at once: a batch is on disk as a whole
+        or not at all."""
         began, jobs, names = time.perf_counter(), [], {}
         for row in rows:
             ask = asks[row.ask]

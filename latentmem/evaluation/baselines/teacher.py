@@ -1,4 +1,5 @@
-"""Distillation for the rows that keep a memory a problem; what several of them learn alike is learnt once."""
+"""Distillation for the rows that keep a memory a problem; what several of them learn alike is
+learnt once."""
 
 from __future__ import annotations
 
@@ -33,11 +34,13 @@ class Taught:
 
 
 class Teacher:
-    """Turns problems into memories by `distil`, and remembers them in `folder`/`name`.sqlite and .jsonl.
+    """Turns problems into memories by `distil`, and remembers them in `folder`/`name`.sqlite and
+    .jsonl.
 
-    The first votes are the sampler's own, so a zero-shot vote that was sampled before is not sampled again; its cost is
-    counted all the same. The problems that pass the gate are trained `group` at a time, in the order given. `model` and
-    `gradient` replace the soft prompt by another adapter. The bank's memories carry both keys.
+    The first votes are the sampler's own, so a zero-shot vote that was sampled before is not
+    sampled again; its cost is counted all the same. The problems that pass the gate are trained
+    `group` at a time, in the order given. `model` and `gradient` replace the soft prompt by another
+    adapter. The bank's memories carry both keys.
     """
 
     def __init__(
@@ -63,7 +66,8 @@ class Teacher:
             self._known.update(line)
 
     def learn(self, problems: Sequence[Problem]) -> Iterator[Record | Taught]:
-        """Distil problems that carry no truth. Yields what `distil` tells, and a Taught for each problem."""
+        """Distil problems that carry no truth. Yields what `distil` tells, and a Taught for each
+        problem."""
         r = self.recipe
         firsts = self.sampler.sample(
             [Ask(p) for p in problems], Form("vote", r.rollouts, r.temperature)
@@ -114,7 +118,8 @@ class Teacher:
             yield Taught(Distilled(problem.id, memory, one["reason"], steps), Cost(**one["cost"]))
 
     def _keep(self, done: Sequence[tuple[Problem, Sampled, Lesson]]) -> None:
-        """The memories first, then one line for the whole group: a group is known as a whole or not at all."""
+        """The memories first, then one line for the whole group: a group is known as a whole or not
+        at all."""
         line = {}
         for problem, first, lesson in done:
             memory = None
@@ -150,7 +155,8 @@ class Teacher:
         return {k: self._key(problem, k) for k in ("input", "kv")}
 
     def _cost(self, problem: Problem, first: Sampled, lesson: Lesson) -> Cost:
-        """The first vote, the rollouts of every step, and the prompt read once to sample and once more to train."""
+        """The first vote, the rollouts of every step, and the prompt read once to sample and once
+        more to train."""
         prompt = first.cost.read + self.recipe.virtual_tokens
         cost = first.cost
         for step in lesson.steps:

@@ -1,7 +1,8 @@
-"""Training weights instead of soft prompts: low-rank adapters and full parameters over the same frozen body.
+"""Training weights instead of soft prompts: low-rank adapters and full parameters over the same
+frozen body.
 
-Both stand in for `transformer.Linear`, so the same forward pass samples and trains, and nothing is rebuilt after a step.
-Rows of one batch share the weights, which is what a soft prompt does without.
+Both stand in for `transformer.Linear`, so the same forward pass samples and trains, and nothing is
+rebuilt after a step. Rows of one batch share the weights, which is what a soft prompt does without.
 """
 
 from __future__ import annotations
@@ -62,8 +63,9 @@ class Trained:
 
 
 class LoraModel(LanguageModel):
-    """A model whose "soft prompt" is a low-rank adapter of the queries and values (PEFT's default targets), as one array
-    [rows, hidden], float32: so `distil` trains it as it trains a prompt, and a bank can hold it.
+    """A model whose "soft prompt" is a low-rank adapter of the queries and values (PEFT's default
+    targets), as one array [rows, hidden], float32: so `distil` trains it as it trains a prompt,
+    and a bank can hold it.
 
     Prompts with different adapters are sampled one adapter after the other.
     """
@@ -88,7 +90,8 @@ class LoraModel(LanguageModel):
         self.numbers = sum(r * c for r, c in self._shapes) * len(b.layers)
 
     def text_prompt(self, text: str, tokens: int) -> Tensor:
-        """The untrained adapter: down uniform as PEFT starts it, up zero, so that it changes nothing. Ignores the text."""
+        """The untrained adapter: down uniform as PEFT starts it, up zero, so that it changes
+        nothing. Ignores the text."""
         draw = torch.Generator().manual_seed(0)
         bound = self.body.hidden**-0.5
         parts = [
@@ -179,7 +182,8 @@ class LoraModel(LanguageModel):
 
 
 def full_body(body: Body) -> tuple[Body, list[torch.nn.Parameter]]:
-    """A copy of a body whose every weight is a parameter, in the body's own numeric type; tied weights stay tied."""
+    """A copy of a body whose every weight is a parameter, in the body's own numeric type; tied
+    weights stay tied."""
     made: list[torch.nn.Parameter] = []
 
     def own(tensor: Tensor) -> torch.nn.Parameter:
@@ -234,8 +238,9 @@ def weight_gradient(
     *,
     budget: int | None = None,
 ) -> Generator[tuple[int, int], None, list[float]]:
-    """As `training.policy_gradient`, into the weights of the model that `made` gives: the same loss, the prompt read
-    again for every rollout, in micro-batches of at most `budget` padded tokens. A lot's own `soft` is not a prompt here.
+    """As `training.policy_gradient`, into the weights of the model that `made` gives: the same
+    loss, the prompt read again for every rollout, in micro-batches of at most `budget` padded
+    tokens. A lot's own `soft` is not a prompt here.
     """
     model = made()
     if budget is None:
@@ -273,7 +278,8 @@ def weight_gradient(
 
 
 def _micro_batch(body: Body, part: Sequence[_Row], temperature: float) -> Tensor:
-    """Loss of each row [n]: prompt and completion padded on the right, which causal attention never sees."""
+    """Loss of each row [n]: prompt and completion padded on the right, which causal attention never
+    sees."""
     device, longest = body.device, max(len(r.prompt) + len(r.ids) for r in part) - 1
     ids = torch.zeros(len(part), longest, dtype=torch.long)
     counted = torch.zeros(len(part), longest, dtype=torch.bool)
@@ -304,8 +310,8 @@ def _micro_batch(body: Body, part: Sequence[_Row], temperature: float) -> Tensor
 
 
 def trained_log_probs(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """As `grpo.token_log_probs`, with a gradient into the head, too: the logits of a chunk are computed twice, and
-    never kept."""
+    """As `grpo.token_log_probs`, with a gradient into the head, too: the logits of a chunk are
+    computed twice, and never kept."""
 
     def some(h: Tensor, ids: Tensor) -> Tensor:
         logits = F.linear(h, head).float() / temperature

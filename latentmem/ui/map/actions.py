@@ -1,4 +1,5 @@
-"""What can be done with memories: quarantine, delete, tags and notes, files to download and to import, nearest words."""
+"""What can be done with memories: quarantine, delete, tags and notes, files to download and to
+import, nearest words."""
 
 from __future__ import annotations
 
@@ -151,7 +152,8 @@ def act(
     event: gr.EventData,
     request: gr.Request,
 ) -> Picture:
-    """A button in the memory's page: a tag or a note is taken away, or the open receipt is to be forgotten."""
+    """A button in the memory's page: a tag or a note is taken away, or the open receipt is to be
+    forgotten."""
     data = event._data if isinstance(event._data, dict) else {}
     value = str(data.get("value", ""))[:200]
     if data.get("do") in (ASK, SURE, SPARE):
@@ -171,7 +173,8 @@ def act(
 def _forgetting(
     desk: Desk, look: Look, chosen: str, receipt_id: str, do: str, request: Any
 ) -> Picture:
-    """The two steps of forgetting the open receipt: the question below it, and then the memory's page in its place."""
+    """The two steps of forgetting the open receipt: the question below it, and then the memory's
+    page in its place."""
     words, _, space, method = look
     error, done = "", do == SURE
     if done:
@@ -193,7 +196,8 @@ def _forgetting(
 
 
 def forget_receipt(bank: Any, receipt_id: str) -> str:
-    """Deletes a receipt for good; in a shared app, one of the visitor's own. Raises LatentmemError if it is not there."""
+    """Deletes a receipt for good; in a shared app, one of the visitor's own. Raises LatentmemError
+    if it is not there."""
     if not isinstance(receipt_id, str) or not receipt_id.strip():
         raise LatentmemError(
             "The id of the receipt is empty: give that of a receipt that is kept here."
@@ -291,7 +295,10 @@ def _bulk(
     )
     if error:
         return tag, *Picture(notice=said(error, False))
-    words_ = f"{count(changed[0], 'memory', 'memories')} {'got' if on else 'lost'} the tag “{bank_notes.clean_tag(tag)}”."
+    words_ = (
+        f"{count(changed[0], 'memory', 'memories')} {'got' if on else 'lost'} the tag "
+        f"“{bank_notes.clean_tag(tag)}”."
+    )
     area = show_selection(desk, picked, chosen)
     return "", *part._replace(
         notice=said(words_), selected=area.selected, bulk=area.bulk, picked=area.picked
@@ -349,7 +356,8 @@ def export_peft(desk: Desk, chosen: str) -> tuple[Any, list[Fragment]]:
         lambda folder: (
             adapter_zip(desk, chosen, folder),
             (
-                "Exported: unzip it and load the folder with PeftModel.from_pretrained; generate with use_cache=False."
+                "Exported: unzip it and load the folder with PeftModel.from_pretrained; generate "
+                "with use_cache=False."
             ),
         ),
     )
@@ -394,7 +402,10 @@ def import_zip(
     )
     if report is None:
         return picture(desk, visit, words, colour, space, chosen, error, good=False, method=method)
-    told = f"Added {count(report.added, 'memory', 'memories')}; {count(report.skipped, 'was', 'were')} already there."
+    told = (
+        f"Added {count(report.added, 'memory', 'memories')}; "
+        f"{count(report.skipped, 'was', 'were')} already there."
+    )
     refused = f" Refused {len(report.refused)}: {report.refused[0]}" if report.refused else ""
     return picture(
         desk,
@@ -418,7 +429,8 @@ def near_words(desk: Desk, chosen: str) -> Picture:
             raise LatentmemError("Open a memory first.")
         if not desk.engine.ready:
             raise LatentmemError(
-                "The nearest words need the model, which is not loaded yet: wait for it, or solve a problem."
+                "The nearest words need the model, which is not loaded yet: wait for it, or solve "
+                "a problem."
             )
         return memory_words(desk.engine.model, desk.engine.bank.get(chosen))
 

@@ -1,6 +1,8 @@
-"""What the Memories panel knows of a bank, computed once for the same state: rows, tags, notes, vectors, and pictures.
+"""What the Memories panel knows of a bank, computed once for the same state: rows, tags, notes,
+vectors, and pictures.
 
-A picture has a `stamp`: the page holds the points of one stamp and is sent others only when the stamp differs.
+A picture has a `stamp`: the page holds the points of one stamp and is sent others only when the
+stamp differs.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ class Rows:
         ]
 
     def found(self, query: str) -> tuple[MemoryInfo, ...]:
-        """Those in whose problem, answer, source, id, tags or notes every word of the query occurs, newest first."""
+        """Those in whose problem, answer, source, id, tags or notes every word of the query occurs,
+        newest first."""
         words = query.casefold().split()
         if not words:
             return self.infos
@@ -69,8 +72,9 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """Unit vectors [n, d] of memories, in the order of storing. Soft prompts are taken as their difference from the mean
-    of all, flattened, since they all began as the same text; `sketched`: drawn down at random, so nearly right."""
+    """Unit vectors [n, d] of memories, in the order of storing. Soft prompts are taken as their
+    difference from the mean of all, flattened, since they all began as the same text;
+    `sketched`: drawn down at random, so nearly right."""
 
     names: tuple[str, ...]
     matrix: np.ndarray
@@ -101,8 +105,8 @@ class Sheet:
 
 
 class Atlas:
-    """The pictures of one bank. Thread-safe. `like`: an atlas of a bank with the same memories, or nearly: pictures that fit
-    are taken over, and none is computed twice."""
+    """The pictures of one bank. Thread-safe. `like`: an atlas of a bank with the same memories, or
+    nearly: pictures that fit are taken over, and none is computed twice."""
 
     def __init__(self, bank: Any, like: Atlas | None = None) -> None:
         self.bank = bank
@@ -117,8 +121,8 @@ class Atlas:
                 self._prompts = like._prompts
 
     def rows(self, exact: bool = True) -> Rows:
-        """The table as it is now; not `exact`: its counters, tags and notes may be those of a moment ago, so that a click on
-        a map of 50,000 does not read them all again."""
+        """The table as it is now; not `exact`: its counters, tags and notes may be those of a
+        moment ago, so that a click on a map of 50,000 does not read them all again."""
         with self._lock:
             now = memories_stamp(self.bank), stamp(self.bank)
             if self._rows is None or self._rows[0][0] != now[0] or (exact and self._rows[0] != now):
@@ -136,13 +140,15 @@ class Atlas:
             return sheet
 
     def _still(self, sheet: Sheet) -> bool:
-        """Whether a picture has the memories that the bank has now: writing need not have changed them."""
+        """Whether a picture has the memories that the bank has now: writing need not have changed
+        them."""
         if sheet.space == "prompt":
             return _of_one_shape(self.rows(exact=False))[1] == set(sheet.names)
         return self._keys(sheet.space)[0] == sheet.names
 
     def sheet(self, space: Space, method: str) -> Generator[Status, None, Sheet]:
-        """The picture of the memories as they are now, as the return value, with progress. Raises LatentmemError."""
+        """The picture of the memories as they are now, as the return value, with progress. Raises
+        LatentmemError."""
         found = self.ready(space, method)
         if found is not None:
             return found
@@ -178,8 +184,9 @@ class Atlas:
 
     # -------------------------------------------------------------- vectors
     def vectors(self, space: Space) -> Generator[Status, None, Vectors]:
-        """The vectors that a picture is made from. Those of different models cannot be compared, so `kv` and `prompt` are
-        of the model with most memories. Raises LatentmemError for a space that there is not."""
+        """The vectors that a picture is made from. Those of different models cannot be compared, so
+        `kv` and `prompt` are of the model with most memories. Raises LatentmemError for a space
+        that there is not."""
         if space == "prompt":
             shape, ids = _of_one_shape(self.rows(exact=False))
             if self._prompts is None or set(self._prompts.names) != ids:
@@ -200,8 +207,8 @@ class Atlas:
         return tuple(names), matrix
 
     def prompt_hits(self, memory_id: str, k: int = 5) -> tuple[Hit, ...]:
-        """The memories whose soft prompts differ from the mean in the most similar direction, best first, quarantined
-        ones left out. The similarities are exact."""
+        """The memories whose soft prompts differ from the mean in the most similar direction, best
+        first, quarantined ones left out. The similarities are exact."""
         known = self._prompts
         if known is None or memory_id not in known.names:
             return ()

@@ -1,6 +1,8 @@
-"""What the map asks the server for: the points of a picture, colours, what a search finds, and what was selected.
+"""What the map asks the server for: the points of a picture, colours, what a search finds, and what
+was selected.
 
-A picture comes in three steps: `draw` makes it, `want` sends its points, `explain` what helps to read it.
+A picture comes in three steps: `draw` makes it, `want` sends its points, `explain` what helps to
+read it.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ def draw(
 ) -> Iterator[Any]:
     """Makes the picture that the page is to show, with progress over the map.
 
-    Progress goes to one component alone: in a stream whose parts skip a component, gradio 6.31 empties it at the second.
+    Progress goes to one component alone: in a stream whose parts skip a component, gradio 6.31
+    empties it at the second.
     """
     atlas, made = atlas_of(desk), desk.visit(request).start("map")
     yield gr.skip()
@@ -57,7 +60,8 @@ def draw(
 def want(
     desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
 ) -> Picture:
-    """The points of the picture that `draw` made. A projection that failed leaves the map with PCA and one sentence."""
+    """The points of the picture that `draw` made. A projection that failed leaves the map with PCA
+    and one sentence."""
     visit, atlas = desk.visit(request), atlas_of(desk)
     made = visit.runs.get("map")
     if made is not None and made.stop.is_set():
@@ -80,7 +84,8 @@ def want(
 def explain(
     desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
 ) -> Picture:
-    """What helps to read a picture, once its points are there: names of groups, density, how far it can be trusted."""
+    """What helps to read a picture, once its points are there: names of groups, density, how far it
+    can be trusted."""
     atlas = atlas_of(desk)
     sheet = atlas.ready(space, method)  # type: ignore[arg-type]
     if sheet is None or not sheet.names:
@@ -147,8 +152,9 @@ def looked_at(
     seen: str,
     request: gr.Request,
 ) -> Picture:
-    """The panel is shown again: as the bank is now, if anything was written since it was sent. An answer on Solve and what is
-    said of it are such things. A page that was just loaded is sent everything without being asked."""
+    """The panel is shown again: as the bank is now, if anything was written since it was sent. An
+    answer on Solve and what is said of it are such things. A page that was just loaded is sent
+    everything without being asked."""
     if not seen or seen == seen_now(desk):
         return Picture()
     part = picture(
@@ -163,7 +169,8 @@ def looked_at(
 
 # ------------------------------------------------------------------ selection
 def picked(desk: Desk, chosen: str, event: gr.EventData, request: gr.Request) -> Picture:
-    """Points were selected with the box, the lasso, the keyboard or the table: their rows, and what can be done with them."""
+    """Points were selected with the box, the lasso, the keyboard or the table: their rows, and what
+    can be done with them."""
     data = event._data if isinstance(event._data, dict) else {}
     given = json.dumps(
         {"stamp": str(data.get("stamp", ""))[:40], "bits": str(data.get("bits", ""))[:MOST_PICKED]}
@@ -189,7 +196,8 @@ def show_selection(desk: Desk, given: str, chosen: str = "", message: str = "") 
 
 
 def selection(desk: Desk, given: str) -> list[MemoryInfo]:
-    """The selected memories, newest first. Raises LatentmemError when the bank changed since they were selected."""
+    """The selected memories, newest first. Raises LatentmemError when the bank changed since they
+    were selected."""
     if not given:
         return []
     try:

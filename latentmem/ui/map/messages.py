@@ -1,9 +1,11 @@
-"""The map as plain JSON for `map_view.js`: the points once, and then only what changes. Pure functions; no gradio.
+"""The map as plain JSON for `map_view.js`: the points once, and then only what changes. Pure
+functions; no gradio.
 
-Five small messages make the picture. `points`: where the memories lie; sent when another picture is wanted. `paint`: one
-byte a point, and what each of its values looks like. `mark`: a plotly figure with the star, the edges to its hits and the
-open memory. `lit`: one bit a point, which of them a search found. `extras`: names of groups, density. Each carries the
-stamp of the picture it belongs to.
+Five small messages make the picture. `points`: where the memories lie; sent when another picture is
+wanted. `paint`: one byte a point, and what each of its values looks like. `mark`: a plotly figure
+with the star, the edges to its hits and the open memory. `lit`: one bit a point, which of them a
+search found. `extras`: names of groups, density. Each carries the stamp of the picture it belongs
+to.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ SCALE = (
     (1.0, "#E69F00"),
 )  # blue to orange, told apart without red and green
 LEVELS = 64  # of a colour scale
-MOST_GROUPS = 27  # colours and symbols that can be told apart with a glance at the legend; the rest are "other"
+# colours and symbols that can be told apart with a glance at the legend; the rest are "other"
+MOST_GROUPS = 27
 
 
 def map_figure(
@@ -67,8 +70,8 @@ def map_figure(
 
 # ------------------------------------------------------------------ points
 def points(infos: Sequence[MemoryInfo], where: np.ndarray, stamp: str) -> dict[str, Any]:
-    """Coordinates as one string of float32 pairs, ids and names as one string each: long lists of small values are slow
-    on their way through the page."""
+    """Coordinates as one string of float32 pairs, ids and names as one string each: long lists of
+    small values are slow on their way through the page."""
     return {
         "stamp": stamp,
         "n": len(infos),
@@ -83,7 +86,8 @@ def packed(data: bytes) -> str:
 
 
 def point_words(i: MemoryInfo) -> str:
-    """A point in words: what a pointer over it shows, and what a screen reader says. Plain text, one line."""
+    """A point in words: what a pointer over it shows, and what a screen reader says. Plain text,
+    one line."""
     text = f"{i.name} → {_short(i.label or 'no answer', 30)}"
     return " ".join(text.encode("utf-8", "replace").decode().split())
 
@@ -97,7 +101,8 @@ def _short(text: str, width: int = 90) -> str:
 def paint(
     infos: Sequence[MemoryInfo], tags: Mapping[str, tuple[str, ...]], colour_by: str, stamp: str
 ) -> dict[str, Any]:
-    """One byte a point and the legend: `groups` (name, colour, symbol, how many), or a `scale` from low to high."""
+    """One byte a point and the legend: `groups` (name, colour, symbol, how many), or a `scale` from
+    low to high."""
     if colour_by in ("source", "tags"):
         names = [_source(i) if colour_by == "source" else _tag(i, tags) for i in infos]
         codes, groups = _grouped(names)
@@ -135,9 +140,11 @@ def _tag(i: MemoryInfo, tags: Mapping[str, tuple[str, ...]]) -> str:
 
 
 def _grouped(names: Sequence[str]) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """(code of each, legend): the largest groups first, grey ones last, beyond MOST_GROUPS one group of all others.
+    """(code of each, legend): the largest groups first, grey ones last, beyond MOST_GROUPS one
+    group of all others.
 
-    Beyond the palette the colours come again with other symbols, so that no two groups look the same.
+    Beyond the palette the colours come again with other symbols, so that no two groups look the
+    same.
     """
     sizes: dict[str, int] = {}
     for name in names:
@@ -239,8 +246,9 @@ def mark(
     hits: Sequence[Hit] = (),
     row: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """A plotly figure to lie under the points: dashed edges from the star (a typed problem), or else from the chosen
-    memory, to `hits`, each with its similarity in the original space. `where` has the points of those named.
+    """A plotly figure to lie under the points: dashed edges from the star (a typed problem), or
+    else from the chosen memory, to `hits`, each with its similarity in the original space.
+    `where` has the points of those named.
 
     `lit` are the rows that stay bright while the others are dimmed.
     """
@@ -281,7 +289,8 @@ def mark(
 def _edges(
     origin: np.ndarray, ends: Sequence[tuple[Hit, np.ndarray]], annotations: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """One dashed line for all hits, and a label with the similarity beyond each hit and its ring, where no other edge runs."""
+    """One dashed line for all hits, and a label with the similarity beyond each hit and its ring,
+    where no other edge runs."""
     xs: list[float | None] = []
     ys: list[float | None] = []
     for h, (x, y) in ends:
@@ -329,7 +338,8 @@ def lit(rows: Sequence[int], n: int, stamp: str) -> dict[str, Any]:
 
 
 def extras(found: Sequence[Group], dense: Mapping[str, Any] | None, stamp: str) -> dict[str, Any]:
-    """Names of groups as plotly annotations, and the density as a plotly contour; the page shows either when asked."""
+    """Names of groups as plotly annotations, and the density as a plotly contour; the page shows
+    either when asked."""
     names = [
         {
             "x": g.x,
@@ -387,7 +397,10 @@ def trust(
     if plane.beside:
         said += f" {count(plane.beside, 'memory', 'memories')} were placed beside their nearest."
     if left_out:
-        said += f" {count(left_out, 'memory has', 'memories have')} no place here: of another model, or without such a key."
+        said += (
+            f" {count(left_out, 'memory has', 'memories have')} no place here: of another "
+            "model, or without such a key."
+        )
     return Markup(
         '<p class="hint">{} {} The numbers on edges are the true similarities.</p>'
     ).format(said, _trust_number(measured, n))
@@ -400,8 +413,8 @@ def _trust_number(measured: tuple[float, int] | None, n: int) -> Markup:
     value, rows = measured
     on = "" if rows == n else f", on a sample of {rows}"
     return Markup(
-        '<span class="trusted" title="1 when every memory that looks near is near in truth, about 0.5 for a picture '
-        'drawn by chance (Venna and Kaski 2001)"><b>Trustworthiness {:.2f}</b> '
+        '<span class="trusted" title="1 when every memory that looks near is near in truth, about '
+        '0.5 for a picture drawn by chance (Venna and Kaski 2001)"><b>Trustworthiness {:.2f}</b> '
         "of 1 ({}{}).</span>"
     ).format(value, _meaning(value), on)
 
@@ -416,7 +429,8 @@ def _meaning(value: float) -> str:
     return "do not trust what looks near"
 
 
-ALIKE = 0.005  # a lead in similarity that two digits do not show: two memories of one problem are equally near
+# a lead in similarity that two digits do not show: two memories of one problem are equally near
+ALIKE = 0.005
 
 
 def misleads(
@@ -426,9 +440,11 @@ def misleads(
     hits: Sequence[Hit],
     chosen: int | None = None,
 ) -> Markup:
-    """A warning where the memory that looks nearest to the star, or to the chosen memory, is not the most similar one.
+    """A warning where the memory that looks nearest to the star, or to the chosen memory, is not
+    the most similar one.
 
-    `infos[i]` lies at `plane.points[i]`. A memory in quarantine is no hit, so it may look nearest without a warning.
+    `infos[i]` lies at `plane.points[i]`. A memory in quarantine is no hit, so it may look nearest
+    without a warning.
     """
     if plane is None or origin is None or not hits:
         return Markup("")
@@ -440,7 +456,8 @@ def misleads(
         return Markup("")
     also = f" ({there.similarity:.2f})" if there is not None else ""
     return Markup(
-        '<p class="notice warn" role="alert">The picture misleads here: “{}”{} looks nearest, but the most similar '
+        '<p class="notice warn" role="alert">The picture misleads here: “{}”{} looks nearest, but '
+        "the most similar "
         "memory is “{}” ({:.2f}).</p>"
     ).format(safe(infos[seen].name), also, safe(hits[0].name), hits[0].similarity)
 

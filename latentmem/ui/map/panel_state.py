@@ -28,7 +28,8 @@ from .projection import between, run
 
 # ---------- The page of one memory, or of a receipt in its place: what is read for it, and how it is put together.
 
-EVENTS = 4000  # of the open memory that its page is drawn from, the newest; its verdicts are read beside them
+# of the open memory that its page is drawn from, the newest; its verdicts are read beside them
+EVENTS = 4000
 NEAR = 5
 VERDICTS = ("helped", "hurt", "feedback")
 COUNTED = tuple(f.name for f in fields(Counters))
@@ -81,7 +82,8 @@ def receipt_body(
 
 
 def history(bank: Any, info: MemoryInfo) -> History:
-    """What happened to a memory. All that is counted, and all verdicts, though of very many events only the newest are read."""
+    """What happened to a memory. All that is counted, and all verdicts, though of very many events
+    only the newest are read."""
     newest = bank.events(info.id, limit=EVENTS)
     if len(newest) < EVENTS:
         return History(newest, (e for e in newest if e.kind in VERDICTS), len(newest))
@@ -98,7 +100,8 @@ def history(bank: Any, info: MemoryInfo) -> History:
 
 
 def model_size(desk: Desk, m: Memory) -> tuple[int, bool] | None:
-    """(how many parameters the model of a memory has, whether that is exact); None when it is not known here."""
+    """(how many parameters the model of a memory has, whether that is exact); None when it is not
+    known here."""
     engine = desk.engine
     if engine.ready and engine.model.fingerprint == m.model:
         return parameters(engine.model), True
@@ -121,13 +124,14 @@ def problem_finder(desk: Desk, atlas: Atlas) -> Callable[[str], str | None]:
     return find
 
 
-CHOICES = 200  # memories offered in the drop-down lists, the newest first; gradio takes a while to show very many
+# memories offered in the drop-down lists, the newest first; gradio takes a while to show very many
+CHOICES = 200
 SKIP = gr.skip()
 
 
 class Picture(NamedTuple):
-    """What a handler sends to the page: the order is that of `Memories.outputs`, then the lists of the Solve panel.
-    What is not named is not sent, so the page keeps what it has."""
+    """What a handler sends to the page: the order is that of `Memories.outputs`, then the lists of
+    the Solve panel. What is not named is not sent, so the page keeps what it has."""
 
     notice: Any = SKIP
     table: Any = SKIP
@@ -161,8 +165,9 @@ class Picture(NamedTuple):
 
 
 def atlas_of(desk: Desk) -> Atlas:
-    """The pictures of the desk's bank, one atlas for all visitors of the same bank. In a shared app that is the atlas of the
-    shared bank for everybody who has neither a memory of their own nor done anything to a shared one."""
+    """The pictures of the desk's bank, one atlas for all visitors of the same bank. In a shared app
+    that is the atlas of the shared bank for everybody who has neither a memory of their own nor
+    done anything to a shared one."""
     bank = desk.engine.bank
     if (
         desk.app is not None
@@ -184,10 +189,12 @@ def said(text: str, good: bool = True) -> list[Fragment]:
 
 
 def sheet_now(atlas: Atlas, space: str, method: str) -> Sheet | None:
-    """The picture, if it is there or drawn at once; None when it takes long, so that the page must ask for it."""
+    """The picture, if it is there or drawn at once; None when it takes long, so that the page must
+    ask for it."""
     found = atlas.ready(space, method)  # type: ignore[arg-type]
     if found is None and method == "pca" and space != "prompt":
-        with atlas.drawing:  # a page that opens on the map asks twice at its start: the second finds what the first made
+        # a page that opens on the map asks twice at its start: the second finds what the first made
+        with atlas.drawing:
             found = run(atlas.sheet(space, method))  # type: ignore[arg-type]
     return found
 
@@ -205,8 +212,9 @@ def picture(
     have: str | None = None,
     receipt_id: str = "",
 ) -> Picture:
-    """The whole panel. Its points only to a page that shows the map now, and if they are not those of the stamp that it
-    `have`s: one that shows it later asks for them. What cannot be read is said in its place."""
+    """The whole panel. Its points only to a page that shows the map now, and if they are not those
+    of the stamp that it `have`s: one that shows it later asks for them. What cannot be read is
+    said in its place."""
     seen = seen_now(
         desk
     )  # first: what is written while the rows are read is then seen another time
@@ -254,8 +262,8 @@ def seen_now(desk: Desk) -> str:
 def drawn(
     sheet: Sheet, rows: Rows, words: str, colour: str, have: str | None = None
 ) -> dict[str, Any]:
-    """The points of a picture unless the page has them, their colours, and which of them a search found, as members of a
-    Picture."""
+    """The points of a picture unless the page has them, their colours, and which of them a search
+    found, as members of a Picture."""
     infos = mapped(sheet, rows)
     points = (
         {} if have == sheet.stamp else {"points": points_of(infos, sheet.plane.points, sheet.stamp)}
@@ -299,9 +307,11 @@ def opened(
     receipt_id: str = "",
     words: str = "",
 ) -> Picture:
-    """What changes when a memory is opened or closed, or the star moves: not the table and not the points. A receipt is
-    shown in place of the memory's page, which without `chosen` is that of the memory that was tried. `words` were searched
-    for: the list of memories to open has only those found, and names the open one if it is among them."""
+    """What changes when a memory is opened or closed, or the star moves: not the table and not the
+    points. A receipt is shown in place of the memory's page, which without `chosen` is that of
+    the memory that was tried. `words` were searched
+    for: the list of memories to open has only those found, and names the open one if it is among
+    them."""
     atlas = atlas_of(desk)
     slip, lost = attempt(lambda: desk.engine.bank.receipt(receipt_id)) if receipt_id else (None, "")
     info = tried(desk, slip) if slip is not None else None
@@ -392,7 +402,8 @@ def _map(
 
 
 def listed(atlas: Atlas, name: str, words: str) -> str | None:
-    """The open memory as the value of the list of those found, which is cut; None if it is not in it."""
+    """The open memory as the value of the list of those found, which is cut; None if it is not in
+    it."""
     rows, _ = attempt(lambda: atlas.rows(exact=False)) if name else (None, "")
     found = rows.found(words or "")[:CHOICES] if rows is not None else ()
     return name if any(i.id == name for i in found) else None
@@ -421,16 +432,19 @@ def warnings(sheet: Sheet | None, visit: Visit, space: str, misled: Markup) -> l
     lost = Markup("")
     if visit.star is not None and space == "prompt":
         lost = Markup(
-            '<p class="hint">Your problem has no soft prompt, so it has no place on this map: choose another meaning '
+            '<p class="hint">Your problem has no soft prompt, so it has no place on this map: '
+            "choose another meaning "
             "of near to see it.</p>"
         )
     elif visit.star is not None and visit.star.kind != space:
         lost = Markup(
-            '<p class="hint">Your problem was placed by another meaning of near: press <b>Place it</b> again.</p>'
+            '<p class="hint">Your problem was placed by another meaning of near: press <b>Place '
+            "it</b> again.</p>"
         )
     elif visit.star is not None and sheet is not None and sheet.plane.axes is None:
         lost = Markup(
-            '<p class="hint">Your problem lies between its nearest memories, by their similarity.</p>'
+            '<p class="hint">Your problem lies between its nearest memories, by their '
+            "similarity.</p>"
         )
     return fragments(("misleads", misled), ("lost", lost))
 
@@ -451,7 +465,8 @@ def clicked(
     event: gr.EventData,
     request: gr.Request,
 ) -> Picture:
-    """Opens the memory of a point or link that was clicked, "" for none. What comes from the browser is checked."""
+    """Opens the memory of a point or link that was clicked, "" for none. What comes from the
+    browser is checked."""
     data, visit = event._data if isinstance(event._data, dict) else {}, desk.visit(request)
     if data.get("star") is False:
         visit.star = None
@@ -469,7 +484,8 @@ def show_receipt(
     event: gr.EventData,
     request: gr.Request,
 ) -> Picture:
-    """Opens a receipt in place of the open memory's page, or of the one that the address names with it."""
+    """Opens a receipt in place of the open memory's page, or of the one that the address names with
+    it."""
     data = event._data if isinstance(event._data, dict) else {}
     memory, visit = str(data.get("memory", chosen))[:80], desk.visit(request)
     visit.looked = True

@@ -1,4 +1,5 @@
-"""Keys -> points of a plane, and how far the picture may be trusted. numpy; scikit-learn only where it is asked for."""
+"""Keys -> points of a plane, and how far the picture may be trusted. numpy; scikit-learn only where
+it is asked for."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ import numpy as np
 from ...model.weights.cache import cache_dir
 from ...records import LatentmemError, Status, digest
 
-EXACT = 800  # up to this many keys or numbers a key the principal axes are exact; beyond it, an iteration finds them
+# up to this many keys or numbers a key the principal axes are exact; beyond it, an iteration finds
+# them
+EXACT = 800
 CHUNK = 1 << 22  # numbers handled at a time: 32 MB in float64
 NEAR = 3  # neighbours that place a point the method itself did not place
 SAMPLE, NEIGHBOURS = 1000, 10  # of the measure of trust
@@ -30,8 +33,9 @@ SAMPLE, NEIGHBOURS = 1000, 10  # of the measure of trust
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """Points [n, 2] of n keys. A linear one also has its `centre` [d], its `axes` [d, 2] and the share of the variance
-    they explain. `beside` of the points were placed next to their nearest neighbours, not by the method itself."""
+    """Points [n, 2] of n keys. A linear one also has its `centre` [d], its `axes` [d, 2] and the
+    share of the variance they explain. `beside` of the points were placed next to their nearest
+    neighbours, not by the method itself."""
 
     points: np.ndarray
     method: str = "pca"
@@ -41,16 +45,19 @@ class Plane:
     beside: int = 0
 
     def project(self, key: np.ndarray) -> np.ndarray | None:
-        """One key [d] -> its point [2]; None when the plane is not linear or was made from keys of another length."""
+        """One key [d] -> its point [2]; None when the plane is not linear or was made from keys of
+        another length."""
         if self.axes is None or self.centre is None or len(key) != len(self.centre):
             return None
         return (key - self.centre) @ self.axes
 
 
 def pca(keys: np.ndarray) -> Plane:
-    """The two principal axes of keys [n, d]. With fewer than three keys the missing axes are zero, so points may coincide.
+    """The two principal axes of keys [n, d]. With fewer than three keys the missing axes are zero,
+    so points may coincide.
 
-    The sign of each axis is fixed (its largest loading is positive), so the same bank always gives the same picture.
+    The sign of each axis is fixed (its largest loading is positive), so the same bank always gives
+    the same picture.
     """
     n, d = keys.shape
     centre = keys.mean(axis=0, dtype=np.float64) if n else np.zeros(d)
@@ -75,7 +82,8 @@ def _parts(keys: np.ndarray) -> list[np.ndarray]:
 
 
 def _exact(keys: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """(axes [d, at most 2], their variances, the whole variance) from the smaller of the two Gram matrices."""
+    """(axes [d, at most 2], their variances, the whole variance) from the smaller of the two Gram
+    matrices."""
     n, d = keys.shape
     if n >= d:
         gram = sum(c.T @ c for part in _parts(keys) for c in [part - centre])
@@ -98,8 +106,8 @@ def _exact(keys: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _iterated(
     keys: np.ndarray, centre: np.ndarray, extra: int = 14, rounds: int = 8
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """The same by subspace iteration (Halko et al., 0909.4061), in time linear in n and d: the Gram matrix of 5,000 keys
-    of 6,144 numbers would take half a minute."""
+    """The same by subspace iteration (Halko et al., 0909.4061), in time linear in n and d: the Gram
+    matrix of 5,000 keys of 6,144 numbers would take half a minute."""
     basis = np.linalg.qr(np.random.default_rng(0).standard_normal((keys.shape[1], 2 + extra)))[0]
     total = 0.0
     for last in [False] * rounds + [True]:
@@ -119,7 +127,8 @@ def _iterated(
 
 
 def nearest(points: np.ndarray, star: np.ndarray, without: int | None = None) -> int | None:
-    """Index of the point nearest to the star in the picture, one point perhaps left out; None when there is no other."""
+    """Index of the point nearest to the star in the picture, one point perhaps left out; None when
+    there is no other."""
     far = ((points - star) ** 2).sum(axis=1)
     if without is not None:
         far[without] = np.inf
@@ -128,14 +137,15 @@ def nearest(points: np.ndarray, star: np.ndarray, without: int | None = None) ->
 
 
 def between(points: np.ndarray, similarities: Sequence[float]) -> np.ndarray:
-    """Where something lies that is so similar to these points [m, 2]: their mean, weighted by 1 / (1 - similarity)."""
+    """Where something lies that is so similar to these points [m, 2]: their mean, weighted by 1 /
+    (1 - similarity)."""
     weights = 1 / (1.001 - np.clip(np.asarray(similarities, np.float64), -1, 1))
     return (points * weights[:, None]).sum(axis=0) / weights.sum()
 
 
 def spread(keys: np.ndarray, fitted: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points [n, 2] of unit keys [n, d], of which those at `fitted` [m] have `points` [m, 2]; each of the others lies
-    between its NEAR most similar fitted ones."""
+    """Points [n, 2] of unit keys [n, d], of which those at `fitted` [m] have `points` [m, 2]; each
+    of the others lies between its NEAR most similar fitted ones."""
     all_points = np.zeros((len(keys), 2), np.float32)
     all_points[fitted] = points
     rest = np.setdiff1d(np.arange(len(keys)), fitted)
@@ -151,8 +161,9 @@ def spread(keys: np.ndarray, fitted: np.ndarray, points: np.ndarray) -> np.ndarr
 
 
 def trustworthiness(keys: np.ndarray, points: np.ndarray) -> tuple[float, int] | None:
-    """(trustworthiness, number of keys it was measured on): 1 when each point's nearest in the picture are its nearest in
-    truth, about 0.5 for a picture drawn by chance (Venna and Kaski 2001). On a fixed sample; None for fewer than 5 keys.
+    """(trustworthiness, number of keys it was measured on): 1 when each point's nearest in the
+    picture are its nearest in truth, about 0.5 for a picture drawn by chance (Venna and Kaski
+    2001). On a fixed sample; None for fewer than 5 keys.
     """
     from sklearn.manifold import trustworthiness as measured
 
@@ -172,9 +183,11 @@ def trustworthiness(keys: np.ndarray, points: np.ndarray) -> tuple[float, int] |
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
-VERSION = "1"  # raise it when a method's settings in `map_worker.py` change: then the pictures are computed again
+# raise it when a method's settings in `map_worker.py` change: then the pictures are computed again
+VERSION = "1"
 FEWEST = 5  # memories a neighbour method needs
-MOST_FITTED = 10_000  # keys the method itself places: t-SNE takes minutes for more; the others lie beside their nearest
+# keys the method itself places: t-SNE takes minutes for more; the others lie beside their nearest
+MOST_FITTED = 10_000
 MOST_KEPT = 64  # pictures on disk, the oldest go first
 PATIENCE = 1800.0  # seconds
 WORKER = Path(__file__).with_name("projection_worker.py")
@@ -186,13 +199,14 @@ def methods() -> dict[str, str]:
 
 
 def place(keys: np.ndarray, method: str) -> Generator[Status, None, Plane]:
-    """The picture of unit keys [n, d] by a method, as the generator's return value, with progress on the way. Closing the
-    generator ends the computation. Raises LatentmemError."""
+    """The picture of unit keys [n, d] by a method, as the generator's return value, with progress
+    on the way. Closing the generator ends the computation. Raises LatentmemError."""
     if method == "pca":
         return pca(keys)
     if method not in methods():
         raise LatentmemError(
-            f"The projection {str(method)[:20]!r} is not installed: choose {' or '.join(methods().values())}."
+            f"The projection {str(method)[:20]!r} is not installed: choose "
+            f"{' or '.join(methods().values())}."
         )
     if len(keys) < FEWEST:
         raise LatentmemError(
@@ -218,11 +232,12 @@ def grown(
     keys: np.ndarray,
     fitted: Collection[str] | None = None,
 ) -> Plane | None:
-    """A neighbour picture after some memories came or went: those that were there stay, new ones lie beside their
-    nearest. None when more than a tenth are new, so that it should be computed again.
+    """A neighbour picture after some memories came or went: those that were there stay, new ones
+    lie beside their nearest. None when more than a tenth are new, so that it should be computed
+    again.
 
-    `fitted`: the memories that there were when it was last computed, if not those of `old`. New is what came since then: a
-    bank that grows one by one would else never have a tenth of new ones.
+    `fitted`: the memories that there were when it was last computed, if not those of `old`. New is
+    what came since then: a bank that grows one by one would else never have a tenth of new ones.
     """
     at = {name: i for i, name in enumerate(old_names)}
     known = [i for i, name in enumerate(names) if name in at]
@@ -266,7 +281,8 @@ def _computed(keys: np.ndarray, method: str) -> Generator[Status, None, np.ndarr
 
 
 def _told(process: subprocess.Popen[str], name: str, n: int) -> Iterator[Status]:
-    """Progress until the process has ended, at least twice a second, so that whoever listens can close it."""
+    """Progress until the process has ended, at least twice a second, so that whoever listens can
+    close it."""
     lines: queue.Queue[str | None] = queue.Queue()
 
     def pump() -> None:
@@ -320,7 +336,8 @@ def kept(file: Path, n: int) -> np.ndarray | None:
 
 
 def keep(file: Path, points: np.ndarray) -> None:
-    """Keeps a picture. A disk that is full or read-only means that it is computed again another time."""
+    """Keeps a picture. A disk that is full or read-only means that it is computed again another
+    time."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}.tmp.npy")
@@ -358,14 +375,16 @@ FEWEST_CLUSTERED = 12  # points below which groups mean nothing
 MOST = 14  # groups: more names than that cover the picture
 MOST_WORDS = 3
 ASKING = frozenset(
-    "does did gets get takes take makes make has had many much long far total altogether number".split()
+    "does did gets get takes take makes make has had many much long far total altogether "
+    "number".split()
 )
 GRID, BLUR = 56, 1.8  # cells along each side of the density, and the width of its bell in cells
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group of points near each other, where its name stands, and the words most typical of its problems."""
+    """A group of points near each other, where its name stands, and the words most typical of its
+    problems."""
 
     x: float
     y: float
@@ -374,8 +393,8 @@ class Group:
 
 
 def groups(points: np.ndarray, texts: Sequence[str]) -> list[Group]:
-    """Groups of the points [n, 2] of these problems, by k-means in the picture; the same every time. A group without a
-    typical word is left out."""
+    """Groups of the points [n, 2] of these problems, by k-means in the picture; the same every
+    time. A group without a typical word is left out."""
     n = len(points)
     if n < FEWEST_CLUSTERED:
         return []
@@ -395,8 +414,9 @@ def groups(points: np.ndarray, texts: Sequence[str]) -> list[Group]:
 
 
 def typical_words(texts: Sequence[str], label: np.ndarray, k: int) -> list[tuple[str, ...]]:
-    """For each of k groups the words most typical of its texts: class-based tf-idf (Grootendorst, 2203.05794), in which a
-    group is one document. A word must stand in a fifth of the group's texts, and there half again as often as elsewhere."""
+    """For each of k groups the words most typical of its texts: class-based tf-idf (Grootendorst,
+    2203.05794), in which a group is one document. A word must stand in a fifth of the group's
+    texts, and there half again as often as elsewhere."""
     from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 
@@ -425,7 +445,8 @@ def typical_words(texts: Sequence[str], label: np.ndarray, k: int) -> list[tuple
 
 
 def density(points: np.ndarray) -> dict[str, Any] | None:
-    """{"x", "y", "z"}: how dense the points [n, 2] are on a grid of GRID x GRID cells, 1 at the densest."""
+    """{"x", "y", "z"}: how dense the points [n, 2] are on a grid of GRID x GRID cells, 1 at the
+    densest."""
     if len(points) < FEWEST_CLUSTERED:
         return None
     low, high = points.min(axis=0), points.max(axis=0)

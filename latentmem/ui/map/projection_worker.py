@@ -1,8 +1,8 @@
 """Computes a t-SNE or UMAP picture in a process of its own, run as a script by `map_layouts.py`.
 
-Why a process: neither library can be stopped or reports progress to its caller, and both would hold up the app for as
-long as they compute. Arguments: method, file with keys [n, d] (.npy), file for points [n, 2] (.npy). Standard output:
-"<done> <total>" lines.
+Why a process: neither library can be stopped or reports progress to its caller, and both would hold
+up the app for as long as they compute. Arguments: method, file with keys [n, d] (.npy), file for
+points [n, 2] (.npy). Standard output: "<done> <total>" lines.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The Distil panel: the learning curve live, then keep or discard. What comes after is in `before_after.py`."""
+"""The Distil panel: the learning curve live, then keep or discard. What comes after is in
+`before_after.py`."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ def press_compare(desk: Desk, on: str, request: gr.Request) -> Any:
 
 
 def before_after(desk: Desk, request: gr.Request) -> Iterator[Any]:
-    """The same problems and seed without the memory and with it, also before it is kept; nothing of it is stored."""
+    """The same problems and seed without the memory and with it, also before it is kept; nothing of
+    it is stored."""
     visit = desk.visit(request)
     yield from components.in_turn(visit, "before_after", 1, lambda run: _compared(desk, visit, run))
 
@@ -248,8 +250,8 @@ FIRST = fragments(
     (
         "first",
         notice(
-            "The model solves the problem several times; the majority's answer becomes the label, and "
-            "a short soft prompt is trained to make the model agree with its own majority."
+            "The model solves the problem several times; the majority's answer becomes the label, "
+            "and a short soft prompt is trained to make the model agree with its own majority."
         ),
     )
 )
@@ -257,8 +259,8 @@ WHY = fragments(
     (
         "why",
         notice(
-            "No correct answer is ever used, and the model's own weights never change. If all traces "
-            "agree, or too few do, there is nothing to learn, and the app says so."
+            "No correct answer is ever used, and the model's own weights never change. If all "
+            "traces agree, or too few do, there is nothing to learn, and the app says so."
         ),
     )
 )
@@ -305,8 +307,8 @@ def picture(desk: Desk, run: Run, visit: Visit, running: bool, words: str = "") 
 
 
 def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
-    """Distils what the last press asked, and streams the page. The memory waits on the server, for this visitor only, to be
-    kept or discarded."""
+    """Distils what the last press asked, and streams the page. The memory waits on the server, for
+    this visitor only, to be kept or discarded."""
     visit = desk.visit(request)
     yield from components.in_turn(
         visit, "distil", len(Picture._fields), lambda run: _distilling(desk, visit, run)
@@ -357,8 +359,9 @@ def amiss(desk: Desk, problem: str, *settings: Any) -> str:
 
 
 def press(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
-    """At once on the press, before the queue: what is asked is taken down, so that a reload meanwhile does not lose it. What
-    cannot be asked is refused here, and a memory that waits to be kept goes on waiting."""
+    """At once on the press, before the queue: what is asked is taken down, so that a reload
+    meanwhile does not lose it. What cannot be asked is refused here, and a memory that waits to
+    be kept goes on waiting."""
     visit = desk.visit(request)
     if why := amiss(desk, *given):
         run = components.not_taken(visit, "distil", why)
@@ -378,8 +381,8 @@ def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
 
 
 def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
-    """What a loaded page shows: the problem, the panel's own settings, the Picture of the last distillation, if there was
-    one, and what was compared before and after it."""
+    """What a loaded page shows: the problem, the panel's own settings, the Picture of the last
+    distillation, if there was one, and what was compared before and after it."""
     run = components.given_back(visit, "distil")
     if run is None:
         return gr.skip(), *[gr.skip()] * (len(components.TRAINING) + len(Picture._fields) + 1)
@@ -421,7 +424,8 @@ def waiting() -> Picture:
 
 
 def take_over(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
-    """From the Solve panel: shows this one, with the solved problem in its box, and presses its button."""
+    """From the Solve panel: shows this one, with the solved problem in its box, and presses its
+    button."""
     receipt = last_receipt(desk.visit(request))
     problem = (
         given[0] if receipt is None else receipt.problem.text
@@ -430,7 +434,8 @@ def take_over(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
 
 
 def stop(desk: Desk, request: gr.Request) -> Picture:
-    """Ends the distillation; the bank stays as it was. One that only waited leaves the page of the one before it."""
+    """Ends the distillation; the bank stays as it was. One that only waited leaves the page of the
+    one before it."""
     visit = desk.visit(request)
     visit.end("distil", "before_after")
     ended = visit.runs.get("distil")
@@ -460,7 +465,10 @@ def keep(desk: Desk, request: gr.Request) -> Picture:
         run.scene.distilled = replace(done, kept=True)
         said = "Kept. It is on the map now, and tried on similar problems from now on."
         if desk.hosted:
-            said += " It is yours alone and forgotten half an hour after you close this tab: export it to keep it."
+            said += (
+                " It is yours alone and forgotten half an hour after you close this tab: "
+                "export it to keep it."
+            )
     return picture(desk, run, visit, False, said)._replace(stop=still_going(desk, request))
 
 

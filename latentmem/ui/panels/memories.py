@@ -1,5 +1,5 @@
-"""The Memories panel: the map, the table, and the page of one memory. What is done with memories is in `map_actions.py`,
-what the map asks for in `map_handlers.py`."""
+"""The Memories panel: the map, the table, and the page of one memory. What is done with memories is
+in `map_actions.py`, what the map asks for in `map_handlers.py`."""
 
 from __future__ import annotations
 
@@ -348,8 +348,9 @@ def choose(
 
 
 def locate(desk: Desk, text: str, space: str, request: gr.Request) -> Iterator[list[Fragment]]:
-    """Finds a typed problem's place on the map, with progress over the memory's page; `located` then shows it. Without a typed
-    one it is that of the star, which the last answer may have set."""
+    """Finds a typed problem's place on the map, with progress over the memory's page; `located`
+    then shows it. Without a typed one it is that of the star, which the last answer may have
+    set."""
     visit = desk.visit(request)
     if not (text or "").strip() and visit.star is not None:
         text = visit.star.text
@@ -375,8 +376,8 @@ def _locating(desk: Desk, text: str, space: str, found: list[Star]) -> Iterator[
     problem = desk.problem(text)
     if space == "prompt":
         raise LatentmemError(
-            "A typed problem has no soft prompt, so it has no place on this map: choose another meaning of "
-            "near."
+            "A typed problem has no soft prompt, so it has no place on this map: choose another "
+            "meaning of near."
         )
     engine = yield from ready_engine(desk, {"key": space})
     found.append(star_of(engine, problem))
@@ -400,7 +401,8 @@ def shut(
 
 # ---------- Which handler listens to which event of the Memories panel. What leads to other panels is wired in `layout.py`.
 
-# A full queue of model work must not keep anybody from keeping, tagging or carrying away a memory, so nothing here waits in it.
+# A full queue of model work must not keep anybody from keeping, tagging or carrying away a memory,
+# so nothing here waits in it.
 QUIET = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 # Gradio drops an event whose listener is still at work, unless it is told otherwise.
 EACH, LATEST = (
@@ -413,7 +415,10 @@ DRAWING = {
     "queue": True,
 }  # pictures that are computed at the same time
 MAP = "#lm-map .lm-figure"
-FETCH = "() => setTimeout(() => document.querySelector('#lm-download a, a#lm-download, #lm-download')?.click(), 400)"
+FETCH = (
+    "() => setTimeout(() => document.querySelector('#lm-download a, a#lm-download, "
+    "#lm-download')?.click(), 400)"
+)
 
 
 # What each handler may change: only these components are sent an answer.

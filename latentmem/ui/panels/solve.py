@@ -1,4 +1,5 @@
-"""The Solve panel: pose a problem, watch the traces vote, read the receipt, ask what would have been without it."""
+"""The Solve panel: pose a problem, watch the traces vote, read the receipt, ask what would have
+been without it."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def press_compare(desk: Desk, other: str | None, request: gr.Request) -> Any:
 
 
 def compare(desk: Desk, request: gr.Request) -> Iterator[Any]:
-    """The counterfactual: the same problem and seed with another memory, beside what was there. It leaves no event."""
+    """The counterfactual: the same problem and seed with another memory, beside what was there. It
+    leaves no event."""
     visit = desk.visit(request)
     yield from components.in_turn(visit, "compare", 1, lambda run: _compared(desk, visit, run))
 
@@ -357,7 +359,8 @@ def picture(desk: Desk, run: Run, running: bool, words: str = "") -> Picture:
 
 
 def receipt(desk: Desk, r: Receipt, chosen: bool) -> list[Fragment]:
-    """The receipt as a card, with what the bank knows of the memory that was tried. `chosen`: by the visitor."""
+    """The receipt as a card, with what the bank knows of the memory that was tried. `chosen`: by
+    the visitor."""
     return fragments(("receipt", receipt_card(r, tried(desk, r), chosen)))
 
 
@@ -415,8 +418,8 @@ def amiss(desk: Desk, problem: str, mode: str, memory_id: str | None, *settings:
 
 
 def press(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
-    """At once on the press, before the queue: what is asked is taken down, so that a reload meanwhile does not lose it. What
-    cannot be asked is refused here, and the last answer stays."""
+    """At once on the press, before the queue: what is asked is taken down, so that a reload
+    meanwhile does not lose it. What cannot be asked is refused here, and the last answer stays."""
     visit = desk.visit(request)
     if why := amiss(desk, *given):
         run = components.not_taken(visit, "solve", why)
@@ -438,8 +441,8 @@ def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
 
 
 def restored(desk: Desk, visit: Visit, problem: str) -> tuple[Any, ...]:
-    """What a loaded page shows: problem, mode, memory, the settings, the Picture and the columns beside each other; a first
-    visit or the last run.
+    """What a loaded page shows: problem, mode, memory, the settings, the Picture and the columns
+    beside each other; a first visit or the last run.
 
     A problem in the address goes before the one that was asked last.
     """
@@ -470,14 +473,16 @@ def _another(problem: str, run: Run) -> bool:
 
 
 def linked(visit: Visit, problem: str) -> None:
-    """A page was opened whose address names this problem: the answer to another one, which has no place on it, ends."""
+    """A page was opened whose address names this problem: the answer to another one, which has no
+    place on it, ends."""
     run = visit.runs.get("solve")
     if run is not None and _another(problem, run):
         visit.end("solve", *ASIDE)
 
 
 def _place(desk: Desk, run: Run) -> Star | None:
-    """The answered problem on the map, for "Why this memory?". A failure here must not spoil the answer."""
+    """The answered problem on the map, for "Why this memory?". A failure here must not spoil the
+    answer."""
     receipt = run.scene.receipt
     if receipt is None:
         return None
@@ -527,7 +532,8 @@ def stop(desk: Desk, request: gr.Request) -> Picture:
     shown = picture(
         desk, run, False, "" if run.scene.rows and run is ended else "Stopped before it began."
     )
-    # Where the answer's page stood already, the memory that the visitor chose to compare it with stays chosen.
+    # Where the answer's page stood already, the memory that the visitor chose to compare it with
+    # stays chosen.
     return (
         shown._replace(other=gr.skip())
         if run is not ended or any(name in visit.runs for name in ASIDE)
@@ -549,7 +555,8 @@ def examples_of(desk: Desk, name: str | None) -> tuple[Any, Any]:
 
 
 def take(desk: Desk, event: gr.EventData) -> tuple[Any, Any, Any]:
-    """A tile of the first page was pressed: family, example and box. The id comes from the browser, so it is checked."""
+    """A tile of the first page was pressed: family, example and box. The id comes from the browser,
+    so it is checked."""
     given = event._data.get("id", "") if isinstance(event._data, dict) else ""
     for text, problem in desk.examples.items():
         if problem.id == given:

@@ -1,4 +1,5 @@
-"""The Stream panel: problems one at a time, and the accuracy of each system as it grows. Stop, go on, download."""
+"""The Stream panel: problems one at a time, and the accuracy of each system as it grows. Stop, go
+on, download."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ PAIR = ("zero_shot", "elm")  # chosen at first
 ALL = "All families, mixed"
 FIRST, MOST, MOST_HOSTED = 8, 200, 6  # problems: at first, at most, and at most in a shared app
 FILE_BYTES = 5_000_000
-PRESS = "press Begin again, which forgets that run"  # how a visitor is rid of what cannot be gone on with
+# how a visitor is rid of what cannot be gone on with
+PRESS = "press Begin again, which forgets that run"
 
 
 class Given(NamedTuple):
@@ -64,8 +66,9 @@ class Given(NamedTuple):
 
 
 def posed(visit: Visit, given: Given, fresh: bool = False, again: str = PRESS) -> Run:
-    """A new run of the panel, with what was chosen; not begun. `fresh`: what there was of this stream is forgotten. `again`:
-    how whoever posed it begins a stream again, which an error may advise."""
+    """A new run of the panel, with what was chosen; not begun. `fresh`: what there was of this
+    stream is forgotten. `again`: how whoever posed it begins a stream again, which an error may
+    advise."""
     run = visit.start("stream")
     run.given, run.settings = given, {"fresh": fresh, "again": again}
     run.scene = Feed()  # type: ignore[assignment]
@@ -89,7 +92,8 @@ def most_problems(hosted: bool) -> int:
 
 
 def data_of(desk: Desk, chosen: str, file: str | None, size: float, seed: float) -> DataSet:
-    """The problems of the stream in their order. Raises LatentmemError for a file that holds none, or a wrong number."""
+    """The problems of the stream in their order. Raises LatentmemError for a file that holds none,
+    or a wrong number."""
     return first_of(desk, all_of(desk, chosen, file, seed), size)
 
 
@@ -102,7 +106,8 @@ def first_of(desk: Desk, data: DataSet, size: float) -> DataSet:
 
 
 def all_of(desk: Desk, chosen: str, file: str | None, seed: float) -> DataSet:
-    """All the problems that there are to stream, in the order of the seed. Raises LatentmemError for a file that holds none."""
+    """All the problems that there are to stream, in the order of the seed. Raises LatentmemError
+    for a file that holds none."""
     if not isinstance(seed, (int, float)) or not 0 <= seed < inf:
         raise LatentmemError(f"Seed {seed} does not fit: give a whole number from 0 on.")
     if file:
@@ -132,11 +137,12 @@ def uploaded(file: Path, most_chars: int) -> DataSet:
 
 
 def home(desk: Desk, data: DataSet, systems: Sequence[str], seed: int) -> Path:
-    """Where a stream is kept: beside the bank, or with the visitor's other files in a shared app. The same choices find
-    the same folder, so that a stream goes on after a stop, a reload or a restart.
+    """Where a stream is kept: beside the bank, or with the visitor's other files in a shared app.
+    The same choices find the same folder, so that a stream goes on after a stop, a reload or a
+    restart.
 
-    `data` are all the problems that there are to stream: how many of them are asked for decides nothing about a reply, so a
-    stream that is made longer keeps what it has.
+    `data` are all the problems that there are to stream: how many of them are asked for decides
+    nothing about a reply, so a stream that is made longer keeps what it has.
     """
     s = desk.engine.settings
     lasting = not desk.hosted and str(s.bank) != ":memory:"
@@ -167,7 +173,8 @@ def enter_systems(
 
 
 def entered(systems: Sequence[str], make: Any) -> list[Entrant]:
-    """The entrants behind the names of the checkboxes: the two of the model alone are one system in two forms."""
+    """The entrants behind the names of the checkboxes: the two of the model alone are one system in
+    two forms."""
     from ...evaluation.protocols import FORMS
 
     alone = tuple(
@@ -182,8 +189,8 @@ def entered(systems: Sequence[str], make: Any) -> list[Entrant]:
 
 
 def what_is_left(desk: Desk, given: Given) -> tuple[bool, bool]:
-    """(whether there is anything of an earlier run with these choices, whether any replies are missing). Of choices that do
-    not fit there is nothing."""
+    """(whether there is anything of an earlier run with these choices, whether any replies are
+    missing). Of choices that do not fit there is nothing."""
     names = chosen_systems(given.systems)
     try:
         order = all_of(desk, given.chosen, given.file, given.seed)
@@ -207,7 +214,8 @@ def forget(folder: Path, remedies: Remedies) -> None:
 
 
 def remedies_of(again: str) -> Remedies:
-    """The journal's errors as the page or a client is told them: neither has the options of the command line."""
+    """The journal's errors as the page or a client is told them: neither has the options of the
+    command line."""
     return Remedies(
         "The folder of this stream",
         again,
@@ -218,8 +226,8 @@ def remedies_of(again: str) -> Remedies:
 
 
 def lines_of(file: Path, problems: int) -> bytes:
-    """The results of a stream, one line a reply and a lesson, as far as the first so many problems: an earlier run may have
-    met more of them. What is not a whole line is left out."""
+    """The results of a stream, one line a reply and a lesson, as far as the first so many problems:
+    an earlier run may have met more of them. What is not a whole line is left out."""
 
     def place(line: bytes) -> float:
         try:
@@ -233,7 +241,8 @@ def lines_of(file: Path, problems: int) -> bytes:
 
 
 def _place(unit: str) -> int:
-    """Which problem a unit of the journal is about, from 0 on: they are named SYSTEM/FORM/PLACE and SYSTEM/lesson/PLACE."""
+    """Which problem a unit of the journal is about, from 0 on: they are named SYSTEM/FORM/PLACE and
+    SYSTEM/lesson/PLACE."""
     return int(unit.rpartition("/")[2])
 
 
@@ -243,7 +252,8 @@ def chosen_systems(systems: Sequence[str] | None) -> list[str]:
 
 
 def records(desk: Desk, feed: Feed, given: Given, fresh: bool, again: str) -> Iterator[Any]:
-    """Everything from the press of Start to the last reply; begins with what an earlier part of the stream has left."""
+    """Everything from the press of Start to the last reply; begins with what an earlier part of the
+    stream has left."""
     chosen, file, systems, size, seed = given
     names = chosen_systems(systems)
     if not names:
@@ -441,8 +451,8 @@ def saved(desk: Desk, feed: Feed) -> str | None:
 
 
 def offered(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, Any]:
-    """A choice was touched: what the buttons would do with the choices as they now are. Other ones are another stream, which
-    does not go on with the one that is shown."""
+    """A choice was touched: what the buttons would do with the choices as they now are. Other ones
+    are another stream, which does not go on with the one that is shown."""
     if desk.visit(request).busy("stream"):
         return gr.skip(), gr.skip()
     there, missing = what_is_left(desk, Given(*given))
@@ -464,7 +474,8 @@ def _stream(desk: Desk, run: Run) -> Iterator[Picture]:
 
 
 def press(desk: Desk, request: gr.Request, *given: Any) -> Picture:
-    """At once on the press, before the queue: what was chosen is taken down, so that a reload meanwhile does not lose it."""
+    """At once on the press, before the queue: what was chosen is taken down, so that a reload
+    meanwhile does not lose it."""
     posed(desk.visit(request), Given(*given))
     return waiting()
 

@@ -28,12 +28,13 @@ def first_visit() -> Markup:
     steps = (
         (
             "Press Solve",
-            "A small language model writes several solutions to the problem at once, and their answers vote. "
-            "A receipt says which memory helped, if any.",
+            "A small language model writes several solutions to the problem at once, and their "
+            "answers vote. A receipt says which memory helped, if any.",
         ),
         (
             "Distil",
-            "The model trains a tiny memory on its own majority, without being told the right answer.",
+            "The model trains a tiny memory on its own majority, without being told the right "
+            "answer.",
         ),
         (
             "Ask again",
@@ -52,31 +53,37 @@ def tiles(examples: Iterable[Problem], most: int = 6) -> Markup:
         families.setdefault(family(problem), problem)
     buttons = [
         Markup(
-            '<button type="button" class="tile" data-take="{}"><b>{}</b><span class="tx">{}</span></button>'
+            '<button type="button" class="tile" data-take="{}"><b>{}</b><span '
+            'class="tx">{}</span></button>'
         ).format(safe(p.id), safe(name), safe(p.text))
         for name, p in list(families.items())[:most]
     ]
     return Markup(
-        '<section class="begin"><h3>Or begin with one of these</h3><div class="tiles">{}</div></section>'
+        '<section class="begin"><h3>Or begin with one of these</h3><div '
+        'class="tiles">{}</div></section>'
     ).format(Markup("").join(buttons))
 
 
 def method(s: Settings) -> Markup:
     """The method in one picture and four sentences."""
     return Markup(
-        '<section><h2>How it works</h2>{}<div class="columns"><p>The model solves a problem several times. The answer that '
-        "most traces agree on becomes the label; its share is the confidence. Nobody tells the model the truth.</p>"
-        "<p>A short <b>soft prompt</b>, thousands of numbers beside the model's hundreds of millions or more, is trained to "
-        "make the model agree with its own majority. The model itself never changes. The soft prompt is the <b>memory</b>.</p>"
-        "<p>A new problem is answered twice: alone, and with the memory of the most similar problem. If both agree, that is the "
-        "answer; if not, a verifier decides. So a bad memory does less harm, not none.</p>"
-        "<p>Every answer comes with a <b>receipt</b>: which memory was tried, how similar it is, what both sides said, and why "
-        "one was believed. “No memory” and “nothing learnt” are results too.</p></div></section>"
+        '<section><h2>How it works</h2>{}<div class="columns"><p>The model solves a problem '
+        "several times. The answer that "
+        "most traces agree on becomes the label; its share is the confidence. Nobody tells the "
+        "model the truth.</p><p>A short <b>soft prompt</b>, thousands of numbers beside the "
+        "model's hundreds of millions or more, is trained to make the model agree with its own "
+        "majority. The model itself never changes. The soft prompt is the <b>memory</b>.</p><p>A "
+        "new problem is answered twice: alone, and with the memory of the most similar problem. "
+        "If both agree, that is the answer; if not, a verifier decides. So a bad memory does less "
+        "harm, not none.</p><p>Every answer comes with a <b>receipt</b>: which memory was tried, "
+        "how similar it is, what both sides said, and why one was believed. “No memory” and "
+        "“nothing learnt” are results too.</p></div></section>"
     ).format(diagram(s))
 
 
 def diagram(s: Settings) -> Markup:
-    """Learning and answering, five boxes each, joined through the bank: in two rows, and for a phone in two columns."""
+    """Learning and answering, five boxes each, joined through the bank: in two rows, and for a
+    phone in two columns."""
     steps, tokens = count(s.steps, "small step"), count(s.virtual_tokens, "virtual token")
     boxes = (
         ("A problem", "no answer given"),
@@ -116,11 +123,14 @@ def _drawn(
     said: tuple[int, int, str],
 ) -> Markup:
     return Markup(
-        '<svg class="diagram {0}" viewBox="{1}" role="img" aria-labelledby="dt-{0}"><title id="dt-{0}">Learning: a problem, '
-        "several traces, a vote, steps of GRPO, a memory. Answering: the next problem, the nearest memory, two votes, "
-        'a router, a receipt.</title><defs><marker id="tip-{0}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
-        'markerHeight="7" orient="auto"><path class="tip" d="M0 0 8 4 0 8z"/></marker></defs>{2}{3}'
-        '<path class="link" d="{4}" marker-end="url(#tip-{0})"/><text class="small" x="{5}" y="{6}" text-anchor="middle">{7}'
+        '<svg class="diagram {0}" viewBox="{1}" role="img" aria-labelledby="dt-{0}"><title '
+        'id="dt-{0}">Learning: a problem, '
+        "several traces, a vote, steps of GRPO, a memory. Answering: the next problem, the "
+        "nearest memory, two votes, "
+        'a router, a receipt.</title><defs><marker id="tip-{0}" viewBox="0 0 8 8" refX="7" '
+        'refY="4" markerWidth="7" markerHeight="7" orient="auto"><path class="tip" d="M0 0 8 4 0 '
+        '8z"/></marker></defs>{2}{3}<path class="link" d="{4}" marker-end="url(#tip-{0})"/><text '
+        'class="small" x="{5}" y="{6}" text-anchor="middle">{7}'
         "</text></svg>"
     ).format(
         css,
@@ -135,13 +145,15 @@ def _drawn(
 def _chain(
     boxes: tuple[tuple[str, str], ...], places: list[tuple[int, int]], css: str, which: str
 ) -> Markup:
-    """Boxes at these places, an arrow from each to the next: to the right, or down where they stand in a column."""
+    """Boxes at these places, an arrow from each to the next: to the right, or down where they stand
+    in a column."""
     out, down = [], places[0][0] == places[1][0]
     for i, ((title, words), (x, y)) in enumerate(zip(boxes, places, strict=True)):
         out.append(
             Markup(
-                '<g class="{}"><rect x="{}" y="{}" width="152" height="70" rx="12"/><text class="title" x="{}" '
-                'y="{}" text-anchor="middle">{}</text><text class="small" x="{}" y="{}" text-anchor="middle">{}'
+                '<g class="{}"><rect x="{}" y="{}" width="152" height="70" rx="12"/><text '
+                'class="title" x="{}" y="{}" text-anchor="middle">{}</text><text class="small" '
+                'x="{}" y="{}" text-anchor="middle">{}'
                 "</text></g>"
             ).format(css, x, y, x + 76, y + 31, title, x + 76, y + 52, words)
         )
@@ -156,23 +168,27 @@ def _chain(
 def kept_where(
     bank: Path, shared: bool = False, most: int = 0, lasting: bool | None = None
 ) -> Markup:
-    """Where memories are, in words. `lasting`: whether the disk of a Space outlives it, None on a computer of one's own."""
+    """Where memories are, in words. `lasting`: whether the disk of a Space outlives it, None on a
+    computer of one's own."""
     alone = not shared and str(bank) == ":memory:"
     if shared:
         words = Markup(
-            "The memories that you find here are shared and only read. Those that you make, at most {}, are yours: "
-            "nobody else sees them, they are kept in the server's memory for this browser tab, and they are gone "
-            "half an hour after you close it."
+            "The memories that you find here are shared and only read. Those that you make, at "
+            "most {}, are yours: nobody else sees them, they are kept in the server's memory for "
+            "this browser tab, and they are gone half an hour after you close it."
         ).format(most)
     elif alone:
         words = Markup(
-            "In the working memory of the program that runs this app and in no file: they are gone when it ends."
+            "In the working memory of the program that runs this app and in no file: they are "
+            "gone when it ends."
         )
     else:
         last = {
-            None: "It stays there when the app or the computer restarts, as long as that disk does.",
+            None: "It stays there when the app or the computer restarts, as long as that disk "
+            "does.",
             True: "It is on storage of its own and stays when this Space restarts.",
-            False: "The disk of this Space is emptied when it restarts, and the memories are gone then.",
+            False: "The disk of this Space is emptied when it restarts, and the memories are gone "
+            "then.",
         }[lasting]
         words = Markup(
             "In one file on the computer that runs this app: <code>{}</code>. {}"
@@ -186,9 +202,10 @@ def kept_where(
         )
     )
     return Markup(
-        "<section><h2>Where memories are kept</h2><p>{} <b>Export</b> on the Memories panel makes a copy to carry "
-        "away; a single memory exports as a standard PEFT adapter. The receipts of your newest answers are kept "
-        "there, too; they say what you asked, so Export leaves them out{}.</p></section>"
+        "<section><h2>Where memories are kept</h2><p>{} <b>Export</b> on the Memories panel makes "
+        "a copy to carry away; a single memory exports as a standard PEFT adapter. The receipts "
+        "of your newest answers are kept there, too; they say what you asked, so Export leaves "
+        "them out{}.</p></section>"
     ).format(words, delete)
 
 
@@ -215,14 +232,16 @@ def model_facts(s: Settings, most: Mapping[str, int]) -> Markup:
         }
         said = ", ".join(f"{value} {words[name]}" for name, value in most.items())
         shared = Markup(
-            '<p class="hint">This app is shared: at most {}. On a computer of your own the limits are far '
+            '<p class="hint">This app is shared: at most {}. On a computer of your own the limits '
+            "are far "
             "higher.</p>"
         ).format(said)
     checked = (
         ", checked against its known checksum" if s.model in MODELS else ""
     )  # others are fetched as the hub has them
     return Markup(
-        '<section><h2>The model</h2>{}<p class="hint">It is fetched at first use{}, and kept in a cache. After that '
+        '<section><h2>The model</h2>{}<p class="hint">It is fetched at first use{}, and kept in a '
+        "cache. After that "
         "no network is needed.</p>{}</section>"
     ).format(definition_list(pairs), checked, shared)
 
@@ -243,14 +262,17 @@ def endpoints_table(
         else ""
         if shared
         else (
-            "With <code>LATENTMEM_MCP=1</code> and the extra <code>mcp</code> they are MCP tools, too."
+            "With <code>LATENTMEM_MCP=1</code> and the extra <code>mcp</code> they are MCP tools, "
+            "too."
         )
     )
     return Markup(
-        "<section><h2>From a program</h2><p>Everything the panels do has an endpoint: <code>pip install gradio_client</code>, "
-        'then <code>Client("this address").predict("What is 2 + 3?", api_name="/solve")</code>. {}</p>'
-        '<details><summary>The endpoints and their parameters</summary><div class="scroll" tabindex="0" role="region" '
-        'aria-label="Endpoints"><table class="api"><thead><tr><th>Endpoint</th><th>Parameters</th><th>What it does</th></tr>'
+        "<section><h2>From a program</h2><p>Everything the panels do has an endpoint: <code>pip "
+        "install gradio_client</code>, "
+        'then <code>Client("this address").predict("What is 2 + 3?", api_name="/solve")</code>. '
+        '{}</p><details><summary>The endpoints and their parameters</summary><div class="scroll" '
+        'tabindex="0" role="region" aria-label="Endpoints"><table '
+        'class="api"><thead><tr><th>Endpoint</th><th>Parameters</th><th>What it does</th></tr>'
         "</thead><tbody>{}</tbody></table></div></details></section>"
     ).format(Markup(tools), body)
 
@@ -264,7 +286,8 @@ def header_facts(
     status: Status | None = None,
     error: str = "",
 ) -> Markup:
-    """The line at the top: which model, is it loaded, how many memories (in a shared app: how many are one's own)."""
+    """The line at the top: which model, is it loaded, how many memories (in a shared app: how many
+    are one's own)."""
     name, bar = safe(s.model.rstrip("/").rsplit("/", 1)[-1]), Markup("")
     if ready:
         state = "ready"
@@ -282,7 +305,8 @@ def header_facts(
     count_ = f"{memories} {'memory' if memories == 1 else 'memories'}"
     mine = Markup("<li><b>{}</b> of them yours</li>").format(own) if s.hosted else Markup("")
     return Markup(
-        '<ul class="facts-line"><li class="{}"><b>{}</b> <span role="status">{}</span>{}</li><li><b>{}</b>{}</li>{}'
+        '<ul class="facts-line"><li class="{}"><b>{}</b> <span '
+        'role="status">{}</span>{}</li><li><b>{}</b>{}</li>{}'
         "</ul>"
     ).format(
         "loading" if not ready and status is not None else "model",

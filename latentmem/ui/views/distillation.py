@@ -1,4 +1,5 @@
-"""A distillation in words and curves. Pure functions; figures are plotly's JSON as plain dicts; no gradio."""
+"""A distillation in words and curves. Pure functions; figures are plotly's JSON as plain dicts; no
+gradio."""
 
 from __future__ import annotations
 
@@ -43,14 +44,14 @@ def round_titles(scene: Scene) -> dict[Side, str]:
 
 
 def seen_at(best: int) -> int:
-    """The step whose fresh traces are those of the prompt that was kept, the one after step `best`: each step samples before
-    it trains. After the last one it is the final check."""
+    """The step whose fresh traces are those of the prompt that was kept, the one after step `best`:
+    each step samples before it trains. After the last one it is the final check."""
     return best + 1
 
 
 def curve_figure(steps: Sequence[Step], best: int | None = None) -> dict[str, Any]:
-    """Agreement, loss and gradient norm by step, one under the other, as a plotly figure. The agreement of the prompt after
-    step `best`, which was kept, is marked."""
+    """Agreement, loss and gradient norm by step, one under the other, as a plotly figure. The
+    agreement of the prompt after step `best`, which was kept, is marked."""
     total = steps[0].steps
     data, layout = [], _frame(total)
     for i, (name, member, colour) in enumerate(SERIES, start=1):
@@ -84,7 +85,8 @@ def curve_figure(steps: Sequence[Step], best: int | None = None) -> dict[str, An
                 "line": {"color": "#8a8f98", "width": 1.5, "dash": "dot"},
             }
         ]
-        # Beside the line, at the foot of the agreement: above it stands the name of the curve, and agreement is rarely 0.
+        # Beside the line, at the foot of the agreement: above it stands the name of the curve, and
+        # agreement is rarely 0.
         layout["annotations"].append(
             {
                 "x": at,
@@ -208,7 +210,8 @@ def phase_words(scene: Scene, steps: int) -> tuple[str, str]:
         return (scene.status.text if scene.status is not None else "Starting…"), ""
     if not any(scene.side("memory")) and not scene.steps:
         return _written(scene, "zero_shot", "First vote"), (
-            "The model solves the problem on its own. The majority's answer becomes the label; nobody tells it the truth."
+            "The model solves the problem on its own. The majority's answer becomes the label; "
+            "nobody tells it the truth."
         )
     if n > steps:
         return _written(
@@ -216,18 +219,23 @@ def phase_words(scene: Scene, steps: int) -> tuple[str, str]:
         ), "Does the model still give the majority's answer with this memory?"
     if writing:
         return _written(scene, "memory", f"Step {n} of {steps}"), (
-            "Fresh traces with the memory as it is now. Those that give the majority's answer are rewarded."
+            "Fresh traces with the memory as it is now. Those that give the majority's answer are "
+            "rewarded."
         )
     what = scene.status.text if scene.status is not None else "Training"
     return (
         what,
-        "The soft prompt moves a little towards the rewarded traces. The model's own weights stay as they are.",
+        "The soft prompt moves a little towards the rewarded traces. The model's own weights stay "
+        "as they are.",
     )
 
 
 def _written(scene: Scene, side: Side, what: str) -> str:
     rows = list(scene.side(side))
-    return f"{what}: {sum(r.trace is not None for r in rows)} of {count(max(len(rows), scene.total), 'trace')} written"
+    return (
+        f"{what}: {sum(r.trace is not None for r in rows)} of "
+        f"{count(max(len(rows), scene.total), 'trace')} written"
+    )
 
 
 def distil_status(scene: Scene, steps: int) -> Markup:
@@ -282,8 +290,9 @@ def outcome(d: Distilled) -> Markup:
         Markup("<p>{}</p>").format(open_link(m.id, "See it on the map")) if d.kept else Markup("")
     )
     return Markup(
-        '<section class="outcome {}"><h3>{}</h3><p>“{}” — the majority said {} with {}. The soft prompt after '
-        'step {} was taken: {} virtual tokens × {} = {} numbers.</p><p class="hint">{}</p>{}</section>'
+        '<section class="outcome {}"><h3>{}</h3><p>“{}” — the majority said {} with {}. The soft '
+        "prompt after step {} was taken: {} virtual tokens × {} = {} numbers.</p><p "
+        'class="hint">{}</p>{}</section>'
     ).format(
         "kept" if d.kept else "open",
         title,
@@ -364,16 +373,16 @@ def _spark(
     )
     last = percent(values[-1]) if index == 0 else f"{values[-1]:.2f}"
     return Markup(
-        '<figure class="spark s{}"><svg viewBox="0 0 160 46" role="img" aria-label="{} by step, last {}">'
-        '<polyline points="{}"/>{}</svg><figcaption>{} <b>{}</b></figcaption></figure>'
+        '<figure class="spark s{}"><svg viewBox="0 0 160 46" role="img" aria-label="{} by step, '
+        'last {}"><polyline points="{}"/>{}</svg><figcaption>{} <b>{}</b></figcaption></figure>'
     ).format(index, name, last, line, dot, name, last)
 
 
 # ---------- A memory's distillation, step by step under a slider. Pure functions; no gradio. `map_table.js` moves the slider.
 
 NOT_STORED = (
-    "The texts of this step's fresh traces are not kept with the memory: only their rewards and these numbers are. "
-    "Step 0 has the traces of the vote it learnt from."
+    "The texts of this step's fresh traces are not kept with the memory: only their rewards and "
+    "these numbers are. Step 0 has the traces of the vote it learnt from."
 )
 
 
@@ -386,8 +395,8 @@ def stepper(m: Memory) -> Markup:
     slider = Markup("")
     if m.steps:
         slider = Markup(
-            '<label class="slide"><span>Step</span><input type="range" min="0" max="{}" value="0" step="1" '
-            'aria-label="Step of the distillation"><output>0 of {}</output></label>'
+            '<label class="slide"><span>Step</span><input type="range" min="0" max="{}" value="0" '
+            'step="1" aria-label="Step of the distillation"><output>0 of {}</output></label>'
         ).format(len(m.steps), len(m.steps))
     return Markup(
         '<section class="stepper" data-stepper="{}"><h3>Traces, step by step</h3>{}{}</section>'

@@ -1,8 +1,10 @@
-"""Runs as HTML: status, trace cards and vote bars. Pure functions from records to strings; no gradio.
+"""Runs as HTML: status, trace cards and vote bars. Pure functions from records to strings; no
+gradio.
 
-A *fragment* is a `[key, html]` pair; `live.js` draws a list of them and touches only those that changed. Every piece of
-foreign text goes through `Markup.format`, which escapes it; `text.js` then sets the mathematics of elements of class
-`tx` (prose with LaTeX in it) and `tex` (an answer, LaTeX as a whole).
+A *fragment* is a `[key, html]` pair; `live.js` draws a list of them and touches only those that
+changed. Every piece of foreign text goes through `Markup.format`, which escapes it; `text.js` then
+sets the mathematics of elements of class `tx` (prose with LaTeX in it) and `tex` (an answer, LaTeX
+as a whole).
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from ...engine.run_state import Row, Scene
 from ...records import Cluster, Side, Status, Trace, Vote
 
 Fragment = list[str]
-COLOURS = 7  # of Okabe and Ito in style.css; an eighth answer has the first colour again, but never its letter
+# of Okabe and Ito in style.css; an eighth answer has the first colour again, but never its letter
+COLOURS = 7
 MOST_NAMED = 8  # answers in the list under a vote bar
 SIDES: dict[Side, str] = {"zero_shot": "Without memory", "memory": "With memory"}
 
@@ -158,7 +161,8 @@ def trace_card(row: Row, colour: int | None, stopped: bool = False) -> Markup:
     )
     return Markup(
         '<article class="card {} {}" aria-label="Trace {}, {}"><header><b>{}</b>{}{}</header>'
-        '<div class="body tx" tabindex="0" role="group" aria-label="Text of trace {}">{}</div>{}</article>'
+        '<div class="body tx" tabindex="0" role="group" aria-label="Text of trace '
+        '{}">{}</div>{}</article>'
     ).format(
         css,
         paint(colour),
@@ -223,8 +227,9 @@ def vote_bar(
     if len(clusters) > MOST_NAMED:
         legend += Markup("<li>and {} more</li>").format(len(clusters) - MOST_NAMED)
     return Markup(
-        '<section class="vote"><header><h3>{}</h3>{}</header><div class="track">{}<div class="bar" role="img" '
-        'aria-label="{}">{}</div></div><ul class="legend">{}</ul><p class="words tx">{}</p></section>'
+        '<section class="vote"><header><h3>{}</h3>{}</header><div class="track">{}<div '
+        'class="bar" role="img" aria-label="{}">{}</div></div><ul class="legend">{}</ul><p '
+        'class="words tx">{}</p></section>'
     ).format(safe(title), flag, mark, safe(f"{title}: {words}"), join(segments), legend, safe(read))
 
 
@@ -245,7 +250,8 @@ def decided_flag(decided_after: int | None, total: int) -> Markup:
 
 
 def decided_mark(decided_after: int | None, total: int) -> Markup:
-    """The same moment above the bar, which fills from the left as traces end. Not on it: there it would hide a figure."""
+    """The same moment above the bar, which fills from the left as traces end. Not on it: there it
+    would hide a figure."""
     if decided_after is None or not total:
         return Markup("")
     return Markup('<span class="mark" style="left:{:.2f}%" aria-hidden="true"></span>').format(

@@ -49,8 +49,8 @@ SPANS = (
 
 
 class History(tuple[Event, ...]):
-    """The newest events of a memory, newest first. `told`: all verdicts on answers with it, also older ones; `total`: how
-    many events there are."""
+    """The newest events of a memory, newest first. `told`: all verdicts on answers with it, also
+    older ones; `total`: how many events there are."""
 
     told: tuple[Event, ...]
     total: int
@@ -62,8 +62,8 @@ class History(tuple[Event, ...]):
 
 
 def timeline(events: Sequence[Event]) -> Markup:
-    """Bars over time, one colour a kind; the legend counts them, so that nothing hangs on colour alone. It says so if there
-    are more events than these: the counters beside it count all."""
+    """Bars over time, one colour a kind; the legend counts them, so that nothing hangs on colour
+    alone. It says so if there are more events than these: the counters beside it count all."""
     known = [
         (at, e.kind)
         for e in events
@@ -97,8 +97,8 @@ def timeline(events: Sequence[Event]) -> Markup:
         else Markup("")
     )
     return Markup(
-        '<figure class="timeline"><svg viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">{}'
-        '</svg><div class="ends">{}</div><figcaption>{}</figcaption></figure>'
+        '<figure class="timeline"><svg viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" '
+        'aria-label="{}">{}</svg><div class="ends">{}</div><figcaption>{}</figcaption></figure>'
     ).format(
         WIDTH,
         HEIGHT,
@@ -144,10 +144,12 @@ def verdicts(
     problem_of: Callable[[str], str | None] = lambda problem_id: None,
     kept: Mapping[str, str] = NONE,
 ) -> Markup:
-    """Whom it helped and hurt: each problem a link to the receipt of its answer, or, where that is not kept, one that asks
-    it again. And how many answers were judged that would have been the same without it.
+    """Whom it helped and hurt: each problem a link to the receipt of its answer, or, where that is
+    not kept, one that asks it again. And how many answers were judged that would have been the
+    same without it.
 
-    `problem_of`: problem id -> its text where the event does not carry it. `kept`: receipt id -> the problem it answers.
+    `problem_of`: problem id -> its text where the event does not carry it. `kept`: receipt id ->
+    the problem it answers.
     """
     told = events.told if isinstance(events, History) else events
     decided = [e for e in told if e.kind in ("helped", "hurt")]
@@ -167,7 +169,8 @@ def verdicts(
 
 
 def _undecided(told: Sequence[Event], those: str) -> Markup:
-    """Verdicts on answers that the model gave without the memory, too: both sides agreed, or its own was taken."""
+    """Verdicts on answers that the model gave without the memory, too: both sides agreed, or its
+    own was taken."""
     right = [bool(e.detail.get("correct")) for e in told if e.kind == "feedback"]
     if not right:
         return Markup(
@@ -179,7 +182,8 @@ def _undecided(told: Sequence[Event], those: str) -> Markup:
         if n
     )
     return Markup(
-        '<p class="hint">{}, {}; the model alone gave the same {}, so there it neither helped nor hurt.</p>'
+        '<p class="hint">{}, {}; the model alone gave the same {}, so there it neither helped nor '
+        "hurt.</p>"
     ).format(those, judged, "answer" if len(right) == 1 else "answers")
 
 
@@ -207,9 +211,11 @@ def _verdict(e: Event, problem_of: Callable[[str], str | None], kept: Mapping[st
 
 
 def _receipt_link(e: Event, words: Markup) -> Markup:
-    """A link that opens a receipt in place of the memory's page; `live.js` turns the click into an event."""
+    """A link that opens a receipt in place of the memory's page; `live.js` turns the click into an
+    event."""
     return Markup(
-        '<a class="open" href="?memory={}&amp;receipt={}" data-receipt="{}" title="Open the receipt">{}</a>'
+        '<a class="open" href="?memory={}&amp;receipt={}" data-receipt="{}" title="Open the '
+        'receipt">{}</a>'
     ).format(quote(e.memory_id, safe=""), quote(e.receipt_id, safe=""), safe(e.receipt_id), words)
 
 
@@ -261,11 +267,12 @@ def _detail(e: Event) -> Markup:
 
 
 def no_page(infos: Sequence[MemoryInfo] = (), closed: bool = False) -> list[Fragment]:
-    """In place of a memory's page: how to open one, and the bank at a glance. `closed`: the address of the one that was
-    open goes."""
+    """In place of a memory's page: how to open one, and the bank at a glance. `closed`: the address
+    of the one that was open goes."""
     address = Markup(' data-address=""') if closed else Markup("")
     how = Markup(
-        '<p class="notice"{}>Click a point on the map, or a name in the table, to open a memory.</p>'
+        '<p class="notice"{}>Click a point on the map, or a name in the table, to open a '
+        "memory.</p>"
     ).format(address)
     return fragments(("none", how), ("glance", glance(infos)))
 
@@ -286,15 +293,16 @@ def glance(infos: Sequence[MemoryInfo]) -> Markup:
     models = Counter(i.model_name for i in infos)
     names = ", ".join(f"{name} ({n})" for name, n in models.most_common(4))
     return Markup(
-        '<section class="glance"><h3>The bank at a glance</h3>{}<p class="hint">Made by {}.</p></section>'
+        '<section class="glance"><h3>The bank at a glance</h3>{}<p class="hint">Made by '
+        "{}.</p></section>"
     ).format(definition_list(pairs), safe(names))
 
 
 def head(
     m: Memory, info: MemoryInfo, tags: Sequence[str] = (), receipt_id: str = ""
 ) -> list[Fragment]:
-    """What the memory is: its problem, the answer it learnt, how many agreed, its tags. `receipt_id`: of the receipt that is
-    open in place of the rest; the address shows both."""
+    """What the memory is: its problem, the answer it learnt, how many agreed, its tags.
+    `receipt_id`: of the receipt that is open in place of the rest; the address shows both."""
     flag = (
         Markup('<span class="chip warn">quarantined: it is not tried on problems</span>')
         if info.quarantined
@@ -307,8 +315,9 @@ def head(
         (
             "head",
             Markup(
-                '<header class="memory-head" data-address="{}" data-receipt-open="{}"><p class="kind">Memory <code>{}</code> {}</p>'
-                '<h2 class="problem tx">{}</h2><p class="big">{}</p><p class="hint">{}</p>{}</header>'
+                '<header class="memory-head" data-address="{}" data-receipt-open="{}"><p '
+                'class="kind">Memory <code>{}</code> {}</p><h2 class="problem tx">{}</h2><p '
+                'class="big">{}</p><p class="hint">{}</p>{}</header>'
             ).format(
                 safe(m.id),
                 safe(receipt_id),
@@ -325,7 +334,8 @@ def head(
 
 def _chip(tag: str) -> Markup:
     return Markup(
-        '<span class="chip tag">{}<button type="button" data-do="untag" data-value="{}" aria-label="Remove the tag {}">'
+        '<span class="chip tag">{}<button type="button" data-do="untag" data-value="{}" '
+        'aria-label="Remove the tag {}">'
         "×</button></span>"
     ).format(safe(tag), safe(tag), safe(tag))
 
@@ -369,8 +379,8 @@ def _notes(notes: Sequence[Note]) -> Markup:
     items = join(
         [
             Markup(
-                '<li><p>{}</p><small>{}</small><button type="button" data-do="remove-note" data-value="{}" '
-                'aria-label="Remove this note">×</button></li>'
+                '<li><p>{}</p><small>{}</small><button type="button" data-do="remove-note" '
+                'data-value="{}" aria-label="Remove this note">×</button></li>'
             ).format(safe(n.text), safe(n.created[:16].replace("T", " ")), safe(n.id))
             for n in notes
         ]
@@ -404,14 +414,16 @@ def _near(near: Sequence[Hit], space: str) -> Markup:
         ]
     )
     return Markup(
-        '<h3>Nearest memories</h3><p class="hint">By {}; open one to walk on.</p><ol class="hits">{}</ol>'
+        '<h3>Nearest memories</h3><p class="hint">By {}; open one to walk on.</p><ol '
+        'class="hits">{}</ol>'
     ).format(by, items)
 
 
 def size_words(
     tokens: int, hidden: int, parameters: tuple[int, bool] | None
 ) -> list[tuple[str, str]]:
-    """How large the memory is, and its share of the model. `parameters`: (how many the model has, known exactly)."""
+    """How large the memory is, and its share of the model. `parameters`: (how many the model has,
+    known exactly)."""
     numbers = tokens * hidden
     pairs = [
         ("Size", f"{tokens} × {hidden} = {_spaced(numbers)} numbers, {_spaced(4 * numbers)} bytes")
@@ -481,10 +493,13 @@ def words_table(rows: Sequence[Sequence[Word]]) -> list[Fragment]:
         (
             "words",
             Markup(
-                '<section class="near-words"><h3>Nearest words of each virtual token</h3><p class="hint">By cosine to the model’s input '
-                "embeddings. They are only neighbours: a virtual token is no word, and its nearest words need not say what it does.</p>"
-                '<div class="scroll" tabindex="0" role="region" aria-label="Nearest words"><table><thead><tr><th>token</th>'
-                '<th colspan="{}">nearest words, cosine</th></tr></thead><tbody>{}</tbody></table></div></section>'
+                '<section class="near-words"><h3>Nearest words of each virtual token</h3><p '
+                'class="hint">By cosine to the model’s input '
+                "embeddings. They are only neighbours: a virtual token is no word, and its "
+                "nearest words need not say what it does.</p>"
+                '<div class="scroll" tabindex="0" role="region" aria-label="Nearest '
+                'words"><table><thead><tr><th>token</th><th colspan="{}">nearest words, '
+                "cosine</th></tr></thead><tbody>{}</tbody></table></div></section>"
             ).format(max(len(r) for r in rows), lines),
         )
     )
@@ -504,7 +519,10 @@ NO_TAGS: Mapping[str, tuple[str, ...]] = {}
 
 def choice_label(info: MemoryInfo) -> str:
     """A memory in a list of choices."""
-    return f"{info.name} → {info.label or 'no answer'} ({info.id[:7]}){' · quarantined' if info.quarantined else ''}"
+    return (
+        f"{info.name} → {info.label or 'no answer'} "
+        f"({info.id[:7]}){' · quarantined' if info.quarantined else ''}"
+    )
 
 
 def found_table(
@@ -513,14 +531,16 @@ def found_table(
     chosen: str = "",
     tags: Mapping[str, tuple[str, ...]] = NO_TAGS,
 ) -> list[Fragment]:
-    """Those found, in their order: one row a memory, its name a link that opens it. `infos` are all of the bank."""
+    """Those found, in their order: one row a memory, its name a link that opens it. `infos` are all
+    of the bank."""
     if not infos:
         return fragments(
             (
                 "empty",
                 Markup(
                     '<div class="empty"><h3>No memory yet</h3><p>Solve a problem, then press '
-                    "<b>Distil a memory from this problem</b>. What the model learns appears here.</p></div>"
+                    "<b>Distil a memory from this problem</b>. What the model learns appears "
+                    "here.</p></div>"
                 ),
             )
         )
@@ -551,7 +571,8 @@ def _rows(
 ) -> Markup:
     return Markup(
         '<div class="scroll" tabindex="0" role="region" aria-label="{}"><table class="bank">'
-        '<thead><tr><th><span class="sr-only">Selected</span></th><th>Memory</th><th>Answer</th><th>Agreement</th><th>Source</th>'
+        "<thead><tr><th><span "
+        'class="sr-only">Selected</span></th><th>Memory</th><th>Answer</th><th>Agreement</th><th>Source</th>'
         "<th>Tags</th><th>Tried</th><th>Helped</th><th>Hurt</th><th>Made</th></tr></thead><tbody>{}</tbody></table></div>"
     ).format(label, join([_row(i, i.id == chosen, tags.get(i.id, ())) for i in infos]))
 
@@ -584,7 +605,8 @@ def _row(i: MemoryInfo, chosen: bool, tags: Sequence[str]) -> Markup:
 def selected(
     infos: Sequence[MemoryInfo], chosen: str = "", tags: Mapping[str, tuple[str, ...]] = NO_TAGS
 ) -> list[Fragment]:
-    """The memories chosen on the map or in the table: their mean agreement, where they come from, and their rows."""
+    """The memories chosen on the map or in the table: their mean agreement, where they come from,
+    and their rows."""
     if not infos:
         return []
     sources = Counter(i.problem.source.rsplit("/", 1)[-1] or "typed" for i in infos)
@@ -593,8 +615,8 @@ def selected(
     )
     helped, hurt = sum(i.counters.helped for i in infos), sum(i.counters.hurt for i in infos)
     said = (
-        f"Mean agreement {percent(sum(i.majority_ratio for i in infos) / len(infos))}; helped {helped}, hurt {hurt}. "
-        f"From {named}."
+        f"Mean agreement {percent(sum(i.majority_ratio for i in infos) / len(infos))}; helped "
+        f"{helped}, hurt {hurt}. From {named}."
     )
     more = f" The first {SHOWN} are shown." if len(infos) > SHOWN else ""
     frame = Markup(

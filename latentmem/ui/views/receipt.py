@@ -45,8 +45,8 @@ def headline(r: Receipt) -> tuple[str, str]:
 
 
 def receipt_card(r: Receipt, info: MemoryInfo | None = None, chosen: bool = False) -> Markup:
-    """The whole card: answer, memory (`info`: what the bank knows of it, `chosen`: by the visitor), both votes, the router's
-    reason and scores, cost, and the JSON."""
+    """The whole card: answer, memory (`info`: what the bank knows of it, `chosen`: by the visitor),
+    both votes, the router's reason and scores, cost, and the JSON."""
     css, words = headline(r)
     return Markup(
         '<section class="receipt {}" aria-label="Receipt"><header><p class="who">{}</p>'
@@ -65,7 +65,8 @@ def receipt_card(r: Receipt, info: MemoryInfo | None = None, chosen: bool = Fals
 
 
 def reason(r: Receipt) -> str:
-    """What the router did, its answers as mathematics: in one pass, the longer first, since one may be in the other."""
+    """What the router did, its answers as mathematics: in one pass, the longer first, since one may
+    be in the other."""
     labels = {v.label for v in (r.zero_shot, r.memory) if v is not None and v.label}
     found = sorted((a for a in labels if formula(a) != a), key=len, reverse=True)
     return (
@@ -76,14 +77,16 @@ def reason(r: Receipt) -> str:
 
 
 def used_memory(r: Receipt, info: MemoryInfo | None = None, chosen: bool = False) -> Markup:
-    """The memory that was tried: its source problem, similarity, rank and lead, and the way to the map."""
+    """The memory that was tried: its source problem, similarity, rank and lead, and the way to the
+    map."""
     if r.used is None:
         return Markup("")
     if info is None:
         from_ = Markup("<p>“{}”</p>").format(safe(r.used.name))
     else:
         from_ = Markup(
-            '<p class="hint">Learnt from the problem</p><p class="tx">{}</p><p class="hint">{} · its vote said '
+            '<p class="hint">Learnt from the problem</p><p class="tx">{}</p><p class="hint">{} · '
+            "its vote said "
             "{} with {}</p>"
         ).format(
             safe(info.problem.text),
@@ -104,8 +107,8 @@ def used_memory(r: Receipt, info: MemoryInfo | None = None, chosen: bool = False
 
 
 def _rank(r: Receipt, used: Hit, chosen: bool) -> list[tuple[str, str]]:
-    """Its place among those that were looked up. One that stands alone has none: a stored receipt does not say whether the
-    bank held no other or a person chose it."""
+    """Its place among those that were looked up. One that stands alone has none: a stored receipt
+    does not say whether the bank held no other or a person chose it."""
     if chosen:
         return [("Chosen", "by you")]
     if used.margin is None:
@@ -119,7 +122,8 @@ def key_words(kind: str) -> str:
 
 
 def open_link(memory_id: str, words: str) -> Markup:
-    """A link that opens a memory; `live.js` turns the click into an event, and without it the address still works."""
+    """A link that opens a memory; `live.js` turns the click into an event, and without it the
+    address still works."""
     return Markup('<a class="open" href="?memory={}" data-memory="{}">{}</a>').format(
         safe(memory_id), safe(memory_id), safe(words)
     )
@@ -185,7 +189,8 @@ def definition_list(pairs: Sequence[tuple[str, str]]) -> Markup:
 
 
 def receipt_json(r: Receipt) -> str:
-    """The receipt as indented JSON without the token ids, which fill pages; the digest stands for them."""
+    """The receipt as indented JSON without the token ids, which fill pages; the digest stands for
+    them."""
     data = to_dict(r)
     for trace in data["traces"]:
         trace.pop("token_ids", None)
@@ -199,8 +204,8 @@ def raw_json(r: Receipt) -> Markup:
 
 
 def stored_receipt(r: Receipt, info: MemoryInfo | None = None, back: str = "") -> list[Fragment]:
-    """A receipt of an earlier answer, in place of the page of the memory `back` ("" when none is open). Opened, its title
-    gets the focus; closed, the link that opened it."""
+    """A receipt of an earlier answer, in place of the page of the memory `back` ("" when none is
+    open). Opened, its title gets the focus; closed, the link that opened it."""
     way = (
         open_link(back, "Back to the memory")
         if back
@@ -210,8 +215,9 @@ def stored_receipt(r: Receipt, info: MemoryInfo | None = None, back: str = "") -
         (
             "stored",
             Markup(
-                '<section class="stored"><p>{}</p><h3 tabindex="-1" data-focus="{}">Receipt of {}</h3><p class="problem tx">{}</p>{}'
-                '<p class="hint">{} · Of each trace the first {} characters are kept.</p></section>'
+                '<section class="stored"><p>{}</p><h3 tabindex="-1" data-focus="{}">Receipt of '
+                '{}</h3><p class="problem tx">{}</p>{}<p class="hint">{} · Of each trace the '
+                "first {} characters are kept.</p></section>"
             ).format(
                 way,
                 safe(r.id),
@@ -250,8 +256,9 @@ def again_link(problem: str, words: str) -> Markup:
 
 
 def hits_list(found: Retrieval | None, limit: float, mode: str = "auto") -> Markup:
-    """What is to be tried. `mode` auto: what retrieval found, best first, each a link to its memory, those under the limit
-    marked as too far; off: nothing; chosen: the memory that the visitor chose, however far it is."""
+    """What is to be tried. `mode` auto: what retrieval found, best first, each a link to its
+    memory, those under the limit marked as too far; off: nothing; chosen: the memory that the
+    visitor chose, however far it is."""
     if found is None:
         return Markup("")
     if mode == "off":
@@ -279,9 +286,11 @@ def _hit(h: Hit, limit: float) -> Markup:
 
 
 def same_colours(votes: Sequence[Vote]) -> list[list[int]]:
-    """The palette index of each cluster, vote by vote: the same answer has the same colour in all, however it is written.
+    """The palette index of each cluster, vote by vote: the same answer has the same colour in all,
+    however it is written.
 
-    Two clusters of one vote never share theirs, although 50 and 0.5 are both the same as a 50% beside them.
+    Two clusters of one vote never share theirs, although 50 and 0.5 are both the same as a 50%
+    beside them.
     """
     answers: list[str] = []
     colours = []
@@ -300,7 +309,8 @@ def same_colours(votes: Sequence[Vote]) -> list[list[int]]:
 
 
 def compare_columns(runs: Sequence[tuple[str, Vote]]) -> list[Fragment]:
-    """The counterfactual: votes of the same problem and seed beside each other, one column a system."""
+    """The counterfactual: votes of the same problem and seed beside each other, one column a
+    system."""
     columns = []
     for (title, vote), colours in zip(runs, same_colours([v for _, v in runs]), strict=True):
         columns.append(
@@ -370,7 +380,10 @@ def change_words(before: Vote, after: Vote) -> str:
         )
     if a == b:
         return f"The same answer with the same {a} of {after.total} votes."
-    return f"The same answer with {'more' if b > a else 'fewer'} votes: {a} of {before.total} before, {b} of {after.total} after."
+    return (
+        f"The same answer with {'more' if b > a else 'fewer'} votes: {a} of {before.total} "
+        f"before, {b} of {after.total} after."
+    )
 
 
 # ---------- The button that forgets a receipt, in two steps. Pure; no gradio.
@@ -384,8 +397,8 @@ def forget(receipt_id: str, sure: bool = False) -> list[Fragment]:
     if not sure:
         return fragments(("forget", Markup('<p class="forget">{}</p>').format(first)))
     asked = notice(
-        "Forget this receipt for good? What was asked, the votes and the traces are deleted. What the answer counted "
-        "for the memory stays.",
+        "Forget this receipt for good? What was asked, the votes and the traces are deleted. What "
+        "the answer counted for the memory stays.",
         "warn",
     )
     return fragments(

@@ -1,4 +1,5 @@
-"""The online stream in words and pictures: how each system stands, and what became of each problem. Pure; no gradio."""
+"""The online stream in words and pictures: how each system stands, and what became of each problem.
+Pure; no gradio."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ Key = tuple[str, str]
 
 @dataclass
 class Feed:
-    """What a visitor sees of a stream, folded together from its records. Stands in for `Scene` in a Run."""
+    """What a visitor sees of a stream, folded together from its records. Stands in for `Scene` in a
+    Run."""
 
     total: int = 0  # problems that will come
     status: Status | None = None
@@ -157,7 +159,8 @@ def standings_of(results: Sequence[Result]) -> tuple[Standing, ...]:
 def standings_table(feed: Feed) -> Markup:
     """How each system stands, in figures: what the picture shows and a little more."""
     line = Markup(
-        '<tr><th scope="row">{}</th><td>{}</td><td>{} of {}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>'
+        '<tr><th scope="row">{}</th><td>{}</td><td>{} of '
+        "{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>"
     )
     rows = [
         line.format(
@@ -175,10 +178,12 @@ def standings_table(feed: Feed) -> Markup:
     if not rows:
         return Markup("")
     return Markup(
-        '<div class="scroll" tabindex="0" role="region" aria-label="Accuracy by system"><table><thead><tr><th>System</th>'
-        "<th>Accuracy</th><th>Right</th><th>Coverage</th><th>Right side chosen</th><th>Tokens a problem</th>"
-        "<th>Time a problem</th></tr></thead><tbody>{}</tbody></table></div>"
-        '<p class="hint">Coverage: how often an experience was near enough to be tried. Right side chosen: where the model alone '
+        '<div class="scroll" tabindex="0" role="region" aria-label="Accuracy by '
+        'system"><table><thead><tr><th>System</th>'
+        "<th>Accuracy</th><th>Right</th><th>Coverage</th><th>Right side chosen</th><th>Tokens a "
+        "problem</th><th>Time a problem</th></tr></thead><tbody>{}</tbody></table></div>"
+        '<p class="hint">Coverage: how often an experience was near enough to be tried. Right '
+        "side chosen: where the model alone "
         "and the memory disagreed and one was right, how often the router took it.</p>"
     ).format(join(rows))
 
@@ -188,7 +193,10 @@ def ending(feed: Feed) -> str:
     if feed.whole:
         return f"Done: {count(feed.met, 'problem')} met."
     if feed.results:
-        return f"Stopped after {count(feed.met, 'problem')} of {feed.total}. Press Go on to continue where it was."
+        return (
+            f"Stopped after {count(feed.met, 'problem')} of {feed.total}. Press Go on to "
+            "continue where it was."
+        )
     return "Stopped before the first reply." if feed.stopped else ""
 
 
@@ -258,8 +266,8 @@ def _problem(
         wrong = " Its label was wrong." if lesson.memory and lesson.label_right is False else ""
         learnt = Markup('<p class="hint">{}: {}{}</p>').format(what, safe(lesson.reason), wrong)
     return Markup(
-        '<article class="arrival"><header><span>Problem {}</span><span>true answer {}</span></header>'
-        '<p class="tx" tabindex="0">{}</p><ul>{}</ul>{}</article>'
+        '<article class="arrival"><header><span>Problem {}</span><span>true answer '
+        '{}</span></header><p class="tx" tabindex="0">{}</p><ul>{}</ul>{}</article>'
     ).format(
         index + 1,
         answer_text(first.truth),
@@ -288,9 +296,10 @@ def empty() -> Markup:
     """The panel before the first stream."""
     return Markup(
         '<section class="outcome"><h3>Nothing has been streamed yet</h3>'
-        "<p>Choose examples or upload a set, choose systems, and press Start. Problems then come one at a time: each is answered "
-        "with what was learnt from earlier ones only, scored, and then learnt from. No system ever sees the true answers.</p>"
+        "<p>Choose examples or upload a set, choose systems, and press Start. Problems then come "
+        "one at a time: each is answered with what was learnt from earlier ones only, scored, and "
+        "then learnt from. No system ever sees the true answers.</p>"
         '<p class="hint">A set is a text file with one JSON object a line: '
-        "<code>{}</code>. Learning takes minutes a problem on two cores; stop whenever you like, what was done is kept.</p>"
-        "</section>"
+        "<code>{}</code>. Learning takes minutes a problem on two cores; stop whenever you like, "
+        "what was done is kept.</p></section>"
     ).format('{"problem": "What is 2 + 3?", "answer": "5"}')
