@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from latentmem.bank import Bank
-from latentmem.bank import annotations as bank_notes
+from latentmem.bank import notes as bank_notes
 from latentmem.bank.serialization import pack
 from latentmem.records import Cluster, Event, Memory, Problem, Step, Trace, Vote
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_type_hints
 import gradio as gr
 from pydantic import TypeAdapter, ValidationError
 
-from ..bank import annotations as bank_notes
+from ..bank import notes as bank_notes
 from ..evaluation.results import Progress, Standing
 from ..model.vocabulary import memory_words
 from ..records import Distilled, LatentmemError, Receipt, Trace, Vote, to_dict

@@ -167,7 +167,11 @@ def signature(fn: Callable[..., object]) -> tuple[str, str, str]:
         f"{p.name}: {p.annotation}" + ("" if p.default is p.empty else f" = {p.default!r}")
         for p in parameters
     ]
-    return fn.__name__, ", ".join(written), inspect.getdoc(fn).split("\n")[0]  # type: ignore[union-attr]
+    return (
+        fn.__name__,
+        ", ".join(written),
+        " ".join((inspect.getdoc(fn) or "").partition("\n\n")[0].split()),
+    )
 
 
 __all__ = ["build", "launch_options"]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from latentmem.bank import Bank
-from latentmem.bank.annotations import tag, tags
+from latentmem.bank.notes import tag, tags
 from latentmem.bank.overlay import Overlay
 from latentmem.records import (
     Cluster,

@@ -13,8 +13,8 @@ import pytest
 from latentmem.bank import Bank, overlay, serialization
 from latentmem.bank import archive as bank_zip
 from latentmem.bank import overlay as beside
-from latentmem.bank.annotations import tag, tags
 from latentmem.bank.archive import EVENTS, MANIFEST, MEMORIES
+from latentmem.bank.notes import tag, tags
 from latentmem.bank.overlay import Overlay
 from latentmem.bank.serialization import MOST_KEY
 from latentmem.records import Event, LatentmemError

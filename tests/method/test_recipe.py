@@ -94,7 +94,7 @@ def test_a_trust_region_holds_and_keeps_the_direction(seed, most, size):
         assert torch.cosine_similarity((held - start).flatten(), move.flatten(), dim=0) > 0.999
 
 
-def test_no_step_of_a_distillation_leaves_the_trust_region(engine):  # noqa: F811
+def test_no_step_of_a_distillation_leaves_the_trust_region(engine):
     def shifts(**changes):
         done = [
             r
@@ -109,7 +109,7 @@ def test_no_step_of_a_distillation_leaves_the_trust_region(engine):  # noqa: F81
     assert max(free) > 0.1 and 0 < max(held) <= 0.05 * (1 + 1e-4)
 
 
-def test_the_last_step_is_kept_however_it_did(engine):  # noqa: F811
+def test_the_last_step_is_kept_however_it_did(engine):
     """A distillation whose best step was not its last keeps another prompt under `keep="last"`,
     after the same steps."""
     for n in range(2, 12):

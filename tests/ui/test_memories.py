@@ -13,7 +13,7 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from latentmem.bank import annotations as bank_notes
+from latentmem.bank import notes as bank_notes
 from latentmem.bank.overlay import Overlay
 from latentmem.records import Event, Status
 from latentmem.ui.map import actions, handlers, projection

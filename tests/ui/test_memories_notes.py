@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmem.bank import Bank
-from latentmem.bank import annotations as notes
+from latentmem.bank import notes as notes
 from latentmem.bank.overlay import Overlay
 from latentmem.bank.reads import memories_stamp, soft_prompts, stamp
 from latentmem.model import vocabulary

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from latentmem.bank import annotations as bank_notes
+from latentmem.bank import notes as bank_notes
 from latentmem.ui.map import actions, handlers
 from latentmem.ui.map.atlas import bits_of
 from latentmem.ui.panels import memories

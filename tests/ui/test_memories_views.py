@@ -8,8 +8,8 @@ from urllib.parse import quote, unquote
 
 import pytest
 
-from latentmem.bank import annotations as bank_notes
-from latentmem.bank.annotations import Note
+from latentmem.bank import notes as bank_notes
+from latentmem.bank.notes import Note
 from latentmem.model.vocabulary import Word
 from latentmem.records import Event, Problem
 from latentmem.ui.views import distillation, memory

@@ -60,7 +60,7 @@ def test_it_ends_with_what_the_panel_shows(desk: Desk, tmp_path: Path) -> None:
 
 def test_the_standings_come_while_they_grow_and_a_client_that_leaves_stops_it(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, asked: list[str]
-) -> None:  # noqa: F811
+) -> None:
     reached, go = held(monkeypatch, after=3)
     answers = api.stream(desk, "change", BOTH, 6, 0, request=visitor())
     seen = [next(answers)]
@@ -84,7 +84,7 @@ def test_the_standings_come_while_they_grow_and_a_client_that_leaves_stops_it(
     assert len(asked) < 12, "nobody waits for the rest"
 
 
-def test_it_goes_on_where_the_panel_or_a_call_was_stopped(desk: Desk, asked: list[str]) -> None:  # noqa: F811
+def test_it_goes_on_where_the_panel_or_a_call_was_stopped(desk: Desk, asked: list[str]) -> None:
     streamed(desk, size=6)
     assert len(asked) == 12
     *_, last = api.stream(desk, "change", BOTH, 6, 0, request=visitor("program"))
@@ -134,7 +134,7 @@ def test_a_bug_tells_a_client_no_secret(desk: Desk, monkeypatch: pytest.MonkeyPa
 
 def test_a_shared_app_holds_its_limit_and_keeps_clients_apart(
     tmp_path: Path, asked: list[str]
-) -> None:  # noqa: F811
+) -> None:
     desk = Desk(FakeEngine(Settings(hosted=True, bank=tmp_path / "home" / "bank.sqlite")))  # type: ignore[arg-type]
     one, two = desk.at(visitor("one")), desk.at(visitor("two"))
     with pytest.raises(gr.Error, match="choose 1 to 6"):
@@ -158,7 +158,7 @@ def test_stop_on_the_panel_and_the_endpoint_share_a_visitors_run(
 
 def test_it_answers_before_anything_is_done_and_can_be_cancelled_then(
     desk: Desk, asked: list[str]
-) -> None:  # noqa: F811
+) -> None:
     answers = api.stream(desk, "change", BOTH, 6, 0, request=visitor())
     first = next(answers)
     assert first["done"] == 0 == first["total"] and not first["whole"] and first["standings"] == []
@@ -217,7 +217,7 @@ def test_a_client_sends_a_file_and_hears_of_its_mistakes(client: Any, tmp_path: 
 
 def test_a_client_that_cancels_stops_it(
     client: Any, monkeypatch: pytest.MonkeyPatch, asked: list[str]
-) -> None:  # noqa: F811
+) -> None:
     reached, go = held(monkeypatch, after=3)
     runs: list[Run] = []
     monkeypatch.setattr(

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from latentmem.bank import annotations as bank_notes
+from latentmem.bank import notes as bank_notes
 from latentmem.records import LatentmemError
 from latentmem.ui import api, build, launch_options
 from latentmem.ui.map import actions

@@ -264,7 +264,7 @@ def test_a_press_is_remembered_as_long_as_a_run(
         assert arrived(desk, AGAIN, TOKEN)["guide"] == {"again": ["stream_begins"]}
 
 
-def test_begin_again_is_remembered_as_such(desk: Desk, asked: list[str]) -> None:  # noqa: F811
+def test_begin_again_is_remembered_as_such(desk: Desk, asked: list[str]) -> None:
     list(pressed(stream, desk, FIRST, *CHOSEN))
     settle(desk, FIRST)
     assert len(asked) == 12

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from ...bank import annotations as bank_notes
+from ...bank import notes as bank_notes
 from ...model.vocabulary import memory_words
 from ...records import LatentmemError
 from ..session import Desk, attempt

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...bank.annotations import Note, notes, tags
+from ...bank.notes import Note, notes, tags
 from ...bank.reads import memories_stamp, soft_prompts, stamp
 from ...records import Hit, LatentmemError, MemoryInfo, Status, digest
 from .projection import Plane, grown, place

@@ -10,7 +10,7 @@ import gradio as gr
 import numpy as np
 from markupsafe import Markup
 
-from ...bank.annotations import notes, tags
+from ...bank.notes import notes, tags
 from ...bank.overlay import Overlay
 from ...bank.reads import stamp
 from ...model.vocabulary import parameters

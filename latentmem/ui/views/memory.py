@@ -16,7 +16,7 @@ from .html import Fragment, answer_text, count, fragments, join, percent, safe, 
 from .receipt import again_link, definition_list, key_words, open_link
 
 if TYPE_CHECKING:
-    from ...bank.annotations import Note
+    from ...bank.notes import Note
     from ...model.vocabulary import Word
 
 # ---------- What happened to a memory over time: a small chart, whom it helped and hurt, and the list. Pure functions; no gradio.
