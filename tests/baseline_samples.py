@@ -21,7 +21,7 @@ from latentmem.bank import Bank
 from latentmem.engine import Engine
 from latentmem.engine.loader import Place
 from latentmem.evaluation.baselines.base import Reply
-from latentmem.evaluation.baselines.registry import Workshop
+from latentmem.evaluation.baselines.registry import SystemFactory
 from latentmem.method import rollouts
 from latentmem.records import Problem
 from latentmem.settings import Settings
@@ -89,8 +89,8 @@ def tiny_engine(monkeypatch: pytest.MonkeyPatch, model: Any = None, **settings: 
     return engine
 
 
-def workshop(engine: Engine, folder: Path | None = None, **how: Any) -> Workshop:
-    return Workshop(engine, folder, **{"rows": 12, "votes": 9, **how})
+def workshop(engine: Engine, folder: Path | None = None, **how: Any) -> SystemFactory:
+    return SystemFactory(engine, folder, **{"rows": 12, "votes": 9, **how})
 
 
 def problems(n: int, start: int = 0) -> list[Problem]:

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from latentmem.evaluation.baselines.base import ONE, VOTE, Cost, Form, Reply
+from latentmem.evaluation.baselines.base import ONE, VOTE, AnswerMode, Cost, Reply
 from latentmem.evaluation.datasets import DataSet, load
 from latentmem.evaluation.protocols import Entrant
 from latentmem.records import (
@@ -47,7 +47,9 @@ def chance(*parts: object) -> float:
     return int(digest(*map(str, parts))[:8], 16) / 16**8
 
 
-def side(problem: Problem, name: Side, form: Form, good: float) -> tuple[Vote, tuple[Trace, ...]]:
+def side(
+    problem: Problem, name: Side, form: AnswerMode, good: float
+) -> tuple[Vote, tuple[Trace, ...]]:
     """Traces that are right with the chance `good`; their truth is read off the problem's text, as
     a model would."""
     truth = solved(problem)
@@ -120,7 +122,7 @@ class FakeSystem:
             self.spent += Cost(100, 1, 0.5)
             yield Distilled(p.id, None, "toys leave no soft prompt")
 
-    def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
+    def reply(self, problems: Sequence[Problem], form: AnswerMode) -> Iterator[Reply]:
         for p in problems:
             self.seen.append(("reply", p))
             time.sleep(self.pace)
@@ -172,7 +174,9 @@ class Cast:
     def __init__(self) -> None:
         self.made: list[FakeSystem] = []
 
-    def entrant(self, name: str, forms: tuple[Form, ...] = (ONE, VOTE), **how: Any) -> Entrant:
+    def entrant(
+        self, name: str, forms: tuple[AnswerMode, ...] = (ONE, VOTE), **how: Any
+    ) -> Entrant:
         def make() -> FakeSystem:
             self.made.append(FakeSystem(name, **how))
             return self.made[-1]

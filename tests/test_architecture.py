@@ -61,7 +61,7 @@ LONGER = {
     "latentmem/evaluation/figures.py": 70,
     "latentmem/evaluation/report.py": 126,
     "latentmem/method/distillation.py": 95,
-    "latentmem/method/grpo.py": 75,
+    "latentmem/method/grpo.py": 80,
     "latentmem/model/language_model.py": 85,
     "latentmem/model/transformer.py": 80,
     "latentmem/ui/components.py": 75,

@@ -11,7 +11,7 @@ from latentmem.engine.run_state import Scene
 from latentmem.method.voting import vote
 from latentmem.records import Delta, Problem, Step, Trace
 from latentmem.ui.panels import distil, solve
-from latentmem.ui.session import Desk
+from latentmem.ui.session import AppSession
 
 from .fake_engine import FakeEngine, fake_step, fill_bank
 
@@ -24,17 +24,17 @@ def visitor(name: str = "a", **query: str) -> Any:
     return SimpleNamespace(session_hash=name, query_params=query)
 
 
-def new_desk() -> Desk:
+def new_desk() -> AppSession:
     engine = FakeEngine()
     fill_bank(
         engine,
         [Problem(BO, source="pets"), Problem("A train goes 40 km in an hour.", source="trains")],
     )
-    return Desk(engine)
+    return AppSession(engine)
 
 
 def asked(
-    desk: Desk,
+    desk: AppSession,
     text: str = ANN,
     mode: str = "auto",
     memory: str | None = None,
@@ -55,7 +55,9 @@ def asked(
     return list(pressed(solve, desk, who or visitor(), text, mode, memory, *values.values()))
 
 
-def pressed(panel: Any, desk: Desk, who: Any, *given: Any, again: bool = False) -> Iterator[Any]:
+def pressed(
+    panel: Any, desk: AppSession, who: Any, *given: Any, again: bool = False
+) -> Iterator[Any]:
     """The button of a panel is pressed, and has its turn in the queue. A press that was refused
     shows why, and has none."""
     shown = (panel.press_anew if again else panel.press)(desk, who, *given)
@@ -64,7 +66,7 @@ def pressed(panel: Any, desk: Desk, who: Any, *given: Any, again: bool = False) 
     return iter([panel.Picture(*shown[: len(panel.Picture._fields)])])
 
 
-def settle(desk: Desk, who: Any = None) -> None:
+def settle(desk: AppSession, who: Any = None) -> None:
     """Waits until the threads of a visitor's runs have ended."""
     for run in desk.visit(who or visitor()).runs.values():
         if run.thread is not None:
@@ -76,7 +78,7 @@ def text_of(area: Any) -> str:
     return " ".join(html for _, html in area)
 
 
-def distilled(desk: Desk, text: str = ANN, who: Any = None) -> list:
+def distilled(desk: AppSession, text: str = ANN, who: Any = None) -> list:
     return list(pressed(distil, desk, who or visitor(), text, *SETTINGS, 4, 1e-3, 20))
 
 

@@ -360,7 +360,7 @@ def _either(ids: list[str]) -> str:
     """The shortest beginnings that tell these sorted ids apart."""
 
     def shared(a: str, b: str) -> int:
-        return len(os.path.commonprefix([a, b]))  # noqa: RUF071 - characters are what is meant
+        return len(os.path.commonprefix([a, b]))
 
     cuts = [max([MIN_PREFIX - 1, *(shared(a, b) for b in ids if b != a)]) + 1 for a in ids]
     return " or ".join(a[: max(cut, 8)] for a, cut in zip(ids, cuts, strict=True))

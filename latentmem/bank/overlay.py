@@ -38,7 +38,7 @@ USES = {
 }  # events that answers leave behind; the others are a person's
 
 
-class Beside:
+class PrivateEvents:
     """At most MOST_EVENTS, oldest first. Thread-safe."""
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ class Overlay:
         self.curated, self.own, self._beside = (
             curated,
             Bank(":memory:", most_receipts=MOST_RECEIPTS),
-            Beside(),
+            PrivateEvents(),
         )
         self.most, self.longest, self.most_bytes = most, longest, most_bytes
 

@@ -103,10 +103,12 @@ def _sampled(fixed: Any, work: Work, soft: Any, tape: Any) -> list[Trace]:
 def _gradient(model: Any, work: Work, soft: Any, traces: Sequence[Trace], tape: Any) -> None:
     import torch
 
-    from ..method.grpo import Lot, advantages, policy_gradient
+    from ..method.grpo import RolloutGroup, advantages, policy_gradient
 
     rewards = [float(i < SHARE * work.rollouts) for i in range(work.rollouts)]
-    lot = Lot(PROBLEMS[0], torch.nn.Parameter(soft.clone()), traces, advantages(rewards), tape)
+    lot = RolloutGroup(
+        PROBLEMS[0], torch.nn.Parameter(soft.clone()), traces, advantages(rewards), tape
+    )
     for _ in policy_gradient(model, [lot], work.temperature):
         pass
 

@@ -75,7 +75,7 @@ class Worker:
 
     def __init__(self, spec: str, work: Work) -> None:
         self.spec = spec
-        self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed by close()
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "latentmem.bench.runner", spec, work.to_json()],
             stdin=subprocess.PIPE,

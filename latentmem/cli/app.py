@@ -62,7 +62,7 @@ def solve(
     as_json: bool,
     problem: ProblemText = None,
     file: ProblemFile = None,
-    ids: ProblemIds = [],  # noqa: B006 - typer makes a new list for each call
+    ids: ProblemIds = [],
     memory: Annotated[
         str | None, typer.Option(help="Think with this memory.", show_default=False)
     ] = None,
@@ -91,7 +91,7 @@ def distil(
     as_json: bool,
     problem: ProblemText = None,
     file: ProblemFile = None,
-    ids: ProblemIds = [],  # noqa: B006
+    ids: ProblemIds = [],
 ) -> int:
     """Learn from the thinking on a problem: a memory in the bank, or in plain words why there is
     none.
@@ -120,7 +120,7 @@ def answer(
     as_json: bool,
     problem: ProblemText = None,
     file: ProblemFile = None,
-    ids: ProblemIds = [],  # noqa: B006
+    ids: ProblemIds = [],
     memory: Annotated[
         str, typer.Option(help="auto: the nearest memory; off: none; or a memory's id.")
     ] = "auto",

@@ -278,7 +278,7 @@ def export(
     ids: Annotated[
         list[str],
         typer.Option("--id", help="Only this memory; may be repeated.", show_default=False),
-    ] = [],  # noqa: B006 - typer makes a new list for each call
+    ] = [],
     peft: Annotated[
         Path | None,
         typer.Option(

@@ -64,15 +64,15 @@ def evaluate(
             "rg:FAMILY?size=100&seed=1; may be given again.",
             **LIST,
         ),
-    ] = [],  # noqa: B006
+    ] = [],
     test_data: Annotated[
         list[str],
         typer.Option(help="Ask problems of these instead of the other part of --data.", **LIST),
-    ] = [],  # noqa: B006
+    ] = [],
     protocol: Annotated[
         list[str],
         typer.Option(help="heldout, stream, transfer, single or keys; may be given again.", **LIST),
-    ] = [],  # noqa: B006
+    ] = [],
     distil: Annotated[
         int | None, typer.Option(min=0, help="Problems to learn from.", **LIST)
     ] = None,
@@ -121,7 +121,7 @@ def evaluate(
     ] = False,
     also: Annotated[
         list[Path], typer.Option(help="Another folder whose runs the report shows.", **LIST)
-    ] = [],  # noqa: B006
+    ] = [],
     readme: Annotated[
         Path | None,
         typer.Option(help="Write the table of --out's evidence.json into this README.", **LIST),
@@ -284,7 +284,7 @@ def bench(
         typer.Option(
             help="Only this row, or series with --scale; may be given again.", show_default=False
         ),
-    ] = [],  # noqa: B006 - typer makes a new list
+    ] = [],
     repeats: Annotated[
         int, typer.Option(min=1, help="Runs of each side, in turns; the median counts.")
     ] = 3,

@@ -58,7 +58,7 @@ MemoryId = Annotated[
     str, typer.Argument(metavar="ID", help="A memory's id, or its first characters.")
 ]
 
-Body = Callable[..., int]
+Transformer = Callable[..., int]
 
 
 def make_engine(settings: Settings) -> Engine:
@@ -78,7 +78,7 @@ def engine_for(overrides: dict[str, Any]) -> Engine:
 
 def command(
     group: typer.Typer, *options: str, name: str = ""
-) -> Callable[[Body], Callable[..., None]]:
+) -> Callable[[Transformer], Callable[..., None]]:
     """Registers `body(overrides, as_json, ...) -> exit code` with some settings as options, `--set`
     and `--json`.
 
@@ -87,7 +87,7 @@ def command(
     A LatentmemError becomes its sentence on standard error, ctrl-C one line.
     """
 
-    def register(body: Body) -> Callable[..., None]:
+    def register(body: Transformer) -> Callable[..., None]:
         @functools.wraps(body)
         def run(ctx: typer.Context, set_: list[str], json_: bool, **values: Any) -> None:
             given = {field: v for field in options if (v := values.pop(field)) is not None}

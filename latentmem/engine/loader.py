@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Thought = tuple[tuple[Trace, ...], Vote]
 
 
-class Thoughts:
+class VoteCache:
     """Bounded, thread-safe: what made a vote (problem, model, sampling settings, seed) -> its
     traces and the vote.
 
@@ -128,7 +128,7 @@ class Shared:
     """What the copies of an engine (`Engine.changed`) have in common. Thread-safe."""
 
     def __init__(self) -> None:
-        self.loader, self.thoughts = Loader(), Thoughts()
+        self.loader, self.thoughts = Loader(), VoteCache()
         self._lock = threading.Lock()
         self._banks: dict[Path, Bank] = {}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..records import LatentmemError
-from .baselines.base import VOTES, Course
+from .baselines.base import VOTES, TrainingSchedule
 from .journal import Found, Run, write_whole
 from .metrics import BASE, ORACLE, Row, grouped, rerouted, table, two_sided
 from .results import Result
@@ -142,7 +142,7 @@ def budget(run: Run, system: str) -> dict[str, int]:
     if system == "vote_n":
         return {"votes": run.facts.get("votes", VOTES)}
     return (
-        {"offline_steps": run.facts.get("offline_steps", Course.steps)}
+        {"offline_steps": run.facts.get("offline_steps", TrainingSchedule.steps)}
         if system.startswith("offline_")
         else {}
     )

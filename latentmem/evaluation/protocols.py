@@ -31,7 +31,7 @@ from ..records import (
     Vote,
     digest,
 )
-from .baselines.base import ONE, VOTE, Cost, Course, Form, System
+from .baselines.base import ONE, VOTE, AnswerMode, Cost, System, TrainingSchedule
 from .baselines.offline import offline_lora, offline_prompt, offline_ttrl
 from .baselines.sampler import Ask, Sampler, computed
 from .baselines.teacher import Taught
@@ -42,9 +42,9 @@ from .results import Learned, Progress, Result, Tally, judge, right, taught
 
 if TYPE_CHECKING:
     from .baselines.offline import Offline
-    from .baselines.registry import Workshop
+    from .baselines.registry import SystemFactory
 
-FORMS: dict[str, Form] = {form.name: form for form in (ONE, VOTE)}
+FORMS: dict[str, AnswerMode] = {form.name: form for form in (ONE, VOTE)}
 Event = Status | Step | Distilled | Result | Learned | Progress  # what a protocol yields
 
 
@@ -55,7 +55,7 @@ class Entrant:
     before; "" not at all."""
 
     name: str
-    forms: tuple[Form, ...]
+    forms: tuple[AnswerMode, ...]
     make: Callable[[], System]
     learns: str = ""
 
@@ -70,7 +70,7 @@ class Asked:
     problems: tuple[Problem, ...]
 
 
-def ask(system: System, form: Form, batch: Asked) -> list[Result]:
+def ask(system: System, form: AnswerMode, batch: Asked) -> list[Result]:
     """The replies to a batch, judged. Raises LatentmemError if the system leaves a problem out."""
     replies = list(system.reply([p.unlabelled() for p in batch.problems], form))
     if [r.problem_id for r in replies] != [p.id for p in batch.problems]:
@@ -217,7 +217,7 @@ def _lessons(
 
 def _questions(
     entrant: Entrant, learn: DataSet, tests: Sequence[DataSet], rows: int
-) -> Iterator[tuple[str, Form, Asked]]:
+) -> Iterator[tuple[str, AnswerMode, Asked]]:
     """(unit, form, batch) of everything that an entrant is asked."""
     for test in tests:
         for form in entrant.forms:
@@ -351,7 +351,7 @@ def check(test: DataSet, learners: Sequence[str]) -> None:
 
 
 def run_single(
-    shop: Workshop,
+    shop: SystemFactory,
     train: Sequence[Problem],
     test: DataSet,
     folder: Path,
@@ -390,10 +390,15 @@ def run_single(
 
 
 def _curve(
-    shop: Workshop, name: str, problem: Problem, test: DataSet, steps: int, wanted: Sequence[int]
+    shop: SystemFactory,
+    name: str,
+    problem: Problem,
+    test: DataSet,
+    steps: int,
+    wanted: Sequence[int],
 ) -> Iterator[Status | Step | dict[str, Any]]:
     make, what = LEARNERS[name]
-    course = Course(steps=steps, batch=1, learning_rate=shop.rates[what])
+    course = TrainingSchedule(steps=steps, batch=1, learning_rate=shop.rates[what])
     system = make(shop.sampler, shop.recipe, course)
     base = {r.problem_id: r.answer for r in shop.make("zero_shot").reply(blank(test.problems), ONE)}
     if 0 in wanted:
@@ -420,7 +425,7 @@ def blank(problems: Sequence[Problem]) -> list[Problem]:
 
 
 def _line(
-    shop: Workshop,
+    shop: SystemFactory,
     system: Offline,
     name: str,
     problem: Problem,
@@ -453,7 +458,9 @@ def _line(
     }
 
 
-def key_quality(shop: Workshop, data: DataSet, folder: Path) -> Iterator[Status | dict[str, Any]]:
+def key_quality(
+    shop: SystemFactory, data: DataSet, folder: Path
+) -> Iterator[Status | dict[str, Any]]:
     """For both kinds of key: how often the nearest other problem is of the same family. Lines of
     `folder`/keys.jsonl."""
     import numpy as np
@@ -494,7 +501,9 @@ def key_quality(shop: Workshop, data: DataSet, folder: Path) -> Iterator[Status 
 # ---------- One memory from several problems: the recipe `{"neighbours": k}` of a sweep.
 
 
-def nearest(shop: Workshop, problem: Problem, others: Sequence[Problem], k: int) -> list[Problem]:
+def nearest(
+    shop: SystemFactory, problem: Problem, others: Sequence[Problem], k: int
+) -> list[Problem]:
     """The k others whose sentence embedding is most similar (cosine), best first; ties in the order
     given."""
     rest = [p for p in others if p.id != problem.id]
@@ -506,7 +515,7 @@ def nearest(shop: Workshop, problem: Problem, others: Sequence[Problem], k: int)
 
 
 def learn(
-    shop: Workshop,
+    shop: SystemFactory,
     sampler: Sampler,
     recipe: Recipe,
     problems: Sequence[Problem],
@@ -523,10 +532,13 @@ def learn(
     for problem in problems:
         group = [p.unlabelled() for p in (problem, *nearest(shop, problem, others, k))]
         row = offline_prompt(
-            sampler, recipe, Course(recipe.steps, 1, recipe.learning_rate), name="neighbours"
+            sampler,
+            recipe,
+            TrainingSchedule(recipe.steps, 1, recipe.learning_rate),
+            name="neighbours",
         )
         (first,) = sampler.sample(
-            [Ask(group[0])], Form("vote", recipe.rollouts, recipe.temperature)
+            [Ask(group[0])], AnswerMode("vote", recipe.rollouts, recipe.temperature)
         )
         steps: list[Step] = []
         for record in row.fit(group):

@@ -16,7 +16,7 @@ from . import protocols as heldout
 from . import protocols as single
 from . import protocols as stream
 from . import sweep
-from .baselines.base import VOTES, Course, Form
+from .baselines.base import VOTES, AnswerMode, TrainingSchedule
 from .datasets import DataSet, apart, load, shuffled, split, unique
 from .journal import Journal
 from .protocols import FORMS, Entrant, Event
@@ -24,7 +24,7 @@ from .sweep import Sweep
 
 if TYPE_CHECKING:
     from ..engine import Engine
-    from .baselines.registry import Workshop
+    from .baselines.registry import SystemFactory
 
 PROTOCOLS = ("heldout", "stream", "transfer", "single", "keys")
 DECIDING = (
@@ -35,7 +35,7 @@ DECIDING = (
     "min_similarity",
     "verifier",
 )  # with the recipe's, what decides a result
-Stage = Callable[["Workshop"], Iterator[Any]]  # a protocol on a data set
+Stage = Callable[["SystemFactory"], Iterator[Any]]  # a protocol on a data set
 PACKAGES = ("latentmem", "torch", "transformers", "numpy")
 
 
@@ -123,7 +123,7 @@ class Order:
     together: int | None = None
     block: int = 1
     votes: int = VOTES  # N of vote_n
-    offline_steps: int = Course.steps  # of the offline rows, a few problems each
+    offline_steps: int = TrainingSchedule.steps  # of the offline rows, a few problems each
     sweep: Sweep | None = None  # recipes to try, in place of the protocols
 
 
@@ -134,7 +134,7 @@ def suite_named(name: str) -> Suite:
     return SUITES[name]
 
 
-def forms_named(names: Sequence[str]) -> tuple[Form, ...]:
+def forms_named(names: Sequence[str]) -> tuple[AnswerMode, ...]:
     """Raises LatentmemError for another name."""
     for name in names:
         if name not in FORMS:
@@ -145,7 +145,7 @@ def forms_named(names: Sequence[str]) -> tuple[Form, ...]:
 def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
     """Everything that a suite asks for, each protocol and data set in a folder of its own under
     `out`; goes on from what is there. The rollouts are kept in `out`/cache, shared by all."""
-    from .baselines.registry import Workshop
+    from .baselines.registry import SystemFactory
 
     suite, limit = order.suite, engine.settings.max_problem_chars
     datas, others = (
@@ -172,7 +172,7 @@ def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
     )
     _begin(order.out)
     yield from engine.load()
-    shop = Workshop(
+    shop = SystemFactory(
         engine,
         order.out / "cache",
         rows=order.rows,
@@ -253,7 +253,7 @@ def _begin(out: Path) -> None:
         ) from None
 
 
-def cast(shop: Workshop, suite: Suite) -> list[Entrant]:
+def cast(shop: SystemFactory, suite: Suite) -> list[Entrant]:
     """The suite's systems, each once, in the forms that it is asked in."""
     from .baselines.registry import ROWS as THERE
 
@@ -303,7 +303,7 @@ def _moved(datas: Sequence[DataSet], order: Order) -> Iterator[tuple[DataSet, li
 
 
 def _heldout(
-    order: Order, learn: DataSet, tests: Sequence[DataSet], protocol: str, shop: Workshop
+    order: Order, learn: DataSet, tests: Sequence[DataSet], protocol: str, shop: SystemFactory
 ) -> Iterator[Event]:
     told = {
         "protocol": protocol,
@@ -322,7 +322,7 @@ def _heldout(
         )
 
 
-def _stream(order: Order, arriving: DataSet, shop: Workshop) -> Iterator[Event]:
+def _stream(order: Order, arriving: DataSet, shop: SystemFactory) -> Iterator[Event]:
     online = [
         e
         for e in cast(shop, order.suite)
@@ -340,7 +340,7 @@ def _stream(order: Order, arriving: DataSet, shop: Workshop) -> Iterator[Event]:
 
 
 def _single(
-    order: Order, learn: DataSet, tests: Sequence[DataSet], shop: Workshop
+    order: Order, learn: DataSet, tests: Sequence[DataSet], shop: SystemFactory
 ) -> Iterator[Any]:
     train = yield from sweep.teachable(shop, learn.problems, order.suite.single)
     for test in tests:
@@ -349,13 +349,16 @@ def _single(
         )
 
 
-def _keys(order: Order, data: DataSet, shop: Workshop) -> Iterator[Any]:
+def _keys(order: Order, data: DataSet, shop: SystemFactory) -> Iterator[Any]:
     return single.key_quality(shop, data, order.out)
 
 
 def budgets(order: Order) -> dict[str, int]:
     """What of a row's budget was asked for by hand: a folder is not continued with another."""
-    asked = {"votes": (order.votes, VOTES), "offline_steps": (order.offline_steps, Course.steps)}
+    asked = {
+        "votes": (order.votes, VOTES),
+        "offline_steps": (order.offline_steps, TrainingSchedule.steps),
+    }
     return {name: value for name, (value, usual) in asked.items() if value != usual}
 
 
@@ -364,7 +367,7 @@ def part(data: DataSet) -> dict[str, Any]:
     return {"name": data.name, "problems": len(data.problems), "digest": data.digest}
 
 
-def facts(shop: Workshop, told: Mapping[str, Any]) -> dict[str, Any]:
+def facts(shop: SystemFactory, told: Mapping[str, Any]) -> dict[str, Any]:
     """What a run is: its protocol and data, the model's fingerprint, and every setting that decides
     a result."""
     settings = {name: getattr(shop.settings, name) for name in DECIDING} | asdict(shop.recipe)
@@ -380,7 +383,7 @@ def facts(shop: Workshop, told: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def made(shop: Workshop) -> dict[str, Any]:
+def made(shop: SystemFactory) -> dict[str, Any]:
     """With what a run was begun; it may go on with something else, but for what decides the tokens
     (`journal.KEPT`)."""
     body = shop.engine.model.body

@@ -24,7 +24,7 @@ from ..method.distillation import Recipe
 from ..method.voting import gate
 from ..records import Distilled, LatentmemError, Problem, Status, Step, digest
 from . import protocols
-from .baselines.base import ONE, Form
+from .baselines.base import ONE, AnswerMode
 from .baselines.sampler import Ask, Sampled, Sampler, computed
 from .baselines.teacher import Taught, Teacher
 from .datasets import DataSet
@@ -33,7 +33,7 @@ from .results import right
 
 if TYPE_CHECKING:
     from ..engine import Engine
-    from .baselines.registry import Workshop
+    from .baselines.registry import SystemFactory
 
 DISTILLED = {f.name for f in fields(Recipe)}
 APART = {"in_turn", "neighbours"}  # what is no setting
@@ -106,7 +106,7 @@ def read(file: Path) -> Sweep:
     return Sweep(**data)
 
 
-def run(shop: Workshop, sweep: Sweep, data: DataSet, folder: Path) -> Iterator[Record]:
+def run(shop: SystemFactory, sweep: Sweep, data: DataSet, folder: Path) -> Iterator[Record]:
     """Train and try every recipe; each finished pair of recipe and problem is a line of
     `folder`/sweep.jsonl, and is passed over when the sweep is started again. Yields what
     training tells, and the line of each pair.
@@ -163,7 +163,7 @@ def run(shop: Workshop, sweep: Sweep, data: DataSet, folder: Path) -> Iterator[R
                 yield line
 
 
-def teachable(shop: Workshop, candidates: Sequence[Problem], wanted: int) -> Iterator[Status]:
+def teachable(shop: SystemFactory, candidates: Sequence[Problem], wanted: int) -> Iterator[Status]:
     """The first problems whose vote passes the gate of the settings, so that every recipe has
     something to learn."""
     found: list[Problem] = []
@@ -174,7 +174,7 @@ def teachable(shop: Workshop, candidates: Sequence[Problem], wanted: int) -> Ite
         )
         some = candidates[start : start + size]
         votes = shop.sampler.sample(
-            [Ask(p.unlabelled()) for p in some], Form("vote", r.rollouts, r.temperature)
+            [Ask(p.unlabelled()) for p in some], AnswerMode("vote", r.rollouts, r.temperature)
         )
         found += [
             p
@@ -190,7 +190,7 @@ def teachable(shop: Workshop, candidates: Sequence[Problem], wanted: int) -> Ite
 
 
 def _taught(
-    shop: Workshop,
+    shop: SystemFactory,
     changes: Mapping[str, Any],
     problems: Sequence[Problem],
     candidates: Sequence[Problem],
@@ -219,7 +219,7 @@ def recipe_of(engine: Engine, changes: Mapping[str, Any]) -> Recipe:
     return Recipe(**{name: getattr(settings, name) for name in DISTILLED})
 
 
-def placed(shop: Workshop, changes: Mapping[str, Any]) -> Sampler:
+def placed(shop: SystemFactory, changes: Mapping[str, Any]) -> Sampler:
     """The sampler whose model has the soft prompt where a recipe wants it."""
     return shop.sampler.of(shop.engine.model.in_turn()) if changes.get("in_turn") else shop.sampler
 
@@ -265,7 +265,7 @@ def compared(
 
 
 def _line(
-    shop: Workshop,
+    shop: SystemFactory,
     name: str,
     changes: Mapping[str, Any],
     taught: Taught,

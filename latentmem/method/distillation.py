@@ -17,14 +17,14 @@ from torch import Tensor
 from ..model.language_model import LanguageModel
 from ..records import Delta, Problem, Status, Step, Trace, Vote
 from .answers import same_answer
-from .grpo import Lot, Scheme, advantages, policy_gradient
+from .grpo import RolloutGroup, Scheme, advantages, policy_gradient
 from .rollouts import Job, sample
 from .voting import gate, rewards, vote
 
 CONVERGED = 2  # this many unanimous groups in a row: the rollouts have no gradient left to give
 Reward = Literal["majority", "boxed"]
 Gradient = Callable[
-    [LanguageModel, Sequence[Lot], float], Generator[tuple[int, int], None, list[float]]
+    [LanguageModel, Sequence[RolloutGroup], float], Generator[tuple[int, int], None, list[float]]
 ]
 
 
@@ -188,7 +188,7 @@ def _step(
         payoffs[i] = _payoff(group, votes[i], one.first, recipe, reward)
         notes[i] = _look(one, votes[i], group, payoffs[i], recipe, reward, final=last)
         if not notes[i]:
-            lots[i] = Lot(
+            lots[i] = RolloutGroup(
                 one.problem,
                 one.soft,
                 group,

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..model.allocator import give_back, roomy
 from ..model.kv_cache import Prefix, Tape
 from ..model.language_model import LanguageModel, Prefilled, Prompt
-from ..model.transformer import Body, causal_mask, forward
+from ..model.transformer import Transformer, causal_mask, forward
 from ..records import Problem, Trace
 from .prompts import solve_messages
 
@@ -142,7 +142,7 @@ def policy_loss(log_probs: Tensor, weights: Tensor, rows: Tensor, count: int) ->
 
 
 @dataclass(frozen=True, eq=False)
-class Lot:
+class RolloutGroup:
     """One problem's share of a gradient step: its prompt parameter, its rollouts and their
     advantages [G]."""
 
@@ -170,7 +170,7 @@ class _Row:
 FEWEST, MOST = 256, 16_384  # padded tokens of a micro-batch
 
 
-def default_budget(body: Body) -> int:
+def default_budget(body: Transformer) -> int:
     """Padded tokens of a micro-batch: few on a CPU, and on a CUDA GPU as many as its memory has
     room for."""
     if body.device.type == "cuda":
@@ -185,7 +185,7 @@ def budget_in(free: int, token: int) -> int:
     return min(MOST, max(FEWEST, free // 2 // token))
 
 
-def token_bytes(body: Body) -> int:
+def token_bytes(body: Transformer) -> int:
     """Bytes that all layers keep of one completion token until its gradient has gone back, by an
     estimate.
 
@@ -204,7 +204,11 @@ def token_bytes(body: Body) -> int:
 
 @roomy
 def policy_gradient(
-    model: LanguageModel, lots: Sequence[Lot], temperature: float, *, budget: int | None = None
+    model: LanguageModel,
+    lots: Sequence[RolloutGroup],
+    temperature: float,
+    *,
+    budget: int | None = None,
 ) -> Generator[tuple[int, int], None, list[float]]:
     """Accumulate d loss / d soft prompt into each lot's `soft.grad`. Yields (rows done, rows);
     returns each lot's loss.

@@ -142,7 +142,7 @@ class Prefix(Past):
         return torch.cat((before_k[self.rows], k), 2), torch.cat((before_v[self.rows], v), 2)
 
 
-class Cache(Past):
+class KVCache(Past):
     """A static cache for decoding: written in place, compacted when rows finish. No gradients."""
 
     def __init__(

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ..records import LatentmemError
 from .allocator import keep_pages
-from .kv_cache import Cache, Collected, Tape
+from .kv_cache import Collected, KVCache, Tape
 from .linear import has_eight_bits
 from .sampler import draw
-from .transformer import Body, causal_mask, forward, take_apart
+from .transformer import Transformer, causal_mask, forward, take_apart
 from .weights.cache import Weights
 
 # What transformers raises about a folder that it cannot make a model of.
@@ -48,7 +48,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class SampledToken:
     """One token of one row. `ended`: the row reached end-of-sequence with this token, which is then
     not text."""
 
@@ -129,7 +129,7 @@ class LanguageModel:
 
     def __init__(
         self,
-        body: Body,
+        body: Transformer,
         tokenizer: Any,
         *,
         name: str,
@@ -297,7 +297,7 @@ class LanguageModel:
         max_new_tokens: int,
         top_p: float = 1.0,
         tape: Tape | None = None,
-    ) -> Iterator[list[Drawn]]:
+    ) -> Iterator[list[SampledToken]]:
         """Sample rollouts: seeds[g] holds one seed for each rollout of prompts[g]; rows count
         through all of them.
 
@@ -331,7 +331,7 @@ class LanguageModel:
                 "problem."
             )
         room = max(rooms)
-        cache = Cache(filled.layers, of, room, tape)
+        cache = KVCache(filled.layers, of, room, tape)
         seen = torch.cat(
             (filled.visible[of], filled.visible.new_ones(len(of), room)), 1
         )  # [B, P + room]
@@ -349,7 +349,9 @@ class LanguageModel:
                     "What the model computed is no number: use dtype float32, or delete the memory."
                 )
             ended = [token in self.ends for token in tokens]
-            yield [Drawn(*d) for d in zip(live, tokens, ended, entropy, certainty, strict=True)]
+            yield [
+                SampledToken(*d) for d in zip(live, tokens, ended, entropy, certainty, strict=True)
+            ]
             left = [i for i, e in enumerate(ended) if not e and t + 1 < rooms[i]]
             if not left:
                 return

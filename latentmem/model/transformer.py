@@ -98,7 +98,7 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class Body:
+class Transformer:
     """A whole frozen model."""
 
     layers: tuple[Layer, ...]
@@ -193,7 +193,7 @@ def unfollowed(config: dict[str, Any]) -> str | None:
 
 def take_apart(
     model: Any, device: torch.device, dtype: torch.dtype, *, eight: bool = False
-) -> Body:
+) -> Transformer:
     """The Body of a loaded transformers model, on `device` in `dtype`. The model's layers are
     emptied as we go, so peak memory stays low; layers are converted and packed side by side.
     `eight`: sample in 8-bit integers.
@@ -254,7 +254,7 @@ def take_apart(
         layers = tuple(pool.map(layer, range(len(inner.layers))))
         head = parts.result()
     tied = model.lm_head.weight is inner.embed_tokens.weight
-    return Body(
+    return Transformer(
         layers=layers,
         embedding=head.weight if tied else moved(inner.embed_tokens.weight),
         head=head,
@@ -317,7 +317,7 @@ def aligned(mask: Tensor) -> Tensor:
     )
 
 
-def forward(body: Body, x: Tensor, positions: Tensor, mask: Tensor, past: Past) -> Tensor:
+def forward(body: Transformer, x: Tensor, positions: Tensor, mask: Tensor, past: Past) -> Tensor:
     """Final hidden states [B, T, hidden], after the last norm, for embeddings x [B, T, hidden] at
     positions [B, T]."""
     rows, length, _ = x.shape

@@ -27,7 +27,7 @@ from .map.actions import adapter_zip, forget_receipt
 from .panels.stream import ALL, FIRST, PAIR, SYSTEMS, Given, feed_of, going, most_problems, posed
 from .runs import SORRY, Run
 from .session import (
-    Desk,
+    AppSession,
     answer_records,
     bind,
     distil_records,
@@ -107,13 +107,13 @@ def as_dict(receipt: Receipt) -> dict[str, Any]:
     return data
 
 
-def remember(desk: Desk, request: Any, receipt: Receipt) -> None:
+def remember(desk: AppSession, request: Any, receipt: Receipt) -> None:
     """Keeps a client's receipt for `replay` and `feedback`."""
     run = desk.visit(request).start("solve")
     run.scene.receipt, run.begun, run.done, run.problem = receipt, True, True, receipt.problem.text
 
 
-def last_receipt(desk: Desk, request: Any) -> Receipt:
+def last_receipt(desk: AppSession, request: Any) -> Receipt:
     """Of the client's last question."""
     run = desk.visit(request).runs.get("solve")
     if run is None or run.scene.receipt is None:
@@ -149,7 +149,7 @@ def last(records: Iterator[Any], kind: type) -> Any:
 
 
 @checked
-def memories(desk: Desk, text: str = "", limit: int = 100) -> list[dict]:
+def memories(desk: AppSession, text: str = "", limit: int = 100) -> list[dict]:
     """Rows of the bank, newest first.
 
     Parameters:
@@ -165,7 +165,7 @@ def memories(desk: Desk, text: str = "", limit: int = 100) -> list[dict]:
 
 
 @checked
-def memory(desk: Desk, memory_id: str) -> dict:
+def memory(desk: AppSession, memory_id: str) -> dict:
     """One memory: its row, vote, steps, settings, last events, ids of receipts; without its arrays
     and traces.
 
@@ -185,7 +185,7 @@ def memory(desk: Desk, memory_id: str) -> dict:
 
 
 @checked
-def receipt(desk: Desk, receipt_id: str) -> dict:
+def receipt(desk: AppSession, receipt_id: str) -> dict:
     """The receipt of an earlier answer, as `solve` returned it but with its traces cut short.
 
     Parameters:
@@ -195,7 +195,7 @@ def receipt(desk: Desk, receipt_id: str) -> dict:
 
 
 @checked
-def forget(desk: Desk, receipt_id: str) -> str:
+def forget(desk: AppSession, receipt_id: str) -> str:
     """Deletes a receipt for good: what was asked, the votes and the traces; what the answer counted
     for memories stays. In a shared app, one of the client's own. Returns its id.
 
@@ -206,7 +206,7 @@ def forget(desk: Desk, receipt_id: str) -> str:
 
 
 @checked
-def neighbours(desk: Desk, memory_id: str, k: int = 5) -> list[dict]:
+def neighbours(desk: AppSession, memory_id: str, k: int = 5) -> list[dict]:
     """The memories nearest to a memory, itself left out.
 
     Parameters:
@@ -220,7 +220,7 @@ def neighbours(desk: Desk, memory_id: str, k: int = 5) -> list[dict]:
 
 
 @checked
-def quarantine(desk: Desk, memory_id: str, reason: str = "") -> str:
+def quarantine(desk: AppSession, memory_id: str, reason: str = "") -> str:
     """Keeps a memory from being tried. Returns its id.
 
     Parameters:
@@ -231,7 +231,7 @@ def quarantine(desk: Desk, memory_id: str, reason: str = "") -> str:
 
 
 @checked
-def release(desk: Desk, memory_id: str) -> str:
+def release(desk: AppSession, memory_id: str) -> str:
     """Lets a memory be tried again. Returns its id.
 
     Parameters:
@@ -241,7 +241,7 @@ def release(desk: Desk, memory_id: str) -> str:
 
 
 @checked
-def delete(desk: Desk, memory_id: str) -> str:
+def delete(desk: AppSession, memory_id: str) -> str:
     """Deletes a memory for good. Returns its id.
 
     Parameters:
@@ -263,7 +263,7 @@ def delete(desk: Desk, memory_id: str) -> str:
 
 
 @checked
-def tag(desk: Desk, memory_id: str, name: str, on: bool = True) -> list[str]:
+def tag(desk: AppSession, memory_id: str, name: str, on: bool = True) -> list[str]:
     """Gives a memory a tag, or takes it away. Returns its tags.
 
     Parameters:
@@ -281,7 +281,7 @@ def tag(desk: Desk, memory_id: str, name: str, on: bool = True) -> list[str]:
 
 
 @checked
-def note(desk: Desk, memory_id: str, text: str = "") -> list[dict]:
+def note(desk: AppSession, memory_id: str, text: str = "") -> list[dict]:
     """Keeps a note with a memory; without a text nothing is written. Returns all its notes.
 
     Parameters:
@@ -299,7 +299,7 @@ def note(desk: Desk, memory_id: str, text: str = "") -> list[dict]:
 
 
 @checked
-def words(desk: Desk, memory_id: str) -> list[list[dict]]:
+def words(desk: AppSession, memory_id: str) -> list[list[dict]]:
     """The words nearest to each virtual token of a memory: neighbours, and not what the token says.
 
     Parameters:
@@ -323,7 +323,7 @@ EVERY = 1.0  # seconds between two answers, if no reply or lesson comes in betwe
 
 
 def stream(
-    desk: Desk,
+    desk: AppSession,
     family: str = ALL,
     systems: list[System] | None = None,
     problems: int | None = None,
@@ -400,7 +400,7 @@ def standing(s: Standing) -> dict[str, Any]:
     }
 
 
-def offer(desk: Desk, hidden: gr.Button, model_work: dict[str, Any]) -> None:
+def offer(desk: AppSession, hidden: gr.Button, model_work: dict[str, Any]) -> None:
     """Registers the endpoint, inside the Blocks of the caller."""
     families = sorted({session.family(p) for p in desk.examples.values() if p.answer})
     asked = [
@@ -431,7 +431,7 @@ Verifier = Literal["vote_share", "self_certainty", "judge"]
 Key = Literal["input", "kv"]
 
 
-def endpoints(desk: Desk, model_work: dict[str, Any]) -> None:
+def endpoints(desk: AppSession, model_work: dict[str, Any]) -> None:
     """Registers all of them; those that use the model share its queue."""
     for fn in WORK:
         gr.api(bind(fn, desk), api_name=fn.__name__, **model_work)
@@ -452,7 +452,7 @@ def endpoints(desk: Desk, model_work: dict[str, Any]) -> None:
 # ---------------------------------------------------------------- with the model
 @checked
 def solve(
-    desk: Desk,
+    desk: AppSession,
     problem: str,
     memory: str = "auto",
     rollouts: int | None = None,
@@ -502,7 +502,7 @@ def solve(
 
 @checked
 def think(
-    desk: Desk,
+    desk: AppSession,
     problem: str,
     memory_id: str,
     rollouts: int | None = None,
@@ -533,7 +533,7 @@ def think(
     return {"answer": vote.label, "vote": to_dict(vote), "traces": traces}
 
 
-def replay(desk: Desk, request: gr.Request = None) -> dict:  # type: ignore[assignment]
+def replay(desk: AppSession, request: gr.Request = None) -> dict:  # type: ignore[assignment]
     """Asks this client's last question again with the same seed, and says whether the same tokens
     came."""
     first = last_receipt(desk, request)
@@ -546,7 +546,7 @@ def replay(desk: Desk, request: gr.Request = None) -> dict:  # type: ignore[assi
 
 @checked
 def distil(
-    desk: Desk,
+    desk: AppSession,
     problem: str,
     steps: int | None = None,
     rollouts: int | None = None,
@@ -593,7 +593,7 @@ def distil(
 
 
 @checked
-def search(desk: Desk, problem: str, k: int = 5, key: Key | None = None) -> dict:
+def search(desk: AppSession, problem: str, k: int = 5, key: Key | None = None) -> dict:
     """The memories nearest to a problem, with their similarity, whether or not they would be tried.
 
     Parameters:
@@ -613,7 +613,7 @@ def search(desk: Desk, problem: str, k: int = 5, key: Key | None = None) -> dict
 
 
 # ---------------------------------------------------------------- without it
-def keep(desk: Desk, request: gr.Request = None) -> str:  # type: ignore[assignment]
+def keep(desk: AppSession, request: gr.Request = None) -> str:  # type: ignore[assignment]
     """Stores the memory that this client distilled with keep=false. Returns its id."""
     visit = desk.visit(request)
     if visit.pending is None:
@@ -625,7 +625,7 @@ def keep(desk: Desk, request: gr.Request = None) -> str:  # type: ignore[assignm
     return name
 
 
-def discard(desk: Desk, request: gr.Request = None) -> bool:  # type: ignore[assignment]
+def discard(desk: AppSession, request: gr.Request = None) -> bool:  # type: ignore[assignment]
     """Forgets the memory that this client distilled with keep=false. Returns whether there was one."""
     visit = desk.visit(request)
     waited, visit.pending = visit.pending is not None, None
@@ -633,7 +633,7 @@ def discard(desk: Desk, request: gr.Request = None) -> bool:  # type: ignore[ass
 
 
 @checked
-def feedback(desk: Desk, correct: bool, request: gr.Request = None) -> str:  # type: ignore[assignment]
+def feedback(desk: AppSession, correct: bool, request: gr.Request = None) -> str:  # type: ignore[assignment]
     """Says whether the answer to this client's last question was right; it is taken down with the
     memory that was tried.
 
@@ -646,7 +646,7 @@ def feedback(desk: Desk, correct: bool, request: gr.Request = None) -> str:  # t
 
 
 # ---------------------------------------------------------------- files
-def export_bank(desk: Desk) -> str:
+def export_bank(desk: AppSession) -> str:
     """The bank as a zip; in a shared app the memories of one's own."""
 
     def zipped(folder: Path) -> str:
@@ -657,14 +657,14 @@ def export_bank(desk: Desk) -> str:
 
 
 @checked
-def export_peft(desk: Desk, memory_id: str) -> str:
+def export_peft(desk: AppSession, memory_id: str) -> str:
     """One memory as a zipped PEFT adapter folder."""
     return str(
         said(lambda: desk.export("peft", lambda folder: adapter_zip(desk, memory_id, folder)))
     )
 
 
-def import_bank(desk: Desk, file: str | None) -> dict:
+def import_bank(desk: AppSession, file: str | None) -> dict:
     """Adds the memories of an exported zip that are not yet there. Returns how many came in and
     what was refused."""
     if not file:

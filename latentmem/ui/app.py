@@ -29,7 +29,7 @@ from .panels.memories import OPENED, Memories, create_memories
 from .panels.solve import Solve, create_solve
 from .panels.stream import Stream, create_stream, wire_stream
 from .server import launch_options, opens_map
-from .session import LONG, Desk, attempt, bind, family
+from .session import LONG, AppSession, attempt, bind, family
 from .views.about import endpoints_table, header_facts, kept_where, method, model_facts
 from .views.html import Fragment, fragments, notice
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # ---------- A visitor opens the page: what it shows first, what a reload brings back, and the line at the top.
 
 
-def opening(desk: Desk) -> Problem:
+def opening(desk: AppSession) -> Problem:
     """The problem in the box of a first visitor: one of a family that the bank has a memory of, if
     there is one."""
     rows, _ = attempt(lambda: desk.engine.bank.infos(limit=200))
@@ -49,7 +49,7 @@ def opening(desk: Desk) -> Problem:
     return (fresh or list(desk.examples.values()))[0]
 
 
-def families(desk: Desk) -> dict[str, list[str]]:
+def families(desk: AppSession) -> dict[str, list[str]]:
     """Family -> the texts of its examples."""
     found: dict[str, list[str]] = {}
     for text, problem in desk.examples.items():
@@ -57,7 +57,7 @@ def families(desk: Desk) -> dict[str, list[str]]:
     return dict(sorted(found.items()))
 
 
-def welcome(desk: Desk, token: str, request: gr.Request) -> tuple[Any, ...]:
+def welcome(desk: AppSession, token: str, request: gr.Request) -> tuple[Any, ...]:
     """Runs that go on or have still to begin, line at the top, and what the tab showed before a
     reload.
 
@@ -86,7 +86,7 @@ def welcome(desk: Desk, token: str, request: gr.Request) -> tuple[Any, ...]:
     )
 
 
-def show_map(desk: Desk, have: str, request: gr.Request) -> tuple[Any, ...]:
+def show_map(desk: AppSession, have: str, request: gr.Request) -> tuple[Any, ...]:
     """The Memories panel of a page that was just loaded; `?memory=ID` opens a memory, `?receipt=ID`
     a receipt. `have`: the stamp of the points that the page got beforehand."""
     asked = dict(request.query_params) if request is not None else {}
@@ -110,7 +110,7 @@ def show_map(desk: Desk, have: str, request: gr.Request) -> tuple[Any, ...]:
     return part._replace(choice=listed, **dict.fromkeys(OPENED, SKIP))
 
 
-def head(desk: Desk) -> tuple[list[Fragment], Any]:
+def head(desk: AppSession) -> tuple[list[Fragment], Any]:
     """The line at the top, and whether it has to be looked at again: while the models are loading."""
     engine, warming = desk.engine, desk.warming
     counted, error = attempt(
@@ -134,7 +134,7 @@ def head(desk: Desk) -> tuple[list[Fragment], Any]:
     return line, gr.update(active=warming.busy and not engine.ready)
 
 
-def leave(desk: Desk, request: gr.Request) -> None:
+def leave(desk: AppSession, request: gr.Request) -> None:
     """The visitor closed the page: what was kept for them is freed, after a while if the tab may
     come back."""
     desk.leave(request)
@@ -192,7 +192,7 @@ HEADER = (
 
 def build(engine: Engine) -> gr.Blocks:
     """The whole app over one engine."""
-    desk = Desk(engine)
+    desk = AppSession(engine)
     settings, topics, first = desk.engine.settings, families(desk), opening(desk)
     with gr.Blocks(
         title="latentmem", analytics_enabled=False, delete_cache=(3600, 24 * 3600), fill_width=True
@@ -245,7 +245,7 @@ def build(engine: Engine) -> gr.Blocks:
 
 def wire_arrival(
     app: gr.Blocks,
-    desk: Desk,
+    desk: AppSession,
     solve: Solve,
     distil: Distil,
     stream: Stream,
@@ -303,7 +303,12 @@ def wire_arrival(
 
 
 def wire_solve(
-    desk: Desk, solve: Solve, memories: Memories, tabs: gr.Tabs, top: list[Any], page: list[Any]
+    desk: AppSession,
+    solve: Solve,
+    memories: Memories,
+    tabs: gr.Tabs,
+    top: list[Any],
+    page: list[Any],
 ) -> None:
     """Solve, stop, counterfactual, replay, feedback, and the way to Distil and to the map."""
     status = solve.outputs[0]
@@ -369,7 +374,7 @@ def wire_solve(
 
 
 def wire_distil(
-    desk: Desk,
+    desk: AppSession,
     solve: Solve,
     distil: Distil,
     memories: Memories,
@@ -430,7 +435,7 @@ def wire_distil(
 
 
 def wire_memories(
-    desk: Desk,
+    desk: AppSession,
     solve: Solve,
     m: Memories,
     tabs: gr.Tabs,

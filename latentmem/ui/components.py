@@ -11,7 +11,7 @@ import gradio as gr
 from ..records import Hit, Receipt
 from ..settings import Settings
 from .runs import Run, watch
-from .session import Desk, Visit, attempt
+from .session import AppSession, Visit, attempt
 from .views.html import Fragment
 from .views.memory import choice_label
 
@@ -420,7 +420,7 @@ def _area(elem_id: str, script: str, value: Any) -> gr.HTML:
     )
 
 
-def other_memories(desk: Desk, r: Receipt, nearest: Sequence[Hit]) -> list[tuple[str, str]]:
+def other_memories(desk: AppSession, r: Receipt, nearest: Sequence[Hit]) -> list[tuple[str, str]]:
     """(label, id) of the memories that a receipt can be compared with: the nearest first, then the
     newest."""
     tried = r.used.memory_id if r.used is not None else ""

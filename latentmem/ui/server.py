@@ -17,7 +17,7 @@ from starlette.routing import Route
 from ..bank.reads import stamp
 from ..records import LatentmemError
 from .map.panel_state import atlas_of, drawn, sheet_now
-from .session import Desk, attempt
+from .session import AppSession, attempt
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -58,7 +58,7 @@ def answer(request: Request) -> Response:
     )
 
 
-def first_picture(desk: Desk) -> bytes:
+def first_picture(desk: AppSession) -> bytes:
     """The lines of the picture that a new page shows, of the bank that all visitors see; empty
     without one."""
 
@@ -73,7 +73,7 @@ def first_picture(desk: Desk) -> bytes:
     )  # the page then asks in the usual way, and is told what is wrong
 
 
-def _lines(desk: Desk) -> bytes:
+def _lines(desk: AppSession) -> bytes:
     atlas = atlas_of(desk)
     sheet = sheet_now(atlas, desk.engine.settings.key, "pca")
     if sheet is None or not sheet.names:

@@ -1,6 +1,6 @@
 """What the server holds for the panels: the engine, the visitors, and how handlers reach both.
 
-Handlers are top-level functions whose first argument is the `Desk`; `bind` makes gradio listeners
+Handlers are top-level functions whose first argument is the `AppSession`; `bind` makes gradio listeners
 of them. Records with arrays (a Memory waiting for "keep") and receipts live in a `Visit`, found by
 the session's hash and freed when the visitor leaves; gr.State, which is deep-copied, holds none of
 them.
@@ -55,7 +55,7 @@ LONG = ("solve", "distil", "stream")  # the panels whose runs a reloaded page ta
 
 
 @dataclass(frozen=True, eq=False)
-class Star:
+class QueryPoint:
     """A problem on the map: its key [d] of one kind, and the memories nearest to it."""
 
     text: str
@@ -79,9 +79,9 @@ class Visit:
     near: list[str] = field(
         default_factory=list
     )  # examples like the problem that was distilled, the nearest first
-    star: Star | None = None  # the problem on the map
+    star: QueryPoint | None = None  # the problem on the map
     looked: bool = False  # a memory was opened since the page was loaded
-    desk: Desk | None = None  # an own one, with an own bank, in a shared app
+    desk: AppSession | None = None  # an own one, with an own bank, in a shared app
     page: str = ""  # gradio's name of the page that went
     token: str = ""  # of the browser tab, kept over a reload; "" for a program
     seen: float = field(default_factory=time.monotonic)
@@ -306,9 +306,9 @@ class Warming:
 
 
 __all__ = [
-    "Desk",
+    "AppSession",
+    "QueryPoint",
     "Run",
-    "Star",
     "Visit",
     "answer_records",
     "attempt",
@@ -342,7 +342,7 @@ FALLBACK = (
 )
 
 
-class Desk:
+class AppSession:
     """The engine and the visitors of one app. In a shared app each visitor has a desk with an own
     bank, by `at`."""
 
@@ -357,7 +357,9 @@ class Desk:
             lambda: False
         )  # whether gradio's queue takes no more; the layout knows
         self.model_work = threading.Lock()  # one piece of model work at a time, whoever asks for it
-        self.app: Desk | None = None  # of a visitor's own desk in a shared app: the desk of the app
+        self.app: AppSession | None = (
+            None  # of a visitor's own desk in a shared app: the desk of the app
+        )
         self._own()
 
     def _own(self) -> None:
@@ -374,7 +376,7 @@ class Desk:
         name = _name(request)
         return self.visits.of(name) if name else Visit()
 
-    def at(self, request: Any) -> Desk:
+    def at(self, request: Any) -> AppSession:
         """The desk that a request works at: the visitor's own in a shared app, else this one."""
         if not self.hosted:
             return self
@@ -477,7 +479,7 @@ def load_examples(path: Path) -> dict[str, Problem]:
     return {p.text.strip(): p for p in problems}
 
 
-def bind(fn: Callable[..., Any], desk: Desk, own: bool = True) -> Callable[..., Any]:
+def bind(fn: Callable[..., Any], desk: AppSession, own: bool = True) -> Callable[..., Any]:
     """`fn` with its first argument given, the visitor's own desk, as a function gradio can inspect.
 
     functools.partial will not do: gradio reads no type hints from it and would pass no Request.
@@ -491,7 +493,7 @@ def bind(fn: Callable[..., Any], desk: Desk, own: bool = True) -> Callable[..., 
 
     def given(
         args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Desk, tuple[Any, ...], dict[str, Any]]:
+    ) -> tuple[AppSession, tuple[Any, ...], dict[str, Any]]:
         request = kwargs.get("request") or next(
             (a for a in args if isinstance(a, gr.Request)), None
         )
@@ -527,7 +529,7 @@ def bind(fn: Callable[..., Any], desk: Desk, own: bool = True) -> Callable[..., 
     return bound
 
 
-def exclusively(desk: Desk, records: Iterator[Any]) -> Iterator[Any]:
+def exclusively(desk: AppSession, records: Iterator[Any]) -> Iterator[Any]:
     """A stream that uses the model, once no other does: a run whose page is being reloaded has left
     gradio's queue."""
     while not desk.model_work.acquire(timeout=0.5):
@@ -538,7 +540,7 @@ def exclusively(desk: Desk, records: Iterator[Any]) -> Iterator[Any]:
         desk.model_work.release()
 
 
-def ready_engine(desk: Desk, settings: dict[str, Any]) -> Iterator[Any]:
+def ready_engine(desk: AppSession, settings: dict[str, Any]) -> Iterator[Any]:
     """Statuses of the model being loaded, if it is not; then the engine with these settings, as the
     return value."""
     engine = desk.tuned(settings)
@@ -546,7 +548,9 @@ def ready_engine(desk: Desk, settings: dict[str, Any]) -> Iterator[Any]:
     return engine
 
 
-def answer_records(desk: Desk, text: str, memory: str, settings: dict[str, Any]) -> Iterator[Any]:
+def answer_records(
+    desk: AppSession, text: str, memory: str, settings: dict[str, Any]
+) -> Iterator[Any]:
     """Everything from the press of Solve to the receipt."""
 
     def records() -> Iterator[Any]:
@@ -557,7 +561,9 @@ def answer_records(desk: Desk, text: str, memory: str, settings: dict[str, Any])
     return exclusively(desk, records())
 
 
-def think_records(desk: Desk, text: str, memory: str, settings: dict[str, Any]) -> Iterator[Any]:
+def think_records(
+    desk: AppSession, text: str, memory: str, settings: dict[str, Any]
+) -> Iterator[Any]:
     """The traces and the vote of one memory on a problem, without a receipt and without events."""
 
     def records() -> Iterator[Any]:
@@ -569,7 +575,7 @@ def think_records(desk: Desk, text: str, memory: str, settings: dict[str, Any]) 
 
 
 def distil_records(
-    desk: Desk, text: str, settings: dict[str, Any], keep: bool = False
+    desk: AppSession, text: str, settings: dict[str, Any], keep: bool = False
 ) -> Iterator[Any]:
     """Everything from the press of Distil to the memory. Raises LatentmemError if a shared app has
     no room for it."""
@@ -584,7 +590,7 @@ def distil_records(
     return exclusively(desk, records())
 
 
-def nearest_examples(desk: Desk, problem: Problem, n: int) -> list[str]:
+def nearest_examples(desk: AppSession, problem: Problem, n: int) -> list[str]:
     """The texts of the examples most similar to a problem by sentence embedding, itself left out."""
 
     def key(one: Problem) -> Any:
@@ -599,13 +605,13 @@ def nearest_examples(desk: Desk, problem: Problem, n: int) -> list[str]:
         return sorted(others, key=lambda t: -float(desk.example_keys[t] @ mine))[:n]
 
 
-def star_of(engine: Engine, problem: Problem) -> Star:
+def star_of(engine: Engine, problem: Problem) -> QueryPoint:
     """A problem's place on the map and its five nearest memories. The engine must be ready."""
     kind = engine.settings.key
-    return Star(problem.text, kind, engine.key(problem, kind), engine.search(problem, 5).hits)
+    return QueryPoint(problem.text, kind, engine.key(problem, kind), engine.search(problem, 5).hits)
 
 
-def tried(desk: Desk, r: Receipt) -> MemoryInfo | None:
+def tried(desk: AppSession, r: Receipt) -> MemoryInfo | None:
     """What the bank knows of the memory that was tried for an answer; None without one, or when it
     is gone."""
     return (

@@ -17,8 +17,6 @@ from tests.engine.test_engine import (  # noqa: F401 (some are fixtures)
     taught,
 )
 
-# ruff: noqa: F811
-
 
 def test_threshold_keeps_far_memories_out(taught):
     receipt = run(taught.changed(min_similarity=1.0).answer(Q))[-1]

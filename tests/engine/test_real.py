@@ -150,7 +150,7 @@ def test_an_unchanged_base(small):
 def test_eight_bit_products_change_little(small):
     """Next-word distributions over a real prompt in int8 against float32; gradients never go
     through rounded products."""
-    from latentmem.method.grpo import Lot, advantages, policy_gradient
+    from latentmem.method.grpo import RolloutGroup, advantages, policy_gradient
     from latentmem.method.prompts import solve_messages
     from latentmem.model.language_model import LanguageModel, Prompt, native_number
     from latentmem.model.weights import ensure
@@ -175,7 +175,7 @@ def test_eight_bit_products_change_little(small):
     ]
     for model in (plain, rounded):
         soft = torch.nn.Parameter(prompt.soft.clone())
-        list(policy_gradient(model, [Lot(EASY, soft, traces, advantages([1, 0]))], 1.0))
+        list(policy_gradient(model, [RolloutGroup(EASY, soft, traces, advantages([1, 0]))], 1.0))
         grads.append(soft.grad.flatten())
     cosine = torch.cosine_similarity(*grads, dim=0).item()
     print(f"gradient in {rounded.body.dtype} against float32: cosine {cosine:.4f}")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from latentmem.evaluation.baselines.base import ONE, Cost, Form
+from latentmem.evaluation.baselines.base import ONE, AnswerMode, Cost
 from latentmem.evaluation.baselines.registry import ROWS
 from latentmem.evaluation.baselines.sampler import Ask
 from latentmem.records import Distilled, LatentmemError, Problem
@@ -21,7 +21,7 @@ from tests.baseline_samples import (  # noqa: F401
 )
 from tests.tiny import tiny_model
 
-VOTE6 = Form("vote", 6, 1.2)
+VOTE6 = AnswerMode("vote", 6, 1.2)
 ONLINE = [name for name, row in ROWS.items() if row.learns == "online"]
 
 
@@ -280,7 +280,7 @@ def test_untrained_prompt_is_the_text(shop, engine):
 
 
 def test_untrained_routed_routes_between_the_model_alone_and_the_text(shop):
-    asked, form = problems(6), Form("vote", 3, 0.8)
+    asked, form = problems(6), AnswerMode("vote", 3, 0.8)
     rows = [
         list(shop.make(name).reply(asked, form))
         for name in ("untrained_routed", "zero_shot", "untrained_prompt")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentmem.evaluation.baselines.base import ONE, Form
+from latentmem.evaluation.baselines.base import ONE, AnswerMode
 from latentmem.evaluation.baselines.context import Strategy, common, other_text, parse
 from latentmem.evaluation.baselines.sampler import Ask, Sampled
 from latentmem.method.prompts import (
@@ -29,7 +29,7 @@ from tests.baseline_samples import (  # noqa: F401
     workshop,
 )
 
-VOTE6 = Form("vote", 6, 1.2)
+VOTE6 = AnswerMode("vote", 6, 1.2)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentmem.evaluation.baselines.base import Course, Form
+from latentmem.evaluation.baselines.base import AnswerMode, TrainingSchedule
 from latentmem.evaluation.baselines.offline import (
     ORDER,
     FullLearner,
@@ -19,7 +19,7 @@ from latentmem.evaluation.baselines.offline import (
 )
 from latentmem.evaluation.baselines.sampler import Ask
 from latentmem.method.distillation import shift
-from latentmem.method.grpo import Lot, advantages, policy_gradient
+from latentmem.method.grpo import RolloutGroup, advantages, policy_gradient
 from latentmem.method.rollouts import seed_for
 from latentmem.method.voting import rewards, vote
 from latentmem.records import LatentmemError, Problem, Step
@@ -33,7 +33,7 @@ from tests.baseline_samples import (  # noqa: F401
     workshop,
 )
 
-VOTE6 = Form("vote", 6, 1.2)
+VOTE6 = AnswerMode("vote", 6, 1.2)
 OFFLINE = ("offline_prompt", "offline_lora", "offline_ttrl", "offline_grpo")
 
 
@@ -184,7 +184,7 @@ def test_a_batch_of_one_is_a_single_memorys_gradient(engine, model):
             shop.sampler,
             lambda: PromptLearner(model, "Solve it.", 4),
             shop.recipe,
-            Course(1, 1, 0.01),
+            TrainingSchedule(1, 1, 0.01),
         )
         (step,) = (r for r in system.fit([problem]) if isinstance(r, Step))
         if step.note:
@@ -194,7 +194,9 @@ def test_a_batch_of_one_is_a_single_memorys_gradient(engine, model):
         (traces,) = system._sample([problem], 1)
         run(
             policy_gradient(
-                model, [Lot(problem, soft, traces, advantages(rewards(traces, vote(traces))))], 1.2
+                model,
+                [RolloutGroup(problem, soft, traces, advantages(rewards(traces, vote(traces))))],
+                1.2,
             )
         )
         assert step.grad_norm == pytest.approx(float(soft.grad.norm()), rel=1e-4)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from latentmem.evaluation.baselines.base import ONE, Form
+from latentmem.evaluation.baselines.base import ONE, AnswerMode
 from latentmem.evaluation.baselines.elm import Elm
 from latentmem.evaluation.baselines.offline import FullLearner, LoraLearner, PromptLearner
 from latentmem.evaluation.baselines.registry import ROWS
 from latentmem.evaluation.baselines.sampler import Ask, Sampler
-from latentmem.method.grpo import Lot
+from latentmem.method.grpo import RolloutGroup
 from latentmem.records import Step
 from tests.baseline_samples import labelled, problems, run, tiny_engine, workshop
 
@@ -49,7 +49,7 @@ def test_a_row_learns_and_answers(shop, name):
         system.fit(labelled(3)) if row.learns == "offline" else system.learn(problems(3))
     )
     asked = problems(2, start=20)
-    for form in (ONE, Form("vote", 4, 1.2)):
+    for form in (ONE, AnswerMode("vote", 4, 1.2)):
         replies = list(system.reply(asked, form))
         assert [r.problem_id for r in replies] == [p.id for p in asked]
         assert all(r.cost.tokens > 0 and t.text for r in replies for t in r.traces)
@@ -72,14 +72,18 @@ def test_a_step_makes_the_rewarded_trace_likelier(model, kind, rate):
         kind(model, "Solve the problem step by step.", 20) if kind is PromptLearner else kind(model)
     )
     traces = (
-        Sampler(model, max_new_tokens=24).sample([Ask(problem)], Form("vote", 2, 0.8))[0].traces
+        Sampler(model, max_new_tokens=24)
+        .sample([Ask(problem)], AnswerMode("vote", 2, 0.8))[0]
+        .traces
     )
     assert traces[0].token_ids != traces[1].token_ids
     optimizer = torch.optim.AdamW(learner.parameters, lr=rate, weight_decay=0.0)
 
     def loss():
         return run(
-            learner.gradient([Lot(problem, learner.soft, traces, torch.tensor([1.0, -1.0]))], 1.0)
+            learner.gradient(
+                [RolloutGroup(problem, learner.soft, traces, torch.tensor([1.0, -1.0]))], 1.0
+            )
         )[0]
 
     before = loss()

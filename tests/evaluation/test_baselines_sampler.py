@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from latentmem.evaluation.baselines.base import ONE, VOTE, Form
+from latentmem.evaluation.baselines.base import ONE, VOTE, AnswerMode
 from latentmem.evaluation.baselines.sampler import Ask, Sampler, default_rows, rows_in
 from latentmem.files import Log, read_json, write_json
 from latentmem.method.rollouts import Job, sample
@@ -25,7 +25,7 @@ from tests.baseline_samples import (  # noqa: F401
 )
 from tests.tiny import tiny_model
 
-VOTE6 = Form("vote", 6, 1.2)
+VOTE6 = AnswerMode("vote", 6, 1.2)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_hit_costs_what_the_miss_cost(engine, tmp_path):
 
 def test_rows_share_rollouts(shop):
     """vote_n's first traces are zero_shot's, and elm's own side is zero_shot."""
-    vote6 = Form(
+    vote6 = AnswerMode(
         "vote", 6, VOTE.temperature
     )  # whatever the recipe's temperature: a vote is the same for all rows
     assert shop.recipe.temperature != VOTE.temperature

@@ -15,7 +15,7 @@ from latentmem.evaluation.baselines.weight_training import (
     trained_log_probs,
     weight_gradient,
 )
-from latentmem.method.grpo import Lot, token_log_probs
+from latentmem.method.grpo import RolloutGroup, token_log_probs
 from latentmem.method.prompts import solve_messages
 from latentmem.model.language_model import LanguageModel, Prompt
 from latentmem.records import Trace
@@ -38,7 +38,7 @@ def some_lots(model, soft=None):
             Trace(i, "", "1", True, n, token_ids=tuple(int(t) for t in draw.integers(0, 250, n)))
             for i, n in zip(range(len(weights)), (1, 7, 12), strict=False)
         ]
-        lots.append(Lot(p, soft, traces, torch.tensor(weights)))
+        lots.append(RolloutGroup(p, soft, traces, torch.tensor(weights)))
     return lots
 
 

@@ -140,7 +140,7 @@ def test_another_system_or_form_can_join_later(tmp_path: Path) -> None:
         Cast(),
         entrants=[Cast().entrant("elm", memories=True), Cast().entrant("zero_shot")],
     )
-    key = lambda r: (r.system, r.form, r.index)  # noqa: E731
+    key = lambda r: (r.system, r.form, r.index)
     assert sorted(read_results(tmp_path)[0], key=key) == sorted(
         read_results(tmp_path / "at_once")[0], key=key
     )
@@ -182,7 +182,7 @@ def test_a_file_cut_off_anywhere_is_completed_to_the_same(
         pass
     (folder / "results.jsonl").write_bytes(b"".join(parts[:lines]) + parts[lines][:torn])
     go(folder, Cast())
-    key = lambda r: (r.system, r.form, r.index)  # noqa: E731
+    key = lambda r: (r.system, r.form, r.index)
     assert sorted(read_results(folder)[0], key=key) == sorted(
         read_results(tmp_path / "whole")[0], key=key
     )

@@ -67,7 +67,7 @@ def test_the_truth_reaches_nobody_and_poison_changes_nothing_but_the_scores(tmp_
         given=replace(data(6), problems=tuple(replace(p, answer="no") for p in problems(6))),
     )
     honest, bad = (read_results(tmp_path / x)[0] for x in "ab")
-    same = lambda r: (r.problem_id, r.system, r.form, r.answer, r.memory, r.chosen, r.scores)  # noqa: E731
+    same = lambda r: (r.problem_id, r.system, r.form, r.answer, r.memory, r.chosen, r.scores)
     assert [same(r) for r in honest] == [same(r) for r in bad] and not any(r.correct for r in bad)
 
 

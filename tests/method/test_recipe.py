@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmem.method.distillation import Recipe, _Learner, _lesson, _record, shift, within
-from latentmem.method.grpo import Lot, advantages, entropy_weights, policy_gradient
+from latentmem.method.grpo import RolloutGroup, advantages, entropy_weights, policy_gradient
 from latentmem.records import Distilled, LatentmemError, Problem, Trace, Vote
 from latentmem.settings import WHY, Settings
 from tests.engine.test_engine import engine, models  # noqa: F401  (fixtures)
@@ -49,7 +49,7 @@ def test_an_entropy_bonus_reaches_the_prompt_even_from_a_unanimous_group():
     model, group = tiny_model(), traces(0, [3, 4, 5])
     grads = []
     for bonus in (0.0, 0.5):
-        lot = Lot(
+        lot = RolloutGroup(
             Problem("2+2?"),
             torch.nn.Parameter(torch.ones(2, 32) * 0.1),
             group,
@@ -70,12 +70,14 @@ def test_the_bonus_adds_to_the_plain_gradient():
     group, a = traces(0, [5, 9]), advantages([1, 0])
     grads = {}
     for bonus in (0.0, 0.2):
-        lot = Lot(Problem("1+1?"), torch.nn.Parameter(start.clone()), group, a, entropy_bonus=bonus)
+        lot = RolloutGroup(
+            Problem("1+1?"), torch.nn.Parameter(start.clone()), group, a, entropy_bonus=bonus
+        )
         list(policy_gradient(model, [lot], 1.0))
         grads[bonus] = lot.soft.grad
     assert torch.allclose(grads[0.0], plain("qwen2", model, lot, 1.0)[1], atol=1e-5, rtol=1e-3)
     assert not torch.allclose(grads[0.0], grads[0.2], atol=1e-5)
-    only = Lot(
+    only = RolloutGroup(
         Problem("1+1?"), torch.nn.Parameter(start.clone()), group, torch.zeros(2), entropy_bonus=0.2
     )
     list(policy_gradient(model, [only], 1.0))

@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from latentmem.method.distillation import Recipe, _learner, _step
-from latentmem.method.grpo import Lot, advantages, budget_in, default_budget, policy_gradient
+from latentmem.method.grpo import (
+    RolloutGroup,
+    advantages,
+    budget_in,
+    default_budget,
+    policy_gradient,
+)
 from latentmem.method.prompts import solve_messages
 from latentmem.method.rollouts import Job, sample
 from latentmem.method.voting import vote
@@ -55,7 +61,9 @@ def test_gradient_equals_the_plain_one(family, budget):
             torch.randn(4, 32, generator=torch.Generator().manual_seed(i)) * 0.3
         )
         lots.append(
-            Lot(Problem(text), soft, traces(i, [5, 1, 9, 12]), advantages([1, 0, 0, 1 - i]))
+            RolloutGroup(
+                Problem(text), soft, traces(i, [5, 1, 9, 12]), advantages([1, 0, 0, 1 - i])
+            )
         )
     gradient = policy_gradient(model, lots, 0.8, budget=budget)
     ticks = []
@@ -75,7 +83,7 @@ def test_gradient_equals_the_plain_one(family, budget):
 
 def test_rows_of_zero_advantage_are_skipped():
     model = tiny_model()
-    lot = Lot(
+    lot = RolloutGroup(
         Problem("2+2?"),
         torch.nn.Parameter(torch.randn(2, 32)),
         traces(0, [3, 4, 5]),
@@ -86,7 +94,7 @@ def test_rows_of_zero_advantage_are_skipped():
 
 def test_base_weights_gather_no_gradient():
     model = tiny_model()
-    lot = Lot(
+    lot = RolloutGroup(
         Problem("2+2?"),
         torch.nn.Parameter(torch.randn(2, 32)),
         traces(0, [3, 4]),
@@ -116,7 +124,7 @@ def test_gradient_from_what_decoding_computed_equals_the_one_computed_again(fami
     grads = []
     for recorded in (None, tape):
         lots = [
-            Lot(
+            RolloutGroup(
                 Problem(t),
                 torch.nn.Parameter(s.clone()),
                 sorted(g, key=lambda r: r.row),

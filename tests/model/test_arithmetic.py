@@ -9,7 +9,7 @@ import torch
 from latentmem.bench.workloads import scripted
 from latentmem.evaluation.baselines.weight_training import LoraModel, weight_gradient
 from latentmem.method.distillation import Lesson, Recipe, distil
-from latentmem.method.grpo import Lot, advantages, policy_gradient
+from latentmem.method.grpo import RolloutGroup, advantages, policy_gradient
 from latentmem.method.rollouts import Job, sample
 from latentmem.method.voting import vote
 from latentmem.model.language_model import LanguageModel, Prompt, native_number
@@ -80,7 +80,7 @@ def test_a_gradient_has_the_direction_of_the_exact_one(
     )
     grads = []
     for one, recorded in ((exact, None), (model, tape)):
-        lot = Lot(
+        lot = RolloutGroup(
             job.problem,
             torch.nn.Parameter(start.clone()),
             traces,
@@ -103,7 +103,7 @@ def test_adapters_are_sampled_and_trained(dtype: torch.dtype, eight: bool) -> No
         for _, r in sample(lora, [job], seed=1, temperature=1.0, max_new_tokens=6)
         if isinstance(r, Trace)
     ]
-    lot = Lot(job.problem, adapter, traces, advantages([1, 0, 0]))
+    lot = RolloutGroup(job.problem, adapter, traces, advantages([1, 0, 0]))
     for _ in weight_gradient(lambda: lora.adapted(adapter), [lot], 1.0):
         pass
     assert adapter.grad is not None and adapter.grad.abs().max() > 0

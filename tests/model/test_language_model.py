@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from latentmem.method.prompts import solve_messages
 from latentmem.method.retrieval import Embedder
-from latentmem.model.kv_cache import Cache
+from latentmem.model.kv_cache import KVCache
 from latentmem.model.language_model import (
     LanguageModel,
     Prompt,
@@ -311,7 +311,7 @@ def test_a_gpu_that_only_emulates_bfloat16_gets_float32(monkeypatch, native, num
 def test_a_cache_is_compacted_layer_by_layer():
     """In its own list of layers, so that what a layer held can go before the next one is copied:
     two whole caches may not fit."""
-    cache = Cache(
+    cache = KVCache(
         [(torch.randn(2, 1, 3, 4), torch.randn(2, 1, 3, 4)) for _ in range(3)],
         torch.tensor([0, 0, 1]),
         2,

@@ -20,23 +20,23 @@ from latentmem.ui import app as arrival
 from latentmem.ui import build, launch_options, server
 from latentmem.ui.map.panel_state import atlas_of, drawn
 from latentmem.ui.panels import distil
-from latentmem.ui.session import Desk
+from latentmem.ui.session import AppSession
 from tests.fake_engine import FakeEngine, fill_bank
 from tests.memory_samples import sent, shop_desk
 from tests.ui_samples import ANN, distilled, visitor
 
 
 @pytest.fixture
-def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppSession:
     monkeypatch.setenv("LATENTMEM_CACHE", str(tmp_path))
     return shop_desk()
 
 
-def lines(desk: Desk) -> list[dict[str, Any]]:
+def lines(desk: AppSession) -> list[dict[str, Any]]:
     return [json.loads(line) for line in server.first_picture(desk).splitlines()]
 
 
-def test_the_two_lines_are_the_picture_that_the_page_would_ask_for(shops: Desk) -> None:
+def test_the_two_lines_are_the_picture_that_the_page_would_ask_for(shops: AppSession) -> None:
     parts, words = lines(shops)
     asked = arrival.show_map(shops, "", visitor(panel="memories"))
     assert parts["paint"] == asked.paint and parts["lit"] == asked.lit
@@ -45,7 +45,7 @@ def test_the_two_lines_are_the_picture_that_the_page_would_ask_for(shops: Desk) 
     assert len(np.frombuffer(base64.b64decode(parts["points"]["xy"]), "<f4")) == 2 * 16
 
 
-def test_points_that_the_page_has_are_not_sent_again(shops: Desk) -> None:
+def test_points_that_the_page_has_are_not_sent_again(shops: AppSession) -> None:
     stamp = lines(shops)[1]["stamp"]
     again = arrival.show_map(shops, stamp, visitor(panel="memories"))
     assert "points" not in sent(again) and again.map["stamp"] == again.paint["stamp"] == stamp
@@ -53,7 +53,7 @@ def test_points_that_the_page_has_are_not_sent_again(shops: Desk) -> None:
 
 
 def test_the_lines_are_made_once_until_the_bank_changes(
-    shops: Desk, monkeypatch: pytest.MonkeyPatch
+    shops: AppSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = server.first_picture(shops)
     monkeypatch.setattr(server, "drawn", lambda *_: pytest.fail("made again"))
@@ -64,9 +64,9 @@ def test_the_lines_are_made_once_until_the_bank_changes(
 
 
 def test_a_bank_that_is_empty_or_cannot_be_read_gives_nothing(
-    monkeypatch: pytest.MonkeyPatch, shops: Desk
+    monkeypatch: pytest.MonkeyPatch, shops: AppSession
 ) -> None:
-    assert server.first_picture(Desk(FakeEngine())) == b""
+    assert server.first_picture(AppSession(FakeEngine())) == b""
     shops.engine.bank.close()
     assert server.first_picture(shops) == b""
 
@@ -74,7 +74,7 @@ def test_a_bank_that_is_empty_or_cannot_be_read_gives_nothing(
 def test_in_a_shared_app_nobody_gets_the_memories_of_others() -> None:
     engine = FakeEngine(Settings(hosted=True))
     fill_bank(engine, [Problem(f"{n} pens and {n} cups?", source="shops") for n in range(6)])
-    desk, who = Desk(engine), visitor("a", panel="memories")
+    desk, who = AppSession(engine), visitor("a", panel="memories")
     mine = desk.at(who)
     distilled(mine, ANN, who)
     distil.keep(mine, who)
@@ -89,7 +89,7 @@ def test_in_a_shared_app_nobody_gets_the_memories_of_others() -> None:
     )
 
 
-def test_a_picture_that_two_ask_for_at_once_is_computed_once(shops: Desk) -> None:
+def test_a_picture_that_two_ask_for_at_once_is_computed_once(shops: AppSession) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     atlas, seen = atlas_of(shops), []
@@ -131,7 +131,7 @@ def test_only_a_page_that_opens_on_the_map_is_told_to_fetch_it(url: str) -> None
         )
 
 
-def test_where_visitors_log_in_the_map_is_not_given_away(shops: Desk) -> None:
+def test_where_visitors_log_in_the_map_is_not_given_away(shops: AppSession) -> None:
     for app in (
         SimpleNamespace(auth={"a": "b"}, auth_dependency=None),
         SimpleNamespace(auth=None, auth_dependency=print),

@@ -21,7 +21,7 @@ from latentmem.ui import api, build, hosting, launch_options, prepare, session
 from latentmem.ui import app as arrival
 from latentmem.ui import session as visits
 from latentmem.ui.panels import distil, solve
-from latentmem.ui.session import Desk
+from latentmem.ui.session import AppSession
 from tests.bank_samples import make_memory
 from tests.fake_engine import FakeEngine, fill_bank
 from tests.ui_samples import ANN, BO, asked, distilled, settle, text_of, visitor
@@ -47,15 +47,15 @@ def shared_engine(**changes: Any) -> FakeEngine:
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk(shared_engine())
+def desk() -> AppSession:
+    return AppSession(shared_engine())
 
 
 def request(name: str) -> gr.Request:
     return gr.Request(session_hash=name)
 
 
-def kept(desk: Desk, name: str, text: str = ANN) -> str:
+def kept(desk: AppSession, name: str, text: str = ANN) -> str:
     """A visitor distils and keeps; the new memory's id."""
     mine = desk.at(visitor(name))
     distilled(mine, text, visitor(name))
@@ -65,7 +65,7 @@ def kept(desk: Desk, name: str, text: str = ANN) -> str:
 
 
 # ------------------------------------------------------------------ one's own memories
-def test_two_visitors_never_see_each_others_memories(desk: Desk) -> None:
+def test_two_visitors_never_see_each_others_memories(desk: AppSession) -> None:
     name = kept(desk, "a")
     a, b = desk.at(visitor("a")), desk.at(visitor("b"))
     assert name in a.engine.bank and name not in b.engine.bank and name not in desk.engine.bank
@@ -85,13 +85,13 @@ def test_two_visitors_never_see_each_others_memories(desk: Desk) -> None:
     )
 
 
-def test_bound_handlers_work_on_the_visitors_own_desk(desk: Desk) -> None:
+def test_bound_handlers_work_on_the_visitors_own_desk(desk: AppSession) -> None:
     """What gradio calls: the request decides, also for handlers that do not ask for it themselves."""
 
-    def size(at: Desk) -> int:
+    def size(at: AppSession) -> int:
         return len(at.engine.bank)
 
-    def sizes(at: Desk, words: str, request: gr.Request) -> Iterator[tuple[str, int]]:
+    def sizes(at: AppSession, words: str, request: gr.Request) -> Iterator[tuple[str, int]]:
         yield words, len(at.engine.bank)
 
     kept(desk, "a")
@@ -104,7 +104,7 @@ def test_bound_handlers_work_on_the_visitors_own_desk(desk: Desk) -> None:
     assert len(session.bind(api.memories, desk)("Ann", 5, request("a"))) == 1
 
 
-def test_what_is_asked_leaves_nothing_with_the_shared_bank(desk: Desk) -> None:
+def test_what_is_asked_leaves_nothing_with_the_shared_bank(desk: AppSession) -> None:
     bo = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "pets")
     a = desk.at(visitor("a"))
     asked(a, ANN, who=visitor("a"))
@@ -119,7 +119,7 @@ def test_what_is_asked_leaves_nothing_with_the_shared_bank(desk: Desk) -> None:
         api.delete(a, bo)
 
 
-def test_a_receipt_is_shown_to_whoever_asked_and_to_nobody_else(desk: Desk) -> None:
+def test_a_receipt_is_shown_to_whoever_asked_and_to_nobody_else(desk: AppSession) -> None:
     keepers = list(desk.engine.answer(Problem(BO.replace("Bo", "Cy"))))[
         -1
     ]  # before the app was shared
@@ -139,7 +139,7 @@ def test_a_receipt_is_shown_to_whoever_asked_and_to_nobody_else(desk: Desk) -> N
         desk.engine.bank.receipt(mine)
 
 
-def test_an_own_bank_is_freed_with_its_visitor(desk: Desk) -> None:
+def test_an_own_bank_is_freed_with_its_visitor(desk: AppSession) -> None:
     kept(desk, "a")
     own = desk.at(visitor("a")).engine.bank.own
     folder = Path(desk.at(visitor("a")).folder())
@@ -152,7 +152,7 @@ def test_an_own_bank_is_freed_with_its_visitor(desk: Desk) -> None:
 
 
 def test_an_own_bank_outlives_a_reload_and_no_more(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: AppSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.visits.patience = 60
     arrival.welcome(desk, TOKEN, visitor("a"))
@@ -170,7 +170,7 @@ def test_an_own_bank_outlives_a_reload_and_no_more(
         len(own)
 
 
-def test_a_page_that_only_lost_its_connection_is_known_again(desk: Desk) -> None:
+def test_a_page_that_only_lost_its_connection_is_known_again(desk: AppSession) -> None:
     """A phone that slept: gradio says that the page is gone, and its next press comes under the
     same name."""
     desk.visits.patience = 60
@@ -185,7 +185,7 @@ def test_a_page_that_only_lost_its_connection_is_known_again(desk: Desk) -> None
     )
 
 
-def test_a_program_without_a_session_is_not_remembered(desk: Desk) -> None:
+def test_a_program_without_a_session_is_not_remembered(desk: AppSession) -> None:
     for nobody in (None, SimpleNamespace(session_hash=None)):
         at = desk.at(nobody)
         api.distil(at, ANN, request=nobody)
@@ -211,13 +211,13 @@ def test_an_idle_program_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_panel_refuses_what_is_beyond_the_limits(
-    desk: Desk, changes: dict[str, Any], words: str
+    desk: AppSession, changes: dict[str, Any], words: str
 ) -> None:
     last = asked(desk.at(visitor()), **changes)[-1]
     assert words in text_of(last.status) and not last.receipt and desk.engine.shared["closed"] == 0
 
 
-def test_the_endpoints_refuse_it_too(desk: Desk) -> None:
+def test_the_endpoints_refuse_it_too(desk: AppSession) -> None:
     a = desk.at(visitor("a"))
     for call, words in (
         (lambda: api.solve(a, ANN, rollouts=9), "9 rollouts are more than the 8"),
@@ -242,7 +242,7 @@ def test_the_endpoints_refuse_it_too(desk: Desk) -> None:
     assert api.solve(a, ANN, rollouts=8)["answer"]
 
 
-def test_there_is_room_for_so_many_memories(desk: Desk) -> None:
+def test_there_is_room_for_so_many_memories(desk: AppSession) -> None:
     a = desk.at(visitor("a"))
     for i in range(2):
         assert api.distil(a, f"{ANN} ({i})")["kept"]
@@ -254,10 +254,10 @@ def test_there_is_room_for_so_many_memories(desk: Desk) -> None:
 
 
 def test_the_apps_own_settings_respect_the_limits() -> None:
-    desk = Desk(shared_engine(rollouts=64, steps=100, max_new_tokens=8000))
+    desk = AppSession(shared_engine(rollouts=64, steps=100, max_new_tokens=8000))
     s = desk.engine.settings
     assert (s.rollouts, s.steps, s.max_new_tokens, s.max_problem_chars) == (8, 4, 320, 200)
-    assert Desk(FakeEngine(Settings(rollouts=64))).engine.settings.rollouts == 64
+    assert AppSession(FakeEngine(Settings(rollouts=64))).engine.settings.rollouts == 64
     hosting.check(Settings(hosted=False), {"rollouts": 10_000})
 
 
@@ -347,13 +347,13 @@ def test_the_shared_bank_is_opened_for_reading_only(starter: Path) -> None:
     assert engine.bank.read_only and len(engine.bank) == 3
     with pytest.raises(LatentmemError):
         engine.bank.put(make_memory(7))
-    desk = Desk(engine)
+    desk = AppSession(engine)
     bank = desk.at(visitor()).engine.bank
     assert isinstance(bank, Overlay) and bank.put(make_memory(7)) in bank and len(engine.bank) == 3
     assert prepare(Engine(Settings(hosted=True))).bank.read_only
 
 
-def test_nobody_passes_by_the_queue_of_a_shared_app(desk: Desk) -> None:
+def test_nobody_passes_by_the_queue_of_a_shared_app(desk: AppSession) -> None:
     from latentmem.ui import build
 
     assert build(desk.engine).api_open is False  # type: ignore[arg-type]

@@ -16,13 +16,11 @@ from latentmem.ui import api, app, launch_options, server
 from latentmem.ui.map import actions, projection
 from latentmem.ui.map.panel_state import atlas_of
 from latentmem.ui.panels import distil, solve
-from latentmem.ui.session import Desk
+from latentmem.ui.session import AppSession
 from tests.fake_engine import FakeEngine, fill_bank
 from tests.memory_samples import SHOPS, drawn, sent
 from tests.ui.test_hosted import desk, shared_engine  # noqa: F401 (a fixture)
 from tests.ui_samples import ANN, LOOK, asked, distilled, text_of, visitor
-
-# ruff: noqa: F811
 
 
 # ------------------------------------------------------------------ one session for all who use the tools
@@ -38,7 +36,7 @@ def test_tools_and_a_shared_app_do_not_go_together(monkeypatch: pytest.MonkeyPat
 
 
 # ------------------------------------------------------------------ one atlas for all who have nothing of their own
-def test_visitors_share_the_atlas_until_something_is_theirs(desk: Desk) -> None:
+def test_visitors_share_the_atlas_until_something_is_theirs(desk: AppSession) -> None:
     a, b = desk.at(visitor("a")), desk.at(visitor("b"))
     assert atlas_of(a) is atlas_of(b) is atlas_of(desk)
     one = desk.engine.bank.infos()[0].id
@@ -54,7 +52,7 @@ def test_visitors_share_the_atlas_until_something_is_theirs(desk: Desk) -> None:
     assert mine not in atlas_of(b).rows().by_id
 
 
-def test_an_answer_and_a_verdict_are_seen_by_whoever_asked_alone(desk: Desk) -> None:
+def test_an_answer_and_a_verdict_are_seen_by_whoever_asked_alone(desk: AppSession) -> None:
     a, b = desk.at(visitor("a")), desk.at(visitor("b"))
     first = app.show_map(a, "", visitor("a"))
     asked(a, ANN, who=visitor("a"))
@@ -86,7 +84,7 @@ def test_no_picture_is_computed_twice_for_the_same_memories(
     )  # not from the disk, where it is found again, too
     engine = FakeEngine(Settings(hosted=True))
     fill_bank(engine, [Problem(t, source="shops") for t in SHOPS])
-    desk = Desk(engine)  # type: ignore[arg-type]
+    desk = AppSession(engine)  # type: ignore[arg-type]
     look = ("", "source", "input", "tsne")
     for name in ("a", "b"):
         drawn(desk.at(visitor(name)), look)
@@ -100,7 +98,7 @@ def test_no_picture_is_computed_twice_for_the_same_memories(
 
 
 # ------------------------------------------------------------------ receipts
-def test_a_visitor_forgets_their_own_receipts_and_nobody_elses(desk: Desk) -> None:
+def test_a_visitor_forgets_their_own_receipts_and_nobody_elses(desk: AppSession) -> None:
     keepers = list(desk.engine.answer(Problem("How many cats has Cy?")))[-1].id
     mine = api.solve(desk.at(visitor("a")), ANN, request=visitor("a"))["id"]
     for who, name in (("b", mine), ("b", keepers), ("a", keepers)):

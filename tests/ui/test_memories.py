@@ -19,25 +19,25 @@ from latentmem.records import Event, Status
 from latentmem.ui.map import actions, handlers, projection
 from latentmem.ui.map.panel_state import atlas_of
 from latentmem.ui.panels import distil, memories
-from latentmem.ui.session import Desk
+from latentmem.ui.session import AppSession
 from tests.fake_engine import FakeEngine
 from tests.memory_samples import click, drawn, placed, sent, shop_desk, stamp_of, wanted
 from tests.ui_samples import ANN, LOOK, asked, distilled, new_desk, text_of, visitor
 
 
 @pytest.fixture
-def desk() -> Desk:
+def desk() -> AppSession:
     return new_desk()
 
 
 @pytest.fixture
-def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppSession:
     monkeypatch.setenv("LATENTMEM_CACHE", str(tmp_path))
     return shop_desk()
 
 
 # ------------------------------------------------------------------ opening
-def test_a_click_opens_a_memory_and_nonsense_does_not(desk: Desk) -> None:
+def test_a_click_opens_a_memory_and_nonsense_does_not(desk: AppSession) -> None:
     info = desk.engine.bank.infos()[0]
     opened = click(desk, {"id": info.id})
     assert (
@@ -55,7 +55,7 @@ def test_a_click_opens_a_memory_and_nonsense_does_not(desk: Desk) -> None:
     json.dumps(opened.map)
 
 
-def test_a_click_sends_neither_the_points_nor_the_table(shops: Desk) -> None:
+def test_a_click_sends_neither_the_points_nor_the_table(shops: AppSession) -> None:
     wanted(shops)
     opened = click(shops, {"id": shops.engine.bank.infos()[3].id})
     assert not sent(opened) & {
@@ -70,7 +70,9 @@ def test_a_click_sends_neither_the_points_nor_the_table(shops: Desk) -> None:
     assert len(json.dumps(opened.map)) < 2000 and "choices" not in opened.choice
 
 
-def test_a_click_does_not_read_the_bank_again(shops: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_click_does_not_read_the_bank_again(
+    shops: AppSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted(shops)
     one = shops.engine.bank.infos()[3].id
     shops.engine.bank.record(Event(one, "used"))  # as each solved problem does
@@ -79,7 +81,7 @@ def test_a_click_does_not_read_the_bank_again(shops: Desk, monkeypatch: pytest.M
     assert click(shops, {"id": one}).chosen == one
 
 
-def test_a_problem_is_placed_with_edges_to_its_neighbours(desk: Desk) -> None:
+def test_a_problem_is_placed_with_edges_to_its_neighbours(desk: AppSession) -> None:
     last = placed(desk, ANN, LOOK)
     assert len(last.map["layout"]["annotations"]) == 2 and any(
         d.get("name") == "your problem" for d in last.map["data"]
@@ -100,7 +102,7 @@ def test_a_problem_is_placed_with_edges_to_its_neighbours(desk: Desk) -> None:
     assert "no soft prompt" in text_of(placed(desk, ANN, ("", "source", "prompt", "pca")).notice)
 
 
-def test_the_receipt_leads_to_the_map(desk: Desk) -> None:
+def test_the_receipt_leads_to_the_map(desk: AppSession) -> None:
     last = asked(desk)[-1]
     assert 'data-memory="' in text_of(last.receipt)
     opened = click(desk, {"id": desk.engine.bank.infos()[0].id})
@@ -112,7 +114,7 @@ def test_the_receipt_leads_to_the_map(desk: Desk) -> None:
 
 
 def test_an_empty_bank_is_shown_kindly() -> None:
-    desk = Desk(FakeEngine())
+    desk = AppSession(FakeEngine())
     picture = memories.refresh(desk, *LOOK, "", visitor())
     assert "No memory yet" in text_of(picture.table) and picture.map["data"] == []
     for space in ("input", "kv", "prompt"):
@@ -120,7 +122,7 @@ def test_an_empty_bank_is_shown_kindly() -> None:
         assert first.points["n"] == 0 and not sent(second)
 
 
-def test_what_cannot_be_read_is_one_sentence(desk: Desk) -> None:
+def test_what_cannot_be_read_is_one_sentence(desk: AppSession) -> None:
     desk.engine.bank.close()
     picture = memories.refresh(desk, *LOOK, "", visitor())
     assert "is closed" in text_of(picture.notice) and "alert" in text_of(picture.notice)
@@ -128,7 +130,7 @@ def test_what_cannot_be_read_is_one_sentence(desk: Desk) -> None:
 
 
 # ------------------------------------------------------------------ the map's data
-def test_the_points_come_first_and_what_explains_them_after(shops: Desk) -> None:
+def test_the_points_come_first_and_what_explains_them_after(shops: AppSession) -> None:
     first, second = wanted(shops)
     assert (
         first.points["n"] == 16
@@ -156,7 +158,7 @@ def test_the_points_come_first_and_what_explains_them_after(shops: Desk) -> None
     assert "Trustworthiness" in text_of(wanted(shops)[0].trust), "known from now on"
 
 
-def test_other_colours_send_one_byte_a_point(shops: Desk) -> None:
+def test_other_colours_send_one_byte_a_point(shops: AppSession) -> None:
     assert not sent(handlers.recolour(shops, "", "age", "input", "pca", visitor())), (
         "no picture, nothing to colour"
     )
@@ -165,7 +167,7 @@ def test_other_colours_send_one_byte_a_point(shops: Desk) -> None:
     assert sent(part) == {"paint"} and len(base64.b64decode(part.paint["codes"])) == 16
 
 
-def test_a_search_narrows_the_table_and_lights_the_map(shops: Desk) -> None:
+def test_a_search_narrows_the_table_and_lights_the_map(shops: AppSession) -> None:
     wanted(shops)
     bank_notes.tag(shops.engine.bank, [shops.engine.bank.infos()[0].id], "golden")
     for words, n in (("pens ann", 2), ("golden", 1), ("zebra", 0), ("", 16)):
@@ -186,7 +188,7 @@ def test_a_search_narrows_the_table_and_lights_the_map(shops: Desk) -> None:
 @pytest.mark.parametrize("space", ["input", "kv", "prompt"])
 @pytest.mark.parametrize("method", ["pca", "tsne"])
 def test_every_space_and_projection(
-    shops: Desk, space: str, method: str, monkeypatch: pytest.MonkeyPatch
+    shops: AppSession, space: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(projection, "_computed", quick_method)
     look = ("", "source", space, method)
@@ -210,7 +212,7 @@ def quick_method(keys: np.ndarray, method: str):
 
 
 def test_a_slow_projection_shows_progress_and_a_click_meanwhile_does_not_start_it(
-    shops: Desk, monkeypatch: pytest.MonkeyPatch
+    shops: AppSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on, computed = threading.Event(), []
 
@@ -233,13 +235,13 @@ def test_a_slow_projection_shows_progress_and_a_click_meanwhile_does_not_start_i
     assert drawn(shops, look) == [] and computed == ["tsne"], "it is there"
 
 
-def test_a_projection_that_fails_leaves_the_map_with_pca(desk: Desk) -> None:
+def test_a_projection_that_fails_leaves_the_map_with_pca(desk: AppSession) -> None:
     parts = wanted(desk, ("", "source", "input", "tsne"))
     assert "t-SNE needs 5 memories and the map has 2" in text_of(parts[0].notice)
     assert parts[0].method == "pca" and parts[0].points["n"] == 2
 
 
-def test_the_projection_is_computed_once_for_the_same_memories(desk: Desk) -> None:
+def test_the_projection_is_computed_once_for_the_same_memories(desk: AppSession) -> None:
     memories.refresh(desk, *LOOK, "", visitor())
     sheet = atlas_of(desk).ready("input", "pca")
     memories.refresh(desk, "x", "age", "input", "pca", "", visitor())
@@ -249,8 +251,8 @@ def test_the_projection_is_computed_once_for_the_same_memories(desk: Desk) -> No
     assert len(atlas_of(desk).ready("input", "pca").names) == 3
 
 
-def test_visitors_with_banks_of_their_own_have_maps_of_their_own(desk: Desk) -> None:
-    other = Desk(FakeEngine(bank=Overlay(desk.engine.bank)))  # type: ignore[arg-type]
+def test_visitors_with_banks_of_their_own_have_maps_of_their_own(desk: AppSession) -> None:
+    other = AppSession(FakeEngine(bank=Overlay(desk.engine.bank)))  # type: ignore[arg-type]
     distilled(other), distil.keep(other, visitor())
     assert wanted(other)[0].points["n"] == 3 and wanted(desk)[0].points["n"] == 2
     shared = desk.engine.bank.infos()[0].id
@@ -260,7 +262,7 @@ def test_visitors_with_banks_of_their_own_have_maps_of_their_own(desk: Desk) -> 
 
 
 # ------------------------------------------------------------------ one memory
-def test_quarantine_release_delete(desk: Desk) -> None:
+def test_quarantine_release_delete(desk: AppSession) -> None:
     name = desk.engine.bank.infos()[0].id
     shut = memories.quarantine(desk, *LOOK, name, visitor())
     assert (
@@ -275,7 +277,7 @@ def test_quarantine_release_delete(desk: Desk) -> None:
     assert "alert" in text_of(memories.delete(desk, *LOOK, name, visitor()).notice)
 
 
-def test_quarantine_and_release_send_other_colours(shops: Desk) -> None:
+def test_quarantine_and_release_send_other_colours(shops: AppSession) -> None:
     first, _ = wanted(shops)
     name = first.points["ids"].split("\n")[2]
     shut = memories.quarantine(shops, *LOOK, name, visitor())
@@ -295,7 +297,7 @@ def test_quarantine_and_release_send_other_colours(shops: Desk) -> None:
     assert not sent(memories.quarantine(shops, *LOOK, name, visitor())) & {"paint"}, "it is gone"
 
 
-def test_tags_and_notes_of_the_open_memory(desk: Desk) -> None:
+def test_tags_and_notes_of_the_open_memory(desk: AppSession) -> None:
     name = desk.engine.bank.infos()[0].id
     box, *part = actions.add_tag(desk, *LOOK, name, "Teach first", visitor())
     part = memories.Picture(*part)
@@ -318,11 +320,11 @@ def test_tags_and_notes_of_the_open_memory(desk: Desk) -> None:
     )
 
 
-def act(desk: Desk, name: str, data: Any) -> memories.Picture:
+def act(desk: AppSession, name: str, data: Any) -> memories.Picture:
     return actions.act(desk, *LOOK, name, gr.EventData(None, data), visitor())
 
 
-def test_the_nearest_words_need_the_model(desk: Desk) -> None:
+def test_the_nearest_words_need_the_model(desk: AppSession) -> None:
     name = desk.engine.bank.infos()[0].id
     assert "only neighbours" in text_of(actions.near_words(desk, name).words)
     desk.engine.shared["ready"] = False
@@ -330,14 +332,14 @@ def test_the_nearest_words_need_the_model(desk: Desk) -> None:
     assert "Open a memory first" in text_of(actions.near_words(desk, "").words)
 
 
-def test_export_and_import(desk: Desk) -> None:
+def test_export_and_import(desk: AppSession) -> None:
     update, said = memories.export_all(desk)
     assert zipfile.is_zipfile(update["value"]) and "Exported 2 memories" in text_of(said)
     peft, _ = memories.export_peft(desk, desk.engine.bank.infos()[0].id)
     assert {"adapter_config.json", "adapter_model.safetensors"} <= set(
         zipfile.ZipFile(peft["value"]).namelist()
     )
-    other = Desk(FakeEngine())
+    other = AppSession(FakeEngine())
     assert "Added 2 memories; 0 were already" in text_of(
         memories.import_zip(other, update["value"], *LOOK, "", visitor()).notice
     )

@@ -16,7 +16,7 @@ from latentmem.ui.map import actions, handlers
 from latentmem.ui.map.panel_state import Picture, atlas_of
 from latentmem.ui.panels import memories, solve
 from latentmem.ui.panels import memories as map_wiring
-from latentmem.ui.session import Desk
+from latentmem.ui.session import AppSession
 from tests.bank_samples import make_memory
 from tests.fake_engine import FakeEngine
 from tests.memory_samples import click, placed, sent, shop_desk, wanted
@@ -27,12 +27,12 @@ SHOP = "Ann buys 7 pens at $2 each. How much change?"
 
 
 @pytest.fixture
-def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppSession:
     monkeypatch.setenv("LATENTMEM_CACHE", str(tmp_path))
     return shop_desk()
 
 
-def shown(desk: Desk, was: Picture, look: tuple[str, ...] = LOOK, **now: str) -> Picture:
+def shown(desk: AppSession, was: Picture, look: tuple[str, ...] = LOOK, **now: str) -> Picture:
     """The visitor chooses the tab; `was`: what the panel was sent before, `now`: what was opened
     since."""
     state = {"chosen": was.chosen, "slip": was.slip, "seen": was.seen} | now
@@ -49,7 +49,7 @@ def glanced(page: Any) -> str:
 
 
 # ------------------------------------------------------------------ the panel is looked at again
-def test_the_table_and_the_glance_learn_of_answers_and_verdicts(shops: Desk) -> None:
+def test_the_table_and_the_glance_learn_of_answers_and_verdicts(shops: AppSession) -> None:
     first = arrival.show_map(shops, "", visitor())
     assert glanced(first.page) == "Memories 16 Tried 0 Helped 0" and not sent(
         shown(shops, first)
@@ -73,7 +73,7 @@ def test_the_table_and_the_glance_learn_of_answers_and_verdicts(shops: Desk) -> 
     assert glanced(shown(shops, again).page).startswith("Memories 17")
 
 
-def test_a_search_and_an_open_memory_stay(shops: Desk) -> None:
+def test_a_search_and_an_open_memory_stay(shops: AppSession) -> None:
     first = arrival.show_map(shops, "", visitor())
     asked(shops, SHOP)
     one = shops.engine.bank.receipts()[0].used.memory_id
@@ -99,7 +99,7 @@ def test_a_search_and_an_open_memory_stay(shops: Desk) -> None:
     )
 
 
-def test_colours_that_answers_change_come_with_it(shops: Desk) -> None:
+def test_colours_that_answers_change_come_with_it(shops: AppSession) -> None:
     first = arrival.show_map(shops, "", visitor())
     wanted(shops)
     asked(shops, SHOP)
@@ -107,7 +107,7 @@ def test_colours_that_answers_change_come_with_it(shops: Desk) -> None:
     assert "paint" not in sent(shown(shops, first))
 
 
-def test_a_page_that_is_still_being_loaded_is_left_alone(shops: Desk) -> None:
+def test_a_page_that_is_still_being_loaded_is_left_alone(shops: AppSession) -> None:
     """gradio says that a tab is chosen at the very start, too, when the address has yet to open a
     memory."""
     assert not sent(handlers.looked_at(shops, *LOOK, "", "", "", visitor()))
@@ -120,7 +120,7 @@ def test_the_tab_asks_when_it_is_chosen() -> None:
     assert len(fn.outputs) == len(Picture._fields) and not fn.queue and fn.inputs[-1] in fn.outputs
 
 
-def test_closing_a_memory_counts_anew(shops: Desk) -> None:
+def test_closing_a_memory_counts_anew(shops: AppSession) -> None:
     first = arrival.show_map(shops, "", visitor())
     one = shops.engine.bank.infos()[2].id
     asked(shops, SHOP)
@@ -129,7 +129,7 @@ def test_closing_a_memory_counts_anew(shops: Desk) -> None:
 
 
 def test_what_is_written_on_the_way_is_seen_another_time(
-    shops: Desk, monkeypatch: pytest.MonkeyPatch
+    shops: AppSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The state that a page is said to show is read before its rows."""
     order: list[str] = []
@@ -146,7 +146,7 @@ def test_what_is_written_on_the_way_is_seen_another_time(
 
 
 # ------------------------------------------------------------------ what names the open memory
-def test_the_list_names_the_open_memory_and_none_when_it_is_closed(shops: Desk) -> None:
+def test_the_list_names_the_open_memory_and_none_when_it_is_closed(shops: AppSession) -> None:
     one, two = (i.id for i in shops.engine.bank.infos()[:2])
     assert click(shops, {"id": one}).choice["value"] == one
     assert memories.choose(shops, *LOOK, two, visitor()).choice["value"] == two
@@ -163,7 +163,7 @@ def test_the_list_names_the_open_memory_and_none_when_it_is_closed(shops: Desk) 
     )
 
 
-def test_memories_without_a_place_are_counted_now(shops: Desk) -> None:
+def test_memories_without_a_place_are_counted_now(shops: AppSession) -> None:
     wanted(shops, ("", "source", "kv", "pca"))
     sheet = atlas_of(shops).ready("kv", "pca")
     shops.engine.bank.put(make_memory(3))  # of another model
@@ -175,7 +175,7 @@ def test_memories_without_a_place_are_counted_now(shops: Desk) -> None:
 
 
 # ------------------------------------------------------------------ Place it, after an answer
-def test_place_it_again_places_the_problem_of_the_star(shops: Desk) -> None:
+def test_place_it_again_places_the_problem_of_the_star(shops: AppSession) -> None:
     asked(shops, SHOP)
     look = ("", "source", "kv", "pca")
     assert "press <b>Place it</b> again" in text_of(click(shops, {"id": ""}, look).warning)
@@ -197,12 +197,12 @@ def test_place_it_again_places_the_problem_of_the_star(shops: Desk) -> None:
 
 
 # ------------------------------------------------------------------ a receipt is forgotten
-def pressed(desk: Desk, chosen: str, do: str, value: str) -> dict[str, Any]:
+def pressed(desk: AppSession, chosen: str, do: str, value: str) -> dict[str, Any]:
     event = gr.EventData(None, {"do": do, "value": value})
     return listened(desk, actions.act, map_wiring.ANNOTATED, *LOOK, chosen, event)
 
 
-def test_a_receipt_is_forgotten_in_two_steps(shops: Desk) -> None:
+def test_a_receipt_is_forgotten_in_two_steps(shops: AppSession) -> None:
     asked(shops, SHOP)
     slip = shops.engine.bank.receipts()[0]
     one, bank = slip.used.memory_id, shops.engine.bank
@@ -236,7 +236,7 @@ def test_a_receipt_is_forgotten_in_two_steps(shops: Desk) -> None:
 
 
 def test_a_receipt_without_a_memory_is_forgotten_too() -> None:
-    desk = Desk(FakeEngine())
+    desk = AppSession(FakeEngine())
     asked(desk, SHOP)
     slip = desk.engine.bank.receipts()[0].id
     page = arrival.show_map(desk, "", visitor("b", receipt=slip))
@@ -249,7 +249,7 @@ def test_a_receipt_without_a_memory_is_forgotten_too() -> None:
     )
 
 
-def test_annotating_closes_the_receipt_for_the_state_of_the_page_too(shops: Desk) -> None:
+def test_annotating_closes_the_receipt_for_the_state_of_the_page_too(shops: AppSession) -> None:
     asked(shops, SHOP)
     slip = shops.engine.bank.receipts()[0]
     part = Picture(*actions.add_tag(shops, *LOOK, slip.used.memory_id, "odd", visitor())[1:])

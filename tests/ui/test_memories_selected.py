@@ -15,23 +15,23 @@ from latentmem.bank import notes as bank_notes
 from latentmem.ui.map import actions, handlers
 from latentmem.ui.map.atlas import bits_of
 from latentmem.ui.panels import memories
-from latentmem.ui.session import Desk
+from latentmem.ui.session import AppSession
 from tests.memory_samples import shop_desk, stamp_of, wanted
 from tests.ui_samples import LOOK, text_of, visitor
 
 
 @pytest.fixture
-def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppSession:
     monkeypatch.setenv("LATENTMEM_CACHE", str(tmp_path))
     return shop_desk()
 
 
-def pick(desk: Desk, rows: list[int], **changes: Any) -> memories.Picture:
+def pick(desk: AppSession, rows: list[int], **changes: Any) -> memories.Picture:
     given = {"stamp": stamp_of(desk), "bits": base64.b64encode(bits_of(rows, 16)).decode()}
     return handlers.picked(desk, "", gr.EventData(None, given | changes), visitor())
 
 
-def test_the_selected_are_shown_tagged_and_exported(shops: Desk) -> None:
+def test_the_selected_are_shown_tagged_and_exported(shops: AppSession) -> None:
     wanted(shops)
     part = pick(shops, [0, 5, 15])
     assert "3 memories selected" in text_of(part.selected) and "Mean agreement" in text_of(
@@ -61,7 +61,7 @@ def test_the_selected_are_shown_tagged_and_exported(shops: Desk) -> None:
     assert "Nothing is selected" in text_of(memories.Picture(*shown).notice)
 
 
-def test_a_selection_that_no_longer_fits_is_refused(shops: Desk) -> None:
+def test_a_selection_that_no_longer_fits_is_refused(shops: AppSession) -> None:
     wanted(shops)
     for changes in ({"stamp": "0" * 16}, {"bits": "§"}, {"bits": {"a": 1}}):
         part = pick(shops, [1], **changes)
@@ -72,7 +72,7 @@ def test_a_selection_that_no_longer_fits_is_refused(shops: Desk) -> None:
     assert "select again" in text_of(handlers.show_selection(shops, kept).notice)
 
 
-def test_tagging_keeps_the_picture_and_its_colours_follow(shops: Desk) -> None:
+def test_tagging_keeps_the_picture_and_its_colours_follow(shops: AppSession) -> None:
     look = ("", "tags", "input", "pca")
     wanted(shops, look)
     before = stamp_of(shops)

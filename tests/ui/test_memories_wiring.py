@@ -14,20 +14,20 @@ from latentmem.ui import app, build
 from latentmem.ui.map import actions, handlers
 from latentmem.ui.panels import memories
 from latentmem.ui.panels import memories as map_wiring
-from latentmem.ui.session import Desk, bind
+from latentmem.ui.session import AppSession, bind
 from tests.fake_engine import FakeEngine
 from tests.memory_samples import placed, sent, shop_desk, wanted
 from tests.ui_samples import ANN, LOOK, asked, text_of, visitor
 
 
 @pytest.fixture
-def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppSession:
     monkeypatch.setenv("LATENTMEM_CACHE", str(tmp_path))
     return shop_desk()
 
 
 def listened(
-    desk: Desk, handler: Callable[..., Any], names: tuple[str, ...], *given: Any
+    desk: AppSession, handler: Callable[..., Any], names: tuple[str, ...], *given: Any
 ) -> dict[str, Any]:
     """What the page is sent by a listener, by name."""
     answer = bind(map_wiring.part(handler, names), desk)(*given, request=visitor())
@@ -36,7 +36,7 @@ def listened(
     return {n: v for n, v in zip(names, answer, strict=True) if v != gr.skip()}
 
 
-def test_each_listener_sends_what_its_handler_sets_and_no_more(shops: Desk) -> None:
+def test_each_listener_sends_what_its_handler_sets_and_no_more(shops: AppSession) -> None:
     one = shops.engine.bank.infos()[2].id
     event = gr.EventData(None, {"id": one})
     assert listened(shops, handlers.want, map_wiring.DRAWN, *LOOK, "").keys() >= {"map", "trust"}
@@ -81,7 +81,7 @@ def test_each_listener_sends_what_its_handler_sets_and_no_more(shops: Desk) -> N
     }
 
 
-def test_a_receipt_is_shown_in_place_of_the_memorys_page(shops: Desk) -> None:
+def test_a_receipt_is_shown_in_place_of_the_memorys_page(shops: AppSession) -> None:
     asked(shops, "Ann buys 7 pens at $2 each. How much change?")
     receipt = shops.engine.bank.receipts()[0]
     assert receipt.used is not None
@@ -125,7 +125,7 @@ def test_a_receipt_is_shown_in_place_of_the_memorys_page(shops: Desk) -> None:
         )
 
 
-def test_the_address_opens_a_receipt(shops: Desk) -> None:
+def test_the_address_opens_a_receipt(shops: AppSession) -> None:
     asked(shops, "Ann buys 7 pens at $2 each. How much change?")
     receipt = shops.engine.bank.receipts()[0]
     one, other = (
@@ -156,7 +156,7 @@ def test_the_address_opens_a_receipt(shops: Desk) -> None:
 
 
 def test_the_first_picture_of_the_panel_does_not_close_what_was_opened_meanwhile(
-    shops: Desk,
+    shops: AppSession,
 ) -> None:
     """The points of a page that opens on the map are there before; the answer for the whole panel
     may come later."""
@@ -171,13 +171,13 @@ def test_the_first_picture_of_the_panel_does_not_close_what_was_opened_meanwhile
     )
 
 
-def test_a_part_that_would_be_lost_is_a_bug(shops: Desk) -> None:
+def test_a_part_that_would_be_lost_is_a_bug(shops: AppSession) -> None:
     with pytest.raises(AssertionError, match="does not send"):
         map_wiring.part(memories.shut, ("map",))(shops, *LOOK, "", visitor())
 
 
 def test_a_failed_projection_and_a_star_elsewhere_still_fit_their_listeners() -> None:
-    desk = Desk(FakeEngine())
+    desk = AppSession(FakeEngine())
     drawn = desk, handlers.want, map_wiring.DRAWN, "", "source", "input", "tsne", ""
     assert not listened(*drawn), "no empty map instead of one that is still being made"
     list(handlers.draw(desk, "", "source", "input", "tsne", "", visitor()))
@@ -188,7 +188,7 @@ def test_a_failed_projection_and_a_star_elsewhere_still_fit_their_listeners() ->
     )
 
 
-def test_the_points_come_with_a_page_that_opens_on_the_map(shops: Desk) -> None:
+def test_the_points_come_with_a_page_that_opens_on_the_map(shops: AppSession) -> None:
     one = shops.engine.bank.infos()[2].id
     assert not sent(app.show_map(shops, "", visitor())) & {"points", "paint"}
     for who in (
@@ -203,7 +203,7 @@ def test_the_points_come_with_a_page_that_opens_on_the_map(shops: Desk) -> None:
         )
         assert first.lit["bits"] is None
     assert "points" not in sent(
-        app.show_map(Desk(FakeEngine()), "", visitor("e", panel="memories"))
+        app.show_map(AppSession(FakeEngine()), "", visitor("e", panel="memories"))
     ), "nothing to draw"
 
 

@@ -17,7 +17,7 @@ from latentmem.ui import app, runs, session
 from latentmem.ui import session as warming
 from latentmem.ui.panels import distil, solve
 from latentmem.ui.panels import distil as before_after
-from latentmem.ui.session import Desk
+from latentmem.ui.session import AppSession
 from tests.fake_engine import FakeEngine
 from tests.ui_samples import (
     ANN,
@@ -38,7 +38,7 @@ SLOWLY = (
 
 
 @pytest.fixture
-def desk() -> Desk:
+def desk() -> AppSession:
     return new_desk()
 
 
@@ -54,14 +54,14 @@ def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
 
 
-def tried(desk: Desk, on: str, who: Any = None) -> Iterator[Any]:
+def tried(desk: AppSession, on: str, who: Any = None) -> Iterator[Any]:
     """Before and after is pressed, and has its turn in the queue."""
     before_after.press_compare(desk, on, who or visitor())
     return before_after.before_after(desk, who or visitor())
 
 
 # ------------------------------------------------------------------ solve
-def test_solving_streams_and_ends_with_the_receipt(desk: Desk) -> None:
+def test_solving_streams_and_ends_with_the_receipt(desk: AppSession) -> None:
     pictures = asked(desk)
     first, last = pictures[0], pictures[-1]
     assert (
@@ -84,12 +84,12 @@ def test_solving_streams_and_ends_with_the_receipt(desk: Desk) -> None:
     ("mode", "words"),
     [("off", "Answered without a memory"), ("auto", "Bo has 5 cats"), ("chosen", "A train goes")],
 )
-def test_the_choice_of_memory(desk: Desk, mode: str, words: str) -> None:
+def test_the_choice_of_memory(desk: AppSession, mode: str, words: str) -> None:
     train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
     assert words in text_of(asked(desk, mode=mode, memory=train)[-1].receipt)
 
 
-def test_this_one_without_a_memory_is_refused(desk: Desk) -> None:
+def test_this_one_without_a_memory_is_refused(desk: AppSession) -> None:
     shown = solve.Picture(*solve.press(desk, visitor(), ANN, "chosen", None, *SETTINGS)[:-2])
     assert (
         "Choose a memory first" in text_of(shown.status)
@@ -102,7 +102,7 @@ def test_this_one_without_a_memory_is_refused(desk: Desk) -> None:
     assert desk.engine.shared["closed"] == 0
 
 
-def test_what_is_looked_up_is_said_as_it_is(desk: Desk) -> None:
+def test_what_is_looked_up_is_said_as_it_is(desk: AppSession) -> None:
     train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
     said = {}
     for mode in ("off", "auto", "chosen"):
@@ -129,7 +129,7 @@ def test_what_is_looked_up_is_said_as_it_is(desk: Desk) -> None:
 @pytest.mark.parametrize("panel", [solve, distil])
 def test_an_over_long_problem_is_refused_and_not_cut(panel: Any) -> None:
     desk, more = (
-        Desk(FakeEngine(Settings(hosted=True, hosted_chars=200))),
+        AppSession(FakeEngine(Settings(hosted=True, hosted_chars=200))),
         (4, 1e-3, 20) if panel is distil else (),
     )
     given = ("auto", None, *SETTINGS) if panel is solve else (*SETTINGS, *more)
@@ -150,14 +150,14 @@ def test_an_over_long_problem_is_refused_and_not_cut(panel: Any) -> None:
     ],
 )
 def test_what_a_user_can_mend_is_one_sentence(
-    desk: Desk, text: str, changes: dict, words: str
+    desk: AppSession, text: str, changes: dict, words: str
 ) -> None:
     last = asked(desk, text, **changes)[-1]
     assert words in text_of(last.status) and 'role="alert"' in text_of(last.status)
     assert last.press["interactive"] is True and not last.receipt
 
 
-def test_a_bug_shows_no_traceback(desk: Desk) -> None:
+def test_a_bug_shows_no_traceback(desk: AppSession) -> None:
     desk.engine.shared["fail"] = RuntimeError("secret /path")
     last = asked(desk)[-1]
     assert "secret" not in text_of(last.status) and "server&#39;s log" in text_of(last.status)
@@ -165,12 +165,12 @@ def test_a_bug_shows_no_traceback(desk: Desk) -> None:
 
 
 def test_the_model_is_loaded_first_with_progress(quick_pictures: None) -> None:
-    desk = Desk(FakeEngine(ready=False, pace=0.003))
+    desk = AppSession(FakeEngine(ready=False, pace=0.003))
     assert any("Downloading the model" in text_of(p.status) for p in asked(desk))
     assert desk.engine.ready
 
 
-def test_stop_ends_the_engine_and_keeps_what_was_seen(desk: Desk) -> None:
+def test_stop_ends_the_engine_and_keeps_what_was_seen(desk: AppSession) -> None:
     desk.engine.pace = 0.005
     stream = pressed(solve, desk, visitor(), SLOWLY, "auto", None, *SETTINGS)
     for _ in range(3):
@@ -184,7 +184,7 @@ def test_stop_ends_the_engine_and_keeps_what_was_seen(desk: Desk) -> None:
     assert "writing…" not in text_of(last.cards)
 
 
-def test_closing_the_stream_closes_the_engine(desk: Desk) -> None:
+def test_closing_the_stream_closes_the_engine(desk: AppSession) -> None:
     stream = pressed(solve, desk, visitor(), SLOWLY, "auto", None, *SETTINGS)
     desk.engine.pace = 0.005
     for _ in range(3):
@@ -195,7 +195,7 @@ def test_closing_the_stream_closes_the_engine(desk: Desk) -> None:
     assert desk.engine.shared["open"] == 0
 
 
-def test_a_visitor_who_leaves_stops_their_run(desk: Desk) -> None:
+def test_a_visitor_who_leaves_stops_their_run(desk: AppSession) -> None:
     stream = pressed(solve, desk, visitor("gone"), ANN, "auto", None, *SETTINGS)
     next(stream), next(stream)
     run = desk.visit(visitor("gone")).runs["solve"]
@@ -218,7 +218,7 @@ def test_at_most_eight_pictures_a_second() -> None:
 
 
 # ------------------------------------------------------------------ distil
-def test_distil_try_keep_and_try_again(desk: Desk, quick_pictures: None) -> None:
+def test_distil_try_keep_and_try_again(desk: AppSession, quick_pictures: None) -> None:
     desk.engine.pace = 0.001
     pictures = distilled(desk)
     desk.engine.pace = 0
@@ -245,7 +245,7 @@ def test_distil_try_keep_and_try_again(desk: Desk, quick_pictures: None) -> None
     json.dumps([p._asdict() for p in pictures])
 
 
-def test_the_nearest_examples_are_offered_first(desk: Desk) -> None:
+def test_the_nearest_examples_are_offered_first(desk: AppSession) -> None:
     text = next(t for t, p in desk.examples.items() if session.family(p) == "change")
     offered = distilled(desk, text)[-1].on["choices"]
     assert (
@@ -256,7 +256,7 @@ def test_the_nearest_examples_are_offered_first(desk: Desk) -> None:
     assert sum(session.family(desk.examples[t]) == "change" for t in offered[2:7]) >= 3
 
 
-def test_discard_and_nothing_learnt_store_nothing(desk: Desk) -> None:
+def test_discard_and_nothing_learnt_store_nothing(desk: AppSession) -> None:
     distilled(desk)
     gone = distil.discard(desk, visitor())
     assert not gone.choice["visible"] and not gone.outcome and "Discarded" in text_of(gone.status)
@@ -265,7 +265,7 @@ def test_discard_and_nothing_learnt_store_nothing(desk: Desk) -> None:
     assert len(desk.engine.bank) == 2
 
 
-def test_a_stopped_distillation_leaves_nothing_to_keep(desk: Desk) -> None:
+def test_a_stopped_distillation_leaves_nothing_to_keep(desk: AppSession) -> None:
     desk.engine.pace = 0.005
     stream = pressed(distil, desk, visitor(), SLOWLY, *SETTINGS, 4, 1e-3, 20)
     for _ in range(4):
@@ -275,13 +275,13 @@ def test_a_stopped_distillation_leaves_nothing_to_keep(desk: Desk) -> None:
     assert desk.visit(visitor()).pending is None
 
 
-def test_the_waiting_memory_belongs_to_one_visitor(desk: Desk) -> None:
+def test_the_waiting_memory_belongs_to_one_visitor(desk: AppSession) -> None:
     distilled(desk, who=visitor("a"))
     assert "no memory to keep" in text_of(distil.keep(desk, visitor("b")).status)
     assert desk.visit(visitor("a")).pending is not None
 
 
-def test_a_full_disk_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_loses_nothing(desk: AppSession, monkeypatch: pytest.MonkeyPatch) -> None:
     distilled(desk)
 
     def full(_: Any) -> str:
@@ -292,7 +292,7 @@ def test_a_full_disk_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) 
     assert "disk is full" in text_of(picture.status) and picture.choice["visible"]
 
 
-def test_the_solved_problem_is_distilled_and_not_what_stands_in_the_box(desk: Desk) -> None:
+def test_the_solved_problem_is_distilled_and_not_what_stands_in_the_box(desk: AppSession) -> None:
     asked(desk, ANN)
     _, box, *_ = distil.take_over(desk, visitor(), "Another one?", *SETTINGS, 4, 1e-3, 20)
     assert box == ANN == desk.visit(visitor()).runs["distil"].problem
@@ -301,7 +301,7 @@ def test_the_solved_problem_is_distilled_and_not_what_stands_in_the_box(desk: De
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_only_a_full_queue_refuses_a_press(desk: Desk, full: bool) -> None:
+def test_only_a_full_queue_refuses_a_press(desk: AppSession, full: bool) -> None:
     """An event that was stopped has failed, too, in gradio's eyes: it must not end the press that
     waits behind it."""
     desk.full = lambda: full

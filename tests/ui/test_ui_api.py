@@ -16,17 +16,17 @@ from latentmem.records import LatentmemError
 from latentmem.settings import Settings
 from latentmem.ui import api, build, launch_options
 from latentmem.ui import app as about
-from latentmem.ui.session import Desk
+from latentmem.ui.session import AppSession
 from tests.fake_engine import FakeEngine
 from tests.ui_samples import ANN, BO, new_desk, visitor
 
 
 @pytest.fixture
-def desk() -> Desk:
+def desk() -> AppSession:
     return new_desk()
 
 
-def test_the_endpoints_give_plain_json(desk: Desk) -> None:
+def test_the_endpoints_give_plain_json(desk: AppSession) -> None:
     receipt = api.solve(desk, ANN, rollouts=4, request=visitor())
     assert receipt["answer"] and receipt["sentence"] and len(receipt["traces"]) == 8
     assert api.replay(desk, visitor()) == {"same": True, "receipt": receipt["id"], "reason": ""}
@@ -52,7 +52,7 @@ def test_the_endpoints_give_plain_json(desk: Desk) -> None:
     json.dumps([receipt, made, thought, row])
 
 
-def test_a_receipt_is_found_again_by_its_id_and_by_its_memory(desk: Desk) -> None:
+def test_a_receipt_is_found_again_by_its_id_and_by_its_memory(desk: AppSession) -> None:
     asked = api.solve(desk, ANN, rollouts=4, request=visitor())
     again = api.receipt(desk, asked["id"])
     for one in (asked, again):
@@ -65,7 +65,7 @@ def test_a_receipt_is_found_again_by_its_id_and_by_its_memory(desk: Desk) -> Non
     assert api.memory(desk, other)["receipts"] == []
 
 
-def test_what_is_not_kept_waits_for_keep_or_discard(desk: Desk) -> None:
+def test_what_is_not_kept_waits_for_keep_or_discard(desk: AppSession) -> None:
     for end, size in ((api.keep, 3), (api.discard, 3)):
         made = api.distil(desk, ANN if end is api.keep else BO, keep=False, request=visitor())
         assert not made["kept"] and len(desk.engine.bank) <= size
@@ -75,7 +75,7 @@ def test_what_is_not_kept_waits_for_keep_or_discard(desk: Desk) -> None:
     assert api.discard(desk, visitor()) is False
 
 
-def test_mistakes_are_one_sentence(desk: Desk) -> None:
+def test_mistakes_are_one_sentence(desk: AppSession) -> None:
     for call in (
         lambda: api.solve(desk, " "),
         lambda: api.memory(desk, "m000nothere"),
@@ -146,7 +146,7 @@ def test_mistakes_are_one_sentence(desk: Desk) -> None:
     ],
 )
 def test_what_does_not_fit_is_one_sentence(
-    desk: Desk, name: str, given: dict[str, Any], words: str
+    desk: AppSession, name: str, given: dict[str, Any], words: str
 ) -> None:
     api.solve(desk, ANN, request=visitor())
     asks = {"request": visitor()} if name in ("solve", "distil", "feedback") else {}
@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_one_sentence(
     assert words in str(caught.value) and "\n" not in str(caught.value), str(caught.value)
 
 
-def test_null_is_what_stands_in_the_description(desk: Desk) -> None:
+def test_null_is_what_stands_in_the_description(desk: AppSession) -> None:
     one = desk.engine.bank.infos()[0].id
     assert len(api.memories(desk, None, None)) == 2 and len(api.memories(desk, limit="1")) == 1
     assert len(api.neighbours(desk, one, None)) == 1 and api.quarantine(desk, one, None) == one
@@ -167,11 +167,11 @@ def test_null_is_what_stands_in_the_description(desk: Desk) -> None:
     assert api.distil(desk, ANN, steps=2.0, keep=None)["kept"]
 
 
-def test_half_a_character_is_replaced_and_not_refused(desk: Desk) -> None:
+def test_half_a_character_is_replaced_and_not_refused(desk: AppSession) -> None:
     assert api.solve(desk, f"{ANN} \ud800", request=visitor())["problem"]["text"].endswith("?")
 
 
-def test_a_bug_tells_no_secret(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_tells_no_secret(desk: AppSession, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> Any:
         raise TypeError("secret /path")
 
@@ -181,7 +181,7 @@ def test_a_bug_tells_no_secret(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> N
     assert "secret" not in str(caught.value)
 
 
-def test_a_receipt_is_deleted_for_good(desk: Desk) -> None:
+def test_a_receipt_is_deleted_for_good(desk: AppSession) -> None:
     one, two = (
         api.solve(desk, text, request=visitor())["id"] for text in (ANN, ANN + " And fish?")
     )
@@ -198,7 +198,7 @@ def test_a_receipt_is_deleted_for_good(desk: Desk) -> None:
     assert [r.id for r in desk.engine.bank.receipts()] == [two]
 
 
-def test_tags_notes_and_words(desk: Desk) -> None:
+def test_tags_notes_and_words(desk: AppSession) -> None:
     one = desk.engine.bank.infos()[0].id
     assert api.tag(desk, one, "Teach first") == ["teach first"] and api.tag(desk, one, "keep") == [
         "keep",
@@ -221,9 +221,11 @@ def test_tags_notes_and_words(desk: Desk) -> None:
             call()
 
 
-def test_files_out_and_in(desk: Desk) -> None:
+def test_files_out_and_in(desk: AppSession) -> None:
     bank = api.export_bank(desk)
-    assert zipfile.is_zipfile(bank) and api.import_bank(Desk(FakeEngine()), bank)["added"] == 2
+    assert (
+        zipfile.is_zipfile(bank) and api.import_bank(AppSession(FakeEngine()), bank)["added"] == 2
+    )
     peft = api.export_peft(desk, desk.engine.bank.infos()[0].id)
     assert {"adapter_config.json", "adapter_model.safetensors"} <= set(
         zipfile.ZipFile(peft).namelist()

@@ -21,7 +21,7 @@ from latentmem.ui.panels import stream
 from latentmem.ui.panels import stream as streaming
 from latentmem.ui.panels.stream import ALL
 from latentmem.ui.runs import Run
-from latentmem.ui.session import Desk
+from latentmem.ui.session import AppSession
 from tests.evaluation_samples import FakeSystem
 from tests.fake_engine import FakeEngine
 from tests.ui.test_ui_stream import (  # noqa: F401 (some are fixtures)
@@ -35,14 +35,14 @@ from tests.ui_samples import settle, text_of, visitor
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(FakeEngine(Settings(bank=tmp_path / "home" / "bank.sqlite")))  # type: ignore[arg-type]
+def desk(tmp_path: Path) -> AppSession:
+    return AppSession(FakeEngine(Settings(bank=tmp_path / "home" / "bank.sqlite")))  # type: ignore[arg-type]
 
 
-def test_it_ends_with_what_the_panel_shows(desk: Desk, tmp_path: Path) -> None:
+def test_it_ends_with_what_the_panel_shows(desk: AppSession, tmp_path: Path) -> None:
     *_, last = api.stream(desk, "change", BOTH, 6, 0, request=visitor())
     assert (last["done"], last["total"], last["problems"], last["whole"]) == (12, 12, 6, True)
-    other = Desk(FakeEngine(Settings(bank=tmp_path / "other" / "bank.sqlite")))  # type: ignore[arg-type]
+    other = AppSession(FakeEngine(Settings(bank=tmp_path / "other" / "bank.sqlite")))  # type: ignore[arg-type]
     panel = streamed(other)[-1]
     lines = [json.loads(line) for line in Path(panel.download["value"]).read_text().splitlines()]
     mine = [
@@ -59,7 +59,7 @@ def test_it_ends_with_what_the_panel_shows(desk: Desk, tmp_path: Path) -> None:
 
 
 def test_the_standings_come_while_they_grow_and_a_client_that_leaves_stops_it(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+    desk: AppSession, monkeypatch: pytest.MonkeyPatch, asked: list[str]
 ) -> None:
     reached, go = held(monkeypatch, after=3)
     answers = api.stream(desk, "change", BOTH, 6, 0, request=visitor())
@@ -84,7 +84,9 @@ def test_the_standings_come_while_they_grow_and_a_client_that_leaves_stops_it(
     assert len(asked) < 12, "nobody waits for the rest"
 
 
-def test_it_goes_on_where_the_panel_or_a_call_was_stopped(desk: Desk, asked: list[str]) -> None:
+def test_it_goes_on_where_the_panel_or_a_call_was_stopped(
+    desk: AppSession, asked: list[str]
+) -> None:
     streamed(desk, size=6)
     assert len(asked) == 12
     *_, last = api.stream(desk, "change", BOTH, 6, 0, request=visitor("program"))
@@ -95,7 +97,7 @@ def test_it_goes_on_where_the_panel_or_a_call_was_stopped(desk: Desk, asked: lis
     assert len(asked) == 24 and last["done"] == 12
 
 
-def test_what_is_left_out_is_what_the_panel_begins_with(desk: Desk) -> None:
+def test_what_is_left_out_is_what_the_panel_begins_with(desk: AppSession) -> None:
     *_, last = api.stream(desk)
     assert last["problems"] == 8 and [s["system"] for s in last["standings"]] == [
         "zero_shot",
@@ -116,13 +118,13 @@ def test_what_is_left_out_is_what_the_panel_begins_with(desk: Desk) -> None:
         ({"seed": -1}, "Seed -1"),
     ],
 )
-def test_mistakes_are_one_sentence(desk: Desk, given: dict[str, Any], words: str) -> None:
+def test_mistakes_are_one_sentence(desk: AppSession, given: dict[str, Any], words: str) -> None:
     with pytest.raises(gr.Error, match=words) as caught:
         list(api.stream(desk, **given, request=visitor()))
     assert "\n" not in str(caught.value)
 
 
-def test_a_bug_tells_a_client_no_secret(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_tells_a_client_no_secret(desk: AppSession, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Any:
         raise RuntimeError("secret /path")
 
@@ -135,7 +137,7 @@ def test_a_bug_tells_a_client_no_secret(desk: Desk, monkeypatch: pytest.MonkeyPa
 def test_a_shared_app_holds_its_limit_and_keeps_clients_apart(
     tmp_path: Path, asked: list[str]
 ) -> None:
-    desk = Desk(FakeEngine(Settings(hosted=True, bank=tmp_path / "home" / "bank.sqlite")))  # type: ignore[arg-type]
+    desk = AppSession(FakeEngine(Settings(hosted=True, bank=tmp_path / "home" / "bank.sqlite")))  # type: ignore[arg-type]
     one, two = desk.at(visitor("one")), desk.at(visitor("two"))
     with pytest.raises(gr.Error, match="choose 1 to 6"):
         list(api.stream(one, problems=7, request=visitor("one")))
@@ -145,7 +147,7 @@ def test_a_shared_app_holds_its_limit_and_keeps_clients_apart(
 
 
 def test_stop_on_the_panel_and_the_endpoint_share_a_visitors_run(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: AppSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached, go = held(monkeypatch, after=1)
     answers = api.stream(desk, "change", BOTH, 6, 0, request=visitor())
@@ -157,7 +159,7 @@ def test_stop_on_the_panel_and_the_endpoint_share_a_visitors_run(
 
 
 def test_it_answers_before_anything_is_done_and_can_be_cancelled_then(
-    desk: Desk, asked: list[str]
+    desk: AppSession, asked: list[str]
 ) -> None:
     answers = api.stream(desk, "change", BOTH, 6, 0, request=visitor())
     first = next(answers)

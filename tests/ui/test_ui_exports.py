@@ -16,7 +16,7 @@ from latentmem.records import LatentmemError
 from latentmem.ui import api, build, launch_options
 from latentmem.ui.map import actions
 from latentmem.ui.panels import memories
-from latentmem.ui.session import EXPORTS_KEPT, Desk
+from latentmem.ui.session import EXPORTS_KEPT, AppSession
 from tests.ui.test_hosted import shared_engine
 from tests.ui_samples import ANN, new_desk, visitor
 
@@ -73,7 +73,7 @@ def test_an_export_that_fails_leaves_nothing_and_takes_nothing_away(served: Path
 
 
 def test_what_a_visitor_exported_goes_with_the_visitor(served: Path) -> None:
-    desk = Desk(shared_engine())
+    desk = AppSession(shared_engine())
     a, b = desk.at(visitor("a")), desk.at(visitor("b"))
     api.distil(a, ANN, request=visitor("a"))
     mine, theirs = api.export_bank(a), api.export_peft(b, desk.engine.bank.infos()[0].id)

@@ -21,7 +21,7 @@ from latentmem.ui.panels import distil, memories, solve, stream
 from latentmem.ui.panels import distil as before_after
 from latentmem.ui.panels import solve as whatif
 from latentmem.ui.panels import stream as streaming
-from latentmem.ui.session import Desk, last_receipt
+from latentmem.ui.session import AppSession, last_receipt
 from tests.fake_engine import FakeEngine
 from tests.ui_samples import (
     ANN,
@@ -40,12 +40,12 @@ TOKEN = "0123456789abcdef0123"
 
 
 @pytest.fixture
-def desk() -> Desk:
+def desk() -> AppSession:
     return new_desk()
 
 
 # ------------------------------------------------------------------ the page as a whole
-def arrived(desk: Desk, who: Any, token: str = "") -> dict[str, Any]:
+def arrived(desk: AppSession, who: Any, token: str = "") -> dict[str, Any]:
     """What the two steps of a page load show, by name."""
     names = [
         "guide",
@@ -71,7 +71,7 @@ def skipped(value: Any) -> bool:
     return value == gr.skip()
 
 
-def test_the_address_opens_a_memory_and_fills_the_box(desk: Desk) -> None:
+def test_the_address_opens_a_memory_and_fills_the_box(desk: AppSession) -> None:
     name = desk.engine.bank.infos()[1].id
     page = arrived(desk, visitor(memory=name, problem="${1+1}"))
     assert page["problem"] == "${1+1}" and page["map_chosen"] == name
@@ -81,7 +81,7 @@ def test_the_address_opens_a_memory_and_fills_the_box(desk: Desk) -> None:
     assert not skipped(arrived(desk, visitor("c", panel="nonsense"))["facts"])
 
 
-def test_a_reload_brings_the_work_back(desk: Desk) -> None:
+def test_a_reload_brings_the_work_back(desk: AppSession) -> None:
     first, again = visitor("first"), visitor("again")
     arrived(desk, first, TOKEN)
     asked(desk, who=first, seed=7), distilled(desk, BO, who=first)
@@ -113,7 +113,7 @@ def test_a_reload_brings_the_work_back(desk: Desk) -> None:
     assert page["problem"] == "Another?" and skipped(page["receipt"])
 
 
-def test_a_run_goes_on_while_its_page_is_reloaded(desk: Desk) -> None:
+def test_a_run_goes_on_while_its_page_is_reloaded(desk: AppSession) -> None:
     desk.engine.pace = 0.01
     first, again = visitor("first"), visitor("again")
     arrived(desk, first, TOKEN)
@@ -133,7 +133,7 @@ def test_a_run_goes_on_while_its_page_is_reloaded(desk: Desk) -> None:
 
 
 def test_a_run_that_nobody_comes_back_to_is_stopped(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: AppSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(visits, "ORPHAN", 0.05)
     desk.engine.pace = 0.02
@@ -147,7 +147,7 @@ def test_a_run_that_nobody_comes_back_to_is_stopped(
     del stream
 
 
-def test_a_new_run_waits_for_one_that_is_ending(desk: Desk) -> None:
+def test_a_new_run_waits_for_one_that_is_ending(desk: AppSession) -> None:
     desk.model_work.acquire()
     stream = pressed(solve, desk, visitor(), ANN, "auto", None, *SETTINGS)
     next(stream)
@@ -156,7 +156,7 @@ def test_a_new_run_waits_for_one_that_is_ending(desk: Desk) -> None:
     assert "Receipt" in text_of(list(stream)[-1].receipt) and not desk.model_work.locked()
 
 
-def test_bound_handlers_still_ask_for_the_request(desk: Desk) -> None:
+def test_bound_handlers_still_ask_for_the_request(desk: AppSession) -> None:
     from gradio.helpers import special_args
 
     handler = session.bind(memories.clicked, desk)
@@ -171,7 +171,7 @@ def test_bound_handlers_still_ask_for_the_request(desk: Desk) -> None:
     )
 
 
-def test_visits_are_bounded_and_the_oldest_is_stopped(desk: Desk) -> None:
+def test_visits_are_bounded_and_the_oldest_is_stopped(desk: AppSession) -> None:
     run = desk.visit(visitor("first")).start("solve")
     for i in range(visits.MOST_VISITS):
         desk.visit(visitor(f"v{i}"))
@@ -268,7 +268,7 @@ def test_sliders_give_whole_numbers() -> None:
 
 
 def test_examples_come_by_family_and_the_package_lives_without_them(
-    tmp_path: Path, desk: Desk
+    tmp_path: Path, desk: AppSession
 ) -> None:
     families = {session.family(p) for p in desk.examples.values()}
     one = sorted(families)[0]
@@ -386,7 +386,7 @@ def test_launch_is_hardened_and_fetches_nothing_from_elsewhere() -> None:
     assert server.plotly_script() is not None
 
 
-def test_runs_of_several_visitors_do_not_mix(desk: Desk) -> None:
+def test_runs_of_several_visitors_do_not_mix(desk: AppSession) -> None:
     results: dict[str, Receipt | None] = {}
 
     def one(name: str, text: str) -> None:

@@ -13,7 +13,7 @@ from latentmem.ui import app, session
 from latentmem.ui.panels import distil, solve
 from latentmem.ui.panels import distil as before_after
 from latentmem.ui.panels import solve as whatif
-from latentmem.ui.session import Desk, last_receipt
+from latentmem.ui.session import AppSession, last_receipt
 from tests.fake_engine import FakeEngine
 from tests.ui.test_ui import SLOWLY
 from tests.ui.test_ui_page import TOKEN, arrived
@@ -35,12 +35,12 @@ LONG = "x" * 4001
 
 
 @pytest.fixture
-def desk() -> Desk:
+def desk() -> AppSession:
     return new_desk()
 
 
 def distil_pressed(
-    desk: Desk, text: str = BO, who: Any = None, training: tuple = TRAINING
+    desk: AppSession, text: str = BO, who: Any = None, training: tuple = TRAINING
 ) -> tuple[distil.Picture, Any]:
     """(what a press of Distil shows at once, what the comparison under it becomes)."""
     *shown, columns = distil.press(desk, who or visitor(), text, *SETTINGS, *training)
@@ -48,7 +48,7 @@ def distil_pressed(
 
 
 def solve_pressed(
-    desk: Desk,
+    desk: AppSession,
     text: str = BO,
     mode: str = "auto",
     memory: str | None = None,
@@ -70,7 +70,7 @@ def solve_pressed(
     ],
 )
 def test_a_refused_distillation_keeps_the_memory_that_waits(
-    desk: Desk, text: str, training: tuple, words: str
+    desk: AppSession, text: str, training: tuple, words: str
 ) -> None:
     last, waits = distilled(desk)[-1], desk.visit(visitor()).pending
     shown, columns = distil_pressed(desk, text, training=training)
@@ -99,7 +99,7 @@ def test_a_refused_distillation_keeps_the_memory_that_waits(
 
 
 def test_no_room_for_a_memory_is_said_before_the_one_that_waits_is_gone() -> None:
-    desk = Desk(FakeEngine(Settings(hosted=True, hosted_memories=1, rollouts=8, steps=4)))
+    desk = AppSession(FakeEngine(Settings(hosted=True, hosted_memories=1, rollouts=8, steps=4)))
     mine = desk.at(visitor())
     (
         distilled(mine, ANN),
@@ -119,7 +119,7 @@ def test_no_room_for_a_memory_is_said_before_the_one_that_waits_is_gone() -> Non
 
 @pytest.mark.parametrize("way", ["the queue is full", "stopped", "nobody came back"])
 def test_a_distillation_without_a_turn_keeps_the_memory_that_waits(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, way: str
+    desk: AppSession, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     who = visitor("a")
     arrived(desk, who, TOKEN)
@@ -152,7 +152,7 @@ def test_a_distillation_without_a_turn_keeps_the_memory_that_waits(
     assert "Kept." in text_of(distil.keep(desk, who).status) and len(desk.engine.bank) == 3
 
 
-def test_the_memory_that_waits_goes_when_the_next_distillation_begins(desk: Desk) -> None:
+def test_the_memory_that_waits_goes_when_the_next_distillation_begins(desk: AppSession) -> None:
     distilled(desk)
     visit, stream = (
         desk.visit(visitor()),
@@ -166,7 +166,7 @@ def test_the_memory_that_waits_goes_when_the_next_distillation_begins(desk: Desk
     assert "no memory to keep" in text_of(distil.keep(desk, visitor()).status)
 
 
-def test_what_waits_can_be_kept_while_the_next_press_waits(desk: Desk) -> None:
+def test_what_waits_can_be_kept_while_the_next_press_waits(desk: AppSession) -> None:
     distilled(desk)
     distil_pressed(desk)
     assert "Kept." in text_of(distil.keep(desk, visitor()).status) and len(desk.engine.bank) == 3
@@ -176,7 +176,7 @@ def test_what_waits_can_be_kept_while_the_next_press_waits(desk: Desk) -> None:
     )
 
 
-def test_a_refused_press_leaves_what_goes_on_under_it_and_its_stop(desk: Desk) -> None:
+def test_a_refused_press_leaves_what_goes_on_under_it_and_its_stop(desk: AppSession) -> None:
     asked(desk), distilled(desk)
     desk.engine.pace = 0.005
     (
@@ -210,7 +210,7 @@ def test_a_refused_press_leaves_what_goes_on_under_it_and_its_stop(desk: Desk) -
     ],
 )
 def test_a_refused_question_leaves_the_last_answer(
-    desk: Desk, text: str, mode: str, memory: str | None, settings: tuple, words: str
+    desk: AppSession, text: str, mode: str, memory: str | None, settings: tuple, words: str
 ) -> None:
     last = asked(desk)[-1]
     whatif.press_compare(desk, last.other["value"], visitor())
@@ -233,7 +233,7 @@ def test_a_refused_question_leaves_the_last_answer(
     )
 
 
-def test_a_refused_question_does_not_end_the_one_that_is_answered(desk: Desk) -> None:
+def test_a_refused_question_does_not_end_the_one_that_is_answered(desk: AppSession) -> None:
     desk.engine.pace = 0.005
     stream = pressed(solve, desk, visitor(), SLOWLY, "auto", None, *SETTINGS)
     next(stream), next(stream)
@@ -251,7 +251,7 @@ def test_a_refused_question_does_not_end_the_one_that_is_answered(desk: Desk) ->
 
 
 def test_an_answer_that_was_left_by_a_link_does_not_come_back_under_the_problem_of_the_link(
-    desk: Desk,
+    desk: AppSession,
 ) -> None:
     asked(desk)
     arrived(desk, visitor(problem=BO))
@@ -269,7 +269,7 @@ def test_an_answer_that_was_left_by_a_link_does_not_come_back_under_the_problem_
 
 
 @pytest.mark.parametrize("way", ["the queue is full", "stopped"])
-def test_a_question_without_a_turn_leaves_the_last_answer(desk: Desk, way: str) -> None:
+def test_a_question_without_a_turn_leaves_the_last_answer(desk: AppSession, way: str) -> None:
     last = asked(desk)[-1]
     whatif.press_compare(desk, last.other["value"], visitor())
     columns = list(whatif.compare(desk, visitor()))[-1]

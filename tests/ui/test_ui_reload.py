@@ -13,7 +13,7 @@ from latentmem.settings import Settings
 from latentmem.ui import app, session
 from latentmem.ui.panels import distil, solve, stream
 from latentmem.ui.panels import stream as streaming
-from latentmem.ui.session import Desk
+from latentmem.ui.session import AppSession
 from tests.evaluation_samples import fake_cast
 from tests.fake_engine import FakeEngine
 from tests.ui.test_ui_page import TOKEN, arrived, skipped
@@ -30,13 +30,15 @@ def without_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    desk = Desk(FakeEngine(Settings(rollouts=8, steps=4, bank=tmp_path / "home" / "bank.sqlite")))  # type: ignore[arg-type]
+def desk(tmp_path: Path) -> AppSession:
+    desk = AppSession(
+        FakeEngine(Settings(rollouts=8, steps=4, bank=tmp_path / "home" / "bank.sqlite"))
+    )  # type: ignore[arg-type]
     arrived(desk, FIRST, TOKEN)
     return desk
 
 
-def going(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+def going(desk: AppSession, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """A stream whose fourth problem waits for the event; its page is gone."""
     reached, go = held(monkeypatch, after=3)
     pictures = pressed(stream, desk, FIRST, *CHOSEN)
@@ -49,7 +51,7 @@ def going(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 # ------------------------------------------------------------------ a stream
 def test_a_stream_goes_on_while_its_page_is_reloaded(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: AppSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go = going(desk, monkeypatch)
     page = arrived(desk, AGAIN, TOKEN)
@@ -69,7 +71,7 @@ def test_a_stream_goes_on_while_its_page_is_reloaded(
     )
 
 
-def test_stop_after_a_reload_stops_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_after_a_reload_stops_it(desk: AppSession, monkeypatch: pytest.MonkeyPatch) -> None:
     go = going(desk, monkeypatch)
     arrived(desk, AGAIN, TOKEN)
     stopped = stream.stop(desk, AGAIN)
@@ -88,7 +90,7 @@ def test_stop_after_a_reload_stops_it(desk: Desk, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_stream_that_nobody_comes_back_to_is_stopped_and_can_go_on(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: AppSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "ORPHAN", 0.05)
     go = going(desk, monkeypatch)
@@ -101,7 +103,7 @@ def test_a_stream_that_nobody_comes_back_to_is_stopped_and_can_go_on(
 
 
 def test_a_finished_stream_is_there_after_a_reload_and_for_nobody_else(
-    desk: Desk, tmp_path: Path
+    desk: AppSession, tmp_path: Path
 ) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text('{"problem": "What is 4 + 1?", "answer": "5"}\n')
@@ -132,7 +134,7 @@ def test_a_finished_stream_is_there_after_a_reload_and_for_nobody_else(
 # ------------------------------------------------------------------ a link to another problem
 @pytest.mark.parametrize("state", ["going", "waiting"])
 def test_a_link_to_another_problem_ends_the_answer_that_has_no_place_there(
-    desk: Desk, state: str
+    desk: AppSession, state: str
 ) -> None:
     """Else its traces and receipt would fill the page under the problem of the link."""
     desk.engine.pace = 0.01
@@ -155,7 +157,7 @@ def test_a_link_to_another_problem_ends_the_answer_that_has_no_place_there(
     "address", [{}, {"problem": ANN}, {"problem": f" {ANN}\n"}, {"problem": " "}]
 )
 def test_a_reload_with_its_own_problem_in_the_address_goes_on(
-    desk: Desk, address: dict[str, str]
+    desk: AppSession, address: dict[str, str]
 ) -> None:
     desk.engine.pace = 0.01
     pictures = pressed(solve, desk, FIRST, ANN, "off", None, *SETTINGS)
@@ -170,7 +172,7 @@ def test_a_reload_with_its_own_problem_in_the_address_goes_on(
     assert "Done." in text_of(list(solve.resume(desk, AGAIN))[-1].status)
 
 
-def test_a_link_leaves_the_other_panels_and_an_answer_that_is_there(desk: Desk) -> None:
+def test_a_link_leaves_the_other_panels_and_an_answer_that_is_there(desk: AppSession) -> None:
     list(pressed(solve, desk, FIRST, ANN, "off", None, *SETTINGS))
     desk.engine.pace = 0.005
     pictures = pressed(distil, desk, FIRST, f"{ANN} Count slowly.", *SETTINGS, 4, 1e-3, 20)
@@ -189,17 +191,17 @@ def test_a_link_leaves_the_other_panels_and_an_answer_that_is_there(desk: Desk) 
 
 
 # ------------------------------------------------------------------ a press whose page went before its turn came
-def pressed_solve(desk: Desk) -> None:
+def pressed_solve(desk: AppSession) -> None:
     shown = solve.press(desk, FIRST, BO, "off", None, *SETTINGS[:4], 7, *SETTINGS[5:])
     assert "Waiting for the model" in text_of(shown[0])
 
 
-def pressed_distil(desk: Desk) -> None:
+def pressed_distil(desk: AppSession) -> None:
     shown = distil.take_over(desk, FIRST, ANN, *SETTINGS, 4, 1e-3, 20)
     assert shown[1] == ANN and "Waiting for the model" in text_of(shown[2])
 
 
-def pressed_stream(desk: Desk) -> None:
+def pressed_stream(desk: AppSession) -> None:
     assert "Waiting for the model" in text_of(stream.press(desk, FIRST, *CHOSEN).status)
 
 
@@ -217,7 +219,7 @@ PRESSES = {
 
 
 @pytest.mark.parametrize("name", PRESSES)
-def test_a_press_that_waits_in_the_queue_is_not_lost(desk: Desk, name: str) -> None:
+def test_a_press_that_waits_in_the_queue_is_not_lost(desk: AppSession, name: str) -> None:
     press, panel, prefix, form, said = PRESSES[name]
     press(desk)
     app.leave(desk, FIRST)
@@ -238,7 +240,9 @@ def test_a_press_that_waits_in_the_queue_is_not_lost(desk: Desk, name: str) -> N
 
 
 @pytest.mark.parametrize("name", PRESSES)
-def test_a_press_that_was_stopped_in_the_queue_does_not_come_back(desk: Desk, name: str) -> None:
+def test_a_press_that_was_stopped_in_the_queue_does_not_come_back(
+    desk: AppSession, name: str
+) -> None:
     press, panel, prefix, _, _ = PRESSES[name]
     press(desk)
     assert panel.stop(desk, FIRST).press["interactive"]
@@ -250,7 +254,7 @@ def test_a_press_that_was_stopped_in_the_queue_does_not_come_back(desk: Desk, na
 
 @pytest.mark.parametrize("gone", ["noticed", "not noticed yet"])
 def test_a_press_is_remembered_as_long_as_a_run(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, gone: str
+    desk: AppSession, monkeypatch: pytest.MonkeyPatch, gone: str
 ) -> None:
     monkeypatch.setattr(session, "ORPHAN", 0.05)
     pressed_stream(desk)
@@ -264,7 +268,7 @@ def test_a_press_is_remembered_as_long_as_a_run(
         assert arrived(desk, AGAIN, TOKEN)["guide"] == {"again": ["stream_begins"]}
 
 
-def test_begin_again_is_remembered_as_such(desk: Desk, asked: list[str]) -> None:
+def test_begin_again_is_remembered_as_such(desk: AppSession, asked: list[str]) -> None:
     list(pressed(stream, desk, FIRST, *CHOSEN))
     settle(desk, FIRST)
     assert len(asked) == 12
@@ -274,7 +278,7 @@ def test_begin_again_is_remembered_as_such(desk: Desk, asked: list[str]) -> None
     assert "Done" in text_of(list(stream.begin(desk, AGAIN))[-1].status) and len(asked) == 24
 
 
-def test_a_press_that_had_its_turn_is_no_press_any_more(desk: Desk) -> None:
+def test_a_press_that_had_its_turn_is_no_press_any_more(desk: AppSession) -> None:
     pressed_solve(desk)
     pictures = solve.begin(desk, FIRST)
     shown = [next(pictures), next(pictures)]  # on a busy machine the second is the last
@@ -286,7 +290,7 @@ def test_a_press_that_had_its_turn_is_no_press_any_more(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("name", PRESSES)
-def test_what_was_stopped_does_not_draw_over_the_next_press(desk: Desk, name: str) -> None:
+def test_what_was_stopped_does_not_draw_over_the_next_press(desk: AppSession, name: str) -> None:
     """Stop, and the same button again, before the first run's event has ended."""
     press, panel, _, _, said = PRESSES[name]
     press(desk)
@@ -300,7 +304,9 @@ def test_what_was_stopped_does_not_draw_over_the_next_press(desk: Desk, name: st
 
 
 @pytest.mark.parametrize("name", PRESSES)
-def test_the_turn_of_a_press_that_was_stopped_goes_to_the_next_one(desk: Desk, name: str) -> None:
+def test_the_turn_of_a_press_that_was_stopped_goes_to_the_next_one(
+    desk: AppSession, name: str
+) -> None:
     """Pressed, stopped in the queue, pressed again: the queue may hold two turns or one."""
     press, panel, _, _, said = PRESSES[name]
     press(desk)

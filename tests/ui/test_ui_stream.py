@@ -16,7 +16,7 @@ from latentmem.settings import Settings
 from latentmem.ui.panels import stream
 from latentmem.ui.panels import stream as streaming
 from latentmem.ui.panels.stream import ALL, Picture
-from latentmem.ui.session import Desk
+from latentmem.ui.session import AppSession
 from latentmem.ui.views import stream as views_stream
 from latentmem.ui.views.stream import Feed
 from tests.evaluation.test_metrics import result
@@ -33,12 +33,12 @@ def without_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(FakeEngine(Settings(bank=tmp_path / "home" / "bank.sqlite")))  # type: ignore[arg-type]
+def desk(tmp_path: Path) -> AppSession:
+    return AppSession(FakeEngine(Settings(bank=tmp_path / "home" / "bank.sqlite")))  # type: ignore[arg-type]
 
 
 def streamed(
-    desk: Desk,
+    desk: AppSession,
     chosen: str = "change",
     file: Path | None = None,
     systems: Any = BOTH,
@@ -57,14 +57,14 @@ def streamed(
     return pictures
 
 
-def feed_of(desk: Desk) -> Feed:
+def feed_of(desk: AppSession) -> Feed:
     feed = desk.visit(visitor()).runs["stream"].scene
     assert isinstance(feed, Feed)
     return feed
 
 
 # ------------------------------------------------------------------ a stream from its start to its end
-def test_a_stream_grows_and_ends_with_results_to_download(desk: Desk) -> None:
+def test_a_stream_grows_and_ends_with_results_to_download(desk: AppSession) -> None:
     pictures = streamed(desk)
     first, last = pictures[0], pictures[-1]
     assert first.press["interactive"] is False and first.stop["interactive"] is True
@@ -81,7 +81,7 @@ def test_a_stream_grows_and_ends_with_results_to_download(desk: Desk) -> None:
     json.dumps([p._asdict() for p in pictures])
 
 
-def test_problems_are_shown_one_by_one_with_what_was_learnt(desk: Desk) -> None:
+def test_problems_are_shown_one_by_one_with_what_was_learnt(desk: AppSession) -> None:
     last = streamed(desk)[-1]
     assert [key for key, _ in last.recent] == [f"problem-{i}" for i in range(5, -1, -1)]
     newest = last.recent[0][1]
@@ -93,7 +93,7 @@ def test_problems_are_shown_one_by_one_with_what_was_learnt(desk: Desk) -> None:
     assert "Nothing learnt: toys leave no soft prompt" in newest
 
 
-def test_the_truth_reaches_no_system(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_truth_reaches_no_system(desk: AppSession, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Problem] = []
     for name in ("reply", "learn"):
         old = getattr(FakeSystem, name)
@@ -106,7 +106,7 @@ def test_the_truth_reaches_no_system(desk: Desk, monkeypatch: pytest.MonkeyPatch
     assert len(seen) == 18 and all(p.answer is None for p in seen)
 
 
-def test_both_forms_of_the_model_alone_are_two_lines(desk: Desk) -> None:
+def test_both_forms_of_the_model_alone_are_two_lines(desk: AppSession) -> None:
     last = streamed(desk, systems=["vote", "zero_shot", "icl_raw"], size=2)[-1]
     assert [line["name"] for line in last.figure["data"]] == [
         "Alone, one trace",
@@ -135,9 +135,9 @@ def held(monkeypatch: pytest.MonkeyPatch, after: int) -> tuple[threading.Event, 
 
 
 def test_a_stopped_stream_goes_on_where_it_was_and_ends_the_same(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    desk: AppSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    other = Desk(FakeEngine(Settings(bank=tmp_path / "other" / "bank.sqlite")))  # type: ignore[arg-type]
+    other = AppSession(FakeEngine(Settings(bank=tmp_path / "other" / "bank.sqlite")))  # type: ignore[arg-type]
     whole = Path(streamed(other)[-1].download["value"]).read_text()
     with monkeypatch.context() as m:
         reached, go = held(m, after=3)
@@ -174,16 +174,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_stream_is_still_there_after_the_app_was_started_again(
-    desk: Desk, asked: list[str], tmp_path: Path
+    desk: AppSession, asked: list[str], tmp_path: Path
 ) -> None:
     one = streamed(desk)[-1]
     assert len(asked) == 12
-    again = Desk(FakeEngine(Settings(bank=tmp_path / "home" / "bank.sqlite")))  # type: ignore[arg-type]
+    again = AppSession(FakeEngine(Settings(bank=tmp_path / "home" / "bank.sqlite")))  # type: ignore[arg-type]
     last = streamed(again)[-1]
     assert last.figure == one.figure and len(asked) == 12 and "Done" in text_of(last.status)
 
 
-def test_begin_again_forgets_what_there_was(desk: Desk, asked: list[str]) -> None:
+def test_begin_again_forgets_what_there_was(desk: AppSession, asked: list[str]) -> None:
     streamed(desk)
     asked.clear()
     streamed(desk)
@@ -192,12 +192,12 @@ def test_begin_again_forgets_what_there_was(desk: Desk, asked: list[str]) -> Non
     assert len(asked) == 12
 
 
-def test_stop_before_the_first_reply_says_so(desk: Desk) -> None:
+def test_stop_before_the_first_reply_says_so(desk: AppSession) -> None:
     assert "Stopped before the first reply." in text_of(stream.stop(desk, visitor()).status)
 
 
 # ------------------------------------------------------------------ uploads and what is wrong
-def test_an_uploaded_set_is_checked_line_by_line(desk: Desk, tmp_path: Path) -> None:
+def test_an_uploaded_set_is_checked_line_by_line(desk: AppSession, tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     long = "x" * (desk.engine.settings.max_problem_chars + 1)
     lines = [
@@ -234,7 +234,7 @@ def test_an_uploaded_set_is_checked_line_by_line(desk: Desk, tmp_path: Path) -> 
     ],
 )
 def test_what_a_visitor_can_mend_is_one_sentence(
-    desk: Desk, change: dict[str, Any], words: str
+    desk: AppSession, change: dict[str, Any], words: str
 ) -> None:
     last = streamed(desk, **change)[-1]
     assert words in text_of(last.status) and 'role="alert"' in text_of(last.status)
@@ -248,12 +248,14 @@ def test_what_a_visitor_can_mend_is_one_sentence(
         ('{"problem": "What?"}', "line 1: the problem has no answer"),
     ],
 )
-def test_a_useless_file_is_one_sentence(desk: Desk, tmp_path: Path, text: str, words: str) -> None:
+def test_a_useless_file_is_one_sentence(
+    desk: AppSession, tmp_path: Path, text: str, words: str
+) -> None:
     (tmp_path / "mine.jsonl").write_text(text)
     assert words in text_of(streamed(desk, file=tmp_path / "mine.jsonl")[-1].status)
 
 
-def test_a_bug_shows_no_traceback(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_shows_no_traceback(desk: AppSession, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Any:
         raise RuntimeError("secret /path")
 
@@ -263,7 +265,7 @@ def test_a_bug_shows_no_traceback(desk: Desk, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_shared_app_keeps_a_visitors_stream_apart_and_short(tmp_path: Path) -> None:
-    desk = Desk(FakeEngine(Settings(hosted=True, bank=tmp_path / "home" / "bank.sqlite")))  # type: ignore[arg-type]
+    desk = AppSession(FakeEngine(Settings(hosted=True, bank=tmp_path / "home" / "bank.sqlite")))  # type: ignore[arg-type]
     one, two = desk.at(visitor("one")), desk.at(visitor("two"))
     assert "choose 1 to 6" in text_of(streamed(one, size=7, who=visitor("one"))[-1].status)
     assert "Done" in text_of(streamed(one, size=2, who=visitor("one"))[-1].status)
@@ -319,7 +321,7 @@ def test_a_wrong_label_and_the_side_that_was_taken_are_said() -> None:
     assert "&lt;i&gt;taxi" in page and "&lt;u&gt;" in page and "✗ wrong" in page
 
 
-def test_results_of_all_families_are_mixed(desk: Desk) -> None:
+def test_results_of_all_families_are_mixed(desk: AppSession) -> None:
     data = streaming.data_of(desk, ALL, None, 30, 1)
     assert len({p.source for p in data.problems}) > 5 and data == streaming.data_of(
         desk, ALL, None, 30, 1

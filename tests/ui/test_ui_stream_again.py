@@ -21,7 +21,7 @@ from latentmem.ui import api, build
 from latentmem.ui.panels import stream
 from latentmem.ui.panels import stream as streaming
 from latentmem.ui.panels.stream import ALL, Picture
-from latentmem.ui.session import Desk
+from latentmem.ui.session import AppSession
 from tests.evaluation_samples import Cast, data, fake_cast
 from tests.fake_engine import FakeEngine
 from tests.ui.test_ui_stream import (  # noqa: F401 (some are fixtures)
@@ -33,8 +33,6 @@ from tests.ui.test_ui_stream import (  # noqa: F401 (some are fixtures)
 )
 from tests.ui_samples import text_of, visitor
 
-# ruff: noqa: F811
-
 
 # ------------------------------------------------------------------ more problems, fewer, and other choices
 def lines(picture: Picture) -> list[dict[str, Any]]:
@@ -42,7 +40,7 @@ def lines(picture: Picture) -> list[dict[str, Any]]:
 
 
 def test_a_longer_stream_keeps_what_a_shorter_one_has(
-    desk: Desk, asked: list[str], tmp_path: Path
+    desk: AppSession, asked: list[str], tmp_path: Path
 ) -> None:
     streamed(desk, size=4)
     assert len(asked) == 8
@@ -50,7 +48,7 @@ def test_a_longer_stream_keeps_what_a_shorter_one_has(
     assert len(asked) == 12 and "Done: 6 problems met." in text_of(last.status), (
         "only the two that are new were asked"
     )
-    other = Desk(FakeEngine(Settings(bank=tmp_path / "other" / "bank.sqlite")))  # type: ignore[arg-type]
+    other = AppSession(FakeEngine(Settings(bank=tmp_path / "other" / "bank.sqlite")))  # type: ignore[arg-type]
     at_once = streamed(other, size=6)[-1]
     assert last.figure == at_once.figure
 
@@ -61,7 +59,7 @@ def test_a_longer_stream_keeps_what_a_shorter_one_has(
 
 
 def test_a_shorter_stream_shows_the_first_of_a_longer_one_and_loses_nothing(
-    desk: Desk, asked: list[str]
+    desk: AppSession, asked: list[str]
 ) -> None:
     whole = streamed(desk, size=6)[-1]
     part = streamed(desk, size=2)[-1]
@@ -70,12 +68,14 @@ def test_a_shorter_stream_shows_the_first_of_a_longer_one_and_loses_nothing(
     assert streamed(desk, size=6)[-1].figure == whole.figure and len(asked) == 12
 
 
-def given(desk: Desk, **named: Any) -> tuple[Any, Any]:
+def given(desk: AppSession, **named: Any) -> tuple[Any, Any]:
     choices = {"chosen": "change", "file": None, "systems": BOTH, "size": 6, "seed": 0} | named
     return stream.offered(desk, visitor(), *choices.values())
 
 
-def test_the_buttons_say_what_they_would_do_with_the_choices(desk: Desk, tmp_path: Path) -> None:
+def test_the_buttons_say_what_they_would_do_with_the_choices(
+    desk: AppSession, tmp_path: Path
+) -> None:
     assert given(desk)[0]["value"] == "Start" and given(desk)[1]["visible"] is False
     streamed(desk, size=2)
     assert given(desk)[0]["value"] == "Go on" and given(desk)[1]["visible"] is True
@@ -128,7 +128,7 @@ def on_device(name: str) -> Any:
 
 
 def test_a_stream_of_another_device_can_be_begun_again(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+    desk: AppSession, monkeypatch: pytest.MonkeyPatch, asked: list[str]
 ) -> None:
     monkeypatch.setattr(stream, "enter_systems", on_device("cpu"))
     streamed(desk, size=2)
@@ -154,7 +154,7 @@ def test_a_stream_of_another_device_can_be_begun_again(
     )
 
 
-def test_what_another_process_writes_to_is_not_forgotten(desk: Desk) -> None:
+def test_what_another_process_writes_to_is_not_forgotten(desk: AppSession) -> None:
     from filelock import FileLock
 
     streamed(desk, size=2)
@@ -172,7 +172,7 @@ def test_what_another_process_writes_to_is_not_forgotten(desk: Desk) -> None:
 
 
 def test_the_same_set_under_another_name_is_another_stream(
-    desk: Desk, tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+    desk: AppSession, tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its name stands in what a run is, which a folder is not continued with another of."""
 
@@ -189,7 +189,7 @@ def test_the_same_set_under_another_name_is_another_stream(
     assert len(asked) == 4
 
 
-def test_a_damaged_stream_can_be_begun_again(desk: Desk) -> None:
+def test_a_damaged_stream_can_be_begun_again(desk: AppSession) -> None:
     streamed(desk, size=2)
     [results] = (desk.engine.settings.bank.parent / "streams").rglob("results.jsonl")
     results.write_bytes(b'{"no": "line"}\n' + results.read_bytes())
@@ -268,7 +268,7 @@ def test_no_remedy_is_one_of_the_command_line(
     assert not [one for one in said if "--out" in one or str(tmp_path) in one]
 
 
-def test_a_client_is_told_its_own_remedy(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_is_told_its_own_remedy(desk: AppSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "enter_systems", on_device("cpu"))
     streamed(desk, size=2)
     monkeypatch.setattr(stream, "enter_systems", on_device("cuda"))

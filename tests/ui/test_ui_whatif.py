@@ -13,7 +13,7 @@ import pytest
 from latentmem.ui.panels import distil, memories, solve
 from latentmem.ui.panels import distil as before_after
 from latentmem.ui.panels import solve as whatif
-from latentmem.ui.session import Desk
+from latentmem.ui.session import AppSession
 from tests.memory_samples import placed
 from tests.ui.test_ui import hurry, tried
 from tests.ui_samples import (
@@ -31,7 +31,7 @@ from tests.ui_samples import (
 
 
 @pytest.fixture
-def desk() -> Desk:
+def desk() -> AppSession:
     return new_desk()
 
 
@@ -40,19 +40,19 @@ def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
 
 
-def compared(desk: Desk, other: str | None, who: Any = None) -> Iterator[Any]:
+def compared(desk: AppSession, other: str | None, who: Any = None) -> Iterator[Any]:
     """Compare is pressed, and has its turn in the queue."""
     whatif.press_compare(desk, other, who or visitor())
     return whatif.compare(desk, who or visitor())
 
 
-def replayed(desk: Desk, who: Any = None) -> Iterator[Any]:
+def replayed(desk: AppSession, who: Any = None) -> Iterator[Any]:
     """The same for asking again."""
     whatif.press_replay(desk, who or visitor())
     return whatif.replay(desk, who or visitor())
 
 
-def test_replay_feedback_and_counterfactual(desk: Desk) -> None:
+def test_replay_feedback_and_counterfactual(desk: AppSession) -> None:
     for handler in (replayed, functools.partial(compared, other="x")):
         assert "Solve a problem first" in text_of(list(handler(desk, who=visitor("new")))[-1])
     assert not desk.visit(visitor("new")).busy("compare", "replay"), (
@@ -78,7 +78,7 @@ def test_replay_feedback_and_counterfactual(desk: Desk) -> None:
 
 @pytest.mark.parametrize("name", ["compare", "replay"])
 def test_a_comparison_ends_with_the_answer_that_it_belongs_to(
-    desk: Desk, quick_pictures: None, name: str
+    desk: AppSession, quick_pictures: None, name: str
 ) -> None:
     """Another problem is posed while it goes on: nothing of it is drawn under the new answer or
     kept beside it."""
@@ -95,7 +95,7 @@ def test_a_comparison_ends_with_the_answer_that_it_belongs_to(
 
 
 def test_before_and_after_ends_with_the_memory_that_it_belongs_to(
-    desk: Desk, quick_pictures: None
+    desk: AppSession, quick_pictures: None
 ) -> None:
     distilled(desk)
     desk.engine.pace = 0.005
@@ -107,7 +107,7 @@ def test_before_and_after_ends_with_the_memory_that_it_belongs_to(
 
 
 def test_what_is_kept_meanwhile_leaves_its_comparison_stoppable_and_what_is_discarded_ends_it(
-    desk: Desk, quick_pictures: None
+    desk: AppSession, quick_pictures: None
 ) -> None:
     for choose, goes_on in ((distil.keep, True), (distil.discard, False)):
         desk.engine.pace = 0.0
@@ -125,7 +125,7 @@ def test_what_is_kept_meanwhile_leaves_its_comparison_stoppable_and_what_is_disc
 
 
 def test_before_and_after_stops_in_the_midst_of_its_problems(
-    desk: Desk, quick_pictures: None
+    desk: AppSession, quick_pictures: None
 ) -> None:
     distilled(desk)
     desk.engine.pace = 0.002
@@ -140,7 +140,7 @@ def test_before_and_after_stops_in_the_midst_of_its_problems(
 
 
 # ------------------------------------------------------------------ Stop is there as long as something goes on or waits
-def test_what_waits_in_the_queue_can_be_stopped(desk: Desk) -> None:
+def test_what_waits_in_the_queue_can_be_stopped(desk: AppSession) -> None:
     asked(desk), distilled(desk)
     train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
     for press, work, panel in (
@@ -171,7 +171,7 @@ def test_what_waits_in_the_queue_can_be_stopped(desk: Desk) -> None:
 @pytest.mark.parametrize("cancelled", ["first", "afterwards"])
 @pytest.mark.parametrize("name", ["compare", "replay"])
 def test_stop_leaves_the_memory_that_was_chosen_for_the_comparison(
-    desk: Desk, quick_pictures: None, name: str, cancelled: str
+    desk: AppSession, quick_pictures: None, name: str, cancelled: str
 ) -> None:
     """Else the list would go back to the nearest. gradio may close the event before it asks what
     Stop shows."""
@@ -197,7 +197,7 @@ def test_stop_leaves_the_memory_that_was_chosen_for_the_comparison(
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_a_comparison_that_a_full_queue_refuses_says_so(desk: Desk, full: bool) -> None:
+def test_a_comparison_that_a_full_queue_refuses_says_so(desk: AppSession, full: bool) -> None:
     desk.full = lambda: full
     asked(desk), distilled(desk)
     whatif.press_compare(desk, "m1", visitor()), whatif.press_replay(desk, visitor())
@@ -209,7 +209,7 @@ def test_a_comparison_that_a_full_queue_refuses_says_so(desk: Desk, full: bool) 
 
 
 # ------------------------------------------------------------------ which memory is offered
-def test_the_nearest_memories_stay_first_after_the_map_was_drawn_again(desk: Desk) -> None:
+def test_the_nearest_memories_stay_first_after_the_map_was_drawn_again(desk: AppSession) -> None:
     first = asked(desk)[-1].other["choices"]
     again = memories.refresh(desk, *LOOK, "", visitor())
     assert again.solve_other["choices"] == first and len(again.solve_memory["choices"]) == len(
@@ -221,7 +221,7 @@ def test_the_nearest_memories_stay_first_after_the_map_was_drawn_again(desk: Des
     )
 
 
-def test_the_nearest_memories_are_those_of_the_answered_problem(desk: Desk) -> None:
+def test_the_nearest_memories_are_those_of_the_answered_problem(desk: AppSession) -> None:
     """Another problem is placed on the map meanwhile: its similarities do not belong under the
     answer."""
     first = asked(desk, mode="off")[-1].other["choices"]
@@ -234,7 +234,7 @@ def test_the_nearest_memories_are_those_of_the_answered_problem(desk: Desk) -> N
 
 
 def test_the_star_is_the_answered_problem_or_none(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: AppSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked(desk, BO)
     assert desk.visit(visitor()).star.text == BO

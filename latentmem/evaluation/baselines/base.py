@@ -12,7 +12,7 @@ from ...records import Hit, Problem, Record, Route, Trace, Vote
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class AnswerMode:
     """How many traces answer a problem: one greedy trace, or a vote of several sampled ones."""
 
     name: str
@@ -20,13 +20,13 @@ class Form:
     temperature: float  # 0 is greedy
 
 
-ONE = Form("one", 1, 0.0)
-VOTE = Form("vote", 8, 0.8)
+ONE = AnswerMode("one", 1, 0.0)
+VOTE = AnswerMode("vote", 8, 0.8)
 VOTES = 16  # N of vote_n: as many traces as elm writes for a vote of eight on each side
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingSchedule:
     """How an offline row is trained: how long, with how many problems a step (fewer if there are
     not that many), how fast.
     `every`: steps between checkpoints."""
@@ -92,7 +92,7 @@ class System(Protocol):
     def learn(self, problems: Sequence[Problem]) -> Iterator[Record]:
         """Take in problems that were just answered (the online rows); the offline rows do nothing."""
 
-    def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
+    def reply(self, problems: Sequence[Problem], form: AnswerMode) -> Iterator[Reply]:
         """Answer several problems, in shared batches, with what was learnt so far. Yields in the
         order of `problems`."""
 

@@ -24,8 +24,8 @@ from ...method.prompts import (
     turn_messages,
 )
 from ...records import Distilled, Hit, KeyKind, Problem, Record
-from .base import ONE, VOTE, Cost, Form, Reply
-from .plain import Key, Row, blank
+from .base import ONE, VOTE, AnswerMode, Cost, Reply
+from .plain import BaseSystem, Key, blank
 from .sampler import Ask, Sampled, Sampler
 
 # ---------- What the rows without a bank remember: past problems with a text each, found by the similarity of their keys.
@@ -103,7 +103,7 @@ class Experiences:
         return Cost(**data["spent"])
 
 
-class IclRaw(Row):
+class IclRaw(BaseSystem):
     """The nearest past problem and its raw majority trace, as the turn before this one."""
 
     def __init__(
@@ -114,7 +114,7 @@ class IclRaw(Row):
         *,
         kind: KeyKind = "input",
         min_similarity: float = 0.25,
-        form: Form = VOTE,
+        form: AnswerMode = VOTE,
     ) -> None:
         super().__init__(name, sampler)
         self.past, self.form = Experiences(key, kind, min_similarity), form
@@ -152,7 +152,7 @@ class IclRaw(Row):
     def ask(self, past: Experience, problem: Problem) -> Ask:
         return Ask(problem, messages=self.messages(past, problem), side="memory")
 
-    def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
+    def reply(self, problems: Sequence[Problem], form: AnswerMode) -> Iterator[Reply]:
         asks, hits = [], []
         for problem in (blank(p) for p in problems):
             found = self.past.nearest(problem)

@@ -16,8 +16,8 @@ from ...method.distillation import Recipe
 from ...method.rollouts import seed_for
 from ...method.routing import VerifierName, chosen, disagree, route, score
 from ...records import Hit, KeyKind, Problem, Record, Route
-from .base import Cost, Form, Reply
-from .plain import Key, Row, blank
+from .base import AnswerMode, Cost, Reply
+from .plain import BaseSystem, Key, blank
 from .sampler import Ask, Sampled, Sampler
 from .teacher import Taught, Teacher
 from .weight_training import LoraModel
@@ -62,7 +62,7 @@ def all_scores(
 NONE = "No memory is as near as the threshold asks."
 
 
-class Elm(Row):
+class Elm(BaseSystem):
     """Answers alone and with the nearest memory, and routes. `kind`: what retrieval compares.
 
     Systems that share a `teacher` learn the same memories, and they are distilled once.
@@ -130,7 +130,7 @@ class Elm(Row):
         )
         return hits[0] if hits and hits[0].similarity >= self.min_similarity else None
 
-    def with_memory(self, asked: Sequence[tuple[Problem, Hit]], form: Form) -> list[Sampled]:
+    def with_memory(self, asked: Sequence[tuple[Problem, Hit]], form: AnswerMode) -> list[Sampled]:
         """Sample each problem with its memory."""
         import torch
 
@@ -143,7 +143,7 @@ class Elm(Row):
         )
 
     def sides(
-        self, problems: Sequence[Problem], hits: Sequence[Hit | None], form: Form, alone: bool
+        self, problems: Sequence[Problem], hits: Sequence[Hit | None], form: AnswerMode, alone: bool
     ) -> list[dict[str, Sampled]]:
         """Side -> what was sampled, for each problem: the memory's where there is one, the model's
         own where there is none or `alone` asks for both."""
@@ -160,7 +160,7 @@ class Elm(Row):
             found[i]["memory"] = sampled
         return found
 
-    def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
+    def reply(self, problems: Sequence[Problem], form: AnswerMode) -> Iterator[Reply]:
         problems = [blank(p) for p in problems]
         hits = [self.find(p) for p in problems]
         for problem, hit, sides in zip(
@@ -178,7 +178,7 @@ class Elm(Row):
     def told(
         self,
         problem: Problem,
-        form: Form,
+        form: AnswerMode,
         sides: dict[str, Sampled],
         hit: Hit | None,
         way: Route,
@@ -236,7 +236,7 @@ def lora_teacher(
 class ElmLora(Elm):
     """Problems that found the same adapter share a batch; others cannot."""
 
-    def with_memory(self, asked: Sequence[tuple[Problem, Hit]], form: Form) -> list[Sampled]:
+    def with_memory(self, asked: Sequence[tuple[Problem, Hit]], form: AnswerMode) -> list[Sampled]:
         found: dict[int, Sampled] = {}
         for ident in dict.fromkeys(h.memory_id for _, h in asked):
             adapter = torch.from_numpy(self.bank.get(ident).soft_prompt.copy())
@@ -254,7 +254,7 @@ class ElmUnrouted(Elm):
     """Samples one side only: with the memory where one is near enough, else alone. So it costs half
     of `elm`."""
 
-    def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
+    def reply(self, problems: Sequence[Problem], form: AnswerMode) -> Iterator[Reply]:
         problems = [blank(p) for p in problems]
         hits = [self.find(p) for p in problems]
         for problem, hit, sides in zip(
@@ -311,7 +311,7 @@ class UntrainedRouted(Elm):
         return None
 
     def sides(
-        self, problems: Sequence[Problem], hits: Sequence[Hit | None], form: Form, alone: bool
+        self, problems: Sequence[Problem], hits: Sequence[Hit | None], form: AnswerMode, alone: bool
     ) -> list[dict[str, Sampled]]:
         recipe = self.teacher.recipe
         soft = self.sampler.model.text_prompt(recipe.init_text, recipe.virtual_tokens)

@@ -18,13 +18,13 @@ from torch import Tensor
 from ...files import read_json, replacing, write_json
 from ...method.answers import same_answer
 from ...method.distillation import Recipe, shift, within
-from ...method.grpo import Lot, advantages, policy_gradient
+from ...method.grpo import RolloutGroup, advantages, policy_gradient
 from ...method.rollouts import Job, sample, seed_for
 from ...method.voting import gate, rewards, vote
 from ...model.language_model import LanguageModel
 from ...records import LatentmemError, Problem, Record, Status, Step, Trace, Vote, digest
-from .base import Cost, Course, Form, Reply
-from .plain import Row, blank
+from .base import AnswerMode, Cost, Reply, TrainingSchedule
+from .plain import BaseSystem, blank
 from .sampler import Ask, Sampler, computed
 from .weight_training import LoraModel, full_body, weight_gradient
 
@@ -42,7 +42,7 @@ class Learner(Protocol):
     parameters: list[torch.nn.Parameter]  # float32; what is optimised and saved
 
     def gradient(
-        self, lots: Sequence[Lot], temperature: float
+        self, lots: Sequence[RolloutGroup], temperature: float
     ) -> Generator[tuple[int, int], None, list[float]]:
         """Accumulate the lots' gradient into `parameters`. Their `soft` is `self.soft`."""
 
@@ -63,7 +63,7 @@ class PromptLearner:
         self.parameters = [self.soft]
 
     def gradient(
-        self, lots: Sequence[Lot], temperature: float
+        self, lots: Sequence[RolloutGroup], temperature: float
     ) -> Generator[tuple[int, int], None, list[float]]:
         return (yield from policy_gradient(self.model, lots, temperature))
 
@@ -83,7 +83,7 @@ class LoraLearner:
         self.changed()
 
     def gradient(
-        self, lots: Sequence[Lot], temperature: float
+        self, lots: Sequence[RolloutGroup], temperature: float
     ) -> Generator[tuple[int, int], None, list[float]]:
         return (
             yield from weight_gradient(lambda: self._lora.adapted(self._adapter), lots, temperature)
@@ -118,7 +118,7 @@ class FullLearner:
         )
 
     def gradient(
-        self, lots: Sequence[Lot], temperature: float
+        self, lots: Sequence[RolloutGroup], temperature: float
     ) -> Generator[tuple[int, int], None, list[float]]:
         losses = yield from weight_gradient(lambda: self.model, lots, temperature)
         for own, weight in zip(self.parameters, self._weights, strict=True):
@@ -176,7 +176,7 @@ def content(tensors: Sequence[Tensor]) -> str:
 ORDER = "the order of a training set"
 
 
-class Offline(Row):
+class Offline(BaseSystem):
     """Trains one learner on a whole set, by majority vote or (`needs_labels`) by the truth, and
     answers with it.
 
@@ -194,7 +194,7 @@ class Offline(Row):
         sampler: Sampler,
         learner: Callable[[], Learner],
         recipe: Recipe,
-        course: Course,
+        course: TrainingSchedule,
         *,
         labels: bool = False,
         folder: Path | None = None,
@@ -292,7 +292,7 @@ class Offline(Row):
         payoffs = [self._payoff(p, g, v) for p, g, v in zip(batch, groups, votes, strict=True)]
         notes = [self._note(v, payoff) for v, payoff in zip(votes, payoffs, strict=True)]
         lots = {
-            i: Lot(
+            i: RolloutGroup(
                 blank(batch[i]),
                 self.learner.soft,
                 groups[i],
@@ -474,7 +474,7 @@ class Offline(Row):
     # Answer
     # ----------------------------------------------------------------------------------------------
 
-    def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
+    def reply(self, problems: Sequence[Problem], form: AnswerMode) -> Iterator[Reply]:
         """With what was learnt; before any step, with the untrained start."""
         self.learner.stamp()
         soft = None if self.learner.soft is None else self.learner.soft.detach().clone()
@@ -491,7 +491,7 @@ class Offline(Row):
 def offline_grpo(
     sampler: Sampler,
     recipe: Recipe,
-    course: Course,
+    course: TrainingSchedule,
     folder: Path | None = None,
     name: str = "offline_grpo",
 ) -> Offline:
@@ -513,7 +513,7 @@ def offline_grpo(
 def offline_lora(
     sampler: Sampler,
     recipe: Recipe,
-    course: Course,
+    course: TrainingSchedule,
     folder: Path | None = None,
     *,
     rank: int = 8,
@@ -531,7 +531,7 @@ def offline_lora(
 def offline_prompt(
     sampler: Sampler,
     recipe: Recipe,
-    course: Course,
+    course: TrainingSchedule,
     folder: Path | None = None,
     name: str = "offline_prompt",
 ) -> Offline:
@@ -556,7 +556,7 @@ LEARNING_RATE = (
 def offline_ttrl(
     sampler: Sampler,
     recipe: Recipe,
-    course: Course,
+    course: TrainingSchedule,
     folder: Path | None = None,
     name: str = "offline_ttrl",
 ) -> Offline:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...records import Hit, KeyKind, LatentmemError, Problem, Record
-from .base import VOTE, VOTES, Cost, Form, Reply
+from .base import VOTE, VOTES, AnswerMode, Cost, Reply
 from .sampler import Ask, Sampled, Sampler
 
 Key = Callable[[Problem, KeyKind], np.ndarray]  # a problem's retrieval key, a unit vector [d]
@@ -21,7 +21,7 @@ def blank(problem: Problem) -> Problem:
     return Problem(problem.text, problem.id, None, problem.source)
 
 
-class Row:
+class BaseSystem:
     """A system that learns nothing; the others replace what they do."""
 
     needs_labels = False
@@ -42,7 +42,7 @@ class Row:
         """Nothing was learnt."""
 
     def one_side(
-        self, problem: Problem, form: Form, sampled: Sampled, hit: Hit | None = None
+        self, problem: Problem, form: AnswerMode, sampled: Sampled, hit: Hit | None = None
     ) -> Reply:
         """The reply of a system that samples one side only: its vote's label is the answer."""
         return Reply(
@@ -62,13 +62,13 @@ class Row:
 # ---------- zero_shot: chain of thought, no memory.
 
 
-class ZeroShot(Row):
+class ZeroShot(BaseSystem):
     """The model alone, in the form asked for."""
 
     def __init__(self, sampler: Sampler, name: str = "zero_shot") -> None:
         super().__init__(name, sampler)
 
-    def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
+    def reply(self, problems: Sequence[Problem], form: AnswerMode) -> Iterator[Reply]:
         problems = [blank(p) for p in problems]
         for problem, sampled in zip(
             problems, self.sampler.sample([Ask(p) for p in problems], form), strict=True
@@ -79,7 +79,7 @@ class ZeroShot(Row):
 # ---------- vote_n: the majority of N zero-shot traces, the competitor that spends its compute on answering.
 
 
-class VoteN(Row):
+class VoteN(BaseSystem):
     """Asked for one trace or for a vote, it always votes with its own N; the first traces are
     zero_shot's own.
 
@@ -97,9 +97,9 @@ class VoteN(Row):
         if traces < 1:
             raise LatentmemError(f"A vote of {traces} traces is none: use 1 or more.")
         super().__init__(name, sampler)
-        self.form = Form("vote", traces, temperature)
+        self.form = AnswerMode("vote", traces, temperature)
 
-    def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
+    def reply(self, problems: Sequence[Problem], form: AnswerMode) -> Iterator[Reply]:
         problems = [blank(p) for p in problems]
         for problem, sampled in zip(
             problems, self.sampler.sample([Ask(p) for p in problems], self.form), strict=True
@@ -110,7 +110,7 @@ class VoteN(Row):
 # ---------- untrained_prompt: the text-initialised soft prompt as it is, a control for what the mere presence of one does.
 
 
-class UntrainedPrompt(Row):
+class UntrainedPrompt(BaseSystem):
     """The model behind the embeddings of `init_text`, repeated or cut to `virtual_tokens`."""
 
     def __init__(
@@ -123,7 +123,7 @@ class UntrainedPrompt(Row):
         super().__init__(name, sampler)
         self.soft = sampler.model.text_prompt(init_text, virtual_tokens)
 
-    def reply(self, problems: Sequence[Problem], form: Form) -> Iterator[Reply]:
+    def reply(self, problems: Sequence[Problem], form: AnswerMode) -> Iterator[Reply]:
         asks = [Ask(blank(p), self.soft, side="memory") for p in problems]
         for ask, sampled in zip(asks, self.sampler.sample(asks, form), strict=True):
             yield self.one_side(ask.problem, form, sampled)

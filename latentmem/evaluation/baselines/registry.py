@@ -15,7 +15,7 @@ from ...method.distillation import Recipe
 from ...records import KeyKind, LatentmemError, Problem
 from . import elm as elm_lora
 from . import offline as offline_ttrl
-from .base import VOTES, Course, Form, System
+from .base import VOTES, AnswerMode, System, TrainingSchedule
 from .context import IclRaw, IclRefined, Lag, ReasoningBank
 from .elm import Elm, ElmUnrouted, RandomMemory, RandomUnrouted, UntrainedRouted, format_teacher
 from .offline import Offline, offline_grpo, offline_lora, offline_prompt
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ...engine import Engine
 
 
-class Workshop:
+class SystemFactory:
     """What the rows are made of: one model, one sampler, one teacher for each kind of memory, one
     store of keys.
 
@@ -45,7 +45,7 @@ class Workshop:
         rows: int | None = None,
         group: int | None = None,
         votes: int = VOTES,
-        offline_steps: int = Course.steps,
+        offline_steps: int = TrainingSchedule.steps,
         offline_batch: int = 4,
         rates: Mapping[str, float] | None = None,
     ) -> None:
@@ -78,9 +78,9 @@ class Workshop:
         return found
 
     @property
-    def form(self) -> Form:
+    def form(self) -> AnswerMode:
         """How the online rows vote on what they learn from: as the recipe does."""
-        return Form("vote", self.recipe.rollouts, self.recipe.temperature)
+        return AnswerMode("vote", self.recipe.rollouts, self.recipe.temperature)
 
     @cached_property
     def teacher(self) -> Teacher:
@@ -101,10 +101,10 @@ class Workshop:
             group=self.group,
         )
 
-    def course(self, what: str) -> Course:
+    def course(self, what: str) -> TrainingSchedule:
         """How an offline row is trained: `what` is "soft", "lora" or "full", which take checkpoints
         of very different size."""
-        return Course(*self._offline, self.rates[what], 10 if what == "full" else 1)
+        return TrainingSchedule(*self._offline, self.rates[what], 10 if what == "full" else 1)
 
     def offline(self, make: Callable[..., Offline], what: str) -> Offline:
         return make(self.sampler, self.recipe, self.course(what), self.folder)
@@ -156,7 +156,7 @@ class Entry:
     not at all."""
 
     sentence: str
-    make: Callable[[Workshop], System]
+    make: Callable[[SystemFactory], System]
     learns: str = ""
 
 

@@ -14,7 +14,7 @@ from ...files import Log
 from ...method.rollouts import Job, sample, seed_for
 from ...method.voting import vote
 from ...records import LatentmemError, Problem, Side, Trace, Vote, digest
-from .base import Cost, Form
+from .base import AnswerMode, Cost
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,7 +132,7 @@ class Sampler:
         """True if the model can read the prompt and still write a full answer."""
         return self.length(ask) + self.max_new_tokens <= self.model.context
 
-    def sample(self, asks: Sequence[Ask], form: Form) -> list[Sampled]:
+    def sample(self, asks: Sequence[Ask], form: AnswerMode) -> list[Sampled]:
         """The traces of every ask, in the order of the asks. Raises LatentmemError naming a problem
         that is too long."""
         rows = [row for i, ask in enumerate(asks) for row in self._rows(i, ask, form)]
@@ -167,7 +167,7 @@ class Sampler:
             yield queue[start:end]
             start = end
 
-    def _rows(self, index: int, ask: Ask, form: Form) -> Iterator[_Row]:
+    def _rows(self, index: int, ask: Ask, form: AnswerMode) -> Iterator[_Row]:
         body, ids = self.model.body, self.prompt(ask)
         length = len(ids) + (0 if ask.soft is None else len(ask.soft))
         if length >= self.model.context:
@@ -195,7 +195,7 @@ class Sampler:
             key = digest(self.model.fingerprint, repr(ids), soft, repr(how))[:32]
             yield _Row(index, row, key, length)
 
-    def _batch(self, asks: Sequence[Ask], rows: Sequence[_Row], form: Form) -> None:
+    def _batch(self, asks: Sequence[Ask], rows: Sequence[_Row], form: AnswerMode) -> None:
         """Sample these rows together and remember them, all at once: a batch is on disk as a whole
         or not at all."""
         began, jobs, names = time.perf_counter(), [], {}

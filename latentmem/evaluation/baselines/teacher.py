@@ -15,7 +15,7 @@ from ...method.distillation import Gradient, Lesson, Recipe, Reward, distil
 from ...method.grpo import policy_gradient
 from ...method.voting import gate
 from ...records import Distilled, Memory, Problem, Record, Step, digest, from_json, to_json
-from .base import Cost, Form
+from .base import AnswerMode, Cost
 from .plain import Key
 from .sampler import Ask, Sampled, Sampler, computed
 
@@ -70,7 +70,7 @@ class Teacher:
         problem."""
         r = self.recipe
         firsts = self.sampler.sample(
-            [Ask(p) for p in problems], Form("vote", r.rollouts, r.temperature)
+            [Ask(p) for p in problems], AnswerMode("vote", r.rollouts, r.temperature)
         )
         pairs = list(zip(problems, firsts, strict=True))
         closed = [pair for pair in pairs if gate(pair[1].vote, r.gate_votes, r.gate_lead)]

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ...method.grpo import Lot, entropy_weights, policy_loss, token_log_probs
+from ...method.grpo import RolloutGroup, entropy_weights, policy_loss, token_log_probs
 from ...method.prompts import solve_messages
 from ...model.allocator import roomy
 from ...model.kv_cache import Collected
-from ...model.language_model import Drawn, LanguageModel, Prompt
-from ...model.transformer import Body, causal_mask, forward
+from ...model.language_model import LanguageModel, Prompt, SampledToken
+from ...model.transformer import Transformer, causal_mask, forward
 
 CHUNK = 256  # positions whose logits exist at once
 
@@ -148,7 +148,7 @@ class LoraModel(LanguageModel):
         max_new_tokens: int,
         top_p: float = 1.0,
         tape: None = None,
-    ) -> Iterator[list[Drawn]]:
+    ) -> Iterator[list[SampledToken]]:
         """As LanguageModel.generate; a prompt's `soft` is its adapter."""
         first = [sum(len(s) for s in seeds[:g]) for g in range(len(seeds))]
         groups: dict[int, list[int]] = {}
@@ -168,20 +168,20 @@ class LoraModel(LanguageModel):
                 yield [replace(d, row=rows[d.row]) for d in drawn]
 
     def gradient(
-        self, _: LanguageModel, lots: Sequence[Lot], temperature: float
+        self, _: LanguageModel, lots: Sequence[RolloutGroup], temperature: float
     ) -> Generator[tuple[int, int], None, list[float]]:
         """`distil`'s gradient: each lot's `soft` is its adapter, and lots have nothing in common."""
         losses: list[float] = []
         for lot in lots:
 
-            def made(lot: Lot = lot) -> LanguageModel:
+            def made(lot: RolloutGroup = lot) -> LanguageModel:
                 return self.adapted(lot.soft)
 
             losses += yield from weight_gradient(made, [lot], temperature)
         return losses
 
 
-def full_body(body: Body) -> tuple[Body, list[torch.nn.Parameter]]:
+def full_body(body: Transformer) -> tuple[Transformer, list[torch.nn.Parameter]]:
     """A copy of a body whose every weight is a parameter, in the body's own numeric type; tied
     weights stay tied."""
     made: list[torch.nn.Parameter] = []
@@ -233,7 +233,7 @@ class _Row:
 @roomy
 def weight_gradient(
     made: Callable[[], LanguageModel],
-    lots: Sequence[Lot],
+    lots: Sequence[RolloutGroup],
     temperature: float,
     *,
     budget: int | None = None,
@@ -277,7 +277,7 @@ def weight_gradient(
     return losses
 
 
-def _micro_batch(body: Body, part: Sequence[_Row], temperature: float) -> Tensor:
+def _micro_batch(body: Transformer, part: Sequence[_Row], temperature: float) -> Tensor:
     """Loss of each row [n]: prompt and completion padded on the right, which causal attention never
     sees."""
     device, longest = body.device, max(len(r.prompt) + len(r.ids) for r in part) - 1

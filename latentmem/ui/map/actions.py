@@ -13,7 +13,7 @@ import gradio as gr
 from ...bank import notes as bank_notes
 from ...model.vocabulary import memory_words
 from ...records import LatentmemError
-from ..session import Desk, attempt
+from ..session import AppSession, attempt
 from ..views.html import Fragment, count, fragments, notice
 from ..views.memory import found_table, words_table
 from ..views.receipt import ASK, SPARE, SURE, forget
@@ -24,7 +24,7 @@ Look = tuple[str, str, str, str]  # search words, colour, space, projection
 
 
 def _act(
-    desk: Desk,
+    desk: AppSession,
     look: Look,
     chosen: str,
     request: Any,
@@ -55,7 +55,13 @@ def _act(
 
 
 def quarantine(
-    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+    desk: AppSession,
+    words: str,
+    colour: str,
+    space: str,
+    method: str,
+    chosen: str,
+    request: gr.Request,
 ) -> Picture:
     """Keeps the open memory from being tried on problems."""
     return _act(
@@ -69,7 +75,13 @@ def quarantine(
 
 
 def release(
-    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+    desk: AppSession,
+    words: str,
+    colour: str,
+    space: str,
+    method: str,
+    chosen: str,
+    request: gr.Request,
 ) -> Picture:
     """Lets the open memory be tried again."""
     return _act(
@@ -83,7 +95,13 @@ def release(
 
 
 def delete(
-    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+    desk: AppSession,
+    words: str,
+    colour: str,
+    space: str,
+    method: str,
+    chosen: str,
+    request: gr.Request,
 ) -> Picture:
     """Deletes the open memory, after the visitor has confirmed."""
     desk.visit(request).star = None  # its edges may end at the deleted one
@@ -101,7 +119,7 @@ def delete(
 
 # ------------------------------------------------------------------ tags and notes
 def add_tag(
-    desk: Desk,
+    desk: AppSession,
     words: str,
     colour: str,
     space: str,
@@ -122,7 +140,7 @@ def add_tag(
 
 
 def add_note(
-    desk: Desk,
+    desk: AppSession,
     words: str,
     colour: str,
     space: str,
@@ -143,7 +161,7 @@ def add_note(
 
 
 def act(
-    desk: Desk,
+    desk: AppSession,
     words: str,
     colour: str,
     space: str,
@@ -171,7 +189,7 @@ def act(
 
 
 def _forgetting(
-    desk: Desk, look: Look, chosen: str, receipt_id: str, do: str, request: Any
+    desk: AppSession, look: Look, chosen: str, receipt_id: str, do: str, request: Any
 ) -> Picture:
     """The two steps of forgetting the open receipt: the question below it, and then the memory's
     page in its place."""
@@ -212,14 +230,14 @@ def forget_receipt(bank: Any, receipt_id: str) -> str:
 
 
 def _annotate(
-    desk: Desk, look: Look, chosen: str, request: Any, text: str, action: Callable[[Any], Any]
+    desk: AppSession, look: Look, chosen: str, request: Any, text: str, action: Callable[[Any], Any]
 ) -> tuple[Any, ...]:
     part, error = _annotated(desk, look, chosen, request, action)
     return (text if error else ""), *part
 
 
 def _annotated(
-    desk: Desk, look: Look, chosen: str, request: Any, action: Callable[[Any], Any]
+    desk: AppSession, look: Look, chosen: str, request: Any, action: Callable[[Any], Any]
 ) -> tuple[Picture, str]:
     """What shows tags and notes, after an action on them."""
     words, colour, space, method = look
@@ -246,7 +264,7 @@ def _annotated(
 
 # ------------------------------------------------------------------ the selected
 def tag_picked(
-    desk: Desk,
+    desk: AppSession,
     words: str,
     colour: str,
     space: str,
@@ -261,7 +279,7 @@ def tag_picked(
 
 
 def untag_picked(
-    desk: Desk,
+    desk: AppSession,
     words: str,
     colour: str,
     space: str,
@@ -276,7 +294,7 @@ def untag_picked(
 
 
 def _bulk(
-    desk: Desk, look: Look, chosen: str, picked: str, tag: str, request: Any, on: bool
+    desk: AppSession, look: Look, chosen: str, picked: str, tag: str, request: Any, on: bool
 ) -> tuple[Any, ...]:
     changed: list[int] = []
 
@@ -306,7 +324,7 @@ def _bulk(
 
 
 def _unopened(
-    desk: Desk, look: Look, request: Any, action: Callable[[Any], Any]
+    desk: AppSession, look: Look, request: Any, action: Callable[[Any], Any]
 ) -> tuple[Picture, str]:
     words, colour, space, method = look
     _, error = attempt(lambda: action(desk.engine.bank))
@@ -322,12 +340,12 @@ def _unopened(
 
 
 # ------------------------------------------------------------------ files
-def export_all(desk: Desk) -> tuple[Any, list[Fragment]]:
+def export_all(desk: AppSession) -> tuple[Any, list[Fragment]]:
     """The whole bank as a zip to download."""
     return _download(desk, "bank", lambda folder: _exported(desk, folder, None))
 
 
-def export_picked(desk: Desk, picked: str) -> tuple[Any, list[Fragment]]:
+def export_picked(desk: AppSession, picked: str) -> tuple[Any, list[Fragment]]:
     """The selected memories as a zip to download."""
 
     def make(folder: Path) -> tuple[Path, str]:
@@ -341,14 +359,14 @@ def export_picked(desk: Desk, picked: str) -> tuple[Any, list[Fragment]]:
     return _download(desk, "selected", make)
 
 
-def _exported(desk: Desk, folder: Path, ids: list[str] | None) -> tuple[Path, str]:
+def _exported(desk: AppSession, folder: Path, ids: list[str] | None) -> tuple[Path, str]:
     file = folder / ("latentmem-bank.zip" if ids is None else "latentmem-selected.zip")
     report = desk.engine.bank.export_zip(file, ids)
     left = f" Left out: {' '.join(report.refused[:3])}" if report.refused else ""
     return file, f"Exported {count(report.memories, 'memory', 'memories')}.{left}"
 
 
-def export_peft(desk: Desk, chosen: str) -> tuple[Any, list[Fragment]]:
+def export_peft(desk: AppSession, chosen: str) -> tuple[Any, list[Fragment]]:
     """The open memory as a zipped PEFT adapter folder."""
     return _download(
         desk,
@@ -363,7 +381,7 @@ def export_peft(desk: Desk, chosen: str) -> tuple[Any, list[Fragment]]:
     )
 
 
-def adapter_zip(desk: Desk, memory_id: str, folder: Path) -> Path:
+def adapter_zip(desk: AppSession, memory_id: str, folder: Path) -> Path:
     """A memory as a zipped PEFT adapter folder, in that folder. Raises LatentmemError."""
     name = desk.engine.bank.info(memory_id).id
     desk.engine.bank.export_peft(name, folder / name)
@@ -373,7 +391,7 @@ def adapter_zip(desk: Desk, memory_id: str, folder: Path) -> Path:
 
 
 def _download(
-    desk: Desk, kind: str, make: Callable[[Path], tuple[Path, str]]
+    desk: AppSession, kind: str, make: Callable[[Path], tuple[Path, str]]
 ) -> tuple[Any, list[Fragment]]:
     made, error = attempt(lambda: desk.export(kind, make))
     if made is None:
@@ -384,7 +402,7 @@ def _download(
 
 
 def import_zip(
-    desk: Desk,
+    desk: AppSession,
     file: str | None,
     words: str,
     colour: str,
@@ -421,7 +439,7 @@ def import_zip(
 
 
 # ------------------------------------------------------------------ words
-def near_words(desk: Desk, chosen: str) -> Picture:
+def near_words(desk: AppSession, chosen: str) -> Picture:
     """The words nearest to each virtual token of the open memory, if the model is loaded."""
 
     def found() -> Any:

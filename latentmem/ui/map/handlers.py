@@ -17,7 +17,7 @@ import gradio as gr
 
 from ...records import LatentmemError, MemoryInfo
 from ..runs import follow
-from ..session import Desk, attempt
+from ..session import AppSession, attempt
 from ..views.html import fragments, progress
 from ..views.memory import choice_label, found_table, selected
 from . import projection
@@ -43,7 +43,13 @@ MOST_PICKED = 1 << 20  # characters of a selection that the browser may send
 
 
 def draw(
-    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+    desk: AppSession,
+    words: str,
+    colour: str,
+    space: str,
+    method: str,
+    chosen: str,
+    request: gr.Request,
 ) -> Iterator[Any]:
     """Makes the picture that the page is to show, with progress over the map.
 
@@ -58,7 +64,13 @@ def draw(
 
 
 def want(
-    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+    desk: AppSession,
+    words: str,
+    colour: str,
+    space: str,
+    method: str,
+    chosen: str,
+    request: gr.Request,
 ) -> Picture:
     """The points of the picture that `draw` made. A projection that failed leaves the map with PCA
     and one sentence."""
@@ -82,7 +94,13 @@ def want(
 
 
 def explain(
-    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+    desk: AppSession,
+    words: str,
+    colour: str,
+    space: str,
+    method: str,
+    chosen: str,
+    request: gr.Request,
 ) -> Picture:
     """What helps to read a picture, once its points are there: names of groups, density, how far it
     can be trusted."""
@@ -109,7 +127,7 @@ def study(atlas: Atlas, sheet: Sheet, rows: Rows) -> None:
 
 
 def recolour(
-    desk: Desk, words: str, colour: str, space: str, method: str, request: gr.Request
+    desk: AppSession, words: str, colour: str, space: str, method: str, request: gr.Request
 ) -> Picture:
     """Other colours for the points that the page has."""
     atlas = atlas_of(desk)
@@ -123,7 +141,13 @@ def recolour(
 
 
 def search(
-    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+    desk: AppSession,
+    words: str,
+    colour: str,
+    space: str,
+    method: str,
+    chosen: str,
+    request: gr.Request,
 ) -> Picture:
     """The rows that a search finds, in the table and bright on the map."""
     atlas = atlas_of(desk)
@@ -142,7 +166,7 @@ def search(
 
 
 def looked_at(
-    desk: Desk,
+    desk: AppSession,
     words: str,
     colour: str,
     space: str,
@@ -168,7 +192,7 @@ def looked_at(
 
 
 # ------------------------------------------------------------------ selection
-def picked(desk: Desk, chosen: str, event: gr.EventData, request: gr.Request) -> Picture:
+def picked(desk: AppSession, chosen: str, event: gr.EventData, request: gr.Request) -> Picture:
     """Points were selected with the box, the lasso, the keyboard or the table: their rows, and what
     can be done with them."""
     data = event._data if isinstance(event._data, dict) else {}
@@ -178,7 +202,7 @@ def picked(desk: Desk, chosen: str, event: gr.EventData, request: gr.Request) ->
     return show_selection(desk, given, chosen)
 
 
-def show_selection(desk: Desk, given: str, chosen: str = "", message: str = "") -> Picture:
+def show_selection(desk: AppSession, given: str, chosen: str = "", message: str = "") -> Picture:
     """The selection area for what `picked` took down."""
     infos, error = attempt(lambda: selection(desk, given))
     if infos is None:
@@ -195,7 +219,7 @@ def show_selection(desk: Desk, given: str, chosen: str = "", message: str = "") 
     )
 
 
-def selection(desk: Desk, given: str) -> list[MemoryInfo]:
+def selection(desk: AppSession, given: str) -> list[MemoryInfo]:
     """The selected memories, newest first. Raises LatentmemError when the bank changed since they
     were selected."""
     if not given:

@@ -17,7 +17,7 @@ from ...model.vocabulary import parameters
 from ...model.weights.catalog import MODELS
 from ...records import Counters, Hit, LatentmemError, Memory, MemoryInfo, Receipt
 from ..components import other_memories
-from ..session import Desk, Visit, attempt, last_receipt, tried
+from ..session import AppSession, Visit, attempt, last_receipt, tried
 from ..views.html import Fragment, fragments, notice
 from ..views.memory import WORDS, History, body, choice_label, found_table, head, no_page
 from ..views.receipt import forget, no_memory, stored_receipt
@@ -43,7 +43,7 @@ class Opened(NamedTuple):
     near: tuple[Hit, ...]
 
 
-def look_at(desk: Desk, atlas: Atlas, memory_id: str, space: str) -> Opened:
+def look_at(desk: AppSession, atlas: Atlas, memory_id: str, space: str) -> Opened:
     """One memory and its nearest. Raises LatentmemError."""
     bank = desk.engine.bank
     memory = bank.get(str(memory_id))
@@ -58,7 +58,7 @@ def look_at(desk: Desk, atlas: Atlas, memory_id: str, space: str) -> Opened:
     return Opened(memory, bank.info(memory.id), near)
 
 
-def memory_body(desk: Desk, atlas: Atlas, one: Opened, space: str) -> list[Fragment]:
+def memory_body(desk: AppSession, atlas: Atlas, one: Opened, space: str) -> list[Fragment]:
     """Everything on the page of a memory but its head."""
     bank, m = desk.engine.bank, one.memory
     return body(
@@ -99,7 +99,7 @@ def history(bank: Any, info: MemoryInfo) -> History:
     return History(newest, told, others + sum(getattr(info.counters, kind) for kind in COUNTED))
 
 
-def model_size(desk: Desk, m: Memory) -> tuple[int, bool] | None:
+def model_size(desk: AppSession, m: Memory) -> tuple[int, bool] | None:
     """(how many parameters the model of a memory has, whether that is exact); None when it is not
     known here."""
     engine = desk.engine
@@ -111,7 +111,7 @@ def model_size(desk: Desk, m: Memory) -> tuple[int, bool] | None:
     )  # kept in bfloat16: two bytes a number
 
 
-def problem_finder(desk: Desk, atlas: Atlas) -> Callable[[str], str | None]:
+def problem_finder(desk: AppSession, atlas: Atlas) -> Callable[[str], str | None]:
     """Problem id -> its text, of the examples and of the bank's own problems."""
     known: dict[str, str] = {}
 
@@ -164,7 +164,7 @@ class Picture(NamedTuple):
     solve_other: Any = SKIP
 
 
-def atlas_of(desk: Desk) -> Atlas:
+def atlas_of(desk: AppSession) -> Atlas:
     """The pictures of the desk's bank, one atlas for all visitors of the same bank. In a shared app
     that is the atlas of the shared bank for everybody who has neither a memory of their own nor
     done anything to a shared one."""
@@ -200,7 +200,7 @@ def sheet_now(atlas: Atlas, space: str, method: str) -> Sheet | None:
 
 
 def picture(
-    desk: Desk,
+    desk: AppSession,
     visit: Visit,
     words: str,
     colour: str,
@@ -254,7 +254,7 @@ def picture(
     )
 
 
-def seen_now(desk: Desk) -> str:
+def seen_now(desk: AppSession) -> str:
     """The state of the bank, to be kept by the page: another one when anything was written."""
     return str(attempt(lambda: stamp(desk.engine.bank))[0] or "")
 
@@ -297,7 +297,7 @@ def lit_by(sheet: Sheet, rows: Rows, words: str) -> dict[str, Any]:
 
 
 def opened(
-    desk: Desk,
+    desk: AppSession,
     visit: Visit,
     space: str,
     method: str,
@@ -364,7 +364,7 @@ def opened(
 
 
 def _map(
-    visit: Visit, sheet: Sheet | None, space: str, one: Opened | None, desk: Desk
+    visit: Visit, sheet: Sheet | None, space: str, one: Opened | None, desk: AppSession
 ) -> tuple[dict[str, Any], Markup]:
     """(the star, edges and open memory on the map, a warning where the picture misleads)"""
     if sheet is None or not sheet.names:
@@ -450,14 +450,20 @@ def warnings(sheet: Sheet | None, visit: Visit, space: str, misled: Markup) -> l
 
 
 def refresh(
-    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+    desk: AppSession,
+    words: str,
+    colour: str,
+    space: str,
+    method: str,
+    chosen: str,
+    request: gr.Request,
 ) -> Picture:
     """The panel as the bank is now."""
     return picture(desk, desk.visit(request), words, colour, space, chosen, method=method)
 
 
 def clicked(
-    desk: Desk,
+    desk: AppSession,
     words: str,
     colour: str,
     space: str,
@@ -475,7 +481,7 @@ def clicked(
 
 
 def show_receipt(
-    desk: Desk,
+    desk: AppSession,
     words: str,
     colour: str,
     space: str,

@@ -17,7 +17,7 @@ from .. import components
 from ..hosting import limits
 from ..runs import Run, follow
 from ..session import (
-    Desk,
+    AppSession,
     Visit,
     attempt,
     distil_records,
@@ -51,19 +51,19 @@ from ..views.receipt import compare_table
 ALL, SAME = "The problem and its two nearest examples", "The problem itself"
 
 
-def press_compare(desk: Desk, on: str, request: gr.Request) -> Any:
+def press_compare(desk: AppSession, on: str, request: gr.Request) -> Any:
     """At once on the press: the comparison waits for its turn."""
     return components.waits(desk.visit(request), "before_after", on)
 
 
-def before_after(desk: Desk, request: gr.Request) -> Iterator[Any]:
+def before_after(desk: AppSession, request: gr.Request) -> Iterator[Any]:
     """The same problems and seed without the memory and with it, also before it is kept; nothing of
     it is stored."""
     visit = desk.visit(request)
     yield from components.in_turn(visit, "before_after", 1, lambda run: _compared(desk, visit, run))
 
 
-def _compared(desk: Desk, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
+def _compared(desk: AppSession, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
     (on,), base = run.given, visit.runs.get("distil")
     done = base.scene.distilled if base is not None else None
     if base is None or done is None or done.memory is None:
@@ -84,7 +84,7 @@ def _compared(desk: Desk, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
 
 
 def _trials(
-    desk: Desk, visit: Visit, press: Run, base: Run, memory: Memory, asked: list[str]
+    desk: AppSession, visit: Visit, press: Run, base: Run, memory: Memory, asked: list[str]
 ) -> Iterator[list[Fragment]]:
     """One problem after the other; what stops the press stops the one that goes on."""
     rows = visit.trials = []
@@ -110,7 +110,7 @@ def _trials(
     )
 
 
-def compare_refused(desk: Desk, request: gr.Request) -> Any:
+def compare_refused(desk: AppSession, request: gr.Request) -> Any:
     """The queue was full."""
     return components.refused(
         desk.visit(request).runs.get("before_after"),
@@ -120,7 +120,7 @@ def compare_refused(desk: Desk, request: gr.Request) -> Any:
     )
 
 
-def still_going(desk: Desk, request: gr.Request) -> Any:
+def still_going(desk: AppSession, request: gr.Request) -> Any:
     """Whether there is anything left that Stop would end."""
     return gr.update(interactive=desk.visit(request).busy("distil", "before_after"))
 
@@ -136,7 +136,7 @@ def _now(run: Run, text: str, before: int, of: int) -> list[Fragment]:
         )
 
 
-def _trial(desk: Desk, text: str, memory: Memory, settings: dict[str, Any]) -> Iterator[Any]:
+def _trial(desk: AppSession, text: str, memory: Memory, settings: dict[str, Any]) -> Iterator[Any]:
     """An answer with a memory that may not be kept yet, on a bank that is thrown away."""
 
     def records() -> Iterator[Any]:
@@ -266,7 +266,7 @@ WHY = fragments(
 )
 
 
-def picture(desk: Desk, run: Run, visit: Visit, running: bool, words: str = "") -> Picture:
+def picture(desk: AppSession, run: Run, visit: Visit, running: bool, words: str = "") -> Picture:
     """The page of a distillation as it stands."""
     with run.lock:
         scene, done = run.scene, run.scene.distilled
@@ -306,7 +306,7 @@ def picture(desk: Desk, run: Run, visit: Visit, running: bool, words: str = "") 
         )
 
 
-def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
+def begin(desk: AppSession, request: gr.Request) -> Iterator[Any]:
     """Distils what the last press asked, and streams the page. The memory waits on the server, for
     this visitor only, to be kept or discarded."""
     visit = desk.visit(request)
@@ -315,7 +315,7 @@ def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
     )
 
 
-def _distilling(desk: Desk, visit: Visit, run: Run) -> Iterator[Picture]:
+def _distilling(desk: AppSession, visit: Visit, run: Run) -> Iterator[Picture]:
     visit.pending, visit.near, visit.trials = (
         None,
         [],
@@ -345,7 +345,7 @@ def posed(visit: Visit, problem: str, *settings: Any) -> Run:
     return run
 
 
-def amiss(desk: Desk, problem: str, *settings: Any) -> str:
+def amiss(desk: AppSession, problem: str, *settings: Any) -> str:
     """Why this cannot be asked, in one sentence; "" if it can."""
     n = len(components.SAMPLING)
 
@@ -358,7 +358,7 @@ def amiss(desk: Desk, problem: str, *settings: Any) -> str:
     return attempt(look)[1]
 
 
-def press(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
+def press(desk: AppSession, request: gr.Request, *given: Any) -> tuple[Any, ...]:
     """At once on the press, before the queue: what is asked is taken down, so that a reload
     meanwhile does not lose it. What cannot be asked is refused here, and a memory that waits to
     be kept goes on waiting."""
@@ -371,7 +371,7 @@ def press(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
     return *waiting(), []
 
 
-def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
+def resume(desk: AppSession, request: gr.Request) -> Iterator[Any]:
     """After a reload: goes on showing the distillation that is still going on."""
     visit = desk.visit(request)
     run = visit.runs.get("distil")
@@ -380,7 +380,7 @@ def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
     )
 
 
-def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
+def restored(desk: AppSession, visit: Visit) -> tuple[Any, ...]:
     """What a loaded page shows: the problem, the panel's own settings, the Picture of the last
     distillation, if there was one, and what was compared before and after it."""
     run = components.given_back(visit, "distil")
@@ -393,7 +393,7 @@ def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
     return run.problem, *settings, *picture(desk, run, visit, run.busy), compare_table(visit.trials)
 
 
-def refused(desk: Desk, request: gr.Request) -> Any:
+def refused(desk: AppSession, request: gr.Request) -> Any:
     """The queue was full."""
     visit = desk.visit(request)
     return components.refused(
@@ -423,7 +423,7 @@ def waiting() -> Picture:
     )
 
 
-def take_over(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
+def take_over(desk: AppSession, request: gr.Request, *given: Any) -> tuple[Any, ...]:
     """From the Solve panel: shows this one, with the solved problem in its box, and presses its
     button."""
     receipt = last_receipt(desk.visit(request))
@@ -433,7 +433,7 @@ def take_over(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
     return gr.update(selected="distil"), problem, *press(desk, request, problem, *given[1:])
 
 
-def stop(desk: Desk, request: gr.Request) -> Picture:
+def stop(desk: AppSession, request: gr.Request) -> Picture:
     """Ends the distillation; the bank stays as it was. One that only waited leaves the page of the
     one before it."""
     visit = desk.visit(request)
@@ -448,7 +448,7 @@ def stop(desk: Desk, request: gr.Request) -> Picture:
     )
 
 
-def keep(desk: Desk, request: gr.Request) -> Picture:
+def keep(desk: AppSession, request: gr.Request) -> Picture:
     """Stores the memory that waits."""
     visit = desk.visit(request)
     run, done = components.stands(visit, "distil"), visit.pending
@@ -472,7 +472,7 @@ def keep(desk: Desk, request: gr.Request) -> Picture:
     return picture(desk, run, visit, False, said)._replace(stop=still_going(desk, request))
 
 
-def discard(desk: Desk, request: gr.Request) -> Picture:
+def discard(desk: AppSession, request: gr.Request) -> Picture:
     """Forgets the memory that waits, and ends its comparison."""
     visit = desk.visit(request)
     visit.end("before_after")

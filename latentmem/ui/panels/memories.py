@@ -19,7 +19,7 @@ from ..map.messages import COLOUR_BY
 from ..map.panel_state import SKIP, Picture, clicked, opened, picture, refresh, said, show_receipt
 from ..map.projection import methods
 from ..runs import follow
-from ..session import Desk, Star, bind, exclusively, ready_engine, star_of
+from ..session import AppSession, QueryPoint, bind, exclusively, ready_engine, star_of
 from ..views.html import Fragment, fragments, notice, progress
 from ..views.memory import no_page
 
@@ -333,7 +333,7 @@ def _bulk() -> Bulk:
 
 
 def choose(
-    desk: Desk,
+    desk: AppSession,
     words: str,
     colour: str,
     space: str,
@@ -347,14 +347,16 @@ def choose(
     return opened(desk, visit, space, method, memory_id or "", words=words)
 
 
-def locate(desk: Desk, text: str, space: str, request: gr.Request) -> Iterator[list[Fragment]]:
+def locate(
+    desk: AppSession, text: str, space: str, request: gr.Request
+) -> Iterator[list[Fragment]]:
     """Finds a typed problem's place on the map, with progress over the memory's page; `located`
     then shows it. Without a typed one it is that of the star, which the last answer may have
     set."""
     visit = desk.visit(request)
     if not (text or "").strip() and visit.star is not None:
         text = visit.star.text
-    run, found = visit.start("locate"), list[Star]()
+    run, found = visit.start("locate"), list[QueryPoint]()
     yield said("")
     for _ in follow(exclusively(desk, _locating(desk, text, space, found)), run):
         yield fragments(("status", progress(run.scene.status)))
@@ -363,7 +365,13 @@ def locate(desk: Desk, text: str, space: str, request: gr.Request) -> Iterator[l
 
 
 def located(
-    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+    desk: AppSession,
+    words: str,
+    colour: str,
+    space: str,
+    method: str,
+    chosen: str,
+    request: gr.Request,
 ) -> Picture:
     """The problem that `locate` placed, as a star with edges to its nearest memories."""
     visit = desk.visit(request)
@@ -372,7 +380,7 @@ def located(
     return opened(desk, visit, space, method, chosen, error, good=not error, words=words)
 
 
-def _locating(desk: Desk, text: str, space: str, found: list[Star]) -> Iterator[Any]:
+def _locating(desk: AppSession, text: str, space: str, found: list[QueryPoint]) -> Iterator[Any]:
     problem = desk.problem(text)
     if space == "prompt":
         raise LatentmemError(
@@ -384,7 +392,13 @@ def _locating(desk: Desk, text: str, space: str, found: list[Star]) -> Iterator[
 
 
 def clear(
-    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+    desk: AppSession,
+    words: str,
+    colour: str,
+    space: str,
+    method: str,
+    chosen: str,
+    request: gr.Request,
 ) -> tuple[Any, ...]:
     """Takes the star away and closes the memory."""
     visit = desk.visit(request)
@@ -393,7 +407,13 @@ def clear(
 
 
 def shut(
-    desk: Desk, words: str, colour: str, space: str, method: str, chosen: str, request: gr.Request
+    desk: AppSession,
+    words: str,
+    colour: str,
+    space: str,
+    method: str,
+    chosen: str,
+    request: gr.Request,
 ) -> Picture:
     """Closes the open memory; the star stays."""
     return opened(desk, desk.visit(request), space, method, "", words=words)
@@ -463,7 +483,7 @@ def part(handler: Callable[..., Picture], names: tuple[str, ...]) -> Callable[..
     return some
 
 
-def wire_map(desk: Desk, m: Memories, page: list[Any], model_work: dict[str, Any]) -> None:
+def wire_map(desk: AppSession, m: Memories, page: list[Any], model_work: dict[str, Any]) -> None:
     """The map, the search, the selection, and what changes nothing but this panel."""
     query, colour, space, method = m.look
     chosen = [*m.look, m.chosen]
@@ -518,7 +538,7 @@ def wire_map(desk: Desk, m: Memories, page: list[Any], model_work: dict[str, Any
     listen(m.actions.near_words.click, actions.near_words, [m.chosen], ("words",))
 
 
-def wire_actions(desk: Desk, m: Memories, page: list[Any]) -> None:
+def wire_actions(desk: AppSession, m: Memories, page: list[Any]) -> None:
     """Quarantine, tags, notes, downloads."""
     a, bulk, chosen = m.actions, m.bulk, [*m.look, m.chosen]
     a.quarantine.click(bind(actions.quarantine, desk), chosen, page, **QUIET).then(

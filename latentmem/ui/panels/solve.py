@@ -16,8 +16,8 @@ from ..components import other_memories
 from ..hosting import limits
 from ..runs import Run, follow
 from ..session import (
-    Desk,
-    Star,
+    AppSession,
+    QueryPoint,
     Visit,
     answer_records,
     attempt,
@@ -35,19 +35,19 @@ from ..views.receipt import compare_columns, hits_list, receipt_card
 # ---------- After an answer: what another memory would have said, the same question again, and whether the answer was right.
 
 
-def press_compare(desk: Desk, other: str | None, request: gr.Request) -> Any:
+def press_compare(desk: AppSession, other: str | None, request: gr.Request) -> Any:
     """At once on the press: the comparison waits for its turn."""
     return components.waits(desk.visit(request), "compare", other)
 
 
-def compare(desk: Desk, request: gr.Request) -> Iterator[Any]:
+def compare(desk: AppSession, request: gr.Request) -> Iterator[Any]:
     """The counterfactual: the same problem and seed with another memory, beside what was there. It
     leaves no event."""
     visit = desk.visit(request)
     yield from components.in_turn(visit, "compare", 1, lambda run: _compared(desk, visit, run))
 
 
-def _compared(desk: Desk, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
+def _compared(desk: AppSession, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
     (other,), first, base = run.given, last_receipt(visit), visit.runs.get("solve")
     if first is None or base is None:
         yield fragments(("error", notice("Solve a problem first.", "warn")))
@@ -98,19 +98,19 @@ def with_memory(name: str, memory_id: str) -> str:
     return f"With “{name}” ({memory_id[:7]})"
 
 
-def press_replay(desk: Desk, request: gr.Request) -> Any:
+def press_replay(desk: AppSession, request: gr.Request) -> Any:
     """At once on the press: the same question waits for its turn."""
     visit = desk.visit(request)
     return components.waits(visit, "replay", last_receipt(visit))
 
 
-def replay(desk: Desk, request: gr.Request) -> Iterator[Any]:
+def replay(desk: AppSession, request: gr.Request) -> Iterator[Any]:
     """Samples everything again and says whether the tokens are the same."""
     visit = desk.visit(request)
     yield from components.in_turn(visit, "replay", 1, lambda run: _replayed(desk, visit, run))
 
 
-def _replayed(desk: Desk, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
+def _replayed(desk: AppSession, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
     (receipt,), base = run.given, visit.runs.get("solve")
     if receipt is None:
         yield fragments(("error", notice("Solve a problem first.", "warn")))
@@ -138,38 +138,38 @@ def _replayed(desk: Desk, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
         )
 
 
-def compare_refused(desk: Desk, request: gr.Request) -> Any:
+def compare_refused(desk: AppSession, request: gr.Request) -> Any:
     """The queue was full."""
     return _refused(desk, desk.visit(request).runs.get("compare"))
 
 
-def replay_refused(desk: Desk, request: gr.Request) -> Any:
+def replay_refused(desk: AppSession, request: gr.Request) -> Any:
     """The queue was full."""
     return _refused(desk, desk.visit(request).runs.get("replay"))
 
 
-def _refused(desk: Desk, run: Run | None) -> Any:
+def _refused(desk: AppSession, run: Run | None) -> Any:
     return components.refused(
         run, desk.full(), 1, lambda run: fragments(("error", notice(run.error, "warn")))
     )
 
 
-def still_going(desk: Desk, request: gr.Request) -> Any:
+def still_going(desk: AppSession, request: gr.Request) -> Any:
     """Whether there is anything left that Stop would end."""
     return gr.update(interactive=desk.visit(request).busy("solve", "compare", "replay"))
 
 
-def said_right(desk: Desk, request: gr.Request) -> list[Fragment]:
+def said_right(desk: AppSession, request: gr.Request) -> list[Fragment]:
     """Feedback: the answer is right."""
     return _feedback(desk, request, True)
 
 
-def said_wrong(desk: Desk, request: gr.Request) -> list[Fragment]:
+def said_wrong(desk: AppSession, request: gr.Request) -> list[Fragment]:
     """Feedback: the answer is wrong."""
     return _feedback(desk, request, False)
 
 
-def _feedback(desk: Desk, request: gr.Request, correct: bool) -> list[Fragment]:
+def _feedback(desk: AppSession, request: gr.Request, correct: bool) -> list[Fragment]:
     receipt = last_receipt(desk.visit(request))
     if receipt is None:
         return fragments(("error", notice("Solve a problem first.", "warn")))
@@ -327,7 +327,7 @@ def create_solve(
     )
 
 
-def picture(desk: Desk, run: Run, running: bool, words: str = "") -> Picture:
+def picture(desk: AppSession, run: Run, running: bool, words: str = "") -> Picture:
     """The page of a run as it stands."""
     with run.lock:
         scene, r = run.scene, run.scene.receipt
@@ -358,7 +358,7 @@ def picture(desk: Desk, run: Run, running: bool, words: str = "") -> Picture:
         )
 
 
-def receipt(desk: Desk, r: Receipt, chosen: bool) -> list[Fragment]:
+def receipt(desk: AppSession, r: Receipt, chosen: bool) -> list[Fragment]:
     """The receipt as a card, with what the bank knows of the memory that was tried. `chosen`: by
     the visitor."""
     return fragments(("receipt", receipt_card(r, tried(desk, r), chosen)))
@@ -370,7 +370,7 @@ def _ending(run: Run) -> str:
     return "Stopped. Nothing was stored." if run.scene.stopped else ""
 
 
-def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
+def begin(desk: AppSession, request: gr.Request) -> Iterator[Any]:
     """Answers what the last press asked, and streams the page."""
     visit = desk.visit(request)
     yield from components.in_turn(
@@ -378,7 +378,7 @@ def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
     )
 
 
-def _answering(desk: Desk, visit: Visit, run: Run) -> Iterator[Picture]:
+def _answering(desk: AppSession, visit: Visit, run: Run) -> Iterator[Picture]:
     visit.columns = []
     yield picture(desk, run, True)
     memory = run.memory if run.mode == "chosen" else run.mode
@@ -403,7 +403,7 @@ def posed(visit: Visit, problem: str, mode: str, memory_id: str | None, *setting
     return run
 
 
-def amiss(desk: Desk, problem: str, mode: str, memory_id: str | None, *settings: Any) -> str:
+def amiss(desk: AppSession, problem: str, mode: str, memory_id: str | None, *settings: Any) -> str:
     """Why this cannot be asked, in one sentence; "" if it can."""
     if mode == "chosen" and not memory_id:
         return "Choose a memory first, in the list under “This one”, or let Memory be Automatic."
@@ -417,7 +417,7 @@ def amiss(desk: Desk, problem: str, mode: str, memory_id: str | None, *settings:
     return attempt(look)[1]
 
 
-def press(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
+def press(desk: AppSession, request: gr.Request, *given: Any) -> tuple[Any, ...]:
     """At once on the press, before the queue: what is asked is taken down, so that a reload
     meanwhile does not lose it. What cannot be asked is refused here, and the last answer stays."""
     visit = desk.visit(request)
@@ -431,7 +431,7 @@ def press(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, ...]:
     return *waiting(), [], []
 
 
-def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
+def resume(desk: AppSession, request: gr.Request) -> Iterator[Any]:
     """After a reload: goes on showing the run that is still going on."""
     visit = desk.visit(request)
     run = visit.runs.get("solve")
@@ -440,7 +440,7 @@ def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
     )
 
 
-def restored(desk: Desk, visit: Visit, problem: str) -> tuple[Any, ...]:
+def restored(desk: AppSession, visit: Visit, problem: str) -> tuple[Any, ...]:
     """What a loaded page shows: problem, mode, memory, the settings, the Picture and the columns
     beside each other; a first visit or the last run.
 
@@ -480,7 +480,7 @@ def linked(visit: Visit, problem: str) -> None:
         visit.end("solve", *ASIDE)
 
 
-def _place(desk: Desk, run: Run) -> Star | None:
+def _place(desk: AppSession, run: Run) -> QueryPoint | None:
     """The answered problem on the map, for "Why this memory?". A failure here must not spoil the
     answer."""
     receipt = run.scene.receipt
@@ -489,7 +489,7 @@ def _place(desk: Desk, run: Run) -> Star | None:
     return attempt(lambda: star_of(desk.engine.changed(key=receipt.key_kind), receipt.problem))[0]
 
 
-def refused(desk: Desk, request: gr.Request) -> Any:
+def refused(desk: AppSession, request: gr.Request) -> Any:
     """The queue was full."""
     visit = desk.visit(request)
     return components.refused(
@@ -520,7 +520,7 @@ def waiting() -> Picture:
     )
 
 
-def stop(desk: Desk, request: gr.Request) -> Picture:
+def stop(desk: AppSession, request: gr.Request) -> Picture:
     """Ends the visitor's runs of this panel; what was seen so far stays on the page."""
     visit = desk.visit(request)
     visit.end("solve", *ASIDE)
@@ -546,7 +546,7 @@ def show_memory_choice(mode: str) -> Any:
     return gr.update(visible=mode == "chosen")
 
 
-def examples_of(desk: Desk, name: str | None) -> tuple[Any, Any]:
+def examples_of(desk: AppSession, name: str | None) -> tuple[Any, Any]:
     """The examples of a family, and the first of them for the box."""
     texts = [t for t, p in desk.examples.items() if family(p) == name]
     return gr.update(choices=texts, value=texts[0] if texts else None), texts[
@@ -554,7 +554,7 @@ def examples_of(desk: Desk, name: str | None) -> tuple[Any, Any]:
     ] if texts else gr.skip()
 
 
-def take(desk: Desk, event: gr.EventData) -> tuple[Any, Any, Any]:
+def take(desk: AppSession, event: gr.EventData) -> tuple[Any, Any, Any]:
     """A tile of the first page was pressed: family, example and box. The id comes from the browser,
     so it is checked."""
     given = event._data.get("id", "") if isinstance(event._data, dict) else ""

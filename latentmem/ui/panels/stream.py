@@ -23,7 +23,7 @@ from ...records import LatentmemError, Status, digest
 from ...settings import Settings
 from .. import components
 from ..runs import REFRESH, Run, follow
-from ..session import Desk, Visit, attempt, bind, exclusively, family, ready_engine
+from ..session import AppSession, Visit, attempt, bind, exclusively, family, ready_engine
 from ..views.html import Fragment, fragments, notice, progress
 from ..views.stream import (
     Feed,
@@ -80,7 +80,9 @@ def feed_of(run: Run) -> Feed:
     return run.scene if isinstance(run.scene, Feed) else Feed()
 
 
-def going(desk: Desk, run: Run, refresh: float = REFRESH, beat: float = inf) -> Iterator[None]:
+def going(
+    desk: AppSession, run: Run, refresh: float = REFRESH, beat: float = inf
+) -> Iterator[None]:
     """Streams what was posed; yields when the run should be looked at again, as `follow` does."""
     going_on = exclusively(desk, records(desk, feed_of(run), Given(*run.given), **run.settings))
     return follow(going_on, run, refresh=refresh, beat=beat)
@@ -91,13 +93,13 @@ def most_problems(hosted: bool) -> int:
     return MOST_HOSTED if hosted else MOST
 
 
-def data_of(desk: Desk, chosen: str, file: str | None, size: float, seed: float) -> DataSet:
+def data_of(desk: AppSession, chosen: str, file: str | None, size: float, seed: float) -> DataSet:
     """The problems of the stream in their order. Raises LatentmemError for a file that holds none,
     or a wrong number."""
     return first_of(desk, all_of(desk, chosen, file, seed), size)
 
 
-def first_of(desk: Desk, data: DataSet, size: float) -> DataSet:
+def first_of(desk: AppSession, data: DataSet, size: float) -> DataSet:
     """So many of the problems. Raises LatentmemError for a wrong number."""
     most = most_problems(desk.hosted)
     if not isinstance(size, (int, float)) or not 1 <= size <= most:
@@ -105,7 +107,7 @@ def first_of(desk: Desk, data: DataSet, size: float) -> DataSet:
     return replace(data, problems=data.problems[: int(size)])
 
 
-def all_of(desk: Desk, chosen: str, file: str | None, seed: float) -> DataSet:
+def all_of(desk: AppSession, chosen: str, file: str | None, seed: float) -> DataSet:
     """All the problems that there are to stream, in the order of the seed. Raises LatentmemError
     for a file that holds none."""
     if not isinstance(seed, (int, float)) or not 0 <= seed < inf:
@@ -136,7 +138,7 @@ def uploaded(file: Path, most_chars: int) -> DataSet:
         raise LatentmemError(f"{file.name} cannot be read: upload it again.") from None
 
 
-def home(desk: Desk, data: DataSet, systems: Sequence[str], seed: int) -> Path:
+def home(desk: AppSession, data: DataSet, systems: Sequence[str], seed: int) -> Path:
     """Where a stream is kept: beside the bank, or with the visitor's other files in a shared app.
     The same choices find the same folder, so that a stream goes on after a stop, a reload or a
     restart.
@@ -161,10 +163,10 @@ def enter_systems(
     engine: Engine, systems: Sequence[str], data: DataSet, folder: Path
 ) -> tuple[list[Entrant], dict[str, Any]]:
     """The systems that were chosen, over one sampler, and what the run is. The engine is loaded."""
-    from ...evaluation.baselines.registry import Workshop
+    from ...evaluation.baselines.registry import SystemFactory
     from ...evaluation.suites import facts, part
 
-    shop = Workshop(engine, folder / "cache")
+    shop = SystemFactory(engine, folder / "cache")
     entrants = entered(systems, shop.make)
     forms = {e.name: [f.name for f in e.forms] for e in entrants}
     return entrants, facts(
@@ -188,7 +190,7 @@ def entered(systems: Sequence[str], make: Any) -> list[Entrant]:
     ]
 
 
-def what_is_left(desk: Desk, given: Given) -> tuple[bool, bool]:
+def what_is_left(desk: AppSession, given: Given) -> tuple[bool, bool]:
     """(whether there is anything of an earlier run with these choices, whether any replies are
     missing). Of choices that do not fit there is nothing."""
     names = chosen_systems(given.systems)
@@ -251,7 +253,7 @@ def chosen_systems(systems: Sequence[str] | None) -> list[str]:
     return [name for _, name in SYSTEMS if name in (systems or ())]
 
 
-def records(desk: Desk, feed: Feed, given: Given, fresh: bool, again: str) -> Iterator[Any]:
+def records(desk: AppSession, feed: Feed, given: Given, fresh: bool, again: str) -> Iterator[Any]:
     """Everything from the press of Start to the last reply; begins with what an earlier part of the
     stream has left."""
     chosen, file, systems, size, seed = given
@@ -367,7 +369,7 @@ def create_stream(settings: Settings, families: Sequence[str]) -> Stream:
     )
 
 
-def wire_stream(desk: Desk, s: Stream, model_work: dict[str, Any]) -> None:
+def wire_stream(desk: AppSession, s: Stream, model_work: dict[str, Any]) -> None:
     """Start, stop, go on, begin again."""
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     runs = [
@@ -405,7 +407,7 @@ def wire_stream(desk: Desk, s: Stream, model_work: dict[str, Any]) -> None:
 
 
 # ------------------------------------------------------------------ handlers
-def picture(desk: Desk, run: Run, running: bool, words: str = "") -> Picture:
+def picture(desk: AppSession, run: Run, running: bool, words: str = "") -> Picture:
     """The page of a stream as it stands."""
     with run.lock:
         feed = feed_of(run)
@@ -437,7 +439,7 @@ def picture(desk: Desk, run: Run, running: bool, words: str = "") -> Picture:
         )
 
 
-def saved(desk: Desk, feed: Feed) -> str | None:
+def saved(desk: AppSession, feed: Feed) -> str | None:
     """A copy of the results to download: one line a reply and a lesson."""
     file = Path(feed.folder) / "run" / "results.jsonl"
     if not feed.folder or not file.is_file():
@@ -450,7 +452,7 @@ def saved(desk: Desk, feed: Feed) -> str | None:
     return attempt(lambda: desk.export("stream", copied))[0]
 
 
-def offered(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, Any]:
+def offered(desk: AppSession, request: gr.Request, *given: Any) -> tuple[Any, Any]:
     """A choice was touched: what the buttons would do with the choices as they now are. Other ones
     are another stream, which does not go on with the one that is shown."""
     if desk.visit(request).busy("stream"):
@@ -459,34 +461,34 @@ def offered(desk: Desk, request: gr.Request, *given: Any) -> tuple[Any, Any]:
     return gr.update(value="Go on" if there and missing else "Start"), gr.update(visible=there)
 
 
-def begin(desk: Desk, request: gr.Request) -> Iterator[Any]:
+def begin(desk: AppSession, request: gr.Request) -> Iterator[Any]:
     """Streams what the last press asked, from where the same stream was stopped before."""
     yield from components.in_turn(
         desk.visit(request), "stream", len(Picture._fields), lambda run: _stream(desk, run)
     )
 
 
-def _stream(desk: Desk, run: Run) -> Iterator[Picture]:
+def _stream(desk: AppSession, run: Run) -> Iterator[Picture]:
     yield picture(desk, run, True)
     for _ in going(desk, run):
         yield picture(desk, run, True)
     yield picture(desk, run, False)
 
 
-def press(desk: Desk, request: gr.Request, *given: Any) -> Picture:
+def press(desk: AppSession, request: gr.Request, *given: Any) -> Picture:
     """At once on the press, before the queue: what was chosen is taken down, so that a reload
     meanwhile does not lose it."""
     posed(desk.visit(request), Given(*given))
     return waiting()
 
 
-def press_anew(desk: Desk, request: gr.Request, *given: Any) -> Picture:
+def press_anew(desk: AppSession, request: gr.Request, *given: Any) -> Picture:
     """The same for "Begin again": what there was of this stream is forgotten."""
     posed(desk.visit(request), Given(*given), fresh=True)
     return waiting()
 
 
-def refused(desk: Desk, request: gr.Request) -> Any:
+def refused(desk: AppSession, request: gr.Request) -> Any:
     """The queue was full."""
     run = desk.visit(request).runs.get("stream")
     return components.refused(
@@ -511,7 +513,7 @@ def waiting() -> Picture:
 
 
 # ------------------------------------------------------------------ after a reload
-def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
+def resume(desk: AppSession, request: gr.Request) -> Iterator[Any]:
     """Goes on showing the stream that is still going on."""
     run = desk.visit(request).runs.get("stream")
     yield from components.taken_up(
@@ -519,7 +521,7 @@ def resume(desk: Desk, request: gr.Request) -> Iterator[Any]:
     )
 
 
-def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
+def restored(desk: AppSession, visit: Visit) -> tuple[Any, ...]:
     """What a loaded page shows: the choices and the Picture of the last stream, if there was one."""
     run = visit.runs.get("stream")
     if run is None:
@@ -530,7 +532,7 @@ def restored(desk: Desk, visit: Visit) -> tuple[Any, ...]:
     return *given, *(waiting() if run.pressed else picture(desk, run, run.busy))
 
 
-def stop(desk: Desk, request: gr.Request) -> Picture:
+def stop(desk: AppSession, request: gr.Request) -> Picture:
     """Ends the stream after the reply that is being written; what was done is kept."""
     run = desk.visit(request).runs.get("stream") or Run()
     run.end()
