@@ -18,6 +18,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -41,6 +42,7 @@ PAIRS = 5000  # a child is replaced after so many pairs, whatever sympy's caches
 WORKERS = 2  # so that one hostile visitor does not stop the others
 CHILD = Path(__file__).resolve()
 SUSPECTS = 1024  # strings remembered as harmful
+RELATION = re.compile(r"[<>]|\\(?:le|ge|ne)(?![A-Za-z])")
 
 
 class Unavailable(Exception):
@@ -292,10 +294,12 @@ def _exact(expression: Any) -> Any:
 
 
 def _equal_numbers(left: Any, right: Any) -> bool:
-    """Rationals are compared exactly, others to 50 digits; a decimal may stand for what it rounds."""
-    from sympy import Float, simplify
+    """Rationals are compared exactly, others to 50 digits; a decimal stands for what it rounds."""
+    from sympy import Float, I, simplify
 
     x, y = (_exact(side).doit() for side in (left, right))
+    if not (x.is_real and y.is_real) and (x.has(I) or y.has(I)):
+        return all(map(_equal_numbers, left.as_real_imag(), right.as_real_imag()))
     rational = x.is_Rational and y.is_Rational
     if not rational:
         x, y = x.evalf(50), y.evalf(50)
@@ -312,6 +316,89 @@ def _equal_numbers(left: Any, right: Any) -> bool:
     return stands_for(gap, size, written)
 
 
+_BUILDER = re.compile(r"\\?\{ *([A-Za-z]) *(?:\\in((?:(?!\\\}).)+?))?[|:]((?:(?!\\\}).)+)\\?\}")
+
+
+def _solutions(text: str) -> Any:
+    r"""The set that conditions on one variable describe; None for any other text.
+
+    As in `x<2\lor x>5` or `\{x|-3<x<4\}`. A comma between two conditions means "and", unless
+    nothing fulfils both.
+    """
+    from sympy import Intersection, Union
+
+    variables: set[str] = set()
+
+    def solved(part: str) -> Any:
+        if builder := _BUILDER.fullmatch(part):
+            return Intersection(solved(builder[3]), *_parsed(builder[2] or r"\mathbb{R}"))
+        for signs, join in ((r"lor|cup", Union), (r"land|cap", Intersection)):
+            if len(parts := re.split(rf"\\(?:{signs})(?![A-Za-z])", part)) > 1:
+                return join(*map(solved, parts))
+        if "," in part and RELATION.search(part):
+            parts = [solved(one) for one in part.split(",")]
+            both = Intersection(*parts)
+            return Union(*parts) if both.is_empty else both
+        (one,) = _parsed(part)
+        variables.update(s.name for s in one.free_symbols)
+        return one.as_set() if hasattr(one, "as_set") else one
+
+    if not RELATION.search(text):
+        return None
+    try:
+        found = solved(text)
+    except Exception:  # more than one variable, or nothing that sympy can solve
+        return None
+    return found if len(variables) == 1 else None
+
+
+def _parsed(text: str) -> list:
+    """The expression in the text as math-verify reads it, a list of at most one."""
+    from math_verify import LatexExtractionConfig, parse
+    from sympy import I
+
+    # No fallback and LaTeX only: else it picks any number out of a string that it cannot parse.
+    latex = [LatexExtractionConfig()]
+    found = parse(f"${text}$", latex, fallback_mode="no_fallback", parsing_timeout=None)
+    for i, one in enumerate(found):
+        named = {s: I for s in getattr(one, "free_symbols", ()) if s.name == "i"}
+        with suppress(Exception):  # to math-verify the imaginary unit is a variable
+            found[i] = one.xreplace(named) if named else one
+    return found
+
+
+def _read(text: str) -> tuple[list, bool]:
+    """The expression in the text, for `verify`, and whether it is a set given by conditions."""
+    solutions = _solutions(text)
+    found = _parsed(text) if solutions is None else [solutions]
+    for expression in found:
+        with suppress(Exception):  # what hangs or bursts even here is to blame alone
+            expression.doit().evalf()
+    return found, solutions is not None
+
+
+def _same(left: tuple[list, bool], right: tuple[list, bool]) -> bool:
+    from math_verify import verify
+    from sympy import FiniteSet
+
+    if left[1] != right[1] and any(isinstance(one, FiniteSet) for one in (*left[0], *right[0])):
+        # to math-verify the set {2, 5} could be the pair or interval (2, 5)
+        return bool(left[0][0].symmetric_difference(right[0][0]).is_empty)
+    both = ((left[0], right[0]), (right[0], left[0]))
+    return any(verify(gold, answer, timeout_seconds=None) for gold, answer in both)
+
+
+def _adapt() -> None:
+    """Have math-verify compare values by `_equal` wherever it does, and read degrees as such."""
+    from math_verify import grader, parser
+
+    grader.sympy_numeric_eq, grader.sympy_symbolic_eq = _equal, lambda left, right: False
+    solve, latex2sympy = grader.solve, parser.latex2sympy
+    # else all equations without a solution would be the same
+    grader.solve = lambda *equation: solve(*equation) or 1 / 0
+    parser.latex2sympy = lambda text, **how: latex2sympy(text, **how | {"convert_degrees": True})
+
+
 def _serve(cpu: float, wall: float) -> None:
     _limit_process()
     say, sys.stdout = sys.stdout, sys.stderr  # a library that prints must not disturb the protocol
@@ -320,48 +407,20 @@ def _serve(cpu: float, wall: float) -> None:
         say.write(line + "\n")
         say.flush()
 
-    from math_verify import LatexExtractionConfig, grader, parse, verify
-
-    grader.sympy_numeric_eq, grader.sympy_symbolic_eq = (
-        _equal,
-        lambda left, right: False,
-    )  # wherever it compares two values
-    solve = grader.solve
-    grader.solve = (
-        lambda *equation: solve(*equation) or 1 / 0
-    )  # else all equations without a solution are the same
-
-    def read(text: str) -> list:
-        """The expression in the text, a list of at most one, for `verify`."""
-        # No fallback and LaTeX only: else math-verify picks any number out of a string that it
-        # cannot parse.
-        found = parse(
-            f"${text}$",
-            [LatexExtractionConfig()],
-            fallback_mode="no_fallback",
-            parsing_timeout=None,
-        )
-        for expression in found:
-            with suppress(Exception):  # what hangs or bursts even here is to blame alone
-                expression.doit().evalf()
-        return found
-
-    def same(left: list, right: list) -> bool:
-        return any(verify(a, b, timeout_seconds=None) for a, b in ((left, right), (right, left)))
-
-    same(read(r"\frac{x+1}{2}"), read(r"\frac{x}{2}+0.5"))  # first use is ten times slower
+    _adapt()
+    _same(_read(r"\frac{x+1}{2}"), _read(r"\frac{x}{2}+0.5"))  # first use is ten times slower
     tell("ready")
     for line in sys.stdin:
         _limit_pair(cpu, wall)
         sides = []
         for side, text in zip(("left", "right"), json.loads(line), strict=True):
             try:
-                sides.append(read(text))
+                sides.append(_read(text))
             except Exception:
-                sides.append([])
+                sides.append(([], False))
             tell(side)
         try:
-            verdict = "same" if same(*sides) else "different"
+            verdict = "same" if _same(*sides) else "different"
         except Exception:
             verdict = "different"
         _limit_pair(0.0, 0.0)
