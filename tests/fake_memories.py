@@ -13,7 +13,6 @@ import numpy as np
 
 from latentmem.bank import Bank
 from latentmem.bank import notes as bank_notes
-from latentmem.bank.serialization import pack
 from latentmem.records import Cluster, Event, Memory, Problem, Step, Trace, Vote
 
 WORDS = "the and of to step check box solve answer number add so first each total price left half think careful".split()
@@ -67,7 +66,7 @@ def history(bank: Bank) -> None:
             verdict = rng.choices(["helped", "hurt", None], [3, 1, 4])[0]
             if verdict:
                 events.append(Event(i.id, verdict, **ids, detail={"problem": text}, id=f"v{n}"))  # type: ignore[arg-type]
-    bank._store.add_events(events)
+    bank.record_all(events)
     for n, i in enumerate(infos[:24]):
         bank_notes.tag(bank, [i.id], ("keep", "unsure", "teach first")[n % 3])
     if infos:
@@ -98,8 +97,7 @@ def many(engine: Any, path: str, n: int, batch: int = 1000) -> Bank:
     stop."""
     bank = Bank(path)
     for start in range(len(bank) // batch * batch, n, batch):
-        rows = [_one(engine, i) for i in range(start, min(start + batch, n))]
-        bank._store.add([(pack(m), m) for m in rows])
+        bank.put_all([_one(engine, i) for i in range(start, min(start + batch, n))])
     return bank
 
 

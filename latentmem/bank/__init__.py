@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from .bank import Bank
+from .interface import MemoryBank
+from .overlay import Overlay
 
-__all__ = ["Bank"]
+__all__ = ["Bank", "MemoryBank", "Overlay"]

@@ -12,11 +12,9 @@ import io
 import json
 import os
 import re
-import sqlite3
 import struct
 import zipfile
 import zlib
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -32,8 +30,7 @@ import numpy as np
 
 from ..records import MOST_TOKENS, Event, LatentmemError, Memory, Step, Trace, from_json, to_json
 from . import serialization as codec
-from .database import Store, check_event, salvaged
-from .schema import is_damage
+from .database import Store, check_event
 
 # ---------- A zip archive as untrusted input: which members it may have, how large they may be, their checksums; and how one is written.
 
@@ -360,7 +357,7 @@ def export_zip(
 
 def _write(store: Store, file: IO[bytes], ids: list[str], lacking: Sequence[str]) -> ExportReport:
     members: dict[str, dict[str, Any]] = {}
-    refused, stored = list(lacking), _Events(store)
+    refused = list(lacking)
     memories = events = 0
     spool = partial(SpooledTemporaryFile, max_size=SPOOL)
     with zipfile.ZipFile(file, "w") as archive, spool() as memory_lines, spool() as event_lines:
@@ -393,7 +390,7 @@ def _write(store: Store, file: IO[bytes], ids: list[str], lacking: Sequence[str]
             )
             memory_lines.write(line)
             memories += 1
-            whole, damaged = stored.of(ident)
+            whole, damaged = _events_of(store, ident)
             refused += [damaged] if damaged else []
             for event in sorted(whole, key=lambda e: e.id):
                 event_lines.write(to_json(event).encode() + b"\n")
@@ -417,63 +414,18 @@ def _write(store: Store, file: IO[bytes], ids: list[str], lacking: Sequence[str]
     return ExportReport(memories, events, refused)
 
 
-class _Events:
-    """The whole events of one memory after the other, and how many there are beside them: an
-    archive that lacks events, such as a quarantine, must say so. Once a page is damaged, the
-    table is read event by event, for all memories at once."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._salvaged: dict[str, list[sqlite3.Row]] | None = None
-
-    def of(self, ident: str) -> tuple[list[Event], str]:
-        """The whole ones, and a sentence if there are others."""
-        with self._store.reading() as db:
-            try:
-                rows = db.execute("SELECT * FROM events WHERE memory_id = ?", (ident,)).fetchall()
-                count = len(rows)
-            except sqlite3.DatabaseError as e:
-                if not is_damage(e):
-                    raise
-                rows, count = self._past_damage(db, ident)
-        whole = [codec.event_of(row) for row in rows if codec.event_is_whole(row)]
-        if count is None:
-            return (
-                whole,
-                f"Events of memory {ident} may be left out, because the list of them is damaged.",
-            )
-        lost = count - len(whole)
-        return (
-            whole,
-            f"{lost} damaged events of memory {ident} are left out: run `latentmem verify`."
-            if lost > 0
-            else "",
-        )
-
-    def _past_damage(
-        self, db: sqlite3.Connection, ident: str
-    ) -> tuple[list[sqlite3.Row], int | None]:
-        """The rows that can be read, and how many there are by the index, None if that is damaged,
-        too."""
-        if self._salvaged is None:
-            self._salvaged = defaultdict(list)
-            for row in salvaged(
-                db,
-                "events",
-                lambda seq: db.execute("SELECT * FROM events WHERE seq = ?", (seq,)).fetchall(),
-            ):
-                self._salvaged[row["memory_id"]].append(row)
-        rows = self._salvaged.get(ident, [])
-        try:
-            return rows, int(
-                db.execute("SELECT COUNT(*) FROM events WHERE memory_id = ?", (ident,)).fetchone()[
-                    0
-                ]
-            )
-        except sqlite3.DatabaseError as e:
-            if not is_damage(e):
-                raise
-            return rows, None
+def _events_of(store: Store, ident: str) -> tuple[list[Event], str]:
+    """The whole events of a memory, and a sentence if some are damaged: an archive that lacks
+    events, such as a quarantine, must say so."""
+    with store.reading() as db:
+        rows = db.execute("SELECT * FROM events WHERE memory_id = ?", (ident,)).fetchall()
+    whole = [codec.event_of(row) for row in rows if codec.event_is_whole(row)]
+    lost = len(rows) - len(whole)
+    return whole, (
+        f"{lost} damaged events of memory {ident} are left out: run `latentmem verify`."
+        if lost
+        else ""
+    )
 
 
 def _arrays(packed: codec.Packed) -> bytes:

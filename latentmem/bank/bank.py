@@ -1,127 +1,42 @@
 """The bank: one SQLite file that keeps memories, finds them by their keys, and counts how they were
 used.
 
-Around this file: `bank_schema` (tables, opening, errors), `bank_store` (transactions, rows),
-`bank_codec` (a Memory as bytes), `bank_index` (search), `bank_receipts`, `bank_archive` and
-`bank_zip` (the shared form), `bank_verify`.
+Around this file: `schema` (tables, opening, errors), `database` (transactions, rows, `verify`),
+`serialization` (a Memory as bytes), `key_index` (search), `archive` (the shared form).
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from ..records import Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Receipt
-from . import archive, database, key_index, peft, serialization
+from . import archive, database, key_index, peft
 from . import serialization as codec
 from .archive import ExportReport, ImportReport
-from .database import Store, VerifyReport, insert_events, salvaged, stamped
+from .database import Store, VerifyReport, insert_events, stamped
 from .key_index import OtherKeys
-from .schema import STATE, info_of, infos_sql, insert_sql, is_damage, place
-
-# ---------- Receipts in a bank: each stands there with the events of its answer, and the newest stay.
+from .schema import STATE, info_of, infos_sql, insert_sql, place
 
 MOST = 2000  # receipts in a bank
-ROOM = (
-    32 << 10
-)  # bytes for each of them on average; one of two times eight rollouts takes about 6,000
-
-# From the newest on, as many as the number and the room allow: (number, bytes).
+ROOM = 32 << 10  # mean bytes of a receipt; one of two times eight rollouts takes about 6,000
+# Keep the newest, as many as their number and their bytes allow.
 PRUNE = """DELETE FROM receipts WHERE seq <= (
-  SELECT MAX(seq) FROM (SELECT seq, ROW_NUMBER() OVER newest AS n, SUM(size) OVER newest AS bytes FROM receipts
-                        WINDOW newest AS (ORDER BY seq DESC)) WHERE n > ? OR bytes > ?)"""
+  SELECT MAX(seq) FROM (SELECT seq, ROW_NUMBER() OVER newest AS n, SUM(size) OVER newest AS bytes
+                        FROM receipts WINDOW newest AS (ORDER BY seq DESC)) WHERE n > ? OR bytes > ?)"""
 OF_MEMORY = "WHERE id IN (SELECT receipt_id FROM events WHERE memory_id = ?)"
-
-
-def keep(store: Store, receipt: Receipt, events: Sequence[Event], most: int) -> None:
-    """Store a receipt and the events of its answer, all or nothing, and let go of the oldest beyond
-    `most`.
-
-    Keeping the same id again keeps the first. Events of a memory that was deleted meanwhile are
-    left out.
-    """
-    row, batch = codec.receipt_row(receipt), stamped(events)
-    with store.writing() as db:
-        if db.execute("SELECT 1 FROM receipts WHERE id = ?", (receipt.id,)).fetchone() is None:
-            db.execute(insert_sql("receipts", list(row)), list(row.values()))
-        insert_events(db, batch)
-        db.execute(PRUNE, (most, most * ROOM))
-
-
-def read(store: Store, receipt_id: str, most: int) -> Receipt:
-    """One receipt. Raises LatentmemError when it is not there (any more) or damaged."""
-    row = None
-    if isinstance(receipt_id, str) and receipt_id.isascii():
-        with store.reading() as db:
-            row = db.execute("SELECT * FROM receipts WHERE id = ?", (receipt_id,)).fetchone()
-    if row is None:
-        raise LatentmemError(
-            f"There is no receipt {str(receipt_id)[:40]!r} here: a bank keeps those of the newest "
-            f"{most} answers given with it, so ask the problem again for a new one."
-        )
-    return codec.receipt_of(row)
-
-
-def listed(store: Store, memory_id: str | None, limit: int) -> list[Receipt]:
-    """Receipts, of all answers or of those in which a memory took part, newest first, without the
-    damaged ones, which `verify` names."""
-    with store.reading() as db:
-        rows = db.execute(
-            f"SELECT * FROM receipts {OF_MEMORY if memory_id else ''} ORDER BY seq DESC LIMIT ?",
-            [memory_id, limit] if memory_id else [limit],
-        ).fetchall()
-    found = []
-    for row in rows:
-        try:
-            found.append(codec.receipt_of(row))
-        except LatentmemError:
-            continue
-    return found
-
-
-def problems(store: Store, memory_id: str) -> dict[str, str]:
-    """Receipt id -> problem, of the answers in which a memory took part, newest first; their
-    receipts are not opened."""
-    with store.reading() as db:
-        rows = db.execute(
-            f"SELECT id, problem FROM receipts {OF_MEMORY} ORDER BY seq DESC", (memory_id,)
-        ).fetchall()
-    return {row[0]: row[1] for row in rows}
-
-
-def forget(store: Store, receipt_ids: Collection[str] | None) -> int:
-    """Delete these receipts, or all; how many those were. An unknown id raises LatentmemError, and
-    nothing is deleted.
-
-    `secure_delete` overwrites them in the file; the checkpoint takes them out of the log beside it,
-    too.
-    """
-    with store.writing() as db:
-        if receipt_ids is None:
-            gone = db.execute("DELETE FROM receipts").rowcount
-        else:
-            chosen = list(dict.fromkeys(receipt_ids))
-            for ident in chosen:
-                if not db.execute("DELETE FROM receipts WHERE id = ?", (ident,)).rowcount:
-                    raise LatentmemError(
-                        f"There is no receipt {str(ident)[:40]!r} here, so none was deleted: "
-                        "`latentmem receipts` lists them."
-                    )
-            gone = len(chosen)
-    with store.reading() as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return gone
-
-
 __all__ = ["Bank", "ExportReport", "ImportReport", "OtherKeys", "VerifyReport"]
 
 KEYS_SQL = """SELECT k.seq, m.id, m.name, m.model, m.source, k.bytes, k.sha256
-              FROM keys k JOIN memories m ON m.seq = k.seq WHERE k.kind = ? AND k.seq """
+              FROM keys k JOIN memories m ON m.seq = k.seq
+              WHERE k.kind = ? AND k.seq > ? ORDER BY k.seq"""
 FETCH = 1024  # keys read at a time
+PROMPTS = 64  # soft prompts read while the lock is held
 
 
 class Bank:
@@ -160,13 +75,18 @@ class Bank:
 
         Refuses NaN, wrong shapes, keys that are no unit vectors, and values JSON cannot hold.
         """
-        packed = serialization.pack(memory)
-        self._store.add([(packed, memory)])
-        return packed.id
+        (ident,) = self.put_all([memory])
+        return ident
+
+    def put_all(self, memories: Sequence[Memory]) -> list[str]:
+        """Keep several memories, all or none, in one transaction; their ids."""
+        packed = [codec.pack(memory) for memory in memories]
+        self._store.add(list(zip(packed, memories, strict=True)))
+        return [one.id for one in packed]
 
     def get(self, memory_id: str) -> Memory:
         """The memory as it was put (kv keys rounded to float16), every checksum and its id checked."""
-        return serialization.unpack(self._store.packed(self._store.resolve(memory_id)))
+        return codec.unpack(self._store.packed(self._store.resolve(memory_id)))
 
     def delete(self, memory_id: str) -> None:
         """Remove a memory and its events for good; receipts stay (see `forget`). Importing an
@@ -180,6 +100,18 @@ class Bank:
     def __len__(self) -> int:
         with self._store.reading() as db:
             return int(db.execute("SELECT COUNT(*) FROM memories").fetchone()[0])
+
+    @property
+    def private(self) -> int:
+        """Number of memories that only a visitor of a shared app sees: none."""
+        return 0
+
+    def owns(self, memory_id: str) -> bool:
+        """Whether the memory may be deleted by whoever has this bank."""
+        return not self.read_only
+
+    def check_room(self, wanted: int = 1) -> None:
+        """A file has no limit."""
 
     @property
     def untouched(self) -> bool:
@@ -329,28 +261,82 @@ class Bank:
 
     # -------------------------------------------------------------- receipts
     def keep_receipt(self, receipt: Receipt, events: Sequence[Event] = ()) -> None:
-        """Keep the receipt of an answer and the events that it leaves, in one transaction; the
-        oldest receipts go."""
-        keep(self._store, receipt, events, self.most_receipts)
+        """Keep the receipt of an answer and its events, all or nothing, and drop the oldest
+        receipts beyond `most_receipts`.
+
+        A receipt whose id is there already is not replaced. Events of a memory that was deleted
+        meanwhile are left out.
+        """
+        row, batch = codec.receipt_row(receipt), stamped(events)
+        with self._store.writing() as db:
+            if db.execute("SELECT 1 FROM receipts WHERE id = ?", (receipt.id,)).fetchone() is None:
+                db.execute(insert_sql("receipts", list(row)), list(row.values()))
+            insert_events(db, batch)
+            db.execute(PRUNE, (self.most_receipts, self.most_receipts * ROOM))
 
     def receipt(self, receipt_id: str) -> Receipt:
-        """The receipt with this id: without token ids, its traces cut. Raises LatentmemError when
-        it is gone."""
-        return read(self._store, receipt_id, self.most_receipts)
+        """One receipt, without token ids, its traces cut. Raises LatentmemError when it is gone or
+        damaged."""
+        row = None
+        if isinstance(receipt_id, str) and receipt_id.isascii():
+            with self._store.reading() as db:
+                row = db.execute("SELECT * FROM receipts WHERE id = ?", (receipt_id,)).fetchone()
+        if row is None:
+            raise LatentmemError(
+                f"There is no receipt {str(receipt_id)[:40]!r} here: a bank keeps those of the "
+                f"newest {self.most_receipts} answers given with it, so ask the problem again for "
+                "a new one."
+            )
+        return codec.receipt_of(row)
 
     def receipts(self, memory_id: str | None = None, *, limit: int | None = None) -> list[Receipt]:
-        """The receipts, of all answers or of those in which a memory took part, newest first."""
-        ident = self._store.resolve(memory_id) if memory_id is not None else None
-        return listed(self._store, ident, -1 if limit is None else max(limit, 0))
+        """Receipts of all answers, or of those that a memory took part in, newest first. Damaged
+        ones are left out: `verify` names them."""
+        where, values = "", []
+        if memory_id is not None:
+            where, values = OF_MEMORY, [self._store.resolve(memory_id)]
+        with self._store.reading() as db:
+            rows = db.execute(
+                f"SELECT * FROM receipts {where} ORDER BY seq DESC LIMIT ?",
+                [*values, -1 if limit is None else max(limit, 0)],
+            ).fetchall()
+        found = []
+        for row in rows:
+            with suppress(LatentmemError):
+                found.append(codec.receipt_of(row))
+        return found
 
     def asked(self, memory_id: str) -> dict[str, str]:
-        """Receipt id -> problem, of the answers in which a memory took part, newest first."""
-        return problems(self._store, self._store.resolve(memory_id))
+        """Receipt id -> problem of the answers that a memory took part in, newest first."""
+        ident = self._store.resolve(memory_id)
+        with self._store.reading() as db:
+            rows = db.execute(
+                f"SELECT id, problem FROM receipts {OF_MEMORY} ORDER BY seq DESC", (ident,)
+            ).fetchall()
+        return {row[0]: row[1] for row in rows}
 
     def forget(self, receipt_ids: Collection[str] | None = None) -> int:
-        """Delete these receipts, or all, for good: what was asked and answered; how many those
-        were."""
-        return forget(self._store, receipt_ids)
+        """Delete these receipts, or all, for good; returns how many. An unknown id raises
+        LatentmemError, and nothing is deleted.
+
+        `secure_delete` overwrites them in the file; the checkpoint removes them from the log
+        beside it, too.
+        """
+        with self._store.writing() as db:
+            if receipt_ids is None:
+                gone = db.execute("DELETE FROM receipts").rowcount
+            else:
+                chosen = list(dict.fromkeys(receipt_ids))
+                for ident in chosen:
+                    if not db.execute("DELETE FROM receipts WHERE id = ?", (ident,)).rowcount:
+                        raise LatentmemError(
+                            f"There is no receipt {str(ident)[:40]!r} here, so none was deleted: "
+                            "`latentmem receipts` lists them."
+                        )
+                gone = len(chosen)
+        with self._store.reading() as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return gone
 
     # -------------------------------------------------------------- sharing and health
     def export_zip(
@@ -421,36 +407,46 @@ class Bank:
                 "read_only": self.read_only,
             }
 
+    # -------------------------------------------------------------- has anything changed
+    def stamp(self) -> Hashable:
+        """Changes with anything that is written, by this process or another; events included.
+        Takes microseconds."""
+        with self._store.reading() as db:
+            return database.data_version(db), db.total_changes
+
+    def memories_stamp(self) -> Hashable:
+        """Changes when a memory comes, goes, or goes into or out of quarantine; it may also change
+        without need."""
+        with self._store.reading() as db:
+            return database.data_version(db), self._store.writes
+
+    def soft_prompts(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(memory id, soft prompt [virtual tokens, hidden] float32) of every memory, in the order
+        of storing. Damaged ones are left out: `verify` names them."""
+        after = -1
+        while rows := self._store.soft_prompts(after, PROMPTS):
+            for after, ident, data, checksum in rows:
+                prompt = codec.read_prompt(data, checksum, ident)
+                if prompt is not None:
+                    yield ident, prompt
+
     # -------------------------------------------------------------- inside
     def _infos(
         self, where: list[str], values: list[Any], limit: int, offset: int
     ) -> list[MemoryInfo]:
         with self._store.reading() as db:
-            try:
-                rows = db.execute(infos_sql(where), [*values, limit, offset]).fetchall()
-            except sqlite3.DatabaseError as e:
-                if not is_damage(e):
-                    raise
-                sql = infos_sql([*where, "m.seq = ?"])
-                found = salvaged(
-                    db, "memories", lambda seq: db.execute(sql, [*values, seq, 1, 0]).fetchall()
-                )
-                rows = sorted(found, key=lambda row: (row["at"], row["seq"]), reverse=True)[offset:]
-                if not rows:
-                    raise
-                rows = rows[:limit] if limit >= 0 else rows
+            rows = db.execute(infos_sql(where), [*values, limit, offset]).fetchall()
         return [info for row in rows if (info := info_of(row)) is not None]
 
     def _search_views(self, kind: str) -> tuple[dict[str, int], dict[int, key_index.View]]:
         """The keys of one kind as they are now: read once, then only what is new."""
-        if kind not in serialization.KEY_DTYPE:
+        if kind not in codec.KEY_DTYPE:
             raise LatentmemError(
-                f"There is no kind of key {str(kind)[:40]!r}: "
-                f"use {' or '.join(serialization.KEY_DTYPE)}."
+                f"There is no kind of key {str(kind)[:40]!r}: use {' or '.join(codec.KEY_DTYPE)}."
             )
         with self._store.reading() as db:
             index = self._indices.setdefault(kind, key_index.KeyIndex(kind))
-            now = (db.execute("PRAGMA data_version").fetchone()[0], self._store.writes)
+            now = (database.data_version(db), self._store.writes)
             seen, views = self._views.get(kind, (None, {}))
             if seen != now:
                 self._catch_up(db, index)
@@ -460,47 +456,21 @@ class Bank:
 
     def _catch_up(self, db: sqlite3.Connection, index: key_index.KeyIndex) -> None:
         """Bring an index up to the bank: append new keys, mask deleted and quarantined ones."""
-        db.execute("BEGIN")  # one state of the file for all four queries
+        db.execute("BEGIN")  # one state of the file for all queries
         try:
-            try:
-                rows = db.execute(KEYS_SQL + "> ? ORDER BY k.seq", (index.kind, index.last_seq))
-                while chunk := rows.fetchmany(FETCH):
-                    index.add(chunk)
-            except sqlite3.DatabaseError as e:
-                if not is_damage(e):
-                    raise
-                self._salvage_keys(db, index)
-            alive = None
-            if (
-                db.execute("SELECT COUNT(*) FROM keys WHERE kind = ?", (index.kind,)).fetchone()[0]
-                != index.stored
-            ):
-                alive = {
-                    r[0]
-                    for r in db.execute(
-                        "SELECT seq FROM keys WHERE kind = ?", (index.kind,)
-                    ).fetchall()
-                }
-            hidden = db.execute(f"""SELECT m.id FROM (SELECT DISTINCT memory_id AS id FROM events
-                WHERE kind IN ('quarantined', 'released')) m WHERE {STATE} = 'quarantined'""").fetchall()
+            rows = db.execute(KEYS_SQL, (index.kind, index.last_seq))
+            while chunk := rows.fetchmany(FETCH):
+                index.add(chunk)
+            alive, of_kind = None, "FROM keys WHERE kind = ?"
+            (count,) = db.execute(f"SELECT COUNT(*) {of_kind}", (index.kind,)).fetchone()
+            if count != index.stored:
+                found = db.execute(f"SELECT seq {of_kind}", (index.kind,)).fetchall()
+                alive = {row[0] for row in found}
+            hidden = db.execute(
+                f"""SELECT m.id FROM (SELECT DISTINCT memory_id AS id FROM events
+                    WHERE kind IN ('quarantined', 'released')) m WHERE {STATE} = 'quarantined'"""
+            ).fetchall()
             index.mark(alive, [row[0] for row in hidden])
         finally:
             if db.in_transaction:
-                db.execute(
-                    "ROLLBACK"
-                )  # nothing was written; COMMIT would fail after a damaged page
-
-    def _salvage_keys(self, db: sqlite3.Connection, index: key_index.KeyIndex) -> None:
-        """Key by key past damaged pages, so that the others are still found."""
-        after = index.last_seq
-        one = salvaged(
-            db,
-            "memories",
-            lambda seq: db.execute(KEYS_SQL + "= ?", (index.kind, seq)).fetchall()
-            if seq > after
-            else (),
-        )
-        index.add(sorted(one, key=lambda row: row[0]))
-        index.stored = (
-            -1
-        )  # unreadable keys were not counted: compare all that is there with all that was read
+                db.execute("ROLLBACK")  # nothing was written

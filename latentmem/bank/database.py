@@ -159,6 +159,15 @@ class Store:
             )
         return codec.Packed(memory_id, {p[0]: p[1] for p in parts}, {k[0]: k[1] for k in keys})
 
+    def soft_prompts(self, after: int, count: int) -> list[Any]:
+        """(seq, memory id, bytes, sha256) of the next soft prompts in the order of storing."""
+        with self.reading() as db:
+            return db.execute(
+                "SELECT p.seq, m.id, p.bytes, p.sha256 FROM parts p JOIN memories m ON m.seq = "
+                "p.seq WHERE p.part = 'soft_prompt' AND p.seq > ? ORDER BY p.seq LIMIT ?",
+                (after, count),
+            ).fetchall()
+
     def add(self, batch: Sequence[tuple[codec.Packed, Memory]]) -> int:
         """Add the memories that are not yet there, in one transaction; how many those were."""
         with self.writing() as db:
@@ -212,27 +221,10 @@ class Store:
         `verify` names."""
         where = " AND ".join(f"{column} = ?" for column in chosen) or "1"
         with self.reading() as db:
-            try:
-                rows = db.execute(
-                    f"SELECT * FROM events WHERE {where} ORDER BY at DESC, id DESC LIMIT ?",
-                    [*chosen.values(), limit],
-                ).fetchall()
-            except sqlite3.DatabaseError as e:
-                if not is_damage(e):
-                    raise
-                found = salvaged(
-                    db,
-                    "events",
-                    lambda seq: db.execute(
-                        f"SELECT * FROM events WHERE {where} AND seq = ?", [*chosen.values(), seq]
-                    ).fetchall(),
-                )
-                rows = sorted(
-                    filter(codec.event_is_whole, found),
-                    key=lambda row: (codec.stamp(row["created"]), row["id"]),
-                    reverse=True,
-                )
-                rows = rows if limit < 0 else rows[:limit]
+            rows = db.execute(
+                f"SELECT * FROM events WHERE {where} ORDER BY at DESC, id DESC LIMIT ?",
+                [*chosen.values(), limit],
+            ).fetchall()
         return [codec.event_of(row) for row in rows if codec.event_is_whole(row)]
 
 
@@ -282,19 +274,9 @@ def stamped(
     ]
 
 
-def salvaged(
-    db: sqlite3.Connection, table: str, one: Callable[[int], Iterable[Any]]
-) -> Iterator[Any]:
-    """What can still be read of a table with damaged pages: `one(seq)` for every seq, newest first."""
-    last = db.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
-    for seq in range(last[0] if last else 0, 0, -1):
-        try:
-            rows = list(one(seq))
-        except sqlite3.DatabaseError as e:
-            if not is_damage(e):
-                raise
-            continue
-        yield from rows
+def data_version(db: sqlite3.Connection) -> int:
+    """Changes when another connection writes to the file."""
+    return int(db.execute("PRAGMA data_version").fetchone()[0])
 
 
 def _has(db: sqlite3.Connection, table: str, ident: str) -> bool:
@@ -413,10 +395,7 @@ def _seqs(db: sqlite3.Connection, table: str, problems: list[str]) -> list[int]:
         problems.append(
             f"The table of {table} is damaged ({e}): import your last export into a new bank."
         )
-        sql = f"SELECT seq FROM {table} WHERE seq = ?"
-        return sorted(
-            row[0] for row in salvaged(db, table, lambda seq: db.execute(sql, (seq,)).fetchall())
-        )
+        return []
 
 
 def _file(db: sqlite3.Connection) -> Iterator[str]:

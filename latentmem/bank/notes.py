@@ -6,13 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..records import Event, LatentmemError
-
-if TYPE_CHECKING:
-    from .bank import Bank
-    from .overlay import Overlay
+from .interface import MemoryBank
 
 MOST_TAG, MOST_NOTE = 32, 2000  # characters
 
@@ -39,7 +35,7 @@ def clean_tag(name: str) -> str:
     return tag
 
 
-def tag(bank: Bank | Overlay, memory_ids: Iterable[str], name: str, on: bool = True) -> int:
+def tag(bank: MemoryBank, memory_ids: Iterable[str], name: str, on: bool = True) -> int:
     """Gives memories a tag, or takes it away; how many did not have (or had) it before. Raises
     LatentmemError."""
     word, has = clean_tag(name), tags(bank)
@@ -49,7 +45,7 @@ def tag(bank: Bank | Overlay, memory_ids: Iterable[str], name: str, on: bool = T
     return len(changed)
 
 
-def tags(bank: Bank | Overlay, memory_id: str | None = None) -> dict[str, tuple[str, ...]]:
+def tags(bank: MemoryBank, memory_id: str | None = None) -> dict[str, tuple[str, ...]]:
     """Memory id -> its tags in alphabetical order, of all memories that have one, or of this one."""
     state: dict[tuple[str, str], bool] = {}
     for event in bank.events(memory_id, kind="tag"):  # newest first, so the first one seen decides
@@ -71,7 +67,7 @@ def _fits(word: str) -> bool:
         return False
 
 
-def add_note(bank: Bank | Overlay, memory_id: str, text: str) -> Note:
+def add_note(bank: MemoryBank, memory_id: str, text: str) -> Note:
     """Keeps a note. Raises LatentmemError."""
     clean = str(text).encode("utf-8", "replace").decode().strip()
     if not clean:
@@ -84,14 +80,14 @@ def add_note(bank: Bank | Overlay, memory_id: str, text: str) -> Note:
     return Note(event.id, clean, event.created)
 
 
-def remove_note(bank: Bank | Overlay, memory_id: str, note_id: str) -> None:
+def remove_note(bank: MemoryBank, memory_id: str, note_id: str) -> None:
     """Takes a note away. Raises LatentmemError if the memory has no such note."""
     if note_id not in {n.id for n in notes(bank, memory_id).get(bank.info(memory_id).id, ())}:
         raise LatentmemError(f"There is no note {str(note_id)[:40]!r}: it was removed meanwhile.")
     bank.record(Event(memory_id, "note", detail={"removes": note_id}))
 
 
-def notes(bank: Bank | Overlay, memory_id: str | None = None) -> dict[str, tuple[Note, ...]]:
+def notes(bank: MemoryBank, memory_id: str | None = None) -> dict[str, tuple[Note, ...]]:
     """Memory id -> its notes, newest first, of all memories that have one, or of this one."""
     events = bank.events(memory_id, kind="note")
     gone = {(e.memory_id, str(e.detail.get("removes"))) for e in events}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +23,7 @@ from ..records import (
 from .archive import ExportReport, ImportReport
 from .bank import Bank
 from .database import stamped
+from .interface import MemoryBank
 from .key_index import OtherKeys
 from .serialization import iso, now, stamp
 
@@ -126,7 +127,7 @@ class Overlay:
     """What a visitor of a shared app has for a bank: `curated`, which is never written to, and
     `own`, in memory.
 
-    The calls of `Bank` that the engine and the app use; at most `most` memories of one's own, those
+    At most `most` memories of one's own, those
     that come in an archive of at most `longest` virtual tokens. What happens to a shared memory
     here is kept beside it and ends with the overlay.
     """
@@ -134,7 +135,11 @@ class Overlay:
     read_only = False
 
     def __init__(
-        self, curated: Bank, most: int = 20, longest: int = MOST_TOKENS, most_bytes: int = MOST_OWN
+        self,
+        curated: MemoryBank,
+        most: int = 20,
+        longest: int = MOST_TOKENS,
+        most_bytes: int = MOST_OWN,
     ) -> None:
         self.curated, self.own, self._beside = (
             curated,
@@ -160,6 +165,16 @@ class Overlay:
         self.check_room(1)
         self._check_bytes(memory.soft_prompt.nbytes)
         return self.own.put(memory)
+
+    @property
+    def private(self) -> int:
+        """Number of memories of one's own."""
+        return len(self.own)
+
+    @property
+    def untouched(self) -> bool:
+        """Whether there is no memory of one's own, and nothing was done to a shared one."""
+        return not (len(self.own) or self._beside.of())
 
     def check_room(self, wanted: int = 1) -> None:
         """Raises LatentmemError when that many more memories of one's own are too many."""
@@ -244,13 +259,13 @@ class Overlay:
             quarantined=info.quarantined if state is None else state == STATES[0],
         )
 
-    def _home(self, memory_id: str) -> Bank:
+    def _home(self, memory_id: str) -> MemoryBank:
         """The bank that holds a memory, by its id or the beginning of its id. Raises
         LatentmemError."""
         for bank in (self.own, self.curated):
             if memory_id in bank:
                 return bank
-        found: list[tuple[Bank, str]] = []
+        found: list[tuple[MemoryBank, str]] = []
         for bank in (self.own, self.curated):
             try:
                 found.append((bank, bank.info(memory_id).id))
@@ -447,6 +462,25 @@ class Overlay:
         """Delete these receipts of here, or all; how many those were."""
         return self.own.forget(receipt_ids)
 
+    # -------------------------------------------------------------- has anything changed
+    def stamp(self) -> Hashable:
+        """Changes with anything that is written to either bank or happens here."""
+        return self.curated.stamp(), self.own.stamp(), self._newest()
+
+    def memories_stamp(self) -> Hashable:
+        """Changes when a memory of either bank comes, goes, or goes into or out of quarantine."""
+        return self.curated.memories_stamp(), self.own.memories_stamp(), self._newest()
+
+    def _newest(self) -> str:
+        newest = self.events(limit=1)
+        return newest[0].id if newest else ""
+
+    def soft_prompts(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(memory id, soft prompt [virtual tokens, hidden] float32): the shared ones, then one's
+        own."""
+        yield from self.curated.soft_prompts()
+        yield from self.own.soft_prompts()
+
     # -------------------------------------------------------------- sharing
     def export_zip(
         self, target: str | Path | IO[bytes], ids: Collection[str] | None = None
@@ -512,7 +546,7 @@ class Overlay:
         }
 
 
-def _copied(bank: Bank, ids: Iterable[str]) -> tuple[BytesIO, list[str]]:
+def _copied(bank: MemoryBank, ids: Iterable[str]) -> tuple[BytesIO, list[str]]:
     """Some memories of a bank and their events, as an archive to be read, and a sentence for what
     is not in it."""
     archive = BytesIO()

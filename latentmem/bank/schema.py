@@ -123,8 +123,17 @@ def insert_sql(table: str, columns: list[str]) -> str:
 
 
 # ------------------------------------------------------------------ errors
-# A process was killed while it wrote: what it left beside the file must be taken back or brought
-# in, which is writing.
+class NotUpToDate(LatentmemError):
+    """A whole bank that must be opened for writing once before it can be read. `state` says why."""
+
+    state = "of an older latentmem"
+
+
+class Unfinished(NotUpToDate):
+    state = "left in the middle of a write"
+
+
+# A process was killed while it wrote: SQLite must undo or finish that, which is writing.
 _UNFINISHED = (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY)
 _SENTENCES = {
     **dict.fromkeys(
@@ -160,21 +169,16 @@ def sentences(path: str) -> Iterator[None]:
         sentence = _SENTENCES.get(code) or _SENTENCES.get(code & 0xFF)
         if sentence is None:
             raise
-        raise LatentmemError(sentence.format(path=path, error=e)) from e
+        kind = Unfinished if code in _UNFINISHED else LatentmemError
+        raise kind(sentence.format(path=path, error=e)) from e
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether a page of the file is damaged, so that other rows may still be readable."""
+    """Whether a page of the file is damaged."""
     return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in (
         sqlite3.SQLITE_CORRUPT,
         sqlite3.SQLITE_IOERR,
     )
-
-
-def is_unfinished(error: LatentmemError) -> bool:
-    """Whether a bank cannot be read because it was left in the middle of a write: it is not
-    damaged."""
-    return getattr(error.__cause__, "sqlite_errorcode", None) in _UNFINISHED
 
 
 # ------------------------------------------------------------------ opening
@@ -290,7 +294,13 @@ def _check(db: sqlite3.Connection, path: str, read_only: bool) -> None:
             "import your last export into a new one."
         )
     if version < SCHEMA_VERSION:
-        _bring_up(db, version, read_only)
+        if read_only:
+            raise NotUpToDate(
+                f"{path} was written by an older latentmem (bank version {version} of "
+                f"{SCHEMA_VERSION}), and reading alone cannot update it: open it once where it may "
+                "be written, for example with `latentmem verify`."
+            )
+        _upgrade(db)
 
 
 def _seen(db: sqlite3.Connection) -> tuple[int, int, set[tuple[str, ...]]]:
@@ -312,7 +322,8 @@ def _upgrade(db: sqlite3.Connection) -> None:
     try:
         version = _pragma(db, "user_version")
         if version or not _objects(db):
-            _run(db, version)
+            for statement in "".join(STEPS[version:]).split(";\n"):
+                db.execute(statement)
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         db.execute("COMMIT")
@@ -320,25 +331,6 @@ def _upgrade(db: sqlite3.Connection) -> None:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
-
-
-def _run(db: sqlite3.Connection, version: int, create: str = "CREATE") -> None:
-    for statement in "".join(STEPS[version:]).split(";\n"):
-        db.execute(statement.replace("CREATE", create, 1))
-
-
-def _bring_up(db: sqlite3.Connection, version: int, read_only: bool) -> None:
-    """An older bank gets what it lacks. One that is only read, or cannot be written, is left as it
-    is: what it lacks stands in, empty, in the memory of this connection, so that all queries
-    find their tables."""
-    if not read_only:
-        try:
-            return _upgrade(db)
-        except sqlite3.OperationalError as e:
-            if (getattr(e, "sqlite_errorcode", None) or 0) & 0xFF != sqlite3.SQLITE_READONLY:
-                raise
-    db.execute("PRAGMA temp_store = MEMORY")
-    _run(db, version, "CREATE TEMP")
 
 
 def _objects(db: sqlite3.Connection) -> set[tuple[str, ...]]:

@@ -134,6 +134,19 @@ def load_arrays(data: bytes, what: str) -> dict[str, np.ndarray]:
         raise LatentmemError(f"{what} is not valid safetensors ({str(e)[:120]}).") from None
 
 
+def read_prompt(data: Any, checksum: str, ident: str) -> np.ndarray | None:
+    """The soft prompt [virtual tokens, hidden] float32 in a row of the table of parts, None if it
+    is damaged."""
+    if not isinstance(data, bytes) or sha256(data) != checksum:
+        return None
+    try:
+        prompt = load_arrays(data, ident).get("soft_prompt")
+    except LatentmemError:
+        return None
+    whole = prompt is not None and prompt.ndim == 2 and prompt.size and np.isfinite(prompt).all()
+    return prompt.astype(np.float32, copy=False) if whole else None
+
+
 def save_key(kind: str, key: np.ndarray) -> bytes:
     return save_arrays({"key": key.astype(KEY_DTYPE[kind])})
 

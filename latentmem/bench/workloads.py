@@ -405,12 +405,9 @@ def filled(count: int, seed: int, path: str | Path = ":memory:") -> Bank:
 
 def extend(bank: Bank, keys: np.ndarray, start: int = 0) -> None:
     """Add one memory for each key [n, d] in large transactions; the ids count from `start`."""
-    from ..bank.serialization import pack
-
     for at in range(0, len(keys), BATCH):
-        memories = list(_memories(keys[at : at + BATCH], start + at))
         # One transaction for many: a put each would measure the disk.
-        bank._store.add([(pack(m), m) for m in memories])
+        bank.put_all(list(_memories(keys[at : at + BATCH], start + at)))
 
 
 def _memories(keys: np.ndarray, start: int) -> Iterator[Memory]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..bank.schema import is_unfinished
+from ..bank.schema import NotUpToDate
 from ..records import LatentmemError
 from ..settings import WHY, Settings
 
@@ -208,7 +208,7 @@ def bank(path: Path, problems: list[str]) -> dict[str, Any]:
             }
             wrong = store.verify().problems
     except LatentmemError as e:
-        wrong, state = [str(e)], "left in the middle of a write" if is_unfinished(e) else state
+        wrong, state = [str(e)], e.state if isinstance(e, NotUpToDate) else state
     except (
         ImportError,
         sqlite3.Error,

@@ -9,9 +9,8 @@ from contextlib import closing
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from ..bank import Bank
+from ..bank import MemoryBank, Overlay
 from ..bank.key_index import OtherKeys
-from ..bank.overlay import Overlay
 from ..method.answers import warm_up
 from ..method.voting import vote
 from ..records import (
@@ -54,13 +53,13 @@ class Engine:
         self,
         settings: Settings | None = None,
         *,
-        bank: Bank | None = None,
+        bank: MemoryBank | None = None,
         _shared: Shared | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self._own_bank, self._shared = bank, _shared or Shared()
 
-    def changed(self, *, on_bank: Bank | None = None, **settings: Any) -> Engine:
+    def changed(self, *, on_bank: MemoryBank | None = None, **settings: Any) -> Engine:
         """A light copy with some settings replaced, perhaps on another bank; models and open banks
         are shared."""
         bank = on_bank if on_bank is not None or "bank" in settings else self._own_bank
@@ -70,7 +69,7 @@ class Engine:
     # -----------------------------------------------------------------------------------------
 
     @property
-    def bank(self) -> Bank:
+    def bank(self) -> MemoryBank:
         """The bank of the settings, opened on first use."""
         return self._shared.bank(self.settings.bank) if self._own_bank is None else self._own_bank
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from ..bank.overlay import Overlay
 from ..records import Problem
 from . import api, components, hosting
 from .api import endpoints
@@ -113,9 +112,7 @@ def show_map(desk: AppSession, have: str, request: gr.Request) -> tuple[Any, ...
 def head(desk: AppSession) -> tuple[list[Fragment], Any]:
     """The line at the top, and whether it has to be looked at again: while the models are loading."""
     engine, warming = desk.engine, desk.warming
-    counted, error = attempt(
-        lambda: (len(engine.bank), len(engine.bank.own) if isinstance(engine.bank, Overlay) else 0)
-    )
+    counted, error = attempt(lambda: (len(engine.bank), engine.bank.private))
     if error:
         line = fragments(("error", notice(error, "warn")))
     else:

@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..bank.reads import stamp
 from ..records import LatentmemError
 from .map.panel_state import atlas_of, drawn, sheet_now
 from .session import AppSession, attempt
@@ -63,7 +62,7 @@ def first_picture(desk: AppSession) -> bytes:
     without one."""
 
     def lines() -> bytes:
-        now = stamp(desk.engine.bank)
+        now = desk.engine.bank.stamp()
         if desk.planes.get("early", (None, b""))[0] != now:
             desk.planes["early"] = now, _lines(desk)
         return desk.planes["early"][1]

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..bank.overlay import Overlay
+from ..bank import Overlay
 from ..records import (
     Distilled,
     Hit,
@@ -387,7 +387,7 @@ class AppSession:
                 visit.desk.engine = self.engine.changed(
                     on_bank=Overlay(
                         self.engine.bank,
-                        self.engine.settings.hosted_memories,  # type: ignore[arg-type]
+                        self.engine.settings.hosted_memories,
                         hosting.VIRTUAL_TOKENS,
                     )
                 )
@@ -403,7 +403,7 @@ class AppSession:
         for folder in (self._folder, self._downloads):
             if folder is not None:
                 folder.cleanup()
-        if isinstance(self.engine.bank, Overlay):
+        if self.app is not None:
             self.engine.bank.close()
 
     def folder(self) -> str:
@@ -582,8 +582,7 @@ def distil_records(
 
     def records() -> Iterator[Any]:
         problem = desk.problem(text)
-        if isinstance(desk.engine.bank, Overlay):
-            desk.engine.bank.check_room()
+        desk.engine.bank.check_room()
         engine = yield from ready_engine(desk, settings)
         yield from engine.distil(problem, keep=keep)
 

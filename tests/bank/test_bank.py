@@ -17,9 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from latentmem.bank import Bank
+from latentmem.bank import Bank, Overlay
 from latentmem.bank.notes import tag, tags
-from latentmem.bank.overlay import Overlay
 from latentmem.records import (
     Cluster,
     Counters,

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from latentmem.bank import Bank, overlay, serialization
+from latentmem.bank import Bank, Overlay, overlay, serialization
 from latentmem.bank import archive as bank_zip
 from latentmem.bank import overlay as beside
 from latentmem.bank.archive import EVENTS, MANIFEST, MEMORIES
 from latentmem.bank.notes import tag, tags
-from latentmem.bank.overlay import Overlay
 from latentmem.bank.serialization import MOST_KEY
 from latentmem.records import Event, LatentmemError
 from tests.bank_samples import make_memory, make_receipt

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmem.bank import Bank
+from latentmem.bank import Bank, Overlay
 from latentmem.bank import overlay as overlays
 from latentmem.bank.key_index import OtherKeys
-from latentmem.bank.overlay import Overlay
 from latentmem.engine.receipts import events
 from latentmem.records import Event, LatentmemError
 from tests.bank_samples import assert_same, make_memory, make_receipt, unit

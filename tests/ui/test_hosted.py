@@ -12,8 +12,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from latentmem.bank import Bank
-from latentmem.bank.overlay import Overlay
+from latentmem.bank import Bank, Overlay
 from latentmem.engine import Engine
 from latentmem.records import LatentmemError, Problem
 from latentmem.settings import Settings

@@ -13,8 +13,8 @@ import gradio as gr
 import numpy as np
 import pytest
 
+from latentmem.bank import Overlay
 from latentmem.bank import notes as bank_notes
-from latentmem.bank.overlay import Overlay
 from latentmem.records import Event, Status
 from latentmem.ui.map import actions, handlers, projection
 from latentmem.ui.map.panel_state import atlas_of

@@ -9,7 +9,6 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from latentmem.bank import reads
 from latentmem.ui import app as arrival
 from latentmem.ui import build
 from latentmem.ui.map import actions, handlers
@@ -137,10 +136,8 @@ def test_what_is_written_on_the_way_is_seen_another_time(
     monkeypatch.setattr(
         shops.engine.bank, "infos", lambda *a, **k: (order.append("rows"), real(*a, **k))[1]
     )
-    monkeypatch.setattr(
-        "latentmem.ui.map.panel_state.stamp",
-        lambda bank: (order.append("stamp"), reads.stamp(bank))[1],
-    )
+    state = shops.engine.bank.stamp
+    monkeypatch.setattr(shops.engine.bank, "stamp", lambda: (order.append("stamp"), state())[1])
     memories.refresh(shops, *LOOK, "", visitor())
     assert order[0] == "stamp" and "rows" in order
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from latentmem.bank import Bank
-from latentmem.bank.overlay import Overlay
+from latentmem.bank import Bank, Overlay
 from latentmem.records import Event
 from latentmem.ui.map import panel_state
 from latentmem.ui.panels import solve
@@ -104,7 +103,7 @@ def used(bank: Any, name: str, answers: int) -> None:
         event(kind, n, memory_id=name, detail={"correct": n != 1})
         for n, kind in enumerate(("helped", "hurt", "feedback", "note", "tag"))
     ]
-    bank._store.add_events(
+    bank.record_all(
         old
         + [
             event(kind, 10 + n, memory_id=name)

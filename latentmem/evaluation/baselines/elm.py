@@ -114,7 +114,7 @@ class Elm(BaseSystem):
         data = read_json(folder / "elm.json") or {"ids": [], "spent": {}}
         self.bank, self.ids, self.spent = Bank(":memory:"), data["ids"], Cost(**data["spent"])
         if self.ids:
-            with Bank(folder / "bank.sqlite", read_only=True) as bank:
+            with Bank(folder / "bank.sqlite") as bank:  # an older bank gets its new tables
                 for ident in self.ids:
                     self.bank.put(bank.get(ident))
 

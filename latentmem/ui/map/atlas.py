@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ...bank import MemoryBank
 from ...bank.notes import Note, notes, tags
-from ...bank.reads import memories_stamp, soft_prompts, stamp
 from ...records import Hit, LatentmemError, MemoryInfo, Status, digest
 from .projection import Plane, grown, place
 
@@ -108,7 +108,7 @@ class Atlas:
     """The pictures of one bank. Thread-safe. `like`: an atlas of a bank with the same memories, or
     nearly: pictures that fit are taken over, and none is computed twice."""
 
-    def __init__(self, bank: Any, like: Atlas | None = None) -> None:
+    def __init__(self, bank: MemoryBank, like: Atlas | None = None) -> None:
         self.bank = bank
         self._lock = threading.RLock()
         self.drawing = threading.Lock()  # held by whoever draws a picture at once
@@ -124,7 +124,7 @@ class Atlas:
         """The table as it is now; not `exact`: its counters, tags and notes may be those of a
         moment ago, so that a click on a map of 50,000 does not read them all again."""
         with self._lock:
-            now = memories_stamp(self.bank), stamp(self.bank)
+            now = self.bank.memories_stamp(), self.bank.stamp()
             if self._rows is None or self._rows[0][0] != now[0] or (exact and self._rows[0] != now):
                 self._rows = now, Rows(tuple(self.bank.infos()), tags(self.bank), notes(self.bank))
             return self._rows[1]
@@ -133,7 +133,7 @@ class Atlas:
         """The picture, if it is there and the memories are the same."""
         with self._lock:
             seen, sheet = self._sheets.get((space, method), (None, None))
-            now = memories_stamp(self.bank)
+            now = self.bank.memories_stamp()
             if sheet is None or (seen != now and not self._still(sheet)):
                 return None
             self._sheets[space, method] = now, sheet
@@ -152,7 +152,7 @@ class Atlas:
         found = self.ready(space, method)
         if found is not None:
             return found
-        now = memories_stamp(self.bank)
+        now = self.bank.memories_stamp()
         with self._lock:
             old = self._sheets.get((space, method))
         vectors = yield from self.vectors(space)
@@ -263,7 +263,7 @@ def _prompt_vectors(
     names: list[str] = []
     kept = np.empty((len(wanted), SKETCH if small else wide), np.float32)
     mean = np.zeros(wide)
-    for done, (name, prompt) in enumerate(soft_prompts(bank), 1):
+    for done, (name, prompt) in enumerate(bank.soft_prompts(), 1):
         if done % 500 == 0:
             yield Status("Reading the soft prompts", done, len(wanted))
         if name in wanted and len(names) < len(kept) and prompt.shape == (tokens, hidden):

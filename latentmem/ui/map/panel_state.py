@@ -11,8 +11,6 @@ import numpy as np
 from markupsafe import Markup
 
 from ...bank.notes import notes, tags
-from ...bank.overlay import Overlay
-from ...bank.reads import stamp
 from ...model.vocabulary import parameters
 from ...model.weights.catalog import MODELS
 from ...records import Counters, Hit, LatentmemError, Memory, MemoryInfo, Receipt
@@ -169,11 +167,7 @@ def atlas_of(desk: AppSession) -> Atlas:
     that is the atlas of the shared bank for everybody who has neither a memory of their own nor
     done anything to a shared one."""
     bank = desk.engine.bank
-    if (
-        desk.app is not None
-        and isinstance(bank, Overlay)
-        and not (len(bank.own) or bank._beside.of())
-    ):
+    if desk.app is not None and bank.untouched:
         return atlas_of(desk.app)
     atlas = desk.planes.get("atlas")
     if atlas is None or atlas.bank is not bank:
@@ -256,7 +250,7 @@ def picture(
 
 def seen_now(desk: AppSession) -> str:
     """The state of the bank, to be kept by the page: another one when anything was written."""
-    return str(attempt(lambda: stamp(desk.engine.bank))[0] or "")
+    return str(attempt(desk.engine.bank.stamp)[0] or "")
 
 
 def drawn(
@@ -343,9 +337,7 @@ def opened(
         )
         return part._replace(page=page, body=instead, actions=gr.update(visible=False))
     bank, shut = desk.engine.bank, one.info.quarantined
-    mine = getattr(bank, "owns", lambda memory_id: True)(
-        name
-    )  # in a shared app most belong to its keeper
+    mine = bank.owns(name)  # in a shared app most belong to its keeper
     return part._replace(
         page=head(
             one.memory,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from ...bank.overlay import Overlay
+from ...bank import Overlay
 from ...records import Memory, Status
 from ...settings import Settings
 from .. import components
@@ -352,8 +352,7 @@ def amiss(desk: AppSession, problem: str, *settings: Any) -> str:
     def look() -> None:
         desk.problem(problem)
         desk.tuned(components.checked(*settings[:n]) | components.checked_distil(*settings[n:]))
-        if isinstance(desk.engine.bank, Overlay):
-            desk.engine.bank.check_room()
+        desk.engine.bank.check_room()
 
     return attempt(look)[1]
 

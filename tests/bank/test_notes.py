@@ -1,4 +1,4 @@
-"""Notes, tags, what an explorer reads of a bank, and the words beside a virtual token."""
+"""Notes and tags on memories; what tells a reader of a bank that it changed."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmem.bank import Bank
-from latentmem.bank import notes as notes
-from latentmem.bank.overlay import Overlay
-from latentmem.bank.reads import memories_stamp, soft_prompts, stamp
-from latentmem.model import vocabulary
+from latentmem.bank import Bank, Overlay, notes
 from latentmem.records import Event, LatentmemError
 from tests.bank_samples import make_memory
-from tests.tiny import tiny_hf, tiny_model, tiny_tokenizer
 
 
 def filled(n: int = 3) -> tuple[Bank, list[str]]:
@@ -119,22 +113,22 @@ def test_a_visitors_notes_stay_with_the_visitor() -> None:
 def test_the_stamps_tell_what_changed(tmp_path: Path) -> None:
     bank = Bank(tmp_path / "b.sqlite")
     a = bank.put(make_memory(0))
-    both = memories_stamp(bank), stamp(bank)
-    assert (memories_stamp(bank), stamp(bank)) == both, "nothing changed"
+    both = bank.memories_stamp(), bank.stamp()
+    assert (bank.memories_stamp(), bank.stamp()) == both, "nothing changed"
     bank.record(Event(a, "used"))
-    assert memories_stamp(bank) == both[0] and stamp(bank) != both[1]
+    assert bank.memories_stamp() == both[0] and bank.stamp() != both[1]
     for change in (
         lambda: bank.put(make_memory(1)),
         lambda: bank.quarantine(a, "x"),
         lambda: bank.delete(a),
     ):
-        before = memories_stamp(bank), stamp(bank)
+        before = bank.memories_stamp(), bank.stamp()
         change()
-        assert memories_stamp(bank) != before[0] and stamp(bank) != before[1]
-    before = memories_stamp(bank), stamp(bank)
+        assert bank.memories_stamp() != before[0] and bank.stamp() != before[1]
+    before = bank.memories_stamp(), bank.stamp()
     with Bank(tmp_path / "b.sqlite") as other:
         other.put(make_memory(2))
-    assert memories_stamp(bank) != before[0] and stamp(bank) != before[1]
+    assert bank.memories_stamp() != before[0] and bank.stamp() != before[1]
 
 
 def test_an_overlay_changes_with_either_bank_and_with_what_is_beside() -> None:
@@ -145,58 +139,20 @@ def test_an_overlay_changes_with_either_bank_and_with_what_is_beside() -> None:
         lambda: overlay.put(make_memory(8)),
         lambda: bank.put(make_memory(9)),
     ):
-        before = stamp(overlay)
+        before = overlay.stamp()
         change()
-        assert stamp(overlay) != before
+        assert overlay.stamp() != before
 
 
 def test_all_soft_prompts_in_one_pass_without_the_damaged() -> None:
     bank, ids = filled(70)
-    found = dict(soft_prompts(bank))
+    found = dict(bank.soft_prompts())
     assert list(found) == ids
     for seed, ident in enumerate(ids):
         np.testing.assert_array_equal(found[ident], make_memory(seed).soft_prompt)
     with bank._store.writing() as db:
         db.execute("UPDATE parts SET bytes = X'00' WHERE part = 'soft_prompt' AND seq = 3")
-    assert len(dict(soft_prompts(bank))) == 69
+    assert len(dict(bank.soft_prompts())) == 69
     overlay = Overlay(bank)
     own = overlay.put(make_memory(99))
-    assert list(dict(soft_prompts(overlay)))[-1] == own
-
-
-# ------------------------------------------------------------------ words
-def test_the_nearest_words_are_those_of_a_plain_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary, "CHUNK", 50)  # 258 words in six chunks
-    torch.manual_seed(0)
-    table = torch.randn(258, 16)
-    table[7] = 0  # a word that was never trained
-    prompt = torch.randn(4, 16).numpy()
-    prompt[2] = 3 * table[65].numpy()
-    found = vocabulary.nearest_words(table, tiny_tokenizer(), prompt, 3)
-    unit = table / table.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    exact = torch.from_numpy(prompt / np.linalg.norm(prompt, axis=1, keepdims=True)) @ unit.T
-    for row, scores in zip(found, exact, strict=True):
-        assert [w.token for w in row] == [
-            int(i) for i in scores.argsort(descending=True) if i != 7
-        ][:3]
-        assert [w.cosine for w in row] == pytest.approx(
-            sorted(scores.tolist(), reverse=True)[:3], abs=1e-5
-        )
-    assert found[2][0].token == 65 and found[2][0].cosine == pytest.approx(1)
-    assert found[2][0].text == tiny_tokenizer().decode([65])
-    with pytest.raises(LatentmemError, match="16 numbers a token and the model's words have 8"):
-        vocabulary.nearest_words(table[:, :8], tiny_tokenizer(), prompt)
-
-
-def test_words_of_a_memory_need_the_model_that_made_it() -> None:
-    model = tiny_model()
-    mine = make_memory(1, hidden=32, model=model.fingerprint)
-    assert [len(row) for row in vocabulary.memory_words(model, mine, 2)] == [2] * 4
-    with pytest.raises(LatentmemError, match="made by name1 and the model in use is tiny"):
-        vocabulary.memory_words(model, make_memory(1, hidden=32))
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_the_size_of_a_model_is_what_transformers_counts(tied: bool) -> None:
-    expected = sum(p.numel() for p in tiny_hf(tie_word_embeddings=tied).parameters())
-    assert vocabulary.parameters(tiny_model(tie_word_embeddings=tied)) == expected
+    assert list(dict(overlay.soft_prompts()))[-1] == own
