@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,7 @@ def imports(path: Path) -> tuple[tuple[str, int], ...]:
     return tuple(_imports(path))
 
 
-def _imports(path: Path) -> Iterator[tuple[str, int]]:
+def _imports(path: Path, also_for_types: bool = False) -> Iterator[tuple[str, int]]:
     inside = (
         ["latentmem", *path.relative_to(PACKAGE).parts[:-1]] if path.is_relative_to(PACKAGE) else []
     )
@@ -127,7 +128,7 @@ def _imports(path: Path) -> Iterator[tuple[str, int]]:
         for n in ast.walk(s)
     }
     for node in nodes(path):
-        if id(node) in typing_only:
+        if id(node) in typing_only and not also_for_types:
             continue
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -161,6 +162,23 @@ def test_imports_go_one_way() -> None:
             if theirs and not inside and LEVEL[theirs] >= LEVEL[unit(path)]:
                 wrong.append(f"{path.relative_to(ROOT)}:{line} imports {name}")
     assert not wrong, wrong
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    """Not even those for types."""
+    names = {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
+        for p in sources("latentmem")
+    }
+    graph = {
+        name: {
+            found if found in names else found.rpartition(".")[0]
+            for found, _ in _imports(path, also_for_types=True)
+        }
+        - {name}
+        for name, path in names.items()
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError, which lists the circle
 
 
 def test_the_package_never_imports_tests_or_examples() -> None:
