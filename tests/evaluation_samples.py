@@ -12,7 +12,7 @@ from typing import Any
 
 from latentmem.evaluation.baselines.base import ONE, VOTE, AnswerMode, Cost, Reply
 from latentmem.evaluation.datasets import DataSet, load
-from latentmem.evaluation.protocols import Entrant
+from latentmem.evaluation.protocols import SystemSpec
 from latentmem.records import (
     Cluster,
     Distilled,
@@ -48,14 +48,14 @@ def chance(*parts: object) -> float:
 
 
 def side(
-    problem: Problem, name: Side, form: AnswerMode, good: float
+    problem: Problem, name: Side, mode: AnswerMode, good: float
 ) -> tuple[Vote, tuple[Trace, ...]]:
     """Traces that are right with the chance `good`; their truth is read off the problem's text, as
     a model would."""
     truth = solved(problem)
     traces = []
-    for row in range(form.traces):
-        answer = str(truth if chance(problem.id, name, row, form.name) < good else truth + 1)
+    for row in range(mode.traces):
+        answer = str(truth if chance(problem.id, name, row, mode.name) < good else truth + 1)
         traces.append(Trace(row, f"\\boxed{{{answer}}}", answer, True, 10 + row, name, (1, 2)))
     rows: dict[str, list[int]] = {}
     for t in traces:
@@ -63,7 +63,7 @@ def side(
     clusters = sorted(
         (Cluster(a, tuple(r)) for a, r in rows.items()), key=lambda c: (-c.size, c.rows[0])
     )
-    return Vote(tuple(clusters), form.traces, form.traces, side=name), tuple(traces)
+    return Vote(tuple(clusters), mode.traces, mode.traces, side=name), tuple(traces)
 
 
 @cache
@@ -122,19 +122,19 @@ class FakeSystem:
             self.spent += Cost(100, 1, 0.5)
             yield Distilled(p.id, None, "toys leave no soft prompt")
 
-    def reply(self, problems: Sequence[Problem], form: AnswerMode) -> Iterator[Reply]:
+    def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
         for p in problems:
             self.seen.append(("reply", p))
             time.sleep(self.pace)
-            alone, traces = side(p, "zero_shot", form, self.good)
+            alone, traces = side(p, "zero_shot", mode, self.good)
             if not self.memories or not self.known:
                 cost = Cost(sum(t.tokens for t in traces), 5, 0.25)
                 yield Reply(
-                    p.id, self.name, form.name, alone.label, {"zero_shot": alone}, traces, cost
+                    p.id, self.name, mode.name, alone.label, {"zero_shot": alone}, traces, cost
                 )
                 continue
             hit = Hit(self.known[int(chance("hit", p.id) * len(self.known))], "a memory", 0.75, 1)
-            helped, more = side(p, "memory", form, min(0.95, self.good + 0.05 * len(self.known)))
+            helped, more = side(p, "memory", mode, min(0.95, self.good + 0.05 * len(self.known)))
             agreed = alone.label == helped.label
             scores = {"zero_shot": alone.majority_ratio, "memory": helped.majority_ratio}
             chosen: Side = (
@@ -145,7 +145,7 @@ class FakeSystem:
             yield Reply(
                 p.id,
                 self.name,
-                form.name,
+                mode.name,
                 votes[chosen].label,
                 votes,
                 (*traces, *more),
@@ -169,26 +169,26 @@ class FakeSystem:
 
 
 class Cast:
-    """Makes entrants and remembers the systems that were made."""
+    """Makes specs and remembers the systems that were made."""
 
     def __init__(self) -> None:
         self.made: list[FakeSystem] = []
 
-    def entrant(
-        self, name: str, forms: tuple[AnswerMode, ...] = (ONE, VOTE), **how: Any
-    ) -> Entrant:
+    def spec(
+        self, name: str, modes: tuple[AnswerMode, ...] = (ONE, VOTE), **how: Any
+    ) -> SystemSpec:
         def make() -> FakeSystem:
             self.made.append(FakeSystem(name, **how))
             return self.made[-1]
 
         learns = "online" if how.get("memories") else "offline" if how.get("offline") else ""
-        return Entrant(name, forms, make, learns)
+        return SystemSpec(name, modes, make, learns)
 
-    def all(self) -> list[Entrant]:
+    def all(self) -> list[SystemSpec]:
         return [
-            self.entrant("zero_shot"),
-            self.entrant("elm", memories=True),
-            self.entrant("offline_ttrl", offline=True),
+            self.spec("zero_shot"),
+            self.spec("elm", memories=True),
+            self.spec("offline_ttrl", offline=True),
         ]
 
     @property
@@ -198,18 +198,18 @@ class Cast:
 
 def fake_cast(
     engine: Any, systems: Sequence[str], data: DataSet, folder: Path
-) -> tuple[list[Entrant], dict[str, Any]]:
+) -> tuple[list[SystemSpec], dict[str, Any]]:
     """In the place of the Stream panel's `cast`, for an engine without a model."""
     from latentmem.ui.panels.stream import entered
 
     good = {"zero_shot": 0.5, "icl_raw": 0.55, "elm": 0.5}
-    entrants = entered(
+    specs = entered(
         systems,
         lambda name: FakeSystem(
             name, memories=name in ("elm", "icl_raw"), good=good[name], pace=engine.pace
         ),
     )
-    return entrants, {
+    return specs, {
         "protocol": "stream",
-        "systems": {e.name: [f.name for f in e.forms] for e in entrants},
+        "systems": {e.name: [f.name for f in e.modes] for e in specs},
     }

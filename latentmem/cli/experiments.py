@@ -150,7 +150,7 @@ def evaluate(
     if systems:
         chosen = replace(chosen, online=())
     if forms:
-        chosen = replace(chosen, forms={name: _listed(forms) for name in chosen.systems})
+        chosen = replace(chosen, modes={name: _listed(forms) for name in chosen.systems})
     folder = out or Path(f"evaluation-{suite}")
     if readme is not None:
         from ..evaluation.evidence import update_readme

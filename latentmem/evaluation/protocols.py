@@ -44,24 +44,24 @@ if TYPE_CHECKING:
     from .baselines.offline import Offline
     from .baselines.registry import SystemFactory
 
-FORMS: dict[str, AnswerMode] = {form.name: form for form in (ONE, VOTE)}
+MODES: dict[str, AnswerMode] = {mode.name: mode for mode in (ONE, VOTE)}
 Event = Status | Step | Distilled | Result | Learned | Progress  # what a protocol yields
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """A system of the comparison and the forms it answers in. `make` is called when its turn comes.
+class SystemSpec:
+    """A system of the comparison and the modes it answers in. `make` is called when its turn comes.
     `learns`: "online", from problems that it has answered; "offline", from a whole training set
     before; "" not at all."""
 
     name: str
-    forms: tuple[AnswerMode, ...]
+    modes: tuple[AnswerMode, ...]
     make: Callable[[], System]
     learns: str = ""
 
 
 @dataclass(frozen=True)
-class Asked:
+class Batch:
     """A batch of problems, with their places in the test part or in the stream."""
 
     dataset: str
@@ -70,9 +70,9 @@ class Asked:
     problems: tuple[Problem, ...]
 
 
-def ask(system: System, form: AnswerMode, batch: Asked) -> list[Result]:
+def ask(system: System, mode: AnswerMode, batch: Batch) -> list[Result]:
     """The replies to a batch, judged. Raises LatentmemError if the system leaves a problem out."""
-    replies = list(system.reply([p.unlabelled() for p in batch.problems], form))
+    replies = list(system.reply([p.unlabelled() for p in batch.problems], mode))
     if [r.problem_id for r in replies] != [p.id for p in batch.problems]:
         raise LatentmemError(
             f"{system.name} answered {len(replies)} of {len(batch.problems)} problems or in "
@@ -133,7 +133,7 @@ def lesson(
 
 
 def run_heldout(
-    entrants: Sequence[Entrant],
+    specs: Sequence[SystemSpec],
     learn: DataSet,
     tests: Sequence[DataSet],
     journal: Journal,
@@ -141,35 +141,33 @@ def run_heldout(
     rows: int = 32,
     together: int = 2,
 ) -> Iterator[Event]:
-    """All entrants one after another: what is not yet in the journal is done, and yielded.
+    """All systems one after another: what is not yet in the journal is done, and yielded.
 
     `rows`: traces sampled in one batch, at most (one problem's traces stay together). `together`:
     problems that a system learns from at a time; what was learnt is on disk after each time. A
     system that has nothing to do is not even made.
     """
-    tally = Tally(sum(len(t.problems) * len(e.forms) for t in tests for e in entrants))
-    wanted = {unit for e in entrants for unit, _, _ in _questions(e, learn, tests, rows)}
+    tally = Tally(sum(len(t.problems) * len(e.modes) for t in tests for e in specs))
+    wanted = {unit for e in specs for unit, _, _ in _questions(e, learn, tests, rows)}
     tally.add(
         r
         for r in journal.results()
         if _unit_of(r.learned_on, r.dataset, r.system, r.form) in {_family(u) for u in wanted}
     )
     yield tally.progress()
-    for entrant in entrants:
-        todo = [q for q in _questions(entrant, learn, tests, rows) if q[0] not in journal]
-        name = f"{learn.name}/{entrant.name}"
+    for spec in specs:
+        todo = [q for q in _questions(spec, learn, tests, rows) if q[0] not in journal]
+        name = f"{learn.name}/{spec.name}"
         if not todo:
             continue
-        system = entrant.make()
-        yield from _taught(
-            system, _lessons(entrant, learn.problems, together), learn, journal, name
-        )
-        for unit, form, batch in todo:
+        system = spec.make()
+        yield from _taught(system, _lessons(spec, learn.problems, together), learn, journal, name)
+        for unit, mode, batch in todo:
             yield Status(
-                f"{entrant.name} ({form.name}) on {batch.dataset}: problems {batch.first + 1} to "
+                f"{spec.name} ({mode.name}) on {batch.dataset}: problems {batch.first + 1} to "
                 f"{batch.first + len(batch.problems)}"
             )
-            results = ask(system, form, batch)
+            results = ask(system, mode, batch)
             journal.append(unit, results)
             tally.add(results)
             yield from results
@@ -204,35 +202,35 @@ def _taught(
 
 
 def _lessons(
-    entrant: Entrant, problems: Sequence[Problem], together: int
+    spec: SystemSpec, problems: Sequence[Problem], together: int
 ) -> list[tuple[bool, Sequence[Problem]]]:
     """(whole set?, problems) of each lesson: all at once for the rows that train on a set, a few at
     a time for the others."""
-    if not problems or not entrant.learns:
+    if not problems or not spec.learns:
         return []
-    if entrant.learns == "offline":
+    if spec.learns == "offline":
         return [(True, problems)]
     return [(False, problems[i : i + together]) for i in range(0, len(problems), together)]
 
 
 def _questions(
-    entrant: Entrant, learn: DataSet, tests: Sequence[DataSet], rows: int
-) -> Iterator[tuple[str, AnswerMode, Asked]]:
-    """(unit, form, batch) of everything that an entrant is asked."""
+    spec: SystemSpec, learn: DataSet, tests: Sequence[DataSet], rows: int
+) -> Iterator[tuple[str, AnswerMode, Batch]]:
+    """(unit, mode, batch) of everything that a system is asked."""
     for test in tests:
-        for form in entrant.forms:
-            size = max(1, rows // form.traces)
+        for mode in spec.modes:
+            size = max(1, rows // mode.traces)
             for first in range(0, len(test.problems), size):
-                batch = Asked(test.name, learn.name, first, test.problems[first : first + size])
+                batch = Batch(test.name, learn.name, first, test.problems[first : first + size])
                 yield (
-                    f"{_unit_of(learn.name, test.name, entrant.name, form.name)}/{first}",
-                    form,
+                    f"{_unit_of(learn.name, test.name, spec.name, mode.name)}/{first}",
+                    mode,
                     batch,
                 )
 
 
-def _unit_of(learned_on: str, dataset: str, system: str, form: str) -> str:
-    return f"{learned_on}>{dataset}/{system}/{form}"
+def _unit_of(learned_on: str, dataset: str, system: str, mode: str) -> str:
+    return f"{learned_on}>{dataset}/{system}/{mode}"
 
 
 def _family(unit: str) -> str:
@@ -243,7 +241,7 @@ def _family(unit: str) -> str:
 
 
 def run_stream(
-    entrants: Sequence[Entrant], data: DataSet, journal: Journal, *, block: int = 1
+    specs: Sequence[SystemSpec], data: DataSet, journal: Journal, *, block: int = 1
 ) -> Iterator[Event]:
     """The stream, from where the journal stands to its end. Closing the generator stops it; calling
     again goes on.
@@ -252,70 +250,70 @@ def run_stream(
     A text that comes twice is met once, or its second time would be no new problem.
     """
     problems = tuple(unique(data.problems))
-    tally = Tally(len(problems) * sum(len(e.forms) for e in entrants))
-    wanted = {(e.name, f.name) for e in entrants for f in e.forms}
+    tally = Tally(len(problems) * sum(len(e.modes) for e in specs))
+    wanted = {(e.name, f.name) for e in specs for f in e.modes}
     tally.add(r for r in journal.results() if (r.system, r.form) in wanted)
     yield tally.progress()
-    if tally.done == tally.total and not _unlearnt(entrants, journal, -(-len(problems) // block)):
+    if tally.done == tally.total and not _unlearnt(specs, journal, -(-len(problems) // block)):
         return
-    systems: list[tuple[Entrant, System, int]] = []
-    for entrant in entrants:
-        system = entrant.make()
-        systems.append((entrant, system, journal.restore(entrant.name, system.load)))
+    systems: list[tuple[SystemSpec, System, int]] = []
+    for spec in specs:
+        system = spec.make()
+        systems.append((spec, system, journal.restore(spec.name, system.load)))
     for place, first in enumerate(range(0, len(problems), block)):
-        batch = Asked(data.name, "", first, problems[first : first + block])
-        for entrant, system, learnt in systems:
-            yield from _met(entrant, system, batch, place, learnt, journal, tally, len(problems))
+        batch = Batch(data.name, "", first, problems[first : first + block])
+        for spec, system, learnt in systems:
+            yield from _met(spec, system, batch, place, learnt, journal, tally, len(problems))
         last = first + block >= len(problems)
-        for entrant, system, learnt in systems:
-            if entrant.learns and place >= learnt:
+        for spec, system, learnt in systems:
+            if spec.learns and place >= learnt:
                 yield Status(
-                    f"{entrant.name} learns from problem {first + 1} of {len(problems)}",
+                    f"{spec.name} learns from problem {first + 1} of {len(problems)}",
                     first,
                     len(problems),
                 )
                 yield from lesson(
-                    system, batch.problems, "", journal, entrant.name, place, whole=False, last=last
+                    system, batch.problems, "", journal, spec.name, place, whole=False, last=last
                 )
 
 
 def _met(
-    entrant: Entrant,
+    spec: SystemSpec,
     system: System,
-    batch: Asked,
+    batch: Batch,
     place: int,
     learnt: int,
     journal: Journal,
     tally: Tally,
     total: int,
 ) -> Iterator[Event]:
-    """One system's replies to an arrival, in each form, as far as they are not written yet."""
-    for form in entrant.forms:
-        unit = f"{entrant.name}/{form.name}/{place}"
+    """One system's replies to an arrival, in each mode, as far as they are not written yet."""
+    for mode in spec.modes:
+        unit = f"{spec.name}/{mode.name}/{place}"
         if unit in journal:
             continue
         if learnt > place:
             name, remedy = journal.remedies.name(journal.folder), journal.remedies.anew
             raise LatentmemError(
-                f"{name} has no replies of {entrant.name} ({form.name}) to problem "
+                f"{name} has no replies of {spec.name} ({mode.name}) to problem "
                 f"{batch.first + 1}, from which it has learnt since: {remedy}."
             )
         yield Status(
-            f"{entrant.name} ({form.name}) answers problem {batch.first + 1} of {total}",
+            f"{spec.name} ({mode.name}) answers problem {batch.first + 1} of {total}",
             batch.first,
             total,
         )
-        results = ask(system, form, batch)
+        results = ask(system, mode, batch)
         journal.append(unit, results)
         tally.add(results)
         yield from results
         yield tally.progress()
 
 
-def _unlearnt(entrants: Sequence[Entrant], journal: Journal, blocks: int) -> bool:
+def _unlearnt(specs: Sequence[SystemSpec], journal: Journal, blocks: int) -> bool:
     """True if a system has still to learn from the last arrival: what it learnt there belongs to
     its costs."""
-    return any(e.learns and f"{e.name}/lesson/{blocks - 1}" not in journal for e in entrants)
+    return any(e.learns and f"{e.name}/lesson/{blocks - 1}" not in journal for e in specs)
 
 
 # ---------- Single-instance generalisation: train on ONE problem, try held-out ones after every few steps; and how good keys are.
@@ -351,7 +349,7 @@ def check(test: DataSet, learners: Sequence[str]) -> None:
 
 
 def run_single(
-    shop: SystemFactory,
+    factory: SystemFactory,
     train: Sequence[Problem],
     test: DataSet,
     folder: Path,
@@ -371,26 +369,26 @@ def run_single(
     done = {(r["setup"], r["learner"], r["problem_id"], r["step"]) for r in log.read()}
     for problem in train:
         setup = digest(
-            *computed(shop.engine.model),
-            repr(shop.recipe),
-            repr(shop.sampler.max_new_tokens),
+            *computed(factory.engine.model),
+            repr(factory.recipe),
+            repr(factory.sampler.max_new_tokens),
             repr(steps),
-            repr(shop.rates),
+            repr(factory.rates),
             test.digest,
             problem.text,
         )[:12]
         for name in dict.fromkeys(learners):
             wanted = [m for m in moments(steps) if (setup, name, problem.id, m) not in done]
             if wanted:
-                for record in _curve(shop, name, problem, test, steps, wanted):
+                for record in _curve(factory, name, problem, test, steps, wanted):
                     if isinstance(record, dict):
-                        record |= {"setup": setup, "model": shop.settings.model}
+                        record |= {"setup": setup, "model": factory.settings.model}
                         log.append(record)
                     yield record
 
 
 def _curve(
-    shop: SystemFactory,
+    factory: SystemFactory,
     name: str,
     problem: Problem,
     test: DataSet,
@@ -398,12 +396,14 @@ def _curve(
     wanted: Sequence[int],
 ) -> Iterator[Status | Step | dict[str, Any]]:
     make, what = LEARNERS[name]
-    course = TrainingSchedule(steps=steps, batch=1, learning_rate=shop.rates[what])
-    system = make(shop.sampler, shop.recipe, course)
-    base = {r.problem_id: r.answer for r in shop.make("zero_shot").reply(blank(test.problems), ONE)}
+    schedule = TrainingSchedule(steps=steps, batch=1, learning_rate=factory.rates[what])
+    system = make(factory.sampler, factory.recipe, schedule)
+    base = {
+        r.problem_id: r.answer for r in factory.make("zero_shot").reply(blank(test.problems), ONE)
+    }
     if 0 in wanted:
         yield Status(f"{name}, {problem.id}: held-out problems before training")
-        yield _line(shop, system, name, problem, test, 0, base)
+        yield _line(factory, system, name, problem, test, 0, base)
     tokens, seconds = 0, 0.0
     for record in system.fit([problem.unlabelled()]):
         yield record  # type: ignore[misc]
@@ -412,7 +412,7 @@ def _curve(
         tokens, seconds = tokens + record.tokens, seconds + record.seconds
         if record.step in wanted:
             yield Status(f"{name}, {problem.id}: held-out problems after step {record.step}")
-            yield _line(shop, system, name, problem, test, record.step, base) | {
+            yield _line(factory, system, name, problem, test, record.step, base) | {
                 "agreement": round(record.agreement, 4),
                 "note": record.note,
                 "train_tokens": tokens,
@@ -425,7 +425,7 @@ def blank(problems: Sequence[Problem]) -> list[Problem]:
 
 
 def _line(
-    shop: SystemFactory,
+    factory: SystemFactory,
     system: Offline,
     name: str,
     problem: Problem,
@@ -453,13 +453,13 @@ def _line(
         "finished": sum(v.voters for r in replies.values() for v in r.votes.values()) / len(ok),
         "train_tokens": 0,
         "train_seconds": 0.0,
-        "seed": shop.settings.seed,
-        "learning_rate": system.course.learning_rate,
+        "seed": factory.settings.seed,
+        "learning_rate": system.schedule.learning_rate,
     }
 
 
 def key_quality(
-    shop: SystemFactory, data: DataSet, folder: Path
+    factory: SystemFactory, data: DataSet, folder: Path
 ) -> Iterator[Status | dict[str, Any]]:
     """For both kinds of key: how often the nearest other problem is of the same family. Lines of
     `folder`/keys.jsonl."""
@@ -470,9 +470,9 @@ def key_quality(
         yield Status(f"{data.name} has one family only: its keys are not compared")
         return
     log = Log(folder / "keys.jsonl")
-    setup = digest(*computed(shop.engine.model), shop.settings.embedder, data.digest, *families)[
-        :12
-    ]
+    setup = digest(
+        *computed(factory.engine.model), factory.settings.embedder, data.digest, *families
+    )[:12]
     done = {(r.get("setup"), r["kind"]) for r in log.read()}  # the first versions wrote none
     for kind in ("input", "kv"):
         if (setup, kind) in done:
@@ -480,14 +480,14 @@ def key_quality(
         vectors = []
         for i, p in enumerate(data.problems):
             yield Status(f"{kind} keys of {data.name}", i, len(families))
-            vectors.append(shop.key(p.unlabelled(), kind))  # type: ignore[arg-type]
+            vectors.append(factory.key(p.unlabelled(), kind))  # type: ignore[arg-type]
         share, chance = nearest_share(np.stack(vectors), families)
         line = {
             "setup": setup,
             "dataset": data.name,
             "digest": data.digest,
-            "model": shop.settings.model,
-            "embedder": shop.settings.embedder,
+            "model": factory.settings.model,
+            "embedder": factory.settings.embedder,
             "kind": kind,
             "n": len(families),
             "families": len(set(families)),
@@ -502,20 +502,22 @@ def key_quality(
 
 
 def nearest(
-    shop: SystemFactory, problem: Problem, others: Sequence[Problem], k: int
+    factory: SystemFactory, problem: Problem, others: Sequence[Problem], k: int
 ) -> list[Problem]:
     """The k others whose sentence embedding is most similar (cosine), best first; ties in the order
     given."""
     rest = [p for p in others if p.id != problem.id]
-    key = shop.key(problem, "input")
+    key = factory.key(problem, "input")
     return [
         rest[i]
-        for i in np.argsort([-float(key @ shop.key(p, "input")) for p in rest], kind="stable")[:k]
+        for i in np.argsort([-float(key @ factory.key(p, "input")) for p in rest], kind="stable")[
+            :k
+        ]
     ]
 
 
 def learn(
-    shop: SystemFactory,
+    factory: SystemFactory,
     sampler: Sampler,
     recipe: Recipe,
     problems: Sequence[Problem],
@@ -530,7 +532,7 @@ def learn(
     and a Taught for each problem.
     """
     for problem in problems:
-        group = [p.unlabelled() for p in (problem, *nearest(shop, problem, others, k))]
+        group = [p.unlabelled() for p in (problem, *nearest(factory, problem, others, k))]
         row = offline_prompt(
             sampler,
             recipe,
@@ -553,7 +555,7 @@ def learn(
             memory = Memory(
                 problem=group[0],
                 soft_prompt=row.learner.soft.detach().cpu().numpy().astype(np.float32),
-                keys={"input": shop.key(problem, "input")},
+                keys={"input": factory.key(problem, "input")},
                 model=sampler.model.fingerprint,
                 model_name=sampler.model.name,
                 vote=first.vote,

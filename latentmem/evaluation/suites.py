@@ -19,7 +19,7 @@ from . import sweep
 from .baselines.base import VOTES, AnswerMode, TrainingSchedule
 from .datasets import DataSet, apart, load, shuffled, split, unique
 from .journal import Journal
-from .protocols import FORMS, Entrant, Event
+from .protocols import MODES, Event, SystemSpec
 from .sweep import Sweep
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Suite:
     distil: int  # 0 in a transfer: all problems of a set, and the other sets are the test
     test: int
     systems: tuple[str, ...]
-    forms: Mapping[str, tuple[str, ...]] = field(
+    modes: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # of single systems, in place of `--forms`
     protocols: tuple[str, ...] = ("heldout",)
@@ -134,12 +134,12 @@ def suite_named(name: str) -> Suite:
     return SUITES[name]
 
 
-def forms_named(names: Sequence[str]) -> tuple[AnswerMode, ...]:
+def modes_named(names: Sequence[str]) -> tuple[AnswerMode, ...]:
     """Raises LatentmemError for another name."""
     for name in names:
-        if name not in FORMS:
-            raise LatentmemError(f"There is no form {name!r}: use {', '.join(FORMS)}.")
-    return tuple(FORMS[name] for name in dict.fromkeys(names))
+        if name not in MODES:
+            raise LatentmemError(f"There is no form {name!r}: use {', '.join(MODES)}.")
+    return tuple(MODES[name] for name in dict.fromkeys(names))
 
 
 def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
@@ -172,7 +172,7 @@ def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
     )
     _begin(order.out)
     yield from engine.load()
-    shop = SystemFactory(
+    factory = SystemFactory(
         engine,
         order.out / "cache",
         rows=order.rows,
@@ -181,7 +181,7 @@ def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
         offline_steps=order.offline_steps,
     )
     for stage in plan:
-        yield from stage(shop)
+        yield from stage(factory)
 
 
 def _plan(order: Order, datas: Sequence[DataSet], others: Sequence[DataSet]) -> list[Stage]:
@@ -216,7 +216,7 @@ def _plan(order: Order, datas: Sequence[DataSet], others: Sequence[DataSet]) -> 
 
 
 def _check(suite: Suite, datas: Sequence[DataSet]) -> None:
-    """Raises LatentmemError for a protocol, a system or a form that does not exist, and for a
+    """Raises LatentmemError for a protocol, a system or a mode that does not exist, and for a
     transfer of a single set."""
     from .baselines.registry import ROWS as THERE
 
@@ -226,7 +226,7 @@ def _check(suite: Suite, datas: Sequence[DataSet]) -> None:
     for name in suite.systems:
         if name not in THERE:
             raise LatentmemError(f"There is no system {name!r}: use {', '.join(THERE)}.")
-        forms_named(suite.forms.get(name, ()))
+        modes_named(suite.modes.get(name, ()))
     if "transfer" in suite.protocols and len(datas) < 2:
         raise LatentmemError("A transfer needs two data sets: give --data twice or more.")
 
@@ -240,7 +240,7 @@ def _sweep_plan(engine: Engine, order: Order, plan: Sweep, data: DataSet) -> Sta
         data = load(plan.data, strict=order.strict, most_chars=engine.settings.max_problem_chars)
     seed = order.seed if plan.seed is None else plan.seed
     mixed = replace(data, problems=tuple(shuffled(unique(data.problems), seed)))
-    return lambda shop: sweep.run(shop, plan, mixed, order.out)
+    return lambda factory: sweep.run(factory, plan, mixed, order.out)
 
 
 def _begin(out: Path) -> None:
@@ -253,15 +253,15 @@ def _begin(out: Path) -> None:
         ) from None
 
 
-def cast(shop: SystemFactory, suite: Suite) -> list[Entrant]:
+def cast(factory: SystemFactory, suite: Suite) -> list[SystemSpec]:
     """The suite's systems, each once, in the forms that it is asked in."""
     from .baselines.registry import ROWS as THERE
 
     return [
-        Entrant(
+        SystemSpec(
             name,
-            forms_named(suite.forms.get(name, tuple(FORMS))),
-            lambda name=name: shop.make(name),
+            modes_named(suite.modes.get(name, tuple(MODES))),
+            lambda name=name: factory.make(name),
             THERE[name].learns,
         )
         for name in dict.fromkeys(suite.systems)
@@ -303,7 +303,7 @@ def _moved(datas: Sequence[DataSet], order: Order) -> Iterator[tuple[DataSet, li
 
 
 def _heldout(
-    order: Order, learn: DataSet, tests: Sequence[DataSet], protocol: str, shop: SystemFactory
+    order: Order, learn: DataSet, tests: Sequence[DataSet], protocol: str, factory: SystemFactory
 ) -> Iterator[Event]:
     told = {
         "protocol": protocol,
@@ -311,46 +311,51 @@ def _heldout(
         "test": [part(t) for t in tests],
         **budgets(order),
     }
-    with Journal(order.out / f"{protocol}-{slug(learn.name)}", facts(shop, told)) as journal:
+    with Journal(order.out / f"{protocol}-{slug(learn.name)}", facts(factory, told)) as journal:
         yield from heldout.run_heldout(
-            cast(shop, order.suite),
+            cast(factory, order.suite),
             learn,
             tests,
             journal,
-            rows=shop.sampler.rows,
-            together=shop.teacher.group,
+            rows=factory.sampler.rows,
+            together=factory.teacher.group,
         )
 
 
-def _stream(order: Order, arriving: DataSet, shop: SystemFactory) -> Iterator[Event]:
+def _stream(order: Order, arriving: DataSet, factory: SystemFactory) -> Iterator[Event]:
     online = [
         e
-        for e in cast(shop, order.suite)
+        for e in cast(factory, order.suite)
         if e.learns != "offline" and e.name in (order.suite.online or order.suite.systems)
     ]
     told = {
         "protocol": "stream",
         "data": part(arriving),
         "block": order.block,
-        "systems": {e.name: [f.name for f in e.forms] for e in online},
+        "systems": {e.name: [f.name for f in e.modes] for e in online},
         **budgets(order),
     }
-    with Journal(order.out / f"stream-{slug(arriving.name)}", facts(shop, told)) as journal:
+    with Journal(order.out / f"stream-{slug(arriving.name)}", facts(factory, told)) as journal:
         yield from stream.run_stream(online, arriving, journal, block=order.block)
 
 
 def _single(
-    order: Order, learn: DataSet, tests: Sequence[DataSet], shop: SystemFactory
+    order: Order, learn: DataSet, tests: Sequence[DataSet], factory: SystemFactory
 ) -> Iterator[Any]:
-    train = yield from sweep.teachable(shop, learn.problems, order.suite.single)
+    train = yield from sweep.teachable(factory, learn.problems, order.suite.single)
     for test in tests:
         yield from single.run_single(
-            shop, train, test, order.out, steps=shop.recipe.steps, learners=order.suite.learners
+            factory,
+            train,
+            test,
+            order.out,
+            steps=factory.recipe.steps,
+            learners=order.suite.learners,
         )
 
 
-def _keys(order: Order, data: DataSet, shop: SystemFactory) -> Iterator[Any]:
-    return single.key_quality(shop, data, order.out)
+def _keys(order: Order, data: DataSet, factory: SystemFactory) -> Iterator[Any]:
+    return single.key_quality(factory, data, order.out)
 
 
 def budgets(order: Order) -> dict[str, int]:
@@ -367,26 +372,26 @@ def part(data: DataSet) -> dict[str, Any]:
     return {"name": data.name, "problems": len(data.problems), "digest": data.digest}
 
 
-def facts(shop: SystemFactory, told: Mapping[str, Any]) -> dict[str, Any]:
+def facts(factory: SystemFactory, told: Mapping[str, Any]) -> dict[str, Any]:
     """What a run is: its protocol and data, the model's fingerprint, and every setting that decides
     a result."""
-    settings = {name: getattr(shop.settings, name) for name in DECIDING} | asdict(shop.recipe)
+    settings = {name: getattr(factory.settings, name) for name in DECIDING} | asdict(factory.recipe)
     return {
         **told,
-        "seed": shop.settings.seed,
-        "model": shop.engine.model.fingerprint,
+        "seed": factory.settings.seed,
+        "model": factory.engine.model.fingerprint,
         "settings": settings,
-        "rows": shop.sampler.rows,
-        "together": shop.teacher.group,
-        "rates": shop.rates,
-        "made": made(shop),
+        "rows": factory.sampler.rows,
+        "together": factory.teacher.group,
+        "rates": factory.rates,
+        "made": made(factory),
     }
 
 
-def made(shop: SystemFactory) -> dict[str, Any]:
+def made(factory: SystemFactory) -> dict[str, Any]:
     """With what a run was begun; it may go on with something else, but for what decides the tokens
     (`journal.KEPT`)."""
-    body = shop.engine.model.body
+    body = factory.engine.model.body
     found = {
         "device": body.device.type,
         "dtype": body.arithmetic,

@@ -106,12 +106,12 @@ def read(file: Path) -> Sweep:
     return Sweep(**data)
 
 
-def run(shop: SystemFactory, sweep: Sweep, data: DataSet, folder: Path) -> Iterator[Record]:
+def run(factory: SystemFactory, sweep: Sweep, data: DataSet, folder: Path) -> Iterator[Record]:
     """Train and try every recipe; each finished pair of recipe and problem is a line of
     `folder`/sweep.jsonl, and is passed over when the sweep is started again. Yields what
     training tells, and the line of each pair.
 
-    The problems of one recipe are trained together, `shop.group` at a time. Data: the first
+    The problems of one recipe are trained together, `factory.group` at a time. Data: the first
     problems are held out, the others are candidates for training.
     """
     test, candidates = data.problems[: sweep.test], data.problems[sweep.test :]
@@ -119,11 +119,11 @@ def run(shop: SystemFactory, sweep: Sweep, data: DataSet, folder: Path) -> Itera
     # All of the data: the answers score, and neighbours and teachable problems come from what is
     # not held out.
     setup = digest(
-        *computed(shop.engine.model),
-        shop.settings.embedder,
-        repr(shop.sampler.max_new_tokens),
-        repr(shop.settings.seed),
-        repr(shop.recipe),
+        *computed(factory.engine.model),
+        factory.settings.embedder,
+        repr(factory.sampler.max_new_tokens),
+        repr(factory.settings.seed),
+        repr(factory.recipe),
         data.digest,
         repr(sweep.test),
     )[:12]
@@ -133,8 +133,8 @@ def run(shop: SystemFactory, sweep: Sweep, data: DataSet, folder: Path) -> Itera
         if r["setup"] == setup
     }
     yield Status(f"zero_shot answers the {len(test)} held-out problems")
-    base = ask(shop.sampler, test, None)
-    training = yield from teachable(shop, candidates, sweep.problems)
+    base = ask(factory.sampler, test, None)
+    training = yield from teachable(factory, candidates, sweep.problems)
     for name, changes in sweep.recipes.items():
         settings = json.dumps(dict(changes), sort_keys=True)
         if all((name, settings, p.id) in done for p in training):
@@ -145,7 +145,7 @@ def run(shop: SystemFactory, sweep: Sweep, data: DataSet, folder: Path) -> Itera
             if "neighbours" in changes
             else training
         )
-        for record in _taught(shop, changes, due, candidates, folder):
+        for record in _taught(factory, changes, due, candidates, folder):
             if not isinstance(record, Taught):
                 yield record
             elif (name, settings, record.distilled.problem_id) not in done:
@@ -153,7 +153,9 @@ def run(shop: SystemFactory, sweep: Sweep, data: DataSet, folder: Path) -> Itera
                     f"{name}: the memory of {record.distilled.problem_id} is tried on {len(test)} "
                     "problems"
                 )
-                line = _line(shop, name, changes, record, {p.id: p for p in training}, test, base)
+                line = _line(
+                    factory, name, changes, record, {p.id: p for p in training}, test, base
+                )
                 line |= {
                     "setup": setup,
                     "data": data.name,
@@ -163,17 +165,19 @@ def run(shop: SystemFactory, sweep: Sweep, data: DataSet, folder: Path) -> Itera
                 yield line
 
 
-def teachable(shop: SystemFactory, candidates: Sequence[Problem], wanted: int) -> Iterator[Status]:
+def teachable(
+    factory: SystemFactory, candidates: Sequence[Problem], wanted: int
+) -> Iterator[Status]:
     """The first problems whose vote passes the gate of the settings, so that every recipe has
     something to learn."""
     found: list[Problem] = []
-    r, size = shop.recipe, max(1, shop.sampler.rows // shop.recipe.rollouts)
+    r, size = factory.recipe, max(1, factory.sampler.rows // factory.recipe.rollouts)
     for start in range(0, len(candidates), size):
         yield Status(
             f"Looking for problems to learn from: {len(found)} of {wanted}", len(found), wanted
         )
         some = candidates[start : start + size]
-        votes = shop.sampler.sample(
+        votes = factory.sampler.sample(
             [Ask(p.unlabelled()) for p in some], AnswerMode("vote", r.rollouts, r.temperature)
         )
         found += [
@@ -190,14 +194,14 @@ def teachable(shop: SystemFactory, candidates: Sequence[Problem], wanted: int) -
 
 
 def _taught(
-    shop: SystemFactory,
+    factory: SystemFactory,
     changes: Mapping[str, Any],
     problems: Sequence[Problem],
     candidates: Sequence[Problem],
     folder: Path,
 ) -> Iterator[Any]:
     """The lessons of one recipe; its first votes are sampled as it says."""
-    recipe, sampler = recipe_of(shop.engine, changes), placed(shop, changes)
+    recipe, sampler = recipe_of(factory.engine, changes), placed(factory, changes)
     if (recipe.max_new_tokens, recipe.seed, recipe.top_p) != (
         sampler.max_new_tokens,
         sampler.seed,
@@ -207,9 +211,11 @@ def _taught(
             sampler.model, recipe.seed, recipe.max_new_tokens, rows=sampler.rows, top_p=recipe.top_p
         )
     if k := changes.get("neighbours"):
-        yield from protocols.learn(shop, sampler, recipe, problems, candidates, k)
+        yield from protocols.learn(factory, sampler, recipe, problems, candidates, k)
         return
-    teacher = Teacher(sampler, recipe, shop.key, folder / "cache", name="recipes", group=shop.group)
+    teacher = Teacher(
+        sampler, recipe, factory.key, folder / "cache", name="recipes", group=factory.group
+    )
     yield from teacher.learn([p.unlabelled() for p in problems])
 
 
@@ -219,9 +225,13 @@ def recipe_of(engine: Engine, changes: Mapping[str, Any]) -> Recipe:
     return Recipe(**{name: getattr(settings, name) for name in DISTILLED})
 
 
-def placed(shop: SystemFactory, changes: Mapping[str, Any]) -> Sampler:
+def placed(factory: SystemFactory, changes: Mapping[str, Any]) -> Sampler:
     """The sampler whose model has the soft prompt where a recipe wants it."""
-    return shop.sampler.of(shop.engine.model.in_turn()) if changes.get("in_turn") else shop.sampler
+    return (
+        factory.sampler.of(factory.engine.model.in_turn())
+        if changes.get("in_turn")
+        else factory.sampler
+    )
 
 
 def ask(sampler: Sampler, problems: Sequence[Problem], soft: Any) -> list[Sampled]:
@@ -265,7 +275,7 @@ def compared(
 
 
 def _line(
-    shop: SystemFactory,
+    factory: SystemFactory,
     name: str,
     changes: Mapping[str, Any],
     taught: Taught,
@@ -278,10 +288,10 @@ def _line(
     line: dict[str, Any] = {
         "recipe": name,
         "problem_id": done.problem_id,
-        "seed": shop.settings.seed,
+        "seed": factory.settings.seed,
         "settings": dict(changes),
-        "base_settings": asdict(shop.recipe),
-        "model": shop.settings.model,
+        "base_settings": asdict(factory.recipe),
+        "model": factory.settings.model,
         "learned": memory is not None,
         "reason": done.reason,
         "steps": len(done.steps),
@@ -298,7 +308,7 @@ def _line(
         "label_right": right(truth, memory.label),
         "memory": memory.id,
     }
-    replies = ask(placed(shop, changes), test, memory.soft_prompt)
+    replies = ask(placed(factory, changes), test, memory.soft_prompt)
     return line | compared(test, replies, base) | {"seconds": round(time.perf_counter() - began, 2)}
 
 

@@ -33,7 +33,7 @@ EASY = Problem(
     "A pet store had 13 siamese cats and 5 house cats. During a sale they sold 10 cats. "
     "How many cats do they have left?"
 )
-NEAR = Problem("A shop had 21 red pens and 8 blue pens. It sold 9 pens. How many pens are left?")
+NEAR = Problem("A factory had 21 red pens and 8 blue pens. It sold 9 pens. How many pens are left?")
 
 
 @pytest.fixture(scope="module")

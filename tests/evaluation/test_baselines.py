@@ -36,12 +36,12 @@ def engine(model, monkeypatch):
 
 
 @pytest.fixture
-def shop(engine):
+def factory(engine):
     return workshop(engine, offline_steps=2)
 
 
-def taught(shop, name, n=6, start=0):
-    system = shop.make(name)
+def taught(factory, name, n=6, start=0):
+    system = factory.make(name)
     if ROWS[name].learns == "offline":
         list(system.fit(problems(n, start)))
     list(system.learn(problems(n, start)))
@@ -53,25 +53,25 @@ def taught(shop, name, n=6, start=0):
 
 
 @pytest.mark.parametrize("name", [n for n in ROWS if n != "offline_grpo"])
-def test_the_truth_reaches_no_row(shop, name):
+def test_the_truth_reaches_no_row(factory, name):
     """Every step of a row's life with problems whose truth raises when it is read."""
-    system = shop.make(name)
+    system = factory.make(name)
     assert not system.needs_labels
     list(system.fit(poisoned(problems(4))))
     list(system.learn(poisoned(problems(4))))
-    for form in (ONE, VOTE6):
+    for mode in (ONE, VOTE6):
         asked = poisoned(problems(2, start=20))
-        replies = list(system.reply(asked, form))
+        replies = list(system.reply(asked, mode))
         assert [r.problem_id for r in replies] == [p.id for p in asked]
         for reply in replies:
             assert (
                 reply.system == name
-                and reply.form == form.name
+                and reply.form == mode.name
                 and reply.cost.tokens > 0
                 and reply.cost.read > 0
             )
             assert reply.votes and all(
-                v.total == (9 if name == "vote_n" else form.traces) for v in reply.votes.values()
+                v.total == (9 if name == "vote_n" else mode.traces) for v in reply.votes.values()
             )
 
 
@@ -87,8 +87,8 @@ def test_a_row_resumes_from_what_it_saved(engine, name, tmp_path):
     assert two.spent == one.spent and one.spent.tokens > 0
     for system in (one, two):
         list(system.learn(problems(2, start=10)))
-    for form in (ONE, VOTE6):
-        a, b = ([bare(r) for r in s.reply(problems(3, start=20), form)] for s in (one, two))
+    for mode in (ONE, VOTE6):
+        a, b = ([bare(r) for r in s.reply(problems(3, start=20), mode)] for s in (one, two))
         assert a == b
         assert any(r.used for r in a) or name.startswith("offline")
     empty = workshop(engine).make(name)
@@ -97,9 +97,9 @@ def test_a_row_resumes_from_what_it_saved(engine, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ONLINE)
-def test_without_experience_a_row_is_the_model_alone(shop, name):
-    alone = list(shop.make("zero_shot").reply(problems(3), VOTE6))
-    for a, b in zip(alone, shop.make(name).reply(problems(3), VOTE6), strict=True):
+def test_without_experience_a_row_is_the_model_alone(factory, name):
+    alone = list(factory.make("zero_shot").reply(problems(3), VOTE6))
+    for a, b in zip(alone, factory.make(name).reply(problems(3), VOTE6), strict=True):
         assert (b.answer, b.traces, b.cost, b.used, b.hit) == (
             a.answer,
             a.traces,
@@ -111,25 +111,25 @@ def test_without_experience_a_row_is_the_model_alone(shop, name):
 
 @pytest.mark.parametrize("name", ONLINE)
 def test_a_distant_past_is_not_used(engine, name):
-    shop = workshop(engine.changed(min_similarity=1.0))
-    assert not any(r.used for r in taught(shop, name, 4).reply(problems(3, start=30), ONE))
+    factory = workshop(engine.changed(min_similarity=1.0))
+    assert not any(r.used for r in taught(factory, name, 4).reply(problems(3, start=30), ONE))
 
 
-def test_unknown_row(shop):
+def test_unknown_row(factory):
     with pytest.raises(LatentmemError, match="no system 'elmo'"):
-        shop.make("elmo")
+        factory.make("elmo")
 
 
 # Vote, context, memories
 # ----------------------------------------------------------------------------------------
 
 
-def test_the_past_stands_in_the_turn_before(shop):
-    system = taught(shop, "icl_raw")
+def test_the_past_stands_in_the_turn_before(factory):
+    system = taught(factory, "icl_raw")
     new = problems(1, start=20)[0]
     hit, past = system.past.nearest(Problem(new.text))
     similarities = [
-        float(shop.key(e.problem, "input") @ shop.key(new, "input")) for e in system.past.all
+        float(factory.key(e.problem, "input") @ factory.key(new, "input")) for e in system.past.all
     ]
     assert hit.similarity == pytest.approx(max(similarities)) and hit.memory_id == past.problem.id
     assert hit.margin == pytest.approx(max(similarities) - sorted(similarities)[-2], abs=1e-6)
@@ -137,25 +137,25 @@ def test_the_past_stands_in_the_turn_before(shop):
     assert [m["role"] for m in chat] == ["user", "assistant", "user"]
     assert past.problem.text in chat[0]["content"] and chat[1]["content"] == past.text.strip()
     assert chat[2]["content"].startswith(new.text)
-    first = shop.sampler.sample([Ask(past.problem)], VOTE6)[0]
+    first = factory.sampler.sample([Ask(past.problem)], VOTE6)[0]
     winner = first.vote.clusters[0].rows[0]
     assert past.text == first.traces[winner].text
 
 
 def test_a_past_too_long_for_the_context_is_left_out(monkeypatch):
-    shop = workshop(tiny_engine(monkeypatch, tiny_model(seed=5, max_position_embeddings=260)))
-    system = taught(shop, "icl_raw")
+    factory = workshop(tiny_engine(monkeypatch, tiny_model(seed=5, max_position_embeddings=260)))
+    system = taught(factory, "icl_raw")
     assert system.past.all
     replies = list(system.reply(problems(2, start=20), ONE))
     assert not any(r.used for r in replies)
 
 
-def test_elm_routes_and_keeps_all_scores(shop):
-    system = taught(shop, "elm")
+def test_elm_routes_and_keeps_all_scores(factory):
+    system = taught(factory, "elm")
     assert system.ids and len(system.bank) == len(system.ids)
     seen = 0
-    for form in (ONE, VOTE6):
-        for reply in system.reply(problems(12, start=20), form):
+    for mode in (ONE, VOTE6):
+        for reply in system.reply(problems(12, start=20), mode):
             assert (
                 reply.used
                 and set(reply.votes) == {"zero_shot", "memory"}
@@ -165,7 +165,7 @@ def test_elm_routes_and_keeps_all_scores(shop):
                 continue
             seen += 1
             assert set(reply.scores) == {"vote_share", "self_certainty", "judge"}
-            by = "judge" if form is ONE else "vote_share"
+            by = "judge" if mode is ONE else "vote_share"
             scores = reply.scores[by]
             assert reply.route.verifier == by and reply.route.scores == scores
             side = "memory" if scores["memory"] > scores["zero_shot"] else "zero_shot"
@@ -173,15 +173,16 @@ def test_elm_routes_and_keeps_all_scores(shop):
     assert seen > 3
 
 
-def test_elm_counts_what_it_spent(shop):
+def test_elm_counts_what_it_spent(factory):
     """The first vote, every step's rollouts, and each prompt read once to sample and once more to
     train."""
     p = problems(6)
-    system = shop.make("elm")
+    system = factory.make("elm")
     done = [r for r in system.learn(p) if isinstance(r, Distilled)]
     assert sorted(d.problem_id for d in done) == sorted(q.id for q in p)
     first = {
-        q.id: s for q, s in zip(p, shop.sampler.sample([Ask(q) for q in p], shop.form), strict=True)
+        q.id: s
+        for q, s in zip(p, factory.sampler.sample([Ask(q) for q in p], factory.mode), strict=True)
     }
     tokens = read = 0
     for d in done:
@@ -191,8 +192,8 @@ def test_elm_counts_what_it_spent(shop):
     assert (system.spent.tokens, system.spent.read) == (tokens, read)
 
 
-def test_memories_are_distilled_once(shop, monkeypatch):
-    taught(shop, "elm")
+def test_memories_are_distilled_once(factory, monkeypatch):
+    taught(factory, "elm")
     from latentmem.evaluation.baselines import teacher
 
     def never(*_, **__):
@@ -200,7 +201,7 @@ def test_memories_are_distilled_once(shop, monkeypatch):
 
     monkeypatch.setattr(teacher, "distil", never)
     for name in ("elm_kv", "elm_unrouted", "random_memory"):
-        assert taught(shop, name).ids
+        assert taught(factory, name).ids
 
 
 def test_a_killed_teacher_goes_on(engine, tmp_path):
@@ -240,17 +241,17 @@ def test_a_lesson_is_found_by_the_keys_of_the_present_embedder(engine, tmp_path)
     )
 
 
-def test_unrouted_takes_the_memory(shop):
+def test_unrouted_takes_the_memory(factory):
     routed, unrouted = (
-        list(taught(shop, n).reply(problems(8, start=20), ONE)) for n in ("elm", "elm_unrouted")
+        list(taught(factory, n).reply(problems(8, start=20), ONE)) for n in ("elm", "elm_unrouted")
     )
     for a, b in zip(routed, unrouted, strict=True):
         assert b.answer == a.votes["memory"].label and set(b.votes) == {"memory"} and b.hit == a.hit
         assert b.cost.tokens == sum(t.tokens for t in a.traces if t.side == "memory")
 
 
-def test_random_memory_is_the_nearest_no_more_than_by_chance(shop):
-    near, far = taught(shop, "elm", 8), taught(shop, "random_memory", 8)
+def test_random_memory_is_the_nearest_no_more_than_by_chance(factory):
+    near, far = taught(factory, "elm", 8), taught(factory, "random_memory", 8)
     n, asked = len(near.ids), problems(200, start=100)
     assert n >= 4
     picks = [far.find(p).memory_id for p in asked]
@@ -261,9 +262,11 @@ def test_random_memory_is_the_nearest_no_more_than_by_chance(shop):
     assert [far.find(p) for p in asked] == [far.find(p) for p in asked]
 
 
-def test_format_only_rewards_the_box_alone(shop):
+def test_format_only_rewards_the_box_alone(factory):
     """Its steps' rewards are 1 where a trace finished with any boxed answer."""
-    steps = [r for r in shop.make("format_only").learn(problems(6)) if type(r).__name__ == "Step"]
+    steps = [
+        r for r in factory.make("format_only").learn(problems(6)) if type(r).__name__ == "Step"
+    ]
     assert steps
     for step in steps:
         assert np.mean(step.rewards) == pytest.approx(step.finished)
@@ -272,17 +275,17 @@ def test_format_only_rewards_the_box_alone(shop):
     )
 
 
-def test_untrained_prompt_is_the_text(shop, engine):
-    reply = next(iter(shop.make("untrained_prompt").reply(problems(1), ONE)))
+def test_untrained_prompt_is_the_text(factory, engine):
+    reply = next(iter(factory.make("untrained_prompt").reply(problems(1), ONE)))
     soft = engine.model.text_prompt("Solve it.", 4)
-    want = shop.sampler.sample([Ask(problems(1)[0], soft, side="memory")], ONE)[0]
+    want = factory.sampler.sample([Ask(problems(1)[0], soft, side="memory")], ONE)[0]
     assert reply.traces == want.traces and not reply.used
 
 
-def test_untrained_routed_routes_between_the_model_alone_and_the_text(shop):
-    asked, form = problems(6), AnswerMode("vote", 3, 0.8)
+def test_untrained_routed_routes_between_the_model_alone_and_the_text(factory):
+    asked, mode = problems(6), AnswerMode("vote", 3, 0.8)
     rows = [
-        list(shop.make(name).reply(asked, form))
+        list(factory.make(name).reply(asked, mode))
         for name in ("untrained_routed", "zero_shot", "untrained_prompt")
     ]
     for routed, alone, text in zip(*rows, strict=True):
@@ -294,12 +297,12 @@ def test_untrained_routed_routes_between_the_model_alone_and_the_text(shop):
 
 def test_retrieval_compares_what_the_settings_say(engine):
     """With another key, every row that finds a past finds it by that key; elm_kv always by its own."""
-    shop, usual = workshop(engine.changed(key="kv")), workshop(engine)
-    kinds = {n: getattr(s, "kind", None) or s.past.kind for n in ONLINE if (s := shop.make(n))}
-    assert set(kinds.values()) == {"kv"} and shop.make("untrained_routed").kind == "kv"
+    factory, usual = workshop(engine.changed(key="kv")), workshop(engine)
+    kinds = {n: getattr(s, "kind", None) or s.past.kind for n in ONLINE if (s := factory.make(n))}
+    assert set(kinds.values()) == {"kv"} and factory.make("untrained_routed").kind == "kv"
     assert {usual.make(n).kind for n in ("elm", "elm_unrouted", "untrained_routed")} == {"input"}
     assert usual.make("elm_kv").kind == "kv" and usual.make("icl_raw").past.kind == "input"
-    elm, kv = taught(shop, "elm"), taught(usual, "elm_kv")
+    elm, kv = taught(factory, "elm"), taught(usual, "elm_kv")
     asked = problems(3, start=20)
     assert [elm.find(p).similarity for p in asked] == pytest.approx(
         [kv.find(p).similarity for p in asked]

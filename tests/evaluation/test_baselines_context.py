@@ -38,24 +38,24 @@ def model():
 
 
 @pytest.fixture
-def shop(model, monkeypatch):
+def factory(model, monkeypatch):
     return workshop(tiny_engine(monkeypatch, model))
 
 
-def taught(shop, name):
-    system = shop.make(name)
+def taught(factory, name):
+    system = factory.make(name)
     list(system.learn(problems(5)))
     return system
 
 
-def test_the_lesson_is_what_the_model_wrote(shop):
+def test_the_lesson_is_what_the_model_wrote(factory):
     """icl_refined keeps the greedy continuation of its own reflection, pays for it, and shows it
     before the problem."""
-    raw, refined = taught(shop, "icl_raw"), taught(shop, "icl_refined")
+    raw, refined = taught(factory, "icl_raw"), taught(factory, "icl_refined")
     written = tokens = read = 0
     for old, new in zip(raw.past.all, refined.past.all, strict=True):
         ask = Ask(old.problem, messages=refine_messages(old.problem.text, old.text))
-        lesson = shop.sampler.sample([ask], ONE)[0]
+        lesson = factory.sampler.sample([ask], ONE)[0]
         assert new.text == lesson.traces[0].text.strip()
         written, tokens, read = written + 1, tokens + lesson.cost.tokens, read + lesson.cost.read
     assert (
@@ -127,24 +127,24 @@ def test_the_other_trace_is_one_that_disagrees():
     assert other_text(Sampled(group, vote(group), None)) is None
 
 
-def test_reasoning_bank_shows_strategies(shop):
-    system = taught(shop, "reasoning_bank")
+def test_reasoning_bank_shows_strategies(factory):
+    system = taught(factory, "reasoning_bank")
     for past in system.past.all:
         assert (
             past.text.startswith("Title: ")
             and past.text in system.messages(past, past.problem)[0]["content"]
         )
-    assert system.spent.tokens > taught(shop, "icl_raw").spent.tokens
+    assert system.spent.tokens > taught(factory, "icl_raw").spent.tokens
 
 
-def test_recalled_past_is_the_same_computation(shop, model):
+def test_recalled_past_is_the_same_computation(factory, model):
     """lag: stored keys and values of the past, then the new tokens, against reading all of it as
     one chat."""
-    lag = taught(shop, "lag")
+    lag = taught(factory, "lag")
     new = problems(1, start=20)[0]
     past = lag.past.nearest(new)[1]
     ask = lag.ask(past, new)
-    ids, n = shop.sampler.prompt(ask), ask.recalled
+    ids, n = factory.sampler.prompt(ask), ask.recalled
     assert past.text.strip() in model.tokenizer.decode(
         ids[:n]
     ) and new.text in model.tokenizer.decode(ids[n:])
@@ -167,15 +167,15 @@ def test_recalled_past_is_the_same_computation(shop, model):
     assert (logits[0] - logits[1]).abs().max() < 1e-3
 
 
-def test_lag_reads_the_new_tokens_only(shop):
+def test_lag_reads_the_new_tokens_only(factory):
     """Same rollouts as icl_raw; the reading differs by the past, which is most of the prompt."""
-    raw, lag = taught(shop, "icl_raw"), taught(shop, "lag")
+    raw, lag = taught(factory, "icl_raw"), taught(factory, "lag")
     asked = problems(3, start=20)
     for problem, a, b in zip(asked, raw.reply(asked, VOTE6), lag.reply(asked, VOTE6), strict=True):
         assert a.traces == b.traces and a.cost.tokens == b.cost.tokens
         past = lag.past.nearest(problem)[1]
         assert a.cost.read - b.cost.read >= len(past.problem.text) + len(past.text)  # one id a byte
-        alone = len(shop.sampler.prompt(Ask(problem)))
+        alone = len(factory.sampler.prompt(Ask(problem)))
         assert b.cost.read <= alone
 
 

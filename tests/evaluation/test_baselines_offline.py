@@ -49,9 +49,9 @@ def engine(model, monkeypatch):
 
 @pytest.mark.parametrize("name", OFFLINE)
 def test_offline_rows_change_what_they_train_and_nothing_else(engine, name):
-    shop = workshop(engine, offline_steps=3, offline_batch=2, rates={"full": 1e-3, "lora": 1e-2})
+    factory = workshop(engine, offline_steps=3, offline_batch=2, rates={"full": 1e-3, "lora": 1e-2})
     before = [w.qkv.weight.clone() for w in engine.model.body.layers]
-    system = shop.make(name)
+    system = factory.make(name)
     asked = problems(4, start=20)
     untrained = [r.traces for r in system.reply(asked, VOTE6)]
     steps = [r for r in system.fit(labelled(5)) if isinstance(r, Step)]
@@ -70,10 +70,10 @@ def test_a_killed_fit_goes_on(engine, name, tmp_path):
     how = {"offline_steps": 4, "offline_batch": 2, "rates": {"full": 1e-3}}
     p = labelled(3)
     whole = workshop(engine, **how).make(name)
-    whole.course = replace(whole.course, every=1)
+    whole.schedule = replace(whole.schedule, every=1)
     list(whole.fit(p))
     one, two = (workshop(engine, tmp_path, **how).make(name) for _ in range(2))
-    one.course = two.course = whole.course
+    one.schedule = two.schedule = whole.schedule
     stream = one.fit(p)
     while one.done < 2:
         next(stream)
@@ -86,7 +86,7 @@ def test_a_killed_fit_goes_on(engine, name, tmp_path):
         "moments take room"
     )
     three = workshop(engine, tmp_path, **how).make(name)
-    three.course = whole.course
+    three.schedule = whole.schedule
     assert list(three.fit(p)) == [] and three.spent.tokens == whole.spent.tokens
     assert any(isinstance(r, Step) for r in three.fit(labelled(2))), "another set is another fit"
 
@@ -177,13 +177,13 @@ def test_grpo_learns_from_the_truth_and_says_so(engine, monkeypatch):
 
 def test_a_batch_of_one_is_a_single_memorys_gradient(engine, model):
     """offline_prompt on one problem takes the step that policy_gradient says."""
-    shop = workshop(engine)
+    factory = workshop(engine)
     for problem in problems(12):
         system = Offline(
             "offline_prompt",
-            shop.sampler,
+            factory.sampler,
             lambda: PromptLearner(model, "Solve it.", 4),
-            shop.recipe,
+            factory.recipe,
             TrainingSchedule(1, 1, 0.01),
         )
         (step,) = (r for r in system.fit([problem]) if isinstance(r, Step))
@@ -205,8 +205,8 @@ def test_a_batch_of_one_is_a_single_memorys_gradient(engine, model):
 
 
 def test_lora_memories_answer_with_their_own_adapter(engine):
-    shop = workshop(engine, rates={"lora": 0.03})
-    system = shop.make("elm_lora")
+    factory = workshop(engine, rates={"lora": 0.03})
+    system = factory.make("elm_lora")
     list(system.learn(problems(8)))
     assert len(system.ids) >= 2
     asked = problems(6, start=20)
@@ -216,7 +216,7 @@ def test_lora_memories_answer_with_their_own_adapter(engine):
         adapted = lora.adapted(
             torch.from_numpy(system.bank.get(reply.hit.memory_id).soft_prompt.copy()), "x"
         )
-        want = shop.sampler.of(adapted).sample([Ask(problem, side="memory")], VOTE6)[0]
+        want = factory.sampler.of(adapted).sample([Ask(problem, side="memory")], VOTE6)[0]
         mine = [t.token_ids for t in reply.traces if t.side == "memory"]
         assert mine == [t.token_ids for t in want.traces]
         assert mine != [t.token_ids for t in reply.traces if t.side == "zero_shot"]
@@ -238,14 +238,14 @@ def test_a_learners_model_is_told_apart(engine):
 
 def test_a_soft_prompt_stays_within_its_trust_region_and_tells_how_far_it_is(engine, tmp_path):
     def shifts(name, folder=None, **settings):
-        shop = workshop(
+        factory = workshop(
             engine.changed(**settings),
             folder,
             offline_steps=3,
             offline_batch=2,
             rates={"lora": 1e-2},
         )
-        system = shop.make(name)
+        system = factory.make(name)
         return system, [s.shift for s in system.fit(problems(4)) if isinstance(s, Step)]
 
     free, far = shifts("offline_prompt")
@@ -287,12 +287,12 @@ def test_a_gradient_that_is_not_finite_is_refused_and_said(engine, monkeypatch):
 
 
 def test_lessons_of_another_device_or_arithmetic_are_other_lessons(engine, model, monkeypatch):
-    shop, (problem,) = workshop(engine), problems(1)
-    offline = shop.make("offline_prompt")
+    factory, (problem,) = workshop(engine), problems(1)
+    offline = factory.make("offline_prompt")
 
     def names():
         offline._begin([problem])
-        return shop.teacher._name(problem), offline.taught
+        return factory.teacher._name(problem), offline.taught
 
     usual = names()
     for part, other in (("device", torch.device("meta")), ("arithmetic", "int8")):

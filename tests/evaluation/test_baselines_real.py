@@ -32,7 +32,7 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def shop(model):
+def factory(model):
     """One for all rows, as in a run: what they share is sampled and distilled once."""
     with pytest.MonkeyPatch.context() as patch:
         engine = tiny_engine(patch, model, rollouts=4, steps=1, max_new_tokens=10)
@@ -42,15 +42,15 @@ def shop(model):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_row_learns_and_answers(shop, name):
+def test_a_row_learns_and_answers(factory, name):
     """A step and some replies with the real forward and backward passes."""
-    system, row = shop.make(name), ROWS[name]
+    system, row = factory.make(name), ROWS[name]
     records = list(
         system.fit(labelled(3)) if row.learns == "offline" else system.learn(problems(3))
     )
     asked = problems(2, start=20)
-    for form in (ONE, AnswerMode("vote", 4, 1.2)):
-        replies = list(system.reply(asked, form))
+    for mode in (ONE, AnswerMode("vote", 4, 1.2)):
+        replies = list(system.reply(asked, mode))
         assert [r.problem_id for r in replies] == [p.id for p in asked]
         assert all(r.cost.tokens > 0 and t.text for r in replies for t in r.traces)
         assert row.learns != "online" or any(r.used for r in replies)

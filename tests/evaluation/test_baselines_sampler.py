@@ -39,14 +39,14 @@ def engine(model, monkeypatch):
 
 
 @pytest.fixture
-def shop(engine):
+def factory(engine):
     return workshop(engine)
 
 
-def test_sampler_gives_the_plain_samples(shop, model):
+def test_sampler_gives_the_plain_samples(factory, model):
     """What the sampler batches is what one job alone gives."""
     asks = [Ask(p) for p in problems(5)]
-    for ask, sampled in zip(asks, shop.sampler.sample(asks, VOTE6), strict=True):
+    for ask, sampled in zip(asks, factory.sampler.sample(asks, VOTE6), strict=True):
         alone = {
             r.row: r
             for _, r in sample(
@@ -61,7 +61,7 @@ def test_sampler_gives_the_plain_samples(shop, model):
         assert [t.token_ids for t in sampled.traces] == [alone[i].token_ids for i in range(6)]
         assert [t.answer for t in sampled.traces] == [alone[i].answer for i in range(6)]
         assert sampled.cost.tokens == sum(len(t.token_ids) for t in sampled.traces)
-        assert sampled.cost.read == len(shop.sampler.prompt(ask)) and sampled.vote.total == 6
+        assert sampled.cost.read == len(factory.sampler.prompt(ask)) and sampled.vote.total == 6
 
 
 def test_batches_hold_no_more_rows_than_allowed(engine, monkeypatch):
@@ -88,16 +88,16 @@ def test_a_hit_costs_what_the_miss_cost(engine, tmp_path):
     assert a[0].cost.seconds > 0
 
 
-def test_rows_share_rollouts(shop):
+def test_rows_share_rollouts(factory):
     """vote_n's first traces are zero_shot's, and elm's own side is zero_shot."""
     vote6 = AnswerMode(
         "vote", 6, VOTE.temperature
     )  # whatever the recipe's temperature: a vote is the same for all rows
-    assert shop.recipe.temperature != VOTE.temperature
-    six = [r.traces for r in shop.make("zero_shot").reply(problems(3), vote6)]
-    nine = [r.traces for r in shop.make("vote_n").reply(problems(3), ONE)]
+    assert factory.recipe.temperature != VOTE.temperature
+    six = [r.traces for r in factory.make("zero_shot").reply(problems(3), vote6)]
+    nine = [r.traces for r in factory.make("vote_n").reply(problems(3), ONE)]
     assert [t[:6] for t in nine] == six and all(len(t) == 9 for t in nine)
-    elm = shop.make("elm")
+    elm = factory.make("elm")
     list(elm.learn(problems(6)))
     replies = elm.reply(problems(3), vote6)
     assert [tuple(t for t in r.traces if t.side == "zero_shot") for r in replies] == six
@@ -194,12 +194,12 @@ def test_what_the_disk_refuses_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_a_problem_that_the_model_cannot_read_is_named(monkeypatch):
-    shop = workshop(tiny_engine(monkeypatch, tiny_model(seed=5, max_position_embeddings=260)))
+    factory = workshop(tiny_engine(monkeypatch, tiny_model(seed=5, max_position_embeddings=260)))
     with pytest.raises(
         LatentmemError,
         match=r"Problem long makes a prompt of \d+ tokens and the model reads and writes 260",
     ):
-        shop.sampler.sample([Ask(Problem("word " * 300, "long"))], ONE)
+        factory.sampler.sample([Ask(Problem("word " * 300, "long"))], ONE)
 
 
 @pytest.mark.parametrize(

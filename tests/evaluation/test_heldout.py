@@ -30,12 +30,12 @@ def go(
     *,
     tests: tuple[DataSet, ...] = (),
     learn: DataSet | None = None,
-    entrants=None,
+    specs=None,
 ) -> list:
     with Journal(folder, FACTS) as journal:
         return list(
             run_heldout(
-                entrants or cast.all(), learn or data(5), tests or (data(11, first=100),), journal
+                specs or cast.all(), learn or data(5), tests or (data(11, first=100),), journal
             )
         )
 
@@ -49,8 +49,8 @@ def test_every_system_answers_every_problem_in_both_forms(tmp_path: Path) -> Non
     results, learned, facts = read_results(tmp_path)
     assert [r for r in records if isinstance(r, Result)] == results
     for system in ("zero_shot", "elm", "offline_ttrl"):
-        for form in ("one", "vote"):
-            mine = [r for r in results if (r.system, r.form) == (system, form)]
+        for mode in ("one", "vote"):
+            mine = [r for r in results if (r.system, r.form) == (system, mode)]
             assert [r.index for r in mine] == list(range(11)) and len(
                 {r.problem_id for r in mine}
             ) == 11
@@ -103,15 +103,15 @@ def test_poisoned_answers_change_the_scores_and_nothing_else(tmp_path: Path) -> 
 
 def test_only_a_system_that_says_so_gets_labels_and_only_in_fit(tmp_path: Path) -> None:
     cast = Cast()
-    entrant = cast.entrant("offline_grpo", offline=True)
-    make = entrant.make
+    spec = cast.spec("offline_grpo", offline=True)
+    make = spec.make
 
     def labelled():
         system = make()
         system.needs_labels = True
         return system
 
-    go(tmp_path, cast, entrants=[replace(entrant, make=labelled)])
+    go(tmp_path, cast, specs=[replace(spec, make=labelled)])
     given = {
         what: {p.answer is not None for w, p in cast.seen if w == what} for what in ("fit", "reply")
     }
@@ -129,16 +129,16 @@ def test_a_finished_run_does_nothing_more_and_makes_no_system(tmp_path: Path) ->
 
 def test_another_system_or_form_can_join_later(tmp_path: Path) -> None:
     cast = Cast()
-    go(tmp_path, cast, entrants=[cast.entrant("elm", (ONE,), memories=True)])
+    go(tmp_path, cast, specs=[cast.spec("elm", (ONE,), memories=True)])
     go(
         tmp_path,
         cast,
-        entrants=[cast.entrant("elm", (ONE, VOTE), memories=True), cast.entrant("zero_shot")],
+        specs=[cast.spec("elm", (ONE, VOTE), memories=True), cast.spec("zero_shot")],
     )
     go(
         tmp_path / "at_once",
         Cast(),
-        entrants=[Cast().entrant("elm", memories=True), Cast().entrant("zero_shot")],
+        specs=[Cast().spec("elm", memories=True), Cast().spec("zero_shot")],
     )
     key = lambda r: (r.system, r.form, r.index)
     assert sorted(read_results(tmp_path)[0], key=key) == sorted(

@@ -75,7 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Journal(out / "stream-toy", facts("stream", data={"problems": 12})) as journal:
         list(
             stream(
-                [Cast().entrant("zero_shot"), Cast().entrant("elm", memories=True)],
+                [Cast().spec("zero_shot"), Cast().spec("elm", memories=True)],
                 data(12),
                 journal,
             )
@@ -85,7 +85,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with Journal(out / f"transfer-{name}", facts("transfer")) as journal:
             list(
                 heldout(
-                    [Cast().entrant("zero_shot"), Cast().entrant("elm", memories=True)],
+                    [Cast().spec("zero_shot"), Cast().spec("elm", memories=True)],
                     data(3, name),
                     tests,
                     journal,

@@ -17,18 +17,18 @@ from tests.evaluation.test_report import facts, section, sweep_rows
 from tests.evaluation_samples import Cast, data
 
 
-def asked(folder: Path, entrant, test, **more) -> None:
+def asked(folder: Path, spec, test, **more) -> None:
     """A held-out run of one system."""
     with Journal(folder, facts("heldout", test=[part(test)]) | more) as journal:
-        list(heldout([entrant], data(5), (test,), journal))
+        list(heldout([spec], data(5), (test,), journal))
 
 
-ELM, ALONE = Cast().entrant("elm", memories=True), Cast().entrant("zero_shot")
+ELM, ALONE = Cast().spec("elm", memories=True), Cast().spec("zero_shot")
 
 
 def test_another_runs_zero_shot_is_lent_to_a_run_without(tmp_path: Path) -> None:
-    for name, entrant in (("a", ALONE), ("b", ELM)):
-        asked(tmp_path / name, entrant, data(11, first=100))
+    for name, spec in (("a", ALONE), ("b", ELM)):
+        asked(tmp_path / name, spec, data(11, first=100))
     found = collect([tmp_path])
     rows = {
         (run.name, r.system): r for run in found.runs for r in evidence.rows_of(run, found.runs)
@@ -65,8 +65,8 @@ def test_nothing_is_lent_from_other_problems_of_the_same_name(tmp_path: Path) ->
 def test_the_lender_that_asked_most_lends(tmp_path: Path) -> None:
     """Of a run that is under way, what is missing is not put together with another's."""
     test = data(40, first=100)
-    for name, entrant in (("a", ALONE), ("b", ELM), ("c", ALONE)):
-        asked(tmp_path / name, entrant, test)
+    for name, spec in (("a", ALONE), ("b", ELM), ("c", ALONE)):
+        asked(tmp_path / name, spec, test)
     begun, run, whole = collect([tmp_path]).runs
     begun = replace(
         begun, results=tuple(replace(r, correct=False) for r in begun.results if r.index < 20)
@@ -82,7 +82,7 @@ def test_what_is_lent_stays_out_of_the_borrowers_rows(tmp_path: Path) -> None:
         with Journal(tmp_path / name, facts("stream", data={"problems": 6})) as journal:
             list(
                 stream(
-                    [Cast().entrant("zero_shot"), Cast().entrant("elm", memories=True)],
+                    [Cast().spec("zero_shot"), Cast().spec("elm", memories=True)],
                     data(6, name),
                     journal,
                 )

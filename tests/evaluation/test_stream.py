@@ -22,14 +22,14 @@ from tests.evaluation_samples import Cast, FakeSystem, data, problems
 FACTS = {"protocol": "stream", "seed": 0}
 
 
-def cast(forms=(ONE, VOTE)) -> tuple[Cast, list]:
+def cast(modes=(ONE, VOTE)) -> tuple[Cast, list]:
     made = Cast()
-    return made, [made.entrant("zero_shot", forms), made.entrant("elm", forms, memories=True)]
+    return made, [made.spec("zero_shot", modes), made.spec("elm", modes, memories=True)]
 
 
-def go(folder: Path, entrants=None, n: int = 6, **how) -> list:
+def go(folder: Path, specs=None, n: int = 6, **how) -> list:
     with Journal(folder, FACTS) as journal:
-        return list(run_stream(entrants or cast()[1], how.pop("given", data(n)), journal, **how))
+        return list(run_stream(specs or cast()[1], how.pop("given", data(n)), journal, **how))
 
 
 def test_each_problem_meets_the_memories_of_earlier_ones_only(tmp_path: Path) -> None:
@@ -43,8 +43,8 @@ def test_each_problem_meets_the_memories_of_earlier_ones_only(tmp_path: Path) ->
 
 
 def test_an_arrival_of_several_is_answered_before_it_is_learnt_from(tmp_path: Path) -> None:
-    made, entrants = cast((ONE,))
-    go(tmp_path, entrants, n=7, block=3)
+    made, specs = cast((ONE,))
+    go(tmp_path, specs, n=7, block=3)
     elm = next(s for s in made.made if s.name == "elm")
     assert [what for what, _ in elm.seen] == ["reply"] * 3 + ["learn"] * 3 + ["reply"] * 3 + [
         "learn"
@@ -58,8 +58,8 @@ def test_a_text_that_comes_twice_is_met_once(tmp_path: Path) -> None:
 
 
 def test_the_truth_reaches_nobody_and_poison_changes_nothing_but_the_scores(tmp_path: Path) -> None:
-    made, entrants = cast()
-    go(tmp_path / "a", entrants)
+    made, specs = cast()
+    go(tmp_path / "a", specs)
     assert {what for s in made.made for what, _ in s.seen} == {"learn", "reply"}
     assert all(p.answer is None for s in made.made for _, p in s.seen)
     go(
@@ -107,8 +107,8 @@ def test_stopped_and_taken_up_again_it_ends_the_same(tmp_path: Path) -> None:
     assert (tmp_path / "parts" / "results.jsonl").read_text() == (
         tmp_path / "whole" / "results.jsonl"
     ).read_text()
-    cast_again, entrants = cast()
-    go(tmp_path / "parts", entrants)
+    cast_again, specs = cast()
+    go(tmp_path / "parts", specs)
     assert cast_again.made == [], "a finished stream makes no system"
 
 

@@ -86,7 +86,7 @@ def test_the_parts_share_no_problem(engine, tmp_path: Path) -> None:
 
 def test_the_stream_answers_before_it_learns(engine, tmp_path: Path) -> None:
     suite = replace(
-        QUICK, protocols=("stream",), stream=4, forms={"elm": ("vote",), "zero_shot": ("vote",)}
+        QUICK, protocols=("stream",), stream=4, modes={"elm": ("vote",), "zero_shot": ("vote",)}
     )
     order = [
         (type(r).__name__, getattr(r, "problem_id", None) or r.problems[0])
@@ -105,7 +105,7 @@ def test_the_stream_answers_before_it_learns(engine, tmp_path: Path) -> None:
 def test_a_transfer_learns_on_each_set_and_answers_all(engine, tmp_path: Path) -> None:
     data = (write(tmp_path / "pens.jsonl", 8, "Ann"), write(tmp_path / "more.jsonl", 8, "Bob"))
     suite = replace(
-        QUICK, data=data, protocols=("transfer",), forms={"elm": ("vote",), "zero_shot": ("vote",)}
+        QUICK, data=data, protocols=("transfer",), modes={"elm": ("vote",), "zero_shot": ("vote",)}
     )
     list(run(engine, Order(suite, tmp_path / "out")))
     found = [
@@ -187,7 +187,7 @@ def test_what_is_wrong_is_said_in_one_sentence_before_the_model_is_loaded(
     for change, words in (
         ({"systems": ("zero_shot", "elmo")}, "There is no system 'elmo'"),
         ({"protocols": ("upside",)}, "There is no protocol 'upside'"),
-        ({"forms": {"elm": ("two",)}}, "There is no form 'two'"),
+        ({"modes": {"elm": ("two",)}}, "There is no form 'two'"),
         ({"data": ("nothing.jsonl",)}, "There is no data set 'nothing.jsonl'"),
         ({"test": 500}, "different problems and 2 \\+ 500 are asked for"),
         (
@@ -227,7 +227,7 @@ def test_a_sweep_is_split_by_the_commands_seed_unless_its_file_has_one(
 ) -> None:
     seen = []
     monkeypatch.setattr(
-        suites.sweep, "run", lambda shop, plan, data, out: seen.append(data.problems) or ()
+        suites.sweep, "run", lambda factory, plan, data, out: seen.append(data.problems) or ()
     )
     problems = datasets.load(QUICK.data[0]).problems
     for given, used in ((None, 5), (0, 0), (3, 3)):
@@ -239,7 +239,7 @@ def test_a_system_named_twice_takes_part_once(engine, tmp_path: Path) -> None:
     suite = replace(
         QUICK,
         systems=("elm", "elm"),
-        forms={"elm": ("one",)},
+        modes={"elm": ("one",)},
         protocols=("stream", "stream"),
         stream=4,
     )
@@ -263,7 +263,7 @@ def test_a_problem_over_the_limit_is_left_out_by_name_and_not_asked(engine, tmp_
 def test_the_paper_suite_runs_small(
     engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own protocols, systems and forms, on a few problems in the place of MATH500, AMC23 and
+    """Its own protocols, systems and modes, on a few problems in the place of MATH500, AMC23 and
     AIME24."""
     small = {
         name: write(tmp_path / f"{name}.jsonl", 2, name) for name in ("math500", "amc23", "aime24")
@@ -305,7 +305,7 @@ def test_the_suites_name_systems_that_exist() -> None:
     from latentmem.evaluation.baselines.registry import ROWS
 
     for suite in suites.SUITES.values():
-        assert set(suite.online) <= set(suite.systems) <= set(ROWS) and set(suite.forms) <= set(
+        assert set(suite.online) <= set(suite.systems) <= set(ROWS) and set(suite.modes) <= set(
             suite.systems
         )
         assert set(suite.protocols) <= set(suites.PROTOCOLS)

@@ -21,7 +21,7 @@ RECIPES = {"as is": {}, "fast": {"learning_rate": 0.05, "steps": 1}}
 
 
 @pytest.fixture
-def shop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def factory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     return workshop(tiny_engine(monkeypatch), tmp_path / "cache", group=2)
 
 
@@ -40,9 +40,9 @@ def seen(rows: list[dict]) -> list[dict]:
     ]
 
 
-def test_each_recipe_meets_each_problem_and_the_same_held_out_ones(shop, tmp_path: Path) -> None:
+def test_each_recipe_meets_each_problem_and_the_same_held_out_ones(factory, tmp_path: Path) -> None:
     plan = sweep.Sweep(RECIPES, problems=3, test=4)
-    yielded = [r for r in sweep.run(shop, plan, toys(14), tmp_path) if isinstance(r, dict)]
+    yielded = [r for r in sweep.run(factory, plan, toys(14), tmp_path) if isinstance(r, dict)]
     rows = lines(tmp_path / "sweep.jsonl")
     assert rows == yielded and [r["recipe"] for r in rows] == ["as is"] * 3 + ["fast"] * 3
     held_out = {p.id for p in toys(14).problems[:4]}
@@ -64,9 +64,9 @@ def test_each_recipe_meets_each_problem_and_the_same_held_out_ones(shop, tmp_pat
     )
 
 
-def test_a_recipe_can_put_the_prompt_into_the_turn(shop, tmp_path: Path) -> None:
+def test_a_recipe_can_put_the_prompt_into_the_turn(factory, tmp_path: Path) -> None:
     plan = sweep.Sweep({"before": {}, "inside": {"in_turn": True}}, problems=2, test=4)
-    rows = [r for r in sweep.run(shop, plan, toys(14), tmp_path) if isinstance(r, dict)]
+    rows = [r for r in sweep.run(factory, plan, toys(14), tmp_path) if isinstance(r, dict)]
     assert [r["settings"] for r in rows] == [{}, {}, {"in_turn": True}, {"in_turn": True}]
     assert (
         rows[0]["agreement"] != rows[2]["agreement"] or rows[1]["agreement"] != rows[3]["agreement"]
@@ -77,16 +77,19 @@ def test_a_recipe_can_put_the_prompt_into_the_turn(shop, tmp_path: Path) -> None
 
 
 def test_a_memory_can_be_trained_on_a_problem_and_its_nearest_others_in_turn(
-    shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = {
         p.text: np.array([np.cos(i), np.sin(i)], np.float32) for i, p in enumerate(problems(14))
     }
-    monkeypatch.setattr(shop, "key", lambda p, kind: keys[p.text])
+    monkeypatch.setattr(factory, "key", lambda p, kind: keys[p.text])
     told = {
         one.problem_id: one
         for one in sweep.run(
-            shop, sweep.Sweep({"three": {"neighbours": 2}}, problems=1, test=4), toys(14), tmp_path
+            factory,
+            sweep.Sweep({"three": {"neighbours": 2}}, problems=1, test=4),
+            toys(14),
+            tmp_path,
         )
         if isinstance(one, Step)
     }
@@ -104,25 +107,25 @@ def test_a_memory_can_be_trained_on_a_problem_and_its_nearest_others_in_turn(
 
 
 def test_a_sweep_that_was_cut_off_is_completed_and_no_line_comes_twice(
-    shop, tmp_path: Path
+    factory, tmp_path: Path
 ) -> None:
     plan = sweep.Sweep(RECIPES, problems=3, test=4)
-    list(sweep.run(shop, plan, toys(14), tmp_path / "whole"))
+    list(sweep.run(factory, plan, toys(14), tmp_path / "whole"))
     whole = (tmp_path / "whole" / "sweep.jsonl").read_bytes().splitlines(keepends=True)
     for kept in (0, 2, 5):
         folder = tmp_path / f"cut{kept}"
         folder.mkdir()
         (folder / "sweep.jsonl").write_bytes(b"".join(whole[:kept]) + whole[kept][:20])
-        list(sweep.run(shop, plan, toys(14), folder))
+        list(sweep.run(factory, plan, toys(14), folder))
         assert seen(lines(folder / "sweep.jsonl")) == seen([json.loads(line) for line in whole])
     before = (folder / "sweep.jsonl").read_bytes()
-    list(sweep.run(shop, plan, toys(14), folder))
+    list(sweep.run(factory, plan, toys(14), folder))
     assert (folder / "sweep.jsonl").read_bytes() == before
 
 
-def test_too_few_teachable_problems_are_said(shop, tmp_path: Path) -> None:
+def test_too_few_teachable_problems_are_said(factory, tmp_path: Path) -> None:
     with pytest.raises(LatentmemError, match="problems pass the gate and 9 are asked for"):
-        list(sweep.run(shop, sweep.Sweep(RECIPES, problems=9, test=4), toys(6), tmp_path))
+        list(sweep.run(factory, sweep.Sweep(RECIPES, problems=9, test=4), toys(6), tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -155,10 +158,10 @@ def test_a_wrong_sweep_file_is_one_sentence(text: str, words: str, tmp_path: Pat
         sweep.read(tmp_path / "s.json")
 
 
-def test_a_value_out_of_range_is_refused_by_the_settings(shop, tmp_path: Path) -> None:
+def test_a_value_out_of_range_is_refused_by_the_settings(factory, tmp_path: Path) -> None:
     plan = sweep.Sweep({"bad": {"learning_rate": 7}}, problems=1, test=2)
     with pytest.raises(LatentmemError, match="Setting learning_rate = 7 does not fit"):
-        list(sweep.run(shop, plan, toys(8), tmp_path))
+        list(sweep.run(factory, plan, toys(8), tmp_path))
 
 
 def test_the_moments_of_a_curve() -> None:
@@ -171,9 +174,9 @@ def test_the_moments_of_a_curve() -> None:
 
 
 @pytest.mark.parametrize("learner", list(protocols.LEARNERS))
-def test_a_curve_over_steps_for_each_way_of_training(shop, tmp_path: Path, learner: str) -> None:
+def test_a_curve_over_steps_for_each_way_of_training(factory, tmp_path: Path, learner: str) -> None:
     train, test = problems(1), DataSet("toys", "toys", tuple(problems(3, 5)))
-    list(protocols.run_single(shop, train, test, tmp_path, steps=3, learners=(learner,)))
+    list(protocols.run_single(factory, train, test, tmp_path, steps=3, learners=(learner,)))
     rows = lines(tmp_path / "single.jsonl")
     assert [r["step"] for r in rows] == [0, 1, 2, 3] and {r["learner"] for r in rows} == {learner}
     assert all(
@@ -185,23 +188,25 @@ def test_a_curve_over_steps_for_each_way_of_training(shop, tmp_path: Path, learn
     part = tmp_path / "part"
     part.mkdir()
     (part / "single.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows[:2]))
-    list(protocols.run_single(shop, train, test, part, steps=3, learners=(learner,)))
+    list(protocols.run_single(factory, train, test, part, steps=3, learners=(learner,)))
     assert seen(lines(part / "single.jsonl")) == seen(rows)
 
 
-def test_an_unknown_way_of_training_is_refused(shop, tmp_path: Path) -> None:
+def test_an_unknown_way_of_training_is_refused(factory, tmp_path: Path) -> None:
     with pytest.raises(LatentmemError, match="no way of training 'magic'"):
         list(
-            protocols.run_single(shop, problems(1), toys(2), tmp_path, steps=1, learners=("magic",))
+            protocols.run_single(
+                factory, problems(1), toys(2), tmp_path, steps=1, learners=("magic",)
+            )
         )
 
 
-def test_keys_are_measured_once_a_kind(shop, tmp_path: Path) -> None:
+def test_keys_are_measured_once_a_kind(factory, tmp_path: Path) -> None:
     from latentmem.evaluation.datasets import load
 
     data = load("examples?source=change,area")
-    list(protocols.key_quality(shop, data, tmp_path))
-    list(protocols.key_quality(shop, data, tmp_path))
+    list(protocols.key_quality(factory, data, tmp_path))
+    list(protocols.key_quality(factory, data, tmp_path))
     rows = lines(tmp_path / "keys.jsonl")
     assert [(r["kind"], r["n"], r["families"]) for r in rows] == [("input", 16, 2), ("kv", 16, 2)]
     assert all(
@@ -218,12 +223,12 @@ def changed(data: DataSet, at: int, **parts: Any) -> DataSet:
 
 
 def test_a_sweep_does_again_what_other_data_or_another_machine_would_change(
-    shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = sweep.Sweep({"as is": {}}, problems=1, test=4)
 
     def rows(data: DataSet) -> int:
-        list(sweep.run(shop, plan, data, tmp_path))
+        list(sweep.run(factory, plan, data, tmp_path))
         return len(lines(tmp_path / "sweep.jsonl"))
 
     usual = toys(14)
@@ -239,14 +244,14 @@ def test_a_sweep_does_again_what_other_data_or_another_machine_would_change(
 
 
 def test_a_curve_is_done_again_where_the_problem_or_the_machine_is_another(
-    shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     test = DataSet("toys", "toys", tuple(problems(2, 5)))
 
     def rows(*train: Any) -> int:
         list(
             protocols.run_single(
-                shop, train, test, tmp_path, steps=1, learners=("soft prompt", "soft prompt")
+                factory, train, test, tmp_path, steps=1, learners=("soft prompt", "soft prompt")
             )
         )
         return len(lines(tmp_path / "single.jsonl"))
@@ -259,10 +264,10 @@ def test_a_curve_is_done_again_where_the_problem_or_the_machine_is_another(
 
 
 def test_keys_are_measured_again_for_another_embedder_family_or_machine(
-    shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def rows(data: DataSet) -> int:
-        list(protocols.key_quality(shop, data, tmp_path))
+        list(protocols.key_quality(factory, data, tmp_path))
         return len(lines(tmp_path / "keys.jsonl"))
 
     usual = replace(
@@ -274,21 +279,21 @@ def test_keys_are_measured_again_for_another_embedder_family_or_machine(
     )
     assert rows(usual) == rows(usual) == 3
     assert rows(changed(usual, 0, source="toys/1")) == 5
-    shop.settings = shop.settings.changed(embedder="another")
+    factory.settings = factory.settings.changed(embedder="another")
     assert rows(usual) == 7
     monkeypatch.setattr(protocols, "computed", lambda model: ("the same weights", "cuda"))
     assert rows(usual) == 9
 
 
 def test_neighbours_are_voted_on_as_their_recipe_says(
-    shop, monkeypatch: pytest.MonkeyPatch
+    factory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And where no step had a gradient that could be applied, the reason is told."""
-    recipe = replace(shop.recipe, rollouts=4)
-    *_, told = protocols.learn(shop, shop.sampler, recipe, problems(1), problems(6), 2)
+    recipe = replace(factory.recipe, rollouts=4)
+    *_, told = protocols.learn(factory, factory.sampler, recipe, problems(1), problems(6), 2)
     assert told.distilled.memory is not None and told.distilled.memory.vote.total == 4
     monkeypatch.setattr(Offline, "_update", lambda self: (0.0, "the gradient was not finite"))
-    *_, told = protocols.learn(shop, shop.sampler, recipe, problems(1), problems(6), 2)
+    *_, told = protocols.learn(factory, factory.sampler, recipe, problems(1), problems(6), 2)
     assert (
         told.distilled.memory is None
         and told.distilled.reason == "Nothing was learnt: the gradient was not finite."

@@ -123,12 +123,12 @@ def held(monkeypatch: pytest.MonkeyPatch, after: int) -> tuple[threading.Event, 
     """(reached, go): elm's reply to the problem after `after` waits for `go`."""
     reached, go, old, count = threading.Event(), threading.Event(), FakeSystem.reply, [0]
 
-    def reply(self, those, form):
+    def reply(self, those, mode):
         count[0] += self.name == "elm"
         if self.name == "elm" and count[0] == after + 1:
             reached.set()
             go.wait(20)
-        yield from old(self, those, form)
+        yield from old(self, those, mode)
 
     monkeypatch.setattr(FakeSystem, "reply", reply)
     return reached, go
@@ -168,7 +168,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(
         FakeSystem,
         "reply",
-        lambda self, those, form: found.append(self.name) or old(self, those, form),
+        lambda self, those, mode: found.append(self.name) or old(self, those, mode),
     )
     return found
 
@@ -331,7 +331,7 @@ def test_results_of_all_families_are_mixed(desk: AppSession) -> None:
 
 def test_the_entrants_behind_the_boxes() -> None:
     found = {
-        e.name: ([f.name for f in e.forms], e.learns)
+        e.name: ([f.name for f in e.modes], e.learns)
         for e in streaming.entered([n for _, n in streaming.SYSTEMS], None)
     }
     assert found == {

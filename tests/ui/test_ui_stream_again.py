@@ -121,8 +121,8 @@ def test_every_control_tells_when_it_is_touched() -> None:
 # ------------------------------------------------------------------ a stream that cannot go on
 def on_device(name: str) -> Any:
     def cast(*asked: Any) -> Any:
-        entrants, facts = fake_cast(*asked)
-        return entrants, facts | {"made": {"device": name}}
+        specs, facts = fake_cast(*asked)
+        return specs, facts | {"made": {"device": name}}
 
     return cast
 
@@ -177,8 +177,8 @@ def test_the_same_set_under_another_name_is_another_stream(
     """Its name stands in what a run is, which a folder is not continued with another of."""
 
     def named(engine: Any, systems: Any, data: Any, folder: Path) -> Any:
-        entrants, facts = fake_cast(engine, systems, data, folder)
-        return entrants, facts | {"data": data.name}
+        specs, facts = fake_cast(engine, systems, data, folder)
+        return specs, facts | {"data": data.name}
 
     monkeypatch.setattr(stream, "enter_systems", named)
     for name in ("one", "two"):
@@ -224,7 +224,7 @@ def test_no_remedy_is_one_of_the_command_line(
         assert words in said[-1]
 
     def met(journal: Journal) -> None:
-        list(run_stream([Cast().entrant("elm", (ONE,), memories=True)], data(3), journal))
+        list(run_stream([Cast().spec("elm", (ONE,), memories=True)], data(3), journal))
 
     home = tmp_path / "run"
     (tmp_path / "file").write_text("in the way")

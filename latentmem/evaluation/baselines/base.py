@@ -92,7 +92,7 @@ class System(Protocol):
     def learn(self, problems: Sequence[Problem]) -> Iterator[Record]:
         """Take in problems that were just answered (the online rows); the offline rows do nothing."""
 
-    def reply(self, problems: Sequence[Problem], form: AnswerMode) -> Iterator[Reply]:
+    def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
         """Answer several problems, in shared batches, with what was learnt so far. Yields in the
         order of `problems`."""
 

@@ -114,16 +114,16 @@ class IclRaw(BaseSystem):
         *,
         kind: KeyKind = "input",
         min_similarity: float = 0.25,
-        form: AnswerMode = VOTE,
+        mode: AnswerMode = VOTE,
     ) -> None:
         super().__init__(name, sampler)
-        self.past, self.form = Experiences(key, kind, min_similarity), form
+        self.past, self.mode = Experiences(key, kind, min_similarity), mode
 
     def learn(self, problems: Sequence[Problem]) -> Iterator[Record]:
         """Vote on the problems (with the rollouts that zero_shot's vote shares) and keep those that
         have an answer."""
         problems = [blank(p) for p in problems]
-        voted = self.sampler.sample([Ask(p) for p in problems], self.form)
+        voted = self.sampler.sample([Ask(p) for p in problems], self.mode)
         for sampled in voted:
             self.spent += sampled.cost
         fit = [(p, s) for p, s in zip(problems, voted, strict=True) if not s.vote.abstained]
@@ -152,7 +152,7 @@ class IclRaw(BaseSystem):
     def ask(self, past: Experience, problem: Problem) -> Ask:
         return Ask(problem, messages=self.messages(past, problem), side="memory")
 
-    def reply(self, problems: Sequence[Problem], form: AnswerMode) -> Iterator[Reply]:
+    def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
         asks, hits = [], []
         for problem in (blank(p) for p in problems):
             found = self.past.nearest(problem)
@@ -162,8 +162,8 @@ class IclRaw(BaseSystem):
             )  # else the past is too long for the context
             asks.append(ask if fits else Ask(problem))
             hits.append(found[0] if fits else None)
-        for ask, hit, sampled in zip(asks, hits, self.sampler.sample(asks, form), strict=True):
-            yield self.one_side(ask.problem, form, sampled, hit)
+        for ask, hit, sampled in zip(asks, hits, self.sampler.sample(asks, mode), strict=True):
+            yield self.one_side(ask.problem, mode, sampled, hit)
 
     def save(self, folder: Path) -> None:
         self.past.save(folder, self.spent)

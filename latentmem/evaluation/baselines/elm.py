@@ -130,7 +130,7 @@ class Elm(BaseSystem):
         )
         return hits[0] if hits and hits[0].similarity >= self.min_similarity else None
 
-    def with_memory(self, asked: Sequence[tuple[Problem, Hit]], form: AnswerMode) -> list[Sampled]:
+    def with_memory(self, asked: Sequence[tuple[Problem, Hit]], mode: AnswerMode) -> list[Sampled]:
         """Sample each problem with its memory."""
         import torch
 
@@ -139,46 +139,46 @@ class Elm(BaseSystem):
             for ident in dict.fromkeys(h.memory_id for _, h in asked)
         }
         return self.sampler.sample(
-            [Ask(p, softs[h.memory_id], side="memory") for p, h in asked], form
+            [Ask(p, softs[h.memory_id], side="memory") for p, h in asked], mode
         )
 
     def sides(
-        self, problems: Sequence[Problem], hits: Sequence[Hit | None], form: AnswerMode, alone: bool
+        self, problems: Sequence[Problem], hits: Sequence[Hit | None], mode: AnswerMode, alone: bool
     ) -> list[dict[str, Sampled]]:
         """Side -> what was sampled, for each problem: the memory's where there is one, the model's
         own where there is none or `alone` asks for both."""
         found: list[dict[str, Sampled]] = [{} for _ in problems]
         bare = [i for i, hit in enumerate(hits) if alone or hit is None]
         for i, sampled in zip(
-            bare, self.sampler.sample([Ask(problems[i]) for i in bare], form), strict=True
+            bare, self.sampler.sample([Ask(problems[i]) for i in bare], mode), strict=True
         ):
             found[i]["zero_shot"] = sampled
         tried = [i for i, hit in enumerate(hits) if hit is not None]
         for i, sampled in zip(
-            tried, self.with_memory([(problems[i], hits[i]) for i in tried], form), strict=True
+            tried, self.with_memory([(problems[i], hits[i]) for i in tried], mode), strict=True
         ):
             found[i]["memory"] = sampled
         return found
 
-    def reply(self, problems: Sequence[Problem], form: AnswerMode) -> Iterator[Reply]:
+    def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
         problems = [blank(p) for p in problems]
         hits = [self.find(p) for p in problems]
         for problem, hit, sides in zip(
-            problems, hits, self.sides(problems, hits, form, True), strict=True
+            problems, hits, self.sides(problems, hits, mode, True), strict=True
         ):
             votes = {side: s.vote for side, s in sides.items()}
-            scores, extra, by = {}, Cost(), chosen(self.verifier, form.traces)
+            scores, extra, by = {}, Cost(), chosen(self.verifier, mode.traces)
             if disagree(votes["zero_shot"], votes.get("memory")):
                 scores, extra = all_scores(self.sampler, problem, sides, self.verifiers, by)
             way = route(
                 votes["zero_shot"], votes.get("memory"), scores.get(by), verifier=by, why_none=NONE
             )
-            yield self.told(problem, form, sides, hit, way, extra, scores)
+            yield self.told(problem, mode, sides, hit, way, extra, scores)
 
     def told(
         self,
         problem: Problem,
-        form: AnswerMode,
+        mode: AnswerMode,
         sides: dict[str, Sampled],
         hit: Hit | None,
         way: Route,
@@ -190,7 +190,7 @@ class Elm(BaseSystem):
         return Reply(
             problem.id,
             self.name,
-            form.name,
+            mode.name,
             way.answer,
             {side: s.vote for side, s in sides.items()},
             tuple(t for s in sides.values() for t in s.traces),
@@ -236,14 +236,14 @@ def lora_teacher(
 class ElmLora(Elm):
     """Problems that found the same adapter share a batch; others cannot."""
 
-    def with_memory(self, asked: Sequence[tuple[Problem, Hit]], form: AnswerMode) -> list[Sampled]:
+    def with_memory(self, asked: Sequence[tuple[Problem, Hit]], mode: AnswerMode) -> list[Sampled]:
         found: dict[int, Sampled] = {}
         for ident in dict.fromkeys(h.memory_id for _, h in asked):
             adapter = torch.from_numpy(self.bank.get(ident).soft_prompt.copy())
             model = self.teacher.model.adapted(adapter, f"{self.teacher.model.fingerprint}/{ident}")
             mine = [i for i, (_, h) in enumerate(asked) if h.memory_id == ident]
             asks = [Ask(asked[i][0], side="memory") for i in mine]
-            found.update(zip(mine, self.sampler.of(model).sample(asks, form), strict=True))
+            found.update(zip(mine, self.sampler.of(model).sample(asks, mode), strict=True))
         return [found[i] for i in range(len(asked))]
 
 
@@ -254,17 +254,17 @@ class ElmUnrouted(Elm):
     """Samples one side only: with the memory where one is near enough, else alone. So it costs half
     of `elm`."""
 
-    def reply(self, problems: Sequence[Problem], form: AnswerMode) -> Iterator[Reply]:
+    def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
         problems = [blank(p) for p in problems]
         hits = [self.find(p) for p in problems]
         for problem, hit, sides in zip(
-            problems, hits, self.sides(problems, hits, form, False), strict=True
+            problems, hits, self.sides(problems, hits, mode, False), strict=True
         ):
             ((side, sampled),) = sides.items()
             answer = sampled.vote.label
             reason = "The memory answers, without a comparison." if hit else NONE
             way = Route(side if answer is not None else None, answer, False, reason)
-            yield self.told(problem, form, sides, hit, way)
+            yield self.told(problem, mode, sides, hit, way)
 
 
 # ---------- random_memory: a lower control. What elm does, but with a random memory in the place of the nearest.
@@ -311,14 +311,14 @@ class UntrainedRouted(Elm):
         return None
 
     def sides(
-        self, problems: Sequence[Problem], hits: Sequence[Hit | None], form: AnswerMode, alone: bool
+        self, problems: Sequence[Problem], hits: Sequence[Hit | None], mode: AnswerMode, alone: bool
     ) -> list[dict[str, Sampled]]:
         recipe = self.teacher.recipe
         soft = self.sampler.model.text_prompt(recipe.init_text, recipe.virtual_tokens)
-        found = super().sides(problems, hits, form, alone)
+        found = super().sides(problems, hits, mode, alone)
         for sides, sampled in zip(
             found,
-            self.sampler.sample([Ask(p, soft, side="memory") for p in problems], form),
+            self.sampler.sample([Ask(p, soft, side="memory") for p in problems], mode),
             strict=True,
         ):
             sides["memory"] = sampled

@@ -194,13 +194,18 @@ class Offline(BaseSystem):
         sampler: Sampler,
         learner: Callable[[], Learner],
         recipe: Recipe,
-        course: TrainingSchedule,
+        schedule: TrainingSchedule,
         *,
         labels: bool = False,
         folder: Path | None = None,
     ) -> None:
         super().__init__(name, sampler)
-        self.needs_labels, self.recipe, self.course, self.folder = labels, recipe, course, folder
+        self.needs_labels, self.recipe, self.schedule, self.folder = (
+            labels,
+            recipe,
+            schedule,
+            folder,
+        )
         self._make, self._learner, self._optimizer = learner, None, None
         self.done, self.taught = 0, ""  # steps taken, and a digest of what was fitted
 
@@ -210,7 +215,7 @@ class Offline(BaseSystem):
         if self._learner is None:
             self._learner = self._make()
             self._optimizer = torch.optim.AdamW(
-                self._learner.parameters, lr=self.course.learning_rate, weight_decay=0.0
+                self._learner.parameters, lr=self.schedule.learning_rate, weight_decay=0.0
             )
         return self._learner
 
@@ -229,13 +234,13 @@ class Offline(BaseSystem):
                 f"{self.name} learns from the truth and problem {bare} has none: give it an answer."
             )
         self._begin(given)
-        for step in range(self.done + 1, self.course.steps + 1):
+        for step in range(self.done + 1, self.schedule.steps + 1):
             yield from self._step(step, self._turn(given, step))
             self.done = step
-            if step == self.course.steps:
+            if step == self.schedule.steps:
                 # twice the parameters' size, and nobody needs it any more
                 self._optimizer.state.clear()
-            if self.folder and (step % self.course.every == 0 or step == self.course.steps):
+            if self.folder and (step % self.schedule.every == 0 or step == self.schedule.steps):
                 self.save(self.folder / self.name)
 
     def _begin(self, given: Sequence[Problem]) -> None:
@@ -246,7 +251,7 @@ class Offline(BaseSystem):
             self.name,
             *computed(self.sampler.model),
             repr(self.recipe),
-            repr(self.course),
+            repr(self.schedule).replace("TrainingSchedule", "Course"),  # as checkpoints have it
             str(self.sampler.seed),
             repr(told),
         )
@@ -268,7 +273,7 @@ class Offline(BaseSystem):
     def _turn(self, given: Sequence[Problem], step: int) -> list[Problem]:
         """The problems of a step, no two the same: the set in a new seeded order each time it has
         been gone through."""
-        n, size = len(given), min(self.course.batch, len(given))
+        n, size = len(given), min(self.schedule.batch, len(given))
         queue, orders = [], 0
         for _ in range(step):
             if len(queue) < size:
@@ -285,7 +290,9 @@ class Offline(BaseSystem):
 
     def _step(self, step: int, batch: Sequence[Problem]) -> Iterator[Status | Step]:
         r, began = self.recipe, time.perf_counter()
-        yield Status(f"Step {step} of {self.course.steps}: sampling", step - 1, self.course.steps)
+        yield Status(
+            f"Step {step} of {self.schedule.steps}: sampling", step - 1, self.schedule.steps
+        )
         groups = self._sample(batch, step)
         sampled = time.perf_counter()
         votes = [vote(g, side="memory") for g in groups]
@@ -311,7 +318,7 @@ class Offline(BaseSystem):
                 except StopIteration as end:
                     losses.update(zip(lots, end.value, strict=True))
                     break
-                yield Status(f"Training step {step} of {self.course.steps}", done, total)
+                yield Status(f"Training step {step} of {self.schedule.steps}", done, total)
             norm, refused = self._update()
             notes = [refused if i in lots else note for i, note in enumerate(notes)]
         trained, share = time.perf_counter(), len(batch)
@@ -319,7 +326,7 @@ class Offline(BaseSystem):
             group, tokens = groups[i], sum(t.tokens for t in groups[i])
             yield Step(
                 step=step,
-                steps=self.course.steps,
+                steps=self.schedule.steps,
                 label=votes[i].label,
                 agreement=votes[i].majority_ratio,
                 rewards=payoffs[i],
@@ -474,15 +481,15 @@ class Offline(BaseSystem):
     # Answer
     # ----------------------------------------------------------------------------------------------
 
-    def reply(self, problems: Sequence[Problem], form: AnswerMode) -> Iterator[Reply]:
+    def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
         """With what was learnt; before any step, with the untrained start."""
         self.learner.stamp()
         soft = None if self.learner.soft is None else self.learner.soft.detach().clone()
         asks = [Ask(blank(p), soft, side="memory") for p in problems]
         for ask, sampled in zip(
-            asks, self.sampler.of(self.learner.model).sample(asks, form), strict=True
+            asks, self.sampler.of(self.learner.model).sample(asks, mode), strict=True
         ):
-            yield self.one_side(ask.problem, form, sampled)
+            yield self.one_side(ask.problem, mode, sampled)
 
 
 # ---------- offline_grpo: GRPO on all parameters with the truth as reward, the upper reference. The one row that sees labels.
@@ -491,7 +498,7 @@ class Offline(BaseSystem):
 def offline_grpo(
     sampler: Sampler,
     recipe: Recipe,
-    course: TrainingSchedule,
+    schedule: TrainingSchedule,
     folder: Path | None = None,
     name: str = "offline_grpo",
 ) -> Offline:
@@ -501,7 +508,7 @@ def offline_grpo(
         sampler,
         lambda: FullLearner(sampler.model),
         recipe,
-        course,
+        schedule,
         labels=True,
         folder=folder,
     )
@@ -513,7 +520,7 @@ def offline_grpo(
 def offline_lora(
     sampler: Sampler,
     recipe: Recipe,
-    course: TrainingSchedule,
+    schedule: TrainingSchedule,
     folder: Path | None = None,
     *,
     rank: int = 8,
@@ -521,7 +528,7 @@ def offline_lora(
 ) -> Offline:
     """An adapter like that of `elm_lora`, one for all problems."""
     return Offline(
-        name, sampler, lambda: LoraLearner(sampler.model, rank), recipe, course, folder=folder
+        name, sampler, lambda: LoraLearner(sampler.model, rank), recipe, schedule, folder=folder
     )
 
 
@@ -531,7 +538,7 @@ def offline_lora(
 def offline_prompt(
     sampler: Sampler,
     recipe: Recipe,
-    course: TrainingSchedule,
+    schedule: TrainingSchedule,
     folder: Path | None = None,
     name: str = "offline_prompt",
 ) -> Offline:
@@ -541,7 +548,7 @@ def offline_prompt(
         sampler,
         lambda: PromptLearner(sampler.model, recipe.init_text, recipe.virtual_tokens),
         recipe,
-        course,
+        schedule,
         folder=folder,
     )
 
@@ -556,10 +563,12 @@ LEARNING_RATE = (
 def offline_ttrl(
     sampler: Sampler,
     recipe: Recipe,
-    course: TrainingSchedule,
+    schedule: TrainingSchedule,
     folder: Path | None = None,
     name: str = "offline_ttrl",
 ) -> Offline:
     """The gate of the recipe is kept, which the source has not, so that all rows learn from labels
     of one quality."""
-    return Offline(name, sampler, lambda: FullLearner(sampler.model), recipe, course, folder=folder)
+    return Offline(
+        name, sampler, lambda: FullLearner(sampler.model), recipe, schedule, folder=folder
+    )

@@ -42,13 +42,13 @@ class BaseSystem:
         """Nothing was learnt."""
 
     def one_side(
-        self, problem: Problem, form: AnswerMode, sampled: Sampled, hit: Hit | None = None
+        self, problem: Problem, mode: AnswerMode, sampled: Sampled, hit: Hit | None = None
     ) -> Reply:
         """The reply of a system that samples one side only: its vote's label is the answer."""
         return Reply(
             problem.id,
             self.name,
-            form.name,
+            mode.name,
             sampled.vote.label,
             {sampled.vote.side: sampled.vote},
             sampled.traces,
@@ -63,17 +63,17 @@ class BaseSystem:
 
 
 class ZeroShot(BaseSystem):
-    """The model alone, in the form asked for."""
+    """The model alone, in the mode asked for."""
 
     def __init__(self, sampler: Sampler, name: str = "zero_shot") -> None:
         super().__init__(name, sampler)
 
-    def reply(self, problems: Sequence[Problem], form: AnswerMode) -> Iterator[Reply]:
+    def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
         problems = [blank(p) for p in problems]
         for problem, sampled in zip(
-            problems, self.sampler.sample([Ask(p) for p in problems], form), strict=True
+            problems, self.sampler.sample([Ask(p) for p in problems], mode), strict=True
         ):
-            yield self.one_side(problem, form, sampled)
+            yield self.one_side(problem, mode, sampled)
 
 
 # ---------- vote_n: the majority of N zero-shot traces, the competitor that spends its compute on answering.
@@ -97,14 +97,14 @@ class VoteN(BaseSystem):
         if traces < 1:
             raise LatentmemError(f"A vote of {traces} traces is none: use 1 or more.")
         super().__init__(name, sampler)
-        self.form = AnswerMode("vote", traces, temperature)
+        self.mode = AnswerMode("vote", traces, temperature)
 
-    def reply(self, problems: Sequence[Problem], form: AnswerMode) -> Iterator[Reply]:
+    def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
         problems = [blank(p) for p in problems]
         for problem, sampled in zip(
-            problems, self.sampler.sample([Ask(p) for p in problems], self.form), strict=True
+            problems, self.sampler.sample([Ask(p) for p in problems], self.mode), strict=True
         ):
-            yield self.one_side(problem, replace(self.form, name=form.name), sampled)
+            yield self.one_side(problem, replace(self.mode, name=mode.name), sampled)
 
 
 # ---------- untrained_prompt: the text-initialised soft prompt as it is, a control for what the mere presence of one does.
@@ -123,7 +123,7 @@ class UntrainedPrompt(BaseSystem):
         super().__init__(name, sampler)
         self.soft = sampler.model.text_prompt(init_text, virtual_tokens)
 
-    def reply(self, problems: Sequence[Problem], form: AnswerMode) -> Iterator[Reply]:
+    def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
         asks = [Ask(blank(p), self.soft, side="memory") for p in problems]
-        for ask, sampled in zip(asks, self.sampler.sample(asks, form), strict=True):
-            yield self.one_side(ask.problem, form, sampled)
+        for ask, sampled in zip(asks, self.sampler.sample(asks, mode), strict=True):
+            yield self.one_side(ask.problem, mode, sampled)

@@ -78,7 +78,7 @@ class SystemFactory:
         return found
 
     @property
-    def form(self) -> AnswerMode:
+    def mode(self) -> AnswerMode:
         """How the online rows vote on what they learn from: as the recipe does."""
         return AnswerMode("vote", self.recipe.rollouts, self.recipe.temperature)
 
@@ -101,13 +101,13 @@ class SystemFactory:
             group=self.group,
         )
 
-    def course(self, what: str) -> TrainingSchedule:
+    def schedule(self, what: str) -> TrainingSchedule:
         """How an offline row is trained: `what` is "soft", "lora" or "full", which take checkpoints
         of very different size."""
         return TrainingSchedule(*self._offline, self.rates[what], 10 if what == "full" else 1)
 
     def offline(self, make: Callable[..., Offline], what: str) -> Offline:
-        return make(self.sampler, self.recipe, self.course(what), self.folder)
+        return make(self.sampler, self.recipe, self.schedule(what), self.folder)
 
     def icl(self, kind: type[IclRaw], name: str) -> IclRaw:
         s = self.settings
@@ -117,7 +117,7 @@ class SystemFactory:
             name,
             kind=s.key,
             min_similarity=s.min_similarity,
-            form=self.form,
+            mode=self.mode,
         )
 
     def make(self, name: str) -> System:

@@ -132,16 +132,16 @@ class Sampler:
         """True if the model can read the prompt and still write a full answer."""
         return self.length(ask) + self.max_new_tokens <= self.model.context
 
-    def sample(self, asks: Sequence[Ask], form: AnswerMode) -> list[Sampled]:
+    def sample(self, asks: Sequence[Ask], mode: AnswerMode) -> list[Sampled]:
         """The traces of every ask, in the order of the asks. Raises LatentmemError naming a problem
         that is too long."""
-        rows = [row for i, ask in enumerate(asks) for row in self._rows(i, ask, form)]
+        rows = [row for i, ask in enumerate(asks) for row in self._rows(i, ask, mode)]
         missing = {row.key: row for row in rows if row.key not in self._known}
         # By length, so that a batch has little padding; cut without regard to what is missing
         # further on, so that a resumed run has the batches of the first.
         queue = sorted(missing.values(), key=lambda r: (r.length, r.ask, r.row))
         for batch in self._cut(queue):
-            self._batch(asks, batch, form)
+            self._batch(asks, batch, mode)
         found: list[list[_Row]] = [[] for _ in asks]
         for row in rows:
             found[row.ask].append(row)
@@ -167,7 +167,7 @@ class Sampler:
             yield queue[start:end]
             start = end
 
-    def _rows(self, index: int, ask: Ask, form: AnswerMode) -> Iterator[_Row]:
+    def _rows(self, index: int, ask: Ask, mode: AnswerMode) -> Iterator[_Row]:
         body, ids = self.model.body, self.prompt(ask)
         length = len(ids) + (0 if ask.soft is None else len(ask.soft))
         if length >= self.model.context:
@@ -180,13 +180,13 @@ class Sampler:
             if ask.soft is None
             else ask.soft.detach().float().cpu().contiguous().numpy().tobytes()
         )
-        for row in range(form.traces):
+        for row in range(mode.traces):
             # A greedy trace draws nothing: it is one and the same for every problem of that text
             # and every seed.
-            seed = seed_for(self.seed, ask.problem.id, 0, row) if form.temperature else 0
+            seed = seed_for(self.seed, ask.problem.id, 0, row) if mode.temperature else 0
             how = (
                 seed,
-                float(form.temperature),
+                float(mode.temperature),
                 float(self.top_p),
                 self.max_new_tokens,
                 body.arithmetic,
@@ -195,7 +195,7 @@ class Sampler:
             key = digest(self.model.fingerprint, repr(ids), soft, repr(how))[:32]
             yield _Row(index, row, key, length)
 
-    def _batch(self, asks: Sequence[Ask], rows: Sequence[_Row], form: AnswerMode) -> None:
+    def _batch(self, asks: Sequence[Ask], rows: Sequence[_Row], mode: AnswerMode) -> None:
         """Sample these rows together and remember them, all at once: a batch is on disk as a whole
         or not at all."""
         began, jobs, names = time.perf_counter(), [], {}
@@ -218,7 +218,7 @@ class Sampler:
             self.model,
             jobs,
             seed=self.seed,
-            temperature=form.temperature,
+            temperature=mode.temperature,
             top_p=self.top_p,
             max_new_tokens=self.max_new_tokens,
         ):

@@ -18,7 +18,7 @@ from ...evaluation import datasets
 from ...evaluation import protocols as protocol
 from ...evaluation.datasets import DataSet
 from ...evaluation.journal import Journal, Remedies, read_results, taken
-from ...evaluation.protocols import Entrant
+from ...evaluation.protocols import SystemSpec
 from ...records import LatentmemError, Status, digest
 from ...settings import Settings
 from .. import components
@@ -161,30 +161,30 @@ def home(desk: AppSession, data: DataSet, systems: Sequence[str], seed: int) -> 
 
 def enter_systems(
     engine: Engine, systems: Sequence[str], data: DataSet, folder: Path
-) -> tuple[list[Entrant], dict[str, Any]]:
+) -> tuple[list[SystemSpec], dict[str, Any]]:
     """The systems that were chosen, over one sampler, and what the run is. The engine is loaded."""
     from ...evaluation.baselines.registry import SystemFactory
     from ...evaluation.suites import facts, part
 
-    shop = SystemFactory(engine, folder / "cache")
-    entrants = entered(systems, shop.make)
-    forms = {e.name: [f.name for f in e.forms] for e in entrants}
-    return entrants, facts(
-        shop, {"protocol": "stream", "data": part(data), "block": 1, "systems": forms}
+    factory = SystemFactory(engine, folder / "cache")
+    specs = entered(systems, factory.make)
+    modes = {e.name: [f.name for f in e.modes] for e in specs}
+    return specs, facts(
+        factory, {"protocol": "stream", "data": part(data), "block": 1, "systems": modes}
     )
 
 
-def entered(systems: Sequence[str], make: Any) -> list[Entrant]:
-    """The entrants behind the names of the checkboxes: the two of the model alone are one system in
-    two forms."""
-    from ...evaluation.protocols import FORMS
+def entered(systems: Sequence[str], make: Any) -> list[SystemSpec]:
+    """The systems behind the names of the checkboxes: the two of the model alone are one system in
+    two modes."""
+    from ...evaluation.protocols import MODES
 
     alone = tuple(
-        FORMS[form] for name, form in (("zero_shot", "one"), ("vote", "vote")) if name in systems
+        MODES[mode] for name, mode in (("zero_shot", "one"), ("vote", "vote")) if name in systems
     )
-    found = [Entrant("zero_shot", alone, lambda: make("zero_shot"))] if alone else []
+    found = [SystemSpec("zero_shot", alone, lambda: make("zero_shot"))] if alone else []
     return found + [
-        Entrant(name, (FORMS["one"],), lambda name=name: make(name), "online")
+        SystemSpec(name, (MODES["one"],), lambda name=name: make(name), "online")
         for name in ("icl_raw", "elm")
         if name in systems
     ]
@@ -270,7 +270,7 @@ def records(desk: AppSession, feed: Feed, given: Given, fresh: bool, again: str)
     if fresh:
         forget(folder, remedies)
     yield Status("Getting the systems ready")
-    entrants, facts = enter_systems(engine, names, order, folder)
+    specs, facts = enter_systems(engine, names, order, folder)
     with Journal(folder / "run", facts, remedies) as journal:
         # Fewer than an earlier run met: the others are not looked at. They stay in the file.
         journal.units = {
@@ -280,7 +280,7 @@ def records(desk: AppSession, feed: Feed, given: Given, fresh: bool, again: str)
         }
         yield from journal.results()
         yield from journal.learned()
-        with closing(protocol.run_stream(entrants, data, journal)) as stream:
+        with closing(protocol.run_stream(specs, data, journal)) as stream:
             yield from stream
 
 
