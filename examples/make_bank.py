@@ -11,13 +11,13 @@ problems gave a memory, in 18 minutes.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from latentmem import Engine, Problem, Settings
+from latentmem.files import Log
 from latentmem.records import Distilled, Step, digest, read_problems
 
 HERE = Path(__file__).resolve().parent
@@ -37,20 +37,12 @@ def chosen(problems: list[Problem], each: int, skip: int = 0) -> list[Problem]:
     ]
 
 
-def noted(log: Path) -> set[str]:
-    """The ids of problems that are done, with a memory or without."""
-    if not log.exists():
-        return set()
-    return {
-        json.loads(line)["problem"]
-        for line in log.read_text(encoding="utf-8").splitlines()
-        if line.strip()
-    }
-
-
 def distil(engine: Engine, problems: list[Problem], log: Path, batch: int) -> Iterator[Distilled]:
     """Distils what is not done yet, and notes each result as soon as there is one."""
-    done = noted(log) | {info.problem.id for info in engine.bank.infos()}
+    notes = Log(log)
+    done = {note["problem"] for note in notes.read()} | {
+        info.problem.id for info in engine.bank.infos()
+    }
     left = [p for p in problems if p.id not in done]
     for i in range(0, len(left), batch):
         for record in engine.distil_many(left[i : i + batch]):
@@ -62,17 +54,9 @@ def distil(engine: Engine, problems: list[Problem], log: Path, batch: int) -> It
                 )
             elif isinstance(record, Distilled):
                 memory = record.memory.id if record.memory is not None else None
-                with log.open("a", encoding="utf-8") as f:
-                    f.write(
-                        json.dumps(
-                            {
-                                "problem": record.problem_id,
-                                "memory": memory,
-                                "reason": record.reason,
-                            }
-                        )
-                        + "\n"
-                    )
+                notes.append(
+                    {"problem": record.problem_id, "memory": memory, "reason": record.reason}
+                )
                 yield record
 
 

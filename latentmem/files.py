@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and logs to which lines are only ever appended."""
 
 from __future__ import annotations
 
@@ -11,6 +11,48 @@ from typing import Any
 
 from .records import LatentmemError
 
+AGAIN = "make room or give another folder, then start again to go on"
+
+
+@contextmanager
+def file_errors(name: str | Path, how: str, remedy: str = AGAIN) -> Iterator[None]:
+    """Turns what the system says of a file (full disk, no permission) into one sentence: the file
+    `name` cannot be `how` (written, read)."""
+    try:
+        yield
+    except OSError as e:
+        raise LatentmemError(f"{name} cannot be {how} ({e.strerror or e}): {remedy}.") from None
+
+
+# ---------- Written whole or not at all.
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write a file to. When the block ends, that file is on the disk and
+    takes the place of `path`; when it raises, `path` stays as it was. Raises OSError."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        sync(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def put_in_place(made: Path, folder: Path) -> None:
+    """Give a folder its final name once everything in it is on the disk. Raises OSError."""
+    for file in made.rglob("*"):
+        if file.is_file():
+            sync(file)
+    os.replace(made, folder)
+
+
+def sync(file: Path) -> None:
+    """Wait until a file is on the disk. Raises OSError."""
+    with open(file, "rb+") as one:
+        os.fsync(one.fileno())
+
 
 def write_whole(
     file: Path,
@@ -20,47 +62,50 @@ def write_whole(
     folders: bool = False,
     name: str = "",
 ) -> None:
-    """Write a file whole or not at all: what it held stays until then. `folders`: make those that
-    lead to it. Raises LatentmemError with this remedy, which calls the file by `name` or its
-    path."""
-    try:
-        if (
-            file.exists() and not file.is_file()
-        ):  # a pipe or a device, such as /dev/stdout, cannot be replaced
+    """Write a text file whole or not at all. `folders`: make those that lead to it. Raises
+    LatentmemError with this remedy, which calls the file by `name` or its path."""
+    with file_errors(name or file, "written", remedy):
+        if file.exists() and not file.is_file():  # /dev/stdout, a pipe: they cannot be replaced
             file.write_text(text, encoding="utf-8")
             return
-        whole = file.resolve()  # a link goes on pointing to it
+        try:
+            whole = file.resolve()  # a link goes on pointing to it
+        except RuntimeError as e:  # links in a circle
+            raise OSError(str(e)) from None
         if folders:
             whole.parent.mkdir(parents=True, exist_ok=True)
-        part = whole.with_name(f"{whole.name}.{os.getpid()}.part")
+        with replacing(whole) as part:
+            part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value whole or not at all. Raises LatentmemError; ValueError for NaN and infinity."""
+    write_whole(path, json.dumps(value, ensure_ascii=False, allow_nan=False), AGAIN, folders=True)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a file, None without such a file. Raises LatentmemError if it cannot be read or
+    is not JSON."""
+    with file_errors(path, "read"):
         try:
-            with part.open("w", encoding="utf-8") as out:
-                out.write(text)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(part, whole)
-        finally:
-            part.unlink(missing_ok=True)
-    except (OSError, RuntimeError) as e:  # RuntimeError: links in a circle
-        raise LatentmemError(
-            f"{name or file} cannot be written ({getattr(e, 'strerror', None) or e}): {remedy}."
-        ) from None
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as e:
+            raise LatentmemError(
+                f"{path} is damaged ({e}): delete its folder to learn again."
+            ) from None
 
 
-# ---------- Small files that survive a kill: lines that are only ever appended, and files that are replaced whole.
+# ---------- Logs.
 
 
-@contextmanager
-def _touched(path: Path, how: str) -> Iterator[None]:
-    """What the system says of a file (a full disk, no such folder, no permission) becomes one
-    sentence."""
-    try:
-        yield
-    except OSError as e:
-        raise LatentmemError(
-            f"{path} cannot be {how} ({e.strerror}): make room or give another folder, then start "
-            "again to go on."
-        ) from None
+def append(path: Path, lines: str) -> None:
+    """Add whole lines to a file; they are on the disk when this returns. Raises OSError."""
+    with open(path, "ab") as file:
+        file.write(lines.encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class Log:
@@ -76,21 +121,18 @@ class Log:
         self.path = path
         if path is None:
             return
-        with _touched(path, "opened"):
+        with file_errors(path, "opened"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "ab+") as file:
                 file.seek(0)
-                whole = 0
-                for line in file:
-                    whole += len(line) if line.endswith(b"\n") else 0
-                file.truncate(whole)
+                file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
 
     def read(self) -> list[Any]:
         """All values, in the order of writing."""
         if self.path is None:
             return []
         values = []
-        with _touched(self.path, "read"), open(self.path, "rb") as file:
+        with file_errors(self.path, "read"), open(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
                 try:
                     values.append(json.loads(line))
@@ -102,43 +144,9 @@ class Log:
         return values
 
     def append(self, value: Any) -> None:
-        """Add a value; it is on disk when this returns. NaN and infinity are refused."""
+        """Add a value; it is on the disk when this returns. Raises ValueError for NaN and
+        infinity."""
         line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
-        if self.path is None:
-            return
-        with _touched(self.path, "written"), open(self.path, "ab") as file:
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a file by this value, whole or not at all. Raises LatentmemError."""
-    with replacing(path) as part:
-        part.write_bytes(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which replaces the file once it is whole. Raises LatentmemError."""
-    with _touched(path, "written"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        yield part
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-
-
-def read_json(path: Path) -> Any:
-    """The value of a file, None if there is no such file. Raises LatentmemError if it cannot be
-    read or is not JSON."""
-    with _touched(path, "read"):
-        try:
-            return json.loads(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValueError as e:
-            raise LatentmemError(
-                f"{path} is damaged ({e}): delete its folder to learn again."
-            ) from None
+        if self.path is not None:
+            with file_errors(self.path, "written"):
+                append(self.path, line)

@@ -28,6 +28,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from ..files import replacing
 from ..records import MOST_TOKENS, Event, LatentmemError, Memory, Step, Trace, from_json, to_json
 from . import serialization as codec
 from .database import Store, check_event
@@ -329,12 +330,9 @@ def export_zip(
                 f"{path} is there and is no archive: write to another name, such as "
                 f"{path.stem}.zip."
             )
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
+        with replacing(path) as part:
             with part.open("wb") as f:
                 report = _write(store, f, chosen, lacking)
-                f.flush()
-                os.fsync(f.fileno())
             if there and (report.refused or not report.memories):
                 why = (
                     f"lacks {len(report.refused)} memories or events of them ({report.refused[0]})"
@@ -344,9 +342,6 @@ def export_zip(
                 raise LatentmemError(
                     f"The export {why}, so {path} was left as it is: write to another name."
                 )
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
         return report
     except OSError as e:
         raise LatentmemError(

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..files import replacing
 from ..records import LatentmemError
 
 CONFIG = "adapter_config.json"
@@ -67,8 +67,12 @@ def save_peft(
                 f"{foreign} belongs to an adapter that latentmem did not write, so nothing was "
                 "written: choose another folder."
             )
-        _write(folder / WEIGHTS, save({TENSOR: prompt}, metadata))
-        _write(folder / CONFIG, json.dumps(config, indent=2).encode() + b"\n")
+        for name, data in (
+            (WEIGHTS, save({TENSOR: prompt}, metadata)),
+            (CONFIG, json.dumps(config, indent=2).encode() + b"\n"),
+        ):
+            with replacing(folder / name) as part:
+                part.write_bytes(data)
     except OSError as e:
         raise LatentmemError(
             f"The adapter could not be written to {folder} ({e.strerror or e}): "
@@ -132,13 +136,6 @@ def _foreign(folder: Path) -> Path | None:
     except LatentmemError:
         return weights
     return pickled if pickled.exists() else None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all: a reader never sees half a file."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -18,7 +18,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -114,10 +113,7 @@ class Journal:
         assert lines and unit not in self.units
         text = "".join(to_line(unit, len(lines), one) + "\n" for one in lines)
         try:
-            with open(self.file, "ab") as out:
-                out.write(text.encode())
-                out.flush()
-                os.fsync(out.fileno())
+            files.append(self.file, text)
         except OSError as e:
             raise self._unwritten(self.file, e) from None
         self.units[unit] = tuple(lines)
@@ -165,8 +161,7 @@ class Journal:
             part.mkdir(parents=True)
             save(part)
             (part / "lesson.json").write_text(to_line(unit, 1, lesson), encoding="utf-8")
-            _sync(part)
-            os.rename(part, home / str(number))
+            files.put_in_place(part, home / str(number))
         except OSError as e:
             raise self._unwritten(part, e) from None
         self._settle(name)
@@ -321,13 +316,6 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterable[tuple[str, Any,
 def write_whole(file: Path, text: str) -> None:
     """Into a folder of results, whole or not at all. Raises LatentmemError."""
     files.write_whole(file, text, "give another folder with --out")
-
-
-def _sync(folder: Path) -> None:
-    """Everything in a folder to disk, before it gets its name."""
-    for file in [*(p for p in folder.rglob("*") if p.is_file())]:
-        with open(file, "rb") as one, suppress(OSError):
-            os.fsync(one.fileno())
 
 
 # ---------- The runs in a folder, as a report reads them: nothing is computed again, and nothing is changed.

@@ -3,6 +3,7 @@ what is learnt from."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -104,7 +105,7 @@ def test_a_damaged_checkpoint_is_one_sentence(engine, tmp_path, harm):
 
 
 def test_a_checkpoint_that_cannot_be_written_is_one_sentence(engine, tmp_path):
-    (tmp_path / "offline_prompt" / "step1.safetensors.part").mkdir(parents=True)
+    (tmp_path / "offline_prompt" / f"step1.safetensors.{os.getpid()}.part").mkdir(parents=True)
     with pytest.raises(
         LatentmemError,
         match=r"step1.safetensors cannot be written \(.*\): make room or give another folder",

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...files import read_json, replacing, write_json
+from ...files import file_errors, read_json, replacing, write_json
 from ...method.answers import same_answer
 from ...method.distillation import Recipe, shift, within
 from ...method.grpo import RolloutGroup, advantages, policy_gradient
@@ -425,11 +425,14 @@ class Offline(BaseSystem):
                 tensors[f"p{i}"] = p.detach()
                 tensors.update({f"{k}{i}": v for k, v in self._optimizer.state.get(p, {}).items()})
         name = f"step{self.done}.safetensors"
-        with replacing(folder / name) as part:  # a file's bytes in memory would be as many again
-            try:
-                save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part)
-            except SafetensorError as e:  # how it says that the disk is full
-                raise OSError(None, str(e)) from None
+        with file_errors(folder / name, "written"):
+            folder.mkdir(parents=True, exist_ok=True)
+            # A file's bytes in memory would be as many again.
+            with replacing(folder / name) as part:
+                try:
+                    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part)
+                except SafetensorError as e:  # how it says that the disk is full
+                    raise OSError(None, str(e)) from None
         write_json(
             folder / "offline.json",
             {"file": name, "done": self.done, "taught": self.taught, "spent": asdict(self.spent)},

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ...files import replacing
 from ...model.weights.cache import cache_dir
 from ...records import LatentmemError, Status, digest
 
@@ -340,9 +341,8 @@ def keep(file: Path, points: np.ndarray) -> None:
     time."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.tmp.npy")
-        np.save(temporary, points, allow_pickle=False)
-        temporary.replace(file)
+        with replacing(file) as part, part.open("wb") as out:
+            np.save(out, points, allow_pickle=False)
         for old in sorted(file.parent.glob("*.npy"), key=lambda f: f.stat().st_mtime)[:-MOST_KEPT]:
             old.unlink(missing_ok=True)
     except OSError as e:
