@@ -1,10 +1,4 @@
-"""Where the time goes: the operations of a batch of rollouts and of the gradient step on it, with
-and without the tape.
-
-Without the tape the gradient step computes the forward pass again, as any trainer does that is
-handed finished rollouts: the state before that change, and the one that batches beyond `tape.LIMIT`
-still run.
-"""
+"""Where the time goes: the operations of a batch of rollouts and of the gradient step on it."""
 
 from __future__ import annotations
 
@@ -48,35 +42,21 @@ def run(work: Work, file: Path) -> Iterator[Status | Part]:
     workloads.speed(
         shared.scripted(model, min(16, work.tokens), work.rollouts), _jobs(work, soft), work
     )  # warms up
-    tape = model.tape(work.rollouts, work.tokens)
-    groups: dict[str, list[Trace]] = {}
+    traces: list[Trace] = []
+
+    def rollouts() -> None:
+        traces[:] = _sampled(fixed, work, soft)
+
     plan: list[tuple[str, str, Callable[[], Any]]] = [
-        ("rollouts", "Rollouts", lambda: groups.update(plain=_sampled(fixed, work, soft, None))),
-        (
-            "rollouts-taped",
-            "Rollouts with the tape running",
-            lambda: groups.update(taped=_sampled(fixed, work, soft, tape)),
-        ),
-        (
-            "step",
-            "Gradient step, forward pass computed again",
-            lambda: _gradient(model, work, soft, groups["taped"], None),
-        ),
-        (
-            "step-taped",
-            "Gradient step from the tape",
-            lambda: _gradient(model, work, soft, groups["taped"], tape),
-        ),
+        ("rollouts", "Rollouts", rollouts),
+        ("step", "Gradient step", lambda: _gradient(model, work, soft, traces)),
     ]
-    if tape is None:
-        plan = [p for p in plan if not p[0].endswith("taped")]
-        plan[1] = (*plan[1][:2], lambda: _gradient(model, work, soft, groups["plain"], None))
     made = []
     for i, (name, title, call) in enumerate(plan):
         yield Status(title, i, len(plan))
         made.append(_profiled(name, title, call, asdict(work), report.needed(found)))
         yield made[-1]
-    # Not merged: a batch without a tape has fewer parts, and those of an earlier run would stay.
+    # Not merged: the parts of an earlier run would stay.
     report.save(file, "profile", [asdict(p) for p in made], machine=here, versions=found)
 
 
@@ -86,7 +66,7 @@ def _jobs(work: Work, soft: Any) -> list[Any]:
     return [Job(PROBLEMS[0], work.rollouts, soft, "memory", 1)]
 
 
-def _sampled(fixed: Any, work: Work, soft: Any, tape: Any) -> list[Trace]:
+def _sampled(fixed: Any, work: Work, soft: Any) -> list[Trace]:
     from ..method.rollouts import sample
 
     records = sample(
@@ -95,20 +75,17 @@ def _sampled(fixed: Any, work: Work, soft: Any, tape: Any) -> list[Trace]:
         seed=work.seed,
         temperature=work.temperature,
         max_new_tokens=work.tokens,
-        tape=tape,
     )
     return sorted((r for _, r in records if isinstance(r, Trace)), key=lambda t: t.row)
 
 
-def _gradient(model: Any, work: Work, soft: Any, traces: Sequence[Trace], tape: Any) -> None:
+def _gradient(model: Any, work: Work, soft: Any, traces: Sequence[Trace]) -> None:
     import torch
 
     from ..method.grpo import RolloutGroup, advantages, policy_gradient
 
     rewards = [float(i < SHARE * work.rollouts) for i in range(work.rollouts)]
-    lot = RolloutGroup(
-        PROBLEMS[0], torch.nn.Parameter(soft.clone()), traces, advantages(rewards), tape
-    )
+    lot = RolloutGroup(PROBLEMS[0], torch.nn.Parameter(soft.clone()), traces, advantages(rewards))
     for _ in policy_gradient(model, [lot], work.temperature):
         pass
 

@@ -162,12 +162,6 @@ def _step(
         for i in order
     ]
     traces: dict[int, list[Trace]] = {i: [] for i in order}
-    # An adapter is not on the tape's frozen matrices, and the final check is not trained on.
-    tape = (
-        None
-        if last or gradient is not policy_gradient
-        else model.tape(len(order) * recipe.rollouts, recipe.max_new_tokens)
-    )
     for job, record in sample(
         model,
         jobs,
@@ -175,7 +169,6 @@ def _step(
         temperature=recipe.temperature,
         top_p=recipe.top_p,
         max_new_tokens=recipe.max_new_tokens,
-        tape=tape,
     ):
         if isinstance(record, Trace):
             traces[order[job]].append(record)
@@ -193,8 +186,6 @@ def _step(
                 one.soft,
                 group,
                 advantages(payoffs[i], recipe.advantage),
-                tape,
-                order.index(i) * recipe.rollouts,
                 recipe.entropy_bonus,
             )
         yield i, votes[i]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..model.allocator import give_back, roomy
-from ..model.kv_cache import Prefix, Tape
+from ..model.kv_cache import Prefix
 from ..model.language_model import LanguageModel, Prefilled, Prompt
 from ..model.transformer import Transformer, causal_mask, forward
 from ..records import Problem, Trace
@@ -150,10 +150,6 @@ class RolloutGroup:
     soft: torch.nn.Parameter  # [virtual tokens, hidden], float32
     traces: Sequence[Trace]
     advantages: Tensor
-    tape: Tape | None = (
-        None  # what sampling these traces computed; its row of traces[i] is first_row + i
-    )
-    first_row: int = 0
     entropy_bonus: float = 0.0
 
 
@@ -164,7 +160,6 @@ class _Row:
     weight: float  # advantage / completion tokens of the group
     bonus: float  # entropy bonus / completion tokens of the group
     entropy: float  # mean over its tokens
-    taped: int  # its row on the lot's tape
 
 
 FEWEST, MOST = 256, 16_384  # padded tokens of a micro-batch
@@ -233,14 +228,10 @@ def policy_gradient(
                 a / total,
                 lot.entropy_bonus / total,
                 t.entropy or 0.0,
-                lot.first_row + i,
             )
-            for i, (t, a) in enumerate(zip(lot.traces, lot.advantages.tolist(), strict=True))
+            for t, a in zip(lot.traces, lot.advantages.tolist(), strict=True)
             if (a != 0 or lot.entropy_bonus) and t.token_ids
         ]
-    tapes = {id(lot.tape) for lot in lots}
-    assert len(tapes) <= 1, "the lots of one step were sampled in one batch"
-    tape = lots[0].tape if lots else None
     rows.sort(key=lambda r: len(r.ids))
     give_back()
     losses, done = [0.0] * len(lots), 0
@@ -261,7 +252,7 @@ def policy_gradient(
                 break
             part.append(row)
         with torch.enable_grad():
-            loss = _micro_batch(model, part, filled, leaves, last, temperature or 1.0, tape)
+            loss = _micro_batch(model, part, filled, leaves, last, temperature or 1.0)
             loss.sum().backward()
         for row, value in zip(part, loss.tolist(), strict=True):
             losses[row.lot] += value
@@ -288,7 +279,6 @@ def _micro_batch(
     leaves: list[tuple[Tensor, ...]],
     last: Tensor,
     temperature: float,
-    tape: Tape | None,
 ) -> Tensor:
     """Loss of each row [n]. The first token is predicted by the prompt's last state, the others by
     the completion."""
@@ -309,7 +299,7 @@ def _micro_batch(
         visible = torch.cat((filled.visible[of], counted.new_ones(len(part), longest - 1)), 1)
         mask = causal_mask(visible, longest - 1, body.dtype)
         # Right padding needs no mask: no counted position looks to its right.
-        past = Prefix(leaves, of, tape, torch.tensor([r.taped for r in part]))
+        past = Prefix(leaves, of)
         after = forward(body, body.embedding[ids[:, :-1]], positions, mask, past)
         hidden = torch.cat((hidden, after), 1)
     row_of = torch.arange(len(part), device=device)[:, None].expand(-1, longest)[counted]

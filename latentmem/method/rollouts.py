@@ -11,7 +11,6 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from ..model.allocator import give_back, roomy
-from ..model.kv_cache import Tape
 from ..model.language_model import LanguageModel, Prompt
 from ..records import Delta, Problem, Side, Trace, digest
 from .answers import extract_boxed
@@ -90,15 +89,13 @@ def sample(
     temperature: float,
     max_new_tokens: int,
     top_p: float = 1.0,
-    tape: Tape | None = None,
 ) -> Iterator[tuple[int, Delta | Trace]]:
     """Sample all jobs in one batch. Yields (job index, record): Deltas as text comes, a Trace as
     each rollout ends.
 
     `Trace.row` counts from `first` (0) within its job. A trace cut off at max_new_tokens is not
     `finished`. Its token ids include the end-of-sequence token, which the model chose like any
-    other. A `tape` takes down what training on these traces would compute again; its rows count
-    through all jobs.
+    other.
     """
     give_back()
     began, tokenizer = time.perf_counter(), model.tokenizer
@@ -131,7 +128,6 @@ def sample(
         temperature=temperature,
         top_p=top_p,
         max_new_tokens=max_new_tokens,
-        tape=tape,
     ):
         for d in drawn:
             one = rows[d.row]

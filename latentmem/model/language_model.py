@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..records import LatentmemError
 from .allocator import keep_pages
-from .kv_cache import Collected, KVCache, Tape
+from .kv_cache import Collected, KVCache
 from .linear import has_eight_bits
 from .sampler import draw
 from .transformer import Transformer, causal_mask, forward, take_apart
@@ -215,16 +215,6 @@ class LanguageModel:
     def hidden(self) -> int:
         return self.body.hidden
 
-    def tape(self, rows: int, positions: int) -> Tape | None:
-        """A tape for a batch of rollouts that will be trained on, where one pays: on a CPU, if it
-        is not too large. Not with rounded products: training computes its own, which are not."""
-        first = self.body.layers[0]
-        outputs = sum(
-            len(m.weight) for m in (first.qkv, first.out, first.gate_up, first.down)
-        ) * len(self.body.layers)
-        pays = self.body.device.type == "cpu" and not self.body.eight
-        return Tape(rows, positions) if pays and Tape.fits(rows, positions, outputs) else None
-
     def render(self, messages: list[dict[str, str]]) -> tuple[int, ...]:
         """Token ids of a chat, up to where the assistant begins to speak."""
         text = self._chat(messages)
@@ -296,7 +286,6 @@ class LanguageModel:
         temperature: float,
         max_new_tokens: int,
         top_p: float = 1.0,
-        tape: Tape | None = None,
     ) -> Iterator[list[SampledToken]]:
         """Sample rollouts: seeds[g] holds one seed for each rollout of prompts[g]; rows count
         through all of them.
@@ -304,7 +293,7 @@ class LanguageModel:
         Each prompt is read once and its cache expanded to its rollouts. Yields the tokens of all
         live rows after every decode step; closing the generator cancels. Rows that have ended, or
         have no room left, leave the batch. A row's draws depend on its seed alone, so what else is
-        in the batch does not matter. A `tape` takes down the matrices' outputs for training.
+        in the batch does not matter.
         """
         assert len(prompts) == len(seeds) and all(seeds), "one seed for each rollout"
         body, device = self.body, self.body.device
@@ -331,7 +320,7 @@ class LanguageModel:
                 "problem."
             )
         room = max(rooms)
-        cache = KVCache(filled.layers, of, room, tape)
+        cache = KVCache(filled.layers, of, room)
         seen = torch.cat(
             (filled.visible[of], filled.visible.new_ones(len(of), room)), 1
         )  # [B, P + room]
@@ -365,8 +354,6 @@ class LanguageModel:
                     uniform[keep.to(uniform.device)],
                 )
                 live, rooms = [live[i] for i in left], [rooms[i] for i in left]
-            if tape is not None:
-                tape.turn(live, t)
             x = body.embedding[ids][:, None].to(body.flow)
             hidden = forward(body, x, (lengths + t)[:, None], mask[..., : cache.length + 1], cache)[
                 :, 0

@@ -329,7 +329,7 @@ def forward(body: Transformer, x: Tensor, positions: Tensor, mask: Tensor, past:
     if body.device.type == "cuda":
         mask = aligned(mask)
     for i, w in enumerate(body.layers):
-        h = past.apply(i, "qkv", w.qkv, norm(x, w.norm1, body.eps))
+        h = w.qkv(norm(x, w.norm1, body.eps))
         qk, v = (
             h.view(rows, length, turned + still, body.head_dim)
             .transpose(1, 2)
@@ -338,7 +338,7 @@ def forward(body: Transformer, x: Tensor, positions: Tensor, mask: Tensor, past:
         q, k = _rotate(qk, cos, sin).split((body.heads, body.kv_heads), 1)
         k, v = past.extend(i, k, v)
         h = _attend(q, k, v, mask).transpose(1, 2).reshape(rows, length, -1)
-        x = x + past.apply(i, "out", w.out, h)
-        h = gated(past.apply(i, "gate_up", w.gate_up, norm(x, w.norm2, body.eps)))
-        x = x + past.apply(i, "down", w.down, h)
+        x = x + w.out(h)
+        h = gated(w.gate_up(norm(x, w.norm2, body.eps)))
+        x = x + w.down(h)
     return norm(x, body.norm, body.eps)

@@ -18,35 +18,20 @@ TINY = Work(
 )  # the profiler takes time for every operation
 
 
-def test_parts_are_profiled_with_and_without_the_tape(
+def test_parts_are_profiled_and_replace_those_of_an_earlier_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workloads, "language_model", lambda _: tiny_model(num_hidden_layers=1))
     file = tmp_path / "profile.json"
+    earlier = {"name": "another", "operations": {}}
+    report.save(file, "profile", [earlier], machine=report.machine(), versions={})
     parts = [r for r in profile.run(TINY, file) if not isinstance(r, Status)]
-    assert [p.name for p in parts] == ["rollouts", "rollouts-taped", "step", "step-taped"]
     assert all(p.seconds > 0 and p.operations for p in parts)
-    saved = json.loads(file.read_text())
-    assert [r["name"] for r in saved["rows"]] == [p.name for p in parts] and saved["machine"]
-    table = profile.markdown(saved["rows"])
-    assert table.count("| operation |") == 4 and "Gradient step from the tape" in table
-
-
-def test_parts_without_a_tape_where_none_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = tiny_model(num_hidden_layers=1)
-    monkeypatch.setattr(model, "tape", lambda rows, positions: None, raising=False)
-    monkeypatch.setattr(workloads, "language_model", lambda _: model)
-    file = tmp_path / "p.json"
-    taped = {"name": "step-taped", "operations": {}}
-    report.save(file, "profile", [taped], machine=report.machine(), versions={})
-    parts = [r for r in profile.run(TINY, file) if not isinstance(r, Status)]
     kept = report.read(file, "profile")["rows"]
-    assert [p.name for p in parts] == [r["name"] for r in kept] == ["rollouts", "step"], (
-        "what another run had is gone"
-    )
-    assert all(r["versions"]["torch"] for r in kept)
+    assert [p.name for p in parts] == [r["name"] for r in kept] == ["rollouts", "step"]
+    assert all(r["versions"]["torch"] for r in kept) and json.loads(file.read_text())["machine"]
+    table = profile.markdown(kept)
+    assert table.count("| operation |") == 2 and "Gradient step" in table
 
 
 def test_what_spans_much_is_drawn_on_a_logarithmic_axis() -> None:

@@ -99,7 +99,6 @@ def test_a_rounded_model_is_close_to_the_plain_one(family: str) -> None:
         tiny_hf(family), tiny_tokenizer(), name="tiny", fingerprint="tiny", eight=True
     )
     assert (plain.body.arithmetic, rounded.body.arithmetic) == ("float32", "int8")
-    assert plain.tape(8, 4) is not None and rounded.tape(8, 4) is None
     job = [Job(Problem("What is 6 times 7?"), 3)]
     ends = [
         [

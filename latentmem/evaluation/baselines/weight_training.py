@@ -136,9 +136,6 @@ class LoraModel(LanguageModel):
             context=base.context,
         )
 
-    def tape(self, rows: int, positions: int) -> None:
-        """None is kept: what decoding computed holds for one adapter only."""
-
     def generate(
         self,
         prompts: Sequence[Prompt],
@@ -147,7 +144,6 @@ class LoraModel(LanguageModel):
         temperature: float,
         max_new_tokens: int,
         top_p: float = 1.0,
-        tape: None = None,
     ) -> Iterator[list[SampledToken]]:
         """As LanguageModel.generate; a prompt's `soft` is its adapter."""
         first = [sum(len(s) for s in seeds[:g]) for g in range(len(seeds))]
