@@ -3,15 +3,17 @@ the logits."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ..model.allocator import give_back, roomy
-from ..model.kv_cache import Prefix
+from ..model.kv_cache import Collected, Prefix
 from ..model.language_model import LanguageModel, Prefilled, Prompt
 from ..model.transformer import Transformer, causal_mask, forward
 from ..records import Problem, Trace
@@ -104,14 +106,34 @@ def token_log_probs(
     """Log-probabilities [P], float32, of `targets` [P] given final hidden states [P, H] and the
     output matrix [V, H].
 
-    Differentiable with respect to `hidden` once; the head is frozen. Memory is one chunk of logits,
-    [chunk, V]; by default few positions on a CPU, where memory is short, and many on a GPU, where
-    each chunk costs its launches.
+    Differentiable once with respect to `hidden`; also to the head, if it is trained. Memory is one
+    chunk of logits, [chunk, V]; by default few positions on a CPU, where memory is short, and many
+    on a GPU, where each chunk costs its launches.
     """
     assert hidden.ndim == 2 and targets.shape == hidden.shape[:1], (hidden.shape, targets.shape)
+    if head.requires_grad:
+        return _trained_head(hidden, head, targets, temperature, chunk or 256)
     if chunk is None:
         chunk = 64 if hidden.device.type == "cpu" else 256
     return _LogProb.apply(hidden, head, targets, float(temperature), chunk)
+
+
+def _trained_head(
+    hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, chunk: int
+) -> Tensor:
+    """As `token_log_probs`, with a gradient into the head, too: the logits of a chunk are computed
+    twice and never kept."""
+
+    def some(h: Tensor, ids: Tensor) -> Tensor:
+        logits = F.linear(h, head).float() / temperature
+        return logits.gather(1, ids[:, None]).squeeze(1) - logits.logsumexp(-1)
+
+    return torch.cat(
+        [
+            checkpoint(some, h, ids, use_reentrant=False)
+            for h, ids in zip(hidden.split(chunk), targets.split(chunk), strict=True)
+        ]
+    )
 
 
 def entropy_weights(log_probs: Tensor, entropy: Tensor, scale: Tensor) -> Tensor:
@@ -126,40 +148,168 @@ def entropy_weights(log_probs: Tensor, entropy: Tensor, scale: Tensor) -> Tensor
     return scale * (-log_probs.detach() - entropy)
 
 
-def policy_loss(log_probs: Tensor, weights: Tensor, rows: Tensor, count: int) -> Tensor:
-    """The on-policy GRPO surrogate of each rollout, [count]: -sum over its tokens of weight *
-    log-probability.
-
-    One gradient step is taken per batch of fresh rollouts, so the importance ratio is 1 and
-    clipping never acts; what is left is REINFORCE with group-relative advantages. `weights` [P]
-    holds each token's advantage divided by the group's number of completion tokens (token mean,
-    DAPO, arXiv 2503.14476, eq. 12); `rows` [P] says whose token it is.
-    """
-    return torch.zeros(count, device=log_probs.device).index_add(0, rows, -weights * log_probs)
-
-
-# ---------- The policy gradient of a batch of soft prompts, with each problem's prompt computed once and memory bounded.
+# ---------- A gradient step: micro-batches of rows, an exchangeable loss, prompts shared or not.
 
 
 @dataclass(frozen=True, eq=False)
 class RolloutGroup:
-    """One problem's share of a gradient step: its prompt parameter, its rollouts and their
-    advantages [G]."""
+    """One problem's share of a gradient step: its rollouts and their advantages [G]."""
 
     problem: Problem
-    soft: torch.nn.Parameter  # [virtual tokens, hidden], float32
+    soft: torch.nn.Parameter | None  # [virtual tokens, hidden], float32; None: weights are trained
     traces: Sequence[Trace]
     advantages: Tensor
     entropy_bonus: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
-class _Row:
-    lot: int
+class Row:
+    """One rollout of a gradient step, as a `TokenLoss` meets it."""
+
+    group: int
+    index: int  # in the traces of its group
+    prompt: tuple[int, ...]  # read again for this row; () where all rows of a group share it
     ids: tuple[int, ...]
     weight: float  # advantage / completion tokens of the group
     bonus: float  # entropy bonus / completion tokens of the group
     entropy: float  # mean over its tokens
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.ids)
+
+
+class TokenLoss(Protocol):
+    """What each sampled token contributes to the loss."""
+
+    def __call__(
+        self,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        part: Sequence[Row],
+        row_of: Tensor,
+        temperature: float,
+    ) -> Tensor:
+        """Losses [P], float32. The final hidden states [P, H] predict `targets` [P] through the
+        output matrix `head` [V, H]; token i belongs to part[row_of[i]]."""
+
+
+def policy(
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    part: Sequence[Row],
+    row_of: Tensor,
+    temperature: float,
+) -> Tensor:
+    """The on-policy GRPO surrogate, a `TokenLoss`: -weight * log-probability of each token, [P].
+
+    One gradient step is taken per batch of fresh rollouts, so the importance ratio is 1 and
+    clipping never acts; what is left is REINFORCE with group-relative advantages. A token's weight
+    is its advantage divided by the group's number of completion tokens (token mean, DAPO, arXiv
+    2503.14476, eq. 12), plus the entropy bonus.
+    """
+    log_probs = token_log_probs(hidden, head, targets, temperature)
+    weights, scale, entropy = torch.tensor(
+        [(r.weight, r.bonus, r.entropy) for r in part], device=hidden.device
+    ).T[:, row_of]
+    return -(weights + entropy_weights(log_probs, entropy, scale)) * log_probs
+
+
+def rows_of(
+    groups: Sequence[RolloutGroup], prompts: Sequence[tuple[int, ...]] | None = None
+) -> list[Row]:
+    """The rows that have a gradient, shortest first. `prompts`: one a group, to be read for each
+    of its rows. Rows of zero advantage are left out, unless there is an entropy bonus."""
+    rows = []
+    for n, group in enumerate(groups):
+        total = sum(len(t.token_ids) for t in group.traces)
+        rows += [
+            Row(
+                n,
+                i,
+                prompts[n] if prompts else (),
+                t.token_ids,
+                a / total,
+                group.entropy_bonus / total,
+                t.entropy or 0.0,
+            )
+            for i, (t, a) in enumerate(zip(group.traces, group.advantages.tolist(), strict=True))
+            if (a != 0 or group.entropy_bonus) and t.token_ids
+        ]
+    return sorted(rows, key=len)
+
+
+def accumulate(
+    rows: Sequence[Row],
+    groups: int,
+    states: Callable[[Sequence[Row]], tuple[Tensor, Tensor, Tensor]],
+    head: Tensor,
+    temperature: float,
+    loss: TokenLoss,
+    budget: int,
+) -> Generator[tuple[int, int], None, list[float]]:
+    """Add the rows' gradient to whatever `states` depends on, in micro-batches of at most `budget`
+    padded tokens. Yields (rows done, rows); returns each group's loss.
+
+    `states(part)` gives what `completion_states` gives, with a graph of its own. A temperature of
+    0, greedy, is taken as 1.
+    """
+    losses, done = [0.0] * groups, 0
+    yield done, len(rows)
+    while done < len(rows):
+        end = done + 1
+        # sorted by length, so the newest row is the longest
+        while end < len(rows) and (end + 1 - done) * len(rows[end]) <= budget:
+            end += 1
+        part = rows[done:end]
+        with torch.enable_grad():
+            hidden, targets, row_of = states(part)
+            each = loss(hidden, head, targets, part, row_of, temperature or 1.0)  # [P]
+            each.sum().backward()
+        sums = torch.zeros(len(part), device=each.device).index_add(0, row_of, each.detach())
+        for row, value in zip(part, sums.tolist(), strict=True):
+            losses[row.group] += value
+        done = end
+        yield done, len(rows)
+    return losses
+
+
+def completion_states(
+    body: Transformer, part: Sequence[Row], prompts: Prefilled | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What predicts the tokens of some rows: final hidden states [P, H], the tokens [P], and the
+    row of each [P].
+
+    `prompts`, one for each group, have been read already: their keys and values stand in front of
+    the rows, and their last state predicts the first token. Else each row reads its own prompt.
+    """
+    device = body.device
+    reads = [(*r.prompt, *r.ids[:-1]) for r in part]  # the last token is predicted and not read
+    longest = max(map(len, reads))
+    ids = torch.zeros(len(part), longest, dtype=torch.long)
+    counted = torch.zeros(len(part), longest + (prompts is not None), dtype=torch.bool)
+    for i, (row, read) in enumerate(zip(part, reads, strict=True)):
+        ids[i, : len(read)] = torch.tensor(read)
+        first = 0 if prompts is not None else len(row.prompt) - 1
+        counted[i, first : first + len(row.ids)] = True
+    ids, counted = ids.to(device), counted.to(device)
+    # Padding on the right needs no mask: no counted position looks to its right.
+    positions = torch.arange(longest, device=device).expand(len(part), -1)
+    visible, past = torch.ones_like(ids, dtype=torch.bool), Collected()
+    hidden = torch.zeros(len(part), 0, body.hidden, dtype=body.flow, device=device)
+    if prompts is not None:
+        of = torch.tensor([r.group for r in part], device=device)
+        positions = prompts.lengths[of][:, None] + positions
+        visible = torch.cat((prompts.visible[of], visible), 1)
+        past, hidden = Prefix(prompts.layers, of), prompts.hidden[:, -1][of][:, None]
+    if longest:
+        mask = causal_mask(visible, longest, body.flow)
+        after = forward(body, body.embedding[ids].to(body.flow), positions, mask, past)
+        hidden = torch.cat((hidden, after), 1)
+    row_of = torch.arange(len(part), device=device)[:, None].expand_as(counted)[counted]
+    targets = torch.tensor([t for r in part for t in r.ids], device=device)
+    return hidden[counted], targets, row_of
 
 
 FEWEST, MOST = 256, 16_384  # padded tokens of a micro-batch
@@ -200,112 +350,46 @@ def token_bytes(body: Transformer) -> int:
 @roomy
 def policy_gradient(
     model: LanguageModel,
-    lots: Sequence[RolloutGroup],
+    groups: Sequence[RolloutGroup],
     temperature: float,
     *,
     budget: int | None = None,
+    loss: TokenLoss = policy,
 ) -> Generator[tuple[int, int], None, list[float]]:
-    """Accumulate d loss / d soft prompt into each lot's `soft.grad`. Yields (rows done, rows);
-    returns each lot's loss.
+    """Add d loss / d soft prompt to each group's `soft.grad`. Yields (rows done, rows); returns
+    each group's loss.
 
-    The prompts are run first, without a graph. Their keys and values are leaves against which the
+    The prompts run first, without a graph. Their keys and values are leaves against which the
     completions run in micro-batches of at most `budget` padded tokens; then the prompts run again,
     with their graph, and the gradient that has gathered in the leaves goes back through them once.
-    So activations never exceed one micro-batch or the prompts. This is
-    exact: the completions see the soft prompt only through those keys and values and the prompt's
-    last hidden state. Rows of zero advantage are skipped, unless there is an entropy bonus.
-    `temperature` is that of sampling (0, greedy, is taken as 1).
+    So activations never exceed one micro-batch or the prompts. This is exact: the completions see
+    the soft prompt only through those keys and values and the prompt's last hidden state.
     """
-    if budget is None:
-        budget = default_budget(model.body)
-    rows = []
-    for n, lot in enumerate(lots):
-        total = sum(len(t.token_ids) for t in lot.traces)
-        rows += [
-            _Row(
-                n,
-                t.token_ids,
-                a / total,
-                lot.entropy_bonus / total,
-                t.entropy or 0.0,
-            )
-            for t, a in zip(lot.traces, lot.advantages.tolist(), strict=True)
-            if (a != 0 or lot.entropy_bonus) and t.token_ids
-        ]
-    rows.sort(key=lambda r: len(r.ids))
     give_back()
-    losses, done = [0.0] * len(lots), 0
-    yield done, len(rows)
-    prompts = [Prompt(model.render(solve_messages(lot.problem.text)), lot.soft) for lot in lots]
+    prompts = [Prompt(model.render(solve_messages(g.problem.text)), g.soft) for g in groups]
     with (
         torch.enable_grad()
-    ):  # though nothing asks for a gradient here: without it, products may be rounded
-        filled = model.prefill(
-            [Prompt(p.ids, lot.soft.detach()) for p, lot in zip(prompts, lots, strict=True)]
-        )
-    leaves = [tuple(t.detach().requires_grad_() for t in pair) for pair in filled.layers]
-    last = filled.hidden[:, -1].detach().requires_grad_()
-    while done < len(rows):
-        part = rows[done : done + 1]
-        for row in rows[done + 1 :]:  # sorted by length, so the newest row is the longest
-            if (len(part) + 1) * len(row.ids) > budget:
-                break
-            part.append(row)
-        with torch.enable_grad():
-            loss = _micro_batch(model, part, filled, leaves, last, temperature or 1.0)
-            loss.sum().backward()
-        for row, value in zip(part, loss.tolist(), strict=True):
-            losses[row.lot] += value
-        done += len(part)
-        yield done, len(rows)
+    ):  # nothing asks for a gradient here, but without it products are rounded
+        filled = model.prefill([Prompt(p.ids, p.soft.detach()) for p in prompts])
+    leaves = replace(
+        filled,
+        layers=[tuple(t.detach().requires_grad_() for t in pair) for pair in filled.layers],
+        hidden=filled.hidden[:, -1:].detach().requires_grad_(),
+    )
     del filled
+    losses = yield from accumulate(
+        rows_of(groups),
+        len(groups),
+        lambda part: completion_states(model.body, part, leaves),
+        model.body.head.weight,
+        temperature,
+        loss,
+        default_budget(model.body) if budget is None else budget,
+    )
     with torch.enable_grad():
         filled = model.prefill(prompts)
-    outputs = [t for pair in filled.layers for t in pair] + [filled.hidden]
-    grads = [t.grad for pair in leaves for t in pair]
-    through = torch.zeros_like(filled.hidden)
-    through[:, -1] = last.grad
-    torch.autograd.backward(
-        [o for o, g in zip(outputs, [*grads, through], strict=True) if g is not None],
-        [g for g in [*grads, through] if g is not None],
-    )
+    outputs = [*(t for pair in filled.layers for t in pair), filled.hidden[:, -1:]]
+    inner = [*(t for pair in leaves.layers for t in pair), leaves.hidden]
+    reached = [(o, t.grad) for o, t in zip(outputs, inner, strict=True) if t.grad is not None]
+    torch.autograd.backward([o for o, _ in reached], [g for _, g in reached])
     return losses
-
-
-def _micro_batch(
-    model: LanguageModel,
-    part: Sequence[_Row],
-    filled: Prefilled,
-    leaves: list[tuple[Tensor, ...]],
-    last: Tensor,
-    temperature: float,
-) -> Tensor:
-    """Loss of each row [n]. The first token is predicted by the prompt's last state, the others by
-    the completion."""
-    body = model.body
-    device, longest = body.device, max(len(r.ids) for r in part)
-    of = torch.tensor([r.lot for r in part], device=device)
-    ids = torch.zeros(len(part), longest, dtype=torch.long)
-    for i, row in enumerate(part):
-        ids[i, : len(row.ids)] = torch.tensor(row.ids)
-    ids = ids.to(device)
-    counted = (
-        torch.arange(longest, device=device)[None]
-        < torch.tensor([len(r.ids) for r in part], device=device)[:, None]
-    )
-    hidden = last[of][:, None]  # [n, 1, H]
-    if longest > 1:
-        positions = filled.lengths[of][:, None] + torch.arange(longest - 1, device=device)
-        visible = torch.cat((filled.visible[of], counted.new_ones(len(part), longest - 1)), 1)
-        mask = causal_mask(visible, longest - 1, body.dtype)
-        # Right padding needs no mask: no counted position looks to its right.
-        past = Prefix(leaves, of)
-        after = forward(body, body.embedding[ids[:, :-1]], positions, mask, past)
-        hidden = torch.cat((hidden, after), 1)
-    row_of = torch.arange(len(part), device=device)[:, None].expand(-1, longest)[counted]
-    log_probs = token_log_probs(hidden[counted], body.head.weight, ids[counted], temperature)  # [P]
-    weights, scale, entropy = torch.tensor(
-        [(r.weight, r.bonus, r.entropy) for r in part], device=device
-    ).T[:, row_of]
-    weights = weights + entropy_weights(log_probs, entropy, scale)
-    return policy_loss(log_probs, weights, row_of, len(part))

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from latentmem.method.grpo import (
     LOST,
     NEGLIGIBLE,
+    Row,
     advantages,
     expected,
-    policy_loss,
+    policy,
     token_log_probs,
 )
 
@@ -78,15 +79,33 @@ def test_gradcheck_in_double():
             assert abs(float(slope) - float(hidden.grad[i, j])) < 5e-3
 
 
-def test_policy_loss_by_hand():
-    # row 0: -(0.5 * -1 + 0.5 * -2) = 1.5; row 1: -(-0.25 * -4) = -1
-    loss = policy_loss(
-        torch.tensor([-1.0, -2.0, -4.0]),
-        torch.tensor([0.5, 0.5, -0.25]),
+def test_a_trained_head_gives_the_same_log_probs_and_gathers_its_gradient():
+    torch.manual_seed(0)
+    hidden, head, ids = torch.randn(300, 8), torch.randn(50, 8), torch.randint(0, 50, (300,))
+    trained = head.clone().requires_grad_()
+    got = token_log_probs(hidden, trained, ids, 0.7)
+    assert torch.allclose(got, token_log_probs(hidden, head, ids, 0.7), atol=1e-5)
+    got.sum().backward()
+    plain = head.clone().requires_grad_()
+    (hidden @ plain.T / 0.7).log_softmax(-1).gather(1, ids[:, None]).sum().backward()
+    assert torch.allclose(trained.grad, plain.grad, atol=1e-4)
+
+
+def test_the_policys_loss_by_hand():
+    """Two words and no preference: each token has log-probability -ln 2. A bonus of 0.1 above an
+    entropy of 0.5 adds 0.1 * (ln 2 - 0.5) to the weight."""
+    rows = [Row(0, 0, (), (1, 0), 0.5, 0.0, 0.5), Row(0, 1, (), (1,), -0.25, 0.1, 0.5)]
+    loss = policy(
+        torch.zeros(3, 4),
+        torch.randn(2, 4),
+        torch.tensor([1, 0, 1]),
+        rows,
         torch.tensor([0, 0, 1]),
-        2,
+        1.0,
     )
-    assert loss.tolist() == [1.5, -1.0]
+    ln2 = 0.6931472
+    want = [0.5 * ln2, 0.5 * ln2, (-0.25 + 0.1 * (ln2 - 0.5)) * ln2]
+    assert loss.tolist() == pytest.approx(want, abs=1e-6)
 
 
 def test_expectation_over_the_few_words_that_count():

@@ -4,17 +4,20 @@ random weights."""
 from __future__ import annotations
 
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from latentmem.evaluation.baselines.weight_training import LoraModel, weight_gradient
 from latentmem.method.distillation import Recipe, _learner, _step
 from latentmem.method.grpo import (
     RolloutGroup,
     advantages,
     budget_in,
     default_budget,
+    policy,
     policy_gradient,
 )
 from latentmem.method.prompts import solve_messages
@@ -77,6 +80,25 @@ def test_gradient_equals_the_plain_one(family, budget):
         assert loss == pytest.approx(want, abs=1e-4)
         assert torch.allclose(lot.soft.grad, grad, atol=1e-5, rtol=1e-3)
         assert grad.abs().max() > 1e-4
+
+
+def test_the_loss_of_a_token_is_exchangeable():
+    """Twice the policy's loss has twice its gradient, into a soft prompt as into weights."""
+
+    def twice(*given):
+        return 2 * policy(*given)
+
+    model, grads = tiny_model(), []
+    for loss in (policy, twice):
+        soft = torch.nn.Parameter(torch.ones(2, 32) * 0.1)
+        group = RolloutGroup(Problem("2+2?"), soft, traces(0, [3, 4]), advantages([1, 0]))
+        list(policy_gradient(model, [group], 1.0, loss=loss))
+        lora = LoraModel(model, 2)
+        adapter = torch.nn.Parameter(lora.text_prompt("", 0))
+        list(weight_gradient(partial(lora.adapted, adapter), [group], 1.0, loss=loss))
+        grads.append((soft.grad, adapter.grad))
+    for once, doubled in zip(*grads, strict=True):
+        assert once.abs().max() > 1e-5 and torch.allclose(doubled, 2 * once, rtol=1e-4)
 
 
 def test_rows_of_zero_advantage_are_skipped():

@@ -8,21 +8,25 @@ rebuilt after a step. Rows of one batch share the weights, which is what a soft 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from ...method.grpo import RolloutGroup, entropy_weights, policy_loss, token_log_probs
+from ...method.grpo import (
+    RolloutGroup,
+    TokenLoss,
+    accumulate,
+    completion_states,
+    policy,
+    rows_of,
+)
 from ...method.prompts import solve_messages
 from ...model.allocator import roomy
-from ...model.kv_cache import Collected
 from ...model.language_model import LanguageModel, Prompt, SampledToken
-from ...model.transformer import Transformer, causal_mask, forward
-
-CHUNK = 256  # positions whose logits exist at once
+from ...model.transformer import Transformer
 
 
 class LowRank:
@@ -164,16 +168,13 @@ class LoraModel(LanguageModel):
                 yield [replace(d, row=rows[d.row]) for d in drawn]
 
     def gradient(
-        self, _: LanguageModel, lots: Sequence[RolloutGroup], temperature: float
+        self, _: LanguageModel, groups: Sequence[RolloutGroup], temperature: float
     ) -> Generator[tuple[int, int], None, list[float]]:
-        """`distil`'s gradient: each lot's `soft` is its adapter, and lots have nothing in common."""
+        """The gradient that `distil` takes: each group's `soft` is an adapter of its own."""
         losses: list[float] = []
-        for lot in lots:
-
-            def made(lot: RolloutGroup = lot) -> LanguageModel:
-                return self.adapted(lot.soft)
-
-            losses += yield from weight_gradient(made, [lot], temperature)
+        for group in groups:
+            made = partial(self.adapted, group.soft)
+            losses += yield from weight_gradient(made, [group], temperature)
         return losses
 
 
@@ -216,106 +217,33 @@ def full_body(body: Transformer) -> tuple[Transformer, list[torch.nn.Parameter]]
     ), made  # its own matrices are never rounded
 
 
-@dataclass(frozen=True, eq=False)
-class _Row:
-    lot: int
-    prompt: tuple[int, ...]
-    ids: tuple[int, ...]
-    weight: float  # advantage / completion tokens of the group
-    bonus: float  # entropy bonus / completion tokens of the group
-    entropy: float  # mean over its tokens
-
-
 @roomy
 def weight_gradient(
     made: Callable[[], LanguageModel],
-    lots: Sequence[RolloutGroup],
+    groups: Sequence[RolloutGroup],
     temperature: float,
     *,
     budget: int | None = None,
+    loss: TokenLoss = policy,
 ) -> Generator[tuple[int, int], None, list[float]]:
-    """As `training.policy_gradient`, into the weights of the model that `made` gives: the same
-    loss, the prompt read again for every rollout, in micro-batches of at most `budget` padded
-    tokens. A lot's own `soft` is not a prompt here.
+    """As `grpo.policy_gradient`, into the weights of the model that `made` gives: each rollout
+    reads its prompt again. A group's own `soft` is not a prompt here.
+
+    `made` is called for every micro-batch, since going back frees what an adapter's weights were
+    made of.
     """
     model = made()
     if budget is None:
         budget = 512 if model.body.device.type == "cpu" else 16_384
-    rows = []
-    for n, lot in enumerate(lots):
-        total, prompt = (
-            sum(len(t.token_ids) for t in lot.traces),
-            model.render(solve_messages(lot.problem.text)),
+    prompts = [model.render(solve_messages(g.problem.text)) for g in groups]
+    return (
+        yield from accumulate(
+            rows_of(groups, prompts),
+            len(groups),
+            lambda part: completion_states(made().body, part),
+            model.body.head.weight,
+            temperature,
+            loss,
+            budget,
         )
-        rows += [
-            _Row(n, prompt, t.token_ids, a / total, lot.entropy_bonus / total, t.entropy or 0.0)
-            for t, a in zip(lot.traces, lot.advantages.tolist(), strict=True)
-            if (a != 0 or lot.entropy_bonus) and t.token_ids
-        ]
-    rows.sort(key=lambda r: len(r.prompt) + len(r.ids))
-    losses, done = [0.0] * len(lots), 0
-    yield done, len(rows)
-    while done < len(rows):
-        part = rows[done : done + 1]
-        for row in rows[done + 1 :]:
-            if (len(part) + 1) * (len(row.prompt) + len(row.ids)) > budget:
-                break
-            part.append(row)
-        with torch.enable_grad():
-            loss = _micro_batch(
-                made().body, part, temperature or 1.0
-            )  # anew, since backward frees what made it
-            loss.sum().backward()
-        for row, value in zip(part, loss.tolist(), strict=True):
-            losses[row.lot] += value
-        done += len(part)
-        yield done, len(rows)
-    return losses
-
-
-def _micro_batch(body: Transformer, part: Sequence[_Row], temperature: float) -> Tensor:
-    """Loss of each row [n]: prompt and completion padded on the right, which causal attention never
-    sees."""
-    device, longest = body.device, max(len(r.prompt) + len(r.ids) for r in part) - 1
-    ids = torch.zeros(len(part), longest, dtype=torch.long)
-    counted = torch.zeros(len(part), longest, dtype=torch.bool)
-    for i, row in enumerate(part):
-        read = torch.tensor(
-            [*row.prompt, *row.ids[:-1]]
-        )  # the last token is predicted and not read
-        ids[i, : len(read)] = read
-        counted[i, len(row.prompt) - 1 : len(read)] = True
-    ids, counted = ids.to(device), counted.to(device)
-    targets = torch.tensor([t for r in part for t in r.ids], device=device)
-    positions = torch.arange(longest, device=device).expand(len(part), -1)
-    mask = causal_mask(torch.ones_like(counted), longest, body.dtype)
-    hidden = forward(body, body.embedding[ids], positions, mask, Collected())[
-        counted
-    ]  # [P, hidden], row by row
-    head = body.head.weight
-    log_probs = (trained_log_probs if head.requires_grad else token_log_probs)(
-        hidden, head, targets, temperature
-    )
-    lengths = torch.tensor([len(r.ids) for r in part], device=device)
-    row_of = torch.arange(len(part), device=device).repeat_interleave(lengths)
-    weights, scale, entropy = torch.tensor(
-        [(r.weight, r.bonus, r.entropy) for r in part], device=device
-    ).T[:, row_of]
-    weights = weights + entropy_weights(log_probs, entropy, scale)
-    return policy_loss(log_probs, weights, row_of, len(part))
-
-
-def trained_log_probs(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """As `grpo.token_log_probs`, with a gradient into the head, too: the logits of a chunk are
-    computed twice, and never kept."""
-
-    def some(h: Tensor, ids: Tensor) -> Tensor:
-        logits = F.linear(h, head).float() / temperature
-        return logits.gather(1, ids[:, None]).squeeze(1) - logits.logsumexp(-1)
-
-    return torch.cat(
-        [
-            checkpoint(some, h, ids, use_reentrant=False)
-            for h, ids in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
-        ]
     )
