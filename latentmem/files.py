@@ -11,6 +11,7 @@ from typing import Any
 
 from .records import LatentmemError
 
+HERE = Path(__file__).resolve().parent
 AGAIN = "make room or give another folder, then start again to go on"
 
 
@@ -22,6 +23,13 @@ def file_errors(name: str | Path, how: str, remedy: str = AGAIN) -> Iterator[Non
         yield
     except OSError as e:
         raise LatentmemError(f"{name} cannot be {how} ({e.strerror or e}): {remedy}.") from None
+
+
+def example(name: str) -> Path:
+    """A file of the folder `examples`, which lies beside the package in a checkout and inside it
+    where latentmem was installed."""
+    beside = HERE.parent / "examples" / name
+    return beside if beside.is_file() else HERE / "examples" / name
 
 
 # ---------- Written whole or not at all.

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +50,38 @@ def test_dependencies_stand_in_one_place(requirements: dict[str, Requirement]) -
         for requirement in map(Requirement, extra):
             if requirement.name in requirements:
                 assert requirement.specifier == requirements[requirement.name].specifier
+
+
+def test_an_installed_package_is_whole_and_brings_the_examples(tmp_path: Path) -> None:
+    """From a wheel, unpacked elsewhere: every file of the package, the starter memories and the
+    problems, which the app finds there."""
+    source, out, site = tmp_path / "source", tmp_path / "out", tmp_path / "site"
+    for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
+        source.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, source)
+    for name in ("latentmem", "examples"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    subprocess.run(
+        [sys.executable, "-c", build, str(out)], cwd=source, check=True, capture_output=True
+    )
+    with zipfile.ZipFile(next(out.glob("*.whl"))) as wheel:
+        inside = set(wheel.namelist())
+        wheel.extractall(site)
+    files = {p.relative_to(source) for p in (source / "latentmem").rglob("*") if p.is_file()}
+    assert {p.as_posix() for p in files} <= inside
+    show = "from latentmem.files import example as e; print(e('bank.zip'), e('problems.jsonl'))"
+    done = subprocess.run(
+        [sys.executable, "-c", show],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    examples = site.resolve() / "latentmem" / "examples"
+    assert done.stdout.split() == [str(examples / n) for n in ("bank.zip", "problems.jsonl")]
+    assert all(Path(name).is_file() for name in done.stdout.split())
 
 
 def test_the_installed_versions_fit(requirements: dict[str, Requirement]) -> None:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from ..files import example
 from ..records import LatentmemError, Problem, digest, gold, parse_problem
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "problems.jsonl"
+EXAMPLES = example("problems.jsonl")
 GENERATED = "rg:"
 SHOWN = 3  # malformed lines named in one sentence
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bank import Bank
+from ..files import example
 from ..records import LatentmemError
 from ..settings import Settings
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ..engine import Engine
 
 log = logging.getLogger(__name__)
-STARTER = Path(__file__).resolve().parents[2] / "examples" / "bank.zip"
+STARTER = example("bank.zip")
 VIRTUAL_TOKENS = 32  # longest soft prompt in a shared app
 WORDS = {
     "max_problem_chars": "characters in a problem",

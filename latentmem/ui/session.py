@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..bank import Overlay
+from ..files import example
 from ..records import (
     Distilled,
     Hit,
@@ -327,7 +328,7 @@ __all__ = [
 ]
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "problems.jsonl"
+EXAMPLES = example("problems.jsonl")
 EXPORTS_KEPT = (
     2  # of each kind: the newest, and the one before, which may still be on its way to a browser
 )
@@ -468,8 +469,7 @@ def _name(request: Any) -> str:
 
 
 def load_examples(path: Path) -> dict[str, Problem]:
-    """Text -> problem. Without the file (an installed package has no examples folder) one built-in
-    problem."""
+    """Text -> problem. Without the file, one built-in problem."""
     problems: Iterable[Problem] = FALLBACK
     if path.is_file():
         try:
