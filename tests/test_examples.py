@@ -19,8 +19,9 @@ from latentmem.bank import Bank
 from latentmem.files import Log
 from latentmem.model.weights.catalog import MODELS
 from latentmem.records import Distilled, Problem, Status, Vote, read_problems
+from latentmem.settings import Settings
 from latentmem.ui import hosting
-from tests.fake_engine import FakeEngine
+from tests import fake_engine
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FILE = EXAMPLES / "problems.jsonl"
@@ -180,7 +181,7 @@ def test_a_stop_loses_nothing_and_nothing_is_done_twice(
     problems = [Problem(f"Problem {i}?", f"p-{i}", "7") for i in range(4)] + [
         Problem("A unanimous one", "p-same")
     ]
-    engine, log = FakeEngine(), tmp_path / "done.jsonl"
+    engine, log = fake_engine.FakeEngine(), tmp_path / "done.jsonl"
     begun = list(islice(bank_maker["distil"](engine, problems, log, 2), 3))
     assert [d.problem_id for d in begun] == ["p-0", "p-1", "p-2"] and len(engine.bank) == 3
     rest = list(bank_maker["distil"](engine, problems, log, 2))
