@@ -13,6 +13,7 @@ from ..records import LatentmemError
 from .baselines.base import VOTES, TrainingSchedule
 from .journal import Found, Run, write_whole
 from .metrics import BASE, ORACLE, Row, grouped, rerouted, table, two_sided
+from .page import cell, percent, points
 from .results import Result
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -75,16 +76,16 @@ def _lent(run: Run, others: Sequence[Run]) -> list[Result]:
 
 def _parts(run: Run) -> dict[str, str]:
     """Data set -> digest of the problems that were asked of it."""
-    told = [*run.facts.get("test", ()), run.facts.get("data", {})]
+    told = [*run.config.get("test", ()), run.config.get("data", {})]
     return {part["name"]: part["digest"] for part in told if "digest" in part}
 
 
 def _setting(run: Run) -> tuple[Any, ...]:
     """What decides the traces of the model alone; runs that share it can share them."""
-    made = run.facts.get("made", {})
+    made = run.config.get("made", {})
     return (
         run.model,
-        run.facts.get("model"),
+        run.config.get("model"),
         run.seed,
         *(run.settings.get(n) for n in ("max_new_tokens", "top_p")),
         *(made.get(n) for n in ("device", "dtype")),
@@ -140,9 +141,9 @@ def plain(run: Run, row: Row) -> dict[str, Any]:
 def budget(run: Run, system: str) -> dict[str, int]:
     """Of the rows that have one of their own: how many traces vote, or how many steps are taken."""
     if system == "vote_n":
-        return {"votes": run.facts.get("votes", VOTES)}
+        return {"votes": run.config.get("votes", VOTES)}
     return (
-        {"offline_steps": run.facts.get("offline_steps", TrainingSchedule.steps)}
+        {"offline_steps": run.config.get("offline_steps", TrainingSchedule.steps)}
         if system.startswith("offline_")
         else {}
     )
@@ -165,7 +166,7 @@ def system_name(row: Row) -> str:
 
 def learned_from(run: Run) -> int:
     """Problems of the part that was learnt from; of a stream, all of it."""
-    part = run.facts.get("distil") or run.facts.get("data") or {}
+    part = run.config.get("distil") or run.config.get("data") or {}
     return int(part.get("problems", 0))
 
 
@@ -198,20 +199,6 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 
 # ------------------------------------------------------------------ the README's table
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def points(value: float | None) -> str:
-    """A difference of shares, in points, with its sign."""
-    return "–" if value is None else f"{100 * value:+z.1f}"
-
-
-def cell(text: str) -> str:
-    """Text that cannot leave its cell of a Markdown table."""
-    return "".join("\\" + c if c in "\\|<>`*_[]" else " " if c in "\r\n" else c for c in text)
-
-
 def shown_name(row: Mapping[str, Any]) -> str:
     """How a row of the evidence is called where people read it: vote_n says how many vote."""
     votes = row["settings"].get("votes")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .metrics import Estimate, Routing, Row, Service, agreement_bins, curve, grouped, share
+from .metrics import Estimate, MemoryEffect, Routing, Row, agreement_bins, curve, grouped, share
 from .results import Result, SideResult
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8f98", "#B8A800")
@@ -19,9 +19,10 @@ ABOVE = {"y": 1.0, "yanchor": "bottom"}  # a legend that no axis title can meet
 FEW = 6  # counts up to here are marked one by one
 NAME = 26  # characters of a label beside bars: a phone is narrow
 Figure = dict[str, Any]
+Looks = Mapping[str, dict[str, Any]]  # system -> its colour and shape
 
 
-def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def styles(names: Sequence[str]) -> Looks:
     """A colour and a shape for each name, the same throughout a report."""
     return {
         n: {
@@ -62,7 +63,7 @@ def spread(those: Sequence[Estimate], colour: str, scale: float = 1) -> dict[str
     }
 
 
-def accuracy_by_tokens(rows: Sequence[Row], look: dict[str, dict[str, Any]]) -> Figure:
+def accuracy_by_tokens(rows: Sequence[Row], look: Looks) -> Figure:
     """Accuracy with its interval against tokens a problem, learning shared out: rows compare at
     equal compute."""
     data = []
@@ -98,60 +99,10 @@ def differences(groups: Mapping[str, Sequence[tuple[str, Estimate]]]) -> Figure:
     """Paired differences to zero_shot with their intervals, the best of each group on top.
     `groups`: title -> (system, difference as a share). Filled: an interval that does not touch
     zero."""
-    figure: Figure = {"data": [], "layout": layout("", "", 0, margin={"t": 30})}
-    figure["layout"].update(showlegend=False, annotations=[])
     sizes = [len(rows) + 2 for rows in groups.values()]  # in lines: the title and a distance, too
     height, top = sum(sizes), 1.0
-    figure["layout"]["height"] = 90 + 19 * height
-    for i, (title, rows) in enumerate(groups.items()):
-        rows, end = sorted(rows, key=lambda r: r[1].mean), "" if not i else str(i + 1)
-        sure = [e.low > 0 or e.high < 0 for _, e in rows]
-        colours = [
-            COLOURS[0] if e.mean > 0 else COLOURS[1] if e.mean < 0 else GREY for _, e in rows
-        ]
-        figure["data"].append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "x": [100 * e.mean for _, e in rows],
-                "y": list(range(len(rows))),
-                "text": [plain(n) for n, _ in rows],
-                "xaxis": "x",
-                "yaxis": "y" + end,
-                "marker": {
-                    "color": colours,
-                    "size": 9,
-                    "symbol": ["circle" if s else "circle-open" for s in sure],
-                },
-                "error_x": spread([e for _, e in rows], GREY, 100),
-                "customdata": [[100 * e.low, 100 * e.high] for _, e in rows],
-                "hovertemplate": "%{text}: %{x:+.1f} (%{customdata[0]:+.1f} to "
-                "%{customdata[1]:+.1f})<extra></extra>",
-            }
-        )
-        domain = [max(0.0, top - (sizes[i] - 1) / height), top]
-        figure["layout"]["yaxis" + end] = {
-            "domain": domain,
-            "automargin": True,
-            "range": [-0.7, len(rows) - 0.3],
-            "tickvals": list(range(len(rows))),
-            "ticktext": [plain(n) for n, _ in rows],
-        }
-        figure["layout"]["annotations"].append(
-            {
-                "text": plain(title),
-                "font": {"weight": 600},
-                "x": 0,
-                "y": top,
-                "xref": "paper",
-                "yref": "paper",
-                "xanchor": "left",
-                "yanchor": "bottom",
-                "showarrow": False,
-            }
-        )
-        top -= sizes[i] / height
-    figure["layout"]["xaxis"] = {
+    shown = layout("", "", 90 + 19 * height, margin={"t": 30})
+    shown["xaxis"] = {
         "title": {"text": "points against the model alone"},
         "zeroline": True,
         "zerolinewidth": 2,
@@ -159,14 +110,57 @@ def differences(groups: Mapping[str, Sequence[tuple[str, Estimate]]]) -> Figure:
         "anchor": "free",
         "position": 0,
     }
-    return figure
+    data, titles = [], []
+    for i, (title, rows) in enumerate(groups.items()):
+        rows = sorted(rows, key=lambda r: r[1].mean)
+        end = str(i + 1) if i else ""
+        data.append(_differences(rows, "y" + end))
+        shown["yaxis" + end] = {
+            "domain": [max(0.0, top - (sizes[i] - 1) / height), top],
+            "automargin": True,
+            "range": [-0.7, len(rows) - 0.3],
+            "tickvals": list(range(len(rows))),
+            "ticktext": [plain(name) for name, _ in rows],
+        }
+        corner = {"xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+        titles.append(
+            {"text": plain(title), "font": {"weight": 600}, "x": 0, "y": top, "showarrow": False}
+            | corner
+        )
+        top -= sizes[i] / height
+    return {"data": data, "layout": shown | {"showlegend": False, "annotations": titles}}
+
+
+def _differences(rows: Sequence[tuple[str, Estimate]], axis: str) -> dict[str, Any]:
+    """One group: blue ahead, orange behind, grey for neither."""
+    estimates = [e for _, e in rows]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [100 * e.mean for e in estimates],
+        "y": list(range(len(rows))),
+        "text": [plain(name) for name, _ in rows],
+        "xaxis": "x",
+        "yaxis": axis,
+        "marker": {
+            "color": [
+                COLOURS[0] if e.mean > 0 else COLOURS[1] if e.mean < 0 else GREY for e in estimates
+            ],
+            "size": 9,
+            "symbol": ["circle" if e.low > 0 or e.high < 0 else "circle-open" for e in estimates],
+        },
+        "error_x": spread(estimates, GREY, 100),
+        "customdata": [[100 * e.low, 100 * e.high] for e in estimates],
+        "hovertemplate": "%{text}: %{x:+.1f} (%{customdata[0]:+.1f} to "
+        "%{customdata[1]:+.1f})<extra></extra>",
+    }
 
 
 def tokens_a_problem(row: Row) -> float:
     return (row.tokens + row.learn_tokens) / row.n
 
 
-def stream_curve(results: Sequence[Result], look: dict[str, dict[str, Any]]) -> Figure:
+def stream_curve(results: Sequence[Result], look: Looks) -> Figure:
     """Accuracy so far by system over the stream."""
     data = []
     for (_, _, system, form), mine in grouped(results).items():
@@ -193,9 +187,9 @@ def stream_curve(results: Sequence[Result], look: dict[str, dict[str, Any]]) -> 
     }
 
 
-def memory_bars(services: Sequence[Service], most: int = 25) -> Figure:
+def memory_bars(effects: Sequence[MemoryEffect], most: int = 25) -> Figure:
     """Problems that each memory helped (right) and hurt (left)."""
-    shown = [s for s in services if s.helped or s.hurt][:most][::-1]
+    shown = [s for s in effects if s.helped or s.hurt][:most][::-1]
     names = [
         s.name if len(s.name) <= NAME else s.name[: NAME - 1].rstrip(" …") + "…" for s in shown
     ]
@@ -232,19 +226,19 @@ def memory_bars(services: Sequence[Service], most: int = 25) -> Figure:
     }
 
 
-def routing_bars(told: Sequence[tuple[str, Routing]]) -> Figure:
+def routing_bars(rows: Sequence[tuple[str, Routing]]) -> Figure:
     """Of the disagreements with one side right: how often each router took the right one, and which
-    it missed. `told`: (run, what a router did there)."""
+    it missed. `rows`: (run, what a router did there)."""
     parts = (
         ("memory right, taken", "memory_right_taken", "#009E73"),
         ("alone right, taken", "alone_right_taken", "#56B4E9"),
         ("memory right, missed", "memory_right_missed", "#E69F00"),
         ("alone right, missed", "alone_right_missed", "#D55E00"),
     )
-    those, runs = [r for _, r in told], {run for run, _ in told}
+    those, runs = [r for _, r in rows], {run for run, _ in rows}
     names = [
         (f"{run}, " if len(runs) > 1 else "") + f"{r.system}, {r.form}: {r.router}"
-        for run, r in told
+        for run, r in rows
     ][::-1]
     return {
         "data": [

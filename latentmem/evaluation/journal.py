@@ -57,9 +57,9 @@ class Journal:
     """The folder of one run. A context manager: only one process at a time may write to a folder."""
 
     def __init__(
-        self, folder: Path, facts: Mapping[str, Any], remedies: Remedies = Remedies()
+        self, folder: Path, config: Mapping[str, Any], remedies: Remedies = Remedies()
     ) -> None:
-        """Open or begin a run. `facts` say what it is; raises LatentmemError if the folder holds
+        """Open or begin a run. `config` say what it is; raises LatentmemError if the folder holds
         another one."""
         self.folder, self.file, self.remedies = folder, folder / "results.jsonl", remedies
         self._lock: Any = None
@@ -71,7 +71,7 @@ class Journal:
             ) from None
         self._lock = taken(folder, remedies)
         try:
-            _check_facts(folder, facts, remedies)
+            _check_config(folder, config, remedies)
             units, whole = _read(self.file, remedies.name(folder, self.file), remedies.mend)
             if self.file.exists() and self.file.stat().st_size != whole:
                 os.truncate(self.file, whole)
@@ -232,7 +232,7 @@ def read_results(folder: Path) -> tuple[list[Result], list[Learned], dict[str, A
     return (
         [one for one in lines if isinstance(one, Result)],
         [one for one in lines if isinstance(one, Learned)],
-        _facts(folder) or {},
+        _config(folder) or {},
     )
 
 
@@ -267,7 +267,7 @@ def _read(
 
 
 # ------------------------------------------------------------------ run.json
-def _facts(folder: Path, remedies: Remedies = Remedies()) -> dict[str, Any] | None:
+def _config(folder: Path, remedies: Remedies = Remedies()) -> dict[str, Any] | None:
     try:
         return json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -279,11 +279,11 @@ def _facts(folder: Path, remedies: Remedies = Remedies()) -> dict[str, Any] | No
         ) from None
 
 
-def _check_facts(folder: Path, facts: Mapping[str, Any], remedies: Remedies) -> None:
+def _check_config(folder: Path, config: Mapping[str, Any], remedies: Remedies) -> None:
     """Facts of a new run are written; those of an old one must be the same, except what stands
     under "made" and is not in KEPT."""
-    given = json.loads(json.dumps(facts, default=str))
-    there = _facts(folder, remedies)
+    given = json.loads(json.dumps(config, default=str))
+    there = _config(folder, remedies)
     if there is None:
         file = folder / "run.json"
         files.write_whole(
@@ -329,21 +329,21 @@ class Run:
     from all others."""
 
     name: str
-    facts: dict[str, Any]
+    config: dict[str, Any]
     results: tuple[Result, ...]
     learned: tuple[Learned, ...]
 
     @property
     def protocol(self) -> str:
-        return str(self.facts.get("protocol", "heldout"))
+        return str(self.config.get("protocol", "heldout"))
 
     @property
     def seed(self) -> int:
-        return int(self.facts.get("seed", 0))
+        return int(self.config.get("seed", 0))
 
     @property
     def settings(self) -> dict[str, Any]:
-        return dict(self.facts.get("settings", {}))
+        return dict(self.config.get("settings", {}))
 
     @property
     def model(self) -> str:
@@ -363,9 +363,9 @@ def collect(folders: Sequence[Path], *, remedy: str = "run `latentmem evaluate` 
     one is damaged."""
     runs = []
     for place, name in _named(_files(folders, "results.jsonl")).items():
-        results, learned, facts = read_results(place)
+        results, learned, config = read_results(place)
         if results:
-            runs.append(Run(name, facts, tuple(results), tuple(learned)))
+            runs.append(Run(name, config, tuple(results), tuple(learned)))
     rows = {
         kind: tuple(row for file in _files(folders, name) for row in read_rows(file))
         for kind, name in ROWS_FILES.items()

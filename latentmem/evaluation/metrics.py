@@ -19,7 +19,7 @@ import numpy as np
 from ..method.voting import unfit
 from .results import Learned, Result, SideResult, decisive
 
-# ---------- Intervals and estimators. Pure functions over plain numbers; every draw is seeded, so a report is the same each time.
+# ---------- Intervals and estimators. Every draw is seeded, so a report is the same each time.
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -36,40 +36,38 @@ class Estimate:
     high: float
 
 
-def bootstrap(
-    values: Sequence[float],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    lowest: float = 0.0,
-    highest: float = 1.0,
-) -> Estimate | None:
-    """The mean with its percentile bootstrap interval (Efron 1979); None for no values.
-
-    Resampling n of n values with replacement is drawing the counts of each different value from a
-    multinomial distribution, which is what is done. Where all values are equal, resampling sees no
-    spread and would give an interval of no width. Then the bound is the exact one for a share of
-    which no case was seen, 1 - 0.025^(1/n), taken between `lowest` and `highest`, which the values
-    cannot leave.
-    """
-    n = len(values)
+def share(right: int, n: int) -> Estimate | None:
+    """The share of `right` among n cases with its exact binomial interval (Clopper and Pearson
+    1934); None for no cases."""
     if n == 0:
         return None
-    different, counts = np.unique(np.asarray(values, float), return_counts=True)
-    mean = float(np.mean(np.asarray(values, float)))
-    if len(different) == 1:
-        unseen = 1 - ((1 - LEVEL) / 2) ** (1 / n)
-        return Estimate(n, mean, mean - unseen * (mean - lowest), mean + unseen * (highest - mean))
-    drawn = (
-        np.random.default_rng(seed).multinomial(n, counts / n, size=resamples) @ different / n
-    )  # [resamples]
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    from scipy.stats import binomtest
+
+    interval = binomtest(right, n).proportion_ci(LEVEL)
+    return Estimate(n, right / n, float(interval.low), float(interval.high))
+
+
+def bootstrap(differences: Sequence[float], *, seed: int = 0) -> Estimate | None:
+    """The mean of differences of shares, each from -1 to 1, with its percentile bootstrap interval
+    (Efron 1979); None for no values.
+
+    To resample n of n values with replacement is to draw the counts of each different value from a
+    multinomial distribution. Where all values are equal, resampling sees no spread and gives an
+    interval of no width. The bound is then the exact one for a share of which no case was seen.
+    """
+    n = len(differences)
+    if n == 0:
+        return None
+    values, counts = np.unique(np.asarray(differences, float), return_counts=True)
+    mean = float(np.mean(np.asarray(differences, float)))
+    if len(values) == 1:
+        unseen = share(0, n)
+        assert unseen is not None
+        return Estimate(n, mean, mean - unseen.high * (mean + 1), mean + unseen.high * (1 - mean))
+    rng = np.random.default_rng(seed)
+    means = rng.multinomial(n, counts / n, size=RESAMPLES) @ values / n  # [resamples]
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(n, mean, float(low), float(high))
-
-
-def share(right: int, n: int) -> Estimate | None:
-    """The share of `right` among n cases, with the interval of `bootstrap`."""
-    return bootstrap([1.0] * right + [0.0] * (n - right))
 
 
 def paired(
@@ -78,9 +76,7 @@ def paired(
     """The mean of first - second over the problems that both answered, with its paired bootstrap
     interval."""
     shared = [key for key in first if key in second]
-    return bootstrap(
-        [first[key] - second[key] for key in shared], seed=seed, lowest=-1.0, highest=1.0
-    )
+    return bootstrap([float(first[key]) - float(second[key]) for key in shared], seed=seed)
 
 
 def flips(first: Mapping[K, bool], second: Mapping[K, bool]) -> tuple[int, int]:
@@ -183,16 +179,12 @@ def _row(
 ) -> Row:
     learned_on, dataset, system, form = key
     right = {r.problem_id: r.correct for r in mine}
-    accuracy = bootstrap([float(v) for v in right.values()], seed=seed)
+    accuracy = share(sum(right.values()), len(right))
     assert accuracy is not None
     delta = helped = hurt = None
     if base is not None and system != BASE:
         other = {r.problem_id: r.correct for r in base}
-        delta = paired(
-            {k: float(v) for k, v in right.items()},
-            {k: float(v) for k, v in other.items()},
-            seed=seed,
-        )
+        delta = paired(right, other, seed=seed)
         helped, hurt = flips(right, other) if delta is not None else (None, None)
     sides = [(r, side) for r in mine if (side := decisive(r)) is not None]
     lessons = [
@@ -229,6 +221,45 @@ def equal_votes(row: Row, rows: Sequence[Row]) -> int | None:
     if alone is None or not alone.tokens:
         return None
     return max(1, round((row.tokens + row.learn_tokens) / row.n / (alone.tokens / alone.n)))
+
+
+SUBJECT = "elm"  # what the others are held against
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """`subject` less `system`, paired over the problems that both were asked, in the same form."""
+
+    dataset: str
+    form: str
+    system: str
+    difference: Estimate
+    ahead: int  # problems that only the subject got right
+    behind: int  # problems that only the other got right
+
+
+def contrasts(
+    results: Sequence[Result], subject: str = SUBJECT, *, seed: int = 0
+) -> list[Contrast]:
+    """Of each data set and form: the subject against every other system but the model alone, which
+    the main table has."""
+    groups, out = grouped(results), []
+    for (learned_on, dataset, system, form), mine in groups.items():
+        if system != subject:
+            continue
+        right = {r.problem_id: r.correct for r in mine}
+        for (theirs_on, where, other, how), theirs in groups.items():
+            if (
+                other in (subject, BASE)
+                or (where, how) != (dataset, form)
+                or theirs_on not in ("", learned_on)
+            ):
+                continue
+            held = {r.problem_id: r.correct for r in theirs}
+            difference = paired(right, held, seed=seed)
+            if difference is not None:
+                out.append(Contrast(dataset, form, other, difference, *flips(right, held)))
+    return out
 
 
 # ------------------------------------------------------------------ other routers over the same traces
@@ -300,17 +331,6 @@ def memory_systems(results: Sequence[Result]) -> list[str]:
 
 def verifiers(results: Iterable[Result]) -> list[str]:
     return list(dict.fromkeys(name for r in results for name in r.scores))
-
-
-def with_routers(results: Sequence[Result]) -> list[Result]:
-    """The results, and for each system with two sides what each verifier and the oracle would have
-    made of them."""
-    more: list[Result] = []
-    for system in two_sided(results):
-        mine = [r for r in results if r.system == system]
-        for router in [*verifiers(mine), ORACLE]:
-            more += rerouted(mine, router)
-    return [*results, *more]
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,7 +428,7 @@ def curve(results: Sequence[Result]) -> list[tuple[int, float]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class MemoryEffect:
     """What one memory did: how often it was tried, and whom it helped and hurt, as ids of problems."""
 
     memory: str
@@ -418,7 +438,7 @@ class Service:
     hurt: tuple[str, ...]
 
 
-def services(results: Sequence[Result]) -> list[Service]:
+def memory_effects(results: Sequence[Result]) -> list[MemoryEffect]:
     """For each memory of one system, what it did against the model alone in the same reply or,
     where the system sampled one side only, against zero_shot's; most used first."""
     base = {(r.dataset, r.problem_id, r.form): r.correct for r in results if r.system == BASE}
@@ -438,7 +458,7 @@ def services(results: Sequence[Result]) -> list[Service]:
             for r in mine
         ]
         out.append(
-            Service(
+            MemoryEffect(
                 memory,
                 mine[0].memory_name,
                 len(mine),
@@ -450,7 +470,7 @@ def services(results: Sequence[Result]) -> list[Service]:
 
 
 @dataclass(frozen=True, slots=True)
-class Near:
+class SimilarityThird:
     """A third of the problems that one system in one form tried an experience on, by the similarity
     of what was tried."""
 
@@ -465,7 +485,7 @@ class Near:
     hurt: int
 
 
-def thirds(results: Sequence[Result]) -> list[Near]:
+def thirds(results: Sequence[Result]) -> list[SimilarityThird]:
     """Whether a nearer memory is worth more: each system and form with nine problems or more in
     three equal parts, far to near. Empty for systems that were not held against the model alone."""
     base, out = (
@@ -484,7 +504,7 @@ def thirds(results: Sequence[Result]) -> list[Near]:
         for i in range(3) if len(met) >= 9 else ():
             part = met[len(met) * i // 3 : len(met) * (i + 1) // 3]
             out.append(
-                Near(
+                SimilarityThird(
                     system,
                     form,
                     part[0][0],
@@ -502,9 +522,9 @@ def thirds(results: Sequence[Result]) -> list[Near]:
 # ---------- What the votes of a run say by themselves: TTRL's measures, how far agreement can be believed, what a gate lets through.
 
 
-def vote_metrics(sides: Sequence[SideResult], prefix: str = "") -> dict[str, float]:
+def vote_metrics(sides: Sequence[SideResult]) -> dict[str, float]:
     """majority_ratio, label_accuracy, reward_accuracy, ground_truth_ratio and pass@k of votes;
-    `prefix` "post_" for the side with a memory. Empty for none."""
+    empty for none."""
     if not sides:
         return {}
     found = {
@@ -521,7 +541,7 @@ def vote_metrics(sides: Sequence[SideResult], prefix: str = "") -> dict[str, flo
         found[f"pass@{k}"] = fmean(
             pass_at_k(len(s.traces_right), sum(s.traces_right), k) for s in sides
         )
-    return {prefix + name: value for name, value in found.items()}
+    return found
 
 
 def vote_sides(results: Sequence[Result]) -> list[tuple[str, list[SideResult]]]:

@@ -311,7 +311,9 @@ def _heldout(
         "test": [part(t) for t in tests],
         **budgets(order),
     }
-    with Journal(order.out / f"{protocol}-{slug(learn.name)}", facts(factory, told)) as journal:
+    with Journal(
+        order.out / f"{protocol}-{slug(learn.name)}", run_config(factory, told)
+    ) as journal:
         yield from heldout.run_heldout(
             cast(factory, order.suite),
             learn,
@@ -335,7 +337,7 @@ def _stream(order: Order, arriving: DataSet, factory: SystemFactory) -> Iterator
         "systems": {e.name: [f.name for f in e.modes] for e in online},
         **budgets(order),
     }
-    with Journal(order.out / f"stream-{slug(arriving.name)}", facts(factory, told)) as journal:
+    with Journal(order.out / f"stream-{slug(arriving.name)}", run_config(factory, told)) as journal:
         yield from stream.run_stream(online, arriving, journal, block=order.block)
 
 
@@ -372,7 +374,7 @@ def part(data: DataSet) -> dict[str, Any]:
     return {"name": data.name, "problems": len(data.problems), "digest": data.digest}
 
 
-def facts(factory: SystemFactory, told: Mapping[str, Any]) -> dict[str, Any]:
+def run_config(factory: SystemFactory, told: Mapping[str, Any]) -> dict[str, Any]:
     """What a run is: its protocol and data, the model's fingerprint, and every setting that decides
     a result."""
     settings = {name: getattr(factory.settings, name) for name in DECIDING} | asdict(factory.recipe)

@@ -256,7 +256,7 @@ def compared(
         for those in (with_it, base)
     )
     helped, hurt = flips(ok, other)
-    gain = paired({k: float(v) for k, v in ok.items()}, {k: float(v) for k, v in other.items()})
+    gain = paired(ok, other)
     assert gain is not None
     return {
         "n": len(test),
@@ -312,24 +312,7 @@ def _line(
     return line | compared(test, replies, base) | {"seconds": round(time.perf_counter() - began, 2)}
 
 
-# ------------------------------------------------------------------ the table
-COLUMNS = (
-    "recipe",
-    "changes",
-    "model",
-    "data set",
-    "seed",
-    "memories",
-    "labels right",
-    "accuracy",
-    "zero_shot",
-    "difference, points (95 %)",
-    "helped",
-    "hurt",
-    "finished",
-    "tokens",
-    "seconds a memory",
-)
+# ---------- The table of a sweep.
 
 
 def pooled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -362,7 +345,7 @@ def pooled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "tried": len(mine),
                 "learned": len(kept),
                 **{k: mine[0][k] for k in ("model", "data", "seed")},
-                "gain": bootstrap(gains, lowest=-1.0, highest=1.0),
+                "gain": bootstrap(gains),
                 **{
                     k: sum(r[k] for r in kept) / len(kept) if kept else None
                     for k in ("accuracy", "base", "finished", "tokens", "label_right")
@@ -372,38 +355,3 @@ def pooled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return out
-
-
-def cells(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str | int | None, ...]]:
-    """The table of a sweep, in the order of COLUMNS."""
-
-    def share(value: float | None) -> str | None:
-        return None if value is None else f"{100 * value:.1f} %"
-
-    def gain(e: Any) -> str | None:
-        return (
-            None
-            if e is None
-            else f"{100 * e.mean:+z.1f} ({100 * e.low:+z.1f} to {100 * e.high:+z.1f})"
-        )
-
-    return [
-        (
-            r["recipe"],
-            ", ".join(f"{k}={v}" for k, v in r["settings"].items()) or "none",
-            r["model"],
-            r["data"],
-            r["seed"],
-            f"{r['learned']} of {r['tried']}",
-            share(r["label_right"]),
-            share(r["accuracy"]),
-            share(r["base"]),
-            gain(r["gain"]),
-            r["helped"],
-            r["hurt"],
-            share(r["finished"]),
-            None if r["tokens"] is None else f"{r['tokens']:.0f}",
-            f"{r['train_seconds']:.0f}",
-        )
-        for r in pooled(rows)
-    ]

@@ -21,7 +21,7 @@ from latentmem.evaluation.results import Progress, Result
 from latentmem.records import LatentmemError
 from tests.evaluation_samples import Cast, data
 
-FACTS = {"protocol": "heldout", "seed": 0, "settings": {"learning_rate": 0.001}}
+CONFIG = {"protocol": "heldout", "seed": 0, "settings": {"learning_rate": 0.001}}
 
 
 def go(
@@ -32,7 +32,7 @@ def go(
     learn: DataSet | None = None,
     specs=None,
 ) -> list:
-    with Journal(folder, FACTS) as journal:
+    with Journal(folder, CONFIG) as journal:
         return list(
             run_heldout(
                 specs or cast.all(), learn or data(5), tests or (data(11, first=100),), journal
@@ -46,7 +46,7 @@ def plain(folder: Path) -> list[dict]:
 
 def test_every_system_answers_every_problem_in_both_forms(tmp_path: Path) -> None:
     records = go(tmp_path, Cast())
-    results, learned, facts = read_results(tmp_path)
+    results, learned, config = read_results(tmp_path)
     assert [r for r in records if isinstance(r, Result)] == results
     for system in ("zero_shot", "elm", "offline_ttrl"):
         for mode in ("one", "vote"):
@@ -54,7 +54,7 @@ def test_every_system_answers_every_problem_in_both_forms(tmp_path: Path) -> Non
             assert [r.index for r in mine] == list(range(11)) and len(
                 {r.problem_id for r in mine}
             ) == 11
-    assert facts == FACTS
+    assert config == CONFIG
     assert [(x.system, x.place, len(x.problems)) for x in learned] == [
         ("elm", 0, 2),
         ("elm", 1, 2),
@@ -155,15 +155,15 @@ def test_a_folder_is_not_continued_with_other_settings(tmp_path: Path) -> None:
         LatentmemError,
         match=r"holds a run with settings.learning_rate = 0.001, and here it is 0.003: give",
     ):
-        Journal(tmp_path, FACTS | {"settings": {"learning_rate": 0.003}})
+        Journal(tmp_path, CONFIG | {"settings": {"learning_rate": 0.003}})
 
 
 def test_two_processes_do_not_write_to_one_folder(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from latentmem.evaluation.journal import Journal; "
-        f"Journal(Path({str(tmp_path)!r}), {FACTS!r})"
+        f"Journal(Path({str(tmp_path)!r}), {CONFIG!r})"
     )
-    with Journal(tmp_path, FACTS):
+    with Journal(tmp_path, CONFIG):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "Another run is writing to" in done.stderr
 
@@ -178,7 +178,7 @@ def test_a_file_cut_off_anywhere_is_completed_to_the_same(
     whole = (tmp_path / "whole" / "results.jsonl").read_bytes()
     parts = whole.splitlines(keepends=True)
     folder = tmp_path / "cut"
-    with Journal(folder, FACTS):
+    with Journal(folder, CONFIG):
         pass
     (folder / "results.jsonl").write_bytes(b"".join(parts[:lines]) + parts[lines][:torn])
     go(folder, Cast())
@@ -194,7 +194,7 @@ def test_damage_in_the_middle_is_named_and_not_overwritten(tmp_path: Path) -> No
     parts[3] = b"{not json}\n"
     (tmp_path / "results.jsonl").write_bytes(b"".join(parts))
     with pytest.raises(LatentmemError, match=r"results.jsonl, line 4 is not a line of results"):
-        Journal(tmp_path, FACTS)
+        Journal(tmp_path, CONFIG)
     assert (tmp_path / "results.jsonl").read_bytes() == b"".join(parts)
 
 
@@ -203,7 +203,7 @@ import os, signal, sys
 from pathlib import Path
 from latentmem.evaluation import journal, protocols
 from tests.evaluation_samples import Cast, data
-from tests.evaluation.test_heldout import FACTS
+from tests.evaluation.test_heldout import CONFIG
 
 def dying(moment):
     left, journal.SAVING = [moment], moment % 2 * 10**9  # what was learnt is stored each time, or nearly never
@@ -219,11 +219,11 @@ def dying(moment):
                 tick()
                 return made
             setattr(module, name, new)
-    with journal.Journal(Path(sys.argv[1]), FACTS) as j:
+    with journal.Journal(Path(sys.argv[1]), CONFIG) as j:
         for _ in protocols.run_heldout(Cast().all(), data(5), (data(11, first=100),), j):
             pass
 
-with journal.Journal(Path(sys.argv[1] + ".warm"), FACTS) as j:  # what a run imports is imported once, not in every child
+with journal.Journal(Path(sys.argv[1] + ".warm"), CONFIG) as j:  # what a run imports is imported once, not in every child
     list(protocols.run_heldout(Cast().all(), data(2), (data(2, first=100),), j))
 for moment in map(int, sys.argv[2:]):
     child = os.fork()

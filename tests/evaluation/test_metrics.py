@@ -194,6 +194,17 @@ SCORES = {
 }
 
 
+def with_routers(results: list[Result]) -> list[Result]:
+    """The results, and for each system with two sides what each verifier and the oracle make of
+    them."""
+    more = []
+    for system in metrics.two_sided(results):
+        mine = [r for r in results if r.system == system]
+        for router in (*metrics.verifiers(mine), metrics.ORACLE):
+            more += metrics.rerouted(mine, router)
+    return [*results, *more]
+
+
 def test_each_verifier_and_the_oracle_route_the_same_traces() -> None:
     """b: only the memory is right; d: only the model alone. The judge always likes the memory, a
     tie goes to the model."""
@@ -203,7 +214,7 @@ def test_each_verifier_and_the_oracle_route_the_same_traces() -> None:
         result("c", "elm", False, alone=False, chosen="zero_shot"),
         result("d", "elm", True, alone=True, memory=False, chosen="zero_shot", scores=SCORES),
     ]
-    both = metrics.with_routers([*BASE, *elm])
+    both = with_routers([*BASE, *elm])
     right = {
         name: [r.correct for r in both if r.system == name]
         for name in dict.fromkeys(r.system for r in both)
@@ -245,17 +256,17 @@ def test_the_votes_metrics_by_hand() -> None:
     bad = SideResult(
         "2", False, 0.5, (False, False, True, False), (True, True, False, False), 40, 4
     )
-    m = metrics.vote_metrics([good, bad], "post_")
+    m = metrics.vote_metrics([good, bad])
     assert m == {
-        "post_majority_ratio": 0.625,
-        "post_label_accuracy": 0.5,
-        "post_reward_accuracy": pytest.approx(
+        "majority_ratio": 0.625,
+        "label_accuracy": 0.5,
+        "reward_accuracy": pytest.approx(
             (1.0 + 0.25) / 2
         ),  # of `bad` only the last trace is rewarded rightly
-        "post_ground_truth_ratio": 0.5,
-        "post_pass@1": pytest.approx(0.5),
-        "post_pass@2": pytest.approx((1.0 + 0.5) / 2),
-        "post_pass@4": 1.0,
+        "ground_truth_ratio": 0.5,
+        "pass@1": pytest.approx(0.5),
+        "pass@2": pytest.approx((1.0 + 0.5) / 2),
+        "pass@4": 1.0,
     }
     assert metrics.vote_metrics([]) == {}
 
@@ -284,7 +295,7 @@ def test_what_each_memory_did() -> None:
         replace(result("d", "elm", False, alone=True, memory=False), memory="m2"),
         replace(result("c", "unrouted", True, memory=True), memory="m2"),
     ]
-    found = {s.memory: s for s in metrics.services([*BASE, *those])}
+    found = {s.memory: s for s in metrics.memory_effects([*BASE, *those])}
     assert (found["m1"].used, found["m1"].helped, found["m1"].hurt, found["m1"].name) == (
         2,
         ("b",),
@@ -315,7 +326,7 @@ def test_no_router_beats_the_oracle_and_helped_less_hurt_is_the_difference(
                 scores=scores,
             )
         )
-    rows = {r.system: r for r in metrics.table(metrics.with_routers([*base, *elm]))}
+    rows = {r.system: r for r in metrics.table(with_routers([*base, *elm]))}
     best = rows["elm (oracle router)"]
     assert all(best.accuracy.mean >= r.accuracy.mean for r in rows.values()) and best.hurt == 0
     for r in rows.values():
@@ -348,7 +359,7 @@ def test_problems_of_one_name_in_two_sets_are_not_mixed() -> None:
     elsewhere = [replace(result("a", "zero_shot", False, alone=False), dataset="other")]
     used = replace(result("a", "elm_unrouted", True, memory=True), memory="m1")
     mine = [used, replace(used, dataset="other")]
-    (found,) = metrics.services([*BASE, *elsewhere, *mine])
+    (found,) = metrics.memory_effects([*BASE, *elsewhere, *mine])
     assert (found.helped, found.hurt, found.used) == (("a",), (), 2)
 
 

@@ -13,13 +13,13 @@ from latentmem.evaluation.journal import Journal, collect
 from latentmem.evaluation.protocols import run_heldout as heldout
 from latentmem.evaluation.protocols import run_stream as stream
 from latentmem.evaluation.suites import part
-from tests.evaluation.test_report import facts, section, sweep_rows
+from tests.evaluation.test_report import config, section, sweep_rows
 from tests.evaluation_samples import Cast, data
 
 
 def asked(folder: Path, spec, test, **more) -> None:
     """A held-out run of one system."""
-    with Journal(folder, facts("heldout", test=[part(test)]) | more) as journal:
+    with Journal(folder, config("heldout", test=[part(test)]) | more) as journal:
         list(heldout([spec], data(5), (test,), journal))
 
 
@@ -38,7 +38,7 @@ def test_another_runs_zero_shot_is_lent_to_a_run_without(tmp_path: Path) -> None
         ("seed", 4),
         ("model", "1" * 64),
     ):  # another seed or other weights: other traces
-        other = replace(found.runs[0], facts=found.runs[0].facts | {name: value})
+        other = replace(found.runs[0], config=found.runs[0].config | {name: value})
         assert all(r.delta is None for r in evidence.rows_of(found.runs[1], (other, found.runs[1])))
 
 
@@ -79,7 +79,7 @@ def test_the_lender_that_asked_most_lends(tmp_path: Path) -> None:
 def test_what_is_lent_stays_out_of_the_borrowers_rows(tmp_path: Path) -> None:
     """Two streams: each has its own zero_shot, and no row of the other's data."""
     for name in ("a", "b"):
-        with Journal(tmp_path / name, facts("stream", data={"problems": 6})) as journal:
+        with Journal(tmp_path / name, config("stream", data={"problems": 6})) as journal:
             list(
                 stream(
                     [Cast().spec("zero_shot"), Cast().spec("elm", memories=True)],
@@ -139,7 +139,7 @@ def test_the_settings_keep_the_models_name_and_the_dtype_that_was_set(tmp_path: 
 
 def test_a_stream_says_how_many_problems_arrived_together(tmp_path: Path) -> None:
     for name, more in (("a", {}), ("b", {"block": 4})):
-        with Journal(tmp_path / name, facts("stream", data={"problems": 6}, **more)) as journal:
+        with Journal(tmp_path / name, config("stream", data={"problems": 6}, **more)) as journal:
             list(stream([ALONE], data(6), journal, **more))
     page = report.make(tmp_path)["report.md"].read_text()
     assert (

@@ -10,51 +10,50 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmem.evaluation.metrics import bootstrap, flips, nearest_share, paired, pass_at_k
+from latentmem.evaluation.metrics import (
+    Estimate,
+    bootstrap,
+    flips,
+    nearest_share,
+    paired,
+    pass_at_k,
+    share,
+)
 
 
-def test_the_interval_of_a_share_is_that_of_the_binomial_distribution() -> None:
-    """Resampling 100 values of which 30 are 1 draws Binomial(100, 0.3): its 2.5 and 97.5 percent
-    points are 21 and 39."""
-    found = bootstrap([1.0] * 30 + [0.0] * 70)
-    assert found is not None
-    assert (found.n, found.mean) == (100, pytest.approx(0.3))
-    assert found.low == pytest.approx(0.21, abs=0.0101) and found.high == pytest.approx(
-        0.39, abs=0.0101
-    )
+def test_the_interval_of_a_share_is_the_exact_one() -> None:
+    """Clopper and Pearson's interval of 30 of 100 is 21.24 % to 39.98 %."""
+    found = share(30, 100)
+    assert found is not None and (found.n, found.mean) == (100, 0.3)
+    assert (found.low, found.high) == pytest.approx((0.2124, 0.3998), abs=1e-4)
 
 
-def test_the_interval_agrees_with_scipy() -> None:
+def test_the_bootstrap_agrees_with_scipy() -> None:
     from scipy.stats import bootstrap as theirs
 
-    values = np.random.default_rng(3).normal(size=80)
-    ours = bootstrap(values.tolist(), lowest=-9, highest=9)
+    values = np.random.default_rng(3).uniform(-1, 1, size=80)
+    ours = bootstrap(values.tolist())
     other = theirs(
         (values,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(1)
     )
     assert ours is not None
-    assert ours.low == pytest.approx(other.confidence_interval.low, abs=0.02)
-    assert ours.high == pytest.approx(other.confidence_interval.high, abs=0.02)
+    assert ours.low == pytest.approx(other.confidence_interval.low, abs=0.01)
+    assert ours.high == pytest.approx(other.confidence_interval.high, abs=0.01)
 
 
 def test_equal_values_do_not_pretend_to_be_certain() -> None:
-    """0 of 20: the exact upper bound is 1 - 0.025^(1/20) = 0.1684."""
-    found = bootstrap([0.0] * 20)
-    assert (
-        found is not None
-        and (found.mean, found.low) == (0.0, 0.0)
-        and found.high == pytest.approx(0.16843, abs=1e-5)
-    )
-    found = bootstrap([1.0] * 20)
-    assert (
-        found is not None
-        and (found.mean, found.high) == (1.0, 1.0)
-        and found.low == pytest.approx(1 - 0.16843, abs=1e-5)
-    )
+    """0 of 20: the exact upper bound is 1 - 0.025^(1/20) = 0.1684. A difference that is 0 for all
+    20 may be up to so much on either side."""
+    none, whole, equal = share(0, 20), share(20, 20), bootstrap([0.0] * 20)
+    assert none is not None and whole is not None and equal is not None
+    assert (none.mean, none.low, none.high) == (0.0, 0.0, pytest.approx(0.16843, abs=1e-5))
+    assert (whole.mean, whole.low, whole.high) == (1.0, pytest.approx(0.83157, abs=1e-5), 1.0)
+    assert (equal.mean, equal.low, equal.high) == (0, -none.high, none.high)
+    assert bootstrap([1.0] * 20) == Estimate(20, 1.0, pytest.approx(1 - 2 * none.high), 1.0)
 
 
 def test_nothing_has_no_interval() -> None:
-    assert bootstrap([]) is None
+    assert share(0, 0) is None and bootstrap([]) is None
     assert paired({"a": 1.0}, {"b": 1.0}) is None
 
 
@@ -71,7 +70,7 @@ def test_pairing_makes_the_interval_of_a_steady_gain_narrow() -> None:
     without = {i: float(i % 10 < 5) for i in range(200)}
     with_it = {i: float(i % 10 < 6) for i in range(200)}
     gain = paired(with_it, without)
-    a, b = bootstrap(list(with_it.values())), bootstrap(list(without.values()))
+    a, b = (share(int(sum(those.values())), 200) for those in (with_it, without))
     assert gain is not None and a is not None and b is not None
     assert gain.low > 0 and a.low < b.high
 
@@ -101,11 +100,12 @@ def test_pass_at_k_is_the_mean_over_all_subsets(n: int, data: st.DataObject) -> 
     assert pass_at_k(n, right, k) == pytest.approx(hits / comb(n, k))
 
 
-@given(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=60))
-def test_the_interval_holds_its_mean_and_stays_in_range(values: list[float]) -> None:
-    found = bootstrap(values)
-    assert found is not None
-    assert 0 <= found.low <= found.mean <= found.high <= 1
+@given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1, max_size=60))
+def test_an_interval_holds_its_mean_and_stays_in_range(values: list[float]) -> None:
+    found, right = bootstrap(values), share(values.count(1.0), len(values))
+    assert found is not None and right is not None
+    assert -1 <= found.low <= found.mean <= found.high <= 1
+    assert 0 <= right.low <= right.mean <= right.high <= 1
     assert found == bootstrap(values), "the same values, the same interval"
 
 

@@ -19,7 +19,7 @@ from latentmem.evaluation.results import Learned, Progress, Result
 from latentmem.records import LatentmemError, Problem
 from tests.evaluation_samples import Cast, FakeSystem, data, problems
 
-FACTS = {"protocol": "stream", "seed": 0}
+CONFIG = {"protocol": "stream", "seed": 0}
 
 
 def cast(modes=(ONE, VOTE)) -> tuple[Cast, list]:
@@ -28,7 +28,7 @@ def cast(modes=(ONE, VOTE)) -> tuple[Cast, list]:
 
 
 def go(folder: Path, specs=None, n: int = 6, **how) -> list:
-    with Journal(folder, FACTS) as journal:
+    with Journal(folder, CONFIG) as journal:
         return list(run_stream(specs or cast()[1], how.pop("given", data(n)), journal, **how))
 
 
@@ -98,7 +98,7 @@ def test_the_standings_add_up(tmp_path: Path) -> None:
 def test_stopped_and_taken_up_again_it_ends_the_same(tmp_path: Path) -> None:
     go(tmp_path / "whole")
     for stop in range(1, 60, 7):
-        with Journal(tmp_path / "parts", FACTS) as journal:
+        with Journal(tmp_path / "parts", CONFIG) as journal:
             stream = run_stream(cast()[1], data(6), journal)
             for _, _ in zip(range(stop), stream, strict=False):
                 pass
@@ -125,7 +125,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from latentmem.evaluation import journal, protocols
-from tests.evaluation.test_stream import FACTS, cast
+from tests.evaluation.test_stream import CONFIG, cast
 from tests.evaluation_samples import FakeSystem, data
 
 def dying(moment):
@@ -143,11 +143,11 @@ def dying(moment):
                 tick()
                 return made
             setattr(holder, name, new)
-    with journal.Journal(Path(sys.argv[1]), FACTS) as j:
+    with journal.Journal(Path(sys.argv[1]), CONFIG) as j:
         for _ in protocols.run_stream(cast()[1], data(6), j):
             tick()
 
-with journal.Journal(Path(sys.argv[1] + ".warm"), FACTS) as j:  # what a run imports is imported once, not in every child
+with journal.Journal(Path(sys.argv[1] + ".warm"), CONFIG) as j:  # what a run imports is imported once, not in every child
     list(protocols.run_stream(cast()[1], data(2), j))
 for moment in map(int, sys.argv[2:]):
     child = os.fork()

@@ -59,7 +59,7 @@ def test_a_suite_runs_from_end_to_end_and_goes_on_from_what_is_there(
     engine, tmp_path: Path
 ) -> None:
     records = list(run(engine, Order(QUICK, tmp_path)))
-    results, learned, facts = read_results(tmp_path / "heldout-examples-change")
+    results, learned, config = read_results(tmp_path / "heldout-examples-change")
     assert [r for r in records if isinstance(r, Result)] == results
     assert {(r.system, r.form) for r in results} == {
         (s, f) for s in ("zero_shot", "elm") for f in ("one", "vote")
@@ -67,9 +67,9 @@ def test_a_suite_runs_from_end_to_end_and_goes_on_from_what_is_there(
     assert len(results) == 12 and {r.dataset for r in results} == {"examples/change"}
     assert len([x for x in records if isinstance(x, Learned) and x.system == "elm"]) == len(learned)
     assert (
-        facts["distil"]["problems"] == 2
-        and facts["test"][0]["problems"] == 3
-        and facts["settings"]["steps"] == 2
+        config["distil"]["problems"] == 2
+        and config["test"][0]["problems"] == 3
+        and config["settings"]["steps"] == 2
     )
     again = list(run(engine, Order(QUICK, tmp_path)))
     assert not [r for r in again if isinstance(r, Result)]

@@ -14,7 +14,7 @@ from typing import Any
 from latentmem.evaluation.evidence import read, shown_name
 from latentmem.evaluation.figures import differences
 from latentmem.evaluation.metrics import Estimate
-from latentmem.evaluation.report import Page as Report
+from latentmem.evaluation.page import Report
 from tests.browser_page import Page
 from tests.tools.capture_pictures import save, shot
 

@@ -121,8 +121,8 @@ def test_every_control_tells_when_it_is_touched() -> None:
 # ------------------------------------------------------------------ a stream that cannot go on
 def on_device(name: str) -> Any:
     def cast(*asked: Any) -> Any:
-        specs, facts = fake_cast(*asked)
-        return specs, facts | {"made": {"device": name}}
+        specs, config = fake_cast(*asked)
+        return specs, config | {"made": {"device": name}}
 
     return cast
 
@@ -177,8 +177,8 @@ def test_the_same_set_under_another_name_is_another_stream(
     """Its name stands in what a run is, which a folder is not continued with another of."""
 
     def named(engine: Any, systems: Any, data: Any, folder: Path) -> Any:
-        specs, facts = fake_cast(engine, systems, data, folder)
-        return specs, facts | {"data": data.name}
+        specs, config = fake_cast(engine, systems, data, folder)
+        return specs, config | {"data": data.name}
 
     monkeypatch.setattr(stream, "enter_systems", named)
     for name in ("one", "two"):
@@ -213,11 +213,11 @@ def test_no_remedy_is_one_of_the_command_line(
     remedies, said = streaming.remedies_of("AGAIN"), []
 
     def refused(
-        words: str, folder: Path, work: Callable[[Journal], object] = bool, facts: Any = None
+        words: str, folder: Path, work: Callable[[Journal], object] = bool, config: Any = None
     ) -> None:
         with (
             pytest.raises(LatentmemError) as error,
-            Journal(folder, facts or {"seed": 1}, remedies) as journal,
+            Journal(folder, config or {"seed": 1}, remedies) as journal,
         ):
             work(journal)
         said.append(str(error.value))
@@ -241,7 +241,7 @@ def test_no_remedy_is_one_of_the_command_line(
     refused(
         "The folder of this stream holds a run with seed = 1, and here it is 2: AGAIN.",
         home,
-        facts={"seed": 2},
+        config={"seed": 2},
     )
     lines = (home / "results.jsonl").read_text().splitlines(keepends=True)
     (home / "results.jsonl").write_text("".join(line for line in lines if '"elm/one/' not in line))

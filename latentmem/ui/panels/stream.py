@@ -164,12 +164,12 @@ def enter_systems(
 ) -> tuple[list[SystemSpec], dict[str, Any]]:
     """The systems that were chosen, over one sampler, and what the run is. The engine is loaded."""
     from ...evaluation.baselines.registry import SystemFactory
-    from ...evaluation.suites import facts, part
+    from ...evaluation.suites import part, run_config
 
     factory = SystemFactory(engine, folder / "cache")
     specs = entered(systems, factory.make)
     modes = {e.name: [f.name for f in e.modes] for e in specs}
-    return specs, facts(
+    return specs, run_config(
         factory, {"protocol": "stream", "data": part(data), "block": 1, "systems": modes}
     )
 
@@ -270,8 +270,8 @@ def records(desk: AppSession, feed: Feed, given: Given, fresh: bool, again: str)
     if fresh:
         forget(folder, remedies)
     yield Status("Getting the systems ready")
-    specs, facts = enter_systems(engine, names, order, folder)
-    with Journal(folder / "run", facts, remedies) as journal:
+    specs, config = enter_systems(engine, names, order, folder)
+    with Journal(folder / "run", config, remedies) as journal:
         # Fewer than an earlier run met: the others are not looked at. They stay in the file.
         journal.units = {
             unit: lines
