@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,16 @@ from latentmem.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# The README and the pages that it leads to, by path.
+PAGES = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in (
+        "README.md",
+        "assets/results/README.md",
+        *(f"assets/docs/{page.name}" for page in sorted((ROOT / "assets" / "docs").glob("*.md"))),
+    )
+}
+SHELL = re.compile(r"^latentmem .+", re.M)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
@@ -115,20 +126,24 @@ def test_the_space_preloads_the_default_weights(front_matter: dict[str, Any]) ->
     ]
 
 
-def test_the_settings_of_the_readme_are_the_defaults() -> None:
-    section = README.split("\n## Settings\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", section, re.M)
-    assert len(rows) >= 10
+def test_the_readme_is_short() -> None:
+    assert len(README.split("---\n", 2)[2].splitlines()) <= 200
+
+
+def test_the_settings_of_the_page_are_all_settings_and_their_defaults() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", PAGES["assets/docs/settings.md"], re.M)
+    rows = rows[: len(Settings.model_fields)]  # other tables follow
+    assert [name for name, _ in rows] == list(Settings.model_fields)
     for name, default in rows:
-        field = Settings.model_fields[name]
         if default.startswith("`"):
-            assert default.strip("`") == str(field.default), name
+            assert default.strip("`") == str(Settings.model_fields[name].default), name
 
 
-def test_the_systems_of_the_readme_are_rows() -> None:
+def test_the_systems_of_the_results_are_rows() -> None:
     from latentmem.evaluation.baselines.registry import ROWS
 
-    section = README.split("\n## Results\n")[1].split("\n## ")[0]
+    page = PAGES["assets/results/README.md"]
+    section = page.split("\n### The systems\n")[1].split("\n## ")[0]
     told = {
         name
         for line in re.findall(r"^\| (`.+?) \|", section, re.M)
@@ -148,26 +163,61 @@ def test_the_readme_tree_exists() -> None:
         assert (ROOT / path).exists(), path
 
 
-def test_the_readme_program_uses_what_there_is() -> None:
+def test_the_programs_of_the_pages_use_what_there_is() -> None:
     import latentmem
 
-    program = re.search(r"```python\n(.+?)```", README, re.S)
-    assert program and len(program[1].splitlines()) <= 10
-    compile(program[1], "README.md", "exec")
-    for name in re.findall(r"engine\.(\w+)\(", program[1]):
+    programs = [
+        p for page in PAGES.values() for p in re.findall(r"```python\n(.+?)```", page, re.S)
+    ]
+    assert len(programs) >= 3 and len(programs[0].splitlines()) <= 10
+    for program in programs:
+        compile(program, "page", "exec")
+        for module, names in re.findall(r"^from (latentmem[\w.]*) import (.+)", program, re.M):
+            assert all(hasattr(import_module(module), name) for name in names.split(", ")), module
+    for name in re.findall(r"engine\.(\w+)\(", programs[0]):
         assert callable(getattr(latentmem.Engine, name))
 
 
-def test_the_readme_commands_exist() -> None:
+def test_the_commands_of_the_pages_and_their_options_exist() -> None:
     from typer.main import get_command
 
     from latentmem.cli.app import app
 
-    known = set(get_command(app).commands)
-    used = set(re.findall(r"^latentmem ([a-z]+)", README, re.M))
-    assert used == known
+    known, used = get_command(app).commands, set()
+    shown = [line for page in PAGES.values() for line in SHELL.findall(page.replace("\\\n", " "))]
+    runs = re.findall(r"^\| [\w, -]+ \| `(--.+?)`", PAGES["assets/results/README.md"], re.M)
+    shown += [f"latentmem evaluate {options}" for options in runs]
+    for line in shown:
+        words = line.split("  #")[0].split()
+        used.add(words[1])
+        command = known[words[1]]
+        command = getattr(command, "commands", {}).get((words[2:] or [""])[0], command)
+        options = {o for p in command.params for o in [*p.opts, *p.secondary_opts]}
+        assert {w for w in words if w.startswith("--")} <= options, line
+    assert used == set(known) and len(README.split("\nlatentmem ")) == 11
+
+
+def test_the_tools_of_the_pages_exist() -> None:
+    for page in PAGES.values():
+        for module in re.findall(r"python -m (tests[\w.]+)", page):
+            assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
+
+
+def test_the_links_of_the_pages_lead_somewhere() -> None:
+    for name, page in PAGES.items():
+        for link in re.findall(r"\]\(([^)\s]+)\)", page):
+            if "://" in link:
+                continue
+            file, _, anchor = link.partition("#")
+            to = (ROOT / name).parent / file if file else ROOT / name
+            assert to.exists(), f"{name}: {link}"
+            heads = re.findall(r"^#+ (.+)", to.read_text("utf-8"), re.M) if anchor else []
+            anchors = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in heads}
+            assert not anchor or anchor in anchors, f"{name}: {link}"
 
 
 def test_the_second_command_is_the_ci() -> None:
-    assert "\nbash .ci/run\n" in README
+    blocks = re.findall(r"```sh\n(.+?)```", README, re.S)
+    assert len(blocks[0].splitlines()) == 1 and blocks[0].endswith("&& .venv/bin/python app.py\n")
+    assert blocks[1] == "bash .ci/run\n"
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

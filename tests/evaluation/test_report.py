@@ -20,7 +20,6 @@ from latentmem.evaluation.protocols import run_stream as stream
 from latentmem.records import LatentmemError
 from tests.evaluation_samples import Cast, data
 
-ROOT = Path(__file__).parents[2]
 EVIL = "</script><script>alert(1)</script> | `x` <b>&"
 
 
@@ -316,14 +315,6 @@ def test_the_readme_is_changed_between_its_comments_only() -> None:
     for wrong in ("no marks", f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}"):
         with pytest.raises(LatentmemError, match="needs one <!-- results:begin -->"):
             between(wrong, "")
-
-
-def test_the_readmes_table_is_the_evidence() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = evidence.read(ROOT / "assets" / "results" / "evidence.json")
-    assert between(readme, markdown(rows)) == readme, (
-        "run `latentmem evaluate --out assets/results --readme README.md`"
-    )
 
 
 def test_a_file_that_is_no_evidence_is_refused(tmp_path: Path) -> None:
