@@ -10,7 +10,8 @@ from typing import Any
 from latentmem.engine.run_state import Scene
 from latentmem.method.voting import vote
 from latentmem.records import Delta, Problem, Step, Trace
-from latentmem.ui.panels import distil, solve
+from latentmem.ui.panels.distil import Distil
+from latentmem.ui.panels.solve import Solve
 from latentmem.ui.session import AppSession
 
 from .fake_engine import FakeEngine, fake_step, fill_bank
@@ -52,7 +53,7 @@ def asked(
         "min_similarity",
     )
     values = dict(zip(names, SETTINGS, strict=True)) | changes
-    return list(pressed(solve, desk, who or visitor(), text, mode, memory, *values.values()))
+    return list(pressed(Solve, desk, who or visitor(), text, mode, memory, *values.values()))
 
 
 def pressed(
@@ -60,10 +61,9 @@ def pressed(
 ) -> Iterator[Any]:
     """The button of a panel is pressed, and has its turn in the queue. A press that was refused
     shows why, and has none."""
-    shown = (panel.press_anew if again else panel.press)(desk, who, *given)
-    if desk.visit(who).busy(panel.__name__.rpartition(".")[2]):
-        return panel.begin(desk, who)
-    return iter([panel.Picture(*shown[: len(panel.Picture._fields)])])
+    one = panel(desk)
+    shown = (one.press_anew if again else one.press)(who, *given)
+    return one.begin(who) if desk.visit(who).busy(one.name) else iter([shown])
 
 
 def settle(desk: AppSession, who: Any = None) -> None:
@@ -79,7 +79,7 @@ def text_of(area: Any) -> str:
 
 
 def distilled(desk: AppSession, text: str = ANN, who: Any = None) -> list:
-    return list(pressed(distil, desk, who or visitor(), text, *SETTINGS, 4, 1e-3, 20))
+    return list(pressed(Distil, desk, who or visitor(), text, *SETTINGS, 4, 1e-3, 20))
 
 
 def trace(

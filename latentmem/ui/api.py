@@ -22,21 +22,33 @@ from ..bank import notes as bank_notes
 from ..evaluation.results import Progress, Standing
 from ..model.vocabulary import memory_words
 from ..records import Distilled, LatentmemError, Receipt, Trace, Vote, to_dict
-from . import session
+from .components import MODEL
 from .map.actions import adapter_zip, forget_receipt
-from .panels.stream import ALL, FIRST, PAIR, SYSTEMS, Given, feed_of, going, most_problems, posed
+from .panels.solve import Question
+from .panels.stream import (
+    ALL,
+    FIRST,
+    PAIR,
+    SYSTEMS,
+    Stream,
+    StreamChoice,
+    feed_of,
+    going,
+    most_problems,
+)
 from .runs import SORRY, Run
 from .session import (
     AppSession,
     answer_records,
-    bind,
     distil_records,
     exclusively,
+    family,
+    last_receipt,
     ready_engine,
     think_records,
 )
 
-# ---------- How the endpoints answer: what a client sends is checked, errors are one sentence, and what it asked last is remembered.
+# ---------- How the endpoints answer: what a client sends is checked, and errors are one sentence.
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +63,19 @@ def checked(fn: Callable[..., Any]) -> Callable[..., Any]:
     def endpoint(*args: Any, **kwargs: Any) -> Any:
         bound, kinds = signature.bind(*args, **kwargs), _kinds(fn)
         for name, value in bound.arguments.items():
-            if name not in ("desk", "request"):
+            if name not in ("self", "request"):
                 bound.arguments[name] = _fitting(
                     name, value, kinds[name], signature.parameters[name].default
                 )
-        return fn(*bound.args, **bound.kwargs)
+        try:
+            return fn(*bound.args, **bound.kwargs)
+        except LatentmemError as e:
+            raise gr.Error(str(e), print_exception=False) from None
+        except gr.Error:
+            raise
+        except Exception:
+            log.exception("an endpoint failed")
+            raise gr.Error(SORRY, print_exception=False) from None
 
     return endpoint
 
@@ -67,7 +87,7 @@ def _kinds(fn: Callable[..., Any]) -> dict[str, Any]:
     hints = {
         name: kind
         for name, kind in get_type_hints(fn).items()
-        if name not in ("desk", "request", "return")
+        if name not in ("self", "request", "return")
     }
     return {name: kind if kind is str else TypeAdapter(kind) for name, kind in hints.items()}
 
@@ -107,37 +127,9 @@ def as_dict(receipt: Receipt) -> dict[str, Any]:
     return data
 
 
-def remember(desk: AppSession, request: Any, receipt: Receipt) -> None:
-    """Keeps a client's receipt for `replay` and `feedback`."""
-    run = desk.visit(request).start("solve")
-    run.scene.receipt, run.begun, run.done, run.problem = receipt, True, True, receipt.problem.text
-
-
-def last_receipt(desk: AppSession, request: Any) -> Receipt:
-    """Of the client's last question."""
-    run = desk.visit(request).runs.get("solve")
-    if run is None or run.scene.receipt is None:
-        raise gr.Error("There is no last question: call solve first.", print_exception=False)
-    return run.scene.receipt
-
-
-def said(action: Callable[[], Any]) -> Any:
-    """A LatentmemError as the error message that the client gets; of any other error it is told no
-    more than a visitor."""
-    try:
-        return action()
-    except LatentmemError as e:
-        raise gr.Error(str(e), print_exception=False) from None
-    except gr.Error:
-        raise
-    except Exception:
-        log.exception("an endpoint failed")
-        raise gr.Error(SORRY, print_exception=False) from None
-
-
 def kept(records: Iterator[Any], *kinds: type) -> list[Any]:
     """The records of these kinds, once the stream has ended."""
-    return said(lambda: [record for record in records if isinstance(record, kinds)])
+    return [record for record in records if isinstance(record, kinds)]
 
 
 def last(records: Iterator[Any], kind: type) -> Any:
@@ -145,231 +137,480 @@ def last(records: Iterator[Any], kind: type) -> Any:
     return kept(records, kind)[-1]
 
 
-# ---------- Endpoints for what lies in the bank: memories and the receipts of earlier answers. None needs the model.
+System = Literal["zero_shot", "vote", "icl_raw", "elm"]
+Verifier = Literal["vote_share", "self_certainty", "judge"]
+Key = Literal["input", "kv"]
+EVERY = 1.0  # seconds between two answers, if no reply or lesson comes in between
+# The endpoints by name: those that use the model, the others, and those that give or take a file.
+WORK = ("solve", "think", "replay", "distil", "search", "words")
+QUICK = (
+    "keep",
+    "discard",
+    "feedback",
+    "memories",
+    "memory",
+    "receipt",
+    "forget",
+    "neighbours",
+    "tag",
+    "note",
+    "quarantine",
+    "release",
+    "delete",
+)
+FILES = ("export_bank", "export_peft", "import_bank")
+ENDPOINTS = (*WORK, "stream", *QUICK, *FILES)
 
 
-@checked
-def memories(desk: AppSession, text: str = "", limit: int = 100) -> list[dict]:
-    """Rows of the bank, newest first.
+class Endpoints:
+    """All that a program can ask. Each endpoint works in the caller's own session."""
 
-    Parameters:
-        text: only those whose problem, answer or id contains this
-        limit: at most so many, up to 1000
-    """
-    return [
-        to_dict(i)
-        for i in said(
-            lambda: desk.engine.bank.infos(text=text or None, limit=max(1, min(limit, 1000)))
+    def __init__(self, session: AppSession) -> None:
+        self.session = session
+
+    def _bank(self, request: Any) -> Any:
+        return self.session.at(request).engine.bank
+
+    def _last_receipt(self, request: Any) -> Receipt:
+        found = last_receipt(self.session.visit(request))
+        if found is None:
+            raise LatentmemError("There is no last question: call solve first.")
+        return found
+
+    # ---------- with the model
+
+    @checked
+    def solve(
+        self,
+        problem: str,
+        memory: str = "auto",
+        rollouts: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        top_p: float | None = None,
+        max_new_tokens: int | None = None,
+        verifier: Verifier | None = None,
+        key: Key | None = None,
+        min_similarity: float | None = None,
+        request: gr.Request = None,
+    ) -> dict:
+        """Answers a problem, without a memory and with one, and returns the receipt: which memory
+        answered, and why.
+
+        Parameters:
+            problem: the question, with one answer
+            memory: "auto" (the nearest one), "off", or the id of a memory
+            rollouts: traces for a vote; null, here and below, means the app's own setting
+            temperature: 0 is greedy
+            seed: the same seed gives the same traces
+            top_p: nucleus sampling
+            max_new_tokens: a longer trace is cut off and does not vote
+            verifier: who decides when the model alone and the memory disagree
+            key: memories are found by sentence embedding (input) or by the model's activations (kv)
+            min_similarity: a memory less similar than this is not tried
+        """
+        session = self.session.at(request)
+        records = answer_records(
+            session,
+            problem,
+            memory,
+            given(
+                rollouts=rollouts,
+                temperature=temperature,
+                seed=seed,
+                top_p=top_p,
+                max_new_tokens=max_new_tokens,
+                verifier=verifier,
+                key=key,
+                min_similarity=min_similarity,
+            ),
         )
-    ]
+        answered = last(records, Receipt)
+        run = session.visit(request).start("solve")  # for `replay` and `feedback`
+        run.asked, run.scene.receipt = Question(answered.problem.text), answered
+        run.begun = run.done = True
+        return as_dict(answered)
 
+    @checked
+    def think(
+        self,
+        problem: str,
+        memory_id: str,
+        rollouts: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        request: gr.Request = None,
+    ) -> dict:
+        """What the model says with one memory: traces and their vote, to be laid beside a receipt of
+        the same seed.
 
-@checked
-def memory(desk: AppSession, memory_id: str) -> dict:
-    """One memory: its row, vote, steps, settings, last events, ids of receipts; without its arrays
-    and traces.
+        Parameters:
+            problem: the question
+            memory_id: the memory to think with
+            rollouts: traces for the vote
+            temperature: 0 is greedy
+            seed: the same seed gives the same traces
+        """
+        session = self.session.at(request)
+        records = kept(
+            think_records(
+                session,
+                problem,
+                memory_id,
+                given(rollouts=rollouts, temperature=temperature, seed=seed),
+            ),
+            Trace,
+            Vote,
+        )
+        traces = [to_dict(r) for r in records if isinstance(r, Trace)]
+        for trace in traces:
+            trace.pop("token_ids")
+        vote = [r for r in records if isinstance(r, Vote)][-1]
+        return {"answer": vote.label, "vote": to_dict(vote), "traces": traces}
 
-    Parameters:
-        memory_id: its id, or the beginning of it
-    """
-    bank = desk.engine.bank
-    info, whole = said(lambda: (bank.info(memory_id), bank.get(memory_id)))
-    events, asked = said(lambda: (bank.events(info.id, limit=100), bank.asked(info.id)))
-    return to_dict(info) | {
-        "vote": to_dict(whole.vote),
-        "steps": [to_dict(s) for s in whole.steps],
-        "settings": dict(whole.settings),
-        "events": [to_dict(e) for e in events],
-        "receipts": list(asked),
-    }
+    @checked
+    def replay(self, request: gr.Request = None) -> dict:
+        """Asks this client's last question again with the same seed, and says whether the same tokens
+        came."""
+        session = self.session.at(request)
+        first = self._last_receipt(request)
+        try:
+            again = last(exclusively(session, session.engine.replay(first)), Receipt)
+        except LatentmemError as e:
+            return {"same": False, "receipt": first.id, "reason": str(e)}
+        return {"same": again.token_digest == first.token_digest, "receipt": first.id, "reason": ""}
 
+    @checked
+    def distil(
+        self,
+        problem: str,
+        steps: int | None = None,
+        rollouts: int | None = None,
+        seed: int | None = None,
+        learning_rate: float | None = None,
+        virtual_tokens: int | None = None,
+        keep: bool = True,
+        request: gr.Request = None,
+    ) -> dict:
+        """Distils a memory from a problem. Returns its id, or null and why there is none, and the
+        steps.
 
-@checked
-def receipt(desk: AppSession, receipt_id: str) -> dict:
-    """The receipt of an earlier answer, as `solve` returned it but with its traces cut short.
+        Parameters:
+            problem: the question; no answer is needed
+            steps: gradient steps
+            rollouts: fresh traces in each step
+            seed: the same seed gives the same memory on the same machine
+            learning_rate: size of a step
+            virtual_tokens: length of the memory
+            keep: store it at once; else `keep` or `discard` it afterwards
+        """
+        session = self.session.at(request)
+        done = last(
+            distil_records(
+                session,
+                problem,
+                given(
+                    steps=steps,
+                    rollouts=rollouts,
+                    seed=seed,
+                    learning_rate=learning_rate,
+                    virtual_tokens=virtual_tokens,
+                ),
+                keep,
+            ),
+            Distilled,
+        )
+        session.visit(request).pending = done if done.memory is not None and not done.kept else None
+        return {
+            "memory_id": done.memory.id if done.memory is not None else None,
+            "reason": done.reason,
+            "kept": done.kept,
+            "steps": [to_dict(s) for s in done.steps],
+        }
 
-    Parameters:
-        receipt_id: its id, from `solve` or among the receipts and events of a `memory`
-    """
-    return as_dict(said(lambda: desk.engine.bank.receipt(receipt_id)))
+    @checked
+    def search(
+        self, problem: str, k: int = 5, key: Key | None = None, request: gr.Request = None
+    ) -> dict:
+        """The memories nearest to a problem, with their similarity, whether or not they would be tried.
 
+        Parameters:
+            problem: the question
+            k: how many
+            key: compared by sentence embedding (input) or by the model's activations (kv)
+        """
+        session = self.session.at(request)
+        found: list[Any] = []
 
-@checked
-def forget(desk: AppSession, receipt_id: str) -> str:
-    """Deletes a receipt for good: what was asked, the votes and the traces; what the answer counted
-    for memories stays. In a shared app, one of the client's own. Returns its id.
+        def records() -> Iterator[Any]:
+            asked = session.problem(problem)
+            engine = yield from ready_engine(session, given(key=key))
+            found.append(engine.search(asked, max(1, min(int(k), 100))))
 
-    Parameters:
-        receipt_id: the whole id
-    """
-    return said(lambda: forget_receipt(desk.engine.bank, receipt_id))
+        kept(exclusively(session, records()))
+        return to_dict(found[0])
 
+    @checked
+    def words(self, memory_id: str, request: gr.Request = None) -> list[list[dict]]:
+        """The words nearest to each virtual token of a memory: neighbours, and not what the token says.
 
-@checked
-def neighbours(desk: AppSession, memory_id: str, k: int = 5) -> list[dict]:
-    """The memories nearest to a memory, itself left out.
+        Parameters:
+            memory_id: its id
+        """
+        session = self.session.at(request)
+        found: list[Any] = []
 
-    Parameters:
-        memory_id: its id
-        k: how many
-    """
-    return [
-        to_dict(h)
-        for h in said(lambda: desk.engine.neighbours(memory_id, max(1, min(int(k), 100))))
-    ]
+        def records() -> Iterator[Any]:
+            memory = session.engine.bank.get(memory_id)
+            engine = yield from ready_engine(session, {})
+            found.extend(memory_words(engine.model, memory))
 
+        kept(exclusively(session, records()))
+        return [[to_dict(w) for w in row] for row in found]
 
-@checked
-def quarantine(desk: AppSession, memory_id: str, reason: str = "") -> str:
-    """Keeps a memory from being tried. Returns its id.
+    def stream(
+        self,
+        family: str = ALL,
+        systems: list[System] | None = None,
+        problems: int | None = None,
+        seed: int | None = None,
+        file: str | None = None,
+        fresh: bool = False,
+        request: gr.Request = None,
+    ) -> Iterator[dict]:
+        """Meets problems one at a time and yields how each system stands so far; the last yield has all
+        replies and lessons.
 
-    Parameters:
-        memory_id: its id
-        reason: one sentence, kept with it
-    """
-    return said(lambda: desk.engine.bank.quarantine(memory_id, reason[:500]).memory_id)
+        Each problem is answered with what was learnt from earlier ones only, scored, and then learnt
+        from. A stream that was stopped goes on where it was when the same one is asked for again.
 
+        Parameters:
+            family: a family of the examples, or all of them mixed
+            systems: the model alone with one trace or a vote, a past problem in its context, memories;
+            null means the first and last
+            problems: how many; null means what the panel begins with
+            seed: the same seed gives the same order and the same traces; null means the app's own
+            file: a JSONL file of problems and answers, in the place of the examples
+            fresh: true forgets what there was of this stream
+        """
+        session = self.session.at(request)
+        asked = StreamChoice(
+            family,
+            file,
+            PAIR if systems is None else systems,
+            min(FIRST, most_problems(session.hosted)) if problems is None else problems,
+            session.engine.settings.seed if seed is None else seed,
+            fresh,
+            again="ask with fresh=true, which forgets that run",
+        )
+        run = Stream(session).new_run(session.visit(request), asked)
+        try:
+            yield standings(run, ended=False)  # before its first answer gradio cannot cancel it
+        except GeneratorExit:
+            run.end()
+            raise
+        for _ in going(session, run, refresh=EVERY, beat=EVERY):
+            session.visit(request)  # whoever listens is not idle: a stream may take hours
+            yield standings(run, ended=False)
+        if run.error:
+            raise gr.Error(run.error, print_exception=False)
+        yield standings(run, ended=True)
 
-@checked
-def release(desk: AppSession, memory_id: str) -> str:
-    """Lets a memory be tried again. Returns its id.
+    # ---------- what waits, and the last question
 
-    Parameters:
-        memory_id: its id
-    """
-    return said(lambda: desk.engine.bank.release(memory_id).memory_id)
+    @checked
+    def keep(self, request: gr.Request = None) -> str:
+        """Stores the memory that this client distilled with keep=false. Returns its id."""
+        session = self.session.at(request)
+        visit = session.visit(request)
+        if visit.pending is None:
+            raise LatentmemError("There is no memory to keep: distil one with keep=false first.")
+        name = session.engine.keep(visit.pending)
+        visit.pending = None
+        return name
 
+    @checked
+    def discard(self, request: gr.Request = None) -> bool:
+        """Forgets the memory that this client distilled with keep=false. Returns whether there was one."""
+        session = self.session.at(request)
+        visit = session.visit(request)
+        waited, visit.pending = visit.pending is not None, None
+        return waited
 
-@checked
-def delete(desk: AppSession, memory_id: str) -> str:
-    """Deletes a memory for good. Returns its id.
+    @checked
+    def feedback(self, correct: bool, request: gr.Request = None) -> str:
+        """Says whether the answer to this client's last question was right; it is taken down with the
+        memory that was tried.
 
-    Parameters:
-        memory_id: the whole id: a beginning is not enough
-    """
+        Parameters:
+            correct: was it right?
+        """
+        session = self.session.at(request)
+        judged = self._last_receipt(request)
+        (session.engine.feedback(judged, correct))
+        return judged.id
 
-    def gone() -> str:
-        if memory_id not in desk.engine.bank:
+    # ---------- what lies in the bank; without the model
+
+    @checked
+    def memories(self, text: str = "", limit: int = 100, request: gr.Request = None) -> list[dict]:
+        """Rows of the bank, newest first.
+
+        Parameters:
+            text: only those whose problem, answer or id contains this
+            limit: at most so many, up to 1000
+        """
+        bank = self._bank(request)
+        return [to_dict(i) for i in bank.infos(text=text or None, limit=max(1, min(limit, 1000)))]
+
+    @checked
+    def memory(self, memory_id: str, request: gr.Request = None) -> dict:
+        """One memory: its row, vote, steps, settings, last events, ids of receipts; without its arrays
+        and traces.
+
+        Parameters:
+            memory_id: its id, or the beginning of it
+        """
+        bank = self._bank(request)
+        info, whole = bank.info(memory_id), bank.get(memory_id)
+        events, asked = bank.events(info.id, limit=100), bank.asked(info.id)
+        return to_dict(info) | {
+            "vote": to_dict(whole.vote),
+            "steps": [to_dict(s) for s in whole.steps],
+            "settings": dict(whole.settings),
+            "events": [to_dict(e) for e in events],
+            "receipts": list(asked),
+        }
+
+    @checked
+    def receipt(self, receipt_id: str, request: gr.Request = None) -> dict:
+        """The receipt of an earlier answer, as `solve` returned it but with its traces cut short.
+
+        Parameters:
+            receipt_id: its id, from `solve` or among the receipts and events of a `memory`
+        """
+        bank = self._bank(request)
+        return as_dict(bank.receipt(receipt_id))
+
+    @checked
+    def forget(self, receipt_id: str, request: gr.Request = None) -> str:
+        """Deletes a receipt for good: what was asked, the votes and the traces; what the answer counted
+        for memories stays. In a shared app, one of the client's own. Returns its id.
+
+        Parameters:
+            receipt_id: the whole id
+        """
+        bank = self._bank(request)
+        return forget_receipt(bank, receipt_id)
+
+    @checked
+    def neighbours(self, memory_id: str, k: int = 5, request: gr.Request = None) -> list[dict]:
+        """The memories nearest to a memory, itself left out.
+
+        Parameters:
+            memory_id: its id
+            k: how many
+        """
+        session = self.session.at(request)
+        return [
+            to_dict(h) for h in (session.engine.neighbours(memory_id, max(1, min(int(k), 100))))
+        ]
+
+    # ---------- what people write about memories
+
+    @checked
+    def tag(
+        self, memory_id: str, name: str, on: bool = True, request: gr.Request = None
+    ) -> list[str]:
+        """Gives a memory a tag, or takes it away. Returns its tags.
+
+        Parameters:
+            memory_id: its id
+            name: one or a few words
+            on: false takes the tag away
+        """
+        bank = self._bank(request)
+        one = bank.info(memory_id).id
+        bank_notes.tag(bank, [one], name, on)
+        return list(bank_notes.tags(bank, one).get(one, ()))
+
+    @checked
+    def note(self, memory_id: str, text: str = "", request: gr.Request = None) -> list[dict]:
+        """Keeps a note with a memory; without a text nothing is written. Returns all its notes.
+
+        Parameters:
+            memory_id: its id
+            text: what was noticed
+        """
+        bank = self._bank(request)
+        name = bank.info(memory_id).id
+        if text:
+            bank_notes.add_note(bank, name, text)
+        return [to_dict(n) for n in bank_notes.notes(bank, name).get(name, ())]
+
+    @checked
+    def quarantine(self, memory_id: str, reason: str = "", request: gr.Request = None) -> str:
+        """Keeps a memory from being tried. Returns its id.
+
+        Parameters:
+            memory_id: its id
+            reason: one sentence, kept with it
+        """
+        bank = self._bank(request)
+        return bank.quarantine(memory_id, reason[:500]).memory_id
+
+    @checked
+    def release(self, memory_id: str, request: gr.Request = None) -> str:
+        """Lets a memory be tried again. Returns its id.
+
+        Parameters:
+            memory_id: its id
+        """
+        bank = self._bank(request)
+        return bank.release(memory_id).memory_id
+
+    @checked
+    def delete(self, memory_id: str, request: gr.Request = None) -> str:
+        """Deletes a memory for good. Returns its id.
+
+        Parameters:
+            memory_id: the whole id: a beginning is not enough
+        """
+        bank = self._bank(request)
+        if memory_id not in bank:
             raise LatentmemError(
                 f"There is no memory with the id {memory_id[:40]!r}: give the whole id."
             )
-        desk.engine.bank.delete(memory_id)
+        bank.delete(memory_id)
         return memory_id
 
-    return said(gone)
+    # ---------- files
 
+    @checked
+    def export_bank(self, request: gr.Request = None) -> str:
+        """The bank as a zip; in a shared app the memories of one's own."""
+        session = self.session.at(request)
 
-# ---------- Endpoints for what people write about memories, and for the words near a memory's virtual tokens.
+        def zipped(folder: Path) -> str:
+            session.engine.bank.export_zip(folder / "latentmem-bank.zip")
+            return str(folder / "latentmem-bank.zip")
 
+        return session.export("bank", zipped)
 
-@checked
-def tag(desk: AppSession, memory_id: str, name: str, on: bool = True) -> list[str]:
-    """Gives a memory a tag, or takes it away. Returns its tags.
+    @checked
+    def export_peft(self, memory_id: str, request: gr.Request = None) -> str:
+        """One memory as a zipped PEFT adapter folder."""
+        session = self.session.at(request)
+        return str(session.export("peft", lambda folder: adapter_zip(session, memory_id, folder)))
 
-    Parameters:
-        memory_id: its id
-        name: one or a few words
-        on: false takes the tag away
-    """
-
-    def given() -> list[str]:
-        one = desk.engine.bank.info(memory_id).id
-        bank_notes.tag(desk.engine.bank, [one], name, on)
-        return list(bank_notes.tags(desk.engine.bank, one).get(one, ()))
-
-    return said(given)
-
-
-@checked
-def note(desk: AppSession, memory_id: str, text: str = "") -> list[dict]:
-    """Keeps a note with a memory; without a text nothing is written. Returns all its notes.
-
-    Parameters:
-        memory_id: its id
-        text: what was noticed
-    """
-
-    def written() -> list[dict]:
-        name = desk.engine.bank.info(memory_id).id
-        if text:
-            bank_notes.add_note(desk.engine.bank, name, text)
-        return [to_dict(n) for n in bank_notes.notes(desk.engine.bank, name).get(name, ())]
-
-    return said(written)
-
-
-@checked
-def words(desk: AppSession, memory_id: str) -> list[list[dict]]:
-    """The words nearest to each virtual token of a memory: neighbours, and not what the token says.
-
-    Parameters:
-        memory_id: its id
-    """
-    found: list[Any] = []
-
-    def records() -> Iterator[Any]:
-        memory = desk.engine.bank.get(memory_id)
-        engine = yield from ready_engine(desk, {})
-        found.extend(memory_words(engine.model, memory))
-
-    kept(exclusively(desk, records()))
-    return [[to_dict(w) for w in row] for row in found]
-
-
-# ---------- The endpoint of the Stream panel: the standings while they grow, and at last every reply and lesson.
-
-System = Literal["zero_shot", "vote", "icl_raw", "elm"]
-EVERY = 1.0  # seconds between two answers, if no reply or lesson comes in between
-
-
-def stream(
-    desk: AppSession,
-    family: str = ALL,
-    systems: list[System] | None = None,
-    problems: int | None = None,
-    seed: int | None = None,
-    file: str | None = None,
-    fresh: bool = False,
-    request: gr.Request = None,
-) -> Iterator[dict]:  # type: ignore[assignment]
-    """Meets problems one at a time and yields how each system stands so far; the last yield has all
-    replies and lessons.
-
-    Each problem is answered with what was learnt from earlier ones only, scored, and then learnt
-    from. A stream that was stopped goes on where it was when the same one is asked for again.
-
-    Parameters:
-        family: a family of the examples, or all of them mixed
-        systems: the model alone with one trace or a vote, a past problem in its context, memories;
-        null means the first and last
-        problems: how many; null means what the panel begins with
-        seed: the same seed gives the same order and the same traces; null means the app's own
-        file: a JSONL file of problems and answers, in the place of the examples
-        fresh: true forgets what there was of this stream
-    """
-    given = Given(
-        family,
-        file,
-        PAIR if systems is None else systems,
-        min(FIRST, most_problems(desk.hosted)) if problems is None else problems,
-        desk.engine.settings.seed if seed is None else seed,
-    )
-    run = posed(
-        desk.visit(request), given, fresh, again="ask with fresh=true, which forgets that run"
-    )
-    try:
-        yield standings(
-            run, ended=False
-        )  # at once: before its first answer gradio cannot cancel it
-    except GeneratorExit:
-        run.end()
-        raise
-    for _ in going(desk, run, refresh=EVERY, beat=EVERY):
-        desk.visit(request)  # whoever listens is not idle: a stream may take hours
-        yield standings(run, ended=False)
-    if run.error:
-        raise gr.Error(run.error, print_exception=False)
-    yield standings(run, ended=True)
+    @checked
+    def import_bank(self, file: str | None, request: gr.Request = None) -> dict:
+        """Adds the memories of an exported zip that are not yet there. Returns how many came in and
+        what was refused."""
+        bank = self._bank(request)
+        if not file:
+            raise LatentmemError("No file was sent: send the zip of an exported bank.")
+        return to_dict(bank.import_zip(file))
 
 
 def standings(run: Run, ended: bool) -> dict[str, Any]:
@@ -400,9 +641,9 @@ def standing(s: Standing) -> dict[str, Any]:
     }
 
 
-def offer(desk: AppSession, hidden: gr.Button, model_work: dict[str, Any]) -> None:
-    """Registers the endpoint, inside the Blocks of the caller."""
-    families = sorted({session.family(p) for p in desk.examples.values() if p.answer})
+def _offer_stream(fns: Endpoints, hidden: gr.Button) -> None:
+    """Registers `stream`, whose file needs a component."""
+    families = sorted({family(p) for p in fns.session.examples.values() if p.answer})
     asked = [
         gr.Dropdown([ALL, *families], value=ALL, label="family", visible=False),
         gr.Dropdown(
@@ -418,275 +659,31 @@ def offer(desk: AppSession, hidden: gr.Button, model_work: dict[str, Any]) -> No
         gr.Checkbox(False, label="fresh", visible=False),
     ]
     hidden.click(
-        bind(stream, desk),
+        fns.stream,
         asked,
         gr.JSON(visible=False, label="standings"),
         api_name="stream",
         show_progress="hidden",
-        **model_work,
+        **MODEL,
     )
 
 
-Verifier = Literal["vote_share", "self_certainty", "judge"]
-Key = Literal["input", "kv"]
-
-
-def endpoints(desk: AppSession, model_work: dict[str, Any]) -> None:
-    """Registers all of them; those that use the model share its queue."""
-    for fn in WORK:
-        gr.api(bind(fn, desk), api_name=fn.__name__, **model_work)
-    for fn in QUICK:
-        gr.api(bind(fn, desk), api_name=fn.__name__)
-    file, name, report = (
-        gr.File(visible=False, label="file"),
-        gr.Textbox(visible=False, label="memory_id"),
-        gr.JSON(visible=False, label="report"),
-    )
-    hidden, quiet = gr.Button(visible=False), {"show_progress": "hidden"}
-    hidden.click(bind(export_bank, desk), None, file, api_name="export_bank", **quiet)
-    hidden.click(bind(export_peft, desk), name, file, api_name="export_peft", **quiet)
-    hidden.click(bind(import_bank, desk), file, report, api_name="import_bank", **quiet)
-    offer(desk, hidden, model_work)
-
-
-# ---------------------------------------------------------------- with the model
-@checked
-def solve(
-    desk: AppSession,
-    problem: str,
-    memory: str = "auto",
-    rollouts: int | None = None,
-    temperature: float | None = None,
-    seed: int | None = None,
-    top_p: float | None = None,
-    max_new_tokens: int | None = None,
-    verifier: Verifier | None = None,
-    key: Key | None = None,
-    min_similarity: float | None = None,
-    request: gr.Request = None,
-) -> dict:  # type: ignore[assignment]
-    """Answers a problem, without a memory and with one, and returns the receipt: which memory
-    answered, and why.
-
-    Parameters:
-        problem: the question, with one answer
-        memory: "auto" (the nearest one), "off", or the id of a memory
-        rollouts: traces for a vote; null, here and below, means the app's own setting
-        temperature: 0 is greedy
-        seed: the same seed gives the same traces
-        top_p: nucleus sampling
-        max_new_tokens: a longer trace is cut off and does not vote
-        verifier: who decides when the model alone and the memory disagree
-        key: memories are found by sentence embedding (input) or by the model's activations (kv)
-        min_similarity: a memory less similar than this is not tried
-    """
-    records = answer_records(
-        desk,
-        problem,
-        memory,
-        given(
-            rollouts=rollouts,
-            temperature=temperature,
-            seed=seed,
-            top_p=top_p,
-            max_new_tokens=max_new_tokens,
-            verifier=verifier,
-            key=key,
-            min_similarity=min_similarity,
-        ),
-    )
-    answered = last(records, Receipt)
-    remember(desk, request, answered)
-    return as_dict(answered)
-
-
-@checked
-def think(
-    desk: AppSession,
-    problem: str,
-    memory_id: str,
-    rollouts: int | None = None,
-    temperature: float | None = None,
-    seed: int | None = None,
-) -> dict:
-    """What the model says with one memory: traces and their vote, to be laid beside a receipt of
-    the same seed.
-
-    Parameters:
-        problem: the question
-        memory_id: the memory to think with
-        rollouts: traces for the vote
-        temperature: 0 is greedy
-        seed: the same seed gives the same traces
-    """
-    records = kept(
-        think_records(
-            desk, problem, memory_id, given(rollouts=rollouts, temperature=temperature, seed=seed)
-        ),
-        Trace,
-        Vote,
-    )
-    traces = [to_dict(r) for r in records if isinstance(r, Trace)]
-    for trace in traces:
-        trace.pop("token_ids")
-    vote = [r for r in records if isinstance(r, Vote)][-1]
-    return {"answer": vote.label, "vote": to_dict(vote), "traces": traces}
-
-
-def replay(desk: AppSession, request: gr.Request = None) -> dict:  # type: ignore[assignment]
-    """Asks this client's last question again with the same seed, and says whether the same tokens
-    came."""
-    first = last_receipt(desk, request)
-    try:
-        again = last(exclusively(desk, desk.engine.replay(first)), Receipt)
-    except gr.Error as e:
-        return {"same": False, "receipt": first.id, "reason": str(e)}
-    return {"same": again.token_digest == first.token_digest, "receipt": first.id, "reason": ""}
-
-
-@checked
-def distil(
-    desk: AppSession,
-    problem: str,
-    steps: int | None = None,
-    rollouts: int | None = None,
-    seed: int | None = None,
-    learning_rate: float | None = None,
-    virtual_tokens: int | None = None,
-    keep: bool = True,
-    request: gr.Request = None,
-) -> dict:  # type: ignore[assignment]
-    """Distils a memory from a problem. Returns its id, or null and why there is none, and the
-    steps.
-
-    Parameters:
-        problem: the question; no answer is needed
-        steps: gradient steps
-        rollouts: fresh traces in each step
-        seed: the same seed gives the same memory on the same machine
-        learning_rate: size of a step
-        virtual_tokens: length of the memory
-        keep: store it at once; else `keep` or `discard` it afterwards
-    """
-    done = last(
-        distil_records(
-            desk,
-            problem,
-            given(
-                steps=steps,
-                rollouts=rollouts,
-                seed=seed,
-                learning_rate=learning_rate,
-                virtual_tokens=virtual_tokens,
-            ),
-            keep,
-        ),
-        Distilled,
-    )
-    desk.visit(request).pending = done if done.memory is not None and not done.kept else None
-    return {
-        "memory_id": done.memory.id if done.memory is not None else None,
-        "reason": done.reason,
-        "kept": done.kept,
-        "steps": [to_dict(s) for s in done.steps],
-    }
-
-
-@checked
-def search(desk: AppSession, problem: str, k: int = 5, key: Key | None = None) -> dict:
-    """The memories nearest to a problem, with their similarity, whether or not they would be tried.
-
-    Parameters:
-        problem: the question
-        k: how many
-        key: compared by sentence embedding (input) or by the model's activations (kv)
-    """
-    found: list[Any] = []
-
-    def records() -> Iterator[Any]:
-        asked = desk.problem(problem)
-        engine = yield from ready_engine(desk, given(key=key))
-        found.append(engine.search(asked, max(1, min(int(k), 100))))
-
-    kept(exclusively(desk, records()))
-    return to_dict(found[0])
-
-
-# ---------------------------------------------------------------- without it
-def keep(desk: AppSession, request: gr.Request = None) -> str:  # type: ignore[assignment]
-    """Stores the memory that this client distilled with keep=false. Returns its id."""
-    visit = desk.visit(request)
-    if visit.pending is None:
-        raise gr.Error(
-            "There is no memory to keep: distil one with keep=false first.", print_exception=False
-        )
-    name = said(lambda: desk.engine.keep(visit.pending))
-    visit.pending = None
-    return name
-
-
-def discard(desk: AppSession, request: gr.Request = None) -> bool:  # type: ignore[assignment]
-    """Forgets the memory that this client distilled with keep=false. Returns whether there was one."""
-    visit = desk.visit(request)
-    waited, visit.pending = visit.pending is not None, None
-    return waited
-
-
-@checked
-def feedback(desk: AppSession, correct: bool, request: gr.Request = None) -> str:  # type: ignore[assignment]
-    """Says whether the answer to this client's last question was right; it is taken down with the
-    memory that was tried.
-
-    Parameters:
-        correct: was it right?
-    """
-    judged = last_receipt(desk, request)
-    said(lambda: desk.engine.feedback(judged, correct))
-    return judged.id
-
-
-# ---------------------------------------------------------------- files
-def export_bank(desk: AppSession) -> str:
-    """The bank as a zip; in a shared app the memories of one's own."""
-
-    def zipped(folder: Path) -> str:
-        desk.engine.bank.export_zip(folder / "latentmem-bank.zip")
-        return str(folder / "latentmem-bank.zip")
-
-    return said(lambda: desk.export("bank", zipped))
-
-
-@checked
-def export_peft(desk: AppSession, memory_id: str) -> str:
-    """One memory as a zipped PEFT adapter folder."""
-    return str(
-        said(lambda: desk.export("peft", lambda folder: adapter_zip(desk, memory_id, folder)))
-    )
-
-
-def import_bank(desk: AppSession, file: str | None) -> dict:
-    """Adds the memories of an exported zip that are not yet there. Returns how many came in and
-    what was refused."""
-    if not file:
-        raise gr.Error("No file was sent: send the zip of an exported bank.", print_exception=False)
-    return to_dict(said(lambda: desk.engine.bank.import_zip(file)))
-
-
-WORK = (solve, think, replay, distil, search, words)
-QUICK = (
-    keep,
-    discard,
-    feedback,
-    memories,
-    memory,
-    receipt,
-    forget,
-    neighbours,
-    tag,
-    note,
-    quarantine,
-    release,
-    delete,
-)
-FILES = (export_bank, export_peft, import_bank)
-ENDPOINTS = (*WORK, stream, *QUICK, *FILES)
+def register(session: AppSession) -> None:
+    """Registers all of them, inside the Blocks of the caller; those that use the model share its
+    queue."""
+    fns = Endpoints(session)
+    for name in WORK:
+        gr.api(getattr(fns, name), api_name=name, **MODEL)
+    for name in QUICK:
+        gr.api(getattr(fns, name), api_name=name)
+    file = gr.File(visible=False, label="file")
+    memory = gr.Textbox(visible=False, label="memory_id")
+    report = gr.JSON(visible=False, label="report")
+    hidden = gr.Button(visible=False)
+    for fn, given, answer in (
+        (fns.export_bank, None, file),
+        (fns.export_peft, memory, file),
+        (fns.import_bank, file, report),
+    ):
+        hidden.click(fn, given, answer, api_name=fn.__name__, show_progress="hidden")
+    _offer_stream(fns, hidden)

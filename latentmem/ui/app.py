@@ -1,5 +1,5 @@
-"""Composes the app: builds all panels in one Blocks, then wires them. Handlers live with their
-panels."""
+"""Composes the app: all panels in one Blocks, what a visitor finds when a page opens, and what leads
+from one panel to another."""
 
 from __future__ import annotations
 
@@ -12,91 +12,271 @@ import gradio as gr
 
 from ..records import Problem
 from . import api, components, hosting
-from .api import endpoints
-from .components import live
+from .api import ENDPOINTS, Endpoints
+from .components import QUIET, live
 from .map import handlers
 from .map.panel_state import SKIP
-from .panels import distil as before_after
-from .panels import distil as distil_panel
-from .panels import memories as map_wiring
 from .panels import memories as memories_panel
-from .panels import solve as solve_panel
-from .panels import solve as whatif
-from .panels import stream as stream_panel
-from .panels.distil import Distil, create_distil
-from .panels.memories import OPENED, Memories, create_memories
-from .panels.solve import Solve, create_solve
-from .panels.stream import Stream, create_stream, wire_stream
+from .panels.distil import Distil
+from .panels.memories import OPENED, create_memories
+from .panels.solve import Solve
+from .panels.stream import Stream
 from .server import launch_options, opens_map
-from .session import LONG, AppSession, attempt, bind, family
+from .session import AppSession, attempt, bind, family
 from .views.about import endpoints_table, header_facts, kept_where, method, model_facts
 from .views.html import Fragment, fragments, notice
 
 if TYPE_CHECKING:
     from ..engine import Engine
 
-# ---------- A visitor opens the page: what it shows first, what a reload brings back, and the line at the top.
+__all__ = ["build", "launch_options"]
+HEADER = (
+    '<header class="masthead"><h1><a class="brand" href="./"><svg viewBox="0 0 32 32" '
+    'aria-hidden="true"><circle cx="8" cy="10" r="4.5"/><circle cx="24" cy="8" r="3.2"/><circle '
+    'cx="20" cy="23" r="5.5"/><path d="M8 10 24 8 20 23Z"/></svg><span>latentmem</span></a></h1>'
+    "<p>Watch a language model learn from its own thinking, and see which memory "
+    "answered.</p></header>"
+)
 
 
-def opening(desk: AppSession) -> Problem:
+def build(engine: Engine) -> gr.Blocks:
+    """The whole app over one engine."""
+    session = AppSession(engine)
+    with gr.Blocks(
+        title="latentmem", analytics_enabled=False, delete_cache=(3600, 24 * 3600), fill_width=True
+    ) as app:
+        app.latentmem_session = session  # type: ignore[attr-defined]  # for what is not asked through gradio
+        api.register(session)  # first, so that they have the plain names
+        page = Page(session)
+        page.create()
+        page.wire(app)
+    # In a shared app nobody may pass by the queue; elsewhere gradio decides.
+    app.queue(
+        max_size=session.engine.settings.hosted_queue if session.hosted else 32,
+        default_concurrency_limit=8,
+        api_open=False if session.hosted else None,
+    )
+    session.full = lambda: len(app._queue) >= (app._queue.max_size or inf)
+    return app
+
+
+class Page:
+    """The panels of one app. The bound methods are gradio's listeners."""
+
+    def __init__(self, session: AppSession) -> None:
+        self.session = session
+        self.solve, self.distil, self.stream = Solve(session), Distil(session), Stream(session)
+        self.panels = (self.solve, self.distil, self.stream)
+
+    # ---------- the layout
+
+    def create(self) -> None:
+        """Everything that is seen, inside the Blocks of the caller."""
+        session, settings = self.session, self.session.engine.settings
+        topics = examples_by_topic(session)
+        with gr.Row(elem_classes="top"):
+            gr.HTML(html_template=HEADER, apply_default_css=False, js_on_load=None)
+            self.facts = live("lm-facts")
+            self.theme = gr.Button(
+                "Light / dark", size="sm", elem_id="lm-theme", scale=0, min_width=110
+            )
+        with gr.Tabs(elem_id="lm-tabs") as self.tabs:
+            with gr.Tab("Solve", id="solve"):
+                self.solve.create(settings, topics, opening(session), session.examples.values())
+            with gr.Tab("Distil", id="distil"):
+                self.distil.create(settings, list(session.examples))
+            with gr.Tab("Memories", id="memories") as self.shelf:
+                self.memories = create_memories(settings)
+            with gr.Tab("Stream", id="stream"):
+                self.stream.create(settings, list(topics))
+            with gr.Tab("About", id="about"):
+                create_about(session.engine)
+        self.token, self.have = gr.Textbox(visible=False), gr.Textbox(visible=False)
+        self.timer, self.guide = gr.Timer(1.0, active=False), components.guide()
+        self.top = [self.facts, self.timer]
+        # what a handler of the Memories panel may change: its components, and two lists of Solve
+        self.map = [
+            *self.memories.outputs,
+            self.solve.controls["memory"],
+            self.solve.other,
+        ]
+
+    # ---------- a page is opened, looked at while the models load, and closed
+
+    def welcome(self, token: str, request: gr.Request) -> dict[gr.components.Component, Any]:
+        """What a page shows that was just loaded: the line at the top, and what its tab showed
+        before a reload. `token` is the browser tab's own."""
+        shown = self.arrived(token, request)
+        places = {
+            "guide": self.guide,
+            "facts": self.facts,
+            "timer": self.timer,
+            **{
+                f"{panel.name}.{name}": panel.component(name)
+                for panel in self.panels
+                for name in (*panel.controls, *panel.View._fields)
+            },
+        }
+        return {places[name]: value for name, value in shown.items()}
+
+    def arrived(self, token: str, request: Any) -> dict[str, Any]:
+        """The same by name: "guide", "facts", "timer", and "PANEL.NAME" for a panel's controls and
+        the fields of its View.
+
+        `?problem=...` fills the box; `page.js` says which panel `?memory=ID`, `?receipt=ID` and
+        `?panel=NAME` open.
+        """
+        session = self.session
+        visit = session.visits.claim(getattr(request, "session_hash", None) or "", str(token or ""))
+        visit.looked = False
+        mine = session.at(request)
+        asked = dict(request.query_params) if request is not None else {}
+        problem = str(asked.get("problem", ""))[:20_000]
+        session.warming.start(session.engine)
+        self.solve.linked(visit, problem)
+        runs = [(p.name, visit.runs[p.name]) for p in self.panels if p.name in visit.runs]
+        again = [f"{name}_goes_on" for name, run in runs if run.busy]
+        again += [f"{name}_begins" for name, run in runs if run.pressed]
+        line, timer = self.head(request)
+        shown: dict[str, Any] = {"facts": line, "timer": timer}
+        if again:
+            shown["guide"] = {"again": again}
+        if problem:
+            shown["solve.problem"] = problem
+        for panel in self.panels:
+            restored = panel.restored(mine, visit)
+            shown |= {f"{panel.name}.{name}": value for name, value in restored.items()}
+        return shown
+
+    def head(self, request: gr.Request) -> tuple[list[Fragment], Any]:
+        """The line at the top, and whether it has to be looked at again: while the models load."""
+        session = self.session.at(request)
+        engine, warming, bank = session.engine, session.warming, session.engine.bank
+        counted, error = attempt(lambda: (len(bank), bank.private))
+        if error:
+            line = fragments(("error", notice(error, "warn")))
+        else:
+            status = warming.status if warming.busy else None
+            facts = header_facts(
+                engine.settings, engine.ready, *counted, status=status, error=warming.error
+            )
+            line = fragments(("facts", facts))
+        return line, gr.update(active=warming.busy and not engine.ready)
+
+    def leave(self, request: gr.Request) -> None:
+        """The visitor closed the page: what was kept for them is freed, after a while if the tab
+        may come back."""
+        self.session.leave(request)
+
+    # ---------- the wiring
+
+    def wire(self, app: gr.Blocks) -> None:
+        """Who listens to what, beyond a single panel."""
+        toggle = "() => { window.latentmem.toggleTheme(); }"
+        self.theme.click(None, js=toggle, **QUIET)
+        solved = self.solve.wire()
+        solved.then(self.head, None, self.top, **QUIET)
+        sampling = [self.solve.controls[name] for name in components.SAMPLING]
+        kept = self.distil.wire(
+            sampling, self.solve.distil_button, self.solve.controls["problem"], self.tabs
+        )
+        self.stream.wire()
+        self._wire_memories(kept)
+        shown = [*self.stream.controls.values(), *self.distil.controls.values()]
+        shown += [*self.solve.controls.values()]
+        for panel in self.panels:
+            shown += panel.outputs
+            panel.wire_reload(self.guide)
+        opened = app.load(
+            self.welcome,
+            self.token,
+            [self.guide, *self.top, *shown],
+            js="async () => [await window.latentmem.tab()]",
+            **QUIET,
+        )
+        opened.then(
+            bind(show_map, self.session),
+            self.have,
+            self.map,
+            js="async () => [await window.latentmem.early()]",
+            **QUIET,
+        )
+        self.timer.tick(self.head, None, self.top, **QUIET)
+        app.unload(self.leave)
+
+    def _wire_memories(self, kept: Any) -> None:
+        """The Memories panel, and what leads to it from the others. `kept`: the event of a memory
+        that was kept."""
+        session, m, page = self.session, self.memories, self.map
+        chosen = [*m.look, m.chosen]
+        memories_panel.wire_map(session, m, page, components.MODEL)
+        memories_panel.wire_actions(session, m, page)
+        clicked, each = bind(memories_panel.clicked, session), memories_panel.EACH
+        self.guide.open_memory(clicked, m.look, page, **QUIET, **each)
+        receipt = bind(memories_panel.show_receipt, session)
+        self.guide.open_receipt(receipt, chosen, page, **QUIET, **each)
+        deleted = m.actions.really.click(
+            bind(memories_panel.delete, session), chosen, page, **QUIET
+        ).then(**components.focus(memories_panel.MAP))
+        imported = m.upload.upload(
+            bind(memories_panel.import_zip, session), [m.upload, *chosen], page, **QUIET
+        )
+        refreshed = kept.then(bind(memories_panel.refresh, session), chosen, page, **QUIET)
+        for counts in (deleted, imported, refreshed):
+            counts.then(self.head, None, self.top, **QUIET)
+        controls = self.solve.controls
+        m.actions.try_it.click(
+            try_on_problem, m.chosen, [self.tabs, controls["mode"], controls["memory"]], **QUIET
+        ).then(**components.focus("#lm-solve"))
+        looked = [*m.look, m.chosen, m.slip, m.seen]
+        self.shelf.select(bind(handlers.looked_at, session), looked, page, **QUIET)
+        for area in (self.solve.status, self.solve.receipt, self.distil.outcome):
+            opened = area.open_memory(clicked, m.look, page, **QUIET)
+            shown = opened.then(show_memories, None, self.tabs, **QUIET)
+            shown.then(**components.focus("#lm-close"))
+
+
+def opening(session: AppSession) -> Problem:
     """The problem in the box of a first visitor: one of a family that the bank has a memory of, if
     there is one."""
-    rows, _ = attempt(lambda: desk.engine.bank.infos(limit=200))
+    rows, _ = attempt(lambda: session.engine.bank.infos(limit=200))
     learnt = {i.problem.text.strip() for i in rows or []}
     families = {i.problem.source for i in rows or []}
-    fresh = [p for t, p in desk.examples.items() if t not in learnt and p.source in families]
-    return (fresh or list(desk.examples.values()))[0]
+    examples = session.examples.items()
+    fresh = [p for t, p in examples if t not in learnt and p.source in families]
+    return (fresh or list(session.examples.values()))[0]
 
 
-def families(desk: AppSession) -> dict[str, list[str]]:
-    """Family -> the texts of its examples."""
+def examples_by_topic(session: AppSession) -> dict[str, list[str]]:
+    """Topic -> the texts of its examples."""
     found: dict[str, list[str]] = {}
-    for text, problem in desk.examples.items():
+    for text, problem in session.examples.items():
         found.setdefault(family(problem), []).append(text)
     return dict(sorted(found.items()))
 
 
-def welcome(desk: AppSession, token: str, request: gr.Request) -> tuple[Any, ...]:
-    """Runs that go on or have still to begin, line at the top, and what the tab showed before a
-    reload.
-
-    `token` is the browser tab's own.
-
-    `?problem=...` fills the box; which panel `?memory=ID`, `?receipt=ID` and `?panel=NAME` open,
-    `page.js` says.
-    """
-    visit = desk.visits.claim(getattr(request, "session_hash", None) or "", str(token or ""))
-    visit.looked = False
-    mine = desk.at(request)
-    asked = dict(request.query_params) if request is not None else {}
-    problem = str(asked.get("problem", ""))[:20_000]
-    desk.warming.start(desk.engine)
-    solve_panel.linked(visit, problem)
-    runs = [(name, visit.runs[name]) for name in LONG if name in visit.runs]
-    again = [f"{name}_goes_on" for name, run in runs if run.busy] + [
-        f"{name}_begins" for name, run in runs if run.pressed
-    ]
-    return (
-        {"again": again} if again else gr.skip(),
-        *head(mine),
-        *solve_panel.restored(mine, visit, problem),
-        *distil_panel.restored(mine, visit),
-        *stream_panel.restored(mine, visit),
-    )
+def show_memories() -> Any:
+    """After a memory was opened from another panel: shows it."""
+    return gr.update(selected="memories")
 
 
-def show_map(desk: AppSession, have: str, request: gr.Request) -> tuple[Any, ...]:
+def try_on_problem(memory_id: str) -> tuple[Any, Any, Any]:
+    """Back to Solve, with the open memory chosen."""
+    return gr.update(selected="solve"), "chosen", gr.update(value=memory_id, visible=True)
+
+
+def show_map(session: AppSession, have: str, request: gr.Request) -> tuple[Any, ...]:
     """The Memories panel of a page that was just loaded; `?memory=ID` opens a memory, `?receipt=ID`
     a receipt. `have`: the stamp of the points that the page got beforehand."""
     asked = dict(request.query_params) if request is not None else {}
     memory, receipt = (str(asked.get(name, ""))[:80] for name in ("memory", "receipt"))
-    visit = desk.visit(request)
+    visit = session.visit(request)
     part = memories_panel.picture(
-        desk,
+        session,
         visit,
         "",
         "source",
-        desk.engine.settings.key,
+        session.engine.settings.key,
         memory,
         have=str(have or "") if opens_map(asked) else None,
         receipt_id=receipt,
@@ -109,35 +289,7 @@ def show_map(desk: AppSession, have: str, request: gr.Request) -> tuple[Any, ...
     return part._replace(choice=listed, **dict.fromkeys(OPENED, SKIP))
 
 
-def head(desk: AppSession) -> tuple[list[Fragment], Any]:
-    """The line at the top, and whether it has to be looked at again: while the models are loading."""
-    engine, warming = desk.engine, desk.warming
-    counted, error = attempt(lambda: (len(engine.bank), engine.bank.private))
-    if error:
-        line = fragments(("error", notice(error, "warn")))
-    else:
-        line = fragments(
-            (
-                "facts",
-                header_facts(
-                    engine.settings,
-                    engine.ready,
-                    *counted,
-                    status=warming.status if warming.busy else None,
-                    error=warming.error,
-                ),
-            )
-        )
-    return line, gr.update(active=warming.busy and not engine.ready)
-
-
-def leave(desk: AppSession, request: gr.Request) -> None:
-    """The visitor closed the page: what was kept for them is freed, after a while if the tab may
-    come back."""
-    desk.leave(request)
-
-
-# ---------- The About panel: the method in one picture, the model, where memories are kept, the endpoints. Text and SVG only.
+# ---------- The About panel: text and SVG only.
 
 
 def create_about(engine: Engine) -> None:
@@ -149,7 +301,12 @@ def create_about(engine: Engine) -> None:
             ("method", method(s)),
             ("kept", kept_where(s.bank, s.hosted, s.hosted_memories, hosting.lasting(s.bank))),
             ("model", model_facts(s, hosting.limits(s))),
-            ("api", endpoints_table([signature(fn) for fn in api.ENDPOINTS], s.mcp, s.hosted)),
+            (
+                "api",
+                endpoints_table(
+                    [signature(getattr(Endpoints, name)) for name in ENDPOINTS], s.mcp, s.hosted
+                ),
+            ),
         ),
         classes="about",
     )
@@ -158,7 +315,7 @@ def create_about(engine: Engine) -> None:
 def signature(fn: Callable[..., object]) -> tuple[str, str, str]:
     """(name, parameters as a client gives them, the first sentence of what it does) of an endpoint."""
     parameters = [
-        p for p in inspect.signature(fn).parameters.values() if p.name not in ("desk", "request")
+        p for p in inspect.signature(fn).parameters.values() if p.name not in ("self", "request")
     ]
     written = [
         f"{p.name}: {p.annotation}" + ("" if p.default is p.empty else f" = {p.default!r}")
@@ -169,316 +326,3 @@ def signature(fn: Callable[..., object]) -> tuple[str, str, str]:
         ", ".join(written),
         " ".join((inspect.getdoc(fn) or "").partition("\n\n")[0].split()),
     )
-
-
-__all__ = ["build", "launch_options"]
-# One piece of model work at a time; the others wait in the queue and see their place in it.
-MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
-# What is quick does not wait in that queue: when it is full, a memory can still be kept, and a
-# verdict given.
-QUIET = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-WATCH = {**QUIET, "concurrency_limit": 32, "queue": True}  # pages that only look on
-HEADER = (
-    '<header class="masthead"><h1><a class="brand" href="./"><svg viewBox="0 0 32 32" '
-    'aria-hidden="true"><circle cx="8" cy="10" r="4.5"/><circle cx="24" cy="8" r="3.2"/><circle '
-    'cx="20" cy="23" r="5.5"/><path d="M8 10 24 8 20 23Z"/></svg><span>latentmem</span></a></h1>'
-    "<p>Watch a language model learn from its own thinking, and see which memory "
-    "answered.</p></header>"
-)
-
-
-def build(engine: Engine) -> gr.Blocks:
-    """The whole app over one engine."""
-    desk = AppSession(engine)
-    settings, topics, first = desk.engine.settings, families(desk), opening(desk)
-    with gr.Blocks(
-        title="latentmem", analytics_enabled=False, delete_cache=(3600, 24 * 3600), fill_width=True
-    ) as app:
-        app.latentmem_desk = desk  # type: ignore[attr-defined]  # for what is not asked through gradio: early.py
-        endpoints(desk, MODEL)  # first, so that they have the plain names
-        with gr.Row(elem_classes="top"):
-            gr.HTML(html_template=HEADER, apply_default_css=False, js_on_load=None)
-            facts = live("lm-facts")
-            theme = gr.Button("Light / dark", size="sm", elem_id="lm-theme", scale=0, min_width=110)
-        with gr.Tabs(elem_id="lm-tabs") as tabs:
-            with gr.Tab("Solve", id="solve"):
-                solve = create_solve(settings, topics, first, desk.examples.values())
-            with gr.Tab("Distil", id="distil"):
-                distil = create_distil(settings, list(desk.examples))
-            with gr.Tab("Memories", id="memories") as shelf:
-                memories = create_memories(settings)
-            with gr.Tab("Stream", id="stream"):
-                stream = create_stream(settings, list(topics))
-            with gr.Tab("About", id="about"):
-                create_about(desk.engine)
-        token, timer, guide = (
-            gr.Textbox(visible=False),
-            gr.Timer(1.0, active=False),
-            components.guide(),
-        )
-        have = gr.Textbox(visible=False)
-        page, top = [*memories.outputs, solve.memory, solve.other], [facts, timer]
-        theme.click(None, js="() => { window.latentmem.toggleTheme(); }", **QUIET)
-        wire_solve(desk, solve, memories, tabs, top, page)
-        wire_distil(desk, solve, distil, memories, tabs, top, page)
-        wire_memories(desk, solve, memories, tabs, top, page, guide)
-        shelf.select(
-            bind(handlers.looked_at, desk),
-            [*memories.look, memories.chosen, memories.slip, memories.seen],
-            page,
-            **QUIET,
-        )
-        wire_stream(desk, stream, MODEL)
-        wire_arrival(app, desk, solve, distil, stream, token, have, timer, guide, top, page)
-    # In a shared app nobody may pass by the queue; elsewhere gradio decides.
-    app.queue(
-        max_size=settings.hosted_queue if desk.hosted else 32,
-        default_concurrency_limit=8,
-        api_open=False if desk.hosted else None,
-    )
-    desk.full = lambda: len(app._queue) >= (app._queue.max_size or inf)
-    return app
-
-
-def wire_arrival(
-    app: gr.Blocks,
-    desk: AppSession,
-    solve: Solve,
-    distil: Distil,
-    stream: Stream,
-    token: gr.Textbox,
-    have: gr.Textbox,
-    timer: gr.Timer,
-    guide: gr.HTML,
-    top: list[Any],
-    page: list[Any],
-) -> None:
-    """A page is opened, looked at while the models load, and closed."""
-    restored = [
-        solve.problem,
-        solve.mode,
-        solve.memory,
-        *solve.settings,
-        *solve.outputs,
-        solve.columns,
-        distil.problem,
-        *distil.settings,
-        *distil.outputs,
-        distil.columns,
-        *stream.asked,
-        *stream.outputs,
-    ]
-    opened = app.load(
-        bind(welcome, desk, own=False),
-        token,
-        [guide, *top, *restored],
-        js="async () => [await window.latentmem.tab()]",
-        **QUIET,
-    )
-    opened.then(
-        bind(show_map, desk), have, page, js="async () => [await window.latentmem.early()]", **QUIET
-    )
-    for name, panel, place in (
-        ("solve", solve_panel, solve),
-        ("distil", distil_panel, distil),
-        ("stream", stream_panel, stream),
-    ):
-        goes_on = getattr(guide, f"{name}_goes_on")(
-            bind(panel.resume, desk), None, place.outputs, **WATCH
-        )
-        begins = getattr(guide, f"{name}_begins")(
-            bind(panel.begin, desk),
-            None,
-            place.outputs,
-            show_progress_on=place.outputs[0],
-            **components.WORK,
-            **MODEL,
-        )
-        place.stop.click(None, cancels=[goes_on, begins], **QUIET)
-    timer.tick(bind(head, desk), None, top, **QUIET)
-    app.unload(bind(leave, desk, own=False))
-
-
-def wire_solve(
-    desk: AppSession,
-    solve: Solve,
-    memories: Memories,
-    tabs: gr.Tabs,
-    top: list[Any],
-    page: list[Any],
-) -> None:
-    """Solve, stop, counterfactual, replay, feedback, and the way to Distil and to the map."""
-    status = solve.outputs[0]
-    asked = [solve.problem, solve.mode, solve.memory, *solve.settings]
-    # Chained, not side by side: with two listeners of one click gradio shows the first one's values
-    # again at the end.
-    pressed = gr.on(
-        [solve.press.click, solve.problem.submit],
-        bind(solve_panel.press, desk),
-        asked,
-        [*solve.outputs, solve.columns, solve.said],
-        js="(...asked) => { window.latentmem.asks(asked[0]); return asked; }",
-        **QUIET,
-    )
-    pressed.then(None, status, js="(shown) => { window.latentmem.asked(shown); }", **QUIET)
-    run = pressed.then(
-        bind(solve_panel.begin, desk),
-        None,
-        solve.outputs,
-        show_progress_on=status,
-        **components.WORK,
-        **MODEL,
-    )
-    run.then(bind(head, desk), None, top, **QUIET)
-    run.failure(bind(solve_panel.refused, desk), None, solve.outputs, **QUIET)
-    compare = solve.compare.click(
-        bind(whatif.press_compare, desk), solve.other, solve.stop, **QUIET
-    ).then(bind(whatif.compare, desk), None, solve.columns, **components.WORK, **MODEL)
-    replay = solve.replay.click(bind(whatif.press_replay, desk), None, solve.stop, **QUIET).then(
-        bind(whatif.replay, desk), None, solve.said, **components.WORK, **MODEL
-    )
-    for one, refused, area in (
-        (compare, whatif.compare_refused, solve.columns),
-        (replay, whatif.replay_refused, solve.said),
-    ):
-        stays_stoppable(one, bind(refused, desk), area, bind(whatif.still_going, desk), solve.stop)
-    solve.stop.click(
-        bind(solve_panel.stop, desk), None, solve.outputs, cancels=[run, compare, replay], **QUIET
-    )
-    solve.right.click(bind(whatif.said_right, desk), None, solve.said, **QUIET)
-    solve.wrong.click(bind(whatif.said_wrong, desk), None, solve.said, **QUIET)
-    solve.mode.change(solve_panel.show_memory_choice, solve.mode, solve.memory, **QUIET)
-    solve.families.input(
-        bind(solve_panel.examples_of, desk), solve.families, [solve.example, solve.problem], **QUIET
-    )
-    status.take(
-        bind(solve_panel.take, desk), None, [solve.families, solve.example, solve.problem], **QUIET
-    )
-    solve.example.input(solve_panel.fill, solve.example, solve.problem, **QUIET)
-    # A problem that was typed is no example; said in the browser alone, since every letter is a
-    # change.
-    solve.problem.change(
-        None,
-        [solve.problem, solve.example],
-        solve.example,
-        js="(problem, example) => example === problem ? example : null",
-        **QUIET,
-    )
-    for area in (solve.outputs[0], solve.outputs[2]):
-        shows_memory(
-            area.open_memory(bind(memories_panel.clicked, desk), memories.look, page, **QUIET), tabs
-        )
-
-
-def wire_distil(
-    desk: AppSession,
-    solve: Solve,
-    distil: Distil,
-    memories: Memories,
-    tabs: gr.Tabs,
-    top: list[Any],
-    page: list[Any],
-) -> None:
-    """Distil, stop, keep or discard, before and after."""
-    status = distil.outputs[0]
-    asked = [distil.problem, *solve.settings, *distil.settings]
-    work = {
-        "fn": bind(distil_panel.begin, desk),
-        "outputs": distil.outputs,
-        "show_progress_on": status,
-        **components.WORK,
-        **MODEL,
-    }
-    run = distil.press.click(
-        bind(distil_panel.press, desk), asked, [*distil.outputs, distil.columns], **QUIET
-    ).then(**work)
-    moved = solve.distil.click(
-        bind(distil_panel.take_over, desk),
-        [solve.problem, *asked[1:]],
-        [tabs, distil.problem, *distil.outputs, distil.columns],
-        **QUIET,
-    )
-    moved.then(**components.focus("#lm-distil-stop", "#lm-distil"))
-    chained = moved.then(**work)
-    for one in (run, chained):
-        one.failure(bind(distil_panel.refused, desk), None, distil.outputs, **QUIET)
-    again = distil.again.click(
-        bind(before_after.press_compare, desk), distil.on, distil.stop, **QUIET
-    ).then(bind(before_after.before_after, desk), None, distil.columns, **components.WORK, **MODEL)
-    stays_stoppable(
-        again,
-        bind(before_after.compare_refused, desk),
-        distil.columns,
-        bind(before_after.still_going, desk),
-        distil.stop,
-    )
-    distil.stop.click(
-        bind(distil_panel.stop, desk), None, distil.outputs, cancels=[run, chained, again], **QUIET
-    )
-    distil.keep.click(bind(distil_panel.keep, desk), None, distil.outputs, **QUIET).then(
-        **components.focus("#lm-outcome a", "#lm-distil")
-    ).then(
-        bind(memories_panel.refresh, desk), [*memories.look, memories.chosen], page, **QUIET
-    ).then(bind(head, desk), None, top, **QUIET)
-    distil.discard.click(bind(distil_panel.discard, desk), None, distil.outputs, **QUIET).then(
-        **components.focus("#lm-distil")
-    )
-    shows_memory(
-        distil.outputs[3].open_memory(
-            bind(memories_panel.clicked, desk), memories.look, page, **QUIET
-        ),
-        tabs,
-    )
-
-
-def wire_memories(
-    desk: AppSession,
-    solve: Solve,
-    m: Memories,
-    tabs: gr.Tabs,
-    top: list[Any],
-    page: list[Any],
-    guide: gr.HTML,
-) -> None:
-    """The map, the table, and what can be done with one memory."""
-    map_wiring.wire_map(desk, m, page, MODEL)
-    map_wiring.wire_actions(desk, m, page)
-    guide.open_memory(bind(memories_panel.clicked, desk), m.look, page, **QUIET, **map_wiring.EACH)
-    guide.open_receipt(
-        bind(memories_panel.show_receipt, desk),
-        [*m.look, m.chosen],
-        page,
-        **QUIET,
-        **map_wiring.EACH,
-    )
-    chosen, counted = [*m.look, m.chosen], bind(head, desk)
-    m.actions.really.click(bind(memories_panel.delete, desk), chosen, page, **QUIET).then(
-        **components.focus(map_wiring.MAP)
-    ).then(counted, None, top, **QUIET)
-    m.upload.upload(bind(memories_panel.import_zip, desk), [m.upload, *chosen], page, **QUIET).then(
-        counted, None, top, **QUIET
-    )
-    m.actions.try_it.click(
-        try_on_problem, m.chosen, [tabs, solve.mode, solve.memory], **QUIET
-    ).then(**components.focus("#lm-solve"))
-
-
-def stays_stoppable(
-    work: Any, refused: Any, area: gr.HTML, still_going: Any, stop: gr.Button
-) -> None:
-    """After a comparison, also one that the full queue refused, Stop is there as long as anything
-    is left to stop."""
-    for ended in (work, work.failure(refused, None, area, **QUIET)):
-        ended.then(still_going, None, stop, **QUIET)
-
-
-def shows_memory(opened: Any, tabs: gr.Tabs) -> None:
-    """After a memory was opened from another panel: shows it, and the keyboard is there, too."""
-    opened.then(lambda: gr.update(selected="memories"), None, tabs, **QUIET).then(
-        **components.focus("#lm-close")
-    )
-
-
-def try_on_problem(memory_id: str) -> tuple[Any, Any, Any]:
-    """Back to Solve, with the open memory chosen."""
-    return gr.update(selected="solve"), "chosen", gr.update(value=memory_id, visible=True)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
 from ..records import Hit, Receipt
 from ..settings import Settings
-from .runs import Run, watch
-from .session import AppSession, Visit, attempt
+from .session import AppSession, attempt
 from .views.html import Fragment
 from .views.memory import choice_label
 
@@ -74,113 +72,18 @@ SAMPLING = (
 TRAINING = ("steps", "learning_rate", "virtual_tokens")
 
 
-def taken_up(run: Run | None, outputs: int, draw: Callable[[bool], Any]) -> Iterator[Any]:
-    """After a reload: the pictures of a run that goes on, and its last one, also if it ended while
-    the page was loading. What is shown stays if it has not begun. `draw(running)` makes a
-    picture of `outputs` parts."""
-    if run is None or not run.begun:
-        yield _unchanged(outputs)
-        return
-    for _ in watch(run):
-        yield draw(True)
-    yield draw(False)
-
-
-# The work of a press, which a press before (`press` of the panel) has taken down. "multiple":
-# gradio believes an event to be running until its cancel is answered, and would ignore a press
-# until then. The order is kept by `in_turn`.
+# One piece of model work at a time; the others wait in the queue and see their place in it.
+MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+# What is quick does not wait in that queue: when it is full, a memory can still be kept.
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+WATCH = {**QUIET, "concurrency_limit": 32, "queue": True}  # pages that only look on
+# The work of a press. "multiple": gradio believes an event to be running until its cancel is
+# answered, and would ignore a press until then. `Action.begin` keeps the order.
 WORK: dict[str, Any] = {
     "show_progress": "minimal",
     "api_visibility": "private",
     "trigger_mode": "multiple",
 }
-
-
-def taken_down(visit: Visit, panel: str) -> Run:
-    """A new run of a panel, which waits for its turn. Until it has it, the one before is kept: the
-    page goes back to that if the press is stopped in the queue or the queue is full."""
-    now = visit.runs.get(panel)
-    before = now if now is None or now.begun else now.before
-    run = visit.start(panel)
-    run.before = None if before is None or before.away else before
-    return run
-
-
-def given_back(visit: Visit, panel: str) -> Run | None:
-    """The run whose page is to be shown: one that never had its turn, and will not have it, makes
-    way for the one before."""
-    run = visit.runs.get(panel)
-    if run is None or run.before is None or run.begun or run.pressed:
-        return run
-    run.before.refusal = run.error
-    visit.runs[panel] = run.before
-    return run.before
-
-
-def stands(visit: Visit, panel: str) -> Run:
-    """The run whose result the visitor has, also while a newer press waits for its turn."""
-    run = given_back(visit, panel) or Run()
-    return run.before or run
-
-
-def not_taken(visit: Visit, panel: str, why: str) -> Run:
-    """A press asks what cannot be done: the run whose page stands, to be drawn again with the
-    reason. Nothing else changes."""
-    run = given_back(visit, panel)
-    if run is None or run.away:
-        run = Run()
-    run.refusal = why
-    return run
-
-
-def waits(visit: Visit, panel: str, *given: Any) -> Any:
-    """At once on a press, before the queue: a new run that waits for its turn with what is asked,
-    and the Stop button, which can end it from now on."""
-    visit.start(panel).given = given
-    return gr.update(interactive=True)
-
-
-def in_turn(
-    visit: Visit, panel: str, outputs: int, pictures: Callable[[Run], Iterator[Any]]
-) -> Iterator[Any]:
-    """A press of the panel has its turn in gradio's queue: the pictures of the run that waits,
-    whichever press put it there.
-
-    What is shown stays if none waits, since it was stopped meanwhile or has had an earlier press's
-    turn; and once the button is pressed again.
-    """
-    run = visit.runs.get(panel)
-    if run is None or not run.pressed:
-        yield _unchanged(outputs)
-        return
-    run.before = None  # from here on there is no way back
-    with closing(pictures(run)) as shown:  # type: ignore[type-var]
-        for one in shown:
-            if visit.runs.get(panel) is not run:
-                return
-            yield one
-    if not run.begun:  # there was nothing to begin with, and the picture says so
-        run.end()
-
-
-def _unchanged(outputs: int) -> Any:
-    return (
-        gr.skip() if outputs == 1 else [gr.skip()] * outputs
-    )  # gradio takes the answer of one component as it is
-
-
-def refused(run: Run | None, full: bool, outputs: int, picture: Callable[[Run], Any]) -> Any:
-    """The picture after an event of a press failed: if gradio's queue is `full`, the press gets no
-    turn, and says so.
-
-    Else it was a press before that was stopped, which to gradio is a failure, too, while the next
-    one waits for its turn.
-    """
-    if run is None or not run.pressed or not full:
-        return _unchanged(outputs)
-    run.end()
-    run.error = "The app is busy and its queue is full: press the button again in a minute."
-    return picture(run)
 
 
 def focus(*places: str) -> dict[str, Any]:
@@ -209,105 +112,109 @@ def guide() -> gr.HTML:
     )
 
 
-def sampling_settings(s: Settings, most: Mapping[str, int]) -> list[Any]:
-    """The folded settings of Solve, in the order of SAMPLING. `most`: the limits of a shared app."""
+def sampling_settings(s: Settings, most: Mapping[str, int]) -> dict[str, Any]:
+    """The folded settings of Solve by name, in the order of SAMPLING. `most`: the limits of a
+    shared app."""
     with gr.Accordion("Settings", open=False, elem_classes="settings"):
-        return [
-            gr.Slider(
-                1,
-                most.get("rollouts", max(16, s.rollouts)),
-                value=s.rollouts,
-                step=1,
-                label="Rollouts",
-                info="How many solutions are sampled and vote. More is steadier and slower.",
-            ),
-            gr.Slider(
-                0,
-                2,
-                value=s.temperature,
-                step=0.05,
-                label="Temperature",
-                info="How freely tokens are drawn: 0 always takes the likeliest, so all rollouts "
-                "are the same.",
-            ),
-            gr.Slider(
-                0.05,
-                1,
-                value=s.top_p,
-                step=0.05,
-                label="Nucleus (top p)",
-                info="Only the likeliest tokens with this total probability are drawn. 1 keeps "
-                "all.",
-            ),
-            gr.Slider(
-                16,
-                most.get("max_new_tokens", max(2048, s.max_new_tokens)),
-                value=s.max_new_tokens,
-                step=16,
-                label="Longest trace, in tokens",
-                info="A solution that is longer is cut off and does not vote.",
-            ),
-            gr.Number(
-                s.seed,
-                label="Seed",
-                precision=0,
-                minimum=0,
-                info="The same seed gives the same traces again.",
-            ),
-            gr.Dropdown(
-                [
-                    ("Share of the votes", "vote_share"),
-                    ("Self-certainty", "self_certainty"),
-                    ("The model as judge", "judge"),
-                ],
-                value=s.verifier,
-                label="Verifier",
-                info="Who decides when the model alone and the memory disagree.",
-            ),
-            gr.Radio(
-                [("Sentence embedding", "input"), ("The model's activations", "kv")],
-                value=s.key,
-                label="Similar by",
-                info="What is compared to find a memory for a problem.",
-            ),
-            gr.Slider(
-                -1,
-                1,
-                value=s.min_similarity,
-                step=0.05,
-                label="Least similarity",
-                info="A memory less similar than this is not tried.",
-            ),
-        ]
+        return _attempts(s, most) | _memory_choice(s)
 
 
-def checked(*values: Any) -> dict[str, Any]:
-    """The values of `sampling_settings` as overrides of Settings, which checks them. An empty box
-    means the default."""
-    return {name: _whole(v) for name, v in zip(SAMPLING, values, strict=True) if v is not None}
+def _attempts(s: Settings, most: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "rollouts": gr.Slider(
+            1,
+            most.get("rollouts", max(16, s.rollouts)),
+            value=s.rollouts,
+            step=1,
+            label="Attempts",
+            info="How many solutions are sampled and vote. More is steadier and slower.",
+        ),
+        "temperature": gr.Slider(
+            0,
+            2,
+            value=s.temperature,
+            step=0.05,
+            label="Temperature",
+            info="How freely tokens are drawn. 0 always takes the likeliest token, so all "
+            "attempts are the same.",
+        ),
+        "top_p": gr.Slider(
+            0.05,
+            1,
+            value=s.top_p,
+            step=0.05,
+            label="Nucleus (top p)",
+            info="Only the likeliest tokens with this total probability are drawn. 1 keeps all.",
+        ),
+        "max_new_tokens": gr.Slider(
+            16,
+            most.get("max_new_tokens", max(2048, s.max_new_tokens)),
+            value=s.max_new_tokens,
+            step=16,
+            label="Longest attempt, in tokens",
+            info="A longer attempt is cut off and does not vote.",
+        ),
+        "seed": gr.Number(
+            s.seed,
+            label="Seed",
+            precision=0,
+            minimum=0,
+            info="The same seed gives the same attempts again.",
+        ),
+    }
 
 
-def distil_settings(s: Settings, most: Mapping[str, int]) -> list[Any]:
-    """The folded settings of Distil beside the shared ones, in the order of TRAINING."""
+def _memory_choice(s: Settings) -> dict[str, Any]:
+    verifiers = [
+        ("Share of the votes", "vote_share"),
+        ("Self-certainty", "self_certainty"),
+        ("The model as judge", "judge"),
+    ]
+    return {
+        "verifier": gr.Dropdown(
+            verifiers,
+            value=s.verifier,
+            label="Verifier",
+            info="What decides when the model alone and the memory disagree.",
+        ),
+        "key": gr.Radio(
+            [("Sentence embedding", "input"), ("The model's activations", "kv")],
+            value=s.key,
+            label="Similar by",
+            info="What is compared to find a memory for a problem.",
+        ),
+        "min_similarity": gr.Slider(
+            -1,
+            1,
+            value=s.min_similarity,
+            step=0.05,
+            label="Least similarity",
+            info="A memory less similar than this is not tried.",
+        ),
+    }
+
+
+def distil_settings(s: Settings, most: Mapping[str, int]) -> dict[str, Any]:
+    """The folded settings of Distil beside the shared ones by name, in the order of TRAINING."""
     with gr.Accordion("Settings of the distillation", open=False, elem_classes="settings"):
-        return [
-            gr.Slider(
+        return {
+            "steps": gr.Slider(
                 1,
                 most.get("steps", max(30, s.steps)),
                 value=s.steps,
                 step=1,
                 label="Gradient steps",
-                info="Each step samples fresh rollouts and rewards those that agree with the "
+                info="Each step samples fresh attempts and rewards those that agree with the "
                 "majority.",
             ),
-            gr.Number(
+            "learning_rate": gr.Number(
                 s.learning_rate,
                 label="Learning rate",
                 minimum=0,
-                info="Size of a step. Too large and the model collapses: the guard then keeps the "
-                "best step.",
+                info="Size of a step. Training with too large a step collapses; the guard then "
+                "keeps the best step.",
             ),
-            gr.Slider(
+            "virtual_tokens": gr.Slider(
                 1,
                 most.get("virtual_tokens", max(64, s.virtual_tokens)),
                 value=s.virtual_tokens,
@@ -315,12 +222,13 @@ def distil_settings(s: Settings, most: Mapping[str, int]) -> list[Any]:
                 label="Virtual tokens",
                 info="Length of the soft prompt, the only thing that is trained.",
             ),
-        ]
+        }
 
 
-def checked_distil(*values: Any) -> dict[str, Any]:
-    """The same for `distil_settings`."""
-    return {name: _whole(v) for name, v in zip(TRAINING, values, strict=True) if v is not None}
+def overrides(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """The values of these controls as overrides of Settings, which checks them. An empty box means
+    the default."""
+    return {name: _whole(v) for name, v in zip(names, values, strict=True) if v is not None}
 
 
 def _whole(value: Any) -> Any:
@@ -420,17 +328,19 @@ def _area(elem_id: str, script: str, value: Any) -> gr.HTML:
     )
 
 
-def other_memories(desk: AppSession, r: Receipt, nearest: Sequence[Hit]) -> list[tuple[str, str]]:
+def other_memories(
+    session: AppSession, r: Receipt, nearest: Sequence[Hit]
+) -> list[tuple[str, str]]:
     """(label, id) of the memories that a receipt can be compared with: the nearest first, then the
     newest."""
     tried = r.used.memory_id if r.used is not None else ""
-    rows, _ = attempt(lambda: desk.engine.bank.infos(model=r.model, limit=CHOICES))
+    rows, _ = attempt(lambda: session.engine.bank.infos(model=r.model, limit=CHOICES))
     infos = {i.id: i for i in rows or []}
     listed, near = [], set()
     for hit in nearest or r.hits:
         info = (
             infos.get(hit.memory_id)
-            or attempt(lambda hit=hit: desk.engine.bank.info(hit.memory_id))[0]
+            or attempt(lambda hit=hit: session.engine.bank.info(hit.memory_id))[0]
         )
         if info is not None and info.id != tried:  # a hit may have been deleted since
             near.add(info.id)

@@ -36,11 +36,7 @@ class Run:
     stop: threading.Event = field(default_factory=threading.Event)
     scene: Scene = field(default_factory=Scene)
     error: str = ""
-    problem: str = ""  # as typed
-    mode: str = "auto"  # which memory was asked for: auto, off or chosen
-    memory: str = ""  # ... and which one was chosen
-    settings: dict[str, Any] = field(default_factory=dict)  # as chosen
-    given: tuple[Any, ...] = ()  # all that the press of the button sent along
+    asked: Any = None  # the panel's record of what the press asked; None before a press
     near: tuple[Hit, ...] = ()  # the memories nearest to the answered problem
     before: Run | None = None  # what the page goes back to if this one never has its turn
     refusal: str = ""  # why a later press was refused, while this run's page stands
@@ -64,7 +60,7 @@ class Run:
     def pressed(self) -> bool:
         """Whether its button was pressed and it has not begun: it waits in gradio's queue, or did
         when its page went."""
-        return bool(self.given) and not (
+        return self.asked is not None and not (
             self.begun or self.done or self.stop.is_set() or self._given_up()
         )
 
@@ -88,7 +84,7 @@ def follow(
     records: Iterator[Any],
     run: Run,
     finish: Callable[[], None] | None = None,
-    refresh: float = REFRESH,
+    refresh: float | None = None,
     beat: float = inf,
 ) -> Iterator[None]:
     """Feeds a stream into `run.scene` and yields when the page should be drawn again.
@@ -110,7 +106,7 @@ def follow(
 def watch(
     run: Run,
     who: object = None,
-    refresh: float = REFRESH,
+    refresh: float | None = None,
     seen: int | None = None,
     beat: float = inf,
 ) -> Iterator[None]:
@@ -120,6 +116,7 @@ def watch(
     which it yields without news, too: gradio cancels a generator only between two of its yields.
     """
     who = object() if who is None else who
+    refresh = REFRESH if refresh is None else refresh
     seen, drawn = run.news if seen is None else seen, 0.0
     try:
         with run.lock:

@@ -51,30 +51,30 @@ def answer(request: Request) -> Response:
     if app.auth is not None or app.auth_dependency is not None:
         return Response(status_code=404)
     return Response(
-        first_picture(app.get_blocks().latentmem_desk),
+        first_picture(app.get_blocks().latentmem_session),
         media_type="application/x-ndjson",
         headers={"Cache-Control": "no-cache"},
     )
 
 
-def first_picture(desk: AppSession) -> bytes:
+def first_picture(session: AppSession) -> bytes:
     """The lines of the picture that a new page shows, of the bank that all visitors see; empty
     without one."""
 
     def lines() -> bytes:
-        now = desk.engine.bank.stamp()
-        if desk.planes.get("early", (None, b""))[0] != now:
-            desk.planes["early"] = now, _lines(desk)
-        return desk.planes["early"][1]
+        now = session.engine.bank.stamp()
+        if session.planes.get("early", (None, b""))[0] != now:
+            session.planes["early"] = now, _lines(session)
+        return session.planes["early"][1]
 
     return (
         attempt(lines)[0] or b""
     )  # the page then asks in the usual way, and is told what is wrong
 
 
-def _lines(desk: AppSession) -> bytes:
-    atlas = atlas_of(desk)
-    sheet = sheet_now(atlas, desk.engine.settings.key, "pca")
+def _lines(session: AppSession) -> bytes:
+    atlas = atlas_of(session)
+    sheet = sheet_now(atlas, session.engine.settings.key, "pca")
     if sheet is None or not sheet.names:
         return b""
     parts = drawn(sheet, atlas.rows(), "", "source")

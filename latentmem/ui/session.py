@@ -82,7 +82,7 @@ class Visit:
     )  # examples like the problem that was distilled, the nearest first
     star: QueryPoint | None = None  # the problem on the map
     looked: bool = False  # a memory was opened since the page was loaded
-    desk: AppSession | None = None  # an own one, with an own bank, in a shared app
+    session: AppSession | None = None  # an own one, with an own bank, in a shared app
     page: str = ""  # gradio's name of the page that went
     token: str = ""  # of the browser tab, kept over a reload; "" for a program
     seen: float = field(default_factory=time.monotonic)
@@ -115,9 +115,9 @@ class Visit:
         """Stops the runs and forgets an own bank."""
         for run in self.runs.values():
             run.end()
-        if self.desk is not None:
-            self.desk.close()
-            self.desk = None
+        if self.session is not None:
+            self.session.close()
+            self.session = None
 
 
 class Visits:
@@ -344,7 +344,7 @@ FALLBACK = (
 
 
 class AppSession:
-    """The engine and the visitors of one app. In a shared app each visitor has a desk with an own
+    """The engine and the visitors of one app. In a shared app each visitor has a session with an own
     bank, by `at`."""
 
     def __init__(self, engine: Engine, examples: Path = EXAMPLES) -> None:
@@ -358,13 +358,11 @@ class AppSession:
             lambda: False
         )  # whether gradio's queue takes no more; the layout knows
         self.model_work = threading.Lock()  # one piece of model work at a time, whoever asks for it
-        self.app: AppSession | None = (
-            None  # of a visitor's own desk in a shared app: the desk of the app
-        )
+        self.app: AppSession | None = None  # of a visitor's own session: that of the app
         self._own()
 
     def _own(self) -> None:
-        """What no two desks share."""
+        """What no two sessions share."""
         self.planes: dict[str, Any] = {}  # pictures of the bank, by what they are for
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._downloads: tempfile.TemporaryDirectory[str] | None = None
@@ -378,23 +376,23 @@ class AppSession:
         return self.visits.of(name) if name else Visit()
 
     def at(self, request: Any) -> AppSession:
-        """The desk that a request works at: the visitor's own in a shared app, else this one."""
-        if not self.hosted:
+        """The session that a request works in: the visitor's own in a shared app, else this one."""
+        if not self.hosted or self.app is not None:
             return self
         visit = self.visit(request)
         with self._lock:
-            if visit.desk is None:
-                visit.desk = copy.copy(self)
-                visit.desk.engine = self.engine.changed(
+            if visit.session is None:
+                visit.session = copy.copy(self)
+                visit.session.engine = self.engine.changed(
                     on_bank=Overlay(
                         self.engine.bank,
                         self.engine.settings.hosted_memories,
                         hosting.VIRTUAL_TOKENS,
                     )
                 )
-                visit.desk.app = self
-                visit.desk._own()
-            return visit.desk
+                visit.session.app = self
+                visit.session._own()
+            return visit.session
 
     def leave(self, request: Any) -> None:
         self.visits.leave(_name(request))
@@ -408,7 +406,7 @@ class AppSession:
             self.engine.bank.close()
 
     def folder(self) -> str:
-        """Where the files of this desk are kept; removed when the app ends."""
+        """Where the files of this session are kept; removed when the app ends."""
         with self._lock:
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="latentmem-")
@@ -454,7 +452,7 @@ class AppSession:
         known = self.examples.get(clean)
         return known.unlabelled() if known is not None else Problem(clean)
 
-    def tuned(self, settings: dict[str, Any]) -> Engine:
+    def tuned(self, settings: Mapping[str, Any]) -> Engine:
         """The engine with some settings of a visitor. Raises LatentmemError for one that does not
         fit."""
         made = self.engine.changed(**settings)  # first, since "256" from a program is 256, too
@@ -529,79 +527,79 @@ def bind(fn: Callable[..., Any], desk: AppSession, own: bool = True) -> Callable
     return bound
 
 
-def exclusively(desk: AppSession, records: Iterator[Any]) -> Iterator[Any]:
+def exclusively(session: AppSession, records: Iterator[Any]) -> Iterator[Any]:
     """A stream that uses the model, once no other does: a run whose page is being reloaded has left
     gradio's queue."""
-    while not desk.model_work.acquire(timeout=0.5):
+    while not session.model_work.acquire(timeout=0.5):
         yield Status("Waiting for another run to end")
     try:
         yield from records
     finally:
-        desk.model_work.release()
+        session.model_work.release()
 
 
-def ready_engine(desk: AppSession, settings: dict[str, Any]) -> Iterator[Any]:
+def ready_engine(session: AppSession, settings: Mapping[str, Any]) -> Iterator[Any]:
     """Statuses of the model being loaded, if it is not; then the engine with these settings, as the
     return value."""
-    engine = desk.tuned(settings)
-    yield from desk.warming.follow(engine)
+    engine = session.tuned(settings)
+    yield from session.warming.follow(engine)
     return engine
 
 
 def answer_records(
-    desk: AppSession, text: str, memory: str, settings: dict[str, Any]
+    session: AppSession, text: str, memory: str, settings: Mapping[str, Any]
 ) -> Iterator[Any]:
     """Everything from the press of Solve to the receipt."""
 
     def records() -> Iterator[Any]:
-        problem = desk.problem(text)
-        engine = yield from ready_engine(desk, settings)
+        problem = session.problem(text)
+        engine = yield from ready_engine(session, settings)
         yield from engine.answer(problem, memory=memory)
 
-    return exclusively(desk, records())
+    return exclusively(session, records())
 
 
 def think_records(
-    desk: AppSession, text: str, memory: str, settings: dict[str, Any]
+    session: AppSession, text: str, memory: str, settings: Mapping[str, Any]
 ) -> Iterator[Any]:
     """The traces and the vote of one memory on a problem, without a receipt and without events."""
 
     def records() -> Iterator[Any]:
-        problem = desk.problem(text)
-        engine = yield from ready_engine(desk, settings)
+        problem = session.problem(text)
+        engine = yield from ready_engine(session, settings)
         yield from engine.think(problem, memory_id=memory)
 
-    return exclusively(desk, records())
+    return exclusively(session, records())
 
 
 def distil_records(
-    desk: AppSession, text: str, settings: dict[str, Any], keep: bool = False
+    session: AppSession, text: str, settings: Mapping[str, Any], keep: bool = False
 ) -> Iterator[Any]:
     """Everything from the press of Distil to the memory. Raises LatentmemError if a shared app has
     no room for it."""
 
     def records() -> Iterator[Any]:
-        problem = desk.problem(text)
-        desk.engine.bank.check_room()
-        engine = yield from ready_engine(desk, settings)
+        problem = session.problem(text)
+        session.engine.bank.check_room()
+        engine = yield from ready_engine(session, settings)
         yield from engine.distil(problem, keep=keep)
 
-    return exclusively(desk, records())
+    return exclusively(session, records())
 
 
-def nearest_examples(desk: AppSession, problem: Problem, n: int) -> list[str]:
+def nearest_examples(session: AppSession, problem: Problem, n: int) -> list[str]:
     """The texts of the examples most similar to a problem by sentence embedding, itself left out."""
 
     def key(one: Problem) -> Any:
-        return desk.engine.key(one, "input")
+        return session.engine.key(one, "input")
 
-    with desk.keys_lock:
-        for text, example in desk.examples.items():
-            if text not in desk.example_keys:
-                desk.example_keys[text] = key(example)
+    with session.keys_lock:
+        for text, example in session.examples.items():
+            if text not in session.example_keys:
+                session.example_keys[text] = key(example)
         mine = key(problem)
-        others = [t for t in desk.examples if t != problem.text.strip()]
-        return sorted(others, key=lambda t: -float(desk.example_keys[t] @ mine))[:n]
+        others = [t for t in session.examples if t != problem.text.strip()]
+        return sorted(others, key=lambda t: -float(session.example_keys[t] @ mine))[:n]
 
 
 def star_of(engine: Engine, problem: Problem) -> QueryPoint:
@@ -610,11 +608,13 @@ def star_of(engine: Engine, problem: Problem) -> QueryPoint:
     return QueryPoint(problem.text, kind, engine.key(problem, kind), engine.search(problem, 5).hits)
 
 
-def tried(desk: AppSession, r: Receipt) -> MemoryInfo | None:
+def tried(session: AppSession, r: Receipt) -> MemoryInfo | None:
     """What the bank knows of the memory that was tried for an answer; None without one, or when it
     is gone."""
     return (
-        attempt(lambda: desk.engine.bank.info(r.used.memory_id))[0] if r.used is not None else None
+        attempt(lambda: session.engine.bank.info(r.used.memory_id))[0]
+        if r.used is not None
+        else None
     )  # type: ignore[union-attr]
 
 

@@ -19,7 +19,7 @@ from latentmem.settings import Settings
 from latentmem.ui import app as arrival
 from latentmem.ui import build, launch_options, server
 from latentmem.ui.map.panel_state import atlas_of, drawn
-from latentmem.ui.panels import distil
+from latentmem.ui.panels.distil import Distil
 from latentmem.ui.session import AppSession
 from tests.fake_engine import FakeEngine, fill_bank
 from tests.memory_samples import sent, shop_desk
@@ -77,7 +77,7 @@ def test_in_a_shared_app_nobody_gets_the_memories_of_others() -> None:
     desk, who = AppSession(engine), visitor("a", panel="memories")
     mine = desk.at(who)
     distilled(mine, ANN, who)
-    distil.keep(mine, who)
+    Distil(mine).keep(who)
     parts, words = lines(desk)
     assert parts["points"]["n"] == 6 and set(words["ids"].split("\n")) == {
         i.id for i in engine.bank.infos()
@@ -136,5 +136,5 @@ def test_where_visitors_log_in_the_map_is_not_given_away(shops: AppSession) -> N
         SimpleNamespace(auth={"a": "b"}, auth_dependency=None),
         SimpleNamespace(auth=None, auth_dependency=print),
     ):
-        app.get_blocks = lambda: SimpleNamespace(latentmem_desk=shops)
+        app.get_blocks = lambda: SimpleNamespace(latentmem_session=shops)
         assert server.answer(SimpleNamespace(app=app)).status_code == 404  # type: ignore[arg-type]

@@ -4,7 +4,6 @@ the server."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +15,13 @@ from latentmem.bank import Bank, Overlay
 from latentmem.engine import Engine
 from latentmem.records import LatentmemError, Problem
 from latentmem.settings import Settings
-from latentmem.ui import api, build, hosting, launch_options, prepare, session
 from latentmem.ui import app as arrival
+from latentmem.ui import build, hosting, launch_options, prepare
 from latentmem.ui import session as visits
-from latentmem.ui.panels import distil, solve
+from latentmem.ui.api import Endpoints
+from latentmem.ui.app import Page
+from latentmem.ui.panels.distil import Distil
+from latentmem.ui.panels.solve import Solve
 from latentmem.ui.session import AppSession
 from tests.bank_samples import make_memory
 from tests.fake_engine import FakeEngine, fill_bank
@@ -58,7 +60,7 @@ def kept(desk: AppSession, name: str, text: str = ANN) -> str:
     """A visitor distils and keeps; the new memory's id."""
     mine = desk.at(visitor(name))
     distilled(mine, text, visitor(name))
-    picture = distil.keep(mine, visitor(name))
+    picture = Distil(mine).keep(visitor(name))
     assert "Kept" in text_of(picture.status), text_of(picture.status)
     return next(i.id for i in mine.engine.bank.infos() if mine.engine.bank.owns(i.id))
 
@@ -72,50 +74,38 @@ def test_two_visitors_never_see_each_others_memories(desk: AppSession) -> None:
     assert name in text_of(asked(a, ANN, who=visitor("a"))[-1].receipt)
     seen = text_of(asked(b, ANN, who=visitor("b"))[-1].receipt)
     assert name not in seen and "Bo has 5 cats" in seen
-    assert name not in [row["id"] for row in api.memories(b)]
-    assert name not in [h["memory_id"] for h in api.search(b, ANN, 50)["hits"]]
-    for call in (api.memory, api.delete, api.export_peft, api.neighbours, api.quarantine):
+    assert name not in [row["id"] for row in Endpoints(b).memories()]
+    assert name not in [h["memory_id"] for h in Endpoints(b).search(ANN, 50)["hits"]]
+    for name_ in ("memory", "delete", "export_peft", "neighbours", "quarantine"):
         with pytest.raises(gr.Error, match="no memory"):
-            call(b, name)
+            getattr(Endpoints(b), name_)(name)
     with pytest.raises(gr.Error, match="no memory"):
-        api.think(b, ANN, name)
-    assert "of them yours" in text_of(arrival.head(a)[0]) and "<b>1</b> of them yours" in text_of(
-        arrival.head(a)[0]
-    )
+        Endpoints(b).think(ANN, name)
+    assert "<b>1</b> of them yours" in text_of(Page(desk).head(visitor("a"))[0])
 
 
-def test_bound_handlers_work_on_the_visitors_own_desk(desk: AppSession) -> None:
-    """What gradio calls: the request decides, also for handlers that do not ask for it themselves."""
-
-    def size(at: AppSession) -> int:
-        return len(at.engine.bank)
-
-    def sizes(at: AppSession, words: str, request: gr.Request) -> Iterator[tuple[str, int]]:
-        yield words, len(at.engine.bank)
-
+def test_a_request_decides_which_bank_an_endpoint_and_a_panel_work_on(desk: AppSession) -> None:
     kept(desk, "a")
-    assert (
-        session.bind(size, desk)(request("a")) == 3 and session.bind(size, desk)(request("b")) == 2
-    )
-    assert list(session.bind(sizes, desk)("x", request("a"))) == [("x", 3)]
-    assert session.bind(size, desk, own=False)(request("a")) == 2
-    assert session.bind(api.memories, desk)("Ann", 5, request("b")) == []
-    assert len(session.bind(api.memories, desk)("Ann", 5, request("a"))) == 1
+    shared = Endpoints(desk)
+    assert shared.memories("Ann", 5, request("b")) == []
+    assert len(shared.memories("Ann", 5, request("a"))) == 1
+    assert len(Solve(desk).of(request("a"))[0].engine.bank) == 3
+    assert len(Solve(desk).of(request("b"))[0].engine.bank) == 2 == len(desk.engine.bank)
 
 
 def test_what_is_asked_leaves_nothing_with_the_shared_bank(desk: AppSession) -> None:
     bo = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "pets")
     a = desk.at(visitor("a"))
     asked(a, ANN, who=visitor("a"))
-    solve.said_wrong(a, visitor("a"))
-    api.quarantine(a, bo, "not for me")
+    Solve(a).said_wrong(visitor("a"))
+    Endpoints(a).quarantine(bo, "not for me")
     assert a.engine.bank.info(bo).counters.used == 1 and a.engine.bank.info(bo).quarantined
     assert (
         desk.engine.bank.events() == []
         and not desk.at(visitor("b")).engine.bank.info(bo).quarantined
     )
     with pytest.raises(gr.Error, match="only its keeper"):
-        api.delete(a, bo)
+        Endpoints(a).delete(bo)
 
 
 def test_a_receipt_is_shown_to_whoever_asked_and_to_nobody_else(desk: AppSession) -> None:
@@ -123,15 +113,15 @@ def test_a_receipt_is_shown_to_whoever_asked_and_to_nobody_else(desk: AppSession
         -1
     ]  # before the app was shared
     assert desk.engine.bank.receipt(keepers.id).used is not None
-    mine = api.solve(desk.at(visitor("a")), ANN, request=visitor("a"))["id"]
-    assert api.receipt(desk.at(visitor("a")), mine)["answer"]
+    mine = Endpoints(desk.at(visitor("a"))).solve(ANN, request=visitor("a"))["id"]
+    assert Endpoints(desk.at(visitor("a"))).receipt(mine)["answer"]
     for who, name in (("b", mine), ("b", keepers.id), ("a", keepers.id)):
         with pytest.raises(gr.Error, match="no receipt"):
-            api.receipt(desk.at(visitor(who)), name)
+            Endpoints(desk.at(visitor(who))).receipt(name)
         page = arrival.show_map(desk.at(visitor(who)), "", visitor(who, receipt=name))
         assert "There is no receipt" in text_of(page.notice) and not page.body
         tried = keepers.used.memory_id
-        assert api.memory(desk.at(visitor(who)), tried)["receipts"] == (
+        assert Endpoints(desk.at(visitor(who))).memory(tried)["receipts"] == (
             [mine] if who == "a" else []
         )
     with pytest.raises(LatentmemError):
@@ -143,7 +133,7 @@ def test_an_own_bank_is_freed_with_its_visitor(desk: AppSession) -> None:
     own = desk.at(visitor("a")).engine.bank.own
     folder = Path(desk.at(visitor("a")).folder())
     settle(desk, visitor("a"))
-    arrival.leave(desk, visitor("a"))
+    Page(desk).leave(visitor("a"))
     with pytest.raises(LatentmemError, match="is closed"):
         len(own)
     assert not folder.exists() and len(desk.visits) == 0
@@ -154,14 +144,14 @@ def test_an_own_bank_outlives_a_reload_and_no_more(
     desk: AppSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.visits.patience = 60
-    arrival.welcome(desk, TOKEN, visitor("a"))
+    Page(desk).arrived(TOKEN, visitor("a"))
     name = kept(desk, "a")
-    arrival.leave(desk, visitor("a"))
-    arrival.welcome(desk, TOKEN, visitor("b"))
+    Page(desk).leave(visitor("a"))
+    Page(desk).arrived(TOKEN, visitor("b"))
     assert name in desk.at(visitor("b")).engine.bank
     own = desk.at(visitor("b")).engine.bank.own
     desk.visits.patience = 0.01
-    arrival.leave(desk, visitor("b"))
+    Page(desk).leave(visitor("b"))
     deadline = time.monotonic() + 10
     while len(desk.visits) and time.monotonic() < deadline:  # nobody calls: a timer frees it
         time.sleep(0.05)
@@ -173,12 +163,12 @@ def test_a_page_that_only_lost_its_connection_is_known_again(desk: AppSession) -
     """A phone that slept: gradio says that the page is gone, and its next press comes under the
     same name."""
     desk.visits.patience = 60
-    arrival.welcome(desk, TOKEN, visitor("a"))
+    Page(desk).arrived(TOKEN, visitor("a"))
     name = kept(desk, "a")
-    arrival.leave(desk, visitor("a"))
+    Page(desk).leave(visitor("a"))
     assert name in desk.at(visitor("a")).engine.bank and len(desk.visits) == 1
-    arrival.leave(desk, visitor("a"))
-    arrival.welcome(desk, TOKEN, visitor("b"))  # and a reload of it still finds everything
+    Page(desk).leave(visitor("a"))
+    Page(desk).arrived(TOKEN, visitor("b"))  # and a reload of it still finds everything
     assert (
         name in desk.at(visitor("b")).engine.bank and name not in desk.at(visitor("a")).engine.bank
     )
@@ -187,7 +177,7 @@ def test_a_page_that_only_lost_its_connection_is_known_again(desk: AppSession) -
 def test_a_program_without_a_session_is_not_remembered(desk: AppSession) -> None:
     for nobody in (None, SimpleNamespace(session_hash=None)):
         at = desk.at(nobody)
-        api.distil(at, ANN, request=nobody)
+        Endpoints(at).distil(ANN, request=nobody)
         assert len(desk.at(nobody).engine.bank) == 2 and len(desk.visits) == 0
 
 
@@ -219,37 +209,42 @@ def test_the_panel_refuses_what_is_beyond_the_limits(
 def test_the_endpoints_refuse_it_too(desk: AppSession) -> None:
     a = desk.at(visitor("a"))
     for call, words in (
-        (lambda: api.solve(a, ANN, rollouts=9), "9 rollouts are more than the 8"),
+        (lambda: Endpoints(a).solve(ANN, rollouts=9), "9 rollouts are more than the 8"),
         (
-            lambda: api.solve(a, ANN, max_new_tokens=5000),
+            lambda: Endpoints(a).solve(ANN, max_new_tokens=5000),
             "5000 tokens in a trace are more than the 320",
         ),
-        (lambda: api.solve(a, ANN, rollouts="256"), "256 rollouts are more than the 8"),
+        (lambda: Endpoints(a).solve(ANN, rollouts="256"), "256 rollouts are more than the 8"),
         (
-            lambda: api.distil(a, ANN, virtual_tokens="512"),
+            lambda: Endpoints(a).distil(ANN, virtual_tokens="512"),
             "512 virtual tokens are more than the 32",
         ),
-        (lambda: api.distil(a, ANN, steps=5), "5 gradient steps are more than the 4"),
-        (lambda: api.distil(a, ANN, virtual_tokens=33), "33 virtual tokens are more than the 32"),
-        (lambda: api.think(a, ANN, "m0", rollouts=9), "9 rollouts"),
-        (lambda: api.solve(a, "x" * 201), "201 characters and the limit is 200"),
-        (lambda: api.search(a, "x" * 201), "201 characters"),
-        (lambda: api.distil(a, "x" * 201), "201 characters"),
+        (lambda: Endpoints(a).distil(ANN, steps=5), "5 gradient steps are more than the 4"),
+        (
+            lambda: Endpoints(a).distil(ANN, virtual_tokens=33),
+            "33 virtual tokens are more than the 32",
+        ),
+        (lambda: Endpoints(a).think(ANN, "m0", rollouts=9), "9 rollouts"),
+        (lambda: Endpoints(a).solve("x" * 201), "201 characters and the limit is 200"),
+        (lambda: Endpoints(a).search("x" * 201), "201 characters"),
+        (lambda: Endpoints(a).distil("x" * 201), "201 characters"),
     ):
         with pytest.raises(gr.Error, match=words):
             call()
-    assert api.solve(a, ANN, rollouts=8)["answer"]
+    assert Endpoints(a).solve(ANN, rollouts=8)["answer"]
 
 
 def test_there_is_room_for_so_many_memories(desk: AppSession) -> None:
     a = desk.at(visitor("a"))
     for i in range(2):
-        assert api.distil(a, f"{ANN} ({i})")["kept"]
+        assert Endpoints(a).distil(f"{ANN} ({i})")["kept"]
     began = desk.engine.shared["open"]
     with pytest.raises(gr.Error, match="3 memories are more than the 2"):
-        api.distil(a, ANN)  # refused before ten minutes of work, not after
+        Endpoints(a).distil(ANN)  # refused before ten minutes of work, not after
     assert "more than the 2" in text_of(distilled(a, ANN, visitor("a"))[-1].status)
-    assert desk.engine.shared["open"] == began and api.distil(desk.at(visitor("b")), ANN)["kept"]
+    assert (
+        desk.engine.shared["open"] == began and Endpoints(desk.at(visitor("b"))).distil(ANN)["kept"]
+    )
 
 
 def test_the_apps_own_settings_respect_the_limits() -> None:
@@ -264,8 +259,8 @@ def test_the_page_offers_no_more_than_the_limits_and_a_bounded_queue() -> None:
     app = build(shared_engine(hosted_queue=3))
     sliders = {b.label: b.maximum for b in app.blocks.values() if isinstance(b, gr.Slider)}
     assert (
-        sliders["Rollouts"] == 8
-        and sliders["Longest trace, in tokens"] == 320
+        sliders["Attempts"] == 8
+        and sliders["Longest attempt, in tokens"] == 320
         and sliders["Gradient steps"] == 4
     )
     assert app.max_size == 3 if hasattr(app, "max_size") else app._queue.max_size == 3

@@ -12,10 +12,12 @@ import pytest
 
 from latentmem.records import LatentmemError, Problem, Status
 from latentmem.settings import Settings
-from latentmem.ui import api, app, launch_options, server
+from latentmem.ui import app, launch_options, server
+from latentmem.ui.api import Endpoints
 from latentmem.ui.map import actions, projection
 from latentmem.ui.map.panel_state import atlas_of
-from latentmem.ui.panels import distil, solve
+from latentmem.ui.panels.distil import Distil
+from latentmem.ui.panels.solve import Solve
 from latentmem.ui.session import AppSession
 from tests.fake_engine import FakeEngine, fill_bank
 from tests.memory_samples import SHOPS, drawn, sent
@@ -40,15 +42,15 @@ def test_visitors_share_the_atlas_until_something_is_theirs(desk: AppSession) ->
     a, b = desk.at(visitor("a")), desk.at(visitor("b"))
     assert atlas_of(a) is atlas_of(b) is atlas_of(desk)
     one = desk.engine.bank.infos()[0].id
-    api.quarantine(a, one, "not for me")
+    Endpoints(a).quarantine(one, "not for me")
     assert atlas_of(a) is not atlas_of(desk) is atlas_of(b) and atlas_of(a) is atlas_of(a)
     assert (
         atlas_of(a).rows().by_id[one].quarantined and not atlas_of(b).rows().by_id[one].quarantined
     )
-    distilled(b, ANN, visitor("b")), distil.keep(b, visitor("b"))
+    distilled(b, ANN, visitor("b")), Distil(b).keep(visitor("b"))
     assert len(atlas_of(b).rows().infos) == 3 and len(atlas_of(desk).rows().infos) == 2
     mine = next(i.id for i in b.engine.bank.infos() if b.engine.bank.owns(i.id))
-    api.delete(b, mine)
+    Endpoints(b).delete(mine)
     assert mine not in atlas_of(b).rows().by_id
 
 
@@ -56,7 +58,7 @@ def test_an_answer_and_a_verdict_are_seen_by_whoever_asked_alone(desk: AppSessio
     a, b = desk.at(visitor("a")), desk.at(visitor("b"))
     first = app.show_map(a, "", visitor("a"))
     asked(a, ANN, who=visitor("a"))
-    solve.said_right(a, visitor("a"))
+    Solve(a).said_right(visitor("a"))
     assert sum(i.counters.used for i in atlas_of(a).rows().infos) == 1
     assert (
         sum(i.counters.used for i in atlas_of(b).rows().infos)
@@ -90,7 +92,7 @@ def test_no_picture_is_computed_twice_for_the_same_memories(
         drawn(desk.at(visitor(name)), look)
     assert computed == ["tsne"]
     a = desk.at(visitor("a"))
-    api.quarantine(a, engine.bank.infos()[0].id)
+    Endpoints(a).quarantine(engine.bank.infos()[0].id)
     stamp = atlas_of(desk).ready("input", "tsne").stamp
     assert atlas_of(a) is not atlas_of(desk) and atlas_of(a).ready("input", "tsne").stamp == stamp
     drawn(a, look)
@@ -100,16 +102,16 @@ def test_no_picture_is_computed_twice_for_the_same_memories(
 # ------------------------------------------------------------------ receipts
 def test_a_visitor_forgets_their_own_receipts_and_nobody_elses(desk: AppSession) -> None:
     keepers = list(desk.engine.answer(Problem("How many cats has Cy?")))[-1].id
-    mine = api.solve(desk.at(visitor("a")), ANN, request=visitor("a"))["id"]
+    mine = Endpoints(desk.at(visitor("a"))).solve(ANN, request=visitor("a"))["id"]
     for who, name in (("b", mine), ("b", keepers), ("a", keepers)):
         with pytest.raises(gr.Error, match="There is no receipt"):
-            api.forget(desk.at(visitor(who)), name)
+            Endpoints(desk.at(visitor(who))).forget(name)
         pressed = gr.EventData(None, {"do": "really-forget", "value": name})
         assert "There is no receipt" in text_of(
             actions.act(desk.at(visitor(who)), *LOOK, "", pressed, visitor(who)).notice
         )
-    assert api.receipt(desk.at(visitor("a")), mine) and desk.engine.bank.receipt(keepers)
-    assert api.forget(desk.at(visitor("a")), mine) == mine
+    assert Endpoints(desk.at(visitor("a"))).receipt(mine) and desk.engine.bank.receipt(keepers)
+    assert Endpoints(desk.at(visitor("a"))).forget(mine) == mine
     with pytest.raises(gr.Error, match="There is no receipt"):
-        api.receipt(desk.at(visitor("a")), mine)
+        Endpoints(desk.at(visitor("a"))).receipt(mine)
     assert desk.engine.bank.receipt(keepers)

@@ -18,7 +18,8 @@ from latentmem.bank import notes as bank_notes
 from latentmem.records import Event, Status
 from latentmem.ui.map import actions, handlers, projection
 from latentmem.ui.map.panel_state import atlas_of
-from latentmem.ui.panels import distil, memories
+from latentmem.ui.panels import memories
+from latentmem.ui.panels.distil import Distil
 from latentmem.ui.session import AppSession
 from tests.fake_engine import FakeEngine
 from tests.memory_samples import click, drawn, placed, sent, shop_desk, stamp_of, wanted
@@ -247,13 +248,13 @@ def test_the_projection_is_computed_once_for_the_same_memories(desk: AppSession)
     memories.refresh(desk, "x", "age", "input", "pca", "", visitor())
     click(desk, {"id": desk.engine.bank.infos()[0].id})
     assert atlas_of(desk).ready("input", "pca") is sheet
-    distilled(desk), distil.keep(desk, visitor()), memories.refresh(desk, *LOOK, "", visitor())
+    distilled(desk), Distil(desk).keep(visitor()), memories.refresh(desk, *LOOK, "", visitor())
     assert len(atlas_of(desk).ready("input", "pca").names) == 3
 
 
 def test_visitors_with_banks_of_their_own_have_maps_of_their_own(desk: AppSession) -> None:
     other = AppSession(FakeEngine(bank=Overlay(desk.engine.bank)))  # type: ignore[arg-type]
-    distilled(other), distil.keep(other, visitor())
+    distilled(other), Distil(other).keep(visitor())
     assert wanted(other)[0].points["n"] == 3 and wanted(desk)[0].points["n"] == 2
     shared = desk.engine.bank.infos()[0].id
     assert click(other, {"id": shared}).delete["interactive"] is False

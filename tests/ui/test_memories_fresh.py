@@ -13,8 +13,9 @@ from latentmem.ui import app as arrival
 from latentmem.ui import build
 from latentmem.ui.map import actions, handlers
 from latentmem.ui.map.panel_state import Picture, atlas_of
-from latentmem.ui.panels import memories, solve
+from latentmem.ui.panels import memories
 from latentmem.ui.panels import memories as map_wiring
+from latentmem.ui.panels.solve import Solve
 from latentmem.ui.session import AppSession
 from tests.bank_samples import make_memory
 from tests.fake_engine import FakeEngine
@@ -64,7 +65,7 @@ def test_the_table_and_the_glance_learn_of_answers_and_verdicts(shops: AppSessio
         "and the star of the answer is there"
     )
     assert not sent(shown(shops, part)), "once"
-    solve.said_right(shops, visitor())
+    Solve(shops).said_right(visitor())
     again = shown(shops, part)
     helped = sum(i.counters.helped for i in shops.engine.bank.infos())
     assert glanced(again.page).endswith(f"Tried 1 Helped {helped}") and again.seen != part.seen

@@ -11,7 +11,7 @@ import pytest
 from latentmem.bank import Bank, Overlay
 from latentmem.records import Event
 from latentmem.ui.map import panel_state
-from latentmem.ui.panels import solve
+from latentmem.ui.panels.solve import Solve
 from latentmem.ui.views import memory
 from latentmem.ui.views.memory import History
 from tests.bank_samples import make_memory
@@ -82,7 +82,7 @@ def test_the_page_does_not_deny_a_verdict() -> None:
         if (slip := desk.engine.bank.receipts()[0]).route.agreed:
             break
     assert slip.route.agreed and slip.used is not None
-    solve.said_right(desk, visitor())
+    Solve(desk).said_right(visitor())
     assert {e.kind for e in desk.engine.bank.events(slip.used.memory_id)} == {
         "retrieved",
         "used",

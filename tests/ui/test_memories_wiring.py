@@ -11,6 +11,7 @@ import gradio as gr
 import pytest
 
 from latentmem.ui import app, build
+from latentmem.ui.app import Page
 from latentmem.ui.map import actions, handlers
 from latentmem.ui.panels import memories
 from latentmem.ui.panels import memories as map_wiring
@@ -136,7 +137,7 @@ def test_the_address_opens_a_receipt(shops: AppSession) -> None:
         (visitor("b", receipt=receipt.id), one),
         (visitor("c", receipt=receipt.id, memory=other), other),
     ):
-        app.welcome(shops, "", who)
+        Page(shops).arrived("", who)
         page = app.show_map(shops, "", who)
         assert page.chosen == memory and "7 pens" in text_of(page.body) and page.points["n"] == 16
         assert f'data-receipt-open="{receipt.id}"' in text_of(page.page)
@@ -161,11 +162,11 @@ def test_the_first_picture_of_the_panel_does_not_close_what_was_opened_meanwhile
     """The points of a page that opens on the map are there before; the answer for the whole panel
     may come later."""
     who = visitor("b", panel="memories")
-    app.welcome(shops, "", who)
+    Page(shops).arrived("", who)
     memories.clicked(shops, *LOOK, gr.EventData(None, {"id": shops.engine.bank.infos()[2].id}), who)
     late = sent(app.show_map(shops, "", who))
     assert "table" in late and not late & set(map_wiring.OPENED)
-    app.welcome(shops, "", who)
+    Page(shops).arrived("", who)
     assert sent(app.show_map(shops, "", who)) >= {"page", "chosen"}, (
         "a page that is loaded again begins anew"
     )

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from collections.abc import Iterator
 from typing import Any
 
-import gradio as gr
 import pytest
 
 from latentmem.records import Delta, LatentmemError
 from latentmem.settings import Settings
-from latentmem.ui import app, runs, session
+from latentmem.ui import runs, session
 from latentmem.ui import session as warming
-from latentmem.ui.panels import distil, solve
-from latentmem.ui.panels import distil as before_after
+from latentmem.ui.app import Page
+from latentmem.ui.panels import distil
+from latentmem.ui.panels.distil import Distil
+from latentmem.ui.panels.solve import Solve, SolveView
 from latentmem.ui.session import AppSession
 from tests.fake_engine import FakeEngine
 from tests.ui_samples import (
@@ -45,8 +45,7 @@ def desk() -> AppSession:
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture every hundredth of a second, so that a quick engine is seen at its steps, too."""
     monkeypatch.setattr(warming, "LOOK", 0.005)
-    for panel in (solve, distil, before_after):
-        monkeypatch.setattr(panel, "follow", functools.partial(session.follow, refresh=0.01))
+    monkeypatch.setattr(runs, "REFRESH", 0.01)
 
 
 @pytest.fixture
@@ -56,8 +55,8 @@ def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def tried(desk: AppSession, on: str, who: Any = None) -> Iterator[Any]:
     """Before and after is pressed, and has its turn in the queue."""
-    before_after.press_compare(desk, on, who or visitor())
-    return before_after.before_after(desk, who or visitor())
+    Distil(desk).compare.press(on, who or visitor())
+    return Distil(desk).compare.begin(who or visitor())
 
 
 # ------------------------------------------------------------------ solve
@@ -65,14 +64,14 @@ def test_solving_streams_and_ends_with_the_receipt(desk: AppSession) -> None:
     pictures = asked(desk)
     first, last = pictures[0], pictures[-1]
     assert (
-        first.press["interactive"] is False
-        and first.stop["interactive"] is True
+        first.press_button["interactive"] is False
+        and first.stop_button["interactive"] is True
         and not first.receipt
     )
     assert (
         "Receipt" in text_of(last.receipt)
-        and last.press["interactive"] is True
-        and last.stop["interactive"] is False
+        and last.press_button["interactive"] is True
+        and last.stop_button["interactive"] is False
     )
     assert last.after["visible"] and last.feedback["visible"]
     assert len(last.cards) == 16 + 2 and len(last.votes) == 2
@@ -90,15 +89,13 @@ def test_the_choice_of_memory(desk: AppSession, mode: str, words: str) -> None:
 
 
 def test_this_one_without_a_memory_is_refused(desk: AppSession) -> None:
-    shown = solve.Picture(*solve.press(desk, visitor(), ANN, "chosen", None, *SETTINGS)[:-2])
+    shown = Solve(desk).press(visitor(), ANN, "chosen", None, *SETTINGS)
     assert (
         "Choose a memory first" in text_of(shown.status)
-        and shown.press["interactive"]
-        and not shown.stop["interactive"]
+        and shown.press_button["interactive"]
+        and not shown.stop_button["interactive"]
     )
-    assert next(solve.begin(desk, visitor())) == [gr.skip()] * len(solve.Picture._fields), (
-        "it has no turn"
-    )
+    assert next(Solve(desk).begin(visitor())) == SolveView(), "it has no turn"
     assert desk.engine.shared["closed"] == 0
 
 
@@ -106,12 +103,13 @@ def test_what_is_looked_up_is_said_as_it_is(desk: AppSession) -> None:
     train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
     said = {}
     for mode in ("off", "auto", "chosen"):
-        run = solve.posed(desk.visit(visitor()), ANN, mode, train, *SETTINGS[:-1], 0.9)
+        panel, visit = Solve(desk), desk.visit(visitor())
+        run = panel.new_run(visit, panel.asked(ANN, mode, train, *SETTINGS[:-1], 0.9))
         for record in desk.engine.answer(desk.problem(ANN), train if mode == "chosen" else mode):
             run.scene.add(record)
             if run.scene.retrieval is not None:
                 break
-        said[mode] = dict(solve.picture(desk, run, True).status)["hits"]
+        said[mode] = dict(panel.draw(desk, visit, run, True).status)["hits"]
     assert (
         "Memories are off" in said["off"]
         and "Nearest memory" in said["auto"]
@@ -126,13 +124,13 @@ def test_what_is_looked_up_is_said_as_it_is(desk: AppSession) -> None:
     assert "by you" in receipt and "looked up" not in receipt and "Lead over" not in receipt
 
 
-@pytest.mark.parametrize("panel", [solve, distil])
+@pytest.mark.parametrize("panel", [Solve, Distil])
 def test_an_over_long_problem_is_refused_and_not_cut(panel: Any) -> None:
     desk, more = (
         AppSession(FakeEngine(Settings(hosted=True, hosted_chars=200))),
-        (4, 1e-3, 20) if panel is distil else (),
+        (4, 1e-3, 20) if panel is Distil else (),
     )
-    given = ("auto", None, *SETTINGS) if panel is solve else (*SETTINGS, *more)
+    given = ("auto", None, *SETTINGS) if panel is Solve else (*SETTINGS, *more)
     last = list(pressed(panel, desk, visitor(), "x" * 201, *given))[-1]
     assert (
         "201 characters and the limit is 200" in text_of(last.status)
@@ -154,7 +152,7 @@ def test_what_a_user_can_mend_is_one_sentence(
 ) -> None:
     last = asked(desk, text, **changes)[-1]
     assert words in text_of(last.status) and 'role="alert"' in text_of(last.status)
-    assert last.press["interactive"] is True and not last.receipt
+    assert last.press_button["interactive"] is True and not last.receipt
 
 
 def test_a_bug_shows_no_traceback(desk: AppSession) -> None:
@@ -172,11 +170,11 @@ def test_the_model_is_loaded_first_with_progress(quick_pictures: None) -> None:
 
 def test_stop_ends_the_engine_and_keeps_what_was_seen(desk: AppSession) -> None:
     desk.engine.pace = 0.005
-    stream = pressed(solve, desk, visitor(), SLOWLY, "auto", None, *SETTINGS)
+    stream = pressed(Solve, desk, visitor(), SLOWLY, "auto", None, *SETTINGS)
     for _ in range(3):
         next(stream)
-    stopped = solve.stop(desk, visitor())
-    assert "Stopped" in text_of(stopped.status) and stopped.press["interactive"] is True
+    stopped = Solve(desk).stop(visitor())
+    assert "Stopped" in text_of(stopped.status) and stopped.press_button["interactive"] is True
     last = list(stream)[-1]
     assert "Stopped" in text_of(last.status) and not last.receipt and last.cards
     settle(desk)
@@ -185,7 +183,7 @@ def test_stop_ends_the_engine_and_keeps_what_was_seen(desk: AppSession) -> None:
 
 
 def test_closing_the_stream_closes_the_engine(desk: AppSession) -> None:
-    stream = pressed(solve, desk, visitor(), SLOWLY, "auto", None, *SETTINGS)
+    stream = pressed(Solve, desk, visitor(), SLOWLY, "auto", None, *SETTINGS)
     desk.engine.pace = 0.005
     for _ in range(3):
         next(stream)
@@ -196,10 +194,10 @@ def test_closing_the_stream_closes_the_engine(desk: AppSession) -> None:
 
 
 def test_a_visitor_who_leaves_stops_their_run(desk: AppSession) -> None:
-    stream = pressed(solve, desk, visitor("gone"), ANN, "auto", None, *SETTINGS)
+    stream = pressed(Solve, desk, visitor("gone"), ANN, "auto", None, *SETTINGS)
     next(stream), next(stream)
     run = desk.visit(visitor("gone")).runs["solve"]
-    app.leave(desk, visitor("gone"))
+    Page(desk).leave(visitor("gone"))
     list(stream)
     run.thread.join(20)
     assert desk.engine.shared["open"] == 0 and "gone" not in desk.visits and len(desk.visits) == 0
@@ -235,10 +233,10 @@ def test_distil_try_keep_and_try_again(desk: AppSession, quick_pictures: None) -
     assert len(desk.engine.bank) == 2 and len(desk.engine.bank.events()) == events, (
         "a trial leaves nothing behind"
     )
-    kept = distil.keep(desk, visitor())
+    kept = Distil(desk).keep(visitor())
     assert len(desk.engine.bank) == 3 and kept.after["visible"] and not kept.choice["visible"]
     assert "See it on the map" in text_of(kept.outcome)
-    assert "no memory to keep" in text_of(distil.keep(desk, visitor()).status)
+    assert "no memory to keep" in text_of(Distil(desk).keep(visitor()).status)
     assert text_of(list(tried(desk, BO))[-1]).count('class="column"') == 2
     assert text_of(list(tried(desk, distil.ALL))[-1]).count('class="column"') == 6
     assert "Distil a memory first" in text_of(list(tried(desk, distil.SAME, visitor("new")))[-1])
@@ -258,7 +256,7 @@ def test_the_nearest_examples_are_offered_first(desk: AppSession) -> None:
 
 def test_discard_and_nothing_learnt_store_nothing(desk: AppSession) -> None:
     distilled(desk)
-    gone = distil.discard(desk, visitor())
+    gone = Distil(desk).discard(visitor())
     assert not gone.choice["visible"] and not gone.outcome and "Discarded" in text_of(gone.status)
     last = distilled(desk, "A unanimous problem")[-1]
     assert "Nothing was learnt" in text_of(last.outcome) and not last.choice["visible"]
@@ -267,17 +265,17 @@ def test_discard_and_nothing_learnt_store_nothing(desk: AppSession) -> None:
 
 def test_a_stopped_distillation_leaves_nothing_to_keep(desk: AppSession) -> None:
     desk.engine.pace = 0.005
-    stream = pressed(distil, desk, visitor(), SLOWLY, *SETTINGS, 4, 1e-3, 20)
+    stream = pressed(Distil, desk, visitor(), SLOWLY, *SETTINGS, 4, 1e-3, 20)
     for _ in range(4):
         next(stream)
-    assert "The bank is as it was" in text_of(distil.stop(desk, visitor()).status)
+    assert "The bank is as it was" in text_of(Distil(desk).stop(visitor()).status)
     assert not list(stream)[-1].choice["visible"]
     assert desk.visit(visitor()).pending is None
 
 
 def test_the_waiting_memory_belongs_to_one_visitor(desk: AppSession) -> None:
     distilled(desk, who=visitor("a"))
-    assert "no memory to keep" in text_of(distil.keep(desk, visitor("b")).status)
+    assert "no memory to keep" in text_of(Distil(desk).keep(visitor("b")).status)
     assert desk.visit(visitor("a")).pending is not None
 
 
@@ -288,15 +286,15 @@ def test_a_full_disk_loses_nothing(desk: AppSession, monkeypatch: pytest.MonkeyP
         raise LatentmemError("The disk is full: free some space.")
 
     monkeypatch.setattr(desk.engine, "keep", full)
-    picture = distil.keep(desk, visitor())
+    picture = Distil(desk).keep(visitor())
     assert "disk is full" in text_of(picture.status) and picture.choice["visible"]
 
 
 def test_the_solved_problem_is_distilled_and_not_what_stands_in_the_box(desk: AppSession) -> None:
     asked(desk, ANN)
-    _, box, *_ = distil.take_over(desk, visitor(), "Another one?", *SETTINGS, 4, 1e-3, 20)
-    assert box == ANN == desk.visit(visitor()).runs["distil"].problem
-    _, box, *_ = distil.take_over(desk, visitor("new"), "Another one?", *SETTINGS, 4, 1e-3, 20)
+    _, box, *_ = Distil(desk).take_over(visitor(), "Another one?", *SETTINGS, 4, 1e-3, 20)
+    assert box == ANN == desk.visit(visitor()).runs["distil"].asked.problem
+    _, box, *_ = Distil(desk).take_over(visitor("new"), "Another one?", *SETTINGS, 4, 1e-3, 20)
     assert box == "Another one?"
 
 
@@ -305,8 +303,8 @@ def test_only_a_full_queue_refuses_a_press(desk: AppSession, full: bool) -> None
     """An event that was stopped has failed, too, in gradio's eyes: it must not end the press that
     waits behind it."""
     desk.full = lambda: full
-    solve.press(desk, visitor(), ANN, "off", None, *SETTINGS)
-    shown = solve.refused(desk, visitor())
+    Solve(desk).press(visitor(), ANN, "off", None, *SETTINGS)
+    shown = Solve(desk).refused(visitor())
     assert desk.visit(visitor()).runs["solve"].pressed is not full
     assert (
         ("queue is full" in text_of(shown.status))

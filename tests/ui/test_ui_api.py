@@ -16,6 +16,7 @@ from latentmem.records import LatentmemError
 from latentmem.settings import Settings
 from latentmem.ui import api, build, launch_options
 from latentmem.ui import app as about
+from latentmem.ui.api import Endpoints
 from latentmem.ui.session import AppSession
 from tests.fake_engine import FakeEngine
 from tests.ui_samples import ANN, BO, new_desk, visitor
@@ -27,67 +28,72 @@ def desk() -> AppSession:
 
 
 def test_the_endpoints_give_plain_json(desk: AppSession) -> None:
-    receipt = api.solve(desk, ANN, rollouts=4, request=visitor())
+    receipt = Endpoints(desk).solve(ANN, rollouts=4, request=visitor())
     assert receipt["answer"] and receipt["sentence"] and len(receipt["traces"]) == 8
-    assert api.replay(desk, visitor()) == {"same": True, "receipt": receipt["id"], "reason": ""}
-    assert api.feedback(desk, True, visitor()) == receipt["id"]
-    made = api.distil(desk, ANN, steps=2)
+    assert Endpoints(desk).replay(visitor()) == {
+        "same": True,
+        "receipt": receipt["id"],
+        "reason": "",
+    }
+    assert Endpoints(desk).feedback(True, visitor()) == receipt["id"]
+    made = Endpoints(desk).distil(ANN, steps=2)
     assert made["kept"] and made["memory_id"] in desk.engine.bank
-    thought = api.think(desk, ANN, made["memory_id"], rollouts=4)
+    thought = Endpoints(desk).think(ANN, made["memory_id"], rollouts=4)
     assert len(thought["traces"]) == 4 and thought["vote"]["total"] == 4
-    assert [row["id"] for row in api.memories(desk, "Ann has")] == [made["memory_id"]]
-    assert api.search(desk, ANN, 2)["hits"][0]["memory_id"] == made["memory_id"]
-    assert [h["memory_id"] for h in api.neighbours(desk, made["memory_id"], 1)] != [
+    assert [row["id"] for row in Endpoints(desk).memories("Ann has")] == [made["memory_id"]]
+    assert Endpoints(desk).search(ANN, 2)["hits"][0]["memory_id"] == made["memory_id"]
+    assert [h["memory_id"] for h in Endpoints(desk).neighbours(made["memory_id"], 1)] != [
         made["memory_id"]
     ]
-    assert api.quarantine(desk, made["memory_id"], "x")
-    row = api.memory(desk, made["memory_id"])
+    assert Endpoints(desk).quarantine(made["memory_id"], "x")
+    row = Endpoints(desk).memory(made["memory_id"])
     assert (
         row["quarantined"] and len(row["steps"]) == 3 and row["events"][0]["kind"] == "quarantined"
     )
-    api.release(desk, made["memory_id"])
+    Endpoints(desk).release(made["memory_id"])
     with pytest.raises(gr.Error, match="whole id"):
-        api.delete(desk, made["memory_id"][:6])
-    assert api.delete(desk, made["memory_id"]) not in desk.engine.bank
+        Endpoints(desk).delete(made["memory_id"][:6])
+    assert Endpoints(desk).delete(made["memory_id"]) not in desk.engine.bank
     json.dumps([receipt, made, thought, row])
 
 
 def test_a_receipt_is_found_again_by_its_id_and_by_its_memory(desk: AppSession) -> None:
-    asked = api.solve(desk, ANN, rollouts=4, request=visitor())
-    again = api.receipt(desk, asked["id"])
+    asked = Endpoints(desk).solve(ANN, rollouts=4, request=visitor())
+    again = Endpoints(desk).receipt(asked["id"])
     for one in (asked, again):
         assert [len(t) for t in (one.pop("traces"),)] == [8]
     assert json.loads(json.dumps(again)) == json.loads(json.dumps(asked))
     tried = asked["used"]["memory_id"]
-    assert api.memory(desk, tried)["receipts"] == [asked["id"]]
-    assert asked["id"] in {e["receipt_id"] for e in api.memory(desk, tried)["events"]}
+    assert Endpoints(desk).memory(tried)["receipts"] == [asked["id"]]
+    assert asked["id"] in {e["receipt_id"] for e in Endpoints(desk).memory(tried)["events"]}
     other = next(i.id for i in desk.engine.bank.infos() if i.id != tried)
-    assert api.memory(desk, other)["receipts"] == []
+    assert Endpoints(desk).memory(other)["receipts"] == []
 
 
 def test_what_is_not_kept_waits_for_keep_or_discard(desk: AppSession) -> None:
-    for end, size in ((api.keep, 3), (api.discard, 3)):
-        made = api.distil(desk, ANN if end is api.keep else BO, keep=False, request=visitor())
+    program = Endpoints(desk)
+    for end, text, size in ((program.keep, ANN, 3), (program.discard, BO, 3)):
+        made = program.distil(text, keep=False, request=visitor())
         assert not made["kept"] and len(desk.engine.bank) <= size
-        assert end(desk, visitor()) and len(desk.engine.bank) == size
+        assert end(visitor()) and len(desk.engine.bank) == size
     with pytest.raises(gr.Error, match="no memory to keep"):
-        api.keep(desk, visitor())
-    assert api.discard(desk, visitor()) is False
+        Endpoints(desk).keep(visitor())
+    assert Endpoints(desk).discard(visitor()) is False
 
 
 def test_mistakes_are_one_sentence(desk: AppSession) -> None:
     for call in (
-        lambda: api.solve(desk, " "),
-        lambda: api.memory(desk, "m000nothere"),
-        lambda: api.search(desk, ""),
-        lambda: api.think(desk, ANN, "m000nothere"),
-        lambda: api.feedback(desk, True, visitor("new")),
-        lambda: api.replay(desk, visitor("new")),
-        lambda: api.solve(desk, ANN, rollouts=-1),
-        lambda: api.receipt(desk, "r404"),
-        lambda: api.receipt(desk, "\ud800"),
-        lambda: api.export_peft(desk, "m000nothere"),
-        lambda: api.import_bank(desk, None),
+        lambda: Endpoints(desk).solve(" "),
+        lambda: Endpoints(desk).memory("m000nothere"),
+        lambda: Endpoints(desk).search(""),
+        lambda: Endpoints(desk).think(ANN, "m000nothere"),
+        lambda: Endpoints(desk).feedback(True, visitor("new")),
+        lambda: Endpoints(desk).replay(visitor("new")),
+        lambda: Endpoints(desk).solve(ANN, rollouts=-1),
+        lambda: Endpoints(desk).receipt("r404"),
+        lambda: Endpoints(desk).receipt("\ud800"),
+        lambda: Endpoints(desk).export_peft("m000nothere"),
+        lambda: Endpoints(desk).import_bank(None),
     ):
         with pytest.raises(gr.Error) as caught:
             call()
@@ -148,27 +154,36 @@ def test_mistakes_are_one_sentence(desk: AppSession) -> None:
 def test_what_does_not_fit_is_one_sentence(
     desk: AppSession, name: str, given: dict[str, Any], words: str
 ) -> None:
-    api.solve(desk, ANN, request=visitor())
+    Endpoints(desk).solve(ANN, request=visitor())
     asks = {"request": visitor()} if name in ("solve", "distil", "feedback") else {}
     with pytest.raises(gr.Error) as caught:
-        getattr(api, name)(desk, **given, **asks)
+        getattr(Endpoints(desk), name)(**given, **asks)
     assert words in str(caught.value) and "\n" not in str(caught.value), str(caught.value)
 
 
 def test_null_is_what_stands_in_the_description(desk: AppSession) -> None:
     one = desk.engine.bank.infos()[0].id
-    assert len(api.memories(desk, None, None)) == 2 and len(api.memories(desk, limit="1")) == 1
-    assert len(api.neighbours(desk, one, None)) == 1 and api.quarantine(desk, one, None) == one
-    assert len(api.search(desk, ANN, None)["hits"]) == 1, "the other one is in quarantine"
-    assert api.tag(desk, one, "x", None) == ["x"] and api.note(desk, one, None) == []
     assert (
-        api.solve(desk, ANN, memory=None, rollouts="4", request=visitor())["memory"]["total"] == 4
+        len(Endpoints(desk).memories(None, None)) == 2
+        and len(Endpoints(desk).memories(limit="1")) == 1
     )
-    assert api.distil(desk, ANN, steps=2.0, keep=None)["kept"]
+    assert (
+        len(Endpoints(desk).neighbours(one, None)) == 1
+        and Endpoints(desk).quarantine(one, None) == one
+    )
+    assert len(Endpoints(desk).search(ANN, None)["hits"]) == 1, "the other one is in quarantine"
+    assert Endpoints(desk).tag(one, "x", None) == ["x"] and Endpoints(desk).note(one, None) == []
+    assert (
+        Endpoints(desk).solve(ANN, memory=None, rollouts="4", request=visitor())["memory"]["total"]
+        == 4
+    )
+    assert Endpoints(desk).distil(ANN, steps=2.0, keep=None)["kept"]
 
 
 def test_half_a_character_is_replaced_and_not_refused(desk: AppSession) -> None:
-    assert api.solve(desk, f"{ANN} \ud800", request=visitor())["problem"]["text"].endswith("?")
+    assert (
+        Endpoints(desk).solve(f"{ANN} \ud800", request=visitor())["problem"]["text"].endswith("?")
+    )
 
 
 def test_a_bug_tells_no_secret(desk: AppSession, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,66 +192,72 @@ def test_a_bug_tells_no_secret(desk: AppSession, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(desk.engine.bank, "infos", broken)
     with pytest.raises(gr.Error, match="server's log") as caught:
-        api.memories(desk)
+        Endpoints(desk).memories()
     assert "secret" not in str(caught.value)
 
 
 def test_a_receipt_is_deleted_for_good(desk: AppSession) -> None:
     one, two = (
-        api.solve(desk, text, request=visitor())["id"] for text in (ANN, ANN + " And fish?")
+        Endpoints(desk).solve(text, request=visitor())["id"] for text in (ANN, ANN + " And fish?")
     )
-    tried = api.receipt(desk, one)["used"]["memory_id"]
-    assert api.forget(desk, one) == one and [r.id for r in desk.engine.bank.receipts()] == [two]
+    tried = Endpoints(desk).receipt(one)["used"]["memory_id"]
+    assert Endpoints(desk).forget(one) == one and [r.id for r in desk.engine.bank.receipts()] == [
+        two
+    ]
     assert (
-        one not in api.memory(desk, tried)["receipts"]
+        one not in Endpoints(desk).memory(tried)["receipts"]
         and desk.engine.bank.info(tried).counters.used >= 1
     )
     for gone in (one, "r404", "\ud800"):
         with pytest.raises(gr.Error, match="There is no receipt") as caught:
-            api.forget(desk, gone)
+            Endpoints(desk).forget(gone)
         assert "latentmem receipts" not in str(caught.value), "a client has no command line there"
     assert [r.id for r in desk.engine.bank.receipts()] == [two]
 
 
 def test_tags_notes_and_words(desk: AppSession) -> None:
     one = desk.engine.bank.infos()[0].id
-    assert api.tag(desk, one, "Teach first") == ["teach first"] and api.tag(desk, one, "keep") == [
+    assert Endpoints(desk).tag(one, "Teach first") == ["teach first"] and Endpoints(desk).tag(
+        one, "keep"
+    ) == [
         "keep",
         "teach first",
     ]
-    assert api.tag(desk, one, "keep", on=False) == ["teach first"]
-    assert [n["text"] for n in api.note(desk, one, "odd")] == ["odd"] and len(
-        api.note(desk, one)
+    assert Endpoints(desk).tag(one, "keep", on=False) == ["teach first"]
+    assert [n["text"] for n in Endpoints(desk).note(one, "odd")] == ["odd"] and len(
+        Endpoints(desk).note(one)
     ) == 1
-    near = api.words(desk, one)
+    near = Endpoints(desk).words(one)
     assert len(near) == 20 and near[0][0]["text"] and -1 <= near[0][0]["cosine"] <= 1
-    json.dumps([near, api.note(desk, one)])
+    json.dumps([near, Endpoints(desk).note(one)])
     for call in (
-        lambda: api.tag(desk, "m000nothere", "x"),
-        lambda: api.tag(desk, one, " "),
-        lambda: api.note(desk, "m000nothere"),
-        lambda: api.words(desk, "m000nothere"),
+        lambda: Endpoints(desk).tag("m000nothere", "x"),
+        lambda: Endpoints(desk).tag(one, " "),
+        lambda: Endpoints(desk).note("m000nothere"),
+        lambda: Endpoints(desk).words("m000nothere"),
     ):
         with pytest.raises(gr.Error):
             call()
 
 
 def test_files_out_and_in(desk: AppSession) -> None:
-    bank = api.export_bank(desk)
+    bank = Endpoints(desk).export_bank()
     assert (
-        zipfile.is_zipfile(bank) and api.import_bank(AppSession(FakeEngine()), bank)["added"] == 2
+        zipfile.is_zipfile(bank)
+        and Endpoints(AppSession(FakeEngine())).import_bank(bank)["added"] == 2
     )
-    peft = api.export_peft(desk, desk.engine.bank.infos()[0].id)
+    peft = Endpoints(desk).export_peft(desk.engine.bank.infos()[0].id)
     assert {"adapter_config.json", "adapter_model.safetensors"} <= set(
         zipfile.ZipFile(peft).namelist()
     )
 
 
 def test_every_endpoint_is_documented() -> None:
-    for fn in (*api.WORK, api.stream, *api.QUICK):
+    for endpoint in (*api.WORK, "stream", *api.QUICK):
+        fn = getattr(Endpoints, endpoint)
         name, written, what = about.signature(fn)
         words = fn.__doc__ or ""
-        assert name == fn.__name__ and what.endswith(".") and "desk" not in written
+        assert name == endpoint and what.endswith(".") and "self" not in written
         for part in filter(None, written.split(", ")):
             if ":" in part:
                 assert f"        {part.partition(':')[0]}: " in words, (
@@ -316,7 +337,7 @@ def test_whatever_json_a_client_sends_is_answered_in_a_sentence(client: Any) -> 
 
 def test_the_types_of_parameters_are_told(client: Any) -> None:
     told = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(told) == {f"/{fn.__name__}" for fn in api.ENDPOINTS}
+    assert set(told) == {f"/{name}" for name in api.ENDPOINTS}
     named = {p["parameter_name"]: p for p in told["/solve"]["parameters"]}
     assert "request" not in named and named["problem"]["python_type"]["type"] == "str"
     assert (

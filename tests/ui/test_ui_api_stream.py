@@ -17,9 +17,9 @@ import pytest
 from latentmem.settings import Settings
 from latentmem.ui import api, build, launch_options
 from latentmem.ui import api as api_stream
-from latentmem.ui.panels import stream
+from latentmem.ui.api import Endpoints
 from latentmem.ui.panels import stream as streaming
-from latentmem.ui.panels.stream import ALL
+from latentmem.ui.panels.stream import ALL, Stream
 from latentmem.ui.runs import Run
 from latentmem.ui.session import AppSession
 from tests.evaluation_samples import FakeSystem
@@ -40,7 +40,7 @@ def desk(tmp_path: Path) -> AppSession:
 
 
 def test_it_ends_with_what_the_panel_shows(desk: AppSession, tmp_path: Path) -> None:
-    *_, last = api.stream(desk, "change", BOTH, 6, 0, request=visitor())
+    *_, last = Endpoints(desk).stream("change", BOTH, 6, 0, request=visitor())
     assert (last["done"], last["total"], last["problems"], last["whole"]) == (12, 12, 6, True)
     other = AppSession(FakeEngine(Settings(bank=tmp_path / "other" / "bank.sqlite")))  # type: ignore[arg-type]
     panel = streamed(other)[-1]
@@ -51,7 +51,7 @@ def test_it_ends_with_what_the_panel_shows(desk: AppSession, tmp_path: Path) -> 
         if x["record"] == "Result"
     ]
     assert json.loads(json.dumps(last["results"])) == mine and len(last["learned"]) == 6
-    for line, one in zip(panel.figure["data"], last["standings"], strict=True):
+    for line, one in zip(panel.curve["data"], last["standings"], strict=True):
         assert line["y"][-1] == one["accuracy"] and one["n"] == 6
     assert {"coverage", "routing_accuracy", "right", "tokens", "seconds"} <= set(
         last["standings"][1]
@@ -62,7 +62,7 @@ def test_the_standings_come_while_they_grow_and_a_client_that_leaves_stops_it(
     desk: AppSession, monkeypatch: pytest.MonkeyPatch, asked: list[str]
 ) -> None:
     reached, go = held(monkeypatch, after=3)
-    answers = api.stream(desk, "change", BOTH, 6, 0, request=visitor())
+    answers = Endpoints(desk).stream("change", BOTH, 6, 0, request=visitor())
     seen = [next(answers)]
     while seen[-1]["done"] < 7:  # the eighth reply is held
         seen.append(next(answers))
@@ -89,16 +89,16 @@ def test_it_goes_on_where_the_panel_or_a_call_was_stopped(
 ) -> None:
     streamed(desk, size=6)
     assert len(asked) == 12
-    *_, last = api.stream(desk, "change", BOTH, 6, 0, request=visitor("program"))
+    *_, last = Endpoints(desk).stream("change", BOTH, 6, 0, request=visitor("program"))
     assert len(asked) == 12 and last["done"] == 12 and len(last["results"]) == 12, (
         "the same choices are the same stream"
     )
-    *_, last = api.stream(desk, "change", BOTH, 6, 0, fresh=True, request=visitor("program"))
+    *_, last = Endpoints(desk).stream("change", BOTH, 6, 0, fresh=True, request=visitor("program"))
     assert len(asked) == 24 and last["done"] == 12
 
 
 def test_what_is_left_out_is_what_the_panel_begins_with(desk: AppSession) -> None:
-    *_, last = api.stream(desk)
+    *_, last = Endpoints(desk).stream()
     assert last["problems"] == 8 and [s["system"] for s in last["standings"]] == [
         "zero_shot",
         "elm",
@@ -120,7 +120,7 @@ def test_what_is_left_out_is_what_the_panel_begins_with(desk: AppSession) -> Non
 )
 def test_mistakes_are_one_sentence(desk: AppSession, given: dict[str, Any], words: str) -> None:
     with pytest.raises(gr.Error, match=words) as caught:
-        list(api.stream(desk, **given, request=visitor()))
+        list(Endpoints(desk).stream(**given, request=visitor()))
     assert "\n" not in str(caught.value)
 
 
@@ -130,7 +130,7 @@ def test_a_bug_tells_a_client_no_secret(desk: AppSession, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(FakeSystem, "reply", broken)
     with pytest.raises(gr.Error, match="server's log") as caught:
-        list(api.stream(desk, "change", BOTH, 2, request=visitor()))
+        list(Endpoints(desk).stream("change", BOTH, 2, request=visitor()))
     assert "secret" not in str(caught.value)
 
 
@@ -140,9 +140,9 @@ def test_a_shared_app_holds_its_limit_and_keeps_clients_apart(
     desk = AppSession(FakeEngine(Settings(hosted=True, bank=tmp_path / "home" / "bank.sqlite")))  # type: ignore[arg-type]
     one, two = desk.at(visitor("one")), desk.at(visitor("two"))
     with pytest.raises(gr.Error, match="choose 1 to 6"):
-        list(api.stream(one, problems=7, request=visitor("one")))
-    assert list(api.stream(one, "change", BOTH, request=visitor("one")))[-1]["problems"] == 6
-    list(api.stream(two, "change", BOTH, request=visitor("two")))
+        list(Endpoints(one).stream(problems=7, request=visitor("one")))
+    assert list(Endpoints(one).stream("change", BOTH, request=visitor("one")))[-1]["problems"] == 6
+    list(Endpoints(two).stream("change", BOTH, request=visitor("two")))
     assert len(asked) == 24 and not (tmp_path / "home" / "streams").exists()
 
 
@@ -150,10 +150,10 @@ def test_stop_on_the_panel_and_the_endpoint_share_a_visitors_run(
     desk: AppSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached, go = held(monkeypatch, after=1)
-    answers = api.stream(desk, "change", BOTH, 6, 0, request=visitor())
+    answers = Endpoints(desk).stream("change", BOTH, 6, 0, request=visitor())
     next(answers), next(answers)
     assert reached.wait(20)
-    assert "Press Go on" in text_of(stream.stop(desk, visitor()).status)
+    assert "Press Go on" in text_of(Stream(desk).stop(visitor()).status)
     go.set()
     assert list(answers)[-1]["whole"] is False
 
@@ -161,7 +161,7 @@ def test_stop_on_the_panel_and_the_endpoint_share_a_visitors_run(
 def test_it_answers_before_anything_is_done_and_can_be_cancelled_then(
     desk: AppSession, asked: list[str]
 ) -> None:
-    answers = api.stream(desk, "change", BOTH, 6, 0, request=visitor())
+    answers = Endpoints(desk).stream("change", BOTH, 6, 0, request=visitor())
     first = next(answers)
     assert first["done"] == 0 == first["total"] and not first["whole"] and first["standings"] == []
     answers.close()
@@ -222,11 +222,8 @@ def test_a_client_that_cancels_stops_it(
 ) -> None:
     reached, go = held(monkeypatch, after=3)
     runs: list[Run] = []
-    monkeypatch.setattr(
-        api_stream,
-        "posed",
-        lambda *given, **how: runs.append(streaming.posed(*given, **how)) or runs[-1],
-    )
+    new_run = Stream.new_run
+    monkeypatch.setattr(Stream, "new_run", lambda *asked: runs.append(new_run(*asked)) or runs[-1])
     job = client.submit("change", systems=BOTH, problems=6, seed=5, api_name="/stream")
     assert reached.wait(60)
     deadline = time.monotonic() + 15
@@ -280,7 +277,7 @@ def test_the_types_are_told(client: Any) -> None:
 @pytest.mark.skipif(find_spec("mcp") is None, reason="needs the extra mcp")
 def test_every_endpoint_is_an_mcp_tool(address: str) -> None:
     tools = json.loads(urlopen(f"{address}gradio_api/mcp/schema", timeout=20).read())
-    names = {fn.__name__ for fn in api.ENDPOINTS}
+    names = set(api.ENDPOINTS)
     assert names == {
         n for n in names for t in tools if t["name"] == n or t["name"].endswith(f"_{n}")
     }

@@ -13,7 +13,8 @@ import pytest
 
 from latentmem.bank import notes as bank_notes
 from latentmem.records import LatentmemError
-from latentmem.ui import api, build, launch_options
+from latentmem.ui import build, launch_options
+from latentmem.ui.api import Endpoints
 from latentmem.ui.map import actions
 from latentmem.ui.panels import memories
 from latentmem.ui.session import EXPORTS_KEPT, AppSession
@@ -37,8 +38,8 @@ def test_only_the_last_two_exports_of_a_kind_are_kept(kind: str, served: Path) -
     desk = new_desk()
     one = desk.engine.bank.infos()[0].id
     make: Any = {
-        "bank": lambda: api.export_bank(desk),
-        "peft": lambda: api.export_peft(desk, one),
+        "bank": lambda: Endpoints(desk).export_bank(),
+        "peft": lambda: Endpoints(desk).export_peft(one),
         "button": lambda: memories.export_all(desk)[0]["value"],
         "adapter": lambda: memories.export_peft(desk, one)[0]["value"],
     }[kind]
@@ -53,18 +54,18 @@ def test_only_the_last_two_exports_of_a_kind_are_kept(kind: str, served: Path) -
 
 def test_an_export_of_another_kind_does_not_push_one_out(served: Path) -> None:
     desk = new_desk()
-    bank = api.export_bank(desk)
+    bank = Endpoints(desk).export_bank()
     for info in desk.engine.bank.infos() * 3:
-        api.export_peft(desk, info.id)
+        Endpoints(desk).export_peft(info.id)
     assert zipfile.is_zipfile(bank) and len(files(served)) == 3
 
 
 def test_an_export_that_fails_leaves_nothing_and_takes_nothing_away(served: Path) -> None:
     desk = new_desk()
-    kept = [api.export_peft(desk, i.id) for i in desk.engine.bank.infos()]
+    kept = [Endpoints(desk).export_peft(i.id) for i in desk.engine.bank.infos()]
     for _ in range(3):
         with pytest.raises(gr.Error, match="no memory"):
-            api.export_peft(desk, "m000nothere")
+            Endpoints(desk).export_peft("m000nothere")
         assert not memories.export_peft(desk, "m000nothere")[0]["visible"]
     assert sorted(files(served)) == sorted(map(Path, kept))
     assert not [f for f in next(served.iterdir()).iterdir() if not any(f.iterdir())], (
@@ -75,8 +76,11 @@ def test_an_export_that_fails_leaves_nothing_and_takes_nothing_away(served: Path
 def test_what_a_visitor_exported_goes_with_the_visitor(served: Path) -> None:
     desk = AppSession(shared_engine())
     a, b = desk.at(visitor("a")), desk.at(visitor("b"))
-    api.distil(a, ANN, request=visitor("a"))
-    mine, theirs = api.export_bank(a), api.export_peft(b, desk.engine.bank.infos()[0].id)
+    Endpoints(a).distil(ANN, request=visitor("a"))
+    mine, theirs = (
+        Endpoints(a).export_bank(),
+        Endpoints(b).export_peft(desk.engine.bank.infos()[0].id),
+    )
     desk.leave(visitor("a"))
     assert not Path(mine).exists() and files(served) == [Path(theirs)]
     desk.leave(visitor("b"))
@@ -100,7 +104,7 @@ def test_a_client_that_exports_over_and_over_does_not_fill_the_disk(
 
     desk = new_desk()
     app = build(desk.engine)  # type: ignore[arg-type]
-    bank = app.latentmem_desk.engine.bank
+    bank = app.latentmem_session.engine.bank
     _, url, _ = app.launch(prevent_thread_lock=True, quiet=True, **launch_options(desk.engine))  # type: ignore[arg-type]
     try:
         client, got = Client(url, verbose=False, download_files=tmp_path / "got"), []

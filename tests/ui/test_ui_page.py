@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +18,10 @@ from latentmem.settings import Settings
 from latentmem.ui import api, build, components, launch_options, server, session
 from latentmem.ui import app as arrival
 from latentmem.ui import session as visits
-from latentmem.ui.panels import distil, memories, solve, stream
-from latentmem.ui.panels import distil as before_after
-from latentmem.ui.panels import solve as whatif
-from latentmem.ui.panels import stream as streaming
+from latentmem.ui.app import Page
+from latentmem.ui.panels import distil, memories
+from latentmem.ui.panels.distil import Distil
+from latentmem.ui.panels.solve import Solve
 from latentmem.ui.session import AppSession, last_receipt
 from tests.fake_engine import FakeEngine
 from tests.ui_samples import (
@@ -46,25 +47,15 @@ def desk() -> AppSession:
 
 # ------------------------------------------------------------------ the page as a whole
 def arrived(desk: AppSession, who: Any, token: str = "") -> dict[str, Any]:
-    """What the two steps of a page load show, by name."""
-    names = [
-        "guide",
-        "facts",
-        "timer",
-        "problem",
-        "mode",
-        "memory",
-        *components.SAMPLING,
-        *solve.Picture._fields,
-        "columns",
-        "distil_problem",
-        *components.TRAINING,
-        *(f"distil_{name}" for name in distil.Picture._fields),
-        "distil_columns",
-        *(f"stream_{name}" for name in (*streaming.Given._fields, *stream.Picture._fields)),
-    ]
-    shown = dict(zip(names, arrival.welcome(desk, token, who), strict=True))
-    return shown | {f"map_{k}": v for k, v in arrival.show_map(desk, "", who)._asdict().items()}
+    """What the two steps of a page load show, by name; nothing (`gr.skip()`) for the others."""
+
+    def plain(name: str) -> str:
+        panel, _, own = name.rpartition(".")
+        return own if panel in ("", "solve") or own in components.TRAINING else f"{panel}_{own}"
+
+    shown = {plain(name): value for name, value in Page(desk).arrived(token, who).items()}
+    shown |= {f"map_{k}": v for k, v in arrival.show_map(desk, "", who)._asdict().items()}
+    return defaultdict(gr.skip, shown)
 
 
 def skipped(value: Any) -> bool:
@@ -85,13 +76,13 @@ def test_a_reload_brings_the_work_back(desk: AppSession) -> None:
     first, again = visitor("first"), visitor("again")
     arrived(desk, first, TOKEN)
     asked(desk, who=first, seed=7), distilled(desk, BO, who=first)
-    whatif.press_compare(
-        desk, next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains"), first
+    Solve(desk).compare.press(
+        next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains"), first
     )
-    columns = list(whatif.compare(desk, first))[-1]
-    before_after.press_compare(desk, before_after.SAME, first)
-    trial = list(before_after.before_after(desk, first))[-1]
-    arrival.leave(desk, first)
+    columns = list(Solve(desk).compare.begin(first))[-1]
+    Distil(desk).compare.press(distil.SAME, first)
+    trial = list(Distil(desk).compare.begin(first))[-1]
+    Page(desk).leave(first)
     page = arrived(desk, again, TOKEN)
     assert page["columns"] == columns and "Side by side" in text_of(columns)
     assert (page["steps"], page["learning_rate"], page["virtual_tokens"]) == (4, 1e-3, 20)
@@ -106,7 +97,7 @@ def test_a_reload_brings_the_work_back(desk: AppSession) -> None:
         "before and after the memory, too"
     )
     assert desk.visit(again).star is not None
-    assert distil.keep(desk, again).after["visible"], "the memory that waited can still be kept"
+    assert Distil(desk).keep(again).after["visible"], "the memory that waited can still be kept"
     page = arrived(desk, visitor("stranger"), TOKEN[::-1])
     assert skipped(page["problem"]) and skipped(page["receipt"])
     page = arrived(desk, visitor("linked", problem="Another?"), TOKEN)
@@ -117,19 +108,19 @@ def test_a_run_goes_on_while_its_page_is_reloaded(desk: AppSession) -> None:
     desk.engine.pace = 0.01
     first, again = visitor("first"), visitor("again")
     arrived(desk, first, TOKEN)
-    stream = pressed(solve, desk, first, ANN, "auto", None, *SETTINGS)
+    stream = pressed(Solve, desk, first, ANN, "auto", None, *SETTINGS)
     next(stream), next(stream)
     stream.close()
-    arrival.leave(desk, first)
+    Page(desk).leave(first)
     page = arrived(desk, again, TOKEN)
-    assert page["stop"]["interactive"] and not page["receipt"]
-    shown = list(solve.resume(desk, again))
+    assert page["stop_button"]["interactive"] and not page["receipt"]
+    shown = list(Solve(desk).resume(again))
     assert "Receipt" in text_of(shown[-1].receipt) and desk.visit(again).star is not None
-    (late,) = solve.resume(desk, again)
-    assert "Receipt" in text_of(late.receipt) and late.press["interactive"], (
+    (late,) = Solve(desk).resume(again)
+    assert "Receipt" in text_of(late.receipt) and late.press_button["interactive"], (
         "it ended while the page was loading"
     )
-    assert all(map(skipped, next(iter(distil.resume(desk, again)))))
+    assert all(map(skipped, next(iter(Distil(desk).resume(again)))))
 
 
 def test_a_run_that_nobody_comes_back_to_is_stopped(
@@ -138,10 +129,10 @@ def test_a_run_that_nobody_comes_back_to_is_stopped(
     monkeypatch.setattr(visits, "ORPHAN", 0.05)
     desk.engine.pace = 0.02
     arrived(desk, visitor(), TOKEN)
-    stream = pressed(solve, desk, visitor(), ANN, "auto", None, *SETTINGS)
+    stream = pressed(Solve, desk, visitor(), ANN, "auto", None, *SETTINGS)
     next(stream), next(stream)
     run = desk.visit(visitor()).runs["solve"]
-    arrival.leave(desk, visitor())
+    Page(desk).leave(visitor())
     run.thread.join(20)
     assert run.done and run.scene.receipt is None and desk.engine.shared["open"] == 0
     del stream
@@ -149,7 +140,7 @@ def test_a_run_that_nobody_comes_back_to_is_stopped(
 
 def test_a_new_run_waits_for_one_that_is_ending(desk: AppSession) -> None:
     desk.model_work.acquire()
-    stream = pressed(solve, desk, visitor(), ANN, "auto", None, *SETTINGS)
+    stream = pressed(Solve, desk, visitor(), ANN, "auto", None, *SETTINGS)
     next(stream)
     assert "Waiting for another run" in text_of(next(stream).status)
     desk.model_work.release()
@@ -181,7 +172,7 @@ def test_visits_are_bounded_and_the_oldest_is_stopped(desk: AppSession) -> None:
 def test_a_flood_of_callers_throws_no_page_out() -> None:
     kept = visits.Visits(most=4)
     work, idle = kept.claim("work", TOKEN), kept.claim("idle", TOKEN[::-1])
-    work.start("solve").given = ("a press that waits",)
+    work.start("solve").asked = "a press that waits"
     kept.claim("went", "went" + TOKEN), kept.leave("went")
     for i in range(9):
         assert kept.of(f"caller{i}") is kept._live[f"caller{i}"], (
@@ -263,7 +254,9 @@ def test_one_timer_waits_for_all_who_went_away(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_sliders_give_whole_numbers() -> None:
-    given = components.checked(8.0, 0.8, 1.0, 320.0, None, "judge", "kv", 0.25)
+    given = components.overrides(
+        components.SAMPLING, (8.0, 0.8, 1.0, 320.0, None, "judge", "kv", 0.25)
+    )
     assert given["rollouts"] == 8 and isinstance(given["rollouts"], int) and "seed" not in given
 
 
@@ -272,16 +265,16 @@ def test_examples_come_by_family_and_the_package_lives_without_them(
 ) -> None:
     families = {session.family(p) for p in desk.examples.values()}
     one = sorted(families)[0]
-    update, text = solve.examples_of(desk, one)
+    update, text = Solve(desk).examples_of(one)
     assert (
         text == update["value"] == update["choices"][0]
         and session.family(desk.examples[text]) == one
     )
     known = next(iter(desk.examples.values()))
-    kin, example, text = solve.take(desk, gr.EventData(None, {"id": known.id}))
+    kin, example, text = Solve(desk).take(gr.EventData(None, {"id": known.id}))
     assert kin == session.family(known) and example["value"] == text == known.text
     for bad in ({"id": "nothing"}, {"id": {"path": "/etc/passwd"}}, ["x"]):
-        assert all(map(skipped, solve.take(desk, gr.EventData(None, bad))))
+        assert all(map(skipped, Solve(desk).take(gr.EventData(None, bad))))
     assert session.load_examples(tmp_path / "none.jsonl")
     (tmp_path / "bad.jsonl").write_text("nonsense")
     assert session.load_examples(tmp_path / "bad.jsonl")
@@ -296,11 +289,11 @@ def app() -> gr.Blocks:
 
 def test_the_app_composes_with_one_queue_for_the_model(app: gr.Blocks) -> None:
     by_name = {fn.api_name: fn for fn in app.fns.values() if fn.api_visibility == "public"}
-    assert set(by_name) == {fn.__name__ for fn in api.ENDPOINTS}
+    assert set(by_name) == set(api.ENDPOINTS)
     model = [fn for fn in app.fns.values() if fn.concurrency_id == "model"]
     assert all(fn.concurrency_limit == 1 for fn in model)
-    panels = {"compare", "replay", "before_after", "locate", "stream", "begin"}
-    assert panels | {fn.__name__ for fn in api.WORK} <= {fn.fn.__name__ for fn in model}
+    panels = {"begin", "locate", "stream"}
+    assert panels | set(api.WORK) <= {fn.fn.__name__ for fn in model}
     begins = [fn for fn in app.fns.values() if fn.fn is not None and fn.fn.__name__ == "begin"]
     quick = {
         "keep",
@@ -326,7 +319,7 @@ def test_the_app_composes_with_one_queue_for_the_model(app: gr.Blocks) -> None:
     assert quick <= {fn.fn.__name__ for fn in private} and not quick & waits, (
         "a full queue keeps nobody from keeping a memory"
     )
-    assert len(begins) == 8 and all(fn.trigger_mode == "multiple" for fn in begins), (
+    assert len(begins) == 11 and all(fn.trigger_mode == "multiple" for fn in begins), (
         "gradio would ignore a press after a stop"
     )
 

@@ -9,10 +9,11 @@ import gradio as gr
 import pytest
 
 from latentmem.settings import Settings
-from latentmem.ui import app, session
-from latentmem.ui.panels import distil, solve
-from latentmem.ui.panels import distil as before_after
-from latentmem.ui.panels import solve as whatif
+from latentmem.ui import session
+from latentmem.ui.app import Page
+from latentmem.ui.panels import distil
+from latentmem.ui.panels.distil import Distil, DistilView
+from latentmem.ui.panels.solve import Solve, SolveView
 from latentmem.ui.session import AppSession, last_receipt
 from tests.fake_engine import FakeEngine
 from tests.ui.test_ui import SLOWLY
@@ -41,10 +42,10 @@ def desk() -> AppSession:
 
 def distil_pressed(
     desk: AppSession, text: str = BO, who: Any = None, training: tuple = TRAINING
-) -> tuple[distil.Picture, Any]:
+) -> tuple[DistilView, Any]:
     """(what a press of Distil shows at once, what the comparison under it becomes)."""
-    *shown, columns = distil.press(desk, who or visitor(), text, *SETTINGS, *training)
-    return distil.Picture(*shown), columns
+    shown = Distil(desk).press(who or visitor(), text, *SETTINGS, *training)
+    return shown, shown.columns
 
 
 def solve_pressed(
@@ -53,10 +54,10 @@ def solve_pressed(
     mode: str = "auto",
     memory: str | None = None,
     settings: tuple = SETTINGS,
-) -> tuple[solve.Picture, Any, Any]:
+) -> tuple[SolveView, Any, Any]:
     """The same of Solve, with what was said about the answer."""
-    *shown, columns, said = solve.press(desk, visitor(), text, mode, memory, *settings)
-    return solve.Picture(*shown), columns, said
+    shown = Solve(desk).press(visitor(), text, mode, memory, *settings)
+    return shown, shown.columns, shown.noted
 
 
 # ------------------------------------------------------------------ distil
@@ -78,8 +79,8 @@ def test_a_refused_distillation_keeps_the_memory_that_waits(
     assert (
         shown.choice["visible"]
         and shown.after["visible"]
-        and shown.press["interactive"]
-        and not shown.stop["interactive"]
+        and shown.press_button["interactive"]
+        and not shown.stop_button["interactive"]
     )
     assert (shown.outcome, shown.cards, shown.curve) == (
         last.outcome,
@@ -87,10 +88,8 @@ def test_a_refused_distillation_keeps_the_memory_that_waits(
         last.curve,
     ) and columns == gr.skip()
     assert desk.visit(visitor()).pending is waits is not None
-    assert next(distil.begin(desk, visitor())) == [gr.skip()] * len(distil.Picture._fields), (
-        "it has no turn"
-    )
-    kept = distil.keep(desk, visitor())
+    assert next(Distil(desk).begin(visitor())) == DistilView(), "it has no turn"
+    kept = Distil(desk).keep(visitor())
     assert (
         "Kept." in text_of(kept.status)
         and words not in text_of(kept.status)
@@ -103,7 +102,7 @@ def test_no_room_for_a_memory_is_said_before_the_one_that_waits_is_gone() -> Non
     mine = desk.at(visitor())
     (
         distilled(mine, ANN),
-        distil.keep(mine, visitor()),
+        Distil(mine).keep(visitor()),
         distilled(mine, BO),
     )  # the first fills the room
     assert mine.visit(visitor()).pending is None, "there was no room to begin with"
@@ -132,7 +131,7 @@ def test_a_distillation_without_a_turn_keeps_the_memory_that_waits(
         and "Waiting for the model" in text_of(shown.status)
     )
     if way == "nobody came back":
-        app.leave(desk, who)
+        Page(desk).leave(who)
         page = arrived(desk, who := visitor("b"), TOKEN)
         assert (
             page["distil_problem"] == ANN
@@ -141,37 +140,39 @@ def test_a_distillation_without_a_turn_keeps_the_memory_that_waits(
         )
     else:
         desk.full = lambda: True
-        back = distil.refused(desk, who) if way == "the queue is full" else distil.stop(desk, who)
+        back = Distil(desk).refused(who) if way == "the queue is full" else Distil(desk).stop(who)
         assert (
             "queue is full" if way == "the queue is full" else "Stopped before it began"
         ) in text_of(back.status)
         assert (
-            back.outcome == last.outcome and back.choice["visible"] and not back.stop["interactive"]
+            back.outcome == last.outcome
+            and back.choice["visible"]
+            and not back.stop_button["interactive"]
         )
-    assert next(distil.begin(desk, who)) == [gr.skip()] * len(distil.Picture._fields)
-    assert "Kept." in text_of(distil.keep(desk, who).status) and len(desk.engine.bank) == 3
+    assert next(Distil(desk).begin(who)) == DistilView()
+    assert "Kept." in text_of(Distil(desk).keep(who).status) and len(desk.engine.bank) == 3
 
 
 def test_the_memory_that_waits_goes_when_the_next_distillation_begins(desk: AppSession) -> None:
     distilled(desk)
     visit, stream = (
         desk.visit(visitor()),
-        pressed(distil, desk, visitor(), "A unanimous problem", *SETTINGS, *TRAINING),
+        pressed(Distil, desk, visitor(), "A unanimous problem", *SETTINGS, *TRAINING),
     )
     assert visit.pending is not None
     assert (
         not next(stream).outcome and visit.pending is None and visit.runs["distil"].before is None
     ), "nothing piles up"
     list(stream)
-    assert "no memory to keep" in text_of(distil.keep(desk, visitor()).status)
+    assert "no memory to keep" in text_of(Distil(desk).keep(visitor()).status)
 
 
 def test_what_waits_can_be_kept_while_the_next_press_waits(desk: AppSession) -> None:
     distilled(desk)
     distil_pressed(desk)
-    assert "Kept." in text_of(distil.keep(desk, visitor()).status) and len(desk.engine.bank) == 3
+    assert "Kept." in text_of(Distil(desk).keep(visitor()).status) and len(desk.engine.bank) == 3
     run = desk.visit(visitor()).runs["distil"]
-    assert run.pressed and run.problem == BO and run.scene.distilled is None, (
+    assert run.pressed and run.asked.problem == BO and run.scene.distilled is None, (
         "and the press is as it was"
     )
 
@@ -180,21 +181,21 @@ def test_a_refused_press_leaves_what_goes_on_under_it_and_its_stop(desk: AppSess
     asked(desk), distilled(desk)
     desk.engine.pace = 0.005
     (
-        before_after.press_compare(desk, before_after.SAME, visitor()),
-        whatif.press_replay(desk, visitor()),
+        Distil(desk).compare.press(distil.SAME, visitor()),
+        Solve(desk).replay.press(visitor()),
     )
-    trial, again = before_after.before_after(desk, visitor()), whatif.replay(desk, visitor())
+    trial, again = Distil(desk).compare.begin(visitor()), Solve(desk).replay.begin(visitor())
     next(trial)
     assert (
-        distil_pressed(desk, " ")[0].stop["interactive"]
-        and solve_pressed(desk, " ")[0].stop["interactive"]
+        distil_pressed(desk, " ")[0].stop_button["interactive"]
+        and solve_pressed(desk, " ")[0].stop_button["interactive"]
     )
     assert 'class="column"' in text_of(list(trial)[-1]) and "same tokens" in text_of(
         list(again)[-1]
     )
     assert (
-        not distil_pressed(desk, " ")[0].stop["interactive"]
-        and not solve_pressed(desk, " ")[0].stop["interactive"]
+        not distil_pressed(desk, " ")[0].stop_button["interactive"]
+        and not solve_pressed(desk, " ")[0].stop_button["interactive"]
     )
 
 
@@ -213,8 +214,8 @@ def test_a_refused_question_leaves_the_last_answer(
     desk: AppSession, text: str, mode: str, memory: str | None, settings: tuple, words: str
 ) -> None:
     last = asked(desk)[-1]
-    whatif.press_compare(desk, last.other["value"], visitor())
-    columns = list(whatif.compare(desk, visitor()))[-1]
+    Solve(desk).compare.press(last.other["value"], visitor())
+    columns = list(Solve(desk).compare.begin(visitor()))[-1]
     shown, *beside = solve_pressed(desk, text, mode, memory, settings)
     assert words in text_of(shown.status) and "alert" in text_of(shown.status)
     assert (shown.receipt, shown.cards, shown.votes) == (
@@ -222,7 +223,7 @@ def test_a_refused_question_leaves_the_last_answer(
         last.cards,
         last.votes,
     ) and shown.after["visible"]
-    assert shown.press["interactive"] and not shown.stop["interactive"]
+    assert shown.press_button["interactive"] and not shown.stop_button["interactive"]
     assert [shown.other, *beside] == [gr.skip()] * 3, "what was compared and said stays, too"
     assert last_receipt(desk.visit(visitor())).problem.text == ANN
     page = arrived(desk, visitor())
@@ -235,18 +236,18 @@ def test_a_refused_question_leaves_the_last_answer(
 
 def test_a_refused_question_does_not_end_the_one_that_is_answered(desk: AppSession) -> None:
     desk.engine.pace = 0.005
-    stream = pressed(solve, desk, visitor(), SLOWLY, "auto", None, *SETTINGS)
+    stream = pressed(Solve, desk, visitor(), SLOWLY, "auto", None, *SETTINGS)
     next(stream), next(stream)
     shown, *_ = solve_pressed(desk, " ")
     assert (
         "The problem is empty" in text_of(shown.status)
-        and shown.stop["interactive"]
-        and not shown.press["interactive"]
+        and shown.stop_button["interactive"]
+        and not shown.press_button["interactive"]
     )
     assert desk.visit(visitor()).busy("solve") and "The problem is empty" in text_of(
         next(stream).status
     ), "it can be read"
-    assert "The problem is empty" not in text_of(solve.stop(desk, visitor()).status)
+    assert "The problem is empty" not in text_of(Solve(desk).stop(visitor()).status)
     settle(desk)
 
 
@@ -262,7 +263,7 @@ def test_an_answer_that_was_left_by_a_link_does_not_come_back_under_the_problem_
         and not shown.after["visible"]
     )
     solve_pressed(desk, BO)
-    assert not solve.stop(desk, visitor()).receipt, "nor when the press is stopped in the queue"
+    assert not Solve(desk).stop(visitor()).receipt, "nor when the press is stopped in the queue"
     asked(desk)
     arrived(desk, visitor(problem=BO)), arrived(desk, visitor(problem=ANN))
     assert solve_pressed(desk, " ")[0].receipt, "but it is there again when the visitor walks back"
@@ -271,16 +272,16 @@ def test_an_answer_that_was_left_by_a_link_does_not_come_back_under_the_problem_
 @pytest.mark.parametrize("way", ["the queue is full", "stopped"])
 def test_a_question_without_a_turn_leaves_the_last_answer(desk: AppSession, way: str) -> None:
     last = asked(desk)[-1]
-    whatif.press_compare(desk, last.other["value"], visitor())
-    columns = list(whatif.compare(desk, visitor()))[-1]
+    Solve(desk).compare.press(last.other["value"], visitor())
+    columns = list(Solve(desk).compare.begin(visitor()))[-1]
     for _ in range(2):  # pressed twice: still the answer before
         waits, *_ = solve_pressed(desk)
     assert not waits.receipt and arrived(desk, visitor())["columns"] == []
     desk.full = lambda: True
     back = (
-        solve.refused(desk, visitor())
+        Solve(desk).refused(visitor())
         if way == "the queue is full"
-        else solve.stop(desk, visitor())
+        else Solve(desk).stop(visitor())
     )
     assert (
         "queue is full" if way == "the queue is full" else "Stopped before it began"

@@ -15,7 +15,7 @@ from latentmem.records import Problem, Status, Step
 from latentmem.settings import Settings
 from latentmem.ui.panels import stream
 from latentmem.ui.panels import stream as streaming
-from latentmem.ui.panels.stream import ALL, Picture
+from latentmem.ui.panels.stream import ALL, Stream, StreamView
 from latentmem.ui.session import AppSession
 from latentmem.ui.views import stream as views_stream
 from latentmem.ui.views.stream import Feed
@@ -46,11 +46,11 @@ def streamed(
     seed: float = 0,
     who: Any = None,
     again: bool = False,
-) -> list[Picture]:
+) -> list[StreamView]:
     who = who or visitor()
     pictures = list(
         pressed(
-            stream, desk, who, chosen, str(file) if file else None, systems, size, seed, again=again
+            Stream, desk, who, chosen, str(file) if file else None, systems, size, seed, again=again
         )
     )
     settle(desk, who)
@@ -67,17 +67,19 @@ def feed_of(desk: AppSession) -> Feed:
 def test_a_stream_grows_and_ends_with_results_to_download(desk: AppSession) -> None:
     pictures = streamed(desk)
     first, last = pictures[0], pictures[-1]
-    assert first.press["interactive"] is False and first.stop["interactive"] is True
-    assert "Done: 6 problems met." in text_of(last.status) and last.press["interactive"] is True
-    assert [line["name"] for line in last.figure["data"]] == ["Alone, one trace", "Latent memories"]
-    assert all(line["x"] == [1, 2, 3, 4, 5, 6] for line in last.figure["data"])
+    assert first.press_button["interactive"] is False and first.stop_button["interactive"] is True
+    assert (
+        "Done: 6 problems met." in text_of(last.status) and last.press_button["interactive"] is True
+    )
+    assert [line["name"] for line in last.curve["data"]] == ["Alone, one trace", "Latent memories"]
+    assert all(line["x"] == [1, 2, 3, 4, 5, 6] for line in last.curve["data"])
     lines = [json.loads(line) for line in Path(last.download["value"]).read_text().splitlines()]
     assert [x["record"] for x in lines].count("Result") == 12 and [
         x["record"] for x in lines
     ].count("Learned") == 6
     right = sum(x["correct"] for x in lines if x.get("system") == "elm" and x["record"] == "Result")
     assert f"<td>{right} of 6</td>" in text_of(last.table)
-    assert last.figure["data"][1]["y"][-1] == right / 6
+    assert last.curve["data"][1]["y"][-1] == right / 6
     json.dumps([p._asdict() for p in pictures])
 
 
@@ -108,13 +110,13 @@ def test_the_truth_reaches_no_system(desk: AppSession, monkeypatch: pytest.Monke
 
 def test_both_forms_of_the_model_alone_are_two_lines(desk: AppSession) -> None:
     last = streamed(desk, systems=["vote", "zero_shot", "icl_raw"], size=2)[-1]
-    assert [line["name"] for line in last.figure["data"]] == [
+    assert [line["name"] for line in last.curve["data"]] == [
         "Alone, one trace",
         "Alone, vote of eight",
         "Past problem in the context",
     ]
     assert (
-        len({(line["line"]["dash"], line["marker"]["symbol"]) for line in last.figure["data"]}) == 3
+        len({(line["line"]["dash"], line["marker"]["symbol"]) for line in last.curve["data"]}) == 3
     ), "not colour alone"
 
 
@@ -141,14 +143,14 @@ def test_a_stopped_stream_goes_on_where_it_was_and_ends_the_same(
     whole = Path(streamed(other)[-1].download["value"]).read_text()
     with monkeypatch.context() as m:
         reached, go = held(m, after=3)
-        pictures = pressed(stream, desk, visitor(), "change", None, BOTH, 6, 0)
+        pictures = pressed(Stream, desk, visitor(), "change", None, BOTH, 6, 0)
         next(pictures)
         threading.Thread(target=lambda: list(pictures), daemon=True).start()
         assert reached.wait(20)
-        stopped = stream.stop(desk, visitor())
+        stopped = Stream(desk).stop(visitor())
         assert "Stopped after 3 problems of 6. Press Go on" in text_of(stopped.status)
         assert (
-            stopped.press["value"] == "Go on"
+            stopped.press_button["value"] == "Go on"
             and stopped.download["visible"]
             and stopped.again["visible"]
         )
@@ -180,7 +182,7 @@ def test_a_stream_is_still_there_after_the_app_was_started_again(
     assert len(asked) == 12
     again = AppSession(FakeEngine(Settings(bank=tmp_path / "home" / "bank.sqlite")))  # type: ignore[arg-type]
     last = streamed(again)[-1]
-    assert last.figure == one.figure and len(asked) == 12 and "Done" in text_of(last.status)
+    assert last.curve == one.curve and len(asked) == 12 and "Done" in text_of(last.status)
 
 
 def test_begin_again_forgets_what_there_was(desk: AppSession, asked: list[str]) -> None:
@@ -193,7 +195,7 @@ def test_begin_again_forgets_what_there_was(desk: AppSession, asked: list[str]) 
 
 
 def test_stop_before_the_first_reply_says_so(desk: AppSession) -> None:
-    assert "Stopped before the first reply." in text_of(stream.stop(desk, visitor()).status)
+    assert "Stopped before it began." in text_of(Stream(desk).stop(visitor()).status)
 
 
 # ------------------------------------------------------------------ uploads and what is wrong
@@ -238,7 +240,7 @@ def test_what_a_visitor_can_mend_is_one_sentence(
 ) -> None:
     last = streamed(desk, **change)[-1]
     assert words in text_of(last.status) and 'role="alert"' in text_of(last.status)
-    assert last.press["interactive"] is True and last.download["visible"] is False
+    assert last.press_button["interactive"] is True and last.download["visible"] is False
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ from latentmem.evaluation.journal import Journal
 from latentmem.evaluation.protocols import run_stream
 from latentmem.records import LatentmemError
 from latentmem.settings import Settings
-from latentmem.ui import api, build
+from latentmem.ui import build
+from latentmem.ui.api import Endpoints
 from latentmem.ui.panels import stream
 from latentmem.ui.panels import stream as streaming
-from latentmem.ui.panels.stream import ALL, Picture
+from latentmem.ui.panels.stream import ALL, Stream, StreamView
 from latentmem.ui.session import AppSession
 from tests.evaluation_samples import Cast, data, fake_cast
 from tests.fake_engine import FakeEngine
@@ -35,7 +36,7 @@ from tests.ui_samples import text_of, visitor
 
 
 # ------------------------------------------------------------------ more problems, fewer, and other choices
-def lines(picture: Picture) -> list[dict[str, Any]]:
+def lines(picture: StreamView) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(picture.download["value"]).read_text().splitlines()]
 
 
@@ -50,9 +51,9 @@ def test_a_longer_stream_keeps_what_a_shorter_one_has(
     )
     other = AppSession(FakeEngine(Settings(bank=tmp_path / "other" / "bank.sqlite")))  # type: ignore[arg-type]
     at_once = streamed(other, size=6)[-1]
-    assert last.figure == at_once.figure
+    assert last.curve == at_once.curve
 
-    def sorted_lines(picture: Picture) -> list[str]:
+    def sorted_lines(picture: StreamView) -> list[str]:
         return sorted(json.dumps(x) for x in lines(picture))
 
     assert sorted_lines(last) == sorted_lines(at_once)
@@ -64,13 +65,13 @@ def test_a_shorter_stream_shows_the_first_of_a_longer_one_and_loses_nothing(
     whole = streamed(desk, size=6)[-1]
     part = streamed(desk, size=2)[-1]
     assert "Done: 2 problems met." in text_of(part.status) and len(asked) == 12
-    assert all(line["x"] == [1, 2] for line in part.figure["data"]) and len(lines(part)) == 6
-    assert streamed(desk, size=6)[-1].figure == whole.figure and len(asked) == 12
+    assert all(line["x"] == [1, 2] for line in part.curve["data"]) and len(lines(part)) == 6
+    assert streamed(desk, size=6)[-1].curve == whole.curve and len(asked) == 12
 
 
 def given(desk: AppSession, **named: Any) -> tuple[Any, Any]:
     choices = {"chosen": "change", "file": None, "systems": BOTH, "size": 6, "seed": 0} | named
-    return stream.offered(desk, visitor(), *choices.values())
+    return Stream(desk).offered(visitor(), *choices.values())
 
 
 def test_the_buttons_say_what_they_would_do_with_the_choices(
@@ -96,7 +97,7 @@ def test_the_buttons_say_what_they_would_do_with_the_choices(
         press, again = given(desk, **other)
         assert press["value"] == "Start" and again["visible"] is False, other
     posed = desk.visit(visitor())
-    stream.press(desk, visitor(), "change", None, BOTH, 6, 0)
+    Stream(desk).press(visitor(), "change", None, BOTH, 6, 0)
     assert posed.busy("stream") and given(desk) == (gr.skip(), gr.skip()), (
         "while it goes on the buttons are Stop's"
     )
@@ -107,7 +108,7 @@ def test_every_control_tells_when_it_is_touched() -> None:
     fns = [f for f in app.fns.values() if f.name == "offered"]
     touched = {(app.blocks[block].label, event) for f in fns for block, event in f.targets}
     assert touched == {
-        ("Examples of", "input"),
+        ("Topic", "input"),
         ("Systems", "input"),
         ("Problems", "input"),
         ("Seed", "input"),
@@ -142,12 +143,11 @@ def test_a_stream_of_another_device_can_be_begun_again(
     assert "--out" not in said and str(desk.engine.settings.bank.parent) not in said
     assert (
         stuck.again["visible"] is True
-        and stuck.press["value"] == "Start"
+        and stuck.press_button["value"] == "Start"
         and stuck.download["visible"] is False
     )
-    assert stream.restored(desk, desk.visit(visitor()))[-2]["visible"] is True, (
-        "after a reload, too"
-    )
+    again = Stream(desk).restored(desk, desk.visit(visitor()))["again"]
+    assert again["visible"] is True, "after a reload, too"
     assert (
         "Done: 2 problems met." in text_of(streamed(desk, size=2, again=True)[-1].status)
         and len(asked) == 8
@@ -273,7 +273,7 @@ def test_a_client_is_told_its_own_remedy(desk: AppSession, monkeypatch: pytest.M
     streamed(desk, size=2)
     monkeypatch.setattr(stream, "enter_systems", on_device("cuda"))
     with pytest.raises(gr.Error, match="here it is cuda: ask with fresh=true") as caught:
-        list(api.stream(desk, "change", BOTH, 2, 0, request=visitor()))
+        list(Endpoints(desk).stream("change", BOTH, 2, 0, request=visitor()))
     assert "--out" not in str(caught.value)
-    *_, last = api.stream(desk, "change", BOTH, 2, 0, fresh=True, request=visitor())
+    *_, last = Endpoints(desk).stream("change", BOTH, 2, 0, fresh=True, request=visitor())
     assert last["whole"]

@@ -11,8 +11,8 @@ import gradio as gr
 import pytest
 
 from latentmem.ui.panels import distil, memories, solve
-from latentmem.ui.panels import distil as before_after
-from latentmem.ui.panels import solve as whatif
+from latentmem.ui.panels.distil import Distil
+from latentmem.ui.panels.solve import Solve
 from latentmem.ui.session import AppSession
 from tests.memory_samples import placed
 from tests.ui.test_ui import hurry, tried
@@ -42,14 +42,14 @@ def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def compared(desk: AppSession, other: str | None, who: Any = None) -> Iterator[Any]:
     """Compare is pressed, and has its turn in the queue."""
-    whatif.press_compare(desk, other, who or visitor())
-    return whatif.compare(desk, who or visitor())
+    Solve(desk).compare.press(other, who or visitor())
+    return Solve(desk).compare.begin(who or visitor())
 
 
 def replayed(desk: AppSession, who: Any = None) -> Iterator[Any]:
     """The same for asking again."""
-    whatif.press_replay(desk, who or visitor())
-    return whatif.replay(desk, who or visitor())
+    Solve(desk).replay.press(who or visitor())
+    return Solve(desk).replay.begin(who or visitor())
 
 
 def test_replay_feedback_and_counterfactual(desk: AppSession) -> None:
@@ -58,7 +58,7 @@ def test_replay_feedback_and_counterfactual(desk: AppSession) -> None:
     assert not desk.visit(visitor("new")).busy("compare", "replay"), (
         "what could not begin is not waited for"
     )
-    assert "Solve a problem first" in text_of(whatif.said_right(desk, visitor("new")))
+    assert "Solve a problem first" in text_of(Solve(desk).said_right(visitor("new")))
     last = asked(desk)[-1]
     assert "Choose a memory first" in text_of(list(compared(desk, None))[-1])
     train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
@@ -72,7 +72,7 @@ def test_replay_feedback_and_counterfactual(desk: AppSession) -> None:
     assert len(desk.engine.bank.events()) == events, "a counterfactual is no use of the memory"
     assert "no memory" in text_of(list(compared(desk, "m000nothere"))[-1]).lower()
     assert "same tokens" in text_of(list(replayed(desk))[-1])
-    assert "Noted" in text_of(whatif.said_wrong(desk, visitor()))
+    assert "Noted" in text_of(Solve(desk).said_wrong(visitor()))
     assert any(e.kind == "feedback" for e in desk.engine.bank.events())
 
 
@@ -87,8 +87,8 @@ def test_a_comparison_ends_with_the_answer_that_it_belongs_to(
     desk.engine.pace = 0.005
     stream = compared(desk, train) if name == "compare" else replayed(desk)
     next(stream)
-    assert whatif.still_going(desk, visitor())["interactive"]
-    solve.press(desk, visitor(), BO, "off", None, *SETTINGS)
+    assert Solve(desk).still_going(visitor())["interactive"]
+    Solve(desk).press(visitor(), BO, "off", None, *SETTINGS)
     assert list(stream) == [] and desk.visit(visitor()).columns == []
     settle(desk)
     assert not desk.visit(visitor()).busy(name)
@@ -99,24 +99,24 @@ def test_before_and_after_ends_with_the_memory_that_it_belongs_to(
 ) -> None:
     distilled(desk)
     desk.engine.pace = 0.005
-    stream = tried(desk, before_after.ALL)
+    stream = tried(desk, distil.ALL)
     next(stream)
-    assert before_after.still_going(desk, visitor())["interactive"]
-    distil.press(desk, visitor(), BO, *SETTINGS, 4, 1e-3, 20)
+    assert Distil(desk).still_going(visitor())["interactive"]
+    Distil(desk).press(visitor(), BO, *SETTINGS, 4, 1e-3, 20)
     assert list(stream) == [] and not desk.visit(visitor()).busy("before_after")
 
 
 def test_what_is_kept_meanwhile_leaves_its_comparison_stoppable_and_what_is_discarded_ends_it(
     desk: AppSession, quick_pictures: None
 ) -> None:
-    for choose, goes_on in ((distil.keep, True), (distil.discard, False)):
+    for choose, goes_on in ((Distil(desk).keep, True), (Distil(desk).discard, False)):
         desk.engine.pace = 0.0
         distilled(desk)
         desk.engine.pace = 0.005
-        stream = tried(desk, before_after.SAME)
+        stream = tried(desk, distil.SAME)
         next(stream)
         assert (
-            choose(desk, visitor()).stop["interactive"]
+            choose(visitor()).stop_button["interactive"]
             is goes_on
             is desk.visit(visitor()).busy("before_after")
         )
@@ -129,13 +129,13 @@ def test_before_and_after_stops_in_the_midst_of_its_problems(
 ) -> None:
     distilled(desk)
     desk.engine.pace = 0.002
-    stream = tried(desk, before_after.ALL)
+    stream = tried(desk, distil.ALL)
     while not any(key.startswith("row-") for key, _ in next(stream)):
         pass  # the first problem
-    distil.stop(desk, visitor())
+    Distil(desk).stop(visitor())
     assert (
         "Stopped" in text_of(list(stream)[-1])
-        and not before_after.still_going(desk, visitor())["interactive"]
+        and not Distil(desk).still_going(visitor())["interactive"]
     )
 
 
@@ -143,27 +143,21 @@ def test_before_and_after_stops_in_the_midst_of_its_problems(
 def test_what_waits_in_the_queue_can_be_stopped(desk: AppSession) -> None:
     asked(desk), distilled(desk)
     train = next(i.id for i in desk.engine.bank.infos() if i.problem.source == "trains")
+    answer, learnt = Solve(desk), Distil(desk)
     for press, work, panel in (
-        (lambda: whatif.press_compare(desk, train, visitor()), whatif.compare, whatif),
-        (lambda: whatif.press_replay(desk, visitor()), whatif.replay, whatif),
-        (
-            lambda: before_after.press_compare(desk, before_after.SAME, visitor()),
-            before_after.before_after,
-            before_after,
-        ),
+        (lambda: answer.compare.press(train, visitor()), answer.compare, answer),
+        (lambda: answer.replay.press(visitor()), answer.replay, answer),
+        (lambda: learnt.compare.press(distil.SAME, visitor()), learnt.compare, learnt),
     ):
-        assert not panel.still_going(desk, visitor())["interactive"] and press()["interactive"]
-        assert panel.still_going(desk, visitor())["interactive"], (
-            "work before it has ended meanwhile"
-        )
-        stop = distil.stop if panel is before_after else solve.stop
-        stop(desk, visitor())
-        assert not panel.still_going(desk, visitor())["interactive"]
-        assert [*work(desk, visitor())] == [gr.skip()], "and it does not begin when its turn comes"
+        assert not panel.still_going(visitor())["interactive"] and press()["interactive"]
+        assert panel.still_going(visitor())["interactive"], "work before it has ended meanwhile"
+        panel.stop(visitor())
+        assert not panel.still_going(visitor())["interactive"]
+        assert [*work.begin(visitor())] == [gr.skip()], "and it does not begin when its turn comes"
         press()
-        assert "Stopped" not in text_of(list(work(desk, visitor()))[-1])
-    solve.press(desk, visitor(), BO, "off", None, *SETTINGS)
-    assert whatif.still_going(desk, visitor())["interactive"], (
+        assert "Stopped" not in text_of(list(work.begin(visitor()))[-1])
+    Solve(desk).press(visitor(), BO, "off", None, *SETTINGS)
+    assert Solve(desk).still_going(visitor())["interactive"], (
         "a comparison that ends does not take Stop from it"
     )
 
@@ -185,12 +179,12 @@ def test_stop_leaves_the_memory_that_was_chosen_for_the_comparison(
     if cancelled == "first":
         stream.close()
         settle(desk)
-    shown = solve.stop(desk, visitor())
+    shown = Solve(desk).stop(visitor())
     assert shown.other == gr.skip() and shown.receipt == last.receipt and shown.what_if["visible"]
     settle(desk)
     desk.engine.pace = 0
     assert asked(desk, BO)[-1].other["value"], "the next answer has a list of its own"
-    solve.press(desk, visitor(), ANN, "off", None, *SETTINGS)
+    Solve(desk).press(visitor(), ANN, "off", None, *SETTINGS)
     assert not {"compare", "replay"} & set(desk.visit(visitor()).runs), (
         "nor does a stop of that one take them for its own"
     )
@@ -200,10 +194,11 @@ def test_stop_leaves_the_memory_that_was_chosen_for_the_comparison(
 def test_a_comparison_that_a_full_queue_refuses_says_so(desk: AppSession, full: bool) -> None:
     desk.full = lambda: full
     asked(desk), distilled(desk)
-    whatif.press_compare(desk, "m1", visitor()), whatif.press_replay(desk, visitor())
-    before_after.press_compare(desk, before_after.SAME, visitor())
-    for refused in (whatif.compare_refused, whatif.replay_refused, before_after.compare_refused):
-        shown = refused(desk, visitor())
+    Solve(desk).compare.press("m1", visitor()), Solve(desk).replay.press(visitor())
+    Distil(desk).compare.press(distil.SAME, visitor())
+    answer, learnt = Solve(desk), Distil(desk)
+    for comparison in (answer.compare, answer.replay, learnt.compare):
+        shown = comparison.refused(visitor())
         assert ("queue is full" in text_of(shown)) if full else shown == gr.skip()
     assert desk.visit(visitor()).busy("compare", "replay", "before_after") is not full
 
@@ -230,7 +225,9 @@ def test_the_nearest_memories_are_those_of_the_answered_problem(desk: AppSession
     )
     placed(desk, "A train goes 40 km in two hours.")
     assert memories.refresh(desk, *LOOK, "", visitor()).solve_other["choices"] == first
-    assert solve.picture(desk, desk.visit(visitor()).runs["solve"], False).other["choices"] == first
+    visit = desk.visit(visitor())
+    again = Solve(desk).draw(desk, visit, visit.runs["solve"], False)
+    assert again.other["choices"] == first
 
 
 def test_the_star_is_the_answered_problem_or_none(

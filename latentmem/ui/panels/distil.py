@@ -1,11 +1,11 @@
-"""The Distil panel: the learning curve live, then keep or discard. What comes after is in
-`before_after.py`."""
+"""The Distil panel: the learning curve live, then keep or discard, and the same problems before and
+after."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -14,6 +14,7 @@ from ...bank import Overlay
 from ...records import Memory, Status
 from ...settings import Settings
 from .. import components
+from ..components import QUIET, SAMPLING, TRAINING
 from ..hosting import limits
 from ..runs import Run, follow
 from ..session import (
@@ -45,436 +46,353 @@ from ..views.html import (
     scene_votes,
 )
 from ..views.receipt import compare_table
+from .panel import HIDDEN, SKIP, Comparison, Panel, after_stop, problem, queued
 
 # ---------- After a distillation: the same problems without the memory and with it, side by side.
 
 ALL, SAME = "The problem and its two nearest examples", "The problem itself"
 
 
-def press_compare(desk: AppSession, on: str, request: gr.Request) -> Any:
-    """At once on the press: the comparison waits for its turn."""
-    return components.waits(desk.visit(request), "before_after", on)
+class Trial(NamedTuple):
+    """On which problems to compare before and after: ALL, SAME, or the text of one."""
+
+    on: str
 
 
-def before_after(desk: AppSession, request: gr.Request) -> Iterator[Any]:
+class BeforeAfter(Comparison):
     """The same problems and seed without the memory and with it, also before it is kept; nothing of
     it is stored."""
-    visit = desk.visit(request)
-    yield from components.in_turn(visit, "before_after", 1, lambda run: _compared(desk, visit, run))
 
+    name = "before_after"
 
-def _compared(desk: AppSession, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
-    (on,), base = run.given, visit.runs.get("distil")
-    done = base.scene.distilled if base is not None else None
-    if base is None or done is None or done.memory is None:
-        yield fragments(("error", notice("Distil a memory first.", "warn")))
-        return
-    run.begun = True
-    try:
-        yield from _trials(
-            desk,
-            visit,
-            run,
-            base,
-            done.memory,
-            {ALL: [base.problem, *visit.near[:2]], SAME: [base.problem]}.get(on, [on]),
-        )
-    finally:
-        run.done = True
+    def press(self, on: str, request: gr.Request) -> Any:
+        """Before the queue: the comparison waits for its turn."""
+        return self.wait(request, Trial(on))
 
-
-def _trials(
-    desk: AppSession, visit: Visit, press: Run, base: Run, memory: Memory, asked: list[str]
-) -> Iterator[list[Fragment]]:
-    """One problem after the other; what stops the press stops the one that goes on."""
-    rows = visit.trials = []
-    for text in asked:
-        run = Run(stop=press.stop, lock=press.lock)
-        for _ in follow(_trial(desk, text, memory, base.settings), run):
-            if visit.runs.get("distil") is not base:
-                break
-            yield compare_table(rows) + _now(run, text, len(rows), len(asked))
-        r = run.scene.receipt
-        if (
-            visit.runs.get("distil") is not base
-        ):  # another problem is distilled meanwhile: its page is not ours
+    def work(self, session: AppSession, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
+        on, base = run.asked.on, visit.runs.get("distil")
+        done = base.scene.distilled if base is not None else None
+        if base is None or done is None or done.memory is None:
+            yield problem("Distil a memory first.")
             return
-        if r is None or r.memory is None:
-            yield compare_table(rows) + fragments(
-                ("error", notice(run.error or "Stopped.", "warn" if run.error else "info"))
-            )
-            return
-        rows.append((text, r.zero_shot, r.memory))
-    yield compare_table(rows) + fragments(
-        ("caveat", notice("A few problems prove little, least of all the one it was trained on."))
-    )
+        text = base.asked.problem
+        texts = {ALL: [text, *visit.near[:2]], SAME: [text]}.get(on, [on])
+        run.begun = True
+        try:
+            yield from self._trials(session, visit, run, base, done.memory, texts)
+        finally:
+            run.done = True
+
+    def _trials(
+        self,
+        session: AppSession,
+        visit: Visit,
+        press: Run,
+        base: Run,
+        memory: Memory,
+        texts: list[str],
+    ) -> Iterator[list[Fragment]]:
+        """One problem after the other; what stops the press stops the one at work."""
+        rows = visit.trials = []
+        for text in texts:
+            run = Run(stop=press.stop, lock=press.lock)
+            for _ in follow(_trial(session, text, memory, base.asked.settings), run):
+                if visit.runs.get("distil") is not base:
+                    break
+                yield compare_table(rows) + _now(run, len(rows), len(texts))
+            r = run.scene.receipt
+            if visit.runs.get("distil") is not base:  # another distillation: its page is not ours
+                return
+            if r is None or r.memory is None:
+                yield compare_table(rows) + after_stop(run.error)
+                return
+            rows.append((text, r.zero_shot, r.memory))
+        caveat = "A few problems prove little, least of all the one it was trained on."
+        yield compare_table(rows) + fragments(("caveat", notice(caveat)))
 
 
-def compare_refused(desk: AppSession, request: gr.Request) -> Any:
-    """The queue was full."""
-    return components.refused(
-        desk.visit(request).runs.get("before_after"),
-        desk.full(),
-        1,
-        lambda run: fragments(("error", notice(run.error, "warn"))),
-    )
-
-
-def still_going(desk: AppSession, request: gr.Request) -> Any:
-    """Whether there is anything left that Stop would end."""
-    return gr.update(interactive=desk.visit(request).busy("distil", "before_after"))
-
-
-def _now(run: Run, text: str, before: int, of: int) -> list[Fragment]:
+def _now(run: Run, before: int, of: int) -> list[Fragment]:
+    """The problem at work, after `before` others."""
     with run.lock:
         which = f"{before + 1} of {of}: " if of > 1 else ""
-        said = doing(run.scene)
+        now = doing(run.scene)
         return fragments(
-            ("status", progress(Status(which + said.text, said.done, said.total))),
+            ("status", progress(Status(which + now.text, now.done, now.total))),
             ("before", scene_vote(run.scene, "zero_shot", "Before", True)),
             ("after", scene_vote(run.scene, "memory", "After", True)),
         )
 
 
-def _trial(desk: AppSession, text: str, memory: Memory, settings: dict[str, Any]) -> Iterator[Any]:
+def _trial(
+    session: AppSession, text: str, memory: Memory, settings: Mapping[str, Any]
+) -> Iterator[Any]:
     """An answer with a memory that may not be kept yet, on a bank that is thrown away."""
 
     def records() -> Iterator[Any]:
-        problem = desk.problem(text)
-        engine = yield from ready_engine(desk, settings)
-        bank = Overlay(desk.engine.bank, most=1, most_bytes=sys.maxsize)  # for a moment
+        asked = session.problem(text)
+        engine = yield from ready_engine(session, settings)
+        bank = Overlay(session.engine.bank, most=1, most_bytes=sys.maxsize)  # for a moment
         bank.put(memory)
-        yield from engine.changed(on_bank=bank).answer(problem, memory=memory.id)
+        yield from engine.changed(on_bank=bank).answer(asked, memory=memory.id)
 
-    return exclusively(desk, records())
+    return exclusively(session, records())
 
+
+# ---------- The panel.
 
 NEAREST = 5  # examples offered first
+INTRODUCTION = (
+    "The model solves the problem several times. The majority's answer becomes the label, and a "
+    "short soft prompt is trained to make the model agree with its own majority."
+)
+WHY = (
+    "No correct answer is ever used, and the model's own weights never change. If all attempts "
+    "agree, or too few do, there is nothing to learn, and the app says so."
+)
 
 
 @dataclass(frozen=True)
-class Distil:
-    """The panel's components that other panels or the wiring need."""
+class Lesson:
+    """What a press of Distil asks."""
 
-    problem: gr.Textbox
-    settings: list[gr.components.Component]
-    press: gr.Button
-    stop: gr.Button
-    outputs: list[gr.components.Component]
-    keep: gr.Button
-    discard: gr.Button
-    again: gr.Button
-    on: gr.Dropdown
-    columns: gr.HTML
+    problem: str = ""  # as typed
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Picture(NamedTuple):
-    """What a handler sends to the page; the order is that of `Distil.outputs`."""
+class DistilView(NamedTuple):
+    """What the page shows of a distillation: one update for each component of that name."""
 
-    status: list[Fragment]
-    curve: Any
-    words: list[Fragment]
-    outcome: list[Fragment]
-    votes: list[Fragment]
-    cards: list[Fragment]
-    press: Any
-    stop: Any
-    choice: Any  # keep or discard
-    after: Any  # before and after
-    on: Any  # on which problems: the nearest first
+    status: Any = SKIP
+    curve: Any = SKIP
+    words: Any = SKIP
+    outcome: Any = SKIP
+    votes: Any = SKIP
+    cards: Any = SKIP
+    press_button: Any = SKIP
+    stop_button: Any = SKIP
+    choice: Any = SKIP  # keep or discard
+    after: Any = SKIP  # before and after
+    on: Any = SKIP  # on which problems: the nearest first
+    columns: Any = SKIP  # the comparison
 
 
-def create_distil(settings: Settings, examples: list[str]) -> Distil:
-    """The panel, inside the Blocks and the Tab of the caller."""
-    most = limits(settings)
-    with gr.Row(elem_classes="split"):
-        with gr.Column(scale=5, min_width=320, elem_classes="lm-panel ask"):
-            problem = gr.Textbox(
-                label="Problem to learn from",
-                lines=4,
-                max_lines=12,
-                elem_id="lm-distil-problem",
-                placeholder="Solve a problem first, or type one here…",
+class Distil(Panel):
+    """Distil, stop, keep or discard, before and after."""
+
+    name = "distil"
+    View, Asked = DistilView, Lesson
+    aside = ("before_after",)
+
+    def __init__(self, session: AppSession) -> None:
+        super().__init__(session)
+        self.compare = BeforeAfter(self)
+
+    # ---------- the layout
+
+    def create(self, settings: Settings, examples: list[str]) -> None:
+        """The panel, inside the Blocks and the Tab of the caller."""
+        with gr.Row(elem_classes="split"):
+            with gr.Column(scale=5, min_width=320, elem_classes="lm-panel ask"):
+                self._question(settings)
+            with gr.Column(scale=8, min_width=320, elem_classes="result"):
+                self._result(examples)
+
+    def _question(self, settings: Settings) -> None:
+        box = gr.Textbox(
+            label="Problem to learn from",
+            lines=4,
+            max_lines=12,
+            elem_id="lm-distil-problem",
+            placeholder="Solve a problem first, or type one here…",
+        )
+        with gr.Row(elem_classes="tight"):
+            self.press_button = gr.Button(
+                "Distil", variant="primary", elem_id="lm-distil", min_width=110
             )
-            with gr.Row(elem_classes="tight"):
-                press = gr.Button("Distil", variant="primary", elem_id="lm-distil", min_width=110)
-                stop = gr.Button(
-                    "Stop",
-                    variant="stop",
-                    interactive=False,
-                    elem_id="lm-distil-stop",
-                    min_width=110,
+            self.stop_button = gr.Button(
+                "Stop", variant="stop", interactive=False, elem_id="lm-distil-stop", min_width=110
+            )
+        training = components.distil_settings(settings, limits(settings))
+        components.live("lm-distil-why", fragments(("why", notice(WHY))))
+        self.controls = {"problem": box, **training}
+
+    def _result(self, examples: list[str]) -> None:
+        self.status = components.live(
+            "lm-distil-status", fragments(("first", notice(INTRODUCTION)))
+        )
+        self.outcome = components.live("lm-outcome")
+        with gr.Row(visible=False, elem_classes="tight") as self.choice:
+            self.keep_button = gr.Button("Keep it", variant="primary", elem_id="lm-keep")
+            self.discard_button = gr.Button("Discard it", elem_id="lm-discard")
+        with gr.Column(visible=False, elem_classes="after") as self.after:
+            with gr.Row(elem_classes="tight end"):
+                self.on = gr.Dropdown(
+                    [ALL, SAME, *examples],
+                    value=ALL,
+                    label="Compare before and after on",
+                    scale=5,
+                    filterable=True,
+                    elem_id="lm-on",
+                    info="The same seed, without the memory and with it. Nothing is stored.",
                 )
-            given = components.distil_settings(settings, most)
-            components.live("lm-distil-why", WHY)
-        with gr.Column(scale=8, min_width=320, elem_classes="result"):
-            status = components.live("lm-distil-status", FIRST)
-            ended = components.live("lm-outcome")
-            with gr.Row(visible=False, elem_classes="tight") as choice:
-                keep = gr.Button("Keep it", variant="primary", elem_id="lm-keep")
-                discard = gr.Button("Discard it", elem_id="lm-discard")
-            with gr.Column(visible=False, elem_classes="after") as after:
-                with gr.Row(elem_classes="tight end"):
-                    on = gr.Dropdown(
-                        [ALL, SAME, *examples],
-                        value=ALL,
-                        label="Before and after on",
-                        scale=5,
-                        filterable=True,
-                        elem_id="lm-on",
-                        info="The same seed, without the memory and with it. Nothing is stored.",
-                    )
-                    again = gr.Button("Compare", scale=1, min_width=110, elem_id="lm-before-after")
-                columns = components.live("lm-before-after-columns")
-            curve = components.figure(
-                "lm-curve", "Curve of agreement, loss and gradient norm by step"
-            )
-            words = components.live("lm-distil-words")
-            votes = components.live("lm-distil-votes")
-            cards = components.live("lm-distil-cards", classes="cards")
-    return Distil(
-        problem,
-        given,
-        press,
-        stop,
-        [status, curve, words, ended, votes, cards, press, stop, choice, after, on],
-        keep,
-        discard,
-        again,
-        on,
-        columns,
-    )
-
-
-FIRST = fragments(
-    (
-        "first",
-        notice(
-            "The model solves the problem several times; the majority's answer becomes the label, "
-            "and a short soft prompt is trained to make the model agree with its own majority."
-        ),
-    )
-)
-WHY = fragments(
-    (
-        "why",
-        notice(
-            "No correct answer is ever used, and the model's own weights never change. If all "
-            "traces agree, or too few do, there is nothing to learn, and the app says so."
-        ),
-    )
-)
-
-
-def picture(desk: AppSession, run: Run, visit: Visit, running: bool, words: str = "") -> Picture:
-    """The page of a distillation as it stands."""
-    with run.lock:
-        scene, done = run.scene, run.scene.distilled
-        if run.error:
-            status = fragments(("error", notice(run.error, "warn")))
-        elif running:
-            status = fragments(
-                (
-                    "status",
-                    distil_status(
-                        scene, int(run.settings.get("steps", desk.engine.settings.steps))
-                    ),
+                self.compare_button = gr.Button(
+                    "Compare", scale=1, min_width=110, elem_id="lm-before-after"
                 )
+            self.columns = components.live("lm-before-after-columns")
+        self.curve = components.figure(
+            "lm-curve", "Curve of agreement, loss and gradient norm by step"
+        )
+        self.words = components.live("lm-distil-words")
+        self.votes = components.live("lm-distil-votes")
+        self.cards = components.live("lm-distil-cards", classes="cards")
+
+    # ---------- what is asked
+
+    def asked(self, *given: Any) -> Lesson:
+        text, *settings = given
+        return Lesson(text, components.overrides((*SAMPLING, *TRAINING), settings))
+
+    def validate(self, session: AppSession, asked: Lesson) -> str:
+        def look() -> None:
+            session.problem(asked.problem)
+            session.tuned(asked.settings)
+            session.engine.bank.check_room()
+
+        return attempt(look)[1]
+
+    def work(self, session: AppSession, visit: Visit, run: Run) -> Iterator[DistilView]:
+        """The memory waits on the server, for this visitor only, to be kept or discarded."""
+        # Only now, since a press may never have its turn.
+        visit.pending, visit.near, visit.trials = None, [], []
+        yield self.draw(session, visit, run, True)
+
+        def finish() -> None:
+            done = run.scene.distilled
+            if done is not None and done.memory is not None:
+                visit.pending, learnt = done, done.memory.problem
+                visit.near = attempt(lambda: nearest_examples(session, learnt, NEAREST))[0] or []
+
+        records = distil_records(session, run.asked.problem, run.asked.settings)
+        for _ in follow(records, run, finish):
+            yield self.draw(session, visit, run, True)
+        yield self.draw(session, visit, run, False)
+
+    # ---------- what is shown
+
+    def draw(
+        self, session: AppSession, visit: Visit, run: Run, running: bool, message: str = ""
+    ) -> DistilView:
+        with run.lock:
+            scene, done, asked = run.scene, run.scene.distilled, run.asked or Lesson()
+            if run.error:
+                status = problem(run.error)
+            elif running:
+                steps = int(asked.settings.get("steps", session.engine.settings.steps))
+                status = fragments(("status", distil_status(scene, steps)))
+            else:
+                stopped = "Stopped. The bank is as it was." if scene.stopped and not done else ""
+                status = fragments(("said", notice(message or stopped)))
+            status = fragments(("refused", notice(run.refusal, "warn"))) + status
+            memory = done.memory if done is not None else None
+            learnt = memory is not None and not running
+            waits = learnt and visit.pending is not None
+            best = memory.best_step if memory is not None else None
+            titles = round_titles(scene)
+            near = visit.near if learnt else []
+            offered = [ALL, SAME, *near, *(t for t in session.examples if t not in near)]
+            return DistilView(
+                status=status,
+                curve=curve_figure(scene.steps, best) if scene.steps else components.NO_FIGURE,
+                words=fragments(("words", distil_words(scene))) + steps_table(scene.steps),
+                outcome=fragments(("outcome", outcome(done))) if done is not None else [],
+                votes=scene_votes(scene, running, titles),
+                cards=scene_cards(scene, running, titles),
+                press_button=gr.update(interactive=not running),
+                stop_button=gr.update(interactive=running),
+                choice=gr.update(visible=waits),
+                after=gr.update(visible=learnt and (waits or (done is not None and done.kept))),
+                on=gr.update(choices=offered) if learnt else SKIP,
             )
-        else:
-            stopped = "Stopped. The bank is as it was." if scene.stopped and done is None else ""
-            status = fragments(("said", notice(words or stopped)))
-        status = fragments(("refused", notice(run.refusal, "warn"))) + status
-        learnt = done is not None and done.memory is not None and not running
-        waiting = learnt and visit.pending is not None
-        best = done.memory.best_step if done is not None and done.memory is not None else None
-        titles = round_titles(scene)
-        near = visit.near if learnt else []
-        offered = [ALL, SAME, *near, *(t for t in desk.examples if t not in near)]
-        return Picture(
-            status,
-            curve_figure(scene.steps, best=best) if scene.steps else components.NO_FIGURE,
-            fragments(("words", distil_words(scene))) + steps_table(scene.steps),
-            fragments(("outcome", outcome(done))) if done is not None else [],
-            scene_votes(scene, running, titles),
-            scene_cards(scene, running, titles),
-            gr.update(interactive=not running),
-            gr.update(interactive=running),
-            gr.update(visible=waiting),
-            gr.update(visible=learnt and (waiting or (done is not None and done.kept))),
-            gr.update(choices=offered) if learnt else gr.skip(),
+
+    def waiting(self) -> DistilView:
+        return DistilView(
+            status=queued(),
+            curve=components.NO_FIGURE,
+            words=[],
+            outcome=[],
+            votes=[],
+            cards=[],
+            press_button=gr.update(interactive=False),
+            stop_button=gr.update(interactive=True),
+            choice=HIDDEN,
+            after=HIDDEN,
+            on=gr.update(value=ALL),
+            columns=[],
         )
 
+    def form(self, asked: Lesson) -> dict[str, Any]:
+        own = {name: asked.settings[name] for name in TRAINING if name in asked.settings}
+        return {"problem": asked.problem, **own}
 
-def begin(desk: AppSession, request: gr.Request) -> Iterator[Any]:
-    """Distils what the last press asked, and streams the page. The memory waits on the server, for
-    this visitor only, to be kept or discarded."""
-    visit = desk.visit(request)
-    yield from components.in_turn(
-        visit, "distil", len(Picture._fields), lambda run: _distilling(desk, visit, run)
-    )
+    def beside(self, visit: Visit) -> dict[str, Any]:
+        return {"columns": compare_table(visit.trials)}
 
+    # ---------- keep, discard, and the way from Solve
 
-def _distilling(desk: AppSession, visit: Visit, run: Run) -> Iterator[Picture]:
-    visit.pending, visit.near, visit.trials = (
-        None,
-        [],
-        [],
-    )  # not at the press already, which may never have its turn
-    yield picture(desk, run, visit, True)
+    def keep(self, request: gr.Request) -> DistilView:
+        """Stores the memory that waits."""
+        session, visit = self.of(request)
+        run, done, message = self.finished(visit), visit.pending, ""
+        run.refusal = ""
+        if done is None:
+            run.error = "There is no memory to keep: distil one first."
+        else:
+            _, run.error = attempt(lambda: session.engine.keep(done))
+        if done is not None and not run.error:  # after an error the memory still waits
+            visit.pending = None
+            run.scene.distilled = replace(done, kept=True)
+            message = "Kept. It is on the map now, and will be tried on similar problems."
+            if session.hosted:
+                message += (
+                    " It is yours alone and is deleted half an hour after you close this tab: "
+                    "export it to keep it."
+                )
+        shown = self.draw(session, visit, run, False, message)
+        return shown._replace(stop_button=self.still_going(request))
 
-    def finish() -> None:
-        done = run.scene.distilled
-        if done is not None and done.memory is not None:
-            visit.pending = done
-            visit.near = (
-                attempt(lambda: nearest_examples(desk, done.memory.problem, NEAREST))[0] or []
-            )
+    def discard(self, request: gr.Request) -> DistilView:
+        """Forgets the memory that waits, and ends its comparison."""
+        session, visit = self.of(request)
+        visit.end(*self.aside)
+        visit.trials, run = [], self.finished(visit)
+        visit.pending, run.scene.distilled, run.error, run.refusal = None, None, "", ""
+        return self.draw(session, visit, run, False, "Discarded. Nothing was stored.")
 
-    for _ in follow(distil_records(desk, run.problem, run.settings), run, finish):
-        yield picture(desk, run, visit, True)
-    yield picture(desk, run, visit, False)
+    def take_over(self, request: gr.Request, *given: Any) -> tuple[Any, ...]:
+        """From the Solve panel: shows this one, with the solved problem in its box, and presses its
+        button. The box of Solve may hold another problem by now."""
+        r = last_receipt(self.of(request)[1])
+        text = given[0] if r is None else r.problem.text
+        return gr.update(selected="distil"), text, *self.press(request, text, *given[1:])
 
+    # ---------- the wiring
 
-def posed(visit: Visit, problem: str, *settings: Any) -> Run:
-    """A new run of the panel, with what is to be learnt from; not begun."""
-    visit.end("before_after")
-    run = components.taken_down(visit, "distil")
-    run.given, run.problem, n = (problem, *settings), problem, len(components.SAMPLING)
-    run.settings = components.checked(*settings[:n]) | components.checked_distil(*settings[n:])
-    return run
-
-
-def amiss(desk: AppSession, problem: str, *settings: Any) -> str:
-    """Why this cannot be asked, in one sentence; "" if it can."""
-    n = len(components.SAMPLING)
-
-    def look() -> None:
-        desk.problem(problem)
-        desk.tuned(components.checked(*settings[:n]) | components.checked_distil(*settings[n:]))
-        desk.engine.bank.check_room()
-
-    return attempt(look)[1]
-
-
-def press(desk: AppSession, request: gr.Request, *given: Any) -> tuple[Any, ...]:
-    """At once on the press, before the queue: what is asked is taken down, so that a reload
-    meanwhile does not lose it. What cannot be asked is refused here, and a memory that waits to
-    be kept goes on waiting."""
-    visit = desk.visit(request)
-    if why := amiss(desk, *given):
-        run = components.not_taken(visit, "distil", why)
-        shown = picture(desk, run, visit, run.busy or run.pressed)
-        return *shown._replace(stop=still_going(desk, request)), gr.skip()
-    posed(visit, *given)
-    return *waiting(), []
-
-
-def resume(desk: AppSession, request: gr.Request) -> Iterator[Any]:
-    """After a reload: goes on showing the distillation that is still going on."""
-    visit = desk.visit(request)
-    run = visit.runs.get("distil")
-    yield from components.taken_up(
-        run, len(Picture._fields), lambda running: picture(desk, run, visit, running)
-    )
-
-
-def restored(desk: AppSession, visit: Visit) -> tuple[Any, ...]:
-    """What a loaded page shows: the problem, the panel's own settings, the Picture of the last
-    distillation, if there was one, and what was compared before and after it."""
-    run = components.given_back(visit, "distil")
-    if run is None:
-        return gr.skip(), *[gr.skip()] * (len(components.TRAINING) + len(Picture._fields) + 1)
-    run.refusal = ""  # what was refused does not stand in the box any more
-    settings = [run.settings.get(name, gr.skip()) for name in components.TRAINING]
-    if run.pressed:
-        return run.problem, *settings, *waiting(), []
-    return run.problem, *settings, *picture(desk, run, visit, run.busy), compare_table(visit.trials)
-
-
-def refused(desk: AppSession, request: gr.Request) -> Any:
-    """The queue was full."""
-    visit = desk.visit(request)
-    return components.refused(
-        visit.runs.get("distil"),
-        desk.full(),
-        len(Picture._fields),
-        lambda run: picture(desk, components.given_back(visit, "distil") or run, visit, False),
-    )
-
-
-def waiting() -> Picture:
-    """What belongs to the last run is gone, and the run that waits in the queue can be stopped."""
-    status = fragments(("wait", progress(Status("Waiting for the model"))))
-    hidden = gr.update(visible=False)
-    return Picture(
-        status,
-        components.NO_FIGURE,
-        [],
-        [],
-        [],
-        [],
-        gr.update(interactive=False),
-        gr.update(interactive=True),
-        hidden,
-        hidden,
-        gr.update(value=ALL),
-    )
-
-
-def take_over(desk: AppSession, request: gr.Request, *given: Any) -> tuple[Any, ...]:
-    """From the Solve panel: shows this one, with the solved problem in its box, and presses its
-    button."""
-    receipt = last_receipt(desk.visit(request))
-    problem = (
-        given[0] if receipt is None else receipt.problem.text
-    )  # the box may hold another one by now
-    return gr.update(selected="distil"), problem, *press(desk, request, problem, *given[1:])
-
-
-def stop(desk: AppSession, request: gr.Request) -> Picture:
-    """Ends the distillation; the bank stays as it was. One that only waited leaves the page of the
-    one before it."""
-    visit = desk.visit(request)
-    visit.end("distil", "before_after")
-    ended = visit.runs.get("distil")
-    run = components.given_back(visit, "distil") or Run()
-    run.refusal = ""
-    with run.lock:
-        run.scene.stopped = run.scene.distilled is None
-    return picture(
-        desk, run, visit, False, "" if ended in (run, None) else "Stopped before it began."
-    )
-
-
-def keep(desk: AppSession, request: gr.Request) -> Picture:
-    """Stores the memory that waits."""
-    visit = desk.visit(request)
-    run, done = components.stands(visit, "distil"), visit.pending
-    run.refusal = ""
-    said = ""
-    if done is None:
-        run.error = "There is no memory to keep: distil one first."
-    else:
-        _, run.error = attempt(lambda: desk.engine.keep(done))
-    if (
-        done is not None and not run.error
-    ):  # else, for example with a full disk, the memory still waits
-        visit.pending = None
-        run.scene.distilled = replace(done, kept=True)
-        said = "Kept. It is on the map now, and tried on similar problems from now on."
-        if desk.hosted:
-            said += (
-                " It is yours alone and forgotten half an hour after you close this tab: "
-                "export it to keep it."
-            )
-    return picture(desk, run, visit, False, said)._replace(stop=still_going(desk, request))
-
-
-def discard(desk: AppSession, request: gr.Request) -> Picture:
-    """Forgets the memory that waits, and ends its comparison."""
-    visit = desk.visit(request)
-    visit.end("before_after")
-    visit.trials, run = [], components.stands(visit, "distil")
-    visit.pending, run.scene.distilled, run.error, run.refusal = None, None, "", ""
-    return picture(desk, run, visit, False, "Discarded. Nothing was stored.")
+    def wire(self, sampling: list[Any], solve_button: gr.Button, solved: Any, tabs: gr.Tabs) -> Any:
+        """Listens to everything on the panel that leads nowhere else. `sampling`: the controls of
+        Solve that hold here, too; `solved`: its box. Returns the event of a kept memory."""
+        box, *training = self.controls.values()
+        settings = [*sampling, *training]
+        pressed = self.press_button.click(self.press, [box, *settings], self.outputs, **QUIET)
+        moved = solve_button.click(
+            self.take_over, [solved, *settings], [tabs, box, *self.outputs], **QUIET
+        )
+        moved.then(**components.focus("#lm-distil-stop", "#lm-distil"))
+        ends = [self.follow_press(pressed), self.follow_press(moved)]
+        ends.append(
+            self.compare.wire(self.compare_button, self.compare.press, self.on, self.columns)
+        )
+        self.stop_button.click(self.stop, None, self.outputs, cancels=ends, **QUIET)
+        discarded = self.discard_button.click(self.discard, None, self.outputs, **QUIET)
+        discarded.then(**components.focus("#lm-distil"))
+        kept = self.keep_button.click(self.keep, None, self.outputs, **QUIET)
+        return kept.then(**components.focus("#lm-outcome a", "#lm-distil"))
