@@ -197,6 +197,14 @@ def test_the_commands_of_the_pages_and_their_options_exist() -> None:
     assert used == set(known) and len(README.split("\nlatentmem ")) == 11
 
 
+def test_the_endpoints_of_the_page_are_all_endpoints() -> None:
+    from latentmem.ui.api import ENDPOINTS
+
+    section = PAGES["assets/docs/api.md"].split("| endpoints |")[1].split("\n\n")[0]
+    told = [name for row in re.findall(r"^\| (`.+?) \|", section, re.M) for name in row.split()]
+    assert sorted(told) == sorted(f"`{fn.__name__}`" for fn in ENDPOINTS)
+
+
 def test_the_tools_of_the_pages_exist() -> None:
     for page in PAGES.values():
         for module in re.findall(r"python -m (tests[\w.]+)", page):
