@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -35,6 +35,7 @@ PIPE_WIDTH, WIDE = (
     240,
     130,
 )  # columns: a pipe has none of its own; a table with everything needs the second
+PAUSE = 10  # seconds between two lines of progress in a file or a pipe
 TAIL = 400  # characters of a rollout that are looked at for its last line
 
 
@@ -109,46 +110,60 @@ def run(records: Iterator[Any], as_json: bool) -> Shown:
 
 
 def _lines(records: Iterable[Any]) -> Shown:
-    """For machines: records on standard output; a new status, in words, on standard error; text
-    deltas not at all."""
-    shown, said = Shown(), ""
-    for record in records:
-        shown.add(record)
-        if isinstance(record, Status):
-            if record.text != said:
-                print(record.text, file=sys.stderr, flush=True)
-            said = record.text
-        elif not isinstance(record, Delta):
-            print(line(record), flush=True)
+    """For machines: records on standard output, but for text deltas; statuses, in words, on standard
+    error."""
+    shown = Shown()
+    with progress() as show:
+        for record in records:
+            shown.add(record)
+            if isinstance(record, Status):
+                show(record.text, often=record.total > 0)
+            elif not isinstance(record, Delta):
+                print(line(record), flush=True)
     return shown
 
 
 def _show(records: Iterable[Any]) -> Shown:
-    shown = Shown()
-    with _live(err(), Picture(shown.scene)) as refresh:
+    """For people: a picture that is redrawn eight times a second on a terminal; in a file or a pipe
+    lines."""
+    shown, console = Shown(), err()
+    picture = Picture(shown.scene)
+    if console.is_terminal:
+        with Live(picture, console=console, refresh_per_second=8, transient=True):
+            for record in records:
+                shown.add(record)
+        return shown
+    with progress() as show:
         for record in records:
             shown.add(record)
-            refresh()
+            if text := picture.headline():
+                status = shown.scene.status
+                show(text, often=bool(shown.scene.steps or (status and status.total > 0)))
     return shown
 
 
 @contextmanager
-def _live(console: Console, picture: Picture) -> Iterator[Any]:
-    """A picture that is redrawn eight times a second on a terminal; elsewhere one line for each new
-    status or step."""
-    if console.is_terminal:
-        with Live(picture, console=console, refresh_per_second=8, transient=True):
-            yield lambda: None
-        return
-    said: set[str] = set()
+def progress() -> Iterator[Callable[..., None]]:
+    """A function that prints what is new on standard error. What changes `often` is printed at most
+    every PAUSE seconds where nobody watches a terminal, and as it stands at the end."""
+    printed, waiting, due = "", "", 0.0
 
-    def refresh() -> None:
-        text = picture.headline()
-        if text and text not in said:
-            said.add(text)
-            console.print(plain(text))
+    def show(text: str, often: bool = False) -> None:
+        nonlocal printed, waiting, due
+        if text == printed:
+            return
+        if often and time.monotonic() < due and not sys.stderr.isatty():
+            waiting = text
+            return
+        print(plain(text), file=sys.stderr, flush=True)
+        printed, waiting = text, ""
+        due = time.monotonic() + PAUSE if often else due
 
-    yield refresh
+    try:
+        yield show
+    finally:
+        if waiting:
+            print(plain(waiting), file=sys.stderr, flush=True)
 
 
 class Picture:

@@ -1,21 +1,21 @@
-"""The command `evaluate`: does a memory help on problems it has not seen?"""
+"""The commands `evaluate`, does a memory help on problems it has not seen, and `bench`, our figures
+beside those of other programs."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..records import LatentmemError, Status, Step
-from . import options as cli_command
-from .options import DONE, command
+from .options import DONE, command, engine_for
 
 if TYPE_CHECKING:
-    from ..evaluation.suites import Order, Suite
+    from ..evaluation.suites import RunOptions, Suite
 
 evaluation_commands = typer.Typer()
 DECIDING = (
@@ -44,88 +44,88 @@ SHOWN = (
     "reason",
     "same_family",
 )
-LIST = {"show_default": False}
 UNMEASURED = (
     "nothing of what was asked for could be measured; ask problems with --test, or give other data"
 )
+
+
+def _option(text: str, *names: str, **bounds: Any) -> Any:
+    return typer.Option(*names, help=text, show_default=False, **bounds)
+
+
+Count = int | None
+SuiteName = Annotated[
+    str, typer.Option(help="quick (minutes on two cores), standard, or paper (a GPU).")
+]
+Data = Annotated[
+    list[str],
+    _option(
+        "A JSONL file, gsm8k, math500, amc23, aime24, examples, or rg:FAMILY?size=100&seed=1; "
+        "may be given again."
+    ),
+]
+TestData = Annotated[
+    list[str], _option("Ask problems of these instead of the other part of --data.")
+]
+Protocols = Annotated[
+    list[str], _option("heldout, stream, transfer, single or keys; may be given again.")
+]
+Distil = Annotated[Count, _option("Problems to learn from.", min=0)]
+Test = Annotated[Count, _option("Problems to be asked.", min=0)]
+Stream = Annotated[Count, _option("Problems of the stream.", "--stream", min=1)]
+Systems = Annotated[str, _option("Systems of the comparison, with commas between.")]
+Forms = Annotated[str, _option("one (a greedy trace), vote (of eight), or one,vote.")]
+ResultsFolder = Annotated[
+    Path | None, _option("The folder of results (default: evaluation-SUITE).")
+]
+Resume = Annotated[
+    bool, typer.Option(help="Go on with what the folder holds, or refuse one that is not empty.")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse a data set with a malformed line.")]
+Rows = Annotated[Count, _option("Traces sampled in one batch.", min=1)]
+Together = Annotated[Count, _option("Memories trained in one batch.", min=1)]
+Block = Annotated[int, typer.Option(min=1, help="Problems of the stream that arrive together.")]
+Votes = Annotated[Count, _option("Traces of vote_n.", min=1)]
+OfflineSteps = Annotated[
+    Count, _option("Gradient steps of the offline systems, four problems each.", min=1)
+]
+SweepFile = Annotated[Path | None, _option("Try the recipes of this JSON file instead.")]
+Learners = Annotated[str, _option("How `single` trains: soft prompt, LoRA, full parameters.")]
+ReportOnly = Annotated[
+    bool, typer.Option("--report-only", help="Make the report of what is there.")
+]
+Also = Annotated[list[Path], _option("Another folder whose runs the report shows.")]
+Readme = Annotated[
+    Path | None, _option("Write the table of --out's evidence.json into this README.")
+]
 
 
 @command(evaluation_commands, *DECIDING, name="evaluate")
 def evaluate(
     overrides: dict[str, Any],
     as_json: bool,
-    suite: Annotated[
-        str, typer.Option(help="quick (minutes on two cores), standard, or paper (a GPU).")
-    ] = "quick",
-    data: Annotated[
-        list[str],
-        typer.Option(
-            help="A JSONL file, gsm8k, math500, amc23, aime24, examples, or "
-            "rg:FAMILY?size=100&seed=1; may be given again.",
-            **LIST,
-        ),
-    ] = [],
-    test_data: Annotated[
-        list[str],
-        typer.Option(help="Ask problems of these instead of the other part of --data.", **LIST),
-    ] = [],
-    protocol: Annotated[
-        list[str],
-        typer.Option(help="heldout, stream, transfer, single or keys; may be given again.", **LIST),
-    ] = [],
-    distil: Annotated[
-        int | None, typer.Option(min=0, help="Problems to learn from.", **LIST)
-    ] = None,
-    test: Annotated[int | None, typer.Option(min=0, help="Problems to be asked.", **LIST)] = None,
-    arriving: Annotated[
-        int | None, typer.Option("--stream", min=1, help="Problems of the stream.", **LIST)
-    ] = None,
-    systems: Annotated[
-        str, typer.Option(help="Rows of the comparison, with commas between.", **LIST)
-    ] = "",
-    forms: Annotated[
-        str, typer.Option(help="one (a greedy trace), vote (of eight), or one,vote.", **LIST)
-    ] = "",
-    out: Annotated[
-        Path | None, typer.Option(help="The folder of results (default: evaluation-SUITE).", **LIST)
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(help="Go on with what the folder holds, or refuse one that is not empty."),
-    ] = True,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse a data set with a malformed line.")
-    ] = False,
-    rows: Annotated[
-        int | None, typer.Option(min=1, help="Traces sampled in one batch.", **LIST)
-    ] = None,
-    together: Annotated[
-        int | None, typer.Option(min=1, help="Memories trained in one batch.", **LIST)
-    ] = None,
-    block: Annotated[
-        int, typer.Option(min=1, help="Problems of the stream that arrive together.")
-    ] = 1,
-    votes: Annotated[int | None, typer.Option(min=1, help="Traces of vote_n.", **LIST)] = None,
-    offline_steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Gradient steps of the offline rows, four problems each.", **LIST),
-    ] = None,
-    sweep: Annotated[
-        Path | None, typer.Option(help="Try the recipes of this JSON file instead.", **LIST)
-    ] = None,
-    learners: Annotated[
-        str, typer.Option(help="How `single` trains: soft prompt, LoRA, full parameters.", **LIST)
-    ] = "",
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Make the report of what is there.")
-    ] = False,
-    also: Annotated[
-        list[Path], typer.Option(help="Another folder whose runs the report shows.", **LIST)
-    ] = [],
-    readme: Annotated[
-        Path | None,
-        typer.Option(help="Write the table of --out's evidence.json into this README.", **LIST),
-    ] = None,
+    suite: SuiteName = "quick",
+    data: Data = [],
+    test_data: TestData = [],
+    protocol: Protocols = [],
+    distil: Distil = None,
+    test: Test = None,
+    arriving: Stream = None,
+    systems: Systems = "",
+    forms: Forms = "",
+    out: ResultsFolder = None,
+    resume: Resume = True,
+    strict: Strict = False,
+    rows: Rows = None,
+    together: Together = None,
+    block: Block = 1,
+    votes: Votes = None,
+    offline_steps: OfflineSteps = None,
+    sweep: SweepFile = None,
+    learners: Learners = "",
+    report_only: ReportOnly = False,
+    also: Also = [],
+    readme: Readme = None,
 ) -> int:
     """Compare systems on problems with known answers. What is done is kept: after a stop, the same
     command goes on.
@@ -133,9 +133,6 @@ def evaluate(
     At the end, and with --report-only, the folder gets report.html, report.md, evidence.json and
     outcomes.jsonl.
     """
-    from ..evaluation.suites import Order, suite_named
-    from ..evaluation.sweep import read
-
     asked = {
         "data": tuple(data),
         "test_data": tuple(test_data),
@@ -146,41 +143,52 @@ def evaluate(
         "systems": _listed(systems),
         "learners": _listed(learners),
     }
-    chosen = replace(suite_named(suite), **_given(asked))
-    if systems:
-        chosen = replace(chosen, online=())
-    if forms:
-        chosen = replace(chosen, modes={name: _listed(forms) for name in chosen.systems})
+    chosen = _suite(suite, _given(asked), _listed(forms))
     folder = out or Path(f"evaluation-{suite}")
     if readme is not None:
-        from ..evaluation.evidence import update_readme
-
-        update_readme(readme, folder / "evidence.json")
-        return DONE
+        return _update_readme(readme, folder)
     if report_only:
         return report(folder, also)
+    _refuse_idle(sweep, asked)
     if not resume:
         _refuse_full(folder)
-    _refuse_idle(sweep, asked)
-    order = Order(
-        chosen,
-        folder,
-        strict=strict,
-        rows=rows,
-        together=together,
-        block=block,
-        sweep=read(sweep) if sweep else None,
-        **_given({"votes": votes, "offline_steps": offline_steps}),
-    )
-    follow(records(order, chosen, overrides), as_json)
+    budgets = _given({"votes": votes, "offline_steps": offline_steps})
+    batches = {"rows": rows, "together": together, "block": block}
+    options = _run_options(chosen, folder, sweep, strict=strict, **batches, **budgets)
+    follow(records(options, overrides), as_json)
     return report(folder, also, remedy=UNMEASURED)
 
 
-def report(folder: Path, also: list[Path], **told: str) -> int:
-    """Write the report and say where it is. `told`: what is said where there is nothing to report."""
+def _suite(name: str, changes: dict[str, Any], forms: tuple[str, ...]) -> Suite:
+    """A suite with what was asked for on the command line. Raises LatentmemError."""
+    from ..evaluation.suites import suite_named
+
+    suite = replace(suite_named(name), **changes)
+    if "systems" in changes:
+        suite = replace(suite, online=())
+    return replace(suite, modes={name: forms for name in suite.systems}) if forms else suite
+
+
+def _run_options(suite: Suite, out: Path, sweep: Path | None, **given: Any) -> RunOptions:
+    from ..evaluation.suites import RunOptions
+    from ..evaluation.sweep import read
+
+    return RunOptions(suite, out, sweep=read(sweep) if sweep else None, **given)
+
+
+def _update_readme(readme: Path, folder: Path) -> int:
+    from ..evaluation.evidence import update_readme
+
+    update_readme(readme, folder / "evidence.json")
+    return DONE
+
+
+def report(folder: Path, also: list[Path], **remedy: str) -> int:
+    """Write the report and name its files. `remedy`: what the error advises where there is nothing
+    to report."""
     from ..evaluation.report import make
 
-    for file in make(folder, also, **told).values():
+    for file in make(folder, also, **remedy).values():
         typer.echo(f"{file} is written.", err=True)
     return DONE
 
@@ -222,20 +230,21 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def records(order: Order, suite: Suite, overrides: dict[str, Any]) -> Iterator[Any]:
+def records(options: RunOptions, overrides: dict[str, Any]) -> Iterator[Any]:
     """The suite with each of its models in turn; a model, or another setting, that a person gave on
     the command line or in the environment takes the place of the suite's."""
     from ..evaluation.suites import run, slug
     from ..settings import Settings
 
+    suite = options.suite
     by_hand = Settings(**overrides).model_fields_set  # the environment's among them
     usual = {name: value for name, value in suite.settings.items() if name not in by_hand}
     models = [None] if "model" in by_hand else list(suite.models) or [None]
     for model in models:
         given = {**usual, **({"model": model} if model else {}), **overrides}
-        engine = cli_command.engine_for(given)
-        out = order.out / slug(model.rsplit("/", 1)[-1]) if len(models) > 1 else order.out
-        yield from run(engine, replace(order, out=out, seed=engine.settings.seed))
+        engine = engine_for(given)
+        out = options.out / slug(model.rsplit("/", 1)[-1]) if len(models) > 1 else options.out
+        yield from run(engine, replace(options, out=out, seed=engine.settings.seed))
         del engine
         # what it was made of refers to itself in circles, and the next model needs the room
         gc.collect()
@@ -246,21 +255,19 @@ def follow(those: Iterator[Any], as_json: bool) -> None:
     from ..evaluation.results import Learned, Progress, Result
     from . import console
 
-    last = ""
-    for record in those:
-        if isinstance(record, (Progress, Status)):  # training says the same for each part of a step
-            said = standing(record) if isinstance(record, Progress) else record.text
-            if said != last:
-                typer.echo(said, err=True)
-            last = said
-        elif isinstance(record, Step):
-            typer.echo(
-                f"{record.problem_id}: {record.title}, agreement {record.agreement:.0%}", err=True
-            )
-        elif isinstance(record, dict):
-            typer.echo(", ".join(f"{k} {v}" for k, v in record.items() if k in SHOWN), err=True)
-        if as_json and isinstance(record, (Result, Learned, dict)):
-            console.print_lines([record])
+    with console.progress() as show:
+        for record in those:
+            if isinstance(record, Progress):
+                show(standing(record), often=True)
+            elif isinstance(record, Status):
+                show(record.text, often=record.total > 0)
+            elif isinstance(record, Step):
+                agreement = f"agreement {record.agreement:.0%}"
+                show(f"{record.problem_id}: {record.title}, {agreement}", often=True)
+            elif isinstance(record, dict):
+                show(", ".join(f"{k} {v}" for k, v in record.items() if k in SHOWN))
+            if as_json and isinstance(record, (Result, Learned, dict)):
+                console.print_lines([record])
 
 
 def standing(progress: Any) -> str:
@@ -275,63 +282,69 @@ bench_commands = typer.Typer()
 MEASURED = ("model", "device", "seed", "rollouts", "temperature", "steps")
 
 
+Only = Annotated[list[str], _option("Only this row, or series with --scale; may be given again.")]
+Repeats = Annotated[
+    int, typer.Option(min=1, help="Runs of each side, in turns; the median counts.")
+]
+Tokens = Annotated[int, typer.Option(min=12, help="Length of every rollout.")]
+PeerSteps = Annotated[
+    int, typer.Option(min=1, help="Steps that both sides of `memory` are measured for.")
+]
+TogetherSteps = Annotated[int, typer.Option(min=1, help="Steps of the row `together`.")]
+Memories = Annotated[int, typer.Option(min=1, help="In the bank that is searched.")]
+Mapped = Annotated[int, typer.Option(min=3, help="In the bank whose map is drawn.")]
+PeerDtype = Annotated[
+    str,
+    typer.Option(
+        help="float32, bfloat16; auto: the faster in a short probe, for peak memory the smaller."
+    ),
+]
+ReportFile = Annotated[
+    Path | None,
+    _option("The report, to which rows are added as they are done (bench.json; scale.json)."),
+]
+PassOver = Annotated[
+    bool,
+    typer.Option(
+        "--resume", help="Pass over what the report has with these settings and versions."
+    ),
+]
+Scale = Annotated[
+    bool, typer.Option("--scale", help="How cost grows, with a picture, instead of the rows.")
+]
+Profile = Annotated[
+    bool,
+    typer.Option(
+        "--profile",
+        help="Where the time of a distillation goes, instead of the rows (profile.json).",
+    ),
+]
+Largest = Annotated[Count, _option("With --scale: no sizes above this.", min=1)]
+TableOnly = Annotated[
+    bool, typer.Option("--table", help="Print the report as it is; measure nothing.")
+]
+SHARED = ("model", "device", "dtype", "rollouts", "temperature", "steps", "seed")
+TRAINED = ("virtual_tokens", "learning_rate", "init_text")  # settings that the bench takes over
+
+
 @command(bench_commands, *MEASURED, name="bench")
 def bench(
     overrides: dict[str, Any],
     as_json: bool,
-    only: Annotated[
-        list[str],
-        typer.Option(
-            help="Only this row, or series with --scale; may be given again.", show_default=False
-        ),
-    ] = [],
-    repeats: Annotated[
-        int, typer.Option(min=1, help="Runs of each side, in turns; the median counts.")
-    ] = 3,
-    tokens: Annotated[int, typer.Option(min=12, help="Length of every rollout.")] = 200,
-    peer_steps: Annotated[
-        int, typer.Option(min=1, help="Steps that both sides of `memory` are measured for.")
-    ] = 2,
-    together_steps: Annotated[int, typer.Option(min=1, help="Steps of the row `together`.")] = 2,
-    memories: Annotated[int, typer.Option(min=1, help="In the bank that is searched.")] = 100_000,
-    mapped: Annotated[int, typer.Option(min=3, help="In the bank whose map is drawn.")] = 10_000,
-    peer_dtype: Annotated[
-        str,
-        typer.Option(
-            help="float32, bfloat16; auto: the faster in a short probe, "
-            "for peak memory the smaller."
-        ),
-    ] = "auto",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="The report, to which rows are added as they are done (bench.json; scale.json).",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Pass over what the report has with these settings and versions."
-        ),
-    ] = False,
-    scale: Annotated[
-        bool, typer.Option("--scale", help="How cost grows, with a picture, instead of the rows.")
-    ] = False,
-    profile: Annotated[
-        bool,
-        typer.Option(
-            "--profile",
-            help="Where the time of a distillation goes, instead of the rows (profile.json).",
-        ),
-    ] = False,
-    largest: Annotated[
-        int | None,
-        typer.Option(min=1, help="With --scale: no sizes above this.", show_default=False),
-    ] = None,
-    table: Annotated[
-        bool, typer.Option("--table", help="Print the report as it is; measure nothing.")
-    ] = False,
+    only: Only = [],
+    repeats: Repeats = 3,
+    tokens: Tokens = 200,
+    peer_steps: PeerSteps = 2,
+    together_steps: TogetherSteps = 2,
+    memories: Memories = 100_000,
+    mapped: Mapped = 10_000,
+    peer_dtype: PeerDtype = "auto",
+    out: ReportFile = None,
+    resume: PassOver = False,
+    scale: Scale = False,
+    profile: Profile = False,
+    largest: Largest = None,
+    table: TableOnly = False,
 ) -> int:
     """Measure this machine: our figures beside those of other programs for the same work, in one
     run.
@@ -339,30 +352,14 @@ def bench(
     Peers that are not installed (extra `bench`) leave their rows with ours alone. ctrl-C stops;
     what is done is kept.
     """
-    from ..bench import runner as bench_run
-    from ..bench import runner as row_table
+    from ..bench import runner
     from ..bench import scale as scaling
     from ..bench.workloads import Work
     from ..settings import Settings
 
     settings = Settings(**overrides)
-    shared = {
-        name: getattr(settings, name)
-        for name in (
-            "model",
-            "device",
-            "dtype",
-            "rollouts",
-            "temperature",
-            "steps",
-            "seed",
-            "virtual_tokens",
-            "learning_rate",
-            "init_text",
-        )
-    }
     work = Work(
-        **shared,
+        **{name: getattr(settings, name) for name in (*SHARED, *TRAINED)},
         tokens=tokens,
         peer_steps=peer_steps,
         together_steps=together_steps,
@@ -376,12 +373,11 @@ def bench(
     if table:
         return show(file, scale, as_json)
     if scale:
-        records = scaling.run(
-            scaling.chosen(only), work, repeats, file, resume=resume, largest=largest
-        )
+        chosen = scaling.chosen(only)
+        measured = scaling.run(chosen, work, repeats, file, resume=resume, largest=largest)
     else:
-        records = bench_run.run(row_table.chosen(only), work, repeats, file, resume=resume)
-    follow_bench(records, as_json)
+        measured = runner.run(runner.chosen(only), work, repeats, file, resume=resume)
+    follow_bench(measured, as_json)
     return show(file, scale, as_json=False, pictures=True) if not as_json else DONE
 
 
@@ -403,39 +399,31 @@ def profiled(work: Any, file: Path, as_json: bool, table: bool) -> int:
 
 def follow_bench(records: Any, as_json: bool) -> None:
     """Progress on standard error; with --json every finished row as a line on standard output."""
-    from dataclasses import asdict
-
     from . import console
 
-    for record in records:
-        if isinstance(record, Status):
-            part = f" ({record.done:.0f} of {record.total:.0f})" if record.total else ""
-            typer.echo(record.text + part, err=True)
-        elif as_json:
-            console.print_lines([{"record": type(record).__name__, **asdict(record)}])
+    with console.progress() as show:
+        for record in records:
+            if isinstance(record, Status):
+                part = f" ({record.done:.0f} of {record.total:.0f})" if record.total else ""
+                show(record.text + part)
+            elif as_json:
+                console.print_lines([{"record": type(record).__name__, **asdict(record)}])
 
 
 def show(file: Path, scale: bool, as_json: bool, pictures: bool = False) -> int:
     """The report in `file`: a table in Markdown, or its rows as lines of JSON."""
     from ..bench import report
-    from ..bench import report as figure
     from . import console
 
     data = report.read(file, "scale" if scale else "bench")
     rows = data.get("rows", [])
     if as_json:
         console.print_lines([{"record": "Series" if scale else "Row", **r} for r in rows])
-        return DONE
-    typer.echo(
-        figure.figure_markdown(rows)
-        if scale
-        else report.markdown(rows, data.get("machine"), data.get("versions")),
-        nl=False,
-    )
-    said = [f"The report is in {file}."]
-    if scale and pictures:
-        page, _ = figure.save_figure(rows, file)
-        said.append(f"The picture is in {page}.")
+    elif scale:
+        typer.echo(report.figure_markdown(rows), nl=False)
+    else:
+        typer.echo(report.markdown(rows, data.get("machine"), data.get("versions")), nl=False)
     if pictures:
-        typer.echo("\n" + " ".join(said))
+        picture = f" The picture is in {report.save_figure(rows, file)[0]}." if scale else ""
+        typer.echo(f"\nThe report is in {file}.{picture}")
     return DONE

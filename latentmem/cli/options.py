@@ -7,38 +7,21 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from ..records import LatentmemError, Problem, read_problems
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from ..engine import Engine
     from ..settings import Settings
 
 DONE, ERROR, NOTHING, STOPPED = 0, 1, 3, 130  # exit codes; 2 is typer's, for a wrong option
 
-# Options that set a field of Settings: field -> (type, help). tests/cli/test_cli.py holds them to
-# Settings' own words.
-OPTIONS: dict[str, tuple[Any, str]] = {
-    "model": (str, "A name from `weights.MODELS`, a hub id or a local folder."),
-    "device": (str, "auto: cuda, then mps, then cpu."),
-    "bank": (Path, "The file that holds the memories."),
-    "seed": (int, "Every draw comes from (seed, problem id, step, row)."),
-    "rollouts": (int, "Traces sampled per problem (paper: 8)."),
-    "temperature": (float, "0 is greedy."),
-    "max_new_tokens": (int, "A trace that is longer is cut off and does not vote."),
-    "steps": (int, "GRPO gradient steps (paper: 10)."),
-    "learning_rate": (float, "AdamW; 5e-3 collapsed the default model in ten steps."),
-    "key": (str, "What retrieval compares: sentence embedding, or KV activations."),
-    "min_similarity": (float, "A memory less similar than this is not tried."),
-    "verifier": (
-        str,
-        "Who decides when memory and model disagree; with one rollout, which always ties, the "
-        "judge.",
-    ),
-}
 SAMPLING = ("model", "device", "bank", "seed", "rollouts", "temperature", "max_new_tokens")
 
 ProblemText = Annotated[
@@ -58,7 +41,7 @@ MemoryId = Annotated[
     str, typer.Argument(metavar="ID", help="A memory's id, or its first characters.")
 ]
 
-Transformer = Callable[..., int]
+Body = Callable[..., int]  # (overrides, as_json, ...) -> exit code
 
 
 def make_engine(settings: Settings) -> Engine:
@@ -78,7 +61,7 @@ def engine_for(overrides: dict[str, Any]) -> Engine:
 
 def command(
     group: typer.Typer, *options: str, name: str = ""
-) -> Callable[[Transformer], Callable[..., None]]:
+) -> Callable[[Body], Callable[..., None]]:
     """Registers `body(overrides, as_json, ...) -> exit code` with some settings as options, `--set`
     and `--json`.
 
@@ -87,7 +70,7 @@ def command(
     A LatentmemError becomes its sentence on standard error, ctrl-C one line.
     """
 
-    def register(body: Transformer) -> Callable[..., None]:
+    def register(body: Body) -> Callable[..., None]:
         @functools.wraps(body)
         def run(ctx: typer.Context, set_: list[str], json_: bool, **values: Any) -> None:
             given = {field: v for field in options if (v := values.pop(field)) is not None}
@@ -113,9 +96,9 @@ def command(
         run.__signature__ = inspect.Signature(
             [_parameter("ctx", typer.Context), *own, *_shared(options)]
         )
-        return (
-            group.command(name)(run) if name else group.callback(invoke_without_command=True)(run)
-        )
+        if name:
+            return group.command(name, cls=SettingsCommand)(run)
+        return group.callback(cls=SettingsGroup, invoke_without_command=True)(run)
 
     return register
 
@@ -125,19 +108,58 @@ def _parameter(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> 
 
 
 def _shared(options: tuple[str, ...]) -> list[inspect.Parameter]:
-    """The options of the given settings, `--set` and `--json` as parameters of a function."""
+    """The options of the given settings, `--set` and `--json` as parameters of a function. Values
+    arrive as they were typed: Settings reads and checks them, wherever they come from."""
     panel: dict[str, Any] = {"rich_help_panel": "Settings", "show_default": False}
     made = []
     for field in options:
-        kind, words = OPTIONS[field]
-        option = typer.Option("--" + field.replace("_", "-"), help=words, **panel)
-        made.append(_parameter(field, Annotated[kind | None, option], None))
+        option = typer.Option("--" + field.replace("_", "-"), **panel)
+        made.append(_parameter(field, Annotated[str | None, option], None))
     others = typer.Option(
         "--set", metavar="FIELD=VALUE", help="Any setting; `latentmem doctor` lists them.", **panel
     )
     lines = typer.Option("--json", help="Standard output: one JSON record a line, nothing else.")
     made.append(_parameter("set_", Annotated[list[str], others], []))
     return [*made, _parameter("json_", Annotated[bool, lines], False)]
+
+
+class _Described:
+    """Takes help, type and bounds of the options that are settings from the fields of Settings,
+    and only when they are shown, so that `latentmem --help` loads no pydantic."""
+
+    params: list[Any]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        from ..settings import Settings
+
+        for option in self.params:
+            if field := Settings.model_fields.get(option.name):
+                option.metavar, bounds = allowed(field)
+                option.help = f"{field.description}{bounds}"
+        super().format_options(ctx, formatter)  # type: ignore[misc]
+
+
+class SettingsCommand(_Described, TyperCommand):
+    """A command with settings among its options."""
+
+
+class SettingsGroup(_Described, TyperGroup):
+    """A group of commands with settings among its options."""
+
+
+def allowed(field: FieldInfo) -> tuple[str, str]:
+    """The values that a setting takes, as typer shows them: ('auto|cpu', ''), or
+    ('<int>', '  [1<=x<=256]')."""
+    if choices := get_args(field.annotation):
+        return "|".join(map(str, choices)), ""
+    kind = f"<{field.annotation.__name__.lower()}>"
+    low, high = "", ""
+    for one in field.metadata:
+        for name, sign in (("ge", "<="), ("gt", "<")):
+            low = f"{getattr(one, name):g}{sign}" if hasattr(one, name) else low
+        for name, sign in (("le", "<="), ("lt", "<")):
+            high = f"{sign}{getattr(one, name):g}" if hasattr(one, name) else high
+    return kind, f"  [{low}x{high}]" if low or high else ""
 
 
 def assignments(pairs: list[str]) -> dict[str, str]:

@@ -112,7 +112,7 @@ SUITES: Mapping[str, Suite] = {
 
 
 @dataclass(frozen=True)
-class Order:
+class RunOptions:
     """A suite as a person asked for it."""
 
     suite: Suite
@@ -142,14 +142,14 @@ def modes_named(names: Sequence[str]) -> tuple[AnswerMode, ...]:
     return tuple(MODES[name] for name in dict.fromkeys(names))
 
 
-def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
+def run(engine: Engine, options: RunOptions) -> Iterator[Event | dict[str, Any]]:
     """Everything that a suite asks for, each protocol and data set in a folder of its own under
     `out`; goes on from what is there. The rollouts are kept in `out`/cache, shared by all."""
     from .baselines.registry import SystemFactory
 
-    suite, limit = order.suite, engine.settings.max_problem_chars
+    suite, limit = options.suite, engine.settings.max_problem_chars
     datas, others = (
-        [load(spec, strict=order.strict, most_chars=limit) for spec in specs]
+        [load(spec, strict=options.strict, most_chars=limit) for spec in specs]
         for specs in (suite.data, suite.test_data)
     )
     for data in (*datas, *others):
@@ -166,52 +166,53 @@ def run(engine: Engine, order: Order) -> Iterator[Event | dict[str, Any]]:
     # What is wrong is found now: to load a model takes minutes, and the turn of the last protocol
     # may be hours away.
     plan = (
-        _plan(order, datas, others)
-        if order.sweep is None
-        else [_sweep_plan(engine, order, order.sweep, datas[0])]
+        _plan(options, datas, others)
+        if options.sweep is None
+        else [_sweep_plan(engine, options, options.sweep, datas[0])]
     )
-    _begin(order.out)
+    _begin(options.out)
     yield from engine.load()
     factory = SystemFactory(
         engine,
-        order.out / "cache",
-        rows=order.rows,
-        group=order.together,
-        votes=order.votes,
-        offline_steps=order.offline_steps,
+        options.out / "cache",
+        rows=options.rows,
+        group=options.together,
+        votes=options.votes,
+        offline_steps=options.offline_steps,
     )
     for stage in plan:
         yield from stage(factory)
 
 
-def _plan(order: Order, datas: Sequence[DataSet], others: Sequence[DataSet]) -> list[Stage]:
+def _plan(options: RunOptions, datas: Sequence[DataSet], others: Sequence[DataSet]) -> list[Stage]:
     """The stages of a suite in their order. Raises LatentmemError for whatever of them cannot be
     done."""
-    suite, plan = order.suite, []
+    suite, plan = options.suite, []
     _check(suite, datas)
     for protocol in dict.fromkeys(suite.protocols):
         if protocol == "heldout":
             plan += [
-                partial(_heldout, order, *_parts(data, others, order), protocol) for data in datas
+                partial(_heldout, options, *_parts(data, others, options), protocol)
+                for data in datas
             ]
         elif protocol == "stream":
             sizes = [suite.stream or len(unique(data.problems)) for data in datas]
             plan += [
-                partial(_stream, order, split(d, n, 0, order.seed).distil)
+                partial(_stream, options, split(d, n, 0, options.seed).distil)
                 for d, n in zip(datas, sizes, strict=True)
             ]
         elif protocol == "transfer":
             plan += [
-                partial(_heldout, order, learn, tests, protocol)
-                for learn, tests in _moved(datas, order)
+                partial(_heldout, options, learn, tests, protocol)
+                for learn, tests in _moved(datas, options)
             ]
         elif protocol == "single":
-            for learn, tests in [_parts(data, others, order) for data in datas]:
+            for learn, tests in [_parts(data, others, options) for data in datas]:
                 for test in tests:
                     single.check(test, suite.learners)
-                plan.append(partial(_single, order, learn, tests))
+                plan.append(partial(_single, options, learn, tests))
         else:
-            plan += [partial(_keys, order, data) for data in datas]
+            plan += [partial(_keys, options, data) for data in datas]
     return plan
 
 
@@ -231,16 +232,16 @@ def _check(suite: Suite, datas: Sequence[DataSet]) -> None:
         raise LatentmemError("A transfer needs two data sets: give --data twice or more.")
 
 
-def _sweep_plan(engine: Engine, order: Order, plan: Sweep, data: DataSet) -> Stage:
+def _sweep_plan(engine: Engine, options: RunOptions, plan: Sweep, data: DataSet) -> Stage:
     """The sweep over the file's data or else the first set of the suite, in a seeded order. Raises
     LatentmemError for a recipe with a value out of range."""
     for changes in plan.recipes.values():
         sweep.recipe_of(engine, changes)
     if plan.data:
-        data = load(plan.data, strict=order.strict, most_chars=engine.settings.max_problem_chars)
-    seed = order.seed if plan.seed is None else plan.seed
+        data = load(plan.data, strict=options.strict, most_chars=engine.settings.max_problem_chars)
+    seed = options.seed if plan.seed is None else plan.seed
     mixed = replace(data, problems=tuple(shuffled(unique(data.problems), seed)))
-    return lambda factory: sweep.run(factory, plan, mixed, order.out)
+    return lambda factory: sweep.run(factory, plan, mixed, options.out)
 
 
 def _begin(out: Path) -> None:
@@ -278,21 +279,25 @@ def _distinct(datas: Sequence[DataSet]) -> None:
         )
 
 
-def _parts(data: DataSet, others: Sequence[DataSet], order: Order) -> tuple[DataSet, list[DataSet]]:
+def _parts(
+    data: DataSet, others: Sequence[DataSet], options: RunOptions
+) -> tuple[DataSet, list[DataSet]]:
     """What is learnt from, and what is asked: the other part of the same set, or parts of other
     sets."""
-    suite = order.suite
-    parts = split(data, suite.distil, 0 if others else suite.test, order.seed)
+    suite = options.suite
+    parts = split(data, suite.distil, 0 if others else suite.test, options.seed)
     return parts.distil, [
-        apart(parts.distil, split(o, 0, suite.test, order.seed).test) for o in others
+        apart(parts.distil, split(o, 0, suite.test, options.seed).test) for o in others
     ] or [parts.test]
 
 
-def _moved(datas: Sequence[DataSet], order: Order) -> Iterator[tuple[DataSet, list[DataSet]]]:
+def _moved(
+    datas: Sequence[DataSet], options: RunOptions
+) -> Iterator[tuple[DataSet, list[DataSet]]]:
     """Of a transfer, what is learnt from and what is then asked, for each data set: a matrix."""
-    size = order.suite.distil
+    size = options.suite.distil
     parts = [
-        split(d, size or len(unique(d.problems)), order.suite.test if size else 0, order.seed)
+        split(d, size or len(unique(d.problems)), options.suite.test if size else 0, options.seed)
         for d in datas
     ]
     for one in parts:
@@ -303,19 +308,23 @@ def _moved(datas: Sequence[DataSet], order: Order) -> Iterator[tuple[DataSet, li
 
 
 def _heldout(
-    order: Order, learn: DataSet, tests: Sequence[DataSet], protocol: str, factory: SystemFactory
+    options: RunOptions,
+    learn: DataSet,
+    tests: Sequence[DataSet],
+    protocol: str,
+    factory: SystemFactory,
 ) -> Iterator[Event]:
     told = {
         "protocol": protocol,
         "distil": part(learn),
         "test": [part(t) for t in tests],
-        **budgets(order),
+        **budgets(options),
     }
     with Journal(
-        order.out / f"{protocol}-{slug(learn.name)}", run_config(factory, told)
+        options.out / f"{protocol}-{slug(learn.name)}", run_config(factory, told)
     ) as journal:
         yield from heldout.run_heldout(
-            cast(factory, order.suite),
+            cast(factory, options.suite),
             learn,
             tests,
             journal,
@@ -324,47 +333,49 @@ def _heldout(
         )
 
 
-def _stream(order: Order, arriving: DataSet, factory: SystemFactory) -> Iterator[Event]:
+def _stream(options: RunOptions, arriving: DataSet, factory: SystemFactory) -> Iterator[Event]:
     online = [
         e
-        for e in cast(factory, order.suite)
-        if e.learns != "offline" and e.name in (order.suite.online or order.suite.systems)
+        for e in cast(factory, options.suite)
+        if e.learns != "offline" and e.name in (options.suite.online or options.suite.systems)
     ]
     told = {
         "protocol": "stream",
         "data": part(arriving),
-        "block": order.block,
+        "block": options.block,
         "systems": {e.name: [f.name for f in e.modes] for e in online},
-        **budgets(order),
+        **budgets(options),
     }
-    with Journal(order.out / f"stream-{slug(arriving.name)}", run_config(factory, told)) as journal:
-        yield from stream.run_stream(online, arriving, journal, block=order.block)
+    with Journal(
+        options.out / f"stream-{slug(arriving.name)}", run_config(factory, told)
+    ) as journal:
+        yield from stream.run_stream(online, arriving, journal, block=options.block)
 
 
 def _single(
-    order: Order, learn: DataSet, tests: Sequence[DataSet], factory: SystemFactory
+    options: RunOptions, learn: DataSet, tests: Sequence[DataSet], factory: SystemFactory
 ) -> Iterator[Any]:
-    train = yield from sweep.teachable(factory, learn.problems, order.suite.single)
+    train = yield from sweep.teachable(factory, learn.problems, options.suite.single)
     for test in tests:
         yield from single.run_single(
             factory,
             train,
             test,
-            order.out,
+            options.out,
             steps=factory.recipe.steps,
-            learners=order.suite.learners,
+            learners=options.suite.learners,
         )
 
 
-def _keys(order: Order, data: DataSet, factory: SystemFactory) -> Iterator[Any]:
-    return single.key_quality(factory, data, order.out)
+def _keys(options: RunOptions, data: DataSet, factory: SystemFactory) -> Iterator[Any]:
+    return single.key_quality(factory, data, options.out)
 
 
-def budgets(order: Order) -> dict[str, int]:
+def budgets(options: RunOptions) -> dict[str, int]:
     """What of a row's budget was asked for by hand: a folder is not continued with another."""
     asked = {
-        "votes": (order.votes, VOTES),
-        "offline_steps": (order.offline_steps, TrainingSchedule.steps),
+        "votes": (options.votes, VOTES),
+        "offline_steps": (options.offline_steps, TrainingSchedule.steps),
     }
     return {name: value for name, (value, usual) in asked.items() if value != usual}
 

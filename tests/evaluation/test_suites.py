@@ -13,7 +13,7 @@ from latentmem.engine import Engine
 from latentmem.evaluation import datasets, report, suites
 from latentmem.evaluation.journal import read_results
 from latentmem.evaluation.results import Learned, Result
-from latentmem.evaluation.suites import Order, Suite, run
+from latentmem.evaluation.suites import RunOptions, Suite, run
 from latentmem.evaluation.sweep import Sweep
 from latentmem.records import LatentmemError
 from tests.baseline_samples import tiny_engine
@@ -58,7 +58,7 @@ def unloaded(engine, monkeypatch: pytest.MonkeyPatch):
 def test_a_suite_runs_from_end_to_end_and_goes_on_from_what_is_there(
     engine, tmp_path: Path
 ) -> None:
-    records = list(run(engine, Order(QUICK, tmp_path)))
+    records = list(run(engine, RunOptions(QUICK, tmp_path)))
     results, learned, config = read_results(tmp_path / "heldout-examples-change")
     assert [r for r in records if isinstance(r, Result)] == results
     assert {(r.system, r.form) for r in results} == {
@@ -71,15 +71,15 @@ def test_a_suite_runs_from_end_to_end_and_goes_on_from_what_is_there(
         and config["test"][0]["problems"] == 3
         and config["settings"]["steps"] == 2
     )
-    again = list(run(engine, Order(QUICK, tmp_path)))
+    again = list(run(engine, RunOptions(QUICK, tmp_path)))
     assert not [r for r in again if isinstance(r, Result)]
     wider = replace(QUICK, systems=("zero_shot", "elm", "elm_kv"))
-    more = [r for r in run(engine, Order(wider, tmp_path)) if isinstance(r, Result)]
+    more = [r for r in run(engine, RunOptions(wider, tmp_path)) if isinstance(r, Result)]
     assert {r.system for r in more} == {"elm_kv"} and len(more) == 6
 
 
 def test_the_parts_share_no_problem(engine, tmp_path: Path) -> None:
-    list(run(engine, Order(QUICK, tmp_path)))
+    list(run(engine, RunOptions(QUICK, tmp_path)))
     results, learned, _ = read_results(tmp_path / "heldout-examples-change")
     assert not {r.problem_id for r in results} & {p for x in learned for p in x.problems}
 
@@ -90,7 +90,7 @@ def test_the_stream_answers_before_it_learns(engine, tmp_path: Path) -> None:
     )
     order = [
         (type(r).__name__, getattr(r, "problem_id", None) or r.problems[0])
-        for r in run(engine, Order(suite, tmp_path))
+        for r in run(engine, RunOptions(suite, tmp_path))
         if isinstance(r, (Result, Learned)) and r.system == "elm"
     ]
     assert [kind for kind, _ in order] == ["Result", "Learned"] * 4
@@ -107,7 +107,7 @@ def test_a_transfer_learns_on_each_set_and_answers_all(engine, tmp_path: Path) -
     suite = replace(
         QUICK, data=data, protocols=("transfer",), modes={"elm": ("vote",), "zero_shot": ("vote",)}
     )
-    list(run(engine, Order(suite, tmp_path / "out")))
+    list(run(engine, RunOptions(suite, tmp_path / "out")))
     found = [
         r
         for name in ("pens", "more")
@@ -118,12 +118,12 @@ def test_a_transfer_learns_on_each_set_and_answers_all(engine, tmp_path: Path) -
     page = report.make(tmp_path / "out")["report.md"].read_text()
     assert "## Transfer" in page and "pens" in page.partition("## Transfer")[2].partition("##")[0]
     with pytest.raises(LatentmemError, match="A transfer needs two data sets"):
-        list(run(engine, Order(replace(suite, data=data[:1]), tmp_path / "out2")))
+        list(run(engine, RunOptions(replace(suite, data=data[:1]), tmp_path / "out2")))
     other = replace(suite, test_data=(data[0],))
     with pytest.raises(
         LatentmemError, match="transfer takes its problems from --data: leave --test-data out"
     ):
-        list(run(engine, Order(other, tmp_path / "out3")))
+        list(run(engine, RunOptions(other, tmp_path / "out3")))
 
 
 def test_two_data_sets_of_one_name_are_refused_before_anything_is_written(
@@ -137,7 +137,7 @@ def test_two_data_sets_of_one_name_are_refused_before_anything_is_written(
     )
     for suite in (replace(QUICK, data=both), replace(QUICK, test_data=both)):
         with pytest.raises(LatentmemError, match="Two data sets are called pens: rename a file"):
-            list(run(engine, Order(suite, tmp_path / "out")))
+            list(run(engine, RunOptions(suite, tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
 
@@ -145,25 +145,25 @@ def test_a_single_curve_is_measured_on_the_test_data(engine, tmp_path: Path) -> 
     suite = replace(
         QUICK, protocols=("single",), test_data=(write(tmp_path / "pens.jsonl", 8, "Ann"),)
     )
-    list(run(engine, Order(suite, tmp_path / "out")))
+    list(run(engine, RunOptions(suite, tmp_path / "out")))
     rows = [
         json.loads(line) for line in (tmp_path / "out" / "single.jsonl").read_text().splitlines()
     ]
     assert {(r["dataset"], r["n"]) for r in rows} == {("pens", 3)}
     with pytest.raises(LatentmemError, match="No problem of examples/change is held out"):
-        list(run(engine, Order(replace(suite, test_data=(), test=0), tmp_path / "out2")))
+        list(run(engine, RunOptions(replace(suite, test_data=(), test=0), tmp_path / "out2")))
 
 
 @pytest.mark.parametrize("fact", ["device", "dtype"])
 def test_a_run_does_not_go_on_with_another_arithmetic(engine, tmp_path: Path, fact: str) -> None:
-    list(run(engine, Order(replace(QUICK, systems=("zero_shot",)), tmp_path)))
+    list(run(engine, RunOptions(replace(QUICK, systems=("zero_shot",)), tmp_path)))
     file = tmp_path / "heldout-examples-change" / "run.json"
     told = json.loads(file.read_text())
     file.write_text(json.dumps(told | {"made": told["made"] | {"torch": "0.1", fact: "other"}}))
     with pytest.raises(LatentmemError, match=f"holds a run with {fact} = other, and here it is"):
-        list(run(engine, Order(QUICK, tmp_path)))
+        list(run(engine, RunOptions(QUICK, tmp_path)))
     file.write_text(json.dumps(told | {"made": told["made"] | {"torch": "0.1"}}))
-    assert [r for r in run(engine, Order(QUICK, tmp_path)) if isinstance(r, Result)], (
+    assert [r for r in run(engine, RunOptions(QUICK, tmp_path)) if isinstance(r, Result)], (
         "another torch may go on"
     )
 
@@ -174,7 +174,7 @@ def test_problems_of_another_set_can_be_asked(engine, tmp_path: Path) -> None:
         data=(write(tmp_path / "pens.jsonl", 5, "Ann"),),
         test_data=(write(tmp_path / "t.jsonl", 4, "Bob"),),
     )
-    list(run(engine, Order(suite, tmp_path / "out")))
+    list(run(engine, RunOptions(suite, tmp_path / "out")))
     results, _, _ = read_results(tmp_path / "out" / "heldout-pens")
     assert {(r.learned_on, r.dataset) for r in results} == {("pens", "t")} and len(
         {r.problem_id for r in results}
@@ -201,14 +201,14 @@ def test_what_is_wrong_is_said_in_one_sentence_before_the_model_is_loaded(
         ),
     ):
         with pytest.raises(LatentmemError, match=words):
-            list(run(unloaded, Order(replace(QUICK, **change), tmp_path / "out")))
+            list(run(unloaded, RunOptions(replace(QUICK, **change), tmp_path / "out")))
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(
         LatentmemError,
         match=r"file cannot be a folder of results \(Not a directory\): give another with --out",
     ):
-        list(run(unloaded, Order(QUICK, tmp_path / "file")))
+        list(run(unloaded, RunOptions(QUICK, tmp_path / "file")))
 
 
 def test_a_sweep_that_cannot_run_is_refused_before_the_model_is_loaded(
@@ -219,7 +219,7 @@ def test_a_sweep_that_cannot_run_is_refused_before_the_model_is_loaded(
         (Sweep({"a": {}}, data="nothing.jsonl"), "There is no data set 'nothing.jsonl'"),
     ):
         with pytest.raises(LatentmemError, match=words):
-            list(run(unloaded, Order(QUICK, tmp_path, sweep=plan)))
+            list(run(unloaded, RunOptions(QUICK, tmp_path, sweep=plan)))
 
 
 def test_a_sweep_is_split_by_the_commands_seed_unless_its_file_has_one(
@@ -231,7 +231,7 @@ def test_a_sweep_is_split_by_the_commands_seed_unless_its_file_has_one(
     )
     problems = datasets.load(QUICK.data[0]).problems
     for given, used in ((None, 5), (0, 0), (3, 3)):
-        list(run(engine, Order(QUICK, tmp_path, seed=5, sweep=Sweep({"a": {}}, seed=given))))
+        list(run(engine, RunOptions(QUICK, tmp_path, seed=5, sweep=Sweep({"a": {}}, seed=given))))
         assert seen.pop() == tuple(datasets.shuffled(datasets.unique(problems), used))
 
 
@@ -243,13 +243,13 @@ def test_a_system_named_twice_takes_part_once(engine, tmp_path: Path) -> None:
         protocols=("stream", "stream"),
         stream=4,
     )
-    list(run(engine, Order(suite, tmp_path)))
+    list(run(engine, RunOptions(suite, tmp_path)))
     assert len(read_results(tmp_path / "stream-examples-change")[0]) == 4
 
 
 def test_a_problem_over_the_limit_is_left_out_by_name_and_not_asked(engine, tmp_path: Path) -> None:
     longest = max(datasets.load(QUICK.data[0]).problems, key=lambda p: len(p.text))
-    order = Order(replace(QUICK, systems=("zero_shot",), distil=0, test=4), tmp_path)
+    order = RunOptions(replace(QUICK, systems=("zero_shot",), distil=0, test=4), tmp_path)
     (said, *_) = run(engine.changed(max_problem_chars=len(longest.text) - 1), order)
     assert (
         "Left out 1: " in said.text
@@ -272,7 +272,7 @@ def test_the_paper_suite_runs_small(
     list(
         run(
             engine.changed(rollouts=4, steps=1),
-            Order(suites.SUITES["paper"], tmp_path / "out", votes=6),
+            RunOptions(suites.SUITES["paper"], tmp_path / "out", votes=6),
         )
     )
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["cache"] + [
@@ -295,7 +295,7 @@ def test_the_stream_takes_the_systems_named_for_it(engine, tmp_path: Path) -> No
     list(
         run(
             engine,
-            Order(replace(QUICK, protocols=("stream",), stream=1, online=("elm",)), tmp_path),
+            RunOptions(replace(QUICK, protocols=("stream",), stream=1, online=("elm",)), tmp_path),
         )
     )
     assert {r.system for r in read_results(tmp_path / "stream-examples-change")[0]} == {"elm"}
