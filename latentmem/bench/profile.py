@@ -10,7 +10,6 @@ from typing import Any
 
 from ..records import Status, Trace
 from . import report, workloads
-from . import workloads as shared
 from .workloads import PROBLEMS, SHARE, Work
 
 SHOWN = 8  # operations of each part
@@ -36,11 +35,11 @@ def run(work: Work, file: Path) -> Iterator[Status | Part]:
     the file is of another machine or no profile."""
     here, found = report.machine(), report.versions()
     report.check_machine(file, "profile", here)
-    model = shared.language_model(work)
-    soft = shared.soft_prompt(model, work)
-    fixed = shared.scripted(model, work.tokens, work.rollouts)
+    model = workloads.language_model(work)
+    soft = workloads.soft_prompt(model, work)
+    fixed = workloads.scripted(model, work.tokens, work.rollouts)
     workloads.speed(
-        shared.scripted(model, min(16, work.tokens), work.rollouts), _jobs(work, soft), work
+        workloads.scripted(model, min(16, work.tokens), work.rollouts), _jobs(work, soft), work
     )  # warms up
     traces: list[Trace] = []
 
@@ -85,8 +84,8 @@ def _gradient(model: Any, work: Work, soft: Any, traces: Sequence[Trace]) -> Non
     from ..method.grpo import RolloutGroup, advantages, policy_gradient
 
     rewards = [float(i < SHARE * work.rollouts) for i in range(work.rollouts)]
-    lot = RolloutGroup(PROBLEMS[0], torch.nn.Parameter(soft.clone()), traces, advantages(rewards))
-    for _ in policy_gradient(model, [lot], work.temperature):
+    group = RolloutGroup(PROBLEMS[0], torch.nn.Parameter(soft.clone()), traces, advantages(rewards))
+    for _ in policy_gradient(model, [group], work.temperature):
         pass
 
 

@@ -31,8 +31,8 @@ def main() -> None:
     spec, work = sys.argv[1], Work(**json.loads(sys.argv[2]))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    if spec.startswith("peers."):
-        _as_at_home(os.environ, llama=spec.startswith("peers.llama"))
+    if spec.startswith("peers:"):
+        _as_at_home(os.environ, llama=spec.startswith("peers:llama"))
     serve(spec, work, sys.stdin, answers)
 
 
@@ -187,7 +187,7 @@ ROWS: dict[str, RowSpec] = {
             "higher",
             Target(ratio=3),
             "workloads:one_problem",
-            "peers.hf:one_problem",
+            "peers:transformers_one",
             "transformers generate",
             probe="decode",
         ),
@@ -198,7 +198,7 @@ ROWS: dict[str, RowSpec] = {
             "higher",
             Target(ratio=5),
             "workloads:four_problems",
-            "peers.hf:four_problems",
+            "peers:transformers_four",
             "transformers generate, four calls",
             probe="decode",
         ),
@@ -209,7 +209,7 @@ ROWS: dict[str, RowSpec] = {
             "higher",
             Target(ratio=1.2),
             "workloads:one_problem",
-            "peers.llama:one_problem",
+            "peers:llama_one",
             "llama.cpp, shared prompt",
             packages=LLAMA,
         ),
@@ -220,7 +220,7 @@ ROWS: dict[str, RowSpec] = {
             "higher",
             Target(ratio=1.5),
             "workloads:four_problems",
-            "peers.llama:four_problems",
+            "peers:llama_four",
             "llama.cpp, shared prompts",
             packages=LLAMA,
         ),
@@ -231,7 +231,7 @@ ROWS: dict[str, RowSpec] = {
             "lower",
             Target(ratio=8),
             "workloads:one_memory",
-            "peers.trl:one_memory",
+            "peers:trl_memory",
             "TRL GRPOTrainer, PEFT prompt tuning",
             probe="train",
             packages=TRL,
@@ -253,7 +253,7 @@ ROWS: dict[str, RowSpec] = {
             "lower",
             Target(ratio=2),
             "workloads:peak_memory",
-            "peers.trl:peak_memory",
+            "peers:trl_peak",
             "TRL GRPOTrainer, PEFT prompt tuning",
             fresh=True,
             probe="both",
@@ -266,7 +266,7 @@ ROWS: dict[str, RowSpec] = {
             "lower",
             Target(ratio=3, limit=25),
             "workloads:search",
-            "peers.qdrant:search",
+            "peers:qdrant_search",
             "qdrant-client, local mode",
             packages=("qdrant-client",),
         ),
@@ -451,7 +451,7 @@ def _probe(spec: RowSpec, work: Work) -> Generator[Status, None, tuple[str, str]
     for dtype in MEASURED_TWICE:
         yield Status(f"{spec.name}: which dtype suits the peer", len(took), len(MEASURED_TWICE))
         try:
-            with Worker(f"peers.hf:probe_{spec.probe}", replace(work, peer_dtype=dtype)) as worker:
+            with Worker(f"peers:probe_{spec.probe}", replace(work, peer_dtype=dtype)) as worker:
                 took[dtype] = worker.measure()
         except LatentmemError as e:
             yield Status(f"{spec.name}: {e}")

@@ -12,7 +12,6 @@ from typing import Any
 
 from ..records import LatentmemError, Status
 from . import report, workloads
-from . import workloads as shared
 from .workloads import HITS, PROBLEMS, Work
 
 SIZES: dict[str, tuple[int, ...]] = {
@@ -105,9 +104,11 @@ def run(
 # ------------------------------------------------------------------ parts that series share
 def _model(work: Work, parts: Parts) -> Any:
     if "model" not in parts:
-        parts["model"] = shared.language_model(work)
+        parts["model"] = workloads.language_model(work)
         workloads.speed(
-            shared.scripted(parts["model"], min(16, work.tokens), 1), _jobs(parts["model"], 1), work
+            workloads.scripted(parts["model"], min(16, work.tokens), 1),
+            _jobs(parts["model"], 1),
+            work,
         )  # warms up
     return parts["model"]
 
@@ -147,7 +148,7 @@ def _median(run: Callable[[], float], repeats: int) -> float:
 # ------------------------------------------------------------------ one point of each series
 def rollouts_batch(work: Work, size: int, repeats: int, parts: Parts) -> Point:
     model = _model(work, parts)
-    fixed = shared.scripted(model, work.tokens, size)
+    fixed = workloads.scripted(model, work.tokens, size)
     return (
         size,
         _median(lambda: workloads.speed(fixed, _jobs(model, size), work), repeats),
@@ -157,7 +158,7 @@ def rollouts_batch(work: Work, size: int, repeats: int, parts: Parts) -> Point:
 
 def rollouts_length(work: Work, size: int, repeats: int, parts: Parts) -> Point:
     model = _model(work, parts)
-    fixed, longer = shared.scripted(model, size, work.rollouts), replace(work, tokens=size)
+    fixed, longer = workloads.scripted(model, size, work.rollouts), replace(work, tokens=size)
     speed = _median(lambda: workloads.speed(fixed, _jobs(model, work.rollouts), longer), repeats)
     return size, speed, _limit(model, work.rollouts, parts)
 

@@ -178,7 +178,7 @@ def test_every_row_names_functions_that_are_there() -> None:
             not spec.peer or callable(runner.prepare(spec.peer))
         )
         assert spec.name == "browser" or spec.target.words(spec.unit)
-        foreign = spec.peer.startswith("peers.") and not spec.peer.startswith("peers.hf")
+        foreign = spec.peer.startswith("peers:") and "transformers" not in spec.peer
         assert bool(spec.packages) == foreign and set(spec.packages) <= set(report.PACKAGES)
     assert runner.chosen([]) == list(ROWS.values())
     assert [s.name for s in runner.chosen(["map", "memory"])] == ["memory", "map"]

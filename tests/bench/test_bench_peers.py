@@ -17,7 +17,7 @@ def test_the_peer_with_a_soft_prompt_decodes_one_token_a_step() -> None:
     import torch
     from peft import PromptTuningConfig, get_peft_model
 
-    from latentmem.bench.peers.trl import mend
+    from latentmem.bench.peers import mend
 
     torch.manual_seed(0)
     tuned = get_peft_model(

@@ -51,14 +51,14 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Scripted]]:
 
 
 SPEC = RowSpec(
-    "search", "a search", "ms", "lower", Target(ratio=2), "ours:side", "peers.other:side", "other"
+    "search", "a search", "ms", "lower", Target(ratio=2), "ours:side", "peers:other", "other"
 )
 
 
 def test_a_run_takes_turns_writes_rows_and_can_be_resumed(
     fakes: type[Scripted], tmp_path: Path
 ) -> None:
-    fakes.figures = {"ours:side": [1.0, 3.0, 2.0, 9.0], "peers.other:side": [6.0, 4.0, 5.0]}
+    fakes.figures = {"ours:side": [1.0, 3.0, 2.0, 9.0], "peers:other": [6.0, 4.0, 5.0]}
     file = tmp_path / "bench.json"
     records = list(runner.run([SPEC], TINY, 3, file))
     assert [r.text for r in records if isinstance(r, Status)] == [
@@ -72,7 +72,7 @@ def test_a_run_takes_turns_writes_rows_and_can_be_resumed(
         2.5,
         True,
     )
-    assert made.note == "note of ours:side; note of peers.other:side"
+    assert made.note == "note of ours:side; note of peers:other"
     data = report.read(file)
     assert data["rows"][0]["ours_runs"] == [1, 3, 2] and {"machine", "versions"} <= set(data)
     assert {"name", "unit", "ours", "peer", "peer_name", "ratio", "target", "met"} <= set(
@@ -130,7 +130,7 @@ def test_what_was_measured_with_other_versions_is_measured_again(
 def test_a_missing_or_failing_peer_leaves_ours_and_a_note(
     fakes: type[Scripted], tmp_path: Path, fault: Exception, note: str
 ) -> None:
-    fakes.figures = {"ours:side": [1.0, 2.0], "peers.other:side": fault}
+    fakes.figures = {"ours:side": [1.0, 2.0], "peers:other": fault}
     *_, made = runner.run([SPEC], TINY, 2, tmp_path / "bench.json")
     assert isinstance(made, Row) and (made.ours, made.peer, made.ratio, made.met) == (
         1.5,
@@ -142,7 +142,7 @@ def test_a_missing_or_failing_peer_leaves_ours_and_a_note(
 
 
 def test_when_our_side_cannot_be_measured(fakes: type[Scripted], tmp_path: Path) -> None:
-    fakes.figures = {"ours:side": LatentmemError("It broke: mend it."), "peers.other:side": [1.0]}
+    fakes.figures = {"ours:side": LatentmemError("It broke: mend it."), "peers:other": [1.0]}
     with pytest.raises(LatentmemError, match="It broke"):
         list(runner.run([SPEC], TINY, 1, tmp_path / "bench.json"))
     fakes.figures["ours:side"] = PeerMissing("there is no browser")
@@ -154,14 +154,14 @@ def test_the_peer_gets_the_faster_dtype(fakes: type[Scripted], tmp_path: Path) -
     spec = replace(SPEC, probe="decode", fresh=True)
     fakes.figures = {
         "ours:side": [1.0, 1.0],
-        "peers.other:side": [6.0, 6.0],
-        "peers.hf:probe_decode": [2.0, 0.5],
+        "peers:other": [6.0, 6.0],
+        "peers:probe_decode": [2.0, 0.5],
     }
     *_, made = runner.run([spec], TINY, 2, tmp_path / "bench.json")
     assert fakes.made == [
-        "peers.hf:probe_decode float32",
-        "peers.hf:probe_decode bfloat16",
-        *["ours:side auto", "peers.other:side bfloat16"] * 2,
+        "peers:probe_decode float32",
+        "peers:probe_decode bfloat16",
+        *["ours:side auto", "peers:other bfloat16"] * 2,
     ]  # fresh: a process for each run
     assert isinstance(made, Row)
     assert made.note.endswith(
@@ -178,7 +178,7 @@ class Sized(Scripted):
     sizes: dict[str, Any]
 
     def __init__(self, spec: str, asked: Work) -> None:
-        self.figures = self.figures | {"peers.other:side": self.sizes.get(asked.peer_dtype)}
+        self.figures = self.figures | {"peers:other": self.sizes.get(asked.peer_dtype)}
         super().__init__(spec, asked)
 
 
@@ -220,20 +220,19 @@ def test_the_memory_of_the_peer_is_measured_in_both_dtypes_and_the_smaller_count
 ) -> None:
     """Which dtype is faster says nothing about which holds less."""
     monkeypatch.setattr(runner, "Worker", Sized)
-    fakes.figures = {"ours:side": [2.0, 2.0], "peers.hf:probe_train": [1.0, 9.0]}
+    fakes.figures = {"ours:side": [2.0, 2.0], "peers:probe_train": [1.0, 9.0]}
     Sized.sizes = sizes
     *_, made = runner.run([PEAK], TINY, 2, tmp_path / "bench.json")
     assert isinstance(made, Row) and (made.ours, made.peer) == (2, peer)
     assert (
-        made.note.removeprefix("note of ours:side; ").removeprefix("note of peers.other:side; ")
-        == why
+        made.note.removeprefix("note of ours:side; ").removeprefix("note of peers:other; ") == why
     )
     assert not any("probe" in side for side in fakes.made)
     assert ROWS["peak"].probe == "both" and ROWS["peak"].fresh
 
 
 def test_a_dtype_that_is_asked_for_is_the_only_one(fakes: type[Scripted], tmp_path: Path) -> None:
-    fakes.figures = {"ours:side": [2.0], "peers.other:side": [6.0]}
+    fakes.figures = {"ours:side": [2.0], "peers:other": [6.0]}
     *_, made = runner.run([PEAK], replace(TINY, peer_dtype="float32"), 1, tmp_path / "bench.json")
     assert (
         isinstance(made, Row) and made.peer == 6 and made.note.endswith("peer in float32, as asked")
