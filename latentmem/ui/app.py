@@ -191,7 +191,7 @@ class Page:
             self.welcome,
             self.token,
             [self.guide, *self.top, *shown],
-            js="async () => [await window.latentmem.tab()]",
+            js="() => [window.latentmem.tab()]",
             **QUIET,
         )
         opened.then(

@@ -108,7 +108,6 @@ class Hint:
 STATIC = Path(__file__).resolve().parent / "static"
 SCRIPTS = (
     "page.js",
-    "text.js",
     "live.js",
     "map.js",
     "map_cloud.js",
@@ -154,7 +153,7 @@ def launch_options(engine: Engine | None = None) -> dict[str, Any]:
         )
     return {
         "theme": theme(),
-        "css_paths": [STATIC / "style.css", STATIC / "stream.css"],
+        "css_paths": [STATIC / "style.css"],
         "head": head(),
         "js": "() => { window.latentmem?.openTheme?.(); }",
         "footer_links": ["api"],

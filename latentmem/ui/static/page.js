@@ -34,27 +34,17 @@
   };
 
   // ---------------------------------------------------------------- this tab: the server finds its work again after a reload
+  // The token is in sessionStorage only while no page is open: a duplicated tab gets a copy of that, and needs a token of its own.
   const KEY = "latentmem-tab";
-  const line = "BroadcastChannel" in window ? new BroadcastChannel(KEY) : null;
   let token = "";
-  if (line) line.addEventListener("message", (e) => { if (token && e.data?.ask === token) line.postMessage({ taken: token }); });
-  const elsewhere = (mine) => new Promise((tell) => { // a duplicated tab has a copy of the token: it needs one of its own
-    if (!line) return tell(false);
-    const hear = (e) => { if (e.data?.taken === mine) { line.removeEventListener("message", hear); tell(true); } };
-    line.addEventListener("message", hear);
-    line.postMessage({ ask: mine });
-    setTimeout(() => { line.removeEventListener("message", hear); tell(false); }, 80);
-  });
-  lm.tab = async () => {
+  lm.tab = () => {
     try {
-      let mine = sessionStorage.getItem(KEY);
-      if (mine && await elsewhere(mine)) mine = null;
-      if (!mine) mine = [...crypto.getRandomValues(new Uint8Array(18))].map((b) => b.toString(16).padStart(2, "0")).join("");
-      sessionStorage.setItem(KEY, mine);
-      token = mine;
+      token = sessionStorage.getItem(KEY) ?? [...crypto.getRandomValues(new Uint8Array(18))].map((b) => b.toString(16).padStart(2, "0")).join("");
+      sessionStorage.removeItem(KEY);
     } catch { token = ""; } // no storage: a reload begins anew
     return token;
   };
+  window.addEventListener("pagehide", () => { if (token) sessionStorage.setItem(KEY, token); });
 
   // ---------------------------------------------------------------- the address
   const read = () => {
@@ -126,7 +116,7 @@
     const asked = tabs().find((b) => nameOf(b) === panel);
     if (asked?.getAttribute("aria-selected") === "false") asked.click(); // without waiting for the server to say so
     new MutationObserver(() => {
-      setTimeout(() => { nameUploads(); fitBoxes(); }, 300);
+      setTimeout(nameUploads, 300);
       const open = tabs().find((b) => b.getAttribute("aria-selected") === "true");
       if (!open || nameOf(open) === panel) return;
       panel = nameOf(open);
@@ -137,12 +127,6 @@
   const nameUploads = () => document.querySelectorAll("button.upload-container[aria-label]").forEach((b) => {
     if (b.innerText.trim()) b.removeAttribute("aria-label");
   });
-  // a box that was filled while its panel was not shown has the height of an empty one
-  const fitBoxes = () => document.querySelectorAll("textarea").forEach((t) => {
-    if (t.clientHeight && t.scrollHeight > t.clientHeight + 4) t.style.height = `${Math.min(t.scrollHeight + 2, 300)}px`;
-  });
-  let fitting = 0;
-  window.addEventListener("resize", () => { clearTimeout(fitting); fitting = setTimeout(fitBoxes, 200); });
   window.addEventListener("popstate", () => {
     const to = read();
     panel = to.panel;

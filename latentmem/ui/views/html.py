@@ -2,7 +2,7 @@
 gradio.
 
 A *fragment* is a `[key, html]` pair; `live.js` draws a list of them and touches only those that
-changed. Every piece of foreign text goes through `Markup.format`, which escapes it; `text.js` then
+changed. Every piece of foreign text goes through `Markup.format`, which escapes it; `live.js` then
 sets the mathematics of elements of class `tx` (prose with LaTeX in it) and `tex` (an answer, LaTeX
 as a whole).
 """
@@ -260,7 +260,7 @@ def decided_mark(decided_after: int | None, total: int) -> Markup:
 
 
 def formula(answer: str | None) -> str:
-    """An answer inside a sentence that `text.js` typesets: LaTeX gets its delimiters."""
+    """An answer inside a sentence that `live.js` typesets: LaTeX gets its delimiters."""
     return (
         f"\\({answer}\\)"
         if answer and any(c in answer for c in "\\^_") and "\\)" not in answer
