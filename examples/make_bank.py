@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from latentmem import Engine, Problem, Settings
+from latentmem.evaluation.reader import read_problems
 from latentmem.files import Log
-from latentmem.records import Distilled, Step, digest, read_problems
+from latentmem.records import Distilled, Step, digest
 
 HERE = Path(__file__).resolve().parent
 

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from latentmem.bank import Bank
+from latentmem.evaluation.reader import read_problems
 from latentmem.files import Log
 from latentmem.model.weights.catalog import MODELS
-from latentmem.records import Distilled, Problem, Status, Vote, read_problems
+from latentmem.records import Distilled, Problem, Status, Vote
 from latentmem.settings import Settings
 from latentmem.ui import hosting
 from tests import fake_engine

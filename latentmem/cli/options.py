@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ..records import LatentmemError, Problem, read_problems
+from ..evaluation.reader import FORMATS, read_problems
+from ..records import LatentmemError, Problem
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -28,7 +29,10 @@ ProblemText = Annotated[
     str | None, typer.Argument(metavar="PROBLEM", help="The problem; - reads standard input.")
 ]
 ProblemFile = Annotated[
-    Path | None, typer.Option("--file", help="A JSONL file of problems.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--file", help="A file of problems: JSONL, JSON, CSV, Parquet.", show_default=False
+    ),
 ]
 ProblemIds = Annotated[
     list[str],
@@ -226,5 +230,5 @@ def _from_file(file: Path, ids: list[str]) -> list[Problem]:
             f"{', '.join(list(found)[:3])}."
         )
     if not ids:
-        raise LatentmemError(f"{file} has no problems: give a JSONL file of problems.")
+        raise LatentmemError(f"{file} has no problems: give a file of problems ({FORMATS}).")
     return [found[i] for i in ids]

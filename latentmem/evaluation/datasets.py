@@ -18,7 +18,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from ..files import example
-from ..records import LatentmemError, Problem, digest, gold, parse_problem
+from ..records import LatentmemError, Problem, digest
+from .reader import FORMATS, MOST_BYTES, Found, problem_of, problems_in, stem
 
 EXAMPLES = example("problems.jsonl")
 GENERATED = "rg:"
@@ -27,19 +28,17 @@ SHOWN = 3  # malformed lines named in one sentence
 
 @dataclass(frozen=True)
 class HubSet:
-    """Where a hub data set keeps what is needed."""
+    """Where the hub keeps a data set."""
 
     repo: str
-    problem: str = "problem"
-    answer: str = "answer"
     config: str | None = None
     split: str = "test"
 
 
 HUB: dict[str, HubSet] = {
-    "gsm8k": HubSet("openai/gsm8k", "question", config="main"),
+    "gsm8k": HubSet("openai/gsm8k", config="main"),
     "math500": HubSet("HuggingFaceH4/MATH-500"),
-    "amc23": HubSet("math-ai/amc23", "question"),
+    "amc23": HubSet("math-ai/amc23"),
     "aime24": HubSet("HuggingFaceH4/aime_2024", split="train"),
 }
 
@@ -129,11 +128,6 @@ def _no_more(options: dict[str, Any], where: str, known: str) -> None:
 
 
 # ------------------------------------------------------------------ files
-Found = tuple[
-    str, Problem | str
-]  # (where it stood, the problem or the sentence that says what is wrong)
-
-
 def _file_set(head: str, options: dict[str, Any]) -> tuple[str, Iterator[Found]]:
     families = [f for f in str(options.pop("source", "")).split(",") if f]
     _no_more(options, head, "source")
@@ -147,11 +141,11 @@ def _file_set(head: str, options: dict[str, Any]) -> tuple[str, Iterator[Found]]
     ) as e:  # RuntimeError: no such user; ValueError: no name of a file
         why = "" if isinstance(e, FileNotFoundError) else f" ({getattr(e, 'strerror', None) or e})"
         raise LatentmemError(
-            f"There is no data set {head!r}{why}: give a JSONL file, examples, {', '.join(HUB)}, "
-            f"or {GENERATED}FAMILY."
+            f"There is no data set {head!r}{why}: give a file ({FORMATS}), examples, "
+            f"{', '.join(HUB)}, or {GENERATED}FAMILY."
         ) from None
-    found = read_lines(data, file.name)
-    name = head if head == "examples" else file.stem
+    found = _sourced(data, file.name)
+    name = head if head == "examples" else stem(file.name)
     if not families:
         return name, found
     return f"{name}/{'+'.join(families)}", (
@@ -164,36 +158,23 @@ def family(problem: Problem) -> str:
     return problem.source.rsplit("/", 1)[-1]
 
 
-def from_bytes(data: bytes, name: str, *, most_chars: int) -> DataSet:
-    """An uploaded JSONL file; malformed lines and problems of more than `most_chars` characters are
-    left out and named.
+def from_bytes(data: bytes, name: str, *, most_chars: int, most_bytes: int) -> DataSet:
+    """An uploaded file; malformed lines and problems of more than `most_chars` characters are left
+    out and named.
 
-    Raises LatentmemError if nothing is left.
+    Raises LatentmemError if nothing is left, or it holds more than `most_bytes` when unpacked.
     """
-    return _data_set(
-        Path(name).stem,
-        name,
-        read_lines(data, name),
-        False,
-        most_chars,
-        'write one {"problem": ..., "answer": ...} a line',
-    )
+    found = _sourced(data, name, most_bytes)
+    remedy = 'write one {"problem": ..., "answer": ...} a line'
+    return _data_set(stem(name), name, found, False, most_chars, remedy)
 
 
-def read_lines(data: bytes, name: str) -> Iterator[Found]:
-    """(where, problem or what is wrong) of each line that is not empty of a JSONL file's bytes."""
-    for number, raw in enumerate(data.split(b"\n"), 1):
-        where = f"{name}, line {number}"
-        if not raw.strip():
-            continue
-        try:
-            problem = parse_problem(raw.decode("utf-8"), where)
-        except UnicodeDecodeError:
-            yield where, f"{where} is not UTF-8: save the file as UTF-8."
-        except LatentmemError as e:
-            yield where, str(e)
-        else:
-            yield where, replace(problem, source=problem.source or Path(name).stem)
+def _sourced(data: bytes, name: str, most_bytes: int = MOST_BYTES) -> Iterator[Found]:
+    """What is in a file, each problem with the file as its source if it names no other."""
+    for where, one in problems_in(data, name, most_bytes):
+        if isinstance(one, Problem) and not one.source:
+            one = replace(one, source=stem(name))
+        yield where, one
 
 
 def _checked(
@@ -254,22 +235,19 @@ def _from_hub(name: str, one: HubSet, options: dict[str, Any]) -> tuple[str, Ite
     except Exception as e:  # the package raises its own, the hub's and the network's
         said = (str(e).splitlines() or [type(e).__name__])[0][:160]
         raise LatentmemError(
-            f"{one.repo} ({split}) cannot be fetched ({said}): give the problems as a JSONL file."
+            f"{one.repo} ({split}) cannot be fetched ({said}): give the problems as a file."
         ) from None
-    return name, (hub_row(name, one, i, row) for i, row in enumerate(rows))
+    return name, (hub_row(name, i, row) for i, row in enumerate(rows))
 
 
-def hub_row(name: str, one: HubSet, index: int, row: dict[str, Any]) -> Found:
-    """A row of a hub data set as a problem, its answer taken out of the worked solution if it
-    stands there."""
+def hub_row(name: str, index: int, row: dict[str, Any]) -> Found:
+    """A row of a hub data set as a problem."""
     where = f"{name}, row {index}"
-    text, answer = row.get(one.problem), row.get(one.answer)
-    if not isinstance(text, str) or not text.strip():
-        return where, f"{where} has no text in {one.problem!r}: choose another set."
-    said = gold(answer)
-    return where, Problem(
-        text.strip(), f"{name}-{index}", None if said is None else str(said), name
-    )
+    try:
+        found = problem_of(row, where)
+    except LatentmemError as e:
+        return where, str(e)
+    return where, replace(found, text=found.text.strip(), id=f"{name}-{index}", source=name)
 
 
 # ------------------------------------------------------------------ generated

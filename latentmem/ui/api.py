@@ -27,6 +27,7 @@ from .map.actions import adapter_zip, forget_receipt
 from .panels.solve import Question
 from .panels.stream import (
     ALL,
+    FILE_TYPES,
     FIRST,
     PAIR,
     SYSTEMS,
@@ -390,7 +391,7 @@ class Endpoints:
             null means the first and last
             problems: how many; null means what the panel begins with
             seed: the same seed gives the same order and the same traces; null means the app's own
-            file: a JSONL file of problems and answers, in the place of the examples
+            file: problems and answers (JSONL, CSV or Parquet), in the place of the examples
             fresh: true forgets what there was of this stream
         """
         session = self.session.at(request)
@@ -655,7 +656,7 @@ def _offer_stream(fns: Endpoints, hidden: gr.Button) -> None:
         ),
         gr.Number(None, precision=0, label="problems", visible=False),
         gr.Number(None, precision=0, label="seed", visible=False),
-        gr.File(file_types=[".jsonl"], type="filepath", label="file", visible=False),
+        gr.File(file_types=FILE_TYPES, type="filepath", label="file", visible=False),
         gr.Checkbox(False, label="fresh", visible=False),
     ]
     hidden.click(

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..bank import Overlay
+from ..evaluation.reader import read_problems
 from ..files import example
 from ..records import (
     Distilled,
@@ -34,7 +35,6 @@ from ..records import (
     Receipt,
     Status,
     Vote,
-    read_problems,
 )
 from . import hosting
 from .runs import SORRY, Run, follow, watch

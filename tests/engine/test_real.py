@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from latentmem import Bank, Engine, Problem, Settings
+from latentmem.evaluation.reader import read_problems
 from latentmem.method.rollouts import Job, sample
 from latentmem.model.linear import has_eight_bits
-from latentmem.records import Distilled, Receipt, Step, Trace, Vote, read_problems
+from latentmem.records import Distilled, Receipt, Step, Trace, Vote
 from latentmem.ui.hosting import STARTER, begin
 
 pytestmark = pytest.mark.real

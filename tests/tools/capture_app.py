@@ -23,7 +23,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from latentmem.records import Problem, read_problems
+from latentmem.evaluation.reader import read_problems
+from latentmem.records import Problem
 from tests.browser_page import ROOT, Page, click_point, free_port, serve
 from tests.tools.capture_pictures import Film, animation, four, resize
 

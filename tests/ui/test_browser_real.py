@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from latentmem.records import Problem, read_problems
+from latentmem.evaluation.reader import read_problems
+from latentmem.records import Problem
 from tests.browser_page import ROOT, Page, click_point, free_port, marks, serve
 
 pytestmark = [*marks, pytest.mark.real, pytest.mark.timeout(3000)]

@@ -213,7 +213,7 @@ def test_a_client_sends_a_file_and_hears_of_its_mistakes(client: Any, tmp_path: 
         with pytest.raises(Exception, match=words):
             client.predict(**given, api_name="/stream")
     file.write_text("nothing")
-    with pytest.raises(Exception, match="has no problem with an answer"):
+    with pytest.raises(Exception, match="mine.jsonl is not JSONL, a JSON array"):
         client.predict(file=handle_file(str(file)), api_name="/stream")
 
 

@@ -113,7 +113,7 @@ def test_every_control_tells_when_it_is_touched() -> None:
         ("Problems", "input"),
         ("Seed", "input"),
         *(
-            ("or a JSONL file of problems and answers", event)
+            ("or a file of problems and answers (JSONL, CSV, Parquet)", event)
             for event in ("upload", "clear", "delete")
         ),
     }

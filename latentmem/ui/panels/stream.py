@@ -54,6 +54,7 @@ ALL = "All families, mixed"  # as the endpoint has always called it
 CONTROLS = ("topic", "file", "systems", "size", "seed")
 FIRST, MOST, MOST_HOSTED = 8, 200, 6  # problems: at first, at most, and at most in a shared app
 FILE_BYTES = 5_000_000
+FILE_TYPES = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz"]
 # how a visitor is rid of what cannot be gone on with
 PRESS = "press Begin again, which forgets that run"
 
@@ -130,7 +131,9 @@ def uploaded(file: Path, most_chars: int) -> DataSet:
             raise LatentmemError(
                 f"{file.name} has more than {FILE_BYTES // 1_000_000} MB: upload a part of it."
             )
-        return datasets.from_bytes(file.read_bytes(), file.name, most_chars=most_chars)
+        return datasets.from_bytes(
+            file.read_bytes(), file.name, most_chars=most_chars, most_bytes=FILE_BYTES
+        )
     except OSError:
         raise LatentmemError(f"{file.name} cannot be read: upload it again.") from None
 
@@ -339,8 +342,8 @@ class Stream(Panel):
             elem_id="lm-stream-set",
         )
         file = gr.File(
-            label="or a JSONL file of problems and answers",
-            file_types=[".jsonl"],
+            label="or a file of problems and answers (JSONL, CSV, Parquet)",
+            file_types=FILE_TYPES,
             type="filepath",
             elem_id="lm-stream-file",
             height=150,
