@@ -60,8 +60,8 @@ SuiteName = Annotated[
 Data = Annotated[
     list[str],
     _option(
-        "A file (JSONL, CSV, Parquet), gsm8k, math500, amc23, aime24, examples, or rg:FAMILY?size=100&seed=1; "
-        "may be given again."
+        "A file (JSONL, CSV, Parquet), gsm8k, math500, amc23, aime24, examples, or "
+        "rg:FAMILY?size=100&seed=1; may be given again."
     ),
 ]
 TestData = Annotated[
