@@ -1,14 +1,18 @@
 """Problems -> soft prompts, by GRPO with the majority vote as reward. Several problems share every
-batch."""
+batch.
+
+`grpo_step` is one step, whatever is trained; `distil` takes such steps on one soft prompt a
+problem, and `evaluation/baselines/offline.py` on one learner for a whole set.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -22,10 +26,15 @@ from .rollouts import Job, sample
 from .voting import gate, rewards, vote
 
 CONVERGED = 2  # this many unanimous groups in a row: the rollouts have no gradient left to give
+NOT_FINITE = "the gradient was not finite"  # the note of a step that was refused
 Reward = Literal["majority", "boxed"]
+# (model, groups, temperature) -> (rows done, rows) on the way, and each group's loss at the end
 Gradient = Callable[
     [LanguageModel, Sequence[RolloutGroup], float], Generator[tuple[int, int], None, list[float]]
 ]
+# (index of the problem, its rollouts, their vote) -> rewards, and why no gradient is taken
+Judge = Callable[[int, Sequence[Trace], Vote], tuple[tuple[float, ...], str]]
+Progress = Status | Delta | Trace | Vote | Step
 
 
 @dataclass(frozen=True)
@@ -62,42 +71,237 @@ class Lesson:
     best_step: int = 0
 
 
+# ---------- One gradient step, whatever is trained.
+
+
+class Learner(Protocol):
+    """What gradient steps train."""
+
+    parameters: Sequence[torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    soft: torch.nn.Parameter | None  # [virtual tokens, hidden], where a soft prompt is trained
+    start: Tensor | None  # `soft` before any training
+
+    def changed(self) -> None:
+        """The parameters have changed."""
+
+
+def adamw(parameters: Sequence[torch.nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+
+
+def grpo_step(
+    model: LanguageModel,
+    problems: Sequence[Problem],
+    learners: Sequence[Learner],
+    recipe: Recipe,
+    step: int,
+    *,
+    judge: Judge,
+    gradient: Gradient,
+    together: int | None = None,
+) -> Iterator[tuple[int, Progress]]:
+    """Fresh rollouts of each problem, their votes and rewards, a gradient and an update. Yields
+    (problem index, record); at the end comes a Step for each problem.
+
+    `learners[i]` learns from problem i. Where several problems share a learner, it takes one step
+    on the mean of their losses. `together`: how many problems share a batch of rollouts, all by
+    default.
+    """
+    began, share = time.perf_counter(), len(problems)  # a batch's time is split evenly
+    traces = yield from _rollouts(model, problems, learners, recipe, step, together)
+    sampled = time.perf_counter()
+    records: list[Step] = []
+    groups: dict[int, RolloutGroup] = {}
+    for i, (problem, learner, group) in enumerate(zip(problems, learners, traces, strict=True)):
+        now = vote(group, side="memory")
+        payoff, note = judge(i, group, now)
+        records.append(
+            _sampled(recipe, step, problem, group, now, payoff, note, (sampled - began) / share)
+        )
+        if not note:
+            sharing = sum(one is learner for one in learners)
+            weights = advantages(payoff, recipe.advantage) / sharing
+            bonus = recipe.entropy_bonus / sharing
+            groups[i] = RolloutGroup(problem, learner.soft, group, weights, bonus)
+        yield i, now
+    losses, updates = {}, {}
+    if groups:
+        work = gradient(model, list(groups.values()), recipe.temperature)
+        text = f"Training step {step} of {recipe.steps}"
+        losses = dict(zip(groups, (yield from _followed(work, text)), strict=True))
+        trained = {id(learners[i]): learners[i] for i in groups}
+        updates = {key: update(one, recipe) for key, one in trained.items()}
+    # on a GPU only now: the gradient's norm waits for the work that was queued
+    ended = time.perf_counter()
+    for i, (record, learner) in enumerate(zip(records, learners, strict=True)):
+        norm, refused = updates[id(learner)] if i in groups else (0.0, "")
+        loss = losses.get(i, 0.0)
+        yield (
+            i,
+            replace(
+                record,
+                loss=loss if math.isfinite(loss) else 0.0,
+                grad_norm=norm,
+                shift=0.0 if learner.soft is None else shift(learner.soft.detach(), learner.start),
+                seconds_train=(ended - sampled) / share,
+                note=record.note or refused,
+            ),
+        )
+
+
+def _rollouts(
+    model: LanguageModel,
+    problems: Sequence[Problem],
+    learners: Sequence[Learner],
+    recipe: Recipe,
+    step: int,
+    together: int | None,
+) -> Generator[tuple[int, Delta | Trace], None, list[list[Trace]]]:
+    """Samples `recipe.rollouts` traces of each problem; returns them in the order of their rows."""
+    softs = [None if one.soft is None else one.soft.detach().clone() for one in learners]
+    jobs = [
+        Job(problem, recipe.rollouts, soft, "memory", step)
+        for problem, soft in zip(problems, softs, strict=True)
+    ]
+    traces: list[list[Trace]] = [[] for _ in jobs]
+    size = together or len(jobs)
+    for start in range(0, len(jobs), size):
+        for job, record in sample(
+            model,
+            jobs[start : start + size],
+            seed=recipe.seed,
+            temperature=recipe.temperature,
+            top_p=recipe.top_p,
+            max_new_tokens=recipe.max_new_tokens,
+        ):
+            if isinstance(record, Trace):
+                traces[start + job].append(record)
+            yield start + job, record
+    return [sorted(group, key=lambda t: t.row) for group in traces]
+
+
+def _sampled(
+    recipe: Recipe,
+    step: int,
+    problem: Problem,
+    group: Sequence[Trace],
+    now: Vote,
+    payoff: tuple[float, ...],
+    note: str,
+    seconds: float,
+) -> Step:
+    """The record of a step after its rollouts, before any training."""
+    tokens = sum(t.tokens for t in group)
+    return Step(
+        step=step,
+        steps=recipe.steps,
+        label=now.label,
+        agreement=now.majority_ratio,
+        rewards=payoff,
+        loss=0.0,
+        grad_norm=0.0,
+        shift=0.0,
+        finished=fmean(t.votes for t in group),
+        length=tokens / len(group),
+        entropy=sum(t.entropy * t.tokens for t in group) / tokens,
+        tokens=tokens,
+        seconds_rollout=seconds,
+        seconds_train=0.0,
+        problem_id=problem.id,
+        note=note,
+    )
+
+
+def _followed(
+    work: Generator[tuple[int, int], None, list[float]], text: str
+) -> Generator[tuple[int, Status], None, list[float]]:
+    """A gradient's progress as Status records; returns its losses."""
+    while True:
+        try:
+            done, total = next(work)
+        except StopIteration as end:
+            return end.value
+        yield 0, Status(text, done, total)
+
+
+def unanimous(payoff: Sequence[float]) -> str:
+    """Why equal rewards give no gradient; '' if they differ."""
+    if len(set(payoff)) > 1:
+        return ""
+    return f"all {len(payoff)} rollouts got the same reward: no gradient"
+
+
+def update(learner: Learner, recipe: Recipe) -> tuple[float, str]:
+    """Clip, check and apply the gradient. Returns its norm, and a note if it was refused."""
+    norm = float(torch.nn.utils.clip_grad_norm_(learner.parameters, recipe.max_grad_norm))
+    if not math.isfinite(norm):
+        learner.optimizer.zero_grad()
+        return 0.0, NOT_FINITE
+    learner.optimizer.step()
+    learner.optimizer.zero_grad()
+    if recipe.max_shift and learner.soft is not None:
+        with torch.no_grad():
+            learner.soft.copy_(within(learner.soft, learner.start, recipe.max_shift))
+    learner.changed()
+    return norm, ""
+
+
+def shift(soft: Tensor, start: Tensor) -> float:
+    """How far a soft prompt [virtual tokens, hidden] is from its start: rms of the change over rms
+    of the start."""
+    return float((soft - start).square().mean().sqrt() / start.square().mean().sqrt())
+
+
+def within(soft: Tensor, start: Tensor, most: float) -> Tensor:
+    """The nearest prompt whose `shift` is at most `most`: a trust region around the start."""
+    far = shift(soft, start)
+    return start + (soft - start) * (most / far) if far > most else soft
+
+
+# ---------- One soft prompt for each problem.
+
+
 @dataclass(eq=False)
-class _Learner:
-    """One problem's soft prompt while it is trained."""
+class _Pupil:
+    """One problem's soft prompt while it is trained: a `Learner` with its history."""
 
     problem: Problem
     first: Vote  # before training, without the soft prompt
-    usual: tuple[
-        float, float
-    ]  # share finished with a box, and mean tokens, of the first vote's traces
+    usual: tuple[float, float]  # share that finished with a box, mean tokens: of the first vote
     soft: torch.nn.Parameter
     optimizer: torch.optim.Optimizer
     start: Tensor
-    past: list[Tensor] = field(default_factory=list)  # past[s]: the prompt after s steps
-    scores: list[float] = field(
-        default_factory=list
-    )  # scores[s]: agreement of past[s] with the first vote's label
+    past: list[Tensor]  # past[s]: the prompt after s steps
+    # scores[s]: agreement of past[s] with the first vote's label
+    scores: list[float] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     unanimous: int = 0
     stopped: str = ""  # why it ended early
 
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [self.soft]
 
-def _learner(
+    def changed(self) -> None:
+        """A soft prompt is an input: nothing else follows from it."""
+
+    def took(self, step: Step) -> None:
+        """Note down a step and the prompt that it left."""
+        self.past.append(self.soft.detach().clone())
+        self.steps.append(step)
+        if step.note == NOT_FINITE:
+            self.stopped = NOT_FINITE
+
+
+def _pupil(
     model: LanguageModel, problem: Problem, traces: Sequence[Trace], first: Vote, recipe: Recipe
-) -> _Learner:
+) -> _Pupil:
     start = model.text_prompt(recipe.init_text, recipe.virtual_tokens)
     soft = torch.nn.Parameter(start.clone())
-    optimizer = torch.optim.AdamW([soft], lr=recipe.learning_rate, weight_decay=0.0)
-    return _Learner(
-        problem,
-        first,
-        (fmean(t.votes for t in traces), fmean(t.tokens for t in traces)),
-        soft,
-        optimizer,
-        start,
-        past=[start],
-    )
+    optimizer = adamw([soft], recipe.learning_rate)
+    usual = fmean(t.votes for t in traces), fmean(t.tokens for t in traces)
+    return _Pupil(problem, first, usual, soft, optimizer, start, [start])
 
 
 def distil(
@@ -108,7 +312,7 @@ def distil(
     *,
     reward: Reward = "majority",
     gradient: Gradient = policy_gradient,
-) -> Iterator[tuple[int, Status | Delta | Trace | Vote | Step | Lesson]]:
+) -> Iterator[tuple[int, Progress | Lesson]]:
     """Train one soft prompt per problem. Yields (problem index, record); the last record of each
     problem is its Lesson.
 
@@ -122,105 +326,45 @@ def distil(
     answer. `gradient` is how a group's loss reaches what is trained; another one, with a model that
     samples accordingly, trains an adapter.
     """
-    learners: dict[int, _Learner] = {}
+    pupils: dict[int, _Pupil] = {}
     for i, (problem, (traces, first)) in enumerate(zip(problems, firsts, strict=True)):
         if why := gate(first, recipe.gate_votes, recipe.gate_lead):
             yield i, Lesson(None, why, ())
         else:
-            learners[i] = _learner(model, problem.unlabelled(), traces, first, recipe)
+            pupils[i] = _pupil(model, problem.unlabelled(), traces, first, recipe)
     for step in range(1, recipe.steps + 2):
-        live = {i: one for i, one in learners.items() if not one.stopped}
+        live = {i: one for i, one in pupils.items() if not one.stopped}
         if not live:
             break
         yield from _step(model, live, step, recipe, reward, gradient)
-    for i, one in learners.items():
+    for i, one in pupils.items():
         yield i, _lesson(one, recipe)
 
 
 def _step(
     model: LanguageModel,
-    live: dict[int, _Learner],
+    live: dict[int, _Pupil],
     step: int,
     recipe: Recipe,
     reward: Reward,
     gradient: Gradient,
-) -> Iterator[tuple[int, Status | Delta | Trace | Vote | Step]]:
-    """Fresh rollouts, votes, rewards and, but for the final check, one gradient step for every live
-    learner."""
-    began, last = time.perf_counter(), step > recipe.steps
-    order = list(live)
-    yield (
-        order[0],
-        Status(
-            "Final check: sampling once more"
-            if last
-            else f"Step {step} of {recipe.steps}: sampling fresh traces"
-        ),
-    )
-    jobs = [
-        Job(live[i].problem, recipe.rollouts, live[i].soft.detach().clone(), "memory", step)
-        for i in order
-    ]
-    traces: dict[int, list[Trace]] = {i: [] for i in order}
-    for job, record in sample(
-        model,
-        jobs,
-        seed=recipe.seed,
-        temperature=recipe.temperature,
-        top_p=recipe.top_p,
-        max_new_tokens=recipe.max_new_tokens,
+) -> Iterator[tuple[int, Progress]]:
+    """A gradient step of every live pupil, or the final check, which takes none."""
+    order, pupils, last = list(live), list(live.values()), step > recipe.steps
+    text = f"Step {step} of {recipe.steps}: sampling fresh traces"
+    yield order[0], Status("Final check: sampling once more" if last else text)
+
+    def judge(i: int, group: Sequence[Trace], now: Vote) -> tuple[tuple[float, ...], str]:
+        payoff = _payoff(group, now, pupils[i].first, recipe, reward)
+        return payoff, _look(pupils[i], now, group, payoff, recipe, reward, final=last)
+
+    problems = [one.problem for one in pupils]
+    for i, record in grpo_step(
+        model, problems, pupils, recipe, step, judge=judge, gradient=gradient
     ):
-        if isinstance(record, Trace):
-            traces[order[job]].append(record)
-        yield order[job], record
-    sampled = time.perf_counter()
-    votes, lots, notes, payoffs = {}, {}, {}, {}
-    for i in order:
-        one, group = live[i], sorted(traces[i], key=lambda t: t.row)
-        votes[i] = vote(group, side="memory")
-        payoffs[i] = _payoff(group, votes[i], one.first, recipe, reward)
-        notes[i] = _look(one, votes[i], group, payoffs[i], recipe, reward, final=last)
-        if not notes[i]:
-            lots[i] = RolloutGroup(
-                one.problem,
-                one.soft,
-                group,
-                advantages(payoffs[i], recipe.advantage),
-                recipe.entropy_bonus,
-            )
-        yield i, votes[i]
-    losses = dict.fromkeys(order, 0.0)
-    if lots:
-        work = gradient(model, list(lots.values()), recipe.temperature)
-        while True:
-            try:
-                done, total = next(work)
-            except StopIteration as end:
-                losses.update(zip(lots, end.value, strict=True))
-                break
-            yield order[0], Status(f"Training step {step} of {recipe.steps}", done, total)
-    updates = {i: _update(live[i], recipe) if i in lots else (0.0, notes[i]) for i in order}
-    trained = (
-        time.perf_counter()
-    )  # on a GPU only now: the gradient's norm waits for the work that was queued
-    share = len(order)  # the batch's time is split evenly among its problems
-    for i in order:
-        norm, note = updates[i]
-        record = _record(
-            live[i],
-            step,
-            recipe,
-            votes[i],
-            payoffs[i],
-            traces[i],
-            losses[i],
-            norm,
-            note,
-            (sampled - began) / share,
-            (trained - sampled) / share,
-        )
-        live[i].steps.append(record)
-        yield i, record
+        if isinstance(record, Step):
+            pupils[i].took(record)
+        yield order[i], record
 
 
 def _agrees(group: Sequence[Trace], label: str | None) -> tuple[float, ...]:
@@ -237,7 +381,7 @@ def _payoff(
 
 
 def _look(
-    one: _Learner,
+    one: _Pupil,
     now: Vote,
     group: Sequence[Trace],
     payoff: Sequence[float],
@@ -258,91 +402,30 @@ def _look(
     if final:
         one.stopped = "done"
         return "final check, no gradient"
-    one.unanimous = one.unanimous + 1 if len(set(payoff)) == 1 else 0
+    note = unanimous(payoff)
+    one.unanimous = one.unanimous + 1 if note else 0
     if one.unanimous >= CONVERGED:
         one.stopped = "converged"
-    if len(set(payoff)) == 1:
-        return f"all {len(payoff)} rollouts got the same reward: no gradient"
+    if note:
+        return note
     if recipe.pseudo_label == "step" and reward == "majority":
         return gate(now, recipe.gate_votes, recipe.gate_lead) or ""
     return ""
 
 
-def _update(one: _Learner, recipe: Recipe) -> tuple[float, str]:
-    """Clip, check and apply the gradient; returns its norm and a note if it had to be refused."""
-    norm = float(torch.nn.utils.clip_grad_norm_([one.soft], recipe.max_grad_norm))
-    if not math.isfinite(norm):
-        one.stopped = "the gradient was not finite"
-        one.soft.grad = None
-        return 0.0, one.stopped
-    one.optimizer.step()
-    one.optimizer.zero_grad()
-    if recipe.max_shift:
-        with torch.no_grad():
-            one.soft.copy_(within(one.soft, one.start, recipe.max_shift))
-    return norm, ""
-
-
-def shift(soft: Tensor, start: Tensor) -> float:
-    """How far a soft prompt [virtual tokens, hidden] is from its start: rms of the change over rms
-    of the start."""
-    return float((soft - start).square().mean().sqrt() / start.square().mean().sqrt())
-
-
-def within(soft: Tensor, start: Tensor, most: float) -> Tensor:
-    """The nearest prompt whose `shift` is at most `most`: a trust region around the start."""
-    far = shift(soft, start)
-    return start + (soft - start) * (most / far) if far > most else soft
-
-
-def _record(
-    one: _Learner,
-    step: int,
-    recipe: Recipe,
-    now: Vote,
-    payoff: Sequence[float],
-    group: Sequence[Trace],
-    loss: float,
-    norm: float,
-    note: str,
-    rollout: float,
-    train: float,
-) -> Step:
-    one.past.append(one.soft.detach().clone())
-    tokens = sum(t.tokens for t in group)
-    return Step(
-        step=step,
-        steps=recipe.steps,
-        label=now.label,
-        agreement=now.majority_ratio,
-        rewards=tuple(payoff),
-        loss=loss if math.isfinite(loss) else 0.0,
-        grad_norm=norm,
-        shift=shift(one.soft.detach(), one.start),
-        finished=fmean(t.votes for t in group),
-        length=tokens / len(group),
-        entropy=sum(t.entropy * t.tokens for t in group) / tokens,
-        tokens=tokens,
-        seconds_rollout=rollout,
-        seconds_train=train,
-        problem_id=one.problem.id,
-        note=note,
-    )
-
-
-def _lesson(one: _Learner, recipe: Recipe) -> Lesson:
+def _lesson(one: _Pupil, recipe: Recipe) -> Lesson:
     """Keep the best prompt that was seen at work, chosen without labels: the one whose rollouts
     agree most with the first vote; of equals the latest. Or the last, however it did. past[0] is
     the untrained start, which is no memory."""
     steps = tuple(one.steps)
     trained = [s for s in range(1, len(one.scores)) if not torch.equal(one.past[s], one.start)]
     if not trained:
-        told = one.steps[
-            min(len(one.steps), recipe.steps) - 1
-        ].note or (  # the final check says nothing about why
-            "the steps were too small to change the prompt, so use a higher learning rate"
+        # of the last training step: the final check says nothing about why
+        note = one.steps[min(len(one.steps), recipe.steps) - 1].note
+        reason = (
+            note or "the steps were too small to change the prompt, so use a higher learning rate"
         )
-        return Lesson(None, f"Nothing was learnt: {told}.", steps)
+        return Lesson(None, f"Nothing was learnt: {reason}.", steps)
     best = trained[-1] if recipe.keep == "last" else max(trained, key=lambda s: (one.scores[s], s))
     if recipe.keep == "best" and (one.scores[best] < one.scores[0] or one.scores[best] == 0):
         return Lesson(

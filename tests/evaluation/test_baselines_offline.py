@@ -21,9 +21,9 @@ from latentmem.evaluation.baselines.offline import (
 from latentmem.evaluation.baselines.sampler import Ask
 from latentmem.method.distillation import shift
 from latentmem.method.grpo import RolloutGroup, advantages, policy_gradient
-from latentmem.method.rollouts import seed_for
+from latentmem.method.rollouts import Job, sample, seed_for
 from latentmem.method.voting import rewards, vote
-from latentmem.records import LatentmemError, Problem, Step
+from latentmem.records import LatentmemError, Problem, Step, Trace
 from tests.baseline_samples import (  # noqa: F401
     labelled,
     one_thread,
@@ -83,9 +83,9 @@ def test_a_killed_fit_goes_on(engine, name, tmp_path):
     assert min(seen) == one.done + 1 and two.spent.tokens == whole.spent.tokens
     for a, b in zip(whole.learner.parameters, two.learner.parameters, strict=True):
         assert torch.equal(a, b)
-    assert len(list((tmp_path / name).glob("*.safetensors"))) == 1 and not two._optimizer.state, (
-        "moments take room"
-    )
+    assert (
+        len(list((tmp_path / name).glob("*.safetensors"))) == 1 and not two.learner.optimizer.state
+    ), "moments take room"
     three = workshop(engine, tmp_path, **how).make(name)
     three.schedule = whole.schedule
     assert list(three.fit(p)) == [] and three.spent.tokens == whole.spent.tokens
@@ -156,14 +156,14 @@ def test_grpo_learns_from_the_truth_and_says_so(engine, monkeypatch):
     assert system.needs_labels
     given = labelled(4)
     seen = {}
-    payoff = Offline._payoff
+    judge = Offline._judge
 
     def watched(self, problem, group, now):
-        out = payoff(self, problem, group, now)
+        out, note = judge(self, problem, group, now)
         seen[problem.id, len(seen)] = ([float(t.answer == "1") for t in group], list(out))
-        return out
+        return out, note
 
-    monkeypatch.setattr(Offline, "_payoff", watched)
+    monkeypatch.setattr(Offline, "_judge", watched)
     list(system.fit(given))
     assert (
         len(seen) == 8
@@ -191,8 +191,16 @@ def test_a_batch_of_one_is_a_single_memorys_gradient(engine, model):
         if step.note:
             continue
         soft = torch.nn.Parameter(model.text_prompt("Solve it.", 4))
-        system.reset()
-        (traces,) = system._sample([problem], 1)
+        recipe = factory.recipe
+        job = Job(problem.unlabelled(), recipe.rollouts, soft.detach(), "memory", 1)
+        stream = sample(
+            model,
+            [job],
+            seed=factory.sampler.seed,
+            temperature=recipe.temperature,
+            max_new_tokens=recipe.max_new_tokens,
+        )
+        traces = sorted((r for _, r in stream if isinstance(r, Trace)), key=lambda t: t.row)
         run(
             policy_gradient(
                 model,
@@ -270,7 +278,7 @@ def test_a_soft_prompt_stays_within_its_trust_region_and_tells_how_far_it_is(eng
 
 
 def test_a_gradient_that_is_not_finite_is_refused_and_said(engine, monkeypatch):
-    def broken(self, lots, temperature):
+    def broken(self, _, lots, temperature):
         self.soft.grad = torch.full_like(self.soft, float("nan"))
         yield 1, 1
         return [float("nan")] * len(lots)

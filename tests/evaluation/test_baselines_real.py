@@ -82,7 +82,9 @@ def test_a_step_makes_the_rewarded_trace_likelier(model, kind, rate):
     def loss():
         return run(
             learner.gradient(
-                [RolloutGroup(problem, learner.soft, traces, torch.tensor([1.0, -1.0]))], 1.0
+                learner.model,
+                [RolloutGroup(problem, learner.soft, traces, torch.tensor([1.0, -1.0]))],
+                1.0,
             )
         )[0]
 

@@ -137,7 +137,7 @@ def test_full_gradient_is_transformers_own(tied):
     lots = some_lots(base)
     want = plain_loss(lambda x: hf(x).logits, base, lots, 0.7)
     sum(want).backward()
-    got = run(learner.gradient(lots, 0.7))
+    got = run(learner.gradient(learner.model, lots, 0.7))
     assert got == pytest.approx([w.item() for w in want], abs=1e-4)
     body, inner = learner.model.body, hf.model
     assert (body.embedding is body.head.weight) == tied
@@ -182,7 +182,7 @@ def test_full_learner_of_a_short_type_keeps_long_masters():
         all(p.dtype == torch.float32 for p in learner.parameters)
         and learner.model.body.dtype == torch.bfloat16
     )
-    run(learner.gradient(some_lots(model), 1.0))
+    run(learner.gradient(learner.model, some_lots(model), 1.0))
     before = [p.detach().clone() for p in learner.parameters]
     optimizer = torch.optim.AdamW(learner.parameters, lr=1e-6)
     optimizer.step()

@@ -3,7 +3,6 @@ Tiny random weights."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import fields, replace
 
 import numpy as np
@@ -12,13 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmem.method.distillation import Recipe, _Learner, _lesson, _record, shift, within
+from latentmem.method.distillation import Recipe, _lesson, _Pupil, shift, within
 from latentmem.method.grpo import RolloutGroup, advantages, entropy_weights, policy_gradient
-from latentmem.records import Distilled, LatentmemError, Problem, Trace, Vote
+from latentmem.records import Distilled, LatentmemError, Problem, Step, Vote
 from latentmem.settings import WHY, Settings
 from tests.engine.test_engine import engine, models  # noqa: F401  (fixtures)
 from tests.method.test_training import plain, traces
 from tests.tiny import tiny_model
+
+STEP = Step(1, 1, "2", 0.5, (0.0, 0.0), 0.0, 0.0, 0.0, 1.0, 5.0, 0.1, 10, 1.0, 1.0)
 
 
 def test_entropy_weights_by_hand():
@@ -132,31 +133,19 @@ def test_the_last_step_is_kept_however_it_did(engine):
     pytest.fail("in no problem did the best step differ from the last: other problems are needed")
 
 
-@pytest.mark.parametrize("loss", [math.nan, 0.25])
-def test_a_lesson_says_why_nothing_was_learnt_and_its_steps_can_be_stored(loss):
+def test_a_lesson_says_why_nothing_was_learnt():
     """The final check takes no gradient anyway, so its note is no reason."""
     recipe, start = Recipe(steps=1), torch.ones(2, 4)
-    one = _Learner(
-        Problem("1+1?"),
-        Vote((), 0, 2),
-        (1.0, 5.0),
-        torch.nn.Parameter(start.clone()),
-        None,
-        start,
-        past=[start],
-    )
-    group = [Trace(i, "", "2", True, 5, entropy=0.1) for i in range(2)]
+    soft = torch.nn.Parameter(start.clone())
+    pupil = _Pupil(Problem("1+1?"), Vote((), 0, 2), (1.0, 5.0), soft, None, start, [start])
     for step, note in ((1, "vote too weak"), (2, "final check, no gradient")):
-        one.scores.append(0.5)
-        one.steps.append(
-            _record(one, step, recipe, one.first, (0.0, 0.0), group, loss, 0.0, note, 1.0, 1.0)
-        )
-    assert _lesson(one, recipe).reason == "Nothing was learnt: vote too weak."
-    one.steps[0] = replace(one.steps[0], note="")
-    assert _lesson(one, recipe).reason.startswith(
+        pupil.scores.append(0.5)
+        pupil.took(replace(STEP, step=step, note=note))
+    assert _lesson(pupil, recipe).reason == "Nothing was learnt: vote too weak."
+    pupil.steps[0] = replace(pupil.steps[0], note="")
+    assert _lesson(pupil, recipe).reason.startswith(
         "Nothing was learnt: the steps were too small to change the prompt"
     )
-    assert [s.loss for s in one.steps] == [0.25 if loss == 0.25 else 0.0] * 2
 
 
 def test_every_default_that_decides_a_result_has_its_reason_and_its_value():

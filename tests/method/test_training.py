@@ -3,6 +3,7 @@ random weights."""
 
 from __future__ import annotations
 
+import math
 import time
 from functools import partial
 from types import SimpleNamespace
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from latentmem.evaluation.baselines.weight_training import LoraModel, weight_gradient
-from latentmem.method.distillation import Recipe, _learner, _step
+from latentmem.method import distillation
+from latentmem.method.distillation import Recipe, _pupil, grpo_step
 from latentmem.method.grpo import (
     RolloutGroup,
     advantages,
@@ -157,27 +159,27 @@ def test_a_micro_batch_is_sized_by_the_device():
     assert default_budget(tiny_model().body) == 256
 
 
-def test_the_time_of_training_includes_the_update(monkeypatch):
-    model, recipe = (
-        tiny_model(),
-        Recipe(rollouts=2, max_new_tokens=3, virtual_tokens=2, init_text="Think."),
-    )
+def test_the_time_of_training_includes_the_update_and_a_loss_can_be_stored(monkeypatch):
+    model = tiny_model()
+    recipe = Recipe(rollouts=2, max_new_tokens=3, virtual_tokens=2, init_text="Think.")
     group = traces(0, [3, 4])
-    live = {
-        i: _learner(model, Problem(f"{i}+2?"), group, vote(group, side="zero_shot"), recipe)
-        for i in range(2)
-    }
-    monkeypatch.setattr("latentmem.method.distillation._look", lambda *_, **__: "")
-    monkeypatch.setattr(
-        "latentmem.method.distillation._update", lambda *_: (time.sleep(0.15), (0.5, ""))[1]
+    first = vote(group, side="zero_shot")
+    pupils = [_pupil(model, Problem(f"{i}+2?"), group, first, recipe) for i in range(2)]
+    monkeypatch.setattr(distillation, "update", lambda *_: (time.sleep(0.15), (0.5, ""))[1])
+
+    def gradient(_, groups, __):
+        yield len(groups), len(groups)
+        return [math.nan, 0.25]
+
+    records = grpo_step(
+        model,
+        [p.problem for p in pupils],
+        pupils,
+        recipe,
+        1,
+        judge=lambda *_: ((1.0, 0.0), ""),
+        gradient=gradient,
     )
-
-    def gradient(_, lots, __):
-        yield len(lots), len(lots)
-        return [0.0] * len(lots)
-
-    steps = [
-        r for _, r in _step(model, live, 1, recipe, "majority", gradient) if isinstance(r, Step)
-    ]
-    assert [s.grad_norm for s in steps] == [0.5, 0.5]
+    steps = [r for _, r in records if isinstance(r, Step)]
+    assert [s.grad_norm for s in steps] == [0.5, 0.5] and [s.loss for s in steps] == [0.0, 0.25]
     assert steps[0].seconds_train == steps[1].seconds_train >= 0.15, "two updates, shared evenly"

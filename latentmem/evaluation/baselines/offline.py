@@ -4,11 +4,10 @@ trained."""
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Protocol
 
 import numpy as np
@@ -17,10 +16,10 @@ from torch import Tensor
 
 from ...files import file_errors, read_json, replacing, write_json
 from ...method.answers import same_answer
-from ...method.distillation import Recipe, shift, within
-from ...method.grpo import RolloutGroup, advantages, policy_gradient
-from ...method.rollouts import Job, sample, seed_for
-from ...method.voting import gate, rewards, vote
+from ...method.distillation import NOT_FINITE, Learner, Recipe, adamw, grpo_step, unanimous
+from ...method.grpo import RolloutGroup, policy_gradient
+from ...method.rollouts import seed_for
+from ...method.voting import gate, rewards
 from ...model.language_model import LanguageModel
 from ...records import LatentmemError, Problem, Record, Status, Step, Trace, Vote, digest
 from .base import AnswerMode, Cost, Reply, TrainingSchedule
@@ -28,44 +27,45 @@ from .plain import BaseSystem, blank
 from .sampler import Ask, Sampler, computed
 from .weight_training import LoraModel, full_body, weight_gradient
 
-# ---------- What an offline row trains: one soft prompt, one low-rank adapter, or all parameters. One shape for all three.
+# ---------- What an offline row trains: one soft prompt, one low-rank adapter, or all parameters.
 
 DITHERED = 1 << 24  # numbers rounded at a time
 
 
-class Learner(Protocol):
-    """Parameters, the model to sample with them, and how a group's loss reaches them."""
+class OfflineLearner(Learner, Protocol):
+    """What an offline row trains, the model to sample with it, and how a loss reaches it."""
 
     model: LanguageModel
-    soft: torch.nn.Parameter | None  # in front of the prompt
-    start: Tensor | None  # `soft` before any training
-    parameters: list[torch.nn.Parameter]  # float32; what is optimised and saved
 
     def gradient(
-        self, lots: Sequence[RolloutGroup], temperature: float
+        self, _: LanguageModel, groups: Sequence[RolloutGroup], temperature: float
     ) -> Generator[tuple[int, int], None, list[float]]:
-        """Accumulate the lots' gradient into `parameters`. Their `soft` is `self.soft`."""
-
-    def changed(self) -> None:
-        """The parameters have changed: let the model follow."""
+        """Add the groups' gradient to `parameters`. Their `soft` is `self.soft`."""
 
     def stamp(self) -> None:
-        """Give the model a fingerprint of its present weights, before its rollouts are remembered."""
+        """Give the model a fingerprint of its present weights, before its rollouts are kept."""
 
 
 class PromptLearner:
     """One soft prompt for the whole set."""
 
-    def __init__(self, model: LanguageModel, init_text: str, virtual_tokens: int) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        init_text: str,
+        virtual_tokens: int,
+        learning_rate: float = 1e-3,
+    ) -> None:
         self.model = model
         self.start = model.text_prompt(init_text, virtual_tokens)
         self.soft = torch.nn.Parameter(self.start.clone())
         self.parameters = [self.soft]
+        self.optimizer = adamw(self.parameters, learning_rate)
 
     def gradient(
-        self, lots: Sequence[RolloutGroup], temperature: float
+        self, _: LanguageModel, groups: Sequence[RolloutGroup], temperature: float
     ) -> Generator[tuple[int, int], None, list[float]]:
-        return (yield from policy_gradient(self.model, lots, temperature))
+        return (yield from policy_gradient(self.model, groups, temperature))
 
     def changed(self) -> None:
         """The prompt is an input: the model stays as it is."""
@@ -76,18 +76,18 @@ class PromptLearner:
 class LoraLearner:
     """One low-rank adapter for the whole set."""
 
-    def __init__(self, model: LanguageModel, rank: int = 8) -> None:
+    def __init__(self, model: LanguageModel, rank: int = 8, learning_rate: float = 1e-3) -> None:
         self._lora, self.soft, self.start = LoraModel(model, rank), None, None
         self._adapter = torch.nn.Parameter(self._lora.text_prompt("", 0))
         self.parameters = [self._adapter]
+        self.optimizer = adamw(self.parameters, learning_rate)
         self.changed()
 
     def gradient(
-        self, lots: Sequence[RolloutGroup], temperature: float
+        self, _: LanguageModel, groups: Sequence[RolloutGroup], temperature: float
     ) -> Generator[tuple[int, int], None, list[float]]:
-        return (
-            yield from weight_gradient(lambda: self._lora.adapted(self._adapter), lots, temperature)
-        )
+        made = partial(self._lora.adapted, self._adapter)
+        return (yield from weight_gradient(made, groups, temperature))
 
     def changed(self) -> None:
         self.model = self._lora.adapted(self._adapter.detach())
@@ -101,13 +101,14 @@ class FullLearner:
     on a float32 copy, from which the weights are rounded so that small steps arrive on average
     (`dithered`)."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, learning_rate: float = 1e-3) -> None:
         self._base, self.soft, self.start = model, None, None
         body, self._weights = full_body(model.body)
         self.parameters = [
             w if w.dtype == torch.float32 else torch.nn.Parameter(w.detach().float())
             for w in self._weights
         ]
+        self.optimizer = adamw(self.parameters, learning_rate)
         self.model = LanguageModel(
             body,
             model.tokenizer,
@@ -118,9 +119,9 @@ class FullLearner:
         )
 
     def gradient(
-        self, lots: Sequence[RolloutGroup], temperature: float
+        self, _: LanguageModel, groups: Sequence[RolloutGroup], temperature: float
     ) -> Generator[tuple[int, int], None, list[float]]:
-        losses = yield from weight_gradient(lambda: self.model, lots, temperature)
+        losses = yield from weight_gradient(lambda: self.model, groups, temperature)
         for own, weight in zip(self.parameters, self._weights, strict=True):
             if own is not weight and weight.grad is not None:
                 own.grad = (
@@ -192,7 +193,7 @@ class Offline(BaseSystem):
         self,
         name: str,
         sampler: Sampler,
-        learner: Callable[[], Learner],
+        learner: Callable[[], OfflineLearner],
         recipe: Recipe,
         schedule: TrainingSchedule,
         *,
@@ -206,17 +207,14 @@ class Offline(BaseSystem):
             schedule,
             folder,
         )
-        self._make, self._learner, self._optimizer = learner, None, None
+        self._make, self._learner = learner, None
         self.done, self.taught = 0, ""  # steps taken, and a digest of what was fitted
 
     @property
-    def learner(self) -> Learner:
+    def learner(self) -> OfflineLearner:
         """Made on first use, since all parameters of a model are many."""
         if self._learner is None:
             self._learner = self._make()
-            self._optimizer = torch.optim.AdamW(
-                self._learner.parameters, lr=self.schedule.learning_rate, weight_decay=0.0
-            )
         return self._learner
 
     # Learn
@@ -239,7 +237,7 @@ class Offline(BaseSystem):
             self.done = step
             if step == self.schedule.steps:
                 # twice the parameters' size, and nobody needs it any more
-                self._optimizer.state.clear()
+                self.learner.optimizer.state.clear()
             if self.folder and (step % self.schedule.every == 0 or step == self.schedule.steps):
                 self.save(self.folder / self.name)
 
@@ -267,7 +265,7 @@ class Offline(BaseSystem):
 
     def reset(self) -> None:
         """Nothing learnt."""
-        self._learner = self._optimizer = None
+        self._learner = None
         self.done, self.taught, self.spent = 0, "", Cost()
 
     def _turn(self, given: Sequence[Problem], step: int) -> list[Problem]:
@@ -289,126 +287,38 @@ class Offline(BaseSystem):
         return [given[i] for i in turn]
 
     def _step(self, step: int, batch: Sequence[Problem]) -> Iterator[Status | Step]:
-        r, began = self.recipe, time.perf_counter()
-        yield Status(
-            f"Step {step} of {self.schedule.steps}: sampling", step - 1, self.schedule.steps
-        )
-        groups = self._sample(batch, step)
-        sampled = time.perf_counter()
-        votes = [vote(g, side="memory") for g in groups]
-        payoffs = [self._payoff(p, g, v) for p, g, v in zip(batch, groups, votes, strict=True)]
-        notes = [self._note(v, payoff) for v, payoff in zip(votes, payoffs, strict=True)]
-        lots = {
-            i: RolloutGroup(
-                blank(batch[i]),
-                self.learner.soft,
-                groups[i],
-                advantages(payoffs[i], r.advantage) / len(batch),
-                entropy_bonus=r.entropy_bonus / len(batch),
-            )
-            for i in range(len(batch))
-            if not notes[i]
-        }
-        losses, norm = dict.fromkeys(range(len(batch)), 0.0), 0.0
-        if lots:
-            work = self.learner.gradient(list(lots.values()), r.temperature)
-            while True:
-                try:
-                    done, total = next(work)
-                except StopIteration as end:
-                    losses.update(zip(lots, end.value, strict=True))
-                    break
-                yield Status(f"Training step {step} of {self.schedule.steps}", done, total)
-            norm, refused = self._update()
-            notes = [refused if i in lots else note for i, note in enumerate(notes)]
-        trained, share = time.perf_counter(), len(batch)
-        for i, problem in enumerate(batch):
-            group, tokens = groups[i], sum(t.tokens for t in groups[i])
-            yield Step(
-                step=step,
-                steps=self.schedule.steps,
-                label=votes[i].label,
-                agreement=votes[i].majority_ratio,
-                rewards=payoffs[i],
-                loss=losses[i] if np.isfinite(losses[i]) else 0.0,
-                grad_norm=norm if i in lots else 0.0,
-                shift=self._shift(),
-                finished=fmean(t.votes for t in group),
-                length=tokens / len(group),
-                entropy=sum(t.entropy * t.tokens for t in group) / tokens,
-                tokens=tokens,
-                seconds_rollout=(sampled - began) / share,
-                seconds_train=(trained - sampled) / share,
-                problem_id=problem.id,
-                note=notes[i],
-            )
-        read = sum(
-            self.sampler.length(Ask(p, self.learner.soft)) * (2 if i in lots else 1)
-            for i, p in enumerate(batch)
-        )
-        self.spent += Cost(sum(t.tokens for g in groups for t in g), read, trained - began)
+        steps, learner = self.schedule.steps, self.learner
+        yield Status(f"Step {step} of {steps}: sampling", step - 1, steps)
+        for i, record in grpo_step(
+            learner.model,
+            [blank(p) for p in batch],
+            [learner] * len(batch),
+            replace(self.recipe, steps=steps, seed=self.sampler.seed),
+            step,
+            judge=lambda i, group, now: self._judge(batch[i], group, now),
+            gradient=learner.gradient,
+            together=max(1, self.sampler.rows // self.recipe.rollouts),
+        ):
+            if isinstance(record, Step):
+                passes = 2 if record.note in ("", NOT_FINITE) else 1
+                read = self.sampler.length(Ask(batch[i], learner.soft)) * passes
+                self.spent += Cost(record.tokens, read, record.seconds)
+            if isinstance(record, Status | Step):
+                yield record
 
-    def _sample(self, batch: Sequence[Problem], step: int) -> list[list[Trace]]:
-        """Fresh rollouts of each problem, as many problems together as the sampler's batch holds."""
-        r, groups = self.recipe, []
-        together = max(1, self.sampler.rows // r.rollouts)
-        soft = None if self.learner.soft is None else self.learner.soft.detach().clone()
-        for start in range(0, len(batch), together):
-            jobs = [
-                Job(blank(p), r.rollouts, soft, "memory", step)
-                for p in batch[start : start + together]
-            ]
-            traces: list[list[Trace]] = [[] for _ in jobs]
-            for job, record in sample(
-                self.learner.model,
-                jobs,
-                seed=self.sampler.seed,
-                temperature=r.temperature,
-                top_p=r.top_p,
-                max_new_tokens=r.max_new_tokens,
-            ):
-                if isinstance(record, Trace):
-                    traces[job].append(record)
-            groups += [sorted(t, key=lambda t: t.row) for t in traces]
-        return groups
-
-    def _payoff(self, problem: Problem, group: Sequence[Trace], now: Vote) -> tuple[float, ...]:
-        """1 for a trace that agrees with the majority, or with the truth in the one row that learns
-        from it."""
+    def _judge(
+        self, problem: Problem, group: Sequence[Trace], now: Vote
+    ) -> tuple[tuple[float, ...], str]:
+        """1 for a trace that agrees with the majority, or with the truth in the one row that
+        learns from it; and why a group takes no part, '' if it does."""
         if self.needs_labels:
-            return tuple(float(t.votes and same_answer(problem.answer, t.answer)) for t in group)
-        return rewards(group, now)
-
-    def _note(self, now: Vote, payoff: Sequence[float]) -> str:
-        """Why a group takes no part, '' if it does."""
-        if len(set(payoff)) == 1:
-            return f"all {len(payoff)} rollouts got the same reward: no gradient"
-        return (
-            ""
-            if self.needs_labels
-            else gate(now, self.recipe.gate_votes, self.recipe.gate_lead) or ""
-        )
-
-    def _update(self) -> tuple[float, str]:
-        """Clip and apply the gradient; returns its norm, and a note if it had to be refused because
-        it is not finite."""
-        learner = self.learner
-        norm = float(torch.nn.utils.clip_grad_norm_(learner.parameters, self.recipe.max_grad_norm))
-        if not np.isfinite(norm):
-            self._optimizer.zero_grad()
-            return 0.0, "the gradient was not finite"
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        if self.recipe.max_shift and learner.soft is not None:
-            with torch.no_grad():
-                learner.soft.copy_(within(learner.soft, learner.start, self.recipe.max_shift))
-        learner.changed()
-        return norm, ""
-
-    def _shift(self) -> float:
-        """How far a soft prompt is from its start; 0 where weights are trained."""
-        soft = self.learner.soft
-        return 0.0 if soft is None else shift(soft.detach(), self.learner.start)
+            payoff = tuple(float(t.votes and same_answer(problem.answer, t.answer)) for t in group)
+        else:
+            payoff = rewards(group, now)
+        if note := unanimous(payoff):
+            return payoff, note
+        r = self.recipe
+        return payoff, "" if self.needs_labels else gate(now, r.gate_votes, r.gate_lead) or ""
 
     # Keep
     # ----------------------------------------------------------------------------------------------
@@ -423,7 +333,9 @@ class Offline(BaseSystem):
         if self.done:
             for i, p in enumerate(self.learner.parameters):
                 tensors[f"p{i}"] = p.detach()
-                tensors.update({f"{k}{i}": v for k, v in self._optimizer.state.get(p, {}).items()})
+                tensors.update(
+                    {f"{k}{i}": v for k, v in self.learner.optimizer.state.get(p, {}).items()}
+                )
         name = f"step{self.done}.safetensors"
         with file_errors(folder / name, "written"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -476,7 +388,7 @@ class Offline(BaseSystem):
                     if f"{k}{i}" in tensors
                 }
                 if moments:
-                    self._optimizer.state[p] = {
+                    self.learner.optimizer.state[p] = {
                         k: v if k == "step" else v.to(p.device) for k, v in moments.items()
                     }
         self.learner.changed()
@@ -509,7 +421,7 @@ def offline_grpo(
     return Offline(
         name,
         sampler,
-        lambda: FullLearner(sampler.model),
+        lambda: FullLearner(sampler.model, schedule.learning_rate),
         recipe,
         schedule,
         labels=True,
@@ -531,7 +443,12 @@ def offline_lora(
 ) -> Offline:
     """An adapter like that of `elm_lora`, one for all problems."""
     return Offline(
-        name, sampler, lambda: LoraLearner(sampler.model, rank), recipe, schedule, folder=folder
+        name,
+        sampler,
+        lambda: LoraLearner(sampler.model, rank, schedule.learning_rate),
+        recipe,
+        schedule,
+        folder=folder,
     )
 
 
@@ -549,7 +466,9 @@ def offline_prompt(
     return Offline(
         name,
         sampler,
-        lambda: PromptLearner(sampler.model, recipe.init_text, recipe.virtual_tokens),
+        lambda: PromptLearner(
+            sampler.model, recipe.init_text, recipe.virtual_tokens, schedule.learning_rate
+        ),
         recipe,
         schedule,
         folder=folder,
@@ -573,5 +492,10 @@ def offline_ttrl(
     """The gate of the recipe is kept, which the source has not, so that all rows learn from labels
     of one quality."""
     return Offline(
-        name, sampler, lambda: FullLearner(sampler.model), recipe, schedule, folder=folder
+        name,
+        sampler,
+        lambda: FullLearner(sampler.model, schedule.learning_rate),
+        recipe,
+        schedule,
+        folder=folder,
     )
