@@ -221,7 +221,9 @@ def routing_k(work: Work, size: int, repeats: int, parts: Parts) -> Point:
 
     def once(query: Any) -> None:
         bank.search(query, k=size)
-        route(alone, helped, {"zero_shot": 0.4, "memory": 0.6}, verifier="vote_share", why_none="")
+        route(
+            alone, helped, {"zero_shot": 0.4, "memory": 0.6}, verifier="vote_share", skip_reason=""
+        )
 
     return size, _median(lambda: workloads.p95([lambda q=q: once(q) for q in asked]), repeats), None
 

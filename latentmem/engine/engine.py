@@ -10,7 +10,6 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ..bank import MemoryBank, Overlay
-from ..bank.key_index import OtherKeys
 from ..method.answers import warm_up
 from ..method.voting import vote
 from ..records import (
@@ -24,7 +23,6 @@ from ..records import (
     Receipt,
     Record,
     Retrieval,
-    Route,
     Side,
     Status,
     Trace,
@@ -39,6 +37,7 @@ from .receipts import REPLAYED, Circumstances, confirm, events, judged, now, wri
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..method.retrieval import Choice
     from ..model.language_model import LanguageModel
 
 
@@ -268,62 +267,25 @@ class Engine:
             )
         )
 
-    def _choose(
-        self, problem: Problem, memory: str
-    ) -> tuple[tuple[Hit, ...], Hit | None, Any, str]:
-        """(hits, the hit to try, its soft prompt, why none is tried)."""
-        from ..method.retrieval import made_by
+    def _choose(self, problem: Problem, memory: str) -> Choice:
+        from ..method.retrieval import Search, choose
 
-        if memory == "off":
-            return (), None, None, "Memories were switched off."
-        if memory != "auto":
-            one, here = self.bank.get(memory), self.key(problem)
-            soft = self._soft(
-                one
-            )  # refuses one of another model, whose keys may have another length
-            there = one.keys.get(self.settings.key)
-            similarity = (
-                float(here @ there) if there is not None and there.shape == here.shape else 0.0
-            )
-            hit = Hit(one.id, one.name, similarity, 1)
-            return (hit,), hit, soft, ""
-        try:
-            hits = self.search(problem).hits
-        except OtherKeys as e:
-            return (), None, None, f"No memory is tried. {e}"
-        if not hits:
-            return (), None, None, "The bank holds no memory that this model can use."
-        if hits[0].similarity < self.settings.min_similarity:
-            return (
-                hits,
-                None,
-                None,
-                (
-                    f"The nearest memory has similarity {hits[0].similarity:.2f}, below the "
-                    f"threshold {self.settings.min_similarity:.2f}."
-                ),
-            )
-        one = self.bank.get(hits[0].memory_id)
-        if not made_by(self.key, one, self.settings.key):
-            return (
-                hits,
-                None,
-                None,
-                (
-                    f"The nearest memory's key was not made by {self._parts[1]}, so the "
-                    "similarity means nothing: choose the embedder that made it."
-                ),
-            )
-        return hits, hits[0], self._soft(one), ""
+        s = self.settings
+        search = Search(s.key, s.k, s.min_similarity, self.model.fingerprint, s.embedder)
+        return choose(self.bank, self.key, problem, search, memory)
 
     def answer(self, problem: Problem, memory: str = "auto") -> Iterator[Record]:
         """Answer alone and with a memory ("auto": the nearest, "off": none, or an id), route, and
         give the Receipt."""
+        from ..method.routing import decide
+
         began, problem = time.perf_counter(), self._check(problem)
         yield from self.load()
-        hits, used, soft, why_none = self._choose(problem, memory)
-        yield Retrieval(problem.id, self.settings.key, hits)
-        softs: dict[Side, Any] = {"zero_shot": None} | ({"memory": soft} if used else {})
+        s, found = self.settings, self._choose(problem, memory)
+        softs: dict[Side, Any] = {"zero_shot": None}
+        if found.memory is not None:
+            softs["memory"] = self._soft(found.memory)
+        yield Retrieval(problem.id, s.key, found.hits)
         traces: list[Trace] = []
         votes: dict[Side, Vote] = {}
         for record in self._sides(problem, softs):
@@ -334,17 +296,17 @@ class Engine:
                 votes[record.side] = record
         alone = [t for t in traces if t.side == "zero_shot"]
         self._shared.thoughts.put(self._thought_key(problem), alone, votes["zero_shot"])
-        chosen, s = self._route(problem, traces, votes, why_none), self.settings
+        way = decide(self.model, problem, traces, votes, s.verifier, found.skip_reason)
         around = Circumstances(
             self.model.fingerprint,
             self.model.name,
             {k: getattr(s, k) for k in REPLAYED},
             s.seed,
             s.key,
-            hits,
-            used,
+            found.hits,
+            found.used,
         )
-        receipt = write(problem, around, chosen, votes, traces, time.perf_counter() - began, now())
+        receipt = write(problem, around, way, votes, traces, time.perf_counter() - began, now())
         failed = (
             None
             if self.bank.read_only
@@ -353,20 +315,6 @@ class Engine:
         yield receipt
         if failed:
             raise failed
-
-    def _route(
-        self, problem: Problem, traces: Sequence[Trace], votes: Mapping[Side, Vote], why_none: str
-    ) -> Route:
-        from ..method.routing import chosen, disagree, route, score
-
-        name, scores = chosen(self.settings.verifier, self.settings.rollouts), None
-        alone, helped = votes["zero_shot"], votes.get("memory")
-        if disagree(alone, helped):
-            scores = {
-                side: score(name, self.model, problem, [t for t in traces if t.side == side], v)
-                for side, v in votes.items()
-            }
-        return route(alone, helped, scores, verifier=name, why_none=why_none)
 
     def feedback(self, receipt: Receipt, correct: bool) -> None:
         """Take down whether an answer was right, as a person or a benchmark says afterwards (once:

@@ -1,4 +1,4 @@
-"""Which side answers: the model alone, or the model with a memory. Pure."""
+"""Which side answers: the model alone, or the model with a memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from ..model.language_model import LanguageModel, Prompt
 from ..records import Problem, Route, Side, Trace, Vote
 from .answers import same_answer
 from .prompts import judge_messages
+
+VerifierName = Literal["vote_share", "self_certainty", "judge"]
 
 
 def disagree(zero_shot: Vote, memory: Vote | None) -> bool:
@@ -24,12 +26,12 @@ def route(
     scores: Mapping[Side, float] | None = None,
     *,
     verifier: str = "",
-    why_none: str = "",
+    skip_reason: str = "",
 ) -> Route:
     """Choose a side (paper, routing): an agreement is the answer; else the side the verifier scores
     higher.
 
-    `memory` is None when no memory was tried, and `why_none` says why. `scores` (side -> score) are
+    `memory` is None when no memory was tried, and `skip_reason` says why. `scores` (side -> score) are
     needed only where `disagree(...)`. A tie goes to the model alone, so that a memory acts only
     where something speaks for it.
     """
@@ -39,7 +41,7 @@ def route(
             "zero_shot" if a is not None else None,
             a,
             False,
-            why_none or "The model answered alone.",
+            skip_reason or "The model answered alone.",
         )
     b = memory.label
     if a is None and b is None:
@@ -66,11 +68,29 @@ def route(
     return Route(side, b if side == "memory" else a, False, reason, dict(scores), verifier)
 
 
-# ---------- How far to believe a side's answer: a score for the traces of its winning cluster. Higher is better.
+def decide(
+    model: LanguageModel,
+    problem: Problem,
+    traces: Sequence[Trace],
+    votes: Mapping[Side, Vote],
+    verifier: VerifierName,
+    skip_reason: str = "",
+) -> Route:
+    """The route of an answer from its traces and the vote of each side, scored by the verifier
+    where the sides disagree."""
+    alone, helped = votes["zero_shot"], votes.get("memory")
+    name, scores = chosen(verifier, alone.total), None
+    if disagree(alone, helped):
+        scores = {
+            side: score(name, model, problem, [t for t in traces if t.side == side], v)
+            for side, v in votes.items()
+        }
+    return route(alone, helped, scores, verifier=name, skip_reason=skip_reason)
+
+
+# ---------- The score of a side's answer, from the traces of its winning cluster. Higher is better.
 
 SEAM = 8  # tokens by which a cut text may become longer when it is tokenised again
-
-VerifierName = Literal["vote_share", "self_certainty", "judge"]
 
 
 def score(

@@ -6,8 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmem.engine import receipts
-from latentmem.method.routing import disagree, route
+from latentmem.method.prompts import judge_messages
+from latentmem.method.routing import _judging, disagree, judge, route
+from latentmem.model.language_model import LanguageModel
 from latentmem.records import Cluster, Hit, Problem, Receipt, Trace, Vote, from_json, to_json
+from tests.tiny import tiny_model
 
 
 def ballot(label, votes=5, total=8, side="zero_shot"):
@@ -47,7 +50,7 @@ def test_abstentions():
     assert route(ballot("3"), ballot(None)).side == "zero_shot"
     nobody = route(ballot(None), ballot(None))
     assert nobody.side is None and nobody.answer is None
-    assert route(ballot("3"), None, why_none="The bank is empty.").reason == "The bank is empty."
+    assert route(ballot("3"), None, skip_reason="The bank is empty.").reason == "The bank is empty."
     assert route(ballot(None), None).side is None
     assert not disagree(ballot("3"), None) and not disagree(ballot(None), ballot("3"))
 
@@ -131,3 +134,22 @@ def test_token_digest_depends_on_tokens_alone():
     a, b = written("3", "3"), written("3", "4", scores={"zero_shot": 0.2, "memory": 0.8})
     assert a.answer != b.answer and a.token_digest == b.token_digest
     assert a.token_digest != written("3", "3", last=6).token_digest
+
+
+def test_a_solution_that_does_not_fit_is_judged_by_its_end():
+    """The judging chat of a long trace may exceed the context that the trace itself was written in."""
+    model = tiny_model(seed=5, num_hidden_layers=2)
+    short = LanguageModel(
+        model.body, model.tokenizer, name="short", fingerprint="s", ends=model.ends, context=260
+    )
+    end = "so it is 7"
+    assert len(model.render(judge_messages("How many?", "first " * 200 + end))) > 260
+    assert 0 <= judge(short, Problem("How many?"), ["first " * 200 + end]) <= 1
+    assert len(_judging(short, "How many?", "first " * 200 + end)) <= 260
+    assert (
+        model.tokenizer.decode(_judging(short, "How many?", "first " * 200 + end)).count(
+            "so it is 7"
+        )
+        == 1
+    )
+    assert _judging(short, "How many?", end) == model.render(judge_messages("How many?", end))

@@ -171,7 +171,11 @@ class Elm(BaseSystem):
             if disagree(votes["zero_shot"], votes.get("memory")):
                 scores, extra = all_scores(self.sampler, problem, sides, self.verifiers, by)
             way = route(
-                votes["zero_shot"], votes.get("memory"), scores.get(by), verifier=by, why_none=NONE
+                votes["zero_shot"],
+                votes.get("memory"),
+                scores.get(by),
+                verifier=by,
+                skip_reason=NONE,
             )
             yield self.told(problem, mode, sides, hit, way, extra, scores)
 
