@@ -17,7 +17,7 @@ from torch import Tensor
 from ..records import LatentmemError
 from .allocator import keep_pages
 from .kv_cache import Collected, KVCache
-from .linear import has_eight_bits
+from .linear import has_int8
 from .sampler import draw
 from .transformer import Transformer, causal_mask, forward, take_apart
 from .weights.cache import Weights
@@ -76,7 +76,7 @@ def native_arithmetic(device: torch.device) -> str:
     bfloat16, too, integers still sample 8 rows 1.6 times as fast: half of a decode step is reading
     the weights, and they are half as large.
     """
-    if device.type == "cpu" and has_eight_bits():
+    if device.type == "cpu" and has_int8():
         return "int8"
     return str(native_number(device)).removeprefix("torch.")
 
@@ -98,7 +98,7 @@ def native_number(device: torch.device) -> torch.dtype:
 def arithmetic_named(name: str, device: torch.device) -> str:
     """bfloat16, int8 or float32 for a setting's value. Raises LatentmemError if the device has no
     such products."""
-    if name == "int8" and (device.type != "cpu" or not has_eight_bits()):
+    if name == "int8" and (device.type != "cpu" or not has_int8()):
         raise LatentmemError(
             f"This {device.type} device has no products in 8-bit integers (a CPU with AVX512-VNNI "
             "has): use --set dtype=auto or float32."
@@ -181,7 +181,7 @@ class LanguageModel:
             fingerprint=weights.fingerprint,
             device=where,
             dtype=native_number(where) if kind == "int8" else getattr(torch, kind),
-            eight=kind == "int8",
+            use_int8=kind == "int8",
         )
         keep_pages()  # not before: what loading needed for a moment would stay with the process
         return made
@@ -196,14 +196,14 @@ class LanguageModel:
         fingerprint: str,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        eight: bool = False,
+        use_int8: bool = False,
     ) -> LanguageModel:
         """From a loaded transformers model, which is taken apart and must not be used afterwards."""
         listed = model.generation_config.eos_token_id
         ends = set(listed if isinstance(listed, list) else [listed]) | {tokenizer.eos_token_id}
         context = model.config.max_position_embeddings
         return cls(
-            take_apart(model, torch.device(device), dtype, eight=eight),
+            take_apart(model, torch.device(device), dtype, use_int8=use_int8),
             tokenizer,
             name=name,
             fingerprint=fingerprint,

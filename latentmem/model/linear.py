@@ -22,7 +22,7 @@ class Linear:
     on one core (AVX2). Only a matrix that float16 holds is packed. One that comes from bfloat16 is:
     its 8 bits of mantissa are exact down to 6e-5, and below that the error is under 3e-8.
 
-    `round`: products in 8-bit integers, on a chip that has them; see EightBit. Never under
+    `round`: products in 8-bit integers, on a chip that has them; see Int8Linear. Never under
     autograd: the rounding changes what is sampled very little, but its errors grow on the way of a
     gradient. Through rounded products a soft prompt's gradient had a cosine of 0.99 to the exact
     one with qwen2.5-coder-0.5b, but of -0.3 to 0.6 with smollm2-135m.
@@ -34,7 +34,7 @@ class Linear:
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
         self._packed = None
-        self._eight: EightBit | None = None
+        self._int8: Int8Linear | None = None
 
     def pack(self, *, short: bool = False) -> None:
         """Make the float16 form, where the library has it; costs half the memory of the first.
@@ -56,7 +56,7 @@ class Linear:
 
     def round(self) -> None:
         """From now on multiply in 8-bit integers where no gradient is asked for."""
-        self._eight = EightBit(self.weight, self.bias)
+        self._int8 = Int8Linear(self.weight, self.bias)
 
     @property
     def read(self) -> int:
@@ -64,7 +64,7 @@ class Linear:
         size = self.weight.numel()
         return (
             size
-            if self._eight is not None
+            if self._int8 is not None
             else 2 * size
             if self._packed is not None
             else self.weight.nbytes
@@ -73,14 +73,14 @@ class Linear:
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]"""
         if not torch.is_grad_enabled():
-            if self._eight is not None:
-                return self._eight(x)
+            if self._int8 is not None:
+                return self._int8(x)
             if self._packed is not None and x.numel() <= self.FEW * x.shape[-1]:
                 return torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
         return F.linear(x, self.weight, self.bias)
 
 
-class EightBit:
+class Int8Linear:
     """x @ weight.T + bias for a frozen weight [out, in], computed in 8-bit integers.
 
     Every BLOCK inputs are first turned by a Hadamard matrix H, which is orthogonal: x W^T = (x H)(W
@@ -160,7 +160,7 @@ def _has_fbgemm() -> bool:
 
 
 @cache
-def has_eight_bits() -> bool:
+def has_int8() -> bool:
     """True if this chip multiplies 8-bit integers natively and the library's kernel for it gives
     the exact sums.
 

@@ -110,7 +110,7 @@ class Transformer:
     kv_heads: int
     head_dim: int
     eps: float
-    eight: bool = False  # products without a gradient are computed in 8-bit integers
+    use_int8: bool = False  # products without a gradient are computed in 8-bit integers
 
     @property
     def hidden(self) -> int:
@@ -128,12 +128,12 @@ class Transformer:
     def flow(self) -> torch.dtype:
         """The type of what flows between the matrices: float32 where they are rounded, since their
         products are."""
-        return torch.float32 if self.eight and not torch.is_grad_enabled() else self.dtype
+        return torch.float32 if self.use_int8 and not torch.is_grad_enabled() else self.dtype
 
     @property
     def arithmetic(self) -> str:
         """How the frozen matrices are multiplied: int8, or the name of the numeric type."""
-        return "int8" if self.eight else str(self.dtype).removeprefix("torch.")
+        return "int8" if self.use_int8 else str(self.dtype).removeprefix("torch.")
 
     @property
     def cached(self) -> int:
@@ -192,11 +192,11 @@ def unfollowed(config: dict[str, Any]) -> str | None:
 
 
 def take_apart(
-    model: Any, device: torch.device, dtype: torch.dtype, *, eight: bool = False
+    model: Any, device: torch.device, dtype: torch.dtype, *, use_int8: bool = False
 ) -> Transformer:
     """The Body of a loaded transformers model, on `device` in `dtype`. The model's layers are
     emptied as we go, so peak memory stays low; layers are converted and packed side by side.
-    `eight`: sample in 8-bit integers.
+    `use_int8`: sample in 8-bit integers.
 
     Raises LatentmemError for an architecture other than those in FAMILIES, or a config of them that
     `forward` does not follow.
@@ -225,7 +225,7 @@ def take_apart(
         for p in parts:
             if p.weight.data_ptr() != made.weight.data_ptr():
                 let_go(p.weight.data_ptr(), p.weight.nbytes, files)
-        if eight:
+        if use_int8:
             made.round()
         else:
             made.pack(short=all(p.weight.dtype in (torch.bfloat16, torch.float16) for p in parts))
@@ -263,7 +263,7 @@ def take_apart(
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
         eps=config.rms_norm_eps,
-        eight=eight,
+        use_int8=use_int8,
         head_dim=getattr(config, "head_dim", None)
         or config.hidden_size // config.num_attention_heads,
     )

@@ -16,7 +16,7 @@ import torch
 from latentmem import Bank, Engine, Problem, Settings
 from latentmem.evaluation.reader import read_problems
 from latentmem.method.rollouts import Job, sample
-from latentmem.model.linear import has_eight_bits
+from latentmem.model.linear import has_int8
 from latentmem.records import Distilled, Receipt, Step, Trace, Vote
 from latentmem.ui.hosting import STARTER, begin
 
@@ -147,7 +147,7 @@ def test_an_unchanged_base(small):
     assert head == small.model.body.head.weight.double().sum().item()
 
 
-@pytest.mark.skipif(not has_eight_bits(), reason="needs a CPU with AVX512-VNNI")
+@pytest.mark.skipif(not has_int8(), reason="needs a CPU with AVX512-VNNI")
 def test_eight_bit_products_change_little(small):
     """Next-word distributions over a real prompt in int8 against float32; gradients never go
     through rounded products."""

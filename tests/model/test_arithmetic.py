@@ -13,7 +13,7 @@ from latentmem.method.grpo import RolloutGroup, advantages, policy_gradient
 from latentmem.method.rollouts import Job, sample
 from latentmem.method.voting import vote
 from latentmem.model.language_model import LanguageModel, Prompt, native_number
-from latentmem.model.linear import has_eight_bits
+from latentmem.model.linear import has_int8
 from latentmem.records import Problem, Step, Trace
 from tests.tiny import tiny_hf, tiny_model, tiny_tokenizer
 
@@ -21,22 +21,22 @@ ROUNDED = pytest.param(
     torch.bfloat16,
     True,
     id="int8-bfloat16",
-    marks=pytest.mark.skipif(not has_eight_bits(), reason="needs a CPU with AVX512-VNNI"),
+    marks=pytest.mark.skipif(not has_int8(), reason="needs a CPU with AVX512-VNNI"),
 )
 WAYS = pytest.mark.parametrize(
-    ("dtype", "eight"), [pytest.param(torch.bfloat16, False, id="bfloat16"), ROUNDED]
+    ("dtype", "use_int8"), [pytest.param(torch.bfloat16, False, id="bfloat16"), ROUNDED]
 )
 
 
-def made(dtype: torch.dtype, eight: bool) -> LanguageModel:
+def made(dtype: torch.dtype, use_int8: bool) -> LanguageModel:
     return LanguageModel.of(
-        tiny_hf(), tiny_tokenizer(), name="tiny", fingerprint="tiny", dtype=dtype, eight=eight
+        tiny_hf(), tiny_tokenizer(), name="tiny", fingerprint="tiny", dtype=dtype, use_int8=use_int8
     )
 
 
 @WAYS
-def test_the_whole_loop_runs(dtype: torch.dtype, eight: bool) -> None:
-    model, problem = made(dtype, eight), Problem("What is 6 times 7?")
+def test_the_whole_loop_runs(dtype: torch.dtype, use_int8: bool) -> None:
+    model, problem = made(dtype, use_int8), Problem("What is 6 times 7?")
     traces = [Trace(r, "", "1" if r < 3 else "2", True, 20) for r in range(4)]
     recipe = Recipe(
         rollouts=4,
@@ -57,8 +57,8 @@ def test_the_whole_loop_runs(dtype: torch.dtype, eight: bool) -> None:
 
 
 @WAYS
-def test_a_gradient_has_the_direction_of_the_exact_one(dtype: torch.dtype, eight: bool) -> None:
-    model, exact = made(dtype, eight), tiny_model()
+def test_a_gradient_has_the_direction_of_the_exact_one(dtype: torch.dtype, use_int8: bool) -> None:
+    model, exact = made(dtype, use_int8), tiny_model()
     start = torch.randn(4, 32, generator=torch.Generator().manual_seed(0)) * 0.3
     job, model.ends = Job(Problem("What is 1+1?"), 6, start, "memory", 1), frozenset()
     traces = sorted(
@@ -84,8 +84,8 @@ def test_a_gradient_has_the_direction_of_the_exact_one(dtype: torch.dtype, eight
 
 
 @WAYS
-def test_adapters_are_sampled_and_trained(dtype: torch.dtype, eight: bool) -> None:
-    lora = LoraModel(made(dtype, eight), rank=2)
+def test_adapters_are_sampled_and_trained(dtype: torch.dtype, use_int8: bool) -> None:
+    lora = LoraModel(made(dtype, use_int8), rank=2)
     adapter = torch.nn.Parameter(lora.text_prompt("", 0))
     job = Job(Problem("What is 1+1?"), 3, adapter.detach(), "memory", 1)
     traces = [
@@ -99,7 +99,7 @@ def test_adapters_are_sampled_and_trained(dtype: torch.dtype, eight: bool) -> No
     assert adapter.grad is not None and adapter.grad.abs().max() > 0
 
 
-@pytest.mark.skipif(not has_eight_bits(), reason="needs a CPU with AVX512-VNNI")
+@pytest.mark.skipif(not has_int8(), reason="needs a CPU with AVX512-VNNI")
 def test_what_flows_is_float32_only_where_products_are_rounded() -> None:
     rounded, plain = made(torch.bfloat16, True), made(torch.bfloat16, False)
     with torch.no_grad():

@@ -167,13 +167,13 @@ def test_matrix_that_float16_cannot_hold_is_not_packed():
 
 
 def test_eight_bits_are_refused_where_the_chip_has_none(monkeypatch):
-    monkeypatch.setattr("latentmem.model.language_model.has_eight_bits", lambda: False)
+    monkeypatch.setattr("latentmem.model.language_model.has_int8", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert native_arithmetic(torch.device("cpu")) == "float32"
     with pytest.raises(LatentmemError, match="8-bit integers"):
         arithmetic_named("int8", torch.device("cpu"))
-    monkeypatch.setattr("latentmem.model.language_model.has_eight_bits", lambda: True)
+    monkeypatch.setattr("latentmem.model.language_model.has_int8", lambda: True)
     for bfloat16 in (False, True):  # integers come first: their weights are half as much to read
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda known=bfloat16: known)
         assert (

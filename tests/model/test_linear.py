@@ -8,11 +8,11 @@ import torch
 
 from latentmem.method.rollouts import Job, sample
 from latentmem.model.language_model import LanguageModel
-from latentmem.model.linear import EightBit, Linear, block_of, hadamard, has_eight_bits, turn
+from latentmem.model.linear import Int8Linear, Linear, block_of, hadamard, has_int8, turn
 from latentmem.records import Problem, Trace
 from tests.tiny import tiny_hf, tiny_model, tiny_tokenizer
 
-needs_eight_bits = pytest.mark.skipif(not has_eight_bits(), reason="needs a CPU with AVX512-VNNI")
+needs_int8 = pytest.mark.skipif(not has_int8(), reason="needs a CPU with AVX512-VNNI")
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -46,7 +46,7 @@ def test_blocks_divide_the_width(width: int, block: int) -> None:
     assert block_of(width) == block
 
 
-@needs_eight_bits
+@needs_int8
 def test_a_product_is_off_by_about_a_percent() -> None:
     w, x = numbers(300, 896) * 0.02, numbers(9, 896, seed=1)
     x[:, 17] *= (
@@ -54,7 +54,7 @@ def test_a_product_is_off_by_about_a_percent() -> None:
         # it
         300
     )
-    got, want = EightBit(w)(x), x @ w.T
+    got, want = Int8Linear(w)(x), x @ w.T
     assert got.shape == (9, 300) and off(got, want) < 0.012
     plain = torch.round(x / (x.abs().amax(1, keepdim=True) / 127)) * (
         x.abs().amax(1, keepdim=True) / 127
@@ -63,21 +63,21 @@ def test_a_product_is_off_by_about_a_percent() -> None:
     assert off(plain[:, small] @ w[:, small].T, x[:, small] @ w[:, small].T) > 0.3
 
 
-@needs_eight_bits
+@needs_int8
 def test_zeros_stay_zeros() -> None:
-    assert EightBit(numbers(5, 64))(torch.zeros(2, 3, 64)).abs().max() == 0
-    assert EightBit(torch.zeros(5, 64))(numbers(2, 64)).abs().max() < 1e-9
+    assert Int8Linear(numbers(5, 64))(torch.zeros(2, 3, 64)).abs().max() == 0
+    assert Int8Linear(torch.zeros(5, 64))(numbers(2, 64)).abs().max() < 1e-9
 
 
-@needs_eight_bits
+@needs_int8
 def test_a_row_hardly_depends_on_its_batch() -> None:
-    matrix, x = EightBit(numbers(40, 128)), numbers(33, 128, seed=1)
+    matrix, x = Int8Linear(numbers(40, 128)), numbers(33, 128, seed=1)
     assert off(matrix(x)[7], matrix(x[7:8])[0]) < 1e-3, (
         "only the turning, in float32, is summed in another order"
     )
 
 
-@needs_eight_bits
+@needs_int8
 def test_a_rounded_matrix_rounds_only_without_a_gradient() -> None:
     w, b, x = numbers(256, 192) * 0.1, numbers(256, seed=1), numbers(2, 5, 192, seed=2)
     plain, rounded = Linear(w, b), Linear(w, b)
@@ -91,12 +91,12 @@ def test_a_rounded_matrix_rounds_only_without_a_gradient() -> None:
         assert 0 < off(rounded(x), plain(x)) < 0.012
 
 
-@needs_eight_bits
+@needs_int8
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
 def test_a_rounded_model_is_close_to_the_plain_one(family: str) -> None:
     plain = tiny_model(family)
     rounded = LanguageModel.of(
-        tiny_hf(family), tiny_tokenizer(), name="tiny", fingerprint="tiny", eight=True
+        tiny_hf(family), tiny_tokenizer(), name="tiny", fingerprint="tiny", use_int8=True
     )
     assert (plain.body.arithmetic, rounded.body.arithmetic) == ("float32", "int8")
     job = [Job(Problem("What is 6 times 7?"), 3)]
@@ -119,7 +119,7 @@ def _prompt(model: LanguageModel):
     return Prompt(model.render([{"role": "user", "content": "What is 6 times 7?"}]))
 
 
-@needs_eight_bits
+@needs_int8
 def test_a_rounded_matrix_is_read_byte_by_byte() -> None:
     plain = Linear(numbers(48, 32))
     assert plain.read == 48 * 32 * 4

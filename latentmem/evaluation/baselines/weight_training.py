@@ -213,7 +213,7 @@ def full_body(body: Transformer) -> tuple[Transformer, list[torch.nn.Parameter]]
         embedding=head.weight if tied else own(body.embedding),
         head=head,
         norm=own(body.norm),
-        eight=False,
+        use_int8=False,
     ), made  # its own matrices are never rounded
 
 
