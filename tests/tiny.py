@@ -30,9 +30,11 @@ def tiny_tokenizer() -> Any:
 
 
 def tiny_config(family: str = "qwen2", **changes: Any) -> Any:
-    from transformers import LlamaConfig, Qwen2Config
+    from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
-    kind = {"qwen2": Qwen2Config, "llama": LlamaConfig}[family]
+    kind = {"qwen2": Qwen2Config, "llama": LlamaConfig, "qwen3": Qwen3Config}[family]
+    if family == "qwen3":  # whose heads have a size of their own
+        changes = {"head_dim": 8, **changes}
     return kind(
         **{
             "vocab_size": 258,

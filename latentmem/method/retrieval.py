@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..bank.key_index import OtherKeys
-from ..model.language_model import UNUSABLE, LanguageModel, first_line
+from ..model.language_model import LanguageModel, first_line
 from ..model.weights.cache import Weights
 from ..records import Hit, KeyKind, LatentmemError, Memory, Problem
 from .prompts import solve_messages
@@ -36,7 +36,7 @@ class Embedder:
                     str(weights.path), device=device, trust_remote_code=False, local_files_only=True
                 )
             )
-        except UNUSABLE as e:
+        except Exception as e:  # whatever the library raises about such a folder
             raise LatentmemError(
                 f"{weights.name} cannot be used as an embedder ({first_line(e)}): choose a "
                 "sentence-transformers model."

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..records import LatentmemError
@@ -21,18 +22,6 @@ from .linear import has_int8
 from .sampler import draw
 from .transformer import Transformer, causal_mask, forward, take_apart
 from .weights.cache import Weights
-
-# What transformers raises about a folder that it cannot make a model of.
-UNUSABLE = (
-    ValueError,
-    ImportError,
-    KeyError,
-    AttributeError,
-    TypeError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +110,45 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    """What the error says in one line; a line that ends with a colon goes on with the next."""
+    if "ignore_mismatched_sizes" in str(error):  # whose details transformers only logs
+        return "its weights have other shapes than its config says"
+    if isinstance(error, KeyError):
+        return f"there is no {error}"[:200]
+    said = re.sub(r":\s*\n\s*", ": ", str(error).strip())
+    return (said.splitlines() or [type(error).__name__])[0][:200]
+
+
+def check_template(tokenizer: Any) -> None:
+    """Raises ValueError if the tokenizer's chat template cannot put a question to the model."""
+    if not tokenizer.chat_template:
+        raise ValueError("it has no chat template, so it is no model to talk to")
+    question = {"role": "user", "content": "What is 1 + 1?"}
+    try:
+        text = chat_text(tokenizer, [question])
+    except Exception as e:  # the template's own words, or jinja's
+        why = f"its chat template fails: {first_line(e)}"
+        with suppress(Exception):
+            chat_text(tokenizer, [{"role": "system", "content": "Think."}, question])
+            why = "its chat template demands a system message"
+        raise ValueError(why) from None
+    if question["content"] not in text:
+        raise ValueError("its chat template leaves the question out")
+
+
+def chat_text(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+    """A chat up to where the assistant begins to speak: at once, without thinking in between."""
+    return tokenizer.apply_chat_template(
+        messages,
+        tokenize=False,
+        add_generation_prompt=True,
+        date_string=DATE,
+        enable_thinking=False,
+    )
 
 
 class LanguageModel:
-    """A frozen causal language model of the Llama or Qwen2 family."""
+    """A frozen causal language model of the Llama, Qwen2 or Qwen3 family."""
 
     def __init__(
         self,
@@ -153,8 +176,7 @@ class LanguageModel:
         kind = arithmetic_named(dtype, where)
         try:
             tokenizer = AutoTokenizer.from_pretrained(weights.path, trust_remote_code=False)
-            if not tokenizer.chat_template:
-                raise ValueError("it has no chat template, so it is no model to talk to")
+            check_template(tokenizer)
             model, found = (
                 # in the file's own dtype, mapped; converted on the way out
                 AutoModelForCausalLM.from_pretrained(
@@ -169,10 +191,10 @@ class LanguageModel:
                 raise ValueError(f"it lacks {min(found['missing_keys'])}")
             if extra := [k for k in found["unexpected_keys"] if not k.endswith("inv_freq")]:
                 raise ValueError(f"its config says nothing about its {min(extra)}")
-        except UNUSABLE as e:
+        except Exception as e:  # whatever transformers and its parts raise about such a folder
             raise LatentmemError(
                 f"{weights.name} cannot be used ({first_line(e)}): choose an instruct model of "
-                "the Llama or Qwen2 family in safetensors, not quantised."
+                "the Llama, Qwen2 or Qwen3 family in safetensors, not quantised."
             ) from None
         made = cls.of(
             model,
@@ -221,9 +243,7 @@ class LanguageModel:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _chat(self, messages: list[dict[str, str]]) -> str:
-        return self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, date_string=DATE
-        )
+        return chat_text(self.tokenizer, messages)
 
     def in_turn(self) -> LanguageModel:
         """The same weights with soft prompts inside the user's turn, behind what every chat begins

@@ -1,4 +1,4 @@
-"""The forward pass of the Llama and Qwen2 families as plain functions over frozen weights.
+"""The forward pass of the Llama, Qwen2 and Qwen3 families as plain functions over frozen weights.
 
 Written out, rather than called through transformers, for three things it cannot do: a static cache
 shared by rows with different soft prompts and compacted as rows finish; grouped-query attention on
@@ -82,7 +82,7 @@ def gated(gate_up: Tensor) -> Tensor:
     return _Gated.apply(gate_up) if torch.is_grad_enabled() else _gated(gate_up)
 
 
-FAMILIES = ("llama", "qwen2")
+FAMILIES = ("llama", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +95,7 @@ class Layer:
     norm2: Tensor
     gate_up: Linear  # [2 * intermediate, hidden]
     down: Linear  # [hidden, intermediate]
+    qk_norm: tuple[Tensor, Tensor] | None = None  # Qwen3's norms of queries and keys, [head_dim]
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +232,7 @@ def take_apart(
             made.pack(short=all(p.weight.dtype in (torch.bfloat16, torch.float16) for p in parts))
         return made
 
-    inner = model.model
+    inner, normed = model.model, config.model_type == "qwen3"
 
     def layer(i: int) -> Layer:
         block = inner.layers[i]
@@ -243,6 +244,7 @@ def take_apart(
             norm2=moved(block.post_attention_layernorm.weight),
             gate_up=linear(m.gate_proj, m.up_proj),
             down=linear(m.down_proj),
+            qk_norm=(moved(a.q_norm.weight), moved(a.k_norm.weight)) if normed else None,
         )
         inner.layers[i] = torch.nn.Identity()
         return made
@@ -335,6 +337,9 @@ def forward(body: Transformer, x: Tensor, positions: Tensor, mask: Tensor, past:
             .transpose(1, 2)
             .split((turned, still), 1)
         )
+        if w.qk_norm:
+            both = zip(qk.split((body.heads, body.kv_heads), 1), w.qk_norm, strict=True)
+            qk = torch.cat([norm(part, weight, body.eps) for part, weight in both], 1)
         q, k = _rotate(qk, cos, sin).split((body.heads, body.kv_heads), 1)
         k, v = past.extend(i, k, v)
         h = _attend(q, k, v, mask).transpose(1, 2).reshape(rows, length, -1)

@@ -93,7 +93,7 @@ def parameters(model: LanguageModel) -> int:
     tensors = [body.embedding, body.norm]
     for layer in body.layers:
         linears += [layer.qkv, layer.out, layer.gate_up, layer.down]
-        tensors += [layer.norm1, layer.norm2]
+        tensors += [layer.norm1, layer.norm2, *(layer.qk_norm or ())]
     return sum(t.numel() for t in tensors) + sum(
         x.weight.numel() + (0 if x.bias is None else x.bias.numel()) for x in linears
     )

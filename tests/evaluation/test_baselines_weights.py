@@ -61,7 +61,7 @@ def plain_loss(logits_of, model, lots, temperature):
     return losses
 
 
-@pytest.mark.parametrize("family", ["qwen2", "llama"])
+@pytest.mark.parametrize("family", ["qwen2", "llama", "qwen3"])
 def test_adapter_is_pefts(family):
     """Logits, loss and gradient of our low-rank adapter against PEFT's LoRA on the transformers
     model."""

@@ -53,7 +53,7 @@ def plain(family, model, lot, temperature):
     return float(loss.detach()), grad
 
 
-@pytest.mark.parametrize("family", ["qwen2", "llama"])
+@pytest.mark.parametrize("family", ["qwen2", "llama", "qwen3"])
 @pytest.mark.parametrize("budget", [1, 24, 10_000])
 def test_gradient_equals_the_plain_one(family, budget):
     model, lots = tiny_model(family), []

@@ -40,7 +40,7 @@ def sample(model, prompts, seeds, **how):
     return [out[i] for i in sorted(out)]
 
 
-@pytest.fixture(scope="module", params=["qwen2", "llama"])
+@pytest.fixture(scope="module", params=["qwen2", "llama", "qwen3"])
 def model(request):
     return tiny_model(request.param)
 

@@ -3,10 +3,13 @@ refused by its name."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
-from latentmem.model.language_model import LanguageModel, Prompt
+from latentmem.model.language_model import LanguageModel, Prompt, check_template
+from latentmem.model.weights.cache import Weights
 from latentmem.records import LatentmemError
 from tests.tiny import tiny_hf, tiny_tokenizer
 
@@ -40,6 +43,7 @@ OF_LLAMA = [
     {"mlp_bias": True},
     {"mlp_bias": True, "attention_bias": True},
 ]
+OF_QWEN3 = [{"attention_bias": True}, {"use_sliding_window": False, "sliding_window": 8}]
 OF_QWEN2 = [{"use_sliding_window": False, "sliding_window": 8}, {"max_window_layers": 1}]
 
 
@@ -47,7 +51,7 @@ OF_QWEN2 = [{"use_sliding_window": False, "sliding_window": 8}, {"max_window_lay
     "changes",
     [
         {"family": family, **c}
-        for family, own in (("llama", OF_LLAMA), ("qwen2", OF_QWEN2))
+        for family, own in (("llama", OF_LLAMA), ("qwen2", OF_QWEN2), ("qwen3", OF_QWEN3))
         for c in VARIATIONS + own
     ],
     ids=str,
@@ -111,3 +115,61 @@ def test_logits_equal_those_of_transformers(changes):
 def test_what_the_forward_pass_does_not_follow_is_refused_by_its_name(family, changes, named):
     with pytest.raises(LatentmemError, match=f"config has .*{named}"):
         LanguageModel.of(tiny_hf(family, **changes), tiny_tokenizer(), name="t", fingerprint="t")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_attention_heads": 0}, "division"),
+        ({"vocab_size": -3}, "must be within"),
+        ({"hidden_size": 33}, "its weights have other shapes than its config says"),
+        ({"hidden_act": 5}, "field 'hidden_act': TypeError: Field 'hidden_act' expected str"),
+        ({"hidden_act": "nonsense"}, "there is no 'nonsense'"),
+        ({"max_position_embeddings": None}, "Field 'max_position_embeddings' expected int"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "Missing required keys"),
+        ({"layer_types": ["full_attention"]}, "must be equal to the number of `layer_types`"),
+    ],
+)
+def test_a_config_that_makes_no_model_is_one_sentence(changes, words, tmp_path):
+    tiny_tokenizer().save_pretrained(tmp_path)
+    tiny_hf().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(LatentmemError) as raised:
+        LanguageModel.load(Weights("mine", tmp_path, "f" * 64, "mine"), device="cpu")
+    said = str(raised.value)
+    assert said.startswith("mine cannot be used (") and words in said and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (
+            "{% if messages[0]['role'] != 'system' %}{{ raise_exception('No system!') }}{% endif %}"
+            "{% for m in messages %}{{ m['content'] }}{% endfor %}",
+            "its chat template demands a system message",
+        ),
+        ("{% for %}", "its chat template fails: Expected an expression"),
+        ("{{ foo.bar }}", "its chat template fails: 'foo' is undefined"),
+        ("{{ raise_exception('Only tools') }}", "its chat template fails: Only tools"),
+        ("Hello.", "its chat template leaves the question out"),
+        (None, "it has no chat template"),
+    ],
+)
+def test_a_chat_template_that_takes_no_question_is_refused_by_what_it_is(template, words):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=words):
+        check_template(tokenizer)
+
+
+def test_a_model_that_could_think_first_is_asked_to_answer_at_once():
+    """Qwen3 begins with an empty thought then, which is part of the prompt."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+        "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    )
+    model = LanguageModel.of(tiny_hf("qwen3"), tokenizer, name="t", fingerprint="t")
+    ids = model.render([{"role": "user", "content": "Hi"}])
+    assert tokenizer.decode(ids) == "Hi<think></think>"

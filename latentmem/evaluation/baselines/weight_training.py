@@ -199,6 +199,7 @@ def full_body(body: Transformer) -> tuple[Transformer, list[torch.nn.Parameter]]
             norm2=own(w.norm2),
             gate_up=matrix(w.gate_up),
             down=matrix(w.down),
+            qk_norm=w.qk_norm and (own(w.qk_norm[0]), own(w.qk_norm[1])),
         )
         for w in body.layers
     )
