@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,12 +34,12 @@ MOST_TOKENS = 512  # virtual tokens of a soft prompt that is made, or comes in a
 
 
 class LatentmemError(ValueError):
-    """What a user can cause and mend. The message is one sentence: what, value, remedy."""
+    """An error that a user can cause and fix. The message is one sentence: what, value, remedy."""
 
 
 def tried(store: Callable[[], object]) -> LatentmemError | None:
-    """What went wrong with storing: a full disk or a locked bank must not cost what was computed,
-    so it is said last."""
+    """The error of storing, None if it worked. A full disk or a locked bank must not lose what was
+    computed, so the caller reports the error last."""
     try:
         store()
     except LatentmemError as e:
@@ -208,7 +208,8 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """A latent memory: one soft prompt, the keys that find it, and where it came from. Immutable."""
+    """A latent memory: one soft prompt, the keys that find it, and where it came from. Immutable.
+    A latent memory: one soft prompt, the keys that find it, and where it came from. Immutable."""
 
     problem: Problem
     soft_prompt: np.ndarray  # [virtual tokens, hidden], float32
@@ -282,7 +283,8 @@ class MemoryInfo:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a memory; append-only. `detail` is a JSON object of plain values."""
+    """Something that happened to a memory; append-only. `detail` is a JSON object of plain values.
+    Something that happened to a memory; append-only. `detail` is a JSON object of plain values."""
 
     memory_id: str
     kind: EventKind
@@ -323,9 +325,8 @@ class Route:
     answer: str | None
     agreed: bool
     reason: str
-    scores: Mapping[str, float] = field(
-        default_factory=dict
-    )  # side -> verifier score, when they disagreed
+    # Side -> verifier score, when they disagreed.
+    scores: Mapping[str, float] = field(default_factory=dict)
     verifier: str = ""
 
 
@@ -381,20 +382,18 @@ class Distilled:
     kept: bool = False  # True once the bank has acknowledged it
 
 
-Record = (
-    Status | Delta | Trace | Vote | Step | Retrieval | Receipt | Distilled
-)  # what the engine's generators yield
+# What the engine's generators yield.
+Record = Status | Delta | Trace | Vote | Step | Retrieval | Receipt | Distilled
 
 
 def to_dict(record: Any) -> dict[str, Any]:
-    """A record as plain JSON values. Not for Memory, whose arrays the bank stores (`bank.py`)."""
+    """A record as plain JSON values. Not for Memory, whose arrays the bank stores."""
     assert not isinstance(record, Memory), "a Memory is stored by the bank"
     return asdict(record)
 
 
 def to_json(record: Any) -> str:
-    """One line of JSON; NaN and infinity are refused, because no JSON reader outside Python takes
-    them."""
+    """One line of JSON. Refuses NaN and infinity: no JSON reader outside Python takes them."""
     return json.dumps(to_dict(record), ensure_ascii=False, allow_nan=False)
 
 
@@ -402,14 +401,14 @@ def from_json(kind: type[R], text: str | bytes, what: str = "") -> R:
     """A record of the given kind from untrusted JSON, every member checked; `what` names the text
     in an error.
 
-    Raises LatentmemError naming the first member that is wrong. What is no finite number is
-    refused: no sum survives it.
+    Raises LatentmemError naming the first member that is wrong. Refuses numbers that are not
+    finite: no sum survives them.
     """
     from pydantic import ValidationError
 
     what = what or kind.__name__
     try:
-        return _checker(kind).validate_python(
+        return _checker(cast(Any, kind)).validate_python(
             (json.loads(text, parse_constant=_finite, parse_float=_finite),)
         )[0]
     except ValidationError as e:
@@ -428,11 +427,12 @@ def from_json(kind: type[R], text: str | bytes, what: str = "") -> R:
 
 @cache
 def _checker(kind: type) -> Any:
-    """For a tuple of one, as pydantic takes no config for a dataclass; kept, since compiling takes
-    longer than checking."""
+    """The checker of a tuple of one record, because pydantic takes no config for a dataclass.
+    Cached: compiling takes longer than checking."""
     from pydantic import ConfigDict, TypeAdapter
 
-    return TypeAdapter(tuple[kind], config=ConfigDict(allow_inf_nan=False))
+    one: Any = tuple[kind]  # type: ignore[valid-type]
+    return TypeAdapter(one, config=ConfigDict(allow_inf_nan=False))
 
 
 def _finite(text: str) -> float:

@@ -90,7 +90,7 @@ class Settings(BaseSettings):
         "the first vote.",
     )
     entropy_bonus: float = Field(
-        0.0, ge=0, le=10, description="Reward for unlikely tokens, lest all traces become alike."
+        0.0, ge=0, le=10, description="Reward for unlikely tokens, so that traces stay different."
     )
     max_shift: float = Field(
         0.0,
@@ -157,7 +157,7 @@ class Settings(BaseSettings):
 
     def __init__(self, /, **values: Any) -> None:
         if strange := next((name for name in values if name not in type(self).model_fields), None):
-            # Before pydantic sees it, which has names of its own.
+            # Before pydantic sees it: its error would not name the remedy.
             raise LatentmemError(f"There is no setting {strange!r}: `latentmem doctor` lists them.")
         try:
             super().__init__(**values)
@@ -177,8 +177,8 @@ WHY: Mapping[str, str] = {
     "rollouts": "As in the paper; not swept.",
     "temperature": "Half of the traces are right, pass@8 is 95 % (MultiArith). Sweep "
     "(recipes-more): 0.8 +1.5 points, 1.0 -2.0.",
-    "top_p": "What is trained is what was drawn: a cut-off tail would make the policy gradient "
-    "another one's.",
+    "top_p": "Training uses the probabilities of sampling: a cut-off tail would change the policy "
+    "gradient.",
     "max_new_tokens": "At 200, three of four traces on the examples were cut off and had no vote.",
     "virtual_tokens": "As in the paper. Sweep: 20 tokens +5.5 points, 5 tokens 0.0.",
     "init_text": "It does little by itself: untrained +1 point and -5 (runs). Sweep "

@@ -15,7 +15,10 @@ from latentmem.bank import Bank
 from latentmem.bank import notes as bank_notes
 from latentmem.records import Cluster, Event, Memory, Problem, Step, Trace, Vote
 
-WORDS = "the and of to step check box solve answer number add so first each total price left half think careful".split()
+WORDS = (
+    "the and of to step check box solve answer number add so first each total price left half "
+    "think careful".split()
+)
 THINGS = {  # family: what its problems are about
     "change": ("pens", "notebooks", "rulers", "crayons", "stickers"),
     "distance": ("train", "lorry", "cyclist", "tram", "walker"),

@@ -1,4 +1,4 @@
-"""The store of memories, which knows no torch: one SQLite file, overlays, archives, PEFT adapters."""
+"""The store of memories, without torch: one SQLite file, overlays, archives, PEFT adapters."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The shared form of a bank: a zip of manifest.json, memories.jsonl, events.jsonl and one
 safetensors file per memory.
 
-An archive comes from strangers: `bank_zip` guards the container; here every line is parsed by a
-checker, every array compared with its checksum and looked through, and every memory must hash to
-its id.
+An archive comes from strangers. The container has limits of size and number, every line is parsed
+by a checker, every array is compared with its checksum and checked for its numbers, and every
+memory must hash to its id.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from ..records import MOST_TOKENS, Event, LatentmemError, Memory, Step, Trace, f
 from . import serialization as codec
 from .database import Store, check_event
 
-# ---------- A zip archive as untrusted input: which members it may have, how large they may be, their checksums; and how one is written.
+# ---------- The container: which members a zip may have, their sizes and checksums; writing one.
 
 FORMAT, VERSION = "latentmem-bank", 1
 MANIFEST, MEMORIES, EVENTS = "manifest.json", "memories.jsonl", "events.jsonl"
@@ -119,7 +119,7 @@ def opened(
                 f"{source} cannot be read ({e.strerror or e}): choose an exported bank."
             ) from None
         with _sentence("The archive"):
-            archive = zipfile.ZipFile(_Bounded(file))  # type: ignore[arg-type]
+            archive = zipfile.ZipFile(cast("IO[bytes]", _Bounded(file)))
             size = file.seek(0, io.SEEK_END)
         members = _members(archive, size, most, most_bytes)
         yield archive, members
@@ -134,7 +134,7 @@ def read(archive: zipfile.ZipFile, name: str, what: str) -> bytes:
 def lines(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
     """The lines of a JSONL member, each within MAX_LINE. Raises LatentmemError."""
     with _sentence(f"{name} in the archive"), archive.open(name) as packed:
-        member = io.BufferedReader(packed, CHUNK)  # type: ignore[arg-type]
+        member = io.BufferedReader(cast("io.RawIOBase", packed), CHUNK)
         while line := member.readline(MAX_LINE + 1):
             if len(line) > MAX_LINE:
                 raise LatentmemError(
@@ -275,9 +275,8 @@ TENSORS = {"soft_prompt": "<f4"} | {f"key.{kind}": dtype for kind, dtype in code
 class ExportReport:
     memories: int
     events: int
-    refused: list[
-        str
-    ]  # one sentence for each memory that is damaged and left out, or that lacks damaged events
+    # One sentence for each memory that is damaged and left out, or that lacks damaged events.
+    refused: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,11 +306,11 @@ def export_zip(
 ) -> ExportReport:
     """Write the memories (all, or those in `ids`) and their events, but no receipts. The same bank
     gives the same bytes.
-    `lacking`: sentences about what should be in the archive and did not even come into this bank.
+    `lacking`: sentences about memories that belong in the archive but are not in this bank.
 
-    A path is replaced only once the archive is complete, and only by one that lacks nothing: what
-    is there may be the last good copy. Raises LatentmemError then, for a file that is no archive,
-    and when nothing can be written.
+    A file at `target` may be the last good copy: only an archive that lacks nothing replaces it.
+    Raises LatentmemError when one would, when the file is not an archive, and when nothing can be
+    written.
     """
     chosen = sorted(set(ids)) if ids is not None else store.ids()
     if len(chosen) > MAX_MEMORIES:
@@ -327,7 +326,7 @@ def export_zip(
         there = path.exists()
         if there and not zipfile.is_zipfile(path):
             raise LatentmemError(
-                f"{path} is there and is no archive: write to another name, such as "
+                f"{path} exists and is not an archive: write to another name, such as "
                 f"{path.stem}.zip."
             )
         with replacing(path) as part:
@@ -365,9 +364,8 @@ def _write(store: Store, file: IO[bytes], ids: list[str], lacking: Sequence[str]
                     for p in ("record", "traces", "steps")
                 )
                 line = b'{"id":"%s",%s}\n' % (ident.encode(), words)
-                if (
-                    len(line) > MAX_LINE or len(arrays) > MAX_ARRAYS
-                ):  # else `import` would refuse the whole archive
+                # `import` would refuse the whole archive.
+                if len(line) > MAX_LINE or len(arrays) > MAX_ARRAYS:
                     raise LatentmemError(
                         f"Memory {ident} is too large for an archive ({len(line) + len(arrays)} "
                         "bytes)."
@@ -411,7 +409,7 @@ def _write(store: Store, file: IO[bytes], ids: list[str], lacking: Sequence[str]
 
 def _events_of(store: Store, ident: str) -> tuple[list[Event], str]:
     """The whole events of a memory, and a sentence if some are damaged: an archive that lacks
-    events, such as a quarantine, must say so."""
+    events, such as a quarantine, must tell."""
     with store.reading() as db:
         rows = db.execute("SELECT * FROM events WHERE memory_id = ?", (ident,)).fetchall()
     whole = [codec.event_of(row) for row in rows if codec.event_is_whole(row)]
@@ -439,9 +437,9 @@ def import_zip(
     most: int = MAX_MEMORIES,
     most_bytes: int = MAX_TOTAL,
 ) -> ImportReport:
-    """Add what the archive holds and the bank does not. A memory comes whole or not at all; one
-    that is damaged, or was made by another model than `model`, is refused with a sentence while
-    the others come in.
+    """Add the memories and events of the archive that the bank lacks. A memory is added whole or
+    not at all. One that is damaged, or that another model than `model` made, is refused with a
+    sentence; the others are added.
 
     Raises LatentmemError, before anything is stored, when the archive as a whole is not to be
     trusted, or holds more than `most` memories or `most_bytes` unpacked.
@@ -463,8 +461,8 @@ def import_zip(
 
 
 class _Refusals:
-    """The first thousand sentences and the number of the others: a hostile archive has millions of
-    bad lines."""
+    """The first MAX_SENTENCES sentences and the number of the others: a hostile archive may have
+    millions of bad lines."""
 
     def __init__(self) -> None:
         self._first: list[str] = []
@@ -522,9 +520,9 @@ def _arrays_of(archive: zipfile.ZipFile, members: Members, ident: str) -> dict[s
 def _memory(words: _Line, arrays: dict[str, np.ndarray]) -> tuple[codec.Packed, Memory]:
     """One memory, checked as a whole: its words, its arrays, its id."""
     r, prompt = words.record, arrays.pop("soft_prompt", None)
-    if (
-        prompt is not None and len(prompt) > MOST_TOKENS
-    ):  # it would be read again and again, by everybody's model
+    if prompt is None:
+        raise LatentmemError(f"Memory {words.id} has no soft prompt: export it again.")
+    if len(prompt) > MOST_TOKENS:  # it would be read again and again, by everybody's model
         raise LatentmemError(
             f"Memory {words.id} has {len(prompt)} virtual tokens, more than the {MOST_TOKENS} "
             "allowed."

@@ -27,8 +27,9 @@ MOST = 2000  # receipts in a bank
 ROOM = 32 << 10  # mean bytes of a receipt; one of two times eight rollouts takes about 6,000
 # Keep the newest, as many as their number and their bytes allow.
 PRUNE = """DELETE FROM receipts WHERE seq <= (
-  SELECT MAX(seq) FROM (SELECT seq, ROW_NUMBER() OVER newest AS n, SUM(size) OVER newest AS bytes
-                        FROM receipts WINDOW newest AS (ORDER BY seq DESC)) WHERE n > ? OR bytes > ?)"""
+  SELECT MAX(seq) FROM (
+    SELECT seq, ROW_NUMBER() OVER newest AS n, SUM(size) OVER newest AS bytes
+    FROM receipts WINDOW newest AS (ORDER BY seq DESC)) WHERE n > ? OR bytes > ?)"""
 OF_MEMORY = "WHERE id IN (SELECT receipt_id FROM events WHERE memory_id = ?)"
 __all__ = ["Bank", "ExportReport", "ImportReport", "OtherKeys", "VerifyReport"]
 
@@ -43,10 +44,10 @@ class Bank:
     """Memories in one SQLite file, or in RAM (":memory:"). A context manager; any thread may use
     it.
 
-    What `put`, `record` and `keep_receipt` returned from has been synced to disk. Several processes
-    may use one file; a process that forked must open it again. Where a memory's id is asked for,
-    its beginning will do, from 4 characters on, if only one id begins so. Whatever a user can cause
-    raises LatentmemError.
+    When `put`, `record` or `keep_receipt` returns, the data is on the disk. Several processes may
+    use one file; a process that forked must open it again. An id may be shortened to its first
+    characters, from 4 on, if no other id begins with them. Every error that a user can cause is a
+    LatentmemError.
     """
 
     def __init__(
@@ -70,22 +71,23 @@ class Bank:
 
     # -------------------------------------------------------------- memories
     def put(self, memory: Memory) -> str:
-        """Keep a memory and return its id, once it is on disk. Keeping the same id again changes
+        """Keep a memory and return its id once it is on the disk. Keeping the same id again changes
         nothing.
 
-        Refuses NaN, wrong shapes, keys that are no unit vectors, and values JSON cannot hold.
+        Refuses NaN, wrong shapes, keys that are not unit vectors, and values that JSON cannot hold.
         """
         (ident,) = self.put_all([memory])
         return ident
 
     def put_all(self, memories: Sequence[Memory]) -> list[str]:
-        """Keep several memories, all or none, in one transaction; their ids."""
+        """Keep several memories in one transaction, all or none. Returns their ids."""
         packed = [codec.pack(memory) for memory in memories]
         self._store.add(list(zip(packed, memories, strict=True)))
         return [one.id for one in packed]
 
     def get(self, memory_id: str) -> Memory:
-        """The memory as it was put (kv keys rounded to float16), every checksum and its id checked."""
+        """The memory as it was put (kv keys rounded to float16). Checks its id and every checksum.
+        The memory as it was put (kv keys rounded to float16). Checks its id and every checksum."""
         return codec.unpack(self._store.packed(self._store.resolve(memory_id)))
 
     def delete(self, memory_id: str) -> None:
@@ -107,7 +109,7 @@ class Bank:
         return 0
 
     def owns(self, memory_id: str) -> bool:
-        """Whether the memory may be deleted by whoever has this bank."""
+        """Whether the caller may delete the memory."""
         return not self.read_only
 
     def check_room(self, wanted: int = 1) -> None:
@@ -140,8 +142,8 @@ class Bank:
         offset: int = 0,
         text: str | None = None,
     ) -> list[MemoryInfo]:
-        """Rows of the table, newest first. `text` is looked for, in any case, in the problem, the
-        label and the id."""
+        """Rows of the table, newest first. `text` is searched in the problem, the label and the id,
+        ignoring case."""
         where: list[str] = []
         values: list[Any] = []
         for condition, value in (
@@ -175,8 +177,8 @@ class Bank:
         Exact.
 
         `model`: only memories made by the model of this fingerprint; `source`: only those of this
-        data set; `exclude`: ids that shall not be found. Raises OtherKeys where all keys that could
-        be found have another length.
+        data set; `exclude`: ids to leave out. Raises OtherKeys when all keys that it could find
+        have another length.
         """
         query = key_index.check_query(key, k)
         codes, views = self._search_views(kind)
@@ -204,8 +206,8 @@ class Bank:
     def keys(
         self, kind: KeyKind, *, model: str | None = None, include_quarantined: bool = False
     ) -> tuple[list[str], np.ndarray]:
-        """All ids and their keys [n, d] float32, unit rows, in the order of storing; [0, 0] when
-        there are none."""
+        """All ids and their keys [n, d] float32, unit rows, in the order of storing; [0, 0] without
+        any."""
         codes, views = self._search_views(kind)
         found = {}
         for dim, view in views.items():
@@ -228,11 +230,11 @@ class Bank:
 
     # -------------------------------------------------------------- events
     def record(self, event: Event) -> Event:
-        """Append an event and return it with its id and time, once it is on disk."""
+        """Append an event and return it with its id and time once it is on the disk."""
         return self._store.add_event(event)
 
     def record_all(self, events: Sequence[Event]) -> None:
-        """Append several events, all or none, once they are on disk."""
+        """Append several events, all or none; they are on the disk when this returns."""
         self._store.add_new(events)
 
     def events(
@@ -252,11 +254,11 @@ class Bank:
         )
 
     def quarantine(self, memory_id: str, reason: str) -> Event:
-        """Keep a memory from being found, until it is released."""
+        """Hide a memory from search until it is released."""
         return self.record(Event(memory_id, "quarantined", detail={"reason": reason}))
 
     def release(self, memory_id: str) -> Event:
-        """Let a quarantined memory be found again."""
+        """Let search find a quarantined memory again."""
         return self.record(Event(memory_id, "released"))
 
     # -------------------------------------------------------------- receipts
@@ -347,8 +349,8 @@ class Bank:
         lacking: Sequence[str] = (),
     ) -> ExportReport:
         """Write memories (all, or these) and their events, but no receipts, as a zip; a damaged
-        memory is left out and named. `lacking`: sentences about what should be in it and is not
-        in this bank."""
+        memory is left out and named. `lacking`: sentences about memories that belong in it but
+        are not in this bank."""
         chosen = None if ids is None else [self._store.resolve(ident) for ident in ids]
         return archive.export_zip(self._store, target, chosen, lacking)
 
@@ -378,13 +380,13 @@ class Bank:
         )
 
     def verify(self) -> VerifyReport:
-        """Check the file, every checksum, every id and every reference. Problems are named, one
-        sentence each."""
+        """Check the file, every checksum, every id and every reference. Each problem is one
+        sentence."""
         return database.verify(self._store)
 
     def stats(self) -> dict[str, Any]:
-        """path, bytes, those of them in use for memories and events, journal_mode, sqlite version,
-        memories, ..."""
+        """The path, the size in bytes, the bytes that memories and events use, journal mode, SQLite
+        version, and counts."""
         with self._store.reading() as db:
 
             def one(sql: str) -> Any:
@@ -409,13 +411,13 @@ class Bank:
 
     # -------------------------------------------------------------- has anything changed
     def stamp(self) -> Hashable:
-        """Changes with anything that is written, by this process or another; events included.
-        Takes microseconds."""
+        """Changes whenever anything is written, events included, by this process or another. Takes
+        microseconds."""
         with self._store.reading() as db:
             return database.data_version(db), db.total_changes
 
     def memories_stamp(self) -> Hashable:
-        """Changes when a memory comes, goes, or goes into or out of quarantine; it may also change
+        """Changes when a memory is added, deleted, quarantined or released, and now and then
         without need."""
         with self._store.reading() as db:
             return database.data_version(db), self._store.writes
@@ -425,7 +427,8 @@ class Bank:
         of storing. Damaged ones are left out: `verify` names them."""
         after = -1
         while rows := self._store.soft_prompts(after, PROMPTS):
-            for after, ident, data, checksum in rows:
+            after = rows[-1][0]
+            for _, ident, data, checksum in rows:
                 prompt = codec.read_prompt(data, checksum, ident)
                 if prompt is not None:
                     yield ident, prompt

@@ -1,7 +1,5 @@
-"""The rows behind a bank: one connection, its lock and transactions; memories as bytes in and out;
-events.
-
-`Bank` is what the rest of the program uses; the archive and `verify` work on this.
+"""The rows behind a bank: one connection, its lock and transactions; memories as bytes; events;
+`verify`. The rest of the program uses `Bank`, which stands on this.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ class Store:
 
     def __init__(self, path: str, read_only: bool) -> None:
         self.path, self.read_only = path, read_only
-        # changes of this connection that search must see; those of others show in data_version
+        # writes of this connection that search must see; data_version shows those of others
         self.writes = 0
         self._lock = threading.RLock()
         self._pid = os.getpid()
@@ -40,15 +38,14 @@ class Store:
 
     def close(self) -> None:
         with self._lock:
-            if (
-                self._db is not None and os.getpid() == self._pid
-            ):  # closing a parent's file would drop its locks
+            # Closing a parent's file would drop its locks.
+            if self._db is not None and os.getpid() == self._pid:
                 self._db.close()
             self._db = None
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for this thread alone. SQLite's errors come out as LatentmemError."""
+        """The connection, for this thread alone. SQLite's errors become LatentmemError."""
         with self._lock, sentences(self.path):
             if os.getpid() != self._pid:
                 raise LatentmemError(
@@ -109,7 +106,7 @@ class Store:
         raise LatentmemError(f"There is no memory {str(memory_id)[:40]!r}: {hint}")
 
     def _beginning(self, prefix: str) -> list[str]:
-        """Up to four ids, in order, that begin with a prefix long enough to mean something."""
+        """Up to four ids, in order, that begin with this prefix if it is long enough."""
         if len(prefix) < MIN_PREFIX or len(prefix) > 40 or not prefix.isascii():
             return []
         with self.reading() as db:
@@ -125,8 +122,7 @@ class Store:
             return [row[0] for row in db.execute("SELECT id FROM memories ORDER BY id").fetchall()]
 
     def packed(self, memory_id: str) -> codec.Packed:
-        """The bytes of a memory, every checksum compared. Raises LatentmemError naming the memory
-        if one is wrong."""
+        """The bytes of a memory. Raises LatentmemError naming the memory if a checksum is wrong."""
         with self.reading() as db:
             try:
                 row = db.execute("SELECT seq FROM memories WHERE id = ?", (memory_id,)).fetchone()
@@ -169,7 +165,7 @@ class Store:
             ).fetchall()
 
     def add(self, batch: Sequence[tuple[codec.Packed, Memory]]) -> int:
-        """Add the memories that are not yet there, in one transaction; how many those were."""
+        """Add the memories that are not there yet, in one transaction; returns how many."""
         with self.writing() as db:
             added = sum(_insert(db, packed, memory) for packed, memory in batch)
             self.writes += 1
@@ -182,7 +178,7 @@ class Store:
 
     # -------------------------------------------------------------- events
     def add_event(self, event: Event) -> Event:
-        """Append one event; what it lacks of id and time is filled in."""
+        """Append one event; a missing id or time is filled in."""
         with self.writing() as db:
             ident = self.resolve(event.memory_id)
             (event,) = stamped(
@@ -196,8 +192,7 @@ class Store:
         return event
 
     def add_new(self, batch: Sequence[Event]) -> None:
-        """Append events that just happened, all or none: one transaction each would wait for the
-        disk every time."""
+        """Append new events in one transaction, all or none."""
         if not batch:
             return
         with self.writing() as db:
@@ -206,19 +201,19 @@ class Store:
             added, refused = insert_events(db, whole)
             if added < len(whole):
                 raise LatentmemError(
-                    refused[0] if refused else "An event was there already: nothing was taken down."
+                    refused[0] if refused else "An event was there already: nothing was recorded."
                 )
 
     def add_events(self, batch: Iterable[Event]) -> tuple[int, list[str]]:
-        """Add the complete events that are not yet there; how many those were, and what was
-        refused."""
+        """Add the complete events that are not there yet; returns how many, and what was refused.
+        Add the complete events that are not there yet; returns how many, and what was refused."""
         with self.writing() as db:
             self.writes += 1
             return insert_events(db, batch)
 
     def events(self, chosen: dict[str, str], limit: int = -1) -> list[Event]:
-        """Events whose columns have these values, newest first, without the damaged ones, which
-        `verify` names."""
+        """Events whose columns have these values, newest first. Damaged ones are left out: `verify`
+        names them."""
         where = " AND ".join(f"{column} = ?" for column in chosen) or "1"
         with self.reading() as db:
             rows = db.execute(
@@ -229,7 +224,7 @@ class Store:
 
 
 def check_event(event: Event) -> None:
-    """Raises LatentmemError when a bank would not take it."""
+    """Raises LatentmemError for an event that a bank refuses."""
     if event.kind not in get_args(EventKind):
         kinds = ", ".join(get_args(EventKind))
         raise LatentmemError(f"There is no kind of event {str(event.kind)[:40]!r}: use {kinds}.")
@@ -247,8 +242,8 @@ def check_event(event: Event) -> None:
         raise LatentmemError(
             f"The event has {len(whole)} bytes and the limit is {MOST_EVENT}: shorten its text."
         )
-    # The newest event decides whether a memory is in quarantine or has a tag: one of a time to come
-    # would outdo whatever another copy of the bank says until then.
+    # The newest event decides whether a memory is in quarantine or has a tag: an event from the
+    # future would override all others until then.
     if event.created and codec.stamp(event.created) > codec.now() + 86_400_000_000:
         raise LatentmemError(
             f"The event of {event.created} lies in the future: set the clock that wrote it."
@@ -258,9 +253,8 @@ def check_event(event: Event) -> None:
 def stamped(
     events: Sequence[Event], overridden: Callable[[Event], int] = lambda event: 0
 ) -> list[Event]:
-    """Events that just happened, checked, with what they lack of ids and times, which lie apart so
-    that their order stays, and after the time of what they override, even if the clock was set
-    back in between or another one was ahead."""
+    """New events, checked, with ids and times. The times keep their order and come after what the
+    events override, even if the clock was set back or another clock was ahead."""
     at = codec.now()
     for event in events:
         check_event(event)
@@ -300,7 +294,7 @@ def _insert(db: sqlite3.Connection, packed: codec.Packed, memory: Memory) -> boo
 
 
 def insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, list[str]]:
-    """Within a transaction: the complete events that are not yet there; how many those were, and
+    """Within a transaction, add the complete events that are not there yet; returns how many, and
     what was refused."""
     added, orphans, refused = 0, Counter[str](), []
     for event in batch:
@@ -309,8 +303,8 @@ def insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, 
         if known is not None:
             if known[0] != row["sha256"]:
                 refused.append(
-                    f"Event {event.id} differs from the one the bank has under this id: it was "
-                    "not taken."
+                    f"Event {event.id} differs from the one with this id in the bank: it was not "
+                    "added."
                 )
         elif not _has(db, "memories", event.memory_id):
             orphans[event.memory_id] += 1
@@ -319,15 +313,14 @@ def insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, 
             added += 1
     refused += [
         f"{count} events belong to memory {ident[:40]!r}, which the bank does not have: they were "
-        "not taken."
+        "not added."
         for ident, count in orphans.items()
     ]
     return added, refused
 
 
 def _overridden(db: sqlite3.Connection, event: Event) -> int:
-    """The time of the newest event that this one overrides, if it is of a kind of which the newest
-    decides."""
+    """The time of the newest event that this one overrides; 0 if it overrides none."""
     kinds = next((kinds for kinds in LAST_COUNTS if event.kind in kinds), None)
     if kinds is None:
         return 0
@@ -348,7 +341,7 @@ def _either(ids: list[str]) -> str:
     return " or ".join(a[: max(cut, 8)] for a, cut in zip(ids, cuts, strict=True))
 
 
-# ---------- Is a bank whole? The file, every checksum, every id, every listing entry, every receipt, every reference.
+# ---------- Is a bank whole? The file, every checksum, id, entry, receipt and reference.
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,9 +353,8 @@ class VerifyReport:
 
 
 def verify(store: Store) -> VerifyReport:
-    """Reads everything. Problems are collected, so that one damaged memory does not hide the next.
-    Another process may write meanwhile, and a long lock would stop it: what it deletes between
-    the listing and the reading is no problem."""
+    """Read everything and collect the problems, so that one damaged memory does not hide the next.
+    It holds no long lock: what another process deletes meanwhile is not a problem."""
     problems: list[str] = []
     with store.reading() as db:
         memories = _seqs(db, "memories", problems)
@@ -439,7 +431,7 @@ def _memory(store: Store, db: sqlite3.Connection, seq: int) -> Iterator[str]:
 
 
 def _gone(db: sqlite3.Connection, seq: int) -> bool:
-    """Whether a memory was deleted meanwhile, which a damaged page does not mean."""
+    """Whether a memory was deleted meanwhile; a damaged page says nothing about that."""
     try:
         return db.execute("SELECT 1 FROM memories WHERE seq = ?", (seq,)).fetchone() is None
     except sqlite3.DatabaseError as e:

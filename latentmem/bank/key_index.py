@@ -1,8 +1,6 @@
-"""Exact search in memory: the keys of one kind as matrices [n, d], grown row by row, never rebuilt
-for a query.
+"""Exact search in RAM: the keys of one kind as matrices [n, d] that grow row by row.
 
-A `View` is what one search sees: arrays that later puts do not touch. So a search runs outside the
-bank's lock.
+A search sees a `View`, arrays that later puts do not touch, so it runs outside the bank's lock.
 """
 
 from __future__ import annotations
@@ -58,13 +56,10 @@ class Block:
         """keys [m, d], unit rows; labels: (seq, id, name, model code, source code) each."""
         start, end = len(self.ids), len(self.ids) + len(keys)
         if end > len(self._buffer):
-            capacity = max(
-                end, 2 * start
-            )  # the first is as small as can be: a bank may hold long keys of many lengths
-            buffer, codes = (
-                np.empty((capacity, keys.shape[1]), np.float32),
-                np.empty((2, capacity), np.int32),
-            )
+            # The first is as small as possible: a bank may hold long keys of many lengths.
+            capacity = max(end, 2 * start)
+            buffer = np.empty((capacity, keys.shape[1]), np.float32)
+            codes = np.empty((2, capacity), np.int32)
             buffer[:start], codes[:, :start] = self._buffer[:start], self._codes[:, :start]
             self._buffer, self._codes = buffer, codes
         self._buffer[start:end] = keys
@@ -149,17 +144,16 @@ class KeyIndex:
         return self.codes.setdefault(label, len(self.codes))
 
     def _decode(self, data: bytes, checksum: str) -> np.ndarray | None:
-        """The key in bytes whose sha256 is right. Their layout is our own (`save_key`): 8 bytes of
-        header length, the header, the numbers; reading it directly is ten times faster than a
-        general reader, for every key of a bank."""
+        """The key in these bytes, None if their sha256 is wrong. `save_key` writes 8 bytes of
+        header length, the header and the numbers; reading that directly is ten times faster than
+        the general reader."""
         if not isinstance(data, bytes) or hashlib.sha256(data).hexdigest() != checksum:
             return None
         dtype = np.dtype(KEY_DTYPE[self.kind])
         start = 8 + int.from_bytes(data[:8], "little")
         whole = start < len(data) and (len(data) - start) % dtype.itemsize == 0
-        fits = (
-            len(data) - start <= MOST_KEY * dtype.itemsize
-        )  # an older latentmem let longer ones in
+        # An older latentmem accepted longer ones.
+        fits = len(data) - start <= MOST_KEY * dtype.itemsize
         return np.frombuffer(data, dtype, offset=start) if whole and fits else None
 
 
@@ -228,8 +222,7 @@ def _cosines(rows: np.ndarray, query: np.ndarray) -> np.ndarray:
 
 
 class OtherKeys(LatentmemError):
-    """A search key that no key of the bank can be compared with: another embedder or model made
-    them."""
+    """A search key that fits no key of the bank: another embedder or model made those."""
 
 
 def check_query(key: np.ndarray, k: int) -> np.ndarray:

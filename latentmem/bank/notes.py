@@ -1,6 +1,5 @@
-"""Notes and tags on memories. Both are events, as everything that happens to a memory is: nothing
-is overwritten, and a union of two banks keeps them. A removal is an event too; the newest event
-about a tag or a note decides."""
+"""Notes and tags on memories. Both are events, so nothing is overwritten, and a union of two banks
+keeps them. A removal is an event, too: the newest event about a tag or a note decides."""
 
 from __future__ import annotations
 
@@ -36,8 +35,7 @@ def clean_tag(name: str) -> str:
 
 
 def tag(bank: MemoryBank, memory_ids: Iterable[str], name: str, on: bool = True) -> int:
-    """Gives memories a tag, or takes it away; how many did not have (or had) it before. Raises
-    LatentmemError."""
+    """Give memories a tag, or remove it; returns how many changed. Raises LatentmemError."""
     word, has = clean_tag(name), tags(bank)
     ids = [bank.info(i).id if i not in bank else i for i in memory_ids]
     changed = [i for i in dict.fromkeys(ids) if (word in has.get(i, ())) != on]
@@ -46,7 +44,7 @@ def tag(bank: MemoryBank, memory_ids: Iterable[str], name: str, on: bool = True)
 
 
 def tags(bank: MemoryBank, memory_id: str | None = None) -> dict[str, tuple[str, ...]]:
-    """Memory id -> its tags in alphabetical order, of all memories that have one, or of this one."""
+    """Memory id -> its tags in alphabetical order, of all tagged memories or of this one."""
     state: dict[tuple[str, str], bool] = {}
     for event in bank.events(memory_id, kind="tag"):  # newest first, so the first one seen decides
         word, on = event.detail.get("tag"), event.detail.get("on", True)
@@ -60,7 +58,7 @@ def tags(bank: MemoryBank, memory_id: str | None = None) -> dict[str, tuple[str,
 
 
 def _fits(word: str) -> bool:
-    """Whether a stored tag is one: banks come from elsewhere, too."""
+    """Whether a stored tag is valid: banks come from elsewhere, too."""
     try:
         return clean_tag(word) == word
     except LatentmemError:
@@ -68,7 +66,7 @@ def _fits(word: str) -> bool:
 
 
 def add_note(bank: MemoryBank, memory_id: str, text: str) -> Note:
-    """Keeps a note. Raises LatentmemError."""
+    """Keep a note. Raises LatentmemError."""
     clean = str(text).encode("utf-8", "replace").decode().strip()
     if not clean:
         raise LatentmemError("The note is empty: write something.")
@@ -81,7 +79,7 @@ def add_note(bank: MemoryBank, memory_id: str, text: str) -> Note:
 
 
 def remove_note(bank: MemoryBank, memory_id: str, note_id: str) -> None:
-    """Takes a note away. Raises LatentmemError if the memory has no such note."""
+    """Remove a note. Raises LatentmemError if the memory does not have it."""
     if note_id not in {n.id for n in notes(bank, memory_id).get(bank.info(memory_id).id, ())}:
         raise LatentmemError(f"There is no note {str(note_id)[:40]!r}: it was removed meanwhile.")
     bank.record(Event(memory_id, "note", detail={"removes": note_id}))

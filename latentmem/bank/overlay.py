@@ -1,4 +1,4 @@
-"""A bank of one's own over a shared one: reads see both, everything written stays in the own one."""
+"""A visitor's own bank over a shared one: reads see both, writes go to the own one."""
 
 from __future__ import annotations
 
@@ -30,13 +30,12 @@ from .serialization import iso, now, stamp
 if TYPE_CHECKING:
     import numpy as np
 
-# ---------- Events on the memories of a bank that is only read: kept in memory, beside it.
+# ---------- Events on shared memories, kept in RAM beside the shared bank.
 
 MOST_EVENTS = 2000
 STATES = ("quarantined", "released")
-USES = {
-    f.name for f in fields(Counters)
-}  # events that answers leave behind; the others are a person's
+# Kinds of events that answers leave; the other kinds come from a person.
+USES = {f.name for f in fields(Counters)}
 
 
 class PrivateEvents:
@@ -52,15 +51,14 @@ class PrivateEvents:
             return [e for e in self._events if memory_id in (None, e.memory_id)]
 
     def add(self, events: Sequence[Event]) -> list[Event]:
-        """Take down events that just happened, with ids and times; all or none. Raises
-        LatentmemError."""
+        """Record new events with ids and times, all or none. Raises LatentmemError."""
         made = stamped(events)
         with self._lock:
             self._events = thinned([*self._events, *made])
         return made
 
     def reset(self, events: list[Event]) -> None:
-        """Go back to what `of` said."""
+        """Restore what `of` returned."""
         with self._lock:
             self._events = events
 
@@ -70,9 +68,9 @@ class PrivateEvents:
 
 
 def thinned(events: list[Event]) -> list[Event]:
-    """At most MOST_EVENTS: the oldest that answers left go first, then what a later event
-    overrides: a quarantine must not lapse by answering on. Raises LatentmemError when a person's
-    own are too many."""
+    """At most MOST_EVENTS of these. The oldest events of answers go first, then events that a later
+    one overrides, so that more answers never end a quarantine. Raises LatentmemError when a
+    person's own events are too many."""
     over = len(events) - MOST_EVENTS
     if over <= 0:
         return events
@@ -93,8 +91,8 @@ def thinned(events: list[Event]) -> list[Event]:
 
 
 def _about(event: Event) -> tuple[str, str, str]:
-    """What the newest event decides: a tag, or whether a memory is in quarantine. Of all else each
-    counts."""
+    """What an event is about. Of events about the same tag, or about quarantine, the newest
+    decides; all others count one by one."""
     if event.kind in STATES:
         return event.memory_id, "state", ""
     return (
@@ -105,8 +103,7 @@ def _about(event: Event) -> tuple[str, str, str]:
 
 
 def weight(events: Iterable[Event]) -> int:
-    """Bytes that a person's words ask for. What answers leave, and what takes something back, asks
-    for none."""
+    """Bytes of new notes and tags. Events of answers, and removals, count as none."""
     return sum(
         len(str(e.detail))
         for e in events
@@ -116,20 +113,17 @@ def weight(events: Iterable[Event]) -> int:
     )
 
 
-MOST_BYTES = 64 << 20  # of an uploaded archive, unpacked: twenty memories take four
-MOST_OWN = (
-    16 << 20
-)  # bytes of all that is one's own; a shared app may hold hundreds of overlays in memory
+MOST_BYTES = 64 << 20  # bytes of an uploaded archive, unpacked; twenty memories take 4 MiB
+# Bytes of one visitor's data: a shared app may hold hundreds of overlays in RAM.
+MOST_OWN = 16 << 20
 MOST_RECEIPTS = 100  # in one overlay
 
 
 class Overlay:
-    """What a visitor of a shared app has for a bank: `curated`, which is never written to, and
-    `own`, in memory.
+    """A visitor's bank in a shared app: `curated`, which is never written to, and `own`, in RAM.
 
-    At most `most` memories of one's own, those
-    that come in an archive of at most `longest` virtual tokens. What happens to a shared memory
-    here is kept beside it and ends with the overlay.
+    `own` holds at most `most` memories; those from an archive have at most `longest` virtual
+    tokens. Events on shared memories are kept beside `curated` and end with the overlay.
     """
 
     read_only = False
@@ -153,13 +147,13 @@ class Overlay:
         return self.curated.path
 
     def close(self) -> None:
-        """Forget what is one's own. The shared bank stays open."""
+        """Forget the own memories. The shared bank stays open."""
         self.own.close()
 
     # -------------------------------------------------------------- memories
     def put(self, memory: Memory) -> str:
-        """Keep a memory of one's own and return its id. Raises LatentmemError when there is no room
-        for it."""
+        """Keep a memory in the own bank and return its id. Raises LatentmemError when it is full.
+        Keep a memory in the own bank and return its id. Raises LatentmemError when it is full."""
         if memory.id in self:
             return memory.id
         self.check_room(1)
@@ -168,16 +162,16 @@ class Overlay:
 
     @property
     def private(self) -> int:
-        """Number of memories of one's own."""
+        """Number of own memories."""
         return len(self.own)
 
     @property
     def untouched(self) -> bool:
-        """Whether there is no memory of one's own, and nothing was done to a shared one."""
+        """Whether there is no own memory and no event on a shared one."""
         return not (len(self.own) or self._beside.of())
 
     def check_room(self, wanted: int = 1) -> None:
-        """Raises LatentmemError when that many more memories of one's own are too many."""
+        """Raises LatentmemError when the own bank has no room for that many more memories."""
         if len(self.own) + wanted > self.most:
             raise LatentmemError(
                 f"{len(self.own) + wanted} memories are more than the {self.most} of your own "
@@ -188,20 +182,20 @@ class Overlay:
     def _check_bytes(self, more: int) -> None:
         if self.own.stats()["used"] + self._beside.bytes + more > self.most_bytes:
             raise LatentmemError(
-                f"What is your own here would take more than the {self.most_bytes >> 20} MiB that "
+                f"Your own data here would take more than the {self.most_bytes >> 20} MiB that "
                 "this shared app keeps for you: delete some memories, or run latentmem on your "
                 "own computer."
             )
 
     def owns(self, memory_id: str) -> bool:
-        """Whether a memory is one's own, so that it can be deleted."""
+        """Whether a memory is an own one, which may be deleted."""
         return memory_id in self.own
 
     def get(self, memory_id: str) -> Memory:
         return self._home(memory_id).get(memory_id)
 
     def delete(self, memory_id: str) -> None:
-        """Delete one's own memory. Raises LatentmemError for a shared one."""
+        """Delete an own memory. Raises LatentmemError for a shared one."""
         home = self._home(memory_id)
         if home is not self.own:
             raise LatentmemError(
@@ -241,11 +235,11 @@ class Overlay:
         return rows[first:] if limit is None else rows[first : first + max(limit, 0)]
 
     def _seen(self, info: MemoryInfo) -> MemoryInfo:
-        """A row with what happened here added to it."""
+        """A row with the events of this overlay added."""
         here = self._beside.of(info.id)
         if not here:
             return info
-        kinds = [e.kind for e in here]
+        kinds: list[str] = [e.kind for e in here]
         counters = Counters(
             **{
                 f.name: getattr(info.counters, f.name) + kinds.count(f.name)
@@ -295,7 +289,8 @@ class Overlay:
         """The k most similar memories of both banks, best first, ties by id; rank and margin are
         those of the union."""
         shut = () if include_quarantined else self._shut()
-        hits, other = [], None
+        hits: list[Hit] = []
+        other = None
         for bank in (self.own, self.curated):
             try:
                 hits += bank.search(
@@ -307,7 +302,7 @@ class Overlay:
                     exclude=[*exclude, *shut],
                     include_quarantined=include_quarantined,
                 )
-            except OtherKeys as e:  # of one bank: the other may have what is looked for
+            except OtherKeys as e:  # in one bank; the other may have the right keys
                 other = e
         if other and not hits:
             raise other
@@ -319,15 +314,15 @@ class Overlay:
         )[:k]
 
     def _shut(self) -> list[str]:
-        """Shared memories that were put in quarantine here."""
+        """Shared memories that this visitor quarantined."""
         last = {e.memory_id: e.kind for e in self._beside.of() if e.kind in STATES}
         return [memory_id for memory_id, kind in last.items() if kind == STATES[0]]
 
     def keys(
         self, kind: KeyKind, *, model: str | None = None, include_quarantined: bool = False
     ) -> tuple[list[str], np.ndarray]:
-        """All ids and their keys [n, d] float32: the shared ones, then one's own; [0, 0] when there
-        are none."""
+        """All ids and their keys [n, d] float32: the shared ones, then the own; [0, 0] without any.
+        All ids and their keys [n, d] float32: the shared ones, then the own; [0, 0] without any."""
         import numpy as np
 
         parts = [
@@ -350,7 +345,7 @@ class Overlay:
 
     # -------------------------------------------------------------- events
     def record(self, event: Event) -> Event:
-        """Take down what happened; on a shared memory it stays here. Raises LatentmemError when
+        """Record an event; one on a shared memory stays in this overlay. Raises LatentmemError when
         there is no room for it."""
         self._check_words([event])
         if (home := self._home(event.memory_id)) is self.own:
@@ -358,9 +353,10 @@ class Overlay:
         return self._beside.add([self._shared(event)])[0]
 
     def record_all(self, events: Sequence[Event]) -> None:
-        """The same for several events, all or none."""
+        """Record several events, all or none."""
         self._check_words(events)
-        mine, shared = [], []
+        mine: list[Event] = []
+        shared: list[Event] = []
         for event in events:
             (mine if self._home(event.memory_id) is self.own else shared).append(event)
         before = self._beside.of()
@@ -372,20 +368,15 @@ class Overlay:
             raise
 
     def _shared(self, event: Event) -> Event:
-        """With the whole id. Of tags the newest event decides, so it comes after one of a clock
-        that is ahead."""
+        """The event with the whole id. Of tags the newest event decides, so a new one is dated
+        after the last, even if another clock was ahead."""
         ident = self.curated.info(event.memory_id).id
-        last = (
-            self.events(ident, kind="tag", limit=1)
-            if event.kind == "tag" and not event.created
-            else ()
-        )
-        ahead = bool(last) and stamp(last[0].created) >= now()
-        return replace(
-            event,
-            memory_id=ident,
-            created=iso(stamp(last[0].created) + 1) if ahead else event.created,
-        )
+        created = event.created
+        if event.kind == "tag" and not created:
+            last = self.events(ident, kind="tag", limit=1)
+            if last and (at := stamp(last[0].created)) >= now():
+                created = iso(at + 1)
+        return replace(event, memory_id=ident, created=created)
 
     def _check_words(self, events: Sequence[Event]) -> None:
         if more := weight(events):
@@ -399,7 +390,7 @@ class Overlay:
         receipt_id: str | None = None,
         limit: int | None = None,
     ) -> list[Event]:
-        """Events of both banks and of here, newest first."""
+        """Events of both banks and of this overlay, newest first."""
         chosen: dict[str, Any] = {"kind": kind, "receipt_id": receipt_id, "limit": limit}
         if memory_id is None:
             stored, here = (
@@ -416,12 +407,12 @@ class Overlay:
         return sorted([*stored, *here], key=lambda e: stamp(e.created), reverse=True)[:limit]
 
     def quarantine(self, memory_id: str, reason: str) -> Event:
-        """Keep a memory from being found; a shared one only here."""
+        """Hide a memory from search; a shared one only in this overlay."""
         return self.record(Event(memory_id, "quarantined", detail={"reason": reason}))
 
     def release(self, memory_id: str) -> Event:
-        """Let a memory be found again. Raises LatentmemError if it was the keeper who shut a shared
-        one away."""
+        """Let search find a memory again. Raises LatentmemError for a shared one that its keeper
+        quarantined."""
         home = self._home(memory_id)
         if home is self.curated and home.info(memory_id).quarantined:
             raise LatentmemError(
@@ -432,19 +423,19 @@ class Overlay:
 
     # -------------------------------------------------------------- receipts
     def keep_receipt(self, receipt: Receipt, events: Sequence[Event] = ()) -> None:
-        """Keep the receipt of an answer here, with what it leaves with the memories of both banks."""
+        """Keep the receipt of an answer, and its events on the memories of both banks."""
         self.own.keep_receipt(receipt, [e for e in events if e.memory_id in self.own])
         for event in events:
             if event.memory_id not in self.own and event.memory_id in self.curated:
                 self.record(event)
 
     def receipt(self, receipt_id: str) -> Receipt:
-        """One of the receipts of here. Those of the shared bank are its keeper's: nobody else is
-        shown what they asked."""
+        """One of the visitor's receipts. Those of the shared bank show what its keeper asked, so
+        nobody else sees them."""
         return self.own.receipt(receipt_id)
 
     def receipts(self, memory_id: str | None = None, *, limit: int | None = None) -> list[Receipt]:
-        """The receipts of here, of all answers or of those in which a memory took part, newest
+        """The visitor's receipts, of all answers or of those that a memory took part in, newest
         first."""
         if memory_id is None:
             return self.own.receipts(limit=limit)
@@ -454,21 +445,21 @@ class Overlay:
         ]
 
     def asked(self, memory_id: str) -> dict[str, str]:
-        """Receipt id -> problem, of the answers given here in which a memory took part, newest
-        first."""
+        """Receipt id -> problem of the visitor's answers that a memory took part in, newest first.
+        Receipt id -> problem of the visitor's answers that a memory took part in, newest first."""
         return {r.id: r.problem.text for r in self.receipts(memory_id)}
 
     def forget(self, receipt_ids: Collection[str] | None = None) -> int:
-        """Delete these receipts of here, or all; how many those were."""
+        """Delete these receipts of the visitor, or all; returns how many."""
         return self.own.forget(receipt_ids)
 
     # -------------------------------------------------------------- has anything changed
     def stamp(self) -> Hashable:
-        """Changes with anything that is written to either bank or happens here."""
+        """Changes whenever anything is written to either bank or recorded here."""
         return self.curated.stamp(), self.own.stamp(), self._newest()
 
     def memories_stamp(self) -> Hashable:
-        """Changes when a memory of either bank comes, goes, or goes into or out of quarantine."""
+        """Changes when a memory of either bank is added, deleted, quarantined or released."""
         return self.curated.memories_stamp(), self.own.memories_stamp(), self._newest()
 
     def _newest(self) -> str:
@@ -476,8 +467,8 @@ class Overlay:
         return newest[0].id if newest else ""
 
     def soft_prompts(self) -> Iterator[tuple[str, np.ndarray]]:
-        """(memory id, soft prompt [virtual tokens, hidden] float32): the shared ones, then one's
-        own."""
+        """(memory id, soft prompt [virtual tokens, hidden] float32): the shared ones, then the own.
+        (memory id, soft prompt [virtual tokens, hidden] float32): the shared ones, then the own."""
         yield from self.curated.soft_prompts()
         yield from self.own.soft_prompts()
 
@@ -485,8 +476,8 @@ class Overlay:
     def export_zip(
         self, target: str | Path | IO[bytes], ids: Collection[str] | None = None
     ) -> ExportReport:
-        """Write memories as a zip: those named, else all of one's own. Raises LatentmemError when
-        there are none."""
+        """Write memories as a zip: those named, else all own ones. Raises LatentmemError without
+        any."""
         chosen = [i.id for i in self.own.infos()] if ids is None else [self.info(i).id for i in ids]
         if not chosen:
             raise LatentmemError("You have no memory of your own here yet: distil one first.")
@@ -506,8 +497,8 @@ class Overlay:
     def import_zip(
         self, source: str | Path | IO[bytes], *, model: str | None = None
     ) -> ImportReport:
-        """Add the memories of an exported bank that are in neither bank. All or, without room for
-        all, none."""
+        """Add the memories of an exported bank that are in neither bank: all of them, or none when
+        there is not room for all."""
         with Bank(":memory:") as read:
             report = read.import_zip(
                 source, model=model, most=self.most + len(self), most_bytes=MOST_BYTES
@@ -538,7 +529,8 @@ class Overlay:
         self._home(memory_id).export_peft(memory_id, folder, base_model=base_model)
 
     def stats(self) -> dict[str, Any]:
-        """The shared bank's, with all memories counted and one's own beside them."""
+        """Those of the shared bank, with the memories of both counted, and the own ones by
+        themselves."""
         return self.curated.stats() | {
             "memories": len(self),
             "own": len(self.own),
@@ -547,8 +539,8 @@ class Overlay:
 
 
 def _copied(bank: MemoryBank, ids: Iterable[str]) -> tuple[BytesIO, list[str]]:
-    """Some memories of a bank and their events, as an archive to be read, and a sentence for what
-    is not in it."""
+    """Some memories of a bank and their events as an archive, and a sentence for each that is not
+    in it."""
     archive = BytesIO()
     report = bank.export_zip(archive, list(ids))
     archive.seek(0)

@@ -1,5 +1,5 @@
-"""The SQLite side of the bank: tables, how a file is opened, and what SQLite's errors mean in one
-sentence."""
+"""The SQLite side of the bank: its tables, how a file is opened, and a sentence for each of
+SQLite's errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ CREATE TABLE events (
 CREATE INDEX events_memory ON events (memory_id, kind);
 CREATE INDEX events_receipt ON events (receipt_id);
 CREATE INDEX events_at ON events (at, id);
-CREATE INDEX events_state ON events (memory_id, at, id, kind) WHERE kind IN ('quarantined', 'released');
+CREATE INDEX events_state ON events (memory_id, at, id, kind)
+  WHERE kind IN ('quarantined', 'released');
 """,
     """
 CREATE TABLE receipts (
@@ -55,7 +56,8 @@ CREATE TABLE receipts (
 SCHEMA_VERSION = len(STEPS)
 # The last of the two events is the state; ties by event id, so that every merged copy of a bank
 # agrees.
-STATE = """(SELECT s.kind FROM events s WHERE s.memory_id = m.id AND s.kind IN ('quarantined', 'released')
+STATE = """(SELECT s.kind FROM events s
+            WHERE s.memory_id = m.id AND s.kind IN ('quarantined', 'released')
             ORDER BY s.at DESC, s.id DESC LIMIT 1)"""
 COUNTERS = ("retrieved", "used", "agreed", "verifier_won", "helped", "hurt")
 INFO_COLUMNS = (
@@ -79,18 +81,20 @@ INFO_COLUMNS = (
 def infos_sql(where: list[str]) -> str:
     """One query for the page and the counters of its memories; parameters: those of `where`, then
     limit, offset."""
+    condition = "WHERE " + " AND ".join(where) if where else ""
+    columns = ", ".join("page." + c for c in (*INFO_COLUMNS, "quarantined"))
     sums = ", ".join(f"COALESCE(SUM(e.kind = '{kind}'), 0) AS n_{kind}" for kind in COUNTERS)
     return f"""
         WITH page AS (
           SELECT m.*, COALESCE({STATE} = 'quarantined', 0) AS quarantined FROM memories m
-          {"WHERE " + " AND ".join(where) if where else ""} ORDER BY m.at DESC, m.seq DESC LIMIT ? OFFSET ?)
-        SELECT {", ".join("page." + c for c in INFO_COLUMNS)}, page.at AS at, page.seq AS seq, page.quarantined, {sums}
+          {condition} ORDER BY m.at DESC, m.seq DESC LIMIT ? OFFSET ?)
+        SELECT {columns}, {sums}
         FROM page LEFT JOIN events e ON e.memory_id = page.id
         GROUP BY page.seq ORDER BY page.at DESC, page.seq DESC"""
 
 
 def info_of(row: sqlite3.Row) -> MemoryInfo | None:
-    """A row of the table; None when it is too damaged to show, which `verify` tells."""
+    """A row of the table; None when it is too damaged to show: `verify` names it."""
     try:
         problem = Problem(
             row["problem_text"], row["problem_id"], row["problem_answer"], row["source"]
@@ -138,7 +142,7 @@ _UNFINISHED = (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVER
 _SENTENCES = {
     **dict.fromkeys(
         _UNFINISHED,
-        "{path} was left in the middle of a write, and reading alone cannot mend that: "
+        "{path} was left in the middle of a write, which reading alone cannot repair: "
         "open it once where it may be written, for example with `latentmem verify`.",
     ),
     sqlite3.SQLITE_FULL: "The disk that holds {path} is full, so nothing was stored: free some "
@@ -161,7 +165,7 @@ _SENTENCES = {
 
 @contextmanager
 def sentences(path: str) -> Iterator[None]:
-    """Turns what SQLite says into a LatentmemError. Errors that only a bug can cause pass through."""
+    """Turn SQLite's errors into LatentmemError. Errors that only a bug can cause pass through."""
     try:
         yield
     except sqlite3.Error as e:
@@ -193,7 +197,7 @@ def wal_is_safe(version: tuple[int, int, int]) -> bool:
 
 
 def connect(path: str, read_only: bool) -> sqlite3.Connection:
-    """An open, checked and, where it was empty, created bank. Raises LatentmemError."""
+    """Open and check a bank; an empty file becomes one. Raises LatentmemError."""
     with sentences(path):
         db = _open(path, read_only)
         try:
@@ -213,11 +217,13 @@ def place(path: str | Path) -> str:
     try:
         return str(Path(path).expanduser())
     except RuntimeError as e:
-        raise LatentmemError(f"The bank {path} has no place ({e}): write the whole path.") from None
+        raise LatentmemError(
+            f"The bank {path} cannot be found ({e}): write the whole path."
+        ) from None
 
 
 def _address(file: Path, read_only: bool) -> str:
-    """The file as SQLite's URI; its folder is made for one that is to be written."""
+    """The file as SQLite's URI. Makes the folder of a file that will be written."""
     try:
         if read_only and not file.is_file():
             raise LatentmemError(
@@ -254,8 +260,8 @@ def _open(path: str, read_only: bool) -> sqlite3.Connection:
 
 
 def _read_mode(file: Path) -> str:
-    """A bank left in WAL mode needs two files beside it even to be read. Where its folder cannot be
-    written and no one is writing (there is no -wal file), `immutable` reads it without them."""
+    """A bank left in WAL mode needs two files beside it even for reading. Where its folder cannot
+    be written and nobody is writing (there is no -wal file), `immutable` reads it without them."""
     with file.open("rb") as f:
         wal = f.read(20)[18:19] == b"\x02"
     alone = wal and not Path(f"{file}-wal").exists() and not os.access(file.parent, os.W_OK)
@@ -263,15 +269,12 @@ def _read_mode(file: Path) -> str:
 
 
 def _check(db: sqlite3.Connection, path: str, read_only: bool) -> None:
-    """Refuses a file that is no bank or a newer one; creates the tables in an empty file, and what
-    an older one lacks."""
-    for pragma in (
-        "foreign_keys = ON",
-        "trusted_schema = OFF",
-        "cell_size_check = ON",
-        "secure_delete = ON",
-    ):  # what was deleted is overwritten
-        db.execute(f"PRAGMA {pragma}")
+    """Refuse a file that is not a bank, or a newer one; create the tables that an empty or older
+    one lacks."""
+    # secure_delete overwrites what is deleted.
+    for name in ("foreign_keys", "cell_size_check", "secure_delete"):
+        db.execute(f"PRAGMA {name} = ON")
+    db.execute("PRAGMA trusted_schema = OFF")
     if (
         not _objects(db)
         and _pragma(db, "user_version") == 0
@@ -304,8 +307,8 @@ def _check(db: sqlite3.Connection, path: str, read_only: bool) -> None:
 
 
 def _seen(db: sqlite3.Connection) -> tuple[int, int, set[tuple[str, ...]]]:
-    """application_id, user_version and the tables, of one moment: another process may just be
-    bringing the bank up."""
+    """application_id, user_version and the tables at one moment: another process may be updating
+    the bank."""
     db.execute("BEGIN")
     try:
         return _pragma(db, "application_id"), _pragma(db, "user_version"), _objects(db)
@@ -316,9 +319,7 @@ def _seen(db: sqlite3.Connection) -> tuple[int, int, set[tuple[str, ...]]]:
 
 def _upgrade(db: sqlite3.Connection) -> None:
     """The steps that an empty or older bank lacks, all or none."""
-    db.execute(
-        "BEGIN IMMEDIATE"
-    )  # another process may be at it, too: whoever comes second finds it done
+    db.execute("BEGIN IMMEDIATE")  # another process may do the same: the second finds it done
     try:
         version = _pragma(db, "user_version")
         if version or not _objects(db):

@@ -1,7 +1,7 @@
 """A Memory as bytes and back: JSON for words, safetensors for numbers, sha256 over each. No SQL and
 no files here.
 
-What comes back from disk or from an archive is untrusted: `unpack` checks every member, shape and
+Bytes from the disk or from an archive are untrusted: `unpack` checks every member, shape and
 number, and that the id is the hash of the content.
 """
 
@@ -32,27 +32,24 @@ from ..records import (
 
 T = TypeVar("T")
 PARTS = ("record", "traces", "steps", "soft_prompt")
-KEY_DTYPE = {
-    "input": "<f4",
-    "kv": "<f2",
-}  # kv keys are long (layers x heads x 2); float16 halves them
+# kv keys are long (layers x heads x 2): float16 halves them.
+KEY_DTYPE = {"input": "<f4", "kv": "<f2"}
 UNIT_TOLERANCE = 1e-3  # a unit vector rounded to float16 is off by up to 5e-4
-MOST_KEY = (
-    1 << 20
-)  # numbers of a key; a model without grouped heads makes long ones: Llama-2-13B kv keys of 409,600
-# of a soft prompt; embeddings are below 10, and what overflows in bfloat16 breaks a whole batch
+# Numbers of a key. A model without grouped heads makes long ones: Llama-2-13B kv keys of 409,600.
+MOST_KEY = 1 << 20
+# Size of a number in a soft prompt. Embeddings are below 10; an overflow in bfloat16 breaks a whole
+# batch.
 MOST_NUMBER = 1e4
 FILE = {"path", "meta"}
-MOST_TEXT = (
-    200  # characters that a stored receipt keeps of a trace; what it decided is in the votes
-)
+# Characters of a trace in a stored receipt; the votes hold what it decided.
+MOST_TEXT = 200
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 assert KEY_DTYPE.keys() == set(get_args(KeyKind))
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a Memory says about itself, without its arrays, traces and curve."""
+    """A Memory without its arrays, traces and curve."""
 
     problem: Problem
     model: str
@@ -143,8 +140,9 @@ def read_prompt(data: Any, checksum: str, ident: str) -> np.ndarray | None:
         prompt = load_arrays(data, ident).get("soft_prompt")
     except LatentmemError:
         return None
-    whole = prompt is not None and prompt.ndim == 2 and prompt.size and np.isfinite(prompt).all()
-    return prompt.astype(np.float32, copy=False) if whole else None
+    if prompt is None or prompt.ndim != 2 or not prompt.size or not np.isfinite(prompt).all():
+        return None
+    return prompt.astype(np.float32, copy=False)
 
 
 def save_key(kind: str, key: np.ndarray) -> bytes:
@@ -196,8 +194,8 @@ def check_key(kind: str, key: Any) -> None:
 
 
 def check_plain(values: Mapping[str, Any], what: str) -> None:
-    """Only flat values: in what a stranger wrote, gradio takes an object with "path" and "meta" for
-    a file of the server."""
+    """Only flat values: gradio would take a stranger's object with "path" and "meta" for a file of
+    the server."""
     if values.keys() >= FILE:
         raise LatentmemError(f"{what} 'path' stands beside 'meta': leave one of them out.")
     for name, value in values.items():
@@ -213,7 +211,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what `check_plain` refuses: an older latentmem let it in."""
+    """Without the values that `check_plain` refuses: an older latentmem accepted them."""
     return {
         k: v
         for k, v in values.items()
@@ -256,8 +254,7 @@ def check(memory: Memory) -> None:
 
 # ------------------------------------------------------------------ memories and events
 def pack(memory: Memory) -> Packed:
-    """The bytes of a memory, already read back once: what this returns can be read. Raises
-    LatentmemError."""
+    """The bytes of a memory, read back once to be sure. Raises LatentmemError."""
     check(memory)
     record = Record(
         memory.problem,
@@ -293,6 +290,8 @@ def unpack(packed: Packed) -> Memory:
     name = f"Memory {packed.id}"
     record = from_json(Record, packed.parts["record"], name)
     arrays = load_arrays(packed.parts["soft_prompt"], f"{name}: the soft prompt")
+    if "soft_prompt" not in arrays:
+        raise LatentmemError(f"{name} has no soft prompt: delete it, or import it again.")
     keys = {}
     for kind, data in packed.keys.items():
         key = load_arrays(data, f"{name}: the {kind} key").get("key")
@@ -303,7 +302,7 @@ def unpack(packed: Packed) -> Memory:
         keys[kind] = key.astype(np.float32)
     memory = Memory(
         problem=record.problem,
-        soft_prompt=arrays.get("soft_prompt"),
+        soft_prompt=arrays["soft_prompt"],
         keys=keys,
         model=record.model,
         model_name=record.model_name,
@@ -387,9 +386,8 @@ def event_of(row: Mapping[str, Any]) -> Event:
 
 # ------------------------------------------------------------------ receipts
 def receipt_row(receipt: Receipt) -> dict[str, Any]:
-    """The columns of a stored receipt, `size` in bytes. Everything is kept but the token ids, for
-    which the digest stands, and what a trace says after its first MOST_TEXT characters. Raises
-    LatentmemError."""
+    """The columns of a stored receipt, `size` in bytes. Keeps all but the token ids, which the
+    digest stands for, and the text of a trace after MOST_TEXT characters. Raises LatentmemError."""
     short = [
         replace(t, text=t.text if len(t.text) <= MOST_TEXT else t.text[: MOST_TEXT - 1] + "…")
         for t in receipt.traces

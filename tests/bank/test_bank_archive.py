@@ -187,7 +187,7 @@ def tensors(**changes: np.ndarray) -> bytes:
         (
             ARRAYS,
             serialization.save_arrays({"key.input": FIRST.keys["input"]}),
-            "soft prompt is a NoneType",
+            "has no soft prompt",
         ),
         (ARRAYS, None, "has no arrays in the archive"),
         ("memories.jsonl", (rb'"best_step":1', b'"best_step":"one"'), "best_step"),

