@@ -20,8 +20,8 @@ import pytest
 from latentmem.bank import Bank
 from latentmem.engine import Engine
 from latentmem.engine.loader import Place
-from latentmem.evaluation.baselines.base import Reply
 from latentmem.evaluation.baselines.registry import SystemFactory
+from latentmem.evaluation.results import Reply
 from latentmem.method import rollouts
 from latentmem.records import Problem
 from latentmem.settings import Settings

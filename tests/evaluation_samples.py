@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from latentmem.evaluation.baselines.base import ONE, VOTE, AnswerMode, Cost, Reply
 from latentmem.evaluation.datasets import DataSet, load
 from latentmem.evaluation.protocols import SystemSpec
+from latentmem.evaluation.results import ONE, VOTE, AnswerMode, Cost, Reply
 from latentmem.records import (
     Cluster,
     Distilled,

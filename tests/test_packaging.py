@@ -140,7 +140,7 @@ def test_the_settings_of_the_page_are_all_settings_and_their_defaults() -> None:
 
 
 def test_the_systems_of_the_results_are_rows() -> None:
-    from latentmem.evaluation.baselines.registry import ROWS
+    from latentmem.evaluation.baselines.registry import SYSTEMS
 
     page = PAGES["assets/results/README.md"]
     section = page.split("\n### The systems\n")[1].split("\n## ")[0]
@@ -149,7 +149,7 @@ def test_the_systems_of_the_results_are_rows() -> None:
         for line in re.findall(r"^\| (`.+?) \|", section, re.M)
         for name in re.findall(r"`(\w+)`", line)
     }
-    assert told == set(ROWS)
+    assert told == set(SYSTEMS)
 
 
 def test_the_readme_tree_exists() -> None:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..records import LatentmemError
-from .baselines.base import VOTES, TrainingSchedule
 from .journal import Found, Run, write_whole
 from .metrics import BASE, ORACLE, Row, grouped, rerouted, table, two_sided
 from .page import cell, percent, points
-from .results import Result
+from .results import VOTES, Result, TrainingSchedule
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 NONE_YET = "No results yet: `latentmem evaluate` makes them."
@@ -76,8 +75,8 @@ def _lent(run: Run, others: Sequence[Run]) -> list[Result]:
 
 def _parts(run: Run) -> dict[str, str]:
     """Data set -> digest of the problems that were asked of it."""
-    told = [*run.config.get("test", ()), run.config.get("data", {})]
-    return {part["name"]: part["digest"] for part in told if "digest" in part}
+    parts = [*run.config.get("test", ()), run.config.get("data", {})]
+    return {part["name"]: part["digest"] for part in parts if "digest" in part}
 
 
 def _setting(run: Run) -> tuple[Any, ...]:

@@ -31,14 +31,27 @@ from ..records import (
     Vote,
     digest,
 )
-from .baselines.base import ONE, VOTE, AnswerMode, Cost, System, TrainingSchedule
 from .baselines.offline import offline_lora, offline_prompt, offline_ttrl
 from .baselines.sampler import Ask, Sampler, computed
-from .baselines.teacher import Taught
+from .baselines.teacher import TeacherResult
 from .datasets import DataSet, family, unique
 from .journal import Journal
 from .metrics import flips, nearest_share
-from .results import Learned, Progress, Result, Tally, judge, right, taught
+from .results import (
+    ONE,
+    VOTE,
+    AnswerMode,
+    Cost,
+    Learned,
+    Progress,
+    Result,
+    System,
+    Tally,
+    TrainingSchedule,
+    judge,
+    right,
+    taught,
+)
 
 if TYPE_CHECKING:
     from .baselines.offline import Offline
@@ -523,13 +536,13 @@ def learn(
     problems: Sequence[Problem],
     others: Sequence[Problem],
     k: int,
-) -> Iterator[Record | Taught]:
+) -> Iterator[Record | TeacherResult]:
     """For each problem one soft prompt, trained on it and its k nearest others in turn, one problem
     a step: as many rollouts as a memory of one problem takes. No step is chosen, since the steps
     look at different problems; the last counts.
 
     The prompt is trained as the row `offline_prompt` trains its own. Yields what training tells,
-    and a Taught for each problem.
+    and a TeacherResult for each problem.
     """
     for problem in problems:
         group = [p.unlabelled() for p in (problem, *nearest(factory, problem, others, k))]
@@ -571,4 +584,4 @@ def learn(
                 f"Trained in turn on {', '.join(p.id for p in group)}.",
                 tuple(steps),
             )
-        yield Taught(done, first.cost + row.spent)
+        yield TeacherResult(done, first.cost + row.spent)

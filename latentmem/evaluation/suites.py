@@ -16,10 +16,10 @@ from . import protocols as heldout
 from . import protocols as single
 from . import protocols as stream
 from . import sweep
-from .baselines.base import VOTES, AnswerMode, TrainingSchedule
 from .datasets import DataSet, apart, load, shuffled, split, unique
 from .journal import Journal
 from .protocols import MODES, Event, SystemSpec
+from .results import VOTES, AnswerMode, TrainingSchedule
 from .sweep import Sweep
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Suite:
     models: tuple[str, ...] = ()  # one after another; () is the model of the settings
 
 
-ROWS = (
+MAIN_SYSTEMS = (
     "zero_shot",
     "elm",
     "elm_unrouted",
@@ -91,7 +91,7 @@ SUITES: Mapping[str, Suite] = {
         ("gsm8k",),
         16,
         100,
-        ROWS,
+        MAIN_SYSTEMS,
         protocols=("heldout", "stream", "keys"),
         stream=24,
         online=("zero_shot", "icl_raw", "elm"),
@@ -101,7 +101,7 @@ SUITES: Mapping[str, Suite] = {
         ("math500", "amc23", "aime24"),
         0,
         0,
-        ROWS,
+        MAIN_SYSTEMS,
         protocols=("stream", "transfer"),
         # Qwen2.5-Math reads 4,096 tokens: half of them are left for a past problem with its trace,
         # else the systems that show one would fall back to the model alone.
@@ -219,14 +219,14 @@ def _plan(options: RunOptions, datas: Sequence[DataSet], others: Sequence[DataSe
 def _check(suite: Suite, datas: Sequence[DataSet]) -> None:
     """Raises LatentmemError for a protocol, a system or a mode that does not exist, and for a
     transfer of a single set."""
-    from .baselines.registry import ROWS as THERE
+    from .baselines.registry import SYSTEMS
 
     for protocol in suite.protocols:
         if protocol not in PROTOCOLS:
             raise LatentmemError(f"There is no protocol {protocol!r}: use {', '.join(PROTOCOLS)}.")
     for name in suite.systems:
-        if name not in THERE:
-            raise LatentmemError(f"There is no system {name!r}: use {', '.join(THERE)}.")
+        if name not in SYSTEMS:
+            raise LatentmemError(f"There is no system {name!r}: use {', '.join(SYSTEMS)}.")
         modes_named(suite.modes.get(name, ()))
     if "transfer" in suite.protocols and len(datas) < 2:
         raise LatentmemError("A transfer needs two data sets: give --data twice or more.")
@@ -256,14 +256,14 @@ def _begin(out: Path) -> None:
 
 def cast(factory: SystemFactory, suite: Suite) -> list[SystemSpec]:
     """The suite's systems, each once, in the forms that it is asked in."""
-    from .baselines.registry import ROWS as THERE
+    from .baselines.registry import SYSTEMS
 
     return [
         SystemSpec(
             name,
             modes_named(suite.modes.get(name, tuple(MODES))),
             lambda name=name: factory.make(name),
-            THERE[name].learns,
+            SYSTEMS[name].learns,
         )
         for name in dict.fromkeys(suite.systems)
     ]
@@ -314,14 +314,14 @@ def _heldout(
     protocol: str,
     factory: SystemFactory,
 ) -> Iterator[Event]:
-    told = {
+    details = {
         "protocol": protocol,
         "distil": part(learn),
         "test": [part(t) for t in tests],
         **budgets(options),
     }
     with Journal(
-        options.out / f"{protocol}-{slug(learn.name)}", run_config(factory, told)
+        options.out / f"{protocol}-{slug(learn.name)}", run_config(factory, details)
     ) as journal:
         yield from heldout.run_heldout(
             cast(factory, options.suite),
@@ -339,7 +339,7 @@ def _stream(options: RunOptions, arriving: DataSet, factory: SystemFactory) -> I
         for e in cast(factory, options.suite)
         if e.learns != "offline" and e.name in (options.suite.online or options.suite.systems)
     ]
-    told = {
+    details = {
         "protocol": "stream",
         "data": part(arriving),
         "block": options.block,
@@ -347,7 +347,7 @@ def _stream(options: RunOptions, arriving: DataSet, factory: SystemFactory) -> I
         **budgets(options),
     }
     with Journal(
-        options.out / f"stream-{slug(arriving.name)}", run_config(factory, told)
+        options.out / f"stream-{slug(arriving.name)}", run_config(factory, details)
     ) as journal:
         yield from stream.run_stream(online, arriving, journal, block=options.block)
 
@@ -385,12 +385,12 @@ def part(data: DataSet) -> dict[str, Any]:
     return {"name": data.name, "problems": len(data.problems), "digest": data.digest}
 
 
-def run_config(factory: SystemFactory, told: Mapping[str, Any]) -> dict[str, Any]:
+def run_config(factory: SystemFactory, details: Mapping[str, Any]) -> dict[str, Any]:
     """What a run is: its protocol and data, the model's fingerprint, and every setting that decides
     a result."""
     settings = {name: getattr(factory.settings, name) for name in DECIDING} | asdict(factory.recipe)
     return {
-        **told,
+        **details,
         "seed": factory.settings.seed,
         "model": factory.engine.model.fingerprint,
         "settings": settings,

@@ -24,12 +24,11 @@ from ..method.distillation import Recipe
 from ..method.voting import gate
 from ..records import Distilled, LatentmemError, Problem, Status, Step, digest
 from . import protocols
-from .baselines.base import ONE, AnswerMode
 from .baselines.sampler import Ask, Sampled, Sampler, computed
-from .baselines.teacher import Taught, Teacher
+from .baselines.teacher import Teacher, TeacherResult
 from .datasets import DataSet
 from .metrics import bootstrap, flips, paired
-from .results import right
+from .results import ONE, AnswerMode, right
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -146,7 +145,7 @@ def run(factory: SystemFactory, sweep: Sweep, data: DataSet, folder: Path) -> It
             else training
         )
         for record in _taught(factory, changes, due, candidates, folder):
-            if not isinstance(record, Taught):
+            if not isinstance(record, TeacherResult):
                 yield record
             elif (name, settings, record.distilled.problem_id) not in done:
                 yield Status(
@@ -278,7 +277,7 @@ def _line(
     factory: SystemFactory,
     name: str,
     changes: Mapping[str, Any],
-    taught: Taught,
+    taught: TeacherResult,
     training: Mapping[str, Problem],
     test: Sequence[Problem],
     base: Sequence[Sampled],

@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from latentmem.evaluation.baselines.base import ONE, AnswerMode, Cost
-from latentmem.evaluation.baselines.registry import ROWS
+from latentmem.evaluation.baselines.registry import SYSTEMS
 from latentmem.evaluation.baselines.sampler import Ask
+from latentmem.evaluation.results import ONE, AnswerMode, Cost
 from latentmem.records import Distilled, LatentmemError, Problem
 from tests.baseline_samples import (  # noqa: F401
     bare,
@@ -22,7 +22,7 @@ from tests.baseline_samples import (  # noqa: F401
 from tests.tiny import tiny_model
 
 VOTE6 = AnswerMode("vote", 6, 1.2)
-ONLINE = [name for name, row in ROWS.items() if row.learns == "online"]
+ONLINE = [name for name, row in SYSTEMS.items() if row.learns == "online"]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def factory(engine):
 
 def taught(factory, name, n=6, start=0):
     system = factory.make(name)
-    if ROWS[name].learns == "offline":
+    if SYSTEMS[name].learns == "offline":
         list(system.fit(problems(n, start)))
     list(system.learn(problems(n, start)))
     return system
@@ -52,7 +52,7 @@ def taught(factory, name, n=6, start=0):
 # --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [n for n in ROWS if n != "offline_grpo"])
+@pytest.mark.parametrize("name", [n for n in SYSTEMS if n != "offline_grpo"])
 def test_the_truth_reaches_no_row(factory, name):
     """Every step of a row's life with problems whose truth raises when it is read."""
     system = factory.make(name)
@@ -75,7 +75,7 @@ def test_the_truth_reaches_no_row(factory, name):
             )
 
 
-@pytest.mark.parametrize("name", [n for n, row in ROWS.items() if row.learns])
+@pytest.mark.parametrize("name", [n for n, row in SYSTEMS.items() if row.learns])
 def test_a_row_resumes_from_what_it_saved(engine, name, tmp_path):
     """Saved and loaded into a new process' objects, a row replies and goes on learning as if
     nothing had happened."""

@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentmem.evaluation.baselines.base import ONE, AnswerMode
 from latentmem.evaluation.baselines.context import Strategy, common, other_text, parse
 from latentmem.evaluation.baselines.sampler import Ask, Sampled
+from latentmem.evaluation.results import ONE, AnswerMode
 from latentmem.method.prompts import (
     lesson_messages,
     refine_messages,

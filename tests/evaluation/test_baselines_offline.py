@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from latentmem.evaluation.baselines.base import AnswerMode, TrainingSchedule
 from latentmem.evaluation.baselines.offline import (
     ORDER,
     FullLearner,
@@ -19,6 +18,7 @@ from latentmem.evaluation.baselines.offline import (
     PromptLearner,
 )
 from latentmem.evaluation.baselines.sampler import Ask
+from latentmem.evaluation.results import AnswerMode, TrainingSchedule
 from latentmem.method.distillation import shift
 from latentmem.method.grpo import RolloutGroup, advantages, policy_gradient
 from latentmem.method.rollouts import Job, sample, seed_for

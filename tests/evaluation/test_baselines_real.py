@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from latentmem.evaluation.baselines.base import ONE, AnswerMode
 from latentmem.evaluation.baselines.elm import Elm
 from latentmem.evaluation.baselines.offline import FullLearner, LoraLearner, PromptLearner
-from latentmem.evaluation.baselines.registry import ROWS
+from latentmem.evaluation.baselines.registry import SYSTEMS
 from latentmem.evaluation.baselines.sampler import Ask, Sampler
+from latentmem.evaluation.results import ONE, AnswerMode
 from latentmem.method.grpo import RolloutGroup
 from latentmem.records import Step
 from tests.baseline_samples import labelled, problems, run, tiny_engine, workshop
@@ -41,10 +41,10 @@ def factory(model):
         )
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_a_row_learns_and_answers(factory, name):
     """A step and some replies with the real forward and backward passes."""
-    system, row = factory.make(name), ROWS[name]
+    system, row = factory.make(name), SYSTEMS[name]
     records = list(
         system.fit(labelled(3)) if row.learns == "offline" else system.learn(problems(3))
     )

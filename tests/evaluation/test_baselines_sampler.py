@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from latentmem.evaluation.baselines.base import ONE, VOTE, AnswerMode
 from latentmem.evaluation.baselines.sampler import Ask, Sampler, default_rows, rows_in
+from latentmem.evaluation.results import ONE, VOTE, AnswerMode
 from latentmem.files import Log, read_json, write_json
 from latentmem.method.rollouts import Job, sample
 from latentmem.records import LatentmemError, Problem

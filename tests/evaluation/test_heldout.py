@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from latentmem.evaluation.baselines.base import ONE, VOTE
 from latentmem.evaluation.datasets import DataSet
 from latentmem.evaluation.journal import Journal, read_results
 from latentmem.evaluation.protocols import run_heldout
-from latentmem.evaluation.results import Progress, Result
+from latentmem.evaluation.results import ONE, VOTE, Progress, Result
 from latentmem.records import LatentmemError
 from tests.evaluation_samples import Cast, data
 

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latentmem.evaluation import metrics
-from latentmem.evaluation.baselines.base import Cost, Reply
-from latentmem.evaluation.results import Learned, Result, SideResult, Taught, judge
+from latentmem.evaluation.results import Cost, Learned, Reply, Result, SideResult, Taught, judge
 from latentmem.records import Cluster, Hit, Problem, Route, Trace, Vote
 
 

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from latentmem.evaluation.baselines.base import ONE, VOTE
 from latentmem.evaluation.journal import Journal, read_results
 from latentmem.evaluation.protocols import run_stream
-from latentmem.evaluation.results import Learned, Progress, Result
+from latentmem.evaluation.results import ONE, VOTE, Learned, Progress, Result
 from latentmem.records import LatentmemError, Problem
 from tests.evaluation_samples import Cast, FakeSystem, data, problems
 

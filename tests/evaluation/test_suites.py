@@ -286,7 +286,7 @@ def test_the_paper_suite_runs_small(
         ("aime24", "math500"),
     }
     assert {(r.system, r.form) for r in moved} == {
-        (s, f) for s in suites.ROWS for f in ("one", "vote")
+        (s, f) for s in suites.MAIN_SYSTEMS for f in ("one", "vote")
     }
     assert report.make(tmp_path / "out")["evidence.json"].stat().st_size > 0
 
@@ -302,10 +302,10 @@ def test_the_stream_takes_the_systems_named_for_it(engine, tmp_path: Path) -> No
 
 
 def test_the_suites_name_systems_that_exist() -> None:
-    from latentmem.evaluation.baselines.registry import ROWS
+    from latentmem.evaluation.baselines.registry import SYSTEMS
 
     for suite in suites.SUITES.values():
-        assert set(suite.online) <= set(suite.systems) <= set(ROWS) and set(suite.modes) <= set(
+        assert set(suite.online) <= set(suite.systems) <= set(SYSTEMS) and set(suite.modes) <= set(
             suite.systems
         )
         assert set(suite.protocols) <= set(suites.PROTOCOLS)

@@ -296,8 +296,7 @@ def test_the_feed_folds_records_together() -> None:
 
 
 def test_a_wrong_label_and_the_side_that_was_taken_are_said() -> None:
-    from latentmem.evaluation.baselines.base import Cost
-    from latentmem.evaluation.results import Taught
+    from latentmem.evaluation.results import Cost, Taught
 
     r = result(
         "a",

@@ -12,9 +12,9 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from latentmem.evaluation.baselines.base import ONE
 from latentmem.evaluation.journal import Journal
 from latentmem.evaluation.protocols import run_stream
+from latentmem.evaluation.results import ONE
 from latentmem.records import LatentmemError
 from latentmem.settings import Settings
 from latentmem.ui import build

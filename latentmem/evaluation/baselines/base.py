@@ -1,103 +1,129 @@
-"""What every answering system of the comparison has in common: one signature, one way of sampling,
-one account."""
+"""What the rows have in common: doing nothing where there is nothing to do, and replying with one
+sampled side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
-from ...records import Hit, Problem, Record, Route, Trace, Vote
+import numpy as np
 
+from ...records import Hit, KeyKind, LatentmemError, Problem, Record
+from ..results import VOTE, VOTES, AnswerMode, Cost, Reply
+from .sampler import Ask, Sampled, Sampler
 
-@dataclass(frozen=True, slots=True)
-class AnswerMode:
-    """How many traces answer a problem: one greedy trace, or a vote of several sampled ones."""
-
-    name: str
-    traces: int
-    temperature: float  # 0 is greedy
+Key = Callable[[Problem, KeyKind], np.ndarray]  # a problem's retrieval key, a unit vector [d]
 
 
-ONE = AnswerMode("one", 1, 0.0)
-VOTE = AnswerMode("vote", 8, 0.8)
-VOTES = 16  # N of vote_n: as many traces as elm writes for a vote of eight on each side
+def blank(problem: Problem) -> Problem:
+    """The same question without its truth, which is not even looked at."""
+    return Problem(problem.text, problem.id, None, problem.source)
 
 
-@dataclass(frozen=True)
-class TrainingSchedule:
-    """How an offline row is trained: how long, with how many problems a step (fewer if there are
-    not that many), how fast.
-    `every`: steps between checkpoints."""
+class BaseSystem:
+    """A system that learns nothing; the others replace what they do."""
 
-    steps: int = 20
-    batch: int = 4
-    learning_rate: float = 1e-3
-    every: int = 1
+    needs_labels = False
 
+    def __init__(self, name: str, sampler: Sampler) -> None:
+        self.name, self.sampler, self.spent = name, sampler, Cost()
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What was spent: tokens sampled, tokens read as prompts, seconds of the machine."""
+    def fit(self, problems: Sequence[Problem]) -> Iterator[Record]:
+        yield from ()
 
-    tokens: int = 0
-    read: int = 0
-    seconds: float = 0.0
+    def learn(self, problems: Sequence[Problem]) -> Iterator[Record]:
+        yield from ()
 
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.tokens + other.tokens, self.read + other.read, self.seconds + other.seconds
+    def save(self, folder: Path) -> None:
+        """Nothing was learnt."""
+
+    def load(self, folder: Path) -> None:
+        """Nothing was learnt."""
+
+    def one_side(
+        self, problem: Problem, mode: AnswerMode, sampled: Sampled, hit: Hit | None = None
+    ) -> Reply:
+        """The reply of a system that samples one side only: its vote's label is the answer."""
+        return Reply(
+            problem.id,
+            self.name,
+            mode.name,
+            sampled.vote.label,
+            {sampled.vote.side: sampled.vote},
+            sampled.traces,
+            sampled.cost,
+            hit,
+            None,
+            hit is not None,
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One system's answer to one problem, with what is needed to judge it afterwards. It never saw
-    the truth.
-
-    `votes` maps each side that was sampled ("zero_shot", "memory") to its vote. `hit` is the memory
-    or experience that was tried, `route` what the router did with it; both are None for systems
-    that have none.
-    """
-
-    problem_id: str
-    system: str
-    form: str
-    answer: str | None
-    votes: Mapping[str, Vote]
-    traces: tuple[Trace, ...]
-    cost: Cost
-    hit: Hit | None = None
-    route: Route | None = None
-    used: bool = False  # an experience was in play (coverage counts these)
-    scores: Mapping[str, Mapping[str, float]] = field(
-        default_factory=dict
-    )  # verifier -> side -> score, on disagreements
+# ---------- zero_shot: chain of thought, no memory.
 
 
-class System(Protocol):
-    """An answering system. Problems reach it without their truth (`Problem.unlabelled()`), except
-    `offline_grpo`'s `fit`, which is the one row that learns from labels and says so by
-    `needs_labels`."""
+class ZeroShot(BaseSystem):
+    """The model alone, in the mode asked for."""
 
-    name: str
-    needs_labels: bool
-    spent: Cost  # on learning, so far
-
-    def fit(self, problems: Sequence[Problem]) -> Iterator[Record]:
-        """Learn from a whole training set at once (the offline rows); the online rows learn from
-        each in turn."""
-
-    def learn(self, problems: Sequence[Problem]) -> Iterator[Record]:
-        """Take in problems that were just answered (the online rows); the offline rows do nothing."""
+    def __init__(self, sampler: Sampler, name: str = "zero_shot") -> None:
+        super().__init__(name, sampler)
 
     def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
-        """Answer several problems, in shared batches, with what was learnt so far. Yields in the
-        order of `problems`."""
+        problems = [blank(p) for p in problems]
+        for problem, sampled in zip(
+            problems, self.sampler.sample([Ask(p) for p in problems], mode), strict=True
+        ):
+            yield self.one_side(problem, mode, sampled)
 
-    def save(self, folder: Path) -> None:
-        """Write what was learnt, so that a killed run resumes."""
 
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote; an empty folder is nothing learnt."""
+# ---------- vote_n: the majority of N zero-shot traces, the competitor that spends its compute on answering.
+
+
+class VoteN(BaseSystem):
+    """Asked for one trace or for a vote, it always votes with its own N; the first traces are
+    zero_shot's own.
+
+    To compare at equal compute, choose N so that its tokens are those of the other system (the
+    report counts it).
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        traces: int = VOTES,
+        temperature: float = VOTE.temperature,
+        name: str = "vote_n",
+    ) -> None:
+        if traces < 1:
+            raise LatentmemError(f"A vote of {traces} traces is none: use 1 or more.")
+        super().__init__(name, sampler)
+        self.mode = AnswerMode("vote", traces, temperature)
+
+    def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
+        problems = [blank(p) for p in problems]
+        for problem, sampled in zip(
+            problems, self.sampler.sample([Ask(p) for p in problems], self.mode), strict=True
+        ):
+            yield self.one_side(problem, replace(self.mode, name=mode.name), sampled)
+
+
+# ---------- untrained_prompt: the text-initialised soft prompt as it is, a control for what the mere presence of one does.
+
+
+class UntrainedPrompt(BaseSystem):
+    """The model behind the embeddings of `init_text`, repeated or cut to `virtual_tokens`."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        init_text: str,
+        virtual_tokens: int = 20,
+        name: str = "untrained_prompt",
+    ) -> None:
+        super().__init__(name, sampler)
+        self.soft = sampler.model.text_prompt(init_text, virtual_tokens)
+
+    def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
+        asks = [Ask(blank(p), self.soft, side="memory") for p in problems]
+        for ask, sampled in zip(asks, self.sampler.sample(asks, mode), strict=True):
+            yield self.one_side(ask.problem, mode, sampled)

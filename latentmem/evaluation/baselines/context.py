@@ -24,8 +24,8 @@ from ...method.prompts import (
     turn_messages,
 )
 from ...records import Distilled, Hit, KeyKind, Problem, Record
-from .base import ONE, VOTE, AnswerMode, Cost, Reply
-from .plain import BaseSystem, Key, blank
+from ..results import ONE, VOTE, AnswerMode, Cost, Reply
+from .base import BaseSystem, Key, blank
 from .sampler import Ask, Sampled, Sampler
 
 # ---------- What the rows without a bank remember: past problems with a text each, found by the similarity of their keys.

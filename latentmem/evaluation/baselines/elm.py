@@ -16,10 +16,10 @@ from ...method.distillation import Recipe
 from ...method.rollouts import seed_for
 from ...method.routing import VerifierName, chosen, disagree, route, score
 from ...records import Hit, KeyKind, Problem, Record, Route
-from .base import AnswerMode, Cost, Reply
-from .plain import BaseSystem, Key, blank
+from ..results import AnswerMode, Cost, Reply
+from .base import BaseSystem, Key, blank
 from .sampler import Ask, Sampled, Sampler
-from .teacher import Taught, Teacher
+from .teacher import Teacher, TeacherResult
 from .weight_training import LoraModel
 
 # ---------- What every verifier says about a disagreement, so that each one's routing accuracy can be computed afterwards.
@@ -90,7 +90,7 @@ class Elm(BaseSystem):
 
     def learn(self, problems: Sequence[Problem]) -> Iterator[Record]:
         for item in self.teacher.learn([blank(p) for p in problems]):
-            if not isinstance(item, Taught):
+            if not isinstance(item, TeacherResult):
                 yield item
                 continue
             self.spent += item.cost
@@ -177,9 +177,9 @@ class Elm(BaseSystem):
                 verifier=by,
                 skip_reason=NONE,
             )
-            yield self.told(problem, mode, sides, hit, way, extra, scores)
+            yield self.reply_with(problem, mode, sides, hit, way, extra, scores)
 
-    def told(
+    def reply_with(
         self,
         problem: Problem,
         mode: AnswerMode,
@@ -268,7 +268,7 @@ class ElmUnrouted(Elm):
             answer = sampled.vote.label
             reason = "The memory answers, without a comparison." if hit else NONE
             way = Route(side if answer is not None else None, answer, False, reason)
-            yield self.told(problem, mode, sides, hit, way)
+            yield self.reply_with(problem, mode, sides, hit, way)
 
 
 # ---------- random_memory: a lower control. What elm does, but with a random memory in the place of the nearest.

@@ -22,8 +22,8 @@ from ...method.rollouts import seed_for
 from ...method.voting import gate, rewards
 from ...model.language_model import LanguageModel
 from ...records import LatentmemError, Problem, Record, Status, Step, Trace, Vote, digest
-from .base import AnswerMode, Cost, Reply, TrainingSchedule
-from .plain import BaseSystem, blank
+from ..results import AnswerMode, Cost, Reply, TrainingSchedule
+from .base import BaseSystem, blank
 from .sampler import Ask, Sampler, computed
 from .weight_training import LoraModel, full_body, weight_gradient
 
@@ -244,14 +244,14 @@ class Offline(BaseSystem):
     def _begin(self, given: Sequence[Problem]) -> None:
         """Go on from a checkpoint of the same fit, or from the start."""
         # The truth of `offline_grpo` belongs to what is fitted: other labels, another fit.
-        told = [(p.id, p.text, p.answer) for p in given]
+        labelled = [(p.id, p.text, p.answer) for p in given]
         taught = digest(
             self.name,
             *computed(self.sampler.model),
             repr(self.recipe),
             repr(self.schedule).replace("TrainingSchedule", "Course"),  # as checkpoints have it
             str(self.sampler.seed),
-            repr(told),
+            repr(labelled),
         )
         if self.taught == taught:
             return

@@ -13,13 +13,13 @@ import numpy as np
 
 from ...method.distillation import Recipe
 from ...records import KeyKind, LatentmemError, Problem
+from ..results import VOTES, AnswerMode, System, TrainingSchedule
 from . import elm as elm_lora
 from . import offline as offline_ttrl
-from .base import VOTES, AnswerMode, System, TrainingSchedule
+from .base import UntrainedPrompt, VoteN, ZeroShot
 from .context import IclRaw, IclRefined, Lag, ReasoningBank
 from .elm import Elm, ElmUnrouted, RandomMemory, RandomUnrouted, UntrainedRouted, format_teacher
 from .offline import Offline, offline_grpo, offline_lora, offline_prompt
-from .plain import UntrainedPrompt, VoteN, ZeroShot
 from .sampler import Sampler
 from .teacher import Teacher
 
@@ -122,10 +122,10 @@ class SystemFactory:
 
     def make(self, name: str) -> System:
         """A row of the comparison, with nothing learnt. Raises LatentmemError for a name that is
-        not in ROWS."""
-        if name not in ROWS:
-            raise LatentmemError(f"There is no system {name!r}: use one of {', '.join(ROWS)}.")
-        return ROWS[name].make(self)
+        not in SYSTEMS."""
+        if name not in SYSTEMS:
+            raise LatentmemError(f"There is no system {name!r}: use one of {', '.join(SYSTEMS)}.")
+        return SYSTEMS[name].make(self)
 
     def elm(
         self,
@@ -160,103 +160,103 @@ class Entry:
     learns: str = ""
 
 
-ROWS: Mapping[str, Entry] = {
-    "zero_shot": Entry("The model alone, thinking step by step.", lambda w: ZeroShot(w.sampler)),
+SYSTEMS: Mapping[str, Entry] = {
+    "zero_shot": Entry("The model alone, thinking step by step.", lambda f: ZeroShot(f.sampler)),
     "vote_n": Entry(
         "The majority of N traces of the model alone, the competitor at equal compute.",
-        lambda w: VoteN(w.sampler, w.votes),
+        lambda f: VoteN(f.sampler, f.votes),
     ),
     "untrained_prompt": Entry(
         "The soft prompt before any training: the embeddings of its starting text (a control).",
-        lambda w: UntrainedPrompt(w.sampler, w.recipe.init_text, w.recipe.virtual_tokens),
+        lambda f: UntrainedPrompt(f.sampler, f.recipe.init_text, f.recipe.virtual_tokens),
     ),
     "untrained_routed": Entry(
         "The untrained soft prompt, routed as elm is: what a second, different try gives (a "
         "control).",
-        lambda w: w.elm("untrained_routed", UntrainedRouted),
+        lambda f: f.elm("untrained_routed", UntrainedRouted),
     ),
     "icl_raw": Entry(
         "The nearest past problem with its majority trace, in the context as the turn before.",
-        lambda w: w.icl(IclRaw, "icl_raw"),
+        lambda f: f.icl(IclRaw, "icl_raw"),
         "online",
     ),
     "icl_refined": Entry(
         "The nearest past problem with a lesson that the model wrote after looking back at its "
         "trace.",
-        lambda w: w.icl(IclRefined, "icl_refined"),
+        lambda f: f.icl(IclRefined, "icl_refined"),
         "online",
     ),
     "reasoning_bank": Entry(
         "Strategies in words, distilled from agreeing and disagreeing traces of the nearest "
         "problem.",
-        lambda w: w.icl(ReasoningBank, "reasoning_bank"),
+        lambda f: f.icl(ReasoningBank, "reasoning_bank"),
         "online",
     ),
     "lag": Entry(
         "The stored keys and values of the nearest past problem and trace, reused without "
         "learning.",
-        lambda w: w.icl(Lag, "lag"),
+        lambda f: f.icl(Lag, "lag"),
         "online",
     ),
     "elm": Entry(
         "Latent memories found by the problem's key (its sentence embedding, if no other is set), "
         "routed against the model alone.",
-        lambda w: w.elm("elm"),
+        lambda f: f.elm("elm"),
         "online",
     ),
     "elm_kv": Entry(
         "The same memories found by the model's own key and value activations, whatever is set.",
-        lambda w: w.elm("elm_kv", key="kv"),
+        lambda f: f.elm("elm_kv", key="kv"),
         "online",
     ),
     "elm_unrouted": Entry(
         "The nearest memory always answers, without a comparison with the model alone.",
-        lambda w: w.elm("elm_unrouted", ElmUnrouted),
+        lambda f: f.elm("elm_unrouted", ElmUnrouted),
         "online",
     ),
     "random_memory": Entry(
         "A random memory in the place of the nearest, routed (a lower control).",
-        lambda w: w.elm("random_memory", RandomMemory),
+        lambda f: f.elm("random_memory", RandomMemory),
         "online",
     ),
     "random_unrouted": Entry(
         "A random memory always answers (a lower control of elm_unrouted).",
-        lambda w: w.elm("random_unrouted", RandomUnrouted),
+        lambda f: f.elm("random_unrouted", RandomUnrouted),
         "online",
     ),
     "format_only": Entry(
         "As elm, but rewarded for finishing with a boxed answer, right or wrong (a control).",
-        lambda w: w.elm("format_only", teacher=w.format_teacher),
+        lambda f: f.elm("format_only", teacher=f.format_teacher),
         "online",
     ),
     "format_unrouted": Entry(
         "The format-only memory always answers (the control of elm_unrouted).",
-        lambda w: w.elm("format_unrouted", ElmUnrouted, teacher=w.format_teacher),
+        lambda f: f.elm("format_unrouted", ElmUnrouted, teacher=f.format_teacher),
         "online",
     ),
     "elm_lora": Entry(
         "The loop of elm with a low-rank adapter in the place of the soft prompt (an ablation).",
-        lambda w: w.elm("elm_lora", elm_lora.ElmLora, teacher=w.lora_teacher),
+        lambda f: f.elm("elm_lora", elm_lora.ElmLora, teacher=f.lora_teacher),
         "online",
     ),
     "offline_prompt": Entry(
         "One soft prompt trained on the whole set by majority vote.",
-        lambda w: w.offline(offline_prompt, "soft"),
+        lambda f: f.offline(offline_prompt, "soft"),
         "offline",
     ),
     "offline_lora": Entry(
         "One low-rank adapter trained on the whole set by majority vote.",
-        lambda w: w.offline(offline_lora, "lora"),
+        lambda f: f.offline(offline_lora, "lora"),
         "offline",
     ),
     "offline_ttrl": Entry(
         "All parameters trained on the whole set by majority vote (TTRL).",
-        lambda w: w.offline(offline_ttrl.offline_ttrl, "full"),
+        lambda f: f.offline(offline_ttrl.offline_ttrl, "full"),
         "offline",
     ),
     "offline_grpo": Entry(
         "All parameters trained on the whole set with the true answers (the upper reference).",
-        lambda w: w.offline(offline_grpo, "full"),
+        lambda f: f.offline(offline_grpo, "full"),
         "offline",
     ),
 }

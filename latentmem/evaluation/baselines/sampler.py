@@ -14,7 +14,7 @@ from ...files import Log
 from ...method.rollouts import Job, sample, seed_for
 from ...method.voting import vote
 from ...records import LatentmemError, Problem, Side, Trace, Vote, digest
-from .base import AnswerMode, Cost
+from ..results import AnswerMode, Cost
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +76,7 @@ class Sampled:
 
 
 @dataclass(frozen=True, eq=False)
-class _Row:
+class _Rollout:
     """One rollout to have: which ask, its number, and the digest of everything that decides its
     tokens."""
 
@@ -142,12 +142,12 @@ class Sampler:
         queue = sorted(missing.values(), key=lambda r: (r.length, r.ask, r.row))
         for batch in self._cut(queue):
             self._batch(asks, batch, mode)
-        found: list[list[_Row]] = [[] for _ in asks]
+        found: list[list[_Rollout]] = [[] for _ in asks]
         for row in rows:
             found[row.ask].append(row)
         return [self._sampled(ask, group) for ask, group in zip(asks, found, strict=True)]
 
-    def _cut(self, queue: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
+    def _cut(self, queue: Sequence[_Rollout]) -> Iterator[Sequence[_Rollout]]:
         """Batches of at most `rows`; on a GPU, whose memory so many rows are reckoned to fill, of
         fewer where prompts are longer. A prompt is there twice while it is read: what its pass
         made, and the cache."""
@@ -167,7 +167,7 @@ class Sampler:
             yield queue[start:end]
             start = end
 
-    def _rows(self, index: int, ask: Ask, mode: AnswerMode) -> Iterator[_Row]:
+    def _rows(self, index: int, ask: Ask, mode: AnswerMode) -> Iterator[_Rollout]:
         body, ids = self.model.body, self.prompt(ask)
         length = len(ids) + (0 if ask.soft is None else len(ask.soft))
         if length >= self.model.context:
@@ -193,9 +193,9 @@ class Sampler:
                 body.device.type,
             )
             key = digest(self.model.fingerprint, repr(ids), soft, repr(how))[:32]
-            yield _Row(index, row, key, length)
+            yield _Rollout(index, row, key, length)
 
-    def _batch(self, asks: Sequence[Ask], rows: Sequence[_Row], mode: AnswerMode) -> None:
+    def _batch(self, asks: Sequence[Ask], rows: Sequence[_Rollout], mode: AnswerMode) -> None:
         """Sample these rows together and remember them, all at once: a batch is on disk as a whole
         or not at all."""
         began, jobs, names = time.perf_counter(), [], {}
@@ -244,7 +244,7 @@ class Sampler:
         for key, one in batch.items():
             self._known[key] = {**one, "ids": array("i", one["ids"])}
 
-    def _sampled(self, ask: Ask, rows: Sequence[_Row]) -> Sampled:
+    def _sampled(self, ask: Ask, rows: Sequence[_Rollout]) -> Sampled:
         traces = []
         for row in rows:
             one = self._known[row.key]

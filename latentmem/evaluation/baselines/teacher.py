@@ -15,8 +15,8 @@ from ...method.distillation import Gradient, Lesson, Recipe, Reward, distil
 from ...method.grpo import policy_gradient
 from ...method.voting import gate
 from ...records import Distilled, Memory, Problem, Record, Step, digest, from_json, to_json
-from .base import AnswerMode, Cost
-from .plain import Key
+from ..results import AnswerMode, Cost
+from .base import Key
 from .sampler import Ask, Sampled, Sampler, computed
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Taught:
+class TeacherResult:
     """One problem's end: what came of it and what it cost, the first vote included."""
 
     distilled: Distilled
@@ -65,8 +65,8 @@ class Teacher:
         for line in self._log.read():
             self._known.update(line)
 
-    def learn(self, problems: Sequence[Problem]) -> Iterator[Record | Taught]:
-        """Distil problems that carry no truth. Yields what `distil` tells, and a Taught for each
+    def learn(self, problems: Sequence[Problem]) -> Iterator[Record | TeacherResult]:
+        """Distil problems that carry no truth. Yields what `distil` tells, and a TeacherResult for each
         problem."""
         r = self.recipe
         firsts = self.sampler.sample(
@@ -90,7 +90,7 @@ class Teacher:
             str(self.sampler.seed),
         )[:32]
 
-    def _group(self, pairs: Sequence[tuple[Problem, Sampled]]) -> Iterator[Record | Taught]:
+    def _group(self, pairs: Sequence[tuple[Problem, Sampled]]) -> Iterator[Record | TeacherResult]:
         missing = [(p, first) for p, first in pairs if self._name(p) not in self._known]
         if missing:
             lessons: dict[int, Lesson] = {}
@@ -115,7 +115,9 @@ class Teacher:
             ]:  # with the keys of the present embedder: a lesson does not depend on it
                 memory = replace(self._bank.get(one["memory"]), keys=self._keys(problem))
             steps = from_json(tuple[Step, ...], one["steps"], f"The steps of {problem.id}")
-            yield Taught(Distilled(problem.id, memory, one["reason"], steps), Cost(**one["cost"]))
+            yield TeacherResult(
+                Distilled(problem.id, memory, one["reason"], steps), Cost(**one["cost"])
+            )
 
     def _keep(self, done: Sequence[tuple[Problem, Sampled, Lesson]]) -> None:
         """The memories first, then one line for the whole group: a group is known as a whole or not
