@@ -56,15 +56,18 @@ def route(
         "a disagreement needs both scores"
     )
     side: Side = "memory" if scores["memory"] > scores["zero_shot"] else "zero_shot"
-    high, low = max(scores.values()), min(scores.values())
-    verdict = (
-        f"scored {high:.3g} against {low:.3g}" if high > low else f"both scored {high:.3g}, a tie"
-    )
+    if verifier == "vote_share":
+        alone, helped = (f"{v.clusters[0].size} of {v.total}" for v in (zero_shot, memory))
+    else:
+        alone, helped = (f"score {scores[s]:.3g}" for s in ("zero_shot", "memory"))
     who = "with the memory" if side == "memory" else "of the model alone"
-    reason = (
-        f"The sides disagreed ({a} alone, {b} with the memory); the verifier {verifier} "
-        f"chose the answer {who}: {verdict}."
-    )
+    if scores["memory"] == scores["zero_shot"]:
+        reason = f"Tie ({alone} each), so the model's own answer stands."
+    else:
+        reason = (
+            f"The sides disagree: {a} alone ({alone}), {b} with the memory ({helped}). "
+            f"The verifier chose the answer {who}."
+        )
     return Route(side, b if side == "memory" else a, False, reason, dict(scores), verifier)
 
 

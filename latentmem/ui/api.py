@@ -242,7 +242,7 @@ class Endpoints:
         seed: int | None = None,
         request: gr.Request = None,
     ) -> dict:
-        """What the model says with one memory: traces and their vote, to be laid beside a receipt of
+        """What the model says with one memory: traces and their vote, to compare with a receipt of
         the same seed.
 
         Parameters:
@@ -271,8 +271,8 @@ class Endpoints:
 
     @checked
     def replay(self, request: gr.Request = None) -> dict:
-        """Asks this client's last question again with the same seed, and says whether the same tokens
-        came."""
+        """Asks this client's last question again with the same seed, and says whether the tokens
+        are the same."""
         session = self.session.at(request)
         first = self._last_receipt(request)
         try:
@@ -333,7 +333,8 @@ class Endpoints:
     def search(
         self, problem: str, k: int = 5, key: Key | None = None, request: gr.Request = None
     ) -> dict:
-        """The memories nearest to a problem, with their similarity, whether or not they would be tried.
+        """The memories nearest to a problem, with their similarity, whether or not they would be
+        tried.
 
         Parameters:
             problem: the question
@@ -353,7 +354,8 @@ class Endpoints:
 
     @checked
     def words(self, memory_id: str, request: gr.Request = None) -> list[list[dict]]:
-        """The words nearest to each virtual token of a memory: neighbours, and not what the token says.
+        """The words nearest to each virtual token of a memory. They are neighbours, not its
+        meaning.
 
         Parameters:
             memory_id: its id
@@ -379,16 +381,16 @@ class Endpoints:
         fresh: bool = False,
         request: gr.Request = None,
     ) -> Iterator[dict]:
-        """Meets problems one at a time and yields how each system stands so far; the last yield has all
-        replies and lessons.
+        """Meets problems one at a time and yields how each system stands so far. The last yield has
+        all replies and lessons.
 
-        Each problem is answered with what was learnt from earlier ones only, scored, and then learnt
-        from. A stream that was stopped goes on where it was when the same one is asked for again.
+        Each problem is answered with what was learnt from earlier ones only, scored, and then
+        learnt from. The same stream, asked for again, continues where it was stopped.
 
         Parameters:
             family: a family of the examples, or all of them mixed
-            systems: the model alone with one trace or a vote, a past problem in its context, memories;
-            null means the first and last
+            systems: the model alone with one trace or a vote, a past problem in its context,
+            memories; null means the first and last
             problems: how many; null means what the panel begins with
             seed: the same seed gives the same order and the same traces; null means the app's own
             file: problems and answers (JSONL, CSV or Parquet), in the place of the examples
@@ -432,7 +434,8 @@ class Endpoints:
 
     @checked
     def discard(self, request: gr.Request = None) -> bool:
-        """Forgets the memory that this client distilled with keep=false. Returns whether there was one."""
+        """Forgets the memory that this client distilled with keep=false; returns whether it had
+        one."""
         session = self.session.at(request)
         visit = session.visit(request)
         waited, visit.pending = visit.pending is not None, None
@@ -440,8 +443,8 @@ class Endpoints:
 
     @checked
     def feedback(self, correct: bool, request: gr.Request = None) -> str:
-        """Says whether the answer to this client's last question was right; it is taken down with the
-        memory that was tried.
+        """Says whether the answer to this client's last question was right. The memory that was
+        tried keeps it as an event.
 
         Parameters:
             correct: was it right?
@@ -466,8 +469,8 @@ class Endpoints:
 
     @checked
     def memory(self, memory_id: str, request: gr.Request = None) -> dict:
-        """One memory: its row, vote, steps, settings, last events, ids of receipts; without its arrays
-        and traces.
+        """One memory: its row, vote, steps, settings, last events, ids of receipts; without its
+        arrays and traces.
 
         Parameters:
             memory_id: its id, or the beginning of it
@@ -495,8 +498,8 @@ class Endpoints:
 
     @checked
     def forget(self, receipt_id: str, request: gr.Request = None) -> str:
-        """Deletes a receipt for good: what was asked, the votes and the traces; what the answer counted
-        for memories stays. In a shared app, one of the client's own. Returns its id.
+        """Deletes a receipt for good: the question, the votes and the traces. The counters of
+        memories stay. In a shared app, one of the client's own. Returns its id.
 
         Parameters:
             receipt_id: the whole id

@@ -1,5 +1,5 @@
-"""Composes the app: all panels in one Blocks, what a visitor finds when a page opens, and what leads
-from one panel to another."""
+"""Composes the app: all panels in one Blocks, what a visitor finds when a page opens, and what
+leads from one panel to another."""
 
 from __future__ import annotations
 
@@ -313,7 +313,7 @@ def create_about(engine: Engine) -> None:
 
 
 def signature(fn: Callable[..., object]) -> tuple[str, str, str]:
-    """(name, parameters as a client gives them, the first sentence of what it does) of an endpoint."""
+    """(name, parameters as a client gives them, what it does in a sentence) of an endpoint."""
     parameters = [
         p for p in inspect.signature(fn).parameters.values() if p.name not in ("self", "request")
     ]

@@ -236,7 +236,7 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-# ---------- The components of the Memories panel that gradio has not: the map with its tools, carriers of its data, live areas with
+# ---------- Of the Memories panel: the map with its tools, carriers of its data, tables.
 
 _MAP_WAIT = (
     "(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, "

@@ -21,8 +21,8 @@ STARTER = example("bank.zip")
 VIRTUAL_TOKENS = 32  # longest soft prompt in a shared app
 WORDS = {
     "max_problem_chars": "characters in a problem",
-    "rollouts": "rollouts",
-    "max_new_tokens": "tokens in a trace",
+    "rollouts": "attempts",
+    "max_new_tokens": "tokens in an attempt",
     "steps": "gradient steps",
     "virtual_tokens": "virtual tokens",
 }
@@ -68,7 +68,7 @@ def prepare(engine: Engine, starter: Path = STARTER) -> Engine:
     """The engine as the app uses it: a new bank has the starter's memories, and in a shared app it
     is only read.
 
-    A starter that is missing or damaged is no obstacle: the log says so, and the map begins empty.
+    If the starter is missing or damaged, the log says so, and the map begins empty.
     Raises LatentmemError when the bank cannot be opened.
     """
     s = engine.settings

@@ -1,7 +1,7 @@
 """What the server holds for the panels: the engine, the visitors, and how handlers reach both.
 
-Handlers are top-level functions whose first argument is the `AppSession`; `bind` makes gradio listeners
-of them. Records with arrays (a Memory waiting for "keep") and receipts live in a `Visit`, found by
+The panels are objects over an `AppSession`; their bound methods are gradio's listeners. Records
+with arrays (a Memory waiting for "keep") and receipts live in a `Visit`, found by
 the session's hash and freed when the visitor leaves; gr.State, which is deep-copied, holds none of
 them.
 """
@@ -247,7 +247,7 @@ class Visits:
         return bool(visit.token), where is self._live, visit.busy(*visit.runs)
 
 
-# ---------- Loads the models beside the first visitor's reading, so that Solve need not wait for them.
+# ---------- Loads the models while the first visitor reads, so that Solve need not wait for them.
 
 _log_warming = logging.getLogger(__name__)
 LOOK = 0.25  # seconds between two looks at the progress
@@ -292,11 +292,11 @@ class Warming:
         if engine.ready:
             return
         self.start(engine)
-        told = None
+        last = None
         while self.busy:
-            if self.status is not None and self.status != told:
-                told = self.status
-                yield told
+            if self.status is not None and self.status != last:
+                last = self.status
+                yield last
             thread = self._thread
             if thread is not None:
                 thread.join(LOOK)
@@ -344,8 +344,8 @@ FALLBACK = (
 
 
 class AppSession:
-    """The engine and the visitors of one app. In a shared app each visitor has a session with an own
-    bank, by `at`."""
+    """The engine and the visitors of one app. In a shared app, `at` gives each visitor a session
+    with a bank of their own."""
 
     def __init__(self, engine: Engine, examples: Path = EXAMPLES) -> None:
         self.engine = engine.changed(**hosting.clipped(engine.settings))
@@ -588,7 +588,7 @@ def distil_records(
 
 
 def nearest_examples(session: AppSession, problem: Problem, n: int) -> list[str]:
-    """The texts of the examples most similar to a problem by sentence embedding, itself left out."""
+    """The texts of the `n` examples most similar to a problem by sentence embedding, without it."""
 
     def key(one: Problem) -> Any:
         return session.engine.key(one, "input")

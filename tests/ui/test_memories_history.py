@@ -151,7 +151,7 @@ def test_of_very_many_events_all_verdicts_are_read_and_all_are_counted(
         bank.record(Event(name, "used", receipt_id="r9999"))
     past = panel_state.history(bank, bank.info(name))
     assert len(past) == 100 and past.total == len(bank.events(name)) == 805 + shared
-    assert {e.kind for e in past.told} == {"helped", "hurt", "feedback"}
+    assert {e.kind for e in past.judgements} == {"helped", "hurt", "feedback"}
     assert f"of the newest 100 of {805 + shared} events" in memory.timeline(past)
     assert f"{805 + shared} events, the newest 50 shown" in memory.event_list(past)
     assert str(memory.verdicts(past)).count("<li") == 2

@@ -1,5 +1,5 @@
-"""The Solve panel: ask a problem, watch the attempts vote, read the receipt, and ask what the answer
-would have been with another memory."""
+"""The Solve panel: ask a problem, watch the attempts vote, read the receipt, and ask what the
+answer would have been with another memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from .panel import HIDDEN, SKIP, Comparison, Panel, after_stop, problem, queued
 MODES = (("Automatic", "auto"), ("Off", "off"), ("This one", "chosen"))
 FIRST = "Solve a problem first."
 
-# ---------- After an answer: what another memory would have said, and the same question again.
+# ---------- After an answer: the answer with another memory, and the same question again.
 
 
 class Other(NamedTuple):
@@ -460,7 +460,9 @@ class Solve(Panel):
 def receipt(session: AppSession, r: Receipt, chosen: bool) -> list[Fragment]:
     """The receipt as a card, with what the bank knows of the memory that was tried. `chosen`: by
     the visitor."""
-    return fragments(("receipt", receipt_card(r, tried(session, r), chosen)))
+    info, used = tried(session, r), r.used
+    learnt = attempt(lambda: session.engine.bank.get(used.memory_id).vote)[0] if info else None
+    return fragments(("receipt", receipt_card(r, info, chosen, learnt)))
 
 
 def _ending(run: Run) -> str:

@@ -41,10 +41,10 @@ from .panel import HIDDEN, SKIP, Panel, problem, queued
 if TYPE_CHECKING:
     from ...engine import Engine
 
-# ---------- What the Stream panel and its endpoint stream, by which systems, and where it is kept. No gradio.
+# ---------- What the panel and its endpoint stream, by which systems, and where it is kept.
 
 SYSTEMS = (
-    ("The model alone, one trace", "zero_shot"),
+    ("The model alone, one attempt", "zero_shot"),
     ("The model alone, a vote of eight", "vote"),
     ("A past problem in the context", "icl_raw"),
     ("Latent memories", "elm"),
@@ -55,7 +55,7 @@ CONTROLS = ("topic", "file", "systems", "size", "seed")
 FIRST, MOST, MOST_HOSTED = 8, 200, 6  # problems: at first, at most, and at most in a shared app
 FILE_BYTES = 5_000_000
 FILE_TYPES = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz"]
-# how a visitor is rid of what cannot be gone on with
+# what a visitor does about a run that cannot be continued
 PRESS = "press Begin again, which forgets that run"
 
 
@@ -207,7 +207,7 @@ def what_is_left(session: AppSession, given: StreamChoice) -> tuple[bool, bool]:
 
 
 def forget(folder: Path, remedies: Remedies) -> None:
-    """Deletes what there is of a stream. Raises LatentmemError while another process writes to it."""
+    """Deletes a stream's folder. Raises LatentmemError while another process writes to it."""
     run = folder / "run"
     if not run.is_dir():
         return

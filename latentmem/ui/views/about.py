@@ -69,14 +69,14 @@ def method(s: Settings) -> Markup:
     return Markup(
         '<section><h2>How it works</h2>{}<div class="columns"><p>The model solves a problem '
         "several times. The answer that "
-        "most traces agree on becomes the label; its share is the confidence. Nobody tells the "
-        "model the truth.</p><p>A short <b>soft prompt</b>, thousands of numbers beside the "
-        "model's hundreds of millions or more, is trained to make the model agree with its own "
+        "most attempts agree on becomes the label; its share is the confidence. The model never "
+        "sees the correct answer.</p><p>A short <b>soft prompt</b>, thousands of numbers beside "
+        "the model's hundreds of millions or more, is trained to make the model agree with its own "
         "majority. The model itself never changes. The soft prompt is the <b>memory</b>.</p><p>A "
         "new problem is answered twice: alone, and with the memory of the most similar problem. "
-        "If both agree, that is the answer; if not, a verifier decides. So a bad memory does less "
-        "harm, not none.</p><p>Every answer comes with a <b>receipt</b>: which memory was tried, "
-        "how similar it is, what both sides said, and why one was believed. “No memory” and "
+        "If both agree, that is the answer; otherwise a verifier decides. So a bad memory does "
+        "less harm, but some.</p><p>Every answer comes with a <b>receipt</b>: which memory was "
+        "tried, how similar it is, what both sides said, and why one was chosen. “No memory” and "
         "“nothing learnt” are results too.</p></div></section>"
     ).format(diagram(s))
 
@@ -87,7 +87,7 @@ def diagram(s: Settings) -> Markup:
     steps, tokens = count(s.steps, "small step"), count(s.virtual_tokens, "virtual token")
     boxes = (
         ("A problem", "no answer given"),
-        (count(s.rollouts, "trace"), "sampled at once"),
+        (count(s.rollouts, "attempt"), "sampled at once"),
         ("A vote", "majority = label"),
         ("GRPO", steps),
         ("A memory", tokens),
@@ -120,12 +120,12 @@ def _drawn(
     learn: list[tuple[int, int]],
     answer: list[tuple[int, int]],
     bank: str,
-    said: tuple[int, int, str],
+    caption: tuple[int, int, str],
 ) -> Markup:
     return Markup(
         '<svg class="diagram {0}" viewBox="{1}" role="img" aria-labelledby="dt-{0}"><title '
         'id="dt-{0}">Learning: a problem, '
-        "several traces, a vote, steps of GRPO, a memory. Answering: the next problem, the "
+        "several attempts, a vote, steps of GRPO, a memory. Answering: the next problem, the "
         "nearest memory, two votes, "
         'a router, a receipt.</title><defs><marker id="tip-{0}" viewBox="0 0 8 8" refX="7" '
         'refY="4" markerWidth="7" markerHeight="7" orient="auto"><path class="tip" d="M0 0 8 4 0 '
@@ -138,7 +138,7 @@ def _drawn(
         _chain(boxes, learn, "learn", css),
         _chain(_ANSWER, answer, "answer", css),
         bank,
-        *said,
+        *caption,
     )
 
 
@@ -203,7 +203,7 @@ def kept_where(
     )
     return Markup(
         "<section><h2>Where memories are kept</h2><p>{} <b>Export</b> on the Memories panel makes "
-        "a copy to carry away; a single memory exports as a standard PEFT adapter. The receipts "
+        "a copy to take with you; a single memory exports as a standard PEFT adapter. The receipts "
         "of your newest answers are kept there, too; they say what you asked, so Export leaves "
         "them out{}.</p></section>"
     ).format(words, delete)
@@ -215,7 +215,7 @@ def model_facts(s: Settings, most: Mapping[str, int]) -> Markup:
         ("Model", s.model),
         ("Embedder", s.embedder),
         ("Device", s.device),
-        ("Rollouts", str(s.rollouts)),
+        ("Attempts", str(s.rollouts)),
         ("Gradient steps", str(s.steps)),
         ("Virtual tokens", str(s.virtual_tokens)),
         ("Learning rate", f"{s.learning_rate:g}"),
@@ -225,17 +225,17 @@ def model_facts(s: Settings, most: Mapping[str, int]) -> Markup:
     if most:
         words = {
             "max_problem_chars": "characters",
-            "rollouts": "rollouts",
-            "max_new_tokens": "tokens a trace",
+            "rollouts": "attempts",
+            "max_new_tokens": "tokens an attempt",
             "steps": "gradient steps",
             "virtual_tokens": "virtual tokens",
         }
-        said = ", ".join(f"{value} {words[name]}" for name, value in most.items())
+        limits = ", ".join(f"{value} {words[name]}" for name, value in most.items())
         shared = Markup(
             '<p class="hint">This app is shared: at most {}. On a computer of your own the limits '
             "are far "
             "higher.</p>"
-        ).format(said)
+        ).format(limits)
     checked = (
         ", checked against its known checksum" if s.model in MODELS else ""
     )  # others are fetched as the hub has them

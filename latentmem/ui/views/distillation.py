@@ -34,18 +34,18 @@ SERIES = (
 
 
 def round_titles(scene: Scene) -> dict[Side, str]:
-    """Headings of the two groups of traces of a distillation."""
+    """Headings of the two groups of rollouts of a distillation."""
     step = max(1, len(scene.steps) + any(r.trace is None for r in scene.side("memory")))
     final = bool(scene.steps) and step > scene.steps[0].steps
     return {
-        "memory": "Traces of the final check" if final else f"Fresh traces of step {step}",
+        "memory": "Attempts of the final check" if final else f"Fresh attempts of step {step}",
         "zero_shot": "The vote that gives the label",
     }
 
 
 def seen_at(best: int) -> int:
-    """The step whose fresh traces are those of the prompt that was kept, the one after step `best`:
-    each step samples before it trains. After the last one it is the final check."""
+    """The step whose fresh rollouts are those of the prompt that was kept, the one after step
+    `best`: each step samples before it trains. After the last one it is the final check."""
     return best + 1
 
 
@@ -94,7 +94,7 @@ def curve_figure(steps: Sequence[Step], best: int | None = None) -> dict[str, An
                 "y": 0,
                 "yref": "y",
                 "yanchor": "bottom",
-                "text": f"taken: after step {best}",
+                "text": f"kept: after step {best}",
                 "xanchor": "left" if at <= total / 2 else "right",
                 "showarrow": False,
                 "font": {"size": 12},
@@ -204,14 +204,14 @@ def share_done(scene: Scene, steps: int) -> float:
 
 
 def phase_words(scene: Scene, steps: int) -> tuple[str, str]:
-    """(what is happening, what it is good for), for somebody who has not read the paper."""
+    """(what is happening, why), for somebody who has not read the paper."""
     writing, n = scene.sampling, len(scene.steps) + 1
     if not scene.rows:
         return (scene.status.text if scene.status is not None else "Starting…"), ""
     if not any(scene.side("memory")) and not scene.steps:
         return _written(scene, "zero_shot", "First vote"), (
-            "The model solves the problem on its own. The majority's answer becomes the label; "
-            "nobody tells it the truth."
+            "The model solves the problem on its own. The majority's answer becomes the label; no "
+            "correct answer is given."
         )
     if n > steps:
         return _written(
@@ -219,14 +219,14 @@ def phase_words(scene: Scene, steps: int) -> tuple[str, str]:
         ), "Does the model still give the majority's answer with this memory?"
     if writing:
         return _written(scene, "memory", f"Step {n} of {steps}"), (
-            "Fresh traces with the memory as it is now. Those that give the majority's answer are "
-            "rewarded."
+            "Fresh attempts with the memory as it is now. Those that give the majority's answer "
+            "are rewarded."
         )
     what = scene.status.text if scene.status is not None else "Training"
     return (
         what,
-        "The soft prompt moves a little towards the rewarded traces. The model's own weights stay "
-        "as they are.",
+        "The soft prompt moves a little towards the rewarded attempts. The model's own weights "
+        "stay as they are.",
     )
 
 
@@ -234,7 +234,7 @@ def _written(scene: Scene, side: Side, what: str) -> str:
     rows = list(scene.side(side))
     return (
         f"{what}: {sum(r.trace is not None for r in rows)} of "
-        f"{count(max(len(rows), scene.total), 'trace')} written"
+        f"{count(max(len(rows), scene.total), 'attempt')} finished"
     )
 
 
@@ -255,16 +255,16 @@ def step_words(s: Step) -> str:
     n = len(s.rewards)
     rewarded = sum(r > 0 for r in s.rewards)
     who = (
-        f"{rewarded} of {count(n, 'fresh trace')} gave the majority's answer"
+        f"{rewarded} of {count(n, 'fresh attempt')} gave the majority's answer"
         if n
-        else "no fresh traces"
+        else "no fresh attempts"
     )
     if s.final:
         return f"Final check of the last soft prompt: {who}."
     if s.note:
         return f"{s.title.capitalize()}: {who}; {s.note}."
     return (
-        f"{s.title.capitalize()}: {who} and were rewarded; the soft prompt has moved by "
+        f"{s.title.capitalize()}: {who} and were rewarded; the soft prompt moved by "
         f"{percent(s.shift)} of its size."
     )
 
@@ -281,7 +281,7 @@ def outcome(d: Distilled) -> Markup:
     if d.memory is None:
         return Markup(
             '<section class="outcome none"><h3>Nothing was learnt</h3><p>{}</p>'
-            '<p class="hint">That is a result too: no memory was stored.</p></section>'
+            '<p class="hint">That is a result, too: no memory was stored.</p></section>'
         ).format(safe(d.reason))
     m = d.memory
     tokens, hidden = m.soft_prompt.shape
@@ -290,15 +290,17 @@ def outcome(d: Distilled) -> Markup:
         Markup("<p>{}</p>").format(open_link(m.id, "See it on the map")) if d.kept else Markup("")
     )
     return Markup(
-        '<section class="outcome {}"><h3>{}</h3><p>“{}” — the majority said {} with {}. The soft '
-        "prompt after step {} was taken: {} virtual tokens × {} = {} numbers.</p><p "
+        '<section class="outcome {}"><h3>{}</h3><p>“{}”: the majority answered {} ({} of '
+        "{} votes). The soft prompt after step {} was kept: {} virtual tokens × {} = {} "
+        "numbers.</p><p "
         'class="hint">{}</p>{}</section>'
     ).format(
         "kept" if d.kept else "open",
         title,
         safe(m.name),
         answer_text(m.label),
-        percent(m.vote.majority_ratio),
+        m.vote.clusters[0].size,
+        m.vote.total,
         m.best_step,
         tokens,
         hidden,
@@ -336,7 +338,7 @@ def steps_table(steps: Sequence[Step]) -> list[Fragment]:
             Markup(
                 '<details class="steps"><summary>The steps as a table</summary>'
                 '<div class="scroll" tabindex="0" role="region" aria-label="Steps"><table>'
-                "<thead><tr><th>step</th><th>agreement</th><th>loss</th><th>gradient</th><th>boxed</th><th>tokens</th>"
+                "<thead><tr><th>step</th><th>agreement</th><th>loss</th><th>gradient</th><th>finished</th><th>tokens</th>"
                 "<th>time</th><th>note</th></tr></thead><tbody>{}</tbody></table></div></details>"
             ).format(rows),
         )
@@ -378,16 +380,16 @@ def _spark(
     ).format(index, name, last, line, dot, name, last)
 
 
-# ---------- A memory's distillation, step by step under a slider. Pure functions; no gradio. `map_table.js` moves the slider.
+# ---------- A memory's distillation, step by step under a slider, which `map_table.js` moves.
 
 NOT_STORED = (
-    "The texts of this step's fresh traces are not kept with the memory: only their rewards and "
-    "these numbers are. Step 0 has the traces of the vote it learnt from."
+    "A memory keeps only the rewards and these numbers of a step. Step 0 has the attempts of the "
+    "vote it learnt from."
 )
 
 
 def stepper(m: Memory) -> Markup:
-    """Step 0 is the vote with its traces; each later step its rewards and numbers."""
+    """Step 0 is the vote with its rollouts; each later step its rewards and numbers."""
     panels = [_step_panel("0", "Step 0: the vote it learnt from", _first(m))]
     panels += [
         _step_panel(str(i), _title(s, m.best_step), _numbers(s)) for i, s in enumerate(m.steps, 1)
@@ -399,7 +401,7 @@ def stepper(m: Memory) -> Markup:
             'step="1" aria-label="Step of the distillation"><output>0 of {}</output></label>'
         ).format(len(m.steps), len(m.steps))
     return Markup(
-        '<section class="stepper" data-stepper="{}"><h3>Traces, step by step</h3>{}{}</section>'
+        '<section class="stepper" data-stepper="{}"><h3>Attempts, step by step</h3>{}{}</section>'
     ).format(len(m.steps), slider, join(panels))
 
 
@@ -412,7 +414,7 @@ def _step_panel(name: str, title: str, content: Markup) -> Markup:
 def _first(m: Memory) -> Markup:
     if not m.traces:
         return Markup(
-            '<p class="hint">The traces of the vote were not stored with this memory.</p>'
+            '<p class="hint">The attempts of the vote were not stored with this memory.</p>'
         )
     cards = join([Markup(html) for _, html in stored_cards(m.vote, m.traces)])
     return Markup('<div class="cards">{}</div>').format(cards)
@@ -420,7 +422,7 @@ def _first(m: Memory) -> Markup:
 
 def _title(s: Step, best: int) -> str:
     if best and s.step == seen_at(best):
-        kept = ": traces of the soft prompt that was kept"
+        kept = ": attempts with the soft prompt that was kept"
     else:
         kept = ", and the soft prompt after it was kept" if s.step == best else ""
     return f"Final check after the last step{kept}" if s.final else f"{s.title.capitalize()}{kept}"
@@ -429,7 +431,7 @@ def _title(s: Step, best: int) -> str:
 def _numbers(s: Step) -> Markup:
     pairs = [
         ("Agreement", percent(s.agreement)),
-        ("Finished with a box", percent(s.finished)),
+        ("Finished with an answer", percent(s.finished)),
         ("Mean length", f"{s.length:.0f} tokens"),
         ("Entropy", f"{s.entropy:.2f} nats a token"),
     ]
@@ -437,20 +439,20 @@ def _numbers(s: Step) -> Markup:
         pairs += [("Loss", number(s.loss, 3)), ("Gradient norm", number(s.grad_norm, 3))]
     pairs += [("Moved by", percent(s.shift)), ("Time", duration(s.seconds))]
     note = Markup('<p class="hint">{}</p>').format(safe(s.note)) if s.note else Markup("")
-    return Markup('<p>The majority said {}.</p>{}{}{}<p class="hint">{}</p>').format(
+    return Markup('<p>The majority answered {}.</p>{}{}{}<p class="hint">{}</p>').format(
         answer_text(s.label), rewards(s.rewards), definition_list(pairs), note, NOT_STORED
     )
 
 
 def rewards(values: Sequence[float]) -> Markup:
-    """One mark a fresh trace: filled where it was rewarded, a ring where it was not."""
+    """One mark a fresh rollout: filled where it was rewarded, a ring where it was not."""
     if not values:
         return Markup("")
     good = sum(v > 0 for v in values)
-    words = f"{good} of {count(len(values), 'fresh trace')} rewarded"
+    words = f"{good} of {count(len(values), 'fresh attempt')} rewarded"
     marks = join(
         [
-            Markup('<i class="{}" title="trace {}: reward {:g}"></i>').format(
+            Markup('<i class="{}" title="attempt {}: reward {:g}"></i>').format(
                 "won" if v > 0 else "lost", i, v
             )
             for i, v in enumerate(values, 1)

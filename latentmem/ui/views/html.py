@@ -1,5 +1,4 @@
-"""Runs as HTML: status, trace cards and vote bars. Pure functions from records to strings; no
-gradio.
+"""Runs as HTML: status, cards of rollouts and vote bars. Pure functions from records to strings.
 
 A *fragment* is a `[key, html]` pair; `live.js` draws a list of them and touches only those that
 changed. Every piece of foreign text goes through `Markup.format`, which escapes it; `live.js` then
@@ -79,7 +78,7 @@ def count(n: int, one: str, many: str = "") -> str:
 
 
 def swatch(colour: int | None) -> Markup:
-    """The coloured letter of an answer; a dash for traces that do not vote."""
+    """The coloured letter of an answer; a dash for rollouts that do not vote."""
     if colour is None:
         return Markup('<span class="swatch cx" aria-hidden="true">–</span>')
     return Markup('<span class="swatch {}" aria-hidden="true">{}</span>').format(
@@ -119,7 +118,7 @@ def progress(status: Status | None, busy: bool = True) -> Markup:
 
 
 def doing(scene: Scene) -> Status:
-    """What is going on now: the last status, or that rollouts are being sampled."""
+    """What happens now: the last status, or that rollouts are being sampled."""
     if not scene.sampling:
         return scene.status or Status("Starting…")
     sides = [side for side in SIDES if any(r.trace is None for r in scene.side(side))]
@@ -127,7 +126,7 @@ def doing(scene: Scene) -> Status:
     done = sum(r.trace is not None for r in rows)
     which = f" of step {len(scene.steps) + 1}" if sides == ["memory"] and scene.distilling else ""
     return Status(
-        f"The model is writing {count(len(rows), 'trace')}{which} at once: {done} finished",
+        f"The model writes {count(len(rows), 'attempt')}{which} at once: {done} finished",
         done,
         len(rows),
     )
@@ -141,7 +140,7 @@ def state_of(row: Row, stopped: bool = False) -> tuple[str, str]:
     if not t.finished:
         return "mute", "cut off, no vote"
     if t.answer is None:
-        return "mute", "no box, no vote"
+        return "mute", "no answer, no vote"
     return "votes", "votes"
 
 
@@ -160,8 +159,8 @@ def trace_card(row: Row, colour: int | None, stopped: bool = False) -> Markup:
         else ""
     )
     return Markup(
-        '<article class="card {} {}" aria-label="Trace {}, {}"><header><b>{}</b>{}{}</header>'
-        '<div class="body tx" tabindex="0" role="group" aria-label="Text of trace '
+        '<article class="card {} {}" aria-label="Attempt {}, {}"><header><b>{}</b>{}{}</header>'
+        '<div class="body tx" tabindex="0" role="group" aria-label="Text of attempt '
         '{}">{}</div>{}</article>'
     ).format(
         css,
@@ -195,7 +194,7 @@ def vote_bar(
     decided_after: int | None = None,
     running: bool = False,
 ) -> Markup:
-    """Who leads. One segment per answer, then traces that do not vote, then those still open.
+    """Who leads. One segment per answer, then rollouts that do not vote, then those still open.
 
     `colours[i]` is the palette index of `vote.clusters[i]`.
     """
@@ -241,16 +240,16 @@ def _segment(c: Cluster, colour: int | None, total: int) -> Markup:
 
 
 def decided_flag(decided_after: int | None, total: int) -> Markup:
-    """The mark of the moment when no open trace could change the majority any more."""
+    """The mark of the moment when no open rollout could change the majority any more."""
     if decided_after is None:
         return Markup("")
-    return Markup('<span class="decided">decided after {} of {} traces</span>').format(
+    return Markup('<span class="decided">decided after {} of {} attempts</span>').format(
         decided_after, total
     )
 
 
 def decided_mark(decided_after: int | None, total: int) -> Markup:
-    """The same moment above the bar, which fills from the left as traces end. Not on it: there it
+    """The same moment above the bar, which fills from the left as rollouts end. Not on it: there it
     would hide a figure."""
     if decided_after is None or not total:
         return Markup("")
@@ -277,19 +276,19 @@ def vote_words(
 ) -> str:
     """The bar in one sentence. `say` writes an answer."""
     if vote is None or finished == 0:
-        return f"{count(total, 'trace')} to come." if running else "Nobody has voted."
+        return f"{count(total, 'attempt')} to come." if running else "No attempt has voted."
     if vote.abstained:
-        return f"{finished} of {count(total, 'trace')} ended and none votes" + (
+        return f"{finished} of {count(total, 'attempt')} finished and none votes" + (
             "." if running else ": no answer."
         )
-    said = [
+    leaders = [
         (c.size, f"{'says' if c.size == 1 else 'say'} {say(c.answer)}") for c in vote.clusters[:2]
     ]
-    lead = f"{said[0][0]} of {total} {said[0][1]}"
-    runner = f", {said[1][0]} {said[1][1]}" if len(said) > 1 else ""
+    lead = f"{leaders[0][0]} of {total} {leaders[0][1]}"
+    runner = f", {leaders[1][0]} {leaders[1][1]}" if len(leaders) > 1 else ""
     mute = finished - vote.voters
     silent = f"; {mute} {'does' if mute == 1 else 'do'} not vote" if mute else ""
-    still = f"; {total - finished} still open" if running and total > finished else ""
+    still = f"; {total - finished} still running" if running and total > finished else ""
     return f"{lead}{runner}{silent}{still}."
 
 
@@ -320,7 +319,8 @@ def scene_votes(scene: Scene, running: bool, titles: Mapping[Side, str] = SIDES)
 
 
 def scene_cards(scene: Scene, running: bool, titles: Mapping[Side, str] = SIDES) -> list[Fragment]:
-    """All trace cards, the sides one after the other, each under its heading when there are two."""
+    """The cards of all rollouts, the sides one after the other, each under its heading when there
+    are two."""
     sides = [s for s in titles if any(scene.side(s))]
     pairs: list[tuple[str, Markup]] = []
     for side in sides:
@@ -337,7 +337,7 @@ def scene_cards(scene: Scene, running: bool, titles: Mapping[Side, str] = SIDES)
 
 
 def stored_vote(vote: Vote, title: str, colours: Sequence[int | None] | None = None) -> Markup:
-    """The bar of a vote that is over, coloured in the order of its clusters unless told otherwise."""
+    """The bar of a stored vote, coloured in the order of its clusters unless told otherwise."""
     return vote_bar(
         vote,
         colours if colours is not None else list(range(len(vote.clusters))),
@@ -348,7 +348,7 @@ def stored_vote(vote: Vote, title: str, colours: Sequence[int | None] | None = N
 
 
 def stored_cards(vote: Vote, traces: Sequence[Trace], prefix: str = "t") -> list[Fragment]:
-    """The cards of traces that ended long ago."""
+    """The cards of stored traces."""
     colour = {r: i for i, c in enumerate(vote.clusters) for r in c.rows}
     return fragments(
         *(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ...bank.notes import Note
     from ...model.vocabulary import Word
 
-# ---------- What happened to a memory over time: a small chart, whom it helped and hurt, and the list. Pure functions; no gradio.
+# ---------- What happened to a memory over time: a small chart, whom it helped and hurt, the list.
 
 WORDS: Mapping[str, str] = {
     "retrieved": "looked up",
@@ -49,15 +49,15 @@ SPANS = (
 
 
 class History(tuple[Event, ...]):
-    """The newest events of a memory, newest first. `told`: all verdicts on answers with it, also
-    older ones; `total`: how many events there are."""
+    """The newest events of a memory, newest first. `judgements`: all verdicts on answers with it,
+    also older ones; `total`: how many events there are."""
 
-    told: tuple[Event, ...]
+    judgements: tuple[Event, ...]
     total: int
 
-    def __new__(cls, newest: Iterable[Event], told: Iterable[Event], total: int) -> History:
+    def __new__(cls, newest: Iterable[Event], judgements: Iterable[Event], total: int) -> History:
         made = super().__new__(cls, newest)
-        made.told, made.total = tuple(told), total
+        made.judgements, made.total = tuple(judgements), total
         return made
 
 
@@ -127,8 +127,8 @@ def _bar(x: float, step: float, kinds: Counter[str], top: int, when: str) -> Mar
                     '<rect class="k-{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>'
                 ).format(kind, x, y, max(step - 1, 1), h)
             )
-    said = ", ".join(f"{kinds[k]} {words}" for k, words in BANDS if kinds[k])
-    return Markup("<g><title>{}: {}</title>{}</g>").format(when, said, join(parts))
+    words = ", ".join(f"{kinds[k]} {words}" for k, words in BANDS if kinds[k])
+    return Markup("<g><title>{}: {}</title>{}</g>").format(when, words, join(parts))
 
 
 def _when(created: str) -> datetime | None:
@@ -151,27 +151,27 @@ def verdicts(
     `problem_of`: problem id -> its text where the event does not carry it. `kept`: receipt id ->
     the problem it answers.
     """
-    told = events.told if isinstance(events, History) else events
-    decided = [e for e in told if e.kind in ("helped", "hurt")]
+    judgements = events.judgements if isinstance(events, History) else events
+    decided = [e for e in judgements if e.kind in ("helped", "hurt")]
     if not decided:
-        return _undecided(told, "Of the answers for which it was tried")
+        return _undecided(judgements, "Of the answers for which it was tried")
     some = {e.receipt_id for e in decided if e.receipt_id}
     more = (
         [Markup('<p class="hint">The newest {} of {}.</p>').format(EVENTS_SHOWN, len(decided))]
         if len(decided) > EVENTS_SHOWN
         else []
     )
-    if rest := [e for e in told if e.kind == "feedback" and e.receipt_id not in some]:
+    if rest := [e for e in judgements if e.kind == "feedback" and e.receipt_id not in some]:
         more.append(_undecided(rest, "Of the other answers for which it was tried"))
     return Markup('<ul class="verdicts">{}</ul>{}').format(
         join([_verdict(e, problem_of, kept) for e in decided[:EVENTS_SHOWN]]), join(more)
     )
 
 
-def _undecided(told: Sequence[Event], those: str) -> Markup:
+def _undecided(judgements: Sequence[Event], those: str) -> Markup:
     """Verdicts on answers that the model gave without the memory, too: both sides agreed, or its
     own was taken."""
-    right = [bool(e.detail.get("correct")) for e in told if e.kind == "feedback"]
+    right = [bool(e.detail.get("correct")) for e in judgements if e.kind == "feedback"]
     if not right:
         return Markup(
             '<p class="hint">Nobody has said yet whether an answer with this memory was right.</p>'
@@ -182,8 +182,8 @@ def _undecided(told: Sequence[Event], those: str) -> Markup:
         if n
     )
     return Markup(
-        '<p class="hint">{}, {}; the model alone gave the same {}, so there it neither helped nor '
-        "hurt.</p>"
+        '<p class="hint">{}, {}; the model alone gave the same {}, so it neither helped nor '
+        "hurt there.</p>"
     ).format(those, judged, "answer" if len(right) == 1 else "answers")
 
 
@@ -304,12 +304,14 @@ def head(
     """What the memory is: its problem, the answer it learnt, how many agreed, its tags.
     `receipt_id`: of the receipt that is open in place of the rest; the address shows both."""
     flag = (
-        Markup('<span class="chip warn">quarantined: it is not tried on problems</span>')
+        Markup('<span class="chip warn">quarantined: not tried on problems</span>')
         if info.quarantined
         else ""
     )
     winner = m.vote.clusters[0].size if m.vote.clusters else 0
-    agreed = f"{winner} of {count(m.vote.total, 'trace')} agreed ({percent(m.vote.majority_ratio)})"
+    agreed = (
+        f"{winner} of {count(m.vote.total, 'attempt')} agreed ({percent(m.vote.majority_ratio)})"
+    )
     chips = join([_chip(tag) for tag in tags])
     return fragments(
         (
@@ -414,7 +416,7 @@ def _near(near: Sequence[Hit], space: str) -> Markup:
         ]
     )
     return Markup(
-        '<h3>Nearest memories</h3><p class="hint">By {}; open one to walk on.</p><ol '
+        '<h3>Nearest memories</h3><p class="hint">By {}; open one to go there.</p><ol '
         'class="hits">{}</ol>'
     ).format(by, items)
 
@@ -495,7 +497,7 @@ def words_table(rows: Sequence[Sequence[Word]]) -> list[Fragment]:
             Markup(
                 '<section class="near-words"><h3>Nearest words of each virtual token</h3><p '
                 'class="hint">By cosine to the model’s input '
-                "embeddings. They are only neighbours: a virtual token is no word, and its "
+                "embeddings. They are only neighbours: a virtual token is not a word, and its "
                 "nearest words need not say what it does.</p>"
                 '<div class="scroll" tabindex="0" role="region" aria-label="Nearest '
                 'words"><table><thead><tr><th>token</th><th colspan="{}">nearest words, '
@@ -511,7 +513,7 @@ def _visible(word: str) -> str:
     return "".join(c if c.isprintable() else "�" for c in shown)[:24] or "(nothing)"
 
 
-# ---------- The bank as a table, and the memories chosen on the map. Pure functions; no gradio.
+# ---------- The bank as a table, and the memories chosen on the map.
 
 SHOWN = 100  # rows of a table; the search box narrows it
 NO_TAGS: Mapping[str, tuple[str, ...]] = {}
@@ -551,7 +553,7 @@ def found_table(
     pick = Markup('<button type="button" class="small" data-pick-all>Select {}</button>').format(
         "all" if everything else f"the {len(found)} found"
     )
-    said = (
+    words = (
         count(len(infos), "memory", "memories")
         if everything
         else f"{len(found)} of {count(len(infos), 'memory', 'memories')}"
@@ -560,7 +562,7 @@ def found_table(
         (
             "table",
             Markup('<div class="above"><p class="hint">{}.{}</p>{}</div>{}').format(
-                said, more, pick, _rows(found[:SHOWN], chosen, tags, "Memories")
+                words, more, pick, _rows(found[:SHOWN], chosen, tags, "Memories")
             ),
         )
     )
@@ -582,8 +584,8 @@ def _row(i: MemoryInfo, chosen: bool, tags: Sequence[str]) -> Markup:
     c = i.counters
     return Markup(
         '<tr data-id="{}"{}><td><input type="checkbox" data-pick="{}" aria-label="Select {}"></td>'
-        '<th scope="row">{}{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>'
-        "<td>{}</td></tr>"
+        '<th scope="row">{}{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>'
+        "<td>{}</td><td>{}</td><td>{}</td></tr>"
     ).format(
         safe(i.id),
         Markup(' class="chosen" aria-current="true"') if chosen else Markup(""),
@@ -614,7 +616,7 @@ def selected(
         ", …" if len(sources) > 4 else ""
     )
     helped, hurt = sum(i.counters.helped for i in infos), sum(i.counters.hurt for i in infos)
-    said = (
+    words = (
         f"Mean agreement {percent(sum(i.majority_ratio for i in infos) / len(infos))}; helped "
         f"{helped}, hurt {hurt}. From {named}."
     )
@@ -627,7 +629,7 @@ def selected(
             "selected",
             frame.format(
                 count(len(infos), "memory", "memories"),
-                safe(said),
+                safe(words),
                 more,
                 _rows(infos[:SHOWN], chosen, tags, "Selected memories"),
             ),

@@ -30,6 +30,12 @@ from .html import (
     swatch,
 )
 
+VERIFIERS = {
+    "vote_share": "share of the votes",
+    "self_certainty": "self-certainty",
+    "judge": "the model as judge",
+}
+
 
 def headline(r: Receipt) -> tuple[str, str]:
     """(css class, words): who answered."""
@@ -44,9 +50,15 @@ def headline(r: Receipt) -> tuple[str, str]:
     return "refused", "A memory was tried and not followed"
 
 
-def receipt_card(r: Receipt, info: MemoryInfo | None = None, chosen: bool = False) -> Markup:
-    """The whole card: answer, memory (`info`: what the bank knows of it, `chosen`: by the visitor),
-    both votes, the router's reason and scores, cost, and the JSON."""
+def receipt_card(
+    r: Receipt,
+    info: MemoryInfo | None = None,
+    chosen: bool = False,
+    learnt: Vote | None = None,
+) -> Markup:
+    """The whole card: answer, memory (`info`: what the bank knows of it, `learnt`: the vote it
+    learnt from, `chosen`: by the visitor), both votes, the router's reason and scores, cost, and
+    the JSON."""
     css, words = headline(r)
     return Markup(
         '<section class="receipt {}" aria-label="Receipt"><header><p class="who">{}</p>'
@@ -55,7 +67,7 @@ def receipt_card(r: Receipt, info: MemoryInfo | None = None, chosen: bool = Fals
         css,
         words,
         answer_text(r.answer),
-        used_memory(r, info, chosen),
+        used_memory(r, info, chosen, learnt),
         safe(reason(r)),
         both_votes(r),
         scores(r),
@@ -76,23 +88,28 @@ def reason(r: Receipt) -> str:
     )
 
 
-def used_memory(r: Receipt, info: MemoryInfo | None = None, chosen: bool = False) -> Markup:
-    """The memory that was tried: its source problem, similarity, rank and lead, and the way to the
-    map."""
+def used_memory(
+    r: Receipt,
+    info: MemoryInfo | None = None,
+    chosen: bool = False,
+    learnt: Vote | None = None,
+) -> Markup:
+    """The memory that was tried: its source problem and vote (`learnt`), similarity, rank and lead,
+    and the way to the map."""
     if r.used is None:
         return Markup("")
     if info is None:
         from_ = Markup("<p>“{}”</p>").format(safe(r.used.name))
     else:
+        share = f"{learnt.clusters[0].size} of {learnt.total}" if learnt else ""
         from_ = Markup(
             '<p class="hint">Learnt from the problem</p><p class="tx">{}</p><p class="hint">{} · '
-            "its vote said "
-            "{} with {}</p>"
+            "{} ({} votes)</p>"
         ).format(
             safe(info.problem.text),
             safe(info.problem.source or "typed by a person"),
             answer_text(info.label),
-            percent(info.majority_ratio),
+            share or f"{percent(info.majority_ratio)} of the",
         )
     pairs = [
         ("Similarity", f"{r.used.similarity:.3f}"),
@@ -141,12 +158,12 @@ def both_votes(r: Receipt) -> Markup:
 
 def small_vote(title: str, vote: Vote) -> Markup:
     if vote.abstained:
-        said = Markup("nobody votes")
+        words = Markup("no votes")
     else:
-        said = Markup("{} with {} of {}").format(
+        words = Markup("{} ({} of {} votes)").format(
             answer_text(vote.label), vote.clusters[0].size, vote.total
         )
-    return Markup("<p><b>{}</b> {}</p>").format(title, said)
+    return Markup("<p><b>{}</b> {}</p>").format(title, words)
 
 
 def scores(r: Receipt) -> Markup:
@@ -167,7 +184,7 @@ def scores(r: Receipt) -> Markup:
         for side, value in r.route.scores.items()
     ]
     return Markup('<div class="scores"><h4>Verifier: {}</h4><ul>{}</ul></div>').format(
-        safe(r.route.verifier.replace("_", " ")), join(rows)
+        VERIFIERS.get(r.route.verifier, safe(r.route.verifier)), join(rows)
     )
 
 
@@ -216,8 +233,8 @@ def stored_receipt(r: Receipt, info: MemoryInfo | None = None, back: str = "") -
             "stored",
             Markup(
                 '<section class="stored"><p>{}</p><h3 tabindex="-1" data-focus="{}">Receipt of '
-                '{}</h3><p class="problem tx">{}</p>{}<p class="hint">{} · Of each trace the '
-                "first {} characters are kept.</p></section>"
+                '{}</h3><p class="problem tx">{}</p>{}<p class="hint">{} · The first {} '
+                "characters of each attempt are kept.</p></section>"
             ).format(
                 way,
                 safe(r.id),
@@ -236,7 +253,7 @@ def no_memory(r: Receipt) -> list[Fragment]:
     why = (
         "That answer was given without a memory."
         if r.used is None
-        else ("The memory that was tried for that answer is not in the bank any more.")
+        else ("The memory that was tried for that answer is no longer in the bank.")
     )
     return fragments(
         (
@@ -276,7 +293,7 @@ def hits_list(found: Retrieval | None, limit: float, mode: str = "auto") -> Mark
 
 def _hit(h: Hit, limit: float) -> Markup:
     far = (
-        Markup(' <span class="hint">too far to be tried</span>')
+        Markup(' <span class="hint">too far away to be tried</span>')
         if h.similarity < limit
         else Markup("")
     )
@@ -320,11 +337,11 @@ def compare_columns(runs: Sequence[tuple[str, Vote]]) -> list[Fragment]:
                 stored_vote(vote, title, colours),
             )
         )
-    said = [v.label for _, v in runs]
-    if not any(said):
-        words = "None has an answer."
+    labels = [v.label for _, v in runs]
+    if not any(labels):
+        words = "No side has an answer."
     else:
-        same = all(a and b and same_answer(a, b) for a, b in combinations(said, 2))
+        same = all(a and b and same_answer(a, b) for a, b in combinations(labels, 2))
         words = "All give the same answer." if same else "The answers differ."
     if len(runs) < 2:
         return []
@@ -376,7 +393,7 @@ def change_words(before: Vote, after: Vote) -> str:
     a, b = before.clusters[0].size, after.clusters[0].size
     if not same_answer(before.clusters[0].answer, after.clusters[0].answer):
         return (
-            "With the memory another answer wins. Which of the two is right, the model cannot know."
+            "Another answer wins with the memory. The model cannot know which of the two is right."
         )
     if a == b:
         return f"The same answer with the same {a} of {after.total} votes."
@@ -397,8 +414,8 @@ def forget(receipt_id: str, sure: bool = False) -> list[Fragment]:
     if not sure:
         return fragments(("forget", Markup('<p class="forget">{}</p>').format(first)))
     asked = notice(
-        "Forget this receipt for good? What was asked, the votes and the traces are deleted. What "
-        "the answer counted for the memory stays.",
+        "Forget this receipt for good? This deletes the question, the votes and the attempts. The "
+        "counters of the memory stay.",
         "warn",
     )
     return fragments(

@@ -26,7 +26,7 @@ from .html import (
 )
 
 NAMES = {
-    ("zero_shot", "one"): "Alone, one trace",
+    ("zero_shot", "one"): "Alone, one attempt",
     ("zero_shot", "vote"): "Alone, vote of eight",
     ("icl_raw", "one"): "Past problem in the context",
     ("elm", "one"): "Latent memories",
@@ -201,7 +201,7 @@ def ending(feed: Feed) -> str:
 
 
 def doing(feed: Feed) -> Markup:
-    """What is going on now, and how far the stream is."""
+    """What happens now, and how far the stream is."""
     far = Markup("")
     if feed.progress is not None and feed.progress.total:
         far = progress(
@@ -225,7 +225,7 @@ def notes(feed: Feed) -> Markup:
 
 
 def recent(feed: Feed) -> list[Fragment]:
-    """The last problems one by one, newest first: what each system answered, and what was learnt."""
+    """The last problems, newest first: what each system answered, and what was learnt."""
     by: dict[int, list[Result]] = {}
     for r in feed.results:
         by.setdefault(r.index, []).append(r)
@@ -300,6 +300,6 @@ def empty() -> Markup:
         "one at a time: each is answered with what was learnt from earlier ones only, scored, and "
         "then learnt from. No system ever sees the true answers.</p>"
         '<p class="hint">A set is a text file with one JSON object a line: '
-        "<code>{}</code>. Learning takes minutes a problem on two cores; stop whenever you like, "
-        "what was done is kept.</p></section>"
+        "<code>{}</code>. Learning takes minutes a problem on two cores. Stop whenever you like: "
+        "finished replies are kept.</p></section>"
     ).format('{"problem": "What is 2 + 3?", "answer": "5"}')
