@@ -31,17 +31,20 @@ def test_agreement_is_the_answer_and_needs_no_verifier():
 def test_disagreement_goes_to_the_higher_score():
     assert disagree(ballot("3"), ballot("4"))
     r = route(ballot("3"), ballot("4"), {"zero_shot": 0.4, "memory": 0.9}, verifier="judge")
-    assert (
-        (r.side, r.answer, r.agreed) == ("memory", "4", False)
-        and "3 alone (score 0.4), 4 with the memory (score 0.9)" in r.reason
-    )
+    assert (r.side, r.answer, r.agreed) == (
+        "memory",
+        "4",
+        False,
+    ) and "3 alone (score 0.4), 4 with the memory (score 0.9)" in r.reason
     r = route(ballot("3"), ballot("4"), {"zero_shot": 0.9, "memory": 0.4}, verifier="judge")
     assert (r.side, r.answer) == ("zero_shot", "3")
 
 
 def test_a_tie_goes_to_the_model_alone():
     r = route(ballot("3"), ballot("4"), {"zero_shot": 0.5, "memory": 0.5}, verifier="vote_share")
-    assert r.side == "zero_shot" and r.reason == "Tie (2 of 4 each), so the model's own answer stands."
+    assert (
+        r.side == "zero_shot" and r.reason == "Tie (5 of 8 each), so the model's own answer stands."
+    )
 
 
 def test_abstentions():

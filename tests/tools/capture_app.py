@@ -316,7 +316,7 @@ def main() -> None:
     try:
         resize(page, "wide")
         small = {
-            "Rollouts": args.rollouts,
+            "Attempts": args.rollouts,
             "Longest trace": args.tokens,
             "Gradient steps": args.steps,
         }

@@ -194,8 +194,8 @@ def test_an_idle_program_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"rollouts": 9}, "9 rollouts are more than the 8"),
-        ({"max_new_tokens": 336}, "336 tokens in a trace"),
+        ({"rollouts": 9}, "9 attempts are more than the 8"),
+        ({"max_new_tokens": 336}, "336 tokens in an attempt"),
         ({"rollouts": float("inf")}, "rollouts"),
     ],
 )
@@ -209,12 +209,12 @@ def test_the_panel_refuses_what_is_beyond_the_limits(
 def test_the_endpoints_refuse_it_too(desk: AppSession) -> None:
     a = desk.at(visitor("a"))
     for call, words in (
-        (lambda: Endpoints(a).solve(ANN, rollouts=9), "9 rollouts are more than the 8"),
+        (lambda: Endpoints(a).solve(ANN, rollouts=9), "9 attempts are more than the 8"),
         (
             lambda: Endpoints(a).solve(ANN, max_new_tokens=5000),
-            "5000 tokens in a trace are more than the 320",
+            "5000 tokens in an attempt are more than the 320",
         ),
-        (lambda: Endpoints(a).solve(ANN, rollouts="256"), "256 rollouts are more than the 8"),
+        (lambda: Endpoints(a).solve(ANN, rollouts="256"), "256 attempts are more than the 8"),
         (
             lambda: Endpoints(a).distil(ANN, virtual_tokens="512"),
             "512 virtual tokens are more than the 32",
@@ -224,7 +224,7 @@ def test_the_endpoints_refuse_it_too(desk: AppSession) -> None:
             lambda: Endpoints(a).distil(ANN, virtual_tokens=33),
             "33 virtual tokens are more than the 32",
         ),
-        (lambda: Endpoints(a).think(ANN, "m0", rollouts=9), "9 rollouts"),
+        (lambda: Endpoints(a).think(ANN, "m0", rollouts=9), "9 attempts"),
         (lambda: Endpoints(a).solve("x" * 201), "201 characters and the limit is 200"),
         (lambda: Endpoints(a).search("x" * 201), "201 characters"),
         (lambda: Endpoints(a).distil("x" * 201), "201 characters"),

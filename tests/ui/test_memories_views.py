@@ -87,7 +87,7 @@ def test_the_page_says_what_the_memory_is() -> None:
     for part in (
         m.problem.text,
         m.label,
-        "of 8 traces agreed",
+        "of 8 attempts agreed",
         "keep",
         "odd",
         f"{size} numbers",
@@ -126,14 +126,14 @@ def test_the_slider_has_a_panel_for_every_step_and_shows_the_first() -> None:
     ) == len(m.traces)
     text = Tags(html).text
     assert f"Step {m.best_step} of 5, and the soft prompt after it was kept" in text
-    assert f"Step {m.best_step + 1} of 5: traces of the soft prompt that was kept" in text
+    assert f"Step {m.best_step + 1} of 5: attempts with the soft prompt that was kept" in text
     assert "Final check after the last step" in text and text.count("was kept") == 2
     last = Tags(str(distillation.stepper(replace(m, best_step=5)))).text
-    assert "Final check after the last step: traces of the soft prompt that was kept" in last
-    assert text.count("are not kept with the memory") == len(m.steps), (
+    assert "Final check after the last step: attempts with the soft prompt that was kept" in last
+    assert text.count("A memory keeps only the rewards") == len(m.steps), (
         "what is not stored is said, not faked"
     )
-    assert "fresh traces rewarded" in text
+    assert "fresh attempts rewarded" in text
 
 
 def test_without_steps_or_traces_it_says_so() -> None:
@@ -145,7 +145,7 @@ def test_without_steps_or_traces_it_says_so() -> None:
 def test_rewards_are_marks_with_words() -> None:
     html = str(distillation.rewards((1.0, 0.0, 1.0)))
     assert html.count('class="won"') == 2 and html.count('class="lost"') == 1
-    assert 'aria-label="2 of 3 fresh traces rewarded"' in html
+    assert 'aria-label="2 of 3 fresh attempts rewarded"' in html
     assert distillation.rewards(()) == ""
 
 
@@ -245,7 +245,7 @@ def test_a_stored_receipt_has_a_way_back_and_says_what_was_cut() -> None:
         receipt.route.reason,
         receipt.id,
         "Ask this problem again",
-        "the first 200 characters",
+        "The first 200 characters",
     ):
         assert part in text, part
     assert f'href="?problem={quote(receipt.problem.text, safe="")}"' in html
@@ -265,7 +265,7 @@ def test_a_receipt_without_a_memory_says_why() -> None:
     gone, alone = (
         text_of(views_receipt.no_memory(r)) for r in (receipt, replace(receipt, used=None))
     )
-    assert "not in the bank any more" in gone and "without a memory" in alone
+    assert "no longer in the bank" in gone and "without a memory" in alone
     assert f'data-address="" data-receipt-open="{receipt.id}"' in gone
 
 

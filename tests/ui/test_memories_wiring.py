@@ -145,7 +145,7 @@ def test_the_address_opens_a_receipt(shops: AppSession) -> None:
     page = app.show_map(shops, "", visitor("d", receipt=receipt.id))
     assert (
         page.chosen == ""
-        and "not in the bank any more" in text_of(page.page)
+        and "no longer in the bank" in text_of(page.page)
         and "7 pens" in text_of(page.body)
     )
     page = app.show_map(shops, "", visitor("e", receipt="r404"))

@@ -71,7 +71,10 @@ def test_a_stream_grows_and_ends_with_results_to_download(desk: AppSession) -> N
     assert (
         "Done: 6 problems met." in text_of(last.status) and last.press_button["interactive"] is True
     )
-    assert [line["name"] for line in last.curve["data"]] == ["Alone, one trace", "Latent memories"]
+    assert [line["name"] for line in last.curve["data"]] == [
+        "Alone, one attempt",
+        "Latent memories",
+    ]
     assert all(line["x"] == [1, 2, 3, 4, 5, 6] for line in last.curve["data"])
     lines = [json.loads(line) for line in Path(last.download["value"]).read_text().splitlines()]
     assert [x["record"] for x in lines].count("Result") == 12 and [
@@ -111,7 +114,7 @@ def test_the_truth_reaches_no_system(desk: AppSession, monkeypatch: pytest.Monke
 def test_both_forms_of_the_model_alone_are_two_lines(desk: AppSession) -> None:
     last = streamed(desk, systems=["vote", "zero_shot", "icl_raw"], size=2)[-1]
     assert [line["name"] for line in last.curve["data"]] == [
-        "Alone, one trace",
+        "Alone, one attempt",
         "Alone, vote of eight",
         "Past problem in the context",
     ]

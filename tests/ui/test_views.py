@@ -173,7 +173,7 @@ def test_a_trace_that_does_not_vote_says_so() -> None:
     s.add(Delta(3, "still"))
     cards = dict(views.scene_cards(s, True))
     assert "votes" in cards["zero_shot-0"] and "c0" in cards["zero_shot-0"]
-    assert "no box" in cards["zero_shot-1"] and "mute" in cards["zero_shot-1"]
+    assert "no answer" in cards["zero_shot-1"] and "mute" in cards["zero_shot-1"]
     assert "cut off" in cards["zero_shot-2"] and "mute" in cards["zero_shot-2"]
     assert "writing" in cards["zero_shot-3"]
     assert "stopped" in dict(views.scene_cards(s, False))["zero_shot-3"]
@@ -182,7 +182,7 @@ def test_a_trace_that_does_not_vote_says_so() -> None:
 def test_the_bar_counts_votes_silence_and_open_traces() -> None:
     s = scene(trace(0, "7"), trace(1, "8"), trace(2, None), total=5)
     assert "7 say" not in (words := views.vote_words(s.votes["zero_shot"], 5, 3, True))
-    assert words == "1 of 5 says 7, 1 says 8; 1 does not vote; 2 still open."
+    assert words == "1 of 5 says 7, 1 says 8; 1 does not vote; 2 still running."
     html = str(views.scene_vote(s, "zero_shot", "Vote", True))
     assert html.count('style="flex:1 0 0"') == 3 and 'style="flex:2 0 0"' in html
 
@@ -284,8 +284,8 @@ def test_the_receipt_card_tells_all_but_token_ids() -> None:
         "The verifier prefers it.",
         "1 234",
         "12 s",
-        "7 with 2 of 3",
-        "8 with 3 of 3",
+        "7 (2 of 3 votes)",
+        "8 (3 of 3 votes)",
         "vote share",
     ):
         assert part in text
@@ -305,7 +305,7 @@ def test_the_receipt_card_tells_all_but_token_ids() -> None:
 @pytest.mark.parametrize(
     ("mode", "limit", "words"),
     [
-        ("auto", 0.9, "too far to be tried"),
+        ("auto", 0.9, "too far away to be tried"),
         ("auto", 0.5, "Nearest memory"),
         ("chosen", 0.9, "Chosen by you"),
         ("off", 0.9, "Memories are off."),
@@ -356,7 +356,7 @@ def test_the_picture_of_the_method_names_all_boxes() -> None:
             "GRPO",
             "Router",
             "Receipt",
-            "4 traces",
+            "4 attempts",
             "1 small step",
             "33 virtual tokens",
         )

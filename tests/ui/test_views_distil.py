@@ -40,7 +40,7 @@ def test_the_agreement_of_the_kept_prompt_is_marked_where_it_was_seen() -> None:
             and line["x0"] == line["x1"]
             and line["yref"] == "y domain"
         )
-        assert f"taken: after step {best}" in words
+        assert f"kept: after step {best}" in words
         first, *others = str(distillation.sparklines(seen, best)).split("<figure")[1:]
         dots = [s.partition('<circle cx="')[2].partition('"')[0] for s in (first, *others)]
         steps_before = (
@@ -114,7 +114,7 @@ def test_time_left_and_how_much_is_done() -> None:
 def test_what_is_happening_in_plain_words() -> None:
     words = distillation.phase_words
     assert words(Scene(), 5)[0] == "Starting…"
-    assert "First vote: 2 of 2 traces written" in words(distilling(0), 5)[0]
+    assert "First vote: 2 of 2 attempts finished" in words(distilling(0), 5)[0]
     writing = distilling(1, Delta(0, "x", "memory"))
     assert (
         words(writing, 5)[0].startswith("Step 2 of 5: 0 of") and "rewarded" in words(writing, 5)[1]
@@ -172,7 +172,7 @@ def test_what_a_memory_changed_in_one_sentence() -> None:
     assert "more votes: 1 of 2 before, 2 of 2 after" in change(
         one, two
     ) and "fewer votes" in change(two, one)
-    assert "another answer wins" in change(one, other) and "same 1 of 2" in change(one, one)
+    assert "Another answer wins" in change(one, other) and "same 1 of 2" in change(one, one)
     assert change(vote([], 2), one) == "One side has no answer."
 
 
@@ -187,5 +187,5 @@ def test_latex_in_a_sentence_is_set() -> None:
 
 
 def test_words_of_a_step() -> None:
-    assert distillation.step_words(steps(1)[0]).startswith("Step 1 of 5: 1 of 1 fresh trace")
+    assert distillation.step_words(steps(1)[0]).startswith("Step 1 of 5: 1 of 1 fresh attempt")
     assert distillation.step_words(steps(6)[-1]).startswith("Final check")

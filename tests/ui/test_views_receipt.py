@@ -61,7 +61,7 @@ def test_no_answer_is_not_the_same_answer() -> None:
         for a, b in ((none, none), (none, seven), (seven, seven))
     ]
     assert (
-        "None has an answer." in words[0]
+        "No side has an answer." in words[0]
         and "The answers differ." in words[1]
         and "All give the same" in words[2]
     )
@@ -81,7 +81,7 @@ def test_no_answer_is_not_the_same_answer() -> None:
             ("\\(-\\frac{1}{2}\\) alone", "\\(\\frac{1}{2}\\) with the memory"),
         ),
         ("x^2", "x^2+y^2", ("\\(x^2\\) alone", "\\(x^2+y^2\\) with the memory")),
-        ("2", "\\sqrt{2}", ("(2 alone", "\\(\\sqrt{2}\\) with the memory")),
+        ("2", "\\sqrt{2}", ("2 alone", "\\(\\sqrt{2}\\) with the memory")),
     ],
 )
 def test_the_reason_sets_an_answer_that_is_part_of_the_other(
