@@ -57,10 +57,6 @@ HEAVY = (
 MAX_FILE, MAX_FUNCTION = 700, 65
 # Longer ones, each to be taken apart; none may be added.
 LONGER = {
-    "latentmem/method/distillation.py": 95,
-    "latentmem/method/grpo.py": 80,
-    "latentmem/model/language_model.py": 85,
-    "latentmem/model/transformer.py": 80,
     "latentmem/ui/panels/memories.py": 135,
     "tests/ui/test_browser.py": 70,
 }

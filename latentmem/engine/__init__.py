@@ -1,4 +1,4 @@
-"""What conducts: think, distil, answer, replay."""
+"""The engine conducts: think, distil, answer, replay."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Facts about this installation: versions, machine, settings, weights, bank. Gathers and judges;
-prints nothing.
+"""Facts about this installation: versions, machine, settings, weights, bank. Prints nothing.
 
-Nothing here imports torch, and a part that is broken becomes a sentence among the problems, because
-a doctor is called when something is broken.
+Nothing here imports torch, and a broken part becomes a sentence among the problems: people call the
+doctor when something is broken.
 """
 
 from __future__ import annotations
@@ -42,21 +41,14 @@ PACKAGES = (
     "typer",
     "rich",
 )
-INSTRUCTIONS = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_bf16",
-    "asimd",
-    "bf16",
-)  # they decide the arithmetic
+# they decide the arithmetic
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 ROOM = 4 * 2**30  # bytes: the default weights as a download and as bf16, with room to work
 
 
 @dataclass(frozen=True)
 class Report:
-    """`sections`: title -> name -> value, all plain JSON values. `problems`: one sentence for each
+    """`sections`: title -> name -> value, in plain JSON values. `problems`: a sentence for each
     thing to mend."""
 
     sections: dict[str, dict[str, Any]]
@@ -64,8 +56,8 @@ class Report:
 
 
 def examine(overrides: dict[str, Any] | None = None) -> Report:
-    """Everything worth knowing about this installation. `overrides` are settings; never raises for
-    a broken part."""
+    """Everything worth knowing about this installation, with `overrides` of the settings. Never
+    raises for a broken part."""
     problems: list[str] = []
     sections = {"versions": versions(problems), "machine": machine(problems)}
     try:
@@ -113,8 +105,7 @@ def machine(problems: list[str]) -> dict[str, Any]:
 
 
 def _device(gpus: list[str]) -> str:
-    """Where `device = auto` will compute, judged from outside: torch itself decides when it is
-    loaded."""
+    """Where `device = auto` will compute, without asking torch, which decides when it loads."""
     try:
         build = metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -159,7 +150,7 @@ def _instructions() -> list[str]:
 
 
 def weights(settings: Settings, problems: list[str]) -> dict[str, Any]:
-    """Which weights are in the cache, and whether there is room for those of the settings."""
+    """Which weights are in the cache, and whether the settings' weights would fit."""
     try:
         from ..model.weights import resolve as store
 
@@ -189,7 +180,7 @@ def _state(facts: dict[str, Any]) -> str:
 
 
 def bank(path: Path, problems: list[str]) -> dict[str, Any]:
-    """State of the bank's file, which is read and checked, not made and not changed."""
+    """The state of the bank's file. Reads and checks it; never makes or changes it."""
     found: dict[str, Any] = {"file": str(path)}
     state = "damaged"
     try:
@@ -209,11 +200,7 @@ def bank(path: Path, problems: list[str]) -> dict[str, Any]:
             wrong = store.verify().problems
     except LatentmemError as e:
         wrong, state = [str(e)], e.state if isinstance(e, NotUpToDate) else state
-    except (
-        ImportError,
-        sqlite3.Error,
-        OSError,
-    ) as e:  # a broken installation or disk: say it and go on
+    except (ImportError, sqlite3.Error, OSError) as e:  # a broken installation or disk
         wrong = [
             f"The bank {path} could not be examined ({e}): mend the installation and try again."
         ]
@@ -233,7 +220,6 @@ def size(n: int) -> str:
 
 def _free(folder: Path) -> int:
     """Bytes free on the disk that holds `folder`, or will hold it."""
-    there = next(
-        p for p in (folder, *folder.parents) if os.path.exists(p)
-    )  # a closed folder does not raise
+    # os.path.exists, since Path.exists raises for a folder without permission
+    there = next(p for p in (folder, *folder.parents) if os.path.exists(p))
     return shutil.disk_usage(there).free

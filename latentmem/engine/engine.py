@@ -1,4 +1,4 @@
-"""The engine: think, distil, answer. The only reader of Settings; everything below takes plain
+"""The engine: think, distil, answer. It reads the Settings; everything below takes plain
 arguments."""
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 class Engine:
     """A frozen model, a bank of memories, and the three things done with them.
 
-    Every long call is a generator of records (`records.py`); closing it cancels, and nothing
+    Every long call is a generator of records (`records.py`). Closing it cancels, and nothing
     half-done is stored. All raise LatentmemError, one sentence, for what a user can mend.
     """
 
@@ -59,8 +59,8 @@ class Engine:
         self._own_bank, self._shared = bank, _shared or Shared()
 
     def changed(self, *, on_bank: MemoryBank | None = None, **settings: Any) -> Engine:
-        """A light copy with some settings replaced, perhaps on another bank; models and open banks
-        are shared."""
+        """A copy with some settings replaced, perhaps on another bank. Copies share models and open
+        banks."""
         bank = on_bank if on_bank is not None or "bank" in settings else self._own_bank
         return Engine(self.settings.changed(**settings), bank=bank, _shared=self._shared)
 
@@ -83,9 +83,10 @@ class Engine:
         return self._shared.loader.has(*self._parts)
 
     def load(self) -> Iterator[Status]:
-        """Fetch, verify and load model and embedder, with progress. Does nothing the second time."""
+        """Fetch, verify and load model and embedder, with progress. Does nothing if they are
+        loaded."""
         if not self.ready:
-            warm_up()  # the process that compares symbolic answers, beside the weights
+            warm_up()  # starts the process that compares symbolic answers while the weights load
         yield from self._shared.loader.load(*self._parts)
 
     @property
@@ -118,7 +119,7 @@ class Engine:
     def _sides(
         self, problem: Problem, softs: Mapping[Side, Any]
     ) -> Iterator[Status | Delta | Trace | Vote]:
-        """Sample every side's rollouts in one batch; a Vote follows each Trace."""
+        """Sample the rollouts of all sides in one batch; a Vote follows each Trace."""
         from ..method.rollouts import Job, sample
 
         s, done = self.settings, {side: [] for side in softs}
@@ -165,9 +166,9 @@ class Engine:
             elif isinstance(record, Vote):
                 last = record
         if memory_id is None:
-            self._shared.thoughts.put(self._thought_key(problem), traces, last)
+            self._shared.votes.put(self._vote_key(problem), traces, last)
 
-    def _thought_key(self, problem: Problem) -> str:
+    def _vote_key(self, problem: Problem) -> str:
         s = self.settings
         return digest(
             problem.id,
@@ -184,23 +185,23 @@ class Engine:
         yield from self.distil_many([problem], keep=keep)
 
     def distil_many(self, problems: Sequence[Problem], *, keep: bool = True) -> Iterator[Record]:
-        """The same for several problems in one batch, each with its own soft prompt; one Distilled
-        each at the end.
+        """The same for several problems in one batch, each with its own soft prompt. Ends with one
+        Distilled for each.
 
-        Steps carry their problem's id. Memories are stored when the training of all has ended.
+        Steps carry their problem's id. Memories are stored after the training of all.
         """
         from ..method.distillation import Lesson, Recipe, distil
 
         problems = [self._check(p) for p in problems]
         if keep:
-            _ = self.bank  # one that cannot be opened says so now, not after minutes of training
+            _ = self.bank  # if it cannot be opened, say so now, not after minutes of training
         yield from self.load()
         firsts = []
         for problem in problems:
-            known = self._shared.thoughts.get(self._thought_key(problem))
+            known = self._shared.votes.get(self._vote_key(problem))
             if known is None:
                 yield from self.think(problem)
-                known = self._shared.thoughts.get(self._thought_key(problem))
+                known = self._shared.votes.get(self._vote_key(problem))
                 assert known is not None
             else:
                 yield from (*known[0], known[1])
@@ -249,7 +250,7 @@ class Engine:
     # ----------------------------------------------------------------------------------------
 
     def search(self, problem: Problem, k: int | None = None) -> Retrieval:
-        """The memories nearest to a problem, best first, of those that this model can use."""
+        """The memories of this model nearest to a problem, best first."""
         s, problem = self.settings, self._check(problem)
         hits = self.bank.search(
             self.key(problem), kind=s.key, k=s.k if k is None else k, model=self.model.fingerprint
@@ -257,14 +258,12 @@ class Engine:
         return Retrieval(problem.id, s.key, hits)
 
     def neighbours(self, memory_id: str, k: int = 5) -> tuple[Hit, ...]:
-        """The memories nearest to a memory, itself left out."""
+        """The other memories nearest to a memory, best first."""
         memory, kind = self.bank.get(memory_id), self.settings.key
-        return (
-            ()
-            if kind not in memory.keys
-            else self.bank.search(
-                memory.keys[kind], kind=kind, k=k, model=memory.model, exclude=(memory.id,)
-            )
+        if kind not in memory.keys:
+            return ()
+        return self.bank.search(
+            memory.keys[kind], kind=kind, k=k, model=memory.model, exclude=(memory.id,)
         )
 
     def _choose(self, problem: Problem, memory: str) -> Choice:
@@ -275,8 +274,8 @@ class Engine:
         return choose(self.bank, self.key, problem, search, memory)
 
     def answer(self, problem: Problem, memory: str = "auto") -> Iterator[Record]:
-        """Answer alone and with a memory ("auto": the nearest, "off": none, or an id), route, and
-        give the Receipt."""
+        """Answer alone and with a memory ("auto": the nearest, "off": none, or an id), and route.
+        The last record is the Receipt."""
         from ..method.routing import decide
 
         began, problem = time.perf_counter(), self._check(problem)
@@ -295,8 +294,8 @@ class Engine:
             elif isinstance(record, Vote):
                 votes[record.side] = record
         alone = [t for t in traces if t.side == "zero_shot"]
-        self._shared.thoughts.put(self._thought_key(problem), alone, votes["zero_shot"])
-        way = decide(self.model, problem, traces, votes, s.verifier, found.skip_reason)
+        self._shared.votes.put(self._vote_key(problem), alone, votes["zero_shot"])
+        routed = decide(self.model, problem, traces, votes, s.verifier, found.skip_reason)
         around = Circumstances(
             self.model.fingerprint,
             self.model.name,
@@ -306,7 +305,7 @@ class Engine:
             found.hits,
             found.used,
         )
-        receipt = write(problem, around, way, votes, traces, time.perf_counter() - began, now())
+        receipt = write(problem, around, routed, votes, traces, time.perf_counter() - began, now())
         failed = (
             None
             if self.bank.read_only
@@ -317,28 +316,27 @@ class Engine:
             raise failed
 
     def feedback(self, receipt: Receipt, correct: bool) -> None:
-        """Take down whether an answer was right, as a person or a benchmark says afterwards (once:
-        `receipts.judged`)."""
+        """Record whether an answer was right, as a person or a benchmark judges it afterwards, once
+        (`receipts.judged`)."""
         if not self.bank.read_only:
             self.bank.record_all(
                 judged(receipt, correct, self.bank.events(kind="feedback", receipt_id=receipt.id))
             )
 
     def replay(self, receipt: Receipt) -> Iterator[Record]:
-        """Answer again as the receipt says: same settings, seed and memory. Raises LatentmemError
-        if it differs."""
+        """Answer again with the receipt's settings, seed and memory. Raises LatentmemError if the
+        answer differs."""
         yield from self.load()
         if receipt.model != self.model.fingerprint:
             raise LatentmemError(
                 f"The receipt was written with {receipt.model_name} and the model in use is "
                 f"{self.model.name}: choose that model."
             )
-        asked = {
-            k: v for k, v in receipt.settings.items() if k in REPLAYED
-        }  # it may be a stranger's
-        with closing(
-            Overlay(self.bank)
-        ) as bank:  # looking again is no use of a memory: it leaves no receipt and no event
+        # A receipt may come from a stranger: take nothing else from it.
+        asked = {k: v for k, v in receipt.settings.items() if k in REPLAYED}
+        # A replay does not count as a use of the memory: its receipt and events vanish with the
+        # overlay.
+        with closing(Overlay(self.bank)) as bank:
             engine = self.changed(on_bank=bank, **asked)
             for record in engine.answer(
                 receipt.problem, receipt.used.memory_id if receipt.used else "off"

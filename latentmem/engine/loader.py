@@ -1,5 +1,5 @@
-"""What engines share: models and banks, each loaded once per process, with progress that a browser
-or terminal can show."""
+"""What engines share: models and banks, loaded once per process, with progress for a browser or a
+terminal."""
 
 from __future__ import annotations
 
@@ -18,41 +18,40 @@ if TYPE_CHECKING:
     from ..model.language_model import LanguageModel
     from ..model.weights.cache import Weights
 
-# ---------- The last votes of this process, so that distilling a problem just solved does not sample it again.
+# ---------- The last votes of this process: distilling a solved problem does not sample it again.
 
-Thought = tuple[tuple[Trace, ...], Vote]
+Sampled = tuple[tuple[Trace, ...], Vote]
 
 
 class VoteCache:
-    """Bounded, thread-safe: what made a vote (problem, model, sampling settings, seed) -> its
-    traces and the vote.
+    """What made a vote (problem, model, sampling settings, seed) -> its traces and the vote.
+    Bounded, thread-safe.
 
-    All draws are seeded, so what is remembered is what would be sampled again.
+    All draws are seeded, so sampling again would give the same.
     """
 
     def __init__(self, limit: int = 64) -> None:
         self._limit, self._lock = limit, threading.Lock()
-        self._kept: OrderedDict[str, Thought] = OrderedDict()
+        self._kept: OrderedDict[str, Sampled] = OrderedDict()
 
-    def get(self, key: str) -> Thought | None:
+    def get(self, key: str) -> Sampled | None:
         with self._lock:
             return self._kept.get(key)
 
-    def put(self, key: str, traces: Sequence[Trace], vote: Vote) -> Thought:
-        thought = (tuple(sorted(traces, key=lambda t: t.row)), vote)
+    def put(self, key: str, traces: Sequence[Trace], vote: Vote) -> Sampled:
+        sampled = (tuple(sorted(traces, key=lambda t: t.row)), vote)
         with self._lock:
-            self._kept[key] = thought
+            self._kept[key] = sampled
             while len(self._kept) > self._limit:
                 self._kept.popitem(last=False)
-        return thought
+        return sampled
 
 
 def in_steps(work: Callable[[Callable[[Status], None]], Any]) -> Iterator[Status]:
-    """Run `work(report)` in a thread and yield what it reports, so that a callback becomes a
-    generator.
+    """Run `work(report)` in a thread and yield what it reports: a callback becomes a generator.
 
-    An exception of the work is raised here. A consumer that closes the generator leaves the thread
-    to finish: a download that is under way is kept, not thrown away.
+    Raises the exceptions of the work. If a consumer closes the generator, the thread finishes: a
+    download that has begun is kept.
     """
     box: queue.Queue[Any] = queue.Queue()
 
@@ -79,7 +78,7 @@ class Place(NamedTuple):
 
 
 class Loader:
-    """Models by what they were loaded from. Thread-safe: a second caller waits for the first."""
+    """Models and embedders, each loaded once. Thread-safe: a second caller waits for the first."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -90,7 +89,7 @@ class Loader:
         return place in self._models and embedder in self._embedders
 
     def load(self, place: Place, embedder: str) -> Iterator[Status]:
-        """Load both; yields Status while they come."""
+        """Load both; yields Status on the way."""
         if not self.has(place, embedder):
             yield from in_steps(
                 lambda report: (self.model(place, report), self.embedder(embedder, report))
@@ -125,10 +124,10 @@ class Loader:
 
 
 class Shared:
-    """What the copies of an engine (`Engine.changed`) have in common. Thread-safe."""
+    """What the copies of an engine (`Engine.changed`) share. Thread-safe."""
 
     def __init__(self) -> None:
-        self.loader, self.thoughts = Loader(), VoteCache()
+        self.loader, self.votes = Loader(), VoteCache()
         self._lock = threading.Lock()
         self._banks: dict[Path, Bank] = {}
 

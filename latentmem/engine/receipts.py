@@ -1,4 +1,4 @@
-"""The receipt of an answer, and the events that it leaves with the memories. Pure."""
+"""The receipt of an answer, and the events that it adds to the memories. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..records import (
     digest,
 )
 
-# The settings that decide an answer: a receipt carries them, and a replay uses them.
+# The settings that decide an answer. A receipt carries them, and a replay uses them.
 REPLAYED = (
     "rollouts",
     "temperature",
@@ -44,8 +44,8 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What was fixed before the answer: the model, the settings that a replay needs, and what was
-    retrieved."""
+    """What was fixed before the answer: the model, the settings for a replay, and what retrieval
+    found."""
 
     model: str  # fingerprint
     model_name: str
@@ -96,7 +96,7 @@ def write(
 
 
 def confirm(receipt: Receipt, again: Receipt) -> None:
-    """Raises LatentmemError if a replay differs from its receipt."""
+    """Raise LatentmemError if a replay differs from its receipt."""
     if again.token_digest != receipt.token_digest:
         raise LatentmemError(
             f"The replay of receipt {receipt.id} gave other tokens: another machine, device, "
@@ -106,8 +106,8 @@ def confirm(receipt: Receipt, again: Receipt) -> None:
     if (again.answer, again.route.side) != (receipt.answer, receipt.route.side):
         raise LatentmemError(
             f"The replay of receipt {receipt.id} gave the same tokens, but the answer "
-            f"{again.answer} in place of {receipt.answer}: the receipt was changed, or answers "
-            "are read differently by now."
+            f"{again.answer} in place of {receipt.answer}: the receipt was changed, or this "
+            "version reads answers differently."
         )
 
 
@@ -135,22 +135,22 @@ def events(receipt: Receipt) -> list[Event]:
 
 
 def judged(receipt: Receipt, correct: bool, before: Sequence[Event] = ()) -> list[Event]:
-    """What a verdict on the answer says of the memory that was tried, if any.
+    """The events of a verdict on an answer, for the memory that was tried, if any.
 
-    A memory that answered helped or hurt only where the model alone would have answered something
-    else; with a wrong answer it takes nothing from a model that had none. The verdict is a person's
-    or a benchmark's, given afterwards. `before`, the verdicts so far: one counts once, and raises
-    LatentmemError if it contradicts an earlier one, since events are never taken back.
+    A memory that answered helped or hurt only if the model alone would have answered something
+    else; a wrong answer takes nothing from a model that had none. A person or a benchmark gives the
+    verdict afterwards. `before`: the verdicts so far. A repeated verdict adds no events; one that
+    contradicts an earlier one raises LatentmemError, since events are never taken back.
     """
     if receipt.used is None:
         return []
     earlier = next((e for e in before if e.kind == "feedback" and e.receipt_id == receipt.id), None)
     if earlier is not None:
         if bool(earlier.detail.get("correct")) != correct:
-            said = "right" if earlier.detail.get("correct") else "wrong"
+            first = "right" if earlier.detail.get("correct") else "wrong"
             raise LatentmemError(
-                f"This answer was judged {said} before, and the first verdict stays: ask again "
-                "for another."
+                f"This answer was judged {first} before, and the first verdict stays: solve the "
+                "problem again to judge anew."
             )
         return []
     out = [_event(receipt, receipt.used.memory_id, "feedback", correct=correct)]

@@ -1,5 +1,4 @@
-"""What a visitor sees of one run, folded together from the engine's records. Pure: no gradio, no
-clock of its own."""
+"""The state of one run, folded from the engine's records, for a page or a terminal. Pure."""
 
 from __future__ import annotations
 
@@ -25,22 +24,19 @@ class Scene:
     """The state of one run. `add` takes every record; the views read the members.
 
     `colours` gives each answer a stable index in the palette: a cluster keeps its colour while
-    others overtake it, and the same answer has the same colour on both sides. `decided_after[side]`
-    is the number of finished traces at the moment when no outcome of the others could change the
-    majority any more; it is left out where that moment was not seen, since the vote came only after
-    all traces, as that of a distillation does.
+    others overtake it, and an answer has the same colour on both sides. `decided_after[side]` is
+    the number of finished traces when the others could no longer change the majority. A side whose
+    vote comes only after all traces, as in a distillation, has none.
     """
 
     total: int = 0
     status: Status | None = None
-    sampling: bool = False  # rollouts have been coming in since the last status or step
+    sampling: bool = False  # rollouts have arrived since the last status or step
     rows: dict[tuple[Side, int], Row] = field(default_factory=dict)
     votes: dict[Side, Vote] = field(default_factory=dict)
     colours: dict[tuple[Side, int], int] = field(default_factory=dict)
     decided_after: dict[Side, int] = field(default_factory=dict)
-    undecided: set[Side] = field(
-        default_factory=set
-    )  # sides whose vote was seen while it was still open
+    undecided: set[Side] = field(default_factory=set)  # sides with a vote that was still open
     retrieval: Retrieval | None = None
     steps: list[Step] = field(default_factory=list)
     receipt: Receipt | None = None
@@ -48,8 +44,8 @@ class Scene:
     stopped: bool = False
 
     def add(self, record: Any) -> bool:
-        """Takes one record. True when it is worth showing at once, False when it may wait for the
-        next refresh."""
+        """Take one record. True if it should be shown at once, False if it can wait for the next
+        refresh."""
         if isinstance(record, (Delta, Trace, Status, Step)):
             self.sampling = isinstance(record, (Delta, Trace))
         if isinstance(record, Delta):
@@ -81,8 +77,7 @@ class Scene:
         return (self.rows[key] for key in sorted(self.rows) if key[0] == side)
 
     def colour(self, row: Row) -> int | None:
-        """The palette index of the answer this rollout voted for, None while or because it does not
-        vote."""
+        """The palette index of the answer that this rollout voted for; None without a vote."""
         return self.colours.get((row.side, row.row))
 
     def finished(self, side: Side) -> int:
@@ -90,7 +85,7 @@ class Scene:
 
     @property
     def distilling(self) -> bool:
-        """Both a first vote and fresh rollouts without a retrieval: only a distillation has them."""
+        """True with a first vote and fresh rollouts but no retrieval: only a distillation is so."""
         return self.retrieval is None and {side for side, _ in self.rows} >= {"zero_shot", "memory"}
 
     def _delta(self, d: Delta) -> None:
@@ -98,8 +93,8 @@ class Scene:
         self.rows.setdefault((d.side, d.row), Row(d.row, d.side)).text += d.text
 
     def _new_round(self, side: Side, row: int) -> None:
-        """A rollout that has ended begins anew: the fresh ones of a gradient step take the place of
-        the old."""
+        """If a rollout that has ended begins again, drop the side's old rollouts: a gradient step
+        has fresh ones."""
         old = self.rows.get((side, row))
         if old is None or old.trace is None:
             return
@@ -123,7 +118,7 @@ class Scene:
         ):
             self.decided_after[vote.side] = done
         by_answer = {
-            said: index for key, index in self.colours.items() if (said := self._said(key))
+            answer: index for key, index in self.colours.items() if (answer := self._answer(key))
         }
         for cluster in vote.clusters:
             known = [
@@ -135,12 +130,12 @@ class Scene:
                 self.colours[vote.side, r] = index
             by_answer.setdefault(plain(cluster.answer), index)
 
-    def _said(self, key: tuple[Side, int]) -> str:
+    def _answer(self, key: tuple[Side, int]) -> str:
         row = self.rows.get(key)
         return plain(row.trace.answer) if row and row.trace and row.trace.answer is not None else ""
 
 
 def plain(answer: str) -> str:
-    """An answer without blanks: enough to give equal spellings one colour; equivalence itself is
-    decided by the vote."""
+    """An answer without blanks. That gives equal spellings one colour; the vote decides what is
+    equivalent."""
     return "".join(answer.split())

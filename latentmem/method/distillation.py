@@ -39,7 +39,7 @@ Progress = Status | Delta | Trace | Vote | Step
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to distil. The meaning and the source of each value stand in `settings.Settings`."""
+    """How to distil. `settings.Settings` gives the meaning and the source of each value."""
 
     rollouts: int = 8
     temperature: float = 0.8
@@ -62,7 +62,7 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """The end of one problem's distillation: a trained soft prompt [virtual tokens, hidden], or
+    """What came of one problem's distillation: a trained soft prompt [virtual tokens, hidden], or
     None and why."""
 
     soft: np.ndarray | None
@@ -248,8 +248,8 @@ def update(learner: Learner, recipe: Recipe) -> tuple[float, str]:
 
 
 def shift(soft: Tensor, start: Tensor) -> float:
-    """How far a soft prompt [virtual tokens, hidden] is from its start: rms of the change over rms
-    of the start."""
+    """How far a soft prompt [virtual tokens, hidden] has moved: rms of the change over rms of the
+    start."""
     return float((soft - start).square().mean().sqrt() / start.square().mean().sqrt())
 
 
@@ -316,14 +316,13 @@ def distil(
     """Train one soft prompt per problem. Yields (problem index, record); the last record of each
     problem is its Lesson.
 
-    `firsts[i]` are the traces and the vote of the model alone on problem i: they decide whether
+    `firsts[i]` are the traces and the vote of the model alone on problem i; they decide whether
     there is anything to learn. Every step samples fresh rollouts with the present prompts, in one
-    batch, and takes one gradient step. After the last one the final prompts are sampled once more,
-    so that each candidate has been seen at work before one is kept. Closing the generator abandons
-    everything.
+    batch, and takes one gradient step. A final check then samples the last prompts, so that every
+    candidate has rollouts of its own before one is kept. Closing the generator abandons everything.
 
     `reward`: agreement with the pseudo-label, or (a control) a finished trace with any boxed
-    answer. `gradient` is how a group's loss reaches what is trained; another one, with a model that
+    answer. `gradient` carries a group's loss to what is trained: another one, with a model that
     samples accordingly, trains an adapter.
     """
     pupils: dict[int, _Pupil] = {}
@@ -390,13 +389,12 @@ def _look(
     *,
     final: bool,
 ) -> str:
-    """Judge the present prompt by its rollouts; the note says why no gradient is taken, '' if one
-    is."""
+    """Judge the present prompt by its rollouts. Returns why no gradient is taken; '' if one is."""
     # The control must not choose its best step by the majority either.
     one.scores.append(fmean(payoff if reward == "boxed" else _agrees(group, one.first.label)))
     finished, length = fmean(t.votes for t in group), fmean(t.tokens for t in group)
     if finished < 0.5 * one.usual[0] or length < 0.35 * one.usual[1]:
-        # Seen with a learning rate of 5e-3: within ten steps no trace finishes with a box any more.
+        # A learning rate of 5e-3 did this: within ten steps no trace finished with a box.
         one.stopped = f"collapsed: {finished:.0%} of the traces finish, {length:.0f} tokens long"
         return one.stopped
     if final:
@@ -414,9 +412,9 @@ def _look(
 
 
 def _lesson(one: _Pupil, recipe: Recipe) -> Lesson:
-    """Keep the best prompt that was seen at work, chosen without labels: the one whose rollouts
-    agree most with the first vote; of equals the latest. Or the last, however it did. past[0] is
-    the untrained start, which is no memory."""
+    """Keep the best prompt, judged without labels: the one whose rollouts agree most with the first
+    vote, and of equals the latest. Or keep the last. past[0] is the untrained start, not a memory.
+    """
     steps = tuple(one.steps)
     trained = [s for s in range(1, len(one.scores)) if not torch.equal(one.past[s], one.start)]
     if not trained:

@@ -26,8 +26,8 @@ def advantages(rewards: Sequence[float], scheme: Scheme = "std") -> Tensor:
     """Group-relative advantages [G] of the rewards of one problem's G rollouts.
 
     `std`: (r - mean) / std, GRPO (DeepSeekMath, arXiv 2402.03300, eq. 3). `mean`: r - mean, Dr.
-    GRPO (2503.20783), which does not amplify the noisy groups of medium agreement. A unanimous
-    group is all zeros: it has no gradient.
+    GRPO (2503.20783), which does not amplify noisy groups of medium agreement. A unanimous group is
+    all zeros and has no gradient.
     """
     r = torch.tensor(rewards, dtype=torch.float32)
     centred = r - r.mean()
@@ -39,17 +39,16 @@ def advantages(rewards: Sequence[float], scheme: Scheme = "std") -> Tensor:
     return centred / deviation if deviation > 1e-6 else torch.zeros_like(r)
 
 
-# a word that no position of a chunk gives this probability is left out of its expectation ...
+# An expectation leaves out words that no position of a chunk gives this probability ...
 NEGLIGIBLE = 1e-7
-LOST = 1e-3  # ... unless some position would lose more than this by it
+LOST = 1e-3  # ... unless some position would lose more than this
 
 
 def expected(p: Tensor, head: Tensor) -> Tensor:
     """p @ head, the expected output row [P, H] under p [P, V], of the type of the head.
 
-    A language model gives nearly all of its vocabulary nearly nothing: of 151,936 words some
-    thousands are enough for the positions of a chunk to keep all but LOST of their probability.
-    Where they are not, all words are used.
+    A language model gives most words almost no probability: of 151,936 words, some thousands hold
+    all but LOST of it at every position of a chunk. Where they do not, all words count.
     """
     some = (p.amax(0) > NEGLIGIBLE).nonzero().squeeze(1)
     if len(some) < p.shape[1] // 4:
@@ -64,8 +63,8 @@ class _LogProb(torch.autograd.Function):
 
     The gradient with respect to a position's hidden state is g * (head[target] - p @ head) /
     temperature, where g is the incoming gradient of that position's log-probability. The bracket
-    does not depend on g, so it is computed in the forward pass while the chunk's probabilities
-    exist: no logits are kept and none are computed twice.
+    does not depend on g, so the forward pass computes it while the chunk's probabilities exist. No
+    logits are kept, and none are computed twice.
     """
 
     @staticmethod
@@ -142,7 +141,7 @@ def entropy_weights(log_probs: Tensor, entropy: Tensor, scale: Tensor) -> Tensor
 
     The gradient of a distribution's entropy is the expectation of -(log p) * grad log p over its
     own samples, so rare tokens weigh more and usual ones less (Williams and Peng, 1991). `entropy`
-    [P], the mean of its trace, is a baseline, which makes it less noisy and leaves it unbiased.
+    [P], the mean of its trace, is a baseline: it lowers the noise and adds no bias.
     `scale` [P] is the bonus over the group's completion tokens.
     """
     return scale * (-log_probs.detach() - entropy)
@@ -316,8 +315,7 @@ FEWEST, MOST = 256, 16_384  # padded tokens of a micro-batch
 
 
 def default_budget(body: Transformer) -> int:
-    """Padded tokens of a micro-batch: few on a CPU, and on a CUDA GPU as many as its memory has
-    room for."""
+    """Padded tokens of a micro-batch: few on a CPU, and on a CUDA GPU as many as fit."""
     if body.device.type == "cuda":
         return budget_in(body.spare, token_bytes(body))
     return FEWEST if body.device.type == "cpu" else MOST
@@ -325,22 +323,20 @@ def default_budget(body: Transformer) -> int:
 
 def budget_in(free: int, token: int) -> int:
     """How many tokens, `token` bytes each, half of `free` bytes hold: FEWEST to MOST. The other
-    half is for the way back, the logits of a chunk, the mask, and the prompts, which run with
-    their graph when the completions are done."""
+    half is for the backward pass, a chunk's logits, the mask, and the prompts, which run with their
+    graph after the completions."""
     return min(MOST, max(FEWEST, free // 2 // token))
 
 
 def token_bytes(body: Transformer) -> int:
-    """Bytes that all layers keep of one completion token until its gradient has gone back, by an
-    estimate.
+    """An estimate of the bytes that all layers keep of one completion token for the backward pass.
 
-    A layer keeps the inputs of its two norms (2 hidden), the turned queries and keys ((heads +
-    kv_heads) * head_dim), what attention gave (heads * head_dim, and a float32 a head), and what
-    goes into the gated activation (2 intermediate). The frozen products keep nothing. Keys and
-    values are kept for each row, the prompt's in front: they are counted twice (4 kv_heads *
-    head_dim), as for a prompt as long as its completion. Llama-3.1-8B in bfloat16, 32 layers: (2 *
-    4096 + 40 * 128 + 32 * 128 + 28672 + 4 * 8 * 128) * 2 + 32 * 4 = 100,480 bytes a layer, 3.2 MB
-    in all.
+    A layer keeps the inputs of its two norms (2 hidden), the rotated queries and keys ((heads +
+    kv_heads) * head_dim), the output of attention (heads * head_dim, and a float32 a head), and the
+    input of the gated activation (2 intermediate). The frozen products keep nothing. Each row keeps
+    keys and values of its own, the prompt's in front: they count twice (4 kv_heads * head_dim), as
+    if the prompt were as long as its completion. Llama-3.1-8B in bfloat16, 32 layers: (2 * 4096 +
+    40 * 128 + 32 * 128 + 28672 + 4 * 8 * 128) * 2 + 32 * 4 = 100,480 bytes a layer, 3.2 MB in all.
     """
     d, wide = body.head_dim, len(body.layers[0].gate_up.weight)
     numbers = 2 * body.hidden + (2 * body.heads + body.kv_heads) * d + wide + 4 * body.kv_heads * d

@@ -1,5 +1,5 @@
-"""The frozen prompt templates. One character after \\boxed{} can change results (MemGen), so these
-do not change."""
+"""The frozen prompt templates. One character after \\boxed{} can change results (MemGen), so they
+stay as they are."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def judge_messages(problem: str, solution: str) -> list[dict[str, str]]:
     ]
 
 
-# The templates below are those of the comparison (`baselines/`): what the past looks like in the
+# The templates below are for the comparison (`evaluation/baselines/`): they put the past into the
 # context.
 
 
@@ -39,7 +39,7 @@ def turn_messages(past: str, trace: str, problem: str) -> list[dict[str, str]]:
 
 
 def refine_messages(problem: str, trace: str) -> list[dict[str, str]]:
-    """The chat in which the model looks back at its own trace and turns it into a lesson
+    """The chat in which the model looks back at its own trace and writes a lesson
     (self-reflection)."""
     return [
         *solve_messages(problem),
@@ -71,9 +71,9 @@ def lesson_messages(past: str, lesson: str, problem: str) -> list[dict[str, str]
 
 
 def strategy_messages(problem: str, agreeing: str, other: str | None) -> list[dict[str, str]]:
-    """The chat that distils strategies from a trace that agrees with the majority and, if there is
-    one, another that does not (ReasoningBank, arXiv 2509.25140; success and failure are judged
-    by the vote, not by the truth)."""
+    """The chat that distils strategies from a trace that agrees with the majority and one that does
+    not, if there is one (ReasoningBank, arXiv 2509.25140; the vote judges success and failure, not
+    the truth)."""
     wrong = f"\n\nA solution that is probably wrong:\n{other.strip()}" if other else ""
     return [
         {

@@ -1,5 +1,5 @@
-"""Keys that find a memory again: text or KV activations -> unit vectors, so that a dot product is
-the similarity."""
+"""Which memory is tried: keys that find it (unit vectors of text or KV activations, so that a dot
+product is the similarity), and the choice among what is found."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..model.weights.cache import Weights
 from ..records import Hit, KeyKind, LatentmemError, Memory, Problem
 from .prompts import solve_messages
 
-# cosine: far above what two embedders have in common, far below what rounding costs one of them
+# cosine: far above what two embedders have in common, far below what rounding does to one of them
 SAME_KEY = 0.9
 
 
@@ -52,9 +52,9 @@ class Embedder:
 def kv_key(model: LanguageModel, text: str) -> np.ndarray:
     """The `kv` key of a problem: unit vector [layers * 2 * kv_heads * head_dim], float32.
 
-    Per layer, keys and values are averaged over the problem's tokens and each scaled to unit
-    length; all parts are concatenated with equal weight, so the dot product of two keys is the mean
-    over layers of their cosine similarities (keys and values count half each).
+    Each layer's keys and values are averaged over the problem's tokens and scaled to unit length.
+    All parts have equal weight, so the dot product of two keys is the mean over layers of their
+    cosine similarities (keys and values count half each).
     """
     parts = []
     for pair in model.problem_kv(text, solve_messages(text)):
@@ -65,9 +65,9 @@ def kv_key(model: LanguageModel, text: str) -> np.ndarray:
 
 
 def made_by(key: Callable[[Problem], np.ndarray], memory: Memory, kind: KeyKind) -> bool:
-    """Whether a memory's key is what `key` makes of its problem. If not, a similarity to it means
-    nothing: keys of two embedders may have the same length. `kv` keys need no look, since a
-    memory of another model is not found."""
+    """Whether `key` made a memory's key. If it did not, a similarity to it means nothing, though
+    keys of two embedders may have the same length. `kv` keys are not checked, since a search finds
+    memories of one model only."""
     return kind == "kv" or float(key(memory.problem) @ memory.keys[kind]) > SAME_KEY
 
 

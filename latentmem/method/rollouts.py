@@ -1,4 +1,4 @@
-"""Problems -> traces, streamed. Many jobs share one batch, each with its own soft prompt or none."""
+"""Problems -> traces, as a stream. Jobs share a batch, each with its own soft prompt or none."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from .prompts import solve_messages
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Rollouts to sample for one problem. `step` enters the seeds: 0 for answering, 1.. for the
+    """Rollouts to sample for one problem. `step` is part of the seeds: 0 for answering, 1.. for the
     steps of a distillation.
 
-    `messages` is the chat to continue, where it is not the frozen one (`prompts.solve_messages`);
-    `first` is the number of the first rollout, so that a vote can be enlarged without sampling its
-    first rows again.
+    `messages` is the chat to continue, if not the frozen one (`prompts.solve_messages`). `first` is
+    the number of the first rollout: a vote can grow without sampling its first rows again.
     """
 
     problem: Problem
@@ -45,8 +44,8 @@ class Job:
 
 
 def seed_for(seed: int, problem_id: str, step: int, row: int) -> int:
-    """The 64-bit seed of one rollout. The side is left out on purpose: with and without a memory
-    the same uniform numbers are drawn, so a comparison of the two is not one of luck."""
+    """The 64-bit seed of one rollout. It leaves out the side on purpose: the same uniform numbers
+    with and without a memory keep luck out of their comparison."""
     return int(digest(str(seed), problem_id, str(step), str(row))[:16], 16)
 
 
@@ -56,7 +55,7 @@ def _stream() -> DecodeStream:
 
 @dataclass(eq=False)
 class _Open:
-    """A rollout under way."""
+    """A rollout that has not ended."""
 
     job: int
     row: int
@@ -68,8 +67,9 @@ class _Open:
     def heard(self, tokenizer: Tokenizer, token: int) -> str:
         """The text that one more token completes, '' if none yet.
 
-        Where a tokenizer falls back to bytes, as Llama 2's does, bytes that make no character end a
-        stream: a new one goes on. What is shown may then lack them until the whole text is decoded.
+        A tokenizer that falls back to bytes, as Llama 2's does, fails at bytes that make no
+        character; a new stream then replaces the broken one. The text on the screen may lack those
+        bytes until the whole text is decoded.
         """
         try:
             return self.stream.step(tokenizer, token) or ""
@@ -93,8 +93,8 @@ def sample(
     """Sample all jobs in one batch. Yields (job index, record): Deltas as text comes, a Trace as
     each rollout ends.
 
-    `Trace.row` counts from `first` (0) within its job. A trace cut off at max_new_tokens is not
-    `finished`. Its token ids include the end-of-sequence token, which the model chose like any
+    `Trace.row` counts within its job, from `first`. A trace cut off at max_new_tokens is not
+    `finished`. The token ids include the end-of-sequence token, which the model chose like any
     other.
     """
     give_back()

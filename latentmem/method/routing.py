@@ -14,7 +14,7 @@ VerifierName = Literal["vote_share", "self_certainty", "judge"]
 
 
 def disagree(zero_shot: Vote, memory: Vote | None) -> bool:
-    """True if both sides have an answer and the answers differ: the one case that needs a verifier."""
+    """True if both sides have an answer and these differ. Only then a verifier is needed."""
     if memory is None or zero_shot.label is None or memory.label is None:
         return False
     return not same_answer(zero_shot.label, memory.label)
@@ -28,12 +28,12 @@ def route(
     verifier: str = "",
     skip_reason: str = "",
 ) -> Route:
-    """Choose a side (paper, routing): an agreement is the answer; else the side the verifier scores
-    higher.
+    """Choose a side (paper, routing): an agreement is the answer; else the side with the higher
+    score.
 
-    `memory` is None when no memory was tried, and `skip_reason` says why. `scores` (side -> score) are
-    needed only where `disagree(...)`. A tie goes to the model alone, so that a memory acts only
-    where something speaks for it.
+    `memory` is None when no memory was tried, and `skip_reason` says why. `scores` (side -> score)
+    are needed only where `disagree(...)`. A tie goes to the model alone, so that a memory answers
+    only if something speaks for it.
     """
     a = zero_shot.label
     if memory is None:
@@ -93,7 +93,7 @@ def decide(
 
 # ---------- The score of a side's answer, from the traces of its winning cluster. Higher is better.
 
-SEAM = 8  # tokens by which a cut text may become longer when it is tokenised again
+SEAM = 8  # a text that was cut may have so many more tokens when it is tokenised again
 
 
 def score(
@@ -103,8 +103,8 @@ def score(
 
     `vote_share`: its share of all rollouts, 0..1. `self_certainty`: mean KL from the uniform
     distribution over its traces, nats (Intuitor, arXiv 2505.19590). `judge`: the base model's mean
-    probability of Yes against No when asked whether the solution is right, 0..1. Only comparable
-    between two sides scored the same way.
+    probability of Yes against No when asked whether the solution is right, 0..1. Compare only
+    scores of the same verifier.
     """
     assert vote.clusters, "a side that abstained is not scored"
     rows = set(vote.clusters[0].rows)
@@ -121,19 +121,19 @@ def score(
 
 
 def chosen(name: VerifierName, traces: int) -> VerifierName:
-    """The verifier that routes when each side has so many traces: one trace a side always ties in
-    votes, so the judge decides there.
+    """The verifier for so many traces a side. With one trace a side the votes always tie, so the
+    judge decides.
 
-    Of 66 disagreements with one side right (300 problems of MultiArith, qwen2.5-coder-0.5b, one
-    greedy trace a side) the judge took the right side in 45, self-certainty in 28, a tie that goes
-    to the model alone in 25. It was chosen on 29 of them; of the other 37 it took the right side in
-    27.
+    In 66 disagreements with one side right (300 problems of MultiArith, qwen2.5-coder-0.5b, one
+    greedy trace a side), the judge took the right side 45 times, self-certainty 28 times, and the
+    tie that goes to the model alone 25 times. The judge was picked on 29 of these; on the other 37
+    it took the right side 27 times.
     """
     return "judge" if name == "vote_share" and traces == 1 else name
 
 
 def judge(model: LanguageModel, problem: Problem, solutions: Sequence[str]) -> float:
-    """Mean over solutions of p(Yes) / (p(Yes) + p(No)) as the next token of the judging chat, 0..1."""
+    """Mean over solutions of p(Yes) / (p(Yes) + p(No)) as the judging chat's next token, 0..1."""
     ids = [
         model.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("Yes", "No")
     ]
@@ -143,8 +143,8 @@ def judge(model: LanguageModel, problem: Problem, solutions: Sequence[str]) -> f
 
 
 def _judging(model: LanguageModel, problem: str, solution: str) -> list[int]:
-    """The judging chat as tokens. Of a solution that does not fit into the model's context the
-    beginning is left out, since the answer stands at the end."""
+    """The judging chat as tokens. If it exceeds the model's context, the solution loses its
+    beginning, since the answer stands at the end."""
     ids = model.render(judge_messages(problem, solution))
     if len(ids) > model.context:
         written = model.tokenizer(solution, add_special_tokens=False)["input_ids"]

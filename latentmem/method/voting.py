@@ -1,7 +1,7 @@
-"""Answers -> Vote: which answer most traces agree on, whether it may still change, whether to learn
+"""Answers -> Vote: which answer most traces agree on, whether it can still change, whether to learn
 from it.
 
-No ground truth here. Only traces vote that reached end-of-sequence with a boxed answer
+No ground truth here. A trace votes if it reached end-of-sequence with a boxed answer
 (`Trace.votes`).
 """
 
@@ -14,14 +14,14 @@ from .answers import same_answer
 
 
 def vote(traces: Sequence[Trace], total: int | None = None, side: Side = "zero_shot") -> Vote:
-    """The majority vote over `total` traces (default: those given) of one side, of which `traces`
+    """The majority vote of one side: over `total` traces (default: those given), of which `traces`
     have ended.
 
-    A trace joins the first cluster, oldest first, whose earliest answer is the same as its own,
-    else it founds one. `same_answer` is not transitive in theory (see `answers.py`), so a member
-    need not be the same as every other member; taking the traces by row makes the outcome
-    independent of the order in which they ended. The label is the earliest row's answer as written;
-    a tie goes to the earliest row. `traces` have distinct rows.
+    A trace joins the oldest cluster whose earliest answer is the same as its own, or founds one.
+    `same_answer` is not transitive in theory (see `answers.py`), so two members of a cluster may
+    differ; taking the traces by row makes the outcome independent of the order in which they ended.
+    The label is the earliest row's answer as written; a tie goes to the earliest row. `traces` have
+    distinct rows.
     """
     traces = sorted(traces, key=lambda t: t.row)
     rows = [t.row for t in traces]
@@ -53,11 +53,10 @@ def _rank(cluster: Cluster) -> tuple[int, int]:
 
 
 def _decided(clusters: Sequence[Cluster], rows: Sequence[int], total: int) -> bool:
-    """Can no outcome of the open traces make another answer the label?
+    """True if no outcome of the open traces can make another answer the label.
 
-    Exact where `same_answer` is transitive: the worst case is that all open traces give one rival's
-    answer, or all the same new one. A later or earlier writing of the winning answer is no other
-    answer.
+    Exact where `same_answer` is transitive. In the worst case all open traces give one rival's
+    answer, or all the same new one. Another spelling of the winning answer is not another answer.
     """
     still_open = total - len(rows)
     if still_open == 0:
@@ -65,19 +64,18 @@ def _decided(clusters: Sequence[Cluster], rows: Sequence[int], total: int) -> bo
     if not clusters:
         return False
     open_rows = set(range(total)).difference(rows)
-    # Rows that are not numbered 0 .. total - 1 leave unknown which are open: then any tie may be
-    # lost.
+    # Rows not numbered 0 .. total - 1 do not show which ones are open: then any tie may be lost.
     earliest = min(open_rows) if len(open_rows) == still_open else -1
     rivals = [(-c.size - still_open, min(c.rows[0], earliest)) for c in clusters[1:]]
     return _rank(clusters[0]) < min(rivals, default=(-still_open, earliest))
 
 
 def gate(vote: Vote, votes: int, lead: int) -> str | None:
-    """Why the vote is not fit to learn from, in one sentence; None if it is.
+    """One sentence that says why not to learn from a vote; None if it may be learnt from.
 
-    At least `votes` traces must agree and lead the runner-up by at least `lead` (SCRL, 2603.19880),
-    and the rewards must differ: equal rewards have no gradient. Seven of eight pass where the
-    eighth did not finish, since it gets 0.
+    At least `votes` traces must agree and lead the runner-up by at least `lead` (SCRL, arXiv
+    2603.19880), and the rewards must differ: equal rewards have no gradient. Seven of eight pass if
+    the eighth did not finish, since its reward is 0.
     """
     return unfit(
         vote.clusters[0].size if vote.clusters else 0, vote.margin, vote.total, votes, lead
@@ -85,15 +83,15 @@ def gate(vote: Vote, votes: int, lead: int) -> str | None:
 
 
 def unfit(most: int, margin: int, total: int, votes: int, lead: int) -> str | None:
-    """`gate` of a vote of which only the counts are known: `most` of `total` traces agree, `margin`
-    more than on the next."""
+    """`gate` for the counts of a vote alone: `most` of `total` traces agree, `margin` more than on
+    the runner-up."""
     if not most:
         return f"Nothing to learn: no trace of {total} finished with a boxed answer."
     if most == total:
         return (
             f"Nothing to learn: all {total} traces already agree."
             if most > 1
-            else "Nothing to learn: a single trace has no other to be compared with."
+            else "Nothing to learn: a single trace has no other to compare with."
         )
     if most < votes:
         return (
@@ -114,6 +112,6 @@ def _votes(n: int) -> str:
 
 def rewards(traces: Sequence[Trace], vote: Vote) -> tuple[float, ...]:
     """1.0 for each trace in the winning cluster of its vote, else 0.0, in the order of the rows
-    (TTRL, 2504.16084)."""
+    (TTRL, arXiv 2504.16084)."""
     winners = set(vote.clusters[0].rows) if vote.clusters else set()
     return tuple(float(t.row in winners) for t in sorted(traces, key=lambda t: t.row))

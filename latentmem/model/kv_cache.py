@@ -1,5 +1,4 @@
-"""What a forward pass attends to beside its own positions: nothing, given prompts, or all that was
-decoded so far."""
+"""The keys and values in front of a forward pass: none, those of prompts, or a decoding cache."""
 
 from __future__ import annotations
 
@@ -14,8 +13,8 @@ class Past(Protocol):
     """The keys and values that attention sees before the new positions."""
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Take the new keys and values [B, kv_heads, T, D] of a layer; return all of them, [B,
-        kv_heads, S, D]."""
+        """Take the new keys and values [B, kv_heads, T, D] of a layer; return all of them,
+        [B, kv_heads, S, D]."""
 
 
 class Collected(Past):
@@ -25,10 +24,8 @@ class Collected(Past):
         self.layers: list[tuple[Tensor, Tensor]] = []
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        k, v = (
-            k.contiguous(),
-            v.contiguous(),
-        )  # copies: as views they would keep the queries of every layer alive
+        # copies: views would keep the queries of every layer alive
+        k, v = k.contiguous(), v.contiguous()
         self.layers.append((k, v))
         return k, v
 
@@ -67,8 +64,7 @@ class KVCache(Past):
         return keys[:, :, :end], values[:, :, :end]
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these (indices into the present rows)."""
-        for i, pair in enumerate(
-            self.layers
-        ):  # one layer after the other: two whole caches may not fit
+        """Keep these rows only (indices into the present rows)."""
+        # one layer after the other: two whole caches may not fit
+        for i, pair in enumerate(self.layers):
             self.layers[i] = tuple(t[rows] for t in pair)

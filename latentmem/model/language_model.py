@@ -1,5 +1,4 @@
-"""The frozen language model: loaded once, then asked to embed, sample and score. Its weights never
-change."""
+"""The frozen language model: it embeds, samples and scores, and its weights never change."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from .allocator import keep_pages
 from .kv_cache import Collected, KVCache
 from .linear import has_int8
 from .sampler import draw
-from .transformer import Transformer, causal_mask, forward, take_apart
+from .transformer import Transformer, causal_mask, decoding_mask, forward, take_apart
 from .weights.cache import Weights
 
 
@@ -38,8 +37,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
-    """One token of one row. `ended`: the row reached end-of-sequence with this token, which is then
-    not text."""
+    """One token of one row. `ended`: this token is the end of the sequence, and no text."""
 
     row: int
     token: int
@@ -59,11 +57,11 @@ class Prefilled:
 
 
 def native_arithmetic(device: torch.device) -> str:
-    """What the device samples fastest with, without harm: int8, bfloat16 or float32.
+    """The fastest arithmetic for sampling that costs no accuracy: int8, bfloat16 or float32.
 
-    With VNNI a CPU multiplies 8-bit integers three times faster than float32. Where it has
-    bfloat16, too, integers still sample 8 rows 1.6 times as fast: half of a decode step is reading
-    the weights, and they are half as large.
+    With VNNI a CPU multiplies 8-bit integers three times as fast as float32. Where it has bfloat16,
+    too, integers still sample 8 rows 1.6 times as fast: a decode step spends half its time on
+    reading the weights, and these are half as large.
     """
     if device.type == "cpu" and has_int8():
         return "int8"
@@ -85,18 +83,18 @@ def native_number(device: torch.device) -> torch.dtype:
 
 
 def arithmetic_named(name: str, device: torch.device) -> str:
-    """bfloat16, int8 or float32 for a setting's value. Raises LatentmemError if the device has no
-    such products."""
+    """bfloat16, int8 or float32 for a setting's value. Raises LatentmemError if the device lacks
+    it."""
     if name == "int8" and (device.type != "cpu" or not has_int8()):
         raise LatentmemError(
-            f"This {device.type} device has no products in 8-bit integers (a CPU with AVX512-VNNI "
-            "has): use --set dtype=auto or float32."
+            f"This {device.type} device cannot multiply 8-bit integers (a CPU with AVX512-VNNI "
+            "can): use --set dtype=auto or float32."
         )
     return native_arithmetic(device) if name == "auto" else name
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device of that name. Raises LatentmemError if it is not there."""
+    """The device of that name. Raises LatentmemError if the machine has none."""
     there = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -162,35 +160,33 @@ class LanguageModel:
     ) -> None:
         self.body, self.tokenizer = body, tokenizer
         self.name, self.fingerprint, self.ends, self.context = name, fingerprint, ends, context
-        self.front = 0  # tokens of the chat in front of a soft prompt
+        self.front = 0  # how many tokens of the chat stand in front of a soft prompt
 
     @classmethod
     def load(cls, weights: Weights, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:
         """Load verified weights. Raises LatentmemError for a missing device or an unsupported
-        architecture."""
+        model."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
-        logging.disable_progress_bar()  # progress is told in Status records
+        logging.disable_progress_bar()  # Status records show the progress
         where = pick_device(device)
         kind = arithmetic_named(dtype, where)
         try:
             tokenizer = AutoTokenizer.from_pretrained(weights.path, trust_remote_code=False)
             check_template(tokenizer)
-            model, found = (
-                # in the file's own dtype, mapped; converted on the way out
-                AutoModelForCausalLM.from_pretrained(
-                    weights.path,
-                    dtype="auto",
-                    use_safetensors=True,
-                    trust_remote_code=False,
-                    output_loading_info=True,
-                )
+            # mapped in the file's own dtype; `take_apart` converts it
+            model, found = AutoModelForCausalLM.from_pretrained(
+                weights.path,
+                dtype="auto",
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
-            if found["missing_keys"]:  # transformers would go on with random numbers in their place
+            if found["missing_keys"]:  # transformers would put random numbers in their place
                 raise ValueError(f"it lacks {min(found['missing_keys'])}")
             if extra := [k for k in found["unexpected_keys"] if not k.endswith("inv_freq")]:
-                raise ValueError(f"its config says nothing about its {min(extra)}")
+                raise ValueError(f"its config does not mention {min(extra)}")
         except Exception as e:  # whatever transformers and its parts raise about such a folder
             raise LatentmemError(
                 f"{weights.name} cannot be used ({first_line(e)}): choose an instruct model of "
@@ -220,7 +216,7 @@ class LanguageModel:
         dtype: torch.dtype = torch.float32,
         use_int8: bool = False,
     ) -> LanguageModel:
-        """From a loaded transformers model, which is taken apart and must not be used afterwards."""
+        """From a loaded transformers model, which must not be used afterwards."""
         listed = model.generation_config.eos_token_id
         ends = set(listed if isinstance(listed, list) else [listed]) | {tokenizer.eos_token_id}
         context = model.config.max_position_embeddings
@@ -238,7 +234,7 @@ class LanguageModel:
         return self.body.hidden
 
     def render(self, messages: list[dict[str, str]]) -> tuple[int, ...]:
-        """Token ids of a chat, up to where the assistant begins to speak."""
+        """Token ids of a chat, up to the assistant's turn."""
         text = self._chat(messages)
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
@@ -246,11 +242,11 @@ class LanguageModel:
         return chat_text(self.tokenizer, messages)
 
     def in_turn(self) -> LanguageModel:
-        """The same weights with soft prompts inside the user's turn, behind what every chat begins
-        with.
+        """The same weights with soft prompts inside the user's turn, after the tokens that open
+        every chat.
 
-        For the recipe sweep alone: PEFT's prompt tuning, as which memories are stored, has them
-        before everything.
+        Only the recipe sweep uses it. Memories are stored as PEFT's prompt tuning, which puts soft
+        prompts before everything.
         """
         one, other = (self.render([{"role": "user", "content": text}]) for text in ("1", "?"))
         made = copy.copy(self)
@@ -263,11 +259,11 @@ class LanguageModel:
         return self.body.embedding[torch.as_tensor(ids, device=self.body.device)]
 
     def prefill(self, prompts: Sequence[Prompt]) -> Prefilled:
-        """One forward pass over G prompts, padded on the left, outside the soft prompt.
+        """One forward pass over G prompts, padded on the left, before the soft prompts.
         Differentiable.
 
-        Raises LatentmemError if a soft prompt has another width than the model, or a prompt exceeds
-        the context.
+        Raises LatentmemError if a soft prompt has another width than the model, or if a prompt
+        exceeds the context.
         """
         body, flow, size = self.body, self.body.flow, max(map(len, prompts))
         if size > self.context:
@@ -289,9 +285,8 @@ class LanguageModel:
                 words = words[self.front :]
             rows.append(torch.cat([*parts, words]))
         lengths = torch.tensor([len(p) for p in prompts], device=body.device)
-        offsets = (
-            torch.arange(size, device=body.device)[None] - (size - lengths)[:, None]
-        )  # [G, P], < 0 at padding
+        # [G, P], < 0 at padding
+        offsets = torch.arange(size, device=body.device)[None] - (size - lengths)[:, None]
         visible, kept = offsets >= 0, Collected()
         mask = causal_mask(visible, size, flow)
         hidden = forward(body, torch.stack(rows), offsets.clamp(min=0), mask, kept)
@@ -312,26 +307,13 @@ class LanguageModel:
 
         Each prompt is read once and its cache expanded to its rollouts. Yields the tokens of all
         live rows after every decode step; closing the generator cancels. Rows that have ended, or
-        have no room left, leave the batch. A row's draws depend on its seed alone, so what else is
-        in the batch does not matter.
+        have no room left, leave the batch. A row's draws depend on its seed alone, whatever else is
+        in the batch. Raises LatentmemError if a prompt leaves no room, or for NaN.
         """
         assert len(prompts) == len(seeds) and all(seeds), "one seed for each rollout"
         body, device = self.body, self.body.device
         filled = self.prefill(prompts)
-        of = torch.tensor(
-            [g for g, s in enumerate(seeds) for _ in s], device=device
-        )  # [B] -> prompt
-        uniform = torch.from_numpy(
-            np.stack(
-                [  # [B, max_new_tokens]
-                    np.random.Generator(np.random.Philox(seed)).random(max_new_tokens)
-                    for s in seeds
-                    for seed in s
-                ]
-            )
-        )
-        if device.type != "mps":  # which has no float64
-            uniform = uniform.to(device)
+        of = torch.tensor([g for g, s in enumerate(seeds) for _ in s], device=device)  # [B]
         # A row ends with its own room, not with that of the longest prompt beside it.
         rooms = filled.lengths[of].neg().add(self.context).clamp(max=max_new_tokens).tolist()
         if min(rooms) < 1:
@@ -340,50 +322,53 @@ class LanguageModel:
                 "problem."
             )
         room = max(rooms)
+        uniform = self._uniform([seed for s in seeds for seed in s], max_new_tokens)
         cache = KVCache(filled.layers, of, room)
-        seen = torch.cat(
-            (filled.visible[of], filled.visible.new_ones(len(of), room)), 1
-        )  # [B, P + room]
-        mask = torch.zeros(seen.shape, dtype=body.flow, device=device)
-        mask = mask.masked_fill_(~seen, torch.finfo(body.flow).min)[
-            :, None, None
-        ]  # [B, 1, 1, P + room]
+        mask = decoding_mask(filled.visible[of], room, body.flow)
         live, lengths, hidden = list(range(len(of))), filled.lengths[of], filled.hidden[:, -1][of]
         del filled
         for t in range(room):
-            ids, *doubts = draw(body.head(hidden), uniform[:, t], temperature, top_p)
-            tokens, entropy, certainty = ids.tolist(), *(d.tolist() for d in doubts)
-            if not all(map(math.isfinite, certainty)):
-                raise LatentmemError(
-                    "What the model computed is no number: use dtype float32, or delete the memory."
-                )
-            ended = [token in self.ends for token in tokens]
-            yield [
-                SampledToken(*d) for d in zip(live, tokens, ended, entropy, certainty, strict=True)
-            ]
-            left = [i for i, e in enumerate(ended) if not e and t + 1 < rooms[i]]
+            ids, drawn = self._drawn(hidden, uniform[:, t], live, temperature, top_p)
+            yield drawn
+            left = [i for i, d in enumerate(drawn) if not d.ended and t + 1 < rooms[i]]
             if not left:
                 return
             if len(left) < len(live):
                 keep = torch.tensor(left, device=device)
                 cache.keep(keep)
-                ids, mask, lengths, uniform = (
-                    ids[keep],
-                    mask[keep],
-                    lengths[keep],
-                    uniform[keep.to(uniform.device)],
-                )
+                ids, mask, lengths = ids[keep], mask[keep], lengths[keep]
+                uniform = uniform[keep.to(uniform.device)]
                 live, rooms = [live[i] for i in left], [rooms[i] for i in left]
             x = body.embedding[ids][:, None].to(body.flow)
-            hidden = forward(body, x, (lengths + t)[:, None], mask[..., : cache.length + 1], cache)[
-                :, 0
-            ]
+            seen = mask[..., : cache.length + 1]
+            hidden = forward(body, x, (lengths + t)[:, None], seen, cache)[:, 0]
+
+    def _uniform(self, seeds: Sequence[int], n: int) -> Tensor:
+        """n uniform numbers for each seed [B, n], float64, on the model's device if it has such."""
+        draws = [np.random.Generator(np.random.Philox(seed)).random(n) for seed in seeds]
+        uniform = torch.from_numpy(np.stack(draws))
+        return uniform if self.body.device.type == "mps" else uniform.to(self.body.device)
+
+    def _drawn(
+        self, hidden: Tensor, u: Tensor, live: Sequence[int], temperature: float, top_p: float
+    ) -> tuple[Tensor, list[SampledToken]]:
+        """The next token of each live row, from its last hidden state: ids [B], and records."""
+        ids, *doubts = draw(self.body.head(hidden), u, temperature, top_p)
+        entropy, certainty = (d.tolist() for d in doubts)
+        if not all(map(math.isfinite, certainty)):
+            raise LatentmemError(
+                "The model computed NaN or infinity: use dtype float32, or delete the memory."
+            )
+        return ids, [
+            SampledToken(row, token, token in self.ends, e, c)
+            for row, token, e, c in zip(live, ids.tolist(), entropy, certainty, strict=True)
+        ]
 
     @torch.no_grad()
     def next_token_probs(self, prompts: Sequence[Prompt], ids: Sequence[int]) -> np.ndarray:
         """Probability of each of `ids` [n] as the next token of each prompt -> [G, n], float32."""
         out = []
-        for p in prompts:  # one by one: verdicts are few and their lengths differ widely
+        for p in prompts:  # one by one: they are few and their lengths differ widely
             logits = self.body.head(self.prefill([p]).hidden[:, -1])
             out.append(logits.float().softmax(-1)[0, list(ids)].cpu().numpy())
         return np.stack(out)
@@ -415,5 +400,5 @@ class LanguageModel:
         return [(k[0][:, inside], v[0][:, inside]) for k, v in filled.layers]
 
 
-# for templates that write one, as Llama's do: today's would change every prompt overnight
+# For chat templates that write a date, as Llama's do: today's would change every prompt overnight.
 DATE = "26 Jul 2024"

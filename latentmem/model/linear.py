@@ -13,19 +13,18 @@ LEVELS = 127  # a number becomes one of -127 .. 127 times its row's scale
 
 
 class Linear:
-    """A frozen matrix [out, in] with an optional bias [out], and at most one other form of it for a
-    CPU.
+    """A frozen matrix [out, in] with an optional bias [out], and at most one faster form for a CPU.
 
-    `pack`: for a handful of rows the float32 product is bound by reading the matrix, and the
-    library's kernel for such shapes is poor besides. FBGEMM's product of float32 rows with a packed
-    float16 matrix reads half as much and computes in float32: 1.6 against 3.5 ms for 8 x 896 x 4864
-    on one core (AVX2). Only a matrix that float16 holds is packed. One that comes from bfloat16 is:
-    its 8 bits of mantissa are exact down to 6e-5, and below that the error is under 3e-8.
+    `pack`: with few rows, a float32 product spends its time on reading the matrix, and torch's
+    kernel for such shapes is slow. FBGEMM multiplies float32 rows with a packed float16 matrix: it
+    reads half as much and computes in float32 (1.6 against 3.5 ms for 8 x 896 x 4864 on one core
+    with AVX2). Only a matrix that fits float16 is packed. One from bfloat16 does: its 8 bits of
+    mantissa are exact down to 6e-5, and below that the error is under 3e-8.
 
     `round`: products in 8-bit integers, on a chip that has them; see Int8Linear. Never under
-    autograd: the rounding changes what is sampled very little, but its errors grow on the way of a
-    gradient. Through rounded products a soft prompt's gradient had a cosine of 0.99 to the exact
-    one with qwen2.5-coder-0.5b, but of -0.3 to 0.6 with smollm2-135m.
+    autograd: rounding hardly changes what is sampled, but its errors grow along a gradient. A soft
+    prompt's gradient through rounded products had a cosine of 0.99 to the exact one with
+    qwen2.5-coder-0.5b, but of -0.3 to 0.6 with smollm2-135m.
     """
 
     FEW = 64  # rows up to which the packed form is faster
@@ -37,9 +36,9 @@ class Linear:
         self._int8: Int8Linear | None = None
 
     def pack(self, *, short: bool = False) -> None:
-        """Make the float16 form, where the library has it; costs half the memory of the first.
+        """Make the float16 form, where torch has FBGEMM. It takes half the memory of the matrix.
 
-        `short`: the values come from bfloat16 or float16, so that only their size is in question.
+        `short`: the values come from bfloat16 or float16, so only their size is checked.
         """
         w = self.weight
         if w.dtype != torch.float32 or w.device.type != "cpu" or not _has_fbgemm():
@@ -55,20 +54,15 @@ class Linear:
             self._packed = torch.ops.quantized.linear_prepack_fp16(w, self.bias)
 
     def round(self) -> None:
-        """From now on multiply in 8-bit integers where no gradient is asked for."""
+        """Multiply in 8-bit integers from now on, except under autograd."""
         self._int8 = Int8Linear(self.weight, self.bias)
 
     @property
     def read(self) -> int:
-        """Bytes of the form that multiplies a few rows without a gradient."""
-        size = self.weight.numel()
-        return (
-            size
-            if self._int8 is not None
-            else 2 * size
-            if self._packed is not None
-            else self.weight.nbytes
-        )
+        """Bytes that a product of a few rows reads, without a gradient."""
+        if self._int8 is not None:
+            return self.weight.numel()
+        return self.weight.nbytes if self._packed is None else 2 * self.weight.numel()
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]"""
@@ -83,22 +77,19 @@ class Linear:
 class Int8Linear:
     """x @ weight.T + bias for a frozen weight [out, in], computed in 8-bit integers.
 
-    Every BLOCK inputs are first turned by a Hadamard matrix H, which is orthogonal: x W^T = (x H)(W
-    H)^T. That changes nothing in exact arithmetic and spreads an input that is far larger than the
-    others (language models have a few) over its block, as in QuaRot (arXiv 2404.00456). Then each
-    row of W H and each row of x H is rounded to 255 levels on its own scale. The sums are exact in
-    32 bits. Measured on 2,154 sampled tokens of the default model: a product is off by about 1 % (5
-    % in `down` without the turning), the next word's distribution by 3.9e-4 nats on average, and
-    the likeliest word is the same in 99.4 % of the places.
+    First an orthogonal Hadamard matrix H turns every BLOCK inputs: x W^T = (x H)(W H)^T. In exact
+    arithmetic that changes nothing, and it spreads the few very large inputs of a language model
+    over their block, as QuaRot does (arXiv 2404.00456). Then each row of W H and of x H is rounded
+    to 255 levels on its own scale. The sums are exact in 32 bits. Over 2,154 sampled tokens of the
+    default model, a product is off by about 1 % (5 % in `down` without turning), the next word's
+    distribution by 3.9e-4 nats on average, and the likeliest word is the same in 99.4 % of places.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.bias = None if bias is None else bias.float()
         self.turn = hadamard(block_of(weight.shape[1]))
         scales, levels = [], []
-        for part in weight.split(
-            8192
-        ):  # each part by itself: the turned head would be half a gigabyte
+        for part in weight.split(8192):  # in parts: the whole head, turned, is half a gigabyte
             turned = turn(part.float(), self.turn)
             scales.append(turned.abs().amax(1).clamp_(min=1e-12) / LEVELS)
             levels.append(turned.div_(scales[-1][:, None]).round_().to(torch.int8))
@@ -110,9 +101,8 @@ class Int8Linear:
         """x [..., in] -> [..., out], of the type of x"""
         t = turn(x.reshape(-1, x.shape[-1]).float(), self.turn)
         highest = t.abs().amax(1, keepdim=True).clamp_(min=1e-12)
-        # Unsigned with a zero point of 128, the form that the library has a fast kernel for;
-        # cutting off what follows the point rounds, because all values are positive and half a step
-        # was added.
+        # Unsigned with a zero point of 128, for which oneDNN has a fast kernel. Truncation rounds
+        # here: all values are positive, and _MIDDLE adds half a step.
         levels = torch.addcmul(_MIDDLE, t, highest.reciprocal(), value=LEVELS).to(torch.uint8)
         y = torch.ops.onednn.qlinear_pointwise(
             levels,
@@ -161,10 +151,9 @@ def _has_fbgemm() -> bool:
 
 @cache
 def has_int8() -> bool:
-    """True if this chip multiplies 8-bit integers natively and the library's kernel for it gives
-    the exact sums.
+    """True if this chip multiplies 8-bit integers natively and oneDNN's kernel gives exact sums.
 
-    Without VNNI the same kernel adds pairs in 16 bits, which overflow.
+    Without VNNI that kernel adds pairs in 16 bits, which overflow.
     """
     if not (torch.cpu._is_vnni_supported() and torch.cpu._is_avx512_supported()):
         return False
@@ -186,9 +175,6 @@ def has_int8() -> bool:
             [],
             "",
         )
-    except (
-        AttributeError,
-        RuntimeError,
-    ):  # another build of torch, without oneDNN or with another signature
+    except (AttributeError, RuntimeError):  # a torch without oneDNN, or with another signature
         return False
     return bool((y == (x @ w.T).float()).all())

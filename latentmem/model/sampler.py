@@ -1,8 +1,7 @@
 """Drawing tokens from logits: exact inverse-CDF sampling with one uniform number a row.
 
-Noise for every word of a 150,000-word vocabulary (multinomial, Gumbel) costs more than a third of a
-decode step on a CPU. One uniform number and a two-level search through block sums draws from the
-same distribution.
+Noise for each of 150,000 words (multinomial, Gumbel) costs more than a third of a decode step on a
+CPU. One uniform number and a two-level search through block sums draw from the same distribution.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 512
-ROWS = 8  # drawn at once on a CPU: their 5 MB of logits stay in the cache from one pass to the next
+ROWS = 8  # drawn at once on a CPU: their 5 MB of logits stay in its cache between passes
 
 
 def _pick(mass: Tensor, u: Tensor) -> Tensor:
@@ -30,20 +29,17 @@ def _pick(mass: Tensor, u: Tensor) -> Tensor:
     index = block * BLOCK + torch.arange(BLOCK, device=mass.device)  # [B, BLOCK]
     inside = mass.gather(1, index.clamp(max=words - 1)).double().masked_fill_(index >= words, 0.0)
     within = inside.cumsum(1)
-    # Block sums are float32, so the target can fall a hair past the block's own mass: never land on
-    # a word of no mass.
+    # Block sums are float32, so the target can fall just past the block's own mass. The draw must
+    # not land on a word of no mass.
     wanted = torch.minimum(target[:, None] - before, within[:, -1:] * (1 - 1e-12))
-    found = index.gather(
-        1, torch.searchsorted(within, wanted, right=True).clamp_(max=BLOCK - 1)
-    ).squeeze(1)
-    return found.clamp_(
-        max=words - 1
-    )  # a mass that is no number must not lead beyond the vocabulary
+    place = torch.searchsorted(within, wanted, right=True).clamp_(max=BLOCK - 1)
+    # NaN mass must not lead beyond the vocabulary
+    return index.gather(1, place).squeeze(1).clamp_(max=words - 1)
 
 
 def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Zero all but the smallest set of words whose probability reaches top_p. [B, V] -> [B, V], not
-    renormalised."""
+    """Zeros for all but the smallest set of words whose probability reaches top_p. [B, V] ->
+    [B, V], not renormalised."""
     ordered, index = probabilities.sort(dim=-1, descending=True)
     before = ordered.cumsum(-1) - ordered
     kept = ordered.masked_fill(before >= top_p, 0.0)
@@ -55,10 +51,10 @@ def draw(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw one token a row.
 
-    logits [B, V]; u [B], uniform in [0, 1), on the same device or on the CPU, where the choice is
-    then made (a device without float64 cannot). Returns token ids [B], the entropy of
-    softmax(logits / temperature) in nats [B] (of softmax(logits) when greedy), and the
-    self-certainty KL(uniform || softmax(logits)) in nats [B] (Intuitor, arXiv 2505.19590, eq. 2).
+    logits [B, V]; u [B], uniform in [0, 1). The choice is made on u's device, which is the CPU
+    where the model's device has no float64. Returns token ids [B], the entropy of softmax(logits /
+    temperature) in nats [B] (of softmax(logits) when greedy), and the self-certainty KL(uniform ||
+    softmax(logits)) in nats [B] (Intuitor, arXiv 2505.19590, eq. 2).
     """
     if logits.device.type != "cpu" or len(logits) <= ROWS:
         return _draw(logits, u, temperature, top_p)

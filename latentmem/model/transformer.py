@@ -1,16 +1,16 @@
 """The forward pass of the Llama, Qwen2 and Qwen3 families as plain functions over frozen weights.
 
-Written out, rather than called through transformers, for three things it cannot do: a static cache
-shared by rows with different soft prompts and compacted as rows finish; grouped-query attention on
-a CPU without copying keys once per query head; and training with the prompt's keys and values
-computed once for all rollouts of a problem. `tests/model/test_language_model.py` holds it to
-transformers' own logits.
+transformers cannot do three things that it does: a static cache shared by rows with different soft
+prompts and compacted as rows finish; grouped-query attention on a CPU without a copy of the keys
+for each query head; and training with the prompt's keys and values computed once for all rollouts
+of a problem. `tests/model/test_language_model.py` holds it to transformers' own logits.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ from .allocator import file_pages, let_go
 from .kv_cache import Past
 from .linear import Linear
 
-# ---------- The norm and the gated activation of a block, whose backward pass computes again what autograd would keep.
+# ---------- The norm and the gated activation. Their backward pass recomputes what autograd keeps.
 
 
 class _Norm(torch.autograd.Function):
@@ -78,7 +78,7 @@ def _gated(gate_up: Tensor) -> Tensor:
 
 
 def gated(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up (SwiGLU, arXiv 2002.05202); gate_up [..., 2 * I], the gate first -> [..., I]"""
+    """silu(gate) * up (SwiGLU, arXiv 2002.05202); gate_up [..., 2 * I], gate first -> [..., I]"""
     return _Gated.apply(gate_up) if torch.is_grad_enabled() else _gated(gate_up)
 
 
@@ -111,7 +111,7 @@ class Transformer:
     kv_heads: int
     head_dim: int
     eps: float
-    use_int8: bool = False  # products without a gradient are computed in 8-bit integers
+    use_int8: bool = False  # products without a gradient are in 8-bit integers
 
     @property
     def hidden(self) -> int:
@@ -127,13 +127,13 @@ class Transformer:
 
     @property
     def flow(self) -> torch.dtype:
-        """The type of what flows between the matrices: float32 where they are rounded, since their
-        products are."""
+        """The type of the numbers between the matrices: float32 where these are rounded, since
+        their products are."""
         return torch.float32 if self.use_int8 and not torch.is_grad_enabled() else self.dtype
 
     @property
     def arithmetic(self) -> str:
-        """How the frozen matrices are multiplied: int8, or the name of the numeric type."""
+        """How the frozen matrices multiply: int8, or the name of the numeric type."""
         return "int8" if self.use_int8 else str(self.dtype).removeprefix("torch.")
 
     @property
@@ -143,21 +143,16 @@ class Transformer:
 
     @property
     def spare(self) -> int:
-        """Bytes of a GPU's memory beside the weights. Of the whole card and not of what is free at
-        the moment: what is sized by it must be the same when a run goes on."""
+        """Bytes of a GPU's memory beside the weights. It is of the whole card, not of what is free
+        at the moment: batches sized by it must stay the same when a run goes on."""
         matrices = [m.weight for w in self.layers for m in (w.qkv, w.out, w.gate_up, w.down)]
-        weights = {
-            t.data_ptr(): t.nbytes for t in (self.embedding, self.head.weight, *matrices)
-        }  # a tied head counts once
+        # by address: a tied head counts once
+        weights = {t.data_ptr(): t.nbytes for t in (self.embedding, self.head.weight, *matrices)}
         return int(torch.cuda.mem_get_info(self.device)[1]) - sum(weights.values())
 
 
-_FREE = {
-    "attention_bias",
-    "mlp_bias",
-    "max_window_layers",
-    "rope_scaling",
-}  # seen in the modules, or in another member
+# seen in the modules, or in another member
+_FREE = {"attention_bias", "mlp_bias", "max_window_layers", "rope_scaling"}
 _FOLLOWED = {
     "hidden_act": ("silu", "swish"),
     "is_causal": (True,),
@@ -169,34 +164,28 @@ _MATTERS = re.compile(
 
 
 def unfollowed(config: dict[str, Any]) -> str | None:
-    """The first member of a config, with its value, that `forward` does not follow, though
-    transformers may pass it over."""
+    """The first member of a config, with its value, that `forward` does not follow and
+    transformers may ignore; None if there is none."""
     rope = {"rope_type": "default"} | (config.get("rope_parameters") or {})
     checked = config | {name: rope.get(name) for name in ("rope_type", "partial_rotary_factor")}
     checked["layer_types"] = next(
         (kind for kind in config.get("layer_types") or () if kind != "full_attention"), None
     )
-    return next(
-        (
-            f"{name}={value}"
-            for name, value in checked.items()
-            if (
-                value not in _FOLLOWED[name]
-                if name in _FOLLOWED
-                else _MATTERS.search(name)
-                and name not in _FREE
-                and (value is True or value not in (None, False, 0, 1, {}))
-            )
-        ),
-        None,
-    )
+    for name, value in checked.items():
+        if name in _FOLLOWED:
+            if value not in _FOLLOWED[name]:
+                return f"{name}={value}"
+        elif _MATTERS.search(name) and name not in _FREE:
+            if value is True or value not in (None, False, 0, 1, {}):
+                return f"{name}={value}"
+    return None
 
 
 def take_apart(
     model: Any, device: torch.device, dtype: torch.dtype, *, use_int8: bool = False
 ) -> Transformer:
-    """The Body of a loaded transformers model, on `device` in `dtype`. The model's layers are
-    emptied as we go, so peak memory stays low; layers are converted and packed side by side.
+    """The Transformer of a loaded transformers model, on `device` in `dtype`. Empties the model's
+    layers on the way, so that peak memory stays low, and converts several layers at a time.
     `use_int8`: sample in 8-bit integers.
 
     Raises LatentmemError for an architecture other than those in FAMILIES, or a config of them that
@@ -212,54 +201,27 @@ def take_apart(
         raise LatentmemError(
             f"Models whose config has {found} are not supported: choose another model."
         )
+    inner, files = model.model, file_pages()
 
     def moved(*tensors: Tensor) -> Tensor:
         return (torch.cat(tensors) if len(tensors) > 1 else tensors[0]).detach().to(device, dtype)
 
-    files = file_pages()
-
     def linear(*parts: Any) -> Linear:
-        made = Linear(
-            moved(*(p.weight for p in parts)),
-            None if parts[0].bias is None else moved(*(p.bias for p in parts)),
-        )
-        for p in parts:
-            if p.weight.data_ptr() != made.weight.data_ptr():
-                let_go(p.weight.data_ptr(), p.weight.nbytes, files)
-        if use_int8:
-            made.round()
-        else:
-            made.pack(short=all(p.weight.dtype in (torch.bfloat16, torch.float16) for p in parts))
-        return made
-
-    inner, normed = model.model, config.model_type == "qwen3"
+        return _linear(parts, moved, files, use_int8)
 
     def layer(i: int) -> Layer:
-        block = inner.layers[i]
-        a, m = block.self_attn, block.mlp
-        made = Layer(
-            norm1=moved(block.input_layernorm.weight),
-            qkv=linear(a.q_proj, a.k_proj, a.v_proj),
-            out=linear(a.o_proj),
-            norm2=moved(block.post_attention_layernorm.weight),
-            gate_up=linear(m.gate_proj, m.up_proj),
-            down=linear(m.down_proj),
-            qk_norm=(moved(a.q_norm.weight), moved(a.k_norm.weight)) if normed else None,
-        )
-        inner.layers[i] = torch.nn.Identity()
-        return made
+        block, inner.layers[i] = inner.layers[i], torch.nn.Identity()
+        return _layer(block, moved, linear)
 
-    with ThreadPoolExecutor(
-        min(8, os.cpu_count() or 1)
-    ) as pool:  # packing is one thread's work; more hold more at once
-        parts = pool.submit(linear, model.lm_head)
+    # packing is one thread's work; more threads hold more at once
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        head = pool.submit(linear, model.lm_head)
         layers = tuple(pool.map(layer, range(len(inner.layers))))
-        head = parts.result()
     tied = model.lm_head.weight is inner.embed_tokens.weight
     return Transformer(
         layers=layers,
-        embedding=head.weight if tied else moved(inner.embed_tokens.weight),
-        head=head,
+        embedding=head.result().weight if tied else moved(inner.embed_tokens.weight),
+        head=head.result(),
         norm=moved(inner.norm.weight),
         rotary=inner.rotary_emb.to(device),
         heads=config.num_attention_heads,
@@ -271,9 +233,41 @@ def take_apart(
     )
 
 
+def _linear(
+    parts: Sequence[Any],
+    moved: Callable[..., Tensor],
+    files: Sequence[tuple[int, int]],
+    use_int8: bool,
+) -> Linear:
+    """One matrix of several torch.nn.Linear, in its fastest form."""
+    bias = None if parts[0].bias is None else moved(*(p.bias for p in parts))
+    made = Linear(moved(*(p.weight for p in parts)), bias)
+    for p in parts:
+        if p.weight.data_ptr() != made.weight.data_ptr():
+            let_go(p.weight.data_ptr(), p.weight.nbytes, files)
+    if use_int8:
+        made.round()
+    else:
+        made.pack(short=all(p.weight.dtype in (torch.bfloat16, torch.float16) for p in parts))
+    return made
+
+
+def _layer(block: Any, moved: Callable[..., Tensor], linear: Callable[..., Linear]) -> Layer:
+    a, m = block.self_attn, block.mlp
+    return Layer(
+        norm1=moved(block.input_layernorm.weight),
+        qkv=linear(a.q_proj, a.k_proj, a.v_proj),
+        out=linear(a.o_proj),
+        norm2=moved(block.post_attention_layernorm.weight),
+        gate_up=linear(m.gate_proj, m.up_proj),
+        down=linear(m.down_proj),
+        qk_norm=(moved(a.q_norm.weight), moved(a.k_norm.weight)) if hasattr(a, "q_norm") else None,
+    )
+
+
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding: x [B, heads, T, D]; cos, sin [B, 1, T, D], the first half of sin with its
-    sign turned."""
+    """Rotary embedding: x [B, heads, T, D]; cos, sin [B, 1, T, D], the first half of sin
+    negated."""
     half = x.shape[-1] // 2
     return torch.addcmul(x * cos, torch.cat((x[..., half:], x[..., :half]), -1), sin)
 
@@ -282,8 +276,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """q [B, heads, T, D]; k, v [B, kv_heads, S, D]; mask [B, 1, groups * T, S], added to the scores
     -> [B, heads, T, D].
 
-    The query heads that share a key head are laid along the query axis, so keys and values are
-    never copied. The mask is laid out in the same way, or [B, 1, 1, S] for one query.
+    The query heads that share a key head lie along the query axis, so that keys and values are
+    never copied. The mask has the same layout, or [B, 1, 1, S] for one query.
     """
     rows, heads, length, dim = q.shape
     groups = heads // k.shape[1]
@@ -295,28 +289,32 @@ def causal_mask(visible: Tensor, length: int, dtype: torch.dtype) -> Tensor:
     """The additive mask [B, 1, length, S] of the last `length` of S positions; visible [B, S] is
     False at padding.
 
-    A padding position may look at itself: a row of nothing but minus infinity would be NaN.
+    A padding position sees itself: softmax over minus infinity alone would be NaN.
     """
     size = visible.shape[1]
     position = torch.arange(size, device=visible.device)
     query = position[size - length :, None]
-    allowed = (position[None, :] <= query) & visible[:, None, :] | (
-        position[None, :] == query
-    )  # [B, length, S]
+    # [B, length, S]
+    allowed = (position[None, :] <= query) & visible[:, None, :] | (position[None, :] == query)
     mask = torch.zeros(allowed.shape, dtype=dtype, device=visible.device)
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
 
+def decoding_mask(visible: Tensor, room: int, dtype: torch.dtype) -> Tensor:
+    """The additive mask [B, 1, 1, P + room] of single new positions behind prompts; visible [B, P]
+    is False at padding."""
+    seen = torch.cat((visible, visible.new_ones(len(visible), room)), 1)
+    mask = torch.zeros(seen.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None, None]
+
+
 def aligned(mask: Tensor) -> Tensor:
-    """The same mask [..., S] in memory whose rows begin at multiples of 8 numbers. CUDA's attention
-    asks for that, and where it is not so every layer makes such a copy for itself, and keeps it
-    for the way back."""
+    """The same mask [..., S], with rows that begin at multiples of 8 numbers. CUDA's attention
+    needs that; else every layer makes such a copy of its own and keeps it for the backward pass."""
+    if all(s % 8 == 0 for s in mask.stride()[:-1]):
+        return mask
     size = mask.shape[-1]
-    return (
-        mask
-        if all(s % 8 == 0 for s in mask.stride()[:-1])
-        else F.pad(mask, (0, -size % 8))[..., :size]
-    )
+    return F.pad(mask, (0, -size % 8))[..., :size]
 
 
 def forward(body: Transformer, x: Tensor, positions: Tensor, mask: Tensor, past: Past) -> Tensor:
@@ -326,7 +324,7 @@ def forward(body: Transformer, x: Tensor, positions: Tensor, mask: Tensor, past:
     cos, sin = (t[:, None].to(x.dtype) for t in body.rotary(x, positions))  # [B, 1, T, D]
     sin[..., : body.head_dim // 2].neg_()
     turned, still = body.heads + body.kv_heads, body.kv_heads
-    if length > 1:  # once for all layers, each of which keeps it for the way back
+    if length > 1:  # one for all layers, which keep it for the backward pass
         mask = mask.repeat(1, 1, body.heads // body.kv_heads, 1)
     if body.device.type == "cuda":
         mask = aligned(mask)

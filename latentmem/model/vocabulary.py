@@ -1,10 +1,8 @@
-"""Which words of the vocabulary lie nearest to a soft prompt's virtual tokens, and how large a
-model is.
+"""The words of the vocabulary nearest to a soft prompt's virtual tokens, and the size of a model.
 
-A virtual token is a free vector: no word need lie near it, and a near word need not be what it does
-(Khashabi et al.,
-2112.08348, found prompts whose nearest words say the opposite). So these are neighbours, not a
-translation.
+A virtual token is a free vector. No word need lie near it, and a near word need not be what it does
+(Khashabi et al., arXiv 2112.08348, found prompts whose nearest words say the opposite). These are
+neighbours, not a translation.
 """
 
 from __future__ import annotations
@@ -39,8 +37,8 @@ def nearest_words(
     """For each virtual token of prompt [T, hidden], the k words of embedding [V, hidden] with the
     highest cosine, best first.
 
-    Words that were never trained (rows of zeros) are left out. Computed in float32, some words at a
-    time.
+    Leaves out words that were never trained (rows of zeros). Computes in float32, CHUNK words at a
+    time. Raises LatentmemError if the widths differ.
     """
     import torch
     from torch.nn.functional import normalize
@@ -87,7 +85,7 @@ def memory_words(model: LanguageModel, memory: Memory, k: int = 5) -> list[list[
 
 
 def parameters(model: LanguageModel) -> int:
-    """How many numbers the model is made of; an embedding that is also the head counts once."""
+    """How many parameters the model has; an embedding that is also the head counts once."""
     body = model.body
     linears = [] if body.head.weight is body.embedding else [body.head]
     tensors = [body.embedding, body.norm]

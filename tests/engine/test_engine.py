@@ -134,7 +134,7 @@ def test_think_streams_traces_and_votes(engine):
         assert t.tokens == len(t.token_ids) and t.entropy > 0
 
 
-def test_same_seed_same_thoughts(engine):
+def test_same_seed_same_tokens(engine):
     a, b = (of(Trace, run(engine.think(P))) for _ in range(2))
     assert [t.token_ids for t in a] == [t.token_ids for t in b]
     c = of(Trace, run(engine.changed(seed=1).think(P)))
@@ -325,11 +325,11 @@ def test_a_verdict_is_taken_down_whole_or_not_at_all(taught, monkeypatch):
     ] == "feedback"
 
 
-def test_thoughts_of_another_arithmetic_are_thought_again(engine):
+def test_votes_of_another_arithmetic_are_sampled_again(engine):
     run(engine.think(P))
     engine._shared.loader._models[Place("tiny", "cpu", "float32")] = engine.model
-    assert engine._shared.thoughts.get(engine._thought_key(P)) is not None
-    assert engine._shared.thoughts.get(engine.changed(dtype="float32")._thought_key(P)) is None
+    assert engine._shared.votes.get(engine._vote_key(P)) is not None
+    assert engine._shared.votes.get(engine.changed(dtype="float32")._vote_key(P)) is None
 
 
 @pytest.mark.parametrize("text", ["", "   \n"])

@@ -141,7 +141,7 @@ def test_rewards_by_hand():
     "answers, why",
     [
         (["1"] * 8, "Nothing to learn: all 8 traces already agree."),
-        (["1"], "Nothing to learn: a single trace has no other to be compared with."),
+        (["1"], "Nothing to learn: a single trace has no other to compare with."),
         ([None, "~1", None], "Nothing to learn: no trace of 3 finished with a boxed answer."),
         (
             ["1", "1", "2", "3"],

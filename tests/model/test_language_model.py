@@ -216,7 +216,7 @@ def test_a_soft_prompt_inside_the_turn(family):
         ("head", "it lacks lm_head.weight"),
         ("layer", "it lacks model.layers.1.mlp.down_proj.weight"),
         ("size", "cannot be used"),
-        ("more", "its config says nothing about its model.layers.1.mlp.down_proj.bias"),
+        ("more", "its config does not mention model.layers.1.mlp.down_proj.bias"),
     ],
 )
 def test_a_model_that_cannot_be_used_is_said_in_one_sentence(change, words, tmp_path):
@@ -263,7 +263,7 @@ def test_a_soft_prompt_that_breaks_the_arithmetic_is_said_and_no_token_is_drawn(
     model = tiny_model()
     broken = torch.full((2, 32), float("nan"))
     with pytest.raises(
-        LatentmemError, match="is no number: use dtype float32, or delete the memory"
+        LatentmemError, match="computed NaN or infinity: use dtype float32, or delete the memory"
     ):
         sample(model, [Prompt((1, 2, 3), broken)], [[1]])
 
