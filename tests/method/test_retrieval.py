@@ -1,4 +1,4 @@
-"""Which memory is tried, and why none: over a bank of two memories whose keys are written by hand."""
+"""Which memory is tried, and why none: over a bank of two memories with keys written by hand."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def test_token_digest_depends_on_tokens_alone():
 
 
 def test_a_solution_that_does_not_fit_is_judged_by_its_end():
-    """The judging chat of a long trace may exceed the context that the trace itself was written in."""
+    """The judging chat of a long trace may exceed the context in which the trace itself fits."""
     model = tiny_model(seed=5, num_hidden_layers=2)
     short = LanguageModel(
         model.body, model.tokenizer, name="short", fingerprint="s", ends=model.ends, context=260

@@ -1,8 +1,10 @@
-"""What a recipe can change beside rate and steps: entropy bonus, trust region, which step is kept.
-Tiny random weights."""
+"""Distillation: the steps, what a recipe changes, which prompt is kept and why none. Tiny random
+weights."""
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import fields, replace
 
 import numpy as np
@@ -11,78 +13,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmem.method.distillation import Recipe, _lesson, _Pupil, shift, within
-from latentmem.method.grpo import RolloutGroup, advantages, entropy_weights, policy_gradient
+from latentmem.method import distillation
+from latentmem.method.distillation import Recipe, _lesson, _Pupil, _pupil, grpo_step, shift, within
+from latentmem.method.voting import vote
 from latentmem.records import Distilled, LatentmemError, Problem, Step, Vote
 from latentmem.settings import WHY, Settings
 from tests.engine.test_engine import engine, models  # noqa: F401  (fixtures)
-from tests.method.test_training import plain, traces
+from tests.method.test_grpo import traces
 from tests.tiny import tiny_model
 
 STEP = Step(1, 1, "2", 0.5, (0.0, 0.0), 0.0, 0.0, 0.0, 1.0, 5.0, 0.1, 10, 1.0, 1.0)
-
-
-def test_entropy_weights_by_hand():
-    # 0.5 * (1 - 1.5), 0.5 * (2 - 1.5), 0 * ...
-    found = entropy_weights(
-        torch.tensor([-1.0, -2.0, -9.0]),
-        torch.tensor([1.5, 1.5, 1.0]),
-        torch.tensor([0.5, 0.5, 0.0]),
-    )
-    assert found.tolist() == [-0.25, 0.25, 0.0]
-
-
-def test_entropy_weights_point_up_the_entropy():
-    """Over all samples, weighted by their probability, the estimate is the entropy's own gradient,
-    whatever the baseline."""
-    logits = torch.tensor([0.3, -1.0, 2.0, 0.1], requires_grad=True)
-    log_p = logits.log_softmax(0)
-    (want,) = torch.autograd.grad(-(log_p.exp() * log_p).sum(), logits, retain_graph=True)
-    for baseline in (0.0, 1.3):
-        weights = entropy_weights(log_p, torch.full((4,), baseline), torch.ones(4))
-        (found,) = torch.autograd.grad(
-            (log_p.exp().detach() * weights * log_p).sum(), logits, retain_graph=True
-        )
-        assert torch.allclose(found, want, atol=1e-6)
-
-
-def test_an_entropy_bonus_reaches_the_prompt_even_from_a_unanimous_group():
-    model, group = tiny_model(), traces(0, [3, 4, 5])
-    grads = []
-    for bonus in (0.0, 0.5):
-        lot = RolloutGroup(
-            Problem("2+2?"),
-            torch.nn.Parameter(torch.ones(2, 32) * 0.1),
-            group,
-            torch.zeros(3),
-            entropy_bonus=bonus,
-        )
-        total = list(policy_gradient(model, [lot], 1.0))[-1][1] if bonus else 0
-        grads.append(lot.soft.grad)
-        assert total == (3 if bonus else 0)
-    assert grads[0] is None and grads[1].abs().max() > 0
-
-
-def test_the_bonus_adds_to_the_plain_gradient():
-    """No bonus: the plain gradient. With one: the gradient of the plain loss whose tokens weigh as
-    `entropy_weights` says."""
-    model = tiny_model()
-    start = torch.randn(4, 32, generator=torch.Generator().manual_seed(1)) * 0.3
-    group, a = traces(0, [5, 9]), advantages([1, 0])
-    grads = {}
-    for bonus in (0.0, 0.2):
-        lot = RolloutGroup(
-            Problem("1+1?"), torch.nn.Parameter(start.clone()), group, a, entropy_bonus=bonus
-        )
-        list(policy_gradient(model, [lot], 1.0))
-        grads[bonus] = lot.soft.grad
-    assert torch.allclose(grads[0.0], plain("qwen2", model, lot, 1.0)[1], atol=1e-5, rtol=1e-3)
-    assert not torch.allclose(grads[0.0], grads[0.2], atol=1e-5)
-    only = RolloutGroup(
-        Problem("1+1?"), torch.nn.Parameter(start.clone()), group, torch.zeros(2), entropy_bonus=0.2
-    )
-    list(policy_gradient(model, [only], 1.0))
-    assert torch.allclose(grads[0.2], grads[0.0] + only.soft.grad, atol=1e-5, rtol=1e-3)
 
 
 @given(st.integers(0, 10**6), st.floats(0.01, 3.0), st.floats(0.0, 5.0))
@@ -164,3 +104,29 @@ def test_what_is_no_setting_is_one_sentence(name):
         LatentmemError, match=f"There is no setting '{name}': `latentmem doctor` lists them"
     ):
         Settings(**{name: 1})
+
+
+def test_the_time_of_training_includes_the_update_and_a_loss_can_be_stored(monkeypatch):
+    model = tiny_model()
+    recipe = Recipe(rollouts=2, max_new_tokens=3, virtual_tokens=2, init_text="Think.")
+    group = traces(0, [3, 4])
+    first = vote(group, side="zero_shot")
+    pupils = [_pupil(model, Problem(f"{i}+2?"), group, first, recipe) for i in range(2)]
+    monkeypatch.setattr(distillation, "update", lambda *_: (time.sleep(0.15), (0.5, ""))[1])
+
+    def gradient(_, groups, __):
+        yield len(groups), len(groups)
+        return [math.nan, 0.25]
+
+    records = grpo_step(
+        model,
+        [p.problem for p in pupils],
+        pupils,
+        recipe,
+        1,
+        judge=lambda *_: ((1.0, 0.0), ""),
+        gradient=gradient,
+    )
+    steps = [r for _, r in records if isinstance(r, Step)]
+    assert [s.grad_norm for s in steps] == [0.5, 0.5] and [s.loss for s in steps] == [0.0, 0.25]
+    assert steps[0].seconds_train == steps[1].seconds_train >= 0.15, "two updates, shared evenly"
