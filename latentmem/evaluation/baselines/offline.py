@@ -1,5 +1,4 @@
-"""The loop of the offline rows: a whole training set, a batch of its problems a step, one thing
-trained."""
+"""The offline rows: one prompt, adapter or model trained on a whole set, a batch a step."""
 
 from __future__ import annotations
 
@@ -97,8 +96,8 @@ class LoraLearner:
 
 
 class FullLearner:
-    """A copy of the model, all of it trained. Where the model is not float32, the optimiser works
-    on a float32 copy, from which the weights are rounded so that small steps arrive on average
+    """A copy of the model, all of it trained. If the model is not float32, the optimiser works on a
+    float32 copy, and the weights are rounded from it so that small steps arrive on average
     (`dithered`)."""
 
     def __init__(self, model: LanguageModel, learning_rate: float = 1e-3) -> None:
@@ -141,13 +140,13 @@ class FullLearner:
 
 
 def dithered(long: Tensor, short: Tensor, seed: int) -> None:
-    """Round float32 numbers into bfloat16 ones: up with the probability that is the share of the
+    """Round float32 numbers to bfloat16 at random: up with a probability equal to the share of the
     way to the number above.
 
-    Ten steps of 1e-6 move a weight by a tenth of the distance between two bfloat16 numbers: rounded
-    to the nearest, next to none of what was learnt would reach the model that samples; so its mean
-    does. What decides is drawn once for each place, so the same numbers always round to the same,
-    also after going on from a checkpoint.
+    Ten steps of 1e-6 move a weight by a tenth of the distance between two bfloat16 numbers. Rounded
+    to the nearest, almost nothing learnt would reach the model that samples; rounded at random, its
+    mean does. Each place has one fixed random number, so the same numbers always round alike, also
+    after a checkpoint.
     """
     if short.dtype != torch.bfloat16:
         short.copy_(long)
@@ -156,8 +155,8 @@ def dithered(long: Tensor, short: Tensor, seed: int) -> None:
     for some, out in zip(
         long.view(-1).split(DITHERED), short.view(-1).split(DITHERED), strict=True
     ):
-        # The upper half of a float32 is a bfloat16: adding to the lower half carries as often as it
-        # says.
+        # The upper half of a float32 is a bfloat16. Noise added to the lower half carries into it
+        # with the right probability.
         noise = torch.randint(0, 1 << 16, some.shape, generator=draw, dtype=torch.int32).to(
             some.device
         )
@@ -165,15 +164,14 @@ def dithered(long: Tensor, short: Tensor, seed: int) -> None:
 
 
 def content(tensors: Sequence[Tensor]) -> str:
-    """A digest of the numbers: a changed model must not be taken for another in the sampler's
-    memory."""
+    """A digest of the numbers, by which the sampler's memory tells models apart."""
     h = hashlib.sha256()
     for tensor in tensors:
         h.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return h.hexdigest()[:32]
 
 
-# in the seeds, so that every offline row meets the problems in one order
+# part of the seeds: every offline row meets the problems in one order
 ORDER = "the order of a training set"
 
 
@@ -183,10 +181,10 @@ class Offline(BaseSystem):
 
     Each step takes the next `batch` problems of a seeded order, samples `recipe.rollouts` fresh
     traces of each, and takes one gradient step on the mean of their losses. A group of equal
-    rewards has no gradient. With majority votes the recipe's gate holds, as in `distil`; the truth
-    needs none. A soft prompt stays within the recipe's `max_shift`. Its `pseudo_label` and `keep`
-    say nothing here: the labels are each step's, and the last step counts. With a `folder` it
-    leaves a checkpoint there, and the same `fit` goes on from it.
+    rewards has no gradient. Majority votes must pass the recipe's gate, as in `distil`; the truth
+    needs none. A soft prompt stays within the recipe's `max_shift`. The recipe's `pseudo_label` and
+    `keep` do not apply: the labels are each step's, and the last step counts. With a `folder` it
+    writes checkpoints there, and the same `fit` continues from them.
     """
 
     def __init__(
@@ -236,13 +234,13 @@ class Offline(BaseSystem):
             yield from self._step(step, self._turn(given, step))
             self.done = step
             if step == self.schedule.steps:
-                # twice the parameters' size, and nobody needs it any more
+                # twice the parameters' size, and no longer needed
                 self.learner.optimizer.state.clear()
             if self.folder and (step % self.schedule.every == 0 or step == self.schedule.steps):
                 self.save(self.folder / self.name)
 
     def _begin(self, given: Sequence[Problem]) -> None:
-        """Go on from a checkpoint of the same fit, or from the start."""
+        """Continue from a checkpoint of the same fit, or start."""
         # The truth of `offline_grpo` belongs to what is fitted: other labels, another fit.
         labelled = [(p.id, p.text, p.answer) for p in given]
         taught = digest(
@@ -269,8 +267,7 @@ class Offline(BaseSystem):
         self.done, self.taught, self.spent = 0, "", Cost()
 
     def _turn(self, given: Sequence[Problem], step: int) -> list[Problem]:
-        """The problems of a step, no two the same: the set in a new seeded order each time it has
-        been gone through."""
+        """The problems of a step, all different: the set in a new seeded order each time round."""
         n, size = len(given), min(self.schedule.batch, len(given))
         queue, orders = [], 0
         for _ in range(step):
@@ -278,7 +275,7 @@ class Offline(BaseSystem):
                 order = np.random.Generator(
                     np.random.Philox(seed_for(self.sampler.seed, ORDER, orders, 0))
                 ).permutation(n)
-                # What is left of the order before must not come again in this step: its rollouts
+                # What is left of the order before must not come twice in this step: its rollouts
                 # would be the same.
                 ahead = [i for i in order if i not in queue][: size - len(queue)]
                 queue += [*ahead, *(i for i in order if i not in ahead)]
@@ -324,8 +321,8 @@ class Offline(BaseSystem):
     # ----------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Parameters and, until the end, the optimiser's moments in one file, which offline.json
-        makes current."""
+        """Write parameters and, until the end, the optimiser's moments to one file, and its name to
+        offline.json."""
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
@@ -339,11 +336,11 @@ class Offline(BaseSystem):
         name = f"step{self.done}.safetensors"
         with file_errors(folder / name, "written"):
             folder.mkdir(parents=True, exist_ok=True)
-            # A file's bytes in memory would be as many again.
+            # straight to the file: its bytes in memory would take the space twice
             with replacing(folder / name) as part:
                 try:
                     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part)
-                except SafetensorError as e:  # how it says that the disk is full
+                except SafetensorError as e:  # raised for a full disk
                     raise OSError(None, str(e)) from None
         write_json(
             folder / "offline.json",
@@ -397,7 +394,7 @@ class Offline(BaseSystem):
     # ----------------------------------------------------------------------------------------------
 
     def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
-        """With what was learnt; before any step, with the untrained start."""
+        """Answer with what was learnt; before any step, with the untrained start."""
         self.learner.stamp()
         soft = None if self.learner.soft is None else self.learner.soft.detach().clone()
         asks = [Ask(blank(p), soft, side="memory") for p in problems]
@@ -407,7 +404,7 @@ class Offline(BaseSystem):
             yield self.one_side(ask.problem, mode, sampled)
 
 
-# ---------- offline_grpo: GRPO on all parameters with the truth as reward, the upper reference. The one row that sees labels.
+# ---------- offline_grpo: GRPO on all parameters with the truth as reward, the upper reference.
 
 
 def offline_grpo(
@@ -417,7 +414,7 @@ def offline_grpo(
     folder: Path | None = None,
     name: str = "offline_grpo",
 ) -> Offline:
-    """`fit` wants problems with their `answer`; the replies are given without it, as everywhere."""
+    """The one row that sees labels: `fit` needs problems with their `answer`. Replies never do."""
     return Offline(
         name,
         sampler,
@@ -429,7 +426,7 @@ def offline_grpo(
     )
 
 
-# ---------- offline_lora: one low-rank adapter trained on the whole set, by majority vote. On one problem, it is LoRA's curve of
+# ---------- offline_lora: one low-rank adapter trained on the whole set, by majority vote.
 
 
 def offline_lora(
@@ -475,11 +472,10 @@ def offline_prompt(
     )
 
 
-# ---------- offline_ttrl: GRPO on all parameters with the majority vote as reward, on the whole set (TTRL, arXiv 2504.16084).
+# ---------- offline_ttrl: GRPO on all parameters by majority vote (TTRL, arXiv 2504.16084).
 
-LEARNING_RATE = (
-    1e-6  # TTRL: 5e-7; at 1e-5 ten steps of four problems left the default model 3 of 50 problems
-)
+# TTRL: 5e-7; after ten steps of four problems at 1e-5 the default model solved 3 of 50 problems
+LEARNING_RATE = 1e-6
 
 
 def offline_ttrl(
@@ -489,8 +485,8 @@ def offline_ttrl(
     folder: Path | None = None,
     name: str = "offline_ttrl",
 ) -> Offline:
-    """The gate of the recipe is kept, which the source has not, so that all rows learn from labels
-    of one quality."""
+    """With the recipe's gate, which TTRL does not have: all rows learn from labels of one
+    quality."""
     return Offline(
         name,
         sampler,

@@ -1,8 +1,8 @@
 """Training weights instead of soft prompts: low-rank adapters and full parameters over the same
 frozen body.
 
-Both stand in for `transformer.Linear`, so the same forward pass samples and trains, and nothing is
-rebuilt after a step. Rows of one batch share the weights, which is what a soft prompt does without.
+Both stand in for `linear.Linear`, so the same forward pass samples and trains, and nothing is
+rebuilt after a step. All rows of a batch share the weights; a soft prompt needs no such thing.
 """
 
 from __future__ import annotations
@@ -39,12 +39,8 @@ class LowRank:
         parts: Sequence[tuple[int, Tensor, Tensor]],
         scale: float,
     ) -> None:
-        self.base, self.weight, self.parts, self.scale = (
-            base,
-            weight,
-            parts,
-            scale,
-        )  # parts: start, [r, in], [out, r]
+        self.base, self.weight, self.scale = base, weight, scale
+        self.parts = parts  # start, down [r, in], up [out, r]
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]"""
@@ -68,10 +64,10 @@ class Trained:
 
 class LoraModel(LanguageModel):
     """A model whose "soft prompt" is a low-rank adapter of the queries and values (PEFT's default
-    targets), as one array [rows, hidden], float32: so `distil` trains it as it trains a prompt,
-    and a bank can hold it.
+    targets), as one array [rows, hidden], float32. `distil` trains it like a prompt, and a bank can
+    hold it.
 
-    Prompts with different adapters are sampled one adapter after the other.
+    It samples prompts with different adapters one adapter after the other.
     """
 
     def __init__(self, base: LanguageModel, rank: int = 8, alpha: float = 16.0) -> None:
@@ -94,8 +90,8 @@ class LoraModel(LanguageModel):
         self.numbers = sum(r * c for r, c in self._shapes) * len(b.layers)
 
     def text_prompt(self, text: str, tokens: int) -> Tensor:
-        """The untrained adapter: down uniform as PEFT starts it, up zero, so that it changes
-        nothing. Ignores the text."""
+        """The untrained adapter, which changes nothing: down uniform as PEFT starts it, up zero.
+        Ignores the text."""
         draw = torch.Generator().manual_seed(0)
         bound = self.body.hidden**-0.5
         parts = [
@@ -116,9 +112,7 @@ class LoraModel(LanguageModel):
         """The model with this adapter [rows, hidden]; gradients flow into it."""
         sizes = [r * c for r, c in self._shapes] * len(self.body.layers)
         pieces = iter(adapter.flatten()[: self.numbers].to(self.body.device).split(sizes))
-        values = (
-            self.body.heads + self.body.kv_heads
-        ) * self.body.head_dim  # where the values begin in q, k, v
+        values = (self.body.heads + self.body.kv_heads) * self.body.head_dim  # start in q, k, v
         layers = []
         for layer in self.body.layers:
             a, b, c, d = (next(pieces).view(s) for s in self._shapes)
