@@ -1,16 +1,35 @@
-"""Scores against small cases worked out by hand."""
+"""Intervals, estimators, scores and votes against values worked out by hand; results as they are
+judged."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
+from math import comb
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
-from latentmem.evaluation import metrics
+from latentmem.bench import report
+from latentmem.evaluation import evidence, metrics
+from latentmem.evaluation.metrics import (
+    Estimate,
+    bootstrap,
+    flips,
+    nearest_share,
+    paired,
+    pass_at_k,
+    share,
+)
 from latentmem.evaluation.results import Cost, Learned, Reply, Result, SideResult, Taught, judge
 from latentmem.records import Cluster, Hit, Problem, Route, Trace, Vote
+
+# ---------- Scores against small cases worked out by hand.
 
 
 def side(label: str | None, right: bool, ratio: float = 0.5) -> SideResult:
@@ -426,3 +445,204 @@ def test_thirds_by_hand() -> None:
         (0.6, 0.8),
     ]
     assert metrics.thirds(elm) == []
+
+
+# ---------- Intervals and estimators against values worked out by hand.
+
+
+def test_the_interval_of_a_share_is_the_exact_one() -> None:
+    """Clopper and Pearson's interval of 30 of 100 is 21.24 % to 39.98 %."""
+    found = share(30, 100)
+    assert found is not None and (found.n, found.mean) == (100, 0.3)
+    assert (found.low, found.high) == pytest.approx((0.2124, 0.3998), abs=1e-4)
+
+
+def test_the_bootstrap_agrees_with_scipy() -> None:
+    from scipy.stats import bootstrap as theirs
+
+    values = np.random.default_rng(3).uniform(-1, 1, size=80)
+    ours = bootstrap(values.tolist())
+    other = theirs(
+        (values,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(1)
+    )
+    assert ours is not None
+    assert ours.low == pytest.approx(other.confidence_interval.low, abs=0.01)
+    assert ours.high == pytest.approx(other.confidence_interval.high, abs=0.01)
+
+
+def test_equal_values_do_not_pretend_to_be_certain() -> None:
+    """0 of 20: the exact upper bound is 1 - 0.025^(1/20) = 0.1684. A difference that is 0 for all
+    20 may be up to so much on either side."""
+    none, whole, equal = share(0, 20), share(20, 20), bootstrap([0.0] * 20)
+    assert none is not None and whole is not None and equal is not None
+    assert (none.mean, none.low, none.high) == (0.0, 0.0, pytest.approx(0.16843, abs=1e-5))
+    assert (whole.mean, whole.low, whole.high) == (1.0, pytest.approx(0.83157, abs=1e-5), 1.0)
+    assert (equal.mean, equal.low, equal.high) == (0, -none.high, none.high)
+    assert bootstrap([1.0] * 20) == Estimate(20, 1.0, pytest.approx(1 - 2 * none.high), 1.0)
+
+
+def test_nothing_has_no_interval() -> None:
+    assert share(0, 0) is None and bootstrap([]) is None
+    assert paired({"a": 1.0}, {"b": 1.0}) is None
+
+
+def test_the_paired_difference_is_over_shared_problems_only() -> None:
+    found = paired(
+        {"a": 1.0, "b": 0.0, "c": 1.0, "x": 1.0}, {"a": 0.0, "b": 0.0, "c": 1.0, "y": 0.0}
+    )
+    assert found is not None and (found.n, found.mean) == (3, pytest.approx(1 / 3))
+
+
+def test_pairing_makes_the_interval_of_a_steady_gain_narrow() -> None:
+    """Nine of ten problems alike and one gained in each ten: unpaired the intervals overlap, paired
+    the gain is above 0."""
+    without = {i: float(i % 10 < 5) for i in range(200)}
+    with_it = {i: float(i % 10 < 6) for i in range(200)}
+    gain = paired(with_it, without)
+    a, b = (share(int(sum(those.values())), 200) for those in (with_it, without))
+    assert gain is not None and a is not None and b is not None
+    assert gain.low > 0 and a.low < b.high
+
+
+def test_flips_by_hand() -> None:
+    first = {"a": True, "b": True, "c": False, "d": False, "x": True}
+    second = {"a": False, "b": True, "c": True, "d": False}
+    assert flips(first, second) == (1, 1)
+
+
+def test_pass_at_k_by_hand() -> None:
+    """4 traces, 1 right: of the 6 pairs, 3 hold the right one. k = n asks whether any is right."""
+    assert pass_at_k(4, 1, 2) == 0.5
+    assert (pass_at_k(8, 1, 8), pass_at_k(8, 0, 8), pass_at_k(5, 3, 1)) == (
+        1.0,
+        0.0,
+        pytest.approx(0.6),
+    )
+    with pytest.raises(ValueError, match="pass@9 of 1 right among 8"):
+        pass_at_k(8, 1, 9)
+
+
+@given(st.integers(1, 8), st.data())
+def test_pass_at_k_is_the_mean_over_all_subsets(n: int, data: st.DataObject) -> None:
+    right, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    hits = sum(any(i < right for i in chosen) for chosen in combinations(range(n), k))
+    assert pass_at_k(n, right, k) == pytest.approx(hits / comb(n, k))
+
+
+@given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1, max_size=60))
+def test_an_interval_holds_its_mean_and_stays_in_range(values: list[float]) -> None:
+    found, right = bootstrap(values), share(values.count(1.0), len(values))
+    assert found is not None and right is not None
+    assert -1 <= found.low <= found.mean <= found.high <= 1
+    assert 0 <= right.low <= right.mean <= right.high <= 1
+    assert found == bootstrap(values), "the same values, the same interval"
+
+
+def test_nearest_share_by_hand() -> None:
+    """Points at 0, 5, 90 and 20 degrees: the first three have a nearest of their own family (the
+    one at 90 the one at 20), the one at 20 has the one at 5. Of the 12 ordered pairs 4 are of
+    one family."""
+    angles = np.radians([0, 5, 90, 20])
+    keys = np.stack([np.cos(angles), np.sin(angles)], 1)
+    share, by_chance = nearest_share(keys, ["a", "a", "b", "b"])
+    assert share == 0.75
+    assert by_chance == pytest.approx(4 / 12)
+    with pytest.raises(ValueError, match="no neighbours"):
+        nearest_share(keys[:1], ["a"])
+
+
+# ---------- assets/results/README.md shows the committed figures and no others.
+
+
+RESULTS = Path(__file__).parents[2] / "assets" / "results"
+# Of different machines: their figures do not go into one file.
+BENCHES = ("bench", "bench-xeon", "bench-distil", "bench-memory")
+MET = {True: "yes", False: "**no**", None: "–"}
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return (RESULTS / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    return evidence.read(RESULTS / "evidence.json")
+
+
+def table_rows(page: str, head: str) -> list[str]:
+    """The rows of all tables that begin with this head."""
+    parts = page.split(f"\n{head}")[1:]
+    return [line for part in parts for line in part.split("\n\n")[0].splitlines()[2:]]
+
+
+def spans(row: dict[str, Any]) -> tuple[str, str]:
+    """Accuracy, and the difference to the model alone, with their intervals."""
+    accuracy = f"{evidence.percent(row['accuracy'])} ({100 * row['ci_low']:.1f} to "
+    delta = evidence.points(row["delta_vs_zero_shot"])
+    if delta != "–":
+        low, high = (evidence.points(row[f"delta_ci_{end}"]) for end in ("low", "high"))
+        delta += f" ({low} to {high})"
+    return f"{accuracy}{100 * row['ci_high']:.1f})", delta
+
+
+def test_the_tables_hold_every_row_of_the_evidence_once(
+    page: str, rows: list[dict[str, Any]]
+) -> None:
+    want, alone = [], table_rows(page, "| run | learns from > asks |")
+    for row in rows:
+        accuracy, delta = spans(row)
+        run, votes = row["settings"]["run"], row["settings"].get("votes")
+        end = f"| {row['tokens']:,} |"
+        if row["system"] == "zero_shot":
+            assert any(run in one and f"| {accuracy} {end}" in one for one in alone), run
+            continue
+        name = f"`{row['system']}`" + (f" (N = {votes})" if votes else "")
+        run += " on GSM8K" if row["dataset"] == "multiarith > gsm8k_test" else ""
+        flips = "–" if row["helped"] is None else f"{row['helped']} / {row['hurt']}"
+        start = f"| {name} | {run} | {row['seed']} | {row['n']} "
+        want.append(f"{start}| {accuracy} | {delta} | {flips} {end}")
+    assert sorted(table_rows(page, "| system | run | seed | n | accuracy")) == sorted(want)
+
+
+def test_four_differences_survive_the_correction(page: str, rows: list[dict[str, Any]]) -> None:
+    found = []
+    for row in rows:
+        if row["helped"] is not None and "_oracle" not in row["system"]:
+            changed = row["helped"] + row["hurt"]
+            chance = binomtest(row["helped"], changed).pvalue if changed else 1.0
+            found.append((chance, (row["settings"]["run"], row["system"])))
+    found.sort()
+    holm = [chance * (len(found) - i) for i, (chance, _) in enumerate(found)]
+    survive = found[: next(i for i, value in enumerate(holm) if value > 0.05)]
+    assert f"Of the {len(found)} differences" in page
+    assert {name for _, name in survive} == {
+        ("multiarith-100-full", "vote_n"),
+        ("multiarith-100-context", "reasoning_bank"),
+        ("multiarith-300", "elm"),
+        ("multiarith-300", "icl_refined"),
+    }
+
+
+def test_the_page_has_the_committed_benches(page: str) -> None:
+    want = []
+    for name in BENCHES:
+        for row in report.read(RESULTS / f"{name}.json")["rows"]:
+            ours, peer = (
+                "–" if row[side] is None else f"{report.number(row[side])} {row['unit']}"
+                for side in ("ours", "peer")
+            )
+            peer_name = "–" if row["peer"] is None else row["peer_name"]
+            ratio, met = report.number(row["ratio"]), MET[row["met"]]
+            start = f"| {row['what']} | {name}.json | {ours} | {peer_name} "
+            want.append(f"{start}| {peer} | {ratio} | {row['target']} | {met} |")
+    assert sorted(table_rows(page, "| what | file | ours |")) == sorted(want)
+
+
+@pytest.mark.parametrize("name", ["bench", "bench-distil"])
+def test_every_committed_row_was_measured_three_times_and_says_whether_the_target_was_met(
+    name: str,
+) -> None:
+    for row in report.read(RESULTS / f"{name}.json")["rows"]:
+        assert len(row["ours_runs"]) >= 3, row["name"]
+        assert row["met"] is not None or not row["peer_runs"], row["name"]

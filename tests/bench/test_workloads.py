@@ -1,5 +1,5 @@
-"""The bench: every measurer of our side runs on a tiny model, the sums of the report, peers that
-are missing."""
+"""Every measurer of our side runs on a tiny model; the peers do the work that they would do without
+us; the sums of a report, the series of --scale and the parts of --profile."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmem.bench import report, runner, scale, workloads
+from latentmem.bench import profile, report, runner, scale, workloads
 from latentmem.bench import report as figure
 from latentmem.bench.peers import package
 from latentmem.bench.report import Target
 from latentmem.bench.runner import ROWS
 from latentmem.bench.workloads import PeerMissing, Side, Work
 from latentmem.records import LatentmemError, Status, Step, Trace
-from tests.tiny import tiny_model
+from tests.tiny import tiny_hf, tiny_model
+
+# ---------- The bench: every measurer of our side runs on a tiny model, the sums of the report, peers that are missing.
+
 
 TINY = Work(
     model="tiny",
@@ -238,3 +241,95 @@ def test_every_series_runs_and_is_drawn(
     assert made.versions == {"torch": "another"}, "measured again"
     with pytest.raises(LatentmemError, match="no series 'x': choose from rollouts-batch"):
         scale.chosen(["x"])
+
+
+# ---------- The peers do the work that they would do without us: no more, and with threads that wait in their own way.
+
+
+def test_the_peer_with_a_soft_prompt_decodes_one_token_a_step() -> None:
+    """Whatever PEFT makes of transformers' cache: else the peer would do many times the work, for
+    other text."""
+    import torch
+    from peft import PromptTuningConfig, get_peft_model
+
+    from latentmem.bench.peers import mend
+
+    torch.manual_seed(0)
+    tuned = get_peft_model(
+        tiny_hf(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6)
+    ).eval()
+    asked, plain = (
+        {"attention_mask": torch.ones(2, 5, dtype=torch.long)},
+        {"do_sample": False, "max_new_tokens": 8},
+    )
+    ids = torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 6, 5]])
+    want = tuned.generate(input_ids=ids, **asked, **plain, use_cache=False)
+    mend(tuned)
+    passed, inner = [], tuned.base_model.model.forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        given = kwargs.get("inputs_embeds")
+        passed.append((given if given is not None else kwargs["input_ids"]).shape[1])
+        return inner(*args, **kwargs)
+
+    tuned.base_model.model.forward = counted
+    assert torch.equal(tuned.generate(input_ids=ids, **asked, **plain), want)
+    assert passed == [11] + [1] * (len(passed) - 1) and len(passed) > 2
+
+
+@pytest.mark.parametrize(
+    ("before", "torch_", "llama"),
+    [
+        ({"OMP_WAIT_POLICY": "passive", "LATENTMEM_WAITS": "1"}, {}, {}),
+        (
+            {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "20000"},
+            {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "20000"},
+            {},
+        ),
+        (
+            {"OMP_WAIT_POLICY": "passive", "LATENTMEM_WAITS": "1", "GOMP_SPINCOUNT": "20000"},
+            {"GOMP_SPINCOUNT": "20000"},
+            {},
+        ),
+    ],
+)
+def test_a_peer_waits_as_without_us_or_as_a_person_set_it(
+    before: dict[str, str], torch_: dict[str, str], llama: dict[str, str]
+) -> None:
+    for is_llama, after in ((False, torch_), (True, llama)):
+        environ = dict(before)
+        runner._as_at_home(environ, llama=is_llama)
+        assert environ == after
+
+
+# ---------- The profile of rollouts and of a gradient step, on the tiny random model; how a figure is drawn.
+
+
+def test_parts_are_profiled_and_replace_those_of_an_earlier_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workloads, "language_model", lambda _: tiny_model(num_hidden_layers=1))
+    short = replace(TINY, tokens=14)  # the profiler takes time for every operation
+    file = tmp_path / "profile.json"
+    earlier = {"name": "another", "operations": {}}
+    report.save(file, "profile", [earlier], machine=report.machine(), versions={})
+    parts = [r for r in profile.run(short, file) if not isinstance(r, Status)]
+    assert all(p.seconds > 0 and p.operations for p in parts)
+    kept = report.read(file, "profile")["rows"]
+    assert [p.name for p in parts] == [r["name"] for r in kept] == ["rollouts", "step"]
+    assert all(r["versions"]["torch"] for r in kept) and json.loads(file.read_text())["machine"]
+    table = profile.markdown(kept)
+    assert table.count("| operation |") == 2 and "Gradient step" in table
+
+
+def test_what_spans_much_is_drawn_on_a_logarithmic_axis() -> None:
+    plain = {"title": "t", "x_name": "x", "y_name": "y", "x": [1, 2], "y": [1.0, 2.0]}
+    made = figure.figure(
+        [
+            plain,
+            {**plain, "y": [1.0, 40.0]},
+            {**plain, "limit": [10.0, 100.0]},
+            {**plain, "y": [0.0, 40.0]},
+        ]
+    )
+    assert [axis.type for axis in made.select_yaxes()] == ["linear", "log", "log", "linear"]
