@@ -377,6 +377,7 @@ class Bank:
             base_model=base_model or memory.model_name,
             model_fingerprint=memory.model,
             init_text=str(memory.settings.get("init_text", "")),
+            problem=memory.problem.text,
         )
 
     def verify(self) -> VerifyReport:

@@ -4,6 +4,11 @@
 from __future__ import annotations
 
 import json
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ PICKLED = "adapter_model.bin"
 MODEL = "latentmem.model.language_model"  # in the header of WEIGHTS; only our own adapters have it
 TENSOR = "prompt_embeddings"
 MAX_CONFIG_BYTES = 1 << 20
+MAX_ADAPTER_BYTES = 64_000_000
 
 
 def save_peft(
@@ -27,13 +33,14 @@ def save_peft(
     base_model: str,
     model_fingerprint: str,
     init_text: str = "",
+    problem: str = "",
 ) -> None:
     """Write the soft prompt [virtual tokens, hidden] as a standard PEFT prompt-tuning adapter,
     stored in float32.
 
     `base_model` goes where PEFT looks for the base model (a hub id or a folder). PEFT warns about
-    configuration it does not know, so the fingerprint and the text the prompt started from travel
-    in the safetensors header. Raises LatentmemError when the array is not a finite matrix, when the
+    configuration it does not know, so the fingerprint, the text the prompt started from and the
+    problem it was made for travel in the safetensors header. Raises LatentmemError when the array is not a finite matrix, when the
     folder holds an adapter that is not ours, or when it cannot be written.
     """
     prompt = np.ascontiguousarray(array, dtype="<f4")
@@ -59,6 +66,7 @@ def save_peft(
         "num_transformer_submodules": 1,
     }
     metadata = {"format": "pt", MODEL: model_fingerprint, "latentmem.init_text": init_text}
+    metadata["latentmem.problem"] = problem
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,8 +92,8 @@ def load_peft(folder: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
     """The soft prompt, float32 [virtual tokens, hidden], and what is known of it, from a PEFT
     prompt-tuning adapter.
 
-    The second value holds `base_model`, `model_fingerprint` and `init_text` ("" where the adapter
-    does not say). Reads safetensors only, never a pickle and never the hub. Raises LatentmemError
+    The second value holds `base_model`, `model_fingerprint`, `init_text` and `problem` ("" where the
+    adapter does not say). Reads safetensors only, never a pickle and never the hub. Raises LatentmemError
     when the folder holds no prompt-tuning adapter, or one whose parts do not fit together.
     """
     folder = Path(folder)
@@ -119,7 +127,42 @@ def load_peft(folder: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
         "base_model": str(config.get("base_model_name_or_path") or ""),
         "model_fingerprint": metadata.get(MODEL, ""),
         "init_text": str(text or ""),
+        "problem": metadata.get("latentmem.problem", ""),
     }
+
+
+@contextmanager
+def adapter_folder(path: str | Path) -> Iterator[Path | None]:
+    """The folder of the adapter that is at `path`: the folder itself, or a zip of one, unpacked for
+    the time being. None if there is no adapter there. Raises LatentmemError for a zip that is
+    damaged or too large."""
+    path = Path(path)
+    if path.is_dir():
+        yield path if (path / CONFIG).exists() else None
+        return
+    if not zipfile.is_zipfile(path):
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as packed:
+        found = {Path(i.filename).name: i for i in packed.infolist()}
+        for name in (CONFIG, WEIGHTS) if CONFIG in found else ():
+            if name in found:
+                _extract(packed, found[name], Path(folder) / name)
+        yield Path(folder) if CONFIG in found else None
+
+
+def _extract(packed: zipfile.ZipFile, member: zipfile.ZipInfo, to: Path) -> None:
+    try:
+        with packed.open(member) as file:
+            data = file.read(MAX_ADAPTER_BYTES + 1)
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, zlib.error):
+        raise LatentmemError(f"{member.filename} in the zip is damaged: fetch it again.") from None
+    if len(data) > MAX_ADAPTER_BYTES:
+        raise LatentmemError(
+            f"{member.filename} has more than {MAX_ADAPTER_BYTES // 1_000_000} MB: it is no soft "
+            "prompt."
+        )
+    to.write_bytes(data)
 
 
 def _foreign(folder: Path) -> Path | None:
@@ -161,6 +204,15 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
+def _bfloat16(path: Path) -> np.ndarray:
+    """The tensor in float32: numpy has no bfloat16, which is the upper half of one."""
+    from safetensors import deserialize
+
+    ((_, tensor),) = deserialize(path.read_bytes())
+    upper = np.frombuffer(tensor["data"], "<u2").astype("<u4")
+    return (upper << 16).view("<f4").reshape(tensor["shape"])
+
+
 def _tensor(path: Path) -> tuple[np.ndarray, dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
@@ -173,11 +225,11 @@ def _tensor(path: Path) -> tuple[np.ndarray, dict[str, str]]:
                     f"a soft prompt is the one tensor {TENSOR}."
                 )
             dtype = file.get_slice(TENSOR).get_dtype()
-            if dtype not in ("F16", "F32", "F64"):  # numpy has no bfloat16
+            if dtype not in ("BF16", "F16", "F32", "F64"):
                 raise LatentmemError(
                     f"{path} holds {dtype} numbers: save the soft prompt as float32."
                 )
-            prompt = file.get_tensor(TENSOR).astype("<f4")
+            prompt = _bfloat16(path) if dtype == "BF16" else file.get_tensor(TENSOR).astype("<f4")
     except (SafetensorError, OSError) as e:
         raise LatentmemError(
             f"{path} is not a safetensors file ({e}): fetch the adapter again."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..model.weights.catalog import hub_id
 from ..records import LatentmemError, Memory, MemoryInfo, tried
 from .options import DONE, ERROR, MemoryId, command, engine_for
 
@@ -292,7 +293,7 @@ def export(
         typer.Option(
             "--base-model",
             help="What the adapters name as their base: a folder or a "
-            "hub id (default: the model's name here).",
+            "hub id (default: the model's repository on the hub, else its name here).",
             show_default=False,
         ),
     ] = None,
@@ -337,7 +338,8 @@ def export_adapters(
         )
     for memory in chosen:
         folder = home if len(ids) == 1 else home / memory
-        if wrong := tried(partial(bank.export_peft, memory, folder, base_model=base_model)):
+        base = base_model or hub_id(bank.info(memory).model_name)
+        if wrong := tried(partial(bank.export_peft, memory, folder, base_model=base)):
             left_out.append(str(wrong))
         else:
             tell(
@@ -348,15 +350,34 @@ def export_adapters(
     return left_out
 
 
-@command(commands, *BANK, name="import")
+@command(commands, "model", "device", *BANK, name="import")
 def import_(
     overrides: dict[str, Any],
     as_json: bool,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE.zip", help="An archive that `export` wrote.")
+        Path,
+        typer.Argument(
+            metavar="FILE.zip",
+            help="An archive that `export` wrote; or a PEFT prompt-tuning adapter, its folder or "
+            "a zip of it.",
+        ),
     ],
+    problem: Annotated[
+        str, typer.Option(help="The problem that an adapter helps with.", show_default=False)
+    ] = "",
 ) -> int:
-    """Add the memories of an archive to the bank. What is there already stays as it is."""
+    """Add the memories of an archive to the bank, or an adapter as a memory without a vote. What
+    is there already stays as it is."""
+    from ..bank.peft import adapter_folder
+
+    with adapter_folder(file) as adapter:
+        if adapter is not None:
+            memory = engine_for(overrides).import_adapter(adapter, problem)
+            record = {"record": "Imported", "memory_id": memory}
+            tell(as_json, f"The adapter is imported as memory {memory}, without a vote.", record)
+            return DONE
+    if problem:
+        raise LatentmemError(f"--problem is for an adapter, and {file} is none: leave it out.")
     report = engine_for(overrides).bank.import_zip(file)
     tell(
         as_json,

@@ -35,6 +35,8 @@ from .loader import Place, Shared
 from .receipts import REPLAYED, Circumstances, confirm, events, judged, now, write
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from ..method.retrieval import Choice
@@ -245,6 +247,51 @@ class Engine:
         if distilled.memory is None:
             raise LatentmemError(f"There is no memory to keep: {distilled.reason}")
         return self.bank.put(distilled.memory)
+
+    def import_adapter(self, path: str | Path, problem: str = "") -> str:
+        """Keep the PEFT prompt-tuning adapter in a folder or a zip as a memory, without a vote.
+
+        It is found by `problem`, else by the problem that our own adapters name, else by the text
+        that the prompt started from. Returns its id. Raises LatentmemError for what is no such
+        adapter, or was made for another model.
+        """
+        from ..bank.peft import CONFIG, adapter_folder, load_peft
+
+        with adapter_folder(path) as folder:
+            if folder is None:
+                raise LatentmemError(
+                    f"{path} holds no PEFT adapter: give a folder or a zip with {CONFIG}."
+                )
+            soft, known = load_peft(folder)
+        model, text = self.model, problem.strip() or known["problem"] or known["init_text"]
+        if (
+            known["model_fingerprint"] not in ("", model.fingerprint)
+            or soft.shape[1] != model.hidden
+        ):
+            raise LatentmemError(
+                f"The adapter was made for {known['base_model'] or 'another model'} with width "
+                f"{soft.shape[1]}, and the model in use is {model.name} with width {model.hidden}: "
+                "choose that model."
+            )
+        if not text:
+            raise LatentmemError(
+                "The adapter does not say what it is for: give the problem that it helps with."
+            )
+        asked = self._check(Problem(text, source="imported"))
+        memory = Memory(
+            problem=asked,
+            soft_prompt=soft,
+            keys={kind: self.key(asked, kind) for kind in ("input", "kv")},
+            model=model.fingerprint,
+            model_name=model.name,
+            vote=Vote((), 0, 0),
+            traces=(),
+            steps=(),
+            best_step=0,
+            created=now(),
+            settings={"imported": known["base_model"] or "an adapter that names no model"},
+        )
+        return self.bank.put(memory)
 
     # Retrieve and answer
     # ----------------------------------------------------------------------------------------

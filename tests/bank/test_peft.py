@@ -4,6 +4,8 @@ A soft prompt as a PEFT adapter: what we write PEFT loads, and what is no soft p
 from __future__ import annotations
 
 import json
+import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +17,11 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors.numpy import load_file, save_file
 
 from latentmem.bank import Bank
-from latentmem.bank.peft import load_peft, save_peft
+from latentmem.bank import peft as peft_module
+from latentmem.bank.peft import adapter_folder, load_peft, save_peft
 from latentmem.records import LatentmemError
 from tests.bank_samples import make_memory
+from tests.tiny import tiny_hf
 
 prompts = arrays(
     np.float32,
@@ -47,6 +51,7 @@ def test_what_is_saved_is_loaded_to_the_last_bit(
         "base_model": "some/model",
         "model_fingerprint": "f" * 64,
         "init_text": init_text,
+        "problem": "",
     }
 
 
@@ -98,6 +103,7 @@ def test_peft_loads_it_and_computes_the_same(
         "base_model": str(tmp_path),
         "model_fingerprint": memory.model,
         "init_text": "Think.",
+        "problem": memory.problem.text,
     }
     ids = torch.tensor([[3, 1, 4, 1, 5]])
     with torch.no_grad():
@@ -242,3 +248,60 @@ def test_a_foreign_adapter_in_half_precision_is_read(tmp_path: Path) -> None:
     tensors(prompt_embeddings=np.full((2, 4), 0.5, np.float16))(tmp_path)
     prompt, meta = load_peft(tmp_path)
     assert prompt.dtype == np.float32 and (prompt == 0.5).all() and meta["model_fingerprint"] == ""
+
+
+def test_an_adapter_in_bfloat16_is_read(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file as save_torch
+
+    save_peft(tmp_path, np.ones((2, 3), np.float32), base_model="m", model_fingerprint="f")
+    given = torch.tensor([[0.5, -1.25, 3e-38], [1e30, 0.0, -0.1]], dtype=torch.bfloat16)
+    save_torch({"prompt_embeddings": given}, tmp_path / "adapter_model.safetensors")
+    prompt, _ = load_peft(tmp_path)
+    assert prompt.dtype == np.float32 and (prompt == given.float().numpy()).all()
+
+
+def test_an_adapter_is_found_in_a_folder_and_in_a_zip(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    save_peft(
+        home, np.ones((2, 3), np.float32), base_model="m", model_fingerprint="f", problem="1 + 1?"
+    )
+    packed = shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path, "home")
+    for place in (home, packed):
+        with adapter_folder(place) as folder:
+            assert folder is not None and load_peft(folder)[1]["problem"] == "1 + 1?"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("no zip")
+    bank = zipfile.ZipFile(tmp_path / "bank.zip", "w")
+    bank.writestr("manifest.json", "{}")
+    bank.close()
+    for place in ("empty", "text", "nowhere", "bank.zip"):
+        with adapter_folder(tmp_path / place) as folder:
+            assert folder is None
+
+
+def test_an_adapter_in_a_zip_that_is_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peft_module, "MAX_ADAPTER_BYTES", 100)
+    save_peft(tmp_path / "a", np.ones((9, 9), np.float32), base_model="m", model_fingerprint="f")
+    packed = shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "a")
+    with (
+        pytest.raises(LatentmemError, match="has more than 0 MB: it is no soft prompt"),
+        adapter_folder(packed),
+    ):
+        pass
+
+
+def test_an_adapter_finds_its_base_by_itself(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    base = tiny_hf()
+    base.save_pretrained(tmp_path / "base")
+    save_peft(
+        tmp_path / "a",
+        np.ones((2, base.config.hidden_size), np.float32),
+        base_model=str(tmp_path / "base"),
+        model_fingerprint="f",
+    )
+    model = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "a")
+    assert model.active_peft_config.num_virtual_tokens == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,7 +38,7 @@ from latentmem.records import (
     from_json,
 )
 from latentmem.settings import Settings
-from tests.cli_samples import HIT, ONE, RECEIPT, STEP, TRACES, VOTE, Terminal, memory
+from tests.cli_samples import HIT, ONE, RECEIPT, STEP, TRACES, VOTE, FakeEngine, Terminal, memory
 from tests.fake_engine import fake_step
 
 # ---------- The command line over an engine that needs no model: exit codes, what goes to which stream, options.
@@ -509,12 +510,40 @@ def test_export_as_peft(cli: Terminal, stored: tuple[str, str], tmp_path: Path) 
     cli.ok("export", "--peft", str(one), "--id", stored[0][:8])
     assert {p.name for p in one.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     assert base_of(one) == "toy"
+    named = replace(memory("What is 2 + 2?", seed=2), model_name="qwen2.5-coder-0.5b")
+    with Bank(tmp_path / "bank.sqlite") as bank:
+        ident = bank.put(named)
+    cli.ok("export", "--peft", str(tmp_path / "hub"), "--id", ident)
+    assert base_of(tmp_path / "hub") == "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+    cli.ok("memories", "delete", ident, "--yes")
     cli.ok("export", "--peft", str(all_), "--base-model", "owner/name")
     assert {base_of(f) for f in all_.iterdir()} == {"owner/name"}
     assert "give --peft FOLDER" in cli.fails(
         "export", str(tmp_path / "a.zip"), "--base-model", "owner/name"
     )
     assert {p.name for p in all_.iterdir()} == set(stored)
+
+
+def test_an_adapter_is_imported(
+    cli: Terminal, stored: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine here is a stand-in: what it does with an adapter is in tests/engine."""
+    folder = tmp_path / "adapter"
+    assert cli("export", "--peft", str(folder), "--id", stored[0]).exit_code == 0
+    asked: list[tuple[bool, str]] = []
+
+    def import_adapter(engine: FakeEngine, path: Path, problem: str) -> str:
+        asked.append(((path / "adapter_config.json").exists(), problem))
+        return "m0123"
+
+    monkeypatch.setattr(FakeEngine, "import_adapter", import_adapter, raising=False)
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", folder)
+    assert "imported as memory m0123, without a vote" in cli("import", str(folder)).output
+    assert cli("import", packed, "--problem", "1 + 1?").exit_code == 0
+    assert asked == [(True, ""), (True, "1 + 1?")]
+    archive = tmp_path / "a.zip"
+    assert cli("export", str(archive)).exit_code == 0
+    assert "--problem is for an adapter" in cli.fails("import", str(archive), "--problem", "x")
 
 
 LISTS = (["memories"], ["receipts"], ["memories", "--contains", "x"])

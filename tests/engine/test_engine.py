@@ -14,6 +14,7 @@ import pytest
 
 from latentmem.bank import Bank
 from latentmem.bank.key_index import OtherKeys
+from latentmem.bank.peft import save_peft
 from latentmem.engine import Engine
 from latentmem.engine import engine as engine_module
 from latentmem.engine.loader import Place
@@ -420,3 +421,34 @@ def test_empty_bank_is_a_result(engine):
 def test_kv_keys_find_the_same_problem(taught, learnt):
     found = taught.changed(key="kv").search(learnt.memory.problem)
     assert found.kind == "kv" and found.hits[0].similarity == pytest.approx(1, abs=1e-3)
+
+
+def test_an_adapter_is_imported_as_a_memory_without_a_vote(engine, tmp_path):
+    """Ours names its problem; another is found by the one that is given, or by its first text."""
+    hidden = engine.model.hidden
+    prompt = np.random.default_rng(0).normal(size=(3, hidden)).astype(np.float32)
+
+    def adapter(name, array=prompt, **known):
+        given = {"base_model": "owner/base", "model_fingerprint": "", **known}
+        save_peft(tmp_path / name, array, **given)
+        return tmp_path / name
+
+    ident = engine.import_adapter(adapter("a"), " How many apples? ")
+    memory = engine.bank.get(ident)
+    assert memory.soft_prompt.tobytes() == prompt.tobytes() and memory.label is None
+    assert memory.problem == Problem("How many apples?", memory.problem.id, source="imported")
+    assert memory.settings == {"imported": "owner/base"} and not memory.traces
+    assert engine.search(Problem("How many apples?")).hits[0].memory_id == ident
+    assert of(Receipt, run(engine.answer(P, memory=ident)))[0].memory_id in (ident, None)
+    ours = engine.import_adapter(
+        adapter("b", model_fingerprint=engine.model.fingerprint, problem="1 + 1?")
+    )
+    assert engine.bank.get(ours).problem.text == "1 + 1?"
+    for path, words in (
+        (adapter("c"), "does not say what it is for"),
+        (adapter("d", np.ones((2, hidden + 1), np.float32)), rf"width {hidden + 1}, and the model"),
+        (adapter("e", model_fingerprint="f" * 64), "choose that model"),
+        (tmp_path / "nothing", "holds no PEFT adapter"),
+    ):
+        with pytest.raises(LatentmemError, match=words):
+            engine.import_adapter(path)

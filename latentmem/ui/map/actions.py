@@ -11,7 +11,9 @@ from typing import Any
 import gradio as gr
 
 from ...bank import notes as bank_notes
+from ...bank.peft import adapter_folder
 from ...model.vocabulary import memory_words
+from ...model.weights.catalog import hub_id
 from ...records import LatentmemError
 from ..session import AppSession, attempt
 from ..views.html import Fragment, count, fragments, notice
@@ -384,7 +386,8 @@ def export_peft(desk: AppSession, chosen: str) -> tuple[Any, list[Fragment]]:
 def adapter_zip(desk: AppSession, memory_id: str, folder: Path) -> Path:
     """A memory as a zipped PEFT adapter folder, in that folder. Raises LatentmemError."""
     name = desk.engine.bank.info(memory_id).id
-    desk.engine.bank.export_peft(name, folder / name)
+    base = hub_id(desk.engine.bank.info(name).model_name)
+    desk.engine.bank.export_peft(name, folder / name, base_model=base)
     made = shutil.make_archive(str(folder / f"{name}-peft"), "zip", folder / name)
     shutil.rmtree(folder / name)
     return Path(made)
@@ -413,6 +416,12 @@ def import_zip(
 ) -> Picture:
     """Adds the memories of an uploaded export that the bank lacks."""
     visit = desk.visit(request)
+    if file and (adapter := attempt(lambda: _adapter(desk, file, words))) != (None, ""):
+        memory, error = adapter
+        told = error or f"Imported the adapter as memory {memory}, without a vote."
+        return picture(
+            desk, visit, words, colour, space, memory or chosen, told, good=not error, method=method
+        )
     report, error = (
         attempt(lambda: desk.engine.bank.import_zip(file))
         if file
@@ -436,6 +445,16 @@ def import_zip(
         good=not report.refused,
         method=method,
     )
+
+
+def _adapter(desk: AppSession, file: str, words: str) -> str | None:
+    """The id of the memory that a zipped PEFT adapter becomes; None if the file is none."""
+    with adapter_folder(file) as folder:
+        if folder is None:
+            return None
+        if not desk.engine.ready:
+            raise LatentmemError("The model is not loaded yet: import the adapter when it is.")
+        return desk.engine.import_adapter(folder, words)
 
 
 # ------------------------------------------------------------------ words

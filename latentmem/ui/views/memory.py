@@ -312,6 +312,8 @@ def head(
     agreed = (
         f"{winner} of {count(m.vote.total, 'attempt')} agreed ({percent(m.vote.majority_ratio)})"
     )
+    if "imported" in m.settings:
+        agreed = f"Imported from a PEFT adapter of {m.settings['imported']}, without a vote."
     chips = join([_chip(tag) for tag in tags])
     return fragments(
         (
