@@ -225,10 +225,8 @@ def test_a_receipt_opens_from_the_page_of_its_memory(page: Page, url: str) -> No
             receipt,
         )
 
-    page.open(url)
-    page.run(
-        "sessionStorage.clear()"
-    )  # a first visit: a reload would bring back what the test before asked
+    page.driver.get(f"{url}manifest.json")  # a page of the same origin without our scripts
+    page.run("sessionStorage.clear()")  # a first visit: nothing of the test before comes back
     page.open(url)
     assert page.run("return document.querySelector('#lm-example input').value") != ""
     solve(page, "Zoe sorts 18 shells into 6 boxes. How many shells lie in one box?")

@@ -23,12 +23,12 @@ from latentmem.ui.panels.distil import Distil
 from latentmem.ui.session import AppSession
 from tests.fake_engine import FakeEngine
 from tests.memory_samples import click, drawn, placed, sent, shop_desk, stamp_of, wanted
-from tests.ui_samples import ANN, LOOK, asked, distilled, new_desk, text_of, visitor
+from tests.ui_samples import ANN, LOOK, asked, distilled, new_session, text_of, visitor
 
 
 @pytest.fixture
 def desk() -> AppSession:
-    return new_desk()
+    return new_session()
 
 
 @pytest.fixture

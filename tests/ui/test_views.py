@@ -286,7 +286,7 @@ def test_the_receipt_card_tells_all_but_token_ids() -> None:
         "12 s",
         "7 (2 of 3 votes)",
         "8 (3 of 3 votes)",
-        "vote share",
+        "share of the votes",
     ):
         assert part in text
     lone = replace(receipt().used, margin=None)  # type: ignore[type-var]
