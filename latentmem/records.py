@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Side = Literal["zero_shot", "memory"]
 KeyKind = Literal["input", "kv"]
+VerifierName = Literal["vote_share", "self_certainty", "judge"]
 EventKind = Literal[
     "retrieved",
     "used",

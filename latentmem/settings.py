@@ -15,7 +15,7 @@ from platformdirs import user_data_path
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from .records import MOST_TOKENS, KeyKind, LatentmemError
+from .records import MOST_TOKENS, KeyKind, LatentmemError, VerifierName
 
 
 class Settings(BaseSettings):
@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     min_similarity: float = Field(
         0.25, ge=-1, le=1, description="A memory less similar than this is not tried."
     )
-    verifier: Literal["vote_share", "self_certainty", "judge"] = Field(
+    verifier: VerifierName = Field(
         "vote_share",
         description="Who decides when memory and model disagree; with one rollout, which always "
         "ties, the judge.",

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from ..model.language_model import LanguageModel, Prompt
-from ..records import Problem, Route, Side, Trace, Vote
+from ..records import Problem, Route, Side, Trace, VerifierName, Vote
 from .answers import same_answer
 from .prompts import judge_messages
-
-VerifierName = Literal["vote_share", "self_certainty", "judge"]
 
 
 def disagree(zero_shot: Vote, memory: Vote | None) -> bool:

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from ..bank import notes as bank_notes
 from ..evaluation.results import Progress, Standing
 from ..model.vocabulary import memory_words
-from ..records import Distilled, LatentmemError, Receipt, Trace, Vote, to_dict
+from ..records import Distilled, LatentmemError, Receipt, Trace, VerifierName, Vote, to_dict
 from .components import MODEL
 from .map.actions import adapter_zip, forget_receipt
 from .panels.solve import Question
@@ -139,7 +139,6 @@ def last(records: Iterator[Any], kind: type) -> Any:
 
 
 System = Literal["zero_shot", "vote", "icl_raw", "elm"]
-Verifier = Literal["vote_share", "self_certainty", "judge"]
 Key = Literal["input", "kv"]
 EVERY = 1.0  # seconds between two answers, if no reply or lesson comes in between
 # The endpoints by name: those that use the model, the others, and those that give or take a file.
@@ -190,7 +189,7 @@ class Endpoints:
         seed: int | None = None,
         top_p: float | None = None,
         max_new_tokens: int | None = None,
-        verifier: Verifier | None = None,
+        verifier: VerifierName | None = None,
         key: Key | None = None,
         min_similarity: float | None = None,
         request: gr.Request = None,

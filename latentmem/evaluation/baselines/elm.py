@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -14,8 +15,8 @@ from ...bank import Bank
 from ...files import read_json, write_json
 from ...method.distillation import Recipe
 from ...method.rollouts import seed_for
-from ...method.routing import VerifierName, chosen, disagree, route, score
-from ...records import Hit, KeyKind, Problem, Record, Route
+from ...method.routing import chosen, disagree, route, score
+from ...records import Hit, KeyKind, Problem, Record, Route, VerifierName
 from ..results import AnswerMode, Cost, Reply
 from .base import BaseSystem, Key, blank
 from .sampler import Ask, Sampled, Sampler
@@ -24,7 +25,7 @@ from .weight_training import LoraModel
 
 # ---------- What every verifier says about a disagreement, so that each one's routing accuracy can be computed afterwards.
 
-VERIFIERS: tuple[VerifierName, ...] = ("vote_share", "self_certainty", "judge")
+VERIFIERS: tuple[VerifierName, ...] = get_args(VerifierName)
 
 
 def all_scores(
