@@ -43,7 +43,7 @@ PROBED = 8  # tokens of the probe's rollouts
 
 
 class Generator:
-    """A transformers model and its tokenizer, asked for rollouts of exactly the same length as
+    """A transformers model and its tokenizer, which makes rollouts of exactly the length of
     ours."""
 
     def __init__(self, work: Work) -> None:
@@ -72,8 +72,8 @@ class Generator:
         )
 
     def rollouts(self, tokens: int, **inputs: Any) -> int:
-        """One call of `generate`; how many tokens it made. top_k is off: its default of 50 costs
-        more and is not exact."""
+        """One call of `generate`; returns how many tokens it made. top_k is off: its default of 50
+        costs more and is not exact."""
         import torch
 
         mask = torch.ones(
@@ -131,7 +131,7 @@ def transformers_one(work: Work) -> Side:
 
 
 def transformers_four(work: Work) -> Side:
-    """Four such calls one after another, each with its own soft prompt in front: tokens a second."""
+    """Four such calls in turn, each with its own soft prompt in front: tokens a second."""
     generator = Generator(work)
     calls = [
         {"inputs_embeds": generator.soft_inputs(p.text, 1 + i / 10)}
@@ -162,8 +162,8 @@ def _decode_seconds(generator: Generator, ids: Any) -> float:
 
 
 def probe_train(work: Work) -> Side:
-    """Seconds of one training step as both its parts suggest: rollouts, and forward and backward of
-    their tokens."""
+    """Seconds of one training step, estimated from its two parts: rollouts, and forward and
+    backward of their tokens."""
     import torch
 
     generator = Generator(work)
@@ -230,9 +230,9 @@ def _parts(work: Work) -> tuple[Any, Any]:
 def mend(model: Any) -> None:
     """Let a PEFT model with a soft prompt decode one token a step, with any PEFT.
 
-    PEFT 0.21 looks for the cache as `past_key_values`, where transformers 5.24 says `cache`. Not
-    finding it, it inserts the whole soft prompt again at every token, which gives other text for
-    many times the work: no peer to be compared with.
+    PEFT 0.21 looks for the cache as `past_key_values`, where transformers 5.24 says `cache`. When
+    it does not find it, it inserts the whole soft prompt again at every token, which gives other
+    text for many times the work and no fair comparison.
     """
     prepare, outer = (
         model.base_model_prepare_inputs_for_generation,
@@ -312,7 +312,7 @@ def train(
 
 
 def _trl_settings(work: Work) -> dict[str, Any]:
-    """What every run of the trainer has in common: the bench's own recipe, and no reports."""
+    """The settings of every run of the trainer: the bench's own recipe, and no reports."""
     import torch
 
     return {
@@ -427,8 +427,8 @@ class Sequences:
             raise RuntimeError(f"llama_decode returned {code}")
 
     def rollouts(self, prompts: list[list[int]], each: int, tokens: int) -> int:
-        """`each` rollouts of every prompt [n], `tokens` long whatever they say; how many tokens
-        were made."""
+        """`each` rollouts of every prompt [n], exactly `tokens` long; returns how many tokens were
+        made."""
         api = self.api
         api.llama_memory_clear(self.memory, True)
         last: list[int] = []
@@ -472,13 +472,13 @@ def llama_one(work: Work) -> Side:
 
 
 def llama_four(work: Work) -> Side:
-    """Rollouts of four problems at once, without soft prompts, which llama.cpp has not: tokens a
-    second."""
+    """Rollouts of four problems at once, without soft prompts, which llama.cpp does not have:
+    tokens a second."""
     return _llama(work, 4)
 
 
 def gguf(work: Work) -> Path:
-    """The GGUF that our weights were converted from. Raises PeerMissing if it is not in the cache."""
+    """The GGUF of our weights. Raises PeerMissing if it is not in the cache."""
     from ..model.weights.cache import gguf_path
     from ..model.weights.catalog import MODELS
 

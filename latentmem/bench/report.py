@@ -1,5 +1,5 @@
-"""Figures -> rows: medians, ratios, targets met or not; the JSON file they are kept in, and its
-table in Markdown."""
+"""Figures become rows: medians, ratios, targets met or missed; the JSON file that keeps them, its
+table and its picture."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Better = Literal["higher", "lower"]
 
 @dataclass(frozen=True)
 class Target:
-    """What a row must reach. `ratio`: so many times better than the peer; `limit`: our figure at
+    """What a row must reach. `ratio`: how many times better than the peer; `limit`: our figure at
     most."""
 
     ratio: float | None = None
@@ -61,7 +61,7 @@ class Target:
         )
 
     def met(self, ours: float, ratio: float | None) -> bool | None:
-        """None where it needs a peer that was not measured."""
+        """None if it needs a peer that was not measured."""
         if self.ratio is not None and ratio is None:
             return None
         return (self.ratio is None or ratio >= self.ratio) and (
@@ -98,7 +98,7 @@ class Row:
 
 
 def ratio_of(ours: float, peer: float | None, better: Better) -> float | None:
-    """How many times better ours is than the peer; None where that is no number."""
+    """How many times better ours is than the peer; None if that is not a number."""
     if peer is None or min(ours, peer) <= 0:
         return None
     return ours / peer if better == "higher" else peer / ours
@@ -134,7 +134,9 @@ def row(
     )
 
 
-# ------------------------------------------------------------------ the file
+# ---------- The file.
+
+
 def machine() -> dict[str, Any]:
     """Processor, cores, instructions, memory, accelerators: what a figure depends on."""
     from ..engine.doctor import machine as examined
@@ -166,10 +168,9 @@ def load_average() -> float | None:
 
 
 def read(file: Path, kind: Kind | None = None) -> dict[str, Any]:
-    """What is in the file: kind, machine, versions and rows; empty when there is no file.
+    """The content of a report: kind, machine, versions and rows; empty if there is no file.
 
-    Raises LatentmemError where that is no report of a bench, or one of another kind than the one
-    asked for.
+    Raises LatentmemError if the file is not a report of a bench, or one of another kind.
     """
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
@@ -191,20 +192,20 @@ def read(file: Path, kind: Kind | None = None) -> dict[str, Any]:
 
 
 def _kind(file: Path, data: Mapping[str, Any]) -> str | None:
-    """The kind of a report: what its rows are, and what it says of itself. None where it has no
-    rows and says nothing."""
-    said = data.get("kind")
+    """The kind of a report, from its rows and from what it says itself; None if it has no rows and
+    says nothing."""
+    own = data.get("kind")
     kinds = {
         next(
             (
                 kind
-                for kind, (own, _) in KINDS.items()
-                if isinstance(row, dict) and "name" in row and own in row
+                for kind, (member, _) in KINDS.items()
+                if isinstance(row, dict) and "name" in row and member in row
             ),
             None,
         )
         for row in data["rows"]
-    } | ({str(said)} if said is not None else set())
+    } | ({str(own)} if own is not None else set())
     if None in kinds or len(kinds) > 1 or not kinds <= set(KINDS):
         raise LatentmemError(
             f"{file} is not a report of a bench, for its rows are not of one kind: give another "
@@ -214,7 +215,7 @@ def _kind(file: Path, data: Mapping[str, Any]) -> str | None:
 
 
 def check_machine(file: Path, kind: Kind, here: Mapping[str, Any]) -> None:
-    """Figures of two machines or of two kinds do not go into one file. Raises LatentmemError."""
+    """Raises LatentmemError if the file has figures of another machine or of another kind."""
     there = read(file, kind).get("machine", here)
     changed = [
         name
@@ -248,8 +249,8 @@ def merge(
     """Put rows into the file, in place of those of the same name; whole or not at all. Raises
     LatentmemError.
 
-    Rows that stay keep the versions they were measured with, for the file's are from now on those
-    of the new rows.
+    Rows that stay keep the versions with which they were measured, because the file's versions are
+    those of the new rows.
     """
     there = read(file, kind)
     old = [
@@ -280,9 +281,11 @@ def plain(made: Row) -> dict[str, Any]:
     return asdict(made)
 
 
-# ------------------------------------------------------------------ the table
+# ---------- The table.
+
+
 def number(value: float | None, unit: str = "") -> str:
-    """Three digits that count: 0.0312, 1.25, 118."""
+    """Three significant digits: 0.0312, 1.25, 118."""
     if value is None:
         return "–"
     digits = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -294,8 +297,8 @@ def markdown(
     machine: Mapping[str, Any] | None = None,
     versions: Mapping[str, Any] | None = None,
 ) -> str:
-    """The report as a table, with the machine above it and the notes below: where a row has other
-    versions, too."""
+    """The report as a table, with the machine above it and the notes below, which name the versions
+    of a row where they differ."""
     lines = []
     if machine:
         lines += [
@@ -325,8 +328,8 @@ def markdown(
 
 
 def _with(row: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
-    """The versions of a row that are not those above the table, in words. Of a missing peer the
-    row's own note speaks."""
+    """The versions of a row that differ from those above the table, in words. The note of a row
+    names a missing peer."""
     own = {
         name: version
         for name, version in (row.get("versions") or {}).items()
@@ -339,18 +342,17 @@ def _with(row: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
     )
 
 
-# ---------- The series of `bench --scale` as one picture (a page of HTML, and the figure's JSON) and as a table.
+# ---------- The series of `bench --scale` as one picture and as tables.
 
 OURS, BOUND = "#0072B2", "#8a8f98"
 COLUMNS = 2
-# a highest value that is so many times the lowest takes a logarithmic axis, or the low ones lie on
-# the floor
+# values that span so many times the lowest take a logarithmic axis
 WIDE = 30
 
 
 def figure(series: Sequence[Mapping[str, Any]]) -> Any:
-    """A plotly figure with one plot a series, the sizes (and what spans WIDE) on a logarithmic
-    axis."""
+    """A plotly figure with one plot for each series; sizes, and values that span WIDE, have a
+    logarithmic axis."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
@@ -401,8 +403,8 @@ def figure(series: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def save_figure(series: Sequence[Mapping[str, Any]], file: Path) -> tuple[Path, Path]:
-    """Write `file`'s name with .html and .figure.json; both paths. The page carries plotly, so it
-    opens offline."""
+    """Write `file`'s name with .html and .figure.json; returns both paths. The page carries plotly,
+    so it opens offline."""
     made, page, data = figure(series), file.with_suffix(".html"), file.with_suffix(".figure.json")
     write(page, made.to_html(include_plotlyjs=True, full_html=True))
     write(data, made.to_json() + "\n")
@@ -410,7 +412,7 @@ def save_figure(series: Sequence[Mapping[str, Any]], file: Path) -> tuple[Path, 
 
 
 def figure_markdown(series: Sequence[Mapping[str, Any]]) -> str:
-    """One table a series."""
+    """One table for each series."""
     parts = []
     for s in series:
         limit = s.get("limit") or ()

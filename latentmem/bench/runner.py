@@ -1,5 +1,5 @@
-"""The rows one after another: both sides in turns, the median of each, and every row written as
-soon as it is done."""
+"""The table of rows, and a run of it: both sides in turns, the median of each, and every row
+written as soon as it is done."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from . import report
 from .report import Better, Target
 from .workloads import PeerMissing, Prepare, Work
 
-# ---------- One side of one row in a process of its own: `python -m latentmem.bench.runner SIDE WORK`.
+# ---------- One side of one row in its own process: `python -m latentmem.bench.runner SIDE WORK`.
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _as_at_home(environ: MutableMapping[str, str], *, llama: bool) -> None:
-    """A peer's threads wait as they would without us, or as a person has set it. llama.cpp meets
+    """Let a peer's threads wait as they do without us, or as a person has set it. llama.cpp meets
     its threads many times a layer and is made for threads that spin, whatever is set for torch."""
     ours = environ.pop("LATENTMEM_WAITS", None)
     for name, gone in (("OMP_WAIT_POLICY", ours or llama), ("GOMP_SPINCOUNT", llama)):
@@ -46,7 +46,7 @@ def _as_at_home(environ: MutableMapping[str, str], *, llama: bool) -> None:
 
 
 def serve(spec: str, work: Work, questions: IO[str], answers: IO[str]) -> None:
-    """Prepare the side, then measure once for every line."""
+    """Prepare the side, then measure once for each line."""
 
     def reply(**message: Any) -> None:
         print(json.dumps(message), file=answers, flush=True)
@@ -60,9 +60,7 @@ def serve(spec: str, work: Work, questions: IO[str], answers: IO[str]) -> None:
         reply(missing=str(e))
     except LatentmemError as e:
         reply(error=str(e))
-    except (
-        Exception
-    ) as e:  # whatever a peer raises is told, and decided upon by the process that compares
+    except Exception as e:  # whatever a peer raises goes to the comparing process, which decides
         import traceback
 
         traceback.print_exc()
@@ -71,16 +69,16 @@ def serve(spec: str, work: Work, questions: IO[str], answers: IO[str]) -> None:
 
 class Worker:
     """A side as the comparing process sees it. Raises PeerMissing, and LatentmemError for anything
-    that went wrong."""
+    that goes wrong."""
 
     def __init__(self, spec: str, work: Work) -> None:
         self.spec = spec
-        self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "latentmem.bench.runner", spec, work.to_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._errors,
             text=True,
             env=_environment(),
         )
@@ -91,7 +89,7 @@ class Worker:
             raise
 
     def measure(self) -> float:
-        """Do the work once; the figure."""
+        """Do the work once; returns the figure."""
         assert self._process.stdin
         try:
             self._process.stdin.write("run\n")
@@ -105,8 +103,8 @@ class Worker:
         line = self._process.stdout.readline()
         if not line:
             self._process.wait()
-            self._said.seek(0)
-            last = (self._said.read().strip().splitlines() or ["nothing was said"])[-1]
+            self._errors.seek(0)
+            last = (self._errors.read().strip().splitlines() or ["no output"])[-1]
             raise LatentmemError(
                 f"Measuring {self.spec} ended with exit code {self._process.returncode}: "
                 f"{last[:300]}."
@@ -129,7 +127,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        self._said.close()
+        self._errors.close()
 
     def __enter__(self) -> Worker:
         return self
@@ -151,7 +149,7 @@ def _environment() -> dict[str, str]:
     return environment()
 
 
-# ---------- The table of rows: what is measured, against whom, and what must be reached. Data.
+# ---------- The table of rows: what is measured, against whom, and what it must reach.
 
 
 @dataclass(frozen=True)
@@ -168,7 +166,7 @@ class RowSpec:
     peer: str = ""
     peer_name: str = ""
     fresh: bool = (
-        False  # every run in a process of its own, because the figure is one of the whole process
+        False  # every run in its own process, because the figure is one of the whole process
     )
     # What decides the dtype of the peer: the time of a short probe, or ("both") the row itself,
     # measured in both dtypes.
@@ -295,7 +293,7 @@ ROWS: dict[str, RowSpec] = {
 
 
 def chosen(names: list[str]) -> list[RowSpec]:
-    """The rows of these names, all when there are none. Raises LatentmemError for an unknown one."""
+    """The rows of these names, or all. Raises LatentmemError for an unknown one."""
     for name in names:
         if name not in ROWS:
             raise LatentmemError(f"There is no row {name!r}: choose from {', '.join(ROWS)}.")
@@ -319,10 +317,10 @@ def run(
     """Measure rows and merge each into `file`. Yields Status as it goes and each Row when it is
     done.
 
-    `resume`: rows that the file has with the same settings and the same versions of what they
-    depend on are passed over. Raises LatentmemError when our own side of a row fails, and at once
-    where the file is of another machine or kind; a peer that is missing or fails leaves a row with
-    ours alone and a note.
+    `resume` passes over rows that the file has with the same settings and the same versions of what
+    they depend on. Raises LatentmemError if our own side of a row fails, and at once if the file is
+    of another machine or kind; a peer that is missing or fails leaves a row with ours alone and a
+    note.
     """
     here, found, settings = (
         report.machine(),
@@ -343,7 +341,7 @@ def run(
         measured = _measure(spec, work, dtypes, repeats)
         try:
             ours, peers, notes = yield from measured
-        except PeerMissing as e:  # our own side needs something optional, too: a browser
+        except PeerMissing as e:  # our own side may need something optional too: a browser
             yield Status(f"{spec.name} is left out: {e}")
             continue
         peer, chosen = (
@@ -377,8 +375,8 @@ def run(
 def _measure(
     spec: RowSpec, work: Work, dtypes: Sequence[str], repeats: int
 ) -> Generator[Status, None, tuple[list[float], Figures, list[str]]]:
-    """Runs of our side and of the peer in each of the dtypes, in turns. Yields Status; returns
-    (ours, the peer's, notes)."""
+    """Run our side and the peer in each of the dtypes, in turns. Yields Status; returns (ours, the
+    peer's, notes)."""
     sides = {"": spec.ours} | (dict.fromkeys(dtypes, spec.peer) if spec.peer else {})
     figures: Figures = {side: [] for side in sides}
     notes: list[str] = []
@@ -412,7 +410,7 @@ def _measure(
 
 
 def _better(spec: RowSpec, peers: Figures) -> tuple[list[float], str]:
-    """The peer's better figures, and why: each dtype was measured as the row itself is."""
+    """The peer's better figures, and why; each dtype was measured as the row itself is."""
     if not peers:
         return [], ""
     middle = {dtype: median(figures) for dtype, figures in peers.items()}
@@ -431,7 +429,7 @@ def _better(spec: RowSpec, peers: Figures) -> tuple[list[float], str]:
 def _dtypes(
     spec: RowSpec, work: Work, known: Known
 ) -> Generator[Status, None, tuple[tuple[str, ...], str]]:
-    """The dtypes to measure the peer in, and why: one, but for a row that is itself measured in
+    """The dtypes in which to measure the peer, and why: one, unless the row itself is measured in
     both."""
     if not spec.probe:
         return (work.peer_dtype,), ""
@@ -446,7 +444,7 @@ def _dtypes(
 
 
 def _probe(spec: RowSpec, work: Work) -> Generator[Status, None, tuple[str, str]]:
-    """Find out in which dtype the peer is faster here. Returns it, and why."""
+    """Find the dtype in which the peer is faster here. Returns it, and why."""
     took: dict[str, float] = {}
     for dtype in MEASURED_TWICE:
         yield Status(f"{spec.name}: which dtype suits the peer", len(took), len(MEASURED_TWICE))

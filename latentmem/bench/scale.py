@@ -1,5 +1,5 @@
 """How cost grows: each series is one quantity against one size, measured in this process and
-written as it is done."""
+written as soon as it is done."""
 
 from __future__ import annotations
 
@@ -101,7 +101,9 @@ def run(
         yield series
 
 
-# ------------------------------------------------------------------ parts that series share
+# ---------- Parts that series share.
+
+
 def _model(work: Work, parts: Parts) -> Any:
     if "model" not in parts:
         parts["model"] = workloads.language_model(work)
@@ -145,7 +147,9 @@ def _median(run: Callable[[], float], repeats: int) -> float:
     return median(run() for _ in range(repeats))
 
 
-# ------------------------------------------------------------------ one point of each series
+# ---------- One point of each series.
+
+
 def rollouts_batch(work: Work, size: int, repeats: int, parts: Parts) -> Point:
     model = _model(work, parts)
     fixed = workloads.scripted(model, work.tokens, size)
@@ -174,8 +178,8 @@ def distil_tokens(work: Work, size: int, repeats: int, parts: Parts) -> Point:
 
 
 def distil_memories(work: Work, size: int, repeats: int, parts: Parts) -> Point:
-    """Whole memories a minute: two lengths of training tell the cost of a step and of the final
-    check."""
+    """Whole memories a minute; two lengths of training tell the cost of a step from that of the
+    final check."""
     model = _model(work, parts)
 
     def minutes() -> float:

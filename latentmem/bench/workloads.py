@@ -1,5 +1,5 @@
-"""What is measured: the settings of a bench as plain values, and what the measurers of both sides
-share."""
+"""What is measured: the settings of a bench as plain values, our side of each row, and what both
+sides share."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def language_model(work: Work) -> LanguageModel:
 
 
 def synchronise(model: LanguageModel) -> None:
-    """Wait until the device has done what it was given: a GPU is asked, not awaited."""
+    """Wait until the device has done its work; a GPU works on while Python continues."""
     import torch
 
     if model.body.device.type == "cuda":
@@ -143,10 +143,10 @@ def scripted(model: LanguageModel, tokens: int, rollouts: int) -> LanguageModel:
     """The same model, but each rollout is exactly `tokens` long and its last tokens spell a boxed
     answer and the end.
 
-    So all real code runs and the amount of work does not depend on what a model happens to say: no
-    row ends early, and of each group SHARE agree on the answer 1 while the others say 2, so that
-    every step has a vote that passes the gate and a gradient for every row. The tokens are drawn as
-    usual; only those at the end are replaced.
+    All real code runs, and the amount of work does not depend on what a model says: no row ends
+    early, and SHARE of each group agree on the answer 1 while the others say 2, so every step has a
+    vote that passes the gate and a gradient for every row. The tokens are drawn as usual; only
+    those at the end are replaced.
     """
     end = min(e for e in model.ends)
     tails = [
@@ -183,8 +183,8 @@ def _replaced(drawn: Any, tail: Sequence[int], from_end: int) -> Any:
 
 
 def first_vote(work: Work) -> tuple[tuple[Trace, ...], Vote]:
-    """The vote of the model alone that a distillation starts from, as `scripted` rollouts would
-    give it."""
+    """The vote of the model alone from which a distillation starts, as `scripted` rollouts give
+    it."""
     from ..method.voting import vote
 
     traces = tuple(
@@ -194,11 +194,11 @@ def first_vote(work: Work) -> tuple[tuple[Trace, ...], Vote]:
     return traces, vote(traces, work.rollouts)
 
 
-# ---------- Our side of the rows about rollouts: tokens a second through `sampling.sample`, as the engine calls it.
+# ---------- Rollouts: tokens a second through `rollouts.sample`, as the engine calls it.
 
 
 def one_problem(work: Work) -> Side:
-    """`rollouts` rollouts of one problem, without a soft prompt: tokens a second, prefill included."""
+    """`rollouts` rollouts of one problem, no soft prompt: tokens a second, prefill included."""
     return _side(work, 1, soft=False)
 
 
@@ -241,7 +241,7 @@ def speed(fixed: Any, jobs: Sequence[Any], work: Work) -> float:
     return made / (time.perf_counter() - began)
 
 
-# ---------- Our side of the rows about distillation: seconds and peak memory of `distil.distil`, as the engine calls it.
+# ---------- Distillation: seconds and peak memory of `distil`, as the engine calls it.
 
 FINAL = "ours includes the rollouts of the final check, one batch more than steps"
 
@@ -359,14 +359,14 @@ def seconds(
     return whole
 
 
-# ---------- Our side of the row about search: the 95th percentile of the milliseconds of one search in a large bank.
+# ---------- Search: the 95th percentile of the milliseconds of one search in a large bank.
 
 BATCH = 2000  # memories in one transaction
 
 
 def unit_keys(count: int, seed: int, dim: int = EMBEDDING) -> np.ndarray:
-    """Random unit keys [count, dim], float32, in 64 loose groups: what matters to an exact search
-    is only their number."""
+    """Random unit keys [count, dim], float32, in 64 loose groups; only their number matters to an
+    exact search."""
     rng = np.random.default_rng(seed)
     keys = rng.standard_normal((64, dim), np.float32)[rng.integers(0, 64, count)]
     keys += rng.standard_normal((count, dim), np.float32)
@@ -428,7 +428,7 @@ def _memories(keys: np.ndarray, start: int) -> Iterator[Memory]:
         )
 
 
-# ---------- Our side of the rows about waiting for the program itself: the import, the help, the map of a large bank.
+# ---------- Waiting for the program itself: the import, the help, the map of a large bank.
 
 
 def importing(work: Work) -> Side:
@@ -465,7 +465,7 @@ def environment() -> dict[str, str]:
 
 
 def bank_map(work: Work) -> Side:
-    """Seconds from opening the file of a bank to the JSON of its map's figure, as the app sends it."""
+    """Seconds from opening the file of a bank to the JSON of its map's figure."""
     folder = tempfile.TemporaryDirectory(prefix="latentmem-bench-")
     path = Path(folder.name) / "bank.sqlite"
     filled(work.mapped, work.seed, path).close()
@@ -495,7 +495,7 @@ def draw_map(path: Path) -> float:
     return time.perf_counter() - began
 
 
-# ---------- The map of a large bank in a real browser: what a person waits for, from opening the page to the first picture.
+# ---------- The map of a large bank in a real browser, from opening the page to the first picture.
 
 FLAGS = (
     "--headless=new",
@@ -518,9 +518,11 @@ PATIENCE = 60  # seconds
 
 def first_picture(work: Work) -> Side:
     """Seconds from opening the page of a memory, which shows the map, until all points are drawn.
-    The app runs already; the picture is computed for this visit. Each run has an app and a
-    browser of its own, and all share a loaded model, or the one that a first page begins to load
-    would be measured along."""
+
+    The app already runs; the picture is computed for this visit. Each run has its own app and
+    browser. All share one loaded model, because otherwise the loading that a first page begins
+    would be measured too.
+    """
     from ..bank import Bank
     from ..engine import Engine
     from ..settings import Settings
@@ -571,7 +573,7 @@ def _wait(driver: Any, address: str, points: int) -> float:
 
 
 def _tools() -> tuple[str, str]:
-    """The browser and its driver. Raises PeerMissing where one of them is missing, or selenium."""
+    """The browser and its driver. Raises PeerMissing if one of them or selenium is missing."""
     try:
         import selenium  # noqa: F401 - only whether it is there
     except ImportError:

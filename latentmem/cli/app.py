@@ -1,9 +1,9 @@
 """The command line: `latentmem` or `python -m latentmem`. Thin: it reads options, asks the engine,
 prints records.
 
-Exit codes: 0 done; 1 an error, said in one sentence on standard error; 2 a wrong option; 3 no
-answer, or nothing was learnt; 130 stopped with ctrl-C. Heavy parts are imported inside the
-commands, so that `--help` is quick.
+Exit codes: 0 done; 1 an error, one sentence on standard error; 2 a wrong option; 3 no answer, or
+nothing was learnt; 130 stopped with ctrl-C. Heavy parts are imported inside the commands, so that
+`--help` is quick.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ def solve(
     scene = console.run(engine.think(posed, memory_id=memory), as_json).scene
     vote = scene.votes["zero_shot" if memory is None else "memory"]
     if not as_json:
-        said = (
+        message = (
             f"The answer is {vote.label}, by {vote.clusters[0].size} of {vote.total} traces."
             if vote.clusters
             else "No answer: no trace ended with a boxed answer."
         )
         console.out().print(console.vote_table(vote))
-        console.say(said)
+        console.say(message)
     return NOTHING if vote.abstained else DONE
 
 
@@ -93,8 +93,8 @@ def distil(
     file: ProblemFile = None,
     ids: ProblemIds = [],
 ) -> int:
-    """Learn from the thinking on a problem: a memory in the bank, or in plain words why there is
-    none.
+    """Learn from the thinking on a problem: gives a memory, or in plain words the reason why there
+    is none.
 
     Several --id of a file are distilled together, in one batch.
     """
@@ -158,8 +158,7 @@ def replay(
     from . import console
 
     receipt = read_receipt(file)
-    # Looking leaves no trace: neither at a mistyped path nor where no memory was tried is a bank
-    # made.
+    # A replay makes no bank, neither at a mistyped path nor where no memory was tried.
     engine = (
         bank.engine_on_bank(overrides)
         if receipt.used
@@ -177,7 +176,7 @@ def replay(
 
 def read_receipt(file: Path) -> Receipt:
     """The last receipt in a file of JSON lines. Raises LatentmemError if there is none or it is
-    wrong."""
+    damaged."""
     try:
         lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     except OSError as e:
@@ -196,8 +195,8 @@ def read_receipt(file: Path) -> Receipt:
 
 @command(app, "model", "device", "bank", name="doctor")
 def doctor(overrides: dict[str, Any], as_json: bool) -> int:
-    """Versions, machine, settings, weights and the bank's health. Exits with 1 if there is
-    something to mend."""
+    """Versions, machine, settings, weights and the bank's health. Exits with 1 if something is
+    wrong."""
     from ..engine.doctor import examine
     from . import console
 

@@ -25,13 +25,13 @@ commands.add_typer(receipts, name="receipts")
 
 
 class NoBankYet(LatentmemError):
-    """The bank of the settings, which nobody named, was not made yet: to a list that is no error."""
+    """The bank of the settings, which nobody named, does not exist yet; a list is then empty."""
 
 
 def engine_on_bank(overrides: dict[str, Any]) -> Engine:
-    """An engine whose bank is there: opening would make one, and at a mistyped path an empty bank
-    looks like a sound one. Raises LatentmemError, for a bank that was not named on the command
-    line NoBankYet."""
+    """An engine whose bank exists. Opening would make one, and at a mistyped path an empty bank
+    looks like a sound one. Raises LatentmemError; NoBankYet for a bank that was not named on the
+    command line."""
     engine = engine_for(overrides)
     path = engine.settings.bank
     try:
@@ -52,7 +52,7 @@ def engine_on_bank(overrides: dict[str, Any]) -> Engine:
 
 
 def bank_to_list(overrides: dict[str, Any], as_json: bool) -> Bank | None:
-    """The bank; None, once that was said, when there is none yet."""
+    """The bank; None, after saying so, if there is none yet."""
     from . import console
 
     try:
@@ -126,7 +126,7 @@ def show(overrides: dict[str, Any], as_json: bool, memory: MemoryId) -> int:
 
 
 def memory_facts(info: MemoryInfo, memory: Memory) -> list[tuple[str, object]]:
-    """What stands in the bank about a memory, name and value."""
+    """What the bank holds about a memory, as names and values."""
     c = info.counters
     return [
         ("memory", info.id + (" (quarantined)" if info.quarantined else "")),
@@ -252,9 +252,7 @@ def delete_receipts(
     """Delete receipts for good: what was asked, and what was answered. Memories and their counters
     stay."""
     if bool(ids) == every:
-        raise LatentmemError(
-            "It is not said which receipts: give their ids, or --all, and not both."
-        )
+        raise LatentmemError("Which receipts? Give their ids, or --all, and not both.")
     bank = engine_on_bank(overrides).bank
     if not yes:
         many = len(set(ids)) if ids else bank.stats()["receipts"]
@@ -328,8 +326,8 @@ def export(
 def export_adapters(
     bank: Bank, ids: list[str], home: Path, base_model: str | None, as_json: bool
 ) -> list[str]:
-    """Write memories, these or all, as PEFT adapters and tell of each; a sentence for each that
-    could not be written."""
+    """Write memories, these or all, as PEFT adapters and name each; returns a sentence for each
+    that could not be written."""
     left_out = []
     chosen = [bank.info(i).id for i in ids] or [info.id for info in bank.infos()]
     if not ids and (missing := len(bank) - len(chosen)):
@@ -403,7 +401,7 @@ def verify(overrides: dict[str, Any], as_json: bool) -> int:
 
 
 def tell(as_json: bool, sentence: str, record: Any) -> int:
-    """The sentence for a person, or the record for a machine."""
+    """Print the sentence for a person, or the record for a machine."""
     from . import console
 
     if as_json:
@@ -414,7 +412,7 @@ def tell(as_json: bool, sentence: str, record: Any) -> int:
 
 
 def warn(sentences: list[str] | tuple[str, ...]) -> int:
-    """What went wrong, one line each on standard error; the exit code."""
+    """Print what went wrong, one line each, on standard error; returns the exit code."""
     from .console import plain
 
     for sentence in sentences:

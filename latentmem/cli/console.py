@@ -1,9 +1,8 @@
-"""Records on a terminal: the live picture of a run, and tables of what came out. No engine, no
-typer.
+"""Records on a terminal: the live picture of a run, and tables of its results. No engine, no typer.
 
 Progress goes to standard error and results to standard output, so that a pipe gets results only.
-All foreign text is passed as `Text`, never as rich markup, and without control characters: a model
-may write "[red]" or an escape sequence.
+All foreign text becomes `Text`, never rich markup, and loses its control characters: a model may
+write "[red]" or an escape sequence.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ TITLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold"}
 PIPE_WIDTH, WIDE = (
     240,
     130,
-)  # columns: a pipe has none of its own; a table with everything needs the second
+)  # columns: of a pipe, which has no width; and those that a table with everything needs
 PAUSE = 10  # seconds between two lines of progress in a file or a pipe
 TAIL = 400  # characters of a rollout that are looked at for its last line
 
 
 def plain(text: object, limit: int = 0) -> Text:
-    """Text without control characters or markup; longer than `limit` (0: any length) it keeps its
+    """Text without control characters or markup; if it is longer than `limit` (0: any length), its
     beginning."""
     clean = "".join(c if c.isprintable() else " " for c in str(text).replace("\r", ""))
     return Text(clean if not limit or len(clean) <= limit else clean[: limit - 1] + "…")
@@ -51,7 +50,8 @@ def label_of(answer: str | None) -> str:
 
 
 def out() -> Console:
-    """Standard output. Made when needed, because a test or a pipe may have replaced the stream."""
+    """Standard output, made when it is needed, because a test or a pipe may have replaced the
+    stream."""
     return Console(
         file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH
     )
@@ -62,13 +62,13 @@ def err() -> Console:
 
 
 def say(sentence: str) -> None:
-    """A sentence on standard output; a pipe gets it in one line."""
+    """Print a sentence on standard output; a pipe gets it in one line."""
     out().print(plain(sentence), soft_wrap=not sys.stdout.isatty())
 
 
 def line(record: Any) -> str:
-    """A record as one line of JSON: its members and `record`, the name of its kind. A dict is taken
-    as it is.
+    """A record as one line of JSON: its members and `record`, the name of its kind. A dict stays as
+    it is.
 
     A Distilled has `memory_id` in place of its memory, whose arrays are in the bank.
     """
@@ -103,14 +103,13 @@ class Shown:
 
 
 def run(records: Iterator[Any], as_json: bool) -> Shown:
-    """Shows a run while it goes on and returns what it came to. Closes the generator, whatever
-    happens."""
+    """Show a run and return what it came to. Closes the generator, whatever happens."""
     with closing(records):
         return _lines(records) if as_json else _show(records)
 
 
 def _lines(records: Iterable[Any]) -> Shown:
-    """For machines: records on standard output, but for text deltas; statuses, in words, on standard
+    """For machines: records, except text deltas, on standard output; statuses in words on standard
     error."""
     shown = Shown()
     with progress() as show:
@@ -124,7 +123,7 @@ def _lines(records: Iterable[Any]) -> Shown:
 
 
 def _show(records: Iterable[Any]) -> Shown:
-    """For people: a picture that is redrawn eight times a second on a terminal; in a file or a pipe
+    """For people: on a terminal a picture that is redrawn eight times a second, in a file or a pipe
     lines."""
     shown, console = Shown(), err()
     picture = Picture(shown.scene)
@@ -144,8 +143,8 @@ def _show(records: Iterable[Any]) -> Shown:
 
 @contextmanager
 def progress() -> Iterator[Callable[..., None]]:
-    """A function that prints what is new on standard error. What changes `often` is printed at most
-    every PAUSE seconds where nobody watches a terminal, and as it stands at the end."""
+    """A function that prints news on standard error. If the reader is a file or a pipe, news that
+    comes `often` is printed at most every PAUSE seconds, and once more at the end."""
     printed, waiting, due = "", "", 0.0
 
     def show(text: str, often: bool = False) -> None:
@@ -199,7 +198,7 @@ class Picture:
 
 
 def rollouts_table(rows: Iterable[Row]) -> Table:
-    """One line a rollout: state, answer, and the end of its text."""
+    """One line for each rollout: state, answer, and the end of its text."""
     table = _table("trace", "side", "tokens", "answer", "text")
     for row in rows:
         t = row.trace
@@ -232,7 +231,8 @@ def vote_table(vote: Vote) -> Table:
 
 
 def steps_table(steps: Iterable[Step]) -> Table:
-    """One line a gradient step; a column for the problem where several are distilled together."""
+    """One line for each gradient step; a column for the problem if several are distilled
+    together."""
     steps = list(steps)
     several = len({s.problem_id for s in steps}) > 1
     table = _table(
@@ -276,8 +276,8 @@ def step_line(steps: list[Step]) -> str:
 
 
 def time_left(steps: list[Step]) -> str:
-    """At the pace so far. Problems distilled together take a step together: its time is the longest
-    of theirs."""
+    """The time left at the pace so far. Problems that are distilled together take a step together;
+    its time is the longest of theirs."""
     s = steps[-1]
     longest: dict[int, float] = {}
     for t in steps:
@@ -288,7 +288,7 @@ def time_left(steps: list[Step]) -> str:
 
 
 def receipt_table(r: Receipt) -> Table:
-    """What stands in a receipt, for reading. The whole of it is the JSON."""
+    """A receipt for reading. The JSON has all of it."""
     rows: list[tuple[str, object]] = [("answer", label_of(r.answer))]
     if r.used is not None:
         lead = f", {r.used.margin:.2f} ahead of the next" if r.used.margin is not None else ""
@@ -321,7 +321,7 @@ def receipt_table(r: Receipt) -> Table:
 
 
 def memories_table(rows: Iterable[MemoryInfo], wide: bool) -> Table:
-    """One line a memory: for 80 columns, or `wide` with where and when it was made."""
+    """One line for each memory: for 80 columns, or `wide` with where and when it was made."""
     table = _table(
         "id",
         "problem",

@@ -1,5 +1,5 @@
-"""The commands `evaluate`, does a memory help on problems it has not seen, and `bench`, our figures
-beside those of other programs."""
+"""The commands `evaluate` (does a memory help on problems it has not seen?) and `bench` (our
+figures beside those of other programs)."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ ResultsFolder = Annotated[
     Path | None, _option("The folder of results (default: evaluation-SUITE).")
 ]
 Resume = Annotated[
-    bool, typer.Option(help="Go on with what the folder holds, or refuse one that is not empty.")
+    bool, typer.Option(help="Continue with what the folder holds, or refuse one that is not empty.")
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse a data set with a malformed line.")]
 Rows = Annotated[Count, _option("Traces sampled in one batch.", min=1)]
@@ -128,7 +128,7 @@ def evaluate(
     readme: Readme = None,
 ) -> int:
     """Compare systems on problems with known answers. What is done is kept: after a stop, the same
-    command goes on.
+    command continues.
 
     At the end, and with --report-only, the folder gets report.html, report.md, evidence.json and
     outcomes.jsonl.
@@ -160,7 +160,7 @@ def evaluate(
 
 
 def _suite(name: str, changes: dict[str, Any], forms: tuple[str, ...]) -> Suite:
-    """A suite with what was asked for on the command line. Raises LatentmemError."""
+    """A suite with what the command line asks for. Raises LatentmemError."""
     from ..evaluation.suites import suite_named
 
     suite = replace(suite_named(name), **changes)
@@ -184,8 +184,8 @@ def _update_readme(readme: Path, folder: Path) -> int:
 
 
 def report(folder: Path, also: list[Path], **remedy: str) -> int:
-    """Write the report and name its files. `remedy`: what the error advises where there is nothing
-    to report."""
+    """Write the report and name its files. `remedy`: what the error advises if there is nothing to
+    report."""
     from ..evaluation.report import make
 
     for file in make(folder, also, **remedy).values():
@@ -194,10 +194,10 @@ def report(folder: Path, also: list[Path], **remedy: str) -> int:
 
 
 def _refuse_idle(sweep: Path | None, asked: dict[str, Any]) -> None:
-    """Raises LatentmemError for what a sweep would pass over."""
+    """Raises LatentmemError for options that a sweep does not use."""
     if sweep is None:
         return
-    asked = asked | {"data": asked["data"][1:]}  # the first is what it is about
+    asked = asked | {"data": asked["data"][1:]}  # a sweep is about the first
     if idle := [name for name, value in asked.items() if value not in (None, ())]:
         raise LatentmemError(
             f"A sweep says itself what it tries and asks, and {', '.join(idle)} would do nothing "
@@ -206,7 +206,7 @@ def _refuse_idle(sweep: Path | None, asked: dict[str, Any]) -> None:
 
 
 def _refuse_full(folder: Path) -> None:
-    """Raises LatentmemError for a folder that holds something, or is none."""
+    """Raises LatentmemError for a folder that is not empty, or not a folder."""
     try:
         full = any(folder.iterdir())
     except FileNotFoundError:
@@ -222,7 +222,7 @@ def _refuse_full(folder: Path) -> None:
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Those that were given; the others keep the suite's values."""
+    """The options that were given; for the others the suite's values stay."""
     return {name: value for name, value in options.items() if value not in (None, ())}
 
 
@@ -231,8 +231,8 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def records(options: RunOptions, overrides: dict[str, Any]) -> Iterator[Any]:
-    """The suite with each of its models in turn; a model, or another setting, that a person gave on
-    the command line or in the environment takes the place of the suite's."""
+    """The suite with each of its models in turn. A model, or another setting, from the command line
+    or the environment replaces the suite's."""
     from ..evaluation.suites import run, slug
     from ..settings import Settings
 
@@ -246,12 +246,13 @@ def records(options: RunOptions, overrides: dict[str, Any]) -> Iterator[Any]:
         out = options.out / slug(model.rsplit("/", 1)[-1]) if len(models) > 1 else options.out
         yield from run(engine, replace(options, out=out, seed=engine.settings.seed))
         del engine
-        # what it was made of refers to itself in circles, and the next model needs the room
+        # its parts refer to each other in circles, and the next model needs the room
         gc.collect()
 
 
 def follow(those: Iterator[Any], as_json: bool) -> None:
-    """Progress on standard error; with --json every result and lesson as a line on standard output."""
+    """Progress on standard error; with --json every result and lesson as a line on standard
+    output."""
     from ..evaluation.results import Learned, Progress, Result
     from . import console
 
@@ -382,8 +383,8 @@ def bench(
 
 
 def profiled(work: Any, file: Path, as_json: bool, table: bool) -> int:
-    """The operations of rollouts and of a gradient step, measured unless `table`, as tables or as
-    lines of JSON."""
+    """The operations of rollouts and of a gradient step as tables or as lines of JSON; measured
+    first, unless `table`."""
     from ..bench import profile, report
     from . import console
 

@@ -1,4 +1,5 @@
-"""What the commands share: settings as options, `--set`, `--json`, exit codes, reading a problem."""
+"""What the commands share: settings as options, `--set`, `--json`, exit codes, the reading of a
+problem."""
 
 from __future__ import annotations
 
@@ -56,8 +57,7 @@ def make_engine(settings: Settings) -> Engine:
 
 
 def engine_for(overrides: dict[str, Any]) -> Engine:
-    """An engine with some settings given on the command line. Raises LatentmemError for a wrong
-    one."""
+    """An engine with the settings of the command line. Raises LatentmemError for a wrong one."""
     from ..settings import Settings
 
     return make_engine(Settings(**overrides))
@@ -69,9 +69,9 @@ def command(
     """Registers `body(overrides, as_json, ...) -> exit code` with some settings as options, `--set`
     and `--json`.
 
-    Without a name it becomes what the group itself does, and its options hold for the group's
-    commands too, so that `memories --bank B show ID` and `memories show ID --bank B` are the same.
-    A LatentmemError becomes its sentence on standard error, ctrl-C one line.
+    Without a name, it is what the group itself does, and its options hold for the group's commands
+    too: `memories --bank B show ID` and `memories show ID --bank B` are the same. A LatentmemError
+    becomes its sentence on standard error, ctrl-C one line.
     """
 
     def register(body: Body) -> Callable[..., None]:
@@ -128,8 +128,8 @@ def _shared(options: tuple[str, ...]) -> list[inspect.Parameter]:
 
 
 class _Described:
-    """Takes help, type and bounds of the options that are settings from the fields of Settings,
-    and only when they are shown, so that `latentmem --help` loads no pydantic."""
+    """Takes help, type and bounds of the options that are settings from the fields of Settings, and
+    only when help is shown, so that `latentmem --help` loads no pydantic."""
 
     params: list[Any]
 
@@ -181,8 +181,8 @@ def assignments(pairs: list[str]) -> dict[str, str]:
 
 
 def named_problems(text: str | None, file: Path | None, ids: list[str]) -> list[Problem]:
-    """The problems a person named: as an argument, on standard input (-), or by id in a file; at
-    least one.
+    """The problems that a person names: as an argument, on standard input (-), or by id in a file;
+    at least one.
 
     Raises LatentmemError if there is none, if an id is not in the file, or if the text is not
     UTF-8.

@@ -1,5 +1,5 @@
-"""The evidence: one row a system and data set, in a file that others can read, and the README's
-table made of it."""
+"""The evidence: one row for each system and data set, in a file that others can read; and the
+README's table of it."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ DIGITS = 4
 
 
 def rows_of(run: Run, others: Sequence[Run] = ()) -> list[Row]:
-    """The table of a run, with the oracle router of each system that answered twice. `others` lend
-    zero_shot where a run has none."""
+    """The table of a run, with the oracle router of each system that answered twice. A run without
+    zero_shot borrows it from `others`."""
     results = list(run.results)
     for system in two_sided(results):
         results += rerouted([r for r in run.results if r.system == system], ORACLE)
@@ -55,9 +55,8 @@ def rows_of(run: Run, others: Sequence[Run] = ()) -> list[Row]:
 
 
 def _lent(run: Run, others: Sequence[Run]) -> list[Result]:
-    """zero_shot of other runs that share model, seed and settings, on the very problems and in the
-    forms that the run has none of its own of; of several, from the one that has asked most of
-    them."""
+    """zero_shot of other runs with the same model, seed and settings, on the same problems, in the
+    forms that the run has none in; of several, from the run that asked most problems."""
     own, parts = {(r.dataset, r.form) for r in run.results if r.system == BASE}, _parts(run)
     found: dict[tuple[str, str], list[Result]] = {}
     for other in others:
@@ -92,13 +91,13 @@ def _setting(run: Run) -> tuple[Any, ...]:
 
 
 def evidence(found: Found) -> list[dict[str, Any]]:
-    """One dict a row, with exactly the members of COLUMNS."""
+    """One dict for each row, with exactly the members of COLUMNS."""
     return [plain(run, row) for run in found.runs for row in rows_of(run, found.runs)]
 
 
 def plain(run: Run, row: Row) -> dict[str, Any]:
-    """A row as JSON values. `tokens` and `seconds` are what everything took, learning included;
-    what learning took of it stands in `settings`."""
+    """A row as JSON values. `tokens` and `seconds` include learning; the part of learning stands in
+    `settings`."""
     delta = row.delta
     values = {
         "dataset": dataset_name(run, row),
@@ -138,7 +137,7 @@ def plain(run: Run, row: Row) -> dict[str, Any]:
 
 
 def budget(run: Run, system: str) -> dict[str, int]:
-    """Of the rows that have one of their own: how many traces vote, or how many steps are taken."""
+    """How many traces vote or how many steps are taken, for the systems with such a budget."""
     if system == "vote_n":
         return {"votes": run.config.get("votes", VOTES)}
     return (
@@ -164,13 +163,13 @@ def system_name(row: Row) -> str:
 
 
 def learned_from(run: Run) -> int:
-    """Problems of the part that was learnt from; of a stream, all of it."""
+    """The number of problems in the part that was learnt from; of a stream, all of them."""
     part = run.config.get("distil") or run.config.get("data") or {}
     return int(part.get("problems", 0))
 
 
 def write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """One row a line, so that a change of one row is a change of one line."""
+    """Write one row a line, so that a change of one row changes one line."""
     write_whole(
         file,
         "[\n"
@@ -180,8 +179,8 @@ def write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The rows of an evidence file; none if there is no file. Raises LatentmemError if it is not
-    one."""
+    """The rows of an evidence file; none if there is no file. Raises LatentmemError for another
+    file."""
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -197,9 +196,11 @@ def read(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-# ------------------------------------------------------------------ the README's table
+# ---------- The README's table.
+
+
 def shown_name(row: Mapping[str, Any]) -> str:
-    """How a row of the evidence is called where people read it: vote_n says how many vote."""
+    """The name of a row where people read it: vote_n says how many traces vote."""
     votes = row["settings"].get("votes")
     return row["system"] if votes is None else f"{row['system']} (N = {votes})"
 
@@ -233,8 +234,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def between(text: str, table_: str) -> str:
-    """A README with this table between its two comments. Raises LatentmemError if it has not
-    exactly one of each."""
+    """A README with this table between its two comments. Raises LatentmemError if one of them is
+    missing or stands twice."""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise LatentmemError(
             f"The README needs one {BEGIN} and, after it, one {END}: put them where the table "
@@ -246,7 +247,7 @@ def between(text: str, table_: str) -> str:
 
 def update_readme(readme: Path, file: Path) -> None:
     """Write the table of an evidence file into a README. Raises LatentmemError if one of the two is
-    not there."""
+    missing."""
     if not os.path.isfile(file):
         raise LatentmemError(f"There is no {file}: say with --out in which folder the evidence is.")
     try:

@@ -1,5 +1,5 @@
-"""The report's figures, as plotly's JSON in plain dicts. Pure; colours of Okabe and Ito, told apart
-by shape as well."""
+"""The report's figures, as plotly's JSON in plain dicts. Pure; the colours are those of Okabe and
+Ito, and shapes differ too."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def spread(those: Sequence[Estimate], colour: str, scale: float = 1) -> dict[str
 
 
 def accuracy_by_tokens(rows: Sequence[Row], look: Looks) -> Figure:
-    """Accuracy with its interval against tokens a problem, learning shared out: rows compare at
-    equal compute."""
+    """Accuracy with its interval against tokens a problem, learning shared out, so that systems
+    compare at equal compute."""
     data = []
     for system in dict.fromkeys(r.system for r in rows):
         mine = [r for r in rows if r.system == system]
@@ -227,8 +227,8 @@ def memory_bars(effects: Sequence[MemoryEffect], most: int = 25) -> Figure:
 
 
 def routing_bars(rows: Sequence[tuple[str, Routing]]) -> Figure:
-    """Of the disagreements with one side right: how often each router took the right one, and which
-    it missed. `rows`: (run, what a router did there)."""
+    """Of the disagreements with one side right: how often each router took the right side, and
+    which ones it missed. `rows`: (run, what a router did there)."""
     parts = (
         ("memory right, taken", "memory_right_taken", "#009E73"),
         ("alone right, taken", "alone_right_taken", "#56B4E9"),
@@ -265,7 +265,7 @@ def routing_bars(rows: Sequence[tuple[str, Routing]]) -> Figure:
 
 def agreement(sides: Sequence[tuple[str, Sequence[SideResult]]]) -> Figure:
     """The share of traces that agree against the share of right labels: how far the vote can be
-    believed."""
+    trusted."""
     data: list[dict[str, Any]] = [
         {
             "type": "scatter",
@@ -384,5 +384,5 @@ def step_accuracy(row: dict[str, Any]) -> Estimate:
 
 
 def plain(text: str) -> str:
-    """Text as plotly shows it: it reads <b> and a few other tags, so what is foreign is escaped."""
+    """Text for plotly, which reads <b> and a few other tags, so foreign text is escaped."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,14 +1,12 @@
-"""A run on disk, so written that it can be killed at any moment and goes on as if nothing had
-happened.
+"""A run on disk. It can be killed at any moment and continues as if nothing had happened.
 
-- `run.json`: what the run is. A folder is not continued with other settings.
-- `results.jsonl`: appended one unit at a time (the replies of one batch, or one lesson). Every line
-says how many lines
-  its unit has, so that a unit cut off by a kill is found and dropped when the file is opened again.
-- `state/SYSTEM/N/`: what a system has learnt from its first N lessons. Written beside it and
-renamed into place, so what
-  has a number is whole; it holds its lesson's line too, which is put into the results if the kill
-  came in between.
+- `run.json`: the configuration. A folder does not continue with another one.
+- `results.jsonl`: one unit after another (the replies of one batch, or one lesson). Each line holds
+  the number of lines of its unit, so that opening the file finds and drops a unit that a kill cut
+  off.
+- `state/SYSTEM/N/`: what a system has learnt from its first N lessons. It is written beside its
+  place and then renamed, so what has a number is whole. It holds the line of its lesson too, which
+  opening adds to the results if the kill came in between.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from .. import files
 from ..records import LatentmemError, from_json, to_dict
 from .results import Learned, Result
 
-SAVING = 20  # a state is saved again when this many times as long has gone by as saving it took
+SAVING = 20  # a state is saved again after so many times the seconds that saving it took
 KINDS: dict[str, type[Result] | type[Learned]] = {"Result": Result, "Learned": Learned}
 KEPT = ("made.device", "made.dtype")  # another arithmetic samples other tokens
 Line = Result | Learned
@@ -37,11 +35,11 @@ Line = Result | Learned
 
 @dataclass(frozen=True)
 class Remedies:
-    """What the errors of a journal advise, and how they name its folder: by default to a user of
-    the command line."""
+    """What the errors of a journal advise, and what they call its folder. The defaults are for a
+    user of the command line."""
 
-    folder: str = ""  # in place of its path, which a visitor of the app is not shown
-    anew: str = "give another folder with --out"  # what is there cannot be gone on with
+    folder: str = ""  # in place of its path, which a visitor of the app must not see
+    anew: str = "give another folder with --out"  # the folder holds another run
     mend: str = "remove it"  # a line that is damaged
     busy: str = "wait for it, or give another folder with --out"
     room: str = "make room there or give another folder with --out, then start again to go on"
@@ -54,13 +52,13 @@ class Remedies:
 
 
 class Journal:
-    """The folder of one run. A context manager: only one process at a time may write to a folder."""
+    """The folder of one run. A context manager: one process at a time may write to a folder."""
 
     def __init__(
         self, folder: Path, config: Mapping[str, Any], remedies: Remedies = Remedies()
     ) -> None:
-        """Open or begin a run. `config` say what it is; raises LatentmemError if the folder holds
-        another one."""
+        """Open or begin a run with this configuration. Raises LatentmemError if the folder holds a
+        run with another one."""
         self.folder, self.file, self.remedies = folder, folder / "results.jsonl", remedies
         self._lock: Any = None
         try:
@@ -98,7 +96,8 @@ class Journal:
     ) -> None:
         self.close()
 
-    # ---------------------------------------------------------------- results
+    # Results
+
     def results(self) -> list[Result]:
         return [line for unit in self.units.values() for line in unit if isinstance(line, Result)]
 
@@ -109,7 +108,7 @@ class Journal:
         return unit in self.units
 
     def append(self, unit: str, lines: Sequence[Line]) -> None:
-        """Write a unit whole; it is on disk when this returns."""
+        """Write a unit whole; it is on the disk when this returns."""
         assert lines and unit not in self.units
         text = "".join(to_line(unit, len(lines), one) + "\n" for one in lines)
         try:
@@ -124,9 +123,10 @@ class Journal:
             f"{r.name(self.folder, file)} cannot be written ({e.strerror}): {r.room}."
         )
 
-    # ---------------------------------------------------------------- what a system has learnt
+    # What a system has learnt
+
     def state(self, name: str) -> tuple[int, Path | None]:
-        """(lessons learnt, the folder that holds what came of them); (0, None) at the start."""
+        """(number of lessons, folder with what was learnt from them); (0, None) at the start."""
         home = self.folder / "state" / name
         done = (
             sorted(int(p.name) for p in home.iterdir() if p.name.isdigit()) if home.is_dir() else []
@@ -142,9 +142,9 @@ class Journal:
         *,
         must: bool = False,
     ) -> None:
-        """Write a lesson down, and what the system has learnt after it, unless that took long and
-        was done lately (and `must` does not ask for it): then the lessons since are learnt again
-        when the run goes on, which gives the same."""
+        """Write down a lesson and what the system has learnt after it. If saving takes long and the
+        last one is recent, what was learnt is not saved, unless `must` is set: a run that continues
+        learns the same from the lessons since."""
         when, took = self._saved.get(name, (-inf, 0.0))
         if must or monotonic() - when >= SAVING * took:
             began = monotonic()
@@ -167,7 +167,7 @@ class Journal:
         self._settle(name)
 
     def restore(self, name: str, load: Callable[[Path], None]) -> int:
-        """Give a system back what it had learnt; returns the number of its lessons."""
+        """Give back to a system what it had learnt; returns the number of its lessons."""
         number, folder = self.state(name)
         if folder is None:
             return 0
@@ -176,8 +176,8 @@ class Journal:
         return number
 
     def _settle(self, name: str) -> None:
-        """The line of the last lesson into the results, if it is not there; older states and
-        half-written ones away."""
+        """Add the line of the last lesson to the results if it is missing; remove older and
+        half-written states."""
         number, folder = self.state(name)
         assert folder is not None
         file = folder / "lesson.json"
@@ -192,7 +192,7 @@ class Journal:
 
 
 def taken(folder: Path, remedies: Remedies = Remedies()) -> Any:
-    """A journal's lock, held. Raises LatentmemError while another process holds it."""
+    """The lock of a journal, held. Raises LatentmemError while another process holds it."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder / ".lock")
@@ -206,7 +206,9 @@ def taken(folder: Path, remedies: Remedies = Remedies()) -> Any:
     return lock
 
 
-# ------------------------------------------------------------------ lines
+# ---------- Lines.
+
+
 def to_line(unit: str, of: int, line: Line) -> str:
     data = {"record": type(line).__name__, "unit": unit, "of": of} | to_dict(line)
     return json.dumps(data, ensure_ascii=False, allow_nan=False)
@@ -226,7 +228,7 @@ def from_line(text: str | bytes, where: str, remedy: str = Remedies.mend) -> tup
 
 
 def read_results(folder: Path) -> tuple[list[Result], list[Learned], dict[str, Any]]:
-    """What a run has written so far, and what it is, without taking part in it."""
+    """The results, lessons and configuration of a run, without taking part in it."""
     units, _ = _read(folder / "results.jsonl", str(folder / "results.jsonl"))
     lines = [line for unit in units.values() for line in unit]
     return (
@@ -239,7 +241,7 @@ def read_results(folder: Path) -> tuple[list[Result], list[Learned], dict[str, A
 def _read(
     file: Path, name: str, remedy: str = Remedies.mend
 ) -> tuple[dict[str, tuple[Line, ...]], int]:
-    """(units, bytes that they take): a last unit that is not whole is left out. Raises
+    """(units, bytes that they take). Leaves out a last unit that is not whole. Raises
     LatentmemError for damage before it."""
     units: dict[str, tuple[Line, ...]] = {}
     try:
@@ -266,7 +268,9 @@ def _read(
     return units, whole
 
 
-# ------------------------------------------------------------------ run.json
+# ---------- run.json.
+
+
 def _config(folder: Path, remedies: Remedies = Remedies()) -> dict[str, Any] | None:
     try:
         return json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -280,8 +284,8 @@ def _config(folder: Path, remedies: Remedies = Remedies()) -> dict[str, Any] | N
 
 
 def _check_config(folder: Path, config: Mapping[str, Any], remedies: Remedies) -> None:
-    """Facts of a new run are written; those of an old one must be the same, except what stands
-    under "made" and is not in KEPT."""
+    """Write the configuration of a new run. That of an old one must be the same, except for what
+    stands under "made" and is not in KEPT."""
     given = json.loads(json.dumps(config, default=str))
     there = _config(folder, remedies)
     if there is None:
@@ -314,19 +318,19 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterable[tuple[str, Any,
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Into a folder of results, whole or not at all. Raises LatentmemError."""
+    """Write a file of a folder of results whole or not at all. Raises LatentmemError."""
     files.write_whole(file, text, "give another folder with --out")
 
 
-# ---------- The runs in a folder, as a report reads them: nothing is computed again, and nothing is changed.
+# ---------- The runs in a folder, as a report reads them.
 
 ROWS_FILES = {"sweep": "sweep.jsonl", "single": "single.jsonl", "keys": "keys.jsonl"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One folder with results. `name` is its path within the report's folder, and tells it apart
-    from all others."""
+    """One folder with results. `name` is its path within the report's folder, different from all
+    others."""
 
     name: str
     config: dict[str, Any]
@@ -352,15 +356,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Found:
-    """Everything that a report is made of. `rows` maps "sweep", "single" and "keys" to their lines."""
+    """What a report is made of. `rows` maps "sweep", "single" and "keys" to their lines."""
 
     runs: tuple[Run, ...]
     rows: dict[str, tuple[dict[str, Any], ...]]
 
 
 def collect(folders: Sequence[Path], *, remedy: str = "run `latentmem evaluate` first") -> Found:
-    """All runs in these folders and below, each once. Raises LatentmemError if there is none, or if
-    one is damaged."""
+    """All runs in these folders and below, each once. Raises LatentmemError if there is none or one
+    is damaged."""
     runs = []
     for place, name in _named(_files(folders, "results.jsonl")).items():
         results, learned, config = read_results(place)
@@ -376,8 +380,8 @@ def collect(folders: Sequence[Path], *, remedy: str = "run `latentmem evaluate` 
 
 
 def _files(folders: Sequence[Path], name: str) -> dict[Path, Path]:
-    """Every file of this name in the folders and below, whole paths, each once, and the folder that
-    it was found from."""
+    """Every file of this name in the folders and below, as whole paths, each once, with the folder
+    in which it was found."""
     found: dict[Path, tuple[Path, Path]] = {}
     for folder in folders:
         try:
@@ -391,8 +395,8 @@ def _files(folders: Sequence[Path], name: str) -> dict[Path, Path]:
 
 
 def _named(files: Mapping[Path, Path]) -> dict[Path, str]:
-    """The folder of each file, and a name for it: its path within the folder it was found from, and
-    as much of what stands before as tells equal ones apart."""
+    """The folder of each file, with a name: its path within the folder in which it was found, and
+    as many of the folders above as make names differ."""
     length = {
         file.parent: max(1, len(file.parent.relative_to(folder).parts))
         for file, folder in files.items()
@@ -407,7 +411,7 @@ def _named(files: Mapping[Path, Path]) -> dict[Path, str]:
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The lines of a JSONL file of plain objects; a last line that is not whole is left out. Raises
+    """The lines of a JSONL file of plain objects, without a last line that is not whole. Raises
     LatentmemError."""
     try:
         lines = file.read_bytes().split(b"\n")[:-1]

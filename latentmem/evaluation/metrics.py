@@ -1,8 +1,8 @@
 """From results to figures: accuracy with its interval, the paired difference to the model alone,
-helped and hurt, routing.
+helped and hurt, routing, votes.
 
-Pure functions. "Helped" is a problem that a system got right and the model alone in the same form
-got wrong, "hurt" the reverse. What votes say by themselves is in `ballots`.
+Pure functions. "Helped" is a problem that a system gets right and the model alone in the same form
+gets wrong; "hurt" is the reverse.
 """
 
 from __future__ import annotations
@@ -73,15 +73,15 @@ def bootstrap(differences: Sequence[float], *, seed: int = 0) -> Estimate | None
 def paired(
     first: Mapping[K, float], second: Mapping[K, float], *, seed: int = 0
 ) -> Estimate | None:
-    """The mean of first - second over the problems that both answered, with its paired bootstrap
+    """The mean of first - second over the problems that both answered, with its bootstrap
     interval."""
     shared = [key for key in first if key in second]
     return bootstrap([float(first[key]) - float(second[key]) for key in shared], seed=seed)
 
 
 def flips(first: Mapping[K, bool], second: Mapping[K, bool]) -> tuple[int, int]:
-    """(helped, hurt): problems right in `first` and wrong in `second`, and the reverse, of those in
-    both."""
+    """(helped, hurt): of the problems in both, those right in `first` and wrong in `second`, and
+    the reverse."""
     shared = [key for key in first if key in second]
     return (
         sum(first[k] and not second[k] for k in shared),
@@ -90,8 +90,8 @@ def flips(first: Mapping[K, bool], second: Mapping[K, bool]) -> tuple[int, int]:
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """The chance that at least one of k traces is right, unbiased from n >= k of which `right` are:
-    1 - C(n-c,k)/C(n,k) (Chen et al. 2021, arXiv 2107.03374)."""
+    """The chance that at least one of k traces is right, estimated without bias from n >= k traces
+    of which `right` are: 1 - C(n-c,k)/C(n,k) (Chen et al. 2021, arXiv 2107.03374)."""
     if not 0 <= right <= n or not 1 <= k <= n:
         raise ValueError(
             f"pass@{k} of {right} right among {n} has no meaning: 1 <= k <= n and 0 <= right <= n."
@@ -101,7 +101,7 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 
 def nearest_share(keys: np.ndarray, families: Sequence[str]) -> tuple[float, float]:
     """How often the nearest other key [n, d] (unit rows) is of the same family, and how often a
-    random other would be."""
+    random other one is."""
     n = len(families)
     if n < 2:
         raise ValueError(f"{n} keys have no neighbours: give at least two.")
@@ -120,7 +120,7 @@ Group = tuple[str, str, str, str]  # learned_on, dataset, system, form
 @dataclass(frozen=True, slots=True)
 class Row:
     """One system in one form on one data set. Tokens and seconds are those of answering all n
-    problems; learning apart."""
+    problems; those of learning stand apart."""
 
     dataset: str
     learned_on: str
@@ -161,7 +161,7 @@ def table(
 
 
 def base_of(key: Group, groups: dict[Group, list[Result]]) -> list[Result] | None:
-    """zero_shot in the same form on the same data: the run's own, or another run's (it does not
+    """zero_shot in the same form on the same data: of the same run, or of another (it does not
     depend on what was learnt)."""
     learned_on, dataset, _, form = key
     own = groups.get((learned_on, dataset, BASE, form))
@@ -212,9 +212,9 @@ def _row(
 
 
 def equal_votes(row: Row, rows: Sequence[Row]) -> int | None:
-    """The N of a vote of the model alone that takes as many tokens as this row, its learning shared
-    by the problems asked. None where the model alone was not asked for one trace of the same
-    data."""
+    """The N of a vote of the model alone that takes as many tokens as this row, with the tokens of
+    learning shared out among the problems. None if the model alone was not asked for one trace of
+    the same data."""
     alone = next(
         (r for r in rows if (r.dataset, r.system, r.form) == (row.dataset, BASE, "one")), None
     )
@@ -223,7 +223,7 @@ def equal_votes(row: Row, rows: Sequence[Row]) -> int | None:
     return max(1, round((row.tokens + row.learn_tokens) / row.n / (alone.tokens / alone.n)))
 
 
-SUBJECT = "elm"  # what the others are held against
+SUBJECT = "elm"  # the system that the others are compared with
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +241,8 @@ class Contrast:
 def contrasts(
     results: Sequence[Result], subject: str = SUBJECT, *, seed: int = 0
 ) -> list[Contrast]:
-    """Of each data set and form: the subject against every other system but the model alone, which
-    the main table has."""
+    """For each data set and form: the subject against every other system, except the model alone,
+    which the main table has."""
     groups, out = grouped(results), []
     for (learned_on, dataset, system, form), mine in groups.items():
         if system != subject:
@@ -262,12 +262,14 @@ def contrasts(
     return out
 
 
-# ------------------------------------------------------------------ other routers over the same traces
-def rerouted(results: Iterable[Result], router: str) -> list[Result]:
-    """What another router would have answered from the same two sides: a verifier by name, or the
-    oracle.
+# ---------- Other routers over the same traces.
 
-    Results without two sides are left out, except that where no memory was tried the model's own
+
+def rerouted(results: Iterable[Result], router: str) -> list[Result]:
+    """What another router, a verifier by name or the oracle, would have answered from the same two
+    sides.
+
+    Leaves out results without two sides, except where no memory was tried: there the model's own
     answer stands.
     """
     out = []
@@ -288,8 +290,8 @@ def rerouted(results: Iterable[Result], router: str) -> list[Result]:
 
 
 def side_by(r: Result, verifier: str) -> str | None:
-    """The side that a verifier would take: by its scores in a disagreement, a tie to the model
-    alone; else the only one with an answer. None where it was not asked."""
+    """The side that a verifier takes: by its scores in a disagreement, where a tie goes to the
+    model alone; else the only side with an answer. None where it was not asked."""
     if "zero_shot" not in r.sides:
         return None
     if "memory" not in r.sides or r.agreed or r.sides["memory"].label is None:
@@ -307,7 +309,7 @@ def side_by(r: Result, verifier: str) -> str | None:
 
 
 def oracle_side(r: Result) -> str | None:
-    """The side that is right, if one is: no router can do better."""
+    """The side that is right, if one is; no router can do better."""
     if "zero_shot" not in r.sides:
         return None
     return (
@@ -345,7 +347,7 @@ class Routing:
     alone_right_taken: int
     alone_right_missed: int
     both_wrong: int
-    both_right: int  # in other spellings, which the comparison of the two sides did not see
+    both_right: int  # in spellings that the comparison of the two sides took for different
 
     @property
     def judged(self) -> int:
@@ -417,9 +419,11 @@ def confusion(
     return Routing(system, form, router, **{name: count[name] for name in names})
 
 
-# ------------------------------------------------------------------ over time, and by memory
+# ---------- Over time, and by memory.
+
+
 def curve(results: Sequence[Result]) -> list[tuple[int, float]]:
-    """(problems met, accuracy so far) of one system in one form, in the order of the stream."""
+    """(problems met, accuracy so far) of one system in one form over the stream."""
     right, out = 0, []
     for met, r in enumerate(sorted(results, key=lambda r: r.index), 1):
         right += r.correct
@@ -429,7 +433,8 @@ def curve(results: Sequence[Result]) -> list[tuple[int, float]]:
 
 @dataclass(frozen=True, slots=True)
 class MemoryEffect:
-    """What one memory did: how often it was tried, and whom it helped and hurt, as ids of problems."""
+    """What one memory did: how often it was tried, and the ids of the problems that it helped and
+    hurt."""
 
     memory: str
     name: str
@@ -439,8 +444,8 @@ class MemoryEffect:
 
 
 def memory_effects(results: Sequence[Result]) -> list[MemoryEffect]:
-    """For each memory of one system, what it did against the model alone in the same reply or,
-    where the system sampled one side only, against zero_shot's; most used first."""
+    """For each memory of one system, what it did against the model alone in the same reply, or
+    against zero_shot where the system samples one side only; most used first."""
     base = {(r.dataset, r.problem_id, r.form): r.correct for r in results if r.system == BASE}
     by: dict[str, list[Result]] = defaultdict(list)
     for r in results:
@@ -471,8 +476,8 @@ def memory_effects(results: Sequence[Result]) -> list[MemoryEffect]:
 
 @dataclass(frozen=True, slots=True)
 class SimilarityThird:
-    """A third of the problems that one system in one form tried an experience on, by the similarity
-    of what was tried."""
+    """A third of the problems on which one system in one form tried an experience, by its
+    similarity."""
 
     system: str
     form: str
@@ -486,8 +491,9 @@ class SimilarityThird:
 
 
 def thirds(results: Sequence[Result]) -> list[SimilarityThird]:
-    """Whether a nearer memory is worth more: each system and form with nine problems or more in
-    three equal parts, far to near. Empty for systems that were not held against the model alone."""
+    """Whether a nearer memory is worth more: each system and form with at least nine problems in
+    three equal parts, far to near. Empty for systems that were not compared with the model
+    alone."""
     base, out = (
         {(r.dataset, r.problem_id, r.form): r.correct for r in results if r.system == BASE},
         [],
@@ -519,7 +525,7 @@ def thirds(results: Sequence[Result]) -> list[SimilarityThird]:
     return out
 
 
-# ---------- What the votes of a run say by themselves: TTRL's measures, how far agreement can be believed, what a gate lets through.
+# ---------- The votes of a run: TTRL's measures, agreement against accuracy, gates.
 
 
 def vote_metrics(sides: Sequence[SideResult]) -> dict[str, float]:
@@ -566,7 +572,7 @@ def vote_sides(results: Sequence[Result]) -> list[tuple[str, list[SideResult]]]:
 
 def agreement_bins(sides: Sequence[SideResult]) -> list[tuple[float, float, int]]:
     """(majority ratio, share of right labels, votes) for each ratio that occurs: how far agreement
-    can be believed."""
+    can be trusted."""
     by: dict[float, list[bool]] = defaultdict(list)
     for s in sides:
         if s.label is not None:
@@ -601,8 +607,8 @@ class Gate:
 
 
 def gates(results: Sequence[Result]) -> list[Gate]:
-    """Each of GATES over the votes of the model alone. Votes of older runs, whose lead was not
-    written down, do not count."""
+    """Each of GATES over the votes of the model alone. Votes of older runs have no lead and do not
+    count."""
     sides = [
         r.sides[BASE] for r in results if (r.system, r.form) == (BASE, "vote") and BASE in r.sides
     ]

@@ -1,4 +1,4 @@
-"""A report as a page of HTML that needs nothing else, and as Markdown; how figures stand in both."""
+"""A report as a page of HTML that needs nothing else, and as Markdown; how both show numbers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The two things that both protocols do with a system: ask it a batch, and let it learn from a
-batch.
+"""The protocols: held-out, online, single problems, keys; and what they do with a system: ask it a
+batch, let it learn from a batch.
 
-Here the truth is taken off the problems: what a system is given has `answer=None`, except in `fit`
-of a system that says that it needs labels.
+The truth is taken off the problems here: a system gets `answer=None`, except in `fit` if it needs
+labels.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ Event = Status | Step | Distilled | Result | Learned | Progress  # what a protoc
 
 @dataclass(frozen=True)
 class SystemSpec:
-    """A system of the comparison and the modes it answers in. `make` is called when its turn comes.
-    `learns`: "online", from problems that it has answered; "offline", from a whole training set
-    before; "" not at all."""
+    """A system of the comparison and the modes in which it answers. `make` is called when its turn
+    comes. `learns`: "online", from problems that it has answered; "offline", from a whole training
+    set before; "" not at all."""
 
     name: str
     modes: tuple[AnswerMode, ...]
@@ -75,7 +75,7 @@ class SystemSpec:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of problems, with their places in the test part or in the stream."""
+    """Some problems, and the place of the first one in the test part or in the stream."""
 
     dataset: str
     learned_on: str
@@ -84,7 +84,7 @@ class Batch:
 
 
 def ask(system: System, mode: AnswerMode, batch: Batch) -> list[Result]:
-    """The replies to a batch, judged. Raises LatentmemError if the system leaves a problem out."""
+    """The judged replies to a batch. Raises LatentmemError if the system leaves a problem out."""
     replies = list(system.reply([p.unlabelled() for p in batch.problems], mode))
     if [r.problem_id for r in replies] != [p.id for p in batch.problems]:
         raise LatentmemError(
@@ -101,9 +101,9 @@ def teach(
     system: System, problems: Sequence[Problem], learned_on: str, place: int, *, whole: bool
 ) -> Iterator[Status | Step | Distilled | Learned]:
     """Let a system learn from problems: from a whole training set (`fit`), or from what it has just
-    met (`learn`).
+    answered (`learn`).
 
-    Yields what is worth showing of its records, and last the Learned.
+    Yields those of its records that are worth showing, and last the Learned.
     """
     before = system.spent
     given = problems if whole and system.needs_labels else [p.unlabelled() for p in problems]
@@ -134,15 +134,15 @@ def lesson(
     whole: bool,
     last: bool = False,
 ) -> Iterator[Event]:
-    """`teach`, and what was learnt into the journal. Nothing is kept of a lesson that is broken
-    off."""
+    """`teach`, and what was learnt goes into the journal. A lesson that is broken off leaves
+    nothing."""
     for record in teach(system, problems, learned_on, place, whole=whole):
         if isinstance(record, Learned):
             journal.keep(name, f"{name}/lesson/{place}", record, system.save, must=last)
         yield record
 
 
-# ---------- The held-out protocol: learn on one part, then answer another part that shares no problem with it.
+# ---------- The held-out protocol: learn on one part, then answer another that shares no problem.
 
 
 def run_heldout(
@@ -154,11 +154,11 @@ def run_heldout(
     rows: int = 32,
     together: int = 2,
 ) -> Iterator[Event]:
-    """All systems one after another: what is not yet in the journal is done, and yielded.
+    """Run one system after another; does and yields what is not yet in the journal.
 
-    `rows`: traces sampled in one batch, at most (one problem's traces stay together). `together`:
-    problems that a system learns from at a time; what was learnt is on disk after each time. A
-    system that has nothing to do is not even made.
+    `rows`: traces in one batch, at most (the traces of one problem stay together). `together`:
+    problems that a system learns from at a time, after which its state is on the disk. A system
+    with nothing to do is not made.
     """
     tally = Tally(sum(len(t.problems) * len(e.modes) for t in tests for e in specs))
     wanted = {unit for e in specs for unit, _, _ in _questions(e, learn, tests, rows)}
@@ -194,7 +194,7 @@ def _taught(
     journal: Journal,
     name: str,
 ) -> Iterator[Event]:
-    """Bring a system to where it has learnt the whole part, from wherever it stood."""
+    """Let a system learn the rest of the part, from where it stands."""
     done = journal.restore(name, system.load)
     for place, (whole, problems) in zip(count(done), lessons[done:], strict=False):
         yield Status(
@@ -217,8 +217,8 @@ def _taught(
 def _lessons(
     spec: SystemSpec, problems: Sequence[Problem], together: int
 ) -> list[tuple[bool, Sequence[Problem]]]:
-    """(whole set?, problems) of each lesson: all at once for the rows that train on a set, a few at
-    a time for the others."""
+    """(whole set?, problems) of each lesson: all at once for offline systems, a few at a time for
+    the others."""
     if not problems or not spec.learns:
         return []
     if spec.learns == "offline":
@@ -250,17 +250,17 @@ def _family(unit: str) -> str:
     return unit.rpartition("/")[0]
 
 
-# ---------- The online protocol: problems arrive one at a time, and each is answered with the memories of earlier ones only.
+# ---------- The online protocol: each problem is answered with the memories of earlier ones only.
 
 
 def run_stream(
     specs: Sequence[SystemSpec], data: DataSet, journal: Journal, *, block: int = 1
 ) -> Iterator[Event]:
-    """The stream, from where the journal stands to its end. Closing the generator stops it; calling
-    again goes on.
+    """Run the stream from where the journal stands to its end. Closing the generator stops it;
+    calling again continues.
 
     `block`: how many problems arrive together; they are answered before any of them is learnt from.
-    A text that comes twice is met once, or its second time would be no new problem.
+    A text that comes twice is met once, because the second time it is no new problem.
     """
     problems = tuple(unique(data.problems))
     tally = Tally(len(problems) * sum(len(e.modes) for e in specs))
@@ -300,7 +300,7 @@ def _met(
     tally: Tally,
     total: int,
 ) -> Iterator[Event]:
-    """One system's replies to an arrival, in each mode, as far as they are not written yet."""
+    """One system's replies to an arrival, in each mode that the journal does not hold yet."""
     for mode in spec.modes:
         unit = f"{spec.name}/{mode.name}/{place}"
         if unit in journal:
@@ -324,12 +324,11 @@ def _met(
 
 
 def _unlearnt(specs: Sequence[SystemSpec], journal: Journal, blocks: int) -> bool:
-    """True if a system has still to learn from the last arrival: what it learnt there belongs to
-    its costs."""
+    """True if a system still has to learn from the last arrival, which belongs to its costs."""
     return any(e.learns and f"{e.name}/lesson/{blocks - 1}" not in journal for e in specs)
 
 
-# ---------- Single-instance generalisation: train on ONE problem, try held-out ones after every few steps; and how good keys are.
+# ---------- Train on ONE problem, try held-out ones after some of the steps; and how good keys are.
 
 LEARNERS = {
     "soft prompt": (offline_prompt, "soft"),
@@ -348,8 +347,7 @@ def moments(steps: int) -> tuple[int, ...]:
 
 
 def check(test: DataSet, learners: Sequence[str]) -> None:
-    """Raises LatentmemError for a way of training that does not exist, and where nothing is held
-    out."""
+    """Raises LatentmemError for an unknown way of training, and if no problem is held out."""
     for name in learners:
         if name not in LEARNERS:
             raise LatentmemError(
@@ -370,12 +368,12 @@ def run_single(
     steps: int,
     learners: Sequence[str] = tuple(LEARNERS),
 ) -> Iterator[Status | Step | dict[str, Any]]:
-    """Train each learner on each problem by itself and write a line of `folder`/single.jsonl for
-    each moment.
+    """Train each learner on each problem alone and write a line of `folder`/single.jsonl for each
+    moment.
 
-    The reward is the majority vote of the fresh traces; no best step is chosen, so that the curve
-    shows them all. A curve that was broken off is trained again from its start, and its lines that
-    are there are passed over.
+    The reward is the majority vote of the fresh traces. No best step is chosen, so that the curve
+    shows all of them. A curve that was broken off is trained again from its start; lines that are
+    there are not written again.
     """
     check(test, learners)
     log = Log(folder / "single.jsonl")
@@ -474,7 +472,7 @@ def _line(
 def key_quality(
     factory: SystemFactory, data: DataSet, folder: Path
 ) -> Iterator[Status | dict[str, Any]]:
-    """For both kinds of key: how often the nearest other problem is of the same family. Lines of
+    """For both kinds of key: how often the nearest other problem is of the same family. Writes
     `folder`/keys.jsonl."""
     import numpy as np
 
@@ -486,7 +484,7 @@ def key_quality(
     setup = digest(
         *computed(factory.engine.model), factory.settings.embedder, data.digest, *families
     )[:12]
-    done = {(r.get("setup"), r["kind"]) for r in log.read()}  # the first versions wrote none
+    done = {(r.get("setup"), r["kind"]) for r in log.read()}  # the first versions wrote no setup
     for kind in ("input", "kv"):
         if (setup, kind) in done:
             continue
@@ -517,8 +515,8 @@ def key_quality(
 def nearest(
     factory: SystemFactory, problem: Problem, others: Sequence[Problem], k: int
 ) -> list[Problem]:
-    """The k others whose sentence embedding is most similar (cosine), best first; ties in the order
-    given."""
+    """The k others with the most similar sentence embedding (cosine), best first; ties keep their
+    order."""
     rest = [p for p in others if p.id != problem.id]
     key = factory.key(problem, "input")
     return [
@@ -538,11 +536,11 @@ def learn(
     k: int,
 ) -> Iterator[Record | TeacherResult]:
     """For each problem one soft prompt, trained on it and its k nearest others in turn, one problem
-    a step: as many rollouts as a memory of one problem takes. No step is chosen, since the steps
-    look at different problems; the last counts.
+    a step: it takes as many rollouts as a memory of one problem. The last step counts, because the
+    steps look at different problems.
 
-    The prompt is trained as the row `offline_prompt` trains its own. Yields what training tells,
-    and a TeacherResult for each problem.
+    `offline_prompt` trains the prompt. Yields the records of training, and a TeacherResult for each
+    problem.
     """
     for problem in problems:
         group = [p.unlabelled() for p in (problem, *nearest(factory, problem, others, k))]

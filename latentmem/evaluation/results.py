@@ -1,7 +1,7 @@
-"""What a system of the comparison is asked and replies, and what a run writes down of it: one
-Result for each reply, one Learned for each batch of problems learnt from.
+"""What a system of the comparison is asked and replies, and what a run writes down: one Result for
+each reply, one Learned for each batch of problems to learn from.
 
-This is the only place where a reply meets the answer of its problem; systems are given
+Replies meet the answers of their problems here and nowhere else; systems get
 `Problem.unlabelled()`.
 """
 
@@ -32,9 +32,8 @@ VOTES = 16  # N of vote_n: as many traces as elm writes for a vote of eight on e
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """How an offline row is trained: how long, with how many problems a step (fewer if there are
-    not that many), how fast.
-    `every`: steps between checkpoints."""
+    """How an offline system trains: the number of steps, problems a step (fewer if there are
+    fewer), the learning rate. `every`: steps between checkpoints."""
 
     steps: int = 20
     batch: int = 4
@@ -44,7 +43,7 @@ class TrainingSchedule:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What was spent: tokens sampled, tokens read as prompts, seconds of the machine."""
+    """Tokens sampled, tokens read as prompts, seconds of the machine."""
 
     tokens: int = 0
     read: int = 0
@@ -58,8 +57,8 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One system's answer to one problem, with what is needed to judge it afterwards. It never saw
-    the truth.
+    """One system's answer to one problem, and what is needed to judge it. The system never saw the
+    truth.
 
     `votes` maps each side that was sampled ("zero_shot", "memory") to its vote. `hit` is the memory
     or experience that was tried, `route` what the router did with it; both are None for systems
@@ -82,30 +81,30 @@ class Reply:
 
 
 class System(Protocol):
-    """An answering system. Problems reach it without their truth (`Problem.unlabelled()`), except
-    `offline_grpo`'s `fit`, which is the one row that learns from labels and says so by
-    `needs_labels`."""
+    """An answering system. Its problems have no truth (`Problem.unlabelled()`), except in `fit` of
+    `offline_grpo`, which sets `needs_labels`."""
 
     name: str
     needs_labels: bool
     spent: Cost  # on learning, so far
 
     def fit(self, problems: Sequence[Problem]) -> Iterator[Record]:
-        """Learn from a whole training set at once (the offline rows); the online rows learn from
-        each in turn."""
+        """Learn from a whole training set at once. Offline systems do; online systems learn from
+        each problem in turn."""
 
     def learn(self, problems: Sequence[Problem]) -> Iterator[Record]:
-        """Take in problems that were just answered (the online rows); the offline rows do nothing."""
+        """Learn from problems that were just answered. Online systems do; offline systems do
+        nothing."""
 
     def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
-        """Answer several problems, in shared batches, with what was learnt so far. Yields in the
-        order of `problems`."""
+        """Answer problems in shared batches, with what was learnt so far. Yields in the order of
+        `problems`."""
 
     def save(self, folder: Path) -> None:
-        """Write what was learnt, so that a killed run resumes."""
+        """Write what was learnt, so that a killed run can continue."""
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote; an empty folder is nothing learnt."""
+        """Read what `save` wrote; an empty folder means nothing was learnt."""
 
 
 # ---------- What a run writes down: replies, judged by the truth, and lessons.
@@ -113,24 +112,22 @@ class System(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SideResult:
-    """One side of a reply: its vote and each of its traces against the truth, in the order of the
+    """One side of a reply: its vote and each of its traces against the truth, in the order of
     rows."""
 
     label: str | None
     right: bool  # the majority is the truth
     majority_ratio: float
-    traces_right: tuple[bool, ...]  # a trace that did not finish with a box is not right
-    traces_agree: tuple[bool, ...]  # with the majority: the reward it would have got
+    traces_right: tuple[bool, ...]  # a trace that ends without a box is not right
+    traces_agree: tuple[bool, ...]  # with the majority: the reward of the trace
     tokens: int
-    finished: int  # traces with a boxed answer at their end
-    margin: int | None = (
-        None  # the majority's lead over the runner-up in votes; None in runs of older versions
-    )
+    finished: int  # traces that end with a boxed answer
+    margin: int | None = None  # the majority's lead in votes; None in runs of older versions
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One reply, judged. `sides` maps "zero_shot" and "memory" to what was sampled there."""
+    """A judged reply. `sides` maps "zero_shot" and "memory" to what was sampled there."""
 
     dataset: str
     learned_on: str  # the data set that the system had learnt from, "" for the stream itself
@@ -159,7 +156,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """What one problem gave: a memory, or the reason why none. `label_right` is found out
+    """What one problem gave: a memory, or the reason why there is none. `label_right` is judged
     afterwards."""
 
     problem_id: str
@@ -174,7 +171,7 @@ class Taught:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """A system learnt from some problems; `spent` is what that took."""
+    """A system learnt from some problems, at the cost of `spent`."""
 
     learned_on: str
     system: str
@@ -185,7 +182,7 @@ class Learned:
 
 
 def side_result(truth: str, vote: Vote, traces: Sequence[Trace]) -> SideResult:
-    """A side's vote and traces judged by the truth."""
+    """Judge a side's vote and traces by the truth."""
     ordered = sorted((t for t in traces if t.side == vote.side), key=lambda t: t.row)
     winners = set(vote.clusters[0].rows) if vote.clusters else set()
     return SideResult(
@@ -205,7 +202,7 @@ def right(truth: str, answer: str | None) -> bool:
 
 
 def judge(problem: Problem, reply: Reply, *, dataset: str, learned_on: str, index: int) -> Result:
-    """A reply against the truth of its problem."""
+    """Judge a reply by the truth of its problem."""
     assert problem.answer is not None and reply.problem_id == problem.id
     return Result(
         dataset=dataset,
@@ -254,12 +251,12 @@ def taught(done: Distilled, problem: Problem) -> Taught:
     )
 
 
-# ---------- How a run stands: accuracy so far by system, coverage, routing. Counts only; intervals are for the end (`scoring`).
+# ---------- The standing of a run: accuracy so far, coverage, routing. Counts without intervals.
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One system in one form, over the problems that it has answered."""
+    """One system in one form, over the problems that it has answered so far."""
 
     dataset: str
     system: str
@@ -287,7 +284,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`done` of `total` replies, and how each system stands."""
+    """`done` of `total` replies, and the standing of each system."""
 
     done: int
     total: int
@@ -295,8 +292,8 @@ class Progress:
 
 
 def decisive(result: Result) -> str | None:
-    """The side that is right, where both sides have an answer, the answers differ, and exactly one
-    is right."""
+    """The side that is right, if both sides have an answer, the answers differ, and exactly one is
+    right."""
     alone, helped = result.sides.get("zero_shot"), result.sides.get("memory")
     if (
         alone is None
@@ -313,7 +310,7 @@ def decisive(result: Result) -> str | None:
 
 @dataclass
 class Tally:
-    """Adds results up as they come."""
+    """Adds up results as they come."""
 
     total: int = 0
     done: int = 0

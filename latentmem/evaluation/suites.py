@@ -1,5 +1,5 @@
-"""The three sizes of the evaluation, and how one is run: which data, which systems, which
-protocols, in one folder."""
+"""The three sizes of the evaluation, and one run of them: data, systems and protocols, in one
+folder."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ PACKAGES = ("latentmem", "torch", "transformers", "numpy")
 
 @dataclass(frozen=True)
 class Suite:
-    """What is run. `settings` differ from the defaults; what a person sets comes after. Sizes count
-    problems."""
+    """What a run does. `settings` differ from the defaults; those that a person sets take
+    precedence. Sizes count problems."""
 
     name: str
     data: tuple[str, ...]
@@ -113,7 +113,7 @@ SUITES: Mapping[str, Suite] = {
 
 @dataclass(frozen=True)
 class RunOptions:
-    """A suite as a person asked for it."""
+    """A suite with what a person asked for."""
 
     suite: Suite
     out: Path
@@ -143,8 +143,8 @@ def modes_named(names: Sequence[str]) -> tuple[AnswerMode, ...]:
 
 
 def run(engine: Engine, options: RunOptions) -> Iterator[Event | dict[str, Any]]:
-    """Everything that a suite asks for, each protocol and data set in a folder of its own under
-    `out`; goes on from what is there. The rollouts are kept in `out`/cache, shared by all."""
+    """Run everything that a suite asks for, each protocol and data set in its own folder under
+    `out`; continues with what is there. All share the rollouts in `out`/cache."""
     from .baselines.registry import SystemFactory
 
     suite, limit = options.suite, engine.settings.max_problem_chars
@@ -163,8 +163,8 @@ def run(engine: Engine, options: RunOptions) -> Iterator[Event | dict[str, Any]]
             f"Test data belong to heldout and single, and {refused} takes its problems from "
             "--data: leave --test-data out."
         )
-    # What is wrong is found now: to load a model takes minutes, and the turn of the last protocol
-    # may be hours away.
+    # All errors show now: to load a model takes minutes, and the turn of the last protocol may be
+    # hours away.
     plan = (
         _plan(options, datas, others)
         if options.sweep is None
@@ -185,8 +185,8 @@ def run(engine: Engine, options: RunOptions) -> Iterator[Event | dict[str, Any]]
 
 
 def _plan(options: RunOptions, datas: Sequence[DataSet], others: Sequence[DataSet]) -> list[Stage]:
-    """The stages of a suite in their order. Raises LatentmemError for whatever of them cannot be
-    done."""
+    """The stages of a suite in their order. Raises LatentmemError for a stage that cannot be
+    run."""
     suite, plan = options.suite, []
     _check(suite, datas)
     for protocol in dict.fromkeys(suite.protocols):
@@ -217,8 +217,8 @@ def _plan(options: RunOptions, datas: Sequence[DataSet], others: Sequence[DataSe
 
 
 def _check(suite: Suite, datas: Sequence[DataSet]) -> None:
-    """Raises LatentmemError for a protocol, a system or a mode that does not exist, and for a
-    transfer of a single set."""
+    """Raises LatentmemError for an unknown protocol, system or form, and for a transfer of a single
+    set."""
     from .baselines.registry import SYSTEMS
 
     for protocol in suite.protocols:
@@ -233,7 +233,7 @@ def _check(suite: Suite, datas: Sequence[DataSet]) -> None:
 
 
 def _sweep_plan(engine: Engine, options: RunOptions, plan: Sweep, data: DataSet) -> Stage:
-    """The sweep over the file's data or else the first set of the suite, in a seeded order. Raises
+    """The sweep over the file's data, or over the first set of the suite, in a seeded order. Raises
     LatentmemError for a recipe with a value out of range."""
     for changes in plan.recipes.values():
         sweep.recipe_of(engine, changes)
@@ -245,7 +245,7 @@ def _sweep_plan(engine: Engine, options: RunOptions, plan: Sweep, data: DataSet)
 
 
 def _begin(out: Path) -> None:
-    """Make the folder of results. Raises LatentmemError if that cannot be."""
+    """Make the folder of results. Raises LatentmemError."""
     try:
         (out / "cache").mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -270,7 +270,8 @@ def cast(factory: SystemFactory, suite: Suite) -> list[SystemSpec]:
 
 
 def _distinct(datas: Sequence[DataSet]) -> None:
-    """A data set's name stands for it in units, folders and tables."""
+    """Raises LatentmemError for two data sets of one name, which stands for them in units, folders
+    and tables."""
     names = [d.name for d in datas]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -282,7 +283,7 @@ def _distinct(datas: Sequence[DataSet]) -> None:
 def _parts(
     data: DataSet, others: Sequence[DataSet], options: RunOptions
 ) -> tuple[DataSet, list[DataSet]]:
-    """What is learnt from, and what is asked: the other part of the same set, or parts of other
+    """What to learn from, and what to ask: the other part of the same set, or parts of other
     sets."""
     suite = options.suite
     parts = split(data, suite.distil, 0 if others else suite.test, options.seed)
@@ -294,7 +295,7 @@ def _parts(
 def _moved(
     datas: Sequence[DataSet], options: RunOptions
 ) -> Iterator[tuple[DataSet, list[DataSet]]]:
-    """Of a transfer, what is learnt from and what is then asked, for each data set: a matrix."""
+    """For each data set of a transfer, what to learn from and what to ask afterwards: a matrix."""
     size = options.suite.distil
     parts = [
         split(d, size or len(unique(d.problems)), options.suite.test if size else 0, options.seed)
@@ -372,7 +373,7 @@ def _keys(options: RunOptions, data: DataSet, factory: SystemFactory) -> Iterato
 
 
 def budgets(options: RunOptions) -> dict[str, int]:
-    """What of a row's budget was asked for by hand: a folder is not continued with another."""
+    """The budgets of systems that a person asked for; a folder does not continue with others."""
     asked = {
         "votes": (options.votes, VOTES),
         "offline_steps": (options.offline_steps, TrainingSchedule.steps),
@@ -386,8 +387,8 @@ def part(data: DataSet) -> dict[str, Any]:
 
 
 def run_config(factory: SystemFactory, details: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run is: its protocol and data, the model's fingerprint, and every setting that decides
-    a result."""
+    """The configuration of a run: protocol and data, the model's fingerprint, and every setting
+    that decides a result."""
     settings = {name: getattr(factory.settings, name) for name in DECIDING} | asdict(factory.recipe)
     return {
         **details,
@@ -402,8 +403,8 @@ def run_config(factory: SystemFactory, details: Mapping[str, Any]) -> dict[str, 
 
 
 def made(factory: SystemFactory) -> dict[str, Any]:
-    """With what a run was begun; it may go on with something else, but for what decides the tokens
-    (`journal.KEPT`)."""
+    """What a run began with. It may continue with something else, except for what decides the
+    tokens (`journal.KEPT`)."""
     body = factory.engine.model.body
     found = {
         "device": body.device.type,
@@ -421,5 +422,5 @@ def made(factory: SystemFactory) -> dict[str, Any]:
 
 
 def slug(name: str) -> str:
-    """A data set's name as a folder's name."""
+    """A data set's name as the name of a folder."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:60]

@@ -3,10 +3,10 @@ held-out ones.
 
 A sweep file is JSON: `{"recipes": {"as is": {}, "slow": {"learning_rate": 0.0003}}, "problems": 3,
 "test": 64}`, with `"data"` and `"seed"` (of the split) if they differ from the command's. A recipe
-changes settings of the distillation and nothing else, but for `{"in_turn": true}`, which puts the
-soft prompt inside the user's turn, and `{"neighbours": 3}`, which trains it on the problem and its
-three nearest others (see `neighbours`); the held-out problems are answered with one greedy trace
-behind each memory, under the same settings for all.
+changes settings of the distillation and nothing else, except for `{"in_turn": true}`, which puts
+the soft prompt inside the user's turn, and `{"neighbours": 3}`, which trains it on the problem and
+its three nearest others (`protocols.learn`). One greedy trace behind each memory answers the
+held-out problems, with the same settings for all.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ if TYPE_CHECKING:
     from .baselines.registry import SystemFactory
 
 DISTILLED = {f.name for f in fields(Recipe)}
-APART = {"in_turn", "neighbours"}  # what is no setting
+APART = {"in_turn", "neighbours"}  # not settings
 CHANGED = DISTILLED | APART
 Record = Status | Step | Distilled | dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep file says. `problems` counts training problems whose first vote passes the gate."""
+    """What a sweep file says. `problems` counts training problems whose first vote passes the
+    gate."""
 
     recipes: Mapping[str, Mapping[str, Any]]
     problems: int = 3
@@ -54,7 +55,7 @@ class Sweep:
 
 
 def read(file: Path) -> Sweep:
-    """A sweep file. Raises LatentmemError naming what is wrong in it."""
+    """Read a sweep file. Raises LatentmemError naming what is wrong in it."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
@@ -106,17 +107,17 @@ def read(file: Path) -> Sweep:
 
 
 def run(factory: SystemFactory, sweep: Sweep, data: DataSet, folder: Path) -> Iterator[Record]:
-    """Train and try every recipe; each finished pair of recipe and problem is a line of
-    `folder`/sweep.jsonl, and is passed over when the sweep is started again. Yields what
-    training tells, and the line of each pair.
+    """Train and try every recipe. Each finished pair of recipe and problem is a line of
+    `folder`/sweep.jsonl, and a second start passes over it. Yields the records of training, and the
+    line of each pair.
 
-    The problems of one recipe are trained together, `factory.group` at a time. Data: the first
-    problems are held out, the others are candidates for training.
+    The problems of one recipe are trained together, `factory.group` at a time. The first problems
+    of the data are held out; the others are candidates for training.
     """
     test, candidates = data.problems[: sweep.test], data.problems[sweep.test :]
     log = Log(folder / "sweep.jsonl")
-    # All of the data: the answers score, and neighbours and teachable problems come from what is
-    # not held out.
+    # All of the data: its answers score, and neighbours and teachable problems come from the part
+    # that is not held out.
     setup = digest(
         *computed(factory.engine.model),
         factory.settings.embedder,
@@ -168,7 +169,7 @@ def teachable(
     factory: SystemFactory, candidates: Sequence[Problem], wanted: int
 ) -> Iterator[Status]:
     """The first problems whose vote passes the gate of the settings, so that every recipe has
-    something to learn."""
+    something to learn from."""
     found: list[Problem] = []
     r, size = factory.recipe, max(1, factory.sampler.rows // factory.recipe.rollouts)
     for start in range(0, len(candidates), size):
@@ -199,7 +200,7 @@ def _taught(
     candidates: Sequence[Problem],
     folder: Path,
 ) -> Iterator[Any]:
-    """The lessons of one recipe; its first votes are sampled as it says."""
+    """The lessons of one recipe, whose own settings sample its first votes."""
     recipe, sampler = recipe_of(factory.engine, changes), placed(factory, changes)
     if (recipe.max_new_tokens, recipe.seed, recipe.top_p) != (
         sampler.max_new_tokens,
@@ -219,13 +220,13 @@ def _taught(
 
 
 def recipe_of(engine: Engine, changes: Mapping[str, Any]) -> Recipe:
-    """What a recipe makes of the settings, which check its values. Raises LatentmemError."""
+    """The recipe that the settings and these changes give. Raises LatentmemError."""
     settings = engine.changed(**{k: v for k, v in changes.items() if k not in APART}).settings
     return Recipe(**{name: getattr(settings, name) for name in DISTILLED})
 
 
 def placed(factory: SystemFactory, changes: Mapping[str, Any]) -> Sampler:
-    """The sampler whose model has the soft prompt where a recipe wants it."""
+    """The sampler whose model has the soft prompt where the recipe wants it."""
     return (
         factory.sampler.of(factory.engine.model.in_turn())
         if changes.get("in_turn")
@@ -248,8 +249,8 @@ def ask(sampler: Sampler, problems: Sequence[Problem], soft: Any) -> list[Sample
 def compared(
     test: Sequence[Problem], with_it: Sequence[Sampled], base: Sequence[Sampled]
 ) -> dict[str, Any]:
-    """Accuracy on the held-out problems against the model alone, right by right, so that rows can
-    be pooled later."""
+    """Accuracy on the held-out problems against the model alone, problem by problem, so that rows
+    can be pooled later."""
     ok, other = (
         {p.id: right(p.answer or "", s.vote.label) for p, s in zip(test, those, strict=True)}
         for those in (with_it, base)
@@ -315,11 +316,11 @@ def _line(
 
 
 def pooled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One line a recipe: its memories' mean accuracy, and the paired difference over held-out
-    problems.
+    """One line for each recipe: its memories' mean accuracy, and the paired difference over
+    held-out problems.
 
-    Each held-out problem counts once, with the mean over the recipe's memories: its answers behind
-    several memories are no independent cases.
+    Each held-out problem counts once, with the mean over the recipe's memories, because its answers
+    behind several memories are not independent.
     """
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for r in rows:

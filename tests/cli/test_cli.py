@@ -478,7 +478,7 @@ def test_receipts_are_deleted(cli: Terminal, stored: tuple[str, str], tmp_path: 
         for receipt in (RECEIPT, replace(RECEIPT, id="r2"), replace(RECEIPT, id="r3")):
             bank.keep_receipt(receipt)
     for wrong in ([], ["r2", "--all", "--yes"]):
-        assert "not said which receipts" in cli.fails("receipts", "delete", *wrong)
+        assert "Which receipts" in cli.fails("receipts", "delete", *wrong)
     assert "1 receipt would be gone" in cli.fails("receipts", "delete", "r2")
     assert "3 receipts would be gone" in cli.fails("receipts", "delete", "--all")
     assert "none was deleted" in cli.fails("receipts", "delete", "r2", "r404", "--yes")

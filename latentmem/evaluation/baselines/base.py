@@ -1,5 +1,5 @@
-"""What the rows have in common: doing nothing where there is nothing to do, and replying with one
-sampled side."""
+"""The base of every system, and the systems that learn nothing: zero_shot, vote_n,
+untrained_prompt."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Key = Callable[[Problem, KeyKind], np.ndarray]  # a problem's retrieval key, a u
 
 
 def blank(problem: Problem) -> Problem:
-    """The same question without its truth, which is not even looked at."""
+    """The same question without its truth, which is not even read."""
     return Problem(problem.text, problem.id, None, problem.source)
 
 
 class BaseSystem:
-    """A system that learns nothing; the others replace what they do."""
+    """A system that learns nothing; the others override what they do."""
 
     needs_labels = False
 
@@ -76,15 +76,15 @@ class ZeroShot(BaseSystem):
             yield self.one_side(problem, mode, sampled)
 
 
-# ---------- vote_n: the majority of N zero-shot traces, the competitor that spends its compute on answering.
+# ---------- vote_n: the majority of N zero-shot traces; it spends its compute on answering.
 
 
 class VoteN(BaseSystem):
-    """Asked for one trace or for a vote, it always votes with its own N; the first traces are
+    """Votes with its own N whether it is asked for one trace or for a vote; the first traces are
     zero_shot's own.
 
-    To compare at equal compute, choose N so that its tokens are those of the other system (the
-    report counts it).
+    To compare at equal compute, choose N so that it takes as many tokens as the other system (the
+    report counts them).
     """
 
     def __init__(
@@ -95,7 +95,9 @@ class VoteN(BaseSystem):
         name: str = "vote_n",
     ) -> None:
         if traces < 1:
-            raise LatentmemError(f"A vote of {traces} traces is none: use 1 or more.")
+            raise LatentmemError(
+                f"A vote needs at least one trace and here it has {traces}: use 1 or more."
+            )
         super().__init__(name, sampler)
         self.mode = AnswerMode("vote", traces, temperature)
 
@@ -107,7 +109,7 @@ class VoteN(BaseSystem):
             yield self.one_side(problem, replace(self.mode, name=mode.name), sampled)
 
 
-# ---------- untrained_prompt: the text-initialised soft prompt as it is, a control for what the mere presence of one does.
+# ---------- untrained_prompt: the soft prompt before training, a control for its mere presence.
 
 
 class UntrainedPrompt(BaseSystem):

@@ -1,8 +1,8 @@
-"""In-context learning: a past problem is found and put into the context. What is kept of it differs
-by row.
+"""In-context learning: a system finds a past problem and puts it into the context. Systems differ
+in what they keep of it.
 
-icl_raw keeps the trace of the majority as it is. The rows built on it (`icl_refined`,
-`reasoning_bank`, `lag`) keep something else, or show it differently.
+icl_raw keeps the trace of the majority. The systems built on it (`icl_refined`, `reasoning_bank`,
+`lag`) keep something else, or show it differently.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from ..results import ONE, VOTE, AnswerMode, Cost, Reply
 from .base import BaseSystem, Key, blank
 from .sampler import Ask, Sampled, Sampler
 
-# ---------- What the rows without a bank remember: past problems with a text each, found by the similarity of their keys.
+# ---------- Past problems with a text each, found by the similarity of their keys.
 
 
 @dataclass(frozen=True, eq=False)
 class Experience:
-    """A past problem, what is kept of it, and its key [d]."""
+    """A past problem, what the system keeps of it, and its key [d]."""
 
     problem: Problem
     text: str
@@ -46,8 +46,7 @@ class Experience:
 
 
 class Experiences:
-    """A list of experiences, the nearest of which is looked up by cosine similarity; of equals the
-    earliest."""
+    """A list of experiences; the nearest by cosine similarity is found, the earliest of equals."""
 
     def __init__(self, key: Key, kind: KeyKind = "input", min_similarity: float = 0.25) -> None:
         self._key, self.kind, self.min_similarity = key, kind, min_similarity
@@ -57,7 +56,7 @@ class Experiences:
         self.all.append(Experience(problem, text, self._key(problem, self.kind)))
 
     def nearest(self, problem: Problem) -> tuple[Hit, Experience] | None:
-        """The most similar experience; None if there is none as similar as the threshold asks."""
+        """The most similar experience; None if none reaches the threshold."""
         if not self.all:
             return None
         similarities = np.stack([e.key for e in self.all]) @ self._key(problem, self.kind)
@@ -89,8 +88,7 @@ class Experiences:
         )
 
     def load(self, folder: Path) -> Cost:
-        """Take what the folder holds in the place of what is here; returns what learning it had
-        cost."""
+        """Replace the experiences by what the folder holds; returns what learning it had cost."""
         data = read_json(folder / "experiences.json") or {"spent": {}, "experiences": []}
         self.all = [
             Experience(
@@ -120,8 +118,8 @@ class IclRaw(BaseSystem):
         self.past, self.mode = Experiences(key, kind, min_similarity), mode
 
     def learn(self, problems: Sequence[Problem]) -> Iterator[Record]:
-        """Vote on the problems (with the rollouts that zero_shot's vote shares) and keep those that
-        have an answer."""
+        """Vote on the problems (with the rollouts of zero_shot's vote) and keep those that have an
+        answer."""
         problems = [blank(p) for p in problems]
         voted = self.sampler.sample([Ask(p) for p in problems], self.mode)
         for sampled in voted:
@@ -178,19 +176,19 @@ def majority_text(sampled: Sampled) -> str:
     return next(t.text for t in sampled.traces if t.row == first)
 
 
-# ---------- icl_refined: as icl_raw, but the model first looks back at its own trace and rewrites it into a lesson.
+# ---------- icl_refined: the model first rewrites its own trace into a lesson.
 
 
 class IclRefined(IclRaw):
-    """Keeps the lesson, written greedily; it stands in front of the new problem in the same turn."""
+    """Keeps the lesson, written greedily; it stands before the new problem in the same turn."""
 
     def keep(self, voted: Sequence[tuple[Problem, Sampled]]) -> list[str]:
         asks = [Ask(p, messages=refine_messages(p.text, majority_text(s))) for p, s in voted]
         return self.written(asks)
 
     def written(self, asks: Sequence[Ask]) -> list[str]:
-        """What the model writes when asked, greedily; its cost is counted. '' where the chat
-        exceeds the context."""
+        """What the model writes greedily; its cost is counted. '' where the chat exceeds the
+        context."""
         fitting = [a for a in asks if self.sampler.fits(a)]
         lessons = dict(zip(map(id, fitting), self.sampler.sample(fitting, ONE), strict=True))
         for lesson in lessons.values():
@@ -201,7 +199,8 @@ class IclRefined(IclRaw):
         return lesson_messages(past.problem.text, past.text, problem.text)
 
 
-# ---------- reasoning_bank: textual strategies distilled from agreeing and disagreeing traces (ReasoningBank, arXiv 2509.25140).
+# ---------- reasoning_bank: strategies in words, distilled from agreeing and disagreeing traces
+# (ReasoningBank, arXiv 2509.25140).
 
 MOST = 3
 FIELD = re.compile(r"^[\s#*\-\d.)]*(title|description|content)\W*?:[\s*_]*(.*)$", re.IGNORECASE)
@@ -220,7 +219,7 @@ class Strategy:
 
 
 def parse(text: str) -> list[Strategy]:
-    """The strategies in what the model wrote, at most three; those without a content are left out.
+    """The strategies in a text of the model, at most three, without those that have no content.
 
     A small model often ignores the form: then its whole text is one strategy.
     """
@@ -259,8 +258,8 @@ class ReasoningBank(IclRefined):
 
 
 def other_text(sampled: Sampled) -> str | None:
-    """The earliest trace that does not agree with the majority, one with an answer before one
-    without; None if all do."""
+    """The earliest trace that disagrees with the majority, one with an answer first; None if all
+    agree."""
     winners = set(sampled.vote.clusters[0].rows)
     others = sorted(
         (t for t in sampled.traces if t.row not in winners), key=lambda t: (not t.votes, t.row)
@@ -268,11 +267,11 @@ def other_text(sampled: Sampled) -> str | None:
     return others[0].text if others else None
 
 
-# ---------- lag: the stored keys and values of a past problem and its trace are reused, nothing is learnt (arXiv 2505.14398).
+# ---------- lag: reuses the stored keys and values of a past problem and trace (arXiv 2505.14398).
 
 
 class Lag(IclRaw):
-    """As icl_raw, with the past's tokens recalled and not read."""
+    """As icl_raw, but the tokens of the past are recalled and not read."""
 
     def ask(self, past: Experience, problem: Problem) -> Ask:
         ask = super().ask(past, problem)
@@ -285,7 +284,7 @@ class Lag(IclRaw):
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many ids two prompts have in common at their beginning."""
+    """How many ids two prompts share at their beginning."""
     return next(
         (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
     )

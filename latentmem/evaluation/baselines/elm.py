@@ -1,5 +1,5 @@
-"""elm: experiential latent memories, online. Every answered problem may leave a soft prompt; the
-nearest is tried."""
+"""elm: experiential latent memories, online. Every answered problem may leave a soft prompt, and
+the nearest memory is tried."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .sampler import Ask, Sampled, Sampler
 from .teacher import Teacher, TeacherResult
 from .weight_training import LoraModel
 
-# ---------- What every verifier says about a disagreement, so that each one's routing accuracy can be computed afterwards.
+# ---------- What every verifier says about a disagreement, to compute each one's accuracy later.
 
 VERIFIERS: tuple[VerifierName, ...] = get_args(VerifierName)
 
@@ -35,11 +35,10 @@ def all_scores(
     verifiers: Sequence[VerifierName],
     paid: VerifierName,
 ) -> tuple[dict[str, dict[str, float]], Cost]:
-    """Verifier -> side -> score, and what the one that routes, `paid`, cost. The others are asked
-    for the record only.
+    """Verifier -> side -> score, and the cost of the one that routes, `paid`. The other scores are
+    for the record.
 
-    Both sides have an answer. Vote share and self-certainty cost nothing, they come with the
-    traces.
+    Both sides have an answer. Vote share and self-certainty come with the traces and cost nothing.
     """
     scores, cost = {}, Cost()
     for name in dict.fromkeys([*verifiers, paid]):
@@ -66,7 +65,7 @@ NONE = "No memory is as near as the threshold asks."
 class Elm(BaseSystem):
     """Answers alone and with the nearest memory, and routes. `kind`: what retrieval compares.
 
-    Systems that share a `teacher` learn the same memories, and they are distilled once.
+    Systems with the same `teacher` learn the same memories, which are distilled once.
     """
 
     def __init__(
@@ -87,7 +86,6 @@ class Elm(BaseSystem):
         self.bank, self.ids = Bank(":memory:"), []
 
     # Learn
-    # ----------------------------------------------------------------------------------------------
 
     def learn(self, problems: Sequence[Problem]) -> Iterator[Record]:
         for item in self.teacher.learn([blank(p) for p in problems]):
@@ -102,8 +100,8 @@ class Elm(BaseSystem):
             yield replace(item.distilled, kept=item.distilled.memory is not None)
 
     def save(self, folder: Path) -> None:
-        """The memories first, then which of them count: a kill in between loses the newest and
-        mixes up none."""
+        """Write the memories, then which of them count: a kill in between loses the newest and
+        confuses none."""
         folder.mkdir(parents=True, exist_ok=True)
         with Bank(folder / "bank.sqlite") as bank:
             for ident in self.ids:
@@ -120,7 +118,6 @@ class Elm(BaseSystem):
                     self.bank.put(bank.get(ident))
 
     # Answer
-    # ----------------------------------------------------------------------------------------------
 
     def find(self, problem: Problem) -> Hit | None:
         """The memory to try."""
@@ -146,8 +143,8 @@ class Elm(BaseSystem):
     def sides(
         self, problems: Sequence[Problem], hits: Sequence[Hit | None], mode: AnswerMode, alone: bool
     ) -> list[dict[str, Sampled]]:
-        """Side -> what was sampled, for each problem: the memory's where there is one, the model's
-        own where there is none or `alone` asks for both."""
+        """Side -> what was sampled, for each problem: the memory's where there is a memory, the
+        model's own where there is none or `alone` asks for both."""
         found: list[dict[str, Sampled]] = [{} for _ in problems]
         bare = [i for i, hit in enumerate(hits) if alone or hit is None]
         for i, sampled in zip(
@@ -207,7 +204,7 @@ class Elm(BaseSystem):
         )
 
 
-# ---------- elm_lora: the ablation. The loop of elm with a low-rank adapter for each problem in the place of a soft prompt.
+# ---------- elm_lora, an ablation: a low-rank adapter for each problem in place of a soft prompt.
 
 # a usual rate for adapters; at the soft prompt's 1e-3 a step changes the model ten times as much
 LEARNING_RATE = 1e-4
@@ -223,7 +220,7 @@ def lora_teacher(
     learning_rate: float = LEARNING_RATE,
     group: int | None = None,
 ) -> Teacher:
-    """The same gate, rewards and choice of the best step; the memories hold adapters and no virtual
+    """The same gate, rewards and choice of the best step; memories hold adapters and no virtual
     tokens."""
     model = LoraModel(sampler.model, rank)
     return Teacher(
@@ -239,7 +236,7 @@ def lora_teacher(
 
 
 class ElmLora(Elm):
-    """Problems that found the same adapter share a batch; others cannot."""
+    """Problems with the same adapter share a batch."""
 
     def with_memory(self, asked: Sequence[tuple[Problem, Hit]], mode: AnswerMode) -> list[Sampled]:
         found: dict[int, Sampled] = {}
@@ -252,12 +249,12 @@ class ElmLora(Elm):
         return [found[i] for i in range(len(asked))]
 
 
-# ---------- elm_unrouted: the memory's answer always, where there is a memory. Shows the memories without the router's shield.
+# ---------- elm_unrouted: the memory always answers. Shows memories without the router's shield.
 
 
 class ElmUnrouted(Elm):
-    """Samples one side only: with the memory where one is near enough, else alone. So it costs half
-    of `elm`."""
+    """Samples one side only, with the memory where one is near enough and else alone, so it costs
+    half of `elm`."""
 
     def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
         problems = [blank(p) for p in problems]
@@ -272,13 +269,13 @@ class ElmUnrouted(Elm):
             yield self.reply_with(problem, mode, sides, hit, way)
 
 
-# ---------- random_memory: a lower control. What elm does, but with a random memory in the place of the nearest.
+# ---------- random_memory, a lower control: a random memory in place of the nearest.
 
 DRAW = -1  # stands for the step in the seed of the choice: no rollout has it
 
 
 def another(elm: Elm, problem: Problem, nearest: Hit | None) -> Hit | None:
-    """A memory drawn by (seed, problem), each equally likely; none where elm would try none, so
+    """A memory drawn by (seed, problem), each equally likely; None where elm tries none, so that
     coverage is the same."""
     if nearest is None:
         return None
@@ -288,27 +285,26 @@ def another(elm: Elm, problem: Problem, nearest: Hit | None) -> Hit | None:
 
 
 class RandomMemory(Elm):
-    """Routed, as elm is."""
+    """Routed, like elm."""
 
     def find(self, problem: Problem) -> Hit | None:
         return another(self, problem, super().find(problem))
 
 
 class RandomUnrouted(ElmUnrouted):
-    """Unrouted, as elm_unrouted is."""
+    """Unrouted, like elm_unrouted."""
 
     def find(self, problem: Problem) -> Hit | None:
         return another(self, problem, super().find(problem))
 
 
-# ---------- untrained_routed: what routing between two different answers gives by itself, with a prompt that has learnt nothing.
+# ---------- untrained_routed, a control: what routing between two answers gives by itself.
 
 
 class UntrainedRouted(Elm):
-    """Does what elm does, with the soft prompt before any training in the place of a memory;
-    nothing is learnt or found.
+    """Does what elm does with the soft prompt before training in place of a memory.
 
-    A gain of elm over this row is what training gave; the gain of this row is that of a second,
+    What elm gains over this system comes from training; what this one gains comes from a second,
     different try.
     """
 
@@ -330,12 +326,12 @@ class UntrainedRouted(Elm):
         return found
 
 
-# ---------- format_only: a control. What elm does, but rewarded for finishing with a boxed answer, right or wrong.
+# ---------- format_only, a control: rewarded for a boxed answer at the end, right or wrong.
 
 
 def format_teacher(
     sampler: Sampler, recipe: Recipe, key: Key, folder: Path | None = None, group: int | None = None
 ) -> Teacher:
-    """The teacher of the control: the same gate on the same first votes, another reward, and the
-    best step by it."""
+    """The teacher of the control: the same gate on the same first votes, another reward, which also
+    chooses the best step."""
     return Teacher(sampler, recipe, key, folder, name="format", reward="boxed", group=group)

@@ -1,4 +1,4 @@
-"""All rows of the comparison by name, each with one sentence, made over one engine so that they
+"""All systems of the comparison by name, each with one sentence, made over one engine so that they
 share what they can."""
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 
 class SystemFactory:
-    """What the rows are made of: one model, one sampler, one teacher for each kind of memory, one
-    store of keys.
+    """What the systems are made of: one model, one sampler, one teacher for each kind of memory,
+    one store of keys.
 
-    `folder` keeps rollouts and lessons, so that a killed run goes on and rows share them. `rows` is
-    the size of a batch, `group` how many problems are distilled together, `votes` the N of vote_n;
-    the offline rows take `offline_steps` of `offline_batch` problems. `rates` replaces learning
-    rates ("soft" prompt, "lora", "full" parameters).
+    `folder` keeps rollouts and lessons, so that a killed run continues and systems share them.
+    `rows` is the size of a batch, `group` how many problems are distilled together, `votes` the N
+    of vote_n; offline systems take `offline_steps` of `offline_batch` problems. `rates` replaces
+    learning rates ("soft" prompt, "lora", "full" parameters).
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class SystemFactory:
 
     @property
     def mode(self) -> AnswerMode:
-        """How the online rows vote on what they learn from: as the recipe does."""
+        """How online systems vote on what they learn from: as the recipe does."""
         return AnswerMode("vote", self.recipe.rollouts, self.recipe.temperature)
 
     @cached_property
@@ -102,8 +102,8 @@ class SystemFactory:
         )
 
     def schedule(self, what: str) -> TrainingSchedule:
-        """How an offline row is trained: `what` is "soft", "lora" or "full", which take checkpoints
-        of very different size."""
+        """How an offline system trains: `what` is "soft", "lora" or "full", whose checkpoints
+        differ much in size."""
         return TrainingSchedule(*self._offline, self.rates[what], 10 if what == "full" else 1)
 
     def offline(self, make: Callable[..., Offline], what: str) -> Offline:
@@ -121,8 +121,8 @@ class SystemFactory:
         )
 
     def make(self, name: str) -> System:
-        """A row of the comparison, with nothing learnt. Raises LatentmemError for a name that is
-        not in SYSTEMS."""
+        """A system of the comparison that has learnt nothing. Raises LatentmemError for a name that
+        is not in SYSTEMS."""
         if name not in SYSTEMS:
             raise LatentmemError(f"There is no system {name!r}: use one of {', '.join(SYSTEMS)}.")
         return SYSTEMS[name].make(self)
@@ -135,8 +135,8 @@ class SystemFactory:
         key: KeyKind | None = None,
         teacher: Teacher | None = None,
     ) -> Elm:
-        """A row that keeps memories. `key`: what retrieval compares, where it is not what the
-        settings say."""
+        """A system that keeps memories. `key`: what retrieval compares, if the settings do not
+        decide it."""
         s = self.settings
         return kind(
             self.sampler,
@@ -151,9 +151,9 @@ class SystemFactory:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row: what it is in one plain sentence, and how it is made. `learns`: "online", from each
-    problem after it was answered (`learn`); "offline", from a training set before (`fit`); ""
-    not at all."""
+    """A system: what it is in one sentence, and how it is made. `learns`: "online", from each
+    problem after it was answered (`learn`); "offline", from a training set before (`fit`); "" not
+    at all."""
 
     sentence: str
     make: Callable[[SystemFactory], System]
@@ -215,7 +215,7 @@ SYSTEMS: Mapping[str, Entry] = {
         "online",
     ),
     "random_memory": Entry(
-        "A random memory in the place of the nearest, routed (a lower control).",
+        "A random memory in place of the nearest, routed (a lower control).",
         lambda f: f.elm("random_memory", RandomMemory),
         "online",
     ),
@@ -235,7 +235,7 @@ SYSTEMS: Mapping[str, Entry] = {
         "online",
     ),
     "elm_lora": Entry(
-        "The loop of elm with a low-rank adapter in the place of the soft prompt (an ablation).",
+        "The loop of elm with a low-rank adapter in place of the soft prompt (an ablation).",
         lambda f: f.elm("elm_lora", elm_lora.ElmLora, teacher=f.lora_teacher),
         "online",
     ),

@@ -1,4 +1,4 @@
-"""Traces for many problems in even batches, each rollout sampled once and remembered on disk."""
+"""Traces for many problems in even batches; each rollout is sampled once and remembered on disk."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ if TYPE_CHECKING:
 
     from ...model.language_model import LanguageModel
 
-PROMPT = 512  # tokens of a prompt, as a batch's size is reckoned
+PROMPT = 512  # tokens of a prompt, for the size of a batch
 
 
 def computed(model: LanguageModel) -> tuple[str, ...]:
-    """What a model's numbers come from: its weights, how they are multiplied, in which type they
-    train, on what device."""
+    """What decides a model's numbers: its weights, how they are multiplied, the type in which they
+    train, the device."""
     body = model.body
     return model.fingerprint, body.arithmetic, str(body.dtype), body.device.type
 
 
 def default_rows(model: LanguageModel, max_new_tokens: int) -> int:
-    """Rows of a batch: 32 on a CPU, and on a GPU as many as its memory holds the keys and values
-    of."""
+    """Rows of a batch: 32 on a CPU; on a GPU as many as have room for their keys and values."""
     body = model.body
     return (
         rows_in(body.spare, body.cached, max_new_tokens + PROMPT)
@@ -43,19 +42,19 @@ def default_rows(model: LanguageModel, max_new_tokens: int) -> int:
 
 
 def rows_in(free: int, position: int, length: int) -> int:
-    """How many rows of `length` positions, `position` bytes each, half of `free` bytes hold: 8 to
-    256, in eights. The other half is for what a layer computes and for a cache that is being
+    """How many rows of `length` positions, `position` bytes each, fit into half of `free` bytes: 8
+    to 256, in eights. The other half is for what a layer computes and for a cache that is being
     compacted."""
     return min(256, max(8, free // 2 // (position * length) // 8 * 8))
 
 
 @dataclass(frozen=True, eq=False)
 class Ask:
-    """One problem to sample: alone, behind a soft prompt [virtual tokens, hidden], or in a chat of
-    its own.
+    """One problem to sample: alone, behind a soft prompt [virtual tokens, hidden], or in its own
+    chat.
 
-    `recalled` counts the prompt's tokens whose keys and values are at hand already, so that they
-    are not read again.
+    `recalled` counts the tokens of the prompt whose keys and values are at hand, so that they are
+    not read again.
     """
 
     problem: Problem
@@ -67,7 +66,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What came of an ask: its traces by row, their vote, and what they cost when they were
+    """What an ask gave: its traces by row, their vote, and what they cost when they were
     sampled."""
 
     traces: tuple[Trace, ...]
@@ -77,8 +76,7 @@ class Sampled:
 
 @dataclass(frozen=True, eq=False)
 class _Rollout:
-    """One rollout to have: which ask, its number, and the digest of everything that decides its
-    tokens."""
+    """One rollout: its ask, its number, and the digest of everything that decides its tokens."""
 
     ask: int
     row: int
@@ -87,14 +85,13 @@ class _Rollout:
 
 
 class Sampler:
-    """Samples a model for the systems of a comparison. All of them may share one, and then share
-    its rollouts.
+    """Samples a model for the systems of a comparison, which share its rollouts if they share it.
 
     A rollout's key is a digest of the model, its numeric type and device, the prompt's ids and soft
-    prompt, its seed (`sampling.seed_for`), temperature, top_p and length limit. What has been
-    sampled is taken from memory or from `folder`/rollouts.jsonl, with the tokens and seconds it
-    cost then. A killed run goes on with the batches it would have gone on with, so it ends with the
-    same tokens. One process a folder.
+    prompt, its seed (`rollouts.seed_for`), temperature, top_p and length limit. What was sampled
+    before comes from memory or from `folder`/rollouts.jsonl, with the tokens and seconds it cost
+    then. A killed run continues with the batches that it had before it, so it ends with the same
+    tokens. One process a folder.
     """
 
     def __init__(
@@ -115,7 +112,7 @@ class Sampler:
             self._keep(batch)
 
     def of(self, model: LanguageModel) -> Sampler:
-        """The same for another model, e.g. with an adapter; the memory is shared."""
+        """The same for another model, e.g. with an adapter; both share the memory."""
         other = object.__new__(Sampler)
         other.__dict__.update(self.__dict__, model=model)
         return other
@@ -133,12 +130,12 @@ class Sampler:
         return self.length(ask) + self.max_new_tokens <= self.model.context
 
     def sample(self, asks: Sequence[Ask], mode: AnswerMode) -> list[Sampled]:
-        """The traces of every ask, in the order of the asks. Raises LatentmemError naming a problem
-        that is too long."""
+        """The traces of every ask, in order. Raises LatentmemError naming a problem that is too
+        long."""
         rows = [row for i, ask in enumerate(asks) for row in self._rows(i, ask, mode)]
         missing = {row.key: row for row in rows if row.key not in self._known}
         # By length, so that a batch has little padding; cut without regard to what is missing
-        # further on, so that a resumed run has the batches of the first.
+        # later, so that a run that continues has the batches of the first.
         queue = sorted(missing.values(), key=lambda r: (r.length, r.ask, r.row))
         for batch in self._cut(queue):
             self._batch(asks, batch, mode)
@@ -148,9 +145,8 @@ class Sampler:
         return [self._sampled(ask, group) for ask, group in zip(asks, found, strict=True)]
 
     def _cut(self, queue: Sequence[_Rollout]) -> Iterator[Sequence[_Rollout]]:
-        """Batches of at most `rows`; on a GPU, whose memory so many rows are reckoned to fill, of
-        fewer where prompts are longer. A prompt is there twice while it is read: what its pass
-        made, and the cache."""
+        """Batches of at most `rows`; of fewer on a GPU where prompts are longer than its memory was
+        reckoned for. A prompt takes room twice while it is read: for its pass and in the cache."""
         full = (
             self.rows * (2 * PROMPT + self.max_new_tokens)
             if self.model.body.device.type == "cuda"
@@ -196,8 +192,8 @@ class Sampler:
             yield _Rollout(index, row, key, length)
 
     def _batch(self, asks: Sequence[Ask], rows: Sequence[_Rollout], mode: AnswerMode) -> None:
-        """Sample these rows together and remember them, all at once: a batch is on disk as a whole
-        or not at all."""
+        """Sample these rows together and remember them; a batch is on the disk as a whole or not at
+        all."""
         began, jobs, names = time.perf_counter(), [], {}
         for row in rows:
             ask = asks[row.ask]
@@ -236,7 +232,7 @@ class Sampler:
                 "seconds": spent * t.tokens,
             }
             for key, t in ended.items()
-        }  # a row's part of the batch's seconds is that of its tokens
+        }  # a row's part of the seconds is its part of the tokens
         self._log.append(batch)
         self._keep(batch)
 

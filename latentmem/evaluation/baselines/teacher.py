@@ -1,5 +1,5 @@
-"""Distillation for the rows that keep a memory a problem; what several of them learn alike is
-learnt once."""
+"""Distillation for the systems that keep memories; what several of them learn alike is learnt
+once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class TeacherResult:
-    """One problem's end: what came of it and what it cost, the first vote included."""
+    """The end of one problem: its distillation and what it cost, the first vote included."""
 
     distilled: Distilled
     cost: Cost
@@ -37,10 +37,10 @@ class Teacher:
     """Turns problems into memories by `distil`, and remembers them in `folder`/`name`.sqlite and
     .jsonl.
 
-    The first votes are the sampler's own, so a zero-shot vote that was sampled before is not
-    sampled again; its cost is counted all the same. The problems that pass the gate are trained
-    `group` at a time, in the order given. `model` and `gradient` replace the soft prompt by another
-    adapter. The bank's memories carry both keys.
+    The first votes are the sampler's, so a vote that zero_shot sampled is not sampled again; its
+    cost counts all the same. Problems that pass the gate are trained `group` at a time, in order.
+    `model` and `gradient` replace the soft prompt by another adapter. The bank's memories carry
+    both keys.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class Teacher:
             self._known.update(line)
 
     def learn(self, problems: Sequence[Problem]) -> Iterator[Record | TeacherResult]:
-        """Distil problems that carry no truth. Yields what `distil` tells, and a TeacherResult for each
-        problem."""
+        """Distil problems without their truth. Yields the records of `distil`, and a TeacherResult
+        for each problem."""
         r = self.recipe
         firsts = self.sampler.sample(
             [Ask(p) for p in problems], AnswerMode("vote", r.rollouts, r.temperature)
@@ -112,7 +112,7 @@ class Teacher:
             memory = None
             if one[
                 "memory"
-            ]:  # with the keys of the present embedder: a lesson does not depend on it
+            ]:  # with the keys of the present embedder, on which a lesson does not depend
                 memory = replace(self._bank.get(one["memory"]), keys=self._keys(problem))
             steps = from_json(tuple[Step, ...], one["steps"], f"The steps of {problem.id}")
             yield TeacherResult(
@@ -120,8 +120,8 @@ class Teacher:
             )
 
     def _keep(self, done: Sequence[tuple[Problem, Sampled, Lesson]]) -> None:
-        """The memories first, then one line for the whole group: a group is known as a whole or not
-        at all."""
+        """Store the memories first, then one line for the whole group: a group is known as a whole
+        or not at all."""
         line = {}
         for problem, first, lesson in done:
             memory = None
