@@ -22,7 +22,11 @@ class Settings(BaseSettings):
     """What the engine does by default. Frozen; `changed(...)` gives a checked copy."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LATENTMEM_", frozen=True, extra="forbid", allow_inf_nan=False
+        env_prefix="LATENTMEM_",
+        env_ignore_empty=True,  # LATENTMEM_STEPS= is as if it were not there
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
     )
 
     model: str = Field(

@@ -8,7 +8,11 @@ nothing was learnt; 130 stopped with ctrl-C. Heavy parts are imported inside the
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import socket
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +24,7 @@ from ..records import LatentmemError, Receipt, from_json
 from . import bank, experiments
 from .options import (
     DONE,
+    ERROR,
     NOTHING,
     SAMPLING,
     ProblemFile,
@@ -190,7 +195,11 @@ def read_receipt(file: Path) -> Receipt:
     marked = [line for line in lines if '"record": "Receipt"' in line]
     if not marked and len(lines) != 1:
         raise LatentmemError(f"{file} holds no receipt: give a file that `answer --receipt` wrote.")
-    return from_json(Receipt, (marked or lines)[-1])
+    try:
+        return from_json(Receipt, (marked or lines)[-1])
+    except LatentmemError as e:
+        why = f"is damaged ({e})" if marked else "is no receipt"
+        raise LatentmemError(f"{file} {why}: give a file that `answer --receipt` wrote.") from None
 
 
 @command(app, "model", "device", "bank", name="doctor")
@@ -228,17 +237,31 @@ def serve(
 ) -> int:
     """Start the app and print its address."""
     engine = engine_for(overrides)
+    address = "0.0.0.0" if public else host
+    check_host(address)
     from .. import ui
 
     engine = ui.prepare(engine)
     try:
-        address = "0.0.0.0" if public else host
         ui.build(engine).launch(server_name=address, server_port=port, **ui.launch_options(engine))
     except OSError as e:
         raise LatentmemError(
             f"The app cannot listen on port {port} ({e}): choose another with --port."
         ) from None
     return DONE
+
+
+def check_host(host: str) -> None:
+    """Raises LatentmemError for a host that is no address of this machine."""
+    try:
+        for family, kind, _, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind) as probe:
+                probe.bind(address)
+    except (OSError, UnicodeError) as e:
+        raise LatentmemError(
+            f"--host {host} is no address of this machine ({getattr(e, 'strerror', None) or e}): "
+            "use 127.0.0.1, or 0.0.0.0 to let other machines in."
+        ) from None
 
 
 app.add_typer(bank.commands)
@@ -248,4 +271,19 @@ app.add_typer(experiments.evaluation_commands)
 
 def main() -> None:
     """The entry point of `latentmem` and of `python -m latentmem`."""
-    app(prog_name="latentmem")
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before we began
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # not every terminal and pipe is UTF-8
+    try:
+        try:
+            app(prog_name="latentmem")
+        finally:
+            sys.stdout.flush()
+    except OSError as e:  # nobody reads what is said, or the disk that it goes to is full
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor fail again at the end
+        if not isinstance(e, BrokenPipeError):
+            said = f"The output cannot be written ({e.strerror or e}): send it elsewhere."
+            typer.echo(said, err=True)
+        sys.exit(ERROR)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -145,6 +146,14 @@ class _Described:
 
 class SettingsCommand(_Described, TyperCommand):
     """A command with settings among its options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as e:  # click's NoSuchOption, which typer keeps to itself
+            if re.match(r"-[^-A-Za-z]", getattr(e, "option_name", "")):
+                e.message += " (A problem that begins with - stands behind --, as in -- '-5 + 3'.)"  # type: ignore[attr-defined]
+            raise
 
 
 class SettingsGroup(_Described, TyperGroup):
