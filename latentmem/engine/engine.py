@@ -124,7 +124,8 @@ class Engine:
         """Sample the rollouts of all sides in one batch; a Vote follows each Trace."""
         from ..method.rollouts import Job, sample
 
-        s, done = self.settings, {side: [] for side in softs}
+        s = self.settings
+        done: dict[Side, list[Trace]] = {side: [] for side in softs}
         jobs = [Job(problem, s.rollouts, soft, side) for side, soft in softs.items()]
         yield Status("Reading the problem")
         for _, record in sample(
@@ -155,11 +156,9 @@ class Engine:
         """Sample rollouts for a problem and vote, alone or with one memory."""
         problem = self._check(problem)
         yield from self.load()
-        softs = (
-            {"memory": self._soft(self.bank.get(memory_id))}
-            if memory_id is not None
-            else {"zero_shot": None}
-        )
+        softs: dict[Side, Any] = {"zero_shot": None}
+        if memory_id is not None:
+            softs = {"memory": self._soft(self.bank.get(memory_id))}
         traces: list[Trace] = []
         for record in self._sides(problem, softs):
             yield record
@@ -206,7 +205,8 @@ class Engine:
                 known = self._shared.votes.get(self._vote_key(problem))
                 assert known is not None
             else:
-                yield from (*known[0], known[1])
+                yield from known[0]
+                yield known[1]
             firsts.append(known)
         recipe = Recipe(**{f.name: getattr(self.settings, f.name) for f in fields(Recipe)})
         failed = None

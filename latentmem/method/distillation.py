@@ -204,7 +204,7 @@ def _sampled(
         shift=0.0,
         finished=fmean(t.votes for t in group),
         length=tokens / len(group),
-        entropy=sum(t.entropy * t.tokens for t in group) / tokens,
+        entropy=sum((t.entropy or 0.0) * t.tokens for t in group) / tokens,
         tokens=tokens,
         seconds_rollout=seconds,
         seconds_train=0.0,

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..model.allocator import give_back, roomy
-from ..model.kv_cache import Collected, Prefix
+from ..model.kv_cache import Collected, Past, Prefix
 from ..model.language_model import LanguageModel, Prefilled, Prompt
 from ..model.transformer import Transformer, causal_mask, forward
 from ..records import Problem, Trace
@@ -295,7 +295,8 @@ def completion_states(
     ids, counted = ids.to(device), counted.to(device)
     # Padding on the right needs no mask: no counted position looks to its right.
     positions = torch.arange(longest, device=device).expand(len(part), -1)
-    visible, past = torch.ones_like(ids, dtype=torch.bool), Collected()
+    visible = torch.ones_like(ids, dtype=torch.bool)
+    past: Past = Collected()
     hidden = torch.zeros(len(part), 0, body.hidden, dtype=body.flow, device=device)
     if prompts is not None:
         of = torch.tensor([r.group for r in part], device=device)
@@ -366,7 +367,9 @@ def policy_gradient(
     with (
         torch.enable_grad()
     ):  # nothing asks for a gradient here, but without it products are rounded
-        filled = model.prefill([Prompt(p.ids, p.soft.detach()) for p in prompts])
+        filled = model.prefill(
+            [Prompt(p.ids, None if p.soft is None else p.soft.detach()) for p in prompts]
+        )
     leaves = replace(
         filled,
         layers=[tuple(t.detach().requires_grad_() for t in pair) for pair in filled.layers],

@@ -20,7 +20,7 @@ def disagree(zero_shot: Vote, memory: Vote | None) -> bool:
 def route(
     zero_shot: Vote,
     memory: Vote | None,
-    scores: Mapping[Side, float] | None = None,
+    scores: Mapping[str, float] | None = None,
     *,
     verifier: str = "",
     skip_reason: str = "",
@@ -79,7 +79,8 @@ def decide(
     """The route of an answer from its traces and the vote of each side, scored by the verifier
     where the sides disagree."""
     alone, helped = votes["zero_shot"], votes.get("memory")
-    name, scores = chosen(verifier, alone.total), None
+    name = chosen(verifier, alone.total)
+    scores: dict[str, float] | None = None
     if disagree(alone, helped):
         scores = {
             side: score(name, model, problem, [t for t in traces if t.side == side], v)
@@ -139,7 +140,7 @@ def judge(model: LanguageModel, problem: Problem, solutions: Sequence[str]) -> f
     return float((p[:, 0] / p.sum(1)).mean())
 
 
-def _judging(model: LanguageModel, problem: str, solution: str) -> list[int]:
+def _judging(model: LanguageModel, problem: str, solution: str) -> tuple[int, ...]:
     """The judging chat as tokens. If it exceeds the model's context, the solution loses its
     beginning, since the answer stands at the end."""
     ids = model.render(judge_messages(problem, solution))

@@ -30,7 +30,7 @@ def vote(traces: Sequence[Trace], total: int | None = None, side: Side = "zero_s
     assert len(traces) <= total, f"{len(traces)} traces of {total}"
     groups: list[tuple[str, list[int]]] = []
     for trace in traces:
-        if not trace.votes:
+        if not trace.votes or trace.answer is None:
             continue
         for answer, members in groups:
             if same_answer(answer, trace.answer):

@@ -108,19 +108,19 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def first_line(error: Exception) -> str:
-    """What the error says in one line; a line that ends with a colon goes on with the next."""
-    if "ignore_mismatched_sizes" in str(error):  # whose details transformers only logs
+    """The first line of an error; a line that ends with a colon includes the next."""
+    if "ignore_mismatched_sizes" in str(error):  # transformers logs the details, and only there
         return "its weights have other shapes than its config says"
     if isinstance(error, KeyError):
         return f"there is no {error}"[:200]
-    said = re.sub(r":\s*\n\s*", ": ", str(error).strip())
-    return (said.splitlines() or [type(error).__name__])[0][:200]
+    text = re.sub(r":\s*\n\s*", ": ", str(error).strip())
+    return (text.splitlines() or [type(error).__name__])[0][:200]
 
 
 def check_template(tokenizer: Any) -> None:
-    """Raises ValueError if the tokenizer's chat template cannot put a question to the model."""
+    """Raise ValueError if the tokenizer's chat template cannot put a question to the model."""
     if not tokenizer.chat_template:
-        raise ValueError("it has no chat template, so it is no model to talk to")
+        raise ValueError("it has no chat template")
     question = {"role": "user", "content": "What is 1 + 1?"}
     try:
         text = chat_text(tokenizer, [question])
@@ -135,7 +135,7 @@ def check_template(tokenizer: Any) -> None:
 
 
 def chat_text(tokenizer: Any, messages: list[dict[str, str]]) -> str:
-    """A chat up to where the assistant begins to speak: at once, without thinking in between."""
+    """A chat up to the assistant's turn, without a thinking block."""
     return tokenizer.apply_chat_template(
         messages,
         tokenize=False,

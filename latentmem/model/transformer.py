@@ -159,7 +159,8 @@ _FOLLOWED = {
     "rope_type": ("default", "linear", "yarn", "llama3"),
 }
 _MATTERS = re.compile(
-    "_act$|activ|bias|causal|chunk|clip|layer_types|logit|multip|norm(?!_eps)|parallel|partial|scal|cap|window"
+    "_act$|activ|bias|causal|chunk|clip|layer_types|logit|multip"
+    "|norm(?!_eps)|parallel|partial|scal|cap|window"
 )
 
 
@@ -171,14 +172,16 @@ def unfollowed(config: dict[str, Any]) -> str | None:
     checked["layer_types"] = next(
         (kind for kind in config.get("layer_types") or () if kind != "full_attention"), None
     )
-    for name, value in checked.items():
+
+    def strange(name: str, value: Any) -> bool:
         if name in _FOLLOWED:
-            if value not in _FOLLOWED[name]:
-                return f"{name}={value}"
-        elif _MATTERS.search(name) and name not in _FREE:
-            if value is True or value not in (None, False, 0, 1, {}):
-                return f"{name}={value}"
-    return None
+            return value not in _FOLLOWED[name]
+        active = value is True or value not in (None, False, 0, 1, {})
+        return active and name not in _FREE and bool(_MATTERS.search(name))
+
+    return next(
+        (f"{name}={value}" for name, value in checked.items() if strange(name, value)), None
+    )
 
 
 def take_apart(
