@@ -99,8 +99,8 @@ def focus(*places: str) -> dict[str, Any]:
 
 def guide() -> gr.HTML:
     """Nothing to see: `page.js` opens memories and receipts through it when the visitor walks back
-    and forth in the browser, and is told, as {"again": [events]}, which runs it has to take up
-    again after a reload."""
+    and forth in the browser. After a reload its value {"again": [events]} names the runs to
+    resume."""
     return gr.HTML(
         {},
         html_template="<div hidden></div>",

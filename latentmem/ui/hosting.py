@@ -65,8 +65,8 @@ def lasting(bank: Path) -> bool | None:
 
 
 def prepare(engine: Engine, starter: Path = STARTER) -> Engine:
-    """The engine as the app uses it: a new bank has the starter's memories, and in a shared app it
-    is only read.
+    """The engine as the app uses it: a new bank has the starter's memories, and a shared app only
+    reads it.
 
     If the starter is missing or damaged, the log says so, and the map begins empty.
     Raises LatentmemError when the bank cannot be opened.
@@ -92,8 +92,8 @@ def prepare(engine: Engine, starter: Path = STARTER) -> Engine:
 
 
 def begin(bank: Bank, starter: Path = STARTER) -> int:
-    """Adds the starter's memories to a new bank; how many they were. Says in the log what is wrong
-    with it."""
+    """Adds the starter's memories to a new bank and returns how many they were. The log says what
+    is wrong with it."""
     if not starter.is_file():
         log.info("There is no %s, so the bank begins empty.", starter)
         return 0

@@ -1,8 +1,5 @@
 """One long action of a visitor: a thread feeds the engine's stream into a scene, and pages watch
-the scene.
-
-The page that started a run may be reloaded: the run goes on for a while, and the page that comes
-back watches it again.
+the scene. A run survives a reload of its page for a while, and the reloaded page watches it again.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from ..records import Hit, LatentmemError
 
 log = logging.getLogger(__name__)
 REFRESH = 0.125  # seconds between two pictures of a run: eight a second
-LOOK = 0.5  # seconds after which a watcher looks whether it was told to stop
+LOOK = 0.5  # seconds between a watcher's looks at `stop`
 SORRY = (
     "Something went wrong inside latentmem; nothing was stored, and the details are in the "
     "server's log."
@@ -38,17 +35,17 @@ class Run:
     error: str = ""
     asked: Any = None  # the panel's record of what the press asked; None before a press
     near: tuple[Hit, ...] = ()  # the memories nearest to the answered problem
-    before: Run | None = None  # what the page goes back to if this one never has its turn
-    refusal: str = ""  # why a later press was refused, while this run's page stands
-    away: bool = False  # the visitor left its page for a link to another problem
-    patience: float = 0.0  # seconds it goes on when nobody watches
+    before: Run | None = None  # what the page returns to if this one never has its turn
+    refusal: str = ""  # why a later press was refused while this run is shown
+    away: bool = False  # the visitor followed a link to another problem
+    patience: float = 0.0  # seconds for which it continues when nobody watches
     lock: threading.Condition = field(default_factory=threading.Condition)
     begun: bool = False
     done: bool = False
     news: int = 0  # records so far
     urgent: bool = False
     watching: set[object] = field(default_factory=set)
-    unwatched: float = inf  # when the last who watched went away
+    unwatched: float = inf  # when the last watcher left
     thread: threading.Thread | None = None
 
     @property
@@ -59,13 +56,13 @@ class Run:
     @property
     def pressed(self) -> bool:
         """Whether its button was pressed and it has not begun: it waits in gradio's queue, or did
-        when its page went."""
+        when its page was closed."""
         return self.asked is not None and not (
             self.begun or self.done or self.stop.is_set() or self._given_up()
         )
 
     def end(self) -> None:
-        """Tells it to stop; who watches it stops watching at once."""
+        """Tells it to stop; its watchers stop at once."""
         with self.lock:
             self.stop.set()
             self.lock.notify_all()
@@ -90,8 +87,8 @@ def follow(
     """Feeds a stream into `run.scene` and yields when the page should be drawn again.
 
     Ends when the stream does, when `run.stop` is set, or with `run.error` set to one sentence. The
-    stream is always closed, so that the engine stops working when the visitor stops looking.
-    `finish` is called at a good end, also when nobody watches any more.
+    stream is always closed, so that the engine stops when the visitor stops looking. `finish` is
+    called at a good end, also when nobody watches.
     """
     run.begun, run.unwatched = True, time.monotonic()
     run.watching.add(records)

@@ -171,8 +171,8 @@ def launch_options(engine: Engine | None = None) -> dict[str, Any]:
 
 
 def private_paths(bank: Path) -> list[str]:
-    """The bank's file, what SQLite keeps beside it, and the streams: nobody may be sent them,
-    wherever they lie."""
+    """The bank's file, what SQLite keeps beside it, and the streams: never served, wherever they
+    are."""
     whole = bank.absolute()
     return [
         str(whole),
@@ -246,8 +246,7 @@ def theme() -> gr.themes.Base:
 
 
 def head() -> str:
-    """Scripts for the page. plotly's own script is served from the installed package, KaTeX from
-    gradio's."""
+    """Scripts for the page. Plotly comes from its installed package, KaTeX from gradio's."""
     plotly = plotly_script()
     if plotly is not None:
         gr.set_static_paths([plotly])
@@ -262,10 +261,8 @@ def head() -> str:
 
 
 def katex(kind: str) -> str:
-    """The address of KaTeX's module or style sheet in gradio's own pages; '' if this gradio has
-    none: then formulas stay as they were written. Their names carry a hash that changes by
-    version.
-    """
+    """The address of KaTeX's module or style sheet in gradio's own pages, whose names carry a hash.
+    '' if this gradio has none: then formulas stay as they were written."""
     assets = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
     found = sorted(assets.glob(f"katex-*.{kind}"))
     return f"assets/{found[0].name}" if len(found) == 1 else ""

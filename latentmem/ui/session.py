@@ -1,9 +1,8 @@
 """What the server holds for the panels: the engine, the visitors, and how handlers reach both.
 
 The panels are objects over an `AppSession`; their bound methods are gradio's listeners. Records
-with arrays (a Memory waiting for "keep") and receipts live in a `Visit`, found by
-the session's hash and freed when the visitor leaves; gr.State, which is deep-copied, holds none of
-them.
+with arrays (a Memory that waits for "keep") and receipts live in a `Visit`, which gradio's session
+hash finds. gr.State serves neither: it is deep-copied, and it does not outlive a reload.
 """
 
 from __future__ import annotations
@@ -47,12 +46,12 @@ if TYPE_CHECKING:
 # ---------- The visitors of one app: what the server remembers of each, and when it forgets them.
 
 MOST_VISITS = 200  # visitors remembered; the least recent is forgotten first
-# seconds that a tab which went away is remembered: a reload, a walk back from another site
+# seconds for which a closed tab is remembered: a reload, a walk back from another site
 PATIENCE = 1800.0
-IDLE = 3600.0  # ... and that a program is remembered which calls no more
-ORPHAN = 60.0  # seconds that a run goes on when its page is gone
+IDLE = 3600.0  # ... and a program that has stopped calling
+ORPHAN = 60.0  # seconds for which a run continues when its page is gone
 TOKEN = re.compile(r"[0-9a-zA-Z-]{16,64}")
-LONG = ("solve", "distil", "stream")  # the panels whose runs a reloaded page takes up again
+LONG = ("solve", "distil", "stream")  # the panels whose runs a reloaded page resumes
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,13 +100,13 @@ class Visit:
                 self.runs[name].end()
 
     def busy(self, *panels: str) -> bool:
-        """Whether a run of these panels goes on or waits for its turn: Stop would end it."""
+        """Whether a run of these panels works or waits for its turn: Stop would end it."""
         return any(
             run.busy or run.pressed for name in panels if (run := self.runs.get(name)) is not None
         )
 
     def forsake(self) -> None:
-        """The page is gone: runs go on for their patience, if they have any."""
+        """The page is gone: runs continue for their patience, if they have any."""
         for run in self.runs.values():
             run.forsake()
 
@@ -153,14 +152,14 @@ class Visits:
             return visit
 
     def _back(self, name: str) -> Visit | None:
-        """The parked visit of a page that was not gone after all: a sleeping phone only loses its
-        connection, and gradio never says that the page is back."""
+        """The parked visit of a page that comes back under its old name: a sleeping phone only
+        loses its connection, and gradio does not announce its return."""
         token = next((t for t, v in self._parked.items() if v.page == name), None)
         return None if token is None else self._parked.pop(token)
 
     def claim(self, name: str, token: str) -> Visit:
-        """The visit of a page that was just loaded: the one its tab had before, if that is still
-        remembered."""
+        """The visit of a page that was just loaded: the one its tab had before, if the server still
+        remembers it."""
         with self._lock:
             if not TOKEN.fullmatch(token or ""):
                 return self.of(name)
@@ -195,8 +194,7 @@ class Visits:
             self._wake()
 
     def _wake(self) -> None:
-        """Sees to it that the first of the parked visits to run out of time is forgotten then, with
-        one timer for all."""
+        """Sets one timer for all parked visits, to the moment when the first runs out of time."""
         if not self._parked:
             return
         due = min(v.seen for v in self._parked.values()) + self.patience + 1
@@ -215,8 +213,8 @@ class Visits:
             self._wake()
 
     def sweep(self, but: Visit | None = None) -> None:
-        """Forgets who is past their time, and beyond the bound those who lose least (`_loses`), the
-        least recent first."""
+        """Forgets visits past their time, and beyond the bound those that lose least (`_loses`),
+        the least recent first."""
         with self._lock:
             now = time.monotonic()
             gone: list[Any] = [
@@ -242,8 +240,8 @@ class Visits:
                 where.pop(name).free()
 
     def _loses(self, where: Mapping[str, Visit], visit: Visit) -> tuple[bool, bool, bool]:
-        """A caller without a tab loses least, who may be a flood of them; then a page that went; a
-        page at work loses most."""
+        """What forgetting costs: least for a caller without a tab, of whom there may be a flood;
+        more for a page that is gone; most for a page at work."""
         return bool(visit.token), where is self._live, visit.busy(*visit.runs)
 
 

@@ -1,9 +1,9 @@
 """The flow that panels with long work share: press, wait in the queue, follow, stop, reload.
 
-A press is taken down at once, outside gradio's queue, as a `Run` of the visitor; `begin` then has
-its turn in the queue and works for whichever run waits. So a reload loses no press, and a press
-that is stopped or refused leaves the page of the run before it. gradio's listeners are the bound
-methods. What a panel sends is a record whose fields are named after its components.
+`press` records at once, outside gradio's queue, what is asked, as a `Run` of the visitor; `begin`
+then has its turn in the queue and works for whichever run waits. So a reload loses no press, and a
+press that is stopped or refused leaves the page of the run before it. gradio's listeners are the
+bound methods. What a panel sends is a record whose fields are named after its components.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Comparison(Action):
         self.panel = panel
 
     def wait(self, request: Any, asked: object) -> Any:
-        """Takes a press down, before the queue; Stop can end it from now on."""
+        """Records a press, before the queue; Stop can end it from now on."""
         _, visit = self.of(request)
         visit.start(self.name).asked = asked
         return gr.update(interactive=True)
@@ -107,7 +107,7 @@ class Comparison(Action):
 
 
 class Panel(Action):
-    """A panel whose work goes on while its page is reloaded.
+    """A panel whose work survives a reload of its page.
 
     A subclass has a component for each field of its `View`, and its controls by name in the order
     of what `press` is sent; `asked` makes a record of them. Its methods `draw`, `work`, `waiting`
@@ -161,7 +161,7 @@ class Panel(Action):
     # ---------- what gradio calls
 
     def press(self, request: gr.Request, *given: Any) -> Any:
-        """Takes a press down, before the queue. What cannot be asked is refused here, and the last
+        """Records a press, before the queue. What cannot be asked is refused here, and the last
         result stays."""
         session, visit = self.of(request)
         asked = self.asked(*given)
@@ -177,8 +177,8 @@ class Panel(Action):
         return self.stays(shown)._replace(stop_button=self.still_going(request))
 
     def resume(self, request: gr.Request) -> Iterator[Any]:
-        """After a reload: follows the run that goes on, and shows its end, also if it ended while
-        the page was loading. A run that has not begun leaves the page as it is."""
+        """After a reload: follows the run and shows its end, also if it ended while the page was
+        loading. A run that has not begun leaves the page as it is."""
         session, visit = self.of(request)
         run = visit.runs.get(self.name)
         if run is None or not run.begun:
@@ -258,7 +258,7 @@ class Panel(Action):
         return self.controls[name] if name in self.controls else getattr(self, name)
 
     def follow_press(self, pressed: Any) -> Any:
-        """The work of a press that was taken down, and what a full queue says."""
+        """The work of a recorded press, and what a full queue says."""
         work = pressed.then(
             self.begin, None, self.outputs, show_progress_on=self.outputs[0], **WORK, **MODEL
         )
@@ -266,7 +266,7 @@ class Panel(Action):
         return work
 
     def wire_reload(self, guide: gr.HTML) -> None:
-        """A reloaded page is told by the guide to take the run up again, or to begin it."""
+        """The guide tells a reloaded page to resume the run, or to begin it."""
         status = self.outputs[0]
         goes_on = getattr(guide, f"{self.name}_goes_on")(self.resume, None, self.outputs, **WATCH)
         begins = getattr(guide, f"{self.name}_begins")(

@@ -140,7 +140,7 @@ def uploaded(file: Path, most_chars: int) -> DataSet:
 
 def home(session: AppSession, data: DataSet, systems: Sequence[str], seed: int) -> Path:
     """Where a stream is kept: beside the bank, or with the visitor's other files in a shared app.
-    The same choices find the same folder, so that a stream goes on after a stop, a reload or a
+    The same choices find the same folder, so that a stream continues after a stop, a reload or a
     restart.
 
     `data` are all the problems that there are to stream: how many of them are asked for decides

@@ -239,7 +239,7 @@ def _written(scene: Scene, side: Side, what: str) -> str:
 
 
 def distil_status(scene: Scene, steps: int) -> Markup:
-    """What is happening, how far it is, and how long it still takes."""
+    """What happens now, how far it is, and how long it still takes."""
     what, why = phase_words(scene, steps)
     left = time_left(scene)
     if not scene.rows:

@@ -98,7 +98,7 @@ def letter(colour: int) -> str:
 
 
 def progress(status: Status | None, busy: bool = True) -> Markup:
-    """What is happening now, in words, with a bar where the end is known."""
+    """What happens now, in words, with a bar where the end is known."""
     if status is None:
         return Markup("")
     bar = Markup("")
