@@ -415,7 +415,7 @@ def test_a_stream_is_watched_stopped_taken_up_again_and_downloaded(
     page.click("#lm-stream-start")
     page.until(
         "return document.querySelector('#lm-stream-status').innerText.includes('Done: 8 problems "
-        "met')"
+        "answered')"
     )
     page.until("return document.querySelectorAll('#lm-stream-problems .arrival').length === 8")
     assert "8" in page.text("#lm-stream-table tbody td:nth-of-type(2)")
@@ -457,7 +457,7 @@ def test_going_on_the_moment_a_stream_has_stopped_is_not_lost(page: Page, stream
         page.click("#lm-stream-stop")
     page.until(
         "return document.querySelector('#lm-stream-status').innerText.includes('Done: 8 problems "
-        "met')"
+        "answered')"
     )
     assert page.errors() == []
 
@@ -503,7 +503,7 @@ def test_a_stream_goes_on_while_the_page_is_reloaded(page: Page, stream_url: str
     page.click("#lm-stream-start")
     page.until(
         "return document.querySelector('#lm-stream-status').innerText.includes('Done: 8 problems "
-        "met')"
+        "answered')"
     )
     assert page.errors() == []
 
@@ -527,7 +527,7 @@ def test_an_uploaded_set_cannot_bring_markup(page: Page, stream_url: str, tmp_pa
     page.click("#lm-stream-start")
     page.until(
         "return document.querySelector('#lm-stream-status').innerText.includes('Done: 1 problem "
-        "met')"
+        "answered')"
     )
     assert "line 2 is not JSON" in page.text("#lm-stream-status")
     assert "<img src=x" in page.text("#lm-stream-problems") and page.run(

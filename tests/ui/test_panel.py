@@ -351,7 +351,7 @@ def test_a_stream_goes_on_while_its_page_is_reloaded(
     )
     go.set()
     last = list(Stream(visited).resume(AGAIN))[-1]
-    assert "Done: 6 problems met." in text_of(last.status) and last.download["value"]
+    assert "Done: 6 problems answered." in text_of(last.status) and last.download["value"]
     (late,) = Stream(visited).resume(AGAIN)
     assert late.press_button["interactive"] and not late.stop_button["interactive"], (
         "it ended while the page was loading"
@@ -501,7 +501,7 @@ PRESSES = {
         Stream,
         "stream_",
         {"stream_size": 6, "stream_seed": 3},
-        "Done: 6 problems met.",
+        "Done: 6 problems answered.",
     ),
 }
 

@@ -49,7 +49,8 @@ def test_a_stream_grows_and_ends_with_results_to_download(session: AppSession) -
     first, last = pictures[0], pictures[-1]
     assert first.press_button["interactive"] is False and first.stop_button["interactive"] is True
     assert (
-        "Done: 6 problems met." in text_of(last.status) and last.press_button["interactive"] is True
+        "Done: 6 problems answered." in text_of(last.status)
+        and last.press_button["interactive"] is True
     )
     assert [line["name"] for line in last.curve["data"]] == [
         "Alone, one attempt",
@@ -71,7 +72,7 @@ def test_problems_are_shown_one_by_one_with_what_was_learnt(session: AppSession)
     assert [key for key, _ in last.recent] == [f"problem-{i}" for i in range(5, -1, -1)]
     newest = last.recent[0][1]
     assert (
-        "true answer" in newest
+        "correct answer" in newest
         and "Latent memories" in newest
         and "with “a memory”, similarity 0.75" in newest
     )
@@ -126,7 +127,7 @@ def test_a_stopped_stream_goes_on_where_it_was_and_ends_the_same(
         settle(session)
     assert 7 <= len(feed_of(session).results) < 12
     last = streamed(session)[-1]
-    assert "Done: 6 problems met." in text_of(last.status)
+    assert "Done: 6 problems answered." in text_of(last.status)
     assert Path(last.download["value"]).read_text() == whole
 
 
@@ -171,7 +172,7 @@ def test_an_uploaded_set_is_checked_line_by_line(session: AppSession, tmp_path: 
         and "line 2 is not JSON" in said
         and "line 3: the problem has 4001 characters" in said
     )
-    assert "Done: 2 problems met." in said
+    assert "Done: 2 problems answered." in said
     page = text_of(last.recent) + said
     assert "<img" not in page and "&lt;img" in page and "&lt;b&gt;" in page
 
@@ -234,7 +235,7 @@ def test_a_shared_app_keeps_a_visitors_stream_apart_and_short(tmp_path: Path) ->
 # ---------- views
 def test_before_the_first_stream_the_panel_says_what_it_does() -> None:
     words = str(views_stream.empty())
-    assert "one at a time" in words and "{&#34;problem&#34;" in words and "true answers" in words
+    assert "one at a time" in words and "{&#34;problem&#34;" in words and "correct answers" in words
 
 
 def test_the_feed_folds_records_together() -> None:
@@ -272,7 +273,7 @@ def test_a_wrong_label_and_the_side_that_was_taken_are_said() -> None:
     page = text_of(views_stream.recent(feed))
     assert (
         "Learnt a memory: kept Its label was wrong." in page
-        and "the memory&#39;s side was taken" in page
+        and "the memory&#39;s answer was taken" in page
     )
     assert "&lt;i&gt;taxi" in page and "&lt;u&gt;" in page and "✗ wrong" in page
 
@@ -309,7 +310,7 @@ def test_a_longer_stream_keeps_what_a_shorter_one_has(
     streamed(session, size=4)
     assert len(replies) == 8
     last = streamed(session, size=6)[-1]
-    assert len(replies) == 12 and "Done: 6 problems met." in text_of(last.status), (
+    assert len(replies) == 12 and "Done: 6 problems answered." in text_of(last.status), (
         "only the two that are new were asked"
     )
     other = AppSession(FakeEngine(Settings(bank=tmp_path / "other" / "bank.sqlite")))  # type: ignore[arg-type]
@@ -327,7 +328,7 @@ def test_a_shorter_stream_shows_the_first_of_a_longer_one_and_loses_nothing(
 ) -> None:
     whole = streamed(session, size=6)[-1]
     part = streamed(session, size=2)[-1]
-    assert "Done: 2 problems met." in text_of(part.status) and len(replies) == 12
+    assert "Done: 2 problems answered." in text_of(part.status) and len(replies) == 12
     assert all(line["x"] == [1, 2] for line in part.curve["data"]) and len(lines(part)) == 6
     assert streamed(session, size=6)[-1].curve == whole.curve and len(replies) == 12
 
@@ -412,7 +413,7 @@ def test_a_stream_of_another_device_can_be_begun_again(
     again = Stream(session).restored(session, session.visit(visitor()))["again"]
     assert again["visible"] is True, "after a reload, too"
     assert (
-        "Done: 2 problems met." in text_of(streamed(session, size=2, again=True)[-1].status)
+        "Done: 2 problems answered." in text_of(streamed(session, size=2, again=True)[-1].status)
         and len(replies) == 8
     )
 
@@ -446,7 +447,7 @@ def test_the_same_set_under_another_name_is_another_stream(
     monkeypatch.setattr(stream, "enter_systems", named)
     for name in ("one", "two"):
         (tmp_path / f"{name}.jsonl").write_text('{"problem": "What is 4 + 1?", "answer": "5"}')
-        assert "Done: 1 problem met." in text_of(
+        assert "Done: 1 problem answered." in text_of(
             streamed(session, file=tmp_path / f"{name}.jsonl")[-1].status
         )
     assert len(replies) == 4

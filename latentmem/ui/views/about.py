@@ -12,7 +12,7 @@ from ...records import Problem, Status
 from ...settings import Settings
 from ..session import family
 from .html import count, safe
-from .receipt import definition_list
+from .receipt import VERIFIERS, definition_list
 
 _ANSWER = (
     ("Next problem", "similar or not"),
@@ -74,10 +74,10 @@ def method(s: Settings) -> Markup:
         "the model's hundreds of millions or more, is trained to make the model agree with its own "
         "majority. The model itself never changes. The soft prompt is the <b>memory</b>.</p><p>A "
         "new problem is answered twice: alone, and with the memory of the most similar problem. "
-        "If both agree, that is the answer; otherwise a verifier decides. So a bad memory does "
-        "less harm, but some.</p><p>Every answer comes with a <b>receipt</b>: which memory was "
-        "tried, how similar it is, what both sides said, and why one was chosen. “No memory” and "
-        "“nothing learnt” are results too.</p></div></section>"
+        "If both agree, that is the answer; otherwise a verifier decides, which "
+        "limits the harm of a bad memory.</p><p>Every answer comes with a <b>receipt</b>: which "
+        "memory was tried, how similar it is, what both sides said, and why one was chosen. “No "
+        "memory” and “nothing learnt” are results too.</p></div></section>"
     ).format(diagram(s))
 
 
@@ -219,7 +219,7 @@ def model_facts(s: Settings, most: Mapping[str, int]) -> Markup:
         ("Gradient steps", str(s.steps)),
         ("Virtual tokens", str(s.virtual_tokens)),
         ("Learning rate", f"{s.learning_rate:g}"),
-        ("Verifier", s.verifier.replace("_", " ")),
+        ("Verifier", VERIFIERS[s.verifier]),
     ]
     shared = Markup("")
     if most:

@@ -136,11 +136,11 @@ def state_of(row: Row, stopped: bool = False) -> tuple[str, str]:
     """A rollout's state: (css class, words)."""
     t = row.trace
     if t is None:
-        return ("mute", "stopped, no vote") if stopped else ("writing", "writing…")
+        return ("mute", "stopped") if stopped else ("writing", "writing…")
     if not t.finished:
-        return "mute", "cut off, no vote"
+        return "mute", "cut off"
     if t.answer is None:
-        return "mute", "no answer, no vote"
+        return "mute", "no answer"
     return "votes", "votes"
 
 

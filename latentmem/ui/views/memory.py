@@ -309,9 +309,7 @@ def head(
         else ""
     )
     winner = m.vote.clusters[0].size if m.vote.clusters else 0
-    agreed = (
-        f"{winner} of {count(m.vote.total, 'attempt')} agreed ({percent(m.vote.majority_ratio)})"
-    )
+    agreed = f"{winner} of {count(m.vote.total, 'attempt')} agreed"
     if "imported" in m.settings:
         agreed = f"Imported from a PEFT adapter of {m.settings['imported']}, without a vote."
     chips = join([_chip(tag) for tag in tags])

@@ -140,7 +140,7 @@ def accuracy_figure(results: Sequence[Result], total: int) -> dict[str, Any]:
             ],
             "legend": {"orientation": "h", "y": -0.24},
             "xaxis": {
-                "title": {"text": "problems met", "font": {"size": 13}},
+                "title": {"text": "problems answered", "font": {"size": 13}},
                 "range": [0.5, max(total, 2) + 0.5],
                 "fixedrange": True,
                 "dtick": max(1, -(-total // 12)),
@@ -191,7 +191,7 @@ def standings_table(feed: Feed) -> Markup:
 def ending(feed: Feed) -> str:
     """What to say when nothing runs."""
     if feed.whole:
-        return f"Done: {count(feed.met, 'problem')} met."
+        return f"Done: {count(feed.met, 'problem')} answered."
     if feed.results:
         return (
             f"Stopped after {count(feed.met, 'problem')} of {feed.total}. Press Go on to "
@@ -266,7 +266,7 @@ def _problem(
         wrong = " Its label was wrong." if lesson.memory and lesson.label_right is False else ""
         learnt = Markup('<p class="hint">{}: {}{}</p>').format(what, safe(lesson.reason), wrong)
     return Markup(
-        '<article class="arrival"><header><span>Problem {}</span><span>true answer '
+        '<article class="arrival"><header><span>Problem {}</span><span>correct answer '
         '{}</span></header><p class="tx" tabindex="0">{}</p><ul>{}</ul>{}</article>'
     ).format(
         index + 1,
@@ -283,8 +283,8 @@ def _with(r: Result) -> Markup:
         return Markup("")
     near = f", similarity {r.similarity:.2f}" if r.similarity is not None else ""
     taken = {
-        "memory": "; the memory's side was taken",
-        "zero_shot": "; the model's own side was taken",
+        "memory": "; the memory's answer was taken",
+        "zero_shot": "; the model's own answer was taken",
     }.get(r.chosen or "", "")
     agreed = "; both sides agree" if r.agreed else taken
     return Markup(' <span class="hint">with “{}”{}{}</span>').format(
@@ -298,7 +298,7 @@ def empty() -> Markup:
         '<section class="outcome"><h3>Nothing has been streamed yet</h3>'
         "<p>Choose examples or upload a set, choose systems, and press Start. Problems then come "
         "one at a time: each is answered with what was learnt from earlier ones only, scored, and "
-        "then learnt from. No system ever sees the true answers.</p>"
+        "then learnt from. No system ever sees the correct answers.</p>"
         '<p class="hint">A set is a text file with one JSON object a line: '
         "<code>{}</code>. Learning takes minutes a problem on two cores. Stop whenever you like: "
         "finished replies are kept.</p></section>"
