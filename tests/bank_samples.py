@@ -3,10 +3,12 @@ same one."""
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 
+from latentmem.bank import Bank
 from latentmem.records import Cluster, Hit, Memory, Problem, Receipt, Route, Step, Trace, Vote
 
 
@@ -124,3 +126,17 @@ def assert_same(a: Memory, b: Memory) -> None:
     assert {k: v.tobytes() for k, v in a.keys.items()} == {
         k: v.tobytes() for k, v in b.keys.items()
     }
+
+
+def bank_of(*memories: Memory) -> Bank:
+    bank = Bank(":memory:")
+    for memory in memories:
+        bank.put(memory)
+    return bank
+
+
+def archive_of(*memories: Memory) -> io.BytesIO:
+    file = io.BytesIO()
+    bank_of(*memories).export_zip(file)
+    file.seek(0)
+    return file

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from latentmem.bank import Bank, Overlay
 from latentmem.bank import overlay as overlays
 from latentmem.bank.key_index import OtherKeys
+from latentmem.bank.notes import tag, tags
 from latentmem.engine.receipts import events
 from latentmem.records import Event, LatentmemError
-from tests.bank_samples import assert_same, make_memory, make_receipt, unit
+from tests.bank_samples import archive_of, assert_same, bank_of, make_memory, make_receipt, unit
 
 SHARED, MINE = range(5), range(5, 9)
 
@@ -285,3 +286,111 @@ def test_a_bank_knows_whether_it_was_ever_used() -> None:
     bank.put(make_memory(0))
     bank.delete(make_memory(0).id)
     assert len(bank) == 0 and not bank.untouched
+
+
+# ------------------------------------------------------------------ limits
+def test_a_visitor_brings_no_longer_prompt_than_the_shared_app_makes() -> None:
+    visitor = Overlay(bank_of(make_memory(0)), most=3, longest=32)
+    report = visitor.import_zip(archive_of(make_memory(1), make_memory(2, tokens=33)))
+    assert (report.added, report.skipped) == (1, 0) and len(visitor.own) == 1
+    assert (
+        len(report.refused) == 1
+        and "33 virtual tokens, more than the 32 that this shared app allows" in report.refused[0]
+    )
+
+
+def test_all_that_is_a_visitors_own_is_weighed() -> None:
+    shared, one = make_memory(0), make_memory(1)
+    visitor = Overlay(bank_of(shared), most=20)
+    visitor.import_zip(archive_of(one))
+    visitor.most_bytes = visitor.own.stats()["used"] + 2000
+    for target in (one, shared):
+        for _ in range(2):
+            visitor.record(Event(target.id, "used"))
+            visitor.record(Event(target.id, "note", detail={"text": "z" * 500}))
+    for target in (one, shared):
+        with pytest.raises(
+            LatentmemError, match="more than the 0 MiB that this shared app keeps for you"
+        ):
+            visitor.record(Event(target.id, "note", detail={"text": "z" * 4000}))
+    for add in (
+        lambda: visitor.import_zip(archive_of(make_memory(2))),
+        lambda: visitor.put(make_memory(3, tokens=400)),
+    ):
+        with pytest.raises(LatentmemError, match="delete some memories"):
+            add()
+    assert len(visitor.own) == 1
+    notes = [e for e in visitor.events(kind="note") if e.detail]
+    for undo in (
+        lambda: visitor.quarantine(shared.id, "harmful"),
+        lambda: visitor.release(one.id),
+        lambda: visitor.record(Event(shared.id, "tag", detail={"tag": "x", "on": False})),
+        lambda: visitor.record(Event(notes[0].memory_id, "note", detail={"removes": notes[0].id})),
+    ):
+        undo()
+    visitor.delete(one.id)
+    visitor.put(make_memory(4))
+    assert len(visitor.own) == 1, "where some were deleted there is room again"
+
+
+def test_an_archive_is_weighed_by_what_is_new_in_it() -> None:
+    many = [make_memory(i, tokens=500) for i in range(8)]
+    visitor = Overlay(bank_of(*many), most=2, most_bytes=100_000)
+    everything = archive_of(*many, make_memory(9))
+    assert everything.getbuffer().nbytes > 100_000
+    report = visitor.import_zip(everything)
+    assert (report.added, report.skipped) == (1, 8)
+
+
+def test_what_a_visitor_did_outlasts_what_answers_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = make_memory(0)
+    visitor = Overlay(bank_of(memory))
+    monkeypatch.setattr(overlays, "MOST_EVENTS", 3)
+    visitor.quarantine(memory.id, "harmful")
+    for _ in range(5):
+        visitor.record(Event(memory.id, "retrieved"))
+    assert visitor.info(memory.id).quarantined and len(visitor.events(memory.id)) == 3
+    for _ in range(2):
+        visitor.record(Event(memory.id, "note", detail={"text": "mine"}))
+    with pytest.raises(LatentmemError, match="3 notes and changes of shared memories are as many"):
+        visitor.record(Event(memory.id, "note", detail={"text": "one more"}))
+    visitor.keep_receipt(make_receipt(1, memory), [Event(memory.id, "used")])
+    assert [e.kind for e in visitor.events(memory.id)] == ["note", "note", "quarantined"], (
+        "an answer is given all the same"
+    )
+    visitor.release(memory.id)
+    assert not visitor.info(memory.id).quarantined, "in place of the state that it overrides"
+
+
+def test_tags_of_many_are_given_all_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, mine = [make_memory(i) for i in range(4)], make_memory(9)
+    visitor = Overlay(bank_of(*shared))
+    visitor.put(mine)
+    names = [m.id for m in (*shared, mine)]
+    assert tag(visitor, names, "one") == 5
+    monkeypatch.setattr(overlays, "MOST_EVENTS", 6)
+    with pytest.raises(LatentmemError, match="are as many as this shared app keeps"):
+        tag(visitor, names, "two")
+    assert set(tags(visitor).values()) == {("one",)} and len(tags(visitor)) == 5
+    monkeypatch.setattr(
+        visitor.own, "record_all", lambda events: (_ for _ in ()).throw(LatentmemError("full"))
+    )
+    with pytest.raises(LatentmemError, match="full"):
+        tag(visitor, names, "one", on=False)
+    assert set(tags(visitor).values()) == {("one",)}, "and what was recorded beside is undone"
+
+
+def test_an_upload_is_counted_and_weighed_before_it_is_unpacked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    visitor = Overlay(bank_of(make_memory(0)), most=2)
+    many = archive_of(*(make_memory(i) for i in range(1, 6)))
+    monkeypatch.setattr("latentmem.bank.archive._arrays_of", lambda *_: pytest.fail("unpacked"))
+    with pytest.raises(
+        LatentmemError, match="holds 5 memories, more than the 3 that there is room for"
+    ):
+        visitor.import_zip(many)
+    monkeypatch.setattr(overlays, "MOST_BYTES", 1 << 10)
+    with pytest.raises(LatentmemError, match="unpacks to 0 MiB, more than the 0 MiB allowed here"):
+        visitor.import_zip(archive_of(make_memory(1)))
+    assert len(visitor.own) == 0

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmem.bank import Bank, key_index
+from latentmem.bank import Bank, key_index, serialization
+from latentmem.bank.serialization import MOST_KEY
 from latentmem.records import LatentmemError
-from tests.bank_samples import make_memory, unit
+from tests.bank_samples import archive_of, bank_of, make_memory, unit
 
 
 @given(
@@ -214,3 +215,26 @@ def test_threads_search_while_another_puts() -> None:
             thread.join()
         assert not errors, errors
         assert len(bank.search(made[0].keys["input"], k=200)) == 120
+
+
+def test_a_key_has_only_so_many_numbers() -> None:
+    """Search keeps all keys in memory."""
+    long, one = make_memory(1, dim=MOST_KEY + 1), make_memory(2, dim=MOST_KEY)
+    with pytest.raises(
+        LatentmemError, match="input key has 1048577 numbers, more than the 1048576 allowed"
+    ):
+        bank_of().put(long)
+    with pytest.MonkeyPatch.context() as older:  # a bank and an archive of before
+        older.setattr(serialization, "MOST_KEY", MOST_KEY + 1)
+        archive, bank = archive_of(long, one), bank_of(long, one)
+    report = bank_of().import_zip(archive)
+    assert (
+        report.added == 1
+        and f"Memory {long.id}: The input key has 1048577 numbers" in report.refused[0]
+    )
+    assert [h.memory_id for h in bank.search(one.keys["input"], k=9)] == [one.id]
+    assert bank.search(long.keys["kv"], kind="kv", k=1)[0].memory_id == long.id
+    (problem,) = bank.verify().problems
+    assert long.id in problem and "more than the" in problem
+    bank.delete(long.id)
+    assert bank.verify().problems == []

@@ -19,11 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentmem.bank import Bank, serialization
-from latentmem.bank import archive as bank_archive
 from latentmem.bank import archive as bank_zip
 from latentmem.bank.archive import ExportReport, ImportReport
 from latentmem.records import Event, EventKind, LatentmemError
-from tests.bank_samples import assert_same, make_memory
+from tests.bank_samples import archive_of, assert_same, bank_of, make_memory
 
 MADE = [make_memory(i) for i in range(6)]
 KINDS: tuple[EventKind, ...] = (
@@ -339,7 +338,7 @@ def test_bombs_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     while (place := overlapping.find(b"PK\x01\x02", place + 1)) > 0:
         struct.pack_into("<I", overlapping, place + 20, len(overlapping) // 2)
     assert "would unpack to" in refusal(bytes(overlapping))
-    monkeypatch.setattr(bank_archive, "MAX_SENTENCES", 5)
+    monkeypatch.setattr(bank_zip, "MAX_SENTENCES", 5)
     with Bank() as bank:
         report = bank.import_zip(io.BytesIO(zipped(GOOD | {"events.jsonl": b"x\n" * 5000})))
         assert (
@@ -388,7 +387,7 @@ def test_a_full_disk_leaves_no_half_archive(
     ):
         bank.export_zip(path)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
-    monkeypatch.setattr(bank_archive, "MAX_MEMORIES", 1)
+    monkeypatch.setattr(bank_zip, "MAX_MEMORIES", 1)
     with (
         filled((frozenset({1, 2}), frozenset())) as bank,
         pytest.raises(LatentmemError, match="export them in parts"),
@@ -396,3 +395,96 @@ def test_a_full_disk_leaves_no_half_archive(
         bank.export_zip(path)
     with Bank() as bank, pytest.raises(LatentmemError, match="cannot be read"):
         bank.import_zip(tmp_path / "none.zip")
+
+
+# ------------------------------------------------------------------ what may be replaced and brought in
+def test_an_export_replaces_an_archive_and_no_other_file(tmp_path: Path) -> None:
+    other = tmp_path / "bank.sqlite"
+    other.write_bytes(b"SQLite format 3\x00 and much more")
+    with pytest.raises(
+        LatentmemError,
+        match=r"bank.sqlite exists and is not an archive: write to another name, such as bank.zip",
+    ):
+        bank_of(make_memory(1)).export_zip(other)
+    assert other.read_bytes().startswith(b"SQLite") and len(list(tmp_path.iterdir())) == 1
+    good = tmp_path / "bank.zip"
+    bank_of(make_memory(1)).export_zip(good)
+    bank_of(make_memory(1), make_memory(2)).export_zip(good)
+    assert bank_of().import_zip(good).added == 2
+
+
+def test_the_last_good_export_is_not_replaced_by_one_that_lacks_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = tmp_path / "bank.zip"
+    bank = bank_of(make_memory(1), make_memory(2))
+    bank.export_zip(good)
+    before = good.read_bytes()
+    with pytest.raises(LatentmemError, match=r"holds no memory, so .*bank.zip was left as it is"):
+        bank_of().export_zip(good)
+    monkeypatch.setattr(bank_zip, "MAX_LINE", 200)
+    with pytest.raises(
+        LatentmemError, match=r"lacks 2 memories or events of them .Memory m.* is too large"
+    ):
+        bank.export_zip(good)
+    assert good.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+    report = bank.export_zip(tmp_path / "new.zip")
+    assert report.memories == 0 and len(report.refused) == 2, (
+        "at a new name, what can be written is"
+    )
+
+
+def test_an_archive_brings_no_longer_prompt_than_the_settings_allow() -> None:
+    """Only an archive: the comparison keeps adapters in banks of its own, which are longer."""
+    report = bank_of().import_zip(
+        archive_of(make_memory(1, tokens=512), make_memory(2, tokens=513))
+    )
+    assert (
+        report.added == 1 and "513 virtual tokens, more than the 512 allowed" in report.refused[0]
+    )
+
+
+def test_an_archive_brings_no_object_that_the_server_might_take_for_a_file() -> None:
+    """Gradio publishes the file of any {"path", "meta"} among what an endpoint returns."""
+    trap, memory = {"path": "pyproject.toml", "meta": {"_type": "gradio.FileData"}}, make_memory(1)
+    report = bank_of().import_zip(
+        with_trap(memory, bank_zip.EVENTS, lambda line: {**line, "detail": {"x": trap}})
+    )
+    assert (
+        report.added == 1
+        and report.events == 0
+        and "detail 'x' is of type dict" in report.refused[0]
+    )
+    report = bank_of().import_zip(
+        with_trap(
+            memory,
+            bank_zip.MEMORIES,
+            lambda line: {**line, "record": {**line["record"], "settings": {"x": trap}}},
+        )
+    )
+    assert report.added == 0 and "setting 'x' is of type dict" in report.refused[0]
+
+
+def with_trap(memory, member: str, change) -> io.BytesIO:
+    """An archive of a memory with an event, each line of one member changed, with checksums that
+    fit."""
+    bank, out = bank_of(memory), io.BytesIO()
+    bank.record(Event(memory.id, "note", detail={"text": "x"}))
+    bank.export_zip(out)
+    with zipfile.ZipFile(out) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members[member] = b"".join(
+        json.dumps(change(json.loads(line))).encode() + b"\n"
+        for line in members[member].splitlines()
+    )
+    manifest = json.loads(members[bank_zip.MANIFEST])
+    manifest["members"][member] = {
+        "sha256": hashlib.sha256(members[member]).hexdigest(),
+        "bytes": len(members[member]),
+    }
+    members[bank_zip.MANIFEST] = json.dumps(manifest).encode()
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return out
