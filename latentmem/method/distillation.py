@@ -350,7 +350,7 @@ def _step(
 ) -> Iterator[tuple[int, Progress]]:
     """A gradient step of every live pupil, or the final check, which takes none."""
     order, pupils, last = list(live), list(live.values()), step > recipe.steps
-    text = f"Step {step} of {recipe.steps}: sampling fresh traces"
+    text = f"Step {step} of {recipe.steps}: sampling fresh attempts"
     yield order[0], Status("Final check: sampling once more" if last else text)
 
     def judge(i: int, group: Sequence[Trace], now: Vote) -> tuple[tuple[float, ...], str]:

@@ -42,11 +42,11 @@ def route(
         )
     b = memory.label
     if a is None and b is None:
-        return Route(None, None, False, "Neither side finished a trace with a boxed answer.")
+        return Route(None, None, False, "Neither side finished an attempt with a boxed answer.")
     if a is None:
         return Route("memory", b, False, "Only the side with the memory finished with an answer.")
     if b is None:
-        return Route("zero_shot", a, False, "With the memory no trace finished with an answer.")
+        return Route("zero_shot", a, False, "No attempt with the memory finished with an answer.")
     if not disagree(zero_shot, memory):
         return Route("zero_shot", a, True, "Both sides gave the same answer.")
     assert scores is not None and set(scores) == {"zero_shot", "memory"}, (

@@ -86,12 +86,12 @@ def unfit(most: int, margin: int, total: int, votes: int, lead: int) -> str | No
     """`gate` for the counts of a vote alone: `most` of `total` traces agree, `margin` more than on
     the runner-up."""
     if not most:
-        return f"Nothing to learn: no trace of {total} finished with a boxed answer."
+        return f"Nothing to learn: no attempt of {total} finished with a boxed answer."
     if most == total:
         return (
-            f"Nothing to learn: all {total} traces already agree."
+            f"Nothing to learn: all {total} attempts already agree."
             if most > 1
-            else "Nothing to learn: a single trace has no other to compare with."
+            else "Nothing to learn: a single attempt has no other to compare with."
         )
     if most < votes:
         return (

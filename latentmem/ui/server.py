@@ -181,24 +181,26 @@ def private_paths(bank: Path) -> list[str]:
     ]
 
 
+BLUE = gr.themes.Color(
+    c50="#eef6fb",
+    c100="#d8eaf6",
+    c200="#b2d5ec",
+    c300="#7fb8dd",
+    c400="#3f93c8",
+    c500="#0072b2",
+    c600="#00659e",
+    c700="#005586",
+    c800="#00456d",
+    c900="#003655",
+    c950="#00243a",
+)
+
+
 def theme() -> gr.themes.Base:
     """Calm and plain; the system's own fonts, so that nothing is fetched from elsewhere."""
-    blue = gr.themes.Color(
-        c50="#eef6fb",
-        c100="#d8eaf6",
-        c200="#b2d5ec",
-        c300="#7fb8dd",
-        c400="#3f93c8",
-        c500="#0072b2",
-        c600="#00659e",
-        c700="#005586",
-        c800="#00456d",
-        c900="#003655",
-        c950="#00243a",
-    )
     base = gr.themes.Base(
-        primary_hue=blue,
-        secondary_hue=blue,
+        primary_hue=BLUE,
+        secondary_hue=BLUE,
         neutral_hue=gr.themes.colors.slate,
         font=FONT,
         font_mono=MONO,

@@ -140,9 +140,9 @@ def test_rewards_by_hand():
 @pytest.mark.parametrize(
     "answers, why",
     [
-        (["1"] * 8, "Nothing to learn: all 8 traces already agree."),
-        (["1"], "Nothing to learn: a single trace has no other to compare with."),
-        ([None, "~1", None], "Nothing to learn: no trace of 3 finished with a boxed answer."),
+        (["1"] * 8, "Nothing to learn: all 8 attempts already agree."),
+        (["1"], "Nothing to learn: a single attempt has no other to compare with."),
+        ([None, "~1", None], "Nothing to learn: no attempt of 3 finished with a boxed answer."),
         (
             ["1", "1", "2", "3"],
             "The vote is too weak to learn from: the majority has 2 votes of 4 and needs 3.",

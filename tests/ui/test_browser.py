@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
+from itertools import product
 
 from latentmem.method.voting import vote
 from latentmem.ui.views.html import vote_bar
@@ -17,13 +17,14 @@ NASTY = (
 pytestmark = marks
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [1440, 390])
-def test_the_mark_of_the_decision_covers_no_letter_and_no_figure(
-    page: Page, url: str, width: int, dark: bool
-) -> None:
+def test_the_mark_of_the_decision_covers_no_letter_and_no_figure(page: Page, url: str) -> None:
     """Wherever the decision falls: the mark and what is written in the bar never touch."""
     page.open(url)
+    for width, dark in product((1440, 390), (False, True)):
+        mark_is_clear(page, width, dark)
+
+
+def mark_is_clear(page: Page, width: int, dark: bool) -> None:
     page.driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},

@@ -180,15 +180,21 @@ def test_a_run_goes_on_while_the_page_is_reloaded(page: Page, url: str, panel: s
     assert page.errors() == []
 
 
-def test_a_press_in_the_queue_outlives_a_reload(page: Page, tmp_path: Path) -> None:
-    server, other = serve_fake(tmp_path / "log", "--memories", "3", "--pace", "0.03"), Page()
+@pytest.fixture(scope="module")
+def slow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an app that takes its time."""
+    log = tmp_path_factory.mktemp("slow") / "log"
+    yield from serve_fake(log, "--memories", "3", "--pace", "0.04")
+
+
+def test_a_press_in_the_queue_outlives_a_reload(page: Page, slow_url: str) -> None:
+    other = Page()
     try:
-        url = next(server)
-        other.open(url)
+        other.open(slow_url)
         other.write("#lm-problem textarea", "Answer this very slowly?")  # until it is stopped
         other.click("#lm-solve")
         other.until("return document.querySelector('#lm-cards .card')")
-        page.open(url)
+        page.open(slow_url)
         page.write("#lm-problem textarea", ZOE)
         page.click("#lm-solve")
         queued = (
@@ -206,7 +212,6 @@ def test_a_press_in_the_queue_outlives_a_reload(page: Page, tmp_path: Path) -> N
     finally:
         other.driver.quit()
         page.driver.get("about:blank")
-        server.close()
 
 
 def test_two_tabs_of_one_browser_do_not_mix(page: Page, url: str) -> None:
@@ -345,40 +350,35 @@ def test_a_full_queue_says_so_and_does_not_strand_the_page(page: Page, tmp_path:
 
 
 def test_a_comparison_can_be_stopped_and_the_keyboard_keeps_its_place(
-    page: Page, tmp_path: Path
+    page: Page, slow_url: str
 ) -> None:
-    server = serve_fake(tmp_path / "log", "--memories", "3", "--pace", "0.05")
-    try:
-        page.open(next(server))
-        page.write("#lm-problem textarea", ZOE)
-        page.click("#lm-solve")
-        page.until(
-            "const b = document.querySelector('#lm-cards .body'); b?.focus(); return "
-            "document.activeElement === b && b"
-        )
-        before = page.text("#lm-cards")
-        page.until(
-            "return document.querySelector('#lm-cards').innerText.length > arguments[0] + 80",
-            len(before),
-        )
-        assert page.run("return document.activeElement.matches('#lm-cards .body')"), (
-            "its card was drawn again meanwhile"
-        )
-        page.until(
-            "return document.querySelector('#lm-receipt .receipt') && "
-            "document.querySelector('#lm-stop').disabled"
-        )
-        page.click("#lm-compare")
-        page.click("#lm-stop")
-        page.until("return document.querySelector('#lm-columns').innerText.includes('Stopped')")
-        page.until("return document.querySelector('#lm-stop').disabled")
-        page.click("#lm-compare")
-        page.until("return document.querySelectorAll('#lm-columns .column').length === 3")
-        page.until("return document.querySelector('#lm-stop').disabled")
-        assert page.errors() == []
-    finally:
-        page.driver.get("about:blank")
-        server.close()
+    page.open(slow_url)
+    page.write("#lm-problem textarea", ZOE)
+    page.click("#lm-solve")
+    page.until(
+        "const b = document.querySelector('#lm-cards .body'); b?.focus(); return "
+        "document.activeElement === b && b"
+    )
+    before = page.text("#lm-cards")
+    page.until(
+        "return document.querySelector('#lm-cards').innerText.length > arguments[0] + 80",
+        len(before),
+    )
+    assert page.run("return document.activeElement.matches('#lm-cards .body')"), (
+        "its card was drawn again meanwhile"
+    )
+    page.until(
+        "return document.querySelector('#lm-receipt .receipt') && "
+        "document.querySelector('#lm-stop').disabled"
+    )
+    page.click("#lm-compare")
+    page.click("#lm-stop")
+    page.until("return document.querySelector('#lm-columns').innerText.includes('Stopped')")
+    page.until("return document.querySelector('#lm-stop').disabled")
+    page.click("#lm-compare")
+    page.until("return document.querySelectorAll('#lm-columns .column').length === 3")
+    page.until("return document.querySelector('#lm-stop').disabled")
+    assert page.errors() == []
 
 
 # ---------- the Stream panel
