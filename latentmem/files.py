@@ -116,6 +116,26 @@ def append(path: Path, lines: str) -> None:
         os.fsync(file.fileno())
 
 
+def read_lines(path: Path) -> list[Any]:
+    """The JSON values of a file, one a line, without a last line that a kill cut off; none without
+    a file. Raises LatentmemError if it cannot be read or another line is not JSON."""
+    values: list[Any] = []
+    if not path.exists():
+        return values
+    with file_errors(path, "read"), open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                values.append(json.loads(line))
+            except ValueError as e:
+                raise LatentmemError(
+                    f"{path}, line {number} is damaged ({e}): delete the line, or the file, and "
+                    "what it held is computed again."
+                ) from None
+    return values
+
+
 class Log:
     """JSON values, one a line, appended and synced. One process at a time; without a path, in
     memory only.
@@ -137,19 +157,7 @@ class Log:
 
     def read(self) -> list[Any]:
         """All values, in the order of writing."""
-        if self.path is None:
-            return []
-        values = []
-        with file_errors(self.path, "read"), open(self.path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    values.append(json.loads(line))
-                except ValueError as e:
-                    raise LatentmemError(
-                        f"{self.path}, line {number} is damaged ({e}): delete the line, or the "
-                        "file, and what it held is computed again."
-                    ) from None
-        return values
+        return [] if self.path is None else read_lines(self.path)
 
     def append(self, value: Any) -> None:
         """Add a value; it is on the disk when this returns. Raises ValueError for NaN and

@@ -89,7 +89,17 @@ def tiny_engine(monkeypatch: pytest.MonkeyPatch, model: Any = None, **settings: 
     return engine
 
 
-def workshop(engine: Engine, folder: Path | None = None, **how: Any) -> SystemFactory:
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return shared_model()
+
+
+@pytest.fixture
+def engine(model: Any, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    return tiny_engine(monkeypatch, model)
+
+
+def make_factory(engine: Engine, folder: Path | None = None, **how: Any) -> SystemFactory:
     return SystemFactory(engine, folder, **{"rows": 12, "votes": 9, **how})
 
 
@@ -130,8 +140,7 @@ def bare(reply: Reply) -> Reply:
 
 
 def labelled(n: int) -> list[Problem]:
-    """Problems with a truth that the stand-in extractor, which answers 0, 1 or 2, at times meets.
-    Problems with a truth that the stand-in extractor, which answers 0, 1 or 2, at times meets."""
+    """Problems with a truth that the stand-in extractor, which answers 0, 1 or 2, at times meets."""
     return [Problem(p.text, answer="1") for p in problems(n)]
 
 

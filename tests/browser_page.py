@@ -16,19 +16,10 @@ from typing import Any
 
 import pytest
 
+from latentmem.bench.workloads import FLAGS
+
 ROOT = Path(__file__).parent.parent
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--enable-unsafe-swiftshader",
-)
 BUILT = (
     "return document.querySelector('#lm-facts li') && document.querySelector('#lm-tabs "
     "[role=tabpanel] .block')"

@@ -20,7 +20,7 @@ from .workloads import (
     SHARE,
     PeerMissing,
     Side,
-    Work,
+    Workload,
     p95,
     peak_bytes,
     unit_keys,
@@ -46,7 +46,7 @@ class Generator:
     """A transformers model and its tokenizer, which makes rollouts of exactly the length of
     ours."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Workload) -> None:
         import torch
 
         from ..model.language_model import pick_device
@@ -122,7 +122,7 @@ def load(path: str, dtype: Any) -> tuple[Any, Any]:
     return model.eval(), AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
-def transformers_one(work: Work) -> Side:
+def transformers_one(work: Workload) -> Side:
     """`generate(do_sample=True, num_return_sequences=rollouts)`: tokens a second."""
     generator = Generator(work)
     ids = generator.ids(PROBLEMS[0].text)
@@ -130,7 +130,7 @@ def transformers_one(work: Work) -> Side:
     return Side(lambda: _generated_a_second(generator, [{"input_ids": ids}]))
 
 
-def transformers_four(work: Work) -> Side:
+def transformers_four(work: Workload) -> Side:
     """Four such calls in turn, each with its own soft prompt in front: tokens a second."""
     generator = Generator(work)
     calls = [
@@ -147,7 +147,7 @@ def _generated_a_second(generator: Generator, calls: list[dict[str, Any]]) -> fl
     return made / (time.perf_counter() - began)
 
 
-def probe_decode(work: Work) -> Side:
+def probe_decode(work: Workload) -> Side:
     """Seconds of a few tokens of rollouts."""
     generator = Generator(work)
     ids = generator.ids(PROBLEMS[0].text)
@@ -161,7 +161,7 @@ def _decode_seconds(generator: Generator, ids: Any) -> float:
     return time.perf_counter() - began
 
 
-def probe_train(work: Work) -> Side:
+def probe_train(work: Workload) -> Side:
     """Seconds of one training step, estimated from its two parts: rollouts, and forward and
     backward of their tokens."""
     import torch
@@ -193,7 +193,7 @@ def probe_train(work: Work) -> Side:
 # ---------- TRL's GRPOTrainer with PEFT's prompt tuning: the same rollouts, rewards and steps.
 
 
-def trl_memory(work: Work) -> Side:
+def trl_memory(work: Workload) -> Side:
     """Seconds for one memory, extrapolated from `peer_steps` steps. Without gradient checkpointing,
     which is slower."""
     model, tokenizer = _parts(work)
@@ -205,7 +205,7 @@ def trl_memory(work: Work) -> Side:
     )
 
 
-def trl_peak(work: Work) -> Side:
+def trl_peak(work: Workload) -> Side:
     """GB of this process's peak, with loading. With gradient checkpointing, TRL's default, which
     needs less."""
     model, tokenizer = _parts(work)
@@ -217,7 +217,7 @@ def trl_peak(work: Work) -> Side:
     return Side(run, "TRL with gradient checkpointing")
 
 
-def _parts(work: Work) -> tuple[Any, Any]:
+def _parts(work: Workload) -> tuple[Any, Any]:
     package("trl", "trl")
     package("datasets", "datasets")
     import torch
@@ -268,7 +268,13 @@ def rewards(completions: list[Any], **_: Any) -> list[float]:
 
 
 def train(
-    model: Any, tokenizer: Any, work: Work, tokens: int, steps: int, *, checkpointing: bool = False
+    model: Any,
+    tokenizer: Any,
+    work: Workload,
+    tokens: int,
+    steps: int,
+    *,
+    checkpointing: bool = False,
 ) -> list[float]:
     """Seconds of each of `steps` GRPO steps on one problem."""
     from datasets import Dataset
@@ -311,7 +317,7 @@ def train(
     return clock.took
 
 
-def _trl_settings(work: Work) -> dict[str, Any]:
+def _trl_settings(work: Workload) -> dict[str, Any]:
     """The settings of every run of the trainer: the bench's own recipe, and no reports."""
     import torch
 
@@ -466,18 +472,18 @@ def _cores() -> int:
     return min(psutil.cpu_count(logical=False) or allowed, allowed)
 
 
-def llama_one(work: Work) -> Side:
+def llama_one(work: Workload) -> Side:
     """Rollouts of one problem: tokens a second, prompt included."""
     return _llama(work, 1)
 
 
-def llama_four(work: Work) -> Side:
+def llama_four(work: Workload) -> Side:
     """Rollouts of four problems at once, without soft prompts, which llama.cpp does not have:
     tokens a second."""
     return _llama(work, 4)
 
 
-def gguf(work: Work) -> Path:
+def gguf(work: Workload) -> Path:
     """The GGUF of our weights. Raises PeerMissing if it is not in the cache."""
     from ..model.weights.cache import gguf_path
     from ..model.weights.catalog import MODELS
@@ -497,7 +503,7 @@ def gguf(work: Work) -> Path:
     return path
 
 
-def _llama(work: Work, problems: int) -> Side:
+def _llama(work: Workload, problems: int) -> Side:
     api = package("llama_cpp", "llama-cpp-python")
     path, rows = gguf(work), problems * work.rollouts
     quiet = api.llama_log_callback(lambda *_: None)
@@ -543,7 +549,7 @@ def _llama(work: Work, problems: int) -> Side:
     )
 
 
-def _chat(text: str, work: Work) -> str:
+def _chat(text: str, work: Workload) -> str:
     """The problem in its chat, by the same template as ours."""
     from transformers import AutoTokenizer
 
@@ -565,7 +571,7 @@ def _llama_speed(one: Sequences, prompts: list[list[int]], each: int, tokens: in
 # ---------- qdrant-client in local mode: exact search over numpy arrays in this process, as ours.
 
 
-def qdrant_search(work: Work) -> Side:
+def qdrant_search(work: Workload) -> Side:
     """The same keys and searches as ours, with the memory's name as payload."""
     client = package("qdrant_client", "qdrant-client")
     models = client.models

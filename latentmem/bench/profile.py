@@ -10,7 +10,7 @@ from typing import Any
 
 from ..records import Status, Trace
 from . import report, workloads
-from .workloads import PROBLEMS, SHARE, Work
+from .workloads import PROBLEMS, SHARE, Workload
 
 SHOWN = 8  # operations of each part
 
@@ -29,7 +29,7 @@ class Part:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-def run(work: Work, file: Path) -> Iterator[Status | Part]:
+def run(work: Workload, file: Path) -> Iterator[Status | Part]:
     """Profile all parts and write them to `file`, in place of what it had. `tokens` a rollout and
     `rollouts` are those of the bench. Raises LatentmemError, before anything is measured, where
     the file is of another machine or no profile."""
@@ -59,13 +59,13 @@ def run(work: Work, file: Path) -> Iterator[Status | Part]:
     report.save(file, "profile", [asdict(p) for p in made], machine=here, versions=found)
 
 
-def _jobs(work: Work, soft: Any) -> list[Any]:
+def _jobs(work: Workload, soft: Any) -> list[Any]:
     from ..method.rollouts import Job
 
     return [Job(PROBLEMS[0], work.rollouts, soft, "memory", 1)]
 
 
-def _sampled(fixed: Any, work: Work, soft: Any) -> list[Trace]:
+def _sampled(fixed: Any, work: Workload, soft: Any) -> list[Trace]:
     from ..method.rollouts import sample
 
     records = sample(
@@ -78,7 +78,7 @@ def _sampled(fixed: Any, work: Work, soft: Any) -> list[Trace]:
     return sorted((r for _, r in records if isinstance(r, Trace)), key=lambda t: t.row)
 
 
-def _gradient(model: Any, work: Work, soft: Any, traces: Sequence[Trace]) -> None:
+def _gradient(model: Any, work: Workload, soft: Any, traces: Sequence[Trace]) -> None:
     import torch
 
     from ..method.grpo import RolloutGroup, advantages, policy_gradient

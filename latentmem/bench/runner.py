@@ -21,14 +21,14 @@ from typing import IO, Any, Literal
 from ..records import LatentmemError, Status
 from . import report
 from .report import Better, Target
-from .workloads import PeerMissing, Prepare, Work
+from .workloads import PeerMissing, Prepare, Workload
 
 # ---------- One side of one row in its own process: `python -m latentmem.bench.runner SIDE WORK`.
 
 
 def main() -> None:
     """The worker's side of the conversation."""
-    spec, work = sys.argv[1], Work(**json.loads(sys.argv[2]))
+    spec, work = sys.argv[1], Workload(**json.loads(sys.argv[2]))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     if spec.startswith("peers:"):
@@ -45,7 +45,7 @@ def _as_at_home(environ: MutableMapping[str, str], *, llama: bool) -> None:
             environ.pop(name, None)
 
 
-def serve(spec: str, work: Work, questions: IO[str], answers: IO[str]) -> None:
+def serve(spec: str, work: Workload, questions: IO[str], answers: IO[str]) -> None:
     """Prepare the side, then measure once for each line."""
 
     def reply(**message: Any) -> None:
@@ -71,7 +71,7 @@ class Worker:
     """A side as the comparing process sees it. Raises PeerMissing, and LatentmemError for anything
     that goes wrong."""
 
-    def __init__(self, spec: str, work: Work) -> None:
+    def __init__(self, spec: str, work: Workload) -> None:
         self.spec = spec
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
         self._process = subprocess.Popen(
@@ -312,7 +312,7 @@ Figures = dict[str, list[float]]  # of a row's peer, by its dtype
 
 
 def run(
-    specs: Sequence[RowSpec], work: Work, repeats: int, file: Path, *, resume: bool = False
+    specs: Sequence[RowSpec], work: Workload, repeats: int, file: Path, *, resume: bool = False
 ) -> Iterator[Status | report.Row]:
     """Measure rows and merge each into `file`. Yields Status as it goes and each Row when it is
     done.
@@ -373,7 +373,7 @@ def run(
 
 
 def _measure(
-    spec: RowSpec, work: Work, dtypes: Sequence[str], repeats: int
+    spec: RowSpec, work: Workload, dtypes: Sequence[str], repeats: int
 ) -> Generator[Status, None, tuple[list[float], Figures, list[str]]]:
     """Run our side and the peer in each of the dtypes, in turns. Yields Status; returns (ours, the
     peer's, notes)."""
@@ -427,7 +427,7 @@ def _better(spec: RowSpec, peers: Figures) -> tuple[list[float], str]:
 
 
 def _dtypes(
-    spec: RowSpec, work: Work, known: Known
+    spec: RowSpec, work: Workload, known: Known
 ) -> Generator[Status, None, tuple[tuple[str, ...], str]]:
     """The dtypes in which to measure the peer, and why: one, unless the row itself is measured in
     both."""
@@ -443,7 +443,7 @@ def _dtypes(
     return (dtype,), why
 
 
-def _probe(spec: RowSpec, work: Work) -> Generator[Status, None, tuple[str, str]]:
+def _probe(spec: RowSpec, work: Workload) -> Generator[Status, None, tuple[str, str]]:
     """Find the dtype in which the peer is faster here. Returns it, and why."""
     took: dict[str, float] = {}
     for dtype in MEASURED_TWICE:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..records import LatentmemError, Status
 from . import report, workloads
-from .workloads import HITS, PROBLEMS, Work
+from .workloads import HITS, PROBLEMS, Workload
 
 SIZES: dict[str, tuple[int, ...]] = {
     "rollouts-batch": (1, 2, 4, 8, 16, 32, 64),
@@ -57,7 +57,7 @@ def chosen(names: Sequence[str]) -> list[str]:
 
 def run(
     names: Sequence[str],
-    work: Work,
+    work: Workload,
     repeats: int,
     file: Path,
     *,
@@ -104,7 +104,7 @@ def run(
 # ---------- Parts that series share.
 
 
-def _model(work: Work, parts: Parts) -> Any:
+def _model(work: Workload, parts: Parts) -> Any:
     if "model" not in parts:
         parts["model"] = workloads.language_model(work)
         workloads.speed(
@@ -150,7 +150,7 @@ def _median(run: Callable[[], float], repeats: int) -> float:
 # ---------- One point of each series.
 
 
-def rollouts_batch(work: Work, size: int, repeats: int, parts: Parts) -> Point:
+def rollouts_batch(work: Workload, size: int, repeats: int, parts: Parts) -> Point:
     model = _model(work, parts)
     fixed = workloads.scripted(model, work.tokens, size)
     return (
@@ -160,24 +160,24 @@ def rollouts_batch(work: Work, size: int, repeats: int, parts: Parts) -> Point:
     )
 
 
-def rollouts_length(work: Work, size: int, repeats: int, parts: Parts) -> Point:
+def rollouts_length(work: Workload, size: int, repeats: int, parts: Parts) -> Point:
     model = _model(work, parts)
     fixed, longer = workloads.scripted(model, size, work.rollouts), replace(work, tokens=size)
     speed = _median(lambda: workloads.speed(fixed, _jobs(model, work.rollouts), longer), repeats)
     return size, speed, _limit(model, work.rollouts, parts)
 
 
-def distil_steps(work: Work, size: int, repeats: int, parts: Parts) -> Point:
+def distil_steps(work: Workload, size: int, repeats: int, parts: Parts) -> Point:
     model = _model(work, parts)
     return size, _median(lambda: workloads.seconds(model, work, 1, size), repeats), None
 
 
-def distil_tokens(work: Work, size: int, repeats: int, parts: Parts) -> Point:
+def distil_tokens(work: Workload, size: int, repeats: int, parts: Parts) -> Point:
     model, longer = _model(work, parts), replace(work, tokens=size)
     return size, _median(lambda: workloads.seconds(model, longer, 1, 1), repeats), None
 
 
-def distil_memories(work: Work, size: int, repeats: int, parts: Parts) -> Point:
+def distil_memories(work: Workload, size: int, repeats: int, parts: Parts) -> Point:
     """Whole memories a minute; two lengths of training tell the cost of a step from that of the
     final check."""
     model = _model(work, parts)
@@ -190,7 +190,7 @@ def distil_memories(work: Work, size: int, repeats: int, parts: Parts) -> Point:
     return size, _median(minutes, repeats), None
 
 
-def search_size(work: Work, size: int, repeats: int, parts: Parts) -> Point:
+def search_size(work: Workload, size: int, repeats: int, parts: Parts) -> Point:
     """The bank of one series grows from size to size."""
     if "bank" not in parts or len(parts["bank"]) > size:
         parts["bank"] = workloads.filled(0, work.seed)
@@ -207,7 +207,7 @@ def search_size(work: Work, size: int, repeats: int, parts: Parts) -> Point:
     )
 
 
-def routing_k(work: Work, size: int, repeats: int, parts: Parts) -> Point:
+def routing_k(work: Workload, size: int, repeats: int, parts: Parts) -> Point:
     """What an answer costs beyond its rollouts: the search for k memories, and the choice between
     two votes."""
     from ..method.routing import route
@@ -236,7 +236,7 @@ READING = (
     "the dotted line is what reading all weights once a step would allow, at the speed "
     "this device reads memory"
 )
-TABLE: dict[str, tuple[Callable[[Work, int, int, Parts], Point], str, str, str, str]] = {
+TABLE: dict[str, tuple[Callable[[Workload, int, int, Parts], Point], str, str, str, str]] = {
     "rollouts-batch": (rollouts_batch, "Rollouts against batch size", "rows", "tokens/s", READING),
     "rollouts-length": (
         rollouts_length,

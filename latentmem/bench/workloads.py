@@ -55,7 +55,7 @@ SHARE = (
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """The settings of a bench. All plain values, so that a worker process gets them as JSON."""
 
     model: str = "qwen2.5-coder-0.5b"
@@ -110,7 +110,7 @@ class Side:
     note: str = ""
 
 
-Prepare = Callable[[Work], Side]
+Prepare = Callable[[Workload], Side]
 
 
 class PeerMissing(LatentmemError):
@@ -118,7 +118,7 @@ class PeerMissing(LatentmemError):
     alone."""
 
 
-def language_model(work: Work) -> LanguageModel:
+def language_model(work: Workload) -> LanguageModel:
     """The model of the bench, loaded as the engine loads it."""
     from ..model.language_model import LanguageModel
     from ..model.weights import ensure
@@ -134,7 +134,7 @@ def synchronise(model: LanguageModel) -> None:
         torch.cuda.synchronize(model.body.device)
 
 
-def soft_prompt(model: LanguageModel, work: Work) -> Tensor:
+def soft_prompt(model: LanguageModel, work: Workload) -> Tensor:
     """A soft prompt [virtual tokens, hidden] as training starts from it."""
     return model.text_prompt(work.init_text, work.virtual_tokens)
 
@@ -182,7 +182,7 @@ def _replaced(drawn: Any, tail: Sequence[int], from_end: int) -> Any:
     return type(drawn)(drawn.row, tail[from_end], from_end == -1, drawn.entropy, drawn.certainty)
 
 
-def first_vote(work: Work) -> tuple[tuple[Trace, ...], Vote]:
+def first_vote(work: Workload) -> tuple[tuple[Trace, ...], Vote]:
     """The vote of the model alone from which a distillation starts, as `scripted` rollouts give
     it."""
     from ..method.voting import vote
@@ -197,17 +197,17 @@ def first_vote(work: Work) -> tuple[tuple[Trace, ...], Vote]:
 # ---------- Rollouts: tokens a second through `rollouts.sample`, as the engine calls it.
 
 
-def one_problem(work: Work) -> Side:
+def one_problem(work: Workload) -> Side:
     """`rollouts` rollouts of one problem, no soft prompt: tokens a second, prefill included."""
     return _side(work, 1, soft=False)
 
 
-def four_problems(work: Work) -> Side:
+def four_problems(work: Workload) -> Side:
     """Four problems, each with its own soft prompt, in one batch: tokens a second."""
     return _side(work, 4, soft=True)
 
 
-def _side(work: Work, problems: int, *, soft: bool) -> Side:
+def _side(work: Workload, problems: int, *, soft: bool) -> Side:
     from ..method.rollouts import Job
 
     model = language_model(work)
@@ -225,7 +225,7 @@ def _side(work: Work, problems: int, *, soft: bool) -> Side:
     )
 
 
-def speed(fixed: Any, jobs: Sequence[Any], work: Work) -> float:
+def speed(fixed: Any, jobs: Sequence[Any], work: Workload) -> float:
     """Tokens a second of one batch of jobs on a scripted model."""
     from ..method.rollouts import sample
 
@@ -246,7 +246,7 @@ def speed(fixed: Any, jobs: Sequence[Any], work: Work) -> float:
 FINAL = "ours includes the rollouts of the final check, one batch more than steps"
 
 
-def one_memory(work: Work) -> Side:
+def one_memory(work: Workload) -> Side:
     """Seconds for one memory: all steps and the final check. The first vote is given, as it is
     after solving.
 
@@ -268,13 +268,13 @@ def one_memory(work: Work) -> Side:
     )
 
 
-def together(work: Work) -> Side:
+def together(work: Workload) -> Side:
     """Seconds for several memories in one batch, `together_steps` steps each."""
     model = _ready(work)
     return Side(lambda: seconds(model, work, work.together, work.together_steps), _measured(work))
 
 
-def one_after_another(work: Work) -> Side:
+def one_after_another(work: Workload) -> Side:
     """Seconds for the same memories one by one."""
     model = _ready(work)
     return Side(
@@ -284,12 +284,12 @@ def one_after_another(work: Work) -> Side:
     )
 
 
-def _measured(work: Work) -> str:
+def _measured(work: Workload) -> str:
     whole = "" if work.together_steps == work.steps else f", of the {work.steps} of a whole memory"
     return f"both sides measured for {work.together_steps} steps and the final check{whole}"
 
 
-def peak_memory(work: Work) -> Side:
+def peak_memory(work: Workload) -> Side:
     """GB of this process's peak, with loading the model and `memory_steps` steps of one memory."""
 
     def run() -> float:
@@ -302,13 +302,13 @@ def peak_memory(work: Work) -> Side:
     )
 
 
-def _ready(work: Work) -> Any:
+def _ready(work: Workload) -> Any:
     model = language_model(work)
     seconds(model, replace(work, tokens=min(16, work.tokens)), 1, 1)  # warms up
     return model
 
 
-def recipe(work: Work, steps: int) -> Any:
+def recipe(work: Workload, steps: int) -> Any:
     from ..method.distillation import Recipe
 
     return Recipe(
@@ -327,7 +327,7 @@ def recipe(work: Work, steps: int) -> Any:
 
 def seconds(
     model: Any,
-    work: Work,
+    work: Workload,
     memories: int,
     steps: int,
     *,
@@ -373,7 +373,7 @@ def unit_keys(count: int, seed: int, dim: int = EMBEDDING) -> np.ndarray:
     return keys / np.linalg.norm(keys, axis=1, keepdims=True)
 
 
-def search(work: Work) -> Side:
+def search(work: Workload) -> Side:
     """Searches of the bank after the first, which reads the keys."""
     bank = filled(work.memories, work.seed)
     asked = unit_keys(work.queries, work.seed + 1)
@@ -431,13 +431,13 @@ def _memories(keys: np.ndarray, start: int) -> Iterator[Memory]:
 # ---------- Waiting for the program itself: the import, the help, the map of a large bank.
 
 
-def importing(work: Work) -> Side:
+def importing(work: Workload) -> Side:
     """Seconds of `import latentmem` in a fresh interpreter."""
     code = "import time; t = time.perf_counter(); import latentmem; print(time.perf_counter() - t)"
     return Side(lambda: float(_fresh("-c", code)[1]))
 
 
-def help_text(work: Work) -> Side:
+def help_text(work: Workload) -> Side:
     """Seconds of `latentmem --help`, the start of the interpreter included."""
     return Side(lambda: _fresh("-m", "latentmem", "--help")[0], "with the start of the interpreter")
 
@@ -464,7 +464,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def bank_map(work: Work) -> Side:
+def bank_map(work: Workload) -> Side:
     """Seconds from opening the file of a bank to the JSON of its map's figure."""
     folder = tempfile.TemporaryDirectory(prefix="latentmem-bench-")
     path = Path(folder.name) / "bank.sqlite"
@@ -507,7 +507,6 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--enable-unsafe-swiftshader",
-    "--window-size=1400,1000",
 )
 DRAWN = (
     "const map = document.querySelector('#lm-map .lm-figure'); return Number((map && "
@@ -516,7 +515,7 @@ DRAWN = (
 PATIENCE = 60  # seconds
 
 
-def first_picture(work: Work) -> Side:
+def first_picture(work: Workload) -> Side:
     """Seconds from opening the page of a memory, which shows the map, until all points are drawn.
 
     The app already runs; the picture is computed for this visit. Each run has its own app and
@@ -595,7 +594,7 @@ def _chromium(browser: str, driver: str) -> Any:
 
     options = webdriver.ChromeOptions()
     options.binary_location = browser
-    for flag in FLAGS:
+    for flag in (*FLAGS, "--window-size=1400,1000"):
         options.add_argument(flag)
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
 

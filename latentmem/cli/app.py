@@ -75,9 +75,9 @@ def solve(
     """Sample traces for a problem and vote: the model alone, or with one memory."""
     from . import console
 
-    posed = one_problem(problem, file, ids)
+    asked = one_problem(problem, file, ids)
     engine = engine_for(overrides) if memory is None else bank.engine_on_bank(overrides)
-    scene = console.run(engine.think(posed, memory_id=memory), as_json).scene
+    scene = console.run(engine.think(asked, memory_id=memory), as_json).scene
     vote = scene.votes["zero_shot" if memory is None else "memory"]
     if not as_json:
         message = (
@@ -105,8 +105,8 @@ def distil(
     """
     from . import console
 
-    posed, engine = named_problems(problem, file, ids), engine_for(overrides)
-    records = engine.distil(posed[0]) if len(posed) == 1 else engine.distil_many(posed)
+    asked, engine = named_problems(problem, file, ids), engine_for(overrides)
+    records = engine.distil(asked[0]) if len(asked) == 1 else engine.distil_many(asked)
     ended = console.run(records, as_json).distilled
     if not as_json:
         out = console.out()
@@ -137,8 +137,8 @@ def answer(
     """Answer a problem alone and with a memory, choose a side, and print the receipt."""
     from . import console
 
-    posed = one_problem(problem, file, ids)
-    made = console.run(engine_for(overrides).answer(posed, memory), as_json).scene.receipt
+    asked = one_problem(problem, file, ids)
+    made = console.run(engine_for(overrides).answer(asked, memory), as_json).scene.receipt
     assert made is not None, "the last record of an answer is its receipt"
     if not as_json:
         console.say(made.sentence())

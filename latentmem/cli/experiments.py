@@ -355,11 +355,11 @@ def bench(
     """
     from ..bench import runner
     from ..bench import scale as scaling
-    from ..bench.workloads import Work
+    from ..bench.workloads import Workload
     from ..settings import Settings
 
     settings = Settings(**overrides)
-    work = Work(
+    work = Workload(
         **{name: getattr(settings, name) for name in (*SHARED, *TRAINED)},
         tokens=tokens,
         peer_steps=peer_steps,

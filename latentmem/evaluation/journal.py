@@ -371,7 +371,7 @@ def collect(folders: Sequence[Path], *, remedy: str = "run `latentmem evaluate` 
         if results:
             runs.append(Run(name, config, tuple(results), tuple(learned)))
     rows = {
-        kind: tuple(row for file in _files(folders, name) for row in read_rows(file))
+        kind: tuple(row for file in _files(folders, name) for row in files.read_lines(file))
         for kind, name in ROWS_FILES.items()
     }
     if not runs and not any(rows.values()):
@@ -408,21 +408,3 @@ def _named(files: Mapping[Path, Path]) -> dict[Path, str]:
             return names
         for place, name in names.items():
             length[place] += count[name] > 1
-
-
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The lines of a JSONL file of plain objects, without a last line that is not whole. Raises
-    LatentmemError."""
-    try:
-        lines = file.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return []
-    out = []
-    for number, line in enumerate(lines, 1):
-        try:
-            out.append(json.loads(line))
-        except ValueError as e:
-            raise LatentmemError(
-                f"{file}, line {number} is not JSON ({e}): remove the line."
-            ) from None
-    return out

@@ -254,7 +254,7 @@ def _begin(out: Path) -> None:
         ) from None
 
 
-def cast(factory: SystemFactory, suite: Suite) -> list[SystemSpec]:
+def system_specs(factory: SystemFactory, suite: Suite) -> list[SystemSpec]:
     """The suite's systems, each once, in the forms that it is asked in."""
     from .baselines.registry import SYSTEMS
 
@@ -325,7 +325,7 @@ def _heldout(
         options.out / f"{protocol}-{slug(learn.name)}", run_config(factory, details)
     ) as journal:
         yield from heldout.run_heldout(
-            cast(factory, options.suite),
+            system_specs(factory, options.suite),
             learn,
             tests,
             journal,
@@ -337,7 +337,7 @@ def _heldout(
 def _stream(options: RunOptions, arriving: DataSet, factory: SystemFactory) -> Iterator[Event]:
     online = [
         e
-        for e in cast(factory, options.suite)
+        for e in system_specs(factory, options.suite)
         if e.learns != "offline" and e.name in (options.suite.online or options.suite.systems)
     ]
     details = {

@@ -13,7 +13,7 @@ import pytest
 from latentmem.bench import profile, report, runner, workloads
 from latentmem.bench.report import Row, Target
 from latentmem.bench.runner import ROWS, RowSpec
-from latentmem.bench.workloads import PeerMissing, Work
+from latentmem.bench.workloads import PeerMissing, Workload
 from latentmem.records import LatentmemError, Status
 from tests.bench.test_workloads import TINY
 
@@ -26,7 +26,7 @@ class Scripted:
     figures: dict[str, Any]
     made: list[str]
 
-    def __init__(self, spec: str, asked: Work) -> None:
+    def __init__(self, spec: str, asked: Workload) -> None:
         self.made.append(f"{spec} {asked.peer_dtype}")
         self.todo, self.note = self.figures[spec], f"note of {spec}"
         if isinstance(self.todo, Exception):
@@ -178,7 +178,7 @@ class Sized(Scripted):
 
     sizes: dict[str, Any]
 
-    def __init__(self, spec: str, asked: Work) -> None:
+    def __init__(self, spec: str, asked: Workload) -> None:
         self.figures = self.figures | {"peers:other": self.sizes.get(asked.peer_dtype)}
         super().__init__(spec, asked)
 

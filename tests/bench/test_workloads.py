@@ -17,14 +17,14 @@ from latentmem.bench import report as figure
 from latentmem.bench.peers import package
 from latentmem.bench.report import Target
 from latentmem.bench.runner import ROWS
-from latentmem.bench.workloads import PeerMissing, Side, Work
+from latentmem.bench.workloads import PeerMissing, Side, Workload
 from latentmem.records import LatentmemError, Status, Step, Trace
 from tests.tiny import tiny_hf, tiny_model
 
 # ---------- The bench: every measurer of our side runs on a tiny model, the sums of the report, peers that are missing.
 
 
-TINY = Work(
+TINY = Workload(
     model="tiny",
     tokens=20,
     rollouts=4,
@@ -111,11 +111,11 @@ def test_every_step_has_a_gradient_or_the_figure_is_refused(tiny: Any) -> None:
 
 
 def test_work_travels_as_json_and_is_checked() -> None:
-    assert Work(**json.loads(TINY.to_json())) == TINY
+    assert Workload(**json.loads(TINY.to_json())) == TINY
     with pytest.raises(LatentmemError, match="steps = 0"):
-        Work(steps=0)
+        Workload(steps=0)
     with pytest.raises(LatentmemError, match="8 problems, not 9"):
-        Work(together=9)
+        Workload(together=9)
 
 
 def test_banks_for_search_hold_what_was_asked() -> None:

@@ -25,12 +25,13 @@ from latentmem.model.transformer import causal_mask, forward
 from latentmem.records import Distilled, LatentmemError, Problem, Trace
 from tests.baseline_samples import (  # noqa: F401  # noqa: F401
     bare,
+    engine,
+    make_factory,
+    model,
     one_thread,
     poisoned,
     problems,
-    shared_model,
     tiny_engine,
-    workshop,
 )
 from tests.tiny import tiny_model
 
@@ -41,19 +42,9 @@ VOTE6 = AnswerMode("vote", 6, 1.2)
 ONLINE = [name for name, row in SYSTEMS.items() if row.learns == "online"]
 
 
-@pytest.fixture(scope="module")
-def model():
-    return shared_model()
-
-
-@pytest.fixture
-def engine(model, monkeypatch):
-    return tiny_engine(monkeypatch, model)
-
-
 @pytest.fixture
 def factory(engine):
-    return workshop(engine, offline_steps=2)
+    return make_factory(engine, offline_steps=2)
 
 
 def taught(factory, name, n=6, start=0):
@@ -96,9 +87,9 @@ def test_a_row_resumes_from_what_it_saved(engine, name, tmp_path):
     """Saved and loaded into a new process' objects, a row replies and goes on learning as if
     nothing had happened."""
     how = {"offline_steps": 2, "rates": {"full": 1e-3}}
-    one = taught(workshop(engine, **how), name, 3)
+    one = taught(make_factory(engine, **how), name, 3)
     one.save(tmp_path)
-    two = workshop(engine, **how).make(name)
+    two = make_factory(engine, **how).make(name)
     two.load(tmp_path)
     assert two.spent == one.spent and one.spent.tokens > 0
     for system in (one, two):
@@ -107,7 +98,7 @@ def test_a_row_resumes_from_what_it_saved(engine, name, tmp_path):
         a, b = ([bare(r) for r in s.reply(problems(3, start=20), mode)] for s in (one, two))
         assert a == b
         assert any(r.used for r in a) or name.startswith("offline")
-    empty = workshop(engine).make(name)
+    empty = make_factory(engine).make(name)
     empty.load(tmp_path / "nothing")
     assert empty.spent == Cost()
 
@@ -127,7 +118,7 @@ def test_without_experience_a_row_is_the_model_alone(factory, name):
 
 @pytest.mark.parametrize("name", ONLINE)
 def test_a_distant_past_is_not_used(engine, name):
-    factory = workshop(engine.changed(min_similarity=1.0))
+    factory = make_factory(engine.changed(min_similarity=1.0))
     assert not any(r.used for r in taught(factory, name, 4).reply(problems(3, start=30), ONE))
 
 
@@ -159,7 +150,9 @@ def test_the_past_stands_in_the_turn_before(factory):
 
 
 def test_a_past_too_long_for_the_context_is_left_out(monkeypatch):
-    factory = workshop(tiny_engine(monkeypatch, tiny_model(seed=5, max_position_embeddings=260)))
+    factory = make_factory(
+        tiny_engine(monkeypatch, tiny_model(seed=5, max_position_embeddings=260))
+    )
     system = taught(factory, "icl_raw")
     assert system.past.all
     replies = list(system.reply(problems(2, start=20), ONE))
@@ -223,15 +216,15 @@ def test_memories_are_distilled_once(factory, monkeypatch):
 def test_a_killed_teacher_goes_on(engine, tmp_path):
     """Stop in the middle of the second group: the memories of the resumed run are those of the
     whole one."""
-    whole = taught(workshop(engine, group=2), "elm")
-    system = workshop(engine, tmp_path, group=2).make("elm")
+    whole = taught(make_factory(engine, group=2), "elm")
+    system = make_factory(engine, tmp_path, group=2).make("elm")
     stream, steps = system.learn(problems(6)), 0
     for record in stream:
         steps += type(record).__name__ == "Step"
         if steps == 8:  # two problems, two steps and the final check each: in the second group
             break
     stream.close()
-    again = workshop(engine, tmp_path, group=2)
+    again = make_factory(engine, tmp_path, group=2)
     assert 0 < len(again.teacher._known) < 6
     system = again.make("elm")
     list(system.learn(problems(6)))
@@ -245,8 +238,8 @@ def test_a_killed_teacher_goes_on(engine, tmp_path):
 
 
 def test_a_lesson_is_found_by_the_keys_of_the_present_embedder(engine, tmp_path):
-    taught(workshop(engine, tmp_path), "elm")
-    again = workshop(engine, tmp_path)
+    taught(make_factory(engine, tmp_path), "elm")
+    again = make_factory(engine, tmp_path)
     other, key = np.eye(7, dtype=np.float32)[3], again.key
     again.key = again.teacher._key = (
         lambda problem, kind: other if kind == "input" else key(problem, kind)
@@ -313,7 +306,7 @@ def test_untrained_routed_routes_between_the_model_alone_and_the_text(factory):
 
 def test_retrieval_compares_what_the_settings_say(engine):
     """With another key, every row that finds a past finds it by that key; elm_kv always by its own."""
-    factory, usual = workshop(engine.changed(key="kv")), workshop(engine)
+    factory, usual = make_factory(engine.changed(key="kv")), make_factory(engine)
     kinds = {n: getattr(s, "kind", None) or s.past.kind for n in ONLINE if (s := factory.make(n))}
     assert set(kinds.values()) == {"kv"} and factory.make("untrained_routed").kind == "kv"
     assert {usual.make(n).kind for n in ("elm", "elm_unrouted", "untrained_routed")} == {"input"}

@@ -25,32 +25,24 @@ from latentmem.method.rollouts import Job, sample, seed_for
 from latentmem.method.voting import rewards, vote
 from latentmem.records import LatentmemError, Problem, Step, Trace
 from tests.baseline_samples import (  # noqa: F401
+    engine,
     labelled,
+    make_factory,
+    model,
     one_thread,
     problems,
     run,
-    shared_model,
-    tiny_engine,
-    workshop,
 )
 
 VOTE6 = AnswerMode("vote", 6, 1.2)
 OFFLINE = ("offline_prompt", "offline_lora", "offline_ttrl", "offline_grpo")
 
 
-@pytest.fixture(scope="module")
-def model():
-    return shared_model()
-
-
-@pytest.fixture
-def engine(model, monkeypatch):
-    return tiny_engine(monkeypatch, model)
-
-
 @pytest.mark.parametrize("name", OFFLINE)
 def test_offline_rows_change_what_they_train_and_nothing_else(engine, name):
-    factory = workshop(engine, offline_steps=3, offline_batch=2, rates={"full": 1e-3, "lora": 1e-2})
+    factory = make_factory(
+        engine, offline_steps=3, offline_batch=2, rates={"full": 1e-3, "lora": 1e-2}
+    )
     before = [w.qkv.weight.clone() for w in engine.model.body.layers]
     system = factory.make(name)
     asked = problems(4, start=20)
@@ -70,10 +62,10 @@ def test_a_killed_fit_goes_on(engine, name, tmp_path):
     parameters in the end."""
     how = {"offline_steps": 4, "offline_batch": 2, "rates": {"full": 1e-3}}
     p = labelled(3)
-    whole = workshop(engine, **how).make(name)
+    whole = make_factory(engine, **how).make(name)
     whole.schedule = replace(whole.schedule, every=1)
     list(whole.fit(p))
-    one, two = (workshop(engine, tmp_path, **how).make(name) for _ in range(2))
+    one, two = (make_factory(engine, tmp_path, **how).make(name) for _ in range(2))
     one.schedule = two.schedule = whole.schedule
     stream = one.fit(p)
     while one.done < 2:
@@ -86,7 +78,7 @@ def test_a_killed_fit_goes_on(engine, name, tmp_path):
     assert (
         len(list((tmp_path / name).glob("*.safetensors"))) == 1 and not two.learner.optimizer.state
     ), "moments take room"
-    three = workshop(engine, tmp_path, **how).make(name)
+    three = make_factory(engine, tmp_path, **how).make(name)
     three.schedule = whole.schedule
     assert list(three.fit(p)) == [] and three.spent.tokens == whole.spent.tokens
     assert any(isinstance(r, Step) for r in three.fit(labelled(2))), "another set is another fit"
@@ -95,13 +87,13 @@ def test_a_killed_fit_goes_on(engine, name, tmp_path):
 @pytest.mark.parametrize("harm", ["cut", "gone"])
 def test_a_damaged_checkpoint_is_one_sentence(engine, tmp_path, harm):
     how = {"offline_steps": 1, "offline_batch": 2}
-    list(workshop(engine, tmp_path, **how).make("offline_prompt").fit(labelled(2)))
+    list(make_factory(engine, tmp_path, **how).make("offline_prompt").fit(labelled(2)))
     (file,) = (tmp_path / "offline_prompt").glob("*.safetensors")
     file.unlink() if harm == "gone" else file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(
         LatentmemError, match=r"offline_prompt cannot be read .*: delete that folder to learn again"
     ):
-        list(workshop(engine, tmp_path, **how).make("offline_prompt").fit(labelled(2)))
+        list(make_factory(engine, tmp_path, **how).make("offline_prompt").fit(labelled(2)))
 
 
 def test_a_checkpoint_that_cannot_be_written_is_one_sentence(engine, tmp_path):
@@ -111,21 +103,21 @@ def test_a_checkpoint_that_cannot_be_written_is_one_sentence(engine, tmp_path):
         match=r"step1.safetensors cannot be written \(.*\): make room or give another folder",
     ):
         list(
-            workshop(engine, tmp_path, offline_steps=1, offline_batch=2)
+            make_factory(engine, tmp_path, offline_steps=1, offline_batch=2)
             .make("offline_prompt")
             .fit(labelled(2))
         )
 
 
 def test_every_problem_has_its_turn(engine):
-    system = workshop(engine, offline_batch=4).make("offline_prompt")
+    system = make_factory(engine, offline_batch=4).make("offline_prompt")
     given = problems(6)
     turns = [p.id for step in (1, 2, 3) for p in system._turn(given, step)]
     assert (
         sorted(turns[:6]) == sorted(turns[6:]) == sorted(p.id for p in given)
         and turns[:6] != turns[6:]
     )
-    other = workshop(engine, offline_batch=4).make("offline_ttrl")
+    other = make_factory(engine, offline_batch=4).make("offline_ttrl")
     assert [p.id for step in (1, 2, 3) for p in other._turn(given, step)] == turns
 
 
@@ -134,7 +126,7 @@ def test_every_problem_has_its_turn(engine):
 )
 def test_no_step_holds_a_problem_twice_and_each_comes_once_in_every_turn(engine, n, batch):
     """Two groups of one problem in a step would have the same rollouts."""
-    system = workshop(engine, offline_batch=batch).make("offline_prompt")
+    system = make_factory(engine, offline_batch=batch).make("offline_prompt")
     given, size = problems(n), min(batch, n)
     turns = [[p.id for p in system._turn(given, step)] for step in range(1, 3 * n + 1)]
     assert all(len(turn) == size == len(set(turn)) for turn in turns)
@@ -152,7 +144,7 @@ def test_no_step_holds_a_problem_twice_and_each_comes_once_in_every_turn(engine,
 
 def test_grpo_learns_from_the_truth_and_says_so(engine, monkeypatch):
     """Its rewards are the truth's; the others' are the majority's. Without labels it refuses."""
-    system = workshop(engine, offline_steps=2).make("offline_grpo")
+    system = make_factory(engine, offline_steps=2).make("offline_grpo")
     assert system.needs_labels
     given = labelled(4)
     seen = {}
@@ -171,14 +163,14 @@ def test_grpo_learns_from_the_truth_and_says_so(engine, monkeypatch):
         and any(sum(w) for w, _ in seen.values())
     )
     with pytest.raises(LatentmemError, match="has none: give it an answer"):
-        list(workshop(engine).make("offline_grpo").fit([Problem("What is 1 + 1?")]))
+        list(make_factory(engine).make("offline_grpo").fit([Problem("What is 1 + 1?")]))
     with pytest.raises(LatentmemError, match="no problems to learn from"):
-        list(workshop(engine).make("offline_prompt").fit([]))
+        list(make_factory(engine).make("offline_prompt").fit([]))
 
 
 def test_a_batch_of_one_is_a_single_memorys_gradient(engine, model):
     """offline_prompt on one problem takes the step that policy_gradient says."""
-    factory = workshop(engine)
+    factory = make_factory(engine)
     for problem in problems(12):
         system = Offline(
             "offline_prompt",
@@ -214,7 +206,7 @@ def test_a_batch_of_one_is_a_single_memorys_gradient(engine, model):
 
 
 def test_lora_memories_answer_with_their_own_adapter(engine):
-    factory = workshop(engine, rates={"lora": 0.03})
+    factory = make_factory(engine, rates={"lora": 0.03})
     system = factory.make("elm_lora")
     list(system.learn(problems(8)))
     assert len(system.ids) >= 2
@@ -247,7 +239,7 @@ def test_a_learners_model_is_told_apart(engine):
 
 def test_a_soft_prompt_stays_within_its_trust_region_and_tells_how_far_it_is(engine, tmp_path):
     def shifts(name, folder=None, **settings):
-        factory = workshop(
+        factory = make_factory(
             engine.changed(**settings),
             folder,
             offline_steps=3,
@@ -261,7 +253,7 @@ def test_a_soft_prompt_stays_within_its_trust_region_and_tells_how_far_it_is(eng
     assert far[-1] == shift(free.learner.soft.detach(), free.learner.start) and max(far) > 0.01
     near = shifts("offline_prompt", tmp_path, max_shift=0.01)
     assert max(near[1]) == pytest.approx(0.01, rel=1e-4)
-    again = workshop(
+    again = make_factory(
         engine.changed(max_shift=0.01),
         tmp_path,
         offline_steps=3,
@@ -284,7 +276,7 @@ def test_a_gradient_that_is_not_finite_is_refused_and_said(engine, monkeypatch):
         return [float("nan")] * len(lots)
 
     monkeypatch.setattr(PromptLearner, "gradient", broken)
-    system = workshop(engine, offline_steps=3).make("offline_prompt")
+    system = make_factory(engine, offline_steps=3).make("offline_prompt")
     steps = [s for s in system.fit(problems(4)) if isinstance(s, Step)]
     refused = [s for s in steps if s.note == "the gradient was not finite"]
     assert (
@@ -296,7 +288,7 @@ def test_a_gradient_that_is_not_finite_is_refused_and_said(engine, monkeypatch):
 
 
 def test_lessons_of_another_device_or_arithmetic_are_other_lessons(engine, model, monkeypatch):
-    factory, (problem,) = workshop(engine), problems(1)
+    factory, (problem,) = make_factory(engine), problems(1)
     offline = factory.make("offline_prompt")
 
     def names():

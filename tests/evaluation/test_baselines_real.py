@@ -18,7 +18,7 @@ from latentmem.evaluation.baselines.sampler import Ask, Sampler
 from latentmem.evaluation.results import ONE, AnswerMode
 from latentmem.method.grpo import RolloutGroup
 from latentmem.records import Step
-from tests.baseline_samples import labelled, problems, run, tiny_engine, workshop
+from tests.baseline_samples import labelled, make_factory, problems, run, tiny_engine
 
 pytestmark = pytest.mark.real
 
@@ -36,7 +36,7 @@ def factory(model):
     """One for all rows, as in a run: what they share is sampled and distilled once."""
     with pytest.MonkeyPatch.context() as patch:
         engine = tiny_engine(patch, model, rollouts=4, steps=1, max_new_tokens=10)
-        yield workshop(
+        yield make_factory(
             engine, rows=16, offline_steps=1, offline_batch=2, votes=6, rates={"full": 1e-5}
         )
 

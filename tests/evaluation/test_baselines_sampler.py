@@ -17,30 +17,21 @@ from latentmem.records import LatentmemError, Problem
 from tests.baseline_samples import (  # noqa: F401
     QUICK,
     bare,
+    engine,
+    make_factory,
+    model,
     one_thread,
     problems,
-    shared_model,
     tiny_engine,
-    workshop,
 )
 from tests.tiny import tiny_model
 
 VOTE6 = AnswerMode("vote", 6, 1.2)
 
 
-@pytest.fixture(scope="module")
-def model():
-    return shared_model()
-
-
-@pytest.fixture
-def engine(model, monkeypatch):
-    return tiny_engine(monkeypatch, model)
-
-
 @pytest.fixture
 def factory(engine):
-    return workshop(engine)
+    return make_factory(engine)
 
 
 def test_sampler_gives_the_plain_samples(factory, model):
@@ -79,11 +70,11 @@ def test_batches_hold_no_more_rows_than_allowed(engine, monkeypatch):
 
 def test_a_hit_costs_what_the_miss_cost(engine, tmp_path):
     """Whether remembered in the process or on disk, replies and costs are equal, seconds included."""
-    first = workshop(engine, tmp_path)
+    first = make_factory(engine, tmp_path)
     a = list(first.make("zero_shot").reply(problems(3), VOTE6))
     size = (tmp_path / "rollouts.jsonl").stat().st_size
     assert list(first.make("zero_shot").reply(problems(3), VOTE6)) == a
-    assert list(workshop(engine, tmp_path).make("zero_shot").reply(problems(3), VOTE6)) == a
+    assert list(make_factory(engine, tmp_path).make("zero_shot").reply(problems(3), VOTE6)) == a
     assert (tmp_path / "rollouts.jsonl").stat().st_size == size
     assert a[0].cost.seconds > 0
 
@@ -146,7 +137,7 @@ def test_a_half_written_line_is_dropped(tmp_path):
 def test_a_killed_sampling_goes_on_with_the_same_batches(engine, tmp_path):
     """Cut the file at every place a kill could: the replies of the resumed run are those of the
     whole one."""
-    whole = workshop(engine, tmp_path / "whole")
+    whole = make_factory(engine, tmp_path / "whole")
     want = [bare(r) for r in whole.make("zero_shot").reply(problems(5), VOTE6)]
     data = (tmp_path / "whole" / "rollouts.jsonl").read_bytes()
     ends = [i + 1 for i, byte in enumerate(data) if byte == 10]
@@ -156,7 +147,8 @@ def test_a_killed_sampling_goes_on_with_the_same_batches(engine, tmp_path):
         folder.mkdir()
         (folder / "rollouts.jsonl").write_bytes(data[:cut])
         assert [
-            bare(r) for r in workshop(engine, folder).make("zero_shot").reply(problems(5), VOTE6)
+            bare(r)
+            for r in make_factory(engine, folder).make("zero_shot").reply(problems(5), VOTE6)
         ] == want
         assert (folder / "rollouts.jsonl").read_bytes().count(b"\n") == 3
 
@@ -194,7 +186,9 @@ def test_what_the_disk_refuses_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_a_problem_that_the_model_cannot_read_is_named(monkeypatch):
-    factory = workshop(tiny_engine(monkeypatch, tiny_model(seed=5, max_position_embeddings=260)))
+    factory = make_factory(
+        tiny_engine(monkeypatch, tiny_model(seed=5, max_position_embeddings=260))
+    )
     with pytest.raises(
         LatentmemError,
         match=r"Problem long makes a prompt of \d+ tokens and the model reads and writes 260",

@@ -15,14 +15,14 @@ from latentmem.evaluation import protocols, sweep
 from latentmem.evaluation.datasets import DataSet
 from latentmem.method import distillation
 from latentmem.records import LatentmemError, Step
-from tests.baseline_samples import problems, tiny_engine, workshop
+from tests.baseline_samples import make_factory, problems, tiny_engine
 
 RECIPES = {"as is": {}, "fast": {"learning_rate": 0.05, "steps": 1}}
 
 
 @pytest.fixture
 def factory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    return workshop(tiny_engine(monkeypatch), tmp_path / "cache", group=2)
+    return make_factory(tiny_engine(monkeypatch), tmp_path / "cache", group=2)
 
 
 def toys(n: int) -> DataSet:
