@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import gradio as gr
+from gradio.context import Context
 from pydantic import TypeAdapter, ValidationError
 
 from ..bank import notes as bank_notes
@@ -41,6 +42,7 @@ from .runs import SORRY, Run
 from .session import (
     AppSession,
     answer_records,
+    at_once,
     distil_records,
     exclusively,
     family,
@@ -676,7 +678,8 @@ def register(session: AppSession) -> None:
     queue."""
     fns = Endpoints(session)
     for name in WORK:
-        gr.api(getattr(fns, name), api_name=name, **MODEL)
+        gr.api(endpoint := getattr(fns, name), api_name=name, **MODEL)
+        Context.root_block.fns[max(Context.root_block.fns)].validator = at_once(session, endpoint)
     for name in QUICK:
         gr.api(getattr(fns, name), api_name=name)
     file = gr.File(visible=False, label="file")

@@ -525,6 +525,28 @@ def bind(fn: Callable[..., Any], desk: AppSession, own: bool = True) -> Callable
     return bound
 
 
+def at_once(session: AppSession, endpoint: Callable[..., Any]) -> Callable[..., Any] | None:
+    """What gradio asks before a call of the endpoint queues: can its problem be asked? None where
+    the endpoint takes no problem."""
+    import gradio as gr
+
+    signature = inspect.signature(endpoint)
+    if "problem" not in signature.parameters:
+        return None
+
+    @functools.wraps(endpoint)
+    def validator(*args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        asked, wrong = signature.bind(*args, **kwargs).arguments, ""
+        mine = session.at(asked.pop("request", None))
+        try:
+            mine.problem(str(asked["problem"] or ""))
+        except LatentmemError as e:
+            wrong = str(e)
+        return [gr.validate(not wrong, wrong), *[gr.validate(True, "")] * (len(asked) - 1)]
+
+    return validator
+
+
 def exclusively(session: AppSession, records: Iterator[Any]) -> Iterator[Any]:
     """A stream that uses the model, once no other does: a run whose page is being reloaded has left
     gradio's queue."""

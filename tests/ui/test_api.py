@@ -4,6 +4,7 @@ tools."""
 from __future__ import annotations
 
 import json
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -322,6 +323,32 @@ def test_a_client_solves_distils_and_sends_files(client: Any, tmp_path: Path) ->
     assert zipfile.is_zipfile(peft)
     with pytest.raises(Exception, match="The problem is empty"):
         client.predict(" ", api_name="/solve")
+
+
+@pytest.mark.parametrize("name", ["solve", "think", "distil", "search"])
+def test_an_invalid_problem_is_refused_before_it_queues(
+    client: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Behind a distillation it would wait for minutes."""
+    reached, go, old = threading.Event(), threading.Event(), FakeEngine.distil
+
+    def slow(self: FakeEngine, *args: Any, **how: Any) -> Iterator[Any]:
+        reached.set()
+        go.wait(30)
+        yield from old(self, *args, **how)
+
+    monkeypatch.setattr(FakeEngine, "distil", slow)
+    job = client.submit(ANN, steps=1, keep=False, api_name="/distil")
+    try:
+        assert reached.wait(20)
+        more = {"memory_id": "m0"} if name == "think" else {}
+        for problem, words in ((" ", "The problem is empty"), ("x" * 9999, "characters and the")):
+            with pytest.raises(Exception, match=words):
+                client.predict(problem, **more, api_name=f"/{name}")
+        assert not job.done()
+    finally:
+        go.set()
+        job.result(30)
 
 
 def test_whatever_json_a_client_sends_is_answered_in_a_sentence(client: Any) -> None:
