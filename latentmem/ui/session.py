@@ -36,7 +36,7 @@ from ..records import (
     Vote,
 )
 from . import hosting
-from .runs import SORRY, Run, follow, watch
+from .runs import SORRY, Run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,15 +70,12 @@ class Visit:
 
     runs: dict[str, Run] = field(default_factory=dict)
     pending: Distilled | None = None  # waits for keep or discard
-    columns: list[tuple[str, Vote]] = field(
-        default_factory=list
-    )  # the counterfactual, side by side
-    trials: list[tuple[str, Vote, Vote]] = field(
-        default_factory=list
-    )  # problem, vote before and after the distillation
-    near: list[str] = field(
-        default_factory=list
-    )  # examples like the problem that was distilled, the nearest first
+    # the counterfactual, side by side
+    columns: list[tuple[str, Vote]] = field(default_factory=list)
+    # problem, vote before and after the distillation
+    trials: list[tuple[str, Vote, Vote]] = field(default_factory=list)
+    # examples like the problem that was distilled, the nearest first
+    near: list[str] = field(default_factory=list)
     star: QueryPoint | None = None  # the problem on the map
     looked: bool = False  # a memory was opened since the page was loaded
     session: AppSession | None = None  # an own one, with an own bank, in a shared app
@@ -132,9 +129,8 @@ class Visits:
         self._live: OrderedDict[str, Visit] = OrderedDict()
         self._parked: OrderedDict[str, Visit] = OrderedDict()
         self._lock = threading.RLock()
-        self._timer: tuple[float, threading.Timer] | None = (
-            None  # when it sweeps, if nobody calls until then
-        )
+        # when it sweeps, if nobody calls until then
+        self._timer: tuple[float, threading.Timer] | None = None
 
     def __len__(self) -> int:
         return len(self._live) + len(self._parked)
@@ -166,9 +162,8 @@ class Visits:
             self.sweep()
             visit = self._parked.pop(token, None)
             for other in [n for n, v in self._live.items() if v.token == token and n != name]:
-                visit = self._live.pop(
-                    other
-                )  # the new page may come before the end of the old one is noticed
+                # the new page may come before the end of the old one is noticed
+                visit = self._live.pop(other)
                 visit.forsake()
             fresh = self._live.get(name)
             if visit is None:
@@ -234,9 +229,8 @@ class Visits:
                     for name, v in where.items()
                     if v is not but
                 ]
-                where, name, _ = min(
-                    all_, key=lambda x: self._loses(x[0], x[2])
-                )  # the first of equals
+                # the first of equals
+                where, name, _ = min(all_, key=lambda x: self._loses(x[0], x[2]))
                 where.pop(name).free()
 
     def _loses(self, where: Mapping[str, Visit], visit: Visit) -> tuple[bool, bool, bool]:
@@ -247,7 +241,7 @@ class Visits:
 
 # ---------- Loads the models while the first visitor reads, so that Solve need not wait for them.
 
-_log_warming = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 LOOK = 0.25  # seconds between two looks at the progress
 
 
@@ -282,7 +276,7 @@ class Warming:
         except LatentmemError as e:
             self.error = str(e)
         except Exception:
-            _log_warming.exception("the models could not be loaded")
+            log.exception("the models could not be loaded")
             self.error = SORRY
 
     def follow(self, engine: Engine) -> Iterator[Status]:
@@ -304,32 +298,12 @@ class Warming:
         yield from engine.load()
 
 
-__all__ = [
-    "AppSession",
-    "QueryPoint",
-    "Run",
-    "Visit",
-    "answer_records",
-    "attempt",
-    "bind",
-    "distil_records",
-    "exclusively",
-    "family",
-    "follow",
-    "load_examples",
-    "nearest_examples",
-    "ready_engine",
-    "star_of",
-    "think_records",
-    "tried",
-    "watch",
-]
-log = logging.getLogger(__name__)
+# ---------- The session: the engine and the visitors, and what a run is made of.
+
 T = TypeVar("T")
 EXAMPLES = example("problems.jsonl")
-EXPORTS_KEPT = (
-    2  # of each kind: the newest, and the one before, which may still be on its way to a browser
-)
+# of each kind: the newest, and the one before, which may still be on its way to a browser
+EXPORTS_KEPT = 2
 FALLBACK = (
     Problem(
         "A shop sells pens at $3 each. Mia buys 4 pens and pays with a $20 note. How much change "
@@ -352,9 +326,8 @@ class AppSession:
         self.visits, self.warming = Visits(), Warming()
         self.example_keys: dict[str, Any] = {}  # text -> its key; filled at first use
         self.keys_lock = threading.Lock()
-        self.full: Callable[[], bool] = (
-            lambda: False
-        )  # whether gradio's queue takes no more; the layout knows
+        # whether gradio's queue takes no more; `app.build` knows
+        self.full: Callable[[], bool] = lambda: False
         self.model_work = threading.Lock()  # one piece of model work at a time, whoever asks for it
         self.app: AppSession | None = None  # of a visitor's own session: that of the app
         self._own()
@@ -631,11 +604,8 @@ def star_of(engine: Engine, problem: Problem) -> QueryPoint:
 def tried(session: AppSession, r: Receipt) -> MemoryInfo | None:
     """What the bank knows of the memory that was tried for an answer; None without one, or when it
     is gone."""
-    return (
-        attempt(lambda: session.engine.bank.info(r.used.memory_id))[0]
-        if r.used is not None
-        else None
-    )  # type: ignore[union-attr]
+    used = r.used
+    return attempt(lambda: session.engine.bank.info(used.memory_id))[0] if used else None
 
 
 def attempt(action: Callable[[], Any]) -> tuple[Any, str]:

@@ -194,8 +194,8 @@ def test_at_most_eight_pictures_a_second() -> None:
             time.sleep(0.001)
             yield Delta(0, str(i))
 
-    run, began = visits.Run(), time.monotonic()
-    drawn = sum(1 for _ in visits.follow(records(), run))
+    run, began = runs.Run(), time.monotonic()
+    drawn = sum(1 for _ in runs.follow(records(), run))
     assert drawn <= (time.monotonic() - began) / runs.REFRESH + 1
     assert run.scene.rows["zero_shot", 0].text.endswith("299")
 

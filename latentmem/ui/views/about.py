@@ -236,9 +236,8 @@ def model_facts(s: Settings, most: Mapping[str, int]) -> Markup:
             "are far "
             "higher.</p>"
         ).format(limits)
-    checked = (
-        ", checked against its known checksum" if s.model in MODELS else ""
-    )  # others are fetched as the hub has them
+    # other models are fetched as the hub has them
+    checked = ", checked against its known checksum" if s.model in MODELS else ""
     return Markup(
         '<section><h2>The model</h2>{}<p class="hint">It is fetched at first use{}, and kept in a '
         "cache. After that "
@@ -292,9 +291,9 @@ def header_facts(
     if ready:
         state = "ready"
     elif status is not None:
-        text = status.text.replace(f"{s.model} into memory", "the model").replace(
-            " into memory", ""
-        )  # here a word for more
+        # "memory" means something else here
+        text = status.text.replace(f"{s.model} into memory", "the model")
+        text = text.replace(" into memory", "")
         state = text.replace(s.model, "").replace("  ", " ").strip()
         if status.total > 0:
             bar = Markup(
