@@ -416,8 +416,7 @@ def _near(near: Sequence[Hit], space: str) -> Markup:
         ]
     )
     return Markup(
-        '<h3>Nearest memories</h3><p class="hint">By {}; open one to go there.</p><ol '
-        'class="hits">{}</ol>'
+        '<h3>Nearest memories</h3><p class="hint">By {}.</p><ol class="hits">{}</ol>'
     ).format(by, items)
 
 

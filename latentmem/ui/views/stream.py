@@ -184,7 +184,7 @@ def standings_table(feed: Feed) -> Markup:
         "problem</th><th>Time a problem</th></tr></thead><tbody>{}</tbody></table></div>"
         '<p class="hint">Coverage: how often an experience was near enough to be tried. Right '
         "side chosen: where the model alone "
-        "and the memory disagreed and one was right, how often the router took it.</p>"
+        "and the memory disagreed, how often the router took the side that was right.</p>"
     ).format(join(rows))
 
 
