@@ -93,6 +93,12 @@ class Page:
         self.driver.get(url)
         self.until(BUILT)
 
+    def open_anew(self, url: str) -> None:
+        """Opens the app as a first visitor: nothing of the test before comes back."""
+        self.driver.get(f"{url}manifest.json")  # a page of the same origin without our scripts
+        self.run("sessionStorage.clear()")
+        self.open(url)
+
     def reload(self) -> list[str]:
         """Presses the browser's reload; gives the errors from before it, without gradio's complaint
         of being interrupted."""

@@ -352,7 +352,7 @@ def test_a_full_queue_says_so_and_does_not_strand_the_page(page: Page, tmp_path:
 def test_a_comparison_can_be_stopped_and_the_keyboard_keeps_its_place(
     page: Page, slow_url: str
 ) -> None:
-    page.open(slow_url)
+    page.open_anew(slow_url)
     page.write("#lm-problem textarea", ZOE)
     page.click("#lm-solve")
     page.until(
