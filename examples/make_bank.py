@@ -1,11 +1,11 @@
 """Distils the memories that the app starts with: `python examples/make_bank.py` writes
 examples/bank.zip.
 
-Some problems of each family of problems.jsonl, a few in one batch. It takes minutes a memory on two
-cores and may be stopped at any time: what is done is kept in the work folder, and the next start
-goes on from there. A problem that teaches nothing is noted, too, and not tried again. The bank that
-is there was made with `LATENTMEM_STEPS=5 python examples/make_bank.py --each 1 --batch 13`: 6 of 13
-problems gave a memory, in 18 minutes.
+Some problems of each family of problems.jsonl, a few in one batch. A memory takes minutes on two
+cores. The script may be stopped at any time: what is done stays in the work folder, and the next
+start continues from there. A problem that teaches nothing is noted too, and not tried again. The
+bank that is there was made with `LATENTMEM_STEPS=5 python examples/make_bank.py --each 1 --batch
+13`: 6 of 13 problems gave a memory, in 18 minutes.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Made:
 
 
 def whole(top: int, bottom: int) -> int | None:
-    """top / bottom when it is a whole number, else None: the draw is thrown away."""
+    """top / bottom if it is a whole number, else None, and the numbers are drawn again."""
     return top // bottom if bottom > 0 and top % bottom == 0 else None
 
 
@@ -59,8 +59,8 @@ def positive(value: int | None) -> int | None:
 
 
 def change(n: int, price: int, other: int, paid: int) -> int | None:
-    """Nobody hands over a second note when the first is enough, so the change is less than half of
-    what was paid."""
+    """The change is less than half of what was paid: nobody hands over a second note when the first
+    is enough."""
     left = paid - n * price - other
     return left if 0 < left < paid / 2 else None
 
@@ -122,19 +122,19 @@ def people(rng: random.Random) -> dict[str, str]:
     return words
 
 
-def tell(
-    family: str, wording: int, rng: random.Random, told: set[str]
+def draw(
+    family: str, wording: int, rng: random.Random, seen: set[str]
 ) -> tuple[str, int, dict[str, int]]:
-    """A new statement, its answer and its numbers. Numbers that give no sensible answer are thrown
-    away."""
+    """A new statement, its answer and its numbers. Draws again until the numbers give a sensible
+    answer."""
     statement, ranges = WORDINGS[family][wording % len(WORDINGS[family])]
     for _ in range(DRAWS):
         numbers = {name: rng.choice(values) for name, values in ranges.items()}
         answer = FAMILIES[family](**numbers)
         if answer is not None and answer >= 0:
             problem = statement.format(**numbers, **people(rng))
-            if problem not in told:
-                told.add(problem)
+            if problem not in seen:
+                seen.add(problem)
                 return problem, answer, numbers
     raise AssertionError(f"no more sensible numbers for {family} in {ranges}")
 
@@ -142,11 +142,11 @@ def tell(
 def make(seed: int = SEED, per_family: int = PER_FAMILY) -> list[Made]:
     """All problems, families interleaved, no statement twice."""
     made: list[Made] = []
-    told: set[str] = set()
+    seen: set[str] = set()
     for family in FAMILIES:
         rng = random.Random(f"{seed}/{family}")
         for i in range(per_family):
-            made.append(Made(f"{family}-{i + 1}", family, *tell(family, i, rng, told)))
+            made.append(Made(f"{family}-{i + 1}", family, *draw(family, i, rng, seen)))
     return sorted(
         made, key=lambda m: int(m.id.rsplit("-", 1)[1])
     )  # stable: keeps the families' order within a round

@@ -135,7 +135,7 @@ def _budgets(run: Run, rows: Sequence[Row]) -> str:
     found = {name: value for row in rows for name, value in budget(run, row.system).items()}
     sentences = {
         "votes": " vote_n has {} traces.",
-        "offline_steps": " The offline rows took {} gradient steps.",
+        "offline_steps": " The offline systems took {} gradient steps.",
     }
     text = "".join(sentences[name].format(value) for name, value in found.items())
     made = run.config.get("made", {})

@@ -100,7 +100,7 @@ def test_the_budgets_of_rows_can_be_given_and_belong_to_the_run(terminal: Termin
         rows["vote_n"]["settings"]["votes"] == 3
         and rows["offline_prompt"]["settings"]["offline_steps"] == 2
     )
-    assert "vote_n has 3 traces. The offline rows took 2 gradient steps." in Path(
+    assert "vote_n has 3 traces. The offline systems took 2 gradient steps." in Path(
         "x/report.md"
     ).read_text().replace("\\", "")
     assert "vote\\_n (N = 3)" in evidence.markdown(list(rows.values()))
