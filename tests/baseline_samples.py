@@ -140,7 +140,8 @@ def bare(reply: Reply) -> Reply:
 
 
 def labelled(n: int) -> list[Problem]:
-    """Problems with a truth that the stand-in extractor, which answers 0, 1 or 2, at times meets."""
+    """Problems with a truth that the stand-in extractor, which answers 0, 1 or 2, at times
+    meets."""
     return [Problem(p.text, answer="1") for p in problems(n)]
 
 

@@ -40,8 +40,9 @@ def save_peft(
 
     `base_model` goes where PEFT looks for the base model (a hub id or a folder). PEFT warns about
     configuration it does not know, so the fingerprint, the text the prompt started from and the
-    problem it was made for travel in the safetensors header. Raises LatentmemError when the array is not a finite matrix, when the
-    folder holds an adapter that is not ours, or when it cannot be written.
+    problem it was made for travel in the safetensors header. Raises LatentmemError when the array
+    is not a finite matrix, when the folder holds an adapter that is not ours, or when it cannot be
+    written.
     """
     prompt = np.ascontiguousarray(array, dtype="<f4")
     if prompt.ndim != 2 or 0 in prompt.shape or not np.isfinite(prompt).all():
@@ -92,9 +93,10 @@ def load_peft(folder: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
     """The soft prompt, float32 [virtual tokens, hidden], and what is known of it, from a PEFT
     prompt-tuning adapter.
 
-    The second value holds `base_model`, `model_fingerprint`, `init_text` and `problem` ("" where the
-    adapter does not say). Reads safetensors only, never a pickle and never the hub. Raises LatentmemError
-    when the folder holds no prompt-tuning adapter, or one whose parts do not fit together.
+    The second value holds `base_model`, `model_fingerprint`, `init_text` and `problem` ("" where
+    the adapter does not say). Reads safetensors only, never a pickle and never the hub. Raises
+    LatentmemError when the folder holds no prompt-tuning adapter, or one whose parts do not fit
+    together.
     """
     folder = Path(folder)
     config = _config(folder / CONFIG)

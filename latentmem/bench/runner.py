@@ -73,7 +73,9 @@ class Worker:
 
     def __init__(self, spec: str, work: Workload) -> None:
         self.spec = spec
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._errors = tempfile.TemporaryFile(  # noqa: SIM115 - closed with the worker
+            "w+", encoding="utf-8", errors="replace"
+        )
         self._process = subprocess.Popen(
             [sys.executable, "-m", "latentmem.bench.runner", spec, work.to_json()],
             stdin=subprocess.PIPE,

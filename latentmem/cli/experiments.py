@@ -166,7 +166,7 @@ def _suite(name: str, changes: dict[str, Any], forms: tuple[str, ...]) -> Suite:
     suite = replace(suite_named(name), **changes)
     if "systems" in changes:
         suite = replace(suite, online=())
-    return replace(suite, modes={name: forms for name in suite.systems}) if forms else suite
+    return replace(suite, modes=dict.fromkeys(suite.systems, forms)) if forms else suite
 
 
 def _run_options(suite: Suite, out: Path, sweep: Path | None, **given: Any) -> RunOptions:

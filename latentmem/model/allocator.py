@@ -13,7 +13,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from ..records import LatentmemError
 
-P, Y, R = ParamSpec("P"), TypeVar("Y"), TypeVar("R")
+P = ParamSpec("P")
+Y = TypeVar("Y")
+R = TypeVar("R")
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # names of glibc's mallopt
 LARGEST = 2**30

@@ -268,8 +268,9 @@ TEMPLATE = f"""<div class="lm-map">
 <span class="group"><button type="button" data-layer="labels" aria-pressed="true">Names</button>
 <button type="button" data-layer="density" aria-pressed="false">Density</button></span>
 </div>
-<div class="lm-stage"><div class="lm-figure" tabindex="0" role="application" aria-label="Map of the memories"
- aria-describedby="lm-map-keys"></div><div class="lm-tip" hidden></div><p class="lm-wait" role="status">Drawing the map…</p></div>
+<div class="lm-stage"><div class="lm-figure" tabindex="0" role="application"
+ aria-label="Map of the memories" aria-describedby="lm-map-keys"></div><div class="lm-tip"
+ hidden></div><p class="lm-wait" role="status">Drawing the map…</p></div>
 <div class="lm-legend"></div>
 <p class="lm-keys" id="lm-map-keys">{KEYS}</p>
 <p class="sr-only" aria-live="polite"></p>

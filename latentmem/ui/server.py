@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from ..engine import Engine
 
-# ---------- The map of a page that opens on it, beside gradio's own way: gradio's page takes a second until it can ask for anything,
+# ---------- The map of a page that opens on it, beside gradio's own way: gradio's page takes a
+# second until it can ask for anything,
 
 # no file's name: gradio would compress it anew for every visitor, before the first byte
 ADDRESS = "latentmem/map"

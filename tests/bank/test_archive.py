@@ -397,7 +397,8 @@ def test_a_full_disk_leaves_no_half_archive(
         bank.import_zip(tmp_path / "none.zip")
 
 
-# ------------------------------------------------------------------ what may be replaced and brought in
+# ------------------------------------------------------------------ what may be replaced and
+# brought in
 def test_an_export_replaces_an_archive_and_no_other_file(tmp_path: Path) -> None:
     other = tmp_path / "bank.sqlite"
     other.write_bytes(b"SQLite format 3\x00 and much more")

@@ -1,5 +1,5 @@
-"""The file behind a bank: what damage, another process, a full disk, a stranger or kill -9 do to it.
-Each ends in one sentence, and nothing acknowledged is lost.
+"""The file behind a bank: what damage, another process, a full disk, a stranger or kill -9 do to
+it. Each ends in one sentence, and nothing acknowledged is lost.
 
 LATENTMEM_KILLS sets the number of kills (12 in the quick suite). A child puts memories, events and
 receipts and tells each id only after the call returned. The parent kills it at a random moment,

@@ -17,7 +17,8 @@ from latentmem.bench.workloads import PeerMissing, Workload
 from latentmem.records import LatentmemError, Status
 from tests.bench.test_workloads import TINY
 
-# ---------- Runs of the bench over workers that are scripted: turns, peers that are missing, dtypes, what is done already.
+# ---------- Runs of the bench over workers that are scripted: turns, peers that are missing,
+# dtypes, what is done already.
 
 
 class Scripted:
@@ -260,7 +261,8 @@ def test_the_command(
     assert done.exit_code == 1 and "There is no row 'nothing'" in done.stderr
 
 
-# ---------- The file of a report: rows of one kind and one machine, each with the versions it was measured with; its table.
+# ---------- The file of a report: rows of one kind and one machine, each with the versions it was
+# measured with; its table.
 
 
 RESULTS = Path(__file__).parents[2] / "assets" / "results"

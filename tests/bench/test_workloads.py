@@ -21,7 +21,8 @@ from latentmem.bench.workloads import PeerMissing, Side, Workload
 from latentmem.records import LatentmemError, Status, Step, Trace
 from tests.tiny import tiny_hf, tiny_model
 
-# ---------- The bench: every measurer of our side runs on a tiny model, the sums of the report, peers that are missing.
+# ---------- The bench: every measurer of our side runs on a tiny model, the sums of the report,
+# peers that are missing.
 
 
 TINY = Workload(
@@ -243,7 +244,8 @@ def test_every_series_runs_and_is_drawn(
         scale.chosen(["x"])
 
 
-# ---------- The peers do the work that they would do without us: no more, and with threads that wait in their own way.
+# ---------- The peers do the work that they would do without us: no more, and with threads that
+# wait in their own way.
 
 
 def test_the_peer_with_a_soft_prompt_decodes_one_token_a_step() -> None:
@@ -302,7 +304,8 @@ def test_a_peer_waits_as_without_us_or_as_a_person_set_it(
         assert environ == after
 
 
-# ---------- The profile of rollouts and of a gradient step, on the tiny random model; how a figure is drawn.
+# ---------- The profile of rollouts and of a gradient step, on the tiny random model; how a figure
+# is drawn.
 
 
 def test_parts_are_profiled_and_replace_those_of_an_earlier_run(

@@ -1,5 +1,5 @@
-"""The command line over an engine that needs no model: exit codes, what goes to which stream, options,
-and the commands about the bank."""
+"""The command line over an engine that needs no model: exit codes, what goes to which stream,
+options, and the commands about the bank."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ from latentmem.settings import Settings
 from tests.cli_samples import HIT, ONE, RECEIPT, STEP, TRACES, VOTE, FakeEngine, Terminal, memory
 from tests.fake_engine import fake_step
 
-# ---------- The command line over an engine that needs no model: exit codes, what goes to which stream, options.
+# ---------- The command line over an engine that needs no model: exit codes, what goes to which
+# stream, options.
 
 
 ROOT = Path(__file__).parents[2]

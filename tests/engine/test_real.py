@@ -64,7 +64,8 @@ def test_vote_of_the_default_model_is_right(default):
 
 
 def test_learn_then_answer_a_neighbour(default):
-    """Solve, distil, answer a neighbour, read and replay the receipt: the whole way of one memory."""
+    """Solve, distil, answer a neighbour, read and replay the receipt: the whole way of one
+    memory."""
     engine = default.changed(
         rollouts=4, steps=2, gate_votes=1, gate_lead=0, max_new_tokens=160, temperature=1.0
     )

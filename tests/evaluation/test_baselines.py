@@ -35,7 +35,8 @@ from tests.baseline_samples import (  # noqa: F401  # noqa: F401
 )
 from tests.tiny import tiny_model
 
-# ---------- The rows of the comparison on a tiny random model: what is shared, what is resumed, what is never seen.
+# ---------- The rows of the comparison on a tiny random model: what is shared, what is resumed,
+# what is never seen.
 
 
 VOTE6 = AnswerMode("vote", 6, 1.2)
@@ -305,7 +306,8 @@ def test_untrained_routed_routes_between_the_model_alone_and_the_text(factory):
 
 
 def test_retrieval_compares_what_the_settings_say(engine):
-    """With another key, every row that finds a past finds it by that key; elm_kv always by its own."""
+    """With another key, every row that finds a past finds it by that key; elm_kv always by its
+    own."""
     factory, usual = make_factory(engine.changed(key="kv")), make_factory(engine)
     kinds = {n: getattr(s, "kind", None) or s.past.kind for n in ONLINE if (s := factory.make(n))}
     assert set(kinds.values()) == {"kv"} and factory.make("untrained_routed").kind == "kv"
@@ -321,7 +323,8 @@ def test_retrieval_compares_what_the_settings_say(engine):
     )
 
 
-# ---------- The rows that put the past into the context: what they keep, how it is shown, what reading it costs.
+# ---------- The rows that put the past into the context: what they keep, how it is shown, what
+# reading it costs.
 
 
 def test_the_lesson_is_what_the_model_wrote(factory):

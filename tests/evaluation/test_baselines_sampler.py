@@ -69,7 +69,8 @@ def test_batches_hold_no_more_rows_than_allowed(engine, monkeypatch):
 
 
 def test_a_hit_costs_what_the_miss_cost(engine, tmp_path):
-    """Whether remembered in the process or on disk, replies and costs are equal, seconds included."""
+    """Whether remembered in the process or on disk, replies and costs are equal, seconds
+    included."""
     first = make_factory(engine, tmp_path)
     a = list(first.make("zero_shot").reply(problems(3), VOTE6))
     size = (tmp_path / "rollouts.jsonl").stat().st_size

@@ -1,4 +1,5 @@
-"""Data sets from files, the hub and generators; what is malformed is named; parts share no problem."""
+"""Data sets from files, the hub and generators; what is malformed is named; parts share no
+problem."""
 
 from __future__ import annotations
 

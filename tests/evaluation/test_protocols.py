@@ -1,5 +1,5 @@
-"""The held-out and the online protocol on systems without a model: what is asked, in which order, and
-that a kill changes nothing."""
+"""The held-out and the online protocol on systems without a model: what is asked, in which order,
+and that a kill changes nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from latentmem.evaluation.results import ONE, VOTE, Learned, Progress, Result
 from latentmem.records import LatentmemError, Problem
 from tests.evaluation_samples import Cast, FakeSystem, data, problems
 
-# ---------- The held-out protocol on systems without a model: what is asked, in which order, and that a kill changes nothing.
+# ---------- The held-out protocol on systems without a model: what is asked, in which order, and
+# that a kill changes nothing.
 
 
 CONFIG = {"protocol": "heldout", "seed": 0, "settings": {"learning_rate": 0.001}}
@@ -208,13 +209,15 @@ from tests.evaluation.test_protocols import CONFIG, cast
 from tests.evaluation_samples import Cast, FakeSystem, data
 
 def heldout(journal, n):
-    return protocols.run_heldout(Cast().all(), data(5 if n else 2), (data(n or 2, first=100),), journal)
+    asked = (data(n or 2, first=100),)
+    return protocols.run_heldout(Cast().all(), data(5 if n else 2), asked, journal)
 
 def stream(journal, n):
     return protocols.run_stream(cast()[1], data(n or 2), journal)
 
 def dying(moment):
-    left, journal.SAVING = [moment], moment % 2 * 10**9  # what was learnt is stored each time, or nearly never
+    # What was learnt is stored each time, or nearly never.
+    left, journal.SAVING = [moment], moment % 2 * 10**9
     def tick():
         left[0] -= 1
         if left[0] == 0:
@@ -233,7 +236,8 @@ def dying(moment):
             if FAKED:
                 tick()
 
-with journal.Journal(Path(sys.argv[1] + ".warm"), CONFIG) as j:  # what a run imports is imported once, not in every child
+# What a run imports is imported once, not in every child.
+with journal.Journal(Path(sys.argv[1] + ".warm"), CONFIG) as j:
     list(RUN(j, 0))
 for moment in map(int, sys.argv[2:]):
     child = os.fork()
@@ -272,7 +276,8 @@ def test_killed_again_and_again_it_ends_with_the_same_file(tmp_path: Path) -> No
     assert plain(tmp_path / "killed") == plain(tmp_path / "whole")
 
 
-# ---------- The online protocol: only earlier memories, no truth, and the same end after any number of kills.
+# ---------- The online protocol: only earlier memories, no truth, and the same end after any number
+# of kills.
 
 
 def cast(modes=(ONE, VOTE)) -> tuple[Cast, list]:

@@ -20,7 +20,8 @@ from latentmem.evaluation.suites import part
 from latentmem.records import LatentmemError
 from tests.evaluation_samples import Cast, data
 
-# ---------- The report of real result files: the figures in it are those of the results, and nothing foreign becomes markup.
+# ---------- The report of real result files: the figures in it are those of the results, and
+# nothing foreign becomes markup.
 
 
 EVIL = "</script><script>alert(1)</script> | `x` <b>&"
@@ -244,7 +245,8 @@ def test_the_outcomes_alone_give_every_accuracy_and_difference(folder: Path) -> 
 
 
 def test_each_other_system_is_held_against_the_memories(folder: Path) -> None:
-    """elm against offline_ttrl by hand: the mean of the differences, and the two kinds of problems."""
+    """elm against offline_ttrl by hand: the mean of the differences, and the two kinds of
+    problems."""
     run = next(r for r in collect([folder]).runs if r.name == "heldout-toy")
     found = {(c.form, c.system): c for c in metrics.contrasts(run.results)}
     assert not {"elm", "zero_shot"} & {system for _, system in found}
@@ -389,13 +391,15 @@ def test_tables_of_rows_say_of_which_model_data_and_seed(folder: Path) -> None:
         ("One problem", f"| {evil} | toy | 3 | soft prompt | {evil} | 2 |"),
         (
             "Recipes",
-            f"| fast | learning\\_rate=0.003 | {evil} | toy | 3 | 2 of 3 | 100.0 % | 62.5 % | 50.0 % |",
+            f"| fast | learning\\_rate=0.003 | {evil} | toy | 3 | 2 of 3 | 100.0 % | 62.5 % | "
+            "50.0 % |",
         ),
     ):
         assert line in section(page, title), title
 
 
-# ---------- Several runs in one report: what one lends another, what they are called, and what each says of itself.
+# ---------- Several runs in one report: what one lends another, what they are called, and what each
+# says of itself.
 
 
 def asked(folder: Path, spec, test, **more) -> None:

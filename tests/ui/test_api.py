@@ -575,7 +575,7 @@ def test_a_client_sends_a_file_and_hears_of_its_mistakes(
         with pytest.raises(Exception, match=words):
             streaming_client.predict(**given, api_name="/stream")
     file.write_text("nothing")
-    with pytest.raises(Exception, match="mine.jsonl is not JSONL, a JSON array"):
+    with pytest.raises(Exception, match=r"mine\.jsonl is not JSONL, a JSON array"):
         streaming_client.predict(file=handle_file(str(file)), api_name="/stream")
 
 

@@ -1,4 +1,5 @@
-"""The app in a real Chromium: reloading, walking back, several tabs, links, loading, a shared app, and the Stream panel."""
+"""The app in a real Chromium: reloading, walking back, several tabs, links, loading, a shared app,
+and the Stream panel."""
 
 from __future__ import annotations
 

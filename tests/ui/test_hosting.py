@@ -1,4 +1,5 @@
-"""A shared app: nobody sees another's memories, the shared bank is only read, limits hold on the server, and what visitors share."""
+"""A shared app: nobody sees another's memories, the shared bank is only read, limits hold on the
+server, and what visitors share."""
 
 from __future__ import annotations
 

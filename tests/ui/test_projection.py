@@ -245,7 +245,8 @@ def test_a_new_memory_joins_a_picture_that_is_there() -> None:
 def test_a_bank_that_grows_one_by_one_is_computed_again_in_the_end(
     maps: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More than a tenth are new since the method last placed them, not since the last memory came."""
+    """More than a tenth are new since the method last placed them, not since the last memory
+    came."""
     monkeypatch.setattr(map_layouts, "_computed", fake_method)
     keys, _ = blobs(60)
     names = tuple(f"m{i}" for i in range(60))

@@ -198,6 +198,7 @@ MODELS: dict[str, ModelSpec] = {
 
 
 def hub_id(name: str) -> str:
-    """Where the hub has the model of that name for `from_pretrained`; the name where it has none."""
+    """Where the hub has the model of that name for `from_pretrained`; the name where it has
+    none."""
     spec = MODELS.get(name)
     return (spec.base or spec.repo) if spec else name

@@ -24,7 +24,8 @@ from .messages import lit, mark, misleads, paint, trust
 from .messages import points as points_of
 from .projection import between, run
 
-# ---------- The page of one memory, or of a receipt in its place: what is read for it, and how it is put together.
+# ---------- The page of one memory, or of a receipt in its place: what is read for it, and how it
+# is put together.
 
 # of the open memory that its page is drawn from, the newest; its verdicts are read beside them
 EVENTS = 4000
@@ -270,7 +271,8 @@ def drawn(
 
 
 def mapped(sheet: Sheet, rows: Rows) -> list[MemoryInfo]:
-    """The rows of the points, in their order. Raises LatentmemError if the bank changed on the way."""
+    """The rows of the points, in their order. Raises LatentmemError if the bank changed on the
+    way."""
     try:
         return [rows.by_id[name] for name in sheet.names]
     except KeyError:

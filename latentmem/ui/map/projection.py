@@ -179,7 +179,8 @@ def trustworthiness(keys: np.ndarray, points: np.ndarray) -> tuple[float, int] |
     ), len(rows)
 
 
-# ---------- t-SNE and UMAP pictures of keys: computed once, beside the app, with progress, and kept on disk.
+# ---------- t-SNE and UMAP pictures of keys: computed once, beside the app, with progress, and kept
+# on disk.
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -369,7 +370,8 @@ def run(steps: Generator[Status, None, T]) -> T:
             return end.value
 
 
-# ---------- What a picture of many points says at a glance: groups named by their words, and where the points are dense.
+# ---------- What a picture of many points says at a glance: groups named by their words, and where
+# the points are dense.
 
 FEWEST_CLUSTERED = 12  # points below which groups mean nothing
 MOST = 14  # groups: more names than that cover the picture

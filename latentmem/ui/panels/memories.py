@@ -419,7 +419,8 @@ def shut(
     return opened(desk, desk.visit(request), space, method, "", words=words)
 
 
-# ---------- Which handler listens to which event of the Memories panel. What leads to other panels is wired in `layout.py`.
+# ---------- Which handler listens to which event of the Memories panel. What leads to other panels
+# is wired in `layout.py`.
 
 # A full queue of model work must not keep anybody from keeping, tagging or carrying away a memory,
 # so nothing here waits in it.
