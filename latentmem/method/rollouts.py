@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
@@ -89,7 +89,7 @@ def sample(
     temperature: float,
     max_new_tokens: int,
     top_p: float = 1.0,
-) -> Iterator[tuple[int, Delta | Trace]]:
+) -> Generator[tuple[int, Delta | Trace], None, None]:
     """Sample all jobs in one batch. Yields (job index, record): Deltas as text comes, a Trace as
     each rollout ends.
 
