@@ -28,6 +28,7 @@ PAGES = {
     for name in (
         "README.md",
         "assets/results/README.md",
+        ".github/CONTRIBUTING.md",
         *(f"assets/docs/{page.name}" for page in sorted((ROOT / "assets" / "docs").glob("*.md"))),
     )
 }
