@@ -288,7 +288,7 @@ class Overlay:
     ) -> tuple[Hit, ...]:
         """The k most similar memories of both banks, best first, ties by id; rank and margin are
         those of the union."""
-        shut = () if include_quarantined else self._shut()
+        shut = () if include_quarantined else self._quarantined()
         hits: list[Hit] = []
         other = None
         for bank in (self.own, self.curated):
@@ -313,7 +313,7 @@ class Overlay:
             for i, (h, s) in enumerate(zip(hits, after, strict=True), 1)
         )[:k]
 
-    def _shut(self) -> list[str]:
+    def _quarantined(self) -> list[str]:
         """Shared memories that this visitor quarantined."""
         last = {e.memory_id: e.kind for e in self._beside.of() if e.kind in STATES}
         return [memory_id for memory_id, kind in last.items() if kind == STATES[0]]
@@ -339,7 +339,7 @@ class Overlay:
         matrix = (
             np.concatenate([keys for _, keys in parts]) if parts else np.empty((0, 0), np.float32)
         )
-        shut = set() if include_quarantined else set(self._shut())
+        shut = set() if include_quarantined else set(self._quarantined())
         open_ = [row for row, i in enumerate(ids) if i not in shut]
         return [ids[row] for row in open_], matrix[open_] if shut else matrix
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..bank import MemoryBank, Overlay
@@ -216,7 +217,7 @@ class Engine:
                 continue
             done = self._conclude(problems[i], firsts[i], record, recipe)
             if keep and done.memory is not None:
-                wrong = tried(lambda done=done: self.keep(done))
+                wrong = tried(partial(self.keep, done))
                 failed, done = failed or wrong, replace(done, kept=wrong is None)
             yield done
         if failed:
