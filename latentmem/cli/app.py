@@ -34,6 +34,7 @@ from .options import (
     engine_for,
     named_problems,
     one_problem,
+    option,
 )
 
 app = typer.Typer(
@@ -68,9 +69,7 @@ def solve(
     problem: ProblemText = None,
     file: ProblemFile = None,
     ids: ProblemIds = [],
-    memory: Annotated[
-        str | None, typer.Option(help="Think with this memory.", show_default=False)
-    ] = None,
+    memory: Annotated[str | None, option("Think with this memory.")] = None,
 ) -> int:
     """Sample traces for a problem and vote: the model alone, or with one memory."""
     from . import console
@@ -130,8 +129,7 @@ def answer(
         str, typer.Option(help="auto: the nearest memory; off: none; or a memory's id.")
     ] = "auto",
     receipt: Annotated[
-        Path | None,
-        typer.Option(help="Also write the receipt to this file, for `replay`.", show_default=False),
+        Path | None, option("Also write the receipt to this file, for `replay`.")
     ] = None,
 ) -> int:
     """Answer a problem alone and with a memory, choose a side, and print the receipt."""

@@ -10,7 +10,7 @@ import typer
 
 from ..model.weights.catalog import hub_id
 from ..records import LatentmemError, Memory, MemoryInfo, tried
-from .options import DONE, ERROR, MemoryId, command, engine_for
+from .options import DONE, ERROR, MemoryId, command, engine_for, option
 
 if TYPE_CHECKING:
     from ..bank import Bank
@@ -68,25 +68,13 @@ def list_memories(
     overrides: dict[str, Any],
     as_json: bool,
     contains: Annotated[
-        str,
-        typer.Option(
-            "--contains",
-            help="Only those with this text in problem, answer or id.",
-            show_default=False,
-        ),
+        str, option("Only those with this text in problem, answer or id.", "--contains")
     ] = "",
-    source: Annotated[
-        str | None, typer.Option(help="Only those from this data set.", show_default=False)
-    ] = None,
+    source: Annotated[str | None, option("Only those from this data set.")] = None,
     quarantined: Annotated[
-        bool | None,
-        typer.Option(
-            "--quarantined/--free", help="Only those, or only the others.", show_default=False
-        ),
+        bool | None, option("Only those, or only the others.", "--quarantined/--free")
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many, newest first.", show_default=False)
-    ] = None,
+    limit: Annotated[int | None, option("At most so many, newest first.", min=1)] = None,
 ) -> int:
     """List the memories, newest first; or show, delete, quarantine or release one."""
     from . import console
@@ -191,10 +179,7 @@ def list_receipts(
     overrides: dict[str, Any],
     as_json: bool,
     memory: Annotated[
-        str | None,
-        typer.Option(
-            "--memory", help="Only of answers in which this memory took part.", show_default=False
-        ),
+        str | None, option("Only of answers in which this memory took part.", "--memory")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 20,
 ) -> int:
@@ -274,25 +259,20 @@ def export(
     file: Annotated[
         Path | None, typer.Argument(metavar="FILE.zip", help="The archive to write.")
     ] = None,
-    ids: Annotated[
-        list[str],
-        typer.Option("--id", help="Only this memory; may be repeated.", show_default=False),
-    ] = [],
+    ids: Annotated[list[str], option("Only this memory; may be repeated.", "--id")] = [],
     peft: Annotated[
         Path | None,
-        typer.Option(
-            help="Write PEFT adapters: of one --id into this folder, of several into "
-            "folders in it named after the ids.",
-            show_default=False,
+        option(
+            "Write PEFT adapters: of one --id into this folder, of several into folders in it "
+            "named after the ids."
         ),
     ] = None,
     base_model: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "What the adapters name as their base: a folder or a hub id (default: the model's "
+            "repository on the hub, else its name here).",
             "--base-model",
-            help="What the adapters name as their base: a folder or a "
-            "hub id (default: the model's repository on the hub, else its name here).",
-            show_default=False,
         ),
     ] = None,
 ) -> int:
@@ -360,9 +340,7 @@ def import_(
             "a zip of it.",
         ),
     ],
-    problem: Annotated[
-        str, typer.Option(help="The problem that an adapter helps with.", show_default=False)
-    ] = "",
+    problem: Annotated[str, option("The problem that an adapter helps with.")] = "",
 ) -> int:
     """Add the memories of an archive to the bank, or an adapter as a memory without a vote. What
     is there already stays as it is."""

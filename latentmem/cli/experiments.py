@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..records import LatentmemError, Status, Step
-from .options import DONE, command, engine_for
+from .options import DONE, command, engine_for, option
 
 if TYPE_CHECKING:
     from ..evaluation.suites import RunOptions, Suite
@@ -49,54 +49,48 @@ UNMEASURED = (
 )
 
 
-def _option(text: str, *names: str, **bounds: Any) -> Any:
-    return typer.Option(*names, help=text, show_default=False, **bounds)
-
-
 Count = int | None
 SuiteName = Annotated[
     str, typer.Option(help="quick (minutes on two cores), standard, or paper (a GPU).")
 ]
 Data = Annotated[
     list[str],
-    _option(
+    option(
         "A file (JSONL, CSV, Parquet), gsm8k, math500, amc23, aime24, examples, or "
         "rg:FAMILY?size=100&seed=1; may be given again."
     ),
 ]
 TestData = Annotated[
-    list[str], _option("Ask problems of these instead of the other part of --data.")
+    list[str], option("Ask problems of these instead of the other part of --data.")
 ]
 Protocols = Annotated[
-    list[str], _option("heldout, stream, transfer, single or keys; may be given again.")
+    list[str], option("heldout, stream, transfer, single or keys; may be given again.")
 ]
-Distil = Annotated[Count, _option("Problems to learn from.", min=0)]
-Test = Annotated[Count, _option("Problems to be asked.", min=0)]
-Stream = Annotated[Count, _option("Problems of the stream.", "--stream", min=1)]
-Systems = Annotated[str, _option("Systems of the comparison, with commas between.")]
-Forms = Annotated[str, _option("one (a greedy trace), vote (of eight), or one,vote.")]
-ResultsFolder = Annotated[
-    Path | None, _option("The folder of results (default: evaluation-SUITE).")
-]
+Distil = Annotated[Count, option("Problems to learn from.", min=0)]
+Test = Annotated[Count, option("Problems to be asked.", min=0)]
+Stream = Annotated[Count, option("Problems of the stream.", "--stream", min=1)]
+Systems = Annotated[str, option("Systems of the comparison, with commas between.")]
+Forms = Annotated[str, option("one (a greedy trace), vote (of eight), or one,vote.")]
+ResultsFolder = Annotated[Path | None, option("The folder of results (default: evaluation-SUITE).")]
 Resume = Annotated[
     bool, typer.Option(help="Continue with what the folder holds, or refuse one that is not empty.")
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse a data set with a malformed line.")]
-Rows = Annotated[Count, _option("Traces sampled in one batch.", min=1)]
-Together = Annotated[Count, _option("Memories trained in one batch.", min=1)]
+Rows = Annotated[Count, option("Traces sampled in one batch.", min=1)]
+Together = Annotated[Count, option("Memories trained in one batch.", min=1)]
 Block = Annotated[int, typer.Option(min=1, help="Problems of the stream that arrive together.")]
-Votes = Annotated[Count, _option("Traces of vote_n.", min=1)]
+Votes = Annotated[Count, option("Traces of vote_n.", min=1)]
 OfflineSteps = Annotated[
-    Count, _option("Gradient steps of the offline systems, four problems each.", min=1)
+    Count, option("Gradient steps of the offline systems, four problems each.", min=1)
 ]
-SweepFile = Annotated[Path | None, _option("Try the recipes of this JSON file instead.")]
-Learners = Annotated[str, _option("How `single` trains: soft prompt, LoRA, full parameters.")]
+SweepFile = Annotated[Path | None, option("Try the recipes of this JSON file instead.")]
+Learners = Annotated[str, option("How `single` trains: soft prompt, LoRA, full parameters.")]
 ReportOnly = Annotated[
     bool, typer.Option("--report-only", help="Make the report of what is there.")
 ]
-Also = Annotated[list[Path], _option("Another folder whose runs the report shows.")]
+Also = Annotated[list[Path], option("Another folder whose runs the report shows.")]
 Readme = Annotated[
-    Path | None, _option("Write the table of --out's evidence.json into this README.")
+    Path | None, option("Write the table of --out's evidence.json into this README.")
 ]
 
 
@@ -283,7 +277,7 @@ bench_commands = typer.Typer()
 MEASURED = ("model", "device", "seed", "rollouts", "temperature", "steps")
 
 
-Only = Annotated[list[str], _option("Only this row, or series with --scale; may be given again.")]
+Only = Annotated[list[str], option("Only this row, or series with --scale; may be given again.")]
 Repeats = Annotated[
     int, typer.Option(min=1, help="Runs of each side, in turns; the median counts.")
 ]
@@ -302,7 +296,7 @@ PeerDtype = Annotated[
 ]
 ReportFile = Annotated[
     Path | None,
-    _option("The report, to which rows are added as they are done (bench.json; scale.json)."),
+    option("The report, to which rows are added as they are done (bench.json; scale.json)."),
 ]
 PassOver = Annotated[
     bool,
@@ -320,7 +314,7 @@ Profile = Annotated[
         help="Where the time of a distillation goes, instead of the rows (profile.json).",
     ),
 ]
-Largest = Annotated[Count, _option("With --scale: no sizes above this.", min=1)]
+Largest = Annotated[Count, option("With --scale: no sizes above this.", min=1)]
 TableOnly = Annotated[
     bool, typer.Option("--table", help="Print the report as it is; measure nothing.")
 ]

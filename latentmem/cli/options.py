@@ -27,20 +27,22 @@ DONE, ERROR, NOTHING, STOPPED = 0, 1, 3, 130  # exit codes; 2 is typer's, for a 
 
 SAMPLING = ("model", "device", "bank", "seed", "rollouts", "temperature", "max_new_tokens")
 
+
+def option(text: str, *names: str, **more: Any) -> Any:
+    """An option whose help shows no default."""
+    return typer.Option(*names, help=text, show_default=False, **more)
+
+
 ProblemText = Annotated[
     str | None, typer.Argument(metavar="PROBLEM", help="The problem; - reads standard input.")
 ]
 ProblemFile = Annotated[
     Path | None,
-    typer.Option(
-        "--file", help="A file of problems: JSONL, JSON, CSV, Parquet.", show_default=False
-    ),
+    option("A file of problems: JSONL, JSON, CSV, Parquet.", "--file"),
 ]
 ProblemIds = Annotated[
     list[str],
-    typer.Option(
-        "--id", help="Which problem of the file (default: the first).", show_default=False
-    ),
+    option("Which problem of the file (default: the first).", "--id"),
 ]
 
 MemoryId = Annotated[
@@ -152,7 +154,8 @@ class SettingsCommand(_Described, TyperCommand):
             return super().parse_args(ctx, args)
         except Exception as e:  # click's NoSuchOption, which typer keeps to itself
             if re.match(r"-[^-A-Za-z]", getattr(e, "option_name", "")):
-                e.message += " (A problem that begins with - stands behind --, as in -- '-5 + 3'.)"  # type: ignore[attr-defined]
+                hint = " (A problem that begins with - stands behind --, as in -- '-5 + 3'.)"
+                e.message += hint  # type: ignore[attr-defined]
             raise
 
 
