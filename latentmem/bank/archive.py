@@ -410,8 +410,11 @@ def _write(store: Store, file: IO[bytes], ids: list[str], lacking: Sequence[str]
 def _events_of(store: Store, ident: str) -> tuple[list[Event], str]:
     """The whole events of a memory, and a sentence if some are damaged: an archive that lacks
     events, such as a quarantine, must tell."""
-    with store.reading() as db:
-        rows = db.execute("SELECT * FROM events WHERE memory_id = ?", (ident,)).fetchall()
+    try:
+        with store.reading() as db:
+            rows = db.execute("SELECT * FROM events WHERE memory_id = ?", (ident,)).fetchall()
+    except LatentmemError as e:  # a damaged page
+        return [], f"The events of memory {ident} are left out: {e}"
     whole = [codec.event_of(row) for row in rows if codec.event_is_whole(row)]
     lost = len(rows) - len(whole)
     return whole, (

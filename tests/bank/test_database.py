@@ -289,22 +289,27 @@ def test_any_flipped_bit_is_found_or_does_no_harm(path: Path, tmp_path: Path) ->
         good[place] ^= bit
 
 
+def harm(path: Path, table: str) -> None:
+    """Overwrite the head of the first leaf of a table."""
+    db = sqlite3.connect(path)
+    root = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()[0]
+    db.close()
+    data = bytearray(path.read_bytes())
+    page = data[(root - 1) * 4096 : root * 4096]
+    assert page[0] in (2, 5), "not an interior page"
+    cell = int.from_bytes(page[12:14], "big")
+    leaf = int.from_bytes(page[cell : cell + 4], "big")
+    data[(leaf - 1) * 4096 + 3 : (leaf - 1) * 4096 + 83] = b"\xff" * 80
+    path.write_bytes(data)
+
+
 def test_a_damaged_page_is_one_sentence_and_an_export_names_what_it_lacks(tmp_path: Path) -> None:
     """The first page of the table of keys: search refuses, every whole memory can be exported."""
     path, made = tmp_path / "bank.sqlite", [make_memory(i, dim=384) for i in range(12)]
     with Bank(path) as bank:
         for memory in made:
             bank.put(memory)
-    db = sqlite3.connect(path)
-    root = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'keys'").fetchone()[0]
-    db.close()
-    data = bytearray(path.read_bytes())
-    page = data[(root - 1) * 4096 : root * 4096]
-    assert page[0] == 5, "not an interior page of a table"
-    cell = int.from_bytes(page[12:14], "big")
-    leaf = int.from_bytes(page[cell : cell + 4], "big")
-    data[(leaf - 1) * 4096 + 3 : (leaf - 1) * 4096 + 83] = b"\xff" * 80
-    path.write_bytes(data)
+    harm(path, "keys")
     with Bank(path) as bank:
         with pytest.raises(LatentmemError, match=r"is damaged .*`latentmem verify`, or import"):
             bank.search(made[0].keys["input"])
@@ -337,6 +342,24 @@ def many_events(tmp_path: Path) -> Path:
 
 
 # ------------------------------------------------------------------ export
+def test_a_damaged_page_of_events_costs_no_memory(many_events: Path, tmp_path: Path) -> None:
+    good, rescued = tmp_path / "good.zip", tmp_path / "rescued.zip"
+    with Bank(many_events) as bank:
+        bank.export_zip(good)
+    before = good.read_bytes()
+    harm(many_events, "events")
+    with Bank(many_events) as bank:
+        assert "is damaged" in " ".join(bank.verify().problems)
+        report = bank.export_zip(rescued)
+        assert report.memories == len(FEW) and report.refused
+        assert all(s.startswith("The events of memory m") for s in report.refused)
+        with pytest.raises(LatentmemError, match=r"lacks .*good.zip was left as it is"):
+            bank.export_zip(good)
+    assert good.read_bytes() == before
+    with Bank() as fresh:
+        assert fresh.import_zip(rescued).added == len(FEW) and fresh.verify().problems == []
+
+
 def test_an_event_with_a_wrong_checksum_is_missed_by_name(
     many_events: Path, tmp_path: Path
 ) -> None:
