@@ -24,6 +24,14 @@ BUILT = (
     "return document.querySelector('#lm-facts li') && document.querySelector('#lm-tabs "
     "[role=tabpanel] .block')"
 )
+# `host` of the map, `ids` of its points, and where point i lies in it, in pixels
+AT = """const host = document.querySelector('#lm-map .lm-figure');
+const {xaxis, yaxis} = host._fullLayout;
+const {ids, x, y} = latentmem.mapData.points;
+const at = (i) => [xaxis._offset + xaxis.d2p(x[i]), yaxis._offset + yaxis.d2p(y[i])];"""
+DRAWN = (
+    "return Number(document.querySelector('#lm-map .lm-figure')?.dataset.points) >= arguments[0]"
+)
 PATIENCE = 90.0  # seconds; a shared machine is slow at times
 
 marks = [pytest.mark.browser]
@@ -182,17 +190,16 @@ def click_point(page: Page, wanted: str = "") -> str:
     from selenium.webdriver import ActionChains
 
     where = page.run(
-        """
-        const v = window.latentmem.mapView;
-        document.querySelector('#lm-map .lm-figure').scrollIntoView({block: 'center'});
+        f"""{AT}
+        host.scrollIntoView({{block: 'center'}});
         const open = new URL(location.href).searchParams.get('memory');
-        const points = Array.from({length: v.cloud.n}, (_, i) => ({id: v.id(i), at: v.at(i)}));
+        const points = ids.map((id, i) => ({{id, at: at(i)}}));
         const apart = (p, q) => Math.hypot(p.at[0] - q.at[0], p.at[1] - q.at[1]);
         const far = (p) => Math.min(1e9, ...points.filter(q => q !== p).map(q => apart(p, q)));
         const best = points.find(p => p.id === arguments[0]) ??
           points.filter(p => p.id !== open).sort((a, b) => far(b) - far(a))[0];
-        const box = document.querySelector('#lm-map .lm-figure').getBoundingClientRect();
-        return {id: best.id, x: box.left + best.at[0], y: box.top + best.at[1]};""",
+        const box = host.getBoundingClientRect();
+        return {{id: best.id, x: box.left + best.at[0], y: box.top + best.at[1]}};""",
         wanted,
     )
     time.sleep(0.4)

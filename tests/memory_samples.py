@@ -5,11 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import gradio as gr
-
 from latentmem.records import Problem
 from latentmem.ui.map import handlers
-from latentmem.ui.map.panel_state import atlas_of
+from latentmem.ui.map.panel_state import Ask, Picture, atlas_of
 from latentmem.ui.panels import memories
 from latentmem.ui.session import AppSession
 
@@ -31,31 +29,43 @@ def shop_desk() -> AppSession:
     return AppSession(engine)
 
 
-def click(
-    desk: AppSession, data: Any, look: tuple[str, ...] = LOOK, who: Any = None
-) -> memories.Picture:
-    return memories.clicked(desk, *look, gr.EventData(None, data), who or visitor())
+def asks(
+    session: AppSession,
+    look: tuple[str, ...] = LOOK,
+    chosen: str = "",
+    data: Any = None,
+    who: Any = None,
+) -> Ask:
+    """What the page asks a handler of the panel with; `data`: of a custom event."""
+    who = who or visitor()
+    found = dict(data) if isinstance(data, dict) else {}
+    visit = session.visit(who)
+    return Ask(session, visit, *look, chosen=chosen, data=found, address=who.query_params)
 
 
-def drawn(desk: AppSession, look: tuple[str, ...]) -> list[Any]:
+def click(session: AppSession, data: Any, look: tuple[str, ...] = LOOK, who: Any = None) -> Picture:
+    return handlers.clicked(asks(session, look, data=data, who=who))
+
+
+def drawn(session: AppSession, look: tuple[str, ...]) -> list[Any]:
     """The lines of progress."""
-    return list(handlers.draw(desk, *look, "", visitor()))[1:]
+    return list(handlers.draw(asks(session, look)))[1:]
 
 
-def wanted(desk: AppSession, look: tuple[str, ...] = LOOK) -> list[memories.Picture]:
-    """The three steps of a picture, without the first one's progress."""
-    drawn(desk, look)
-    return [step(desk, *look, "", visitor()) for step in (handlers.want, handlers.explain)]
+def wanted(session: AppSession, look: tuple[str, ...] = LOOK) -> list[Picture]:
+    """The three steps of a map, without the first one's progress."""
+    drawn(session, look)
+    return [step(asks(session, look)) for step in (handlers.want, handlers.explain)]
 
 
-def placed(desk: AppSession, text: str, look: tuple[str, ...] = LOOK) -> memories.Picture:
-    list(memories.locate(desk, text, look[2], visitor()))
-    return memories.located(desk, *look, "", visitor())
+def placed(session: AppSession, text: str, look: tuple[str, ...] = LOOK) -> Picture:
+    list(memories.locate(asks(session, look), text))
+    return memories.located(asks(session, look))
 
 
-def sent(part: memories.Picture) -> set[str]:
-    return {name for name, value in part._asdict().items() if value != gr.skip()}
+def sent(part: Picture) -> set[str]:
+    return set(part.parts())
 
 
-def stamp_of(desk: AppSession) -> str:
-    return atlas_of(desk).ready("input", "pca").stamp
+def stamp_of(session: AppSession) -> str:
+    return atlas_of(session).ready("input", "pca").stamp

@@ -16,10 +16,11 @@ import pytest
 from latentmem.engine.run_state import Scene
 from latentmem.method.voting import vote
 from latentmem.records import Delta, Problem, Step, Trace
-from latentmem.ui import app as arrival
 from latentmem.ui import components, runs
 from latentmem.ui import session as visits
 from latentmem.ui.app import Page
+from latentmem.ui.map.panel_state import Ask
+from latentmem.ui.panels import memories
 from latentmem.ui.panels.distil import Distil
 from latentmem.ui.panels.solve import Solve
 from latentmem.ui.panels.stream import Stream, StreamView
@@ -132,7 +133,8 @@ def arrived(session: AppSession, who: Any, token: str = "") -> dict[str, Any]:
         return own if panel in ("", "solve") or own in components.TRAINING else f"{panel}_{own}"
 
     shown = {plain(name): value for name, value in Page(session).arrived(token, who).items()}
-    shown |= {f"map_{k}": v for k, v in arrival.show_map(session, "", who)._asdict().items()}
+    mine = Ask(session, session.visit(who), address=who.query_params)
+    shown |= {f"map_{k}": v for k, v in memories.show_map(mine)._asdict().items()}
     return defaultdict(gr.skip, shown)
 
 

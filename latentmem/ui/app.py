@@ -14,15 +14,14 @@ from ..records import Problem
 from . import api, components, hosting
 from .api import ENDPOINTS, Endpoints
 from .components import QUIET, live
-from .map import handlers
-from .map.panel_state import SKIP
+from .map import actions, handlers
 from .panels import memories as memories_panel
 from .panels.distil import Distil
-from .panels.memories import OPENED, create_memories
+from .panels.memories import create_memories
 from .panels.solve import Solve
 from .panels.stream import Stream
-from .server import launch_options, opens_map
-from .session import AppSession, attempt, bind, family
+from .server import launch_options
+from .session import AppSession, attempt, family
 from .views.about import endpoints_table, header_facts, kept_where, method, model_facts
 from .views.html import Fragment, fragments, notice
 
@@ -86,20 +85,16 @@ class Page:
             with gr.Tab("Distil", id="distil"):
                 self.distil.create(settings, list(session.examples))
             with gr.Tab("Memories", id="memories") as self.shelf:
-                self.memories = create_memories(settings)
+                self.memories = create_memories(session)
             with gr.Tab("Stream", id="stream"):
                 self.stream.create(settings, list(topics))
             with gr.Tab("About", id="about"):
                 create_about(session.engine)
-        self.token, self.have = gr.Textbox(visible=False), gr.Textbox(visible=False)
+        self.token = gr.Textbox(visible=False)
         self.timer, self.guide = gr.Timer(1.0, active=False), components.guide()
         self.top = [self.facts, self.timer]
-        # what a handler of the Memories panel may change: its components, and two lists of Solve
-        self.map = [
-            *self.memories.outputs,
-            self.solve.controls["memory"],
-            self.solve.other,
-        ]
+        lists = {"solve_memory": self.solve.controls["memory"], "solve_other": self.solve.other}
+        self.memories.page.update(lists)
 
     # ---------- a page is opened, looked at while the models load, and closed
 
@@ -187,51 +182,37 @@ class Page:
         for panel in self.panels:
             shown += panel.outputs
             panel.wire_reload(self.guide)
-        opened = app.load(
+        app.load(
             self.welcome,
             self.token,
             [self.guide, *self.top, *shown],
             js="() => [window.latentmem.tab()]",
             **QUIET,
         )
-        opened.then(
-            bind(show_map, self.session),
-            self.have,
-            self.map,
-            js="async () => [await window.latentmem.early()]",
-            **QUIET,
-        )
+        memories_panel.wire_arrival(self.memories, app, self.token)
         self.timer.tick(self.head, None, self.top, **QUIET)
         app.unload(self.leave)
 
     def _wire_memories(self, kept: Any) -> None:
         """The Memories panel, and what leads to it from the others. `kept`: the event of a memory
         that was kept."""
-        session, m, page = self.session, self.memories, self.map
-        chosen = [*m.look, m.chosen]
-        memories_panel.wire_map(session, m, page, components.MODEL)
-        memories_panel.wire_actions(session, m, page)
-        clicked, each = bind(memories_panel.clicked, session), memories_panel.EACH
-        self.guide.open_memory(clicked, m.look, page, **QUIET, **each)
-        receipt = bind(memories_panel.show_receipt, session)
-        self.guide.open_receipt(receipt, chosen, page, **QUIET, **each)
-        deleted = m.actions.really.click(
-            bind(memories_panel.delete, session), chosen, page, **QUIET
-        ).then(**components.focus(memories_panel.MAP))
-        imported = m.upload.upload(
-            bind(memories_panel.import_zip, session), [m.upload, *chosen], page, **QUIET
-        )
-        refreshed = kept.then(bind(memories_panel.refresh, session), chosen, page, **QUIET)
-        for counts in (deleted, imported, refreshed):
+        m, buttons, each = self.memories, self.memories.buttons, memories_panel.EACH
+        memories_panel.wire_map(m)
+        memories_panel.wire_actions(m)
+        m.on(self.guide.open_memory, handlers.clicked, **each)
+        m.on(self.guide.open_receipt, handlers.show_receipt, **each)
+        deleted = m.on(buttons["really"].click, actions.delete)
+        deleted = deleted.then(**components.focus(memories_panel.MAP))
+        imported = m.on(buttons["upload"].upload, actions.import_zip, buttons["upload"])
+        for counts in (deleted, imported, m.on(kept.then, handlers.refresh)):
             counts.then(self.head, None, self.top, **QUIET)
         controls = self.solve.controls
-        m.actions.try_it.click(
-            try_on_problem, m.chosen, [self.tabs, controls["mode"], controls["memory"]], **QUIET
-        ).then(**components.focus("#lm-solve"))
-        looked = [*m.look, m.chosen, m.slip, m.seen]
-        self.shelf.select(bind(handlers.looked_at, session), looked, page, **QUIET)
+        trying = [self.tabs, controls["mode"], controls["memory"]]
+        tried = buttons["try_it"].click(try_on_problem, m.page["chosen"], trying, **QUIET)
+        tried.then(**components.focus("#lm-solve"))
+        m.on(self.shelf.select, handlers.looked_at, m.page["slip"], m.page["seen"])
         for area in (self.solve.status, self.solve.receipt, self.distil.outcome):
-            opened = area.open_memory(clicked, m.look, page, **QUIET)
+            opened = m.on(area.open_memory, handlers.clicked)
             shown = opened.then(show_memories, None, self.tabs, **QUIET)
             shown.then(**components.focus("#lm-close"))
 
@@ -263,30 +244,6 @@ def show_memories() -> Any:
 def try_on_problem(memory_id: str) -> tuple[Any, Any, Any]:
     """Back to Solve, with the open memory chosen."""
     return gr.update(selected="solve"), "chosen", gr.update(value=memory_id, visible=True)
-
-
-def show_map(session: AppSession, have: str, request: gr.Request) -> tuple[Any, ...]:
-    """The Memories panel of a page that was just loaded; `?memory=ID` opens a memory, `?receipt=ID`
-    a receipt. `have`: the stamp of the points that the page got beforehand."""
-    asked = dict(request.query_params) if request is not None else {}
-    memory, receipt = (str(asked.get(name, ""))[:80] for name in ("memory", "receipt"))
-    visit = session.visit(request)
-    part = memories_panel.picture(
-        session,
-        visit,
-        "",
-        "source",
-        session.engine.settings.key,
-        memory,
-        have=str(have or "") if opens_map(asked) else None,
-        receipt_id=receipt,
-    )
-    # The first picture of a bank takes a second, in which a visitor may have opened a memory: it
-    # stays.
-    if not visit.looked:
-        return part
-    listed = {k: v for k, v in part.choice.items() if k != "value"}
-    return part._replace(choice=listed, **dict.fromkeys(OPENED, SKIP))
 
 
 # ---------- The About panel: text and SVG only.

@@ -254,33 +254,21 @@ TABLE = (
     + " /* triggers 'open_memory', 'take' */"
 )
 KEYS = (
-    "Arrow keys step from point to point, Enter opens the point, Space selects it, plus and minus "
-    "zoom, 0 shows all, Escape clears."
+    "Arrow keys step from point to point, Enter opens a point, Space selects it, plus and minus "
+    "zoom, 0 shows everything, Escape closes."
 )
 TEMPLATE = f"""<div class="lm-map">
-<div class="lm-tools" role="toolbar" aria-label="Tools of the map">
-<span class="group"><button type="button" data-mode="pan" aria-pressed="true">Move</button>
-<button type="button" data-mode="select" aria-pressed="false">Box</button>
-<button type="button" data-mode="lasso" aria-pressed="false">Lasso</button></span>
-<span class="group"><button type="button" data-zoom="in" aria-label="Zoom in">+</button>
-<button type="button" data-zoom="out" aria-label="Zoom out">−</button>
-<button type="button" data-zoom="fit">Fit</button></span>
-<span class="group"><button type="button" data-layer="labels" aria-pressed="true">Names</button>
-<button type="button" data-layer="density" aria-pressed="false">Density</button></span>
-</div>
-<div class="lm-stage"><div class="lm-figure" tabindex="0" role="application"
- aria-label="Map of the memories" aria-describedby="lm-map-keys"></div><div class="lm-tip"
- hidden></div><p class="lm-wait" role="status">Drawing the map…</p></div>
-<div class="lm-legend"></div>
+<div class="lm-figure" tabindex="0" role="application" aria-label="Map of the memories"
+ aria-describedby="lm-map-keys"></div><p class="lm-wait" role="status">Drawing the map…</p>
 <p class="lm-keys" id="lm-map-keys">{KEYS}</p>
 <p class="sr-only" aria-live="polite"></p>
 </div>"""
 
 
 def map_area() -> gr.HTML:
-    """The map. `.memory_click(fn)`: a point was clicked ("" for none). `.want(fn)`: the page lacks
-    the points of the picture it is to show. `.explain(fn)`: they are drawn. `.picked(fn)`:
-    points were selected."""
+    """The map. `.memory_click(fn)`: a point was clicked ("" closes). `.want(fn)`: the page lacks
+    the points of the map it is to show. `.explain(fn)`: they are drawn. `.picked(fn)`: points were
+    selected."""
     return gr.HTML(
         {},
         html_template=TEMPLATE,
@@ -293,10 +281,10 @@ def map_area() -> gr.HTML:
 
 
 def carrier(name: str) -> gr.HTML:
-    """Nothing to see: hands its value to the map. Each kind of data has its own, so that only what
-    changed is sent."""
+    """Nothing to see: hands its value, which is JSON as text, to the map. Each kind of data has its
+    own, so that only what changed is sent."""
     return gr.HTML(
-        None,
+        "",
         html_template="<div hidden></div>",
         js_on_load=_MAP_WAIT.format("carry", f', "{name}"'),
         apply_default_css=False,

@@ -448,56 +448,6 @@ def load_examples(path: Path) -> dict[str, Problem]:
     return {p.text.strip(): p for p in problems}
 
 
-def bind(fn: Callable[..., Any], desk: AppSession, own: bool = True) -> Callable[..., Any]:
-    """`fn` with its first argument given, the visitor's own desk, as a function gradio can inspect.
-
-    functools.partial will not do: gradio reads no type hints from it and would pass no Request.
-    `own=False` gives the app's desk, for what comes before and after a visitor.
-    """
-    import gradio as gr
-
-    signature = inspect.signature(fn)
-    parameters = list(signature.parameters.values())[1:]
-    asks = any(p.name == "request" for p in parameters)
-
-    def given(
-        args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[AppSession, tuple[Any, ...], dict[str, Any]]:
-        request = kwargs.get("request") or next(
-            (a for a in args if isinstance(a, gr.Request)), None
-        )
-        if not asks:
-            kwargs = {k: v for k, v in kwargs.items() if k != "request"}
-            args = tuple(a for a in args if not isinstance(a, gr.Request))
-        return (desk.at(request) if own else desk), args, kwargs
-
-    if inspect.isgeneratorfunction(fn):
-
-        @functools.wraps(fn)
-        def bound(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            at, args, kwargs = given(args, kwargs)
-            yield from fn(at, *args, **kwargs)
-    else:
-
-        @functools.wraps(fn)
-        def bound(*args: Any, **kwargs: Any) -> Any:
-            at, args, kwargs = given(args, kwargs)
-            return fn(at, *args, **kwargs)
-
-    if not asks:
-        parameters.append(
-            inspect.Parameter(
-                "request",
-                inspect.Parameter.POSITIONAL_OR_KEYWORD,
-                default=None,
-                annotation=gr.Request,
-            )
-        )
-    bound.__annotations__ = {**fn.__annotations__, "request": gr.Request}
-    bound.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return bound
-
-
 def at_once(session: AppSession, endpoint: Callable[..., Any]) -> Callable[..., Any] | None:
     """What gradio asks before a call of the endpoint queues: can its problem be asked? None where
     the endpoint takes no problem."""

@@ -1,9 +1,9 @@
 """How quick the map is in a real browser, on an engine without a model: `python -m
 tests.tools.measure_map --points 5000`.
 
-Prints one JSON object: seconds to the first picture, frames a second while the map is moved and
-zoomed, milliseconds from a pointer's move or click to the picture that shows it, and the size of
-what the page is sent. Needs chromium and chromium-driver. A bank of 50,000 takes a minute or more
+Prints one JSON object: seconds to the first picture and to an open memory, frames a second while the
+map is moved and zoomed, milliseconds from a pointer's move or click to the frame that shows it, and
+the size of what the page is sent. Needs chromium and chromium-driver. A bank of 50,000 takes a minute or more
 to make: keep it with --bank FILE.
 """
 
@@ -21,21 +21,20 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.browser_page import Page, free_port, serve
+from latentmem.ui.map.atlas import MOST_SHOWN
+from tests.browser_page import AT, DRAWN, Page, free_port, serve
 from tests.fake_engine import FakeEngine
 from tests.fake_memories import many
 
-# From here on: every painted frame, and for each pointer event how long until a frame shows what it
-# did.
+# From here on: for each pointer event how long until the frame after it, and when these frames came.
 RECORD = """
-const v = latentmem.mapView, r = window.lmMeasured = {frames: [], delays: [], began: performance.now()};
-let waiting = [], painted = v.frames;
+const host = document.querySelector('#lm-map .lm-figure'), r = window.lmMeasured = {frames: [], delays: []};
+let waiting = [];
 const note = (e) => { waiting.push(e.timeStamp); };
-v.stage.addEventListener(arguments[0], note, true);
+host.addEventListener(arguments[0], note, true);
 const look = () => {
-  if (!window.lmMeasured || window.lmMeasured !== r) { v.stage.removeEventListener(arguments[0], note, true); return; }
-  if (arguments[1] ? v.frames !== painted : waiting.length) {
-    painted = v.frames;
+  if (window.lmMeasured !== r) { host.removeEventListener(arguments[0], note, true); return; }
+  if (waiting.length) {
     const now = performance.now();
     r.frames.push(now);
     r.delays.push(...waiting.map((t) => now - t));
@@ -45,24 +44,30 @@ const look = () => {
 };
 requestAnimationFrame(look);
 """
-STOP = (
-    "const r = window.lmMeasured; window.lmMeasured = null; return {frames: r.frames, delays: "
-    "r.delays, began: r.began};"
-)
-BOX = """const s = latentmem.mapView.stage; s.scrollIntoView({block: 'center'}); const b = s.getBoundingClientRect();
-return [b.left, b.top, b.width, b.height];"""
+STOP = "const r = window.lmMeasured; window.lmMeasured = null; return r;"
+BOX = """const s = document.querySelector('#lm-map .nsewdrag'); s.scrollIntoView({block: 'center'});
+const b = s.getBoundingClientRect(); return [b.left, b.top, b.width, b.height];"""
 RENDERER = """const gl = document.createElement('canvas').getContext('webgl'); if (!gl) return 'none';
 const e = gl.getExtension('WEBGL_debug_renderer_info'); return e ? gl.getParameter(e.UNMASKED_RENDERER_WEBGL) : 'unknown';"""
+# When the points are drawn, the page of the memory is there, and its edges are drawn, too; in
+# milliseconds from the start of loading.
+WATCH = """const t = window.lmTimes = {}; (function look() {
+  const f = document.querySelector('#lm-map .lm-figure'), m = document.querySelector('#lm-memory [data-address]');
+  if (!t.points && Number(f?.dataset.points) > 0) t.points = performance.now();
+  if (!t.page && m?.dataset.address) t.page = performance.now();
+  if (t.points && t.page && (f.layout?.annotations ?? []).some((a) => /^-?\\d[.]\\d\\d$/.test(a.text))) {
+    t.edges = performance.now(); return; }
+  requestAnimationFrame(look); })();"""
 
 
 def mouse(page: Page, kind: str, x: float, y: float, **more: Any) -> None:
     page.driver.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, **more})
 
 
-def recorded(page: Page, event: str, painted: bool, action: Callable[[], None]) -> dict[str, float]:
+def recorded(page: Page, event: str, action: Callable[[], None]) -> dict[str, float]:
     """Frames a second, the longest pause between two, and the delay of the pointer, while something
     is done."""
-    page.run(RECORD, event, painted)
+    page.run(RECORD, event)
     action()
     time.sleep(0.3)
     found = page.run(STOP)
@@ -99,7 +104,7 @@ def moved(page: Page, seconds: float) -> dict[str, float]:
             )
         mouse(page, "mouseReleased", x, y, button="left", buttons=0, clickCount=1)
 
-    return recorded(page, "pointermove", True, drag)
+    return recorded(page, "pointermove", drag)
 
 
 def zoomed(page: Page, seconds: float) -> dict[str, float]:
@@ -115,8 +120,8 @@ def zoomed(page: Page, seconds: float) -> dict[str, float]:
             step += 1
             mouse(page, "mouseWheel", x, y, deltaX=0, deltaY=30 if step % 20 < 10 else -30)
 
-    found = recorded(page, "wheel", True, wheel)
-    page.run("document.querySelector('[data-zoom=fit]').click()")
+    found = recorded(page, "wheel", wheel)
+    page.run("document.querySelector('#lm-map .modebar-btn[data-val=reset]').click()")
     time.sleep(1)
     return found
 
@@ -136,52 +141,53 @@ def hovered(page: Page, seconds: float) -> dict[str, float]:
                 top + height * (0.2 + 0.6 * (step * 61 % 100) / 100),
             )
 
-    return recorded(page, "pointermove", False, wander)
+    return recorded(page, "pointermove", wander)
 
 
 def clicked(page: Page, times: int = 5) -> dict[str, float]:
-    """From the click on a point to the frame that rings and dims, and to the edges with
-    similarities."""
-    shown, joined = [], []
+    """From the click on a point to the frame with the edges and similarities."""
+    joined = []
     for i in range(times):
         page.run("latentmem.mapView.clear()")
-        page.until(
-            "return latentmem.mapView.mark.open === '' || latentmem.mapView.mark.open === undefined"
-        )
+        page.until("return !latentmem.mapView.mark.open")
         time.sleep(0.5)
-        box = page.run(BOX)
-        at = page.run(
-            """const v = latentmem.mapView, n = v.cloud.n, w = v.view();
-            for (let k = 0; k < n; k++) { const i = (k + arguments[0] * 7919) % n, [x, y] = v.at(i);
-              if (x > 40 && y > 40 && x < w.width - 40 && y < w.height - 40) return [x, y]; }""",
+        x, y = page.run(
+            f"""{AT} const box = host.getBoundingClientRect(), n = ids.length;
+            for (let k = 0; k < n; k++) {{ const [x, y] = at((k + arguments[0] * 7919) % n);
+              if (x > 40 && y > 40 && x < host.clientWidth - 40 && y < host.clientHeight - 150)
+                return [box.left + x, box.top + y]; }}""",
             i + 1,
         )
-        page.run("""window.lmClick = null; const v = latentmem.mapView;
-            window.addEventListener('pointerup', (e) => { window.lmClick = {at: e.timeStamp};
-              const frame = () => { const c = window.lmClick, now = performance.now();
-                if (!c.shown && v.open >= 0 && !v.dirty) c.shown = now - c.at;
-                if (!c.joined && v.mark.lit?.length > 1 && v.host.layout?.annotations?.length) c.joined = now - c.at;
-                if (!c.joined || !c.shown) requestAnimationFrame(frame); };
-              requestAnimationFrame(frame); }, {once: true, capture: true});""")
-        x, y = box[0] + at[0], box[1] + at[1]
+        mouse(page, "mouseMoved", x, y)
+        time.sleep(0.3)
+        page.run("""window.lmClick = null; const host = latentmem.mapView.host;
+            window.addEventListener('pointerup', (e) => { const frame = () => {
+                if (latentmem.mapView.mark.open && host.layout?.annotations?.length) window.lmClick = performance.now() - e.timeStamp;
+                else requestAnimationFrame(frame); }; requestAnimationFrame(frame); }, {once: true, capture: true});""")
         mouse(page, "mousePressed", x, y, button="left", buttons=1, clickCount=1)
         mouse(page, "mouseReleased", x, y, button="left", clickCount=1)
-        found = page.until(
-            "return window.lmClick?.joined && window.lmClick.shown && window.lmClick"
-        )
-        shown.append(found["shown"])
-        joined.append(found["joined"])
-    return {
-        "shown_ms_median": round(median(shown), 1),
-        "joined_ms_median": round(median(joined), 1),
-        "joined_ms_max": round(max(joined), 1),
-    }
+        joined.append(page.until("return window.lmClick"))
+    return {"joined_ms_median": round(median(joined), 1), "joined_ms_max": round(max(joined), 1)}
+
+
+def linked(page: Page, url: str, memory: str, times: int = 7) -> dict[str, int]:
+    """`?memory=ID`: medians of the milliseconds to the points, to the memory's page, to its edges."""
+    page.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
+    took = []
+    for _ in range(times):
+        page.driver.get("about:blank")
+        page.errors()
+        page.driver.get(f"{url}?memory={memory}")
+        took.append(page.until("return window.lmTimes.edges && window.lmTimes"))
+    return {f"{what}_ms": round(median(t[what] for t in took)) for what in took[0]}
 
 
 def measure(points: int, bank: str, seconds: float) -> dict[str, Any]:
     """All figures for a bank of so many memories in this file, which is filled first if it has
     fewer."""
-    many(FakeEngine(), bank, points).close()
+    filled = many(FakeEngine(), bank, points)
+    memory = filled.infos(limit=1)[0].id
+    filled.close()
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         command = [
@@ -198,29 +204,24 @@ def measure(points: int, bank: str, seconds: float) -> dict[str, Any]:
         server = serve(command, port, Path(folder) / "log", dict(os.environ))
         page = Page(1440, 900)
         try:
-            return _measured(page, next(server), points, seconds)
+            return _measured(page, next(server), points, memory, seconds)
         finally:
             page.driver.quit()
             server.close()
 
 
-def _measured(page: Page, url: str, points: int, seconds: float) -> dict[str, Any]:
-    drawn = (
-        "return Number(document.querySelector('#lm-map .lm-figure')?.dataset.points) === "
-        "arguments[0]"
-    )
+def _measured(page: Page, url: str, points: int, memory: str, seconds: float) -> dict[str, Any]:
     took = []
     for _ in range(2):
         page.driver.get("about:blank")
         page.errors()  # gradio reports its own open stream as an error when a page is left
         began = time.perf_counter()
         page.driver.get(f"{url}?panel=memories")
-        page.until(drawn, points)
+        page.until(DRAWN, min(points, MOST_SHOWN))
         took.append(round(time.perf_counter() - began, 2))
     named = time.perf_counter()
-    page.until("return latentmem.mapData.extras?.stamp === latentmem.mapView.stamp")
+    page.until("return latentmem.mapData.extras?.stamp === latentmem.mapData.points.stamp")
     named = time.perf_counter() - named
-    page.run("latentmem.mapView.clear()")
     return {
         "points": points,
         "first_picture_s": {"server_cold": took[0], "again": took[1]},
@@ -229,6 +230,7 @@ def _measured(page: Page, url: str, points: int, seconds: float) -> dict[str, An
         "wheel": zoomed(page, seconds),
         "hover": hovered(page, seconds),
         "click": clicked(page),
+        "memory_link": linked(page, url, memory),
         "sent_bytes": page.run("""const size = (v) => JSON.stringify(v ?? '').length, d = latentmem.mapData;
                 return {points: size(d.points), paint: size(d.paint), click: size(latentmem.mapView.mark)};"""),
         "stage": page.run(BOX)[2:],

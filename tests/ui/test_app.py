@@ -24,18 +24,18 @@ from latentmem.ui import session as visits
 from latentmem.ui.api import Endpoints
 from latentmem.ui.app import Page
 from latentmem.ui.map import actions
-from latentmem.ui.panels import distil, memories
+from latentmem.ui.panels import distil
 from latentmem.ui.panels.distil import Distil
 from latentmem.ui.panels.solve import Solve
 from latentmem.ui.session import EXPORTS_KEPT, AppSession, last_receipt
 from latentmem.ui.views import distillation, stream
 from tests.evaluation.test_metrics import result
 from tests.fake_engine import FakeEngine
+from tests.memory_samples import asks
 from tests.ui.test_hosting import shared_engine
 from tests.ui_samples import (
     ANN,
     BO,
-    LOOK,
     SETTINGS,
     TOKEN,
     arrived,
@@ -135,21 +135,6 @@ def test_a_new_run_waits_for_one_that_is_ending(session: AppSession) -> None:
     assert "Waiting for another run" in text_of(next(stream).status)
     session.model_work.release()
     assert "Receipt" in text_of(list(stream)[-1].receipt) and not session.model_work.locked()
-
-
-def test_bound_handlers_still_ask_for_the_request(session: AppSession) -> None:
-    from gradio.helpers import special_args
-
-    handler = visits.bind(memories.clicked, session)
-    values, _, event, _ = special_args(
-        handler, list(LOOK), request="the request", event_data=gr.EventData(None, {})
-    )  # type: ignore[arg-type]
-    assert (
-        values[:4] == list(LOOK)
-        and isinstance(values[4], gr.EventData)
-        and values[5] == "the request"
-        and event == 4
-    )
 
 
 def test_visits_are_bounded_and_the_oldest_is_stopped(session: AppSession) -> None:
@@ -407,8 +392,8 @@ def test_only_the_last_two_exports_of_a_kind_are_kept(kind: str, served: Path) -
     make: Any = {
         "bank": lambda: Endpoints(session).export_bank(),
         "peft": lambda: Endpoints(session).export_peft(one),
-        "button": lambda: memories.export_all(session)[0]["value"],
-        "adapter": lambda: memories.export_peft(session, one)[0]["value"],
+        "button": lambda: actions.export_all(asks(session))[0]["value"],
+        "adapter": lambda: actions.export_peft(asks(session, chosen=one))[0]["value"],
     }[kind]
     made = [make() for _ in range(6)]
     assert [Path(f).exists() for f in made] == [False] * 4 + [
@@ -433,7 +418,7 @@ def test_an_export_that_fails_leaves_nothing_and_takes_nothing_away(served: Path
     for _ in range(3):
         with pytest.raises(gr.Error, match="no memory"):
             Endpoints(session).export_peft("m000nothere")
-        assert not memories.export_peft(session, "m000nothere")[0]["visible"]
+        assert not actions.export_peft(asks(session, chosen="m000nothere"))[0]["visible"]
     assert sorted(files(served)) == sorted(map(Path, kept))
     assert not [f for f in next(served.iterdir()).iterdir() if not any(f.iterdir())], (
         "not even an empty folder"
@@ -580,7 +565,7 @@ def test_every_event_that_an_area_promises_is_listened_to() -> None:
 
 
 def test_the_script_of_the_curves_reads_what_they_give() -> None:
-    script = (UI / "static" / "map.js").read_text(encoding="utf-8")
+    script = (UI / "static" / "map.js").read_text(encoding="utf-8").partition("- the map")[0]
     figures = [
         distillation.curve_figure(steps(6), best=3),
         stream.accuracy_figure([result("a", "elm", True)], 3),

@@ -16,20 +16,20 @@ from latentmem.bank import Bank, Overlay
 from latentmem.engine import Engine
 from latentmem.records import LatentmemError, Problem, Status
 from latentmem.settings import Settings
-from latentmem.ui import app, build, hosting, launch_options, prepare, server
-from latentmem.ui import app as arrival
+from latentmem.ui import build, hosting, launch_options, prepare, server
 from latentmem.ui import session as visits
 from latentmem.ui.api import Endpoints
 from latentmem.ui.app import Page
 from latentmem.ui.map import actions, projection
 from latentmem.ui.map.panel_state import atlas_of
+from latentmem.ui.panels import memories
 from latentmem.ui.panels.distil import Distil
 from latentmem.ui.panels.solve import Solve
 from latentmem.ui.session import AppSession
 from tests.bank_samples import make_memory
 from tests.fake_engine import FakeEngine, fill_bank
-from tests.memory_samples import SHOPS, drawn, sent
-from tests.ui_samples import ANN, BO, LOOK, asked, distilled, settle, text_of, visitor
+from tests.memory_samples import SHOPS, asks, drawn
+from tests.ui_samples import ANN, BO, asked, distilled, settle, text_of, visitor
 
 TOKEN = "0123456789abcdef0123"
 LIMITS = {
@@ -122,7 +122,7 @@ def test_a_receipt_is_shown_to_whoever_asked_and_to_nobody_else(session: AppSess
     for who, name in (("b", mine), ("b", keepers.id), ("a", keepers.id)):
         with pytest.raises(gr.Error, match="no receipt"):
             Endpoints(session.at(visitor(who))).receipt(name)
-        page = arrival.show_map(session.at(visitor(who)), "", visitor(who, receipt=name))
+        page = memories.show_map(asks(session.at(visitor(who)), who=visitor(who, receipt=name)))
         assert "There is no receipt" in text_of(page.notice) and not page.body
         tried = keepers.used.memory_id
         assert Endpoints(session.at(visitor(who))).memory(tried)["receipts"] == (
@@ -392,7 +392,7 @@ def test_visitors_share_the_atlas_until_something_is_theirs(session: AppSession)
 
 def test_an_answer_and_a_verdict_are_seen_by_whoever_asked_alone(session: AppSession) -> None:
     a, b = session.at(visitor("a")), session.at(visitor("b"))
-    first = app.show_map(a, "", visitor("a"))
+    first = memories.show_map(asks(a, who=visitor("a")))
     asked(a, ANN, who=visitor("a"))
     Solve(a).said_right(visitor("a"))
     assert sum(i.counters.used for i in atlas_of(a).rows().infos) == 1
@@ -401,7 +401,7 @@ def test_an_answer_and_a_verdict_are_seen_by_whoever_asked_alone(session: AppSes
         == 0
         == sum(i.counters.used for i in atlas_of(session).rows().infos)
     )
-    again = app.show_map(a, first.points["stamp"] if "points" in sent(first) else "", visitor("a"))
+    again = memories.show_map(asks(a, who=visitor("a")))
     assert again.seen != first.seen
 
 
@@ -444,9 +444,9 @@ def test_a_visitor_forgets_their_own_receipts_and_nobody_elses(session: AppSessi
     for who, name in (("b", mine), ("b", keepers), ("a", keepers)):
         with pytest.raises(gr.Error, match="There is no receipt"):
             Endpoints(session.at(visitor(who))).forget(name)
-        pressed = gr.EventData(None, {"do": "really-forget", "value": name})
+        pressed = {"do": "really-forget", "value": name}
         assert "There is no receipt" in text_of(
-            actions.act(session.at(visitor(who)), *LOOK, "", pressed, visitor(who)).notice
+            actions.act(asks(session.at(visitor(who)), data=pressed, who=visitor(who))).notice
         )
     assert Endpoints(session.at(visitor("a"))).receipt(mine) and session.engine.bank.receipt(
         keepers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import threading
 import zipfile
@@ -17,12 +16,11 @@ from latentmem.bank import Overlay
 from latentmem.bank import notes as bank_notes
 from latentmem.records import Event, Status
 from latentmem.ui.map import actions, handlers, projection
-from latentmem.ui.map.panel_state import atlas_of
-from latentmem.ui.panels import memories
+from latentmem.ui.map.panel_state import Picture, atlas_of
 from latentmem.ui.panels.distil import Distil
 from latentmem.ui.session import AppSession
 from tests.fake_engine import FakeEngine
-from tests.memory_samples import click, drawn, placed, sent, shop_desk, stamp_of, wanted
+from tests.memory_samples import asks, click, drawn, placed, sent, shop_desk, stamp_of, wanted
 from tests.ui_samples import ANN, LOOK, asked, distilled, new_session, text_of, visitor
 
 
@@ -46,7 +44,7 @@ def test_a_click_opens_a_memory_and_nonsense_does_not(desk: AppSession) -> None:
         and f'data-address="{info.id}"' in text_of(opened.page)
         and opened.actions["visible"]
     )
-    assert len(opened.map["layout"]["annotations"]) == 1  # the edge to the other memory
+    assert len(opened.map["annotations"]) == 1  # the edge to the other memory
     assert opened.map["open"] == info.id and sorted(opened.map["lit"]) == [0, 1]
     for bad in ({"id": "m000nothere"}, {"id": {"path": "/etc/passwd"}}, {"id": 3}, {"id": None}):
         shut = click(desk, bad)
@@ -84,12 +82,15 @@ def test_a_click_does_not_read_the_bank_again(
 
 def test_a_problem_is_placed_with_edges_to_its_neighbours(desk: AppSession) -> None:
     last = placed(desk, ANN, LOOK)
-    assert len(last.map["layout"]["annotations"]) == 2 and any(
+    assert len(last.map["annotations"]) == 2 and any(
         d.get("name") == "your problem" for d in last.map["data"]
     )
-    assert "true similarities" in text_of(last.trust) and last.map["star_text"] == ANN
-    other = memories.refresh(
-        desk, "", "source", "kv", "pca", "", visitor()
+    assert (
+        "true similarities" in text_of(last.trust)
+        and "Ann has 3 cats" in last.map["data"][-1]["text"][0]
+    )
+    other = handlers.refresh(
+        asks(desk, ("", "source", "kv", "pca"))
     )  # the star was placed by another kind of key
     assert not any(
         d.get("name") == "your problem" for d in other.map["data"]
@@ -97,8 +98,8 @@ def test_a_problem_is_placed_with_edges_to_its_neighbours(desk: AppSession) -> N
     gone = click(desk, {"id": "", "star": False})
     assert gone.map["star"] is None
     placed(desk, ANN)
-    cleared = memories.clear(desk, *LOOK, "", visitor())
-    assert cleared[0] == "" and not cleared[1:][2]["layout"]["annotations"]
+    cleared = handlers.clear(asks(desk))
+    assert cleared.ask == "" and not cleared.map["annotations"]
     assert "empty" in text_of(placed(desk, " ", LOOK).notice)
     assert "no soft prompt" in text_of(placed(desk, ANN, ("", "source", "prompt", "pca")).notice)
 
@@ -108,7 +109,7 @@ def test_the_receipt_leads_to_the_map(desk: AppSession) -> None:
     assert 'data-memory="' in text_of(last.receipt)
     opened = click(desk, {"id": desk.engine.bank.infos()[0].id})
     assert any(d.get("name") == "your problem" for d in opened.map["data"])
-    shut = memories.shut(desk, *LOOK, opened.chosen, visitor())
+    shut = handlers.shut(asks(desk, chosen=opened.chosen))
     assert shut.chosen == "" and any(d.get("name") == "your problem" for d in shut.map["data"]), (
         "the star stays"
     )
@@ -116,28 +117,24 @@ def test_the_receipt_leads_to_the_map(desk: AppSession) -> None:
 
 def test_an_empty_bank_is_shown_kindly() -> None:
     desk = AppSession(FakeEngine())
-    picture = memories.refresh(desk, *LOOK, "", visitor())
+    picture = handlers.refresh(asks(desk))
     assert "No memory yet" in text_of(picture.table) and picture.map["data"] == []
     for space in ("input", "kv", "prompt"):
         first, second = wanted(desk, ("", "source", space, "pca"))
-        assert first.points["n"] == 0 and not sent(second)
+        assert "ids" not in first.points and not sent(second)
 
 
 def test_what_cannot_be_read_is_one_sentence(desk: AppSession) -> None:
     desk.engine.bank.close()
-    picture = memories.refresh(desk, *LOOK, "", visitor())
+    picture = handlers.refresh(asks(desk))
     assert "is closed" in text_of(picture.notice) and "alert" in text_of(picture.notice)
-    assert "is closed" in text_of(handlers.search(desk, *LOOK, "", visitor()).notice)
+    assert "is closed" in text_of(handlers.search(asks(desk)).notice)
 
 
 # ------------------------------------------------------------------ the map's data
 def test_the_points_come_first_and_what_explains_them_after(shops: AppSession) -> None:
     first, second = wanted(shops)
-    assert (
-        first.points["n"] == 16
-        and len(base64.b64decode(first.points["xy"])) == 16 * 8
-        and first.extras == gr.skip()
-    )
+    assert len(first.points["x"]) == len(first.points["y"]) == 16 and first.extras == gr.skip()
     assert (
         first.points["stamp"]
         == first.paint["stamp"]
@@ -145,11 +142,8 @@ def test_the_points_come_first_and_what_explains_them_after(shops: AppSession) -
         == second.extras["stamp"]
         == stamp_of(shops)
     )
-    names = first.points["ids"].split("\n")
-    assert (
-        set(names) == {i.id for i in shops.engine.bank.infos()}
-        and len(first.points["names"].split("\n")) == 16
-    )
+    assert set(first.points["ids"]) == {i.id for i in shops.engine.bank.infos()}
+    assert len(first.points["names"]) == 16
     assert "Trustworthiness" in text_of(second.trust) and "Trustworthiness" not in text_of(
         first.trust
     )
@@ -159,31 +153,27 @@ def test_the_points_come_first_and_what_explains_them_after(shops: AppSession) -
     assert "Trustworthiness" in text_of(wanted(shops)[0].trust), "known from now on"
 
 
-def test_other_colours_send_one_byte_a_point(shops: AppSession) -> None:
-    assert not sent(handlers.recolour(shops, "", "age", "input", "pca", visitor())), (
+def test_other_colours_leave_the_points(shops: AppSession) -> None:
+    assert not sent(handlers.recolour(asks(shops, ("", "age", "input", "pca")))), (
         "no picture, nothing to colour"
     )
     wanted(shops)
-    part = handlers.recolour(shops, "", "age", "input", "pca", visitor())
-    assert sent(part) == {"paint"} and len(base64.b64decode(part.paint["codes"])) == 16
+    part = handlers.recolour(asks(shops, ("", "age", "input", "pca")))
+    assert sent(part) == {"paint"} and len(part.paint["codes"]) == 16
 
 
 def test_a_search_narrows_the_table_and_lights_the_map(shops: AppSession) -> None:
     wanted(shops)
     bank_notes.tag(shops.engine.bank, [shops.engine.bank.infos()[0].id], "golden")
     for words, n in (("pens ann", 2), ("golden", 1), ("zebra", 0), ("", 16)):
-        part = handlers.search(shops, words, "source", "input", "pca", "", visitor())
+        part = handlers.search(asks(shops, (words, "source", "input", "pca")))
         assert (
             sent(part) == {"table", "lit", "choice"} and text_of(part.table).count("data-id=") == n
         )
-        bits = part.lit["bits"]
-        lit = (
-            int(np.unpackbits(np.frombuffer(base64.b64decode(bits), np.uint8)).sum())
-            if bits is not None
-            else None
-        )
-        assert lit == (n if words else None) and len(part.choice["choices"]) == n
-    assert wanted(shops, ("pens ann", "source", "input", "pca"))[0].lit["count"] == 2
+        lit = part.lit["rows"]
+        assert lit is None if not words else len(lit) == n
+        assert len(part.choice["choices"]) == n
+    assert len(wanted(shops, ("pens ann", "source", "input", "pca"))[0].lit["rows"]) == 2
 
 
 @pytest.mark.parametrize("space", ["input", "kv", "prompt"])
@@ -195,11 +185,11 @@ def test_every_space_and_projection(
     look = ("", "source", space, method)
     parts = wanted(shops, look)
     points = parts[0].points
-    assert points["n"] == 16 and parts[-1].extras["stamp"] == points["stamp"]
+    assert len(points["ids"]) == 16 and parts[-1].extras["stamp"] == points["stamp"]
     one = shops.engine.bank.infos()[5].id
     opened = click(shops, {"id": one}, look)
-    assert len(opened.map["layout"]["annotations"]) == 5 and opened.map["stamp"] == points["stamp"]
-    assert all(-1 <= float(a["text"]) <= 1 for a in opened.map["layout"]["annotations"])
+    assert len(opened.map["annotations"]) == 5 and opened.map["stamp"] == points["stamp"]
+    assert all(-1 <= float(a["text"]) <= 1 for a in opened.map["annotations"])
     if space != "prompt":
         star = placed(shops, "Ann buys 2 pens", look)
         assert star.map["star"] is not None and (
@@ -228,7 +218,7 @@ def test_a_slow_projection_shows_progress_and_a_click_meanwhile_does_not_start_i
     assert click(shops, {"id": ""}, look).map["stamp"] == "?" and computed == [], (
         "the page then asks for it"
     )
-    drawing = handlers.draw(shops, *look, "", visitor())
+    drawing = handlers.draw(asks(shops, look))
     assert next(drawing) == gr.skip() and "Computing the picture" in text_of(next(drawing))
     assert click(shops, {"id": ""}, look).map["stamp"] == "?", "it is not there yet"
     go_on.set()
@@ -239,23 +229,23 @@ def test_a_slow_projection_shows_progress_and_a_click_meanwhile_does_not_start_i
 def test_a_projection_that_fails_leaves_the_map_with_pca(desk: AppSession) -> None:
     parts = wanted(desk, ("", "source", "input", "tsne"))
     assert "t-SNE needs 5 memories and the map has 2" in text_of(parts[0].notice)
-    assert parts[0].method == "pca" and parts[0].points["n"] == 2
+    assert parts[0].method == "pca" and len(parts[0].points["ids"]) == 2
 
 
 def test_the_projection_is_computed_once_for_the_same_memories(desk: AppSession) -> None:
-    memories.refresh(desk, *LOOK, "", visitor())
+    handlers.refresh(asks(desk))
     sheet = atlas_of(desk).ready("input", "pca")
-    memories.refresh(desk, "x", "age", "input", "pca", "", visitor())
+    handlers.refresh(asks(desk, ("x", "age", "input", "pca")))
     click(desk, {"id": desk.engine.bank.infos()[0].id})
     assert atlas_of(desk).ready("input", "pca") is sheet
-    distilled(desk), Distil(desk).keep(visitor()), memories.refresh(desk, *LOOK, "", visitor())
+    distilled(desk), Distil(desk).keep(visitor()), handlers.refresh(asks(desk))
     assert len(atlas_of(desk).ready("input", "pca").names) == 3
 
 
 def test_visitors_with_banks_of_their_own_have_maps_of_their_own(desk: AppSession) -> None:
     other = AppSession(FakeEngine(bank=Overlay(desk.engine.bank)))  # type: ignore[arg-type]
     distilled(other), Distil(other).keep(visitor())
-    assert wanted(other)[0].points["n"] == 3 and wanted(desk)[0].points["n"] == 2
+    assert len(wanted(other)[0].points["ids"]) == 3 and len(wanted(desk)[0].points["ids"]) == 2
     shared = desk.engine.bank.infos()[0].id
     assert click(other, {"id": shared}).delete["interactive"] is False
     mine = next(i.id for i in other.engine.bank.infos() if i.id not in desk.engine.bank)
@@ -265,50 +255,51 @@ def test_visitors_with_banks_of_their_own_have_maps_of_their_own(desk: AppSessio
 # ------------------------------------------------------------------ one memory
 def test_quarantine_release_delete(desk: AppSession) -> None:
     name = desk.engine.bank.infos()[0].id
-    shut = memories.quarantine(desk, *LOOK, name, visitor())
+    shut = actions.quarantine(asks(desk, chosen=name))
     assert (
         desk.engine.bank.info(name).quarantined
         and shut.release["visible"]
         and not shut.quarantine["visible"]
     )
     assert "quarantined" in text_of(shut.page)
-    assert memories.release(desk, *LOOK, name, visitor()).quarantine["visible"]
-    gone = memories.delete(desk, *LOOK, name, visitor())
+    assert actions.release(asks(desk, chosen=name)).quarantine["visible"]
+    gone = actions.delete(asks(desk, chosen=name))
     assert name not in desk.engine.bank and gone.chosen == "" and "Deleted" in text_of(gone.notice)
-    assert "alert" in text_of(memories.delete(desk, *LOOK, name, visitor()).notice)
+    assert "alert" in text_of(actions.delete(asks(desk, chosen=name)).notice)
 
 
 def test_quarantine_and_release_send_other_colours(shops: AppSession) -> None:
     first, _ = wanted(shops)
-    name = first.points["ids"].split("\n")[2]
-    shut = memories.quarantine(shops, *LOOK, name, visitor())
-    free = memories.release(shops, *LOOK, name, visitor())
+    name = first.points["ids"][2]
+    shut = actions.quarantine(asks(shops, chosen=name))
+    free = actions.release(asks(shops, chosen=name))
     for part, grey in ((shut, [1]), (free, [])):
         assert [g["count"] for g in part.paint["groups"] if g["name"] == "quarantined"] == grey
         assert part.paint["stamp"] == first.points["stamp"] and part.points == gr.skip(), (
             "the points stay"
         )
-    codes = base64.b64decode(shut.paint["codes"])
+    codes = shut.paint["codes"]
     assert [i for i, c in enumerate(codes) if shut.paint["groups"][c]["name"] == "quarantined"] == [
         2
     ]
-    assert not sent(memories.delete(shops, *LOOK, name, visitor())) & {"paint"}, (
+    assert not sent(actions.delete(asks(shops, chosen=name))) & {"paint"}, (
         "without it it is another map"
     )
-    assert not sent(memories.quarantine(shops, *LOOK, name, visitor())) & {"paint"}, "it is gone"
+    assert not sent(actions.quarantine(asks(shops, chosen=name))) & {"paint"}, "it is gone"
 
 
 def test_tags_and_notes_of_the_open_memory(desk: AppSession) -> None:
     name = desk.engine.bank.infos()[0].id
-    box, *part = actions.add_tag(desk, *LOOK, name, "Teach first", visitor())
-    part = memories.Picture(*part)
+    part = actions.add_tag(asks(desk, chosen=name), "Teach first")
     assert (
-        box == "" and "teach first" in text_of(part.page) and "teach first" in text_of(part.table)
+        part.tag == ""
+        and "teach first" in text_of(part.page)
+        and "teach first" in text_of(part.table)
     )
-    box, *part = actions.add_note(desk, *LOOK, name, "<b>odd</b>", visitor())
-    assert box == "" and "&lt;b&gt;odd" in text_of(memories.Picture(*part).body)
-    box, *part = actions.add_note(desk, *LOOK, name, "  ", visitor())
-    assert box == "  " and "note is empty" in text_of(memories.Picture(*part).notice)
+    part = actions.add_note(asks(desk, chosen=name), "<b>odd</b>")
+    assert part.note == "" and "&lt;b&gt;odd" in text_of(part.body)
+    part = actions.add_note(asks(desk, chosen=name), "  ")
+    assert part.note == "  " and "note is empty" in text_of(part.notice)
     note = bank_notes.notes(desk.engine.bank)[name][0].id
     for do, value in (("remove-note", note), ("untag", "teach first")):
         last = act(desk, name, {"do": do, "value": value})
@@ -316,48 +307,46 @@ def test_tags_and_notes_of_the_open_memory(desk: AppSession) -> None:
     assert "no note" in text_of(act(desk, name, {"do": "remove-note", "value": note}).notice)
     for nonsense in ({}, {"do": "delete"}, ["x"], {"do": {"a": 1}}):
         assert not sent(act(desk, name, nonsense))
-    assert "Open a memory first" in text_of(
-        memories.Picture(*actions.add_tag(desk, *LOOK, "", "x", visitor())[1:]).notice
-    )
+    assert "Open a memory first" in text_of(actions.add_tag(asks(desk), "x").notice)
 
 
-def act(desk: AppSession, name: str, data: Any) -> memories.Picture:
-    return actions.act(desk, *LOOK, name, gr.EventData(None, data), visitor())
+def act(desk: AppSession, name: str, data: Any) -> Picture:
+    return actions.act(asks(desk, chosen=name, data=data))
 
 
 def test_the_nearest_words_need_the_model(desk: AppSession) -> None:
     name = desk.engine.bank.infos()[0].id
-    assert "only neighbours" in text_of(actions.near_words(desk, name).words)
+    assert "only neighbours" in text_of(actions.near_words(asks(desk, chosen=name)).words)
     desk.engine.shared["ready"] = False
-    assert "not loaded yet" in text_of(actions.near_words(desk, name).words)
-    assert "Open a memory first" in text_of(actions.near_words(desk, "").words)
+    assert "not loaded yet" in text_of(actions.near_words(asks(desk, chosen=name)).words)
+    assert "Open a memory first" in text_of(actions.near_words(asks(desk)).words)
 
 
 def test_export_and_import(desk: AppSession) -> None:
-    update, said = memories.export_all(desk)
+    update, said = actions.export_all(asks(desk))
     assert zipfile.is_zipfile(update["value"]) and "Exported 2 memories" in text_of(said)
-    peft, _ = memories.export_peft(desk, desk.engine.bank.infos()[0].id)
+    peft, _ = actions.export_peft(asks(desk, chosen=desk.engine.bank.infos()[0].id))
     assert {"adapter_config.json", "adapter_model.safetensors"} <= set(
         zipfile.ZipFile(peft["value"]).namelist()
     )
     other = AppSession(FakeEngine())
     assert "Added 2 memories; 0 were already" in text_of(
-        memories.import_zip(other, update["value"], *LOOK, "", visitor()).notice
+        actions.import_zip(asks(other), update["value"]).notice
     )
-    again = memories.import_zip(other, update["value"], *LOOK, "", visitor())
+    again = actions.import_zip(asks(other), update["value"])
     assert "Added 0 memories; 2 were" in text_of(again.notice) and len(again.choice["choices"]) == 2
     other.engine.bank.delete(other.engine.bank.infos()[0].id)
-    third = memories.import_zip(other, update["value"], *LOOK, "", visitor())
+    third = actions.import_zip(asks(other), update["value"])
     assert "Added 1 memory; 1 was already there." in text_of(third.notice)
-    asked: list[str] = []
+    told: list[str] = []
     known = other.engine.bank.infos()[0].id
-    other.engine.import_adapter = lambda folder, text: asked.append(text) or known
-    fourth = memories.import_zip(other, peft["value"], *LOOK, "", visitor())
+    other.engine.import_adapter = lambda folder, text: told.append(text) or known
+    fourth = actions.import_zip(asks(other), peft["value"])
     assert f"Imported the adapter as memory {known}, without a vote" in text_of(fourth.notice)
     other.engine.shared["ready"] = False
-    fifth = memories.import_zip(other, peft["value"], *LOOK, "", visitor())
-    assert "The model is not loaded yet" in text_of(fifth.notice) and len(asked) == 1
+    fifth = actions.import_zip(asks(other), peft["value"])
+    assert "The model is not loaded yet" in text_of(fifth.notice) and len(told) == 1
     bad = Path(update["value"]).with_name("bad.zip")
     bad.write_bytes(b"no zip")
-    assert "alert" in text_of(memories.import_zip(other, str(bad), *LOOK, "", visitor()).notice)
-    assert not memories.export_peft(desk, "m000nothere")[0]["visible"]
+    assert "alert" in text_of(actions.import_zip(asks(other), str(bad)).notice)
+    assert not actions.export_peft(asks(desk, chosen="m000nothere"))[0]["visible"]

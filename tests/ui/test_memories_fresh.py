@@ -9,17 +9,15 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from latentmem.ui import app as arrival
 from latentmem.ui import build
 from latentmem.ui.map import actions, handlers
 from latentmem.ui.map.panel_state import Picture, atlas_of
 from latentmem.ui.panels import memories
-from latentmem.ui.panels import memories as map_wiring
 from latentmem.ui.panels.solve import Solve
 from latentmem.ui.session import AppSession
 from tests.bank_samples import make_memory
 from tests.fake_engine import FakeEngine
-from tests.memory_samples import click, placed, sent, shop_desk, wanted
+from tests.memory_samples import asks, click, placed, sent, shop_desk, wanted
 from tests.ui.test_memories_wiring import listened
 from tests.ui_samples import LOOK, asked, text_of, visitor
 
@@ -36,7 +34,9 @@ def shown(desk: AppSession, was: Picture, look: tuple[str, ...] = LOOK, **now: s
     """The visitor chooses the tab; `was`: what the panel was sent before, `now`: what was opened
     since."""
     state = {"chosen": was.chosen, "slip": was.slip, "seen": was.seen} | now
-    return handlers.looked_at(desk, *look, *state.values(), visitor())
+    return handlers.looked_at(
+        asks(desk, look, chosen=state["chosen"]), state["slip"], state["seen"]
+    )
 
 
 def glanced(page: Any) -> str:
@@ -50,7 +50,7 @@ def glanced(page: Any) -> str:
 
 # ------------------------------------------------------------------ the panel is looked at again
 def test_the_table_and_the_glance_learn_of_answers_and_verdicts(shops: AppSession) -> None:
-    first = arrival.show_map(shops, "", visitor())
+    first = memories.show_map(asks(shops))
     assert glanced(first.page) == "Memories 16 Tried 0 Helped 0" and not sent(
         shown(shops, first)
     ), "nothing happened"
@@ -74,7 +74,7 @@ def test_the_table_and_the_glance_learn_of_answers_and_verdicts(shops: AppSessio
 
 
 def test_a_search_and_an_open_memory_stay(shops: AppSession) -> None:
-    first = arrival.show_map(shops, "", visitor())
+    first = memories.show_map(asks(shops))
     asked(shops, SHOP)
     one = shops.engine.bank.receipts()[0].used.memory_id
     part = shown(shops, first, ("pens ann", "source", "input", "pca"), chosen=one)
@@ -100,7 +100,7 @@ def test_a_search_and_an_open_memory_stay(shops: AppSession) -> None:
 
 
 def test_colours_that_answers_change_come_with_it(shops: AppSession) -> None:
-    first = arrival.show_map(shops, "", visitor())
+    first = memories.show_map(asks(shops))
     wanted(shops)
     asked(shops, SHOP)
     assert "paint" in sent(shown(shops, first, ("", "helped", "input", "pca")))
@@ -110,7 +110,7 @@ def test_colours_that_answers_change_come_with_it(shops: AppSession) -> None:
 def test_a_page_that_is_still_being_loaded_is_left_alone(shops: AppSession) -> None:
     """gradio says that a tab is chosen at the very start, too, when the address has yet to open a
     memory."""
-    assert not sent(handlers.looked_at(shops, *LOOK, "", "", "", visitor()))
+    assert not sent(handlers.looked_at(asks(shops), "", ""))
 
 
 def test_the_tab_asks_when_it_is_chosen() -> None:
@@ -121,10 +121,10 @@ def test_the_tab_asks_when_it_is_chosen() -> None:
 
 
 def test_closing_a_memory_counts_anew(shops: AppSession) -> None:
-    first = arrival.show_map(shops, "", visitor())
+    first = memories.show_map(asks(shops))
     one = shops.engine.bank.infos()[2].id
     asked(shops, SHOP)
-    for closed in (memories.shut(shops, *LOOK, one, visitor()), click(shops, {"id": ""})):
+    for closed in (handlers.shut(asks(shops, chosen=one)), click(shops, {"id": ""})):
         assert glanced(closed.page) == "Memories 16 Tried 1 Helped 0" != glanced(first.page)
 
 
@@ -139,7 +139,7 @@ def test_what_is_written_on_the_way_is_seen_another_time(
     )
     state = shops.engine.bank.stamp
     monkeypatch.setattr(shops.engine.bank, "stamp", lambda: (order.append("stamp"), state())[1])
-    memories.refresh(shops, *LOOK, "", visitor())
+    handlers.refresh(asks(shops))
     assert order[0] == "stamp" and "rows" in order
 
 
@@ -147,18 +147,13 @@ def test_what_is_written_on_the_way_is_seen_another_time(
 def test_the_list_names_the_open_memory_and_none_when_it_is_closed(shops: AppSession) -> None:
     one, two = (i.id for i in shops.engine.bank.infos()[:2])
     assert click(shops, {"id": one}).choice["value"] == one
-    assert memories.choose(shops, *LOOK, two, visitor()).choice["value"] == two
-    assert memories.shut(shops, *LOOK, two, visitor()).choice["value"] is None
-    assert (
-        memories.clear(shops, *LOOK, two, visitor())[1:][Picture._fields.index("choice")]["value"]
-        is None
-    )
+    assert handlers.choose(asks(shops), two).choice["value"] == two
+    assert handlers.shut(asks(shops, chosen=two)).choice["value"] is None
+    assert handlers.clear(asks(shops, chosen=two)).choice["value"] is None
     assert click(shops, {"id": one}, ("zebra", "source", "input", "pca")).choice["value"] is None, (
         "it lists what is found"
     )
-    assert "choice" in listened(
-        shops, memories.clicked, map_wiring.NAMED, *LOOK, gr.EventData(None, {"id": one})
-    )
+    assert "choice" in listened(shops, handlers.clicked, data={"id": one})
 
 
 def test_memories_without_a_place_are_counted_now(shops: AppSession) -> None:
@@ -176,19 +171,19 @@ def test_memories_without_a_place_are_counted_now(shops: AppSession) -> None:
 def test_place_it_again_places_the_problem_of_the_star(shops: AppSession) -> None:
     asked(shops, SHOP)
     look = ("", "source", "kv", "pca")
-    assert "press <b>Place it</b> again" in text_of(click(shops, {"id": ""}, look).warning)
+    assert "press <b>Place</b> again" in text_of(click(shops, {"id": ""}, look).warning)
     part = placed(shops, "", look)
     assert (
-        part.map["star_text"] == SHOP
+        "7 pens" in part.map["data"][-1]["text"][0]
         and not text_of(part.notice)
-        and "Place it" not in text_of(part.warning)
+        and "<b>Place</b>" not in text_of(part.warning)
     )
     prompt = ("", "source", "prompt", "pca")
     wanted(shops, prompt)
     warned = text_of(click(shops, {"id": ""}, prompt).warning)
-    assert "has no soft prompt" in warned and "Place it" not in warned
+    assert "has no soft prompt" in warned and "<b>Place</b>" not in warned
     assert "no soft prompt" in text_of(placed(shops, " ", prompt).notice)
-    memories.clear(shops, *LOOK, "", visitor())
+    handlers.clear(asks(shops))
     assert "The problem is empty" in text_of(placed(shops, " ", look).notice), (
         "without a star there is nothing to place"
     )
@@ -196,23 +191,24 @@ def test_place_it_again_places_the_problem_of_the_star(shops: AppSession) -> Non
 
 # ------------------------------------------------------------------ a receipt is forgotten
 def pressed(desk: AppSession, chosen: str, do: str, value: str) -> dict[str, Any]:
-    event = gr.EventData(None, {"do": do, "value": value})
-    return listened(desk, actions.act, map_wiring.ANNOTATED, *LOOK, chosen, event)
+    return listened(desk, actions.act, chosen=chosen, data={"do": do, "value": value})
 
 
 def test_a_receipt_is_forgotten_in_two_steps(shops: AppSession) -> None:
     asked(shops, SHOP)
     slip = shops.engine.bank.receipts()[0]
     one, bank = slip.used.memory_id, shops.engine.bank
-    opened = memories.show_receipt(
-        shops, *LOOK, one, gr.EventData(None, {"id": slip.id}), visitor()
-    )
+    opened = handlers.show_receipt(asks(shops, chosen=one, data={"id": slip.id}))
     assert f'data-do="forget" data-value="{slip.id}"' in text_of(
         opened.body
     ) and "really-forget" not in text_of(opened.body)
     sure = pressed(shops, one, "forget", slip.id)
-    asks = text_of(sure["body"])
-    assert sure.keys() == {"body"} and 'data-do="really-forget"' in asks and 'role="alert"' in asks
+    question = text_of(sure["body"])
+    assert (
+        sure.keys() == {"body"}
+        and 'data-do="really-forget"' in question
+        and 'role="alert"' in question
+    )
     assert sure["body"][:-1] == opened.body[:-1] and sure["body"][-1][0] == opened.body[-1][0], (
         "the receipt is still there"
     )
@@ -237,7 +233,7 @@ def test_a_receipt_without_a_memory_is_forgotten_too() -> None:
     desk = AppSession(FakeEngine())
     asked(desk, SHOP)
     slip = desk.engine.bank.receipts()[0].id
-    page = arrival.show_map(desk, "", visitor("b", receipt=slip))
+    page = memories.show_map(asks(desk, who=visitor("b", receipt=slip)))
     assert page.slip == slip and page.chosen == "" and "Forget this receipt" in text_of(page.body)
     gone = pressed(desk, "", "really-forget", slip)
     assert (
@@ -250,7 +246,7 @@ def test_a_receipt_without_a_memory_is_forgotten_too() -> None:
 def test_annotating_closes_the_receipt_for_the_state_of_the_page_too(shops: AppSession) -> None:
     asked(shops, SHOP)
     slip = shops.engine.bank.receipts()[0]
-    part = Picture(*actions.add_tag(shops, *LOOK, slip.used.memory_id, "odd", visitor())[1:])
+    part = actions.add_tag(asks(shops, chosen=slip.used.memory_id), "odd")
     assert part.slip == "" and "How it was used" in text_of(part.body)
 
 

@@ -3,21 +3,17 @@ without a model."""
 
 from __future__ import annotations
 
-import base64
 import zipfile
 from pathlib import Path
-from typing import Any
 
-import gradio as gr
 import pytest
 
 from latentmem.bank import notes as bank_notes
 from latentmem.ui.map import actions, handlers
-from latentmem.ui.map.atlas import bits_of
-from latentmem.ui.panels import memories
+from latentmem.ui.map.panel_state import Picture
 from latentmem.ui.session import AppSession
-from tests.memory_samples import shop_desk, stamp_of, wanted
-from tests.ui_samples import LOOK, text_of, visitor
+from tests.memory_samples import asks, shop_desk, stamp_of, wanted
+from tests.ui_samples import text_of
 
 
 @pytest.fixture
@@ -26,9 +22,9 @@ def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppSession:
     return shop_desk()
 
 
-def pick(desk: AppSession, rows: list[int], **changes: Any) -> memories.Picture:
-    given = {"stamp": stamp_of(desk), "bits": base64.b64encode(bits_of(rows, 16)).decode()}
-    return handlers.picked(desk, "", gr.EventData(None, given | changes), visitor())
+def pick(session: AppSession, rows: list[int]) -> Picture:
+    infos = session.engine.bank.infos()
+    return handlers.picked(asks(session, data={"ids": [infos[row].id for row in rows]}))
 
 
 def test_the_selected_are_shown_tagged_and_exported(shops: AppSession) -> None:
@@ -38,46 +34,43 @@ def test_the_selected_are_shown_tagged_and_exported(shops: AppSession) -> None:
         part.selected
     )
     assert part.bulk["visible"] and text_of(part.selected).count("data-id=") == 3
-    box, *shown = actions.tag_picked(shops, *LOOK, "", part.picked, "Trio", visitor())
-    shown = memories.Picture(*shown)
+    shown = actions.tag_picked(asks(shops), part.picked, "Trio")
     assert (
-        box == ""
+        shown.bulk_tag == ""
         and "3 memories got the tag “trio”" in text_of(shown.notice)
         and text_of(shown.selected).count("trio") == 3
     )
-    update, said = actions.export_picked(shops, part.picked)
+    update, said = actions.export_picked(asks(shops), part.picked)
     assert "Exported 3 memories" in text_of(said) and zipfile.is_zipfile(update["value"])
     one = shops.engine.bank.infos()[0].id
-    _, *shown = actions.untag_picked(shops, *LOOK, one, part.picked, "trio", visitor())
-    assert "3 memories lost the tag" in text_of(
-        memories.Picture(*shown).notice
-    ) and not bank_notes.tags(shops.engine.bank)
-    box, *shown = actions.tag_picked(shops, *LOOK, "", part.picked, " ", visitor())
-    assert box == " " and "tag is empty" in text_of(memories.Picture(*shown).notice)
+    shown = actions.untag_picked(asks(shops, chosen=one), part.picked, "trio")
+    assert "3 memories lost the tag" in text_of(shown.notice) and not bank_notes.tags(
+        shops.engine.bank
+    )
+    shown = actions.tag_picked(asks(shops), part.picked, " ")
+    assert shown.bulk_tag == " " and "tag is empty" in text_of(shown.notice)
     nothing = pick(shops, [])
     assert nothing.selected == [] and not nothing.bulk["visible"] and nothing.picked == ""
-    assert "Nothing is selected" in text_of(actions.export_picked(shops, "")[1])
-    _, *shown = actions.tag_picked(shops, *LOOK, "", "", "x", visitor())
-    assert "Nothing is selected" in text_of(memories.Picture(*shown).notice)
+    assert "Nothing is selected" in text_of(actions.export_picked(asks(shops), "")[1])
+    shown = actions.tag_picked(asks(shops), "", "x")
+    assert "Nothing is selected" in text_of(shown.notice)
 
 
-def test_a_selection_that_no_longer_fits_is_refused(shops: AppSession) -> None:
-    wanted(shops)
-    for changes in ({"stamp": "0" * 16}, {"bits": "§"}, {"bits": {"a": 1}}):
-        part = pick(shops, [1], **changes)
-        assert "select again" in text_of(part.notice) and part.picked == "", changes
-    kept = pick(shops, [1]).picked
-    memories.delete(shops, *LOOK, shops.engine.bank.infos()[0].id, visitor())
-    wanted(shops)
-    assert "select again" in text_of(handlers.show_selection(shops, kept).notice)
+def test_what_is_no_longer_in_the_bank_is_no_longer_selected(shops: AppSession) -> None:
+    for nonsense in ({}, {"ids": "m1"}, {"ids": {"a": 1}}, {"ids": [3, None]}):
+        part = handlers.picked(asks(shops, data=nonsense))
+        assert part.selected == [] and part.picked == "", nonsense
+    kept = pick(shops, [0, 1]).picked
+    actions.delete(asks(shops, chosen=shops.engine.bank.infos()[0].id))
+    assert "1 memory selected" in text_of(handlers.show_selection(asks(shops), kept).selected)
 
 
 def test_tagging_keeps_the_picture_and_its_colours_follow(shops: AppSession) -> None:
     look = ("", "tags", "input", "pca")
     wanted(shops, look)
     before = stamp_of(shops)
-    _, *shown = actions.tag_picked(shops, *look, "", pick(shops, [2]).picked, "new", visitor())
-    painted = memories.Picture(*shown).paint
+    shown = actions.tag_picked(asks(shops, look), pick(shops, [2]).picked, "new")
+    painted = shown.paint
     assert painted["stamp"] == before == stamp_of(shops) and {
         g["name"]: g["count"] for g in painted["groups"]
     } == {"new": 1, "no tag": 15}

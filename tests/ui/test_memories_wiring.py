@@ -3,6 +3,7 @@ that opens on the map."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,13 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from latentmem.ui import app, build
+from latentmem.ui import build
 from latentmem.ui.app import Page
 from latentmem.ui.map import actions, handlers
 from latentmem.ui.panels import memories
-from latentmem.ui.panels import memories as map_wiring
-from latentmem.ui.session import AppSession, bind
+from latentmem.ui.session import AppSession
 from tests.fake_engine import FakeEngine
-from tests.memory_samples import placed, sent, shop_desk, wanted
+from tests.memory_samples import asks, placed, sent, shop_desk, wanted
 from tests.ui_samples import ANN, LOOK, asked, text_of, visitor
 
 
@@ -28,58 +28,53 @@ def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppSession:
 
 
 def listened(
-    desk: AppSession, handler: Callable[..., Any], names: tuple[str, ...], *given: Any
+    session: AppSession,
+    handler: Callable[..., Any],
+    *more: Any,
+    look: tuple[str, ...] = LOOK,
+    chosen: str = "",
+    data: Any = None,
 ) -> dict[str, Any]:
     """What the page is sent by a listener, by name."""
-    answer = bind(map_wiring.part(handler, names), desk)(*given, request=visitor())
-    answer = [answer] if len(names) == 1 else answer
-    assert len(answer) == len(names)
-    return {n: v for n, v in zip(names, answer, strict=True) if v != gr.skip()}
+    with gr.Blocks():
+        panel = memories.create_memories(session)
+    panel.page.update(solve_memory=gr.Dropdown(), solve_other=gr.Dropdown())
+    names = {component: name for name, component in panel.page.items()}
+    answer = panel.listener(handler)(visitor(), gr.EventData(None, data), *look, chosen, *more)
+    return {} if answer == gr.skip() else {names[c]: value for c, value in answer.items()}
 
 
 def test_each_listener_sends_what_its_handler_sets_and_no_more(shops: AppSession) -> None:
     one = shops.engine.bank.infos()[2].id
-    event = gr.EventData(None, {"id": one})
-    assert listened(shops, handlers.want, map_wiring.DRAWN, *LOOK, "").keys() >= {"map", "trust"}
+    opened = {"map", "page", "chosen", "actions"}
+    assert listened(shops, handlers.want).keys() >= {"map", "trust"}
     wanted(shops)
-    assert listened(shops, handlers.want, map_wiring.DRAWN, *LOOK, one).keys() >= {
-        "map",
-        "points",
-        "paint",
-        "lit",
-    }
-    assert listened(shops, handlers.explain, map_wiring.EXPLAINED, *LOOK, "").keys() == {
-        "extras",
-        "trust",
-    }
-    assert listened(shops, handlers.search, map_wiring.FOUND, "pens", *LOOK[1:], one).keys() == {
-        "table",
-        "lit",
-        "choice",
-    }
-    assert listened(shops, handlers.recolour, ("notice", "paint"), *LOOK).keys() == {"paint"}
-    for handler, given in (
-        (memories.clicked, (*LOOK, event)),
-        (memories.choose, (*LOOK, one)),
-        (memories.shut, (*LOOK, one)),
-        (memories.located, (*LOOK, one)),
-    ):
-        assert listened(shops, handler, map_wiring.NAMED, *given).keys() >= {
-            "map",
-            "page",
-            "chosen",
-            "actions",
-        }
-    tag = gr.EventData(None, {"do": "untag", "value": "none"})
-    assert "page" in listened(shops, actions.act, map_wiring.ANNOTATED, *LOOK, one, tag)
-    assert listened(shops, actions.near_words, ("words",), one).keys() == {"words"}
-    picked = gr.EventData(None, {"stamp": "?", "bits": ""})
-    assert listened(shops, handlers.picked, map_wiring.PICKED, "", picked).keys() == {
-        "notice",
-        "selected",
-        "bulk",
-        "picked",
-    }
+    full = listened(shops, handlers.want, chosen=one)
+    assert full.keys() >= {"map", "points", "paint", "lit"}
+    assert len(json.loads(full["points"])["ids"]) == 16, "the map's data travels as text"
+    assert listened(shops, handlers.explain).keys() == {"extras", "trust"}
+    look = ("pens", *LOOK[1:])
+    assert listened(shops, handlers.search, look=look).keys() == {"table", "lit", "choice"}
+    assert listened(shops, handlers.recolour).keys() == {"paint"}
+    assert listened(shops, handlers.clicked, data={"id": one}).keys() >= opened
+    assert listened(shops, handlers.choose, one).keys() >= opened
+    for handler in (handlers.shut, memories.located):
+        assert listened(shops, handler, chosen=one).keys() >= opened
+    tag = {"do": "untag", "value": "none"}
+    assert "page" in listened(shops, actions.act, chosen=one, data=tag)
+    assert listened(shops, actions.near_words, chosen=one).keys() == {"words"}
+    assert listened(shops, handlers.picked).keys() == {"selected", "bulk", "picked"}
+    assert listened(shops, handlers.looked_at, "", "") == {}, "a single skip leaves all as it is"
+
+
+def test_gradio_injects_the_request_and_the_event(shops: AppSession) -> None:
+    from gradio.helpers import special_args
+
+    with gr.Blocks():
+        listener = memories.create_memories(shops).listener(handlers.clicked)
+    event = gr.EventData(None, {"id": "m1"})
+    values, *_ = special_args(listener, [*LOOK, ""], request="asks", event_data=event)  # type: ignore[arg-type]
+    assert values[0] == "asks" and values[1]._data == {"id": "m1"} and values[2:] == [*LOOK, ""]
 
 
 def test_a_receipt_is_shown_in_place_of_the_memorys_page(shops: AppSession) -> None:
@@ -87,43 +82,19 @@ def test_a_receipt_is_shown_in_place_of_the_memorys_page(shops: AppSession) -> N
     receipt = shops.engine.bank.receipts()[0]
     assert receipt.used is not None
     one = receipt.used.memory_id
-    page = text_of(
-        listened(shops, memories.clicked, map_wiring.NAMED, *LOOK, gr.EventData(None, {"id": one}))[
-            "body"
-        ]
-    )
+    page = text_of(listened(shops, handlers.clicked, data={"id": one})["body"])
     assert f'data-receipt="{receipt.id}"' in page and "How it was used" in page
-    shown = listened(
-        shops,
-        memories.show_receipt,
-        map_wiring.NAMED,
-        *LOOK,
-        one,
-        gr.EventData(None, {"id": receipt.id}),
-    )
-    assert (
-        f'data-address="{one}" data-receipt-open="{receipt.id}"' in text_of(shown["page"])
-        and shown["chosen"] == one
-    )
-    assert "How it was used" not in text_of(shown["body"]) and "7 pens" in text_of(shown["body"])
-    assert (
-        f'data-memory="{one}">Back to the memory' in text_of(shown["body"]) and not shown["notice"]
-    )
-    gone = listened(
-        shops,
-        memories.show_receipt,
-        map_wiring.NAMED,
-        *LOOK,
-        one,
-        gr.EventData(None, {"id": "r404"}),
-    )
-    assert "There is no receipt" in text_of(gone["notice"]) and "How it was used" in text_of(
-        gone["body"]
-    )
+    shown = listened(shops, handlers.show_receipt, chosen=one, data={"id": receipt.id})
+    assert f'data-address="{one}" data-receipt-open="{receipt.id}"' in text_of(shown["page"])
+    assert shown["chosen"] == one and not shown["notice"]
+    body = text_of(shown["body"])
+    assert "How it was used" not in body and "7 pens" in body
+    assert f'data-memory="{one}">Back to the memory' in body
+    gone = listened(shops, handlers.show_receipt, chosen=one, data={"id": "r404"})
+    assert "There is no receipt" in text_of(gone["notice"])
+    assert "How it was used" in text_of(gone["body"])
     for data in (None, {"id": None}, {"id": ["x"], "memory": {}}, {"id": "\ud800"}):
-        listened(
-            shops, memories.show_receipt, map_wiring.NAMED, *LOOK, one, gr.EventData(None, data)
-        )
+        listened(shops, handlers.show_receipt, chosen=one, data=data)
 
 
 def test_the_address_opens_a_receipt(shops: AppSession) -> None:
@@ -138,17 +109,21 @@ def test_the_address_opens_a_receipt(shops: AppSession) -> None:
         (visitor("c", receipt=receipt.id, memory=other), other),
     ):
         Page(shops).arrived("", who)
-        page = app.show_map(shops, "", who)
-        assert page.chosen == memory and "7 pens" in text_of(page.body) and page.points["n"] == 16
+        page = memories.show_map(asks(shops, who=who))
+        assert (
+            page.chosen == memory
+            and "7 pens" in text_of(page.body)
+            and len(page.points["ids"]) == 16
+        )
         assert f'data-receipt-open="{receipt.id}"' in text_of(page.page)
     shops.engine.bank.delete(one)
-    page = app.show_map(shops, "", visitor("d", receipt=receipt.id))
+    page = memories.show_map(asks(shops, who=visitor("d", receipt=receipt.id)))
     assert (
         page.chosen == ""
         and "no longer in the bank" in text_of(page.page)
         and "7 pens" in text_of(page.body)
     )
-    page = app.show_map(shops, "", visitor("e", receipt="r404"))
+    page = memories.show_map(asks(shops, who=visitor("e", receipt="r404")))
     assert (
         "There is no receipt" in text_of(page.notice)
         and page.body == []
@@ -163,48 +138,51 @@ def test_the_first_picture_of_the_panel_does_not_close_what_was_opened_meanwhile
     may come later."""
     who = visitor("b", panel="memories")
     Page(shops).arrived("", who)
-    memories.clicked(shops, *LOOK, gr.EventData(None, {"id": shops.engine.bank.infos()[2].id}), who)
-    late = sent(app.show_map(shops, "", who))
-    assert "table" in late and not late & set(map_wiring.OPENED)
+    handlers.clicked(asks(shops, data={"id": shops.engine.bank.infos()[2].id}, who=who))
+    late = sent(memories.show_map(asks(shops, who=who)))
+    assert "table" in late and not late & {
+        "map",
+        "page",
+        "body",
+        "chosen",
+        "actions",
+        "notice",
+        "slip",
+    }
     Page(shops).arrived("", who)
-    assert sent(app.show_map(shops, "", who)) >= {"page", "chosen"}, (
+    assert sent(memories.show_map(asks(shops, who=who))) >= {"page", "chosen"}, (
         "a page that is loaded again begins anew"
     )
 
 
-def test_a_part_that_would_be_lost_is_a_bug(shops: AppSession) -> None:
-    with pytest.raises(AssertionError, match="does not send"):
-        map_wiring.part(memories.shut, ("map",))(shops, *LOOK, "", visitor())
-
-
 def test_a_failed_projection_and_a_star_elsewhere_still_fit_their_listeners() -> None:
     desk = AppSession(FakeEngine())
-    drawn = desk, handlers.want, map_wiring.DRAWN, "", "source", "input", "tsne", ""
-    assert not listened(*drawn), "no empty map instead of one that is still being made"
-    list(handlers.draw(desk, "", "source", "input", "tsne", "", visitor()))
-    assert listened(*drawn)["points"]["n"] == 0
-    placed(desk, ANN, ("", "source", "prompt", "pca"))
-    assert "notice" in listened(
-        desk, memories.located, map_wiring.NAMED, "", "source", "prompt", "pca", ""
+    tsne, prompt = (("", "source", *look) for look in (("input", "tsne"), ("prompt", "pca")))
+    assert not listened(desk, handlers.want, look=tsne), (
+        "no empty map instead of one that is still being made"
     )
+    list(handlers.draw(asks(desk, tsne)))
+    assert "ids" not in json.loads(listened(desk, handlers.want, look=tsne)["points"])
+    placed(desk, ANN, prompt)
+    assert "notice" in listened(desk, memories.located, look=prompt)
 
 
 def test_the_points_come_with_a_page_that_opens_on_the_map(shops: AppSession) -> None:
     one = shops.engine.bank.infos()[2].id
-    assert not sent(app.show_map(shops, "", visitor())) & {"points", "paint"}
+    assert not sent(memories.show_map(asks(shops))) & {"points", "paint"}
     for who in (
         visitor("b", memory=one),
         visitor("c", panel="memories"),
         visitor("d", memory="m000nothere"),
     ):
-        first = app.show_map(shops, "", who)
+        first = memories.show_map(asks(shops, who=who))
         assert (
-            first.points["n"] == 16
+            len(first.points["ids"]) == 16
             and first.points["stamp"] == first.paint["stamp"] == first.map["stamp"]
         )
-        assert first.lit["bits"] is None
+        assert first.lit["rows"] is None
     assert "points" not in sent(
-        app.show_map(AppSession(FakeEngine()), "", visitor("e", panel="memories"))
+        memories.show_map(asks(AppSession(FakeEngine()), who=visitor("e", panel="memories")))
     ), "nothing to draw"
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -19,203 +20,82 @@ from ..session import AppSession, attempt
 from ..views.html import Fragment, count, fragments, notice
 from ..views.memory import found_table, words_table
 from ..views.receipt import ASK, SPARE, SURE, forget
-from .handlers import recolour, selection, show_selection
-from .panel_state import Picture, atlas_of, opened, picture, said
+from .handlers import recolour, show_selection, some_selected
+from .panel_state import SKIP, Ask, Picture, message, opened, picture
 
-Look = tuple[str, str, str, str]  # search words, colour, space, projection
-
-
-def _act(
-    desk: AppSession,
-    look: Look,
-    chosen: str,
-    request: Any,
-    action: Callable[[Any], Any],
-    done: str,
-    close: bool = False,
-) -> Picture:
-    _, error = attempt(lambda: action(desk.engine.bank))
-    words, colour, space, method = look
-    part = picture(
-        desk,
-        desk.visit(request),
-        words,
-        colour,
-        space,
-        "" if close and not error else chosen,
-        error or done,
-        good=not error,
-        method=method,
-    )
-    if (
-        close or error
-    ):  # without the deleted memory it is another map, whose points and colours the page asks for
-        return part
-    return part._replace(
-        paint=recolour(desk, words, colour, space, method, request).paint
-    )  # the quarantined have their own
+if TYPE_CHECKING:
+    from ...bank import MemoryBank
 
 
-def quarantine(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    request: gr.Request,
-) -> Picture:
+def quarantine(ask: Ask) -> Picture:
     """Keeps the open memory from being tried on problems."""
-    return _act(
-        desk,
-        (words, colour, space, method),
-        chosen,
-        request,
-        lambda b: b.quarantine(chosen, "put there in the app"),
+    return _changed(
+        ask,
+        lambda bank: bank.quarantine(ask.chosen, "put there in the app"),
         "In quarantine: it is not tried on problems until you release it.",
     )
 
 
-def release(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    request: gr.Request,
-) -> Picture:
+def release(ask: Ask) -> Picture:
     """Lets the open memory be tried again."""
-    return _act(
-        desk,
-        (words, colour, space, method),
-        chosen,
-        request,
-        lambda b: b.release(chosen),
-        "Released.",
-    )
+    return _changed(ask, lambda bank: bank.release(ask.chosen), "Released.")
 
 
-def delete(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    request: gr.Request,
-) -> Picture:
+def _changed(ask: Ask, action: Callable[[MemoryBank], Any], done: str) -> Picture:
+    """The panel after an action; the quarantined have a colour of their own."""
+    _, error = attempt(lambda: action(ask.bank))
+    part = picture(ask, error or done, good=not error)
+    return part if error else part._replace(paint=recolour(ask).paint)
+
+
+def delete(ask: Ask) -> Picture:
     """Deletes the open memory, after the visitor has confirmed."""
-    desk.visit(request).star = None  # its edges may end at the deleted one
-    gone = _act(
-        desk,
-        (words, colour, space, method),
-        chosen,
-        request,
-        lambda b: b.delete(chosen),
-        "Deleted.",
-        close=True,
-    )
+    ask.visit.star = None  # its edges may end at the deleted one
+    _, error = attempt(lambda: ask.bank.delete(ask.chosen))
+    gone = picture(ask if error else replace(ask, chosen=""), error or "Deleted.", good=not error)
     return gone._replace(selected=[], bulk=gr.update(visible=False), picked="")
 
 
 # ------------------------------------------------------------------ tags and notes
-def add_tag(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    tag: str,
-    request: gr.Request,
-) -> tuple[Any, ...]:
+def add_tag(ask: Ask, tag: str) -> Picture:
     """Gives the open memory a tag; the box is emptied when that worked."""
-    return _annotate(
-        desk,
-        (words, colour, space, method),
-        chosen,
-        request,
-        tag,
-        lambda b: bank_notes.tag(b, [chosen], tag),
-    )
+    part, error = _annotated(ask, lambda bank: bank_notes.tag(bank, [ask.chosen], tag))
+    return part._replace(tag=tag if error else "")
 
 
-def add_note(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    note: str,
-    request: gr.Request,
-) -> tuple[Any, ...]:
+def add_note(ask: Ask, note: str) -> Picture:
     """Keeps a note on the open memory."""
-    return _annotate(
-        desk,
-        (words, colour, space, method),
-        chosen,
-        request,
-        note,
-        lambda b: bank_notes.add_note(b, chosen, note),
-    )
+    part, error = _annotated(ask, lambda bank: bank_notes.add_note(bank, ask.chosen, note))
+    return part._replace(note=note if error else "")
 
 
-def act(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    event: gr.EventData,
-    request: gr.Request,
-) -> Picture:
+def act(ask: Ask) -> Picture:
     """A button in the memory's page: a tag or a note is taken away, or the open receipt is to be
     forgotten."""
-    data = event._data if isinstance(event._data, dict) else {}
-    value = str(data.get("value", ""))[:200]
-    if data.get("do") in (ASK, SURE, SPARE):
-        return _forgetting(
-            desk, (words, colour, space, method), chosen, value, str(data["do"]), request
-        )
-    doing: dict[str, Callable[[Any], Any]] = {
-        "untag": lambda b: bank_notes.tag(b, [chosen], value, on=False),
-        "remove-note": lambda b: bank_notes.remove_note(b, chosen, value),
-    }
-    action = doing.get(str(data.get("do", "")))
-    if action is None:
-        return Picture()
-    return _annotated(desk, (words, colour, space, method), chosen, request, action)[0]
+    do, value = ask.text("do"), ask.text("value")
+    if do in (ASK, SURE, SPARE):
+        return _forgetting(ask, value, do)
+    if do == "untag":
+        return _annotated(ask, lambda bank: bank_notes.tag(bank, [ask.chosen], value, on=False))[0]
+    if do == "remove-note":
+        return _annotated(ask, lambda bank: bank_notes.remove_note(bank, ask.chosen, value))[0]
+    return Picture()
 
 
-def _forgetting(
-    desk: AppSession, look: Look, chosen: str, receipt_id: str, do: str, request: Any
-) -> Picture:
+def _forgetting(ask: Ask, receipt_id: str, do: str) -> Picture:
     """The two steps of forgetting the open receipt: the question below it, and then the memory's
     page in its place."""
-    words, _, space, method = look
     error, done = "", do == SURE
     if done:
-        _, error = attempt(lambda: forget_receipt(desk.engine.bank, receipt_id))
-    part = opened(
-        desk,
-        desk.visit(request),
-        space,
-        method,
-        chosen,
-        error or ("Forgotten." if done else ""),
-        not error,
-        receipt_id="" if done else receipt_id,
-        words=words,
-    )
+        _, error = attempt(lambda: forget_receipt(ask.bank, receipt_id))
+    told = error or ("Forgotten." if done else "")
+    part = opened(ask, told, not error, receipt_id="" if done else receipt_id)
     if not done and part.slip:
         return Picture(body=[*part.body[:-1], *forget(receipt_id, do == ASK)])
     return Picture(notice=part.notice, page=part.page, body=part.body, slip=part.slip)
 
 
-def forget_receipt(bank: Any, receipt_id: str) -> str:
+def forget_receipt(bank: MemoryBank, receipt_id: str) -> str:
     """Deletes a receipt for good; in a shared app, one of the visitor's own. Raises LatentmemError
     if it is not there."""
     if not isinstance(receipt_id, str) or not receipt_id.strip():
@@ -231,245 +111,145 @@ def forget_receipt(bank: Any, receipt_id: str) -> str:
     return name
 
 
-def _annotate(
-    desk: AppSession, look: Look, chosen: str, request: Any, text: str, action: Callable[[Any], Any]
-) -> tuple[Any, ...]:
-    part, error = _annotated(desk, look, chosen, request, action)
-    return (text if error else ""), *part
+def _annotated(ask: Ask, action: Callable[[MemoryBank], Any]) -> tuple[Picture, str]:
+    """(what shows tags and notes, the error) after an action on the open memory."""
+    error = "Open a memory first."
+    if ask.chosen:
+        _, error = attempt(lambda: action(ask.bank))
+    part = opened(ask, error, good=not error)
+    shown = Picture(notice=part.notice, page=part.page, body=part.body, slip=part.slip)
+    return shown._replace(**_tagged(ask)), error
 
 
-def _annotated(
-    desk: AppSession, look: Look, chosen: str, request: Any, action: Callable[[Any], Any]
-) -> tuple[Picture, str]:
-    """What shows tags and notes, after an action on them."""
-    words, colour, space, method = look
-    _, error = (
-        attempt(lambda: action(desk.engine.bank)) if chosen else (None, "Open a memory first.")
-    )
-    part = opened(desk, desk.visit(request), space, method, chosen, error, good=not error)
-    rows = atlas_of(desk).rows()
-    table = found_table(rows.infos, rows.found(words or ""), chosen, rows.tags)
-    painted = (
-        recolour(desk, words, colour, space, method, request).paint
-        if colour == "tags"
-        else part.paint
-    )
-    return Picture(
-        notice=part.notice,
-        page=part.page,
-        body=part.body,
-        table=table,
-        paint=painted,
-        slip=part.slip,
-    ), error
+def _tagged(ask: Ask) -> dict[str, Any]:
+    """The table, and the colours if they show tags."""
+    rows = ask.atlas.rows()
+    table = found_table(rows.infos, rows.found(ask.words or ""), ask.chosen, rows.tags)
+    return {"table": table, "paint": recolour(ask).paint if ask.colour == "tags" else SKIP}
 
 
 # ------------------------------------------------------------------ the selected
-def tag_picked(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    picked: str,
-    tag: str,
-    request: gr.Request,
-) -> tuple[Any, ...]:
+def tag_picked(ask: Ask, picked: str, tag: str) -> Picture:
     """Gives every selected memory a tag."""
-    return _bulk(desk, (words, colour, space, method), chosen, picked, tag, request, True)
+    return _bulk(ask, picked, tag, True)
 
 
-def untag_picked(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    picked: str,
-    tag: str,
-    request: gr.Request,
-) -> tuple[Any, ...]:
+def untag_picked(ask: Ask, picked: str, tag: str) -> Picture:
     """Takes a tag from every selected memory."""
-    return _bulk(desk, (words, colour, space, method), chosen, picked, tag, request, False)
+    return _bulk(ask, picked, tag, False)
 
 
-def _bulk(
-    desk: AppSession, look: Look, chosen: str, picked: str, tag: str, request: Any, on: bool
-) -> tuple[Any, ...]:
-    changed: list[int] = []
-
-    def change(bank: Any) -> None:
-        ids = [i.id for i in selection(desk, picked)]
-        if not ids:
-            raise LatentmemError(
-                "Nothing is selected: draw a box or a lasso on the map, or tick rows of the table."
-            )
-        changed.append(bank_notes.tag(bank, ids, tag, on))
-
-    part, error = (
-        _annotated(desk, look, chosen, request, change)
-        if chosen
-        else _unopened(desk, look, request, change)
-    )
+def _bulk(ask: Ask, picked: str, tag: str, on: bool) -> Picture:
+    changed, error = attempt(lambda: bank_notes.tag(ask.bank, some_selected(ask, picked), tag, on))
     if error:
-        return tag, *Picture(notice=said(error, False))
-    words_ = (
-        f"{count(changed[0], 'memory', 'memories')} {'got' if on else 'lost'} the tag "
-        f"“{bank_notes.clean_tag(tag)}”."
+        return Picture(notice=message(error, False), bulk_tag=tag)
+    words = f"{count(changed, 'memory', 'memories')} {'got' if on else 'lost'} the tag "
+    part = show_selection(ask, picked)._replace(
+        notice=message(f"{words}“{bank_notes.clean_tag(tag)}”."), bulk_tag="", **_tagged(ask)
     )
-    area = show_selection(desk, picked, chosen)
-    return "", *part._replace(
-        notice=said(words_), selected=area.selected, bulk=area.bulk, picked=area.picked
-    )
-
-
-def _unopened(
-    desk: AppSession, look: Look, request: Any, action: Callable[[Any], Any]
-) -> tuple[Picture, str]:
-    words, colour, space, method = look
-    _, error = attempt(lambda: action(desk.engine.bank))
-    rows = atlas_of(desk).rows()
-    painted = (
-        recolour(desk, words, colour, space, method, request).paint
-        if colour == "tags"
-        else Picture().paint
-    )
-    return Picture(
-        table=found_table(rows.infos, rows.found(words or ""), "", rows.tags), paint=painted
-    ), error
+    if not ask.chosen:
+        return part
+    one = opened(ask)
+    return part._replace(page=one.page, body=one.body, slip=one.slip)
 
 
 # ------------------------------------------------------------------ files
-def export_all(desk: AppSession) -> tuple[Any, list[Fragment]]:
+Download = tuple[Any, list[Fragment]]
+
+
+def export_all(ask: Ask) -> Download:
     """The whole bank as a zip to download."""
-    return _download(desk, "bank", lambda folder: _exported(desk, folder, None))
+    return _download(ask, "bank", lambda folder: _exported(ask, folder, None))
 
 
-def export_picked(desk: AppSession, picked: str) -> tuple[Any, list[Fragment]]:
+def export_picked(ask: Ask, picked: str) -> Download:
     """The selected memories as a zip to download."""
-
-    def make(folder: Path) -> tuple[Path, str]:
-        ids = [i.id for i in selection(desk, picked)]
-        if not ids:
-            raise LatentmemError(
-                "Nothing is selected: draw a box or a lasso on the map, or tick rows of the table."
-            )
-        return _exported(desk, folder, ids)
-
-    return _download(desk, "selected", make)
+    ids, error = attempt(lambda: some_selected(ask, picked))
+    if error:
+        return gr.update(visible=False), message(error, False)
+    return _download(ask, "selected", lambda folder: _exported(ask, folder, ids))
 
 
-def _exported(desk: AppSession, folder: Path, ids: list[str] | None) -> tuple[Path, str]:
+def _exported(ask: Ask, folder: Path, ids: list[str] | None) -> tuple[Path, str]:
     file = folder / ("latentmem-bank.zip" if ids is None else "latentmem-selected.zip")
-    report = desk.engine.bank.export_zip(file, ids)
+    report = ask.bank.export_zip(file, ids)
     left = f" Left out: {' '.join(report.refused[:3])}" if report.refused else ""
     return file, f"Exported {count(report.memories, 'memory', 'memories')}.{left}"
 
 
-def export_peft(desk: AppSession, chosen: str) -> tuple[Any, list[Fragment]]:
+def export_peft(ask: Ask) -> Download:
     """The open memory as a zipped PEFT adapter folder."""
+    told = (
+        "Exported: unzip it and load the folder with PeftModel.from_pretrained; generate with "
+        "use_cache=False."
+    )
     return _download(
-        desk,
-        "peft",
-        lambda folder: (
-            adapter_zip(desk, chosen, folder),
-            (
-                "Exported: unzip it and load the folder with PeftModel.from_pretrained; generate "
-                "with use_cache=False."
-            ),
-        ),
+        ask, "peft", lambda folder: (adapter_zip(ask.session, ask.chosen, folder), told)
     )
 
 
-def adapter_zip(desk: AppSession, memory_id: str, folder: Path) -> Path:
+def adapter_zip(session: AppSession, memory_id: str, folder: Path) -> Path:
     """A memory as a zipped PEFT adapter folder, in that folder. Raises LatentmemError."""
-    name = desk.engine.bank.info(memory_id).id
-    base = hub_id(desk.engine.bank.info(name).model_name)
-    desk.engine.bank.export_peft(name, folder / name, base_model=base)
+    name = session.engine.bank.info(memory_id).id
+    base = hub_id(session.engine.bank.info(name).model_name)
+    session.engine.bank.export_peft(name, folder / name, base_model=base)
     made = shutil.make_archive(str(folder / f"{name}-peft"), "zip", folder / name)
     shutil.rmtree(folder / name)
     return Path(made)
 
 
-def _download(
-    desk: AppSession, kind: str, make: Callable[[Path], tuple[Path, str]]
-) -> tuple[Any, list[Fragment]]:
-    made, error = attempt(lambda: desk.export(kind, make))
+def _download(ask: Ask, kind: str, make: Callable[[Path], tuple[Path, str]]) -> Download:
+    made, error = attempt(lambda: ask.session.export(kind, make))
     if made is None:
-        return gr.update(visible=False), fragments(("said", notice(error, "warn")))
-    return gr.update(value=str(made[0]), label=f"Download {made[0].name}", visible=True), fragments(
-        ("said", notice(made[1], "good"))
-    )
+        return gr.update(visible=False), message(error, False)
+    file, told = made
+    ready = gr.update(value=str(file), label=f"Download {file.name}", visible=True)
+    return ready, message(told)
 
 
-def import_zip(
-    desk: AppSession,
-    file: str | None,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    request: gr.Request,
-) -> Picture:
-    """Adds the memories of an uploaded export that the bank lacks."""
-    visit = desk.visit(request)
-    if file and (adapter := attempt(lambda: _adapter(desk, file, words))) != (None, ""):
-        memory, error = adapter
-        told = error or f"Imported the adapter as memory {memory}, without a vote."
-        return picture(
-            desk, visit, words, colour, space, memory or chosen, told, good=not error, method=method
-        )
-    report, error = (
-        attempt(lambda: desk.engine.bank.import_zip(file))
-        if file
-        else (None, "Choose a zip first.")
-    )
+def import_zip(ask: Ask, file: str | None) -> Picture:
+    """Adds the memories of an uploaded export that the bank lacks, or one PEFT adapter."""
+    if not file:
+        return picture(ask, "Choose a zip first.", good=False)
+    name, error = attempt(lambda: _adapter(ask, file))
+    if name or error:
+        told = error or f"Imported the adapter as memory {name}, without a vote."
+        return picture(replace(ask, chosen=name or ask.chosen), told, good=not error)
+    report, error = attempt(lambda: ask.bank.import_zip(file))
     if report is None:
-        return picture(desk, visit, words, colour, space, chosen, error, good=False, method=method)
+        return picture(ask, error, good=False)
     told = (
         f"Added {count(report.added, 'memory', 'memories')}; "
         f"{count(report.skipped, 'was', 'were')} already there."
     )
-    refused = f" Refused {len(report.refused)}: {report.refused[0]}" if report.refused else ""
-    return picture(
-        desk,
-        visit,
-        words,
-        colour,
-        space,
-        chosen,
-        told + refused,
-        good=not report.refused,
-        method=method,
-    )
+    if report.refused:
+        told += f" Refused {len(report.refused)}: {report.refused[0]}"
+    return picture(ask, told, good=not report.refused)
 
 
-def _adapter(desk: AppSession, file: str, words: str) -> str | None:
+def _adapter(ask: Ask, file: str) -> str | None:
     """The id of the memory that a zipped PEFT adapter becomes; None if the file is none."""
     with adapter_folder(file) as folder:
         if folder is None:
             return None
-        if not desk.engine.ready:
+        if not ask.session.engine.ready:
             raise LatentmemError("The model is not loaded yet: import the adapter when it is.")
-        return desk.engine.import_adapter(folder, words)
+        return ask.session.engine.import_adapter(folder, ask.words)
 
 
 # ------------------------------------------------------------------ words
-def near_words(desk: AppSession, chosen: str) -> Picture:
+def near_words(ask: Ask) -> Picture:
     """The words nearest to each virtual token of the open memory, if the model is loaded."""
 
     def found() -> Any:
-        if not chosen:
+        if not ask.chosen:
             raise LatentmemError("Open a memory first.")
-        if not desk.engine.ready:
+        if not ask.session.engine.ready:
             raise LatentmemError(
                 "The nearest words need the model, which is not loaded yet: wait for it, or solve "
                 "a problem."
             )
-        return memory_words(desk.engine.model, desk.engine.bank.get(chosen))
+        return memory_words(ask.session.engine.model, ask.bank.get(ask.chosen))
 
     rows, error = attempt(found)
     if rows is None:

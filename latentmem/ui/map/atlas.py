@@ -8,7 +8,7 @@ stamp differs.
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -21,10 +21,10 @@ from ...records import Hit, LatentmemError, MemoryInfo, Status, digest
 from .projection import Plane, grown, place
 
 Space = Literal["input", "kv", "prompt"]
-ROOM = (
-    256 << 20
-)  # bytes for the vectors of soft prompts; more are drawn at random down to fewer numbers each
-SKETCH = 1024  # numbers a soft prompt is then drawn down to
+MOST_SHOWN = 10_000  # points: beyond it a browser without a graphics card is no pleasure
+# bytes for the vectors of soft prompts; more are projected at random down to fewer numbers each
+ROOM = 256 << 20
+SKETCH = 1024  # numbers of a soft prompt that is projected down
 RERANKED = 20  # soft prompts compared again, exactly, when the vectors are such sketches
 
 
@@ -74,7 +74,7 @@ class Rows:
 class Vectors:
     """Unit vectors [n, d] of memories, in the order of storing. Soft prompts are taken as their
     difference from the mean of all, flattened, since they all began as the same text;
-    `sketched`: drawn down at random, so nearly right."""
+    `sketched`: projected down at random, so nearly right."""
 
     names: tuple[str, ...]
     matrix: np.ndarray
@@ -90,13 +90,25 @@ class Sheet:
     names: tuple[str, ...]
     plane: Plane
     fitted: frozenset[str]  # the memories that there were when the method last placed all of them
-    extras: dict[str, Any] = field(
-        default_factory=dict
-    )  # labels, density and trust, once they were asked for
+    # names of groups and trust, once they were asked for
+    extras: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def shown(self) -> np.ndarray:
+        """The rows that the page draws: all, or a fixed random sample of MOST_SHOWN."""
+        n = len(self.names)
+        if n <= MOST_SHOWN:
+            return np.arange(n)
+        return np.sort(np.random.default_rng(0).choice(n, MOST_SHOWN, replace=False))
 
     @cached_property
     def row(self) -> dict[str, int]:
         return {name: i for i, name in enumerate(self.names)}
+
+    @cached_property
+    def drawn(self) -> dict[str, int]:
+        """The number of each memory among those that are drawn."""
+        return {self.names[row]: i for i, row in enumerate(self.shown)}
 
     @cached_property
     def stamp(self) -> str:
@@ -176,11 +188,6 @@ class Atlas:
     def left_out(self, sheet: Sheet) -> int:
         """How many memories have no place in a picture: of another model, or without such a key."""
         return max(0, len(self.rows(exact=False).infos) - len(sheet.names))
-
-    def of_stamp(self, wanted: str) -> Sheet | None:
-        """The picture with this stamp, if it is still known."""
-        with self._lock:
-            return next((s for _, s in self._sheets.values() if s.stamp == wanted), None)
 
     # -------------------------------------------------------------- vectors
     def vectors(self, space: Space) -> Generator[Status, None, Vectors]:
@@ -279,16 +286,3 @@ def _prompt_vectors(
 
 def _direction(vector: np.ndarray) -> np.ndarray:
     return vector / max(float(np.linalg.norm(vector)), 1e-12)
-
-
-def chosen_rows(bits: bytes, names: tuple[str, ...]) -> list[str]:
-    """The names whose bit is set; bit i of the bytes, the lowest first, stands for names[i]."""
-    flags = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[: len(names)]
-    return [names[i] for i in np.flatnonzero(flags)]
-
-
-def bits_of(rows: Iterable[int], n: int) -> bytes:
-    """The other way round: bytes with the bits of these rows, out of n, set."""
-    flags = np.zeros(n, np.uint8)
-    flags[np.fromiter(rows, np.int64)] = 1
-    return np.packbits(flags, bitorder="little").tobytes()

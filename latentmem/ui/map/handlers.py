@@ -1,238 +1,218 @@
-"""What the map asks the server for: the points of a picture, colours, what a search finds, and what
-was selected.
+"""What the map and the table ask the server for: points, colours, what a search finds, what was
+selected, and the memory or receipt to open.
 
-A picture comes in three steps: `draw` makes it, `want` sends its points, `explain` what helps to
-read it.
+A map comes in three steps: `draw` makes it, `want` sends its points, `explain` what helps to read
+it.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
 from ...records import LatentmemError, MemoryInfo
 from ..runs import follow
-from ..session import AppSession, attempt
+from ..session import attempt
 from ..views.html import fragments, progress
-from ..views.memory import choice_label, found_table, selected
-from . import projection
-from .atlas import Atlas, Rows, Sheet, chosen_rows
+from ..views.memory import found_table, selected
+from .atlas import Rows, Sheet
 from .messages import extras, paint
 from .panel_state import (
-    CHOICES,
     SKIP,
+    Ask,
     Picture,
-    atlas_of,
+    chosen_of,
     drawn,
-    lit_by,
+    lit,
     mapped,
+    message,
     opened,
     picture,
-    said,
     seen_now,
     trust_words,
 )
-from .projection import run, trustworthiness
+from .projection import groups, run, trustworthiness
 
-MOST_PICKED = 1 << 20  # characters of a selection that the browser may send
+MOST_PICKED = 100_000  # ids of a selection that the browser may send
 
 
-def draw(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    request: gr.Request,
-) -> Iterator[Any]:
-    """Makes the picture that the page is to show, with progress over the map.
+# ---------- The map.
+
+
+def draw(ask: Ask) -> Iterator[Any]:
+    """Makes the map that the page is to show, with progress over it.
 
     Progress goes to one component alone: in a stream whose parts skip a component, gradio 6.31
     empties it at the second.
     """
-    atlas, made = atlas_of(desk), desk.visit(request).start("map")
-    yield gr.skip()
-    if atlas.ready(space, method) is None:  # type: ignore[arg-type]
-        for _ in follow(atlas.sheet(space, method), made):  # type: ignore[arg-type]
-            yield fragments(("status", progress(made.scene.status)))
+    making = ask.visit.start("map")
+    yield SKIP
+    if ask.sheet is None:
+        for _ in follow(ask.atlas.sheet(ask.space, ask.method), making):  # type: ignore[arg-type]
+            yield fragments(("status", progress(making.scene.status)))
 
 
-def want(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    request: gr.Request,
-) -> Picture:
-    """The points of the picture that `draw` made. A projection that failed leaves the map with PCA
-    and one sentence."""
-    visit, atlas = desk.visit(request), atlas_of(desk)
-    made = visit.runs.get("map")
+def want(ask: Ask) -> Picture:
+    """The points of the map that `draw` made. A projection that failed leaves the map with PCA and
+    one sentence."""
+    made = ask.visit.runs.get("map")
     if made is not None and made.stop.is_set():
-        return Picture()  # another picture is wanted by now
+        return Picture()  # another map is wanted by now
     error = made.error if made is not None else ""
-    if error and method != "pca":
-        method = "pca"
-        run(atlas.sheet(space, method))  # type: ignore[arg-type]
-    part = opened(desk, visit, space, method, chosen, error, good=not error)
-    told = {"notice": part.notice, "method": method} if error else {}
+    if error and ask.method != "pca":
+        ask = replace(ask, method="pca")
+        run(ask.atlas.sheet(ask.space, ask.method))  # type: ignore[arg-type]
+    part, sheet = opened(ask, error, good=not error), ask.sheet
+    told = {"notice": part.notice, "method": ask.method} if error else {}
     part = Picture(map=part.map, trust=part.trust, warning=part.warning, **told)
-    sheet = atlas.ready(space, method)  # type: ignore[arg-type]
     if sheet is None:
-        return Picture()  # as above: another one is being made, and its points come when it is
+        return Picture()  # another map is being made, and its points come when it is
     if not sheet.names:
-        return part._replace(points={"stamp": part.map.get("stamp", ""), "n": 0}, trust=[])
-    return part._replace(**drawn(sheet, atlas.rows(), words, colour))
+        return part._replace(points={"stamp": part.map["stamp"]}, trust=[])
+    return part._replace(**drawn(ask, sheet, ask.atlas.rows()))
 
 
-def explain(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    request: gr.Request,
-) -> Picture:
-    """What helps to read a picture, once its points are there: names of groups, density, how far it
-    can be trusted."""
-    atlas = atlas_of(desk)
-    sheet = atlas.ready(space, method)  # type: ignore[arg-type]
+def explain(ask: Ask) -> Picture:
+    """What helps to read a map, once its points are there: names of groups, and how far it can be
+    trusted."""
+    sheet = ask.sheet
     if sheet is None or not sheet.names:
         return Picture()
-    _, trouble = attempt(lambda: study(atlas, sheet, atlas.rows(exact=False)))
+    _, trouble = attempt(lambda: study(ask, sheet, ask.atlas.rows(exact=False)))
     if trouble:
-        return Picture(notice=said(trouble, False))
-    return Picture(extras=sheet.extras["shown"], trust=trust_words(atlas, sheet))
+        return Picture(notice=message(trouble, False))
+    return Picture(extras=sheet.extras["shown"], trust=trust_words(ask.atlas, sheet))
 
 
-def study(atlas: Atlas, sheet: Sheet, rows: Rows) -> None:
-    """Names of groups, density and trust of a picture, once."""
+def study(ask: Ask, sheet: Sheet, rows: Rows) -> None:
+    """Names of groups and trust of a map, once."""
     if "shown" in sheet.extras:
         return
     where = sheet.plane.points
-    found = projection.groups(where, [i.problem.text for i in mapped(sheet, rows)])
-    vectors = run(atlas.vectors(sheet.space))
+    found = groups(where, [i.problem.text for i in mapped(sheet, rows)])
+    vectors = run(ask.atlas.vectors(sheet.space))
     if vectors.names == sheet.names:
         sheet.extras["trust"] = trustworthiness(vectors.matrix, where)
-    sheet.extras["shown"] = extras(found, projection.density(where), sheet.stamp)
+    sheet.extras["shown"] = extras(found, sheet.stamp)
 
 
-def recolour(
-    desk: AppSession, words: str, colour: str, space: str, method: str, request: gr.Request
-) -> Picture:
+def recolour(ask: Ask) -> Picture:
     """Other colours for the points that the page has."""
-    atlas = atlas_of(desk)
-    sheet = atlas.ready(space, method)  # type: ignore[arg-type]
+    sheet, rows = ask.sheet, ask.atlas.rows()
     if sheet is None:
         return Picture()
     painted, error = attempt(
-        lambda: paint(mapped(sheet, atlas.rows()), atlas.rows().tags, colour, sheet.stamp)
+        lambda: paint(mapped(sheet, rows), rows.tags, ask.colour, sheet.stamp, sheet.shown)
     )
-    return Picture(paint=painted) if painted is not None else Picture(notice=said(error, False))
+    return Picture(paint=painted) if painted is not None else Picture(notice=message(error, False))
 
 
-def search(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    request: gr.Request,
-) -> Picture:
+def search(ask: Ask) -> Picture:
     """The rows that a search finds, in the table and bright on the map."""
-    atlas = atlas_of(desk)
-    rows, error = attempt(lambda: atlas.rows())
+    rows, error = attempt(ask.atlas.rows)
     if rows is None:
-        return Picture(notice=said(error, False))
-    found, sheet = rows.found(words or ""), atlas.ready(space, method)  # type: ignore[arg-type]
-    choices = [(choice_label(i), i.id) for i in found[:CHOICES]]
+        return Picture(notice=message(error, False))
+    found, sheet = rows.found(ask.words or ""), ask.sheet
     return Picture(
-        table=found_table(rows.infos, found, chosen, rows.tags),
-        lit=lit_by(sheet, rows, words) if sheet is not None else None,
-        choice=gr.update(
-            choices=choices, value=chosen if chosen in {i for _, i in choices} else None
-        ),
+        table=found_table(rows.infos, found, ask.chosen, rows.tags),
+        lit=lit(ask, sheet, rows) if sheet is not None else SKIP,
+        choice=chosen_of(found, ask.chosen),
     )
 
 
-def looked_at(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    slip: str,
-    seen: str,
-    request: gr.Request,
-) -> Picture:
+# ---------- The memory or the receipt to open, and the panel as a whole.
+
+
+def refresh(ask: Ask) -> Picture:
+    """The panel as the bank is now."""
+    return picture(ask)
+
+
+def looked_at(ask: Ask, slip: str, seen: str) -> Picture:
     """The panel is shown again: as the bank is now, if anything was written since it was sent. An
-    answer on Solve and what is said of it are such things. A page that was just loaded is sent
-    everything without being asked."""
-    if not seen or seen == seen_now(desk):
+    answer on Solve and its verdict are such things. A page that was just loaded is sent everything
+    without being asked."""
+    if not seen or seen == seen_now(ask):
         return Picture()
-    part = picture(
-        desk, desk.visit(request), words, colour, space, chosen, method=method, receipt_id=slip
-    )
-    if colour in ("helped", "tags"):  # by which answers and visitors change the colours
-        part = part._replace(paint=recolour(desk, words, colour, space, method, request).paint)
-    return part._replace(
-        words=SKIP, sure=SKIP, notice=part.notice or SKIP
-    )  # what the visitor had open there stays
+    part = picture(ask, receipt_id=slip)
+    if ask.colour in ("helped", "tags"):  # by which answers and visitors change the colours
+        part = part._replace(paint=recolour(ask).paint)
+    # what the visitor had open there stays
+    return part._replace(words=SKIP, sure=SKIP, notice=part.notice or SKIP)
 
 
-# ------------------------------------------------------------------ selection
-def picked(desk: AppSession, chosen: str, event: gr.EventData, request: gr.Request) -> Picture:
-    """Points were selected with the box, the lasso, the keyboard or the table: their rows, and what
-    can be done with them."""
-    data = event._data if isinstance(event._data, dict) else {}
-    given = json.dumps(
-        {"stamp": str(data.get("stamp", ""))[:40], "bits": str(data.get("bits", ""))[:MOST_PICKED]}
-    )
-    return show_selection(desk, given, chosen)
+def clicked(ask: Ask) -> Picture:
+    """Opens the memory of a point or link that was clicked, "" for none."""
+    if ask.data.get("star") is False:
+        ask.visit.star = None
+    ask.visit.looked = True
+    return opened(replace(ask, chosen=ask.text("id")))
 
 
-def show_selection(desk: AppSession, given: str, chosen: str = "", message: str = "") -> Picture:
-    """The selection area for what `picked` took down."""
-    infos, error = attempt(lambda: selection(desk, given))
+def choose(ask: Ask, memory_id: str | None) -> Picture:
+    """Opens the memory chosen from the list."""
+    ask.visit.looked = True
+    return opened(replace(ask, chosen=memory_id or ""))
+
+
+def shut(ask: Ask) -> Picture:
+    """Closes the open memory; the star stays."""
+    return opened(replace(ask, chosen=""))
+
+
+def clear(ask: Ask) -> Picture:
+    """Takes the star away and closes the memory."""
+    ask.visit.star = None
+    return shut(ask)._replace(ask="")
+
+
+def show_receipt(ask: Ask) -> Picture:
+    """Opens a receipt in place of the open memory's page, or of the one that the address names with
+    it."""
+    ask.visit.looked = True
+    memory = ask.text("memory", ask.chosen)
+    return opened(replace(ask, chosen=memory), receipt_id=ask.text("id"))
+
+
+# ---------- The selection.
+
+
+def picked(ask: Ask) -> Picture:
+    """Memories were selected with the box, the lasso, the keyboard or the table: their rows, and
+    what can be done with them."""
+    ids = ask.data.get("ids")
+    ids = [str(i)[:80] for i in ids[:MOST_PICKED]] if isinstance(ids, list) else []
+    return show_selection(ask, json.dumps(ids) if ids else "")
+
+
+def show_selection(ask: Ask, given: str) -> Picture:
+    """The selection area for what `picked` kept."""
+    infos, error = attempt(lambda: selection(ask, given))
     if infos is None:
-        return Picture(
-            notice=said(error, False), selected=[], bulk=gr.update(visible=False), picked=""
-        )
-    rows = atlas_of(desk).rows()
-    shown = selected(infos, chosen, rows.tags)
+        gone = gr.update(visible=False)
+        return Picture(notice=message(error, False), selected=[], bulk=gone, picked="")
     return Picture(
-        selected=shown,
+        selected=selected(infos, ask.chosen, ask.atlas.rows().tags),
         bulk=gr.update(visible=bool(infos)),
         picked=given if infos else "",
-        **({"notice": said(message)} if message else {}),
     )
 
 
-def selection(desk: AppSession, given: str) -> list[MemoryInfo]:
-    """The selected memories, newest first. Raises LatentmemError when the bank changed since they
-    were selected."""
-    if not given:
-        return []
-    try:
-        data = json.loads(given)
-        bits = base64.b64decode(data["bits"], validate=True)
-        wanted = data["stamp"]
-    except (ValueError, KeyError, TypeError, binascii.Error):
-        raise LatentmemError("The selection cannot be read: select again.") from None
-    atlas = atlas_of(desk)
-    sheet = atlas.of_stamp(str(wanted))
-    if sheet is None:
-        raise LatentmemError("The map changed since these memories were selected: select again.")
-    names = set(chosen_rows(bits, sheet.names))
-    return [i for i in atlas.rows().infos if i.id in names]
+def selection(ask: Ask, given: str) -> list[MemoryInfo]:
+    """The selected memories that are still in the bank, newest first. Raises LatentmemError."""
+    names = set(json.loads(given)) if given else set()
+    return [i for i in ask.atlas.rows().infos if i.id in names]
+
+
+def some_selected(ask: Ask, given: str) -> list[str]:
+    """Their ids. Raises LatentmemError when nothing is selected."""
+    ids = [i.id for i in selection(ask, given)]
+    if not ids:
+        raise LatentmemError(
+            "Nothing is selected: draw a box or a lasso on the map, or tick rows of the table."
+        )
+    return ids

@@ -1,16 +1,15 @@
-"""The map as plain JSON for `map_view.js`: the points once, and then only what changes. Pure
-functions; no gradio.
+"""The map as plain JSON for `map.js`: the points once, and then only what changes. Pure functions,
+without gradio.
 
 Five small messages make the picture. `points`: where the memories lie; sent when another picture is
-wanted. `paint`: one byte a point, and what each of its values looks like. `mark`: a plotly figure
-with the star, the edges to its hits and the open memory. `lit`: one bit a point, which of them a
-search found. `extras`: names of groups, density. Each carries the stamp of the picture it belongs
-to.
+wanted. `paint`: a colour for each point, and the legend. `mark`: plotly traces and annotations for
+the star, the edges to its hits and the open memory. `lit`: which points a search found. `extras`:
+the names of groups. Each carries the stamp of the picture it belongs to.
 """
 
 from __future__ import annotations
 
-import base64
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -20,7 +19,6 @@ from markupsafe import Markup
 
 from ...records import Hit, MemoryInfo
 from ..views.html import count, percent, safe
-from .atlas import bits_of
 from .projection import Group, Plane, nearest
 
 COLOURS = (
@@ -41,55 +39,44 @@ COLOUR_BY = {
     "Age": "age",
     "Tags": "tags",
 }
-SCALE = (
-    (0.0, "#0072B2"),
-    (0.5, "#A9ADB3"),
-    (1.0, "#E69F00"),
-)  # blue to orange, told apart without red and green
-LEVELS = 64  # of a colour scale
-# colours and symbols that can be told apart with a glance at the legend; the rest are "other"
+# blue to orange, told apart without red and green
+SCALE = ((0.0, "#0072B2"), (0.5, "#A9ADB3"), (1.0, "#E69F00"))
+# colours and symbols that can be told apart with a glance at the legend; the rest are "others"
 MOST_GROUPS = 27
+WIDE = 56  # characters in a line of the box beside the pointer
 
 
 def map_figure(
     infos: Sequence[MemoryInfo],
-    plane: Plane | None,
+    plane: Plane,
     *,
     stamp: str = "",
     colour_by: str = "source",
     tags: Mapping[str, tuple[str, ...]] | None = None,
+    shown: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """All that a page without a picture is sent: `plane.points[i]` belongs to `infos[i]`."""
-    if plane is None:
-        return {"points": None, "paint": None}
+    """The messages that draw a map without one: `plane.points[i]` belongs to `infos[i]`. `shown`:
+    the rows that are drawn, if not all."""
+    rows = np.arange(len(infos)) if shown is None else shown
+    x, y = (np.round(plane.points[rows, axis].astype(float), 5).tolist() for axis in (0, 1))
+    painted = paint(infos, tags or {}, colour_by, stamp, rows)
+    some = [infos[i] for i in rows]
+    names = [point_words(i) for i in some]
     return {
-        "points": points(infos, plane.points, stamp),
-        "paint": paint(infos, tags or {}, colour_by, stamp),
+        "points": {"stamp": stamp, "ids": [i.id for i in some], "names": names, "x": x, "y": y},
+        "paint": painted,
     }
-
-
-# ------------------------------------------------------------------ points
-def points(infos: Sequence[MemoryInfo], where: np.ndarray, stamp: str) -> dict[str, Any]:
-    """Coordinates as one string of float32 pairs, ids and names as one string each: long lists of
-    small values are slow on their way through the page."""
-    return {
-        "stamp": stamp,
-        "n": len(infos),
-        "xy": packed(np.asarray(where, "<f4").tobytes()),
-        "ids": "\n".join(i.id for i in infos),
-        "names": "\n".join(point_words(i) for i in infos),
-    }
-
-
-def packed(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
 
 
 def point_words(i: MemoryInfo) -> str:
-    """A point in words: what a pointer over it shows, and what a screen reader says. Plain text,
-    one line."""
-    text = f"{i.name} → {_short(i.label or 'no answer', 30)}"
-    return " ".join(text.encode("utf-8", "replace").decode().split())
+    """A point in words, for the box beside the pointer and for a screen reader: a few lines of the
+    markup that plotly knows, with foreign text escaped."""
+    return lines_of(f"{i.name} → {_short(i.label or 'no answer', 30)}")
+
+
+def lines_of(text: str) -> str:
+    clean = " ".join(text.encode("utf-8", "replace").decode().split())
+    return " <br>".join(str(safe(line)) for line in textwrap.wrap(clean, WIDE)) or "…"
 
 
 def _short(text: str, width: int = 90) -> str:
@@ -99,36 +86,44 @@ def _short(text: str, width: int = 90) -> str:
 
 # ------------------------------------------------------------------ colours
 def paint(
-    infos: Sequence[MemoryInfo], tags: Mapping[str, tuple[str, ...]], colour_by: str, stamp: str
+    infos: Sequence[MemoryInfo],
+    tags: Mapping[str, tuple[str, ...]],
+    colour_by: str,
+    stamp: str,
+    shown: np.ndarray,
 ) -> dict[str, Any]:
-    """One byte a point and the legend: `groups` (name, colour, symbol, how many), or a `scale` from
-    low to high."""
+    """`codes`: for each point that is shown the number of its group, with `groups` (name, colour,
+    symbol, how many in the bank), or a value on a `scale`, which is plotly's colour scale."""
     if colour_by in ("source", "tags"):
         names = [_source(i) if colour_by == "source" else _tag(i, tags) for i in infos]
         codes, groups = _grouped(names)
-        return {"stamp": stamp, "codes": packed(codes.tobytes()), "groups": groups, "scale": None}
+        return {"stamp": stamp, "codes": codes[shown].tolist(), "groups": groups, "scale": None}
     values, title = _values(infos, colour_by)
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     if colour_by == "helped":
         high = max(1.0, abs(low), abs(high))
         low = -high
-    codes = (
-        np.round((values - low) / max(high - low, 1e-9) * (LEVELS - 1))
-        .clip(0, LEVELS - 1)
-        .astype(np.uint8)
-    )
-    words = [_number(low, colour_by), _number(high, colour_by)]
-    return {
-        "stamp": stamp,
-        "codes": packed(codes.tobytes()),
-        "groups": [],
-        "scale": {
-            "title": title,
-            "low": words[0],
-            "high": words[1],
-            "colours": scale_colours(LEVELS),
-        },
+    bar = {
+        "title": {"text": title, "side": "top", "font": {"size": 13}},
+        "orientation": "h",
+        "x": 1,
+        "xanchor": "right",
+        "y": 0,
+        "yanchor": "top",
+        "len": 0.5,
+        "thickness": 10,
+        "tickformat": {"agreement": ".0%", "helped": "+.0f"}.get(colour_by, "~g"),
+        "nticks": 5,
     }
+    scale = {
+        "colorscale": SCALE,
+        "cmin": low,
+        "cmax": max(high, low + 1e-9),
+        "showscale": True,
+        "colorbar": bar,
+    }
+    codes = np.round(values[shown], 4).tolist()
+    return {"stamp": stamp, "codes": codes, "groups": [], "scale": scale}
 
 
 def _source(i: MemoryInfo) -> str:
@@ -185,23 +180,11 @@ def _grouped(names: Sequence[str]) -> tuple[np.ndarray, list[dict[str, Any]]]:
                 "count": sizes[name],
             }
         )
-    return np.fromiter((code[n] for n in names), np.uint8, len(names)), legend
+    return np.fromiter((code[n] for n in names), int, len(names)), legend
 
 
 def _shown(name: str) -> str:
-    return _short(name.rsplit("/", 1)[-1], 40).encode("utf-8", "replace").decode()
-
-
-def scale_colours(n: int) -> list[str]:
-    """n colours of SCALE, evenly spaced, as #rrggbb."""
-    stops = np.array([[int(c[k : k + 2], 16) for k in (1, 3, 5)] for _, c in SCALE], float)
-    at = np.linspace(0, 1, n)
-    rgb = (
-        np.stack([np.interp(at, [s for s, _ in SCALE], stops[:, k]) for k in range(3)], axis=1)
-        .round()
-        .astype(int)
-    )
-    return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in rgb]
+    return str(safe(_short(name.rsplit("/", 1)[-1], 40).encode("utf-8", "replace").decode()))
 
 
 def _values(infos: Sequence[MemoryInfo], colour_by: str) -> tuple[np.ndarray, str]:
@@ -213,18 +196,6 @@ def _values(infos: Sequence[MemoryInfo], colour_by: str) -> tuple[np.ndarray, st
         ), "Helped − hurt"
     days = np.array([_day(i.created) for i in infos], float)
     return (days.max() - days if len(days) else days), "Days older than the newest"
-
-
-def _number(value: float, colour_by: str) -> str:
-    if colour_by == "agreement":
-        return percent(value)
-    return (
-        f"{value:+.0f}".replace("-", "−")
-        if colour_by == "helped"
-        else f"{value:.1f}"
-        if 0 < value < 10
-        else f"{value:.0f}"
-    )
 
 
 def _day(created: str) -> float:
@@ -246,127 +217,110 @@ def mark(
     hits: Sequence[Hit] = (),
     row: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """A plotly figure to lie under the points: dashed edges from the star (a typed problem), or
-    else from the chosen memory, to `hits`, each with its similarity in the original space.
-    `where` has the points of those named.
+    """Dashed edges from the star (a typed problem), or else from the memory `chosen`, to `hits`,
+    each with its similarity in the original space. `where` has the points of those named, `row`
+    their numbers among the points that are drawn: one that is not drawn gets a point here.
 
     `lit` are the rows that stay bright while the others are dimmed.
     """
-    data: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    origin = star if star is not None else where.get(chosen)
+    origin, rows = star if star is not None else where.get(chosen), row or {}
     ends = [(h, where[h.memory_id]) for h in hits if h.memory_id in where]
+    data: list[dict[str, Any]] = []
     if origin is not None and ends:
-        data.append(_edges(origin, ends, annotations))
+        data.append(_edges(origin, [end for _, end in ends]))
+    names = {h.memory_id: h.name for h, _ in ends}
+    if chosen in where:
+        names.setdefault(chosen, "the open memory")
+        data.append(_marker([where[chosen]], symbol="circle-open", size=19, color="theme:ink"))
+        data[-1] |= {"hoverinfo": "skip"}
+    if beyond := [name for name in names if name not in rows]:
+        looks = {"size": 8, "color": GREY, "line": {"width": 1.5, "color": "theme:ink"}}
+        data.append(_marker([where[name] for name in beyond], **looks))
+        data[-1] |= {"customdata": beyond, "text": [lines_of(names[name]) for name in beyond]}
     if star is not None:
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": "your problem",
-                "x": [float(star[0])],
-                "y": [float(star[1])],
-                "hoverinfo": "skip",
-                "marker": {"size": 1, "opacity": 0},
-            }
-        )
-    rows = row or {}
-    lit = [rows[h.memory_id] for h, _ in ends] + ([rows[chosen]] if chosen in rows else [])
+        looks = {"size": 19, "color": "#D55E00", "line": {"width": 1.5, "color": "theme:paper"}}
+        data.append(_marker([star], symbol="star", **looks))
+        words = lines_of(_short(star_text))
+        data[-1] |= {"name": "your problem", "showlegend": True, "text": [words]}
     return {
         "stamp": stamp,
         "data": data,
-        "layout": {"annotations": annotations},
-        "chosen": rows.get(chosen, -1),
-        "lit": lit if ends or chosen in rows else [],
+        "annotations": [] if origin is None else [_similarity(origin, *end) for end in ends],
+        "open": chosen,
+        "lit": [rows[name] for name in names if name in rows],
         "star": None if star is None else [float(v) for v in star],
-        "star_text": _short(star_text).encode("utf-8", "replace").decode()
-        if star is not None
-        else "",
         "words": map_words(n, star is not None, hits),
     }
 
 
-def _edges(
-    origin: np.ndarray, ends: Sequence[tuple[Hit, np.ndarray]], annotations: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """One dashed line for all hits, and a label with the similarity beyond each hit and its ring,
-    where no other edge runs."""
-    xs: list[float | None] = []
-    ys: list[float | None] = []
-    for h, (x, y) in ends:
-        xs += [float(origin[0]), float(x), None]
-        ys += [float(origin[1]), float(y), None]
-        away = np.array([x, y], float) - np.asarray(origin, float)
-        away = away / length if (length := float(np.hypot(*away))) > 1e-12 else np.array([0.0, 1.0])
-        annotations.append(
-            {
-                "x": float(x),
-                "y": float(y),
-                "xshift": round(float(34 * away[0]), 1),
-                "yshift": round(float(28 * away[1]), 1),
-                "text": f"{h.similarity:.2f}",
-                "showarrow": False,
-                "bgcolor": "theme:label",
-                "borderpad": 1,
-                "font": {"size": 12.5},
-            }
-        )
+def _marker(where: Sequence[np.ndarray], **looks: Any) -> dict[str, Any]:
+    x, y = (list(v) for v in zip(*map(_rounded, where), strict=True))
+    hover = "%{text}<extra></extra>"
+    common = {"type": "scatter", "mode": "markers", "showlegend": False, "hovertemplate": hover}
+    return {**common, "x": x, "y": y, "marker": {"opacity": 1, **looks}}
+
+
+def _rounded(point: np.ndarray) -> tuple[float, float]:
+    return round(float(point[0]), 5), round(float(point[1]), 5)
+
+
+def _edges(origin: np.ndarray, ends: Sequence[np.ndarray]) -> dict[str, Any]:
+    """One dashed line for all hits; None lifts the pen."""
+    (ax, ay), where = _rounded(origin), [_rounded(end) for end in ends]
+    x = [v for end in where for v in (ax, end[0], None)]
+    y = [v for end in where for v in (ay, end[1], None)]
     return {
         "type": "scatter",
         "mode": "lines",
-        "name": "edges",
-        "x": xs,
-        "y": ys,
+        "x": x,
+        "y": y,
         "hoverinfo": "skip",
         "showlegend": False,
         "line": {"color": "theme:ink", "width": 1.5, "dash": "dash"},
     }
 
 
+def _similarity(origin: np.ndarray, hit: Hit, end: np.ndarray) -> dict[str, Any]:
+    """The similarity of a hit, beyond the hit and its ring, where no other edge runs."""
+    x, y = _rounded(end)
+    away = np.asarray(end, float) - np.asarray(origin, float)
+    away = away / length if (length := float(np.hypot(*away))) > 1e-12 else np.array([0.0, 1.0])
+    return {
+        "x": x,
+        "y": y,
+        "xshift": round(float(34 * away[0]), 1),
+        "yshift": round(float(28 * away[1]), 1),
+        "text": f"{hit.similarity:.2f}",
+        "showarrow": False,
+        "bgcolor": "theme:paper",
+        "borderpad": 1,
+        "font": {"size": 12.5},
+    }
+
+
 def map_words(n: int, star: bool, hits: Sequence[Hit]) -> str:
     """The map for a screen reader."""
-    said = f"Map of {n} memories"
-    return said + (
-        f", your problem joined to the {len(hits)} most similar" if star and hits else ""
-    )
+    words = f"Map of {n} memories"
+    joined = f", your problem joined to the {len(hits)} most similar"
+    return words + (joined if star and hits else "")
 
 
-# ------------------------------------------------------------------ search, groups, density
-def lit(rows: Sequence[int], n: int, stamp: str) -> dict[str, Any]:
-    """The points that a search found."""
-    return {"stamp": stamp, "bits": packed(bits_of(rows, n)), "count": len(rows)}
-
-
-def extras(found: Sequence[Group], dense: Mapping[str, Any] | None, stamp: str) -> dict[str, Any]:
-    """Names of groups as plotly annotations, and the density as a plotly contour; the page shows
-    either when asked."""
-    names = [
+def extras(found: Sequence[Group], stamp: str) -> dict[str, Any]:
+    """The names of groups as plotly annotations."""
+    labels = [
         {
             "x": g.x,
             "y": g.y,
             "text": str(safe(" · ".join(g.words))),
             "showarrow": False,
-            "bgcolor": "theme:label",
+            "bgcolor": "theme:paper",
+            "opacity": 0.85,
             "borderpad": 3,
-            "font": {"size": 13, "color": "theme:ink"},
+            "font": {"size": 13},
         }
         for g in found
     ]
-    contour = (
-        None
-        if dense is None
-        else {
-            **dense,
-            "type": "contour",
-            "hoverinfo": "skip",
-            "showscale": False,
-            "name": "density",
-            "contours": {"start": 0.08, "end": 0.98, "size": 0.15, "coloring": "fill"},
-            "line": {"width": 0.6, "color": "theme:soft"},
-            "colorscale": [[0, "rgba(0,114,178,0.06)"], [1, "rgba(0,114,178,0.42)"]],
-        }
-    )
-    return {"stamp": stamp, "labels": names, "density": contour}
+    return {"stamp": stamp, "labels": labels}
 
 
 # ---------- How far the map may be believed, in words. Pure functions; no gradio.
@@ -384,26 +338,33 @@ def trust(
     *,
     space: str = "input",
     left_out: int = 0,
+    shown: int | None = None,
     measured: tuple[float, int] | None = None,
 ) -> Markup:
-    """What the picture shows, and one number that says how far it is right."""
+    """What the picture shows of n memories, and one number that says how far it is right. `shown`:
+    how many are drawn, if not all."""
     if plane is None or n < 2:
         return Markup("")
     what = SPACES.get(space, "the keys")
     if plane.explained is not None:
-        said = f"Two directions show {percent(plane.explained)} of the differences between {what}."
+        words = f"Two directions show {percent(plane.explained)} of the differences between {what}."
     else:
-        said = f"Neighbours by {what} are kept together; distances between groups say little."
+        words = f"Neighbours by {what} stay together; distances between groups mean little."
+    if shown is not None and shown < n:
+        words += (
+            f" The map shows a random sample of {shown:,} of the {n:,} memories; the open memory "
+            "and all neighbours are always there."
+        )
     if plane.beside:
-        said += f" {count(plane.beside, 'memory', 'memories')} were placed beside their nearest."
+        words += f" {count(plane.beside, 'memory lies', 'memories lie')} beside their nearest."
     if left_out:
-        said += (
-            f" {count(left_out, 'memory has', 'memories have')} no place here: of another "
-            "model, or without such a key."
+        words += (
+            f" {count(left_out, 'memory has', 'memories have')} no place here: of another model, "
+            "or without such a key."
         )
     return Markup(
         '<p class="hint">{} {} The numbers on edges are the true similarities.</p>'
-    ).format(said, _trust_number(measured, n))
+    ).format(words, _trust_number(measured, n))
 
 
 def _trust_number(measured: tuple[float, int] | None, n: int) -> Markup:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 import numpy as np
@@ -13,124 +13,65 @@ from markupsafe import Markup
 from ...bank.notes import notes, tags
 from ...model.vocabulary import parameters
 from ...model.weights.catalog import MODELS
-from ...records import Counters, Hit, LatentmemError, Memory, MemoryInfo, Receipt
+from ...records import Counters, Hit, LatentmemError, Memory, MemoryInfo
 from ..components import other_memories
 from ..session import AppSession, Visit, attempt, last_receipt, tried
 from ..views.html import Fragment, fragments, notice
 from ..views.memory import WORDS, History, body, choice_label, found_table, head, no_page
 from ..views.receipt import forget, no_memory, stored_receipt
 from .atlas import Atlas, Rows, Sheet
-from .messages import lit, mark, misleads, paint, trust
-from .messages import points as points_of
+from .messages import map_figure, mark, misleads, trust
 from .projection import between, run
 
-# ---------- The page of one memory, or of a receipt in its place: what is read for it, and how it
-# is put together.
+if TYPE_CHECKING:
+    from ...bank import MemoryBank
+    from ...engine import Engine
 
-# of the open memory that its page is drawn from, the newest; its verdicts are read beside them
-EVENTS = 4000
+EVENTS = 4000  # of the open memory, the newest; its verdicts are read beside them
 NEAR = 5
 VERDICTS = ("helped", "hurt", "feedback")
 COUNTED = tuple(f.name for f in fields(Counters))
-
-
-class Opened(NamedTuple):
-    """The open memory, with those nearest to it in the space of the map."""
-
-    memory: Memory
-    info: MemoryInfo
-    near: tuple[Hit, ...]
-
-
-def look_at(desk: AppSession, atlas: Atlas, memory_id: str, space: str) -> Opened:
-    """One memory and its nearest. Raises LatentmemError."""
-    bank = desk.engine.bank
-    memory = bank.get(str(memory_id))
-    if space == "prompt":
-        near = atlas.prompt_hits(memory.id, NEAR)
-    else:
-        near = (
-            desk.engine.changed(key=space).neighbours(memory.id, NEAR)
-            if space in memory.keys
-            else ()
-        )
-    return Opened(memory, bank.info(memory.id), near)
-
-
-def memory_body(desk: AppSession, atlas: Atlas, one: Opened, space: str) -> list[Fragment]:
-    """Everything on the page of a memory but its head."""
-    bank, m = desk.engine.bank, one.memory
-    return body(
-        m,
-        one.info,
-        history(bank, one.info),
-        one.near,
-        notes=notes(bank, m.id).get(m.id, ()),
-        space=space,
-        parameters=model_size(desk, m),
-        problem_of=problem_finder(desk, atlas),
-        kept=bank.asked(m.id),
-    )
-
-
-def receipt_body(
-    slip: Receipt, info: MemoryInfo | None, back: str, sure: bool = False
-) -> list[Fragment]:
-    """A receipt in the place of that. `sure`: whoever looks at it is asked whether to forget it."""
-    return stored_receipt(slip, info, back) + forget(slip.id, sure)
-
-
-def history(bank: Any, info: MemoryInfo) -> History:
-    """What happened to a memory. All that is counted, and all verdicts, though of very many events
-    only the newest are read."""
-    newest = bank.events(info.id, limit=EVENTS)
-    if len(newest) < EVENTS:
-        return History(newest, (e for e in newest if e.kind in VERDICTS), len(newest))
-    by_kind = {kind: bank.events(info.id, kind=kind) for kind in VERDICTS}
-    others = sum(
-        len(by_kind[kind]) if kind in by_kind else len(bank.events(info.id, kind=kind))
-        for kind in WORDS
-        if kind not in COUNTED
-    )
-    told = sorted(
-        (e for some in by_kind.values() for e in some), key=lambda e: e.created, reverse=True
-    )
-    return History(newest, told, others + sum(getattr(info.counters, kind) for kind in COUNTED))
-
-
-def model_size(desk: AppSession, m: Memory) -> tuple[int, bool] | None:
-    """(how many parameters the model of a memory has, whether that is exact); None when it is not
-    known here."""
-    engine = desk.engine
-    if engine.ready and engine.model.fingerprint == m.model:
-        return parameters(engine.model), True
-    spec = MODELS.get(m.model_name)
-    return (
-        (spec.folder_bytes // 2, False) if spec is not None else None
-    )  # kept in bfloat16: two bytes a number
-
-
-def problem_finder(desk: AppSession, atlas: Atlas) -> Callable[[str], str | None]:
-    """Problem id -> its text, of the examples and of the bank's own problems."""
-    known: dict[str, str] = {}
-
-    def find(problem_id: str) -> str | None:
-        if not known:
-            known.update({i.problem.id: i.problem.text for i in atlas.rows(exact=False).infos})
-            known.update({p.id: p.text for p in desk.examples.values()})
-        return known.get(problem_id)
-
-    return find
-
-
 # memories offered in the drop-down lists, the newest first; gradio takes a while to show very many
 CHOICES = 200
 SKIP = gr.skip()
 
 
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """What a handler of the Memories panel is asked with: the visitor, how the panel stands, and
+    what a custom event brought along."""
+
+    session: AppSession
+    visit: Visit
+    words: str = ""  # that are searched for
+    colour: str = "source"
+    space: str = "input"
+    method: str = "pca"
+    chosen: str = ""  # id of the open memory
+    data: dict[str, Any] = field(default_factory=dict)
+    address: dict[str, str] = field(default_factory=dict)  # the parameters in the page's address
+
+    @property
+    def bank(self) -> MemoryBank:
+        return self.session.engine.bank
+
+    @property
+    def atlas(self) -> Atlas:
+        return atlas_of(self.session)
+
+    @property
+    def sheet(self) -> Sheet | None:
+        """The map as it is asked for, if it was made."""
+        return self.atlas.ready(self.space, self.method)  # type: ignore[arg-type]
+
+    def text(self, name: str, default: str = "") -> str:
+        """A short text of the event. What comes from the browser is not trusted."""
+        return str(self.data.get(name, default))[:200]
+
+
 class Picture(NamedTuple):
-    """What a handler sends to the page: the order is that of `Memories.outputs`, then the lists of
-    the Solve panel. What is not named is not sent, so the page keeps what it has."""
+    """What a handler sends to the page, by the components' names. A part that is not named is not
+    sent, so the page keeps what it has."""
 
     notice: Any = SKIP
     table: Any = SKIP
@@ -155,119 +96,244 @@ class Picture(NamedTuple):
     delete: Any = SKIP
     method: Any = SKIP
     warning: Any = SKIP
-    slip: Any = (
-        SKIP  # the id of the receipt that is open in place of the memory's page, "" without one
-    )
-    seen: Any = SKIP  # the state of the bank that the whole panel was sent of
+    slip: Any = SKIP  # the receipt that is open in place of the memory's page, "" without one
+    seen: Any = SKIP  # the state of the bank that the panel shows
+    tag: Any = SKIP
+    note: Any = SKIP
+    bulk_tag: Any = SKIP
+    ask: Any = SKIP
     solve_memory: Any = SKIP
     solve_other: Any = SKIP
 
+    def parts(self) -> dict[str, Any]:
+        """The parts that are sent."""
+        return {name: part for name, part in self._asdict().items() if part is not SKIP}
 
-def atlas_of(desk: AppSession) -> Atlas:
-    """The pictures of the desk's bank, one atlas for all visitors of the same bank. In a shared app
-    that is the atlas of the shared bank for everybody who has neither a memory of their own nor
-    done anything to a shared one."""
-    bank = desk.engine.bank
-    if desk.app is not None and bank.untouched:
-        return atlas_of(desk.app)
-    atlas = desk.planes.get("atlas")
+
+def message(text: str, good: bool = True) -> list[Fragment]:
+    """The line over the memory's page."""
+    return fragments(("message", notice(text, "good" if good else "warn"))) if text else []
+
+
+def atlas_of(session: AppSession) -> Atlas:
+    """The maps of a bank, one atlas for all its visitors. In a shared app that is the atlas of the
+    shared bank for everybody who has neither a memory of their own nor changed a shared one."""
+    bank = session.engine.bank
+    if session.app is not None and bank.untouched:
+        return atlas_of(session.app)
+    atlas = session.planes.get("atlas")
     if atlas is None or atlas.bank is not bank:
-        atlas = desk.planes["atlas"] = Atlas(
-            bank, atlas_of(desk.app) if desk.app is not None else None
-        )
+        like = atlas_of(session.app) if session.app is not None else None
+        atlas = session.planes["atlas"] = Atlas(bank, like)
     return atlas
 
 
-def said(text: str, good: bool = True) -> list[Fragment]:
-    """The line over the memory's page."""
-    return fragments(("said", notice(text, "good" if good else "warn"))) if text else []
+# ---------- The page of one memory, or of a receipt in its place.
 
 
-def sheet_now(atlas: Atlas, space: str, method: str) -> Sheet | None:
-    """The picture, if it is there or drawn at once; None when it takes long, so that the page must
-    ask for it."""
-    found = atlas.ready(space, method)  # type: ignore[arg-type]
-    if found is None and method == "pca" and space != "prompt":
-        # a page that opens on the map asks twice at its start: the second finds what the first made
-        with atlas.drawing:
-            found = run(atlas.sheet(space, method))  # type: ignore[arg-type]
-    return found
+class Opened(NamedTuple):
+    """The open memory, with those nearest to it in the space of the map."""
+
+    memory: Memory
+    info: MemoryInfo
+    near: tuple[Hit, ...]
+
+
+def look_at(ask: Ask) -> Opened:
+    """The open memory and its nearest. Raises LatentmemError."""
+    memory, near = ask.bank.get(ask.chosen), ()
+    if ask.space == "prompt":
+        near = ask.atlas.prompt_hits(memory.id, NEAR)
+    elif ask.space in memory.keys:
+        near = ask.session.engine.changed(key=ask.space).neighbours(memory.id, NEAR)
+    return Opened(memory, ask.bank.info(memory.id), near)
+
+
+def memory_body(ask: Ask, one: Opened) -> list[Fragment]:
+    """Everything on the page of a memory but its head."""
+    bank, m = ask.bank, one.memory
+    return body(
+        m,
+        one.info,
+        history(bank, one.info),
+        one.near,
+        notes=notes(bank, m.id).get(m.id, ()),
+        space=ask.space,
+        parameters=model_size(ask.session.engine, m),
+        problem_of=problem_finder(ask.session),
+        kept=bank.asked(m.id),
+    )
+
+
+def history(bank: Any, info: MemoryInfo) -> History:
+    """What happened to a memory. All that is counted, and all verdicts, though of very many events
+    only the newest are read."""
+    newest = bank.events(info.id, limit=EVENTS)
+    if len(newest) < EVENTS:
+        return History(newest, (e for e in newest if e.kind in VERDICTS), len(newest))
+    by_kind = {kind: bank.events(info.id, kind=kind) for kind in VERDICTS}
+    others = sum(
+        len(by_kind[kind]) if kind in by_kind else len(bank.events(info.id, kind=kind))
+        for kind in WORDS
+        if kind not in COUNTED
+    )
+    told = sorted(
+        (e for some in by_kind.values() for e in some), key=lambda e: e.created, reverse=True
+    )
+    return History(newest, told, others + sum(getattr(info.counters, kind) for kind in COUNTED))
+
+
+def model_size(engine: Engine, m: Memory) -> tuple[int, bool] | None:
+    """(how many parameters the model of a memory has, whether that is exact); None when it is not
+    known here."""
+    if engine.ready and engine.model.fingerprint == m.model:
+        return parameters(engine.model), True
+    spec = MODELS.get(m.model_name)
+    return (
+        (spec.folder_bytes // 2, False) if spec is not None else None
+    )  # kept in bfloat16: two bytes a number
+
+
+def problem_finder(session: AppSession) -> Callable[[str], str | None]:
+    """Problem id -> its text, of the examples and of the bank's own problems."""
+    known: dict[str, str] = {}
+
+    def find(problem_id: str) -> str | None:
+        if not known:
+            known.update(
+                {i.problem.id: i.problem.text for i in atlas_of(session).rows(exact=False).infos}
+            )
+            known.update({p.id: p.text for p in session.examples.values()})
+        return known.get(problem_id)
+
+    return find
+
+
+# ---------- The panel.
+
+
+def sheet_now(ask: Ask) -> Sheet | None:
+    """The map, if it is there or made at once; None when that takes long, so that the page has to
+    ask for it. Raises LatentmemError."""
+    if ask.sheet is None and ask.method == "pca" and ask.space != "prompt":
+        return run(ask.atlas.sheet(ask.space, ask.method))  # type: ignore[arg-type]
+    return ask.sheet
+
+
+def opened(ask: Ask, text: str = "", good: bool = True, receipt_id: str = "") -> Picture:
+    """What changes when a memory is opened or closed, or the star moves: neither the table nor the
+    points. A receipt is shown in place of the memory's page, which without an open memory is that
+    of the memory that was tried. What cannot be read is told in its place."""
+    slip, lost = attempt(lambda: ask.bank.receipt(receipt_id)) if receipt_id else (None, "")
+    info = tried(ask.session, slip) if slip is not None else None
+    if info is not None and not ask.chosen:
+        ask = replace(ask, chosen=info.id)
+    one, error = attempt(lambda: look_at(ask)) if ask.chosen else (None, "")
+    sheet, trouble = attempt(lambda: sheet_now(ask))
+    name = one.info.id if one is not None else ""
+    lines, misled = _lines(ask, sheet, one)
+    part = Picture(
+        notice=message(error or lost or text or trouble, good and not (error or lost or trouble)),
+        map=lines,
+        trust=trust_words(ask.atlas, sheet),
+        warning=warnings(ask, sheet, misled),
+        chosen=name,
+        words=[],
+        sure=gr.update(visible=False),
+        slip=slip.id if slip is not None else "",
+        choice=gr.update(value=listed(ask, name)),
+    )
+    instead = []
+    if slip is not None:
+        instead = stored_receipt(slip, info, name) + forget(slip.id)
+    if one is not None:
+        return part._replace(**_page(ask, one, part.slip), body=instead or memory_body(ask, one))
+    rows, _ = attempt(ask.atlas.rows)  # exact: the numbers of the glance are counted anew
+    none = no_page(rows.infos if rows is not None else (), closed=True)
+    page = no_memory(slip) if slip is not None else none
+    return part._replace(page=page, body=instead, actions=gr.update(visible=False))
+
+
+def _page(ask: Ask, one: Opened, slip: str) -> dict[str, Any]:
+    """The head of the open memory's page, and what can be done with it."""
+    name, shut = one.info.id, one.info.quarantined
+    mine = ask.bank.owns(name)  # in a shared app most belong to its keeper
+    delete = "Delete…" if mine else "Shared: not yours to delete"
+    return {
+        "page": head(one.memory, one.info, tags(ask.bank, name).get(name, ()), slip),
+        "actions": gr.update(visible=True),
+        "quarantine": gr.update(visible=not shut),
+        "release": gr.update(visible=shut),
+        "delete": gr.update(interactive=mine, value=delete),
+    }
 
 
 def picture(
-    desk: AppSession,
-    visit: Visit,
-    words: str,
-    colour: str,
-    space: str,
-    chosen: str,
-    message: str = "",
-    good: bool = True,
-    method: str = "pca",
-    have: str | None = None,
-    receipt_id: str = "",
+    ask: Ask, text: str = "", good: bool = True, receipt_id: str = "", points: bool = False
 ) -> Picture:
-    """The whole panel. Its points only to a page that shows the map now, and if they are not those
-    of the stamp that it `have`s: one that shows it later asks for them. What cannot be read is
-    said in its place."""
-    seen = seen_now(
-        desk
-    )  # first: what is written while the rows are read is then seen another time
-    rows, error = attempt(lambda: atlas_of(desk).rows())
+    """The whole panel. Its points only to a page that opens on the map: any other asks for them
+    when it shows it."""
+    seen = seen_now(ask)  # first: what is written while the rows are read is then seen next time
+    rows, error = attempt(ask.atlas.rows)
     if rows is None:
-        rows, message, good = Rows((), {}, {}), error, False
-    part = opened(desk, visit, space, method, chosen, message, good, receipt_id)
-    found = rows.found(words or "")
-    choices = [(choice_label(i), i.id) for i in found[:CHOICES]]
-    everything = (
-        choices
-        if len(found) == len(rows.infos)
-        else [(choice_label(i), i.id) for i in rows.infos[:CHOICES]]
-    )
-    receipt = last_receipt(visit)  # its own list has the nearest first
-    others = (
-        everything if receipt is None else other_memories(desk, receipt, visit.runs["solve"].near)
-    )
-    shown = part.chosen if isinstance(part.chosen, str) else ""
-    page = part.page if part.body else no_page(rows.infos, closed=True)
-    sheet = (
-        sheet_now(atlas_of(desk), space, method)
-        if have is not None and rows.infos and not error
-        else None
-    )
-    if sheet is not None and sheet.names:
-        part = part._replace(**drawn(sheet, rows, words, colour, have))
+        rows, text, good = Rows((), {}, {}), error, False
+    part = opened(ask, text, good, receipt_id)
+    found = rows.found(ask.words or "")
+    everything = choices(rows.infos)
+    receipt = last_receipt(ask.visit)  # its own list has the nearest first
+    others = everything
+    if receipt is not None:
+        others = other_memories(ask.session, receipt, ask.visit.runs["solve"].near)
+    if points and ask.sheet is not None and ask.sheet.names:
+        part = part._replace(**drawn(ask, ask.sheet, rows))
     return part._replace(
-        table=found_table(rows.infos, found, shown, rows.tags),
-        page=page,
+        table=found_table(rows.infos, found, part.chosen, rows.tags),
+        page=part.page if part.body else no_page(rows.infos, closed=True),
         seen=seen,
-        choice=gr.update(
-            choices=choices, value=shown if shown in {i for _, i in choices} else None
-        ),
+        choice=chosen_of(found, part.chosen),
         solve_memory=gr.update(choices=everything),
         solve_other=gr.update(choices=others),
     )
 
 
-def seen_now(desk: AppSession) -> str:
+def choices(infos: Any) -> list[tuple[str, str]]:
+    """(label, id) of the newest memories, for a drop-down list."""
+    return [(choice_label(i), i.id) for i in infos[:CHOICES]]
+
+
+def chosen_of(found: Any, name: str) -> Any:
+    """The list of memories to open, of those found, which names the open one if it has it."""
+    listed_ = choices(found)
+    return gr.update(choices=listed_, value=name if name in {i for _, i in listed_} else None)
+
+
+def listed(ask: Ask, name: str) -> str | None:
+    """The open memory as the value of that list, None if it is not in it."""
+    rows, _ = attempt(lambda: ask.atlas.rows(exact=False)) if name else (None, "")
+    found = rows.found(ask.words or "")[:CHOICES] if rows is not None else ()
+    return name if any(i.id == name for i in found) else None
+
+
+def seen_now(ask: Ask) -> str:
     """The state of the bank, to be kept by the page: another one when anything was written."""
-    return str(attempt(desk.engine.bank.stamp)[0] or "")
+    return str(attempt(ask.bank.stamp)[0] or "")
 
 
-def drawn(
-    sheet: Sheet, rows: Rows, words: str, colour: str, have: str | None = None
-) -> dict[str, Any]:
-    """The points of a picture unless the page has them, their colours, and which of them a search
-    found, as members of a Picture."""
-    infos = mapped(sheet, rows)
-    points = (
-        {} if have == sheet.stamp else {"points": points_of(infos, sheet.plane.points, sheet.stamp)}
+# ---------- The map.
+
+
+def drawn(ask: Ask, sheet: Sheet, rows: Rows) -> dict[str, Any]:
+    """The points of a map, their colours, and which of them a search found, as parts of a
+    Picture. Raises LatentmemError if the bank changed on the way."""
+    figure = map_figure(
+        mapped(sheet, rows),
+        sheet.plane,
+        stamp=sheet.stamp,
+        colour_by=ask.colour,
+        tags=rows.tags,
+        shown=sheet.shown,
     )
-    return {
-        **points,
-        "paint": paint(infos, rows.tags, colour, sheet.stamp),
-        "lit": lit_by(sheet, rows, words),
-    }
+    return {**figure, "lit": lit(ask, sheet, rows)}
 
 
 def mapped(sheet: Sheet, rows: Rows) -> list[MemoryInfo]:
@@ -281,105 +347,33 @@ def mapped(sheet: Sheet, rows: Rows) -> list[MemoryInfo]:
         ) from None
 
 
-def lit_by(sheet: Sheet, rows: Rows, words: str) -> dict[str, Any]:
-    """Which points a search found; no bits without a search."""
-    if not (words or "").split():
-        return {"stamp": sheet.stamp, "bits": None, "count": 0}
-    return lit(
-        [sheet.row[i.id] for i in rows.found(words) if i.id in sheet.row],
-        len(sheet.names),
-        sheet.stamp,
-    )
+def lit(ask: Ask, sheet: Sheet, rows: Rows) -> dict[str, Any]:
+    """Which points a search found; None without a search."""
+    found = None
+    if (ask.words or "").split():
+        found = [sheet.drawn[i.id] for i in rows.found(ask.words) if i.id in sheet.drawn]
+    return {"stamp": sheet.stamp, "rows": found}
 
 
-def opened(
-    desk: AppSession,
-    visit: Visit,
-    space: str,
-    method: str,
-    chosen: str,
-    message: str = "",
-    good: bool = True,
-    receipt_id: str = "",
-    words: str = "",
-) -> Picture:
-    """What changes when a memory is opened or closed, or the star moves: not the table and not the
-    points. A receipt is shown in place of the memory's page, which without `chosen` is that of
-    the memory that was tried. `words` were searched
-    for: the list of memories to open has only those found, and names the open one if it is among
-    them."""
-    atlas = atlas_of(desk)
-    slip, lost = attempt(lambda: desk.engine.bank.receipt(receipt_id)) if receipt_id else (None, "")
-    info = tried(desk, slip) if slip is not None else None
-    if info is not None and not chosen:
-        chosen = info.id
-    one, error = attempt(lambda: look_at(desk, atlas, chosen, space)) if chosen else (None, "")
-    sheet, trouble = attempt(lambda: sheet_now(atlas, space, method))
-    name = one.info.id if one is not None else ""
-    picture_, misled = _map(visit, sheet, space, one, desk)
-    text = error or lost or message or trouble
-    part = Picture(
-        notice=said(text, good and not (error or lost or trouble)),
-        map=picture_,
-        trust=trust_words(atlas, sheet),
-        warning=warnings(sheet, visit, space, misled),
-        chosen=name,
-        words=[],
-        sure=gr.update(visible=False),
-        slip=slip.id if slip is not None else "",
-        choice=gr.update(value=listed(atlas, name, words)),
-    )
-    instead = receipt_body(slip, info, name) if slip is not None else []
-    if one is None:
-        rows, _ = attempt(atlas.rows)  # exact: the numbers of the glance are counted anew
-        page = (
-            no_memory(slip)
-            if slip is not None
-            else no_page(rows.infos if rows is not None else (), closed=True)
-        )
-        return part._replace(page=page, body=instead, actions=gr.update(visible=False))
-    bank, shut = desk.engine.bank, one.info.quarantined
-    mine = bank.owns(name)  # in a shared app most belong to its keeper
-    return part._replace(
-        page=head(
-            one.memory,
-            one.info,
-            tags(bank, name).get(name, ()),
-            slip.id if slip is not None else "",
-        ),
-        body=instead or memory_body(desk, atlas, one, space),
-        actions=gr.update(visible=True),
-        quarantine=gr.update(visible=not shut),
-        release=gr.update(visible=shut),
-        delete=gr.update(
-            interactive=mine, value="Delete…" if mine else "Shared: not yours to delete"
-        ),
-    )
-
-
-def _map(
-    visit: Visit, sheet: Sheet | None, space: str, one: Opened | None, desk: AppSession
-) -> tuple[dict[str, Any], Markup]:
+def _lines(ask: Ask, sheet: Sheet | None, one: Opened | None) -> tuple[dict[str, Any], Markup]:
     """(the star, edges and open memory on the map, a warning where the picture misleads)"""
     if sheet is None or not sheet.names:
-        return {
-            "stamp": "" if sheet is not None else "?",
-            "data": [],
-            "layout": {"annotations": []},
-            "open": "",
-        }, Markup("")
-    star = visit.star if visit.star is not None and visit.star.kind == space else None
+        stamp = "" if sheet is not None else "?"
+        return {"stamp": stamp, "data": [], "annotations": [], "open": ""}, Markup("")
+    star = ask.visit.star
+    if star is not None and star.kind != ask.space:
+        star = None
     hits = star.hits if star is not None else one.near if one is not None else ()
-    name = one.info.id if one is not None else ""
-    rows = {i: sheet.row[i] for i in [*(h.memory_id for h in hits), name] if i in sheet.row}
-    where = {i: np.asarray(sheet.plane.points[row], float) for i, row in rows.items()}
+    name, points = one.info.id if one is not None else "", sheet.plane.points
+    named = [i for i in (*(h.memory_id for h in hits), name) if i in sheet.row]
+    where = {i: np.asarray(points[sheet.row[i]], float) for i in named}
     at = None
     if star is not None:
         at = sheet.plane.project(star.key)
         ends = [(where[h.memory_id], h.similarity) for h in hits if h.memory_id in where]
         if at is None and ends:
             at = between(np.array([p for p, _ in ends]), [s for _, s in ends])
-    message = mark(
+    lines = mark(
         sheet.stamp,
         len(sheet.names),
         where,
@@ -387,108 +381,37 @@ def _map(
         star=at,
         star_text=star.text if star is not None else "",
         hits=hits,
-        row=rows,
-    ) | {"open": name}
-    origin, own = (at, None) if at is not None else (where.get(name), rows.get(name))
-    infos = atlas_of(desk).rows(exact=False).by_id
-    named = [infos[i] for i in sheet.names] if all(i in infos for i in sheet.names) else []
-    return message, misleads(named, sheet.plane, origin, hits, own) if named else Markup("")
-
-
-def listed(atlas: Atlas, name: str, words: str) -> str | None:
-    """The open memory as the value of the list of those found, which is cut; None if it is not in
-    it."""
-    rows, _ = attempt(lambda: atlas.rows(exact=False)) if name else (None, "")
-    found = rows.found(words or "")[:CHOICES] if rows is not None else ()
-    return name if any(i.id == name for i in found) else None
+        row=sheet.drawn,
+    )
+    origin, own = (at, None) if at is not None else (where.get(name), sheet.row.get(name))
+    infos, _ = attempt(lambda: mapped(sheet, ask.atlas.rows(exact=False)))
+    return lines, misleads(infos, sheet.plane, origin, hits, own) if infos else Markup("")
 
 
 def trust_words(atlas: Atlas, sheet: Sheet | None) -> list[Fragment]:
-    """How far the picture may be believed."""
+    """How far the map may be believed."""
     if sheet is None:
         return []
-    return fragments(
-        (
-            "trust",
-            trust(
-                sheet.plane,
-                len(sheet.names),
-                space=sheet.space,
-                left_out=atlas.left_out(sheet),
-                measured=sheet.extras.get("trust"),
-            ),
-        )
+    words = trust(
+        sheet.plane,
+        len(sheet.names),
+        space=sheet.space,
+        left_out=atlas.left_out(sheet),
+        shown=len(sheet.shown),
+        measured=sheet.extras.get("trust"),
     )
+    return fragments(("trust", words))
 
 
-def warnings(sheet: Sheet | None, visit: Visit, space: str, misled: Markup) -> list[Fragment]:
-    """Where the picture misleads, and why the star may be missing or not quite right."""
-    lost = Markup("")
-    if visit.star is not None and space == "prompt":
-        lost = Markup(
-            '<p class="hint">Your problem has no soft prompt, so it has no place on this map: '
-            "choose another meaning "
-            "of near to see it.</p>"
-        )
-    elif visit.star is not None and visit.star.kind != space:
-        lost = Markup(
-            '<p class="hint">Your problem was placed by another meaning of near: press <b>Place '
-            "it</b> again.</p>"
-        )
-    elif visit.star is not None and sheet is not None and sheet.plane.axes is None:
-        lost = Markup(
-            '<p class="hint">Your problem lies between its nearest memories, by their '
-            "similarity.</p>"
-        )
+def warnings(ask: Ask, sheet: Sheet | None, misled: Markup) -> list[Fragment]:
+    """Where the map misleads, and why the star may be missing or not quite right."""
+    star, why = ask.visit.star, ""
+    if star is not None and ask.space == "prompt":
+        why = "Your problem has no soft prompt, so it has no place on this map: choose another "
+        why += "<b>Distance by</b> to see it."
+    elif star is not None and star.kind != ask.space:
+        why = "Your problem was placed by another distance: press <b>Place</b> again."
+    elif star is not None and sheet is not None and sheet.plane.axes is None:
+        why = "Your problem lies between its nearest memories, by their similarity."
+    lost = Markup('<p class="hint">' + why + "</p>") if why else Markup("")
     return fragments(("misleads", misled), ("lost", lost))
-
-
-def refresh(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    request: gr.Request,
-) -> Picture:
-    """The panel as the bank is now."""
-    return picture(desk, desk.visit(request), words, colour, space, chosen, method=method)
-
-
-def clicked(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    event: gr.EventData,
-    request: gr.Request,
-) -> Picture:
-    """Opens the memory of a point or link that was clicked, "" for none. What comes from the
-    browser is checked."""
-    data, visit = event._data if isinstance(event._data, dict) else {}, desk.visit(request)
-    if data.get("star") is False:
-        visit.star = None
-    visit.looked = True
-    return opened(desk, visit, space, method, str(data.get("id", ""))[:80], words=words)
-
-
-def show_receipt(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    event: gr.EventData,
-    request: gr.Request,
-) -> Picture:
-    """Opens a receipt in place of the open memory's page, or of the one that the address names with
-    it."""
-    data = event._data if isinstance(event._data, dict) else {}
-    memory, visit = str(data.get("memory", chosen))[:80], desk.visit(request)
-    visit.looked = True
-    return opened(
-        desk, visit, space, method, memory, receipt_id=str(data.get("id", ""))[:80], words=words
-    )

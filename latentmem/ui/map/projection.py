@@ -1,33 +1,36 @@
-"""Keys -> points of a plane, and how far the picture may be trusted. numpy; scikit-learn only where
-it is asked for."""
+"""Keys -> points of a plane, and how far the picture may be trusted; groups of points and their
+words. By scikit-learn."""
 
 from __future__ import annotations
 
 import logging
 import os
-import queue
+import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
+from scipy.sparse import csr_matrix
+from sklearn import manifold
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer, TfidfTransformer
+from sklearn.neighbors import KNeighborsRegressor
 
 from ...files import replacing
 from ...model.weights.cache import cache_dir
 from ...records import LatentmemError, Status, digest
 
-# up to this many keys or numbers a key the principal axes are exact; beyond it, an iteration finds
-# them
-EXACT = 800
-CHUNK = 1 << 22  # numbers handled at a time: 32 MB in float64
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 NEAR = 3  # neighbours that place a point the method itself did not place
 SAMPLE, NEIGHBOURS = 1000, 10  # of the measure of trust
 
@@ -54,77 +57,21 @@ class Plane:
 
 
 def pca(keys: np.ndarray) -> Plane:
-    """The two principal axes of keys [n, d]. With fewer than three keys the missing axes are zero,
-    so points may coincide.
+    """The two principal axes of keys [n, d], by randomized SVD (Halko et al., 0909.4061). Axes
+    without variance are zero, so points of equal keys coincide.
 
-    The sign of each axis is fixed (its largest loading is positive), so the same bank always gives
-    the same picture.
+    The same bank always gives the same picture: the seed is fixed, and the largest loading of each
+    axis is positive.
     """
     n, d = keys.shape
-    centre = keys.mean(axis=0, dtype=np.float64) if n else np.zeros(d)
+    if min(n, d) < 1 or not np.ptp(keys, axis=0).any():
+        return Plane(np.zeros((n, 2)), "pca", keys[0] if n else np.zeros(d), np.zeros((d, 2)), 1.0)
+    fit = PCA(min(2, n, d), svd_solver="randomized", random_state=0).fit(keys)
+    kept = fit.explained_variance_ratio_ > 1e-10
     axes = np.zeros((d, 2))
-    explained = 1.0
-    if n > 1:
-        top, values, total = (_exact if min(n, d) <= EXACT else _iterated)(keys, centre)
-        top = top[:, values > 1e-10]
-        axes[:, : top.shape[1]] = top * np.where(
-            top[np.abs(top).argmax(axis=0), range(top.shape[1])] < 0, -1, 1
-        )
-        explained = min(1.0, float(values.sum() / total)) if total > 0 else 1.0
-    points = (
-        np.concatenate([(part - centre) @ axes for part in _parts(keys)]) if n else np.zeros((0, 2))
-    )
-    return Plane(points, "pca", centre, axes, explained)
-
-
-def _parts(keys: np.ndarray) -> list[np.ndarray]:
-    rows = max(1, CHUNK // max(1, keys.shape[1]))
-    return [keys[i : i + rows] for i in range(0, len(keys), rows)]
-
-
-def _exact(keys: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """(axes [d, at most 2], their variances, the whole variance) from the smaller of the two Gram
-    matrices."""
-    n, d = keys.shape
-    if n >= d:
-        gram = sum(c.T @ c for part in _parts(keys) for c in [part - centre])
-        values, vectors = np.linalg.eigh(gram)
-        return (
-            vectors[:, ::-1][:, :2],
-            np.maximum(values[::-1][:2], 0),
-            float(np.maximum(values, 0).sum()),
-        )
-    centred = keys - centre
-    values, left = np.linalg.eigh(centred @ centred.T)
-    best = np.maximum(values[::-1][:2], 0)
-    return (
-        centred.T @ left[:, ::-1][:, :2] / np.sqrt(np.maximum(best, 1e-12)),
-        best,
-        float(np.maximum(values, 0).sum()),
-    )
-
-
-def _iterated(
-    keys: np.ndarray, centre: np.ndarray, extra: int = 14, rounds: int = 8
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """The same by subspace iteration (Halko et al., 0909.4061), in time linear in n and d: the Gram
-    matrix of 5,000 keys of 6,144 numbers would take half a minute."""
-    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((keys.shape[1], 2 + extra)))[0]
-    total = 0.0
-    for last in [False] * rounds + [True]:
-        back, square = np.zeros_like(basis), np.zeros((basis.shape[1],) * 2)
-        for part in _parts(keys):
-            centred = (part - centre).astype(np.float32)
-            seen = centred @ basis.astype(np.float32)
-            if last:
-                square += (seen.T @ seen).astype(np.float64)
-                total += float((centred.astype(np.float64) ** 2).sum())
-            else:
-                back += centred.T @ seen
-        if not last:
-            basis = np.linalg.qr(back)[0]
-    values, turn = np.linalg.eigh(square)
-    return (basis @ turn)[:, ::-1][:, :2], np.maximum(values[::-1][:2], 0), total
+    axes[:, : len(kept)] = fit.components_.T * kept
+    explained = min(1.0, float(fit.explained_variance_ratio_.sum()))
+    return Plane((keys - fit.mean_) @ axes, "pca", fit.mean_, axes, explained)
 
 
 def nearest(points: np.ndarray, star: np.ndarray, without: int | None = None) -> int | None:
@@ -150,14 +97,11 @@ def spread(keys: np.ndarray, fitted: np.ndarray, points: np.ndarray) -> np.ndarr
     all_points = np.zeros((len(keys), 2), np.float32)
     all_points[fitted] = points
     rest = np.setdiff1d(np.arange(len(keys)), fitted)
-    take, rows = min(NEAR, len(fitted)), max(1, CHUNK // max(1, len(fitted)))
-    for some in (rest[i : i + rows] for i in range(0, len(rest), rows)):
-        similar = keys[some] @ keys[fitted].T  # [some, m]
-        best = np.argpartition(-similar, take - 1, axis=1)[:, :take]
-        weights = 1 / (1.001 - np.clip(np.take_along_axis(similar, best, axis=1), -1, 1))
-        all_points[some] = (points[best] * weights[:, :, None]).sum(axis=1) / weights.sum(
-            axis=1, keepdims=True
+    if len(rest):
+        beside = KNeighborsRegressor(
+            min(NEAR, len(fitted)), weights=lambda far: 1 / (0.001 + far), metric="cosine"
         )
+        all_points[rest] = beside.fit(keys[fitted], points).predict(keys[rest])
     return all_points
 
 
@@ -166,8 +110,6 @@ def trustworthiness(keys: np.ndarray, points: np.ndarray) -> tuple[float, int] |
     picture are its nearest in truth, about 0.5 for a picture drawn by chance (Venna and Kaski
     2001). On a fixed sample; None for fewer than 5 keys.
     """
-    from sklearn.manifold import trustworthiness as measured
-
     rows = np.arange(len(keys))
     if len(rows) > SAMPLE:
         rows = np.sort(np.random.default_rng(0).choice(len(keys), SAMPLE, replace=False))
@@ -175,23 +117,24 @@ def trustworthiness(keys: np.ndarray, points: np.ndarray) -> tuple[float, int] |
     if len(rows) < 5 or neighbours < 1:
         return None
     return float(
-        measured(np.asarray(keys[rows], np.float64), points[rows], n_neighbors=neighbours)
+        manifold.trustworthiness(
+            np.asarray(keys[rows], np.float64), points[rows], n_neighbors=neighbours
+        )
     ), len(rows)
 
 
-# ---------- t-SNE and UMAP pictures of keys: computed once, beside the app, with progress, and kept
-# on disk.
+# ---------- t-SNE and UMAP: computed once, in a process of their own, and kept on disk.
 
-log = logging.getLogger(__name__)
-T = TypeVar("T")
 METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
-# raise it when a method's settings in `map_worker.py` change: then the pictures are computed again
+# raise it when a method's settings in `projection_worker.py` change: then the pictures are computed again
 VERSION = "1"
 FEWEST = 5  # memories a neighbour method needs
 # keys the method itself places: t-SNE takes minutes for more; the others lie beside their nearest
 MOST_FITTED = 10_000
 MOST_KEPT = 64  # pictures on disk, the oldest go first
 PATIENCE = 1800.0  # seconds
+LOOK = 0.2  # seconds between two looks at the worker's progress
+PROGRESS = re.compile(r"^(\d+) (\d+)$", re.MULTILINE)
 WORKER = Path(__file__).with_name("projection_worker.py")
 
 
@@ -252,72 +195,41 @@ def grown(
 
 # ------------------------------------------------------------------ the process
 def _computed(keys: np.ndarray, method: str) -> Generator[Status, None, np.ndarray]:
-    name = METHODS[method]
-    with tempfile.TemporaryDirectory(prefix="latentmem-map-") as where:
-        given, wanted, said = (
-            Path(where) / "keys.npy",
-            Path(where) / "points.npy",
-            Path(where) / "errors",
-        )
+    """The worker's points [n, 2], with progress at least twice a second. Closing the generator
+    kills the worker."""
+    name, began = METHODS[method], time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="latentmem-map-") as folder:
+        given, wanted, log_file = (Path(folder) / n for n in ("keys.npy", "points.npy", "log"))
         np.save(given, keys, allow_pickle=False)
-        with said.open("wb") as errors:
+        with log_file.open("wb") as out:
             # -P: the folder of the script is no place to import from; -u: progress line by line
             process = subprocess.Popen(
                 [sys.executable, "-P", "-u", str(WORKER), method, str(given), str(wanted)],
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                errors="replace",
+                stdout=out,
+                stderr=out,
             )
         try:
-            yield from _told(process, name, len(keys))
+            while process.poll() is None:
+                seconds = time.monotonic() - began
+                if seconds > PATIENCE:
+                    raise LatentmemError(
+                        f"{name} was stopped after {PATIENCE / 60:.0f} minutes: use PCA."
+                    )
+                done = PROGRESS.findall(log_file.read_text(errors="replace"))
+                yield Status(
+                    f"Computing the {name} map of {len(keys)} memories, once: {seconds:.0f} s",
+                    *map(float, done[-1] if done else (0, 0)),
+                )
+                time.sleep(LOOK)
         finally:
             process.kill()
             process.wait()
         if process.returncode != 0 or not wanted.is_file():
-            log.error("%s failed: %s", name, said.read_text(errors="replace")[-2000:])
+            log.error("%s failed: %s", name, log_file.read_text(errors="replace")[-2000:])
             raise LatentmemError(
                 f"{name} failed on these {len(keys)} memories: use PCA; the server's log says why."
             )
         return _checked(wanted, len(keys))
-
-
-def _told(process: subprocess.Popen[str], name: str, n: int) -> Iterator[Status]:
-    """Progress until the process has ended, at least twice a second, so that whoever listens can
-    close it."""
-    lines: queue.Queue[str | None] = queue.Queue()
-
-    def pump() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.put(line)
-        lines.put(None)
-
-    threading.Thread(target=pump, daemon=True, name="latentmem-map").start()
-    began, done, total = time.monotonic(), 0.0, 0.0
-    while True:
-        with suppress(queue.Empty):
-            line = lines.get(timeout=0.5)
-            if line is None:
-                process.wait()
-                return
-            done, total = _numbers(line) or (done, total)
-        if time.monotonic() - began > PATIENCE:
-            raise LatentmemError(f"{name} was stopped after {PATIENCE / 60:.0f} minutes: use PCA.")
-        yield Status(
-            f"Computing the {name} picture of {n} memories, once: {time.monotonic() - began:.0f} s",
-            done,
-            total,
-        )
-
-
-def _numbers(line: str) -> tuple[float, float] | None:
-    words = line.split()
-    return (
-        (float(words[0]), float(words[1]))
-        if len(words) == 2 and all(w.isdigit() for w in words)
-        else None
-    )
 
 
 # ------------------------------------------------------------------ on disk
@@ -370,8 +282,7 @@ def run(steps: Generator[Status, None, T]) -> T:
             return end.value
 
 
-# ---------- What a picture of many points says at a glance: groups named by their words, and where
-# the points are dense.
+# ---------- Groups of the points, named by their words.
 
 FEWEST_CLUSTERED = 12  # points below which groups mean nothing
 MOST = 14  # groups: more names than that cover the picture
@@ -380,7 +291,6 @@ ASKING = frozenset(
     "does did gets get takes take makes make has had many much long far total altogether "
     "number".split()
 )
-GRID, BLUR = 56, 1.8  # cells along each side of the density, and the width of its bell in cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,20 +306,18 @@ class Group:
 
 def groups(points: np.ndarray, texts: Sequence[str]) -> list[Group]:
     """Groups of the points [n, 2] of these problems, by k-means in the picture; the same every
-    time. A group without a typical word is left out."""
+    time, the largest first. A group without words of its own is left out."""
     n = len(points)
     if n < FEWEST_CLUSTERED:
         return []
-    from sklearn.cluster import KMeans
-
     k = int(np.clip(round((n / 6) ** 0.5), 2, MOST))
     if len(np.unique(points, axis=0)) < k:
         return []
     label = KMeans(k, n_init=3, random_state=0).fit(np.asarray(points, np.float64)).labels_
-    found = []
-    for g, words in enumerate(typical_words(texts, label, k)):
-        mine = points[label == g]
-        if words and len(mine) >= 3:
+    found, named = [], typical_words(texts, label, k)
+    for g in np.argsort(-np.bincount(label, minlength=k), kind="stable"):
+        mine, words = points[label == g], named[g]
+        if words and len(mine) >= 3 and all(words != other.words for other in found):
             x, y = np.median(mine, axis=0)
             found.append(Group(float(x), float(y), words, len(mine)))
     return found
@@ -419,49 +327,23 @@ def typical_words(texts: Sequence[str], label: np.ndarray, k: int) -> list[tuple
     """For each of k groups the words most typical of its texts: class-based tf-idf (Grootendorst,
     2203.05794), in which a group is one document. A word must stand in a fifth of the group's
     texts, and there half again as often as elsewhere."""
-    from scipy.sparse import csr_matrix
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
-
+    counter = CountVectorizer(
+        stop_words=sorted(ENGLISH_STOP_WORDS | ASKING),
+        token_pattern=r"(?u)\b[^\W\d_]{3,}\b",
+        min_df=2,
+        binary=True,
+    )
     try:
-        counter = CountVectorizer(
-            stop_words=sorted(ENGLISH_STOP_WORDS | ASKING),
-            token_pattern=r"(?u)\b[^\W\d_]{3,}\b",
-            min_df=2,
-            binary=True,
-        )
         table = counter.fit_transform(texts)
     except ValueError:  # no words at all, or none twice
         return [()] * k
     words, n = counter.get_feature_names_out(), len(texts)
     member = csr_matrix((np.ones(n), (label, np.arange(n))), (k, n))
     inside = (member @ table).toarray()  # [k, words]: texts of the group with the word
-    size = np.bincount(label, minlength=k)[:, None]
-    frequency = inside / np.maximum(inside.sum(axis=1, keepdims=True), 1)
-    score = frequency * np.log1p(inside.sum() / k / np.maximum(inside.sum(axis=0), 1))
-    often = inside / np.maximum(size, 1)
+    often = inside / np.maximum(np.bincount(label, minlength=k)[:, None], 1)
+    score = TfidfTransformer().fit_transform(inside).toarray()
     score[(inside < 2) | (often < 0.2) | (often < 1.5 * inside.sum(axis=0) / n)] = 0
     return [
         tuple(str(words[i]) for i in np.argsort(-row, kind="stable")[:MOST_WORDS] if row[i] > 0)
         for row in score
     ]
-
-
-def density(points: np.ndarray) -> dict[str, Any] | None:
-    """{"x", "y", "z"}: how dense the points [n, 2] are on a grid of GRID x GRID cells, 1 at the
-    densest."""
-    if len(points) < FEWEST_CLUSTERED:
-        return None
-    low, high = points.min(axis=0), points.max(axis=0)
-    room = np.maximum(0.08 * (high - low), 1e-6)
-    edges = [np.linspace(a - r, b + r, GRID + 1) for a, b, r in zip(low, high, room, strict=True)]
-    counts, _, _ = np.histogram2d(points[:, 0], points[:, 1], bins=edges)
-    reach = np.arange(-6, 7)
-    bell = np.exp(-0.5 * (reach / BLUR) ** 2)
-    for axis in (0, 1):
-        counts = np.apply_along_axis(np.convolve, axis, counts, bell / bell.sum(), "same")
-    centres = [(e[:-1] + e[1:]) / 2 for e in edges]
-    return {
-        "x": [round(float(v), 5) for v in centres[0]],
-        "y": [round(float(v), 5) for v in centres[1]],
-        "z": np.round(counts.T / max(counts.max(), 1e-12), 3).tolist(),
-    }

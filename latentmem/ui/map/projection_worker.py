@@ -1,4 +1,4 @@
-"""Computes a t-SNE or UMAP picture in a process of its own, run as a script by `map_layouts.py`.
+"""Computes a t-SNE or UMAP picture in a process of its own, run as a script by `projection.py`.
 
 Why a process: neither library can be stopped or reports progress to its caller, and both would hold
 up the app for as long as they compute. Arguments: method, file with keys [n, d] (.npy), file for

@@ -1,176 +1,108 @@
-"""The Memories panel: the map, the table, and the page of one memory. What is done with memories is
-in `map_actions.py`, what the map asks for in `map_handlers.py`."""
+"""The Memories panel: the map, the table, and the page of one memory. `map/actions.py` has what is
+done with memories, `map/handlers.py` what the map asks for."""
 
 from __future__ import annotations
 
-import functools
+import inspect
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 
 from ...records import LatentmemError
-from ...settings import Settings
 from .. import components
+from ..components import QUIET
 from ..map import actions, handlers
-from ..map.actions import delete, export_all, export_peft, import_zip, quarantine, release
 from ..map.messages import COLOUR_BY
-from ..map.panel_state import SKIP, Picture, clicked, opened, picture, refresh, said, show_receipt
+from ..map.panel_state import Ask, Picture, message, opened, picture
 from ..map.projection import methods
 from ..runs import follow
-from ..session import AppSession, QueryPoint, bind, exclusively, ready_engine, star_of
+from ..session import AppSession, QueryPoint, exclusively, ready_engine, star_of
 from ..views.html import Fragment, fragments, notice, progress
 from ..views.memory import no_page
 
-__all__ = [
-    "Memories",
-    "Picture",
-    "choose",
-    "clear",
-    "clicked",
-    "create_memories",
-    "delete",
-    "export_all",
-    "export_peft",
-    "import_zip",
-    "locate",
-    "located",
-    "picture",
-    "quarantine",
-    "refresh",
-    "release",
-    "show_receipt",
-    "shut",
-]
 SPACES = [("Embedding", "input"), ("Activations", "kv"), ("Soft prompt", "prompt")]
+CARRIED = ("points", "paint", "lit", "extras")  # the map's data, as text: quick through the page
+# Gradio drops an event whose listener is still at work, unless it is told otherwise; the latter is
+# for what only reads inputs.
+EACH, LATEST = {"trigger_mode": "multiple"}, {"trigger_mode": "always_last"}
+# maps that are computed at the same time
+DRAWING = {"concurrency_id": "map", "concurrency_limit": 4, "queue": True}
+MAP = "#lm-map .lm-figure"
+FETCH = (
+    "() => setTimeout(() => document.querySelector('#lm-download a, a#lm-download, "
+    "#lm-download')?.click(), 400)"
+)
 
 
-class Actions(NamedTuple):
-    """What can be done with the open memory."""
-
-    group: gr.Group
-    try_it: gr.Button
-    peft: gr.Button
-    quarantine: gr.Button
-    release: gr.Button
-    delete: gr.Button
-    sure: gr.Group
-    really: gr.Button
-    spare: gr.Button
-    close: gr.Button
-    tag: gr.Textbox
-    add_tag: gr.Button
-    note: gr.Textbox
-    add_note: gr.Button
-    near_words: gr.Button
-
-
-class Bulk(NamedTuple):
-    """What can be done with the selected memories."""
-
-    group: gr.Group
-    tag: gr.Textbox
-    add: gr.Button
-    remove: gr.Button
-    export: gr.Button
-    clear: gr.Button
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Memories:
-    """The panel's components that other panels or the wiring need."""
+    """The panel's components. `page` has those that a Picture fills, by the names of its parts;
+    `asked` those that an Ask is made of."""
 
-    ask: gr.Textbox
-    locate: gr.Button
-    clear: gr.Button
-    look: list[gr.components.Component]  # search words, colour by, space, projection
-    chosen: gr.State
-    picked: gr.State
-    slip: gr.State  # the open receipt
-    seen: gr.State  # the state of the bank that the panel shows
-    choice: gr.Dropdown
-    map: gr.HTML
-    table: gr.HTML
-    selected: gr.HTML
-    page: gr.HTML
-    body: gr.HTML
-    words: gr.HTML
-    outputs: list[gr.components.Component]
-    actions: Actions
-    bulk: Bulk
-    export: gr.Button
-    download: gr.DownloadButton
-    upload: gr.UploadButton
-    notice: gr.HTML
-    warning: gr.HTML
+    session: AppSession
+    page: dict[str, Any]
+    asked: list[Any]
+    buttons: dict[str, Any]
+
+    def on(self, event: Any, handler: Callable[..., Any], *more: Any, **options: Any) -> Any:
+        """`handler(Ask, *values of more)` listens to an event and fills the page."""
+        to = options.pop("to", list(self.page.values()))
+        given = [*self.asked, *more]
+        return event(self.listener(handler), given, to, **{**QUIET, **options})
+
+    def listener(self, handler: Callable[..., Any]) -> Callable[..., Any]:
+        """A handler as a function that gradio can call, which names the arguments it injects."""
+
+        def called(request: Any, event: Any, given: tuple[Any, ...]) -> Any:
+            session, data = self.session.at(request), getattr(event, "_data", None)
+            ask = Ask(session, session.visit(request), *given[:5])
+            ask.data.update(data if isinstance(data, dict) else {})
+            ask.address.update(request.query_params if request is not None else {})
+            return handler(ask, *given[5:])
+
+        if inspect.isgeneratorfunction(handler):
+
+            def answer(request: gr.Request, event: gr.EventData, *given: Any) -> Any:
+                yield from called(request, event, given)
+        else:
+
+            def answer(request: gr.Request, event: gr.EventData, *given: Any) -> Any:
+                shown = called(request, event, given)
+                return self.sent(shown) if isinstance(shown, Picture) else shown
+
+        answer.__name__ = handler.__name__
+        return answer
+
+    def sent(self, shown: Picture) -> Any:
+        """The parts of a picture by their components, for gradio."""
+        parts = shown.parts() | {n: json.dumps(p) for n, p in shown.parts().items() if n in CARRIED}
+        return {self.page[name]: part for name, part in parts.items()} or gr.skip()
 
 
-def create_memories(settings: Settings) -> Memories:
+def create_memories(session: AppSession) -> Memories:
     """The panel, inside the Blocks and the Tab of the caller."""
-    chosen, picked, slip, seen = (gr.State("") for _ in range(4))
+    page: dict[str, Any] = {name: gr.State("") for name in ("chosen", "picked", "slip", "seen")}
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=7, min_width=320, elem_classes="result"):
-            with gr.Row(elem_classes="tight end where"):
-                ask = gr.Textbox(
-                    label="Where would this problem lie?",
-                    lines=1,
-                    max_lines=3,
-                    scale=5,
-                    elem_id="lm-ask",
-                    placeholder="Type a problem…",
-                    min_width=150,
-                )
-                locate = gr.Button(
-                    "Place it", variant="primary", scale=1, min_width=90, elem_id="lm-locate"
-                )
-                clear = gr.Button("Clear", scale=1, min_width=70)
-            with gr.Row(elem_classes="tight look"):
-                space = gr.Dropdown(
-                    SPACES,
-                    value=settings.key,
-                    label="Near means similar",
-                    min_width=150,
-                    elem_id="lm-space",
-                )
-                method = gr.Dropdown(
-                    [(n, m) for m, n in methods().items()],
-                    value="pca",
-                    label="Projection",
-                    min_width=100,
-                    elem_id="lm-method",
-                )
-                colour = gr.Dropdown(
-                    list(COLOUR_BY.items()),
-                    value="source",
-                    label="Colour",
-                    min_width=120,
-                    elem_id="lm-colour",
-                )
-                query = gr.Textbox(
-                    label="Search",
-                    placeholder="words, tags, id…",
-                    max_lines=1,
-                    min_width=130,
-                    elem_id="lm-search",
-                )
-            warning = components.live("lm-misleads")
-            map_ = components.map_area()
-            points, paint, lit, extras = (
-                components.carrier(name) for name in ("points", "paint", "lit", "extras")
-            )
-            found = components.live("lm-trust")
-            selected = components.rows_area("lm-selected")
-            bulk = _bulk()
+            asked, buttons = _look(session, page)
+            page["warning"] = components.live("lm-misleads")
+            page["map"] = components.map_area()
+            page |= {name: components.carrier(name) for name in CARRIED}
+            page["trust"] = components.live("lm-trust")
+            page["selected"] = components.rows_area("lm-selected")
+            buttons |= _bulk(page)
         with gr.Column(scale=5, min_width=320, elem_classes="lm-panel memory-page"):
-            told = components.live("lm-memory-notice")
-            page = components.acting("lm-memory", no_page())
-            actions = _actions()
-            words = components.acting("lm-words")
-            body = components.acting("lm-memory-more")
+            page["notice"] = components.live("lm-memory-notice")
+            page["page"] = components.acting("lm-memory", no_page())
+            buttons |= _actions(page)
+            page["words"] = components.acting("lm-words")
+            page["body"] = components.acting("lm-memory-more")
     with gr.Column(elem_classes="result bank-list"):
         with gr.Row(elem_classes="tight end"):
-            choice = gr.Dropdown(
+            page["choice"] = gr.Dropdown(
                 [],
                 label="Open a memory",
                 filterable=True,
@@ -178,105 +110,89 @@ def create_memories(settings: Settings) -> Memories:
                 min_width=200,
                 elem_id="lm-choice",
             )
-            export = gr.Button("Export all", size="sm", min_width=90, scale=1)
-            upload = gr.UploadButton(
+            buttons["export"] = _small("Export all", 90, scale=1)
+            buttons["upload"] = gr.UploadButton(
                 "Import a zip", size="sm", file_types=[".zip"], min_width=100, scale=1
             )
-            download = gr.DownloadButton(
+            buttons["download"] = gr.DownloadButton(
                 "Download", size="sm", visible=False, elem_id="lm-download", min_width=110, scale=1
             )
-        listing = components.rows_area("lm-table")
-    a = actions
-    outputs = [
-        told,
-        listing,
-        map_,
-        found,
-        page,
-        chosen,
-        a.group,
-        a.quarantine,
-        a.release,
-        a.sure,
-        choice,
-        points,
-        paint,
-        lit,
-        extras,
-        body,
-        words,
-        selected,
-        bulk.group,
-        picked,
-        a.delete,
-        method,
-        warning,
-        slip,
-        seen,
-    ]
-    return Memories(
-        ask,
-        locate,
-        clear,
-        [query, colour, space, method],
-        chosen,
-        picked,
-        slip,
-        seen,
-        choice,
-        map_,
-        listing,
-        selected,
-        page,
-        body,
-        words,
-        outputs,
-        actions,
-        bulk,
-        export,
-        download,
-        upload,
-        told,
-        warning,
-    )
+        page["table"] = components.rows_area("lm-table")
+    return Memories(session, page, [*asked, page["chosen"]], buttons)
 
 
-def _actions() -> Actions:
-    with gr.Group(visible=False, elem_classes="after") as group:
+def _small(text: str, width: int, **more: Any) -> gr.Button:
+    return gr.Button(text, size="sm", min_width=width, **more)
+
+
+def _look(session: AppSession, page: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """(what an Ask is made of: search words, colour, distance, projection; the buttons above)"""
+    with gr.Row(elem_classes="tight end where"):
+        page["ask"] = gr.Textbox(
+            label="Place a problem on the map",
+            lines=1,
+            max_lines=3,
+            scale=5,
+            elem_id="lm-ask",
+            placeholder="Type a problem…",
+            min_width=150,
+        )
+        locate_ = gr.Button("Place", variant="primary", scale=1, min_width=90, elem_id="lm-locate")
+        clear = gr.Button("Clear", scale=1, min_width=70)
+    with gr.Row(elem_classes="tight look"):
+        space = gr.Dropdown(
+            SPACES,
+            value=session.engine.settings.key,
+            label="Distance by",
+            min_width=150,
+            elem_id="lm-space",
+        )
+        method = gr.Dropdown(
+            [(n, m) for m, n in methods().items()],
+            value="pca",
+            label="Projection",
+            min_width=100,
+            elem_id="lm-method",
+        )
+        colour = gr.Dropdown(
+            list(COLOUR_BY.items()),
+            value="source",
+            label="Colour",
+            min_width=120,
+            elem_id="lm-colour",
+        )
+        query = gr.Textbox(
+            label="Search",
+            placeholder="words, tags, id…",
+            max_lines=1,
+            min_width=130,
+            elem_id="lm-search",
+        )
+    page["method"] = method
+    return [query, colour, space, method], {"locate": locate_, "clear": clear}
+
+
+def _actions(page: dict[str, Any]) -> dict[str, Any]:
+    """What can be done with the open memory."""
+    made: dict[str, Any] = {}
+    with gr.Group(visible=False, elem_classes="after") as page["actions"]:
         with gr.Row(elem_classes="tight"):
-            try_it = gr.Button("Try it on a problem", variant="primary", size="sm", min_width=130)
-            close = gr.Button("Close", size="sm", min_width=60, elem_id="lm-close")
+            made["try_it"] = _small("Try it on a problem", 130, variant="primary")
+            made["close"] = _small("Close", 60, elem_id="lm-close")
         with gr.Row(elem_classes="tight tiled"):
-            near_words = gr.Button(
-                "Nearest words", size="sm", min_width=90, elem_id="lm-near-words"
-            )
-            peft = gr.Button("Export as PEFT", size="sm", min_width=90)
-            quarantine_ = gr.Button("Quarantine", size="sm", min_width=80, elem_id="lm-quarantine")
-            release_ = gr.Button(
-                "Release", visible=False, size="sm", min_width=80, elem_id="lm-release"
-            )
-            delete_ = gr.Button(
-                "Delete…", variant="stop", size="sm", min_width=70, elem_id="lm-delete"
-            )
-        with gr.Group(visible=False) as sure:
-            components.live(
-                "lm-sure",
-                fragments(
-                    (
-                        "q",
-                        notice(
-                            "Delete this memory and its history for good? Receipts of its "
-                            "answers stay.",
-                            "warn",
-                        ),
-                    )
-                ),
-            )
+            made["near_words"] = _small("Nearest words", 90, elem_id="lm-near-words")
+            made["peft"] = _small("Export as PEFT", 90)
+            page["quarantine"] = _small("Quarantine", 80, elem_id="lm-quarantine")
+            page["release"] = _small("Release", 80, visible=False, elem_id="lm-release")
+            page["delete"] = _small("Delete…", 70, variant="stop", elem_id="lm-delete")
+        with gr.Group(visible=False) as page["sure"]:
+            question = "Delete this memory and its history for good? Receipts of its answers stay."
+            components.live("lm-sure", fragments(("q", notice(question, "warn"))))
             with gr.Row(elem_classes="tight"):
-                really = gr.Button("Yes, delete it", variant="stop", elem_id="lm-really")
-                spare = gr.Button("No, keep it", elem_id="lm-spare")
+                made["really"] = gr.Button("Yes, delete it", variant="stop", elem_id="lm-really")
+                made["spare"] = gr.Button("No, keep it", elem_id="lm-spare")
         with gr.Row(elem_classes="tight end annotate"):
-            tag = gr.Textbox(
+            page["tag"] = gr.Textbox(
                 label="Tag",
                 placeholder="a word",
                 max_lines=1,
@@ -284,8 +200,8 @@ def _actions() -> Actions:
                 min_width=90,
                 elem_id="lm-tag",
             )
-            add_tag = gr.Button("Add tag", size="sm", scale=1, min_width=70, elem_id="lm-add-tag")
-            note = gr.Textbox(
+            made["add_tag"] = _small("Add tag", 70, scale=1, elem_id="lm-add-tag")
+            page["note"] = gr.Textbox(
                 label="Note",
                 placeholder="what you noticed",
                 lines=1,
@@ -294,293 +210,156 @@ def _actions() -> Actions:
                 min_width=120,
                 elem_id="lm-note",
             )
-            add_note = gr.Button(
-                "Add note", size="sm", scale=1, min_width=70, elem_id="lm-add-note"
-            )
-    return Actions(
-        group,
-        try_it,
-        peft,
-        quarantine_,
-        release_,
-        delete_,
-        sure,
-        really,
-        spare,
-        close,
-        tag,
-        add_tag,
-        note,
-        add_note,
-        near_words,
-    )
+            made["add_note"] = _small("Add note", 70, scale=1, elem_id="lm-add-note")
+    return made
 
 
-def _bulk() -> Bulk:
-    with gr.Group(visible=False, elem_classes="after") as group, gr.Row(elem_classes="tight end"):
-        tag = gr.Textbox(
+def _bulk(page: dict[str, Any]) -> dict[str, Any]:
+    """What can be done with the selected memories."""
+    with (
+        gr.Group(visible=False, elem_classes="after") as page["bulk"],
+        gr.Row(elem_classes="tight end"),
+    ):
+        page["bulk_tag"] = gr.Textbox(
             label="Tag for the selected", max_lines=1, scale=3, min_width=140, elem_id="lm-bulk-tag"
         )
-        add = gr.Button("Add tag", size="sm", min_width=70, scale=1, elem_id="lm-bulk-add")
-        remove = gr.Button("Remove tag", size="sm", min_width=90, scale=1)
-        export = gr.Button(
-            "Export these", size="sm", min_width=90, scale=1, elem_id="lm-bulk-export"
-        )
-        clear = gr.Button(
-            "Clear selection", size="sm", min_width=100, scale=1, elem_id="lm-bulk-clear"
-        )
-    return Bulk(group, tag, add, remove, export, clear)
+        return {
+            "bulk_add": _small("Add tag", 70, scale=1, elem_id="lm-bulk-add"),
+            "bulk_remove": _small("Remove tag", 90, scale=1),
+            "bulk_export": _small("Export these", 90, scale=1, elem_id="lm-bulk-export"),
+            "bulk_clear": _small("Clear selection", 100, scale=1, elem_id="lm-bulk-clear"),
+        }
 
 
-def choose(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    memory_id: str | None,
-    request: gr.Request,
-) -> Picture:
-    """Opens the memory chosen from the list."""
-    visit = desk.visit(request)
-    visit.looked = True
-    return opened(desk, visit, space, method, memory_id or "", words=words)
+# ---------- A typed problem on the map, and the panel of a page that was just loaded.
 
 
-def locate(
-    desk: AppSession, text: str, space: str, request: gr.Request
-) -> Iterator[list[Fragment]]:
+def locate(ask: Ask, text: str) -> Iterator[list[Fragment]]:
     """Finds a typed problem's place on the map, with progress over the memory's page; `located`
     then shows it. Without a typed one it is that of the star, which the last answer may have
     set."""
-    visit = desk.visit(request)
-    if not (text or "").strip() and visit.star is not None:
-        text = visit.star.text
-    run, found = visit.start("locate"), list[QueryPoint]()
-    yield said("")
-    for _ in follow(exclusively(desk, _locating(desk, text, space, found)), run):
+    if not (text or "").strip() and ask.visit.star is not None:
+        text = ask.visit.star.text
+    run, found = ask.visit.start("locate"), list[QueryPoint]()
+    yield message("")
+    for _ in follow(exclusively(ask.session, _locating(ask, text, found)), run):
         yield fragments(("status", progress(run.scene.status)))
     if found:
-        visit.star = found[0]
+        ask.visit.star = found[0]
 
 
-def located(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    request: gr.Request,
-) -> Picture:
+def located(ask: Ask) -> Picture:
     """The problem that `locate` placed, as a star with edges to its nearest memories."""
-    visit = desk.visit(request)
-    run = visit.runs.get("locate")
+    run = ask.visit.runs.get("locate")
     error = run.error if run is not None else ""
-    return opened(desk, visit, space, method, chosen, error, good=not error, words=words)
+    return opened(ask, error, good=not error)
 
 
-def _locating(desk: AppSession, text: str, space: str, found: list[QueryPoint]) -> Iterator[Any]:
-    problem = desk.problem(text)
-    if space == "prompt":
+def _locating(ask: Ask, text: str, found: list[QueryPoint]) -> Iterator[Any]:
+    problem = ask.session.problem(text)
+    if ask.space == "prompt":
         raise LatentmemError(
             "A typed problem has no soft prompt, so it has no place on this map: choose another "
-            "meaning of near."
+            "distance."
         )
-    engine = yield from ready_engine(desk, {"key": space})
+    engine = yield from ready_engine(ask.session, {"key": ask.space})
     found.append(star_of(engine, problem))
 
 
-def clear(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    request: gr.Request,
-) -> tuple[Any, ...]:
-    """Takes the star away and closes the memory."""
-    visit = desk.visit(request)
-    visit.star = None
-    return "", *opened(desk, visit, space, method, "", words=words)
+def show_map(ask: Ask) -> Picture:
+    """The panel of a page that was just loaded; `?memory=ID` in its address opens a memory,
+    `?receipt=ID` a receipt. The first map of a bank takes a moment, in which a visitor may have
+    opened a memory: it stays."""
+    memory, receipt = (str(ask.address.get(name, ""))[:80] for name in ("memory", "receipt"))
+    fresh = Ask(ask.session, ask.visit, space=ask.session.engine.settings.key, chosen=memory)
+    points = bool(memory or receipt) or ask.address.get("panel") == "memories"
+    part = picture(fresh, receipt_id=receipt, points=points)
+    if not ask.visit.looked:
+        return part
+    listed = {k: v for k, v in part.choice.items() if k != "value"}
+    kept = Picture(**{name: part._asdict()[name] for name in LISTED if name != "choice"})
+    return kept._replace(choice=listed)
 
 
-def shut(
-    desk: AppSession,
-    words: str,
-    colour: str,
-    space: str,
-    method: str,
-    chosen: str,
-    request: gr.Request,
-) -> Picture:
-    """Closes the open memory; the star stays."""
-    return opened(desk, desk.visit(request), space, method, "", words=words)
+# What of a whole panel is not about the open memory.
+LISTED = ("table", "choice", "points", "paint", "lit", "seen", "solve_memory", "solve_other")
 
 
-# ---------- Which handler listens to which event of the Memories panel. What leads to other panels
-# is wired in `layout.py`.
-
-# A full queue of model work must not keep anybody from keeping, tagging or carrying away a memory,
-# so nothing here waits in it.
-QUIET = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-# Gradio drops an event whose listener is still at work, unless it is told otherwise.
-EACH, LATEST = (
-    {"trigger_mode": "multiple"},
-    {"trigger_mode": "always_last"},
-)  # the latter for what only reads inputs
-DRAWING = {
-    "concurrency_id": "map",
-    "concurrency_limit": 4,
-    "queue": True,
-}  # pictures that are computed at the same time
-MAP = "#lm-map .lm-figure"
-FETCH = (
-    "() => setTimeout(() => document.querySelector('#lm-download a, a#lm-download, "
-    "#lm-download')?.click(), 400)"
-)
+# ---------- Which handler listens to which event. What leads to other panels is wired in `app.py`.
 
 
-# What each handler may change: only these components are sent an answer.
-OPENED = (
-    "notice",
-    "map",
-    "trust",
-    "warning",
-    "page",
-    "body",
-    "words",
-    "chosen",
-    "actions",
-    "quarantine",
-    "release",
-    "sure",
-    "delete",
-    "slip",
-)
-NAMED = (*OPENED, "choice")  # with the list of memories to open, which names the open one
-DRAWN = ("notice", "map", "trust", "warning", "points", "paint", "lit", "method")
-FOUND = ("notice", "table", "lit", "choice")
-PICKED = ("notice", "selected", "bulk", "picked")
-EXPLAINED = ("notice", "extras", "trust")
-ANNOTATED = ("notice", "page", "body", "table", "paint", "slip")
+def wire_arrival(m: Memories, app: gr.Blocks, token: gr.Textbox) -> None:
+    """A page that was just loaded asks for the panel at once, beside all that it asks for."""
+    show = m.listener(show_map)
+
+    def arrived(request: gr.Request, event: gr.EventData, *given: Any) -> Any:
+        m.session.visits.claim(getattr(request, "session_hash", None) or "", str(given[-1] or ""))
+        return show(request, event, *given[:-1])
+
+    tab = "(...given) => [...given.slice(0, -1), window.latentmem.tab()]"
+    app.load(arrived, [*m.asked, token], list(m.page.values()), js=tab, **QUIET)
 
 
-def part(handler: Callable[..., Picture], names: tuple[str, ...]) -> Callable[..., Any]:
-    """The handler with these members of its Picture as its answer; it may set no others."""
-
-    @functools.wraps(handler)
-    def some(*args: Any, **kwargs: Any) -> Any:
-        shown = handler(*args, **kwargs)._asdict()
-        assert all(v is SKIP for n, v in shown.items() if n not in names), (
-            "a handler sets what its listener does not send"
-        )
-        values = [shown[n] for n in names]
-        return (
-            values[0] if len(values) == 1 else values
-        )  # gradio takes the answer of one component as it is
-
-    return some
-
-
-def wire_map(desk: AppSession, m: Memories, page: list[Any], model_work: dict[str, Any]) -> None:
+def wire_map(m: Memories) -> None:
     """The map, the search, the selection, and what changes nothing but this panel."""
-    query, colour, space, method = m.look
-    chosen = [*m.look, m.chosen]
-    at = dict(zip(Picture._fields, page, strict=True))
-
-    def listen(
-        event: Callable[..., Any],
-        handler: Callable[..., Any],
-        given: list[Any],
-        names: tuple[str, ...],
-        **more: Any,
-    ) -> Any:
-        return event(
-            bind(part(handler, names), desk), given, [at[n] for n in names], **QUIET, **more
-        )
-
+    page, buttons = m.page, m.buttons
+    query, colour, space, method, _ = m.asked
     placing = gr.on(
-        [m.locate.click, m.ask.submit],
-        bind(locate, desk),
-        [m.ask, space],
-        m.notice,
+        [buttons["locate"].click, page["ask"].submit],
+        m.listener(locate),
+        [*m.asked, page["ask"]],
+        page["notice"],
         show_progress="minimal",
-        show_progress_on=m.notice,
+        show_progress_on=page["notice"],
         api_visibility="private",
-        **model_work,
+        **components.MODEL,
     )
-    listen(placing.then, located, chosen, NAMED)
-    m.clear.click(bind(clear, desk), chosen, [m.ask, *page], cancels=[placing], **QUIET)
+    m.on(placing.then, located)
+    m.on(buttons["clear"].click, handlers.clear, cancels=[placing])
     # One by one, because gr.on takes no custom events.
-    for click in (
-        m.map.memory_click,
-        m.table.open_memory,
-        m.selected.open_memory,
-        m.page.open_memory,
-        m.body.open_memory,
-    ):
-        listen(click, clicked, m.look, NAMED, **EACH)
-    listen(m.body.open_receipt, show_receipt, chosen, NAMED, **EACH)
-    listen(m.choice.input, choose, [*m.look, m.choice], NAMED, **LATEST)
-    listen(m.actions.close.click, shut, chosen, NAMED).then(**components.focus(MAP))
-    for asked in (m.map.want, space.input, method.input):
-        drawing = asked(
-            bind(handlers.draw, desk), chosen, m.warning, **{**QUIET, **DRAWING}, **LATEST
-        )
-        listen(drawing.then, handlers.want, chosen, DRAWN, **LATEST)
-    listen(m.map.explain, handlers.explain, chosen, EXPLAINED, **LATEST)
-    listen(colour.input, handlers.recolour, m.look, ("notice", "paint"), **LATEST)
-    listen(query.input, handlers.search, chosen, FOUND, **LATEST)
-    listen(m.map.picked, handlers.picked, [m.chosen], PICKED, **EACH)
-    for area in (m.page, m.body):
-        listen(area.act, actions.act, chosen, ANNOTATED).then(**components.focus("#lm-close", MAP))
-    listen(m.actions.near_words.click, actions.near_words, [m.chosen], ("words",))
+    areas = [page[name] for name in ("table", "selected", "page", "body")]
+    for click in (page["map"].memory_click, *(area.open_memory for area in areas)):
+        m.on(click, handlers.clicked, **EACH)
+    m.on(page["body"].open_receipt, handlers.show_receipt, **EACH)
+    m.on(page["choice"].input, handlers.choose, page["choice"], **LATEST)
+    m.on(buttons["close"].click, handlers.shut).then(**components.focus(MAP))
+    for asked in (page["map"].want, space.input, method.input):
+        drawing = m.on(asked, handlers.draw, to=page["warning"], **{**DRAWING, **LATEST})
+        m.on(drawing.then, handlers.want, **LATEST)
+    m.on(page["map"].explain, handlers.explain, **LATEST)
+    m.on(colour.input, handlers.recolour, **LATEST)
+    m.on(query.input, handlers.search, **LATEST)
+    m.on(page["map"].picked, handlers.picked, **EACH)
+    for area in (page["page"], page["body"]):
+        m.on(area.act, actions.act).then(**components.focus("#lm-close", MAP))
+    m.on(buttons["near_words"].click, actions.near_words)
 
 
-def wire_actions(desk: AppSession, m: Memories, page: list[Any]) -> None:
+def wire_actions(m: Memories) -> None:
     """Quarantine, tags, notes, downloads."""
-    a, bulk, chosen = m.actions, m.bulk, [*m.look, m.chosen]
-    a.quarantine.click(bind(actions.quarantine, desk), chosen, page, **QUIET).then(
-        **components.focus("#lm-release")
-    )
-    a.release.click(bind(actions.release, desk), chosen, page, **QUIET).then(
-        **components.focus("#lm-quarantine")
-    )
-    a.delete.click(lambda: gr.update(visible=True), None, a.sure, **QUIET)
-    a.spare.click(lambda: gr.update(visible=False), None, a.sure, **QUIET).then(
-        **components.focus("#lm-delete")
-    )
-    for press, typed, handler in (
-        (a.add_tag, a.tag, actions.add_tag),
-        (a.add_note, a.note, actions.add_note),
+    page, buttons = m.page, m.buttons
+    for name, handler, then in (
+        ("quarantine", actions.quarantine, "#lm-release"),
+        ("release", actions.release, "#lm-quarantine"),
     ):
-        gr.on(
-            [press.click, typed.submit],
-            bind(handler, desk),
-            [*chosen, typed],
-            [typed, *page],
-            **QUIET,
-        )
-    gr.on(
-        [bulk.add.click, bulk.tag.submit],
-        bind(actions.tag_picked, desk),
-        [*chosen, m.picked, bulk.tag],
-        [bulk.tag, *page],
-        **QUIET,
-    )
-    bulk.remove.click(
-        bind(actions.untag_picked, desk), [*chosen, m.picked, bulk.tag], [bulk.tag, *page], **QUIET
-    )
-    bulk.clear.click(None, js="() => { window.latentmem.mapView?.pickNone(); }", **QUIET)
-    files = [m.download, m.notice]
-    m.export.click(bind(actions.export_all, desk), None, files, **QUIET).success(
-        None, js=FETCH, **QUIET
-    )
-    bulk.export.click(bind(actions.export_picked, desk), m.picked, files, **QUIET).success(
-        None, js=FETCH, **QUIET
-    )
-    a.peft.click(bind(actions.export_peft, desk), m.chosen, files, **QUIET).success(
-        None, js=FETCH, **QUIET
-    )
+        m.on(page[name].click, handler).then(**components.focus(then))
+    page["delete"].click(lambda: gr.update(visible=True), None, page["sure"], **QUIET)
+    spare = buttons["spare"].click(lambda: gr.update(visible=False), None, page["sure"], **QUIET)
+    spare.then(**components.focus("#lm-delete"))
+    for press, typed, handler, more in (
+        ("add_tag", "tag", actions.add_tag, ()),
+        ("add_note", "note", actions.add_note, ()),
+        ("bulk_add", "bulk_tag", actions.tag_picked, (page["picked"],)),
+    ):
+        for event in (buttons[press].click, page[typed].submit):
+            m.on(event, handler, *more, page[typed])
+    m.on(buttons["bulk_remove"].click, actions.untag_picked, page["picked"], page["bulk_tag"])
+    buttons["bulk_clear"].click(None, js="() => { window.latentmem.mapView?.pick([]); }", **QUIET)
+    files = [buttons["download"], page["notice"]]
+    for press, handler, more in (
+        ("export", actions.export_all, ()),
+        ("bulk_export", actions.export_picked, (page["picked"],)),
+        ("peft", actions.export_peft, ()),
+    ):
+        done = m.on(buttons[press].click, handler, *more, to=files)
+        done.success(None, js=FETCH, **QUIET)

@@ -1,51 +1,33 @@
-// Tables of memories that are walked with the arrow keys and tied to the map, buttons within live areas, and the slider
-// through a memory's steps.
+// Tables of memories, walked with the arrow keys and tied to the map; buttons in the page of a memory; the slider through its steps.
 (() => {
   const lm = (window.latentmem ??= {});
-  const map = () => lm.mapView;
+  lm.tables = new Set();
 
   lm.rows = ({ element }) => {
-    const rows = () => [...element.querySelectorAll("tr[data-id]")];
-    const boxes = () => element.querySelectorAll("input[data-pick]");
+    const map = () => lm.mapView, row = (e) => e.target.closest("tr[data-id]");
     const sync = () => { // ticks and the open row, as the map has them
-      const v = map();
-      boxes().forEach((b) => { const i = v?.row(b.dataset.pick) ?? -1; b.checked = i >= 0 && Boolean(v.picked[i]); b.disabled = i < 0; });
-    };
-    lm.tables ??= new Set();
-    lm.tables.add(sync);
-    const host = element.querySelector(".lm-live");
-    new MutationObserver(() => { attach(); sync(); }).observe(host, { childList: true, subtree: true });
-    const attach = () => {
-      const v = map();
-      if (!v || v.ticked) return;
-      v.ticked = () => lm.tables.forEach((f) => f());
-      v.opened = (id) => document.querySelectorAll("tr[data-id]").forEach((tr) => {
-        tr.classList.toggle("chosen", tr.dataset.id === id && Boolean(id));
-        if (tr.dataset.id === id && id) tr.setAttribute("aria-current", "true"); else tr.removeAttribute("aria-current");
+      element.querySelectorAll("input[data-pick]").forEach((box) => { box.checked = Boolean(map()?.picked.has(box.dataset.pick)); });
+      element.querySelectorAll("tr[data-id]").forEach((tr) => {
+        const open = tr.dataset.id === map()?.mark.open;
+        tr.classList.toggle("chosen", open);
+        open ? tr.setAttribute("aria-current", "true") : tr.removeAttribute("aria-current");
       });
     };
-    const show = (tr) => { const v = map(), i = tr ? v?.row(tr.dataset.id) ?? -1 : -1; if (v?.view()) v.hover(i, i >= 0 ? v.at(i) : null); };
-
-    element.addEventListener("pointerover", (e) => show(e.target.closest("tr[data-id]")));
-    element.addEventListener("pointerleave", () => show(null));
-    element.addEventListener("focusin", (e) => show(e.target.closest("tr[data-id]")));
-    element.addEventListener("focusout", () => show(null));
-    element.addEventListener("change", (e) => {
-      const id = e.target.dataset?.pick;
-      if (id) map()?.toggle(map().row(id));
-    });
+    lm.tables.add(sync);
+    new MutationObserver(sync).observe(element.querySelector(".lm-live"), { childList: true, subtree: true });
+    for (const kind of ["pointerover", "focusin"]) element.addEventListener(kind, (e) => map()?.hover(row(e)?.dataset.id));
+    for (const kind of ["pointerleave", "focusout"]) element.addEventListener(kind, () => map()?.hover());
+    element.addEventListener("change", (e) => { if (e.target.dataset.pick) map()?.toggle(e.target.dataset.pick); });
     element.addEventListener("click", (e) => { if (e.target.closest("[data-pick-all]")) map()?.pickFound(); });
     element.addEventListener("keydown", (e) => {
-      const tr = e.target.closest("tr[data-id]"), all = rows(), at = all.indexOf(tr);
-      const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: all.length - 1 }[e.key];
-      if (tr && to !== undefined) {
-        e.preventDefault();
-        const next = all[Math.max(0, Math.min(all.length - 1, to))];
-        (next.querySelector(e.target.matches("input") ? "input" : "a") ?? next).focus();
-      } else if (tr && e.key === " " && e.target.matches("a")) { e.preventDefault(); map()?.toggle(map().row(tr.dataset.id)); }
+      const tr = row(e), all = [...element.querySelectorAll("tr[data-id]")], at = all.indexOf(tr);
+      const next = tr && all[{ ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: all.length - 1 }[e.key]];
+      if (next) next.querySelector(e.target.matches("input") ? "input" : "a").focus();
+      else if (tr && e.key === " " && e.target.matches("a")) map()?.toggle(tr.dataset.id);
       else if (e.key === "Escape") map()?.clear();
+      else return;
+      e.preventDefault();
     });
-    attach();
   };
 
   lm.acts = ({ element, trigger }) => {
@@ -60,13 +42,11 @@
       asked = Boolean(sure);
     }).observe(element, { childList: true, subtree: true });
     element.addEventListener("input", (e) => {
-      const box = e.target.closest("[data-stepper]");
+      const box = e.target.closest("[data-stepper]"), at = e.target.value;
       if (!box || e.target.type !== "range") return;
-      const at = e.target.value;
       box.querySelectorAll("[data-step]").forEach((p) => { p.hidden = p.dataset.step !== at; });
-      const title = box.querySelector(`[data-step="${CSS.escape(at)}"] h4`)?.textContent ?? at;
       box.querySelector("output").textContent = `${at} of ${box.dataset.stepper}`;
-      e.target.setAttribute("aria-valuetext", title);
+      e.target.setAttribute("aria-valuetext", box.querySelector(`[data-step="${CSS.escape(at)}"] h4`)?.textContent ?? at);
     });
   };
 })();

@@ -22,15 +22,7 @@
     const t = wanted();
     dress(t ? t === "dark" : document.body.classList.contains("dark"));
     watchTabs();
-    if (!lm.opensMap) (window.requestIdleCallback ?? setTimeout)(() => lm.plotly(), { timeout: 4000 }); // else after its points
-  };
-
-  // ---------------------------------------------------------------- plotly: large, so only once the page can be used, or needs it
-  let drawing = false;
-  lm.plotly = () => {
-    if (drawing || !lm.plotlyAt) return;
-    drawing = true;
-    document.head.append(Object.assign(document.createElement("script"), { src: lm.plotlyAt }));
+    (window.requestIdleCallback ?? setTimeout)(() => lm.plotly(), { timeout: 4000 });
   };
 
   // ---------------------------------------------------------------- this tab: the server finds its work again after a reload
@@ -54,7 +46,7 @@
   let { memory, receipt, panel } = read(), began = Date.now();
   let walks = []; // what walking back and forth asked for and the server has not shown yet, the oldest first
   let problem = new URLSearchParams(location.search).get("problem") ?? "", asking = ""; // the one answered; the one just pressed
-  lm.opensMap = panel === "memories"; // as early.py has it
+  lm.opensMap = panel === "memories"; // what it needs is loaded at once
   { // the panel that the address names is built at once, not after another one
     const parts = window.gradio_config?.components ?? [], named = parts.some((c) => c.type === "tabitem" && c.props.id === panel);
     const bar = parts.find((c) => c.props?.elem_id === "lm-tabs");

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
+import html
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from latentmem.records import Event, Hit, MemoryInfo, Problem
 from latentmem.ui.map import messages, projection
-from latentmem.ui.map.atlas import bits_of, chosen_rows
 from latentmem.ui.map.projection import Plane, pca
 from latentmem.ui.views.html import percent
 from tests.fake_engine import FakeEngine, fill_bank
@@ -56,43 +53,51 @@ def marked(**changes: object) -> dict:
 
 
 # ------------------------------------------------------------------ points and colours
-def test_the_points_come_back_from_their_strings() -> None:
-    sent = messages.points(INFOS, PLANE.points, "s")
-    xy = np.frombuffer(base64.b64decode(sent["xy"]), "<f4").reshape(-1, 2)
-    np.testing.assert_allclose(xy, PLANE.points, rtol=1e-6)
-    assert sent["ids"].split("\n") == IDS and sent["n"] == 12
-    assert sent["names"].split("\n")[3] == messages.point_words(INFOS[3])
+def test_the_points_are_plain_numbers_with_ids_and_words() -> None:
+    figure = json.loads(json.dumps(messages.map_figure(INFOS, PLANE, stamp="s")))
+    sent = figure["points"]
+    np.testing.assert_allclose(np.array([sent["x"], sent["y"]]).T, PLANE.points, atol=1e-5)
+    assert sent["ids"] == IDS and sent["names"][3] == messages.point_words(INFOS[3])
+    assert sent["stamp"] == figure["paint"]["stamp"] == "s" and figure["paint"]["groups"]
+
+
+def test_a_sample_is_drawn_and_the_legend_counts_all() -> None:
+    shown = np.array([1, 4])
+    figure = messages.map_figure(INFOS, PLANE, shown=shown)
+    assert figure["points"]["ids"] == [IDS[1], IDS[4]] and len(figure["paint"]["codes"]) == 2
+    assert sum(g["count"] for g in figure["paint"]["groups"]) == 12
+    aged = messages.map_figure(INFOS, PLANE, shown=shown, colour_by="age")["paint"]
+    assert len(aged["codes"]) == 2 and aged["scale"]["cmin"] == 0
 
 
 @pytest.mark.parametrize("text", [*NASTY, "two\nlines\tand\rmore\x85end"])
-def test_a_name_is_one_line_whatever_it_says(text: str) -> None:
-    info = replace(INFOS[0], name=text, label=text)
-    words = messages.point_words(info)
-    assert len(words.splitlines()) == 1
-    json.dumps(messages.points([info], PLANE.points[:1], "s")).encode()
+def test_the_words_of_a_point_are_escaped_for_plotly(text: str) -> None:
+    """What comes back from its markup is the text, in lines that fit beside the pointer."""
+    words = messages.point_words(replace(INFOS[0], name=text, label="7"))
+    lines = words.split(" <br>")
+    assert all("<" not in line and len(html.unescape(line)) <= messages.WIDE for line in lines)
+    plain = " ".join(text.encode("utf-8", "replace").decode().split())
+    shown = html.unescape("".join(lines)).replace(" ", "")
+    assert shown == f"{plain} → 7".replace(" ", "")
+    json.dumps(messages.map_figure([INFOS[0]], Plane(PLANE.points[:1]))).encode()
 
 
 @pytest.mark.parametrize("colour_by", messages.COLOUR_BY.values())
-def test_every_colour_has_a_byte_a_point_and_a_legend(colour_by: str) -> None:
+def test_every_colour_has_a_code_a_point_and_a_legend(colour_by: str) -> None:
     tags = {IDS[0]: ("keep",), IDS[1]: ("keep", "teach")}
-    sent = json.loads(json.dumps(messages.paint(INFOS, tags, colour_by, "s"), allow_nan=False))
-    codes = np.frombuffer(base64.b64decode(sent["codes"]), np.uint8)
+    painted = messages.paint(INFOS, tags, colour_by, "s", np.arange(12))
+    sent = json.loads(json.dumps(painted, allow_nan=False))
+    codes, scale = np.array(sent["codes"]), sent["scale"]
     assert len(codes) == 12
-    if sent["scale"]:
-        assert (
-            codes.max() < len(sent["scale"]["colours"]) == messages.LEVELS
-            and sent["scale"]["low"]
-            and sent["scale"]["high"]
-        )
+    if scale:
+        assert scale["cmin"] <= codes.min() <= codes.max() <= scale["cmax"] > scale["cmin"]
+        assert scale["colorbar"]["title"]["text"] and scale["showscale"]
     else:
         assert [int((codes == i).sum()) for i in range(len(sent["groups"]))] == [
             g["count"] for g in sent["groups"]
         ]
     if colour_by == "helped":  # zero lies in the middle, whatever the extremes
-        assert (sent["scale"]["low"], sent["scale"]["high"]) == ("−2", "+2") and codes[5] in (
-            31,
-            32,
-        )
+        assert (scale["cmin"], scale["cmax"]) == (-2, 2)
     if colour_by == "tags":
         assert {g["name"]: g["count"] for g in sent["groups"]} == {
             "keep": 1,
@@ -114,14 +119,8 @@ def test_no_two_groups_look_the_same_and_too_many_become_others() -> None:
     assert len(codes) == 81 and codes[-1] == len(legend) - 1
 
 
-def test_the_scale_runs_from_blue_over_grey_to_orange() -> None:
-    assert messages.scale_colours(3) == ["#0072b2", "#a9adb3", "#e69f00"]
-
-
-def test_an_empty_bank_has_no_figure() -> None:
-    assert messages.map_figure([], None) == {"points": None, "paint": None}
-    figure = json.loads(json.dumps(messages.map_figure(INFOS, PLANE)))
-    assert figure["points"]["n"] == 12 and figure["paint"]["groups"]
+def test_names_of_groups_in_the_legend_are_escaped() -> None:
+    assert messages._grouped(["a/<b>x</b>"])[1][0]["name"].count("<") == 0
 
 
 def test_five_thousand_points_are_small() -> None:
@@ -137,40 +136,47 @@ def test_the_star_is_joined_to_its_hits_with_similarities_at_the_edges() -> None
         star_text="<b> " * 80,
         hits=[hit(FAR), hit(5, 0.512, 2)],
     )
-    assert [a["text"] for a in m["layout"]["annotations"]] == ["0.90", "0.51"]
+    assert [a["text"] for a in m["annotations"]] == ["0.90", "0.51"]
     edges, star = m["data"]
-    assert edges["x"][0] == pytest.approx(PLANE.points[0][0]) and edges["x"][1] == pytest.approx(
-        PLANE.points[FAR][0]
-    )
+    assert edges["x"][:2] == pytest.approx([PLANE.points[0][0], PLANE.points[FAR][0]], abs=1e-5)
+    assert star["name"] == "your problem" and star["marker"]["symbol"] == "star"
     assert (
-        star["name"] == "your problem"
-        and m["star"] == pytest.approx(list(PLANE.points[0]))
-        and len(m["star_text"]) <= 90
+        m["star"] == pytest.approx(list(PLANE.points[0]), abs=1e-5) and "<b>" not in star["text"][0]
     )
-    assert (
-        m["lit"] == [FAR, 5] and m["chosen"] == -1 and "joined to the 2 most similar" in m["words"]
-    )
+    assert m["lit"] == [FAR, 5] and m["open"] == ""
+    assert "joined to the 2 most similar" in m["words"]
 
 
-def test_the_open_memory_is_joined_to_its_neighbours() -> None:
+def test_the_open_memory_has_a_ring_and_is_joined_to_its_neighbours() -> None:
     m = marked(where=where(3, 5), chosen=IDS[3], hits=[hit(5)])
-    assert m["chosen"] == 3 and m["lit"] == [5, 3] and len(m["data"]) == 1 and m["star"] is None
+    assert m["open"] == IDS[3] and m["lit"] == [5, 3] and m["star"] is None
+    edges, ring = m["data"]
+    assert edges["mode"] == "lines" and ring["marker"]["symbol"] == "circle-open"
     lonely = marked(where=where(3), chosen=IDS[3])
-    assert lonely["lit"] == [3] and lonely["data"] == []
+    assert lonely["lit"] == [3] and len(lonely["data"]) == 1
 
 
 def test_with_a_star_the_edges_begin_there_also_when_a_memory_is_open() -> None:
     m = marked(where=where(3, 5), chosen=IDS[3], star=np.array([9.0, 9.0]), hits=[hit(5)])
-    assert m["data"][0]["x"][0] == 9.0 and m["chosen"] == 3 and m["lit"] == [5, 3]
+    assert m["data"][0]["x"][0] == 9.0 and m["open"] == IDS[3] and m["lit"] == [5, 3]
+
+
+def test_neighbours_that_the_sample_lacks_get_points_of_their_own() -> None:
+    m = marked(where=where(3, 5), chosen=IDS[3], hits=[hit(5)], row={IDS[3]: 0})
+    beyond = m["data"][-1]
+    assert beyond["customdata"] == [IDS[5]] and beyond["x"] == pytest.approx(
+        [PLANE.points[5][0]], abs=1e-5
+    )
+    assert m["lit"] == [0] and INFOS[5].name.split()[0] in beyond["text"][0]
 
 
 def test_hits_without_a_place_on_the_map_are_left_out() -> None:
     m = marked(where={}, star=np.zeros(2), hits=[hit(5)])
-    assert m["layout"]["annotations"] == [] and m["lit"] == []
+    assert m["annotations"] == [] and m["lit"] == []
 
 
 def test_a_hit_at_the_very_place_of_the_star_has_its_label_above() -> None:
-    [label] = marked(where=where(5), star=PLANE.points[5], hits=[hit(5)])["layout"]["annotations"]
+    [label] = marked(where=where(5), star=PLANE.points[5], hits=[hit(5)])["annotations"]
     assert label["yshift"] > 0 == label["xshift"]
 
 
@@ -178,20 +184,12 @@ def test_no_label_of_an_edge_touches_the_ring_of_its_hit() -> None:
     """A label is about 30 x 19 pixels, the ring of an open memory reaches 13 from its middle."""
     for angle in np.linspace(0, 2 * np.pi, 73):
         star = PLANE.points[5] - np.array([np.cos(angle), np.sin(angle)])
-        [label] = marked(where=where(5), star=star, hits=[hit(5)])["layout"]["annotations"]
+        [label] = marked(where=where(5), star=star, hits=[hit(5)])["annotations"]
         away = np.hypot(max(0, abs(label["xshift"]) - 15), max(0, abs(label["yshift"]) - 9.5))
         assert 13 <= away <= 20, angle
 
 
-@given(st.sets(st.integers(0, 200)))
-def test_bits_and_back(rows: set[int]) -> None:
-    names = tuple(f"m{i}" for i in range(201))
-    assert chosen_rows(bits_of(sorted(rows), 201), names) == [names[i] for i in sorted(rows)]
-    assert messages.lit(sorted(rows), 201, "s")["count"] == len(rows)
-    assert chosen_rows(b"", names) == [] and chosen_rows(b"\xff" * 99, names) == list(names)
-
-
-# ------------------------------------------------------------------ groups and density
+# ------------------------------------------------------------------ groups
 def test_groups_are_named_by_what_is_typical_of_them() -> None:
     rng = np.random.default_rng(0)
     points = np.concatenate([rng.normal((x, 0), 0.3, (20, 2)) for x in (0, 10)])
@@ -211,7 +209,7 @@ def test_groups_are_named_by_what_is_typical_of_them() -> None:
         and not (left | right) & {"does", "many", "how"}
     )
     assert found == projection.groups(points, texts), "the same every time"
-    sent = messages.extras(found, projection.density(points), "s")
+    sent = messages.extras(found, "s")
     assert len(sent["labels"]) == len(found) and json.loads(json.dumps(sent, allow_nan=False))
 
 
@@ -226,20 +224,8 @@ def test_without_typical_words_there_are_no_names(n: int, texts: str) -> None:
 
 @pytest.mark.parametrize("text", [t for t in NASTY if t != "\ud800"])
 def test_a_name_of_a_group_is_escaped_for_plotly(text: str) -> None:
-    [label] = messages.extras([projection.Group(0, 0, (text,), 3)], None, "s")["labels"]
+    [label] = messages.extras([projection.Group(0, 0, (text,), 3)], "s")["labels"]
     assert "<" not in label["text"]
-
-
-def test_the_density_is_highest_where_most_points_are() -> None:
-    rng = np.random.default_rng(0)
-    points = np.concatenate([rng.normal((0, 0), 0.2, (90, 2)), rng.uniform(-3, 5, (30, 2))])
-    dense = projection.density(points)
-    z = np.array(dense["z"])
-    row, column = np.unravel_index(z.argmax(), z.shape)
-    assert z.max() == 1 and abs(dense["x"][column]) < 0.4 and abs(dense["y"][row]) < 0.4
-    assert (
-        projection.density(points[:5]) is None and projection.density(np.zeros((20, 2))) is not None
-    )
 
 
 # ------------------------------------------------------------------ trust
@@ -255,10 +241,13 @@ def test_the_words_say_what_the_picture_shows_and_how_far_it_is_right() -> None:
     )
     assert (
         "distances between groups" in other
-        and "2 memories were placed" in other
+        and "2 memories lie beside" in other
         and "1 memory has no place" in other
     )
     assert "do not trust" in other and "on a sample of 9" in other
+    sampled = str(messages.trust(PLANE, 60_000, shown=5000))
+    assert "a random sample of 5,000 of the 60,000 memories" in sampled
+    assert "sample" not in str(messages.trust(PLANE, 12, shown=12))
     assert messages.trust(None, 0) == "" and "Trustworthiness" not in messages.trust(PLANE, 12)
 
 
