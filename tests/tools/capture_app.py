@@ -184,8 +184,7 @@ class Journey:
             "return document.querySelector('#lm-memory [data-address]')?.dataset.address"
         )
         self.page.run(
-            "const v = latentmem.mapView; if (v.id(v.open) !== arguments[0]) "
-            "v.go(v.row(arguments[0]))",
+            "document.querySelector(`a[data-memory='${arguments[0]}']`)?.click()",
             name,
         )
         self.page.until(
@@ -201,7 +200,7 @@ class Journey:
         self.page.until(
             "return Number(document.querySelector('#lm-map .lm-figure')?.dataset.points) > 0"
         )
-        self.page.until("return latentmem.mapData.extras?.stamp === latentmem.mapView.stamp")
+        self.page.until("return latentmem.mapData.extras?.stamp === latentmem.mapData.points.stamp")
 
     def ask_neighbour(self) -> None:
         self.panel("solve")

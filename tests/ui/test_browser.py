@@ -151,9 +151,9 @@ def test_a_map_that_changed_while_it_was_not_shown_is_drawn_when_it_is(
     page.click("#lm-receipt a[data-memory]")
     page.until("return Boolean(window.latentmem.mapView.mark.star)")
     page.until(
-        "const texts = (layout) => (layout.annotations ?? []).map(a => [a.x, a.y, "
-        "a.text].join()).join(' ');const meant = texts(latentmem.mapView.mark.layout);"
-        "return meant && meant === texts(document.querySelector('#lm-map .lm-figure').layout)",
+        "const texts = (list) => (list ?? []).map(a => [a.x, a.y, a.text].join()).join(' ');"
+        "const meant = texts(latentmem.mapView.mark.annotations);"
+        "return meant && meant === texts(latentmem.mapView.host.layout.annotations)",
         seconds=20,
     )
     assert page.errors() == []
@@ -264,7 +264,7 @@ def test_a_receipt_opens_from_the_page_of_its_memory(page: Page, url: str) -> No
     shown(receipt)
     page.open(f"{url}?receipt={receipt}")
     shown(receipt)
-    assert page.run("return latentmem.opensMap"), "its points are sent while the page loads"
+    assert page.run("return latentmem.opensMap"), "its points come with the page"
     page.run("""const ask = document.querySelector('#lm-memory-more [data-do=forget]');
         ask.scrollIntoView({ block: 'end', behavior: 'instant' }); ask.focus()""")
     page.driver.switch_to.active_element.send_keys(Keys.ENTER)
