@@ -126,7 +126,7 @@ def trustworthiness(keys: np.ndarray, points: np.ndarray) -> tuple[float, int] |
 # ---------- t-SNE and UMAP: computed once, in a process of their own, and kept on disk.
 
 METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
-# raise it when a method's settings in `projection_worker.py` change: then the pictures are computed again
+# raise it when a method's settings in `projection_worker.py` change, to compute anew
 VERSION = "1"
 FEWEST = 5  # memories a neighbour method needs
 # keys the method itself places: t-SNE takes minutes for more; the others lie beside their nearest
