@@ -7,7 +7,7 @@ gets wrong; "hurt" is the reverse.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import comb
@@ -342,12 +342,12 @@ class Routing:
     system: str
     form: str
     router: str
-    memory_right_taken: int
-    memory_right_missed: int
-    alone_right_taken: int
-    alone_right_missed: int
-    both_wrong: int
-    both_right: int  # in spellings that the comparison of the two sides took for different
+    memory_right_taken: int = 0
+    memory_right_missed: int = 0
+    alone_right_taken: int = 0
+    alone_right_missed: int = 0
+    both_wrong: int = 0
+    both_right: int = 0  # in spellings that the comparison of the two sides took for different
 
     @property
     def judged(self) -> int:
@@ -398,7 +398,7 @@ def differ(r: Result) -> bool:
 def confusion(
     system: str, form: str, router: str, taken: Sequence[tuple[Result, str | None]]
 ) -> Routing:
-    count: dict[str, int] = defaultdict(int)
+    count: Counter[str] = Counter()
     for r, side in taken:
         alone, memory = r.sides["zero_shot"].right, r.sides["memory"].right
         if alone == memory:
@@ -408,15 +408,7 @@ def confusion(
             count[
                 f"{'memory' if memory else 'alone'}_right_{'taken' if side == best else 'missed'}"
             ] += 1
-    names = (
-        "memory_right_taken",
-        "memory_right_missed",
-        "alone_right_taken",
-        "alone_right_missed",
-        "both_wrong",
-        "both_right",
-    )
-    return Routing(system, form, router, **{name: count[name] for name in names})
+    return Routing(system, form, router, **count)
 
 
 # ---------- Over time, and by memory.
