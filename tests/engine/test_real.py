@@ -64,8 +64,7 @@ def test_vote_of_the_default_model_is_right(default):
 
 
 def test_learn_then_answer_a_neighbour(default):
-    """Solve, distil, answer a neighbour, read and replay the receipt: the whole way of one
-    memory."""
+    """Solve, distil, answer a neighbour, read and replay the receipt: one memory's whole way."""
     engine = default.changed(
         rollouts=4, steps=2, gate_votes=1, gate_lead=0, max_new_tokens=160, temperature=1.0
     )
@@ -133,6 +132,31 @@ def test_a_row_does_not_depend_on_its_batch(small):
         )
 
     assert tokens([mine], 0) == tokens(crowd, 2)
+
+
+def test_the_same_seed_gives_the_same_tokens_alone_and_in_a_batch(small):
+    """Four problems, sampled in float32: one after the other, twice, and all in one batch."""
+    problems = [
+        EASY,
+        NEAR,
+        Problem("What is 17 times 6?"),
+        Problem("Tom has 7 boxes with 12 apples each and gives away a third. How many are left?"),
+    ]
+    jobs = [Job(problem, 2) for problem in problems]
+    how = {"seed": 3, "temperature": 0.8, "max_new_tokens": 32}
+
+    def tokens(some):
+        return {
+            (some[job].problem.id, r.row): r.token_ids
+            for job, r in sample(small.model, some, **how)
+            if isinstance(r, Trace)
+        }
+
+    def alone():
+        return {row: ids for job in jobs for row, ids in tokens([job]).items()}
+
+    once = alone()
+    assert len(set(once.values())) == 8 and once == alone() == tokens(jobs)
 
 
 def test_an_unchanged_base(small):
