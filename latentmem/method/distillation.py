@@ -23,7 +23,7 @@ from ..records import Delta, Problem, Status, Step, Trace, Vote
 from .answers import same_answer
 from .grpo import RolloutGroup, Scheme, advantages, policy_gradient
 from .rollouts import Job, sample
-from .voting import gate, rewards, vote
+from .voting import gate, majority_rewards, vote
 
 CONVERGED = 2  # this many unanimous groups in a row: the rollouts have no gradient left to give
 NOT_FINITE = "the gradient was not finite"  # the note of a step that was refused
@@ -115,13 +115,13 @@ def grpo_step(
     groups: dict[int, RolloutGroup] = {}
     for i, (problem, learner, group) in enumerate(zip(problems, learners, traces, strict=True)):
         now = vote(group, side="memory")
-        payoff, note = judge(i, group, now)
+        rewards, note = judge(i, group, now)
         records.append(
-            _sampled(recipe, step, problem, group, now, payoff, note, (sampled - began) / share)
+            _sampled(recipe, step, problem, group, now, rewards, note, (sampled - began) / share)
         )
         if not note:
             sharing = sum(one is learner for one in learners)
-            weights = advantages(payoff, recipe.advantage) / sharing
+            weights = advantages(rewards, recipe.advantage) / sharing
             bonus = recipe.entropy_bonus / sharing
             groups[i] = RolloutGroup(problem, learner.soft, group, weights, bonus)
         yield i, now
@@ -187,7 +187,7 @@ def _sampled(
     problem: Problem,
     group: Sequence[Trace],
     now: Vote,
-    payoff: tuple[float, ...],
+    rewards: tuple[float, ...],
     note: str,
     seconds: float,
 ) -> Step:
@@ -198,7 +198,7 @@ def _sampled(
         steps=recipe.steps,
         label=now.label,
         agreement=now.majority_ratio,
-        rewards=payoff,
+        rewards=rewards,
         loss=0.0,
         grad_norm=0.0,
         shift=0.0,
@@ -225,11 +225,11 @@ def _followed(
         yield 0, Status(text, done, total)
 
 
-def unanimous(payoff: Sequence[float]) -> str:
+def unanimous(rewards: Sequence[float]) -> str:
     """Why equal rewards give no gradient; '' if they differ."""
-    if len(set(payoff)) > 1:
+    if len(set(rewards)) > 1:
         return ""
-    return f"all {len(payoff)} rollouts got the same reward: no gradient"
+    return f"all {len(rewards)} rollouts got the same reward: no gradient"
 
 
 def update(learner: Learner, recipe: Recipe) -> tuple[float, str]:
@@ -354,8 +354,8 @@ def _step(
     yield order[0], Status("Final check: sampling once more" if last else text)
 
     def judge(i: int, group: Sequence[Trace], now: Vote) -> tuple[tuple[float, ...], str]:
-        payoff = _payoff(group, now, pupils[i].first, recipe, reward)
-        return payoff, _look(pupils[i], now, group, payoff, recipe, reward, final=last)
+        rewards = _rewards(group, now, pupils[i].first, recipe, reward)
+        return rewards, _look(pupils[i], now, group, rewards, recipe, reward, final=last)
 
     problems = [one.problem for one in pupils]
     for i, record in grpo_step(
@@ -370,20 +370,22 @@ def _agrees(group: Sequence[Trace], label: str | None) -> tuple[float, ...]:
     return tuple(float(t.votes and same_answer(label, t.answer)) for t in group)
 
 
-def _payoff(
+def _rewards(
     group: Sequence[Trace], now: Vote, first: Vote, recipe: Recipe, reward: Reward
 ) -> tuple[float, ...]:
     """Each rollout's reward, in the order of the rows."""
     if reward == "boxed":
         return tuple(float(t.votes) for t in group)
-    return rewards(group, now) if recipe.pseudo_label == "step" else _agrees(group, first.label)
+    if recipe.pseudo_label == "first":
+        return _agrees(group, first.label)
+    return majority_rewards(group, now)
 
 
 def _look(
     one: _Pupil,
     now: Vote,
     group: Sequence[Trace],
-    payoff: Sequence[float],
+    rewards: Sequence[float],
     recipe: Recipe,
     reward: Reward,
     *,
@@ -391,7 +393,7 @@ def _look(
 ) -> str:
     """Judge the present prompt by its rollouts. Returns why no gradient is taken; '' if one is."""
     # The control must not choose its best step by the majority either.
-    one.scores.append(fmean(payoff if reward == "boxed" else _agrees(group, one.first.label)))
+    one.scores.append(fmean(rewards if reward == "boxed" else _agrees(group, one.first.label)))
     finished, length = fmean(t.votes for t in group), fmean(t.tokens for t in group)
     if finished < 0.5 * one.usual[0] or length < 0.35 * one.usual[1]:
         # A learning rate of 5e-3 did this: within ten steps no trace finished with a box.
@@ -400,7 +402,7 @@ def _look(
     if final:
         one.stopped = "done"
         return "final check, no gradient"
-    note = unanimous(payoff)
+    note = unanimous(rewards)
     one.unanimous = one.unanimous + 1 if note else 0
     if one.unanimous >= CONVERGED:
         one.stopped = "converged"

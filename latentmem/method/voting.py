@@ -110,7 +110,7 @@ def _votes(n: int) -> str:
     return "1 vote" if n == 1 else f"{n} votes"
 
 
-def rewards(traces: Sequence[Trace], vote: Vote) -> tuple[float, ...]:
+def majority_rewards(traces: Sequence[Trace], vote: Vote) -> tuple[float, ...]:
     """1.0 for each trace in the winning cluster of its vote, else 0.0, in the order of the rows
     (TTRL, arXiv 2504.16084)."""
     winners = set(vote.clusters[0].rows) if vote.clusters else set()

@@ -22,7 +22,7 @@ from latentmem.evaluation.results import AnswerMode, TrainingSchedule
 from latentmem.method.distillation import shift
 from latentmem.method.grpo import RolloutGroup, advantages, policy_gradient
 from latentmem.method.rollouts import Job, sample, seed_for
-from latentmem.method.voting import rewards, vote
+from latentmem.method.voting import majority_rewards, vote
 from latentmem.records import LatentmemError, Problem, Step, Trace
 from tests.baseline_samples import (  # noqa: F401
     engine,
@@ -196,7 +196,11 @@ def test_a_batch_of_one_is_a_single_memorys_gradient(engine, model):
         run(
             policy_gradient(
                 model,
-                [RolloutGroup(problem, soft, traces, advantages(rewards(traces, vote(traces))))],
+                [
+                    RolloutGroup(
+                        problem, soft, traces, advantages(majority_rewards(traces, vote(traces)))
+                    )
+                ],
                 1.2,
             )
         )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentmem.method.voting import gate, rewards, vote
+from latentmem.method.voting import gate, majority_rewards, vote
 from latentmem.records import Cluster, Trace
 
 
@@ -119,7 +119,7 @@ def test_the_order_of_arrival_does_not_matter(answers, random):
     every = traces(*answers)
     shuffled = random.sample(every, len(every))
     v = vote(every)
-    assert vote(shuffled) == v and rewards(shuffled, v) == rewards(every, v)
+    assert vote(shuffled) == v and majority_rewards(shuffled, v) == majority_rewards(every, v)
     assert v.voters == sum(c.size for c in v.clusters) == sum(t.votes for t in every)
     assert sorted(r for c in v.clusters for r in c.rows) == [t.row for t in every if t.votes]
     assert all(c.answer == every[c.rows[0]].answer for c in v.clusters)
@@ -131,10 +131,10 @@ def test_the_order_of_arrival_does_not_matter(answers, random):
 def test_rewards_by_hand():
     every = traces("7", r"\frac12", "0.5", None, "~1/2")
     v = vote(every)
-    assert rewards(every, v) == (0.0, 1.0, 1.0, 0.0, 0.0)
-    assert rewards(every[::-1], v) == (0.0, 1.0, 1.0, 0.0, 0.0)
+    assert majority_rewards(every, v) == (0.0, 1.0, 1.0, 0.0, 0.0)
+    assert majority_rewards(every[::-1], v) == (0.0, 1.0, 1.0, 0.0, 0.0)
     silent = traces(None, "~3")
-    assert rewards(silent, vote(silent)) == (0.0, 0.0)
+    assert majority_rewards(silent, vote(silent)) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_the_gate_says_why(answers, why):
 def test_a_vote_that_passes_the_gate_has_unequal_rewards(answers):
     every = traces(*answers)
     v = vote(every)
-    passes, unequal = gate(v, votes=1, lead=0) is None, len(set(rewards(every, v))) == 2
+    passes, unequal = gate(v, votes=1, lead=0) is None, len(set(majority_rewards(every, v))) == 2
     assert passes == unequal
 
 

@@ -18,7 +18,7 @@ from ...method.answers import same_answer
 from ...method.distillation import NOT_FINITE, Learner, Recipe, adamw, grpo_step, unanimous
 from ...method.grpo import RolloutGroup, policy_gradient
 from ...method.rollouts import seed_for
-from ...method.voting import gate, rewards
+from ...method.voting import gate, majority_rewards
 from ...model.language_model import LanguageModel
 from ...records import LatentmemError, Problem, Record, Status, Step, Trace, Vote, digest
 from ..results import AnswerMode, Cost, Reply, TrainingSchedule
@@ -309,13 +309,13 @@ class Offline(BaseSystem):
         """1 for a trace that agrees with the majority, or with the truth in the one row that
         learns from it; and why a group takes no part, '' if it does."""
         if self.needs_labels:
-            payoff = tuple(float(t.votes and same_answer(problem.answer, t.answer)) for t in group)
+            rewards = tuple(float(t.votes and same_answer(problem.answer, t.answer)) for t in group)
         else:
-            payoff = rewards(group, now)
-        if note := unanimous(payoff):
-            return payoff, note
+            rewards = majority_rewards(group, now)
+        if note := unanimous(rewards):
+            return rewards, note
         r = self.recipe
-        return payoff, "" if self.needs_labels else gate(now, r.gate_votes, r.gate_lead) or ""
+        return rewards, "" if self.needs_labels else gate(now, r.gate_votes, r.gate_lead) or ""
 
     # Keep
     # ----------------------------------------------------------------------------------------------
