@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..model.allocator import give_back, roomy
+from ..model.allocator import give_back, memory_errors
 from ..model.kv_cache import Collected, Past, Prefix
 from ..model.language_model import LanguageModel, Prefilled, Prompt
 from ..model.transformer import Transformer, causal_mask, forward
@@ -344,7 +344,7 @@ def token_bytes(body: Transformer) -> int:
     return len(body.layers) * (numbers * body.dtype.itemsize + 4 * body.heads)
 
 
-@roomy
+@memory_errors
 def policy_gradient(
     model: LanguageModel,
     groups: Sequence[RolloutGroup],
@@ -360,7 +360,8 @@ def policy_gradient(
     completions run in micro-batches of at most `budget` padded tokens; then the prompts run again,
     with their graph, and the gradient that has gathered in the leaves goes back through them once.
     So activations never exceed one micro-batch or the prompts. This is exact: the completions see
-    the soft prompt only through those keys and values and the prompt's last hidden state.
+    the soft prompt only through those keys and values and the prompt's last hidden state. What the
+    model's own weights depend on, such as an adapter, gathers its gradient in both passes.
     """
     give_back()
     prompts = [Prompt(model.render(solve_messages(g.problem.text)), g.soft) for g in groups]
@@ -389,6 +390,10 @@ def policy_gradient(
         filled = model.prefill(prompts)
     outputs = [*(t for pair in filled.layers for t in pair), filled.hidden[:, -1:]]
     inner = [*(t for pair in leaves.layers for t in pair), leaves.hidden]
-    reached = [(o, t.grad) for o, t in zip(outputs, inner, strict=True) if t.grad is not None]
-    torch.autograd.backward([o for o, _ in reached], [g for _, g in reached])
+    reached = [
+        (out, leaf.grad)
+        for out, leaf in zip(outputs, inner, strict=True)
+        if leaf.grad is not None and out.requires_grad
+    ]
+    torch.autograd.backward([out for out, _ in reached], [grad for _, grad in reached])
     return losses

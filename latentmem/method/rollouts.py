@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
-from ..model.allocator import give_back, roomy
+from ..model.allocator import give_back, memory_errors
 from ..model.language_model import LanguageModel, Prompt
 from ..records import Delta, Problem, Side, Trace, digest
 from .answers import extract_boxed
@@ -80,7 +80,7 @@ class _Open:
             return self.stream.step(tokenizer, token) or ""
 
 
-@roomy
+@memory_errors
 def sample(
     model: LanguageModel,
     jobs: Sequence[Job],

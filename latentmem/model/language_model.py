@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ..records import LatentmemError
-from .allocator import keep_pages
 from .kv_cache import Collected, KVCache
 from .linear import has_int8
 from .sampler import draw
@@ -192,7 +191,7 @@ class LanguageModel:
                 f"{weights.name} cannot be used ({first_line(e)}): choose an instruct model of "
                 "the Llama, Qwen2 or Qwen3 family in safetensors, not quantised."
             ) from None
-        made = cls.of(
+        return cls.of(
             model,
             tokenizer,
             name=weights.name,
@@ -201,8 +200,6 @@ class LanguageModel:
             dtype=native_number(where) if kind == "int8" else getattr(torch, kind),
             use_int8=kind == "int8",
         )
-        keep_pages()  # not before: what loading needed for a moment would stay with the process
-        return made
 
     @classmethod
     def of(

@@ -219,6 +219,20 @@ def test_the_loss_of_a_token_is_exchangeable():
         assert once.abs().max() > 1e-5 and torch.allclose(doubled, 2 * once, rtol=1e-4)
 
 
+def test_an_adapter_gathers_the_same_gradient_with_prompts_shared_or_read_again():
+    model, grads = tiny_model(), []
+    group = RolloutGroup(Problem("2+2?"), None, traces(0, [3, 1, 7]), advantages([1, 0, 0]))
+    lora = LoraModel(model, 2)
+    for shared in (True, False):
+        adapter = torch.nn.Parameter(lora.text_prompt("", 0) + 0.1)
+        if shared:
+            list(policy_gradient(lora.adapted(adapter), [group], 0.8, budget=8))
+        else:
+            list(weight_gradient(partial(lora.adapted, adapter), [group], 0.8))
+        grads.append(adapter.grad)
+    assert grads[0].abs().max() > 1e-4 and torch.allclose(*grads, atol=1e-6, rtol=1e-3)
+
+
 def test_rows_of_zero_advantage_are_skipped():
     model = tiny_model()
     lot = RolloutGroup(

@@ -24,7 +24,7 @@ from ...method.grpo import (
     rows_of,
 )
 from ...method.prompts import solve_messages
-from ...model.allocator import roomy
+from ...model.allocator import memory_errors
 from ...model.language_model import LanguageModel, Prompt, SampledToken
 from ...model.transformer import Transformer
 
@@ -212,7 +212,7 @@ def full_body(body: Transformer) -> tuple[Transformer, list[torch.nn.Parameter]]
     ), made  # its own matrices are never rounded
 
 
-@roomy
+@memory_errors
 def weight_gradient(
     made: Callable[[], LanguageModel],
     groups: Sequence[RolloutGroup],
