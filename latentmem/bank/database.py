@@ -205,8 +205,8 @@ class Store:
                 )
 
     def add_events(self, batch: Iterable[Event]) -> tuple[int, list[str]]:
-        """Add the complete events that are not there yet; returns how many, and what was refused.
-        Add the complete events that are not there yet; returns how many, and what was refused."""
+        """Add the complete events that are not there yet; returns how many, and what was
+        refused."""
         with self.writing() as db:
             self.writes += 1
             return insert_events(db, batch)

@@ -21,18 +21,16 @@ class MemoryBank(Protocol):
     Whatever a user can cause raises LatentmemError. `Bank` documents the methods.
     """
 
+    path: str
     read_only: bool
-
-    @property
-    def path(self) -> str: ...
 
     @property
     def untouched(self) -> bool: ...
 
     @property
     def private(self) -> int:
-        """Number of memories that only this visitor of a shared app sees; 0 in a bank of a file."""
-        ...
+        """Number of memories that only this visitor of a shared app sees."""
+        return 0
 
     def close(self) -> None: ...
 
@@ -45,11 +43,11 @@ class MemoryBank(Protocol):
 
     def owns(self, memory_id: str) -> bool:
         """Whether the caller may delete the memory."""
-        ...
+        return not self.read_only
 
     def check_room(self, wanted: int = 1) -> None:
         """Raises LatentmemError when there is no room for that many more memories."""
-        ...
+        return None
 
     def __contains__(self, memory_id: object) -> bool: ...
 
@@ -101,9 +99,13 @@ class MemoryBank(Protocol):
         limit: int | None = None,
     ) -> list[Event]: ...
 
-    def quarantine(self, memory_id: str, reason: str) -> Event: ...
+    def quarantine(self, memory_id: str, reason: str) -> Event:
+        """Hide a memory from search until it is released."""
+        return self.record(Event(memory_id, "quarantined", detail={"reason": reason}))
 
-    def release(self, memory_id: str) -> Event: ...
+    def release(self, memory_id: str) -> Event:
+        """Let search find a quarantined memory again."""
+        return self.record(Event(memory_id, "released"))
 
     # -------------------------------------------------------------- receipts
     def keep_receipt(self, receipt: Receipt, events: Sequence[Event] = ()) -> None: ...

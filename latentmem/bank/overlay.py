@@ -119,7 +119,7 @@ MOST_OWN = 16 << 20
 MOST_RECEIPTS = 100  # in one overlay
 
 
-class Overlay:
+class Overlay(MemoryBank):
     """A visitor's bank in a shared app: `curated`, which is never written to, and `own`, in RAM.
 
     `own` holds at most `most` memories; those from an archive have at most `longest` virtual
@@ -140,11 +140,8 @@ class Overlay:
             Bank(":memory:", most_receipts=MOST_RECEIPTS),
             PrivateEvents(),
         )
+        self.path = curated.path
         self.most, self.longest, self.most_bytes = most, longest, most_bytes
-
-    @property
-    def path(self) -> str:
-        return self.curated.path
 
     def close(self) -> None:
         """Forget the own memories. The shared bank stays open."""
@@ -152,8 +149,8 @@ class Overlay:
 
     # -------------------------------------------------------------- memories
     def put(self, memory: Memory) -> str:
-        """Keep a memory in the own bank and return its id. Raises LatentmemError when it is full.
-        Keep a memory in the own bank and return its id. Raises LatentmemError when it is full."""
+        """Keep a memory in the own bank and return its id. Raises LatentmemError when it is
+        full."""
         if memory.id in self:
             return memory.id
         self.check_room(1)
@@ -321,8 +318,8 @@ class Overlay:
     def keys(
         self, kind: KeyKind, *, model: str | None = None, include_quarantined: bool = False
     ) -> tuple[list[str], np.ndarray]:
-        """All ids and their keys [n, d] float32: the shared ones, then the own; [0, 0] without any.
-        All ids and their keys [n, d] float32: the shared ones, then the own; [0, 0] without any."""
+        """All ids and their keys [n, d] float32: the shared ones, then the own; [0, 0] without
+        any."""
         import numpy as np
 
         parts = [
@@ -406,10 +403,6 @@ class Overlay:
         here = [e for e in here if kind in (None, e.kind) and receipt_id in (None, e.receipt_id)]
         return sorted([*stored, *here], key=lambda e: stamp(e.created), reverse=True)[:limit]
 
-    def quarantine(self, memory_id: str, reason: str) -> Event:
-        """Hide a memory from search; a shared one only in this overlay."""
-        return self.record(Event(memory_id, "quarantined", detail={"reason": reason}))
-
     def release(self, memory_id: str) -> Event:
         """Let search find a memory again. Raises LatentmemError for a shared one that its keeper
         quarantined."""
@@ -445,8 +438,8 @@ class Overlay:
         ]
 
     def asked(self, memory_id: str) -> dict[str, str]:
-        """Receipt id -> problem of the visitor's answers that a memory took part in, newest first.
-        Receipt id -> problem of the visitor's answers that a memory took part in, newest first."""
+        """Receipt id -> problem of the visitor's answers that a memory took part in, newest
+        first."""
         return {r.id: r.problem.text for r in self.receipts(memory_id)}
 
     def forget(self, receipt_ids: Collection[str] | None = None) -> int:
@@ -467,8 +460,8 @@ class Overlay:
         return newest[0].id if newest else ""
 
     def soft_prompts(self) -> Iterator[tuple[str, np.ndarray]]:
-        """(memory id, soft prompt [virtual tokens, hidden] float32): the shared ones, then the own.
-        (memory id, soft prompt [virtual tokens, hidden] float32): the shared ones, then the own."""
+        """(memory id, soft prompt [virtual tokens, hidden] float32): the shared ones, then the
+        own."""
         yield from self.curated.soft_prompts()
         yield from self.own.soft_prompts()
 

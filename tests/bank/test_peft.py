@@ -1,5 +1,5 @@
-"""A soft prompt as a PEFT adapter: what we write PEFT loads, and what is no soft prompt is refused.
-A soft prompt as a PEFT adapter: what we write PEFT loads, and what is no soft prompt is refused."""
+"""A soft prompt as a PEFT adapter: what we write PEFT loads, and what is no soft prompt is
+refused."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Receipts in a bank: what comes back, how many stay, and how a bank of before receipts is opened.
-Receipts in a bank: what comes back, how many stay, and how a bank of before receipts is opened."""
+"""Receipts in a bank: what comes back, how many stay, and how a bank of before receipts is
+opened."""
 
 from __future__ import annotations
 
@@ -215,8 +215,8 @@ def old(tmp_path: Path) -> Path:
 
 
 def test_a_step_that_was_released_never_changes() -> None:
-    """Banks are compared with these definitions: a change here would refuse every bank that exists.
-    Banks are compared with these definitions: a change here would refuse every bank that exists."""
+    """Banks are compared with these definitions: a change here would refuse every bank that
+    exists."""
     sums = [
         hashlib.sha256("".join(step.split()).encode()).hexdigest()[:16] for step in schema.STEPS
     ]

