@@ -370,7 +370,8 @@ def _parsed(text: str) -> list:
 def _read(text: str) -> tuple[list, bool]:
     """The expression in the text, for `verify`, and whether it is a set given by conditions."""
     solutions = _solutions(text)
-    found = _parsed(text) if solutions is None else [solutions]
+    listed = re.sub(r"\\(?:lor|land)(?![A-Za-z])", ",", text)
+    found = _parsed(listed) if solutions is None else [solutions]
     for expression in found:
         with suppress(Exception):  # what hangs or bursts even here is to blame alone
             expression.doit().evalf()

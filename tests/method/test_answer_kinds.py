@@ -361,8 +361,29 @@ SAME = {
         (r"\sin\left(\frac{\pi}{6}\right)", r"\sin 30^\circ"),
         (r"10\tan 35^{\circ}", r"10\tan(35^\circ)"),
     ],
+    "conditions on several variables": [
+        ("x > 2 and y < 3", "x>2, y<3"),
+        ("x>2 or y<3", "y<3, x>2"),
+        ("x<y and y<z", "x<y, y<z"),
+        (r"x = 5 \text{ and } y = 3", "y=3, x=5"),
+    ],
+    "decimals below 0.1": [
+        ("0.083333", r"\frac{1}{12}"),
+        ("0.0142857", "1/70"),
+        ("-0.083333", "-1/12"),
+        ("0.00083333", "1/1200"),
+    ],
 }
 DIFFERENT = {
+    "conditions on several variables": [
+        ("x > 2 and y < 3", "x>2, y<4"),
+        ("x>0", r"x\geq 0"),
+    ],
+    "decimals below 0.1": [
+        ("0.0000833", "1/12000"),
+        ("0.0833", "1/12"),
+        ("0.083333", "0.083334"),
+    ],
     "plain names of functions": [
         ("exp(2)", "exp(3)"),
         ("ln(2)", "ln(3)"),
