@@ -85,8 +85,8 @@ def test_adapter_is_pefts(family):
     for layer in range(3):
         for matrix in ("q_proj", "v_proj"):
             for part in ("A", "B"):
-                at = f"layers.{layer}.self_attn.{matrix}.lora_{part}"
-                name = f"base_model.model.model.{at}.default.weight"
+                place = f"layers.{layer}.self_attn.{matrix}.lora_{part}"
+                name = f"base_model.model.model.{place}.default.weight"
                 slots.append((named[name], at))
                 named[name].data = (
                     adapter.detach()
