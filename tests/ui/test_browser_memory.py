@@ -161,8 +161,8 @@ def test_points_are_chosen_by_lasso_by_keyboard_and_in_the_table(page: Page, url
     assert page.run("return latentmem.mapView.host._fullLayout.dragmode") == "lasso"
     page.run("latentmem.mapView.host.focus()")
     keys = page.driver.switch_to.active_element
-    keys.send_keys(Keys.ESCAPE)
-    page.until("return latentmem.mapView.picked.size === 0")
+    none = "return latentmem.mapView.picked.size === 0"  # after the star of a test before
+    page.until(lambda: keys.send_keys(Keys.ESCAPE) or page.run(none))
     keys.send_keys(Keys.ARROW_RIGHT, Keys.SPACE)
     page.until("return latentmem.mapView.picked.size === 1")
     page.until("return document.querySelector('#lm-map .hoverlayer .hovertext')")

@@ -66,7 +66,7 @@
     const host = element.querySelector(".lm-figure"), wait = element.querySelector(".lm-wait"), live = element.querySelector("[aria-live]");
     const finger = matchMedia("(pointer: coarse)").matches; // a finger on the map scrolls the page until asked to move the map
     const v = (lm.mapView = { host, mark: {}, picked: new Set() });
-    let asked = null, explained = null, names = true, listening = false, adding = false, cursor = -1, frame = 0, rows = new Map(), telling = 0;
+    let asked = null, explained = null, names = true, listening = false, adding = false, keyed = false, cursor = -1, frame = 0, rows = new Map(), telling = 0;
     const of = (name) => (store[name]?.stamp === store.points?.stamp ? store[name] : null); // of the points that are shown
     const mark = () => (v.mark.stamp === store.points?.stamp ? v.mark : {});
 
@@ -107,6 +107,7 @@
       drawn(host, { data: traces(), layout: layout() }, config()).then(() => {
         host.dataset.points = ids.length;
         if (!listening) listen();
+        if (keyed && cursor >= 0) v.hover(ids[cursor]); // a redraw takes the box beside the point away
         if (ids.length && of("paint") && explained !== stamp) { explained = stamp; trigger("explain", {}); }
       });
     };
@@ -158,6 +159,7 @@
         if (along > 1e-9 && off <= REACH * along && along + 2 * off < least) { best = i; least = along + 2 * off; }
       });
       if (best < 0) return;
+      keyed = true;
       v.hover(ids[best]);
       live.textContent = new DOMParser().parseFromString(words[best], "text/html").body.textContent + (v.picked.has(ids[best]) ? ", selected" : "");
     };
@@ -170,7 +172,7 @@
       e.preventDefault();
       KEYS[e.key]();
     });
-    host.addEventListener("pointerdown", (e) => { adding = e.shiftKey; host.focus({ preventScroll: true }); }, true);
+    host.addEventListener("pointerdown", (e) => { adding = e.shiftKey; keyed = false; host.focus({ preventScroll: true }); }, true);
     host.addEventListener("wheel", (e) => { if (!host.contains(document.activeElement) && !e.ctrlKey) e.stopPropagation(); }, { capture: true, passive: true });
     for (const kind of ["touchstart", "touchmove"]) host.addEventListener(kind, (e) => { if (host._fullLayout?.dragmode === false) e.stopPropagation(); }, { capture: true, passive: true });
     const listen = () => {
