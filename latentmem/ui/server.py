@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from ..records import LatentmemError
+from . import limits
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -69,6 +70,7 @@ def launch_options(engine: Engine | None = None) -> dict[str, Any]:
         "mcp_server": tools,
         "max_file_size": "32mb" if shared else "512mb",
         "max_threads": 80,
+        "app_kwargs": limits.server_options(),
         "allowed_paths": [],
         "blocked_paths": private_paths(settings.bank) if settings is not None else [],
     }
