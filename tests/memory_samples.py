@@ -1,4 +1,4 @@
-"""What the tests of the Memories panel share: a desk with sixteen memories, and what a visitor does
+"""What the tests of the Memories panel share: a session with sixteen memories, and what a visitor does
 there."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHOPS = [
 ]
 
 
-def shop_desk() -> AppSession:
+def shop_session() -> AppSession:
     """Sixteen memories, enough for groups and every projection."""
     engine = FakeEngine()
     fill_bank(engine, [Problem(t, source=f"shops/{t.split()[3]}") for t in SHOPS])

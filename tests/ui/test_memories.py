@@ -20,25 +20,25 @@ from latentmem.ui.map.panel_state import Picture, atlas_of
 from latentmem.ui.panels.distil import Distil
 from latentmem.ui.session import AppSession
 from tests.fake_engine import FakeEngine
-from tests.memory_samples import asks, click, drawn, placed, sent, shop_desk, stamp_of, wanted
+from tests.memory_samples import asks, click, drawn, placed, sent, shop_session, stamp_of, wanted
 from tests.ui_samples import ANN, LOOK, asked, distilled, new_session, text_of, visitor
 
 
 @pytest.fixture
-def desk() -> AppSession:
+def session() -> AppSession:
     return new_session()
 
 
 @pytest.fixture
 def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppSession:
     monkeypatch.setenv("LATENTMEM_CACHE", str(tmp_path))
-    return shop_desk()
+    return shop_session()
 
 
 # ------------------------------------------------------------------ opening
-def test_a_click_opens_a_memory_and_nonsense_does_not(desk: AppSession) -> None:
-    info = desk.engine.bank.infos()[0]
-    opened = click(desk, {"id": info.id})
+def test_a_click_opens_a_memory_and_nonsense_does_not(session: AppSession) -> None:
+    info = session.engine.bank.infos()[0]
+    opened = click(session, {"id": info.id})
     assert (
         opened.chosen == info.id
         and f'data-address="{info.id}"' in text_of(opened.page)
@@ -47,10 +47,10 @@ def test_a_click_opens_a_memory_and_nonsense_does_not(desk: AppSession) -> None:
     assert len(opened.map["annotations"]) == 1  # the edge to the other memory
     assert opened.map["open"] == info.id and sorted(opened.map["lit"]) == [0, 1]
     for bad in ({"id": "m000nothere"}, {"id": {"path": "/etc/passwd"}}, {"id": 3}, {"id": None}):
-        shut = click(desk, bad)
+        shut = click(session, bad)
         assert shut.chosen == "" and not shut.actions["visible"] and "alert" in text_of(shut.notice)
     for nothing in ({}, ["x"], {"id": ""}):
-        assert click(desk, nothing).chosen == "" and not text_of(click(desk, nothing).notice)
+        assert click(session, nothing).chosen == "" and not text_of(click(session, nothing).notice)
     json.dumps(opened.map)
 
 
@@ -80,8 +80,8 @@ def test_a_click_does_not_read_the_bank_again(
     assert click(shops, {"id": one}).chosen == one
 
 
-def test_a_problem_is_placed_with_edges_to_its_neighbours(desk: AppSession) -> None:
-    last = placed(desk, ANN, LOOK)
+def test_a_problem_is_placed_with_edges_to_its_neighbours(session: AppSession) -> None:
+    last = placed(session, ANN, LOOK)
     assert len(last.map["annotations"]) == 2 and any(
         d.get("name") == "your problem" for d in last.map["data"]
     )
@@ -90,45 +90,45 @@ def test_a_problem_is_placed_with_edges_to_its_neighbours(desk: AppSession) -> N
         and "Ann has 3 cats" in last.map["data"][-1]["text"][0]
     )
     other = handlers.refresh(
-        asks(desk, ("", "source", "kv", "pca"))
+        asks(session, ("", "source", "kv", "pca"))
     )  # the star was placed by another kind of key
     assert not any(
         d.get("name") == "your problem" for d in other.map["data"]
     ) and "placed by another" in text_of(other.warning)
-    gone = click(desk, {"id": "", "star": False})
+    gone = click(session, {"id": "", "star": False})
     assert gone.map["star"] is None
-    placed(desk, ANN)
-    cleared = handlers.clear(asks(desk))
+    placed(session, ANN)
+    cleared = handlers.clear(asks(session))
     assert cleared.ask == "" and not cleared.map["annotations"]
-    assert "empty" in text_of(placed(desk, " ", LOOK).notice)
-    assert "no soft prompt" in text_of(placed(desk, ANN, ("", "source", "prompt", "pca")).notice)
+    assert "empty" in text_of(placed(session, " ", LOOK).notice)
+    assert "no soft prompt" in text_of(placed(session, ANN, ("", "source", "prompt", "pca")).notice)
 
 
-def test_the_receipt_leads_to_the_map(desk: AppSession) -> None:
-    last = asked(desk)[-1]
+def test_the_receipt_leads_to_the_map(session: AppSession) -> None:
+    last = asked(session)[-1]
     assert 'data-memory="' in text_of(last.receipt)
-    opened = click(desk, {"id": desk.engine.bank.infos()[0].id})
+    opened = click(session, {"id": session.engine.bank.infos()[0].id})
     assert any(d.get("name") == "your problem" for d in opened.map["data"])
-    shut = handlers.shut(asks(desk, chosen=opened.chosen))
+    shut = handlers.shut(asks(session, chosen=opened.chosen))
     assert shut.chosen == "" and any(d.get("name") == "your problem" for d in shut.map["data"]), (
         "the star stays"
     )
 
 
 def test_an_empty_bank_is_shown_kindly() -> None:
-    desk = AppSession(FakeEngine())
-    picture = handlers.refresh(asks(desk))
+    session = AppSession(FakeEngine())
+    picture = handlers.refresh(asks(session))
     assert "No memory yet" in text_of(picture.table) and picture.map["data"] == []
     for space in ("input", "kv", "prompt"):
-        first, second = wanted(desk, ("", "source", space, "pca"))
+        first, second = wanted(session, ("", "source", space, "pca"))
         assert "ids" not in first.points and not sent(second)
 
 
-def test_what_cannot_be_read_is_one_sentence(desk: AppSession) -> None:
-    desk.engine.bank.close()
-    picture = handlers.refresh(asks(desk))
+def test_what_cannot_be_read_is_one_sentence(session: AppSession) -> None:
+    session.engine.bank.close()
+    picture = handlers.refresh(asks(session))
     assert "is closed" in text_of(picture.notice) and "alert" in text_of(picture.notice)
-    assert "is closed" in text_of(handlers.search(asks(desk)).notice)
+    assert "is closed" in text_of(handlers.search(asks(session)).notice)
 
 
 # ------------------------------------------------------------------ the map's data
@@ -226,46 +226,48 @@ def test_a_slow_projection_shows_progress_and_a_click_meanwhile_does_not_start_i
     assert drawn(shops, look) == [] and computed == ["tsne"], "it is there"
 
 
-def test_a_projection_that_fails_leaves_the_map_with_pca(desk: AppSession) -> None:
-    parts = wanted(desk, ("", "source", "input", "tsne"))
+def test_a_projection_that_fails_leaves_the_map_with_pca(session: AppSession) -> None:
+    parts = wanted(session, ("", "source", "input", "tsne"))
     assert "t-SNE needs 5 memories and the map has 2" in text_of(parts[0].notice)
     assert parts[0].method == "pca" and len(parts[0].points["ids"]) == 2
 
 
-def test_the_projection_is_computed_once_for_the_same_memories(desk: AppSession) -> None:
-    handlers.refresh(asks(desk))
-    sheet = atlas_of(desk).ready("input", "pca")
-    handlers.refresh(asks(desk, ("x", "age", "input", "pca")))
-    click(desk, {"id": desk.engine.bank.infos()[0].id})
-    assert atlas_of(desk).ready("input", "pca") is sheet
-    distilled(desk), Distil(desk).keep(visitor()), handlers.refresh(asks(desk))
-    assert len(atlas_of(desk).ready("input", "pca").names) == 3
+def test_the_projection_is_computed_once_for_the_same_memories(session: AppSession) -> None:
+    handlers.refresh(asks(session))
+    sheet = atlas_of(session).ready("input", "pca")
+    handlers.refresh(asks(session, ("x", "age", "input", "pca")))
+    click(session, {"id": session.engine.bank.infos()[0].id})
+    assert atlas_of(session).ready("input", "pca") is sheet
+    distilled(session), Distil(session).keep(visitor()), handlers.refresh(asks(session))
+    assert len(atlas_of(session).ready("input", "pca").names) == 3
 
 
-def test_visitors_with_banks_of_their_own_have_maps_of_their_own(desk: AppSession) -> None:
-    other = AppSession(FakeEngine(bank=Overlay(desk.engine.bank)))  # type: ignore[arg-type]
+def test_visitors_with_banks_of_their_own_have_maps_of_their_own(session: AppSession) -> None:
+    other = AppSession(FakeEngine(bank=Overlay(session.engine.bank)))  # type: ignore[arg-type]
     distilled(other), Distil(other).keep(visitor())
-    assert len(wanted(other)[0].points["ids"]) == 3 and len(wanted(desk)[0].points["ids"]) == 2
-    shared = desk.engine.bank.infos()[0].id
+    assert len(wanted(other)[0].points["ids"]) == 3 and len(wanted(session)[0].points["ids"]) == 2
+    shared = session.engine.bank.infos()[0].id
     assert click(other, {"id": shared}).delete["interactive"] is False
-    mine = next(i.id for i in other.engine.bank.infos() if i.id not in desk.engine.bank)
+    mine = next(i.id for i in other.engine.bank.infos() if i.id not in session.engine.bank)
     assert click(other, {"id": mine}).delete["interactive"] is True
 
 
 # ------------------------------------------------------------------ one memory
-def test_quarantine_release_delete(desk: AppSession) -> None:
-    name = desk.engine.bank.infos()[0].id
-    shut = actions.quarantine(asks(desk, chosen=name))
+def test_quarantine_release_delete(session: AppSession) -> None:
+    name = session.engine.bank.infos()[0].id
+    shut = actions.quarantine(asks(session, chosen=name))
     assert (
-        desk.engine.bank.info(name).quarantined
+        session.engine.bank.info(name).quarantined
         and shut.release["visible"]
         and not shut.quarantine["visible"]
     )
     assert "quarantined" in text_of(shut.page)
-    assert actions.release(asks(desk, chosen=name)).quarantine["visible"]
-    gone = actions.delete(asks(desk, chosen=name))
-    assert name not in desk.engine.bank and gone.chosen == "" and "Deleted" in text_of(gone.notice)
-    assert "alert" in text_of(actions.delete(asks(desk, chosen=name)).notice)
+    assert actions.release(asks(session, chosen=name)).quarantine["visible"]
+    gone = actions.delete(asks(session, chosen=name))
+    assert (
+        name not in session.engine.bank and gone.chosen == "" and "Deleted" in text_of(gone.notice)
+    )
+    assert "alert" in text_of(actions.delete(asks(session, chosen=name)).notice)
 
 
 def test_quarantine_and_release_send_other_colours(shops: AppSession) -> None:
@@ -288,44 +290,44 @@ def test_quarantine_and_release_send_other_colours(shops: AppSession) -> None:
     assert not sent(actions.quarantine(asks(shops, chosen=name))) & {"paint"}, "it is gone"
 
 
-def test_tags_and_notes_of_the_open_memory(desk: AppSession) -> None:
-    name = desk.engine.bank.infos()[0].id
-    part = actions.add_tag(asks(desk, chosen=name), "Teach first")
+def test_tags_and_notes_of_the_open_memory(session: AppSession) -> None:
+    name = session.engine.bank.infos()[0].id
+    part = actions.add_tag(asks(session, chosen=name), "Teach first")
     assert (
         part.tag == ""
         and "teach first" in text_of(part.page)
         and "teach first" in text_of(part.table)
     )
-    part = actions.add_note(asks(desk, chosen=name), "<b>odd</b>")
+    part = actions.add_note(asks(session, chosen=name), "<b>odd</b>")
     assert part.note == "" and "&lt;b&gt;odd" in text_of(part.body)
-    part = actions.add_note(asks(desk, chosen=name), "  ")
+    part = actions.add_note(asks(session, chosen=name), "  ")
     assert part.note == "  " and "note is empty" in text_of(part.notice)
-    note = bank_notes.notes(desk.engine.bank)[name][0].id
+    note = bank_notes.notes(session.engine.bank)[name][0].id
     for do, value in (("remove-note", note), ("untag", "teach first")):
-        last = act(desk, name, {"do": do, "value": value})
-    assert "teach first" not in text_of(last.page) and not bank_notes.notes(desk.engine.bank)
-    assert "no note" in text_of(act(desk, name, {"do": "remove-note", "value": note}).notice)
+        last = act(session, name, {"do": do, "value": value})
+    assert "teach first" not in text_of(last.page) and not bank_notes.notes(session.engine.bank)
+    assert "no note" in text_of(act(session, name, {"do": "remove-note", "value": note}).notice)
     for nonsense in ({}, {"do": "delete"}, ["x"], {"do": {"a": 1}}):
-        assert not sent(act(desk, name, nonsense))
-    assert "Open a memory first" in text_of(actions.add_tag(asks(desk), "x").notice)
+        assert not sent(act(session, name, nonsense))
+    assert "Open a memory first" in text_of(actions.add_tag(asks(session), "x").notice)
 
 
-def act(desk: AppSession, name: str, data: Any) -> Picture:
-    return actions.act(asks(desk, chosen=name, data=data))
+def act(session: AppSession, name: str, data: Any) -> Picture:
+    return actions.act(asks(session, chosen=name, data=data))
 
 
-def test_the_nearest_words_need_the_model(desk: AppSession) -> None:
-    name = desk.engine.bank.infos()[0].id
-    assert "only neighbours" in text_of(actions.near_words(asks(desk, chosen=name)).words)
-    desk.engine.shared["ready"] = False
-    assert "not loaded yet" in text_of(actions.near_words(asks(desk, chosen=name)).words)
-    assert "Open a memory first" in text_of(actions.near_words(asks(desk)).words)
+def test_the_nearest_words_need_the_model(session: AppSession) -> None:
+    name = session.engine.bank.infos()[0].id
+    assert "only neighbours" in text_of(actions.near_words(asks(session, chosen=name)).words)
+    session.engine.shared["ready"] = False
+    assert "not loaded yet" in text_of(actions.near_words(asks(session, chosen=name)).words)
+    assert "Open a memory first" in text_of(actions.near_words(asks(session)).words)
 
 
-def test_export_and_import(desk: AppSession) -> None:
-    update, said = actions.export_all(asks(desk))
+def test_export_and_import(session: AppSession) -> None:
+    update, said = actions.export_all(asks(session))
     assert zipfile.is_zipfile(update["value"]) and "Exported 2 memories" in text_of(said)
-    peft, _ = actions.export_peft(asks(desk, chosen=desk.engine.bank.infos()[0].id))
+    peft, _ = actions.export_peft(asks(session, chosen=session.engine.bank.infos()[0].id))
     assert {"adapter_config.json", "adapter_model.safetensors"} <= set(
         zipfile.ZipFile(peft["value"]).namelist()
     )
@@ -349,7 +351,7 @@ def test_export_and_import(desk: AppSession) -> None:
     bad = Path(update["value"]).with_name("bad.zip")
     bad.write_bytes(b"no zip")
     assert "alert" in text_of(actions.import_zip(asks(other), str(bad)).notice)
-    assert not actions.export_peft(asks(desk, chosen="m000nothere"))[0]["visible"]
+    assert not actions.export_peft(asks(session, chosen="m000nothere"))[0]["visible"]
 
 
 # ------------------------------------------------------------------ many at once

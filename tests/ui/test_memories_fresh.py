@@ -17,7 +17,7 @@ from latentmem.ui.panels.solve import Solve
 from latentmem.ui.session import AppSession
 from tests.bank_samples import make_memory
 from tests.fake_engine import FakeEngine
-from tests.memory_samples import asks, click, placed, sent, shop_desk, wanted
+from tests.memory_samples import asks, click, placed, sent, shop_session, wanted
 from tests.ui.test_memories_wiring import listened
 from tests.ui_samples import LOOK, asked, text_of, visitor
 
@@ -27,15 +27,15 @@ SHOP = "Ann buys 7 pens at $2 each. How much change?"
 @pytest.fixture
 def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppSession:
     monkeypatch.setenv("LATENTMEM_CACHE", str(tmp_path))
-    return shop_desk()
+    return shop_session()
 
 
-def shown(desk: AppSession, was: Picture, look: tuple[str, ...] = LOOK, **now: str) -> Picture:
+def shown(session: AppSession, was: Picture, look: tuple[str, ...] = LOOK, **now: str) -> Picture:
     """The visitor chooses the tab; `was`: what the panel was sent before, `now`: what was opened
     since."""
     state = {"chosen": was.chosen, "slip": was.slip, "seen": was.seen} | now
     return handlers.looked_at(
-        asks(desk, look, chosen=state["chosen"]), state["slip"], state["seen"]
+        asks(session, look, chosen=state["chosen"]), state["slip"], state["seen"]
     )
 
 
@@ -114,7 +114,7 @@ def test_a_page_that_is_still_being_loaded_is_left_alone(shops: AppSession) -> N
 
 
 def test_the_tab_asks_when_it_is_chosen() -> None:
-    app = build(shop_desk().engine)  # type: ignore[arg-type]
+    app = build(shop_session().engine)  # type: ignore[arg-type]
     tab = next(b for b in app.blocks.values() if isinstance(b, gr.Tab) and b.id == "memories")
     fn = next(f for f in app.fns.values() if (tab._id, "select") in f.targets)
     assert len(fn.outputs) == len(Picture._fields) and not fn.queue and fn.inputs[-1] in fn.outputs
@@ -190,8 +190,8 @@ def test_place_it_again_places_the_problem_of_the_star(shops: AppSession) -> Non
 
 
 # ------------------------------------------------------------------ a receipt is forgotten
-def pressed(desk: AppSession, chosen: str, do: str, value: str) -> dict[str, Any]:
-    return listened(desk, actions.act, chosen=chosen, data={"do": do, "value": value})
+def pressed(session: AppSession, chosen: str, do: str, value: str) -> dict[str, Any]:
+    return listened(session, actions.act, chosen=chosen, data={"do": do, "value": value})
 
 
 def test_a_receipt_is_forgotten_in_two_steps(shops: AppSession) -> None:
@@ -230,14 +230,14 @@ def test_a_receipt_is_forgotten_in_two_steps(shops: AppSession) -> None:
 
 
 def test_a_receipt_without_a_memory_is_forgotten_too() -> None:
-    desk = AppSession(FakeEngine())
-    asked(desk, SHOP)
-    slip = desk.engine.bank.receipts()[0].id
-    page = memories.show_map(asks(desk, who=visitor("b", receipt=slip)))
+    session = AppSession(FakeEngine())
+    asked(session, SHOP)
+    slip = session.engine.bank.receipts()[0].id
+    page = memories.show_map(asks(session, who=visitor("b", receipt=slip)))
     assert page.slip == slip and page.chosen == "" and "Forget this receipt" in text_of(page.body)
-    gone = pressed(desk, "", "really-forget", slip)
+    gone = pressed(session, "", "really-forget", slip)
     assert (
-        desk.engine.bank.receipts() == []
+        session.engine.bank.receipts() == []
         and gone["body"] == []
         and 'data-address=""' in text_of(gone["page"])
     )

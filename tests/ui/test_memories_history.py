@@ -15,7 +15,7 @@ from latentmem.ui.panels.solve import Solve
 from latentmem.ui.views import memory
 from latentmem.ui.views.memory import History
 from tests.bank_samples import make_memory
-from tests.memory_samples import click, shop_desk
+from tests.memory_samples import click, shop_session
 from tests.ui_samples import asked, text_of, visitor
 
 
@@ -76,20 +76,20 @@ def test_other_verdicts_are_told_below_those_that_decided() -> None:
 def test_the_page_does_not_deny_a_verdict() -> None:
     """Both sides agree, and the visitor says that the answer is right: `judged` takes down no more
     than that."""
-    desk = shop_desk()
+    session = shop_session()
     for n in range(4, 30):
-        asked(desk, f"Ann buys {n} pens at $2 each. How much change?")
-        if (slip := desk.engine.bank.receipts()[0]).route.agreed:
+        asked(session, f"Ann buys {n} pens at $2 each. How much change?")
+        if (slip := session.engine.bank.receipts()[0]).route.agreed:
             break
     assert slip.route.agreed and slip.used is not None
-    Solve(desk).said_right(visitor())
-    assert {e.kind for e in desk.engine.bank.events(slip.used.memory_id)} == {
+    Solve(session).said_right(visitor())
+    assert {e.kind for e in session.engine.bank.events(slip.used.memory_id)} == {
         "retrieved",
         "used",
         "agreed",
         "feedback",
     }
-    page = text_of(click(desk, {"id": slip.used.memory_id}).body)
+    page = text_of(click(session, {"id": slip.used.memory_id}).body)
     assert (
         "1 was judged right; the model alone gave the same answer" in page
         and "Nobody has said" not in page

@@ -17,14 +17,14 @@ from latentmem.ui.map import actions, handlers
 from latentmem.ui.panels import memories
 from latentmem.ui.session import AppSession
 from tests.fake_engine import FakeEngine
-from tests.memory_samples import asks, placed, sent, shop_desk, wanted
+from tests.memory_samples import asks, placed, sent, shop_session, wanted
 from tests.ui_samples import ANN, LOOK, asked, text_of, visitor
 
 
 @pytest.fixture
 def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppSession:
     monkeypatch.setenv("LATENTMEM_CACHE", str(tmp_path))
-    return shop_desk()
+    return shop_session()
 
 
 def listened(
@@ -156,15 +156,15 @@ def test_the_first_picture_of_the_panel_does_not_close_what_was_opened_meanwhile
 
 
 def test_a_failed_projection_and_a_star_elsewhere_still_fit_their_listeners() -> None:
-    desk = AppSession(FakeEngine())
+    session = AppSession(FakeEngine())
     tsne, prompt = (("", "source", *look) for look in (("input", "tsne"), ("prompt", "pca")))
-    assert not listened(desk, handlers.want, look=tsne), (
+    assert not listened(session, handlers.want, look=tsne), (
         "no empty map instead of one that is still being made"
     )
-    list(handlers.draw(asks(desk, tsne)))
-    assert "ids" not in json.loads(listened(desk, handlers.want, look=tsne)["points"])
-    placed(desk, ANN, prompt)
-    assert "notice" in listened(desk, memories.located, look=prompt)
+    list(handlers.draw(asks(session, tsne)))
+    assert "ids" not in json.loads(listened(session, handlers.want, look=tsne)["points"])
+    placed(session, ANN, prompt)
+    assert "notice" in listened(session, memories.located, look=prompt)
 
 
 def test_the_points_come_with_a_page_that_opens_on_the_map(shops: AppSession) -> None:
