@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
@@ -63,6 +63,28 @@ class _Open:
     entropy: float = 0.0
     certainty: float = 0.0
     stream: DecodeStream = field(default_factory=_stream)
+    text: str = ""  # heard so far, where a box ends the rollout
+
+    def boxed(self, text: str) -> bool:
+        """Whether one more piece of text closes the first box that holds an answer."""
+        self.text += text
+        return "}" in text and extract_boxed(self.text) is not None
+
+    def trace(self, text: str, finished: bool, side: Side, seconds: float) -> Trace:
+        """What the rollout has come to, `text` in whole."""
+        n = len(self.ids)
+        return Trace(
+            row=self.row,
+            text=text,
+            answer=extract_boxed(text),
+            finished=finished,
+            tokens=n,
+            side=side,
+            token_ids=tuple(self.ids),
+            self_certainty=self.certainty / n,
+            entropy=self.entropy / n,
+            seconds=seconds,
+        )
 
     def heard(self, tokenizer: Tokenizer, token: int) -> str:
         """The text that one more token completes, '' if none yet.
@@ -89,18 +111,22 @@ def sample(
     temperature: float,
     max_new_tokens: int,
     top_p: float = 1.0,
+    stop_at_box: bool = False,
+    watch: Callable[[Sequence[int], Tensor], None] | None = None,
 ) -> Generator[tuple[int, Delta | Trace], None, None]:
     """Sample all jobs in one batch. Yields (job index, record): Deltas as text comes, a Trace as
     each rollout ends.
 
     `Trace.row` counts within its job, from `first`. A trace cut off at max_new_tokens is not
     `finished`. The token ids include the end-of-sequence token, which the model chose like any
-    other.
+    other. `stop_at_box`: a trace ends, `finished`, with the token that closes its first box.
+    `watch` is that of `LanguageModel.generate`; its rows count through all jobs.
     """
     give_back()
     began, tokenizer = time.perf_counter(), model.tokenizer
     prompts = [Prompt(model.render(j.chat), j.soft) for j in jobs]
     seeds = [[seed_for(seed, j.problem.id, j.step, r) for r in j.rows] for j in jobs]
+    boxed: set[int] = set()
     rows = {
         i: _Open(j, r)
         for i, (j, r) in enumerate((j, r) for j, job in enumerate(jobs) for r in job.rows)
@@ -108,19 +134,7 @@ def sample(
 
     def close(one: _Open, finished: bool) -> Trace:
         text = tokenizer.decode(one.ids, skip_special_tokens=True)
-        n = len(one.ids)
-        return Trace(
-            row=one.row,
-            text=text,
-            answer=extract_boxed(text),
-            finished=finished,
-            tokens=n,
-            side=jobs[one.job].side,
-            token_ids=tuple(one.ids),
-            self_certainty=one.certainty / n,
-            entropy=one.entropy / n,
-            seconds=time.perf_counter() - began,
-        )
+        return one.trace(text, finished, jobs[one.job].side, time.perf_counter() - began)
 
     for drawn in model.generate(
         prompts,
@@ -128,6 +142,8 @@ def sample(
         temperature=temperature,
         top_p=top_p,
         max_new_tokens=max_new_tokens,
+        stopped=boxed.__contains__,
+        watch=watch,
     ):
         for d in drawn:
             one = rows[d.row]
@@ -138,5 +154,8 @@ def sample(
                 yield one.job, close(rows.pop(d.row), True)
             elif text := one.heard(tokenizer.backend_tokenizer, d.token):
                 yield one.job, Delta(one.row, text, jobs[one.job].side)
+                if stop_at_box and one.boxed(text):
+                    boxed.add(d.row)
+                    yield one.job, close(rows.pop(d.row), True)
     for one in rows.values():
         yield one.job, close(one, False)

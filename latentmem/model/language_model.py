@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -298,6 +298,8 @@ class LanguageModel:
         temperature: float,
         max_new_tokens: int,
         top_p: float = 1.0,
+        stopped: Callable[[int], bool] = lambda _: False,
+        watch: Callable[[Sequence[int], Tensor], None] | None = None,
     ) -> Iterator[list[SampledToken]]:
         """Sample rollouts: seeds[g] holds one seed for each rollout of prompts[g]; rows count
         through all of them.
@@ -306,6 +308,10 @@ class LanguageModel:
         live rows after every decode step; closing the generator cancels. Rows that have ended, or
         have no room left, leave the batch. A row's draws depend on its seed alone, whatever else is
         in the batch. Raises LatentmemError if a prompt leaves no room, or for NaN.
+
+        `stopped`: asked after each token whether a row ends there, as the consumer may decide.
+        `watch`: called before each token with the live rows and the final hidden states [live rows,
+        hidden] that predict it.
         """
         assert len(prompts) == len(seeds) and all(seeds), "one seed for each rollout"
         body, device = self.body, self.body.device
@@ -325,9 +331,15 @@ class LanguageModel:
         live, lengths, hidden = list(range(len(of))), filled.lengths[of], filled.hidden[:, -1][of]
         del filled
         for t in range(room):
+            if watch is not None:
+                watch(live, hidden)
             ids, drawn = self._drawn(hidden, uniform[:, t], live, temperature, top_p)
             yield drawn
-            left = [i for i, d in enumerate(drawn) if not d.ended and t + 1 < rooms[i]]
+            left = [
+                i
+                for i, d in enumerate(drawn)
+                if not d.ended and t + 1 < rooms[i] and not stopped(d.row)
+            ]
             if not left:
                 return
             if len(left) < len(live):

@@ -245,3 +245,8 @@ def test_adapters_share_no_batch_and_keep_their_rows(model):
         alone = tokens(one.generate([Prompt(prompt.ids)], [own], **how))
         assert [got[at + i] for i in range(len(own))] == [alone[i] for i in range(len(own))]
         at += len(own)
+    seen = []
+    watched = {"stopped": lambda row: row in (2, 4), "watch": lambda live, _: seen.extend(live)}
+    cut = tokens(lora.generate(prompts, seeds, **how, **watched))
+    assert cut == {row: ids[:1] if row in (2, 4) else ids for row, ids in got.items()}
+    assert all(seen.count(row) == len(ids) for row, ids in cut.items())

@@ -142,6 +142,8 @@ class LoraModel(LanguageModel):
         temperature: float,
         max_new_tokens: int,
         top_p: float = 1.0,
+        stopped: Callable[[int], bool] = lambda _: False,
+        watch: Callable[[Sequence[int], Tensor], None] | None = None,
     ) -> Iterator[list[SampledToken]]:
         """As LanguageModel.generate; a prompt's `soft` is its adapter."""
         first = [sum(len(s) for s in seeds[:g]) for g in range(len(seeds))]
@@ -158,6 +160,8 @@ class LoraModel(LanguageModel):
                 temperature=temperature,
                 max_new_tokens=max_new_tokens,
                 top_p=top_p,
+                stopped=lambda i, rows=rows: stopped(rows[i]),
+                watch=watch and (lambda live, h, rows=rows: watch([rows[i] for i in live], h)),
             ):
                 yield [replace(d, row=rows[d.row]) for d in drawn]
 
