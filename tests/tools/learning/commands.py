@@ -1,0 +1,153 @@
+"""The commands of `measure_learning.py`, each a function of its arguments."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from latentmem.model.language_model import LanguageModel
+from latentmem.model.weights import ensure
+from latentmem.records import Problem
+from tests.tools.learning import arithmetic, critic, every_form, judge, picture
+from tests.tools.learning import same as own
+from tests.tools.learning.data import split
+from tests.tools.learning.figures import outcomes, table
+from tests.tools.learning.plan import Lesson, Plan, lessons, restore
+from tests.tools.learning.store import Store, append
+from tests.tools.learning.train import Trainer, run
+
+TEMPERATURE, LIMIT = 0.8, 320
+
+
+def parts(folder: Path, text: str) -> list[Problem]:
+    """`multiarith:dev`, a slice of it as `multiarith:train:0:100`, or several, joined by commas."""
+    if "," in text:
+        return [p for one in text.split(",") for p in parts(folder, one)]
+    name, part, *between = text.split(":")
+    return (
+        split(folder, name, part)[slice(*map(int, between))]
+        if between
+        else split(folder, name, part)
+    )
+
+
+def load() -> LanguageModel:
+    return LanguageModel.load(ensure("qwen2.5-coder-0.5b"), device="cpu")
+
+
+def _store(given: argparse.Namespace) -> Store:
+    return Store(given.work, given.results)
+
+
+def _lessons(given: argparse.Namespace, problems: str, lowest: int, highest: int) -> list[Lesson]:
+    return lessons(parts(given.data, problems), _store(given).traces("zero_shot"), lowest, highest)
+
+
+def sample(given: argparse.Namespace) -> None:
+    """Traces of the model alone."""
+    _store(given).sample(
+        given.system, load(), None, parts(given.data, given.problems), given.traces,
+        rows=given.rows, seed=given.seed, temperature=TEMPERATURE, limit=LIMIT,
+        stop_at_box=not given.whole,
+    )  # fmt: skip
+
+
+def evaluate(given: argparse.Namespace) -> None:
+    """Traces with each memory, or with what it was before training."""
+    base, problems = load(), parts(given.data, given.problems)
+    for name in given.names:
+        path = given.results / "memories" / f"{name}.safetensors"
+        form = restore(base, path, given.untrained)
+        with torch.no_grad():
+            _store(given).sample(
+                f"{name}-untrained" if given.untrained else name,
+                form.model(base), form.soft(), problems, given.traces,
+                rows=given.rows, seed=given.seed, temperature=TEMPERATURE, limit=LIMIT,
+            )  # fmt: skip
+
+
+def compare(given: argparse.Namespace) -> None:
+    """Each system against the first."""
+    table(given.results, given.systems, parts(given.data, given.problems))
+
+
+def every(given: argparse.Namespace) -> None:
+    """Gradients of all forms where they begin, and how they agree."""
+    taught = _lessons(given, given.problems, 4, 7)[: given.most]
+    if "policy" in given.signals:
+        every_form.measure(load, taught, given.work, every_form.HALVED)
+    for name in ("distil", "distil_other"):
+        if name in given.signals:
+            every_form.measure_distilled(load, taught, given.work, name == "distil_other")
+    rows = every_form.report(given.work, taught, every_form.HALVED)
+    append(given.results / "cosines.jsonl", rows)
+    for row in rows:
+        print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})
+
+
+def gap(given: argparse.Namespace) -> None:
+    """Twenty traces in both arithmetics."""
+    arithmetic.gap(load(), _lessons(given, given.problems, 4, 7)[:10], given.results)
+
+
+def states(given: argparse.Namespace) -> None:
+    """What the critic is fitted to."""
+    base, taught = load(), _lessons(given, given.problems, 3, 7)
+    critic.collect(base, taught, given.work)
+    if given.gradients:
+        critic.credited(base, taught, given.work)
+
+
+def judged(given: argparse.Namespace) -> None:
+    """The registered critic, the one that reads whole traces only, a control with shuffled rewards,
+    and how the critic gets better with every vote."""
+    taught = _lessons(given, given.taught, 3, 7)
+    found = outcomes(given.results, given.system, parts(given.data, given.problems))
+    folder = given.work / "means" / given.system
+    means = {p: np.load(folder / f"{p}.npz")["ends"] for p in found}
+    ends = judge.ends_only(given.work, taught)
+    arms = {
+        "registered": judge.all_so_far(given.work, taught),
+        "ends": ends,
+        "shuffled": judge.shuffled(ends),
+    }
+    told: dict[str, object] = {"taught": len(taught), "n": len(found), "dataset": given.problems}
+    for name, groups in arms.items():
+        told[name] = judge.report(groups, found, means, given.problems)
+        for one in told[name]:
+            print(name, json.dumps({k: v for k, v in one.items() if k != "contrasts"}))
+            for line in one["contrasts"]:
+                print("   ", json.dumps(line), flush=True)
+    rows = {p: judge.valued(g, means[p], np.zeros(means[p].shape[1])) for p, g in found.items()}
+    sizes = [n for n in (1, 2, 4, 8, 16, 32, 64) if n < len(ends)] + [len(ends)]
+    told["learning"] = judge.learning_curve(ends, rows, sizes)
+    print(*map(json.dumps, told["learning"]), sep="\n")
+    path = given.results / f"critic-{given.system}.json"
+    path.write_text(json.dumps(told, indent=1) + "\n")
+    np.savez_compressed(path.with_suffix(".npz"), **means)
+    picture.draw(path)
+
+
+def _plan(given: argparse.Namespace) -> tuple[Plan, list[Lesson]]:
+    plan = Plan(**{f.name: getattr(given, f.name) for f in fields(Plan)})
+    taught = _lessons(given, given.problems, plan.lowest, plan.highest)[: given.most]
+    print(len(taught), "lessons", flush=True)
+    return plan, taught
+
+
+def train(given: argparse.Namespace) -> None:
+    """One memory on all lessons."""
+    plan, taught = _plan(given)
+    run(Trainer(load(), plan, taught), given.name, given.work, given.results, given.marks)
+
+
+def same_problem(given: argparse.Namespace) -> None:
+    """A memory for each lesson, on that same problem."""
+    plan, taught = _plan(given)
+    problems = parts(given.data, given.problems)
+    own.run(load(), _store(given), given.name, plan, taught, problems, given.fresh_traces)

@@ -1,0 +1,112 @@
+"""Measure whether a memory learns. Every command may be killed and run again: what is done is not
+repeated. `--data FOLDER` holds multiarith.jsonl and gsm8k_test.jsonl, each line a problem with its
+answer. `--work` keeps traces and states between commands, `--results` what is committed.
+
+These make the committed results, in this order:
+
+python -m tests.tools.measure_learning sample zero_shot multiarith:train:0:100 8
+python -m tests.tools.measure_learning every multiarith:train:0:100 --most 36
+python -m tests.tools.measure_learning states multiarith:train:0:100
+python -m tests.tools.measure_learning sample alone multiarith:confirm:0:150 4
+python -m tests.tools.measure_learning judge alone multiarith:confirm:0:150
+python -m tests.tools.measure_learning same kv-distil multiarith:train:0:100 --loss distil
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+from latentmem.records import LatentmemError
+from tests.tools.learning import commands
+from tests.tools.learning.plan import Plan
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands; each sets `run` to its function in `learning.commands`."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--data", type=Path, default=Path("."), help="folder of the data sets")
+    made.add_argument("--work", type=Path, default=Path.home() / ".cache/latentmem-learning")
+    made.add_argument("--results", type=Path, default=Path("assets/results/learning"))
+    made.add_argument("--rows", type=int, default=64, help="of a batch of rollouts")
+    under = made.add_subparsers(required=True, metavar="command")
+    for add in (_sampling, _gradients, _critic, _training):
+        add(under)
+    return made
+
+
+def _sampling(under: argparse._SubParsersAction) -> None:
+    sample = under.add_parser("sample", help="traces of the model alone")
+    sample.set_defaults(run=commands.sample)
+    sample.add_argument("system", help="under what name")
+    sample.add_argument("problems", help="set:part, or a slice of it as multiarith:train:0:100")
+    sample.add_argument("traces", type=int)
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--whole", action="store_true", help="go on after the box has closed")
+    evaluate = under.add_parser("evaluate", help="traces with trained memories")
+    evaluate.set_defaults(run=commands.evaluate)
+    evaluate.add_argument("names", nargs="+", help="as in results/memories")
+    evaluate.add_argument("--problems", default="multiarith:dev")
+    evaluate.add_argument("--traces", type=int, default=8)
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--untrained", action="store_true", help="as they were before training")
+    compare = under.add_parser("compare", help="paired differences of mean accuracy")
+    compare.set_defaults(run=commands.compare)
+    compare.add_argument("systems", nargs="+", help="each against the first")
+    compare.add_argument("--problems", default="multiarith:dev")
+
+
+def _gradients(under: argparse._SubParsersAction) -> None:
+    every = under.add_parser("every", help="gradients of all forms at their start, and cosines")
+    every.set_defaults(run=commands.every)
+    every.add_argument("problems")
+    every.add_argument("--most", type=int, default=20, help="lessons")
+    every.add_argument("--signals", nargs="*", default=["policy", "distil"])
+    gap = under.add_parser("gap", help="log-probabilities as sampled and as trained")
+    gap.set_defaults(run=commands.gap)
+    gap.add_argument("problems")
+
+
+def _critic(under: argparse._SubParsersAction) -> None:
+    states = under.add_parser("states", help="the hidden states of the lessons' traces")
+    states.set_defaults(run=commands.states)
+    states.add_argument("problems")
+    states.add_argument("--gradients", action="store_true", help="of the critic's advantages, too")
+    judge = under.add_parser("judge", help="the critic of the lessons on the model's own traces")
+    judge.set_defaults(run=commands.judged)
+    judge.add_argument("system", help="whose traces, as `alone`")
+    judge.add_argument("problems")
+    judge.add_argument("--taught", default="multiarith:train:0:100")
+
+
+def _training(under: argparse._SubParsersAction) -> None:
+    train = under.add_parser("train", help="one memory on all problems that pass the gate")
+    train.set_defaults(run=commands.train)
+    train.add_argument("--marks", type=int, nargs="*", default=[], help="steps to keep, too")
+    same = under.add_parser("same", help="a memory for each problem, on that same problem")
+    same.set_defaults(run=commands.same_problem)
+    same.add_argument("--fresh-traces", type=int, default=16)
+    for one in (train, same):
+        one.add_argument("name")
+        one.add_argument("problems", help="their zero_shot traces have been sampled")
+        one.add_argument("--most", type=int, default=48, help="problems to learn from")
+        for field in fields(Plan):
+            kind = type(field.default)
+            how = {"type": kind, "default": field.default}
+            flag = f"--{field.name.replace('_', '-')}"
+            one.add_argument(flag, **({"action": "store_true"} if kind is bool else how))
+
+
+def main() -> None:
+    given = parser().parse_args()
+    try:
+        given.run(given)
+    except LatentmemError as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()
