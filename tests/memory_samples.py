@@ -1,5 +1,5 @@
-"""What the tests of the Memories panel share: a session with sixteen memories, and what a visitor does
-there."""
+"""What the tests of the Memories panel share: a session with sixteen memories, and what a visitor
+does there."""
 
 from __future__ import annotations
 

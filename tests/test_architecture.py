@@ -56,8 +56,7 @@ HEAVY = (
 )
 MAX_FILE, MAX_FUNCTION = 700, 65
 # Longer ones, each to be taken apart; none may be added.
-LONGER = {
-}
+LONGER = {}
 
 
 @cache

@@ -30,7 +30,7 @@ import numpy as np
 
 from ..files import replacing
 from ..records import MOST_TOKENS, Event, LatentmemError, Memory, Step, Trace, from_json, to_json
-from . import serialization as codec
+from . import serialization
 from .database import Store, check_event
 
 # ---------- The container: which members a zip may have, their sizes and checksums; writing one.
@@ -268,7 +268,9 @@ BATCH = 64  # memories a transaction
 EVENT_BATCH = 2000
 MAX_SENTENCES = 1000
 ID = re.compile("m[0-9a-f]{16}")
-TENSORS = {"soft_prompt": "<f4"} | {f"key.{kind}": dtype for kind, dtype in codec.KEY_DTYPE.items()}
+TENSORS = {"soft_prompt": "<f4"} | {
+    f"key.{kind}": dtype for kind, dtype in serialization.KEY_DTYPE.items()
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +294,7 @@ class _Line:
     """One line of memories.jsonl."""
 
     id: str
-    record: codec.Record
+    record: serialization.Record
     traces: tuple[Trace, ...]
     steps: tuple[Step, ...]
 
@@ -415,7 +417,7 @@ def _events_of(store: Store, ident: str) -> tuple[list[Event], str]:
             rows = db.execute("SELECT * FROM events WHERE memory_id = ?", (ident,)).fetchall()
     except LatentmemError as e:  # a damaged page
         return [], f"The events of memory {ident} are left out: {e}"
-    whole = [codec.event_of(row) for row in rows if codec.event_is_whole(row)]
+    whole = [serialization.event_of(row) for row in rows if serialization.event_is_whole(row)]
     lost = len(rows) - len(whole)
     return whole, (
         f"{lost} damaged events of memory {ident} are left out: run `latentmem verify`."
@@ -424,11 +426,11 @@ def _events_of(store: Store, ident: str) -> tuple[list[Event], str]:
     )
 
 
-def _arrays(packed: codec.Packed) -> bytes:
-    named = codec.load_arrays(packed.parts["soft_prompt"], packed.id)
+def _arrays(packed: serialization.Packed) -> bytes:
+    named = serialization.load_arrays(packed.parts["soft_prompt"], packed.id)
     for kind, data in packed.keys.items():
-        named[f"key.{kind}"] = codec.load_arrays(data, packed.id)["key"]
-    return codec.save_arrays(named)
+        named[f"key.{kind}"] = serialization.load_arrays(data, packed.id)["key"]
+    return serialization.save_arrays(named)
 
 
 # ------------------------------------------------------------------ import
@@ -483,7 +485,7 @@ class _Refusals:
 
 def _memories(
     archive: zipfile.ZipFile, members: Members, model: str | None, refused: _Refusals
-) -> Iterator[tuple[codec.Packed, Memory]]:
+) -> Iterator[tuple[serialization.Packed, Memory]]:
     for number, line in enumerate(lines(archive, MEMORIES), 1):
         try:
             words = from_json(_Line, line, f"Line {number} of {MEMORIES}")
@@ -506,11 +508,11 @@ def _arrays_of(archive: zipfile.ZipFile, members: Members, ident: str) -> dict[s
     if name not in members:
         raise LatentmemError(f"Memory {ident} has no arrays in the archive: export it again.")
     data = read(archive, name, f"Memory {ident}")
-    if codec.sha256(data) != members[name].sha256:
+    if serialization.sha256(data) != members[name].sha256:
         raise LatentmemError(
             f"Memory {ident}: its arrays do not match their checksum: export it again."
         )
-    arrays = codec.load_arrays(data, f"Memory {ident}: its arrays")
+    arrays = serialization.load_arrays(data, f"Memory {ident}: its arrays")
     for tensor, array in arrays.items():
         if array.dtype != np.dtype(TENSORS.get(tensor, object)):
             raise LatentmemError(
@@ -520,7 +522,7 @@ def _arrays_of(archive: zipfile.ZipFile, members: Members, ident: str) -> dict[s
     return arrays
 
 
-def _memory(words: _Line, arrays: dict[str, np.ndarray]) -> tuple[codec.Packed, Memory]:
+def _memory(words: _Line, arrays: dict[str, np.ndarray]) -> tuple[serialization.Packed, Memory]:
     """One memory, checked as a whole: its words, its arrays, its id."""
     r, prompt = words.record, arrays.pop("soft_prompt", None)
     if prompt is None:
@@ -547,7 +549,7 @@ def _memory(words: _Line, arrays: dict[str, np.ndarray]) -> tuple[codec.Packed, 
         created=r.created,
     )
     try:
-        packed = codec.pack(memory)
+        packed = serialization.pack(memory)
     except LatentmemError as e:
         raise LatentmemError(f"Memory {words.id}: {e}") from None
     if packed.id != words.id:

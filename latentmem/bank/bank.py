@@ -16,8 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..records import Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Receipt
-from . import archive, database, key_index, peft
-from . import serialization as codec
+from . import archive, database, key_index, peft, serialization
 from .archive import ExportReport, ImportReport
 from .database import Store, VerifyReport, insert_events, stamped
 from .interface import MemoryBank
@@ -82,14 +81,14 @@ class Bank(MemoryBank):
 
     def put_all(self, memories: Sequence[Memory]) -> list[str]:
         """Keep several memories in one transaction, all or none. Returns their ids."""
-        packed = [codec.pack(memory) for memory in memories]
+        packed = [serialization.pack(memory) for memory in memories]
         self._store.add(list(zip(packed, memories, strict=True)))
         return [one.id for one in packed]
 
     def get(self, memory_id: str) -> Memory:
         """The memory as it was put (kv keys rounded to float16). Checks its id and every
         checksum."""
-        return codec.unpack(self._store.packed(self._store.resolve(memory_id)))
+        return serialization.unpack(self._store.packed(self._store.resolve(memory_id)))
 
     def delete(self, memory_id: str) -> None:
         """Remove a memory and its events for good; receipts stay (see `forget`). Importing an
@@ -250,7 +249,7 @@ class Bank(MemoryBank):
         A receipt whose id is there already is not replaced. Events of a memory that was deleted
         meanwhile are left out.
         """
-        row, batch = codec.receipt_row(receipt), stamped(events)
+        row, batch = serialization.receipt_row(receipt), stamped(events)
         with self._store.writing() as db:
             if db.execute("SELECT 1 FROM receipts WHERE id = ?", (receipt.id,)).fetchone() is None:
                 db.execute(insert_sql("receipts", list(row)), list(row.values()))
@@ -270,7 +269,7 @@ class Bank(MemoryBank):
                 f"newest {self.most_receipts} answers given with it, so ask the problem again for "
                 "a new one."
             )
-        return codec.receipt_of(row)
+        return serialization.receipt_of(row)
 
     def receipts(self, memory_id: str | None = None, *, limit: int | None = None) -> list[Receipt]:
         """Receipts of all answers, or of those that a memory took part in, newest first. Damaged
@@ -286,7 +285,7 @@ class Bank(MemoryBank):
         found = []
         for row in rows:
             with suppress(LatentmemError):
-                found.append(codec.receipt_of(row))
+                found.append(serialization.receipt_of(row))
         return found
 
     def asked(self, memory_id: str) -> dict[str, str]:
@@ -411,7 +410,7 @@ class Bank(MemoryBank):
         while rows := self._store.soft_prompts(after, PROMPTS):
             after = rows[-1][0]
             for _, ident, data, checksum in rows:
-                prompt = codec.read_prompt(data, checksum, ident)
+                prompt = serialization.read_prompt(data, checksum, ident)
                 if prompt is not None:
                     yield ident, prompt
 
@@ -425,9 +424,10 @@ class Bank(MemoryBank):
 
     def _search_views(self, kind: str) -> tuple[dict[str, int], dict[int, key_index.View]]:
         """The keys of one kind as they are now: read once, then only what is new."""
-        if kind not in codec.KEY_DTYPE:
+        if kind not in serialization.KEY_DTYPE:
             raise LatentmemError(
-                f"There is no kind of key {str(kind)[:40]!r}: use {' or '.join(codec.KEY_DTYPE)}."
+                f"There is no kind of key {str(kind)[:40]!r}: "
+                f"use {' or '.join(serialization.KEY_DTYPE)}."
             )
         with self._store.reading() as db:
             index = self._indices.setdefault(kind, key_index.KeyIndex(kind))

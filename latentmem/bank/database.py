@@ -16,7 +16,7 @@ from typing import Any, get_args
 from uuid import uuid4
 
 from ..records import Event, EventKind, LatentmemError, Memory
-from . import serialization as codec
+from . import serialization
 from .schema import connect, insert_sql, is_damage, sentences
 
 MIN_PREFIX = 4
@@ -121,7 +121,7 @@ class Store:
         with self.reading() as db:
             return [row[0] for row in db.execute("SELECT id FROM memories ORDER BY id").fetchall()]
 
-    def packed(self, memory_id: str) -> codec.Packed:
+    def packed(self, memory_id: str) -> serialization.Packed:
         """The bytes of a memory. Raises LatentmemError naming the memory if a checksum is wrong."""
         with self.reading() as db:
             try:
@@ -145,15 +145,17 @@ class Store:
         damaged = [
             name
             for name, data, checksum in (*parts, *keys)
-            if not isinstance(data, bytes) or codec.sha256(data) != checksum
+            if not isinstance(data, bytes) or serialization.sha256(data) != checksum
         ]
-        damaged += sorted(set(codec.PARTS) - {part[0] for part in parts})
+        damaged += sorted(set(serialization.PARTS) - {part[0] for part in parts})
         if damaged:
             raise LatentmemError(
                 f"Memory {memory_id} is damaged (its {damaged[0]} is missing or does not match its "
                 "checksum): delete it, or import it again."
             )
-        return codec.Packed(memory_id, {p[0]: p[1] for p in parts}, {k[0]: k[1] for k in keys})
+        return serialization.Packed(
+            memory_id, {p[0]: p[1] for p in parts}, {k[0]: k[1] for k in keys}
+        )
 
     def soft_prompts(self, after: int, count: int) -> list[Any]:
         """(seq, memory id, bytes, sha256) of the next soft prompts in the order of storing."""
@@ -164,7 +166,7 @@ class Store:
                 (after, count),
             ).fetchall()
 
-    def add(self, batch: Sequence[tuple[codec.Packed, Memory]]) -> int:
+    def add(self, batch: Sequence[tuple[serialization.Packed, Memory]]) -> int:
         """Add the memories that are not there yet, in one transaction; returns how many."""
         with self.writing() as db:
             added = sum(_insert(db, packed, memory) for packed, memory in batch)
@@ -220,7 +222,7 @@ class Store:
                 f"SELECT * FROM events WHERE {where} ORDER BY at DESC, id DESC LIMIT ?",
                 [*chosen.values(), limit],
             ).fetchall()
-        return [codec.event_of(row) for row in rows if codec.event_is_whole(row)]
+        return [serialization.event_of(row) for row in rows if serialization.event_is_whole(row)]
 
 
 def check_event(event: Event) -> None:
@@ -232,9 +234,9 @@ def check_event(event: Event) -> None:
         raise LatentmemError(
             f"The event id {event.id[:40]!r} does not fit: use up to 100 printable characters."
         )
-    codec.check_plain(event.detail, "The event's detail")
+    serialization.check_plain(event.detail, "The event's detail")
     # Half a surrogate pair or NaN here would stop a whole transaction later.
-    whole = codec.dump(
+    whole = serialization.dump(
         [event.memory_id, event.problem_id, event.receipt_id, event.created, dict(event.detail)],
         "The event",
     )
@@ -244,7 +246,7 @@ def check_event(event: Event) -> None:
         )
     # The newest event decides whether a memory is in quarantine or has a tag: an event from the
     # future would override all others until then.
-    if event.created and codec.stamp(event.created) > codec.now() + 86_400_000_000:
+    if event.created and serialization.stamp(event.created) > serialization.now() + 86_400_000_000:
         raise LatentmemError(
             f"The event of {event.created} lies in the future: set the clock that wrote it."
         )
@@ -255,14 +257,14 @@ def stamped(
 ) -> list[Event]:
     """New events, checked, with ids and times. The times keep their order and come after what the
     events override, even if the clock was set back or another clock was ahead."""
-    at = codec.now()
+    at = serialization.now()
     for event in events:
         check_event(event)
     return [
         replace(
             e,
             id=e.id or "e" + uuid4().hex,
-            created=e.created or codec.iso(max(at, overridden(e) + 1) + i),
+            created=e.created or serialization.iso(max(at, overridden(e) + 1) + i),
         )
         for i, e in enumerate(events)
     ]
@@ -277,18 +279,20 @@ def _has(db: sqlite3.Connection, table: str, ident: str) -> bool:
     return db.execute(f"SELECT 1 FROM {table} WHERE id = ?", (ident,)).fetchone() is not None
 
 
-def _insert(db: sqlite3.Connection, packed: codec.Packed, memory: Memory) -> bool:
+def _insert(db: sqlite3.Connection, packed: serialization.Packed, memory: Memory) -> bool:
     if _has(db, "memories", packed.id):
         return False
-    row = codec.row_of(memory, codec.stamp(memory.created) if memory.created else codec.now())
+    row = serialization.row_of(
+        memory, serialization.stamp(memory.created) if memory.created else serialization.now()
+    )
     seq = db.execute(insert_sql("memories", list(row)), list(row.values())).lastrowid
     db.executemany(
         insert_sql("parts", ["seq", "part", "bytes", "sha256"]),
-        [(seq, part, data, codec.sha256(data)) for part, data in packed.parts.items()],
+        [(seq, part, data, serialization.sha256(data)) for part, data in packed.parts.items()],
     )
     db.executemany(
         insert_sql("keys", ["kind", "seq", "bytes", "sha256"]),
-        [(kind, seq, data, codec.sha256(data)) for kind, data in packed.keys.items()],
+        [(kind, seq, data, serialization.sha256(data)) for kind, data in packed.keys.items()],
     )
     return True
 
@@ -298,7 +302,7 @@ def insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, 
     what was refused."""
     added, orphans, refused = 0, Counter[str](), []
     for event in batch:
-        row = codec.event_row(event)
+        row = serialization.event_row(event)
         known = db.execute("SELECT sha256 FROM events WHERE id = ?", (event.id,)).fetchone()
         if known is not None:
             if known[0] != row["sha256"]:
@@ -414,15 +418,15 @@ def _memory(store: Store, db: sqlite3.Connection, seq: int) -> Iterator[str]:
         return
     ident = str(row["id"])
     try:
-        memory = codec.unpack(store.packed(ident))
+        memory = serialization.unpack(store.packed(ident))
         if not memory.keys:
             raise LatentmemError(f"Memory {ident} has no key: delete it, or import it again.")
-        at = codec.stamp(memory.created) if memory.created else row["at"]
+        at = serialization.stamp(memory.created) if memory.created else row["at"]
     except LatentmemError as e:
         if not _gone(db, seq):  # its parts were read one after the other
             yield str(e)
         return
-    for column, value in codec.row_of(memory, at).items():
+    for column, value in serialization.row_of(memory, at).items():
         if row[column] != value:
             yield (
                 f"The entry of memory {ident} says {column} = {str(row[column])[:40]!r}, its "
@@ -442,7 +446,7 @@ def _gone(db: sqlite3.Connection, seq: int) -> bool:
 
 def _event(db: sqlite3.Connection, seq: int) -> Iterator[str]:
     row = db.execute("SELECT * FROM events WHERE seq = ?", (seq,)).fetchone()
-    if row is not None and not codec.event_is_whole(row):
+    if row is not None and not serialization.event_is_whole(row):
         yield f"Event {row['id']} is damaged: its checksum does not match."
 
 
@@ -451,7 +455,7 @@ def _receipt(db: sqlite3.Connection, seq: int) -> Iterator[str]:
     if row is None:
         return
     try:
-        receipt = codec.receipt_of(row)
+        receipt = serialization.receipt_of(row)
     except LatentmemError as e:
         yield str(e)
         return

@@ -89,9 +89,6 @@ ReportOnly = Annotated[
     bool, typer.Option("--report-only", help="Make the report of what is there.")
 ]
 Also = Annotated[list[Path], option("Another folder whose runs the report shows.")]
-Readme = Annotated[
-    Path | None, option("Write the table of --out's evidence.json into this README.")
-]
 
 
 @command(evaluation_commands, *DECIDING, name="evaluate")
@@ -119,7 +116,6 @@ def evaluate(
     learners: Learners = "",
     report_only: ReportOnly = False,
     also: Also = [],
-    readme: Readme = None,
 ) -> int:
     """Compare systems on problems with known answers. What is done is kept: after a stop, the same
     command continues.
@@ -139,8 +135,6 @@ def evaluate(
     }
     chosen = _suite(suite, _given(asked), _listed(forms))
     folder = out or Path(f"evaluation-{suite}")
-    if readme is not None:
-        return _update_readme(readme, folder)
     if report_only:
         return report(folder, also)
     _refuse_idle(sweep, asked)
@@ -168,13 +162,6 @@ def _run_options(suite: Suite, out: Path, sweep: Path | None, **given: Any) -> R
     from ..evaluation.sweep import read
 
     return RunOptions(suite, out, sweep=read(sweep) if sweep else None, **given)
-
-
-def _update_readme(readme: Path, folder: Path) -> int:
-    from ..evaluation.evidence import update_readme
-
-    update_readme(readme, folder / "evidence.json")
-    return DONE
 
 
 def report(folder: Path, also: list[Path], **remedy: str) -> int:

@@ -4,7 +4,6 @@ README's table of it."""
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,8 @@ from typing import Any
 from ..records import LatentmemError
 from .journal import Found, Run, write_whole
 from .metrics import BASE, ORACLE, Row, grouped, rerouted, table, two_sided
-from .page import cell, percent, points
 from .results import VOTES, Result, TrainingSchedule
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-NONE_YET = "No results yet: `latentmem evaluate` makes them."
 COLUMNS = (
     "dataset",
     "system",
@@ -196,64 +192,7 @@ def read(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-# ---------- The README's table.
-
-
 def shown_name(row: Mapping[str, Any]) -> str:
     """The name of a row where people read it: vote_n says how many traces vote."""
     votes = row["settings"].get("votes")
     return row["system"] if votes is None else f"{row['system']} (N = {votes})"
-
-
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The evidence as a Markdown table; a sentence if there is none."""
-    if not rows:
-        return NONE_YET + "\n"
-    lines = [
-        "| run | data set | system | seed | n | accuracy (95 %) | against zero_shot, points (95 "
-        "%) | helped / hurt | coverage | right side chosen | tokens |",
-        "|---|---|---|--:|--:|---|---|--:|--:|--:|--:|",
-    ]
-    for r in rows:
-        span = f"{percent(r['accuracy'])} ({100 * r['ci_low']:.1f}–{100 * r['ci_high']:.1f})"
-        delta = (
-            "–"
-            if r["delta_vs_zero_shot"] is None
-            else (
-                f"{points(r['delta_vs_zero_shot'])} ({points(r['delta_ci_low'])} to "
-                f"{points(r['delta_ci_high'])})"
-            )
-        )
-        flips = "–" if r["helped"] is None else f"{r['helped']} / {r['hurt']}"
-        names = " | ".join(map(cell, (r["settings"].get("run", "–"), r["dataset"], shown_name(r))))
-        lines.append(
-            f"| {names} | {r['seed']} | {r['n']} | {span} | {delta} | {flips} | "
-            f"{percent(r['coverage'])} | {percent(r['routing_accuracy'])} | {r['tokens']:,} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def between(text: str, table_: str) -> str:
-    """A README with this table between its two comments. Raises LatentmemError if one of them is
-    missing or stands twice."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise LatentmemError(
-            f"The README needs one {BEGIN} and, after it, one {END}: put them where the table "
-            "belongs."
-        )
-    head, rest = text.split(BEGIN)
-    return f"{head}{BEGIN}\n{table_.strip()}\n{END}{rest.split(END)[1]}"
-
-
-def update_readme(readme: Path, file: Path) -> None:
-    """Write the table of an evidence file into a README. Raises LatentmemError if one of the two is
-    missing."""
-    if not os.path.isfile(file):
-        raise LatentmemError(f"There is no {file}: say with --out in which folder the evidence is.")
-    try:
-        text = readme.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise LatentmemError(
-            f"{readme} cannot be read ({e}): give the README's own path."
-        ) from None
-    write_whole(readme, between(text, markdown(read(file))))

@@ -12,10 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..records import LatentmemError, Status
-from . import protocols as heldout
-from . import protocols as single
-from . import protocols as stream
-from . import sweep
+from . import protocols, sweep
 from .datasets import DataSet, apart, load, shuffled, split, unique
 from .journal import Journal
 from .protocols import MODES, Event, SystemSpec
@@ -209,7 +206,7 @@ def _plan(options: RunOptions, datas: Sequence[DataSet], others: Sequence[DataSe
         elif protocol == "single":
             for learn, tests in [_parts(data, others, options) for data in datas]:
                 for test in tests:
-                    single.check(test, suite.learners)
+                    protocols.check(test, suite.learners)
                 plan.append(partial(_single, options, learn, tests))
         else:
             plan += [partial(_keys, options, data) for data in datas]
@@ -324,7 +321,7 @@ def _heldout(
     with Journal(
         options.out / f"{protocol}-{slug(learn.name)}", run_config(factory, details)
     ) as journal:
-        yield from heldout.run_heldout(
+        yield from protocols.run_heldout(
             system_specs(factory, options.suite),
             learn,
             tests,
@@ -350,7 +347,7 @@ def _stream(options: RunOptions, arriving: DataSet, factory: SystemFactory) -> I
     with Journal(
         options.out / f"stream-{slug(arriving.name)}", run_config(factory, details)
     ) as journal:
-        yield from stream.run_stream(online, arriving, journal, block=options.block)
+        yield from protocols.run_stream(online, arriving, journal, block=options.block)
 
 
 def _single(
@@ -358,7 +355,7 @@ def _single(
 ) -> Iterator[Any]:
     train = yield from sweep.teachable(factory, learn.problems, options.suite.single)
     for test in tests:
-        yield from single.run_single(
+        yield from protocols.run_single(
             factory,
             train,
             test,
@@ -369,7 +366,7 @@ def _single(
 
 
 def _keys(options: RunOptions, data: DataSet, factory: SystemFactory) -> Iterator[Any]:
-    return single.key_quality(factory, data, options.out)
+    return protocols.key_quality(factory, data, options.out)
 
 
 def budgets(options: RunOptions) -> dict[str, int]:

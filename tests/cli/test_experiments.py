@@ -103,7 +103,7 @@ def test_the_budgets_of_rows_can_be_given_and_belong_to_the_run(terminal: Termin
     assert "vote_n has 3 traces. The offline systems took 2 gradient steps." in Path(
         "x/report.md"
     ).read_text().replace("\\", "")
-    assert "vote\\_n (N = 3)" in evidence.markdown(list(rows.values()))
+    assert evidence.shown_name(rows["vote_n"]) == "vote_n (N = 3)"
     state = json.loads(next(Path("x/cache").rglob("offline.json")).read_text())
     assert state["done"] == 2
     assert "holds a run with votes = 3, and here it is" in terminal.fails(
@@ -111,19 +111,13 @@ def test_the_budgets_of_rows_can_be_given_and_belong_to_the_run(terminal: Termin
     )
 
 
-def test_the_report_can_be_made_again_and_put_into_a_readme(
-    terminal: Terminal, tmp_path: Path
-) -> None:
+def test_the_report_can_be_made_again(terminal: Terminal, tmp_path: Path) -> None:
     terminal.ok("evaluate", *DATA, "--out", "x")
     for name in ("report.html", "evidence.json"):
         (tmp_path / "x" / name).unlink()
     made = len(terminal.made)  # type: ignore[attr-defined]
     terminal.ok("evaluate", "--out", "x", "--report-only")
     assert len(terminal.made) == made, "no engine is needed"  # type: ignore[attr-defined]
-    readme = tmp_path / "README.md"
-    readme.write_text(f"a\n{evidence.BEGIN}\n{evidence.END}\nb\n")
-    terminal.ok("evaluate", "--out", "x", "--readme", str(readme))
-    assert "| examples/change | elm | 0 | 3 |" in readme.read_text()
     assert "There are no results in" in terminal.fails(
         "evaluate", "--out", "elsewhere", "--report-only"
     )
@@ -188,10 +182,6 @@ def test_the_single_and_keys_protocols_run(terminal: Terminal, tmp_path: Path) -
             "There are no results in file: run `latentmem evaluate` first.",
         ),
         (("--report-only", "--out", "x" * 300), "cannot be read (File name too long)"),
-        (
-            ("--readme", "file", "--out", "x" * 300),
-            "say with --out in which folder the evidence is",
-        ),
         (
             ("--sweep", "file", "--test", "9", "--systems", "elm"),
             "test, systems would do nothing beside --sweep: leave it out",

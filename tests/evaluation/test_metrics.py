@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from latentmem.bench import report
-from latentmem.evaluation import evidence, metrics
+from latentmem.evaluation import evidence, metrics, page
 from latentmem.evaluation.metrics import (
     Estimate,
     bootstrap,
@@ -578,10 +578,10 @@ def table_rows(page: str, head: str) -> list[str]:
 
 def spans(row: dict[str, Any]) -> tuple[str, str]:
     """Accuracy, and the difference to the model alone, with their intervals."""
-    accuracy = f"{evidence.percent(row['accuracy'])} ({100 * row['ci_low']:.1f} to "
-    delta = evidence.points(row["delta_vs_zero_shot"])
+    accuracy = f"{page.percent(row['accuracy'])} ({100 * row['ci_low']:.1f} to "
+    delta = page.points(row["delta_vs_zero_shot"])
     if delta != "–":
-        low, high = (evidence.points(row[f"delta_ci_{end}"]) for end in ("low", "high"))
+        low, high = (page.points(row[f"delta_ci_{end}"]) for end in ("low", "high"))
         delta += f" ({low} to {high})"
     return f"{accuracy}{100 * row['ci_high']:.1f})", delta
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from latentmem.evaluation import evidence, figures, metrics, report
-from latentmem.evaluation.evidence import BEGIN, COLUMNS, END, between, markdown
+from latentmem.evaluation import evidence, figures, metrics, page, report
+from latentmem.evaluation.evidence import COLUMNS
 from latentmem.evaluation.journal import Journal, collect
 from latentmem.evaluation.metrics import Estimate
 from latentmem.evaluation.page import cell
@@ -302,26 +302,6 @@ def test_curves_of_two_setups_are_two_lines() -> None:
     ), "1.96 / sqrt(4 n)"
 
 
-def test_a_readme_is_not_emptied_for_want_of_evidence(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"{BEGIN}\nold\n{END}\n")
-    with pytest.raises(LatentmemError, match="say with --out in which folder the evidence is"):
-        evidence.update_readme(readme, tmp_path / "evidence.json")
-    assert "old" in readme.read_text()
-    (tmp_path / "evidence.json").write_text("[]")
-    with pytest.raises(LatentmemError, match="cannot be read"):
-        evidence.update_readme(tmp_path / "none.md", tmp_path / "evidence.json")
-
-
-def test_the_readme_is_changed_between_its_comments_only() -> None:
-    text = f"before\n{BEGIN}\nold\n{END}\nafter\n"
-    once = between(text, "| new |")
-    assert once == f"before\n{BEGIN}\n| new |\n{END}\nafter\n" and between(once, "| new |") == once
-    for wrong in ("no marks", f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}"):
-        with pytest.raises(LatentmemError, match="needs one <!-- results:begin -->"):
-            between(wrong, "")
-
-
 def test_a_file_that_is_no_evidence_is_refused(tmp_path: Path) -> None:
     for text in ("{", "{}", '[{"dataset": 1}]'):
         (tmp_path / "evidence.json").write_text(text)
@@ -331,7 +311,6 @@ def test_a_file_that_is_no_evidence_is_refused(tmp_path: Path) -> None:
 
 def test_a_cell_stays_a_cell() -> None:
     assert cell("a|b\n<i>`_*[x]") == "a\\|b \\<i\\>\\`\\_\\*\\[x\\]"
-    assert metrics.ORACLE not in markdown([])
 
 
 def test_differences_are_drawn_in_points_the_best_on_top_and_filled_where_zero_is_left_out() -> (
@@ -548,7 +527,7 @@ def test_a_transfer_without_the_model_alone_shows_its_accuracies(tmp_path: Path)
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:
-    assert [evidence.points(x) for x in (-0.0002, 0.0, 0.09, -0.07, None)] == [
+    assert [page.points(x) for x in (-0.0002, 0.0, 0.09, -0.07, None)] == [
         "+0.0",
         "+0.0",
         "+9.0",

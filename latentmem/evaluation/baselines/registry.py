@@ -14,8 +14,7 @@ import numpy as np
 from ...method.distillation import Recipe
 from ...records import KeyKind, LatentmemError, Problem
 from ..results import VOTES, AnswerMode, System, TrainingSchedule
-from . import elm as elm_lora
-from . import offline as offline_ttrl
+from . import elm, offline
 from .base import UntrainedPrompt, VoteN, ZeroShot
 from .context import IclRaw, IclRefined, Lag, ReasoningBank
 from .elm import Elm, ElmUnrouted, RandomMemory, RandomUnrouted, UntrainedRouted, format_teacher
@@ -63,8 +62,8 @@ class SystemFactory:
         )
         self.rates = {
             "soft": s.learning_rate,
-            "lora": elm_lora.LEARNING_RATE,
-            "full": offline_ttrl.LEARNING_RATE,
+            "lora": elm.LEARNING_RATE,
+            "full": offline.LEARNING_RATE,
             **(rates or {}),
         }
         self._offline = offline_steps, offline_batch
@@ -92,7 +91,7 @@ class SystemFactory:
 
     @cached_property
     def lora_teacher(self) -> Teacher:
-        return elm_lora.lora_teacher(
+        return elm.lora_teacher(
             self.sampler,
             self.recipe,
             self.key,
@@ -236,7 +235,7 @@ SYSTEMS: Mapping[str, Entry] = {
     ),
     "elm_lora": Entry(
         "The loop of elm with a low-rank adapter in place of the soft prompt (an ablation).",
-        lambda f: f.elm("elm_lora", elm_lora.ElmLora, teacher=f.lora_teacher),
+        lambda f: f.elm("elm_lora", elm.ElmLora, teacher=f.lora_teacher),
         "online",
     ),
     "offline_prompt": Entry(
@@ -251,7 +250,7 @@ SYSTEMS: Mapping[str, Entry] = {
     ),
     "offline_ttrl": Entry(
         "All parameters trained on the whole set by majority vote (TTRL).",
-        lambda f: f.offline(offline_ttrl.offline_ttrl, "full"),
+        lambda f: f.offline(offline.offline_ttrl, "full"),
         "offline",
     ),
     "offline_grpo": Entry(

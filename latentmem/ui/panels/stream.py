@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
-from ...evaluation import datasets
-from ...evaluation import protocols as protocol
+from ...evaluation import datasets, protocols
 from ...evaluation.datasets import DataSet
 from ...evaluation.journal import Journal, Remedies, read_results, taken
 from ...evaluation.protocols import SystemSpec
@@ -280,7 +279,7 @@ def records(session: AppSession, feed: Feed, asked: StreamChoice) -> Iterator[An
         }
         yield from journal.results()
         yield from journal.learned()
-        with closing(protocol.run_stream(specs, data, journal)) as stream:
+        with closing(protocols.run_stream(specs, data, journal)) as stream:
             yield from stream
 
 
