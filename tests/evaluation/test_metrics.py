@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from latentmem.bench import report
-from latentmem.evaluation import evidence, metrics, page
+from latentmem.evaluation import evidence, metrics
 from latentmem.evaluation.metrics import (
     Estimate,
     bootstrap,
@@ -26,6 +26,7 @@ from latentmem.evaluation.metrics import (
     pass_at_k,
     share,
 )
+from latentmem.evaluation.page import percent, points
 from latentmem.evaluation.results import Cost, Learned, Reply, Result, SideResult, Taught, judge
 from latentmem.records import Cluster, Hit, Problem, Route, Trace, Vote
 
@@ -578,10 +579,10 @@ def table_rows(page: str, head: str) -> list[str]:
 
 def spans(row: dict[str, Any]) -> tuple[str, str]:
     """Accuracy, and the difference to the model alone, with their intervals."""
-    accuracy = f"{page.percent(row['accuracy'])} ({100 * row['ci_low']:.1f} to "
-    delta = page.points(row["delta_vs_zero_shot"])
+    accuracy = f"{percent(row['accuracy'])} ({100 * row['ci_low']:.1f} to "
+    delta = points(row["delta_vs_zero_shot"])
     if delta != "–":
-        low, high = (page.points(row[f"delta_ci_{end}"]) for end in ("low", "high"))
+        low, high = (points(row[f"delta_ci_{end}"]) for end in ("low", "high"))
         delta += f" ({low} to {high})"
     return f"{accuracy}{100 * row['ci_high']:.1f})", delta
 
