@@ -11,6 +11,9 @@ Conventions, chosen to follow math-verify and the graders of the MATH benchmark:
 - The variable of a solution is dropped: `x=5` is `5` (and so `y=5`); `y=2x+3` stays an equation.
 - Conditions on one variable are the set that they describe: `x<2 \text{ or } x>5`, `\{x : x<2\}`.
 - A choice with its text is its letter, and where the text is a number, that: `E: 12` is `E`.
+  Where algebra looks alike, `E - 12`, it is a choice only beside the letter alone.
+- `3:10` is a ratio, 6:20 and 3/10; with "PM", "o'clock" or minutes as in 3:05 it is a time of day.
+- Residues are the same where value and modulus are: `8 (mod 11)`, `8 \bmod 11`; 19 is another.
 - Numbers are compared exactly. Only a decimal with six digits behind the point may stand for what
   it rounds: 0.333333 is 1/3, 0.33 is not.
 
@@ -73,6 +76,8 @@ def closing_braces(text: str) -> dict[int, int]:
 
 def _closing(text: str, opens: str, closes: str) -> dict[int, int]:
     pairs, opened = {}, []
+    if opens not in text:
+        return pairs
     for token in re.finditer(rf"\\.|\{opens}|\{closes}", text, re.DOTALL):
         if token[0] == opens:
             opened.append(token.start())
@@ -94,12 +99,13 @@ _UNICODE = {
     **{"×": r"\times ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∞": r"\infty ", "π": r"\pi "},
     **{"θ": r"\theta ", "√": r"\sqrt ", "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in "},
     **{"∅": r"\emptyset ", "≈": r"\approx ", "ℝ": r"\mathbb{R}", "∣": "|"},
+    "≡": r"\equiv ",
 }
 _SUPERSCRIPT = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+", strict=True))
 _BLANK = (
     r"\left \right \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \displaystyle \textstyle \quad "
     r"\qquad \! \, \; \: \( \) \[ \] \$ \euro \pounds \textdollar \small \large \Large \LARGE "
-    r"\huge \Huge \bf \rm \it \middle \checkmark"
+    r"\huge \Huge \bf \rm \it \middle \checkmark \mathopen \mathclose"
 ).split()
 _COMMANDS = {  # what a command becomes; the rest stay
     **dict.fromkeys([*_BLANK, "\\ ", "\\\n"], " "),
@@ -112,7 +118,7 @@ _COMMANDS = {  # what a command becomes; the rest stay
     **{r"\%": "%", r"\neq": r"\ne ", r"\lt": "<", r"\gt": ">", r"\div": "/", r"\colon": ":"},
     **{r"\lbrace": r"\{", r"\rbrace": r"\}", r"\varnothing": r"\emptyset ", r"\infin": r"\infty "},
     **{r"\ldots": r"\dots ", r"\R": r"\mathbb{R}", r"\vee": r"\lor ", r"\wedge": r"\land "},
-    **{r"\imath": "i ", r"\backslash": r"\setminus "},
+    **{r"\imath": "i ", r"\backslash": r"\setminus ", r"\lbrack": "[", r"\rbrack": "]"},
 }
 _WRAPPER = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|sc|normal)?|math(?:rm|bf|it|sf)|[mh]box|boxed|fbox|operatorname"
@@ -121,6 +127,10 @@ _WRAPPER = re.compile(
 )
 _DECORATION = re.compile(r"\\(?:color|tag|label|[hv]space)\*?\s*\{[^{}]*\}")
 _EMPHASIS = re.compile(r"^(\*{1,3}|__?|`+)(?=[^\s*_])([^*`_]{1,300}?)(?<=\S)\1(?![\w({*])")
+_TAG = re.compile(
+    r"<(/?)(?:(su[bp])|(?:b|i|u|em|strong|span|code|tt|var|mark|small|big|font)"
+    r"|(p|div|center|br|h[1-6]))(?: [^<>]{0,200})?/?>"
+)
 _LEAD = re.compile(
     r"^(?:(?:the )?(?:final )?answer(?: is:?|:) ?|(?:option|choice) (?=\(?[A-J]\b)"
     r"|(?:about|around|approximately|approx\.?|roughly) (?=[-\d.\\$])"
@@ -142,7 +152,20 @@ _TIME = re.compile(
     r"|(noon|midnight)|(o'clock))?",
     re.IGNORECASE,
 )
-_CHOICE = re.compile(r"(?:\(([A-J])\)|([A-J])(?:\)|[.:](?= ))) ?(?=[^ ])")
+_CHOICE = re.compile(r"(?:\(([A-J])\)(?:[.:](?= ))?|([A-Ja-j]\)|[A-J][.:](?= ))) ?(?=[^ ])")
+_OPTION = re.compile(  # a choice beside its letter; not A - B or A - 2x
+    r"(?=\([A-Ja-j]\) |[A-J] [-–—] |[A-Ja-j][.:] |[A-J]\.\d)\(?([A-Ja-j])"
+    r"(?!.*[^A-Za-z\\](?:[A-Za-z]|[A-Z]{2,})(?![A-Za-z]))"
+)
+_OPEN = re.compile(  # an interval that is open to one side or both, in the French notation
+    r"(?:(?<=\\in)|(?<=\\cup)|(?<=\\cap)|(?<=\\setminus)|(?<![^ =])) ?"
+    r"(?!\[[^\[\]]*\])([\[\]])([^\[\],;]+[,;][^\[\]]+)([\[\]])"
+    r"(?= ?(?:$|[.,;]$|\\(?:cup|cap|setminus)))"
+)
+_MODULO = r"(?:\\[pb]?mod|\\pod|(?<![A-Za-z\\])mod(?:ulo)?)(?![A-Za-z]) ?"
+_RESIDUE = re.compile(
+    rf" ?(?:\( ?{_MODULO}([^()\\]+?) ?\)|{_MODULO}(?:\{{([^{{}}\\]+)\}}|(\w+(?:\^\w+)?)))"
+)
 
 
 _BARE_FRACTION = re.compile(r"\\frac ?(\\(?!frac|sqrt)[a-z]+|\w) ?(\\(?!frac|sqrt)[a-z]+|\w)")
@@ -172,7 +195,11 @@ def canonical(answer: str) -> str:
 def _normalise(text: str) -> str:
     text = _plain(_grouped(_ascii(text)).replace("~", " ").rstrip("\\ "))  # `~` is a blank
     if choice := _CHOICE.match(text):
-        return f"({choice[1] or choice[2]}){_normalise(text[choice.end() :])}"
+        return f"({(choice[1] or choice[2][0]).upper()}){_normalise(text[choice.end() :])}"
+    if "[" in text or "]" in text:
+        text = _OPEN.sub(_interval, re.sub(r"\{([\[\]])\}", r"\1", text))
+    if "mod" in text or r"\pod" in text:
+        text = _RESIDUE.sub(_residue, text)
     text = _words(text)
     text = re.sub(r"^(?:US|USD|EUR|Rs\.?) ?(?=[\d.])", "", text)
     text = re.sub(r" ?(?:percent|per cent|pct)$", "%", text)
@@ -209,7 +236,9 @@ def _ascii(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    r"""Without what is there for the eye: `\left`, `\text{..}`, `**5**`, `\color{red}`, "about"."""
+    r"""Without what is there for the eye: `\left`, `\text{..}`, `**5**`, `<b>5</b>`, "about"."""
+    if "</" in text or text[-1:] == ">":
+        text = _untagged(text)
     text = _EMPHASIS.sub(r"\2", _DECORATION.sub(" ", text).strip(), count=1)
     text = re.sub(r"\\(?:[A-Za-z]+|.)", lambda m: _COMMANDS.get(m[0], m[0]), text, flags=re.DOTALL)
     text = " ".join(_unwrap(_SHORT_UNIT.sub("", text)).replace("$", " ").split())
@@ -218,6 +247,29 @@ def _plain(text: str) -> str:
     if sign:  # the exact side of the two, unless it is but a name
         text = value if re.fullmatch(r"[A-Za-z] ?|", name) else name
     return text.strip('" ')
+
+
+def _untagged(text: str) -> str:
+    """Without HTML tags; `a<b>c`, where no tag is closed, is a comparison."""
+
+    def plain(tag: re.Match[str]) -> str:
+        if tag[2]:
+            return "}" if tag[1] else {"sub": "_{", "sup": "^{"}[tag[2]]
+        return " " if tag[3] else ""
+
+    return _TAG.sub(plain, text) if "</" in text else re.sub(r"<br ?/?>$", "", text)
+
+
+def _interval(match: re.Match[str]) -> str:
+    """(2,5) for ]2,5[; beside a semicolon a comma is a decimal point."""
+    left, ends, right = match.groups()
+    if ";" in ends:
+        ends = ends.replace(",", ".").replace(";", ",")
+    return ("(" if left == "]" else left) + ends + (")" if right == "[" else right)
+
+
+def _residue(match: re.Match[str]) -> str:
+    return rf"\pmod{{{(match[1] or match[2] or match[3]).strip('{} ')}}}"
 
 
 def _unwrap(text: str) -> str:
@@ -239,7 +291,10 @@ def _replaced(text: str, parts: dict[int, tuple[int, str]]) -> str:
 
 
 def _clock(text: str) -> str:
-    """A time of day on the clock of 24 hours, 15:30 for 3:30 p.m.; "" for any other text."""
+    """A time of day on the clock of 24 hours, 15:30 o'clock for 3:30 p.m.; "" for other text.
+
+    7:05 without a word, which may be a ratio, stays 7:05.
+    """
     time = _TIME.fullmatch(text)
     if not time or not any(time.groups()[1:]):
         return ""
@@ -247,7 +302,7 @@ def _clock(text: str) -> str:
     half = (time[3] or time[4] or time[5] or "").lower()
     if half and 1 <= hour <= 12:
         hour = hour % 12 + 12 * (half in ("p", "afternoon", "evening", "noon"))
-    return f"{hour}:{minute}"
+    return f"{hour}:{minute}" + " o'clock" * (any(time.groups()[2:]) or text[:1] in "aA")
 
 
 def _words(text: str) -> str:
@@ -379,7 +434,7 @@ def _kept(text: str, at: int) -> str:
 
 def _unassign(text: str) -> str:
     r"""`x=5` and `x\in[1, 2]` without their variable, but no equation that has another variable."""
-    name = re.match(r"([A-Za-z]|\\[A-Za-z]+)(?:=|\\in(?![A-Za-z]))", text)
+    name = re.match(r"([A-Za-z]|\\[A-Za-z]+)(?:=|\\(?:in|equiv)(?![A-Za-z]))", text)
     if not name:
         return text
     for values in ([text], text.split(", ")):  # x=1, x=2, too
@@ -413,7 +468,7 @@ _SCALE |= {"billion": 10**9, "trillion": 10**12}
 _NUMBER = re.compile(
     r"(?P<minus>-?)(?:(?P<whole>\d+)(?: (?=\d+/)|(?=\\frac)))?"
     rf"(?:\\frac\{{(?P<top>-?{_PLAIN})\}}\{{(?P<bottom>-?{_PLAIN})\}}"
-    rf"|(?P<over>{_PLAIN})/(?P<under>{_PLAIN})"
+    rf"|(?!0+:)(?P<over>{_PLAIN})(?:/|:(?!0\d))(?P<under>{_PLAIN})"
     rf"|(?P<fixed>\d+\.\d*)\\overline\{{(?P<period>\d+)\}}|(?P<plain>{_PLAIN}))"
     r"(?:[eE](?P<e>[-+]?\d{1,3})"
     r"|(?:\\times|\\cdot|\*|x)10\^(?:\{(?P<ten>-?\d{1,3})\}|(?P<digit>\d)))?"
@@ -423,9 +478,10 @@ _FUNCTIONS = {"sqrt", "frac", "sinh", "cosh", "tanh", "arcsin", "arccos", "arcta
 _PAIR = re.compile(r"\([^()\[\]]+,[^()\[\]]+\)")  # or a triple, ...
 _LIST = re.compile(r"(?!\\\{)[^()\[\]]+,[^()\[\]]+")
 _NAME = re.compile(r"[A-Za-z][A-Za-z' -]*")
-# what math-verify would read as something else: the base of a number, a time of day as a ratio,
-# quantities as products
-_LITERAL = re.compile(r"-?\w+_(?:\{\d+\}|\d)|\d{1,2}:[0-5]\d|(?:[\d.]+[a-z]{3,}){2,}")
+# what math-verify would read as something else: the base of a number, quantities as products
+_LITERAL = re.compile(r"-?\w+_(?:\{\d+\}|\d)|(?:[\d.]+[a-z]{3,}){2,}")
+_OCLOCK = "o'clock"
+_MINUTES = re.compile(r"\d{1,2}:0\d|0:\d\d")  # of a time of day; a ratio has no such zero
 
 Number = tuple[Fraction, bool, int]
 
@@ -483,10 +539,30 @@ def _same_choice(choice: re.Match[str], other: str) -> bool:
             return False
         other = other[another.end() :]
     elif len(other) == 1 and other.isalpha():
-        return other == choice[1]
+        return other.upper() == choice[1]
     elif not _number(text):
         return False
-    return text == other or _equivalent(*sorted((text, other)))
+    return _same_canonical(text, other)
+
+
+def _same_residue(left: str, right: str) -> bool:
+    """Of two canonical strings of which one has a modulus at least."""
+    sides = [text.removesuffix("}").split(r"\pmod{") for text in (left, right)]
+    if any(len(side) != 2 or "}" in side[1] for side in sides):
+        return False
+    return all(map(_same_canonical, *sides))
+
+
+def _same_canonical(left: str, right: str) -> bool:
+    return left == right or _equivalent(*sorted((left, right)))
+
+
+def _is_option(answer: str, letter: str) -> bool:
+    """Is the answer the choice of this letter with its text, and not algebra?"""
+    if len(letter) != 1 or letter not in "ABCDEFGHIJabcdefghij":
+        return False
+    option = _OPTION.match(" ".join(_unwrap(answer).split()))
+    return bool(option) and option[1].upper() == letter.upper()
 
 
 @lru_cache(maxsize=16384)
@@ -497,6 +573,12 @@ def _equivalent(left: str, right: str) -> bool:
         return _same_number(*numbers)
     if choice := _CHOICE.match(left) or _CHOICE.match(right):
         return _same_choice(choice, left if choice.string == right else right)
+    if r"\pmod{" in left + right:
+        return _same_residue(left, right)
+    if left.endswith(_OCLOCK) or right.endswith(_OCLOCK):
+        return left.removesuffix(_OCLOCK) == right.removesuffix(_OCLOCK)
+    if _MINUTES.fullmatch(left) or _MINUTES.fullmatch(right):
+        return False
     if _is_word(left) or _is_word(right):
         return left.casefold() == right.casefold()
     if all(map(_LITERAL.fullmatch, (left, right))):
@@ -522,7 +604,10 @@ def same_answer(a: str, b: str) -> bool:
     """
     if a == b:
         return True
-    left, right = sorted((canonical(a), canonical(b)))
+    left, right = canonical(a), canonical(b)
+    if _is_option(a, right) or _is_option(b, left):
+        return True
+    left, right = sorted((left, right))
     if left == right or not left:  # sorted: only the left one can be empty
         return left == right != ""
     try:
