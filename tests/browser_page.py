@@ -68,6 +68,7 @@ def serve(command: list[str], port: int, log: Path, env: dict[str, str]) -> Iter
     finally:
         process.terminate()
         process.wait(20)
+        print(log.read_text(errors="replace")[-4000:])  # pytest shows it where a test failed
 
 
 def serve_fake(log: Path, *options: str, **env: str) -> Iterator[str]:
