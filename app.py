@@ -10,9 +10,8 @@ from latentmem.settings import Settings
 from latentmem.ui import build, launch_options, prepare
 
 try:
-    engine = prepare(
-        Engine(Settings())
-    )  # no model is loaded yet; every setting can come from the environment
+    # No model is loaded yet; every setting can come from the environment.
+    engine = prepare(Engine(Settings()))
     options = launch_options(engine)
 except LatentmemError as e:
     sys.exit(str(e))

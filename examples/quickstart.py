@@ -1,5 +1,7 @@
-"""Solve a problem, learn from it, and answer its neighbour with what was learnt: `python
-examples/quickstart.py`."""
+"""Solve a problem, learn from it, and answer a similar one with the memory.
+
+Run it with `python examples/quickstart.py`.
+"""
 
 from latentmem import Engine, Problem, Settings
 

@@ -279,7 +279,7 @@ def main() -> None:
             app(prog_name="latentmem")
         finally:
             sys.stdout.flush()
-    except OSError as e:  # nobody reads what is said, or the disk that it goes to is full
+    except OSError as e:  # nobody reads the output, or its disk is full
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor fail again at the end
         if not isinstance(e, BrokenPipeError):
             said = f"The output cannot be written ({e.strerror or e}): send it elsewhere."

@@ -70,7 +70,7 @@ def read_problems(file: Path) -> Iterator[Problem]:
 
 
 def problems_in(data: bytes, name: str, most_bytes: int = MOST_BYTES) -> Iterator[Found]:
-    """The problems in the bytes of a file, in order. `name` names the file in what is said.
+    """The problems in the bytes of a file, in order. Errors call the file `name`.
 
     Raises LatentmemError if the whole file cannot be read, or holds more than `most_bytes` when it
     is unpacked.
