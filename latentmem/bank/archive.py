@@ -13,6 +13,7 @@ import json
 import os
 import re
 import struct
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,12 +43,14 @@ ARRAYS = re.compile(r"memories/m[0-9a-f]{16}\.safetensors")
 MAX_MEMORIES = 100_000
 MAX_DIRECTORY = 10 << 20  # bytes of the zip's table of contents, about 100 a member
 MAX_MANIFEST = 32 << 20
+MANIFEST_OF = 1000  # bytes of the manifest for a member, of which it takes 200
 MAX_LINE = 16 << 20  # the words of one memory
 MAX_ARRAYS = 64 << 20  # the numbers of one memory
 MAX_TOTAL = 16 << 30
 MAX_RATIO = 30  # unpacked to packed: deflate reaches 1000 on zeros, a bank stays below 10
 RATIO_FLOOR = 64 << 20  # below this much unpacked no ratio is dangerous
 CHUNK = 1 << 20
+ENTRY = b"PK\x01\x02"  # begins each entry of the zip's table of contents
 
 # What zipfile, zlib and the operating system raise about a broken archive.
 _BROKEN = (
@@ -84,11 +87,11 @@ Members = Mapping[str, Member]
 
 
 class _Bounded:
-    """A file for zipfile that refuses to read much at once: zipfile reads the whole table of
-    contents in one piece and makes an object of every entry before anyone can count them."""
+    """A file for zipfile that refuses a long table of contents: zipfile reads it in one piece and
+    makes an object of every entry before anyone can count them."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    def __init__(self, file: IO[bytes], most: int) -> None:
+        self._file, self._most = file, most
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
     def read(self, size: int = -1) -> bytes:
@@ -98,15 +101,19 @@ class _Bounded:
                 f"The archive lists more than the {MAX_MEMORIES} memories one may hold: "
                 "export the bank in parts."
             )
+        if (there := data.count(ENTRY) - 3) > self._most:  # beside the three that are no memory
+            raise LatentmemError(
+                f"The archive holds {there} memories, more than the {self._most} that there is "
+                "room for: export fewer by naming their ids."
+            )
         return data
 
 
 @contextmanager
-def opened(
-    source: str | Path | IO[bytes], most: int = MAX_MEMORIES, most_bytes: int = MAX_TOTAL
-) -> Iterator[tuple[zipfile.ZipFile, Members]]:
-    """The archive and its members as the manifest lists them, all checked but the arrays. Raises
-    LatentmemError."""
+def container(
+    source: str | Path | IO[bytes], most: int = MAX_MEMORIES
+) -> Iterator[tuple[zipfile.ZipFile, int]]:
+    """A zip of at most so many memories, and its size in bytes. Raises LatentmemError."""
     with ExitStack() as stack:
         try:
             file = (
@@ -119,10 +126,9 @@ def opened(
                 f"{source} cannot be read ({e.strerror or e}): choose an exported bank."
             ) from None
         with _sentence("The archive"):
-            archive = zipfile.ZipFile(cast("IO[bytes]", _Bounded(file)))
+            archive = zipfile.ZipFile(cast("IO[bytes]", _Bounded(file, most)))
             size = file.seek(0, io.SEEK_END)
-        members = _members(archive, size, most, most_bytes)
-        yield archive, members
+        yield archive, size
 
 
 def read(archive: zipfile.ZipFile, name: str, what: str) -> bytes:
@@ -178,16 +184,12 @@ def add(
     members[name] = {"sha256": checksum.hexdigest(), "bytes": info.file_size}
 
 
-def _members(archive: zipfile.ZipFile, size: int, most: int, most_bytes: int) -> Members:
+def _members(archive: zipfile.ZipFile, size: int, most_bytes: int) -> Members:
+    """The members as the manifest lists them, all checked but the arrays. Raises LatentmemError."""
     infos = archive.infolist()
     names = [info.filename for info in infos]
     _check_names(infos, names)
     packed, total = sum(i.compress_size for i in infos), sum(i.file_size for i in infos)
-    if (there := sum(bool(ARRAYS.fullmatch(name)) for name in names)) > most:
-        raise LatentmemError(
-            f"The archive holds {there} memories, more than the {most} that there is room for: "
-            "export fewer by naming their ids."
-        )
     if most_bytes < MAX_TOTAL and total > most_bytes:
         raise LatentmemError(
             f"The archive unpacks to {total >> 20} MiB, more than the {most_bytes >> 20} MiB "
@@ -214,25 +216,35 @@ def _members(archive: zipfile.ZipFile, size: int, most: int, most_bytes: int) ->
         raise LatentmemError(
             f"The archive holds {unlisted[0]}, which its manifest does not list: export it again."
         )
-    for name in (MEMORIES, EVENTS):
-        checksum = sha256()
-        for line in lines(archive, name):
-            checksum.update(line)
-        if checksum.hexdigest() != manifest.members[name].sha256:
+    memories = min(manifest.memories, len(names))
+    for name, listed in ((MEMORIES, memories), (EVENTS, manifest.events)):
+        checksum, there = _sum_and_lines(archive, name)
+        if there > listed:
+            raise LatentmemError(
+                f"{name} in the archive has {there} lines, more than the {listed} that there are: "
+                "export it again."
+            )
+        if checksum != manifest.members[name].sha256:
             raise LatentmemError(
                 f"{name} in the archive does not match its checksum: export it again."
             )
     return {name: manifest.members[name] for name in names if name != MANIFEST}
 
 
+def _sum_and_lines(archive: zipfile.ZipFile, name: str) -> tuple[str, int]:
+    """The checksum and the number of lines of a member, without a look at each of them."""
+    checksum, there, last = sha256(), 0, b"\n"
+    with _sentence(f"{name} in the archive"), archive.open(name) as member:
+        while chunk := member.read(CHUNK):
+            checksum.update(chunk)
+            there, last = there + chunk.count(b"\n"), chunk[-1:]
+    return checksum.hexdigest(), there + (last != b"\n")
+
+
 def _check_names(infos: list[zipfile.ZipInfo], names: list[str]) -> None:
-    if len(infos) > MAX_MEMORIES + 3:
-        raise LatentmemError(
-            f"The archive holds {len(infos)} members, more than {MAX_MEMORIES} memories: "
-            "export the bank in parts."
-        )
     seen: set[str] = set()
-    limits = {MANIFEST: MAX_MANIFEST, MEMORIES: MAX_TOTAL, EVENTS: MAX_TOTAL}
+    manifest = min(MAX_MANIFEST, MANIFEST_OF * (64 + len(infos)))
+    limits = {MANIFEST: manifest, MEMORIES: MAX_TOTAL, EVENTS: MAX_TOTAL}
     for info, name in zip(infos, names, strict=True):
         # zipfile cuts names at a NUL and changes separators: only a name that is what it says may
         # pass.
@@ -266,7 +278,8 @@ def _check_names(infos: list[zipfile.ZipInfo], names: list[str]) -> None:
 SPOOL = 32 << 20  # bytes of words kept in memory while the arrays are written
 BATCH = 64  # memories a transaction
 EVENT_BATCH = 2000
-MAX_SENTENCES = 1000
+MAX_BAD = 1000  # lines that are not what they should be; the rest is not read
+SECONDS = 30  # for an import, and one for each packed MiB and 100 members; most take a tenth
 ID = re.compile("m[0-9a-f]{16}")
 TENSORS = {"soft_prompt": "<f4"} | {
     f"key.{kind}": dtype for kind, dtype in serialization.KEY_DTYPE.items()
@@ -444,13 +457,14 @@ def import_zip(
 ) -> ImportReport:
     """Add the memories and events of the archive that the bank lacks. A memory is added whole or
     not at all. One that is damaged, or that another model than `model` made, is refused with a
-    sentence; the others are added.
+    sentence; the others are added. Reading ends after MAX_BAD bad lines, and when its time is over.
 
     Raises LatentmemError, before anything is stored, when the archive as a whole is not to be
     trusted, or holds more than `most` memories or `most_bytes` unpacked.
     """
-    with opened(source, most, most_bytes) as (archive, members):
-        refused = _Refusals()
+    with container(source, most) as (archive, size):
+        members = _members(archive, size, most_bytes)
+        refused = _Refusals(SECONDS + (size >> 20) + len(members) // 100)
         added = skipped = 0
         memories = _memories(archive, members, model, refused)
         while batch := list(islice(memories, BATCH)):
@@ -461,32 +475,39 @@ def import_zip(
             count, sentences = store.add_events(some)
             new_events += count
             for sentence in sentences:
-                refused.add(sentence)
-        return ImportReport(added, skipped, new_events, refused.sentences())
+                refused.sentences.append(sentence)
+        return ImportReport(added, skipped, new_events, refused.sentences)
 
 
 class _Refusals:
-    """The first MAX_SENTENCES sentences and the number of the others: a hostile archive may have
-    millions of bad lines."""
+    """What was not taken, and when to stop reading: a hostile archive may have millions of bad
+    lines, or of lines that are slow to check."""
 
-    def __init__(self) -> None:
-        self._first: list[str] = []
-        self._count = 0
+    def __init__(self, seconds: float) -> None:
+        self.sentences: list[str] = []
+        self._bad, self._seconds, self._due = 0, seconds, time.monotonic() + seconds
 
-    def add(self, sentence: LatentmemError | str) -> None:
-        self._count += 1
-        if len(self._first) < MAX_SENTENCES:
-            self._first.append(str(sentence))
+    def bad(self, error: LatentmemError) -> None:
+        """A line is not what it should be."""
+        self._bad += 1
+        self.sentences.append(str(error))
 
-    def sentences(self) -> list[str]:
-        more = self._count - len(self._first)
-        return self._first + ([f"{more} more were refused."] if more else [])
+    def enough(self, name: str, line: int) -> bool:
+        """Whether a member is not read from this line on."""
+        why = f"{self._bad} lines were refused" if self._bad >= MAX_BAD else ""
+        if time.monotonic() > self._due:
+            why = f"{self._seconds} seconds are over"
+        if why:
+            self.sentences.append(f"{name} was read up to line {line}, since {why}.")
+        return bool(why)
 
 
 def _memories(
     archive: zipfile.ZipFile, members: Members, model: str | None, refused: _Refusals
 ) -> Iterator[tuple[serialization.Packed, Memory]]:
     for number, line in enumerate(lines(archive, MEMORIES), 1):
+        if refused.enough(MEMORIES, number):
+            return
         try:
             words = from_json(_Line, line, f"Line {number} of {MEMORIES}")
             if not ID.fullmatch(words.id):
@@ -494,13 +515,14 @@ def _memories(
                     f"Line {number} of {MEMORIES} has {words.id[:40]!r} for an id: export it again."
                 )
             if model is not None and words.record.model != model:
-                raise LatentmemError(
+                refused.sentences.append(
                     f"Memory {words.id} was made by {words.record.model_name[:60]!r} "
                     f"({words.record.model[:16]!r}): use it with that model."
                 )
+                continue
             yield _memory(words, _arrays_of(archive, members, words.id))
         except LatentmemError as e:
-            refused.add(e)
+            refused.bad(e)
 
 
 def _arrays_of(archive: zipfile.ZipFile, members: Members, ident: str) -> dict[str, np.ndarray]:
@@ -562,6 +584,8 @@ def _memory(words: _Line, arrays: dict[str, np.ndarray]) -> tuple[serialization.
 
 def _events(archive: zipfile.ZipFile, refused: _Refusals) -> Iterator[Event]:
     for number, line in enumerate(lines(archive, EVENTS), 1):
+        if refused.enough(EVENTS, number):
+            return
         try:
             event = from_json(Event, line, f"Line {number} of {EVENTS}")
             if not event.id or not event.created:
@@ -571,4 +595,4 @@ def _events(archive: zipfile.ZipFile, refused: _Refusals) -> Iterator[Event]:
             check_event(event)
             yield event
         except LatentmemError as e:
-            refused.add(e)
+            refused.bad(e)

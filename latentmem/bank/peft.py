@@ -16,6 +16,7 @@ import numpy as np
 
 from ..files import replacing
 from ..records import LatentmemError
+from . import archive
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -145,7 +146,7 @@ def adapter_folder(path: str | Path) -> Iterator[Path | None]:
     if not zipfile.is_zipfile(path):
         yield None
         return
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as packed:
+    with tempfile.TemporaryDirectory() as folder, archive.container(path) as (packed, _):
         found = {Path(i.filename).name: i for i in packed.infolist()}
         for name in (CONFIG, WEIGHTS) if CONFIG in found else ():
             if name in found:

@@ -8,6 +8,7 @@ import json
 import random
 import re
 import struct
+import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -321,8 +322,6 @@ def test_the_container_is_checked_before_anything_is_read(monkeypatch: pytest.Mo
     assert "encrypted" in refusal(bytes(encrypted))
     monkeypatch.setattr(bank_zip, "MAX_LINE", 100)
     assert "a line of more than 100 bytes" in refusal(zipped(GOOD))
-    monkeypatch.setattr(bank_zip, "MAX_MEMORIES", 1)
-    assert "more than 1 memories" in refusal(zipped(GOOD))
     monkeypatch.setattr(bank_zip, "MAX_DIRECTORY", 300)
     assert "lists more than" in refusal(zipped(GOOD))
 
@@ -338,14 +337,58 @@ def test_bombs_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     while (place := overlapping.find(b"PK\x01\x02", place + 1)) > 0:
         struct.pack_into("<I", overlapping, place + 20, len(overlapping) // 2)
     assert "would unpack to" in refusal(bytes(overlapping))
-    monkeypatch.setattr(bank_zip, "MAX_SENTENCES", 5)
+
+
+def counted(parts: dict[str, bytes], **counts: int) -> dict[str, bytes]:
+    """The members of an archive whose manifest says that there are so many."""
+    manifest = json.loads(parts["manifest.json"]) | counts
+    return parts | {"manifest.json": json.dumps(manifest).encode()}
+
+
+@pytest.mark.parametrize("line", [b"\n", b"{}\n", b"[]\n"])
+@pytest.mark.parametrize("name", ["memories.jsonl", "events.jsonl"])
+def test_millions_of_bad_lines_end_an_import_at_once(name: str, line: bytes) -> None:
+    """60 MB of them pack into 65 KB; each costs a checker's error, 7 microseconds."""
+    many = GOOD[name] + line * (6_000_000 // len(line))
+    begun = time.process_time()
+    assert "more than the 3 that there are" in refusal(zipped(GOOD | {name: many}))
     with Bank() as bank:
-        report = bank.import_zip(io.BytesIO(zipped(GOOD | {"events.jsonl": b"x\n" * 5000})))
-        assert (
-            len(report.refused) == 6
-            and report.refused[-1] == "4995 more were refused."
-            and report.added == 3
-        )
+        loud = counted(GOOD | {name: many}, memories=10**8, events=10**8)
+        if name == "memories.jsonl":
+            assert "more than the 6 that there are" in refusal(zipped(loud))
+        else:
+            report = bank.import_zip(io.BytesIO(zipped(loud)))
+            assert (report.added, report.events, len(report.refused)) == (3, 3, 1001)
+            assert report.refused[-1] == (
+                "events.jsonl was read up to line 1004, since 1000 lines were refused."
+            )
+    assert time.process_time() - begun < 2
+
+
+def test_an_import_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Good lines are slow, too: here each is one event again."""
+    again = counted(GOOD | {"events.jsonl": GOOD["events.jsonl"] * 50_000}, events=150_000)
+    monkeypatch.setattr(bank_zip, "SECONDS", 0.2)
+    begun = time.monotonic()
+    with Bank() as bank:
+        report = bank.import_zip(io.BytesIO(zipped(again)))
+    assert (report.added, report.events) == (3, 3) and time.monotonic() - begun < 2
+    assert re.fullmatch(
+        r"events.jsonl was read up to line \d+, since 0.2 seconds are over.", report.refused[-1]
+    )
+
+
+def test_too_many_members_are_refused_from_the_table_of_contents() -> None:
+    head = struct.Struct("<4s6H3L5H2L")
+    entries = b"".join(
+        head.pack(b"PK\1\2", 20, 20, *[0] * 7, 5, *[0] * 6) + b"%05x" % i for i in range(200_000)
+    )
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, len(entries), 0, 0)
+    begun = time.process_time()
+    assert "holds 199997 memories, more than the 100000" in refusal(entries + end)
+    assert time.process_time() - begun < 0.2
+    junk = {"junk": [[]] * 40_000}  # a manifest is no larger than its members make it
+    assert "manifest.json in the archive unpacks to 1" in refusal(zipped(counted(GOOD, **junk)))
 
 
 def test_any_damage_to_an_archive_ends_in_sentences() -> None:
