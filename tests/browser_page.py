@@ -16,8 +16,6 @@ from typing import Any
 
 import pytest
 
-from latentmem.bench.workloads import FLAGS
-
 ROOT = Path(__file__).parent.parent
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 BUILT = (
@@ -29,6 +27,17 @@ AT = """const host = document.querySelector('#lm-map .lm-figure');
 const {xaxis, yaxis} = host._fullLayout;
 const {ids, x, y} = latentmem.mapData.points;
 const at = (i) => [xaxis._offset + xaxis.d2p(x[i]), yaxis._offset + yaxis.d2p(y[i])];"""
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-unsafe-swiftshader",
+)
 DRAWN = (
     "return Number(document.querySelector('#lm-map .lm-figure')?.dataset.points) >= arguments[0]"
 )

@@ -37,9 +37,9 @@ def package(module: str, name: str) -> Any:
         ) from None
 
 
-# ---------- transformers' own `generate`, and the probe for the dtype that suits it here.
+# ---------- transformers' own `generate`.
 
-PROBED = 8  # tokens of the probe's rollouts
+WARM = 8  # tokens of the rollouts before the first that is timed
 
 
 class Generator:
@@ -47,38 +47,30 @@ class Generator:
     ours."""
 
     def __init__(self, work: Workload) -> None:
-        import torch
-
         from ..model.language_model import pick_device
-        from ..model.weights import ensure
 
-        self.work, path = work, ensure(work.model).path
-        self.device = pick_device(work.device)
-        self.model, self.tokenizer = load(str(path), getattr(torch, work.peer_dtype))
+        self.work, self.device = work, pick_device(work.device)
+        self.model, self.tokenizer = load(work)
         self.model.to(self.device)
+        self.dtype = dtype_note(self.model)
         # No row may end early: ours do not either.
         self.model.generation_config.eos_token_id = None
         self.model.generation_config.pad_token_id = self.tokenizer.pad_token_id or 0
 
     def ids(self, text: str) -> Any:
         """Token ids [1, n] of a problem in its chat."""
-        from ..method.prompts import solve_messages
-
-        chat = self.tokenizer.apply_chat_template(
-            solve_messages(text), tokenize=False, add_generation_prompt=True
+        coded = self.tokenizer(
+            chat(self.tokenizer, text), add_special_tokens=False, return_tensors="pt"
         )
-        return self.tokenizer(chat, add_special_tokens=False, return_tensors="pt").input_ids.to(
-            self.device
-        )
+        return coded.input_ids.to(self.device)
 
     def rollouts(self, tokens: int, **inputs: Any) -> int:
         """One call of `generate`; returns how many tokens it made. top_k is off: its default of 50
         costs more and is not exact."""
         import torch
 
-        mask = torch.ones(
-            next(iter(inputs.values())).shape[:2], dtype=torch.long, device=self.device
-        )
+        shape = next(iter(inputs.values())).shape[:2]
+        mask = torch.ones(shape, dtype=torch.long, device=self.device)
         with torch.inference_mode():
             made = self.model.generate(
                 **inputs,
@@ -109,85 +101,63 @@ class Generator:
             return torch.cat((embed(ids)[None] * scale, embed(self.ids(text))), 1)
 
 
-def load(path: str, dtype: Any) -> tuple[Any, Any]:
-    """Model and tokenizer of a folder of weights."""
+def load(work: Workload) -> tuple[Any, Any]:
+    """Model, in the peer's dtype, and tokenizer."""
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    from ..model.language_model import native_number, pick_device
+    from ..model.weights import ensure
+
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    path, named = ensure(work.model).path, work.peer_dtype
+    native = native_number(pick_device(work.device))
     model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        path,
+        dtype=native if named == "auto" else getattr(torch, named),
+        use_safetensors=True,
+        trust_remote_code=False,
     )
     return model.eval(), AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+
+
+def chat(tokenizer: Any, text: str) -> str:
+    """The problem in its chat, by the same template as ours."""
+    from ..method.prompts import solve_messages
+
+    return tokenizer.apply_chat_template(
+        solve_messages(text), tokenize=False, add_generation_prompt=True
+    )
+
+
+def dtype_note(model: Any) -> str:
+    return f"peer in {str(model.dtype).removeprefix('torch.')}"
 
 
 def transformers_one(work: Workload) -> Side:
     """`generate(do_sample=True, num_return_sequences=rollouts)`: tokens a second."""
     generator = Generator(work)
-    ids = generator.ids(PROBLEMS[0].text)
-    generator.rollouts(PROBED, input_ids=ids)  # warms up
-    return Side(lambda: _generated_a_second(generator, [{"input_ids": ids}]))
+    return _generated(generator, [{"input_ids": generator.ids(PROBLEMS[0].text)}])
 
 
 def transformers_four(work: Workload) -> Side:
     """Four such calls in turn, each with its own soft prompt in front: tokens a second."""
     generator = Generator(work)
-    calls = [
-        {"inputs_embeds": generator.soft_inputs(p.text, 1 + i / 10)}
-        for i, p in enumerate(PROBLEMS[:4])
-    ]
-    generator.rollouts(PROBED, **calls[0])  # warms up
-    return Side(lambda: _generated_a_second(generator, calls))
+    softs = [generator.soft_inputs(p.text, 1 + i / 10) for i, p in enumerate(PROBLEMS[:4])]
+    return _generated(generator, [{"inputs_embeds": soft} for soft in softs])
 
 
-def _generated_a_second(generator: Generator, calls: list[dict[str, Any]]) -> float:
-    began = time.perf_counter()
-    made = sum(generator.rollouts(generator.work.tokens, **call) for call in calls)
-    return made / (time.perf_counter() - began)
-
-
-def probe_decode(work: Workload) -> Side:
-    """Seconds of a few tokens of rollouts."""
-    generator = Generator(work)
-    ids = generator.ids(PROBLEMS[0].text)
-    generator.rollouts(2, input_ids=ids)  # warms up
-    return Side(lambda: _decode_seconds(generator, ids))
-
-
-def _decode_seconds(generator: Generator, ids: Any) -> float:
-    began = time.perf_counter()
-    generator.rollouts(PROBED, input_ids=ids)
-    return time.perf_counter() - began
-
-
-def probe_train(work: Workload) -> Side:
-    """Seconds of one training step, estimated from its two parts: rollouts, and forward and
-    backward of their tokens."""
-    import torch
-
-    generator = Generator(work)
-    ids = generator.ids(PROBLEMS[0].text)
-    model, rows = generator.model.requires_grad_(False), generator.work.rollouts
-
-    def pass_seconds() -> float:
-        embedded = (
-            model.get_input_embeddings()(ids[:, :64].repeat(rows, 1)).detach().requires_grad_()
-        )
-        began = time.perf_counter()
-        model.model(inputs_embeds=embedded).last_hidden_state.float().mean().backward()
-        return time.perf_counter() - began
+def _generated(generator: Generator, calls: list[dict[str, Any]]) -> Side:
+    generator.rollouts(WARM, **calls[0])  # warms up
 
     def run() -> float:
-        generator.rollouts(2, input_ids=ids)
-        with torch.enable_grad():
-            pass_seconds()
-            trained = pass_seconds()
-        return _decode_seconds(generator, ids) * work.tokens / PROBED + trained * work.tokens / min(
-            64, ids.shape[1]
-        )
+        began = time.perf_counter()
+        made = sum(generator.rollouts(generator.work.tokens, **call) for call in calls)
+        return made / (time.perf_counter() - began)
 
-    return Side(run)
+    return Side(run, generator.dtype)
 
 
 # ---------- TRL's GRPOTrainer with PEFT's prompt tuning: the same rollouts, rewards and steps.
@@ -201,7 +171,7 @@ def trl_memory(work: Workload) -> Side:
     return Side(
         lambda: work.steps * median(train(model, tokenizer, work, work.tokens, work.peer_steps)),
         f"TRL measured for {work.peer_steps} of {work.steps} steps and extrapolated, loading not "
-        "counted",
+        f"counted; {dtype_note(model)}",
     )
 
 
@@ -220,11 +190,7 @@ def trl_peak(work: Workload) -> Side:
 def _parts(work: Workload) -> tuple[Any, Any]:
     package("trl", "trl")
     package("datasets", "datasets")
-    import torch
-
-    from ..model.weights import ensure
-
-    return load(str(ensure(work.model).path), getattr(torch, work.peer_dtype))
+    return load(work)
 
 
 def mend(model: Any) -> None:
@@ -234,31 +200,23 @@ def mend(model: Any) -> None:
     it does not find it, it inserts the whole soft prompt again at every token, which gives other
     text for many times the work and no fair comparison.
     """
-    prepare, outer = (
-        model.base_model_prepare_inputs_for_generation,
-        model.prepare_inputs_for_generation,
-    )
+    prepare = model.base_model_prepare_inputs_for_generation
+    outer = model.prepare_inputs_for_generation
 
     def with_cache(*args: Any, **kwargs: Any) -> dict[str, Any]:
         made = prepare(*args, **kwargs)
-        return (
-            made
-            if made.get("past_key_values") is not None or made.get("cache") is None
-            else {**made, "past_key_values": made["cache"]}
-        )
+        cache = made.get("past_key_values")
+        return {**made, "past_key_values": made.get("cache") if cache is None else cache}
 
-    def without(
-        *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:  # these names: transformers looks for them
+    # these names of the arguments: transformers looks for them
+    def without(*args: Any, **kwargs: Any) -> dict[str, Any]:
         made = outer(*args, **kwargs)
         if made.get("cache") is not None:
             made.pop("past_key_values", None)
         return made
 
-    model.base_model_prepare_inputs_for_generation, model.prepare_inputs_for_generation = (
-        with_cache,
-        without,
-    )
+    model.base_model_prepare_inputs_for_generation = with_cache
+    model.prepare_inputs_for_generation = without
 
 
 def rewards(completions: list[Any], **_: Any) -> list[float]:
@@ -276,21 +234,24 @@ def train(
     *,
     checkpointing: bool = False,
 ) -> list[float]:
-    """Seconds of each of `steps` GRPO steps on one problem."""
+    """Seconds of each of `steps` GRPO steps on one problem, with the bench's own recipe and no
+    reports."""
+    import torch
     from datasets import Dataset
-    from peft import PromptTuningConfig, PromptTuningInit, TaskType
+    from peft import PromptTuningConfig
     from trl import GRPOConfig, GRPOTrainer
 
     from ..method.prompts import solve_messages
 
     clock = _clock()
     soft = PromptTuningConfig(
-        task_type=TaskType.CAUSAL_LM,
+        task_type="CAUSAL_LM",
         num_virtual_tokens=work.virtual_tokens,
-        prompt_tuning_init=PromptTuningInit.TEXT,
+        prompt_tuning_init="TEXT",
         prompt_tuning_init_text=work.init_text,
         tokenizer_name_or_path=tokenizer.name_or_path,
     )
+    asked = [{"prompt": solve_messages(PROBLEMS[0].text)}] * work.rollouts
     with tempfile.TemporaryDirectory(prefix="latentmem-bench-") as folder:
         config = GRPOConfig(
             output_dir=folder,
@@ -298,15 +259,29 @@ def train(
             max_completion_length=tokens,
             gradient_checkpointing=checkpointing,
             generation_kwargs={"min_new_tokens": tokens},  # no row ends early: ours do not either
-            **_trl_settings(work),
+            per_device_train_batch_size=work.rollouts,
+            num_generations=work.rollouts,
+            gradient_accumulation_steps=1,
+            temperature=work.temperature,
+            top_k=0,
+            top_p=1.0,
+            learning_rate=work.learning_rate,
+            lr_scheduler_type="constant",
+            beta=0.0,
+            max_grad_norm=1.0,
+            bf16=False,
+            use_cpu=work.device == "cpu" or not torch.cuda.is_available(),
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            seed=work.seed % 2**32,
         )
         trainer = GRPOTrainer(
             model=model,
             reward_funcs=rewards,
             args=config,
-            train_dataset=Dataset.from_list(
-                [{"prompt": solve_messages(PROBLEMS[0].text)}] * work.rollouts
-            ),
+            train_dataset=Dataset.from_list(asked),
             processing_class=tokenizer,
             peft_config=soft,
             callbacks=[clock],
@@ -315,31 +290,6 @@ def train(
         trainer.train()
     assert len(clock.took) == steps, "every step was seen"
     return clock.took
-
-
-def _trl_settings(work: Workload) -> dict[str, Any]:
-    """The settings of every run of the trainer: the bench's own recipe, and no reports."""
-    import torch
-
-    return {
-        "per_device_train_batch_size": work.rollouts,
-        "num_generations": work.rollouts,
-        "gradient_accumulation_steps": 1,
-        "temperature": work.temperature,
-        "top_k": 0,
-        "top_p": 1.0,
-        "learning_rate": work.learning_rate,
-        "lr_scheduler_type": "constant",
-        "beta": 0.0,
-        "max_grad_norm": 1.0,
-        "bf16": False,
-        "use_cpu": work.device == "cpu" or not torch.cuda.is_available(),
-        "report_to": [],
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "disable_tqdm": True,
-        "seed": work.seed % 2**32,
-    }
 
 
 def _clock() -> Any:
@@ -372,42 +322,35 @@ class Sequences:
     """A model with room for `rows` parallel sequences. `unified`: one cache for all, else one for
     each."""
 
-    def __init__(
-        self,
-        api: Any,
-        path: Path,
-        rows: int,
-        cells: int,
-        *,
-        unified: bool,
-        temperature: float,
-        seed: int,
-    ) -> None:
-        self.api, self.rows, self.temperature, self.seed = api, rows, temperature, seed
+    def __init__(self, api: Any, path: Path, rows: int, work: Workload, unified: bool) -> None:
+        self.api = api
         params = api.llama_model_default_params()
         self.model = api.llama_model_load_from_file(str(path).encode(), params)
         if not self.model:
             raise PeerMissing(f"llama.cpp cannot load {path}")
         self.vocab = api.llama_model_get_vocab(self.model)
         params = api.llama_context_default_params()
-        params.n_ctx, params.n_seq_max, params.kv_unified = cells, rows, unified
+        # of a sequence: 256 cells for its prompt, and its rollout
+        params.n_ctx, params.n_seq_max, params.kv_unified = (
+            rows * (256 + work.tokens),
+            rows,
+            unified,
+        )
         params.n_batch = params.n_ubatch = 512
         params.n_threads = params.n_threads_batch = _cores()
         params.no_perf = True
         self.context = api.llama_init_from_model(self.model, params)
         if not self.context:
-            raise PeerMissing(
-                f"llama.cpp cannot make a context of {cells} cells for {rows} sequences"
-            )
+            raise PeerMissing(f"llama.cpp cannot make a context for {rows} sequences")
         self.memory = api.llama_get_memory(self.context)
         self.batch = api.llama_batch_init(512, 0, 1)
-        self.samplers = [self._sampler(seed + row) for row in range(rows)]
+        self.samplers = [self._sampler(work.seed + row, work.temperature) for row in range(rows)]
 
-    def _sampler(self, seed: int) -> Any:
+    def _sampler(self, seed: int, temperature: float) -> Any:
         api = self.api
         chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
         api.llama_sampler_chain_add(chain, api.llama_sampler_init_top_k(TOP_K))
-        api.llama_sampler_chain_add(chain, api.llama_sampler_init_temp(self.temperature))
+        api.llama_sampler_chain_add(chain, api.llama_sampler_init_temp(temperature))
         api.llama_sampler_chain_add(chain, api.llama_sampler_init_dist(seed % 2**32))
         return chain
 
@@ -420,14 +363,9 @@ class Sequences:
     def decode(self, entries: list[tuple[int, int, int, bool]]) -> None:
         """One forward pass over (token, position, sequence, whether its logits are wanted)."""
         batch = self.batch
-        for i, (token, position, sequence, wanted) in enumerate(entries):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = (
-                token,
-                position,
-                1,
-                wanted,
-            )
-            batch.seq_id[i][0] = sequence
+        for i, entry in enumerate(entries):
+            batch.token[i], batch.pos[i], batch.seq_id[i][0], batch.logits[i] = entry
+            batch.n_seq_id[i] = 1
         batch.n_tokens = len(entries)
         if code := self.api.llama_decode(self.context, batch):
             raise RuntimeError(f"llama_decode returned {code}")
@@ -448,10 +386,8 @@ class Sequences:
         starts = [len(prompt) for prompt in prompts for _ in range(each)]
         for t in range(tokens - 1):
             self.decode([(token, starts[row] + t, row, True) for row, token in enumerate(last)])
-            last = [
-                api.llama_sampler_sample(self.samplers[row], self.context, row)
-                for row in range(len(last))
-            ]
+            rows = range(len(last))
+            last = [api.llama_sampler_sample(self.samplers[r], self.context, r) for r in rows]
         return len(last) * tokens
 
     def close(self) -> None:
@@ -490,82 +426,51 @@ def gguf(work: Workload) -> Path:
 
     spec = MODELS.get(work.model)
     if spec is None or spec.kind != "gguf":
-        raise PeerMissing(
-            f"llama.cpp was not measured: model {work.model} has no GGUF, choose one that "
-            "`latentmem doctor` lists"
-        )
-    path = gguf_path(spec)
-    if not path.is_file():
-        raise PeerMissing(
-            f"llama.cpp was not measured: {path} is not there, load the model without "
-            "LATENTMEM_KEEP_GGUF=0"
-        )
+        why = f"model {work.model} has no GGUF, choose one that `latentmem doctor` lists"
+        raise PeerMissing(f"llama.cpp was not measured: {why}")
+    if not (path := gguf_path(spec)).is_file():
+        why = f"{path} is not there, load the model without LATENTMEM_KEEP_GGUF=0"
+        raise PeerMissing(f"llama.cpp was not measured: {why}")
     return path
 
 
 def _llama(work: Workload, problems: int) -> Side:
-    api = package("llama_cpp", "llama-cpp-python")
-    path, rows = gguf(work), problems * work.rollouts
+    from transformers import AutoTokenizer
+
+    from ..model.weights import ensure
+
+    api, path = package("llama_cpp", "llama-cpp-python"), gguf(work)
     quiet = api.llama_log_callback(lambda *_: None)
     api.llama_log_set(quiet, ctypes.c_void_p(0))
     api.llama_backend_init()
+    tokenizer = AutoTokenizer.from_pretrained(ensure(work.model).path, trust_remote_code=False)
+    chats = [chat(tokenizer, p.text) for p in PROBLEMS[:problems]]
 
     def made(unified: bool) -> tuple[Sequences, list[list[int]]]:
-        longest = 256 + work.tokens  # of a sequence: its prompt and its rollout
-        one = Sequences(
-            api,
-            path,
-            rows,
-            rows * longest,
-            unified=unified,
-            temperature=work.temperature,
-            seed=work.seed,
-        )
-        return one, [one.tokens(_chat(p.text, work)) for p in PROBLEMS[:problems]]
+        one = Sequences(api, path, problems * work.rollouts, work, unified)
+        prompts = [one.tokens(text) for text in chats]
+        one.rollouts(prompts, work.rollouts, 2)  # warms up
+        return one, prompts
+
+    def speed(one: Sequences, prompts: list[list[int]], tokens: int) -> float:
+        assert quiet, "the callback lives as long as the model"
+        began = time.perf_counter()
+        count = one.rollouts(prompts, work.rollouts, tokens)
+        return count / (time.perf_counter() - began)
 
     best: tuple[float, bool] = (0.0, True)
-    for unified in (
-        True,
-        False,
-    ):  # which is faster depends on the machine: the peer gets the better one
+    # which is faster depends on the machine: the peer gets the better one
+    for unified in (True, False):
         one, prompts = made(unified)
-        one.rollouts(prompts, work.rollouts, 2)  # warms up
-        best = max(
-            best, (_llama_speed(one, prompts, work.rollouts, max(2, work.tokens // 2)), unified)
-        )
+        best = max(best, (speed(one, prompts, max(2, work.tokens // 2)), unified))
         one.close()
     chosen, prompts = made(best[1])
-    chosen.rollouts(prompts, work.rollouts, 2)
-
-    def run() -> float:
-        assert quiet, "the callback lives as long as the model"
-        return _llama_speed(chosen, prompts, work.rollouts, work.tokens)
-
     how = "one cache for all sequences" if best[1] else "a cache for each sequence"
     return Side(
-        run,
+        lambda: speed(chosen, prompts, work.tokens),
         f"llama.cpp on {path.name}, top-k {TOP_K}, {_cores()} threads, {how} (the faster), "
         "without soft prompts",
     )
-
-
-def _chat(text: str, work: Workload) -> str:
-    """The problem in its chat, by the same template as ours."""
-    from transformers import AutoTokenizer
-
-    from ..method.prompts import solve_messages
-    from ..model.weights import ensure
-
-    tokenizer = AutoTokenizer.from_pretrained(ensure(work.model).path, trust_remote_code=False)
-    return tokenizer.apply_chat_template(
-        solve_messages(text), tokenize=False, add_generation_prompt=True
-    )
-
-
-def _llama_speed(one: Sequences, prompts: list[list[int]], each: int, tokens: int) -> float:
-    began = time.perf_counter()
-    made = one.rollouts(prompts, each, tokens)
-    return made / (time.perf_counter() - began)
 
 
 # ---------- qdrant-client in local mode: exact search over numpy arrays in this process, as ours.

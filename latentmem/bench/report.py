@@ -7,7 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -24,49 +24,49 @@ KINDS: dict[str, tuple[str, str]] = {
     "scale": ("x", "latentmem bench --scale"),
     "profile": ("operations", "latentmem bench --profile"),
 }
-ALWAYS = (
-    "latentmem",
-    "python",
-    "system",
-    "torch",
-    "transformers",
-    "numpy",
-)  # what our own side of every row depends on
-PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "numpy",
-    "trl",
-    "llama-cpp-python",
-    "qdrant-client",
-    "datasets",
-)
+# what our own side of every row depends on
+ALWAYS = ("latentmem", "python", "system", "torch", "transformers", "numpy")
+PACKAGES = "torch transformers peft numpy trl llama-cpp-python qdrant-client datasets".split()
 MISSING = "not installed"
-Better = Literal["higher", "lower"]
 
 
 @dataclass(frozen=True)
-class Target:
-    """What a row must reach. `ratio`: how many times better than the peer; `limit`: our figure at
-    most."""
+class RowSpec:
+    """What a row measures, against whom, and what it must reach. `ours` and `peer` name the
+    functions that prepare a side: a module of this package and a function. `ratio`: how many times
+    better than the peer; `limit`: our figure at most."""
 
+    name: str
+    what: str
+    unit: str  # a rate, "tokens/s", is better when higher, anything else when lower
+    ours: str
+    peer: str = ""
+    peer_name: str = ""
+    packages: tuple[str, ...] = ()  # of the peer, beside those that every row depends on
     ratio: float | None = None
     limit: float | None = None
+    # The figure is one of a whole process: every run has its own, and the peer counts with the
+    # better of its dtypes, since which one is faster says nothing about it.
+    fresh: bool = False
 
-    def words(self, unit: str) -> str:
-        parts = [f"{self.ratio:g} x"] if self.ratio is not None else []
-        return ", ".join(
-            parts + ([f"under {self.limit:g} {unit}"] if self.limit is not None else [])
-        )
+    @property
+    def target(self) -> str:
+        ratio = [f"{self.ratio:g} x"] if self.ratio is not None else []
+        limit = [f"under {self.limit:g} {self.unit}"] if self.limit is not None else []
+        return ", ".join(ratio + limit)
 
-    def met(self, ours: float, ratio: float | None) -> bool | None:
-        """None if it needs a peer that was not measured."""
-        if self.ratio is not None and ratio is None:
+    def times(self, ours: float, peer: float | None) -> float | None:
+        """How many times better ours is than the peer; None if that is not a number."""
+        if peer is None or min(ours, peer) <= 0:
             return None
-        return (self.ratio is None or ratio >= self.ratio) and (
-            self.limit is None or ours < self.limit
-        )
+        return ours / peer if self.unit.endswith("/s") else peer / ours
+
+    def met(self, ours: float, times: float | None) -> bool | None:
+        """None if it needs a peer that was not measured."""
+        if self.ratio is not None and times is None:
+            return None
+        fast = self.ratio is None or times >= self.ratio
+        return fast and (self.limit is None or ours < self.limit)
 
 
 @dataclass(frozen=True)
@@ -86,48 +86,22 @@ class Row:
     note: str = ""
     ours_runs: tuple[float, ...] = ()
     peer_runs: tuple[float, ...] = ()
-    load: float | None = (
-        None  # processes that wanted a core when the bench began: a quiet machine has less than one
-    )
+    # Processes that wanted a core when the bench began: a quiet machine has less than one.
+    load: float | None = None
     seconds: float = 0.0  # that measuring the row took
     measured: str = ""  # ISO 8601, UTC
     settings: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(
-        default_factory=dict
-    )  # of what the row depends on, when it was measured
+    # of what the row depends on, when it was measured
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
-def ratio_of(ours: float, peer: float | None, better: Better) -> float | None:
-    """How many times better ours is than the peer; None if that is not a number."""
-    if peer is None or min(ours, peer) <= 0:
-        return None
-    return ours / peer if better == "higher" else peer / ours
-
-
-def row(
-    name: str,
-    what: str,
-    unit: str,
-    better: Better,
-    target: Target,
-    peer_name: str,
-    ours: Sequence[float],
-    peer: Sequence[float],
-    **facts: Any,
-) -> Row:
+def row(spec: RowSpec, ours: Sequence[float], peer: Sequence[float], **facts: Any) -> Row:
     """The row of some runs: medians, and the ratio of the medians."""
     mine, theirs = median(ours), median(peer) if peer else None
-    ratio = ratio_of(mine, theirs, better)
+    times = spec.times(mine, theirs)
     return Row(
-        name,
-        what,
-        unit,
-        mine,
-        theirs,
-        peer_name,
-        ratio,
-        target.words(unit),
-        target.met(mine, ratio),
+        *(spec.name, spec.what, spec.unit, mine, theirs, spec.peer_name, times, spec.target),
+        met=spec.met(mine, times),
         ours_runs=tuple(ours),
         peer_runs=tuple(peer),
         **facts,
@@ -174,44 +148,29 @@ def read(file: Path, kind: Kind | None = None) -> dict[str, Any]:
     """
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
+        kinds = {_kind_of(row) for row in data["rows"]} | {str(data.get("kind", ""))} - {""}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as e:
-        raise LatentmemError(
-            f"{file} is not a report of a bench ({e}): give another file with --out."
-        ) from None
-    if not isinstance(data, dict) or not isinstance(data.get("rows"), list):
-        raise LatentmemError(f"{file} is not a report of a bench: give another file with --out.")
-    there = _kind(file, data)
-    if kind and there and there != kind:
-        raise LatentmemError(
-            f"{file} is a report of `{KINDS[there][1]}` and not of `{KINDS[kind][1]}`: give "
-            "another file with --out."
-        )
+    except (OSError, ValueError, TypeError, KeyError) as e:
+        raise _refused(file, f"is not a report of a bench ({e})") from None
+    if len(kinds) > 1 or not kinds <= set(KINDS):
+        raise _refused(file, "is not a report of a bench, for its rows are not of one kind")
+    for there in kinds:
+        if kind and there != kind:
+            raise _refused(
+                file, f"is a report of `{KINDS[there][1]}` and not of `{KINDS[kind][1]}`"
+            )
     return data
 
 
-def _kind(file: Path, data: Mapping[str, Any]) -> str | None:
-    """The kind of a report, from its rows and from what it says itself; None if it has no rows and
-    says nothing."""
-    own = data.get("kind")
-    kinds = {
-        next(
-            (
-                kind
-                for kind, (member, _) in KINDS.items()
-                if isinstance(row, dict) and "name" in row and member in row
-            ),
-            None,
-        )
-        for row in data["rows"]
-    } | ({str(own)} if own is not None else set())
-    if None in kinds or len(kinds) > 1 or not kinds <= set(KINDS):
-        raise LatentmemError(
-            f"{file} is not a report of a bench, for its rows are not of one kind: give another "
-            "file with --out."
-        )
-    return next(iter(kinds), None)
+def _kind_of(row: Any) -> str:
+    """The kind of report that a row belongs to, "none" if it is no row."""
+    named = isinstance(row, dict) and "name" in row
+    return next((k for k, (member, _) in KINDS.items() if named and member in row), "none")
+
+
+def _refused(file: Path, why: str) -> LatentmemError:
+    return LatentmemError(f"{file} {why}: give another file with --out.")
 
 
 def check_machine(file: Path, kind: Kind, here: Mapping[str, Any]) -> None:
@@ -222,11 +181,9 @@ def check_machine(file: Path, kind: Kind, here: Mapping[str, Any]) -> None:
         for name in ("processor", "cores", "instructions", "accelerators")
         if there.get(name) != here.get(name)
     ]
-    if changed:
-        raise LatentmemError(
-            f"{file} has figures of another machine ({changed[0]} {there.get(changed[0])}, here "
-            f"{here.get(changed[0])}): give another file with --out."
-        )
+    for name in changed[:1]:
+        differs = f"{name} {there.get(name)}, here {here.get(name)}"
+        raise _refused(file, f"has figures of another machine ({differs})")
 
 
 def is_done(
@@ -235,12 +192,9 @@ def is_done(
     """Whether a report has the row, measured with these settings and these versions of what it
     depends on."""
     made = next((r for r in there.get("rows", []) if r["name"] == name), {})
-    then = made.get("versions") or there.get(
-        "versions", {}
-    )  # a report from before rows had their own
-    return made.get("settings") == settings and all(
-        then.get(package) == version for package, version in versions.items()
-    )
+    # a report from before rows had their own
+    then = made.get("versions") or there.get("versions", {})
+    return made.get("settings") == settings and versions.items() <= then.items()
 
 
 def merge(
@@ -265,20 +219,12 @@ def merge(
 
 def save(file: Path, kind: Kind, rows: Sequence[Mapping[str, Any]], **facts: Any) -> None:
     """Write the file with these rows and no others."""
-    write(
-        file,
-        json.dumps({"kind": kind, **facts, "rows": list(rows)}, indent=1, ensure_ascii=False)
-        + "\n",
-    )
+    data = {"kind": kind, **facts, "rows": list(rows)}
+    write(file, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
 def write(file: Path, text: str) -> None:
     write_whole(file, text, "give another file with --out", folders=True)
-
-
-def plain(made: Row) -> dict[str, Any]:
-    """A row as JSON values."""
-    return asdict(made)
 
 
 # ---------- The table.
@@ -292,62 +238,47 @@ def number(value: float | None, unit: str = "") -> str:
     return f"{digits} {unit}".strip()
 
 
-def markdown(
-    rows: Sequence[Mapping[str, Any]],
-    machine: Mapping[str, Any] | None = None,
-    versions: Mapping[str, Any] | None = None,
-) -> str:
-    """The report as a table, with the machine above it and the notes below, which name the versions
+def markdown(data: Mapping[str, Any]) -> str:
+    """A report as a table, with the machine above it and the notes below, which name the versions
     of a row where they differ."""
-    lines = []
-    if machine:
-        lines += [
-            f"{machine.get('processor')}, {machine.get('cores')} cores, "
-            f"{machine.get('instructions')}, {machine.get('memory')}, accelerators: "
-            f"{machine.get('accelerators')}."
-        ]
+    lines, rows, versions = [], data.get("rows", []), data.get("versions", {})
+    if machine := data.get("machine"):
+        about = [str(machine.get(name)) for name in ("processor", "instructions", "memory")]
+        about.insert(1, f"{machine.get('cores')} cores")
+        lines.append(f"{', '.join(about)}, accelerators: {machine.get('accelerators')}.")
     if versions:
-        lines += ["", ", ".join(f"{name} {version}" for name, version in versions.items()) + "."]
+        lines += ["", _listed(versions) + "."]
     lines += [
         "",
         "| what | ours | peer | peer's figure | times better | target | met |",
         "|---|---|---|---|---|---|---|",
     ]
+    notes = []
     for r in rows:
         met = {True: "yes", False: "**no**", None: "–"}[r["met"]]
         lines.append(
             f"| {r['what']} | {number(r['ours'], r['unit'])} | {r['peer_name'] or '–'} | "
             f"{number(r['peer'], r['unit'])} | {number(r['ratio'])} | {r['target']} | {met} |"
         )
-    notes = [
-        f"- {r['what']}: {note}."
-        for r in rows
-        if (note := "; ".join(filter(None, [r["note"], _with(r, versions or {})])))
-    ]
+        # the note of a row names a missing peer
+        own = {
+            name: version
+            for name, version in (r.get("versions") or {}).items()
+            if version not in (MISSING, versions.get(name, version))
+        }
+        if said := [r["note"]] * bool(r["note"]) + ["measured with " + _listed(own)] * bool(own):
+            notes.append(f"- {r['what']}: {'; '.join(said)}.")
     return "\n".join([*lines, "", *notes]).strip() + "\n"
 
 
-def _with(row: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
-    """The versions of a row that differ from those above the table, in words. The note of a row
-    names a missing peer."""
-    own = {
-        name: version
-        for name, version in (row.get("versions") or {}).items()
-        if versions.get(name, version) != version and version != MISSING
-    }
-    return (
-        "measured with " + ", ".join(f"{name} {version}" for name, version in own.items())
-        if own
-        else ""
-    )
+def _listed(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 # ---------- The series of `bench --scale` as one picture and as tables.
 
-OURS, BOUND = "#0072B2", "#8a8f98"
 COLUMNS = 2
-# values that span so many times the lowest take a logarithmic axis
-WIDE = 30
+WIDE = 30  # values that span so many times the lowest take a logarithmic axis
 
 
 def figure(series: Sequence[Mapping[str, Any]]) -> Any:
@@ -357,74 +288,69 @@ def figure(series: Sequence[Mapping[str, Any]]) -> Any:
     from plotly.subplots import make_subplots
 
     rows = max(1, -(-len(series) // COLUMNS))
-    made = make_subplots(
-        rows, COLUMNS, subplot_titles=[s["title"] for s in series], vertical_spacing=0.35 / rows
-    )
+    titles = [s["title"] for s in series]
+    made = make_subplots(rows, COLUMNS, subplot_titles=titles, vertical_spacing=0.35 / rows)
     for i, s in enumerate(series):
         place = {"row": i // COLUMNS + 1, "col": i % COLUMNS + 1}
-        x, y = list(s["x"]), list(s["y"])
+        x, y, limit = list(s["x"]), list(s["y"]), list(s.get("limit", ()))
+        line = {"x": x, "showlegend": not i}
         made.add_trace(
-            go.Scatter(
-                x=x, y=y, mode="lines+markers", name="measured", marker_color=OURS, showlegend=not i
-            ),
+            go.Scatter(y=y, mode="lines+markers", name="measured", marker_color="#0072B2", **line),
             **place,
         )
-        if s.get("limit"):
+        if limit:
+            name, dotted = "limit of reading the weights", {"color": "#8a8f98", "dash": "dot"}
             made.add_trace(
-                go.Scatter(
-                    x=x,
-                    y=list(s["limit"]),
-                    mode="lines",
-                    name="limit of reading the weights",
-                    line={"color": BOUND, "dash": "dot"},
-                    showlegend=not i,
-                ),
-                **place,
+                go.Scatter(y=limit, mode="lines", name=name, line=dotted, **line), **place
             )
-        made.update_xaxes(
-            title_text=s["x_name"],
-            type="log",
-            tickvals=x,
-            ticktext=[f"{v:,.0f}" for v in x],
-            **place,
-        )
-        seen = [*y, *s.get("limit", ())]
-        wide = min(seen, default=0) > 0 and max(seen) > WIDE * min(seen)
-        made.update_yaxes(
-            title_text=s["y_name"], type="log" if wide else "linear", rangemode="tozero", **place
-        )
-    made.update_layout(
-        height=330 * rows + 60,
-        template="plotly_white",
-        legend={"orientation": "h", "y": -0.05},
-        margin={"t": 50, "l": 70, "r": 20, "b": 60},
-    )
+        ticks = {"tickvals": x, "ticktext": [f"{v:,.0f}" for v in x]}
+        made.update_xaxes(title_text=s["x_name"], type="log", **ticks, **place)
+        lowest, highest = min(y + limit, default=0), max(y + limit, default=0)
+        kind = "log" if 0 < WIDE * lowest < highest else "linear"
+        made.update_yaxes(title_text=s["y_name"], type=kind, rangemode="tozero", **place)
+    legend, margin = {"orientation": "h", "y": -0.05}, {"t": 50, "l": 70, "r": 20, "b": 60}
+    height = 330 * rows + 60
+    made.update_layout(height=height, template="plotly_white", legend=legend, margin=margin)
     return made
 
 
-def save_figure(series: Sequence[Mapping[str, Any]], file: Path) -> tuple[Path, Path]:
-    """Write `file`'s name with .html and .figure.json; returns both paths. The page carries plotly,
-    so it opens offline."""
-    made, page, data = figure(series), file.with_suffix(".html"), file.with_suffix(".figure.json")
-    write(page, made.to_html(include_plotlyjs=True, full_html=True))
-    write(data, made.to_json() + "\n")
-    return page, data
+def save_figure(series: Sequence[Mapping[str, Any]], file: Path) -> Path:
+    """Write `file`'s name with .html; returns the path. The page carries plotly, so it opens
+    offline."""
+    page = file.with_suffix(".html")
+    write(page, figure(series).to_html(include_plotlyjs=True, full_html=True))
+    return page
 
 
 def figure_markdown(series: Sequence[Mapping[str, Any]]) -> str:
     """One table for each series."""
     parts = []
     for s in series:
-        limit = s.get("limit") or ()
+        columns = [s["y"], *([s["limit"]] if s.get("limit") else [])]
+        names = [s["x_name"], s["y_name"], "limit"][: 1 + len(columns)]
+        note = f" ({s['note']})" if s.get("note") else ""
         lines = [
-            f"**{s['title']}**" + (f" ({s['note']})" if s.get("note") else ""),
+            f"**{s['title']}**{note}",
             "",
-            f"| {s['x_name']} | {s['y_name']} |" + (" limit |" if limit else ""),
-            "|---|---|" + ("---|" if limit else ""),
+            f"| {' | '.join(names)} |",
+            "|---" * len(names) + "|",
         ]
-        for i, (x, y) in enumerate(zip(s["x"], s["y"], strict=True)):
-            lines.append(
-                f"| {x:,.0f} | {number(y)} |" + (f" {number(limit[i])} |" if limit else "")
-            )
+        lines += [
+            f"| {x:,.0f} | {' | '.join(map(number, values))} |"
+            for x, *values in zip(s["x"], *columns, strict=True)
+        ]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
+
+
+def parts_markdown(parts: Sequence[Mapping[str, Any]]) -> str:
+    """One table for each part of a profile."""
+    out = []
+    for part in parts:
+        whole = sum(part["operations"].values()) or 1.0
+        spent = f"{part['seconds']:.1f} s, {part['cpu_seconds']:.1f} s of the processors"
+        lines = [f"**{part['title']}**: {spent}", ""]
+        lines += ["| operation | s | of those shown |", "|---|---|---|"]
+        lines += [f"| `{op}` | {s:.2f} | {s / whole:.0%} |" for op, s in part["operations"].items()]
+        out.append("\n".join(lines))
+    return "\n\n".join(out) + "\n"

@@ -6,13 +6,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from ..records import LatentmemError, Status
 from . import report, workloads
-from .workloads import HITS, PROBLEMS, Workload
+from .workloads import FINAL, HITS, PROBLEMS, Workload
 
 SIZES: dict[str, tuple[int, ...]] = {
     "rollouts-batch": (1, 2, 4, 8, 16, 32, 64),
@@ -43,10 +44,6 @@ class Series:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-Point = tuple[float, float, float | None]  # x, y, limit
-Parts = dict[str, Any]  # what series share: the loaded model, its bandwidth
-
-
 def chosen(names: Sequence[str]) -> list[str]:
     """Series of these names, all when there are none. Raises LatentmemError for an unknown one."""
     for name in names:
@@ -67,52 +64,28 @@ def run(
     """Measure series and merge each into `file`. `largest`: leave out sizes above it. Raises
     LatentmemError."""
     here, found = report.machine(), report.versions()
-    settings, needed = (
-        {**asdict(work), "repeats": repeats, "largest": largest},
-        report.needed(found),
-    )
+    settings = {**asdict(work), "repeats": repeats, "largest": largest}
+    needed = report.needed(found)
     report.check_machine(file, "scale", here)
     there = report.read(file, "scale") if resume else {}
-    parts: Parts = {}
+    bench = Measured(work)
     for name in names:
         if report.is_done(there, name, settings, needed):
             yield Status(f"{name}: already in {file}")
             continue
         measure, title, x_name, y_name, note = TABLE[name]
         sizes = [s for s in SIZES[name] if largest is None or s <= largest]
-        points: list[Point] = []
+        y, limit = [], []
         for i, size in enumerate(sizes):
             yield Status(f"{name}: {x_name} {size}", i, len(sizes))
-            points.append(measure(work, size, repeats, parts))
-        xs, ys, limits = zip(*points, strict=True) if points else ((), (), ())
-        series = Series(
-            name,
-            title,
-            x_name,
-            y_name,
-            xs,
-            ys,
-            () if None in limits else limits,
-            note,
-            settings,
-            needed,
-        )
-        report.merge(file, "scale", [asdict(series)], list(SIZES), machine=here, versions=found)
-        yield series
-
-
-# ---------- Parts that series share.
-
-
-def _model(work: Workload, parts: Parts) -> Any:
-    if "model" not in parts:
-        parts["model"] = workloads.language_model(work)
-        workloads.speed(
-            workloads.scripted(parts["model"], min(16, work.tokens), 1),
-            _jobs(parts["model"], 1),
-            work,
-        )  # warms up
-    return parts["model"]
+            once = measure(bench, size)
+            y.append(median(once() for _ in range(repeats)))
+            if note == READING:
+                limit.append(bench.limit(size if name == "rollouts-batch" else work.rollouts))
+        about = name, title, x_name, y_name
+        made = Series(*about, tuple(sizes), tuple(y), tuple(limit), note, settings, needed)
+        report.merge(file, "scale", [asdict(made)], list(SIZES), machine=here, versions=found)
+        yield made
 
 
 def bandwidth(device: Any) -> float:
@@ -128,141 +101,132 @@ def bandwidth(device: Any) -> float:
     return large.nbytes / best
 
 
-def _limit(model: Any, rows: int, parts: Parts) -> float:
-    """Tokens a second if a decode step cost no more than reading all weights once."""
-    if "bandwidth" not in parts:
-        parts["bandwidth"] = bandwidth(model.body.device)
-    body = model.body
-    linears = [body.head, *(m for w in body.layers for m in (w.qkv, w.out, w.gate_up, w.down))]
-    return rows * parts["bandwidth"] / sum(m.read for m in linears)
+class Measured:
+    """What series share, each made when it is first needed: the loaded model, its bandwidth, banks.
+    A method prepares one point of a series; what it returns measures it once."""
 
+    def __init__(self, work: Workload) -> None:
+        self.work, self.bank, self._read = work, workloads.filled(0, work.seed), 0.0
 
-def _jobs(model: Any, rows: int) -> list[Any]:
-    from ..method.rollouts import Job
+    @cached_property
+    def model(self) -> Any:
+        model = workloads.language_model(self.work)
+        workloads.warm_up(model, self.jobs(1), self.work)
+        return model
 
-    return [Job(PROBLEMS[0], rows)]
+    def limit(self, rows: int) -> float:
+        """Tokens a second if a decode step cost no more than reading all weights once."""
+        body = self.model.body
+        self._read = self._read or bandwidth(body.device)
+        linears = [body.head, *(m for w in body.layers for m in (w.qkv, w.out, w.gate_up, w.down))]
+        return rows * self._read / sum(m.read for m in linears)
 
+    def jobs(self, rows: int) -> list[Any]:
+        from ..method.rollouts import Job
 
-def _median(run: Callable[[], float], repeats: int) -> float:
-    return median(run() for _ in range(repeats))
+        return [Job(PROBLEMS[0], rows)]
 
+    def rollouts(self, rows: int, tokens: int) -> Callable[[], float]:
+        fixed = workloads.scripted(self.model, tokens, rows)
+        longer = replace(self.work, tokens=tokens)
+        return lambda: workloads.speed(fixed, self.jobs(rows), longer)
 
-# ---------- One point of each series.
+    def distil(self, memories: int, steps: int, tokens: int) -> Callable[[], float]:
+        longer = replace(self.work, tokens=tokens)
+        return lambda: workloads.seconds(self.model, longer, memories, steps)
 
+    def memories(self, size: int) -> Callable[[], float]:
+        """Whole memories a minute; two lengths of training tell the cost of a step from that of the
+        final check."""
 
-def rollouts_batch(work: Workload, size: int, repeats: int, parts: Parts) -> Point:
-    model = _model(work, parts)
-    fixed = workloads.scripted(model, work.tokens, size)
-    return (
-        size,
-        _median(lambda: workloads.speed(fixed, _jobs(model, size), work), repeats),
-        _limit(model, size, parts),
-    )
+        def minutes() -> float:
+            one, more = (self.distil(size, steps, self.work.tokens)() for steps in (1, 2))
+            step = max(more - one, one / 4)
+            return size * 60 / (one + step * (self.work.steps - 1))
 
+        return minutes
 
-def rollouts_length(work: Workload, size: int, repeats: int, parts: Parts) -> Point:
-    model = _model(work, parts)
-    fixed, longer = workloads.scripted(model, size, work.rollouts), replace(work, tokens=size)
-    speed = _median(lambda: workloads.speed(fixed, _jobs(model, work.rollouts), longer), repeats)
-    return size, speed, _limit(model, work.rollouts, parts)
+    def search(self, size: int, k: int, after: Callable[[], Any] = lambda: None) -> Callable:
+        """The bank grows from size to size."""
+        work, bank = self.work, self.bank
+        if len(bank) > size:
+            bank = self.bank = workloads.filled(0, work.seed)
+        more = workloads.unit_keys(size - len(bank), work.seed + len(bank))
+        workloads.extend(bank, more, len(bank))
+        asked = workloads.unit_keys(work.queries, work.seed + 1)
+        bank.search(asked[0], k=k)
+        return lambda: workloads.p95([lambda q=q: (bank.search(q, k=k), after()) for q in asked])
 
+    def routing(self, k: int) -> Callable[[], float]:
+        """What an answer costs beyond its rollouts: the search for k memories, and the choice
+        between two votes."""
+        from ..method.routing import route
+        from ..records import Cluster, Vote
 
-def distil_steps(work: Workload, size: int, repeats: int, parts: Parts) -> Point:
-    model = _model(work, parts)
-    return size, _median(lambda: workloads.seconds(model, work, 1, size), repeats), None
-
-
-def distil_tokens(work: Workload, size: int, repeats: int, parts: Parts) -> Point:
-    model, longer = _model(work, parts), replace(work, tokens=size)
-    return size, _median(lambda: workloads.seconds(model, longer, 1, 1), repeats), None
-
-
-def distil_memories(work: Workload, size: int, repeats: int, parts: Parts) -> Point:
-    """Whole memories a minute; two lengths of training tell the cost of a step from that of the
-    final check."""
-    model = _model(work, parts)
-
-    def minutes() -> float:
-        one, more = (workloads.seconds(model, work, size, steps) for steps in (1, 2))
-        step = max(more - one, one / 4)
-        return size * 60 / (one + step * (work.steps - 1))
-
-    return size, _median(minutes, repeats), None
-
-
-def search_size(work: Workload, size: int, repeats: int, parts: Parts) -> Point:
-    """The bank of one series grows from size to size."""
-    if "bank" not in parts or len(parts["bank"]) > size:
-        parts["bank"] = workloads.filled(0, work.seed)
-    bank = parts["bank"]
-    workloads.extend(bank, workloads.unit_keys(size - len(bank), work.seed + len(bank)), len(bank))
-    asked = workloads.unit_keys(work.queries, work.seed + 1)
-    bank.search(asked[0], k=HITS)
-    return (
-        size,
-        _median(
-            lambda: workloads.p95([lambda q=q: bank.search(q, k=HITS) for q in asked]), repeats
-        ),
-        None,
-    )
-
-
-def routing_k(work: Workload, size: int, repeats: int, parts: Parts) -> Point:
-    """What an answer costs beyond its rollouts: the search for k memories, and the choice between
-    two votes."""
-    from ..method.routing import route
-    from ..records import Cluster, Vote
-
-    if "routed" not in parts:
-        parts["routed"] = workloads.filled(min(ROUTED, work.memories), work.seed)
-    bank = parts["routed"]
-    asked = workloads.unit_keys(work.queries, work.seed + 1)
-    alone, helped = (
-        Vote((Cluster(a, (0, 1, 2, 3, 4)),), 8, 5, side=side)  # type: ignore[arg-type]
-        for a, side in (("1", "zero_shot"), ("2", "memory"))
-    )
-    bank.search(asked[0], k=size)
-
-    def once(query: Any) -> None:
-        bank.search(query, k=size)
-        route(
-            alone, helped, {"zero_shot": 0.4, "memory": 0.6}, verifier="vote_share", skip_reason=""
+        alone, helped = (
+            Vote((Cluster(a, (0, 1, 2, 3, 4)),), 8, 5, side=side)  # type: ignore[arg-type]
+            for a, side in (("1", "zero_shot"), ("2", "memory"))
         )
+        scores = {"zero_shot": 0.4, "memory": 0.6}
 
-    return size, _median(lambda: workloads.p95([lambda q=q: once(q) for q in asked]), repeats), None
+        def choose() -> None:
+            route(alone, helped, scores, verifier="vote_share", skip_reason="")
+
+        return self.search(min(ROUTED, self.work.memories), k, choose)
 
 
 READING = (
     "the dotted line is what reading all weights once a step would allow, at the speed "
     "this device reads memory"
 )
-TABLE: dict[str, tuple[Callable[[Workload, int, int, Parts], Point], str, str, str, str]] = {
-    "rollouts-batch": (rollouts_batch, "Rollouts against batch size", "rows", "tokens/s", READING),
+WHOLE = "extrapolated to whole memories from one and two steps"
+Prepare = Callable[[Measured, int], Callable[[], float]]
+# name -> how a size is measured, title, name of x, name of y, note
+TABLE: dict[str, tuple[Prepare, str, str, str, str]] = {
+    "rollouts-batch": (
+        lambda m, size: m.rollouts(size, m.work.tokens),
+        "Rollouts against batch size",
+        "rows",
+        "tokens/s",
+        READING,
+    ),
     "rollouts-length": (
-        rollouts_length,
+        lambda m, size: m.rollouts(m.work.rollouts, size),
         "Rollouts against length",
         "tokens a rollout",
         "tokens/s",
         READING,
     ),
-    "distil-steps": (distil_steps, "Distillation against steps", "steps", "s", workloads.FINAL),
+    "distil-steps": (
+        lambda m, size: m.distil(1, size, m.work.tokens),
+        "Distillation against steps",
+        "steps",
+        "s",
+        FINAL,
+    ),
     "distil-tokens": (
-        distil_tokens,
+        lambda m, size: m.distil(1, 1, size),
         "Distillation against length, one step",
         "tokens a rollout",
         "s",
-        workloads.FINAL,
+        FINAL,
     ),
     "distil-memories": (
-        distil_memories,
+        Measured.memories,
         "Memories in one batch",
         "memories at once",
         "memories/minute",
-        "extrapolated to whole memories from one and two steps",
+        WHOLE,
     ),
-    "search-size": (search_size, "Search against bank size, p95", "memories", "ms", ""),
+    "search-size": (
+        lambda m, size: m.search(size, HITS),
+        "Search against bank size, p95",
+        "memories",
+        "ms",
+        "",
+    ),
     "routing-k": (
-        routing_k,
+        Measured.routing,
         "Search and routing against k, p95",
         "k",
         "ms",

@@ -6,13 +6,12 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -20,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..bank import Bank
+from ..files import HERE
 from ..records import Cluster, LatentmemError, Memory, Problem, Step, Trace, Vote
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..model.language_model import LanguageModel
 
 # Problems of different kinds and lengths, so that prompts in one batch are padded as in real use.
@@ -49,9 +47,8 @@ PROBLEMS = tuple(
 )
 EMBEDDING = 384  # numbers of an input key, as the default embedder makes them
 HITS = 5  # memories asked for in one search
-SHARE = (
-    5 / 8
-)  # of a group's scripted rollouts that agree: a vote that passes the gate and has a gradient
+# Of a group's scripted rollouts so many agree: a vote that passes the gate and has a gradient.
+SHARE = 5 / 8
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Workload:
     model: str = "qwen2.5-coder-0.5b"
     device: str = "auto"
     dtype: str = "auto"
-    # auto: that of float32 and bfloat16 that is faster in a short probe, or holds less memory
+    # auto: what the device multiplies fastest; for peak memory, which of the two holds less
     peer_dtype: str = "auto"
     tokens: int = 200  # of every rollout, exactly
     rollouts: int = 8
@@ -74,9 +71,8 @@ class Workload:
     )
     seed: int = 0
     steps: int = 10  # of one memory
-    peer_steps: int = (
-        2  # both sides of `memory` are measured for so many steps and extrapolated to `steps`
-    )
+    # both sides of `memory` are measured for so many steps and extrapolated to `steps`
+    peer_steps: int = 2
     together: int = 8  # memories in one batch
     together_steps: int = 2
     memory_steps: int = 1  # steps of the runs whose peak memory is read
@@ -96,9 +92,6 @@ class Workload:
                 f"The bench has {len(PROBLEMS)} problems, not {self.together}: ask for fewer "
                 "memories."
             )
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -132,11 +125,6 @@ def synchronise(model: LanguageModel) -> None:
 
     if model.body.device.type == "cuda":
         torch.cuda.synchronize(model.body.device)
-
-
-def soft_prompt(model: LanguageModel, work: Workload) -> Tensor:
-    """A soft prompt [virtual tokens, hidden] as training starts from it."""
-    return model.text_prompt(work.init_text, work.virtual_tokens)
 
 
 def scripted(model: LanguageModel, tokens: int, rollouts: int) -> LanguageModel:
@@ -212,33 +200,36 @@ def _side(work: Workload, problems: int, *, soft: bool) -> Side:
 
     model = language_model(work)
     fixed = scripted(model, work.tokens, work.rollouts)
-    prompt = soft_prompt(model, work) if soft else None
+    prompt = model.text_prompt(work.init_text, work.virtual_tokens)
     jobs = [
-        Job(p, work.rollouts, None if prompt is None else prompt * (1 + i / 10))
+        Job(p, work.rollouts, prompt * (1 + i / 10) if soft else None)
         for i, p in enumerate(PROBLEMS[:problems])
     ]
-    speed(scripted(model, min(16, work.tokens), work.rollouts), jobs, work)  # warms up
-    dtype = model.body.arithmetic
-    return Side(
-        lambda: speed(fixed, jobs, work),
-        f"{problems * work.rollouts} rollouts of {work.tokens} tokens, ours in {dtype}",
-    )
+    warm_up(model, jobs, work)
+    many, dtype = problems * work.rollouts, model.body.arithmetic
+    note = f"{many} rollouts of {work.tokens} tokens, ours in {dtype}"
+    return Side(lambda: speed(fixed, jobs, work), note)
+
+
+def traces(fixed: Any, jobs: Sequence[Any], work: Workload) -> list[Trace]:
+    """What one batch of jobs gives on a scripted model."""
+    from ..method.rollouts import sample
+
+    how = {"seed": work.seed, "temperature": work.temperature, "max_new_tokens": work.tokens}
+    return [record for _, record in sample(fixed, jobs, **how) if isinstance(record, Trace)]
 
 
 def speed(fixed: Any, jobs: Sequence[Any], work: Workload) -> float:
     """Tokens a second of one batch of jobs on a scripted model."""
-    from ..method.rollouts import sample
-
     began = time.perf_counter()
-    made = sum(
-        record.tokens
-        for _, record in sample(
-            fixed, jobs, seed=work.seed, temperature=work.temperature, max_new_tokens=work.tokens
-        )
-        if isinstance(record, Trace)
-    )
+    made = sum(trace.tokens for trace in traces(fixed, jobs, work))
     synchronise(fixed)
     return made / (time.perf_counter() - began)
+
+
+def warm_up(model: Any, jobs: Sequence[Any], work: Workload) -> None:
+    """A short batch, before anything is timed."""
+    speed(scripted(model, min(16, work.tokens), work.rollouts), jobs, work)
 
 
 # ---------- Distillation: seconds and peak memory of `distil`, as the engine calls it.
@@ -270,23 +261,16 @@ def one_memory(work: Workload) -> Side:
 
 def together(work: Workload) -> Side:
     """Seconds for several memories in one batch, `together_steps` steps each."""
-    model = _ready(work)
-    return Side(lambda: seconds(model, work, work.together, work.together_steps), _measured(work))
+    model, steps = _ready(work), work.together_steps
+    whole = "" if steps == work.steps else f", of the {work.steps} of a whole memory"
+    note = f"both sides measured for {steps} steps and the final check{whole}"
+    return Side(lambda: seconds(model, work, work.together, steps), note)
 
 
 def one_after_another(work: Workload) -> Side:
     """Seconds for the same memories one by one."""
-    model = _ready(work)
-    return Side(
-        lambda: sum(
-            seconds(model, work, 1, work.together_steps, first=i) for i in range(work.together)
-        )
-    )
-
-
-def _measured(work: Workload) -> str:
-    whole = "" if work.together_steps == work.steps else f", of the {work.steps} of a whole memory"
-    return f"both sides measured for {work.together_steps} steps and the final check{whole}"
+    model, steps = _ready(work), work.together_steps
+    return Side(lambda: sum(seconds(model, work, 1, steps, first=i) for i in range(work.together)))
 
 
 def peak_memory(work: Workload) -> Side:
@@ -311,18 +295,10 @@ def _ready(work: Workload) -> Any:
 def recipe(work: Workload, steps: int) -> Any:
     from ..method.distillation import Recipe
 
-    return Recipe(
-        rollouts=work.rollouts,
-        temperature=work.temperature,
-        max_new_tokens=work.tokens,
-        seed=work.seed,
-        virtual_tokens=work.virtual_tokens,
-        init_text=work.init_text,
-        steps=steps,
-        learning_rate=work.learning_rate,
-        gate_votes=1,
-        gate_lead=0,
-    )
+    shared = {f.name for f in fields(Recipe)} & {f.name for f in fields(Workload)}
+    same = {name: getattr(work, name) for name in shared}
+    gate = {"gate_votes": 1, "gate_lead": 0}
+    return Recipe(**same | gate | {"steps": steps, "max_new_tokens": work.tokens})
 
 
 def seconds(
@@ -443,160 +419,40 @@ def help_text(work: Workload) -> Side:
 
 
 def _fresh(*arguments: str) -> tuple[float, str]:
-    """Seconds and output of a Python process."""
+    """Seconds and output of a Python process with this very package first on its path."""
+    paths = filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH")))
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env=environment()
-    )
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=env)
     took = time.perf_counter() - began
     if done.returncode:
-        raise LatentmemError(
-            f"`python {' '.join(arguments)[:60]}` failed: {done.stderr.strip().splitlines()[-1:]}"
-        )
+        command, last = " ".join(arguments)[:60], done.stderr.strip().splitlines()[-1:]
+        raise LatentmemError(f"`python {command}` failed: {last}")
     return took, done.stdout.strip()
 
 
-def environment() -> dict[str, str]:
-    """The environment with this very package first on the path, wherever the bench was started."""
-    root = str(Path(__file__).parent.parent.parent)
-    return os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    }
-
-
 def bank_map(work: Workload) -> Side:
-    """Seconds from opening the file of a bank to the JSON of its map's figure."""
-    folder = tempfile.TemporaryDirectory(prefix="latentmem-bench-")
-    path = Path(folder.name) / "bank.sqlite"
-    filled(work.mapped, work.seed, path).close()
-
-    def run() -> float:
-        assert folder.name, "the folder lives as long as this function"
-        return draw_map(path)
-
-    return Side(
-        run,
-        f"{work.mapped} memories, on the server: from opening the file to the figure's JSON, "
-        "without the browser",
-    )
-
-
-def draw_map(path: Path) -> float:
-    """Seconds to open a bank, read its rows and keys, project them and write the figure."""
-    from ..bank import Bank
+    """Seconds from opening the file of a bank to the JSON of its map's figure: its rows and keys
+    are read and projected."""
     from ..ui.map.messages import map_figure
     from ..ui.map.projection import pca
 
-    began = time.perf_counter()
-    with Bank(path, read_only=True) as bank:
-        infos = {info.id: info for info in bank.infos()}
-        ids, keys = bank.keys("input", include_quarantined=True)
-        json.dumps(map_figure([infos[i] for i in ids], pca(keys)))
-    return time.perf_counter() - began
-
-
-# ---------- The map of a large bank in a real browser, from opening the page to the first picture.
-
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--enable-unsafe-swiftshader",
-)
-DRAWN = (
-    "const map = document.querySelector('#lm-map .lm-figure'); return Number((map && "
-    "map.dataset.points) || 0);"
-)
-PATIENCE = 60  # seconds
-
-
-def first_picture(work: Workload) -> Side:
-    """Seconds from opening the page of a memory, which shows the map, until all points are drawn.
-
-    The app already runs; the picture is computed for this visit. Each run has its own app and
-    browser. All share one loaded model, because otherwise the loading that a first page begins
-    would be measured too.
-    """
-    from ..bank import Bank
-    from ..engine import Engine
-    from ..settings import Settings
-    from ..ui import build, launch_options
-
-    tools = _tools()
     folder = tempfile.TemporaryDirectory(prefix="latentmem-bench-")
-    path = Path(folder.name) / "bank.sqlite"
-    bank = filled(work.mapped, work.seed, path)
-    wanted = bank.infos(limit=1)[0].id
-    bank.close()
-    loaded = Engine(Settings(model=work.model, device=work.device, dtype=work.dtype, bank=path))
-    for _ in loaded.load():
-        pass
+
+    def path() -> Path:  # the folder lives as long as this function
+        return Path(folder.name) / "bank.sqlite"
 
     def run() -> float:
-        engine = loaded.changed(
-            on_bank=Bank(Path(folder.name) / path.name)
-        )  # the folder stays as long as this
-        app = build(engine)
-        _, address, _ = app.launch(prevent_thread_lock=True, quiet=True, **launch_options(engine))
-        driver = _chromium(*tools)
-        try:
-            return _wait(driver, f"{address}?memory={wanted}", work.mapped)
-        finally:
-            driver.quit()
-            app.close()
-            engine.bank.close()
+        began = time.perf_counter()
+        with Bank(path(), read_only=True) as bank:
+            infos = {info.id: info for info in bank.infos()}
+            ids, keys = bank.keys("input", include_quarantined=True)
+            json.dumps(map_figure([infos[i] for i in ids], pca(keys)))
+        return time.perf_counter() - began
 
-    return Side(
-        run,
-        f"{work.mapped} memories, headless chromium on the same machine, the app already running "
-        "and its model loaded, its map not yet computed, nothing in the browser's cache",
-    )
-
-
-def _wait(driver: Any, address: str, points: int) -> float:
-    began = time.perf_counter()
-    driver.get(address)
-    while driver.execute_script(DRAWN) < points:
-        if time.perf_counter() - began > PATIENCE:
-            raise LatentmemError(
-                f"The map showed {driver.execute_script(DRAWN)} of {points} points after "
-                f"{PATIENCE} s: open the app and look."
-            )
-        time.sleep(0.02)
-    return time.perf_counter() - began
-
-
-def _tools() -> tuple[str, str]:
-    """The browser and its driver. Raises PeerMissing if one of them or selenium is missing."""
-    try:
-        import selenium  # noqa: F401 - only whether it is there
-    except ImportError:
-        raise PeerMissing(
-            "the browser was not measured: selenium is not installed, pip install selenium"
-        ) from None
-    browser, driver = (
-        shutil.which("chromium") or shutil.which("google-chrome"),
-        shutil.which("chromedriver"),
-    )
-    if not browser or not driver:
-        raise PeerMissing("the browser was not measured: chromium or chromedriver is not installed")
-    return browser, driver
-
-
-def _chromium(browser: str, driver: str) -> Any:
-    """A headless browser with an empty cache."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in (*FLAGS, "--window-size=1400,1000"):
-        options.add_argument(flag)
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    filled(work.mapped, work.seed, path()).close()
+    note = "on the server: from opening the file to the figure's JSON, without the browser"
+    return Side(run, f"{work.mapped} memories, {note}")
 
 
 def peak_bytes() -> float:

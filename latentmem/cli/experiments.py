@@ -278,7 +278,7 @@ Mapped = Annotated[int, typer.Option(min=3, help="In the bank whose map is drawn
 PeerDtype = Annotated[
     str,
     typer.Option(
-        help="float32, bfloat16; auto: the faster in a short probe, for peak memory the smaller."
+        help="float32, bfloat16; auto: what suits the device, for peak memory the smaller."
     ),
 ]
 ReportFile = Annotated[
@@ -334,6 +334,7 @@ def bench(
     Peers that are not installed (extra `bench`) leave their rows with ours alone. ctrl-C stops;
     what is done is kept.
     """
+    from ..bench import profile as profiling
     from ..bench import runner
     from ..bench import scale as scaling
     from ..bench.workloads import Workload
@@ -349,34 +350,19 @@ def bench(
         mapped=mapped,
         peer_dtype=peer_dtype,
     )
-    file = out or Path("scale.json" if scale else "profile.json" if profile else "bench.json")
-    if profile:
-        return profiled(work, file, as_json, table)
+    kind = "scale" if scale else "profile" if profile else "bench"
+    file = out or Path(f"{kind}.json")
     if table:
-        return show(file, scale, as_json)
-    if scale:
+        return show(file, kind, as_json)
+    if profile:
+        measured: Iterator[Any] = profiling.run(work, file)
+    elif scale:
         chosen = scaling.chosen(only)
         measured = scaling.run(chosen, work, repeats, file, resume=resume, largest=largest)
     else:
         measured = runner.run(runner.chosen(only), work, repeats, file, resume=resume)
     follow_bench(measured, as_json)
-    return show(file, scale, as_json=False, pictures=True) if not as_json else DONE
-
-
-def profiled(work: Any, file: Path, as_json: bool, table: bool) -> int:
-    """The operations of rollouts and of a gradient step as tables or as lines of JSON; measured
-    first, unless `table`."""
-    from ..bench import profile, report
-    from . import console
-
-    if not table:
-        follow_bench(profile.run(work, file), as_json)
-    parts = report.read(file, "profile").get("rows", [])
-    if not as_json:
-        typer.echo(profile.markdown(parts), nl=False)
-    elif table:
-        console.print_lines([{"record": "Part", **p} for p in parts])
-    return DONE
+    return DONE if as_json else show(file, kind, as_json=False, done=True)
 
 
 def follow_bench(records: Any, as_json: bool) -> None:
@@ -392,20 +378,23 @@ def follow_bench(records: Any, as_json: bool) -> None:
                 console.print_lines([{"record": type(record).__name__, **asdict(record)}])
 
 
-def show(file: Path, scale: bool, as_json: bool, pictures: bool = False) -> int:
-    """The report in `file`: a table in Markdown, or its rows as lines of JSON."""
+def show(file: Path, kind: str, as_json: bool, done: bool = False) -> int:
+    """The report in `file`: tables in Markdown, or its rows as lines of JSON. A series that is
+    `done` gets its picture."""
     from ..bench import report
     from . import console
 
-    data = report.read(file, "scale" if scale else "bench")
+    data = report.read(file, kind)
     rows = data.get("rows", [])
     if as_json:
-        console.print_lines([{"record": "Series" if scale else "Row", **r} for r in rows])
-    elif scale:
-        typer.echo(report.figure_markdown(rows), nl=False)
+        name = {"scale": "Series", "profile": "Part", "bench": "Row"}[kind]
+        console.print_lines([{"record": name, **r} for r in rows])
+    elif kind == "bench":
+        typer.echo(report.markdown(data), nl=False)
     else:
-        typer.echo(report.markdown(rows, data.get("machine"), data.get("versions")), nl=False)
-    if pictures:
-        picture = f" The picture is in {report.save_figure(rows, file)[0]}." if scale else ""
+        tables = report.figure_markdown if kind == "scale" else report.parts_markdown
+        typer.echo(tables(rows), nl=False)
+    if done and kind != "profile":
+        picture = f" The picture is in {report.save_figure(rows, file)}." if kind == "scale" else ""
         typer.echo(f"\nThe report is in {file}.{picture}")
     return DONE

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from latentmem.bench import profile, report, runner, workloads
-from latentmem.bench.report import Row, Target
-from latentmem.bench.runner import ROWS, RowSpec
+from latentmem.bench.report import Row, RowSpec
+from latentmem.bench.runner import ROWS
 from latentmem.bench.workloads import PeerMissing, Workload
 from latentmem.records import LatentmemError, Status
 from tests.bench.test_workloads import TINY
@@ -52,9 +52,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Scripted]]:
     yield Scripted
 
 
-SPEC = RowSpec(
-    "search", "a search", "ms", "lower", Target(ratio=2), "ours:side", "peers:other", "other"
-)
+SPEC = RowSpec("search", "a search", "ms", "ours:side", "peers:other", "other", ratio=2)
 
 
 def test_a_run_takes_turns_writes_rows_and_can_be_resumed(
@@ -152,26 +150,7 @@ def test_when_our_side_cannot_be_measured(fakes: type[Scripted], tmp_path: Path)
     assert isinstance(last, Status) and last.text == "search is left out: there is no browser"
 
 
-def test_the_peer_gets_the_faster_dtype(fakes: type[Scripted], tmp_path: Path) -> None:
-    spec = replace(SPEC, probe="decode", fresh=True)
-    fakes.figures = {
-        "ours:side": [1.0, 1.0],
-        "peers:other": [6.0, 6.0],
-        "peers:probe_decode": [2.0, 0.5],
-    }
-    *_, made = runner.run([spec], TINY, 2, tmp_path / "bench.json")
-    assert fakes.made == [
-        "peers:probe_decode float32",
-        "peers:probe_decode bfloat16",
-        *["ours:side auto", "peers:other bfloat16"] * 2,
-    ]  # fresh: a process for each run
-    assert isinstance(made, Row)
-    assert made.note.endswith(
-        "peer in bfloat16, the faster (short probe: float32 2 s, bfloat16 0.5 s)"
-    )
-
-
-PEAK = replace(SPEC, name="peak", unit="GB", probe="both", fresh=True)
+PEAK = replace(SPEC, name="peak", unit="GB", fresh=True)
 
 
 class Sized(Scripted):
@@ -200,8 +179,7 @@ class Sized(Scripted):
         (
             {"float32": [4.0, 4.0], "bfloat16": LatentmemError("It failed.")},
             4.0,
-            "no figure of the peer in bfloat16: It failed; peer in float32, the only one of its "
-            "dtypes that gave a figure",
+            "no figure of the peer in bfloat16: It failed; peer in float32",
         ),
         (
             dict.fromkeys(
@@ -222,23 +200,21 @@ def test_the_memory_of_the_peer_is_measured_in_both_dtypes_and_the_smaller_count
 ) -> None:
     """Which dtype is faster says nothing about which holds less."""
     monkeypatch.setattr(runner, "Worker", Sized)
-    fakes.figures = {"ours:side": [2.0, 2.0], "peers:probe_train": [1.0, 9.0]}
+    fakes.figures = {"ours:side": [2.0, 2.0]}
     Sized.sizes = sizes
     *_, made = runner.run([PEAK], TINY, 2, tmp_path / "bench.json")
     assert isinstance(made, Row) and (made.ours, made.peer) == (2, peer)
     assert (
         made.note.removeprefix("note of ours:side; ").removeprefix("note of peers:other; ") == why
     )
-    assert not any("probe" in side for side in fakes.made)
-    assert ROWS["peak"].probe == "both" and ROWS["peak"].fresh
+    assert fakes.made.count("ours:side auto") == 2, "a process for each run"
+    assert ROWS["peak"].fresh
 
 
 def test_a_dtype_that_is_asked_for_is_the_only_one(fakes: type[Scripted], tmp_path: Path) -> None:
     fakes.figures = {"ours:side": [2.0], "peers:other": [6.0]}
     *_, made = runner.run([PEAK], replace(TINY, peer_dtype="float32"), 1, tmp_path / "bench.json")
-    assert (
-        isinstance(made, Row) and made.peer == 6 and made.note.endswith("peer in float32, as asked")
-    )
+    assert isinstance(made, Row) and made.peer == 6 and made.note.endswith("peer in float32")
 
 
 def test_the_command(
@@ -306,18 +282,10 @@ def test_files_that_are_no_report_and_other_machines_are_refused(tmp_path: Path)
 
 
 def test_the_table() -> None:
-    made = report.row(
-        "memory",
-        "one memory",
-        "s",
-        "lower",
-        Target(ratio=8),
-        "TRL",
-        [61.26],
-        [540.0],
-        note="extrapolated",
-    )
-    text = report.markdown([report.plain(made)], report.machine(), report.versions())
+    spec = RowSpec("memory", "one memory", "s", "ours:side", peer_name="TRL", ratio=8)
+    made = asdict(report.row(spec, [61.26], [540.0], note="extrapolated"))
+    facts = {"machine": report.machine(), "versions": report.versions()}
+    text = report.markdown({**facts, "rows": [made]})
     assert "| one memory | 61.3 s | TRL | 540 s | 8.81 | 8 x | yes |" in text
     assert "- one memory: extrapolated." in text and "latentmem 0" in text
     assert [report.number(v) for v in (None, 0.0312, 1.25, 118.4)] == ["–", "0.0312", "1.25", "118"]
@@ -433,14 +401,10 @@ def test_rows_keep_the_versions_that_they_were_measured_with(tmp_path: Path) -> 
     """Also those of a report from before rows had their own: of them the file's versions hold,
     until it gets new ones."""
     file = tmp_path / "bench.json"
-    old = report.row("help", "help", "s", "lower", Target(limit=1), "", [0.2], [])
-    file.write_text(
-        json.dumps({"versions": {"torch": "2.0"}, "rows": [{**report.plain(old), "versions": {}}]})
-    )
-    new = report.row(
-        "import", "import", "s", "lower", Target(limit=1), "", [0.1], [], versions={"torch": "3.0"}
-    )
-    report.merge(file, "bench", [report.plain(new)], list(ROWS), versions={"torch": "3.0"})
+    old = asdict(report.row(ROWS["help"], [0.2], []))
+    file.write_text(json.dumps({"versions": {"torch": "2.0"}, "rows": [{**old, "versions": {}}]}))
+    new = asdict(report.row(ROWS["import"], [0.1], [], versions={"torch": "3.0"}))
+    report.merge(file, "bench", [new], list(ROWS), versions={"torch": "3.0"})
     report.merge(file, "bench", [], list(ROWS), versions={"torch": "4.0"})
     data = report.read(file, "bench")
     assert {r["name"]: r["versions"] for r in data["rows"]} == {
@@ -451,13 +415,8 @@ def test_rows_keep_the_versions_that_they_were_measured_with(tmp_path: Path) -> 
 
 
 def test_the_table_says_which_row_has_other_versions_than_those_above_it() -> None:
-    facts: dict[str, Any] = {"ours": [0.2], "peer": []}
     rows = [
-        report.plain(
-            report.row(
-                name, name, "s", "lower", Target(limit=1), "", **facts, note=note, versions=versions
-            )
-        )
+        asdict(report.row(RowSpec(name, name, "s", ""), [0.2], [], note=note, versions=versions))
         for name, note, versions in (
             ("same", "", {"torch": "3.0"}),
             ("older", "", {"torch": "2.0", "trl": "1.0"}),
@@ -465,7 +424,7 @@ def test_the_table_says_which_row_has_other_versions_than_those_above_it() -> No
             ("alone", "", {"trl": report.MISSING}),
         )
     ]
-    text = report.markdown(rows, None, {"torch": "3.0", "trl": "1.1"})
+    text = report.markdown({"versions": {"torch": "3.0", "trl": "1.1"}, "rows": rows})
     assert text.split("\n\n")[-1] == (
         "- older: measured with torch 2.0, trl 1.0.\n- noted: short; measured with torch 2.0.\n"
     )

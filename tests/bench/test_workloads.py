@@ -4,7 +4,7 @@ us; the sums of a report, the series of --scale and the parts of --profile."""
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from latentmem.bench import profile, report, runner, scale, workloads
 from latentmem.bench import report as figure
 from latentmem.bench.peers import package
-from latentmem.bench.report import Target
+from latentmem.bench.report import RowSpec
 from latentmem.bench.runner import ROWS
 from latentmem.bench.workloads import PeerMissing, Side, Workload
 from latentmem.records import LatentmemError, Status, Step, Trace
@@ -112,7 +112,7 @@ def test_every_step_has_a_gradient_or_the_figure_is_refused(tiny: Any) -> None:
 
 
 def test_work_travels_as_json_and_is_checked() -> None:
-    assert Workload(**json.loads(TINY.to_json())) == TINY
+    assert Workload(**json.loads(json.dumps(asdict(TINY)))) == TINY
     with pytest.raises(LatentmemError, match="steps = 0"):
         Workload(steps=0)
     with pytest.raises(LatentmemError, match="8 problems, not 9"):
@@ -127,51 +127,46 @@ def test_banks_for_search_hold_what_was_asked() -> None:
 
 
 # ------------------------------------------------------------------ the report
+SPEC = RowSpec("memory", "one memory", "s", "", peer_name="TRL")
+
+
 def test_ratios_by_hand() -> None:
-    assert report.ratio_of(300, 100, "higher") == 3 and report.ratio_of(20, 100, "lower") == 5
-    assert report.ratio_of(300, None, "higher") is None and report.ratio_of(0, 5, "lower") is None
+    rate = replace(SPEC, unit="tokens/s")
+    assert rate.times(300, 100) == 3 and SPEC.times(20, 100) == 5
+    assert rate.times(300, None) is None and SPEC.times(0, 5) is None
 
 
 @given(st.floats(0.001, 1e6), st.floats(0.001, 1e6))
 def test_better_either_way_is_a_ratio_above_one(a: float, b: float) -> None:
-    assert (report.ratio_of(a, b, "higher") > 1) == (a > b)
-    assert (report.ratio_of(a, b, "lower") > 1) == (a < b)
+    assert (replace(SPEC, unit="tokens/s").times(a, b) > 1) == (a > b)
+    assert (SPEC.times(a, b) > 1) == (a < b)
 
 
 @pytest.mark.parametrize(
     ("target", "ours", "ratio", "met", "words"),
     [
-        (Target(ratio=3), 10, 3.0, True, "3 x"),
-        (Target(ratio=3), 10, 2.9, False, "3 x"),
-        (Target(ratio=3), 10, None, None, "3 x"),
-        (Target(limit=0.3), 0.29, None, True, "under 0.3 s"),
-        (Target(limit=0.3), 0.3, None, False, "under 0.3 s"),
-        (Target(ratio=3, limit=25), 26, 9.0, False, "3 x, under 25 s"),
-        (Target(ratio=3, limit=25), 24, 3.0, True, "3 x, under 25 s"),
+        ({"ratio": 3}, 10, 3.0, True, "3 x"),
+        ({"ratio": 3}, 10, 2.9, False, "3 x"),
+        ({"ratio": 3}, 10, None, None, "3 x"),
+        ({"limit": 0.3}, 0.29, None, True, "under 0.3 s"),
+        ({"limit": 0.3}, 0.3, None, False, "under 0.3 s"),
+        ({"ratio": 3, "limit": 25}, 26, 9.0, False, "3 x, under 25 s"),
+        ({"ratio": 3, "limit": 25}, 24, 3.0, True, "3 x, under 25 s"),
     ],
 )
 def test_targets(
-    target: Target, ours: float, ratio: float | None, met: bool | None, words: str
+    target: dict[str, float], ours: float, ratio: float | None, met: bool | None, words: str
 ) -> None:
-    assert target.met(ours, ratio) is met and target.words("s") == words
+    spec = replace(SPEC, **target)
+    assert spec.met(ours, ratio) is met and spec.target == words
 
 
 def test_a_row_is_the_medians_and_their_ratio() -> None:
-    made = report.row(
-        "memory",
-        "one memory",
-        "s",
-        "lower",
-        Target(ratio=8),
-        "TRL",
-        [50.0, 90.0, 60.0],
-        [540.0, 480.0, 600.0],
-    )
+    spec = replace(SPEC, ratio=8)
+    made = report.row(spec, [50.0, 90.0, 60.0], [540.0, 480.0, 600.0])
     assert (made.ours, made.peer, made.ratio, made.met) == (60, 540, 9, True)
     assert made.ours_runs == (50, 90, 60) and made.target == "8 x"
-    alone = report.row(
-        "memory", "one memory", "s", "lower", Target(ratio=8), "TRL", [50.0, 70.0], []
-    )
+    alone = report.row(spec, [50.0, 70.0], [])
     assert (alone.ours, alone.peer, alone.ratio, alone.met) == (60, None, None, None)
 
 
@@ -181,7 +176,7 @@ def test_every_row_names_functions_that_are_there() -> None:
         assert callable(runner.prepare(spec.ours)) and (
             not spec.peer or callable(runner.prepare(spec.peer))
         )
-        assert spec.name == "browser" or spec.target.words(spec.unit)
+        assert spec.target
         foreign = spec.peer.startswith("peers:") and "transformers" not in spec.peer
         assert bool(spec.packages) == foreign and set(spec.packages) <= set(report.PACKAGES)
     assert runner.chosen([]) == list(ROWS.values())
@@ -230,10 +225,9 @@ def test_every_series_runs_and_is_drawn(
         assert s.x == sizes[s.name] and len(s.y) == len(s.x) and min(s.y) > 0
         assert bool(s.limit) == s.name.startswith("rollouts")
     kept = report.read(file)["rows"]
-    page, data = figure.save_figure(kept, file)
+    page = figure.save_figure(kept, file)
     assert page.name == "scale.html" and "plotly" in page.read_text(encoding="utf-8")
-    drawn = json.loads(data.read_text(encoding="utf-8"))["data"]
-    assert len(drawn) == len(sizes) + 2
+    assert len(figure.figure(kept).data) == len(sizes) + 2
     assert "| rows | tokens/s | limit |" in figure.figure_markdown(kept)
     again = [r.text for r in scale.run(["search-size"], TINY, 1, file, resume=True, largest=100)]
     assert again == [f"search-size: already in {file}"]
@@ -321,7 +315,7 @@ def test_parts_are_profiled_and_replace_those_of_an_earlier_run(
     kept = report.read(file, "profile")["rows"]
     assert [p.name for p in parts] == [r["name"] for r in kept] == ["rollouts", "step"]
     assert all(r["versions"]["torch"] for r in kept) and json.loads(file.read_text())["machine"]
-    table = profile.markdown(kept)
+    table = report.parts_markdown(kept)
     assert table.count("| operation |") == 2 and "Gradient step" in table
 
 
