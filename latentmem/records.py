@@ -280,6 +280,8 @@ class MemoryInfo:
     created: str
     quarantined: bool
     counters: Counters
+    digest: str = ""  # 64 hex digits over every part; "" where a part was damaged by then
+    shut: str = ""  # why it is not used, where nobody quarantined it
 
 
 @dataclass(frozen=True, slots=True)

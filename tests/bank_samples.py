@@ -4,11 +4,15 @@ same one."""
 from __future__ import annotations
 
 import io
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from latentmem.bank import Bank
+from latentmem.bank import Bank, schema
+from latentmem.bank.serialization import sha256
 from latentmem.records import Cluster, Hit, Memory, Problem, Receipt, Route, Step, Trace, Vote
 
 
@@ -140,3 +144,24 @@ def archive_of(*memories: Memory) -> io.BytesIO:
     bank_of(*memories).export_zip(file)
     file.seek(0)
     return file
+
+
+def older(path: Path, version: int) -> None:
+    """Make a bank one of an older version, as that version would have written it."""
+    new = path.rename(path.with_suffix(".new"))
+    with closing(sqlite3.connect(path)) as db, closing(sqlite3.connect(new)) as source:
+        db.executescript("".join(schema.STEPS[:version]))
+        source.row_factory = sqlite3.Row
+        tables = [r[0] for r in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            db.execute(f"DELETE FROM {table}")
+            names = [r[1] for r in db.execute(f"PRAGMA table_info({table})")]
+            for row in source.execute(f"SELECT * FROM {table}").fetchall():
+                values = {name: row[name] for name in names}
+                if table in ("parts", "keys"):
+                    values["sha256"] = sha256(row["bytes"])
+                db.execute(schema.insert_sql(table, names), list(values.values()))
+        db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {version}")
+        db.commit()
+    new.unlink()

@@ -310,6 +310,7 @@ class _Line:
     record: serialization.Record
     traces: tuple[Trace, ...]
     steps: tuple[Step, ...]
+    digest: str = ""  # archives of an older latentmem have none
 
 
 # ------------------------------------------------------------------ export
@@ -378,7 +379,10 @@ def _write(store: Store, file: IO[bytes], ids: list[str], lacking: Sequence[str]
                     b'"%s":%s' % (p.encode(), packed.parts[p])
                     for p in ("record", "traces", "steps")
                 )
-                line = b'{"id":"%s",%s}\n' % (ident.encode(), words)
+                line = b'{"id":"%s","digest":"%s",%s}\n' % (
+                    *(ident.encode(), packed.digest.encode()),
+                    words,
+                )
                 # `import` would refuse the whole archive.
                 if len(line) > MAX_LINE or len(arrays) > MAX_ARRAYS:
                     raise LatentmemError(
@@ -468,8 +472,11 @@ def import_zip(
         added = skipped = 0
         memories = _memories(archive, members, model, refused)
         while batch := list(islice(memories, BATCH)):
-            count = store.add(batch)
+            count, others = store.add(batch)
             added, skipped = added + count, skipped + len(batch) - count
+            for packed, memory in others:
+                here = serialization.unpack(store.packed(packed.id))
+                refused.add(conflict(here, memory))
         new_events, events = 0, _events(archive, refused)
         while some := list(islice(events, EVENT_BATCH)):
             count, sentences = store.add_events(some)
@@ -477,6 +484,17 @@ def import_zip(
             for sentence in sentences:
                 refused.sentences.append(sentence)
         return ImportReport(added, skipped, new_events, refused.sentences)
+
+
+def conflict(here: Memory, other: Memory) -> str:
+    """A sentence about a memory that differs from the one with its id in the bank."""
+    ours, theirs = serialization.content(here), serialization.content(other)
+    differ = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+    return (
+        f"Memory {here.id} differs from the one with this id in the bank in {', '.join(differ)} "
+        f"(digest {serialization.digest_of(other)[:16]}, in the bank "
+        f"{serialization.digest_of(here)[:16]}): the bank's stays as it is."
+    )
 
 
 class _Refusals:
@@ -549,7 +567,9 @@ def _memory(words: _Line, arrays: dict[str, np.ndarray]) -> tuple[serialization.
     r, prompt = words.record, arrays.pop("soft_prompt", None)
     if prompt is None:
         raise LatentmemError(f"Memory {words.id} has no soft prompt: export it again.")
-    if len(prompt) > MOST_TOKENS:  # it would be read again and again, by everybody's model
+    if (
+        prompt.ndim and len(prompt) > MOST_TOKENS
+    ):  # it would be read again and again, by everybody's model
         raise LatentmemError(
             f"Memory {words.id} has {len(prompt)} virtual tokens, more than the {MOST_TOKENS} "
             "allowed."
@@ -578,6 +598,11 @@ def _memory(words: _Line, arrays: dict[str, np.ndarray]) -> tuple[serialization.
         raise LatentmemError(
             f"Memory {words.id} is not what its id says (its content hashes to {packed.id}): "
             "it was changed or damaged, export it again."
+        )
+    if words.digest not in ("", packed.digest):
+        raise LatentmemError(
+            f"Memory {words.id} is not what its digest {words.digest[:16]!r} says: it was changed "
+            "or damaged, export it again."
         )
     return packed, memory
 

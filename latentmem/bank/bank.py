@@ -7,6 +7,7 @@ Around this file: `schema` (tables, opening, errors), `database` (transactions, 
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import suppress
@@ -18,10 +19,10 @@ import numpy as np
 from ..records import Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Receipt
 from . import archive, database, key_index, peft, serialization
 from .archive import ExportReport, ImportReport
-from .database import Store, VerifyReport, insert_events, stamped
+from .database import AGAIN, Store, VerifyReport, insert_events, shut, stamped
 from .interface import MemoryBank
 from .key_index import OtherKeys
-from .schema import STATE, info_of, infos_sql, insert_sql, place
+from .schema import info_of, infos_sql, insert_sql, place
 
 MOST = 2000  # receipts in a bank
 ROOM = 32 << 10  # mean bytes of a receipt; one of two times eight rollouts takes about 6,000
@@ -33,7 +34,7 @@ PRUNE = """DELETE FROM receipts WHERE seq <= (
 OF_MEMORY = "WHERE id IN (SELECT receipt_id FROM events WHERE memory_id = ?)"
 __all__ = ["Bank", "ExportReport", "ImportReport", "OtherKeys", "VerifyReport"]
 
-KEYS_SQL = """SELECT k.seq, m.id, m.name, m.model, m.source, k.bytes, k.sha256
+KEYS_SQL = """SELECT m.*, k.bytes AS key, k.sha256 AS key_sha256
               FROM keys k JOIN memories m ON m.seq = k.seq
               WHERE k.kind = ? AND k.seq > ? ORDER BY k.seq"""
 FETCH = 1024  # keys read at a time
@@ -117,7 +118,7 @@ class Bank(MemoryBank):
         ident = self._store.resolve(memory_id)
         rows = self._infos(["m.id = ?"], [ident], 1, 0)
         if not rows:
-            raise LatentmemError(f"The entry of memory {ident} is damaged: run `latentmem verify`.")
+            raise LatentmemError(f"The entry of memory {ident} is damaged: {AGAIN}.")
         return rows[0]
 
     def infos(
@@ -137,7 +138,6 @@ class Bank(MemoryBank):
         for condition, value in (
             ("m.source = ?", source),
             ("m.model = ?", model),
-            (f"COALESCE({STATE} = 'quarantined', 0) = ?", quarantined),
             (
                 "instr(casefold(m.problem_text || char(10) || COALESCE(m.label, '') || char(10) "
                 "|| m.id), ?) > 0",
@@ -147,7 +147,7 @@ class Bank(MemoryBank):
             if value is not None:
                 where.append(condition)
                 values.append(value)
-        return self._infos(where, values, -1 if limit is None else max(limit, 0), max(offset, 0))
+        return self._infos(where, values, limit, max(offset, 0), quarantined)
 
     # -------------------------------------------------------------- search
     def search(
@@ -358,6 +358,7 @@ class Bank(MemoryBank):
             model_fingerprint=memory.model,
             init_text=str(memory.settings.get("init_text", "")),
             problem=memory.problem.text,
+            digest=self.info(memory.id).digest,
         )
 
     def verify(self) -> VerifyReport:
@@ -416,11 +417,21 @@ class Bank(MemoryBank):
 
     # -------------------------------------------------------------- inside
     def _infos(
-        self, where: list[str], values: list[Any], limit: int, offset: int
+        self,
+        where: list[str],
+        values: list[Any],
+        limit: int | None,
+        offset: int,
+        quarantined: bool | None = None,
     ) -> list[MemoryInfo]:
         with self._store.reading() as db:
-            rows = db.execute(infos_sql(where), [*values, limit, offset]).fetchall()
-        return [info for row in rows if (info := info_of(row)) is not None]
+            closed = shut(db)
+            if quarantined is not None:
+                where = [*where, "(m.id IN (SELECT value FROM json_each(?))) = ?"]
+                values = [*values, json.dumps(list(closed)), quarantined]
+            page = [-1 if limit is None else max(limit, 0), offset]
+            rows = db.execute(infos_sql(where), [*values, *page]).fetchall()
+        return [info for row in rows if (info := info_of(row, closed)) is not None]
 
     def _search_views(self, kind: str) -> tuple[dict[str, int], dict[int, key_index.View]]:
         """The keys of one kind as they are now: read once, then only what is new."""
@@ -451,11 +462,7 @@ class Bank(MemoryBank):
             if count != index.stored:
                 found = db.execute(f"SELECT seq {of_kind}", (index.kind,)).fetchall()
                 alive = {row[0] for row in found}
-            hidden = db.execute(
-                f"""SELECT m.id FROM (SELECT DISTINCT memory_id AS id FROM events
-                    WHERE kind IN ('quarantined', 'released')) m WHERE {STATE} = 'quarantined'"""
-            ).fetchall()
-            index.mark(alive, [row[0] for row in hidden])
+            index.mark(alive, shut(db))
         finally:
             if db.in_transaction:
                 db.execute("ROLLBACK")  # nothing was written

@@ -18,9 +18,15 @@ from uuid import uuid4
 from ..records import Event, EventKind, LatentmemError, Memory
 from . import serialization
 from .schema import connect, insert_sql, is_damage, sentences
+from .serialization import bound
+from .upgrade import STATE_KINDS
 
 MIN_PREFIX = 4
-STATE_KINDS = ("quarantined", "released")
+AGAIN = "save the others with `latentmem repair`, or delete it and import it again"
+UNSURE = (
+    "The events that say whether it is in quarantine are damaged, so it is not used: save the bank "
+    "with `latentmem repair`."
+)
 LAST_COUNTS = (STATE_KINDS, ("tag",))  # kinds of events of which the newest decides
 MOST_EVENT = 1 << 17  # bytes of an event
 
@@ -125,37 +131,38 @@ class Store:
         """The bytes of a memory. Raises LatentmemError naming the memory if a checksum is wrong."""
         with self.reading() as db:
             try:
-                row = db.execute("SELECT seq FROM memories WHERE id = ?", (memory_id,)).fetchone()
+                row = db.execute("SELECT * FROM memories WHERE id = ?", (memory_id,)).fetchone()
                 if row is None:
                     raise LatentmemError(
                         f"There is no memory {memory_id}: it was deleted meanwhile."
                     )
-                parts = db.execute(
-                    "SELECT part, bytes, sha256 FROM parts WHERE seq = ?", (row[0],)
-                ).fetchall()
-                keys = db.execute(
-                    "SELECT kind, bytes, sha256 FROM keys WHERE seq = ?", (row[0],)
-                ).fetchall()
+                parts, keys = (
+                    db.execute(
+                        f"SELECT {name}, bytes, sha256 FROM {table} WHERE seq = ?", (row["seq"],)
+                    ).fetchall()
+                    for table, name in (("parts", "part"), ("keys", "kind"))
+                )
             except sqlite3.DatabaseError as e:
                 if not is_damage(e):
                     raise
-                raise LatentmemError(
-                    f"Memory {memory_id} is damaged ({e}): delete it, or import it again."
-                ) from None
-        damaged = [
-            name
-            for name, data, checksum in (*parts, *keys)
-            if not isinstance(data, bytes) or serialization.sha256(data) != checksum
-        ]
-        damaged += sorted(set(serialization.PARTS) - {part[0] for part in parts})
-        if damaged:
-            raise LatentmemError(
-                f"Memory {memory_id} is damaged (its {damaged[0]} is missing or does not match its "
-                "checksum): delete it, or import it again."
-            )
-        return serialization.Packed(
-            memory_id, {p[0]: p[1] for p in parts}, {k[0]: k[1] for k in keys}
+                raise LatentmemError(f"Memory {memory_id} is damaged ({e}): {AGAIN}.") from None
+        whole_parts, whole_keys = (
+            {
+                name: data
+                for name, data, checksum in rows
+                if bound(memory_id, name, data) == checksum
+            }
+            for rows in (parts, keys)
         )
+        expected = (*serialization.PARTS, *filter(None, str(row["keys"]).split(",")))
+        damaged = [name for name in expected if name not in whole_parts | whole_keys]
+        damaged += [] if serialization.row_is_whole(row) else ["entry"]
+        if damaged or len(parts) + len(keys) != len(expected):
+            raise LatentmemError(
+                f"Memory {memory_id} is damaged (its {(damaged or ['number of parts'])[0]} is "
+                f"missing or does not match its checksum): {AGAIN}."
+            )
+        return serialization.Packed(memory_id, whole_parts, whole_keys, row["digest"])
 
     def soft_prompts(self, after: int, count: int) -> list[Any]:
         """(seq, memory id, bytes, sha256) of the next soft prompts in the order of storing."""
@@ -166,12 +173,16 @@ class Store:
                 (after, count),
             ).fetchall()
 
-    def add(self, batch: Sequence[tuple[serialization.Packed, Memory]]) -> int:
-        """Add the memories that are not there yet, in one transaction; returns how many."""
+    def add(
+        self, batch: Sequence[tuple[serialization.Packed, Memory]]
+    ) -> tuple[int, list[tuple[serialization.Packed, Memory]]]:
+        """Add the memories that are not there yet, in one transaction; returns how many, and those
+        that differ from the one with their id in the bank, which stays."""
         with self.writing() as db:
             added = sum(_insert(db, packed, memory) for packed, memory in batch)
             self.writes += 1
-        return added
+            there = [_digest(db, packed.id) for packed, _ in batch]
+        return added, [b for b, d in zip(batch, there, strict=True) if b[0].digest != d]
 
     def delete(self, memory_id: str) -> None:
         with self.writing() as db:
@@ -183,6 +194,8 @@ class Store:
         """Append one event; a missing id or time is filled in."""
         with self.writing() as db:
             ident = self.resolve(event.memory_id)
+            if event.kind == "released" and (why := shut(db).get(ident)):
+                raise LatentmemError(f"Memory {ident} cannot be released. {why}")
             (event,) = stamped(
                 [replace(event, memory_id=ident, detail=dict(event.detail))],
                 partial(_overridden, db),
@@ -279,20 +292,23 @@ def _has(db: sqlite3.Connection, table: str, ident: str) -> bool:
     return db.execute(f"SELECT 1 FROM {table} WHERE id = ?", (ident,)).fetchone() is not None
 
 
+def _digest(db: sqlite3.Connection, ident: str) -> str:
+    return str(db.execute("SELECT digest FROM memories WHERE id = ?", (ident,)).fetchone()[0])
+
+
 def _insert(db: sqlite3.Connection, packed: serialization.Packed, memory: Memory) -> bool:
     if _has(db, "memories", packed.id):
         return False
-    row = serialization.row_of(
-        memory, serialization.stamp(memory.created) if memory.created else serialization.now()
-    )
+    at = serialization.stamp(memory.created) if memory.created else serialization.now()
+    row = serialization.checked(serialization.row_of(memory, at, packed.digest), states=0)
     seq = db.execute(insert_sql("memories", list(row)), list(row.values())).lastrowid
     db.executemany(
         insert_sql("parts", ["seq", "part", "bytes", "sha256"]),
-        [(seq, part, data, serialization.sha256(data)) for part, data in packed.parts.items()],
+        [(seq, part, data, bound(packed.id, part, data)) for part, data in packed.parts.items()],
     )
     db.executemany(
         insert_sql("keys", ["kind", "seq", "bytes", "sha256"]),
-        [(kind, seq, data, serialization.sha256(data)) for kind, data in packed.keys.items()],
+        [(kind, seq, data, bound(packed.id, kind, data)) for kind, data in packed.keys.items()],
     )
     return True
 
@@ -312,6 +328,8 @@ def insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, 
                 )
         elif not _has(db, "memories", event.memory_id):
             orphans[event.memory_id] += 1
+        elif event.kind in STATE_KINDS and not _counted(db, event.memory_id):
+            refused.append(f"The entry of memory {event.memory_id} is damaged: {AGAIN}.")
         else:
             db.execute(insert_sql("events", list(row)), list(row.values()))
             added += 1
@@ -321,6 +339,42 @@ def insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, 
         for ident, count in orphans.items()
     ]
     return added, refused
+
+
+def _counted(db: sqlite3.Connection, ident: str) -> bool:
+    """Count one more event that quarantines or releases a memory, in its entry. False if that is
+    damaged."""
+    row = db.execute("SELECT * FROM memories WHERE id = ?", (ident,)).fetchone()
+    if not serialization.row_is_whole(row):
+        return False
+    entry = serialization.checked(row, row["states"] + 1)
+    db.execute(
+        "UPDATE memories SET states = ?, sha256 = ? WHERE id = ?",
+        (entry["states"], entry["sha256"], ident),
+    )
+    return True
+
+
+def shut(db: sqlite3.Connection) -> dict[str, str]:
+    """Id of each memory that is not to be used -> why, "" for one that is in quarantine.
+
+    The last of its events decides; ties by event id, so that every merged copy of a bank agrees.
+    Each memory's entry counts its events: fewer whole ones mean damage.
+    """
+    events: dict[str, list[Any]] = {}
+    for row in db.execute(f"SELECT * FROM events WHERE kind IN {STATE_KINDS}"):
+        events.setdefault(row["memory_id"], []).append(row)
+    counts = dict(db.execute("SELECT id, states FROM memories WHERE states > 0").fetchall())
+    for ident in events.keys() - counts.keys():
+        counts.update(db.execute("SELECT id, states FROM memories WHERE id = ?", (ident,)))
+    found = {}
+    for ident, count in counts.items():
+        whole = [row for row in events.get(ident, []) if serialization.event_is_whole(row)]
+        if len(whole) != count:
+            found[ident] = UNSURE
+        elif max(whole, key=lambda row: (row["at"], row["id"]))["kind"] == STATE_KINDS[0]:
+            found[ident] = ""
+    return found
 
 
 def _overridden(db: sqlite3.Connection, event: Event) -> int:
@@ -367,6 +421,7 @@ def verify(store: Store) -> VerifyReport:
         for check in (
             _file(db),
             _references(db),
+            _states(db),
             *(_memory(store, db, seq) for seq in memories),
             *(_event(db, seq) for seq in events),
             *(_receipt(db, seq) for seq in receipts),
@@ -418,20 +473,20 @@ def _memory(store: Store, db: sqlite3.Connection, seq: int) -> Iterator[str]:
         return
     ident = str(row["id"])
     try:
-        memory = serialization.unpack(store.packed(ident))
-        if not memory.keys:
-            raise LatentmemError(f"Memory {ident} has no key: delete it, or import it again.")
+        packed = store.packed(ident)
+        memory = serialization.unpack(packed)
         at = serialization.stamp(memory.created) if memory.created else row["at"]
+        if serialization.row_of(memory, at, packed.digest).items() - dict(row).items():
+            raise LatentmemError(f"The entry of memory {ident} is not that of its record: {AGAIN}.")
     except LatentmemError as e:
         if not _gone(db, seq):  # its parts were read one after the other
             yield str(e)
-        return
-    for column, value in serialization.row_of(memory, at).items():
-        if row[column] != value:
-            yield (
-                f"The entry of memory {ident} says {column} = {str(row[column])[:40]!r}, its "
-                f"record says {str(value)[:40]!r}."
-            )
+
+
+def _states(db: sqlite3.Connection) -> Iterator[str]:
+    for ident, why in shut(db).items():
+        if why:
+            yield f"Memory {ident}: {why}"
 
 
 def _gone(db: sqlite3.Connection, seq: int) -> bool:

@@ -5,14 +5,14 @@ A search sees a `View`, arrays that later puts do not touch, so it runs outside 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from ..records import Hit, LatentmemError
-from .serialization import KEY_DTYPE, MOST_KEY
+from .serialization import KEY_DTYPE, MOST_KEY, bound, row_is_whole
 
 # float32 products are off by up to about 1e-6: rows this close to the k-th are compared again in
 # float64.
@@ -107,19 +107,19 @@ class KeyIndex:
     last_seq: int = 0
     stored: int = 0  # rows seen and not deleted, damaged ones included
 
-    def add(self, rows: Iterable[tuple[int, str, str, str, str, bytes, str]]) -> None:
-        """rows: (seq, id, name, model, source, key bytes, sha256). A damaged key is left out:
-        `verify` names it."""
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """rows: those of the memories, each with its `key` and `key_sha256`. One that is damaged is
+        left out: `verify` names it."""
         found: dict[int, tuple[list[np.ndarray], list[tuple[int, str, str, int, int]]]] = {}
-        for seq, ident, name, model, source, data, checksum in rows:
-            self.last_seq = max(self.last_seq, seq)
+        for row in rows:
+            self.last_seq = max(self.last_seq, row["seq"])
             self.stored += 1
-            key = self._decode(data, checksum)
-            if key is None:
+            if not row_is_whole(row) or (key := self._decode(row)) is None:
                 continue
             keys, labels = found.setdefault(len(key), ([], []))
             keys.append(key)
-            labels.append((seq, ident, name, self._code(model), self._code(source)))
+            codes = self._code(row["model"]), self._code(row["source"])
+            labels.append((row["seq"], row["id"], row["name"], *codes))
         for dim, (keys, labels) in found.items():
             rows_of_dim = np.stack(keys).astype(np.float32)
             norms = np.linalg.norm(rows_of_dim, axis=1)
@@ -143,11 +143,12 @@ class KeyIndex:
     def _code(self, label: str) -> int:
         return self.codes.setdefault(label, len(self.codes))
 
-    def _decode(self, data: bytes, checksum: str) -> np.ndarray | None:
-        """The key in these bytes, None if their sha256 is wrong. `save_key` writes 8 bytes of
-        header length, the header and the numbers; reading that directly is ten times faster than
-        the general reader."""
-        if not isinstance(data, bytes) or hashlib.sha256(data).hexdigest() != checksum:
+    def _decode(self, row: Mapping[str, Any]) -> np.ndarray | None:
+        """The key in a row, None if its checksum is wrong. `save_key` writes 8 bytes of header
+        length, the header and the numbers; reading that directly is ten times faster than the
+        general reader."""
+        data = row["key"]
+        if bound(row["id"], self.kind, data) != row["key_sha256"]:
             return None
         dtype = np.dtype(KEY_DTYPE[self.kind])
         start = 8 + int.from_bytes(data[:8], "little")

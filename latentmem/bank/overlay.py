@@ -20,7 +20,7 @@ from ..records import (
     MemoryInfo,
     Receipt,
 )
-from .archive import ExportReport, ImportReport
+from .archive import ExportReport, ImportReport, conflict
 from .bank import Bank
 from .database import stamped
 from .interface import MemoryBank
@@ -496,6 +496,7 @@ class Overlay(MemoryBank):
             report = read.import_zip(
                 source, model=model, most=self.most + len(self), most_bytes=MOST_BYTES
             )
+            known = [i for i in read.infos() if i.id in self]
             infos = [i for i in read.infos() if i.id not in self]
             fresh = [i.id for i in infos if i.virtual_tokens <= self.longest]
             refused = [
@@ -503,6 +504,11 @@ class Overlay(MemoryBank):
                 f"{self.longest} that this shared app allows."
                 for i in infos
                 if i.virtual_tokens > self.longest
+            ]
+            refused += [
+                conflict(self.get(i.id), read.get(i.id))
+                for i in known
+                if self.info(i.id).digest != i.digest
             ]
             self.check_room(len(fresh))
             archive, left_out = _copied(read, fresh)

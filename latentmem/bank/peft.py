@@ -35,15 +35,16 @@ def save_peft(
     model_fingerprint: str,
     init_text: str = "",
     problem: str = "",
+    digest: str = "",
 ) -> None:
     """Write the soft prompt [virtual tokens, hidden] as a standard PEFT prompt-tuning adapter,
     stored in float32.
 
     `base_model` goes where PEFT looks for the base model (a hub id or a folder). PEFT warns about
-    configuration it does not know, so the fingerprint, the text the prompt started from and the
-    problem it was made for travel in the safetensors header. Raises LatentmemError when the array
-    is not a finite matrix, when the folder holds an adapter that is not ours, or when it cannot be
-    written.
+    configuration it does not know, so the fingerprint, the text the prompt started from, the
+    problem it was made for and the memory's digest travel in the safetensors header. Raises
+    LatentmemError when the array is not a finite matrix, when the folder holds an adapter that is
+    not ours, or when it cannot be written.
     """
     prompt = np.ascontiguousarray(array, dtype="<f4")
     if prompt.ndim != 2 or 0 in prompt.shape or not np.isfinite(prompt).all():
@@ -68,7 +69,7 @@ def save_peft(
         "num_transformer_submodules": 1,
     }
     metadata = {"format": "pt", MODEL: model_fingerprint, "latentmem.init_text": init_text}
-    metadata["latentmem.problem"] = problem
+    metadata |= {"latentmem.problem": problem, "latentmem.digest": digest}
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

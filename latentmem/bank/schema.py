@@ -3,15 +3,21 @@ SQLite's errors."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from ..records import Counters, LatentmemError, MemoryInfo, Problem
+from .serialization import row_is_whole
+from .upgrade import bind, keep_copy
 
+log = logging.getLogger(__name__)
 APPLICATION_ID = 0x4C4D454D  # "LMEM"
 BUSY_SECONDS = 10.0
 
@@ -52,73 +58,46 @@ CREATE TABLE receipts (
   seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, problem TEXT NOT NULL, size INTEGER NOT NULL,
   body TEXT NOT NULL, sha256 TEXT NOT NULL);
 """,
+    """
+ALTER TABLE memories ADD COLUMN keys TEXT NOT NULL DEFAULT '';
+ALTER TABLE memories ADD COLUMN states INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE memories ADD COLUMN digest TEXT NOT NULL DEFAULT '';
+ALTER TABLE memories ADD COLUMN sha256 TEXT NOT NULL DEFAULT '';
+CREATE INDEX memories_states ON memories (id, states) WHERE states > 0;
+""",
 )
 SCHEMA_VERSION = len(STEPS)
-# The last of the two events is the state; ties by event id, so that every merged copy of a bank
-# agrees.
-STATE = """(SELECT s.kind FROM events s
-            WHERE s.memory_id = m.id AND s.kind IN ('quarantined', 'released')
-            ORDER BY s.at DESC, s.id DESC LIMIT 1)"""
+BOUND = 3  # from this version on a checksum says to which memory a row belongs
 COUNTERS = ("retrieved", "used", "agreed", "verifier_won", "helped", "hurt")
-INFO_COLUMNS = (
-    "id",
-    "name",
-    "problem_id",
-    "problem_text",
-    "problem_answer",
-    "source",
-    "label",
-    "majority_ratio",
-    "model",
-    "model_name",
-    "virtual_tokens",
-    "hidden",
-    "best_step",
-    "created",
-)
 
 
 def infos_sql(where: list[str]) -> str:
     """One query for the page and the counters of its memories; parameters: those of `where`, then
     limit, offset."""
     condition = "WHERE " + " AND ".join(where) if where else ""
-    columns = ", ".join("page." + c for c in (*INFO_COLUMNS, "quarantined"))
     sums = ", ".join(f"COALESCE(SUM(e.kind = '{kind}'), 0) AS n_{kind}" for kind in COUNTERS)
     return f"""
         WITH page AS (
-          SELECT m.*, COALESCE({STATE} = 'quarantined', 0) AS quarantined FROM memories m
-          {condition} ORDER BY m.at DESC, m.seq DESC LIMIT ? OFFSET ?)
-        SELECT {columns}, {sums}
+          SELECT m.* FROM memories m {condition} ORDER BY m.at DESC, m.seq DESC LIMIT ? OFFSET ?)
+        SELECT page.*, {sums}
         FROM page LEFT JOIN events e ON e.memory_id = page.id
         GROUP BY page.seq ORDER BY page.at DESC, page.seq DESC"""
 
 
-def info_of(row: sqlite3.Row) -> MemoryInfo | None:
-    """A row of the table; None when it is too damaged to show: `verify` names it."""
-    try:
-        problem = Problem(
-            row["problem_text"], row["problem_id"], row["problem_answer"], row["source"]
-        )
-    except LatentmemError:
+def info_of(row: Any, shut: Mapping[str, str]) -> MemoryInfo | None:
+    """A row of the table, with what `database.shut` says; None when it is damaged: `verify` names
+    it."""
+    if not row_is_whole(row):
         return None
-    counters = Counters(**{kind: row[f"n_{kind}"] for kind in COUNTERS})
-    columns = (
-        "id",
-        "name",
-        "label",
-        "majority_ratio",
-        "model",
-        "model_name",
-        "virtual_tokens",
-        "hidden",
-        "best_step",
-        "created",
-    )
+    known = {f.name for f in fields(MemoryInfo)} & set(row.keys())
     return MemoryInfo(
-        **{c: row[c] for c in columns},
-        problem=problem,
-        quarantined=bool(row["quarantined"]),
-        counters=counters,
+        **{name: row[name] for name in known},
+        problem=Problem(
+            row["problem_text"], row["problem_id"], row["problem_answer"], row["source"]
+        ),
+        quarantined=row["id"] in shut,
+        counters=Counters(**{kind: row[f"n_{kind}"] for kind in COUNTERS}),
+        shut=shut.get(row["id"], ""),
     )
 
 
@@ -280,7 +259,7 @@ def _check(db: sqlite3.Connection, path: str, read_only: bool) -> None:
         and _pragma(db, "user_version") == 0
         and (not read_only or path == ":memory:")
     ):
-        _upgrade(db)
+        _upgrade(db, path)
     application, version, objects = _seen(db)
     if application != APPLICATION_ID:
         raise LatentmemError(
@@ -303,7 +282,7 @@ def _check(db: sqlite3.Connection, path: str, read_only: bool) -> None:
                 f"{SCHEMA_VERSION}), and reading alone cannot update it: open it once where it may "
                 "be written, for example with `latentmem verify`."
             )
-        _upgrade(db)
+        _upgrade(db, path)
 
 
 def _seen(db: sqlite3.Connection) -> tuple[int, int, set[tuple[str, ...]]]:
@@ -317,21 +296,33 @@ def _seen(db: sqlite3.Connection) -> tuple[int, int, set[tuple[str, ...]]]:
             db.execute("ROLLBACK")
 
 
-def _upgrade(db: sqlite3.Connection) -> None:
-    """The steps that an empty or older bank lacks, all or none."""
+def _upgrade(db: sqlite3.Connection, path: str) -> None:
+    """The steps that an empty or older bank lacks, all or none. Of an older one a copy stays."""
+    copy = None
     db.execute("BEGIN IMMEDIATE")  # another process may do the same: the second finds it done
     try:
         version = _pragma(db, "user_version")
         if version or not _objects(db):
+            if 0 < version < SCHEMA_VERSION:
+                copy = keep_copy(path, version)
             for statement in "".join(STEPS[version:]).split(";\n"):
                 db.execute(statement)
+            if 0 < version < BOUND:
+                bind(db)
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:
             db.execute("ROLLBACK")
+        if copy is not None:
+            copy.unlink()
         raise
+    if copy is not None:
+        log.warning(
+            "%s is brought from version %d to %d; as it was it stays in %s.",
+            *(path, version, SCHEMA_VERSION, copy),
+        )
 
 
 def _objects(db: sqlite3.Connection) -> set[tuple[str, ...]]:

@@ -2,7 +2,8 @@
 no files here.
 
 Bytes from the disk or from an archive are untrusted: `unpack` checks every member, shape and
-number, and that the id is the hash of the content.
+number, and that the id and the digest are hashes of the content. The id covers what a memory is for
+and its soft prompt; the digest covers every part.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, get_args
 
@@ -43,6 +44,11 @@ MOST_NUMBER = 1e4
 FILE = {"path", "meta"}
 # Characters of a trace in a stored receipt; the votes hold what it decided.
 MOST_TEXT = 200
+# The columns of a memory's row that its checksum covers.
+ROW = (
+    "id name problem_id problem_text problem_answer source label majority_ratio model model_name "
+    "virtual_tokens hidden best_step created at keys states digest"
+).split()
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 assert KEY_DTYPE.keys() == set(get_args(KeyKind))
 
@@ -67,10 +73,17 @@ class Packed:
     id: str
     parts: Mapping[str, bytes]
     keys: Mapping[str, bytes]
+    digest: str = ""  # of `content`; "" where it is not known yet
 
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def bound(memory_id: str, name: str, data: Any) -> str:
+    """The checksum of a part or key: under another memory, or as another part, it is wrong. ""
+    for what is not bytes."""
+    return digest(memory_id, name, data) if isinstance(data, bytes) else ""
 
 
 # ------------------------------------------------------------------ time
@@ -134,7 +147,7 @@ def load_arrays(data: bytes, what: str) -> dict[str, np.ndarray]:
 def read_prompt(data: Any, checksum: str, ident: str) -> np.ndarray | None:
     """The soft prompt [virtual tokens, hidden] float32 in a row of the table of parts, None if it
     is damaged."""
-    if not isinstance(data, bytes) or sha256(data) != checksum:
+    if bound(ident, "soft_prompt", data) != checksum:
         return None
     try:
         prompt = load_arrays(data, ident).get("soft_prompt")
@@ -253,6 +266,39 @@ def check(memory: Memory) -> None:
 
 
 # ------------------------------------------------------------------ memories and events
+def content(memory: Memory) -> dict[str, bytes]:
+    """Everything a memory holds, by name, in one form whatever bytes it was read from."""
+    prompt = np.ascontiguousarray(memory.soft_prompt, "<f4")
+    keys = {kind: np.ascontiguousarray(k, KEY_DTYPE[kind]) for kind, k in memory.keys.items()}
+    words = {
+        f.name: dump(_canonical(getattr(memory, f.name)), "The memory")
+        for f in fields(memory)
+        if f.name not in ("soft_prompt", "keys")
+    }
+    arrays = {"soft prompt": prompt, **{f"{kind} key": keys[kind] for kind in sorted(keys)}}
+    return words | {n: f"{a.shape}".encode() + a.tobytes() for n, a in arrays.items()}
+
+
+def _canonical(value: Any) -> Any:
+    """Plain values with sorted names. A member at its default is left out, so that one which a
+    later latentmem adds changes no digest."""
+    if is_dataclass(value):
+        members = {f.name: (getattr(value, f.name), f.default) for f in fields(value)}
+        return {
+            name: _canonical(member)
+            for name, (member, default) in sorted(members.items())
+            if default is MISSING or member != default
+        }
+    if isinstance(value, Mapping):
+        return {name: _canonical(value[name]) for name in sorted(value)}
+    return [_canonical(one) for one in value] if isinstance(value, tuple) else value
+
+
+def digest_of(memory: Memory) -> str:
+    """64 hex digits over every part of a memory that was read back from bytes."""
+    return digest("latentmem memory 1", *(x for pair in content(memory).items() for x in pair))
+
+
 def pack(memory: Memory) -> Packed:
     """The bytes of a memory, read back once to be sure. Raises LatentmemError."""
     check(memory)
@@ -280,13 +326,12 @@ def pack(memory: Memory) -> Packed:
         raise LatentmemError(
             f"The problem holds half a character ({e.reason}): type it again."
         ) from None
-    unpack(packed)
-    return packed
+    return replace(packed, digest=digest_of(unpack(packed)))
 
 
 def unpack(packed: Packed) -> Memory:
-    """The memory in untrusted bytes. Raises LatentmemError when any of it is wrong or the id is not
-    its hash."""
+    """The memory in untrusted bytes. Raises LatentmemError when any of it is wrong, or its id or
+    its digest is not its hash."""
     name = f"Memory {packed.id}"
     record = from_json(Record, packed.parts["record"], name)
     arrays = load_arrays(packed.parts["soft_prompt"], f"{name}: the soft prompt")
@@ -321,11 +366,17 @@ def unpack(packed: Packed) -> Memory:
         raise LatentmemError(
             f"{name} is not what its id says (its content hashes to {memory.id}): fetch it again."
         )
+    if packed.digest and digest_of(memory) != packed.digest:
+        raise LatentmemError(
+            f"{name} is not what its digest {packed.digest[:16]} says: one of its parts was "
+            "changed, so fetch it again."
+        )
     return memory
 
 
-def row_of(memory: Memory, at: int) -> dict[str, Any]:
-    """The columns of the table of memories: what a listing needs without opening the parts."""
+def row_of(memory: Memory, at: int, digest: str) -> dict[str, Any]:
+    """The columns of the table of memories: what a listing needs without opening the parts, the
+    kinds of keys there are, and the digest. `states` and the checksum come with `checked`."""
     tokens, hidden = memory.soft_prompt.shape
     p = memory.problem
     return {
@@ -344,7 +395,24 @@ def row_of(memory: Memory, at: int) -> dict[str, Any]:
         "best_step": memory.best_step,
         "created": memory.created,
         "at": at,
+        "keys": ",".join(sorted(memory.keys)),
+        "digest": digest,
     }
+
+
+def checked(row: Mapping[str, Any], states: int) -> dict[str, Any]:
+    """A row of the table of memories with the number of its events that quarantine or release it,
+    and with its checksum."""
+    whole = {name: row[name] for name in ROW if name != "states"} | {"states": states}
+    return whole | {"sha256": sha256(dump([whole[name] for name in ROW], "The entry"))}
+
+
+def row_is_whole(row: Mapping[str, Any]) -> bool:
+    """Whether a row of the table of memories is what was written."""
+    try:
+        return bool(checked(row, row["states"])["sha256"] == row["sha256"])
+    except LatentmemError:  # bytes or an infinite number where none was written
+        return False
 
 
 def event_row(event: Event) -> dict[str, Any]:
@@ -367,7 +435,14 @@ def event_is_whole(row: Mapping[str, Any]) -> bool:
     words = [
         row[c] for c in ("id", "memory_id", "kind", "problem_id", "receipt_id", "detail", "created")
     ]
-    return all(isinstance(w, str) for w in words) and digest(*words) == row["sha256"]
+    try:
+        return (
+            all(isinstance(w, str) for w in words)
+            and digest(*words) == row["sha256"]
+            and stamp(row["created"]) == row["at"]
+        )
+    except LatentmemError:  # no time
+        return False
 
 
 def event_of(row: Mapping[str, Any]) -> Event:

@@ -117,7 +117,7 @@ def memory_facts(info: MemoryInfo, memory: Memory) -> list[tuple[str, object]]:
     """What the bank holds about a memory, as names and values."""
     c = info.counters
     return [
-        ("memory", info.id + (" (quarantined)" if info.quarantined else "")),
+        ("memory", info.id + (f" (quarantined) {info.shut}" if info.quarantined else "")),
         ("problem", info.problem.text),
         ("source", info.problem.source or "typed"),
         ("pseudo-label", info.label),
@@ -125,6 +125,7 @@ def memory_facts(info: MemoryInfo, memory: Memory) -> list[tuple[str, object]]:
         ("model", f"{info.model_name} ({info.model[:16]})"),
         ("keys", ", ".join(sorted(memory.keys))),
         ("made", info.created),
+        ("digest", info.digest),
         (
             "use",
             f"retrieved {c.retrieved}, used {c.used}, agreed {c.agreed}, verifier won "

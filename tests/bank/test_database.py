@@ -81,8 +81,8 @@ def test_newer_and_altered_banks_are_refused(path: Path) -> None:
     assert "does not have the tables" in refusal(path)
     change(path, "DROP TRIGGER t")
     assert len(Bank(path)) == 12
-    change(path, "PRAGMA user_version = 3")
-    assert "newer latentmem (bank version 3, this one reads 2): update latentmem" in refusal(path)
+    change(path, "PRAGMA user_version = 4")
+    assert "newer latentmem (bank version 4, this one reads 3): update latentmem" in refusal(path)
 
 
 def test_a_read_only_bank_reads_and_refuses_to_write(path: Path, tmp_path: Path) -> None:
@@ -201,15 +201,14 @@ def test_closed_and_forked_banks_say_so(path: Path, monkeypatch: pytest.MonkeyPa
             "UPDATE keys SET bytes = zeroblob(99) WHERE seq = 4 AND kind = 'input'",
             "its input is missing or does not match",
         ),
-        ("DELETE FROM keys WHERE seq = 4", "has no key"),
-        (
-            "UPDATE memories SET label = '99' WHERE seq = 4",
-            "says label = '99', its record says '3'",
-        ),
-        ("UPDATE memories SET problem_text = '' WHERE seq = 4", "says problem_text = ''"),
+        ("DELETE FROM keys WHERE seq = 4", "its input is missing"),
+        ("DELETE FROM keys WHERE seq = 4 AND kind = 'kv'", "its kv is missing"),
+        ("UPDATE memories SET label = '99' WHERE seq = 4", "its entry is missing or does not"),
+        ("UPDATE memories SET problem_text = '' WHERE seq = 4", "its entry"),
+        ("UPDATE memories SET majority_ratio = 9e999 WHERE seq = 4", "its entry"),
         (
             "UPDATE memories SET problem_text = CAST(x'ff00ff' AS TEXT) WHERE seq = 4",
-            "says problem_text",
+            "its entry",
         ),
     ],
 )

@@ -18,7 +18,7 @@ from latentmem.bank import Bank, schema, serialization
 from latentmem.bank import bank as bank_receipts
 from latentmem.engine.receipts import events
 from latentmem.records import Event, LatentmemError, Problem, Receipt, Route, Trace
-from tests.bank_samples import make_memory, make_receipt
+from tests.bank_samples import make_memory, make_receipt, older
 
 ONE, TWO = make_memory(0), make_memory(1)
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=500)
@@ -208,9 +208,7 @@ def old(tmp_path: Path) -> Path:
     with Bank(path) as bank:
         bank.put(ONE), bank.put(TWO)
         bank.record(Event(ONE.id, "used", receipt_id="r1"))
-    db = sqlite3.connect(path)
-    db.executescript("DROP TABLE receipts; PRAGMA user_version = 1; VACUUM;")
-    db.close()
+    older(path, 1)
     return path
 
 
@@ -220,7 +218,7 @@ def test_a_step_that_was_released_never_changes() -> None:
     sums = [
         hashlib.sha256("".join(step.split()).encode()).hexdigest()[:16] for step in schema.STEPS
     ]
-    assert sums == ["a0a73021c5abe80e", "30612000ae4a63f4"]
+    assert sums == ["a0a73021c5abe80e", "30612000ae4a63f4", "ae9c5bbfed0ff29b"]
 
 
 def test_an_older_bank_gains_its_table_when_it_is_opened_for_writing(old: Path) -> None:
@@ -237,7 +235,7 @@ def test_an_older_bank_gains_its_table_when_it_is_opened_for_writing(old: Path) 
 
 def test_an_older_bank_that_is_only_read_is_not_changed(old: Path) -> None:
     before = old.read_bytes()
-    with pytest.raises(LatentmemError, match=r"older latentmem \(bank version 1 of 2\).*verify`"):
+    with pytest.raises(LatentmemError, match=r"older latentmem \(bank version 1 of 3\).*verify`"):
         Bank(old, read_only=True)
     assert old.read_bytes() == before and sorted(p.name for p in old.parent.iterdir()) == [old.name]
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from ...bank.serialization import digest_of
 from ...records import Counters, Event, Hit, Memory, MemoryInfo
 from .distillation import sparklines, stepper, steps_table
 from .html import Fragment, answer_text, count, fragments, join, percent, safe, stored_vote
@@ -455,6 +456,7 @@ def _provenance(m: Memory, parameters: tuple[int, bool] | None) -> Markup:
         ("Made", m.created[:19].replace("T", " ")),
         ("Kept after step", str(m.best_step)),
         ("Source", m.problem.source or "typed"),
+        ("Digest", digest_of(m)[:16]),
     ]
     settings: Mapping[str, object] = m.settings
     rest = [(name.replace("_", " "), str(value)[:80]) for name, value in sorted(settings.items())]
