@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -22,8 +22,17 @@ from pydantic import TypeAdapter, ValidationError
 from ..bank import notes as bank_notes
 from ..evaluation.results import Progress, Standing
 from ..model.vocabulary import memory_words
-from ..records import Distilled, LatentmemError, Receipt, Trace, VerifierName, Vote, to_dict
-from .components import MODEL
+from ..records import (
+    Distilled,
+    LatentmemError,
+    Receipt,
+    Retrieval,
+    Trace,
+    VerifierName,
+    Vote,
+    to_dict,
+)
+from .components import MODEL, SAMPLING, TRAINING
 from .map.actions import adapter_zip, forget_receipt
 from .panels.solve import Question
 from .panels.stream import (
@@ -41,14 +50,12 @@ from .panels.stream import (
 from .runs import SORRY, Run
 from .session import (
     AppSession,
-    answer_records,
-    at_once,
+    attempt,
     distil_records,
     exclusively,
     family,
     last_receipt,
-    ready_engine,
-    think_records,
+    model_records,
 )
 
 # ---------- How the endpoints answer: what a client sends is checked, and errors are one sentence.
@@ -117,9 +124,9 @@ def _fitting(name: str, value: Any, kind: Any, default: Any) -> Any:
     return value
 
 
-def given(**settings: Any) -> dict[str, Any]:
-    """The settings that a client gave; null means the app's own."""
-    return {name: value for name, value in settings.items() if value is not None}
+def given(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among the arguments of an endpoint; null means the app's own."""
+    return {n: asked[n] for n in (*SAMPLING, *TRAINING) if asked.get(n) is not None}
 
 
 def as_dict(receipt: Receipt) -> dict[str, Any]:
@@ -145,21 +152,8 @@ Key = Literal["input", "kv"]
 EVERY = 1.0  # seconds between two answers, if no reply or lesson comes in between
 # The endpoints by name: those that use the model, the others, and those that give or take a file.
 WORK = ("solve", "think", "replay", "distil", "search", "words")
-QUICK = (
-    "keep",
-    "discard",
-    "feedback",
-    "memories",
-    "memory",
-    "receipt",
-    "forget",
-    "neighbours",
-    "tag",
-    "note",
-    "quarantine",
-    "release",
-    "delete",
-)
+KEPT = ("keep", "discard", "feedback", "memories", "memory", "receipt", "forget", "neighbours")
+QUICK = (*KEPT, "tag", "note", "quarantine", "release", "delete")
 FILES = ("export_bank", "export_peft", "import_bank")
 ENDPOINTS = (*WORK, "stream", *QUICK, *FILES)
 
@@ -211,22 +205,8 @@ class Endpoints:
             key: memories are found by sentence embedding (input) or by the model's activations (kv)
             min_similarity: a memory less similar than this is not tried
         """
-        session = self.session.at(request)
-        records = answer_records(
-            session,
-            problem,
-            memory,
-            given(
-                rollouts=rollouts,
-                temperature=temperature,
-                seed=seed,
-                top_p=top_p,
-                max_new_tokens=max_new_tokens,
-                verifier=verifier,
-                key=key,
-                min_similarity=min_similarity,
-            ),
-        )
+        settings, session = given(locals()), self.session.at(request)
+        records = model_records(session, problem, settings, lambda e, p: e.answer(p, memory=memory))
         answered = last(records, Receipt)
         run = session.visit(request).start("solve")  # for `replay` and `feedback`
         run.asked, run.scene.receipt = Question(answered.problem.text), answered
@@ -253,17 +233,11 @@ class Endpoints:
             temperature: 0 is greedy
             seed: the same seed gives the same traces
         """
-        session = self.session.at(request)
-        records = kept(
-            think_records(
-                session,
-                problem,
-                memory_id,
-                given(rollouts=rollouts, temperature=temperature, seed=seed),
-            ),
-            Trace,
-            Vote,
+        settings, session = given(locals()), self.session.at(request)
+        records = model_records(
+            session, problem, settings, lambda e, p: e.think(p, memory_id=memory_id)
         )
+        records = kept(records, Trace, Vote)
         traces = [to_dict(r) for r in records if isinstance(r, Trace)]
         for trace in traces:
             trace.pop("token_ids")
@@ -306,22 +280,8 @@ class Endpoints:
             virtual_tokens: length of the memory
             keep: store it at once; else `keep` or `discard` it afterwards
         """
-        session = self.session.at(request)
-        done = last(
-            distil_records(
-                session,
-                problem,
-                given(
-                    steps=steps,
-                    rollouts=rollouts,
-                    seed=seed,
-                    learning_rate=learning_rate,
-                    virtual_tokens=virtual_tokens,
-                ),
-                keep,
-            ),
-            Distilled,
-        )
+        settings, session = given(locals()), self.session.at(request)
+        done = last(distil_records(session, problem, settings, keep), Distilled)
         session.visit(request).pending = done if done.memory is not None and not done.kept else None
         return {
             "memory_id": done.memory.id if done.memory is not None else None,
@@ -342,16 +302,11 @@ class Endpoints:
             k: how many
             key: compared by sentence embedding (input) or by the model's activations (kv)
         """
-        session = self.session.at(request)
-        found: list[Any] = []
-
-        def records() -> Iterator[Any]:
-            asked = session.problem(problem)
-            engine = yield from ready_engine(session, given(key=key))
-            found.append(engine.search(asked, max(1, min(int(k), 100))))
-
-        kept(exclusively(session, records()))
-        return to_dict(found[0])
+        settings, session = given(locals()), self.session.at(request)
+        records = model_records(
+            session, problem, settings, lambda e, p: [e.search(p, max(1, min(int(k), 100)))]
+        )
+        return to_dict(last(records, Retrieval))
 
     @checked
     def words(self, memory_id: str, request: gr.Request = None) -> list[list[dict]]:
@@ -362,15 +317,9 @@ class Endpoints:
             memory_id: its id
         """
         session = self.session.at(request)
-        found: list[Any] = []
-
-        def records() -> Iterator[Any]:
-            memory = session.engine.bank.get(memory_id)
-            engine = yield from ready_engine(session, {})
-            found.extend(memory_words(engine.model, memory))
-
-        kept(exclusively(session, records()))
-        return [[to_dict(w) for w in row] for row in found]
+        memory = session.engine.bank.get(memory_id)
+        kept(exclusively(session, session.warming.follow(session.engine)))
+        return [[to_dict(w) for w in row] for row in memory_words(session.engine.model, memory)]
 
     def stream(
         self,
@@ -452,7 +401,7 @@ class Endpoints:
         """
         session = self.session.at(request)
         judged = self._last_receipt(request)
-        (session.engine.feedback(judged, correct))
+        session.engine.feedback(judged, correct)
         return judged.id
 
     # ---------- what lies in the bank; without the model
@@ -494,8 +443,7 @@ class Endpoints:
         Parameters:
             receipt_id: its id, from `solve` or among the receipts and events of a `memory`
         """
-        bank = self._bank(request)
-        return as_dict(bank.receipt(receipt_id))
+        return as_dict(self._bank(request).receipt(receipt_id))
 
     @checked
     def forget(self, receipt_id: str, request: gr.Request = None) -> str:
@@ -505,8 +453,7 @@ class Endpoints:
         Parameters:
             receipt_id: the whole id
         """
-        bank = self._bank(request)
-        return forget_receipt(bank, receipt_id)
+        return forget_receipt(self._bank(request), receipt_id)
 
     @checked
     def neighbours(self, memory_id: str, k: int = 5, request: gr.Request = None) -> list[dict]:
@@ -517,9 +464,8 @@ class Endpoints:
             k: how many
         """
         session = self.session.at(request)
-        return [
-            to_dict(h) for h in (session.engine.neighbours(memory_id, max(1, min(int(k), 100))))
-        ]
+        hits = session.engine.neighbours(memory_id, max(1, min(int(k), 100)))
+        return [to_dict(h) for h in hits]
 
     # ---------- what people write about memories
 
@@ -561,8 +507,7 @@ class Endpoints:
             memory_id: its id
             reason: one sentence, kept with it
         """
-        bank = self._bank(request)
-        return bank.quarantine(memory_id, reason[:500]).memory_id
+        return self._bank(request).quarantine(memory_id, reason[:500]).memory_id
 
     @checked
     def release(self, memory_id: str, request: gr.Request = None) -> str:
@@ -571,8 +516,7 @@ class Endpoints:
         Parameters:
             memory_id: its id
         """
-        bank = self._bank(request)
-        return bank.release(memory_id).memory_id
+        return self._bank(request).release(memory_id).memory_id
 
     @checked
     def delete(self, memory_id: str, request: gr.Request = None) -> str:
@@ -671,6 +615,23 @@ def _offer_stream(fns: Endpoints, hidden: gr.Button) -> None:
         show_progress="hidden",
         **MODEL,
     )
+
+
+def at_once(session: AppSession, endpoint: Callable[..., Any]) -> Callable[..., Any] | None:
+    """What gradio asks before a call of the endpoint queues: can its problem be asked? None where
+    the endpoint takes no problem."""
+    signature = inspect.signature(endpoint)
+    if "problem" not in signature.parameters:
+        return None
+
+    @functools.wraps(endpoint)
+    def validator(*args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        asked = signature.bind(*args, **kwargs).arguments
+        mine = session.at(asked.pop("request", None))
+        _, wrong = attempt(lambda: mine.problem(str(asked["problem"] or "")))
+        return [gr.validate(not wrong, wrong), *[gr.validate(True, "")] * (len(asked) - 1)]
+
+    return validator
 
 
 def register(session: AppSession) -> None:

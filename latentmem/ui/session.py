@@ -8,8 +8,6 @@ hash finds. gr.State serves neither: it is deep-copied, and it does not outlive 
 from __future__ import annotations
 
 import copy
-import functools
-import inspect
 import logging
 import re
 import shutil
@@ -304,25 +302,16 @@ T = TypeVar("T")
 EXAMPLES = example("problems.jsonl")
 # of each kind: the newest, and the one before, which may still be on its way to a browser
 EXPORTS_KEPT = 2
-FALLBACK = (
-    Problem(
-        "A shop sells pens at $3 each. Mia buys 4 pens and pays with a $20 note. How much change "
-        "does she get?",
-        "change-0",
-        "8",
-        "examples/change",
-    ),
-)
 
 
 class AppSession:
     """The engine and the visitors of one app. In a shared app, `at` gives each visitor a session
     with a bank of their own."""
 
-    def __init__(self, engine: Engine, examples: Path = EXAMPLES) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine.changed(**hosting.clipped(engine.settings))
         self.hosted = engine.settings.hosted
-        self.examples = load_examples(examples)
+        self.examples = load_examples(EXAMPLES)
         self.visits, self.warming = Visits(), Warming()
         self.example_keys: dict[str, Any] = {}  # text -> its key; filled at first use
         self.keys_lock = threading.Lock()
@@ -438,36 +427,8 @@ def _name(request: Any) -> str:
 
 
 def load_examples(path: Path) -> dict[str, Problem]:
-    """Text -> problem. Without the file, one built-in problem."""
-    problems: Iterable[Problem] = FALLBACK
-    if path.is_file():
-        try:
-            problems = list(read_problems(path)) or FALLBACK
-        except LatentmemError as e:
-            log.warning("%s", e)
-    return {p.text.strip(): p for p in problems}
-
-
-def at_once(session: AppSession, endpoint: Callable[..., Any]) -> Callable[..., Any] | None:
-    """What gradio asks before a call of the endpoint queues: can its problem be asked? None where
-    the endpoint takes no problem."""
-    import gradio as gr
-
-    signature = inspect.signature(endpoint)
-    if "problem" not in signature.parameters:
-        return None
-
-    @functools.wraps(endpoint)
-    def validator(*args: Any, **kwargs: Any) -> list[dict[str, Any]]:
-        asked, wrong = signature.bind(*args, **kwargs).arguments, ""
-        mine = session.at(asked.pop("request", None))
-        try:
-            mine.problem(str(asked["problem"] or ""))
-        except LatentmemError as e:
-            wrong = str(e)
-        return [gr.validate(not wrong, wrong), *[gr.validate(True, "")] * (len(asked) - 1)]
-
-    return validator
+    """Text -> problem. Raises LatentmemError for a file that cannot be read."""
+    return {p.text.strip(): p for p in read_problems(path)}
 
 
 def exclusively(session: AppSession, records: Iterator[Any]) -> Iterator[Any]:
@@ -489,28 +450,19 @@ def ready_engine(session: AppSession, settings: Mapping[str, Any]) -> Iterator[A
     return engine
 
 
-def answer_records(
-    session: AppSession, text: str, memory: str, settings: Mapping[str, Any]
+def model_records(
+    session: AppSession,
+    text: str,
+    settings: Mapping[str, Any],
+    work: Callable[[Engine, Problem], Iterable[Any]],
 ) -> Iterator[Any]:
-    """Everything from the press of Solve to the receipt."""
+    """Everything from a press to its last record: the model's load, then what `work` gives for the
+    typed problem, with these settings."""
 
     def records() -> Iterator[Any]:
         problem = session.problem(text)
         engine = yield from ready_engine(session, settings)
-        yield from engine.answer(problem, memory=memory)
-
-    return exclusively(session, records())
-
-
-def think_records(
-    session: AppSession, text: str, memory: str, settings: Mapping[str, Any]
-) -> Iterator[Any]:
-    """The traces and the vote of one memory on a problem, without a receipt and without events."""
-
-    def records() -> Iterator[Any]:
-        problem = session.problem(text)
-        engine = yield from ready_engine(session, settings)
-        yield from engine.think(problem, memory_id=memory)
+        yield from work(engine, problem)
 
     return exclusively(session, records())
 
@@ -521,13 +473,11 @@ def distil_records(
     """Everything from the press of Distil to the memory. Raises LatentmemError if a shared app has
     no room for it."""
 
-    def records() -> Iterator[Any]:
-        problem = session.problem(text)
+    def work(engine: Engine, problem: Problem) -> Iterator[Any]:
         session.engine.bank.check_room()
-        engine = yield from ready_engine(session, settings)
-        yield from engine.distil(problem, keep=keep)
+        return engine.distil(problem, keep=keep)
 
-    return exclusively(session, records())
+    return model_records(session, text, settings, work)
 
 
 def nearest_examples(session: AppSession, problem: Problem, n: int) -> list[str]:

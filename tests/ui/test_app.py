@@ -235,9 +235,7 @@ def test_sliders_give_whole_numbers() -> None:
     assert given["rollouts"] == 8 and isinstance(given["rollouts"], int) and "seed" not in given
 
 
-def test_examples_come_by_family_and_the_package_lives_without_them(
-    tmp_path: Path, session: AppSession
-) -> None:
+def test_examples_come_by_family(session: AppSession) -> None:
     families = {visits.family(p) for p in session.examples.values()}
     one = sorted(families)[0]
     update, text = Solve(session).examples_of(one)
@@ -250,9 +248,6 @@ def test_examples_come_by_family_and_the_package_lives_without_them(
     assert kin == visits.family(known) and example["value"] == text == known.text
     for bad in ({"id": "nothing"}, {"id": {"path": "/etc/passwd"}}, ["x"]):
         assert all(map(skipped, Solve(session).take(gr.EventData(None, bad))))
-    assert visits.load_examples(tmp_path / "none.jsonl")
-    (tmp_path / "bad.jsonl").write_text("nonsense")
-    assert visits.load_examples(tmp_path / "bad.jsonl")
     known = next(iter(session.examples.values()))
     assert session.problem(known.text).id == known.id and session.problem(known.text).answer is None
 

@@ -265,13 +265,10 @@ def test_a_receipt_opens_from_the_page_of_its_memory(page: Page, url: str) -> No
     page.open(f"{url}?receipt={receipt}")
     shown(receipt)
     assert page.run("return latentmem.opensMap"), "its points come with the page"
-    page.run("""const ask = document.querySelector('#lm-memory-more [data-do=forget]');
-        ask.scrollIntoView({ block: 'end', behavior: 'instant' }); ask.focus()""")
-    page.driver.switch_to.active_element.send_keys(Keys.ENTER)
-    page.until("""const sure = document.querySelector('[data-do=really-forget]')?.getBoundingClientRect();
-        return sure && sure.bottom <= innerHeight + 1""")  # the question is in view although it opens below the edge
-    page.click("[data-do=spare-receipt]")
-    page.until("return !document.querySelector('[data-do=really-forget]')")
+    asks = "return document.querySelector('[data-do=forget]').checkVisibility()"
+    assert not page.run(asks), "the question stands in a fold"
+    page.run("document.querySelector('details:has([data-do=forget]) summary').click()")
+    assert page.run(asks)
     assert f"memory={memory}" in page.driver.current_url
     page.open(f"{url}?receipt=r404")
     page.until(

@@ -406,9 +406,8 @@ def test_an_answer_and_a_verdict_are_seen_by_whoever_asked_alone(session: AppSes
 
 
 def test_no_picture_is_computed_twice_for_the_same_memories(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("LATENTMEM_CACHE", str(tmp_path))
     computed: list[str] = []
 
     def counting(keys: np.ndarray, method: str) -> Any:
@@ -417,9 +416,6 @@ def test_no_picture_is_computed_twice_for_the_same_memories(
         return np.asarray(keys[:, :2], np.float32)
 
     monkeypatch.setattr(projection, "_computed", counting)
-    monkeypatch.setattr(
-        projection, "kept", lambda file, n: None
-    )  # not from the disk, where it is found again, too
     engine = FakeEngine(Settings(hosted=True))
     fill_bank(engine, [Problem(t, source="shops") for t in SHOPS])
     session = AppSession(engine)  # type: ignore[arg-type]
@@ -444,7 +440,7 @@ def test_a_visitor_forgets_their_own_receipts_and_nobody_elses(session: AppSessi
     for who, name in (("b", mine), ("b", keepers), ("a", keepers)):
         with pytest.raises(gr.Error, match="There is no receipt"):
             Endpoints(session.at(visitor(who))).forget(name)
-        pressed = {"do": "really-forget", "value": name}
+        pressed = {"do": "forget", "value": name}
         assert "There is no receipt" in text_of(
             actions.act(asks(session.at(visitor(who)), data=pressed, who=visitor(who))).notice
         )

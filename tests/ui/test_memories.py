@@ -30,8 +30,7 @@ def session() -> AppSession:
 
 
 @pytest.fixture
-def shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppSession:
-    monkeypatch.setenv("LATENTMEM_CACHE", str(tmp_path))
+def shops() -> AppSession:
     return shop_session()
 
 

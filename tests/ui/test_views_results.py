@@ -72,9 +72,9 @@ def test_the_axis_ends_with_the_check(of: int, ticks: int) -> None:
     assert len(axis["tickvals"]) == len(axis["ticktext"]) == ticks and axis["ticktext"][0] == "1"
     [[_, table]] = distillation.steps_table(steps(6))
     assert (
-        table.count("<td>check</td>") == 1
+        table.count('<th scope="row">check</th>') == 1
         and "<td>–</td><td>–</td>" in table
-        and "<td>6</td>" not in table
+        and '<th scope="row">6</th>' not in table
     )
 
 

@@ -19,7 +19,7 @@ from ...records import LatentmemError
 from ..session import AppSession, attempt
 from ..views.html import Fragment, count, fragments, notice
 from ..views.memory import found_table, words_table
-from ..views.receipt import ASK, SPARE, SURE, forget
+from ..views.receipt import FORGET
 from .handlers import recolour, show_selection, some_selected
 from .panel_state import SKIP, Ask, Picture, message, opened, picture
 
@@ -73,26 +73,15 @@ def act(ask: Ask) -> Picture:
     """A button in the memory's page: a tag or a note is taken away, or the open receipt is to be
     forgotten."""
     do, value = ask.text("do"), ask.text("value")
-    if do in (ASK, SURE, SPARE):
-        return _forgetting(ask, value, do)
+    if do == FORGET:
+        _, error = attempt(lambda: forget_receipt(ask.bank, value))
+        part = opened(ask, error or "Forgotten.", not error)
+        return Picture(notice=part.notice, page=part.page, body=part.body, slip=part.slip)
     if do == "untag":
         return _annotated(ask, lambda bank: bank_notes.tag(bank, [ask.chosen], value, on=False))[0]
     if do == "remove-note":
         return _annotated(ask, lambda bank: bank_notes.remove_note(bank, ask.chosen, value))[0]
     return Picture()
-
-
-def _forgetting(ask: Ask, receipt_id: str, do: str) -> Picture:
-    """The two steps of forgetting the open receipt: the question below it, and then the memory's
-    page in its place."""
-    error, done = "", do == SURE
-    if done:
-        _, error = attempt(lambda: forget_receipt(ask.bank, receipt_id))
-    told = error or ("Forgotten." if done else "")
-    part = opened(ask, told, not error, receipt_id="" if done else receipt_id)
-    if not done and part.slip:
-        return Picture(body=[*part.body[:-1], *forget(receipt_id, do == ASK)])
-    return Picture(notice=part.notice, page=part.page, body=part.body, slip=part.slip)
 
 
 def forget_receipt(bank: MemoryBank, receipt_id: str) -> str:

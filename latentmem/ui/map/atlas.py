@@ -22,10 +22,7 @@ from .projection import Plane, grown, place
 
 Space = Literal["input", "kv", "prompt"]
 MOST_SHOWN = 10_000  # points: beyond it a browser without a graphics card is no pleasure
-# bytes for the vectors of soft prompts; more are projected at random down to fewer numbers each
-ROOM = 256 << 20
-SKETCH = 1024  # numbers of a soft prompt that is projected down
-RERANKED = 20  # soft prompts compared again, exactly, when the vectors are such sketches
+ROOM = 2 << 30  # bytes for the vectors of soft prompts
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,13 +70,10 @@ class Rows:
 @dataclass(frozen=True, eq=False)
 class Vectors:
     """Unit vectors [n, d] of memories, in the order of storing. Soft prompts are taken as their
-    difference from the mean of all, flattened, since they all began as the same text;
-    `sketched`: projected down at random, so nearly right."""
+    difference from the mean of all, flattened, since they all began as the same text."""
 
     names: tuple[str, ...]
     matrix: np.ndarray
-    mean: np.ndarray | None = None
-    sketched: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,34 +209,18 @@ class Atlas:
 
     def prompt_hits(self, memory_id: str, k: int = 5) -> tuple[Hit, ...]:
         """The memories whose soft prompts differ from the mean in the most similar direction, best
-        first, quarantined ones left out. The similarities are exact."""
+        first, quarantined ones left out."""
         known = self._prompts
         if known is None or memory_id not in known.names:
             return ()
         rows, me = self.rows().by_id, known.names.index(memory_id)
-        similar = known.matrix @ known.matrix[me]
-        usable = np.array(
-            [
-                i != me and name in rows and not rows[name].quarantined
-                for i, name in enumerate(known.names)
-            ]
-        )
-        similar = np.where(usable, similar, -np.inf)
-        best = [
-            int(i) for i in np.argsort(-similar, kind="stable")[: max(k + 1, RERANKED)] if usable[i]
-        ]
-        scores = {known.names[i]: float(similar[i]) for i in best}
-        if known.sketched and known.mean is not None:
-            mine = _direction(self.bank.get(memory_id).soft_prompt.ravel() - known.mean)
-            scores = {
-                n: float(_direction(self.bank.get(n).soft_prompt.ravel() - known.mean) @ mine)
-                for n in scores
-            }
-        ordered = sorted(scores.items(), key=lambda s: (-s[1], s[0]))
-        after = [s for _, s in ordered[1:]] + [None]
+        similar = zip((known.matrix @ known.matrix[me]).tolist(), known.names, strict=True)
+        usable = [(s, n) for s, n in similar if n in rows and not rows[n].quarantined]
+        best = sorted((-s, n) for s, n in usable if n != memory_id)[: k + 1]
+        after = [-s for s, _ in best[1:]] + [None]
         return tuple(
-            Hit(n, rows[n].name, s, i, None if after[i - 1] is None else s - after[i - 1])
-            for i, (n, s) in enumerate(ordered[:k], 1)
+            Hit(n, rows[n].name, -s, i, None if (gap := after[i - 1]) is None else -s - gap)
+            for i, (s, n) in enumerate(best[:k], 1)
         )
 
 
@@ -258,31 +236,20 @@ def _of_one_shape(rows: Rows) -> tuple[tuple[int, int], set[str]]:
 def _prompt_vectors(
     bank: Any, shape: tuple[int, int], wanted: set[str]
 ) -> Generator[Status, None, Vectors]:
-    tokens, hidden = shape
-    wide = tokens * hidden
-    small = len(wanted) * wide * 4 > ROOM and wide > SKETCH
-    draw = (
-        np.random.default_rng(0).standard_normal((wide, SKETCH), np.float32)
-        / np.float32(SKETCH**0.5)
-        if small
-        else None
-    )
+    if len(wanted) * shape[0] * shape[1] * 4 > ROOM:
+        raise LatentmemError(
+            f"The soft prompts of {len(wanted):,} memories take more than {ROOM >> 30} GiB: choose "
+            "another distance."
+        )
     names: list[str] = []
-    kept = np.empty((len(wanted), SKETCH if small else wide), np.float32)
-    mean = np.zeros(wide)
+    kept = np.empty((len(wanted), shape[0] * shape[1]), np.float32)
     for done, (name, prompt) in enumerate(bank.soft_prompts(), 1):
         if done % 500 == 0:
             yield Status("Reading the soft prompts", done, len(wanted))
-        if name in wanted and len(names) < len(kept) and prompt.shape == (tokens, hidden):
-            flat = prompt.ravel()
-            kept[len(names)] = flat @ draw if draw is not None else flat
-            mean += flat
+        if name in wanted and len(names) < len(kept) and prompt.shape == shape:
+            kept[len(names)] = prompt.ravel()
             names.append(name)
-    kept, mean = kept[: len(names)], mean / max(1, len(names))
-    kept -= (mean @ draw if draw is not None else mean).astype(np.float32)
+    kept = kept[: len(names)]
+    kept -= kept.mean(axis=0) if names else 0
     kept /= np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12)
-    return Vectors(tuple(names), kept, mean, small)
-
-
-def _direction(vector: np.ndarray) -> np.ndarray:
-    return vector / max(float(np.linalg.norm(vector)), 1e-12)
+    return Vectors(tuple(names), kept)

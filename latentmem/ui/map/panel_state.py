@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
@@ -13,11 +13,11 @@ from markupsafe import Markup
 from ...bank.notes import notes, tags
 from ...model.vocabulary import parameters
 from ...model.weights.catalog import MODELS
-from ...records import Counters, Hit, LatentmemError, Memory, MemoryInfo
+from ...records import Hit, LatentmemError, Memory, MemoryInfo
 from ..components import other_memories
 from ..session import AppSession, Visit, attempt, last_receipt, tried
 from ..views.html import Fragment, fragments, notice
-from ..views.memory import WORDS, History, body, choice_label, found_table, head, no_page
+from ..views.memory import body, choice_label, found_table, head, no_page
 from ..views.receipt import forget, no_memory, stored_receipt
 from .atlas import Atlas, Rows, Sheet
 from .messages import map_figure, mark, misleads, trust
@@ -27,10 +27,7 @@ if TYPE_CHECKING:
     from ...bank import MemoryBank
     from ...engine import Engine
 
-EVENTS = 4000  # of the open memory, the newest; its verdicts are read beside them
 NEAR = 5
-VERDICTS = ("helped", "hurt", "feedback")
-COUNTED = tuple(f.name for f in fields(Counters))
 # memories offered in the drop-down lists, the newest first; gradio takes a while to show very many
 CHOICES = 200
 SKIP = gr.skip()
@@ -155,7 +152,7 @@ def memory_body(ask: Ask, one: Opened) -> list[Fragment]:
     return body(
         m,
         one.info,
-        history(bank, one.info),
+        bank.events(one.info.id),
         one.near,
         notes=notes(bank, m.id).get(m.id, ()),
         space=ask.space,
@@ -163,24 +160,6 @@ def memory_body(ask: Ask, one: Opened) -> list[Fragment]:
         problem_of=problem_finder(ask.session),
         kept=bank.asked(m.id),
     )
-
-
-def history(bank: Any, info: MemoryInfo) -> History:
-    """What happened to a memory. All that is counted, and all verdicts, though of very many events
-    only the newest are read."""
-    newest = bank.events(info.id, limit=EVENTS)
-    if len(newest) < EVENTS:
-        return History(newest, (e for e in newest if e.kind in VERDICTS), len(newest))
-    by_kind = {kind: bank.events(info.id, kind=kind) for kind in VERDICTS}
-    others = sum(
-        len(by_kind[kind]) if kind in by_kind else len(bank.events(info.id, kind=kind))
-        for kind in WORDS
-        if kind not in COUNTED
-    )
-    told = sorted(
-        (e for some in by_kind.values() for e in some), key=lambda e: e.created, reverse=True
-    )
-    return History(newest, told, others + sum(getattr(info.counters, kind) for kind in COUNTED))
 
 
 def model_size(engine: Engine, m: Memory) -> tuple[int, bool] | None:

@@ -4,14 +4,12 @@ words. By scikit-learn."""
 from __future__ import annotations
 
 import logging
-import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Collection, Generator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,9 +23,7 @@ from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer, TfidfTransformer
 from sklearn.neighbors import KNeighborsRegressor
 
-from ...files import replacing
-from ...model.weights.cache import cache_dir
-from ...records import LatentmemError, Status, digest
+from ...records import LatentmemError, Status
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -123,15 +119,12 @@ def trustworthiness(keys: np.ndarray, points: np.ndarray) -> tuple[float, int] |
     ), len(rows)
 
 
-# ---------- t-SNE and UMAP: computed once, in a process of their own, and kept on disk.
+# ---------- t-SNE and UMAP: computed in a process of their own.
 
 METHODS = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
-# raise it when a method's settings in `projection_worker.py` change, to compute anew
-VERSION = "1"
 FEWEST = 5  # memories a neighbour method needs
 # keys the method itself places: t-SNE takes minutes for more; the others lie beside their nearest
 MOST_FITTED = 10_000
-MOST_KEPT = 64  # pictures on disk, the oldest go first
 PATIENCE = 1800.0  # seconds
 LOOK = 0.2  # seconds between two looks at the worker's progress
 PROGRESS = re.compile(r"^(\d+) (\d+)$", re.MULTILINE)
@@ -160,12 +153,7 @@ def place(keys: np.ndarray, method: str) -> Generator[Status, None, Plane]:
     fitted = np.arange(len(keys))
     if len(keys) > MOST_FITTED:
         fitted = np.sort(np.random.default_rng(0).choice(len(keys), MOST_FITTED, replace=False))
-    chosen = np.ascontiguousarray(keys[fitted], np.float32)
-    file = folder() / f"{digest(VERSION, method, str(chosen.shape), chosen.tobytes())[:40]}.npy"
-    points = kept(file, len(fitted))
-    if points is None:
-        points = yield from _computed(chosen, method)
-        keep(file, points)
+    points = yield from _computed(np.ascontiguousarray(keys[fitted], np.float32), method)
     beside = len(keys) - len(fitted)
     return Plane(spread(keys, fitted, points) if beside else points, method, beside=beside)
 
@@ -229,48 +217,7 @@ def _computed(keys: np.ndarray, method: str) -> Generator[Status, None, np.ndarr
             raise LatentmemError(
                 f"{name} failed on these {len(keys)} memories: use PCA; the server's log says why."
             )
-        return _checked(wanted, len(keys))
-
-
-# ------------------------------------------------------------------ on disk
-def folder() -> Path:
-    """Where pictures are kept: `maps` in the cache folder. They can be deleted at any time."""
-    return cache_dir() / "maps"
-
-
-def kept(file: Path, n: int) -> np.ndarray | None:
-    """The picture in a file, None when there is none or it is damaged."""
-    try:
-        points = _checked(file, n)
-    except (LatentmemError, OSError):
-        return None
-    with suppress(OSError):
-        os.utime(file)  # the oldest go first
-    return points
-
-
-def keep(file: Path, points: np.ndarray) -> None:
-    """Keeps a picture. A disk that is full or read-only means that it is computed again another
-    time."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as part, part.open("wb") as out:
-            np.save(out, points, allow_pickle=False)
-        for old in sorted(file.parent.glob("*.npy"), key=lambda f: f.stat().st_mtime)[:-MOST_KEPT]:
-            old.unlink(missing_ok=True)
-    except OSError as e:
-        log.warning("the picture was not kept: %s", e)
-
-
-def _checked(file: Path, n: int) -> np.ndarray:
-    """Finite points [n, 2] in a file. Raises LatentmemError."""
-    try:
-        points = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as e:
-        raise LatentmemError(f"{file.name} holds no picture ({str(e)[:80]}): delete it.") from None
-    if points.shape != (n, 2) or points.dtype != np.float32 or not np.isfinite(points).all():
-        raise LatentmemError(f"{file.name} holds another picture: delete it.")
-    return points
+        return np.load(wanted, allow_pickle=False)
 
 
 def run(steps: Generator[Status, None, T]) -> T:

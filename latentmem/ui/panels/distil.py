@@ -6,12 +6,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
 from ...bank import Overlay
-from ...records import Memory, Status
+from ...records import Memory, Problem, Status
 from ...settings import Settings
 from .. import components
 from ..components import QUIET, SAMPLING, TRAINING
@@ -22,10 +22,9 @@ from ..session import (
     Visit,
     attempt,
     distil_records,
-    exclusively,
     last_receipt,
+    model_records,
     nearest_examples,
-    ready_engine,
 )
 from ..views.distillation import (
     curve_figure,
@@ -47,6 +46,9 @@ from ..views.html import (
 )
 from ..views.receipt import compare_table
 from .panel import HIDDEN, SKIP, Comparison, Panel, after_stop, problem, queued
+
+if TYPE_CHECKING:
+    from ...engine import Engine
 
 # ---------- After a distillation: the same problems without the memory and with it, side by side.
 
@@ -128,14 +130,12 @@ def _trial(
 ) -> Iterator[Any]:
     """An answer with a memory that may not be kept yet, on a bank that is thrown away."""
 
-    def records() -> Iterator[Any]:
-        asked = session.problem(text)
-        engine = yield from ready_engine(session, settings)
+    def work(engine: Engine, asked: Problem) -> Iterator[Any]:
         bank = Overlay(session.engine.bank, most=1, most_bytes=sys.maxsize)  # for a moment
         bank.put(memory)
-        yield from engine.changed(on_bank=bank).answer(asked, memory=memory.id)
+        return engine.changed(on_bank=bank).answer(asked, memory=memory.id)
 
-    return exclusively(session, records())
+    return model_records(session, text, settings, work)
 
 
 # ---------- The panel.

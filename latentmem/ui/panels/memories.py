@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from ...records import LatentmemError
+from ...records import LatentmemError, Problem
 from .. import components
 from ..components import QUIET
 from ..map import actions, handlers
@@ -19,9 +19,12 @@ from ..map.messages import COLOUR_BY
 from ..map.panel_state import Ask, Picture, message, opened, picture
 from ..map.projection import methods
 from ..runs import follow
-from ..session import AppSession, QueryPoint, exclusively, ready_engine, star_of
+from ..session import AppSession, QueryPoint, model_records, star_of
 from ..views.html import Fragment, fragments, notice, progress
 from ..views.memory import no_page
+
+if TYPE_CHECKING:
+    from ...engine import Engine
 
 SPACES = [("Embedding", "input"), ("Activations", "kv"), ("Soft prompt", "prompt")]
 CARRIED = ("points", "paint", "lit", "extras")  # the map's data, as text: quick through the page
@@ -242,7 +245,7 @@ def locate(ask: Ask, text: str) -> Iterator[list[Fragment]]:
         text = ask.visit.star.text
     run, found = ask.visit.start("locate"), list[QueryPoint]()
     yield message("")
-    for _ in follow(exclusively(ask.session, _locating(ask, text, found)), run):
+    for _ in follow(_locating(ask, text, found), run):
         yield fragments(("status", progress(run.scene.status)))
     if found:
         ask.visit.star = found[0]
@@ -256,14 +259,17 @@ def located(ask: Ask) -> Picture:
 
 
 def _locating(ask: Ask, text: str, found: list[QueryPoint]) -> Iterator[Any]:
-    problem = ask.session.problem(text)
     if ask.space == "prompt":
         raise LatentmemError(
             "A typed problem has no soft prompt, so it has no place on this map: choose another "
             "distance."
         )
-    engine = yield from ready_engine(ask.session, {"key": ask.space})
-    found.append(star_of(engine, problem))
+
+    def work(engine: Engine, problem: Problem) -> Iterable[Any]:
+        found.append(star_of(engine, problem))
+        return ()
+
+    yield from model_records(ask.session, text, {"key": ask.space}, work)
 
 
 def show_map(ask: Ask) -> Picture:

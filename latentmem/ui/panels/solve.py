@@ -19,13 +19,12 @@ from ..session import (
     AppSession,
     QueryPoint,
     Visit,
-    answer_records,
     attempt,
     exclusively,
     family,
     last_receipt,
+    model_records,
     star_of,
-    think_records,
     tried,
 )
 from ..views.about import first_visit, tiles
@@ -69,7 +68,10 @@ class Compare(Comparison):
             yield problem("Choose a memory first.")
             return
         known, asked = visit.columns or first_columns(first), base.asked
-        for _ in follow(think_records(session, asked.problem, other, asked.settings), run):
+        thinking = model_records(
+            session, asked.problem, asked.settings, lambda e, p: e.think(p, memory_id=other)
+        )
+        for _ in follow(thinking, run):
             if visit.runs.get("solve") is not base:
                 break
             yield _comparing(run, known)
@@ -310,7 +312,9 @@ class Solve(Panel):
             visit.star = _place(session, run)  # none rather than the problem before
             run.near = visit.star.hits if visit.star is not None else ()
 
-        records = answer_records(session, asked.problem, memory, asked.settings)
+        records = model_records(
+            session, asked.problem, asked.settings, lambda e, p: e.answer(p, memory=memory)
+        )
         for _ in follow(records, run, finish):
             yield self.draw(session, visit, run, True)
         yield self.draw(session, visit, run, False)

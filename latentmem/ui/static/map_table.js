@@ -1,4 +1,4 @@
-// Tables of memories, walked with the arrow keys and tied to the map; buttons in the page of a memory; the slider through its steps.
+// Tables of memories, walked with the arrow keys and tied to the map; buttons in the page of a memory.
 (() => {
   const lm = (window.latentmem ??= {});
   lm.tables = new Set();
@@ -34,19 +34,6 @@
     element.addEventListener("click", (e) => {
       const b = e.target.closest("[data-do]");
       if (b) trigger("act", { do: b.dataset.do, value: b.dataset.value });
-    });
-    let asked = false; // a question that opens below the edge is brought into view, once
-    new MutationObserver(() => {
-      const sure = element.querySelector('[data-do^="really-"]');
-      if (sure && !asked) sure.scrollIntoView({ block: "nearest" });
-      asked = Boolean(sure);
-    }).observe(element, { childList: true, subtree: true });
-    element.addEventListener("input", (e) => {
-      const box = e.target.closest("[data-stepper]"), at = e.target.value;
-      if (!box || e.target.type !== "range") return;
-      box.querySelectorAll("[data-step]").forEach((p) => { p.hidden = p.dataset.step !== at; });
-      box.querySelector("output").textContent = `${at} of ${box.dataset.stepper}`;
-      e.target.setAttribute("aria-valuetext", box.querySelector(`[data-step="${CSS.escape(at)}"] h4`)?.textContent ?? at);
     });
   };
 })();

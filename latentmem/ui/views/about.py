@@ -11,7 +11,7 @@ from ...model.weights.catalog import MODELS
 from ...records import Problem, Status
 from ...settings import Settings
 from ..session import family
-from .html import count, safe
+from .html import count, safe, table
 from .receipt import VERIFIERS, definition_list
 
 _ANSWER = (
@@ -82,87 +82,26 @@ def method(s: Settings) -> Markup:
 
 
 def diagram(s: Settings) -> Markup:
-    """Learning and answering, five boxes each, joined through the bank: in two rows, and for a
-    phone in two columns."""
-    steps, tokens = count(s.steps, "small step"), count(s.virtual_tokens, "virtual token")
-    boxes = (
+    """Learning and answering, five boxes each; the bank joins the two rows."""
+    learning = (
         ("A problem", "no answer given"),
         (count(s.rollouts, "attempt"), "sampled at once"),
         ("A vote", "majority = label"),
-        ("GRPO", steps),
-        ("A memory", tokens),
+        ("GRPO", count(s.steps, "small step")),
+        ("A memory", count(s.virtual_tokens, "virtual token")),
     )
-    wide = _drawn(
-        boxes,
-        "wide",
-        "0 0 920 290",
-        [(8 + i * 184, 26) for i in range(5)],
-        [(8 + i * 184, 196) for i in range(5)],
-        "M 832 98 C 832 150, 300 120, 272 190",
-        (640, 170, "kept in the bank, found again by similarity"),
-    )
-    tall = _drawn(
-        boxes,
-        "tall",
-        "0 0 364 500",
-        [(8, 24 + i * 90) for i in range(5)],
-        [(204, 24 + i * 90) for i in range(5)],
-        "M 162 419 C 196 419, 170 150, 200 150",
-        (182, 488, "kept in the bank, found again by similarity"),
-    )
-    return wide + tall
-
-
-def _drawn(
-    boxes: tuple[tuple[str, str], ...],
-    css: str,
-    box: str,
-    learn: list[tuple[int, int]],
-    answer: list[tuple[int, int]],
-    bank: str,
-    caption: tuple[int, int, str],
-) -> Markup:
     return Markup(
-        '<svg class="diagram {0}" viewBox="{1}" role="img" aria-labelledby="dt-{0}"><title '
-        'id="dt-{0}">Learning: a problem, '
-        "several attempts, a vote, steps of GRPO, a memory. Answering: the next problem, the "
-        "nearest memory, two votes, "
-        'a router, a receipt.</title><defs><marker id="tip-{0}" viewBox="0 0 8 8" refX="7" '
-        'refY="4" markerWidth="7" markerHeight="7" orient="auto"><path class="tip" d="M0 0 8 4 0 '
-        '8z"/></marker></defs>{2}{3}<path class="link" d="{4}" marker-end="url(#tip-{0})"/><text '
-        'class="small" x="{5}" y="{6}" text-anchor="middle">{7}'
-        "</text></svg>"
-    ).format(
-        css,
-        box,
-        _chain(boxes, learn, "learn", css),
-        _chain(_ANSWER, answer, "answer", css),
-        bank,
-        *caption,
+        '<div class="diagram">{}<p class="hint">kept in the bank, found again by similarity</p>{}'
+        "</div>"
+    ).format(_chain("Learning", learning), _chain("Answering", _ANSWER))
+
+
+def _chain(name: str, boxes: Iterable[tuple[str, str]]) -> Markup:
+    """Boxes in a row, an arrow from each to the next; on a phone one under the other."""
+    items = [Markup("<li><b>{}</b><span>{}</span></li>").format(*box) for box in boxes]
+    return Markup('<ol class="{}" aria-label="{}">{}</ol>').format(
+        name.lower(), name, Markup("").join(items)
     )
-
-
-def _chain(
-    boxes: tuple[tuple[str, str], ...], places: list[tuple[int, int]], css: str, which: str
-) -> Markup:
-    """Boxes at these places, an arrow from each to the next: to the right, or down where they stand
-    in a column."""
-    out, down = [], places[0][0] == places[1][0]
-    for i, ((title, words), (x, y)) in enumerate(zip(boxes, places, strict=True)):
-        out.append(
-            Markup(
-                '<g class="{}"><rect x="{}" y="{}" width="152" height="70" rx="12"/><text '
-                'class="title" x="{}" y="{}" text-anchor="middle">{}</text><text class="small" '
-                'x="{}" y="{}" text-anchor="middle">{}'
-                "</text></g>"
-            ).format(css, x, y, x + 76, y + 31, title, x + 76, y + 52, words)
-        )
-        if i + 1 < len(boxes):
-            way = f"M {x + 76} {y + 72} v 15" if down else f"M {x + 154} {y + 35} h 27"
-            out.append(
-                Markup('<path class="link" d="{}" marker-end="url(#tip-{})"/>').format(way, which)
-            )
-    return Markup("").join(out)
 
 
 def kept_where(
@@ -249,12 +188,11 @@ def endpoints_table(
     rows: Iterable[tuple[str, str, str]], mcp: bool, shared: bool = False
 ) -> Markup:
     """The endpoints: (name, parameters, what it does)."""
-    body = Markup("").join(
-        Markup(
-            '<tr><th scope="row"><code>/{}</code></th><td><code>{}</code></td><td>{}</td></tr>'
-        ).format(safe(name), safe(parameters), safe(what))
-        for name, parameters, what in rows
-    )
+    code = Markup("<code>{}</code>")
+    lines = [
+        (code.format("/" + name), code.format(parameters), what) for name, parameters, what in rows
+    ]
+    heads = ("Endpoint", "Parameters", "What it does")
     tools = (
         "They are offered as MCP tools at <code>gradio_api/mcp/</code>, too."
         if mcp
@@ -267,13 +205,10 @@ def endpoints_table(
     )
     return Markup(
         "<section><h2>From a program</h2><p>Everything the panels do has an endpoint: <code>pip "
-        "install gradio_client</code>, "
-        'then <code>Client("this address").predict("What is 2 + 3?", api_name="/solve")</code>. '
-        '{}</p><details><summary>The endpoints and their parameters</summary><div class="scroll" '
-        'tabindex="0" role="region" aria-label="Endpoints"><table '
-        'class="api"><thead><tr><th>Endpoint</th><th>Parameters</th><th>What it does</th></tr>'
-        "</thead><tbody>{}</tbody></table></div></details></section>"
-    ).format(Markup(tools), body)
+        'install gradio_client</code>, then <code>Client("this address").predict("What is 2 + 3?", '
+        'api_name="/solve")</code>. {}</p><details><summary>The endpoints and their parameters'
+        "</summary>{}</details></section>"
+    ).format(Markup(tools), table("Endpoints", heads, lines, "api"))
 
 
 def header_facts(

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ...engine.run_state import Scene
-from ...records import Distilled, Memory, Side, Status, Step
+from ...records import Distilled, Side, Status, Step
 from .html import (
     Fragment,
     answer_text,
@@ -17,13 +17,12 @@ from .html import (
     duration,
     fragments,
     join,
-    number,
     percent,
     progress,
     safe,
-    stored_cards,
+    table,
 )
-from .receipt import definition_list, open_link
+from .receipt import open_link
 
 BLUE, VERMILLION, GREEN = "theme:blue", "#D55E00", "#009E73"  # Okabe and Ito
 SERIES = (
@@ -49,57 +48,41 @@ def seen_at(best: int) -> int:
     return best + 1
 
 
+def line(name: str, x: Sequence[Any], y: Sequence[Any], colour: str, **more: Any) -> dict[str, Any]:
+    """A curve with marks, as a plotly trace."""
+    look = {"color": colour, "width": 2.5, **more.pop("line", {})}
+    mark = {"size": 7, **more.pop("marker", {})}
+    common = {"type": "scatter", "mode": "lines+markers", "name": name, "x": x, "y": y}
+    return {**common, "line": look, "marker": mark, **more}
+
+
+def caption(text: str, y: float = 1) -> dict[str, Any]:
+    """A name over a curve, in ink: as text the line's colour is too pale."""
+    place = {"x": 0, "xref": "paper", "xanchor": "left", "yref": "paper", "yanchor": "bottom"}
+    return {"text": text, "y": y, **place, "showarrow": False, "font": {"size": 13}}
+
+
 def curve_figure(steps: Sequence[Step], best: int | None = None) -> dict[str, Any]:
     """Agreement, loss and gradient norm by step, one under the other, as a plotly figure. The
     agreement of the prompt after step `best`, which was kept, is marked."""
-    total = steps[0].steps
+    total, x = steps[0].steps, [s.step for s in steps]
+    hover = [("final check" if s.final else f"step {s.step}") for s in steps]
     data, layout = [], _frame(total)
     for i, (name, member, colour) in enumerate(SERIES, start=1):
-        axis = "" if i == 1 else str(i)
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": name,
-                "xaxis": "x",
-                "yaxis": f"y{axis}",
-                "x": [s.step for s in steps],
-                "y": [_value(s, member) for s in steps],
-                "line": {"color": colour, "width": 2.5},
-                "marker": {"size": 7},
-                "text": ["final check" if s.final else f"step {s.step}" for s in steps],
-                "hovertemplate": f"%{{text}}<br>{name} %{{y:.3f}}<extra></extra>",
-            }
-        )
+        y = [_value(s, member) for s in steps]
+        shown = f"%{{text}}<br>{name} %{{y:.3f}}<extra></extra>"
+        axis = {"xaxis": "x", "yaxis": f"y{i if i > 1 else ''}"}
+        data.append(line(name, x, y, colour, text=hover, hovertemplate=shown, **axis))
     if best:
         at = seen_at(best)
-        layout["shapes"] = [
-            {
-                "type": "line",
-                "xref": "x",
-                "yref": "y domain",
-                "x0": at,
-                "x1": at,
-                "y0": 0,
-                "y1": 1,
-                "line": {"color": "#8a8f98", "width": 1.5, "dash": "dot"},
-            }
-        ]
+        look = {"color": "#8a8f98", "width": 1.5, "dash": "dot"}
+        place = {"xref": "x", "yref": "y domain", "x0": at, "x1": at, "y0": 0, "y1": 1}
+        layout["shapes"] = [{"type": "line", **place, "line": look}]
         # Beside the line, at the foot of the agreement: above it stands the name of the curve, and
         # agreement is rarely 0.
-        layout["annotations"].append(
-            {
-                "x": at,
-                "xref": "x",
-                "y": 0,
-                "yref": "y",
-                "yanchor": "bottom",
-                "text": f"kept: after step {best}",
-                "xanchor": "left" if at <= total / 2 else "right",
-                "showarrow": False,
-                "font": {"size": 12},
-            }
-        )
+        side = {"xanchor": "left" if at <= total / 2 else "right", "yanchor": "bottom"}
+        kept = {"text": f"kept: after step {best}", "x": at, "y": 0, "xref": "x", "yref": "y"}
+        layout["annotations"].append({**kept, **side, "showarrow": False, "font": {"size": 12}})
     return {"data": data, "layout": layout}
 
 
@@ -132,32 +115,12 @@ def _frame(total: int) -> dict[str, Any]:
             "fixedrange": True,
         },
     }
-    for i, (name, *_) in enumerate(SERIES, start=1):
-        top = 1 - (i - 1) * 0.345
-        axis = {
-            "domain": [max(0.0, top - 0.27), top],
-            "fixedrange": True,
-            "nticks": 4,
-            "anchor": "x",
-        }
-        if i == 1:
-            axis |= {"range": [-0.04, 1.06], "tickformat": ".0%"}
-        elif i == 3:
-            axis |= {"rangemode": "tozero"}
-        layout["yaxis" if i == 1 else f"yaxis{i}"] = axis
-        layout["annotations"].append(
-            {
-                "text": name,
-                "x": 0,
-                "xref": "paper",
-                "xanchor": "left",
-                "y": top,
-                "yref": "paper",
-                "yanchor": "bottom",
-                "showarrow": False,
-                "font": {"size": 13},
-            }
-        )  # in ink: as text the line's colour is too pale
+    scales = ({"range": [-0.04, 1.06], "tickformat": ".0%"}, {}, {"rangemode": "tozero"})
+    for i, ((name, *_), scale) in enumerate(zip(SERIES, scales, strict=True)):
+        top = 1 - i * 0.345
+        axis = {"domain": [max(0.0, top - 0.27), top], "anchor": "x", "nticks": 4}
+        layout[f"yaxis{i + 1 if i else ''}"] = {**axis, "fixedrange": True, **scale}
+        layout["annotations"].append(caption(name, top))
     return layout
 
 
@@ -314,35 +277,24 @@ def steps_table(steps: Sequence[Step]) -> list[Fragment]:
     """The curve as a table: the way without the picture."""
     if not steps:
         return []
-    rows = join(
-        [
-            Markup(
-                "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.0f}</td>"
-                "<td>{}</td><td>{}</td></tr>"
-            ).format(
-                "check" if s.final else s.step,
-                percent(s.agreement),
-                _known(s, "loss"),
-                _known(s, "grad_norm"),
-                percent(s.finished),
-                s.length,
-                duration(s.seconds),
-                safe(s.note),
-            )
-            for s in steps
-        ]
-    )
-    return fragments(
+    heads = "step,agreement,loss,gradient,finished,tokens,moved by,entropy (nats),time,note"
+    rows = [
         (
-            "steps",
-            Markup(
-                '<details class="steps"><summary>The steps as a table</summary>'
-                '<div class="scroll" tabindex="0" role="region" aria-label="Steps"><table>'
-                "<thead><tr><th>step</th><th>agreement</th><th>loss</th><th>gradient</th><th>finished</th><th>tokens</th>"
-                "<th>time</th><th>note</th></tr></thead><tbody>{}</tbody></table></div></details>"
-            ).format(rows),
+            "check" if s.final else s.step,
+            percent(s.agreement),
+            _known(s, "loss"),
+            _known(s, "grad_norm"),
+            percent(s.finished),
+            f"{s.length:.0f}",
+            percent(s.shift),
+            f"{s.entropy:.2f}",
+            duration(s.seconds),
+            s.note,
         )
-    )
+        for s in steps
+    ]
+    fold = Markup('<details class="steps"><summary>The steps as a table</summary>{}</details>')
+    return fragments(("steps", fold.format(table("Steps", heads.split(","), rows))))
 
 
 def sparklines(steps: Sequence[Step], best: int = 0) -> Markup:
@@ -378,86 +330,3 @@ def _spark(
         '<figure class="spark s{}"><svg viewBox="0 0 160 46" role="img" aria-label="{} by step, '
         'last {}"><polyline points="{}"/>{}</svg><figcaption>{} <b>{}</b></figcaption></figure>'
     ).format(index, name, last, line, dot, name, last)
-
-
-# ---------- A memory's distillation, step by step under a slider, which `map_table.js` moves.
-
-NOT_STORED = (
-    "A memory keeps only the rewards and these numbers of a step. Step 0 has the attempts of the "
-    "vote it learnt from."
-)
-
-
-def stepper(m: Memory) -> Markup:
-    """Step 0 is the vote with its rollouts; each later step its rewards and numbers."""
-    panels = [_step_panel("0", "Step 0: the vote it learnt from", _first(m))]
-    panels += [
-        _step_panel(str(i), _title(s, m.best_step), _numbers(s)) for i, s in enumerate(m.steps, 1)
-    ]
-    slider = Markup("")
-    if m.steps:
-        slider = Markup(
-            '<label class="slide"><span>Step</span><input type="range" min="0" max="{}" value="0" '
-            'step="1" aria-label="Step of the distillation"><output>0 of {}</output></label>'
-        ).format(len(m.steps), len(m.steps))
-    return Markup(
-        '<section class="stepper" data-stepper="{}"><h3>Attempts, step by step</h3>{}{}</section>'
-    ).format(len(m.steps), slider, join(panels))
-
-
-def _step_panel(name: str, title: str, content: Markup) -> Markup:
-    return Markup('<div class="step" data-step="{}"{}><h4>{}</h4>{}</div>').format(
-        name, Markup("") if name == "0" else Markup(" hidden"), title, content
-    )
-
-
-def _first(m: Memory) -> Markup:
-    if not m.traces:
-        return Markup(
-            '<p class="hint">The attempts of the vote were not stored with this memory.</p>'
-        )
-    cards = join([Markup(html) for _, html in stored_cards(m.vote, m.traces)])
-    return Markup('<div class="cards">{}</div>').format(cards)
-
-
-def _title(s: Step, best: int) -> str:
-    if best and s.step == seen_at(best):
-        kept = ": attempts with the soft prompt that was kept"
-    else:
-        kept = ", and the soft prompt after it was kept" if s.step == best else ""
-    return f"Final check after the last step{kept}" if s.final else f"{s.title.capitalize()}{kept}"
-
-
-def _numbers(s: Step) -> Markup:
-    pairs = [
-        ("Agreement", percent(s.agreement)),
-        ("Finished with an answer", percent(s.finished)),
-        ("Mean length", f"{s.length:.0f} tokens"),
-        ("Entropy", f"{s.entropy:.2f} nats a token"),
-    ]
-    if not s.final:
-        pairs += [("Loss", number(s.loss, 3)), ("Gradient norm", number(s.grad_norm, 3))]
-    pairs += [("Moved by", percent(s.shift)), ("Time", duration(s.seconds))]
-    note = Markup('<p class="hint">{}</p>').format(safe(s.note)) if s.note else Markup("")
-    return Markup('<p>The majority answered {}.</p>{}{}{}<p class="hint">{}</p>').format(
-        answer_text(s.label), rewards(s.rewards), definition_list(pairs), note, NOT_STORED
-    )
-
-
-def rewards(values: Sequence[float]) -> Markup:
-    """One mark a fresh rollout: filled where it was rewarded, a ring where it was not."""
-    if not values:
-        return Markup("")
-    good = sum(v > 0 for v in values)
-    words = f"{good} of {count(len(values), 'fresh attempt')} rewarded"
-    marks = join(
-        [
-            Markup('<i class="{}" title="attempt {}: reward {:g}"></i>').format(
-                "won" if v > 0 else "lost", i, v
-            )
-            for i, v in enumerate(values, 1)
-        ]
-    )
-    return Markup('<p class="rewards"><span role="img" aria-label="{}">{}</span> {}</p>').format(
-        words, marks, words
-    )

@@ -8,7 +8,7 @@ as a whole).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from markupsafe import Markup, escape
 
@@ -51,6 +51,24 @@ def answer_text(answer: str | None, nothing: str = "no answer") -> Markup:
     return Markup('<span class="tex">{}</span>').format(
         safe(answer if len(answer) <= 160 else answer[:159] + "…")
     )
+
+
+def table(
+    label: str, heads: Sequence[str], rows: Iterable[Sequence[object]], css: str = ""
+) -> Markup:
+    """A table in a frame of its own that scrolls; a row is its cells, or its whole markup. The
+    first cell heads its row."""
+
+    def line(row: Sequence[object]) -> Markup:
+        first, *others = (c if isinstance(c, Markup) else safe(c) for c in row)
+        cells = Markup("").join(Markup("<td>{}</td>").format(c) for c in others)
+        return Markup('<tr><th scope="row">{}</th>{}</tr>').format(first, cells)
+
+    body = [row if isinstance(row, Markup) else line(row) for row in rows]
+    return Markup(
+        '<div class="scroll" tabindex="0" role="region" aria-label="{}"><table class="{}">'
+        "<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>"
+    ).format(label, css, join([Markup("<th>{}</th>").format(h) for h in heads]), join(body))
 
 
 def number(value: float, digits: int = 2) -> str:

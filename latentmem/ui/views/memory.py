@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -12,15 +11,26 @@ from markupsafe import Markup
 
 from ...bank.serialization import digest_of
 from ...records import Counters, Event, Hit, Memory, MemoryInfo
-from .distillation import sparklines, stepper, steps_table
-from .html import Fragment, answer_text, count, fragments, join, percent, safe, stored_vote
+from .distillation import sparklines, steps_table
+from .html import (
+    Fragment,
+    answer_text,
+    count,
+    fragments,
+    join,
+    percent,
+    safe,
+    stored_cards,
+    stored_vote,
+    table,
+)
 from .receipt import again_link, definition_list, key_words, open_link
 
 if TYPE_CHECKING:
     from ...bank.notes import Note
     from ...model.vocabulary import Word
 
-# ---------- What happened to a memory over time: a small chart, whom it helped and hurt, the list.
+# ---------- What happened to a memory: whom it helped and hurt, and the events.
 
 WORDS: Mapping[str, str] = {
     "retrieved": "looked up",
@@ -35,109 +45,8 @@ WORDS: Mapping[str, str] = {
     "note": "note",
     "tag": "tag",
 }
-BANDS = (("retrieved", "looked up"), ("used", "tried"), ("helped", "helped"), ("hurt", "hurt"))
-WIDTH, HEIGHT, MOST_BARS = 320, 62, 40
 EVENTS_SHOWN = 50
 NONE: Mapping[str, str] = {}
-# (seconds of a bar, how its time is written)
-SPANS = (
-    (3600, "%d %b %H:00"),
-    (86_400, "%d %b"),
-    (7 * 86_400, "week of %d %b"),
-    (30 * 86_400, "%b %Y"),
-    (365 * 86_400, "%Y"),
-)
-
-
-class History(tuple[Event, ...]):
-    """The newest events of a memory, newest first. `judgements`: all verdicts on answers with it,
-    also older ones; `total`: how many events there are."""
-
-    judgements: tuple[Event, ...]
-    total: int
-
-    def __new__(cls, newest: Iterable[Event], judgements: Iterable[Event], total: int) -> History:
-        made = super().__new__(cls, newest)
-        made.judgements, made.total = tuple(judgements), total
-        return made
-
-
-def timeline(events: Sequence[Event]) -> Markup:
-    """Bars over time, one colour a kind; the legend counts them, so that nothing hangs on colour
-    alone. It says so if there are more events than these: the counters beside it count all."""
-    known = [
-        (at, e.kind)
-        for e in events
-        if e.kind in dict(BANDS) and (at := _when(e.created)) is not None
-    ]
-    if not known:
-        return Markup("")
-    first, last = min(at for at, _ in known), max(at for at, _ in known)
-    seconds, written = next(
-        (s for s in SPANS if (last - first).total_seconds() / s[0] < MOST_BARS), SPANS[-1]
-    )
-    start = datetime.fromtimestamp(first.timestamp() // seconds * seconds, UTC)
-    bars: dict[int, Counter[str]] = {}
-    for at, kind in known:
-        bars.setdefault(int((at - start).total_seconds() // seconds), Counter())[kind] += 1
-    n = max(bars) + 1
-    top = max(sum(b.values()) for b in bars.values())
-    step = WIDTH / max(n, 12)
-    shapes = [
-        _bar(
-            i * step, step, bars[i], top, (start + timedelta(seconds=i * seconds)).strftime(written)
-        )
-        for i in sorted(bars)
-    ]
-    total = Counter(kind for _, kind in known)
-    ends = [first.strftime("%d %b %Y")] + ([last.strftime("%d %b %Y")] if n > 1 else [])
-    there = events.total if isinstance(events, History) else len(events)
-    part = (
-        Markup("<span>of the newest {} of {} events</span>").format(len(events), there)
-        if there > len(events)
-        else Markup("")
-    )
-    return Markup(
-        '<figure class="timeline"><svg viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" '
-        'aria-label="{}">{}</svg><div class="ends">{}</div><figcaption>{}</figcaption></figure>'
-    ).format(
-        WIDTH,
-        HEIGHT,
-        "Events over time: " + ", ".join(f"{total[k]} {words}" for k, words in BANDS if total[k]),
-        join(shapes),
-        join([Markup("<span>{}</span>").format(e) for e in ends]),
-        join(
-            [
-                Markup('<span class="k-{}"><i></i>{} {}</span>').format(k, total[k], words)
-                for k, words in BANDS
-                if total[k]
-            ]
-        )
-        + part,
-    )
-
-
-def _bar(x: float, step: float, kinds: Counter[str], top: int, when: str) -> Markup:
-    parts, y = [], float(HEIGHT)
-    for kind, _ in BANDS:
-        if kinds[kind]:
-            h = (HEIGHT - 4) * kinds[kind] / top
-            y -= h
-            parts.append(
-                Markup(
-                    '<rect class="k-{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>'
-                ).format(kind, x, y, max(step - 1, 1), h)
-            )
-    words = ", ".join(f"{kinds[k]} {words}" for k, words in BANDS if kinds[k])
-    return Markup("<g><title>{}: {}</title>{}</g>").format(when, words, join(parts))
-
-
-def _when(created: str) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(created)
-    except ValueError:
-        return None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def verdicts(
@@ -152,27 +61,26 @@ def verdicts(
     `problem_of`: problem id -> its text where the event does not carry it. `kept`: receipt id ->
     the problem it answers.
     """
-    judgements = events.judgements if isinstance(events, History) else events
-    decided = [e for e in judgements if e.kind in ("helped", "hurt")]
+    decided = [e for e in events if e.kind in ("helped", "hurt")]
     if not decided:
-        return _undecided(judgements, "Of the answers for which it was tried")
+        return _undecided(events, "Of the answers for which it was tried")
     some = {e.receipt_id for e in decided if e.receipt_id}
     more = (
         [Markup('<p class="hint">The newest {} of {}.</p>').format(EVENTS_SHOWN, len(decided))]
         if len(decided) > EVENTS_SHOWN
         else []
     )
-    if rest := [e for e in judgements if e.kind == "feedback" and e.receipt_id not in some]:
+    if rest := [e for e in events if e.kind == "feedback" and e.receipt_id not in some]:
         more.append(_undecided(rest, "Of the other answers for which it was tried"))
     return Markup('<ul class="verdicts">{}</ul>{}').format(
         join([_verdict(e, problem_of, kept) for e in decided[:EVENTS_SHOWN]]), join(more)
     )
 
 
-def _undecided(judgements: Sequence[Event], those: str) -> Markup:
+def _undecided(events: Sequence[Event], those: str) -> Markup:
     """Verdicts on answers that the model gave without the memory, too: both sides agreed, or its
     own was taken."""
-    right = [bool(e.detail.get("correct")) for e in judgements if e.kind == "feedback"]
+    right = [bool(e.detail.get("correct")) for e in events if e.kind == "feedback"]
     if not right:
         return Markup(
             '<p class="hint">Nobody has said yet whether an answer with this memory was right.</p>'
@@ -225,9 +133,7 @@ def _short(text: str, width: int = 110) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def event_list(
-    events: Sequence[Event], total: int | None = None, kept: Mapping[str, str] = NONE
-) -> Markup:
+def event_list(events: Sequence[Event], kept: Mapping[str, str] = NONE) -> Markup:
     """The events themselves, newest first; the receipts that are `kept` are links."""
     if not events:
         return Markup("")
@@ -242,8 +148,7 @@ def event_list(
             for e in events[:EVENTS_SHOWN]
         ]
     )
-    known = events.total if isinstance(events, History) else len(events)
-    n = known if total is None else total
+    n = len(events)
     more = f", the newest {EVENTS_SHOWN} shown" if n > EVENTS_SHOWN else ""
     return Markup('<details><summary>{}{}</summary><ul class="events">{}</ul></details>').format(
         count(n, "event"), more, items
@@ -359,7 +264,6 @@ def body(
     used = join(
         [
             counters(info.counters),
-            timeline(events),
             verdicts(events, problem_of, kept),
             event_list(events, kept=kept),
         ]
@@ -370,10 +274,22 @@ def body(
         ("vote", stored_vote(m.vote, "The vote it learnt from")),
         ("curve", Markup("<h3>How it learnt</h3>") + sparklines(m.steps, m.best_step)),
         *((key, Markup(html)) for key, html in steps_table(m.steps)),
-        ("stepper", stepper(m)),
+        ("traces", _traces(m)),
         ("use", Markup('<section class="use"><h3>How it was used</h3>{}</section>').format(used)),
         ("from", _provenance(m, parameters)),
     )
+
+
+def _traces(m: Memory) -> Markup:
+    if not m.traces:
+        return Markup(
+            '<p class="hint">The attempts of the vote were not stored with this memory.</p>'
+        )
+    cards = join([Markup(html) for _, html in stored_cards(m.vote, m.traces)])
+    return Markup(
+        '<section class="traces"><h3>The attempts of that vote</h3><div class="cards">{}</div>'
+        "</section>"
+    ).format(cards)
 
 
 def _notes(notes: Sequence[Note]) -> Markup:
@@ -476,36 +392,25 @@ def words_table(rows: Sequence[Sequence[Word]]) -> list[Fragment]:
     """The nearest words of each virtual token, with what they are not."""
     if not rows:
         return []
-    lines = join(
-        [
-            Markup('<tr><th scope="row">{}</th>{}</tr>').format(
-                i,
-                join(
-                    [
-                        Markup("<td><code>{}</code> <small>{:.2f}</small></td>").format(
-                            safe(_visible(w.text)), w.cosine
-                        )
-                        for w in row
-                    ]
-                ),
-            )
-            for i, row in enumerate(rows, 1)
-        ]
-    )
-    return fragments(
+    lines = [
         (
-            "words",
-            Markup(
-                '<section class="near-words"><h3>Nearest words of each virtual token</h3><p '
-                'class="hint">By cosine to the model’s input '
-                "embeddings. They are only neighbours: a virtual token is not a word, and its "
-                "nearest words need not say what it does.</p>"
-                '<div class="scroll" tabindex="0" role="region" aria-label="Nearest '
-                'words"><table><thead><tr><th>token</th><th colspan="{}">nearest words, '
-                "cosine</th></tr></thead><tbody>{}</tbody></table></div></section>"
-            ).format(max(len(r) for r in rows), lines),
+            i,
+            *(
+                Markup("<code>{}</code> <small>{:.2f}</small>").format(
+                    safe(_visible(w.text)), w.cosine
+                )
+                for w in row
+            ),
         )
+        for i, row in enumerate(rows, 1)
+    ]
+    heads = ["token", "nearest words, cosine", *[""] * (max(map(len, rows)) - 1)]
+    found = Markup(
+        '<section class="near-words"><h3>Nearest words of each virtual token</h3><p class="hint">'
+        "By cosine to the model’s input embeddings. They are only neighbours: a virtual token is "
+        "not a word, and its nearest words need not say what it does.</p>{}</section>"
     )
+    return fragments(("words", found.format(table("Nearest words", heads, lines))))
 
 
 def _visible(word: str) -> str:
@@ -569,15 +474,15 @@ def found_table(
     )
 
 
+HEADS = ",Memory,Answer,Agreement,Source,Tags,Tried,Helped,Hurt,Made".split(",")
+
+
 def _rows(
     infos: Sequence[MemoryInfo], chosen: str, tags: Mapping[str, tuple[str, ...]], label: str
 ) -> Markup:
-    return Markup(
-        '<div class="scroll" tabindex="0" role="region" aria-label="{}"><table class="bank">'
-        "<thead><tr><th><span "
-        'class="sr-only">Selected</span></th><th>Memory</th><th>Answer</th><th>Agreement</th><th>Source</th>'
-        "<th>Tags</th><th>Tried</th><th>Helped</th><th>Hurt</th><th>Made</th></tr></thead><tbody>{}</tbody></table></div>"
-    ).format(label, join([_row(i, i.id == chosen, tags.get(i.id, ())) for i in infos]))
+    first = Markup('<span class="sr-only">Selected</span>')
+    rows = [_row(i, i.id == chosen, tags.get(i.id, ())) for i in infos]
+    return table(label, [first, *HEADS[1:]], rows, "bank")
 
 
 def _row(i: MemoryInfo, chosen: bool, tags: Sequence[str]) -> Markup:

@@ -403,40 +403,27 @@ def change_words(before: Vote, after: Vote) -> str:
     )
 
 
-# ---------- The button that forgets a receipt, in two steps. Pure; no gradio.
+# ---------- The button that forgets a receipt.
 
-ASK, SURE, SPARE = "forget", "really-forget", "spare-receipt"  # what the buttons do
+FORGET = "forget"  # what the button does
 
 
-def forget(receipt_id: str, sure: bool = False) -> list[Fragment]:
-    """Below a receipt that is kept: a button, and, once it was pressed (`sure`), the question."""
-    first = _button(ASK, receipt_id, "Forget this receipt…")
-    if not sure:
-        return fragments(("forget", Markup('<p class="forget">{}</p>').format(first)))
-    asked = notice(
-        "Forget this receipt for good? This deletes the question, the votes and the attempts. The "
-        "counters of the memory stay.",
-        "warn",
-    )
+def forget(receipt_id: str) -> list[Fragment]:
+    """Below a receipt that is kept: a fold with the question and its button."""
     return fragments(
         (
             "forget",
-            Markup('<p class="forget">{}</p>{}<p class="forget">{}</p>').format(
-                first,
-                asked,
-                join(
-                    [
-                        _button(SURE, receipt_id, "Yes, forget it"),
-                        _button(SPARE, receipt_id, "No, keep it"),
-                    ],
-                    " ",
+            Markup(
+                "<details><summary>Forget this receipt…</summary>{}<p>"
+                '<button type="button" class="small" data-do="{}" data-value="{}">Yes, forget it'
+                "</button></p></details>"
+            ).format(
+                notice(
+                    "This deletes the question, the votes and the attempts for good. The counters "
+                    "of the memory stay."
                 ),
+                FORGET,
+                safe(receipt_id),
             ),
         )
     )
-
-
-def _button(do: str, receipt_id: str, words: str) -> Markup:
-    return Markup(
-        '<button type="button" class="small" data-do="{}" data-value="{}">{}</button>'
-    ).format(do, safe(receipt_id), words)

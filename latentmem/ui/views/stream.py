@@ -12,6 +12,7 @@ from markupsafe import Markup
 from ...evaluation.metrics import curve, grouped
 from ...evaluation.results import Learned, Progress, Result, Standing, Tally, Taught
 from ...records import Status, Step
+from .distillation import caption, line
 from .html import (
     Fragment,
     answer_text,
@@ -23,6 +24,7 @@ from .html import (
     percent,
     progress,
     safe,
+    table,
 )
 
 NAMES = {
@@ -101,53 +103,29 @@ def accuracy_figure(results: Sequence[Result], total: int) -> dict[str, Any]:
     data = []
     for (_, _, system, form), mine in grouped(results).items():
         colour, dash, symbol = LOOKS.get((system, form), OTHER)
-        points = curve(mine)
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": name_of(system, form),
-                "x": [met for met, _ in points],
-                "y": [share for _, share in points],
-                "line": {"color": colour, "dash": dash, "width": 2.5},
-                "marker": {"symbol": symbol, "size": 7},
-                "hovertemplate": "%{y:.0%} of %{x}<extra>%{fullData.name}</extra>",
-            }
-        )
+        looks = {"line": {"dash": dash}, "marker": {"symbol": symbol}}
+        hover = "%{y:.0%} of %{x}<extra>%{fullData.name}</extra>"
+        x, y = zip(*curve(mine), strict=True)
+        data.append(line(name_of(system, form), x, y, colour, hovertemplate=hover, **looks))
     words = "; ".join(
         f"{name_of(s.system, s.form)}: {percent(s.accuracy)} of {s.n}"
         for s in standings_of(results)
     )
-    return {
-        "data": data,
-        "words": f"Accuracy so far. {words}",
-        "layout": {
-            "height": 360,
-            "margin": {"l": 52, "r": 16, "t": 26, "b": 44},
-            "showlegend": True,
-            "annotations": [
-                {
-                    "text": "Right so far",
-                    "x": 0,
-                    "xref": "paper",
-                    "xanchor": "left",
-                    "y": 1,
-                    "yref": "paper",
-                    "yanchor": "bottom",
-                    "showarrow": False,
-                    "font": {"size": 13},
-                }
-            ],
-            "legend": {"orientation": "h", "y": -0.24},
-            "xaxis": {
-                "title": {"text": "problems answered", "font": {"size": 13}},
-                "range": [0.5, max(total, 2) + 0.5],
-                "fixedrange": True,
-                "dtick": max(1, -(-total // 12)),
-            },
-            "yaxis": {"range": [-0.03, 1.05], "tickformat": ".0%", "fixedrange": True},
+    layout = {
+        "height": 360,
+        "margin": {"l": 52, "r": 16, "t": 26, "b": 44},
+        "showlegend": True,
+        "annotations": [caption("Right so far")],
+        "legend": {"orientation": "h", "y": -0.24},
+        "xaxis": {
+            "title": {"text": "problems answered", "font": {"size": 13}},
+            "range": [0.5, max(total, 2) + 0.5],
+            "fixedrange": True,
+            "dtick": max(1, -(-total // 12)),
         },
+        "yaxis": {"range": [-0.03, 1.05], "tickformat": ".0%", "fixedrange": True},
     }
+    return {"data": data, "words": f"Accuracy so far. {words}", "layout": layout}
 
 
 def standings_of(results: Sequence[Result]) -> tuple[Standing, ...]:
@@ -158,16 +136,12 @@ def standings_of(results: Sequence[Result]) -> tuple[Standing, ...]:
 
 def standings_table(feed: Feed) -> Markup:
     """How each system stands, in figures: what the picture shows and a little more."""
-    line = Markup(
-        '<tr><th scope="row">{}</th><td>{}</td><td>{} of '
-        "{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>"
-    )
+    heads = "System,Accuracy,Right,Coverage,Right side chosen,Tokens a problem,Time a problem"
     rows = [
-        line.format(
+        (
             name_of(s.system, s.form),
             percent(s.accuracy),
-            s.right,
-            s.n,
+            f"{s.right} of {s.n}",
             percent(s.coverage) if s.used else "–",
             "–" if s.routing_accuracy is None else f"{s.routed} of {s.judged}",
             number(s.tokens / max(s.n, 1), 0),
@@ -177,15 +151,11 @@ def standings_table(feed: Feed) -> Markup:
     ]
     if not rows:
         return Markup("")
-    return Markup(
-        '<div class="scroll" tabindex="0" role="region" aria-label="Accuracy by '
-        'system"><table><thead><tr><th>System</th>'
-        "<th>Accuracy</th><th>Right</th><th>Coverage</th><th>Right side chosen</th><th>Tokens a "
-        "problem</th><th>Time a problem</th></tr></thead><tbody>{}</tbody></table></div>"
-        '<p class="hint">Coverage: how often an experience was near enough to be tried. Right '
-        "side chosen: where the model alone "
-        "and the memory disagreed, how often the router took the side that was right.</p>"
-    ).format(join(rows))
+    return table("Accuracy by system", heads.split(","), rows) + Markup(
+        '<p class="hint">Coverage: how often an experience was near enough to be tried. Right side '
+        "chosen: where the model alone and the memory disagreed, how often the router took the "
+        "side that was right.</p>"
+    )
 
 
 def ending(feed: Feed) -> str:

@@ -1,4 +1,4 @@
-"""The page of a memory, its steps, its history and the tables, as text."""
+"""The page of a memory, its history and the tables, as text."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from urllib.parse import quote, unquote
 
 import pytest
 
+from latentmem.bank import Bank
 from latentmem.bank import notes as bank_notes
 from latentmem.bank.notes import Note
 from latentmem.model.vocabulary import Word
 from latentmem.records import Event, Problem
-from latentmem.ui.views import distillation, memory
+from latentmem.ui.panels.solve import Solve
 from latentmem.ui.views import html as views
+from latentmem.ui.views import memory
 from latentmem.ui.views import receipt as views_receipt
+from tests.bank_samples import make_memory
 from tests.fake_engine import FakeEngine, fill_bank
+from tests.memory_samples import click, shop_session
 from tests.ui.test_views import NASTY, Tags
-from tests.ui_samples import text_of
+from tests.ui_samples import asked, text_of, visitor
 
 
 def made(
@@ -116,73 +120,14 @@ def test_an_open_page_is_told_from_none() -> None:
     assert "Memories2" in glance and "Made by fake-model (2)" in glance
 
 
-# ------------------------------------------------------------------ steps
-def test_the_slider_has_a_panel_for_every_step_and_shows_the_first() -> None:
+def test_the_attempts_of_its_vote_are_there_or_it_says_that_they_were_not_stored() -> None:
     _, m = made()
-    html = str(distillation.stepper(m))
-    assert html.count("data-step=") == len(m.steps) + 1 and f'max="{len(m.steps)}"' in html
-    assert html.count(" hidden>") == len(m.steps) and html.count('class="card"') + html.count(
-        'class="card '
-    ) == len(m.traces)
-    text = Tags(html).text
-    assert f"Step {m.best_step} of 5, and the soft prompt after it was kept" in text
-    assert f"Step {m.best_step + 1} of 5: attempts with the soft prompt that was kept" in text
-    assert "Final check after the last step" in text and text.count("was kept") == 2
-    last = Tags(str(distillation.stepper(replace(m, best_step=5)))).text
-    assert "Final check after the last step: attempts with the soft prompt that was kept" in last
-    assert text.count("A memory keeps only the rewards") == len(m.steps), (
-        "what is not stored is said, not faked"
-    )
-    assert "fresh attempts rewarded" in text
-
-
-def test_without_steps_or_traces_it_says_so() -> None:
-    _, m = made()
-    html = str(distillation.stepper(replace(m, steps=(), traces=())))
-    assert "<input" not in html and "were not stored" in html
-
-
-def test_rewards_are_marks_with_words() -> None:
-    html = str(distillation.rewards((1.0, 0.0, 1.0)))
-    assert html.count('class="won"') == 2 and html.count('class="lost"') == 1
-    assert 'aria-label="2 of 3 fresh attempts rewarded"' in html
-    assert distillation.rewards(()) == ""
+    html = str(memory._traces(m))
+    assert html.count('class="card') == len(m.traces) + 1
+    assert "were not stored" in memory._traces(replace(m, traces=()))
 
 
 # ------------------------------------------------------------------ history
-def test_events_over_time_are_bars_that_add_up() -> None:
-    events = [event("used", d) for d in (3, 3, 9, 20)] + [
-        event("helped", 9),
-        event("hurt", 20),
-        event("tag", 5),
-    ]
-    html = str(memory.timeline(events))
-    assert "Events over time: 4 tried, 1 helped, 1 hurt" in html and html.count("<rect") == 5
-    assert (
-        "03 Jan: 2 tried" in html and "09 Jan: 1 tried, 1 helped" in html and "20 Jan 2026" in html
-    )
-    assert memory.timeline([event("tag")]) == "" == memory.timeline([])
-
-
-@pytest.mark.parametrize(
-    ("last", "bar"),
-    [
-        ("2026-01-03T23:30:00+00:00", "Jan 23:00"),
-        ("2026-02-03T00:00:00+00:00", "03 Feb:"),
-        ("2026-08-01T00:00:00+00:00", "week of"),
-        ("2028-05-01T00:00:00+00:00", "2028"),
-        ("2099-05-01T00:00:00", "2098:"),
-    ],
-)
-def test_the_bars_widen_with_the_time_they_cover(last: str, bar: str) -> None:
-    html = str(
-        memory.timeline(
-            [event("used"), event("used", created=last), event("used", created="nonsense")]
-        )
-    )
-    assert bar in html and html.count("<rect") == 2
-
-
 def test_whom_it_helped_and_hurt_are_links_that_ask_again() -> None:
     problem = "What is 100 % of \\frac{1}{2} & more?"
     events = [
@@ -279,6 +224,94 @@ def test_the_list_of_events_is_short_and_counts_all() -> None:
     ]
     told = Tags(str(memory.event_list(some)))
     assert "taken away: x" in told.text and "feedback: right" in told.text
+
+
+def told(*events: Event) -> str:
+    return str(memory.verdicts(events))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "words"),
+    [
+        ([True], "1 was judged right; the model alone gave the same answer, so"),
+        ([False, False], "2 were judged wrong; the model alone gave the same answers, so"),
+        (
+            [True, True, False],
+            "2 were judged right and 1 was judged wrong; the model alone gave the same answers, so",
+        ),
+    ],
+)
+def test_a_verdict_on_an_answer_without_which_it_were_the_same_is_told(
+    verdicts: list[bool], words: str
+) -> None:
+    html = told(
+        *(
+            event("feedback", receipt_id=f"r{n}", detail={"correct": v})
+            for n, v in enumerate(verdicts)
+        )
+    )
+    assert words in html and "Nobody has said" not in html and "<ul" not in html
+
+
+def test_without_a_verdict_it_says_so() -> None:
+    assert "Nobody has said yet" in told() == told(event("used"), event("retrieved"))
+
+
+def test_other_verdicts_are_told_below_those_that_decided() -> None:
+    right, wrong = {"correct": True}, {"correct": False}
+    html = told(
+        event("helped"),
+        event("feedback", detail=right),
+        event("feedback", receipt_id="r2", detail=wrong),
+    )
+    assert (
+        html.count("<li") == 1
+        and "Of the other answers for which it was tried, 1 was judged wrong" in html
+    )
+    assert "other answers" not in told(event("hurt"), event("feedback", detail=wrong))
+
+
+def test_the_page_does_not_deny_a_verdict() -> None:
+    """Both sides agree, and the visitor says that the answer is right: `judged` takes down no more
+    than that."""
+    session = shop_session()
+    for n in range(4, 30):
+        asked(session, f"Ann buys {n} pens at $2 each. How much change?")
+        if (slip := session.engine.bank.receipts()[0]).route.agreed:
+            break
+    assert slip.route.agreed and slip.used is not None
+    Solve(session).said_right(visitor())
+    assert {e.kind for e in session.engine.bank.events(slip.used.memory_id)} == {
+        "retrieved",
+        "used",
+        "agreed",
+        "feedback",
+    }
+    page = text_of(click(session, {"id": slip.used.memory_id}).body)
+    assert (
+        "1 was judged right; the model alone gave the same answer" in page
+        and "Nobody has said" not in page
+    )
+
+
+def test_however_many_answers_came_since_all_verdicts_are_read() -> None:
+    bank = Bank()
+    name = bank.put(make_memory(0))
+    told = [
+        Event(name, kind, f"p{n}", f"r{n}", {"correct": n != 1})  # type: ignore[arg-type]
+        for n, kind in enumerate(("helped", "hurt", "feedback", "note", "tag"))
+    ]
+    since = [Event(name, kind, "p", f"s{n}") for n in range(400) for kind in ("retrieved", "used")]  # type: ignore[arg-type]
+    bank.record_all(told + since)
+    past = bank.events(name)
+    assert "805 events, the newest 50 shown" in memory.event_list(past)
+    html = str(memory.verdicts(past))
+    assert html.count("<li") == 2 and "1 was judged right" in html
+
+
+def test_a_long_list_of_verdicts_says_how_many_there_are() -> None:
+    html = told(*(event("helped") for _ in range(70)))
+    assert html.count("<li") == memory.EVENTS_SHOWN and "The newest 50 of 70." in html
 
 
 # ------------------------------------------------------------------ tables
