@@ -65,7 +65,7 @@ def test_a_click_sends_neither_the_points_nor_the_table(shops: AppSession) -> No
         "solve_memory",
         "solve_other",
     }
-    assert len(json.dumps(opened.map)) < 2000 and "choices" not in opened.choice
+    assert len(json.dumps(opened.map)) < 2000
 
 
 def test_a_click_does_not_read_the_bank_again(
@@ -166,12 +166,9 @@ def test_a_search_narrows_the_table_and_lights_the_map(shops: AppSession) -> Non
     bank_notes.tag(shops.engine.bank, [shops.engine.bank.infos()[0].id], "golden")
     for words, n in (("pens ann", 2), ("golden", 1), ("zebra", 0), ("", 16)):
         part = handlers.search(asks(shops, (words, "source", "input", "pca")))
-        assert (
-            sent(part) == {"table", "lit", "choice"} and text_of(part.table).count("data-id=") == n
-        )
+        assert sent(part) == {"table", "lit"} and text_of(part.table).count("data-id=") == n
         lit = part.lit["rows"]
         assert lit is None if not words else len(lit) == n
-        assert len(part.choice["choices"]) == n
     assert len(wanted(shops, ("pens ann", "source", "input", "pca"))[0].lit["rows"]) == 2
 
 
@@ -335,7 +332,7 @@ def test_export_and_import(session: AppSession) -> None:
         actions.import_zip(asks(other), update["value"]).notice
     )
     again = actions.import_zip(asks(other), update["value"])
-    assert "Added 0 memories; 2 were" in text_of(again.notice) and len(again.choice["choices"]) == 2
+    assert "Added 0 memories; 2 were" in text_of(again.notice)
     other.engine.bank.delete(other.engine.bank.infos()[0].id)
     third = actions.import_zip(asks(other), update["value"])
     assert "Added 1 memory; 1 was already there." in text_of(third.notice)

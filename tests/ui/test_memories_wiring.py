@@ -3,6 +3,7 @@ opens on the map, and what happened elsewhere: answers, verdicts, memories that 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,14 @@ def shops() -> AppSession:
     return shop_session()
 
 
+@functools.cache
+def panel_of(session: AppSession) -> memories.Memories:
+    with gr.Blocks():
+        panel = memories.create_memories(session)
+    panel.page.update(solve_memory=gr.Dropdown(), solve_other=gr.Dropdown())
+    return panel
+
+
 def listened(
     session: AppSession,
     handler: Callable[..., Any],
@@ -39,9 +48,7 @@ def listened(
     data: Any = None,
 ) -> dict[str, Any]:
     """What the page is sent by a listener, by name."""
-    with gr.Blocks():
-        panel = memories.create_memories(session)
-    panel.page.update(solve_memory=gr.Dropdown(), solve_other=gr.Dropdown())
+    panel = panel_of(session)
     names = {component: name for name, component in panel.page.items()}
     answer = panel.listener(handler)(visitor(), gr.EventData(None, data), *look, chosen, *more)
     return {} if answer == gr.skip() else {names[c]: value for c, value in answer.items()}
@@ -57,10 +64,9 @@ def test_each_listener_sends_what_its_handler_sets_and_no_more(shops: AppSession
     assert len(json.loads(full["points"])["ids"]) == 16, "the map's data travels as text"
     assert listened(shops, handlers.explain).keys() == {"extras", "trust"}
     look = ("pens", *LOOK[1:])
-    assert listened(shops, handlers.search, look=look).keys() == {"table", "lit", "choice"}
+    assert listened(shops, handlers.search, look=look).keys() == {"table", "lit"}
     assert listened(shops, handlers.recolour).keys() == {"paint"}
     assert listened(shops, handlers.clicked, data={"id": one}).keys() >= opened
-    assert listened(shops, handlers.choose, one).keys() >= opened
     for handler in (handlers.shut, memories.located):
         assert listened(shops, handler, chosen=one).keys() >= opened
     tag = {"do": "untag", "value": "none"}
@@ -73,8 +79,7 @@ def test_each_listener_sends_what_its_handler_sets_and_no_more(shops: AppSession
 def test_gradio_injects_the_request_and_the_event(shops: AppSession) -> None:
     from gradio.helpers import special_args
 
-    with gr.Blocks():
-        listener = memories.create_memories(shops).listener(handlers.clicked)
+    listener = panel_of(shops).listener(handlers.clicked)
     event = gr.EventData(None, {"id": "m1"})
     values, *_ = special_args(listener, [*LOOK, ""], request="asks", event_data=event)  # type: ignore[arg-type]
     assert values[0] == "asks" and values[1]._data == {"id": "m1"} and values[2:] == [*LOOK, ""]
@@ -197,7 +202,7 @@ def test_no_quick_hand_is_lost() -> None:
         if fn.fn is not None and fn.api_visibility != "public":
             modes.setdefault(fn.fn.__name__, set()).add(fn.trigger_mode)
     assert modes["picked"] == modes["show_receipt"] == {"multiple"}
-    for name in ("draw", "want", "explain", "recolour", "search", "choose"):
+    for name in ("draw", "want", "explain", "recolour", "search"):
         assert modes[name] == {"always_last"}, name
 
 
@@ -312,19 +317,6 @@ def test_what_is_written_on_the_way_is_seen_another_time(
     monkeypatch.setattr(shops.engine.bank, "stamp", lambda: (order.append("stamp"), state())[1])
     handlers.refresh(asks(shops))
     assert order[0] == "stamp" and "rows" in order
-
-
-# ------------------------------------------------------------------ what names the open memory
-def test_the_list_names_the_open_memory_and_none_when_it_is_closed(shops: AppSession) -> None:
-    one, two = (i.id for i in shops.engine.bank.infos()[:2])
-    assert click(shops, {"id": one}).choice["value"] == one
-    assert handlers.choose(asks(shops), two).choice["value"] == two
-    assert handlers.shut(asks(shops, chosen=two)).choice["value"] is None
-    assert handlers.clear(asks(shops, chosen=two)).choice["value"] is None
-    assert click(shops, {"id": one}, ("zebra", "source", "input", "pca")).choice["value"] is None, (
-        "it lists what is found"
-    )
-    assert "choice" in listened(shops, handlers.clicked, data={"id": one})
 
 
 def test_memories_without_a_place_are_counted_now(shops: AppSession) -> None:

@@ -25,7 +25,6 @@ from .panel_state import (
     SKIP,
     Ask,
     Picture,
-    chosen_of,
     drawn,
     lit,
     mapped,
@@ -120,7 +119,6 @@ def search(ask: Ask) -> Picture:
     return Picture(
         table=found_table(rows.infos, found, ask.chosen, rows.tags),
         lit=lit(ask, sheet, rows) if sheet is not None else SKIP,
-        choice=chosen_of(found, ask.chosen),
     )
 
 
@@ -151,12 +149,6 @@ def clicked(ask: Ask) -> Picture:
         ask.visit.star = None
     ask.visit.looked = True
     return opened(replace(ask, chosen=ask.text("id")))
-
-
-def choose(ask: Ask, memory_id: str | None) -> Picture:
-    """Opens the memory chosen from the list."""
-    ask.visit.looked = True
-    return opened(replace(ask, chosen=memory_id or ""))
 
 
 def shut(ask: Ask) -> Picture:

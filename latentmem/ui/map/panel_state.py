@@ -12,7 +12,6 @@ from markupsafe import Markup
 
 from ...bank.notes import notes, tags
 from ...model.vocabulary import parameters
-from ...model.weights.catalog import MODELS
 from ...records import Hit, LatentmemError, Memory, MemoryInfo
 from ..components import other_memories
 from ..session import AppSession, Visit, attempt, last_receipt, tried
@@ -80,7 +79,6 @@ class Picture(NamedTuple):
     quarantine: Any = SKIP
     release: Any = SKIP
     sure: Any = SKIP
-    choice: Any = SKIP
     points: Any = SKIP
     paint: Any = SKIP
     lit: Any = SKIP
@@ -162,15 +160,10 @@ def memory_body(ask: Ask, one: Opened) -> list[Fragment]:
     )
 
 
-def model_size(engine: Engine, m: Memory) -> tuple[int, bool] | None:
-    """(how many parameters the model of a memory has, whether that is exact); None when it is not
-    known here."""
-    if engine.ready and engine.model.fingerprint == m.model:
-        return parameters(engine.model), True
-    spec = MODELS.get(m.model_name)
-    return (
-        (spec.folder_bytes // 2, False) if spec is not None else None
-    )  # kept in bfloat16: two bytes a number
+def model_size(engine: Engine, m: Memory) -> int | None:
+    """How many parameters the model of a memory has; None when it is not loaded here."""
+    loaded = engine.ready and engine.model.fingerprint == m.model
+    return parameters(engine.model) if loaded else None
 
 
 def problem_finder(session: AppSession) -> Callable[[str], str | None]:
@@ -220,7 +213,6 @@ def opened(ask: Ask, text: str = "", good: bool = True, receipt_id: str = "") ->
         words=[],
         sure=gr.update(visible=False),
         slip=slip.id if slip is not None else "",
-        choice=gr.update(value=listed(ask, name)),
     )
     instead = []
     if slip is not None:
@@ -269,7 +261,6 @@ def picture(
         table=found_table(rows.infos, found, part.chosen, rows.tags),
         page=part.page if part.body else no_page(rows.infos, closed=True),
         seen=seen,
-        choice=chosen_of(found, part.chosen),
         solve_memory=gr.update(choices=everything),
         solve_other=gr.update(choices=others),
     )
@@ -278,19 +269,6 @@ def picture(
 def choices(infos: Any) -> list[tuple[str, str]]:
     """(label, id) of the newest memories, for a drop-down list."""
     return [(choice_label(i), i.id) for i in infos[:CHOICES]]
-
-
-def chosen_of(found: Any, name: str) -> Any:
-    """The list of memories to open, of those found, which names the open one if it has it."""
-    listed_ = choices(found)
-    return gr.update(choices=listed_, value=name if name in {i for _, i in listed_} else None)
-
-
-def listed(ask: Ask, name: str) -> str | None:
-    """The open memory as the value of that list, None if it is not in it."""
-    rows, _ = attempt(lambda: ask.atlas.rows(exact=False)) if name else (None, "")
-    found = rows.found(ask.words or "")[:CHOICES] if rows is not None else ()
-    return name if any(i.id == name for i in found) else None
 
 
 def seen_now(ask: Ask) -> str:

@@ -105,14 +105,6 @@ def create_memories(session: AppSession) -> Memories:
             page["body"] = components.acting("lm-memory-more")
     with gr.Column(elem_classes="result bank-list"):
         with gr.Row(elem_classes="tight end"):
-            page["choice"] = gr.Dropdown(
-                [],
-                label="Open a memory",
-                filterable=True,
-                scale=6,
-                min_width=200,
-                elem_id="lm-choice",
-            )
             buttons["export"] = _small("Export all", 90, scale=1)
             buttons["upload"] = gr.UploadButton(
                 "Import a zip", size="sm", file_types=[".zip"], min_width=100, scale=1
@@ -282,13 +274,11 @@ def show_map(ask: Ask) -> Picture:
     part = picture(fresh, receipt_id=receipt, points=points)
     if not ask.visit.looked:
         return part
-    listed = {k: v for k, v in part.choice.items() if k != "value"}
-    kept = Picture(**{name: part._asdict()[name] for name in LISTED if name != "choice"})
-    return kept._replace(choice=listed)
+    return Picture(**{name: part._asdict()[name] for name in LISTED})
 
 
 # What of a whole panel is not about the open memory.
-LISTED = ("table", "choice", "points", "paint", "lit", "seen", "solve_memory", "solve_other")
+LISTED = ("table", "points", "paint", "lit", "seen", "solve_memory", "solve_other")
 
 
 # ---------- Which handler listens to which event. What leads to other panels is wired in `app.py`.
@@ -327,7 +317,6 @@ def wire_map(m: Memories) -> None:
     for click in (page["map"].memory_click, *(area.open_memory for area in areas)):
         m.on(click, handlers.clicked, **EACH)
     m.on(page["body"].open_receipt, handlers.show_receipt, **EACH)
-    m.on(page["choice"].input, handlers.choose, page["choice"], **LATEST)
     m.on(buttons["close"].click, handlers.shut).then(**components.focus(MAP))
     for asked in (page["map"].want, space.input, method.input):
         drawing = m.on(asked, handlers.draw, to=page["warning"], **{**DRAWING, **LATEST})

@@ -232,7 +232,15 @@ def vote_bar(
         )
     words = vote_words(vote, total, finished, running)
     read = vote_words(vote, total, finished, running, formula)
-    flag, mark = decided_flag(decided_after, total), decided_mark(decided_after, total)
+    flag = mark = Markup("")
+    if decided_after is not None:  # no open rollout could change the majority any more
+        flag = Markup('<span class="decided">decided after {} of {} attempts</span>').format(
+            decided_after, total
+        )
+        # above the bar, which fills from the left: on it, it would hide a figure
+        mark = Markup('<span class="mark" style="left:{:.2f}%" aria-hidden="true"></span>').format(
+            100 * decided_after / total
+        )
     legend = join(
         [
             Markup("<li>{}{} <b>× {}</b></li>").format(
@@ -254,25 +262,6 @@ def _segment(c: Cluster, colour: int | None, total: int) -> Markup:
     mark = letter(colour) if colour is not None else ""
     return Markup('<span class="seg {}" style="flex:{} 0 0" title="{}">{}</span>').format(
         paint(colour), c.size, safe(f"{c.answer}: {c.size} of {total}"), mark
-    )
-
-
-def decided_flag(decided_after: int | None, total: int) -> Markup:
-    """The mark of the moment when no open rollout could change the majority any more."""
-    if decided_after is None:
-        return Markup("")
-    return Markup('<span class="decided">decided after {} of {} attempts</span>').format(
-        decided_after, total
-    )
-
-
-def decided_mark(decided_after: int | None, total: int) -> Markup:
-    """The same moment above the bar, which fills from the left as rollouts end. Not on it: there it
-    would hide a figure."""
-    if decided_after is None or not total:
-        return Markup("")
-    return Markup('<span class="mark" style="left:{:.2f}%" aria-hidden="true"></span>').format(
-        100 * decided_after / total
     )
 
 

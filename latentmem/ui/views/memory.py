@@ -256,7 +256,7 @@ def body(
     *,
     notes: Sequence[Note] = (),
     space: str = "input",
-    parameters: tuple[int, bool] | None = None,
+    parameters: int | None = None,
     problem_of: Callable[[str], str | None] = lambda problem_id: None,
     kept: Mapping[str, str] = NONE,
 ) -> list[Fragment]:
@@ -337,33 +337,22 @@ def _near(near: Sequence[Hit], space: str) -> Markup:
     ).format(by, items)
 
 
-def size_words(
-    tokens: int, hidden: int, parameters: tuple[int, bool] | None
-) -> list[tuple[str, str]]:
-    """How large the memory is, and its share of the model. `parameters`: (how many the model has,
-    known exactly)."""
+def size_words(tokens: int, hidden: int, parameters: int | None) -> list[tuple[str, str]]:
+    """How large the memory is, and its share of the model, which has so many `parameters`."""
     numbers = tokens * hidden
-    pairs = [
-        ("Size", f"{tokens} × {hidden} = {_spaced(numbers)} numbers, {_spaced(4 * numbers)} bytes")
-    ]
-    if parameters is not None:
-        of, exact = parameters
-        whole = f"{of / 1e6:,.0f} million" if of >= 1e6 else f"{of:,}"
-        pairs.append(
-            (
-                "Share of the model",
-                f"{'' if exact else 'about '}{100 * numbers / of:.2g}\N{NO-BREAK SPACE}% of its "
-                f"{whole.replace(',', ' ')} parameters",
-            )
-        )
-    return pairs
+    size = f"{tokens} × {hidden} = {_spaced(numbers)} numbers, {_spaced(4 * numbers)} bytes"
+    if parameters is None:
+        return [("Size", size)]
+    whole = f"{parameters / 1e6:,.0f} million" if parameters >= 1e6 else f"{parameters:,}"
+    share = f"{100 * numbers / parameters:.2g}\N{NO-BREAK SPACE}% of its "
+    return [("Size", size), ("Share of the model", f"{share}{whole.replace(',', ' ')} parameters")]
 
 
 def _spaced(n: int) -> str:
     return f"{n:,}".replace(",", " ")
 
 
-def _provenance(m: Memory, parameters: tuple[int, bool] | None) -> Markup:
+def _provenance(m: Memory, parameters: int | None) -> Markup:
     tokens, hidden = m.soft_prompt.shape
     pairs = [
         *size_words(tokens, hidden, parameters),
