@@ -1,5 +1,4 @@
-"""The evidence: one row for each system and data set, in a file that others can read; and the
-README's table of it."""
+"""The evidence: one row for each system and data set, in a file that others can read."""
 
 from __future__ import annotations
 
@@ -8,31 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..records import LatentmemError
 from .journal import Found, Run, write_whole
 from .metrics import BASE, ORACLE, Row, grouped, rerouted, table, two_sided
 from .results import VOTES, Result, TrainingSchedule
 
 COLUMNS = (
-    "dataset",
-    "system",
-    "model",
-    "n",
-    "accuracy",
-    "ci_low",
-    "ci_high",
-    "delta_vs_zero_shot",
-    "delta_ci_low",
-    "delta_ci_high",
-    "helped",
-    "hurt",
-    "coverage",
-    "routing_accuracy",
-    "tokens",
-    "seconds",
-    "seed",
-    "settings",
-)
+    "dataset system model n accuracy ci_low ci_high delta_vs_zero_shot delta_ci_low delta_ci_high "
+    "helped hurt coverage routing_accuracy tokens seconds seed settings"
+).split()
 DIGITS = 4
 
 
@@ -94,61 +76,43 @@ def evidence(found: Found) -> list[dict[str, Any]]:
 def plain(run: Run, row: Row) -> dict[str, Any]:
     """A row as JSON values. `tokens` and `seconds` include learning; the part of learning stands in
     `settings`."""
-    delta = row.delta
-    values = {
-        "dataset": dataset_name(run, row),
-        "system": system_name(row),
-        "model": run.model,
-        "n": row.n,
-        "accuracy": row.accuracy.mean,
-        "ci_low": row.accuracy.low,
-        "ci_high": row.accuracy.high,
-        "delta_vs_zero_shot": delta.mean if delta else None,
-        "delta_ci_low": delta.low if delta else None,
-        "delta_ci_high": delta.high if delta else None,
-        "helped": row.helped,
-        "hurt": row.hurt,
-        "coverage": row.coverage,
-        "routing_accuracy": row.routing_accuracy,
-        "tokens": row.tokens + row.learn_tokens,
-        "seconds": row.seconds + row.learn_seconds,
-        "seed": run.seed,
-        "settings": {
-            "run": run.name,
-            "protocol": run.protocol,
-            "form": row.form,
-            "learned_on": row.learned_on,
-            "memories": row.memories,
-            "learned_from": learned_from(run),
-            "learn_tokens": row.learn_tokens,
-            "learn_seconds": round(row.learn_seconds, 1),
-            "routing_judged": row.judged,
-            **budget(run, row.system),
-            **run.settings,
-        },
+    about = {
+        "run": run.name,
+        "protocol": run.protocol,
+        "form": row.form,
+        "learned_on": row.learned_on,
+        "memories": row.memories,
+        "learned_from": learned_from(run),
+        "learn_tokens": row.learn_tokens,
+        "learn_seconds": round(row.learn_seconds, 1),
+        "routing_judged": row.judged,
+        **budget(run, row.system),
+        **run.settings,
     }
-    return {
-        name: round(v, DIGITS) if isinstance(v := values[name], float) else v for name in COLUMNS
-    }
+    a, d = row.accuracy, row.delta
+    values = (
+        *(dataset_name(run, row), system_name(row), run.model, row.n, a.mean, a.low, a.high),
+        *((d.mean, d.low, d.high) if d else (None, None, None)),
+        *(row.helped, row.hurt, row.coverage, row.routing_accuracy),
+        *(row.tokens + row.learn_tokens, row.seconds + row.learn_seconds, run.seed, about),
+    )
+    rounded = [round(v, DIGITS) if isinstance(v, float) else v for v in values]
+    return dict(zip(COLUMNS, rounded, strict=True))
 
 
 def budget(run: Run, system: str) -> dict[str, int]:
     """How many traces vote or how many steps are taken, for the systems with such a budget."""
     if system == "vote_n":
         return {"votes": run.config.get("votes", VOTES)}
-    return (
-        {"offline_steps": run.config.get("offline_steps", TrainingSchedule.steps)}
-        if system.startswith("offline_")
-        else {}
-    )
+    steps = run.config.get("offline_steps", TrainingSchedule.steps)
+    return {"offline_steps": steps} if system.startswith("offline_") else {}
 
 
 def dataset_name(run: Run, row: Row) -> str:
     if run.protocol == "stream":
         return f"{row.dataset} (online)"
-    return (
-        row.dataset if row.learned_on in ("", row.dataset) else f"{row.learned_on} > {row.dataset}"
-    )
+    same = row.learned_on in ("", row.dataset)
+    return row.dataset if same else f"{row.learned_on} > {row.dataset}"
 
 
 def system_name(row: Row) -> str:
@@ -166,33 +130,5 @@ def learned_from(run: Run) -> int:
 
 def write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write one row a line, so that a change of one row changes one line."""
-    write_whole(
-        file,
-        "[\n"
-        + ",\n".join(json.dumps(r, ensure_ascii=False, allow_nan=False) for r in rows)
-        + "\n]\n",
-    )
-
-
-def read(file: Path) -> list[dict[str, Any]]:
-    """The rows of an evidence file; none if there is no file. Raises LatentmemError for another
-    file."""
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as e:
-        raise LatentmemError(
-            f"{file} cannot be read as evidence ({e}): make it again with --report-only."
-        ) from None
-    if not isinstance(rows, list) or any(
-        not isinstance(r, dict) or set(r) != set(COLUMNS) for r in rows
-    ):
-        raise LatentmemError(f"{file} is not a file of evidence: make it again with --report-only.")
-    return rows
-
-
-def shown_name(row: Mapping[str, Any]) -> str:
-    """The name of a row where people read it: vote_n says how many traces vote."""
-    votes = row["settings"].get("votes")
-    return row["system"] if votes is None else f"{row['system']} (N = {votes})"
+    lines = [json.dumps(r, ensure_ascii=False, allow_nan=False) for r in rows]
+    write_whole(file, "[\n" + ",\n".join(lines) + "\n]\n")

@@ -4,50 +4,45 @@ Ito, and shapes differ too."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
-from .metrics import Estimate, MemoryEffect, Routing, Row, agreement_bins, curve, grouped, share
+from .metrics import Estimate, Row, agreement_bins, curve, grouped, share
 from .results import Result, SideResult
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8f98", "#B8A800")
 SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x", "pentagon")
 GREY = "#8a8f98"
-ROUND = [
-    d * 10**e for e in range(1, 7) for d in (1, 2, 5)
-]  # where a logarithmic axis has its marks
-ABOVE = {"y": 1.0, "yanchor": "bottom"}  # a legend that no axis title can meet
-FEW = 6  # counts up to here are marked one by one
-NAME = 26  # characters of a label beside bars: a phone is narrow
+# where a logarithmic axis has its marks
+ROUND = [d * 10**e for e in range(1, 7) for d in (1, 2, 5)]
+SHARES = {"tickformat": ".0%"}
 Figure = dict[str, Any]
 Looks = Mapping[str, dict[str, Any]]  # system -> its colour and shape
 
 
+def look(i: int) -> dict[str, Any]:
+    """The colour and shape of the i-th of some things in one figure."""
+    last = len(COLOURS)
+    return {"color": COLOURS[i % last], "symbol": SHAPES[(i + i // last) % last]}
+
+
 def styles(names: Sequence[str]) -> Looks:
     """A colour and a shape for each name, the same throughout a report."""
+    return {n: look(i) for i, n in enumerate(dict.fromkeys(names))}
+
+
+def layout(x: str, y: str, xaxis: Mapping[str, Any] = {}, yaxis: Mapping[str, Any] = {}) -> Figure:
     return {
-        n: {
-            "color": COLOURS[i % len(COLOURS)],
-            "symbol": SHAPES[(i + i // len(COLOURS)) % len(SHAPES)],
-        }
-        for i, n in enumerate(dict.fromkeys(names))
-    }
-
-
-def layout(x: str, y: str, height: int = 380, **more: Any) -> dict[str, Any]:
-    base = {
-        "height": height,
+        "height": 380,
         "margin": {"l": 60, "r": 16, "t": 16, "b": 54},
         "legend": {"orientation": "h", "y": -0.2},
-        "xaxis": {"title": {"text": x}, "automargin": True},
-        "yaxis": {"title": {"text": y}, "automargin": True},
+        "xaxis": {"title": {"text": x}, "automargin": True, **xaxis},
+        "yaxis": {"title": {"text": y}, "automargin": True, **yaxis},
     }
-    for name, value in more.items():
-        base[name] = (
-            {**base[name], **value}
-            if isinstance(base.get(name), dict) and isinstance(value, dict)
-            else value
-        )
-    return base
+
+
+def scatter(name: str, x: Sequence[float], y: Sequence[float], mode: str, **more: Any) -> Figure:
+    return {"type": "scatter", "mode": mode, "name": plain(name), "x": x, "y": y, **more}
 
 
 def spread(those: Sequence[Estimate], colour: str, scale: float = 1) -> dict[str, Any]:
@@ -63,36 +58,29 @@ def spread(those: Sequence[Estimate], colour: str, scale: float = 1) -> dict[str
     }
 
 
-def accuracy_by_tokens(rows: Sequence[Row], look: Looks) -> Figure:
+def accuracy_by_tokens(rows: Sequence[Row], looks: Looks) -> Figure:
     """Accuracy with its interval against tokens a problem, learning shared out, so that systems
     compare at equal compute."""
     data = []
     for system in dict.fromkeys(r.system for r in rows):
         mine = [r for r in rows if r.system == system]
+        accuracies = [r.accuracy for r in mine]
+        told = "%{text}<br>%{x:.0f} tokens a problem<br>%{y:.1%}<extra>" + plain(system)
         data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": system,
-                "x": [tokens_a_problem(r) for r in mine],
-                "y": [r.accuracy.mean for r in mine],
-                "text": [plain(f"{r.dataset}, {r.form}, n = {r.n}") for r in mine],
-                "marker": {**look[system], "size": [9 if r.form == "one" else 14 for r in mine]},
-                "error_y": spread([r.accuracy for r in mine], look[system]["color"]),
-                "hovertemplate": "%{text}<br>%{x:.0f} tokens a problem<br>%{y:.1%}<extra>"
-                + plain(system)
-                + "</extra>",
-            }
+            scatter(
+                system,
+                [(r.tokens + r.learn_tokens) / r.n for r in mine],
+                [e.mean for e in accuracies],
+                "markers",
+                text=[plain(f"{r.dataset}, {r.form}, n = {r.n}") for r in mine],
+                marker={**looks[system], "size": [9 if r.form == "one" else 14 for r in mine]},
+                error_y=spread(accuracies, looks[system]["color"]),
+                hovertemplate=told + "</extra>",
+            )
         )
-    return {
-        "data": data,
-        "layout": layout(
-            "tokens a problem, learning included",
-            "accuracy",
-            yaxis={"tickformat": ".0%"},
-            xaxis={"type": "log", "tickvals": ROUND, "tickformat": ",", "minor": {"ticks": ""}},
-        ),
-    }
+    tokens = {"type": "log", "tickvals": ROUND, "tickformat": ",", "minor": {"ticks": ""}}
+    shown = layout("tokens a problem, learning included", "accuracy", tokens, SHARES)
+    return {"data": data, "layout": shown}
 
 
 def differences(groups: Mapping[str, Sequence[tuple[str, Estimate]]]) -> Figure:
@@ -101,16 +89,11 @@ def differences(groups: Mapping[str, Sequence[tuple[str, Estimate]]]) -> Figure:
     zero."""
     sizes = [len(rows) + 2 for rows in groups.values()]  # in lines: the title and a distance, too
     height, top = sum(sizes), 1.0
-    shown = layout("", "", 90 + 19 * height, margin={"t": 30})
-    shown["xaxis"] = {
-        "title": {"text": "points against the model alone"},
-        "zeroline": True,
-        "zerolinewidth": 2,
-        "zerolinecolor": GREY,
-        "anchor": "free",
-        "position": 0,
-    }
-    data, titles = [], []
+    zero = {"zeroline": True, "zerolinewidth": 2, "zerolinecolor": GREY}
+    shown = layout("points against the model alone", "", {**zero, "anchor": "free", "position": 0})
+    shown |= {"height": 90 + 19 * height, "showlegend": False, "annotations": []}
+    shown["margin"]["t"] = 30
+    data = []
     for i, (title, rows) in enumerate(groups.items()):
         rows = sorted(rows, key=lambda r: r[1].mean)
         end = str(i + 1) if i else ""
@@ -123,257 +106,94 @@ def differences(groups: Mapping[str, Sequence[tuple[str, Estimate]]]) -> Figure:
             "ticktext": [plain(name) for name, _ in rows],
         }
         corner = {"xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
-        titles.append(
-            {"text": plain(title), "font": {"weight": 600}, "x": 0, "y": top, "showarrow": False}
-            | corner
-        )
+        words = {"text": plain(title), "font": {"weight": 600}, "showarrow": False}
+        shown["annotations"].append({**words, "x": 0, "y": top, **corner})
         top -= sizes[i] / height
-    return {"data": data, "layout": shown | {"showlegend": False, "annotations": titles}}
+    return {"data": data, "layout": shown}
 
 
 def _differences(rows: Sequence[tuple[str, Estimate]], axis: str) -> dict[str, Any]:
     """One group: blue ahead, orange behind, grey for neither."""
     estimates = [e for _, e in rows]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [100 * e.mean for e in estimates],
-        "y": list(range(len(rows))),
-        "text": [plain(name) for name, _ in rows],
-        "xaxis": "x",
-        "yaxis": axis,
-        "marker": {
-            "color": [
-                COLOURS[0] if e.mean > 0 else COLOURS[1] if e.mean < 0 else GREY for e in estimates
-            ],
-            "size": 9,
-            "symbol": ["circle" if e.low > 0 or e.high < 0 else "circle-open" for e in estimates],
-        },
-        "error_x": spread(estimates, GREY, 100),
-        "customdata": [[100 * e.low, 100 * e.high] for e in estimates],
-        "hovertemplate": "%{text}: %{x:+.1f} (%{customdata[0]:+.1f} to "
-        "%{customdata[1]:+.1f})<extra></extra>",
+    sides = [(e.mean > 0) - (e.mean < 0) for e in estimates]
+    marker = {
+        "color": [(GREY, COLOURS[0], COLOURS[1])[side] for side in sides],
+        "size": 9,
+        "symbol": ["circle" if e.low > 0 or e.high < 0 else "circle-open" for e in estimates],
     }
+    return scatter(
+        "",
+        [100 * e.mean for e in estimates],
+        list(range(len(rows))),
+        "markers",
+        text=[plain(name) for name, _ in rows],
+        xaxis="x",
+        yaxis=axis,
+        marker=marker,
+        error_x=spread(estimates, GREY, 100),
+        customdata=[[100 * e.low, 100 * e.high] for e in estimates],
+        hovertemplate="%{text}: %{x:+.1f} (%{customdata[0]:+.1f} to "
+        "%{customdata[1]:+.1f})<extra></extra>",
+    )
 
 
-def tokens_a_problem(row: Row) -> float:
-    return (row.tokens + row.learn_tokens) / row.n
-
-
-def stream_curve(results: Sequence[Result], look: Looks) -> Figure:
+def stream_curve(results: Sequence[Result], looks: Looks) -> Figure:
     """Accuracy so far by system over the stream."""
     data = []
     for (_, _, system, form), mine in grouped(results).items():
-        points = curve(mine)
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": f"{system}, {form}",
-                "x": [met for met, _ in points],
-                "y": [share for _, share in points],
-                "line": {
-                    "color": look[system]["color"],
-                    "dash": "solid" if form == "one" else "dot",
-                    "width": 2.5,
-                },
-            }
-        )
-    return {
-        "data": data,
-        "layout": layout(
-            "problems met", "accuracy so far", yaxis={"tickformat": ".0%", "range": [0, 1.02]}
-        ),
-    }
-
-
-def memory_bars(effects: Sequence[MemoryEffect], most: int = 25) -> Figure:
-    """Problems that each memory helped (right) and hurt (left)."""
-    shown = [s for s in effects if s.helped or s.hurt][:most][::-1]
-    names = [
-        s.name if len(s.name) <= NAME else s.name[: NAME - 1].rstrip(" …") + "…" for s in shown
-    ]
-    most_of_one = max((max(len(s.helped), len(s.hurt)) for s in shown), default=0)
-    bars = [
-        ("helped", [len(s.helped) for s in shown], "#009E73"),
-        ("hurt", [-len(s.hurt) for s in shown], "#D55E00"),
-    ]
-    return {
-        "data": [
-            {
-                "type": "bar",
-                "orientation": "h",
-                "name": name,
-                "y": list(range(len(shown))),
-                "x": x,
-                "text": [plain(f"{s.name} ({s.memory[:8]})") for s in shown],
-                "textposition": "none",
-                "hovertemplate": "%{text}: %{x}<extra>" + name + "</extra>",
-                "marker": {"color": colour},
-            }
-            for name, x, colour in bars
-        ],
-        "layout": layout(
-            "problems",
-            "",
-            140 + 22 * len(shown),
-            barmode="relative",
-            legend=ABOVE,
-            margin={"t": 40},
-            xaxis={"dtick": 1} if most_of_one <= FEW else {},
-            yaxis={"tickvals": list(range(len(shown))), "ticktext": [plain(n) for n in names]},
-        ),
-    }
-
-
-def routing_bars(rows: Sequence[tuple[str, Routing]]) -> Figure:
-    """Of the disagreements with one side right: how often each router took the right side, and
-    which ones it missed. `rows`: (run, what a router did there)."""
-    parts = (
-        ("memory right, taken", "memory_right_taken", "#009E73"),
-        ("alone right, taken", "alone_right_taken", "#56B4E9"),
-        ("memory right, missed", "memory_right_missed", "#E69F00"),
-        ("alone right, missed", "alone_right_missed", "#D55E00"),
-    )
-    those, runs = [r for _, r in rows], {run for run, _ in rows}
-    names = [
-        (f"{run}, " if len(runs) > 1 else "") + f"{r.system}, {r.form}: {r.router}"
-        for run, r in rows
-    ][::-1]
-    return {
-        "data": [
-            {
-                "type": "bar",
-                "orientation": "h",
-                "name": name,
-                "y": [plain(n) for n in names],
-                "x": [getattr(r, member) for r in those][::-1],
-                "marker": {"color": colour},
-            }
-            for name, member, colour in parts
-        ],
-        "layout": layout(
-            "disagreements",
-            "",
-            160 + 26 * len(those),
-            barmode="stack",
-            legend=ABOVE,
-            margin={"t": 60},
-        ),
-    }
+        met, shares = zip(*curve(mine), strict=True)
+        dash = "solid" if form == "one" else "dot"
+        line = {"color": looks[system]["color"], "dash": dash, "width": 2.5}
+        data.append(scatter(f"{system}, {form}", met, shares, "lines", line=line))
+    shown = layout("problems met", "accuracy so far", yaxis={**SHARES, "range": [0, 1.02]})
+    return {"data": data, "layout": shown}
 
 
 def agreement(sides: Sequence[tuple[str, Sequence[SideResult]]]) -> Figure:
     """The share of traces that agree against the share of right labels: how far the vote can be
     trusted."""
-    data: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "as sure as right",
-            "x": [0, 1],
-            "y": [0, 1],
-            "line": {"color": GREY, "dash": "dot"},
-            "hoverinfo": "skip",
-        }
-    ]
+    line = {"color": GREY, "dash": "dot"}
+    data = [scatter("as sure as right", [0, 1], [0, 1], "lines", line=line, hoverinfo="skip")]
     for i, (name, those) in enumerate(sides):
-        bins = agreement_bins(those)
-        if bins:
+        if bins := agreement_bins(those):
+            ratios, rights, counts = zip(*bins, strict=True)
             data.append(
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "name": plain(name),
-                    "x": [b[0] for b in bins],
-                    "y": [b[1] for b in bins],
-                    "text": [f"{b[2]} votes" for b in bins],
-                    "hovertemplate": "%{text}<br>%{x:.0%} agree, %{y:.0%} right",
-                    "marker": {
-                        "color": COLOURS[i % len(COLOURS)],
-                        "symbol": SHAPES[i % len(SHAPES)],
-                        "size": [6 + 3 * b[2] ** 0.5 for b in bins],
-                    },
-                }
+                scatter(
+                    name,
+                    ratios,
+                    rights,
+                    "markers",
+                    text=[f"{n} votes" for n in counts],
+                    hovertemplate="%{text}<br>%{x:.0%} agree, %{y:.0%} right",
+                    marker={**look(i), "size": [6 + 3 * n**0.5 for n in counts]},
+                )
             )
-    return {
-        "data": data,
-        "layout": layout(
-            "traces that agree with the majority",
-            "majority is right",
-            xaxis={"tickformat": ".0%", "range": [0, 1.05]},
-            yaxis={"tickformat": ".0%", "range": [-0.05, 1.05]},
-        ),
-    }
-
-
-def matrix(rows: Sequence[Row]) -> Figure:
-    """Transfer: the paired difference to zero_shot, in points, of memories of one set (row) on
-    another (column)."""
-    learned, asked = (
-        list(dict.fromkeys(getattr(r, m) for r in rows)) for m in ("learned_on", "dataset")
-    )
-    cells = {(r.learned_on, r.dataset): r for r in rows}
-    z = [[delta(cells.get((a, b))) for b in asked] for a in learned]
-    text = [["" if v is None else f"{v:+z.1f}" for v in line] for line in z]
-    return {
-        "data": [
-            {
-                "type": "heatmap",
-                "x": [plain(a) for a in asked],
-                "y": [plain(a) for a in learned],
-                "z": z,
-                "text": text,
-                "texttemplate": "%{text}",
-                "colorscale": [[0, "#D55E00"], [0.5, "#f2f2f2"], [1, "#0072B2"]],
-                "zmid": 0,
-                "colorbar": {"title": {"text": "points"}},
-            }
-        ],
-        "layout": layout("asked", "learnt from", 160 + 60 * len(learned)),
-    }
-
-
-def delta(row: Row | None) -> float | None:
-    return None if row is None or row.delta is None else 100 * row.delta.mean
+    across, up = ({**SHARES, "range": span} for span in ([0, 1.05], [-0.05, 1.05]))
+    agree, right = "traces that agree with the majority", "majority is right"
+    return {"data": data, "layout": layout(agree, right, across, up)}
 
 
 def step_curves(rows: Sequence[dict[str, Any]]) -> Figure:
     """Held-out accuracy against gradient steps on one problem, a line for each way of training and
-    problem."""
-    lines: dict[str, list[dict[str, Any]]] = {}
-    setups: dict[str, list[Any]] = {}  # by curve: another rate, another test part, another curve
+    problem; a number where another rate or another test part makes another curve."""
+    curves: dict[str, dict[Any, list[dict[str, Any]]]] = {}  # name -> setup -> rows
     for r in rows:
-        those = setups.setdefault(f"{r['learner']}: {r['problem_id']}", [])
-        those += [] if r.get("setup") in those else [r.get("setup")]
-    for r in rows:
-        name = f"{r['learner']}: {r['problem_id']}"
-        more = f" ({setups[name].index(r.get('setup')) + 1})" if len(setups[name]) > 1 else ""
-        lines.setdefault(name + more, []).append(r)
+        setups = curves.setdefault(f"{r['learner']}: {r['problem_id']}", {})
+        setups.setdefault(r.get("setup"), []).append(r)
+    lines = [
+        (f"{name} ({i})" if len(setups) > 1 else name, sorted(mine, key=lambda r: r["step"]))
+        for name, setups in curves.items()
+        for i, mine in enumerate(setups.values(), 1)
+    ]
     data = []
-    for i, (name, mine) in enumerate(lines.items()):
-        mine = sorted(mine, key=lambda r: r["step"])
-        colour, spans = COLOURS[i % len(COLOURS)], [step_accuracy(r) for r in mine]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": plain(name),
-                "x": [r["step"] for r in mine],
-                "y": [e.mean for e in spans],
-                "line": {"color": colour},
-                "marker": {"symbol": SHAPES[i % len(SHAPES)]},
-                "error_y": spread(spans, colour),
-            }
-        )
-    return {
-        "data": data,
-        "layout": layout(
-            "gradient steps on one problem",
-            "accuracy on held-out problems",
-            yaxis={"tickformat": ".0%"},
-        ),
-    }
+    for i, (name, mine) in enumerate(lines):
+        own, spans = look(i), [step_accuracy(r) for r in mine]
+        marks = {"line": {"color": own["color"]}, "marker": {"symbol": own["symbol"]}}
+        steps, means = [r["step"] for r in mine], [e.mean for e in spans]
+        error = spread(spans, own["color"])
+        data.append(scatter(name, steps, means, "lines+markers", **marks, error_y=error))
+    steps, accuracy = "gradient steps on one problem", "accuracy on held-out problems"
+    return {"data": data, "layout": layout(steps, accuracy, yaxis=SHARES)}
 
 
 def step_accuracy(row: dict[str, Any]) -> Estimate:
@@ -385,4 +205,4 @@ def step_accuracy(row: dict[str, Any]) -> Estimate:
 
 def plain(text: str) -> str:
     """Text for plotly, which reads <b> and a few other tags, so foreign text is escaped."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return escape(text, quote=False)

@@ -8,7 +8,7 @@ gets wrong; "hurt" is the reverse.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import comb
 from statistics import fmean
@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..method.voting import unfit
-from .results import Learned, Result, SideResult, decisive
+from .results import Learned, Result, SideResult, decisive, differ
 
 # ---------- Intervals and estimators. Every draw is seeded, so a report is the same each time.
 
@@ -145,11 +145,16 @@ class Row:
         return self.accuracy.n
 
 
-def grouped(results: Iterable[Result]) -> dict[Group, list[Result]]:
-    found: dict[Group, list[Result]] = defaultdict(list)
+def by(results: Iterable[Result], key: Callable[[Result], K]) -> dict[K, list[Result]]:
+    """The results of each key, in the order in which keys first appear."""
+    found: dict[K, list[Result]] = {}
     for r in results:
-        found[r.learned_on, r.dataset, r.system, r.form].append(r)
-    return dict(found)
+        found.setdefault(key(r), []).append(r)
+    return found
+
+
+def grouped(results: Iterable[Result]) -> dict[Group, list[Result]]:
+    return by(results, lambda r: (r.learned_on, r.dataset, r.system, r.form))
 
 
 def table(
@@ -178,27 +183,18 @@ def _row(
     seed: int,
 ) -> Row:
     learned_on, dataset, system, form = key
-    right = {r.problem_id: r.correct for r in mine}
+    right = correct(mine)
     accuracy = share(sum(right.values()), len(right))
     assert accuracy is not None
     delta = helped = hurt = None
     if base is not None and system != BASE:
-        other = {r.problem_id: r.correct for r in base}
-        delta = paired(right, other, seed=seed)
+        delta = paired(right, other := correct(base), seed=seed)
         helped, hurt = flips(right, other) if delta is not None else (None, None)
     sides = [(r, side) for r in mine if (side := decisive(r)) is not None]
-    lessons = [
-        x for x in learned if x.system == system.partition(" (")[0] and x.learned_on == learned_on
-    ]
+    name = system.partition(" (")[0]
+    lessons = [x for x in learned if (x.system, x.learned_on) == (name, learned_on)]
     return Row(
-        dataset,
-        learned_on,
-        system,
-        form,
-        accuracy,
-        delta,
-        helped,
-        hurt,
+        *(dataset, learned_on, system, form, accuracy, delta, helped, hurt),
         coverage=fmean(r.used for r in mine),
         routing_accuracy=fmean(r.chosen == side for r, side in sides) if sides else None,
         judged=len(sides),
@@ -209,6 +205,11 @@ def _row(
         learn_seconds=sum(x.spent.seconds for x in lessons),
         memories=sum(t.memory is not None for x in lessons for t in x.taught),
     )
+
+
+def correct(results: Iterable[Result]) -> dict[str, bool]:
+    """Problem id -> whether it was right."""
+    return {r.problem_id: r.correct for r in results}
 
 
 def equal_votes(row: Row, rows: Sequence[Row]) -> int | None:
@@ -245,19 +246,12 @@ def contrasts(
     which the main table has."""
     groups, out = grouped(results), []
     for (learned_on, dataset, system, form), mine in groups.items():
-        if system != subject:
-            continue
-        right = {r.problem_id: r.correct for r in mine}
-        for (theirs_on, where, other, how), theirs in groups.items():
-            if (
-                other in (subject, BASE)
-                or (where, how) != (dataset, form)
-                or theirs_on not in ("", learned_on)
-            ):
+        for (theirs_on, where, other, how), theirs in groups.items() if system == subject else ():
+            same = (where, how) == (dataset, form) and theirs_on in ("", learned_on)
+            if other in (subject, BASE) or not same:
                 continue
-            held = {r.problem_id: r.correct for r in theirs}
-            difference = paired(right, held, seed=seed)
-            if difference is not None:
+            right, held = correct(mine), correct(theirs)
+            if (difference := paired(right, held, seed=seed)) is not None:
                 out.append(Contrast(dataset, form, other, difference, *flips(right, held)))
     return out
 
@@ -274,49 +268,34 @@ def rerouted(results: Iterable[Result], router: str) -> list[Result]:
     """
     out = []
     for r in results:
-        side = oracle_side(r) if router == ORACLE else side_by(r, router)
-        if side is not None:
-            taken = r.sides[side]
-            out.append(
-                replace(
-                    r,
-                    system=f"{r.system} ({router})",
-                    chosen=side,
-                    answer=taken.label,
-                    correct=taken.right,
-                )
-            )
+        if (side := oracle_side(r) if router == ORACLE else side_by(r, router)) is not None:
+            name, taken = f"{r.system} ({router})", r.sides[side]
+            told = {"answer": taken.label, "correct": taken.right}
+            out.append(replace(r, system=name, chosen=side, **told))
     return out
 
 
 def side_by(r: Result, verifier: str) -> str | None:
     """The side that a verifier takes: by its scores in a disagreement, where a tie goes to the
     model alone; else the only side with an answer. None where it was not asked."""
-    if "zero_shot" not in r.sides:
+    alone, memory = r.sides.get("zero_shot"), r.sides.get("memory")
+    if alone is None:
         return None
-    if "memory" not in r.sides or r.agreed or r.sides["memory"].label is None:
+    if memory is None or r.agreed or memory.label is None:
         return "zero_shot"
-    if r.sides["zero_shot"].label is None:
+    if alone.label is None:
         return "memory"
-    scores = r.scores.get(verifier)
-    return (
-        None
-        if scores is None
-        else "memory"
-        if scores["memory"] > scores["zero_shot"]
-        else "zero_shot"
-    )
+    if (scores := r.scores.get(verifier)) is None:
+        return None
+    return "memory" if scores["memory"] > scores["zero_shot"] else "zero_shot"
 
 
 def oracle_side(r: Result) -> str | None:
     """The side that is right, if one is; no router can do better."""
-    if "zero_shot" not in r.sides:
+    alone, memory = r.sides.get("zero_shot"), r.sides.get("memory")
+    if alone is None:
         return None
-    return (
-        "memory"
-        if "memory" in r.sides and r.sides["memory"].right and not r.sides["zero_shot"].right
-        else "zero_shot"
-    )
+    return "memory" if memory and memory.right and not alone.right else "zero_shot"
 
 
 def two_sided(results: Sequence[Result]) -> list[str]:
@@ -350,49 +329,30 @@ class Routing:
     both_right: int = 0  # in spellings that the comparison of the two sides took for different
 
     @property
+    def taken(self) -> int:
+        return self.memory_right_taken + self.alone_right_taken
+
+    @property
     def judged(self) -> int:
-        return (
-            self.memory_right_taken
-            + self.memory_right_missed
-            + self.alone_right_taken
-            + self.alone_right_missed
-        )
+        return self.taken + self.memory_right_missed + self.alone_right_missed
 
     @property
     def accuracy(self) -> float | None:
-        return (
-            (self.memory_right_taken + self.alone_right_taken) / self.judged
-            if self.judged
-            else None
-        )
+        return self.taken / self.judged if self.judged else None
 
 
 def routing(results: Sequence[Result]) -> list[Routing]:
     """A confusion table for each routed system and form: the router that ran, and each verifier by
     itself."""
-    out = []
-    for system, form in dict.fromkeys(
-        (r.system, r.form) for r in results if r.system in two_sided(results)
-    ):
-        mine = [r for r in results if (r.system, r.form) == (system, form) and differ(r)]
-        if mine:
+    out, routed = [], two_sided(results)
+    for (system, form), those in by(results, lambda r: (r.system, r.form)).items():
+        mine = [r for r in those if differ(r)]
+        if mine and system in routed:
             out.append(confusion(system, form, "as run", [(r, r.chosen) for r in mine]))
-            out += [
-                confusion(system, form, v, [(r, side_by(r, v)) for r in mine if v in r.scores])
-                for v in verifiers(mine)
-            ]
+            for v in verifiers(mine):
+                taken = [(r, side_by(r, v)) for r in mine if v in r.scores]
+                out.append(confusion(system, form, v, taken))
     return out
-
-
-def differ(r: Result) -> bool:
-    a, b = r.sides.get("zero_shot"), r.sides.get("memory")
-    return (
-        a is not None
-        and b is not None
-        and not r.agreed
-        and a.label is not None
-        and b.label is not None
-    )
 
 
 def confusion(
@@ -404,10 +364,9 @@ def confusion(
         if alone == memory:
             count["both_right" if alone else "both_wrong"] += 1
         else:
-            best = "memory" if memory else "zero_shot"
-            count[
-                f"{'memory' if memory else 'alone'}_right_{'taken' if side == best else 'missed'}"
-            ] += 1
+            best = "memory" if memory else "alone"
+            found = (side == "memory") == memory and side is not None
+            count[f"{best}_right_{'taken' if found else 'missed'}"] += 1
     return Routing(system, form, router, **count)
 
 
@@ -438,32 +397,23 @@ class MemoryEffect:
 def memory_effects(results: Sequence[Result]) -> list[MemoryEffect]:
     """For each memory of one system, what it did against the model alone in the same reply, or
     against zero_shot where the system samples one side only; most used first."""
-    base = {(r.dataset, r.problem_id, r.form): r.correct for r in results if r.system == BASE}
-    by: dict[str, list[Result]] = defaultdict(list)
-    for r in results:
-        if r.memory is not None and r.used:
-            by[r.memory].append(r)
-    out = []
-    for memory, mine in by.items():
-        alone = [
-            (
-                r,
-                r.sides["zero_shot"].right
-                if "zero_shot" in r.sides
-                else base.get((r.dataset, r.problem_id, r.form)),
-            )
-            for r in mine
-        ]
-        out.append(
-            MemoryEffect(
-                memory,
-                mine[0].memory_name,
-                len(mine),
-                tuple(r.problem_id for r, a in alone if r.correct and a is False),
-                tuple(r.problem_id for r, a in alone if not r.correct and a is True),
-            )
-        )
+    base, out = alone_right(results), []
+    used = [r for r in results if r.memory is not None and r.used]
+    for memory, mine in by(used, lambda r: r.memory).items():
+        helped, hurt = [], []
+        for r in mine:
+            side = r.sides.get("zero_shot")
+            alone = side.right if side else base.get((r.dataset, r.problem_id, r.form))
+            if alone is not None and alone != r.correct:
+                (helped if r.correct else hurt).append(r.problem_id)
+        name = mine[0].memory_name
+        out.append(MemoryEffect(memory, name, len(mine), tuple(helped), tuple(hurt)))
     return sorted(out, key=lambda s: (-s.used, s.memory))
+
+
+def alone_right(results: Iterable[Result]) -> dict[tuple[str, str, str], bool]:
+    """(data set, problem, form) -> whether the model alone was right."""
+    return {(r.dataset, r.problem_id, r.form): r.correct for r in results if r.system == BASE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,34 +436,23 @@ def thirds(results: Sequence[Result]) -> list[SimilarityThird]:
     """Whether a nearer memory is worth more: each system and form with at least nine problems in
     three equal parts, far to near. Empty for systems that were not compared with the model
     alone."""
-    base, out = (
-        {(r.dataset, r.problem_id, r.form): r.correct for r in results if r.system == BASE},
-        [],
-    )
-    by: dict[tuple[str, str], list[tuple[float, bool, bool]]] = defaultdict(list)
-    for r in results:
-        alone = base.get((r.dataset, r.problem_id, r.form))
-        if r.similarity is not None and r.used and alone is not None:
-            by[r.system, r.form].append(
-                (r.similarity, r.sides["memory"].right if "memory" in r.sides else r.correct, alone)
-            )
-    for (system, form), met in by.items():
+    base, out = alone_right(results), []
+    for key, mine in by(results, lambda r: (r.system, r.form)).items():
+        met = []  # (similarity, right with it, right alone)
+        for r in mine:
+            alone = base.get((r.dataset, r.problem_id, r.form))
+            if r.similarity is not None and r.used and alone is not None:
+                side = r.sides.get("memory")
+                met.append((r.similarity, side.right if side else r.correct, alone))
         met.sort(key=lambda x: x[0])
         for i in range(3) if len(met) >= 9 else ():
-            part = met[len(met) * i // 3 : len(met) * (i + 1) // 3]
-            out.append(
-                SimilarityThird(
-                    system,
-                    form,
-                    part[0][0],
-                    part[-1][0],
-                    len(part),
-                    sum(w for _, w, _ in part),
-                    sum(a for _, _, a in part),
-                    sum(w > a for _, w, a in part),
-                    sum(w < a for _, w, a in part),
-                )
+            similar, right, alone = zip(
+                *met[len(met) * i // 3 : len(met) * (i + 1) // 3], strict=True
             )
+            both = list(zip(right, alone, strict=True))
+            helped, hurt = sum(w > a for w, a in both), sum(w < a for w, a in both)
+            ends, n = (similar[0], similar[-1]), len(both)
+            out.append(SimilarityThird(*key, *ends, n, sum(right), sum(alone), helped, hurt))
     return out
 
 
@@ -548,15 +487,9 @@ def vote_sides(results: Sequence[Result]) -> list[tuple[str, list[SideResult]]]:
     found = [r for r in results if r.form == "vote"]
     out: list[tuple[str, list[SideResult]]] = []
     for system in two_sided(found):
-        both = [
-            r.sides
-            for r in found
-            if r.system == system and {"zero_shot", "memory"} <= r.sides.keys()
-        ]
-        out += [
-            (f"{system}: alone", [s["zero_shot"] for s in both]),
-            (f"{system}: with it (post_)", [s["memory"] for s in both]),
-        ]
+        both = [r.sides for r in found if r.system == system and len(r.sides) == 2]
+        for side, what in (("zero_shot", "alone"), ("memory", "with it (post_)")):
+            out.append((f"{system}: {what}", [s[side] for s in both]))
     if not out and (alone := [r.sides[BASE] for r in found if r.system == BASE]):
         out = [(f"{BASE}: alone", alone)]
     return out
@@ -572,18 +505,8 @@ def agreement_bins(sides: Sequence[SideResult]) -> list[tuple[float, float, int]
     return [(ratio, fmean(values), len(values)) for ratio, values in sorted(by.items())]
 
 
-GATES = (
-    (1, 0),
-    (2, 0),
-    (2, 1),
-    (2, 2),
-    (3, 0),
-    (3, 1),
-    (3, 2),
-    (4, 2),
-    (5, 2),
-    (6, 2),
-)  # (votes, lead), for votes of eight
+# (votes, lead), for votes of eight
+GATES = (1, 0), (2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2), (4, 2), (5, 2), (6, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -601,20 +524,14 @@ class Gate:
 def gates(results: Sequence[Result]) -> list[Gate]:
     """Each of GATES over the votes of the model alone. Votes of older runs have no lead and do not
     count."""
-    sides = [
-        r.sides[BASE] for r in results if (r.system, r.form) == (BASE, "vote") and BASE in r.sides
-    ]
-    known = [
-        (s.right, sum(s.traces_agree), s.margin, len(s.traces_agree))
-        for s in sides
-        if s.margin is not None
-    ]
-    through = {
-        g: [right for right, most, margin, total in known if not unfit(most, margin, total, *g)]
-        for g in GATES
-    }
-    return (
-        [Gate(*g, len(known), len(those), sum(those)) for g, those in through.items()]
-        if known
-        else []
-    )
+    out: list[Gate] = []
+    own = [r.sides.get(BASE) for r in results if (r.system, r.form) == (BASE, "vote")]
+    known = [s for s in own if s is not None and s.margin is not None]
+    for gate in GATES if known else ():
+        passed = [
+            s.right
+            for s in known
+            if not unfit(sum(s.traces_agree), s.margin, len(s.traces_agree), *gate)
+        ]
+        out.append(Gate(*gate, len(known), len(passed), sum(passed)))
+    return out

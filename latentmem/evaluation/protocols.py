@@ -41,7 +41,6 @@ from .results import (
     ONE,
     VOTE,
     AnswerMode,
-    Cost,
     Learned,
     Progress,
     Result,
@@ -113,14 +112,8 @@ def teach(
             found.append(taught(record, truth[record.problem_id]))
         if not isinstance(record, (Delta, Trace, Vote)):
             yield record  # type: ignore[misc]
-    spent = Cost(
-        system.spent.tokens - before.tokens,
-        system.spent.read - before.read,
-        system.spent.seconds - before.seconds,
-    )
-    yield Learned(
-        learned_on, system.name, place, tuple(p.id for p in problems), tuple(found), spent
-    )
+    ids = tuple(p.id for p in problems)
+    yield Learned(learned_on, system.name, place, ids, tuple(found), system.spent - before)
 
 
 def lesson(

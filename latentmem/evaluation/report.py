@@ -231,10 +231,6 @@ def _memories(report: Report, run: Run) -> None:
         )
         effects = [e for e in effects if e.helped or e.hurt]
         if effects:
-            report.figure(
-                figures.memory_bars(effects),
-                f"{system}: which memories helped and hurt, both forms together.",
-            )
             report.table(
                 effects[:15],
                 MEMORIES,
@@ -282,8 +278,7 @@ def _in_order(head: Iterable[str]) -> Columns:
 
 
 def transfer_section(report: Report, moved: Sequence[tuple[Run, Row]]) -> None:
-    """A table for each system and form, and a matrix of those that can be compared with the model
-    alone."""
+    """A table for each system and form."""
     groups: dict[str, list[Row]] = {}
     for run, row in moved:
         if metrics.ORACLE not in row.system:
@@ -307,8 +302,6 @@ def transfer_section(report: Report, moved: Sequence[tuple[Run, Row]]) -> None:
     }
     for title, rows in groups.items():
         report.table(rows, columns, text_columns=(0, 1), caption=title)
-        if any(r.delta is not None for r in rows):
-            report.figure(figures.matrix(rows), f"{title}: memories of one set on another.")
 
 
 def vote_section(report: Report, runs: Sequence[Run]) -> None:
@@ -387,8 +380,6 @@ def routing_section(report: Report, runs: Sequence[Run]) -> None:
         "same traces; chance is 50 %.",
     )
     report.table(rows, ROUTERS, text_columns=(0, 1, 2, 3), caption="Routing confusion")
-    if judged := [row for row in rows if row[1].judged]:
-        report.figure(figures.routing_bars(judged), "Disagreements with exactly one side right.")
 
 
 # ---------- Files of rows: keys, one problem, recipes; and the settings of each run.

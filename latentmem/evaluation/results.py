@@ -8,7 +8,7 @@ Replies meet the answers of their problems here and nowhere else; systems get
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -49,10 +49,11 @@ class Cost:
     read: int = 0
     seconds: float = 0.0
 
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.tokens + other.tokens, self.read + other.read, self.seconds + other.seconds
-        )
+    def __add__(self, o: Cost) -> Cost:
+        return Cost(self.tokens + o.tokens, self.read + o.read, self.seconds + o.seconds)
+
+    def __sub__(self, o: Cost) -> Cost:
+        return Cost(self.tokens - o.tokens, self.read - o.read, self.seconds - o.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +76,8 @@ class Reply:
     hit: Hit | None = None
     route: Route | None = None
     used: bool = False  # an experience was in play (coverage counts these)
-    scores: Mapping[str, Mapping[str, float]] = field(
-        default_factory=dict
-    )  # verifier -> side -> score, on disagreements
+    # verifier -> side -> score, on disagreements
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 class System(Protocol):
@@ -146,9 +146,8 @@ class Result:
     similarity: float | None = None
     chosen: str | None = None  # the side that the router took
     agreed: bool = False
-    scores: Mapping[str, Mapping[str, float]] = field(
-        default_factory=dict
-    )  # verifier -> side -> score
+    # verifier -> side -> score
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     tokens: int = 0
     read: int = 0
     seconds: float = 0.0
@@ -203,52 +202,35 @@ def right(truth: str, answer: str | None) -> bool:
 
 def judge(problem: Problem, reply: Reply, *, dataset: str, learned_on: str, index: int) -> Result:
     """Judge a reply by the truth of its problem."""
-    assert problem.answer is not None and reply.problem_id == problem.id
+    truth = problem.answer
+    assert truth is not None and reply.problem_id == problem.id
+    hit, way, cost = reply.hit, reply.route, reply.cost
     return Result(
-        dataset=dataset,
-        learned_on=learned_on,
-        problem_id=problem.id,
-        source=problem.source,
-        index=index,
-        system=reply.system,
-        form=reply.form,
-        truth=problem.answer,
+        *(dataset, learned_on, problem.id, problem.source, index, reply.system, reply.form),
+        truth=truth,
         answer=reply.answer,
-        correct=right(problem.answer, reply.answer),
-        sides={
-            name: side_result(problem.answer, vote, reply.traces)
-            for name, vote in reply.votes.items()
-        },
+        correct=right(truth, reply.answer),
+        sides={name: side_result(truth, v, reply.traces) for name, v in reply.votes.items()},
         used=reply.used,
-        memory=reply.hit.memory_id if reply.hit else None,
-        memory_name=reply.hit.name if reply.hit else "",
-        similarity=reply.hit.similarity if reply.hit else None,
-        chosen=reply.route.side if reply.route else None,
-        agreed=bool(reply.route and reply.route.agreed),
+        memory=hit and hit.memory_id,
+        memory_name=hit.name if hit else "",
+        similarity=hit and hit.similarity,
+        chosen=way and way.side,
+        agreed=bool(way and way.agreed),
         scores={name: dict(sides) for name, sides in reply.scores.items()},
-        tokens=reply.cost.tokens,
-        read=reply.cost.read,
-        seconds=reply.cost.seconds,
+        **asdict(cost),
     )
 
 
 def taught(done: Distilled, problem: Problem) -> Taught:
     """A finished distillation, with its pseudo-label judged."""
-    memory = done.memory
+    memory, agreement = done.memory, tuple(s.agreement for s in done.steps)
     if memory is None:
-        return Taught(
-            done.problem_id, None, done.reason, agreement=tuple(s.agreement for s in done.steps)
-        )
-    return Taught(
-        done.problem_id,
-        memory.id,
-        done.reason,
-        memory.label,
-        right(problem.answer, memory.label) if problem.answer is not None else None,
-        memory.vote.majority_ratio,
-        memory.best_step,
-        tuple(s.agreement for s in done.steps),
-    )
+        return Taught(done.problem_id, None, done.reason, agreement=agreement)
+    ok = right(problem.answer, memory.label) if problem.answer is not None else None
+    ratio = memory.vote.majority_ratio
+    about = memory.id, done.reason, memory.label, ok, ratio, memory.best_step
+    return Taught(done.problem_id, *about, agreement)
 
 
 # ---------- The standing of a run: accuracy so far, coverage, routing. Counts without intervals.
@@ -291,21 +273,18 @@ class Progress:
     standings: tuple[Standing, ...]
 
 
+def differ(result: Result) -> bool:
+    """Whether both sides have an answer and the answers differ."""
+    labels = [s.label for s in map(result.sides.get, ("zero_shot", "memory")) if s is not None]
+    return len(labels) == 2 and None not in labels and not result.agreed
+
+
 def decisive(result: Result) -> str | None:
-    """The side that is right, if both sides have an answer, the answers differ, and exactly one is
-    right."""
-    alone, helped = result.sides.get("zero_shot"), result.sides.get("memory")
-    if (
-        alone is None
-        or helped is None
-        or result.agreed
-        or alone.label is None
-        or helped.label is None
-    ):
-        return None
-    if alone.right == helped.right:
-        return None
-    return "memory" if helped.right else "zero_shot"
+    """The side that is right, where `differ` and exactly one is."""
+    right = [
+        name for name in ("zero_shot", "memory") if differ(result) and result.sides[name].right
+    ]
+    return right[0] if len(right) == 1 else None
 
 
 @dataclass
@@ -320,15 +299,15 @@ class Tally:
         for r in results:
             key = (r.dataset, r.system, r.form)
             s, side = self._by.get(key, Standing(*key)), decisive(r)
-            self._by[key] = Standing(
-                *key,
-                s.n + 1,
-                s.right + r.correct,
-                s.used + r.used,
-                s.judged + (side is not None),
-                s.routed + (side is not None and side == r.chosen),
-                s.tokens + r.tokens,
-                s.seconds + r.seconds,
+            self._by[key] = replace(
+                s,
+                n=s.n + 1,
+                right=s.right + r.correct,
+                used=s.used + r.used,
+                judged=s.judged + (side is not None),
+                routed=s.routed + (side is not None and side == r.chosen),
+                tokens=s.tokens + r.tokens,
+                seconds=s.seconds + r.seconds,
             )
             self.done += 1
 

@@ -3,6 +3,7 @@ judged."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import combinations
 from math import comb
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from latentmem.bench import report
-from latentmem.evaluation import evidence, metrics
+from latentmem.evaluation import metrics
 from latentmem.evaluation.metrics import (
     Estimate,
     bootstrap,
@@ -568,7 +569,7 @@ def page() -> str:
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
-    return evidence.read(RESULTS / "evidence.json")
+    return json.loads((RESULTS / "evidence.json").read_bytes())
 
 
 def table_rows(page: str, head: str) -> list[str]:

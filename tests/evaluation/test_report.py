@@ -132,8 +132,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_evidence_has_its_members_and_the_figures_of_the_results(folder: Path) -> None:
-    rows = evidence.read(folder / "evidence.json")
-    assert all(tuple(r) == COLUMNS for r in rows)
+    rows = json.loads((folder / "evidence.json").read_bytes())
+    assert all(list(r) == COLUMNS for r in rows)
     found = collect([folder])
     run = next(r for r in found.runs if r.name == "heldout-toy")
     mine = [r for r in run.results if (r.system, r.form) == ("elm", "one")]
@@ -187,7 +187,7 @@ def test_nothing_foreign_becomes_markup(folder: Path) -> None:
     figures = re.findall(
         r'<script type="application/json" data-figure="figure-\d+">(.*?)</script>', html, flags=re.S
     )
-    assert len(figures) >= 8
+    assert len(figures) >= 6
     for source in figures:
         figure = json.loads(source)
         assert figure["data"] and "<" not in source
@@ -211,7 +211,7 @@ def test_all_sections_are_there_in_both_forms(folder: Path) -> None:
         "Settings",
     ):
         assert f"<h2>{title}</h2>" in html and f"\n## {title}\n" in page
-    assert "Accuracy so far over the stream" in html and "memories helped and hurt" in html
+    assert "Accuracy so far over the stream" in html and "which memories helped whom" in html
     assert page.count("\n## ") == html.count("<h2>")
 
 
@@ -228,7 +228,7 @@ def test_the_outcomes_alone_give_every_accuracy_and_difference(folder: Path) -> 
     told = [json.loads(line) for line in (folder / "outcomes.jsonl").read_text().splitlines()]
     rows = [
         r
-        for r in evidence.read(folder / "evidence.json")
+        for r in json.loads((folder / "evidence.json").read_bytes())
         if not r["system"].endswith(("_oracle", "_oracle_vote"))
     ]
     assert len(told) == len(rows)
@@ -302,13 +302,6 @@ def test_curves_of_two_setups_are_two_lines() -> None:
     ), "1.96 / sqrt(4 n)"
 
 
-def test_a_file_that_is_no_evidence_is_refused(tmp_path: Path) -> None:
-    for text in ("{", "{}", '[{"dataset": 1}]'):
-        (tmp_path / "evidence.json").write_text(text)
-        with pytest.raises(LatentmemError, match="evidence"):
-            evidence.read(tmp_path / "evidence.json")
-
-
 def test_a_cell_stays_a_cell() -> None:
     assert cell("a|b\n<i>`_*[x]") == "a\\|b \\<i\\>\\`\\_\\*\\[x\\]"
 
@@ -352,11 +345,6 @@ def test_the_page_draws_the_differences_of_each_run(folder: Path) -> None:
     assert all(
         len(f["data"][0]["x"]) > 0 and "oracle" not in "".join(f["data"][0]["text"]) for f in found
     )
-
-
-def test_a_vote_of_n_in_two_forms_has_two_names() -> None:
-    rows = [{"system": name, "settings": {"votes": 16}} for name in ("vote_n", "vote_n_vote")]
-    assert [evidence.shown_name(r) for r in rows] == ["vote_n (N = 16)", "vote_n_vote (N = 16)"]
 
 
 def section(page: str, title: str) -> str:
@@ -521,9 +509,6 @@ def test_a_transfer_without_the_model_alone_shows_its_accuracies(tmp_path: Path)
     files = report.make(tmp_path)
     told = section(files["report.md"].read_text(), "Transfer")
     assert re.search(r"\| toy \| far \| 11 \| \d+\.\d % .* \| – \| – \| – \|", told)
-    assert "memories of one set on another" not in files["report.html"].read_text(), (
-        "there is no difference to draw"
-    )
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:

@@ -7,11 +7,11 @@ routers, goes into assets/results/evidence.webp.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from latentmem.evaluation.evidence import read, shown_name
 from latentmem.evaluation.figures import differences
 from latentmem.evaluation.metrics import Estimate
 from latentmem.evaluation.page import Report
@@ -20,6 +20,12 @@ from tests.tools.capture_pictures import save, shot
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 900  # pixels
+
+
+def shown_name(row: dict[str, Any]) -> str:
+    """The name of a row where people read it: vote_n says how many traces vote."""
+    votes = row["settings"].get("votes")
+    return row["system"] if votes is None else f"{row['system']} (N = {votes})"
 
 
 def groups(rows: list[dict[str, Any]]) -> dict[str, list[tuple[str, Estimate]]]:
@@ -39,7 +45,7 @@ def groups(rows: list[dict[str, Any]]) -> dict[str, list[tuple[str, Estimate]]]:
 
 
 def main() -> None:
-    figure = differences(groups(read(ROOT / "assets" / "results" / "evidence.json")))
+    figure = differences(groups(json.loads((ROOT / "assets/results/evidence.json").read_bytes())))
     height = figure["layout"]["height"]
     report = Report("", "")
     report.figure(figure, "Differences to the model alone")
