@@ -380,6 +380,7 @@ def fill_bank(engine: FakeEngine, problems: list[Problem]) -> None:
 
 def main() -> None:
     from latentmem.ui import build, launch_options
+    from latentmem.ui.hosting import structured_log
     from latentmem.ui.panels import stream
     from latentmem.ui.session import EXAMPLES, load_examples
 
@@ -399,6 +400,8 @@ def main() -> None:
     args = parser.parse_args()
     # LATENTMEM_HOSTED and the other settings hold here, too
     engine = FakeEngine(Settings(rollouts=8, steps=5), pace=args.pace, ready=not args.cold)
+    if engine.settings.hosted:
+        structured_log()
     if args.bank:
         engine.bank = many(engine, args.bank, args.memories)
     else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -13,14 +12,15 @@ import gradio as gr
 from ..records import Problem
 from . import api, components, hosting
 from .api import ENDPOINTS, Endpoints
-from .components import QUIET, live
+from .components import MODEL, QUIET, live
+from .limits import Places
 from .map import actions, handlers
 from .panels import memories as memories_panel
 from .panels.distil import Distil
 from .panels.memories import create_memories
 from .panels.solve import Solve
 from .panels.stream import Stream
-from .server import launch_options
+from .server import Blocks, launch_options
 from .session import AppSession, attempt, family
 from .views.about import endpoints_table, header_facts, kept_where, method, model_facts
 from .views.html import Fragment, fragments, notice
@@ -41,7 +41,7 @@ HEADER = (
 def build(engine: Engine) -> gr.Blocks:
     """The whole app over one engine."""
     session = AppSession(engine)
-    with gr.Blocks(
+    with Blocks(
         title="latentmem", analytics_enabled=False, delete_cache=(3600, 24 * 3600), fill_width=True
     ) as app:
         app.latentmem_session = session  # type: ignore[attr-defined]  # for what is not asked through gradio
@@ -50,12 +50,9 @@ def build(engine: Engine) -> gr.Blocks:
         page.create()
         page.wire(app)
     # In a shared app nobody may pass by the queue; elsewhere gradio decides.
-    app.queue(
-        max_size=session.engine.settings.hosted_queue if session.hosted else 32,
-        default_concurrency_limit=8,
-        api_open=False if session.hosted else None,
-    )
-    session.full = lambda: len(app._queue) >= (app._queue.max_size or inf)
+    app.queue(default_concurrency_limit=8, api_open=False if session.hosted else None)
+    most = session.engine.settings.hosted_queue if session.hosted else 32
+    session.full = Places(app._queue, most, session.hosted, MODEL["concurrency_id"]).full
     return app
 
 

@@ -1,9 +1,11 @@
-"""A shared app: which limits hold, and the bank it starts with. No gradio."""
+"""A shared app: which limits hold, the bank it starts with, and its log. No gradio."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +66,33 @@ def lasting(bank: Path) -> bool | None:
     return any(os.path.ismount(folder) for folder in list(bank.absolute().parents)[:-1])
 
 
+class WithoutTexts(logging.Formatter):
+    """A line of JSON for each record. Of an error its kind and its places in the code: what it says
+    may be what a visitor wrote."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            line["error"] = type(error).__name__
+            frames = traceback.extract_tb(error.__traceback__)[-8:]
+            line["at"] = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames]
+        return json.dumps(line)
+
+
+def structured_log() -> None:
+    """What this process logs goes to standard error without visitors' texts, unless something else
+    was set up."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(WithoutTexts())
+    logging.basicConfig(handlers=[handler])
+
+
 def prepare(engine: Engine, starter: Path = STARTER) -> Engine:
     """The engine as the app uses it: a new bank has the starter's memories, and a shared app only
     reads it.
@@ -72,6 +101,8 @@ def prepare(engine: Engine, starter: Path = STARTER) -> Engine:
     Raises LatentmemError when the bank cannot be opened.
     """
     s = engine.settings
+    if s.hosted:
+        structured_log()
     path = s.bank
     if str(path) == ":memory:":  # another connection would find another, empty one
         bank = Bank(path)

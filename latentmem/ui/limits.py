@@ -1,49 +1,178 @@
-"""What the web server refuses before it reads it, and the address that says that it lives."""
+"""What the web server refuses: long requests, more uploads than there is room for, and more calls
+than are fair. And the address that says that it lives."""
 
 from __future__ import annotations
 
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastapi import HTTPException  # fastapi answers starlette's own, met in a body, with 400
 from starlette.middleware import Middleware
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from .session import Visit
+
+log = logging.getLogger(__name__)
 MOST_BODY = 1 << 20  # bytes of a request that is no upload; the longest problem takes 400 KB
-UPLOADS = ("/gradio_api/upload", "/upload")  # gradio holds these to `max_file_size` itself
+UPLOAD = "/upload"  # gradio holds each file to `max_file_size` itself
+DIRECT = re.compile(r"/(run|api)/[^/]+/?$")  # calls that do not queue
 HEALTH = "/healthz"
+MIB = 1 << 20
+# In a shared app. An address may be that of a school, or of a proxy that all visitors come through.
+OF_VISITOR, OF_ADDRESS, OF_ALL = 64 * MIB, 256 * MIB, 1024 * MIB  # bytes of uploads kept
+UNCLAIMED = 1800.0  # seconds for which an upload is kept that no call has named
+AT_ONCE = 32  # calls of an address that do not queue and are at work; the server has 80 threads
+# Calls that wait or work, of a page and of an address: those that use the model (of these also in
+# all: `hosted_queue`), and the quick ones.
+MODEL_OF_PAGE = 4
+QUICK_OF_PAGE, QUICK_OF_ADDRESS, QUICK = 16, 32, 64
 
 
-class BodyLimit:
-    """Answers 413 to a request whose body is longer than `most` bytes, without keeping it.
+# ---------- Uploads
 
-    A request that names its length is refused before a byte of it is read; one that does not (or
-    lies) is cut off where it passes the limit. Uploads of files pass: gradio counts them.
+
+@dataclass(eq=False)
+class Upload:
+    """A file, or the part of one that came before its sender broke off."""
+
+    address: str
+    bytes: int
+    since: float
+    path: Path | None = None
+    visit: Visit | None = None  # whose call named it
+
+
+class Uploads:
+    """The files that visitors sent: which are kept, for whom and until when.
+
+    Gradio's upload names no visitor. So a file belongs to an address, and to the visitor whose call
+    is the first to name it; it goes with that visitor, or after UNCLAIMED seconds without one.
     """
 
-    def __init__(self, app: ASGIApp, most: int = MOST_BODY) -> None:
-        self.app, self.most = app, most
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._kept: list[Upload] = []
+        self._lock = threading.Lock()
+
+    def begin(self, address: str, size: int) -> Upload:
+        """Room for an upload. Raises HTTPException 429 where there is none."""
+        self._sweep()
+        with self._lock:
+            upload = Upload(address, 0, time.monotonic())
+            self._grow(upload, size)
+            self._kept.append(upload)
+        return upload
+
+    def grow(self, upload: Upload, size: int) -> None:
+        """More came than was named. Raises HTTPException 429."""
+        with self._lock:
+            self._grow(upload, size)
+
+    def _grow(self, upload: Upload, size: int) -> None:
+        others = [u for u in self._kept if u is not upload]
+        here = sum(u.bytes for u in others if u.address == upload.address)
+        for there, most, whose in (
+            (here, OF_ADDRESS, "your address"),
+            (sum(u.bytes for u in others), OF_ALL, "all visitors"),
+        ):
+            if there + size > most:
+                raise HTTPException(
+                    429,
+                    f"The uploads of {whose} take {there // MIB} of {most // MIB} MiB, and there "
+                    f"is no room for {size / MIB:.1f} more: try again in half an hour.",
+                )
+        upload.bytes = size
+
+    def end(self, upload: Upload, paths: list[str]) -> None:
+        """The server has answered: with the files' places, or without any."""
+        with self._lock:
+            if paths:
+                self._kept.remove(upload)
+            for path in map(Path, paths):
+                size = path.stat().st_size if path.is_file() else 0
+                self._kept.append(Upload(upload.address, size, upload.since, path))
+
+    def claim(self, body: bytes, visit_of: Callable[[str], Visit]) -> None:
+        """A call may name files: they are its visitor's from now on. Raises HTTPException 429."""
+        with self._lock:
+            new = [
+                u
+                for u in self._kept
+                if u.visit is None and u.path is not None and u.path.parent.name.encode() in body
+            ]
+        new = list({u.path: u for u in reversed(new)}.values())  # two may have sent the same file
+        name = re.search(rb'"session_hash"\s*:\s*"([^"\\]+)"', body) if new else None
+        if name is None:
+            return
+        visit = visit_of(name[1].decode("utf-8", "replace"))
+        for upload in new:
+            with self._lock:
+                there = sum(u.bytes for u in self._kept if u.visit is visit)
+            if there + upload.bytes > OF_VISITOR:
+                self.free(upload)
+                raise HTTPException(
+                    429,
+                    f"Your uploads take {there // MIB} of {OF_VISITOR // MIB} MiB, and there is no "
+                    f"room for {upload.bytes / MIB:.1f} more: reload the page in half an hour.",
+                )
+            upload.visit = visit
+            visit.belongings.append(lambda upload=upload: self.free(upload))
+
+    def free(self, upload: Upload) -> None:
+        """Deletes a file, unless it was sent twice and the other is kept."""
+        with self._lock:
+            if upload not in self._kept:
+                return
+            self._kept.remove(upload)
+            if upload.path is None or any(u.path == upload.path for u in self._kept):
+                return
+            upload.path.unlink(missing_ok=True)
+            if upload.path.parent != self.folder and not any(upload.path.parent.iterdir()):
+                upload.path.parent.rmdir()
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        for upload in [u for u in self._kept if u.visit is None and now - u.since > UNCLAIMED]:
+            self.free(upload)
+        for part in self.folder.glob("tmp*"):  # gradio leaves it when a sender breaks off
+            if part.is_file() and time.time() - part.stat().st_mtime > UNCLAIMED:
+                part.unlink(missing_ok=True)
+
+
+# ---------- Requests
+
+
+class Guard:
+    """Answers 413 to a request whose body is longer than MOST_BODY, without keeping it, and a
+    sentence to one that fails inside the server. With `uploads`, in a shared app, also 429 to what
+    is more than one address may ask at once.
+
+    A request that names its length is refused before a byte of it is read; one that does not (or
+    lies) is cut off where it passes the limit.
+    """
+
+    def __init__(self, app: ASGIApp, uploads: Uploads | None = None) -> None:
+        self.app, self.uploads = app, uploads
+        self._at_work: list[str] = []  # the addresses of direct calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].endswith(UPLOADS):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        named = dict(scope["headers"]).get(b"content-length", b"0")
-        if not named.isdigit() or int(named) > self.most:
-            await self._refusal(scope, receive, send)
-            return
-        read, answered = 0, False
-
-        async def counted() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self.most:
-                raise _TooLong
-            return message
+        answered = False
 
         async def noted(message: Message) -> None:
             nonlocal answered
@@ -51,24 +180,171 @@ class BodyLimit:
             await send(message)
 
         try:
+            await self._admitted(scope, receive, noted)
+        except HTTPException as e:
+            answer: Response = PlainTextResponse(e.detail, e.status_code)
+        except Exception:
+            log.exception("a request failed")
+            answer = PlainTextResponse("The server could not answer this request.", 500)
+        else:
+            return
+        if not answered:
+            await answer(scope, receive, send)
+
+    async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        address = (scope.get("client") or [""])[0]
+        if scope["path"].endswith(UPLOAD):
+            await self._upload(scope, receive, send, address)
+        elif self.uploads is not None and DIRECT.search(scope["path"]):
+            if self._at_work.count(address) >= AT_ONCE:
+                raise HTTPException(
+                    429, f"{AT_ONCE} calls from your address are at work: wait for one to end."
+                )
+            self._at_work.append(address)
+            try:
+                await self.app(scope, self._counted(scope, receive), send)
+            finally:
+                self._at_work.remove(address)
+        else:
+            await self.app(scope, self._counted(scope, receive), send)
+
+    def _counted(self, scope: Scope, receive: Receive) -> Receive:
+        """`receive` for a request that is no upload. Raises HTTPException 413."""
+        refusal = HTTPException(
+            413, f"The request is longer than {MOST_BODY} bytes: send less, or upload a file."
+        )
+        if _named(scope) > MOST_BODY:
+            raise refusal
+        read, parts = 0, list[bytes]()
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > MOST_BODY:
+                raise refusal
+            if self.uploads is not None and message["type"] == "http.request":
+                parts.append(message.get("body", b""))
+                if not message.get("more_body"):
+                    self.uploads.claim(b"".join(parts), partial(_visit, scope))
+                    parts.clear()
+            return message
+
+        return counted
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send, address: str) -> None:
+        if self.uploads is None or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        uploads, read, status, answer = self.uploads, 0, 0, list[bytes]()
+        upload = uploads.begin(address, _named(scope))
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > upload.bytes:
+                uploads.grow(upload, read)
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            answer.append(message.get("body", b""))
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                uploads.end(upload, json.loads(b"".join(answer)) if status == 200 else [])
+            await send(message)
+
+        try:
             await self.app(scope, counted, noted)
-        except _TooLong:
-            if not answered:
-                await self._refusal(scope, receive, send)
-
-    async def _refusal(self, scope: Scope, receive: Receive, send: Send) -> None:
-        words = f"The request is longer than {self.most} bytes: send less, or upload a file."
-        await PlainTextResponse(words, 413)(scope, receive, send)
+        finally:
+            upload.bytes = min(upload.bytes, read)  # of one that broke off, until it is swept
 
 
-class _TooLong(Exception):
-    """More came than was named."""
+def _named(scope: Scope) -> int:
+    """The length that a request says it has; none is 0, and what is no number is too long."""
+    named = dict(scope["headers"]).get(b"content-length", b"0")
+    return int(named[:19]) if named.isdigit() else 1 << 62
+
+
+def _visit(scope: Scope, session_hash: str) -> Visit:
+    return scope["app"].get_blocks().latentmem_session.visits.of(session_hash)
 
 
 async def _health(request: Request) -> JSONResponse:
     return JSONResponse({"status": "ok"})
 
 
-def server_options() -> dict[str, Any]:
-    """Keyword arguments for the server's application (`app_kwargs` of `Blocks.launch`)."""
-    return {"routes": [Route(HEALTH, _health)], "middleware": [Middleware(BodyLimit)]}
+def server_options(uploads: Path | None = None) -> dict[str, Any]:
+    """Keyword arguments for the server's application (`app_kwargs` of `Blocks.launch`). `uploads`:
+    where gradio puts them, in a shared app."""
+    guard = Middleware(Guard, Uploads(uploads) if uploads is not None else None)
+    return {"routes": [Route(HEALTH, _health)], "middleware": [guard]}
+
+
+# ---------- Places in the queue
+
+
+@dataclass(frozen=True)
+class Place:
+    """Of a call that waits or is at work."""
+
+    model: bool  # it uses the model
+    page: str
+    address: str
+
+
+class Places:
+    """Who may join gradio's queue: of those that use the model so many may wait, and the quick ones
+    are counted apart. In a shared app nobody takes all places.
+
+    Gradio itself would count all calls together, and forget those whose validator it still asks.
+    """
+
+    def __init__(self, queue: Any, most: int, shared: bool, model: str) -> None:
+        self._queue, self._model, self._coming = queue, model, list[Place]()
+        half = (most + 1) // 2
+        self._limits = {  # whether with the model -> of a page, of an address, in all
+            True: (MODEL_OF_PAGE, half, most + 1) if shared else (most + 1,) * 3,
+            False: (QUICK_OF_PAGE, QUICK_OF_ADDRESS, QUICK) if shared else (QUICK,) * 3,
+        }
+        self._push, queue.push, queue.max_size = queue.push, self.push, None
+
+    async def push(self, body: Any, request: Any, username: Any) -> Any:
+        """`Queue.push` of gradio. Raises HTTPException 429."""
+        from gradio.route_utils import get_fn
+
+        fn = get_fn(self._queue.blocks, None, body)
+        place = self._place(fn, body.session_hash, request)
+        if why := self._refusal(place):
+            raise HTTPException(429, why)
+        self._coming.append(place)
+        try:
+            return await self._push(body=body, request=request, username=username)
+        finally:
+            self._coming.remove(place)
+
+    def full(self, request: Any) -> bool:
+        """Whether a press of this visitor would be refused."""
+        place = Place(True, getattr(request, "session_hash", None) or "", _address(request))
+        return bool(self._refusal(place))
+
+    def _place(self, fn: Any, page: str | None, request: Any) -> Place:
+        return Place(fn.concurrency_id == self._model, page or "", _address(request))
+
+    def _refusal(self, place: Place) -> str:
+        events = list(self._queue.event_ids_to_events.values())
+        taken = [*self._coming, *(self._place(e.fn, e.session_hash, e.request) for e in events)]
+        taken = [p for p in taken if p.model == place.model]
+        of_page, of_address, of_all = self._limits[place.model]
+        if place.page and sum(p.page == place.page for p in taken) >= of_page:
+            return f"{of_page} calls of this page wait or are at work: wait for one to end."
+        if sum(p.address == place.address for p in taken) >= of_address:
+            return f"{of_address} calls from your address wait or are at work: wait for one to end."
+        if len(taken) >= of_all:
+            return f"The queue is full, {of_all} calls wait or are at work: try again in a minute."
+        return ""
+
+
+def _address(request: Any) -> str:
+    return getattr(getattr(request, "client", None), "host", None) or ""

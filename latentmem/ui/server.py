@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from ..records import LatentmemError
 from . import limits
@@ -15,6 +17,8 @@ from . import limits
 if TYPE_CHECKING:
     from ..engine import Engine
 
+log = logging.getLogger(__name__)
+UNFIT = "What was sent does not fit, or latentmem failed: the server's log says where."
 STATIC = Path(__file__).resolve().parent / "static"
 SCRIPTS = (
     "page.js",
@@ -33,6 +37,26 @@ FONT = (
     "sans-serif",
 )
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
+
+
+class Blocks(gr.Blocks):
+    """Gradio's own prints what it cannot read into the log, with a traceback."""
+
+    async def process_api(self, block_fn: Any, inputs: list[Any], *args: Any, **more: Any) -> Any:
+        fn = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
+        if len(inputs) < len(fn.inputs):
+            raise gr.Error(
+                f"The call has {len(inputs)} values and needs {len(fn.inputs)}: "
+                "/gradio_api/info names them.",
+                print_exception=False,
+            )
+        try:
+            return await super().process_api(fn, inputs, *args, **more)
+        except gr.Error:
+            raise
+        except Exception:
+            log.exception("a call failed")
+            raise gr.Error(UNFIT, print_exception=False) from None
 
 
 def launch_options(engine: Engine | None = None) -> dict[str, Any]:
@@ -70,7 +94,7 @@ def launch_options(engine: Engine | None = None) -> dict[str, Any]:
         "mcp_server": tools,
         "max_file_size": "32mb" if shared else "512mb",
         "max_threads": 80,
-        "app_kwargs": limits.server_options(),
+        "app_kwargs": limits.server_options(Path(get_upload_folder()) if shared else None),
         "allowed_paths": [],
         "blocked_paths": private_paths(settings.bank) if settings is not None else [],
     }

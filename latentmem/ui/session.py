@@ -80,6 +80,8 @@ class Visit:
     page: str = ""  # gradio's name of the page that went
     token: str = ""  # of the browser tab, kept over a reload; "" for a program
     seen: float = field(default_factory=time.monotonic)
+    # how to free what else is theirs
+    belongings: list[Callable[[], None]] = field(default_factory=list)
 
     def start(self, panel: str) -> Run:
         """A new run of a panel; the one before is told to stop."""
@@ -106,7 +108,9 @@ class Visit:
             run.forsake()
 
     def free(self) -> None:
-        """Stops the runs and forgets an own bank."""
+        """Stops the runs, and forgets an own bank and what was uploaded."""
+        while self.belongings:
+            self.belongings.pop()()
         for run in self.runs.values():
             run.end()
         if self.session is not None:
@@ -315,8 +319,8 @@ class AppSession:
         self.visits, self.warming = Visits(), Warming()
         self.example_keys: dict[str, Any] = {}  # text -> its key; filled at first use
         self.keys_lock = threading.Lock()
-        # whether gradio's queue takes no more; `app.build` knows
-        self.full: Callable[[], bool] = lambda: False
+        # whether gradio's queue takes no more from a visitor; `app.build` knows
+        self.full: Callable[[Any], bool] = lambda request: False
         self.model_work = threading.Lock()  # one piece of model work at a time, whoever asks for it
         self.app: AppSession | None = None  # of a visitor's own session: that of the app
         self._own()

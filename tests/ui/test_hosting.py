@@ -263,15 +263,14 @@ def test_the_apps_own_settings_respect_the_limits() -> None:
     hosting.check(Settings(hosted=False), {"rollouts": 10_000})
 
 
-def test_the_page_offers_no_more_than_the_limits_and_a_bounded_queue() -> None:
-    app = build(shared_engine(hosted_queue=3))
+def test_the_page_offers_no_more_than_the_limits() -> None:
+    app = build(shared_engine())
     sliders = {b.label: b.maximum for b in app.blocks.values() if isinstance(b, gr.Slider)}
     assert (
         sliders["Attempts"] == 8
         and sliders["Longest attempt, in tokens"] == 320
         and sliders["Gradient steps"] == 4
     )
-    assert app.max_size == 3 if hasattr(app, "max_size") else app._queue.max_size == 3
     assert launch_options(shared_engine())["max_file_size"] == "32mb"
 
 

@@ -143,7 +143,7 @@ def test_a_distillation_without_a_turn_keeps_the_memory_that_waits(
             and page["distil_choice"]["visible"]
         )
     else:
-        session.full = lambda: True
+        session.full = lambda _: True
         back = (
             Distil(session).refused(who)
             if way == "the queue is full"
@@ -289,7 +289,7 @@ def test_a_question_without_a_turn_leaves_the_last_answer(session: AppSession, w
     for _ in range(2):  # pressed twice: still the answer before
         waits, *_ = solve_pressed(session)
     assert not waits.receipt and arrived(session, visitor())["columns"] == []
-    session.full = lambda: True
+    session.full = lambda _: True
     back = (
         Solve(session).refused(visitor())
         if way == "the queue is full"

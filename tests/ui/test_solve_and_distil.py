@@ -289,7 +289,7 @@ def test_the_solved_problem_is_distilled_and_not_what_stands_in_the_box(
 def test_only_a_full_queue_refuses_a_press(session: AppSession, full: bool) -> None:
     """An event that was stopped has failed, too, in gradio's eyes: it must not end the press that
     waits behind it."""
-    session.full = lambda: full
+    session.full = lambda _: full
     Solve(session).press(visitor(), ANN, "off", None, *SETTINGS)
     shown = Solve(session).refused(visitor())
     assert session.visit(visitor()).runs["solve"].pressed is not full
@@ -457,7 +457,7 @@ def test_stop_leaves_the_memory_that_was_chosen_for_the_comparison(
 
 @pytest.mark.parametrize("full", [True, False])
 def test_a_comparison_that_a_full_queue_refuses_says_so(session: AppSession, full: bool) -> None:
-    session.full = lambda: full
+    session.full = lambda _: full
     asked(session), distilled(session)
     Solve(session).compare.press("m1", visitor()), Solve(session).replay.press(visitor())
     Distil(session).compare.press(distil.SAME, visitor())

@@ -60,7 +60,7 @@ class Action:
         page says so. Otherwise an earlier press was stopped, which gradio calls a failure, too."""
         session, visit = self.of(request)
         run = visit.runs.get(self.name)
-        if run is None or not run.pressed or not session.full():
+        if run is None or not run.pressed or not session.full(request):
             return self.unchanged()
         run.end()
         run.error = "The app is busy and its queue is full: press the button again in a minute."
