@@ -29,6 +29,8 @@ EventKind = Literal[
     "released",
     "note",
     "tag",
+    "imported",
+    "trusted",
 ]
 R = TypeVar("R")
 MOST_TOKENS = 512  # virtual tokens of a soft prompt that is made, or comes in an archive
@@ -308,6 +310,7 @@ class Hit:
     similarity: float
     rank: int
     margin: float | None = None  # None for the last memory in the bank
+    passed_over: str = ""  # why a nearer memory than the one that was tried was not tried itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +334,7 @@ class Route:
     # Side -> verifier score, when they disagreed.
     scores: Mapping[str, float] = field(default_factory=dict)
     verifier: str = ""
+    probation: str = ""  # why the memory could not answer, whatever it said (`trust.probation`)
 
 
 @dataclass(frozen=True, slots=True)

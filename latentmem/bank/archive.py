@@ -32,7 +32,7 @@ import numpy as np
 from ..files import replacing
 from ..records import MOST_TOKENS, Event, LatentmemError, Memory, Step, Trace, from_json, to_json
 from . import serialization
-from .database import Store, check_event
+from .database import LOCAL_KINDS, Store, check_event
 
 # ---------- The container: which members a zip may have, their sizes and checksums; writing one.
 
@@ -275,6 +275,8 @@ def _check_names(infos: list[zipfile.ZipInfo], names: list[str]) -> None:
         )
 
 
+# sha256 of the manifest of examples/bank.zip, which holds those of all its members.
+SHIPPED = "637dec749ec47402b07f77fa61465ffdef03fb882ce2114aa8b1738d6db9f37a"
 SPOOL = 32 << 20  # bytes of words kept in memory while the arrays are written
 BATCH = 64  # memories a transaction
 EVENT_BATCH = 2000
@@ -405,6 +407,8 @@ def _write(store: Store, file: IO[bytes], ids: list[str], lacking: Sequence[str]
             whole, damaged = _events_of(store, ident)
             refused += [damaged] if damaged else []
             for event in sorted(whole, key=lambda e: e.id):
+                if event.kind in LOCAL_KINDS:
+                    continue
                 event_lines.write(to_json(event).encode() + b"\n")
                 events += 1
         add(archive, members, MEMORIES, memory_lines, zipfile.ZIP_DEFLATED)
@@ -456,12 +460,14 @@ def import_zip(
     source: str | Path | IO[bytes],
     *,
     model: str | None = None,
+    trusted: bool = False,
     most: int = MAX_MEMORIES,
     most_bytes: int = MAX_TOTAL,
 ) -> ImportReport:
     """Add the memories and events of the archive that the bank lacks. A memory is added whole or
     not at all. One that is damaged, or that another model than `model` made, is refused with a
-    sentence; the others are added. Reading ends after MAX_BAD bad lines, and when its time is over.
+    sentence; the others are added, as imported ones unless they are `trusted` or latentmem's own.
+    Reading ends after MAX_BAD bad lines, and when its time is over.
 
     Raises LatentmemError, before anything is stored, when the archive as a whole is not to be
     trusted, or holds more than `most` memories or `most_bytes` unpacked.
@@ -469,10 +475,11 @@ def import_zip(
     with container(source, most) as (archive, size):
         members = _members(archive, size, most_bytes)
         refused = _Refusals(SECONDS + (size >> 20) + len(members) // 100)
+        trusted = trusted or sha256(read(archive, MANIFEST, MANIFEST)).hexdigest() == SHIPPED
         added = skipped = 0
         memories = _memories(archive, members, model, refused)
         while batch := list(islice(memories, BATCH)):
-            count, others = store.add(batch)
+            count, others = store.add(batch, imported=not trusted)
             added, skipped = added + count, skipped + len(batch) - count
             for packed, memory in others:
                 here = serialization.unpack(store.packed(packed.id))
@@ -618,6 +625,11 @@ def _events(archive: zipfile.ZipFile, refused: _Refusals) -> Iterator[Event]:
                     f"Line {number} of {EVENTS} has no id or no time: export the bank again."
                 )
             check_event(event)
+            if event.kind in LOCAL_KINDS:
+                raise LatentmemError(
+                    f"Line {number} of {EVENTS} says that a memory is {event.kind}, which only the "
+                    "bank that it comes to can say."
+                )
             yield event
         except LatentmemError as e:
             refused.bad(e)

@@ -335,15 +335,20 @@ class Bank(MemoryBank):
         return archive.export_zip(self._store, target, chosen, lacking)
 
     def import_zip(
-        self, source: str | Path | IO[bytes], *, model: str | None = None, **limits: int
+        self,
+        source: str | Path | IO[bytes],
+        *,
+        model: str | None = None,
+        trusted: bool = False,
+        **limits: int,
     ) -> ImportReport:
         """Add the memories and events of an exported bank that this one lacks (set union).
 
-        `model`: refuse memories made by a model of another fingerprint. `limits`: `most` memories,
-        `most_bytes`.
+        `model`: refuse memories made by a model of another fingerprint. `trusted`: they are the
+        caller's own, and not on probation. `limits`: `most` memories, `most_bytes`.
         """
         self._store.check_writable()
-        return archive.import_zip(self._store, source, model=model, **limits)
+        return archive.import_zip(self._store, source, model=model, trusted=trusted, **limits)
 
     def export_peft(
         self, memory_id: str, folder: str | Path, *, base_model: str | None = None

@@ -27,6 +27,9 @@ UNSURE = (
     "The events that say whether it is in quarantine are damaged, so it is not used: save the bank "
     "with `latentmem repair`."
 )
+# What this bank knows about where a memory came from and whether it earned trust: no archive holds
+# such events, and from one they would be hearsay.
+LOCAL_KINDS = ("imported", "trusted")
 LAST_COUNTS = (STATE_KINDS, ("tag",))  # kinds of events of which the newest decides
 MOST_EVENT = 1 << 17  # bytes of an event
 
@@ -174,15 +177,18 @@ class Store:
             ).fetchall()
 
     def add(
-        self, batch: Sequence[tuple[serialization.Packed, Memory]]
+        self, batch: Sequence[tuple[serialization.Packed, Memory]], imported: bool = False
     ) -> tuple[int, list[tuple[serialization.Packed, Memory]]]:
         """Add the memories that are not there yet, in one transaction; returns how many, and those
-        that differ from the one with their id in the bank, which stays."""
+        that differ from the one with their id in the bank, which stays. That one was `imported` is
+        an event."""
         with self.writing() as db:
-            added = sum(_insert(db, packed, memory) for packed, memory in batch)
+            added = [packed.id for packed, memory in batch if _insert(db, packed, memory)]
+            if imported:
+                insert_events(db, stamped([Event(ident, "imported") for ident in added]))
             self.writes += 1
             there = [_digest(db, packed.id) for packed, _ in batch]
-        return added, [b for b, d in zip(batch, there, strict=True) if b[0].digest != d]
+        return len(added), [b for b, d in zip(batch, there, strict=True) if b[0].digest != d]
 
     def delete(self, memory_id: str) -> None:
         with self.writing() as db:

@@ -96,6 +96,7 @@ def list_memories(
 @command(memories, *BANK, name="show")
 def show(overrides: dict[str, Any], as_json: bool, memory: MemoryId) -> int:
     """One memory: its problem, vote, curve, what it did since, and its nearest memories."""
+    from ..method.trust import standing
     from . import console
 
     engine = engine_on_bank(overrides)
@@ -104,7 +105,10 @@ def show(overrides: dict[str, Any], as_json: bool, memory: MemoryId) -> int:
         console.print_lines([info, whole.vote, *whole.traces, *whole.steps])
         return DONE
     out = console.out()
-    out.print(console.facts_table(memory_facts(info, whole)))
+    facts = memory_facts(info, whole)
+    if sentence := standing(engine.bank, whole, engine.settings.key):
+        facts.append(("trust", sentence))
+    out.print(console.facts_table(facts))
     out.print(console.vote_table(whole.vote))
     if whole.steps:
         out.print(console.steps_table(whole.steps))
@@ -342,9 +346,11 @@ def import_(
         ),
     ],
     problem: Annotated[str, option("The problem that an adapter helps with.")] = "",
+    own: Annotated[bool, option("The archive is your own: no probation.", "--own")] = False,
 ) -> int:
     """Add the memories of an archive to the bank, or an adapter as a memory without a vote. What
-    is there already stays as it is."""
+    is there already stays as it is. New ones are on probation: they answer once they have agreed
+    with the model alone a few times."""
     from ..bank.peft import adapter_folder
 
     with adapter_folder(file) as adapter:
@@ -355,7 +361,7 @@ def import_(
             return DONE
     if problem:
         raise LatentmemError(f"--problem is for an adapter, and {file} is none: leave it out.")
-    report = engine_for(overrides).bank.import_zip(file)
+    report = engine_for(overrides).bank.import_zip(file, trusted=own)
     tell(
         as_json,
         f"{report.added} memories are added, {report.skipped} were there already; "

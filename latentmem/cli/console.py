@@ -296,6 +296,9 @@ def receipt_table(r: Receipt) -> Table:
         rows.append(
             ("similarity", f"{r.used.similarity:.3f} ({r.key_kind}), rank {r.used.rank}{lead}")
         )
+    rows += [("passed over", f"{h.memory_id}, {h.passed_over}") for h in r.hits if h.passed_over]
+    if r.route.probation:
+        rows.append(("on probation", r.route.probation))
     rows.append(("chosen", "both agree" if r.route.agreed else CHOSEN[r.route.side]))
     rows += [
         (

@@ -102,11 +102,17 @@ class Engine:
         from ..method.retrieval import kv_key
 
         text, kind = problem.text.strip(), kind or self.settings.key
-        return (
-            kv_key(self.model, text)
-            if kind == "kv"
-            else self._shared.loader.embedder(self._parts[1])(text)
-        )
+        place, embedder = self._parts
+        made_by = (text, place if kind == "kv" else embedder)
+        made = self._shared.keys.get(made_by)
+        if made is None:
+            made = (
+                kv_key(self.model, text)
+                if kind == "kv"
+                else self._shared.loader.embedder(embedder)(text)
+            )
+            self._shared.keys.put(made_by, made)
+        return made
 
     # Think
     # ----------------------------------------------------------------------------------------------
@@ -168,7 +174,11 @@ class Engine:
             elif isinstance(record, Vote):
                 last = record
         if memory_id is None:
-            self._shared.votes.put(self._vote_key(problem), traces, last)
+            self._keep_vote(problem, traces, last)
+
+    def _keep_vote(self, problem: Problem, traces: Sequence[Trace], last: Vote) -> None:
+        ordered = tuple(sorted(traces, key=lambda t: t.row))
+        self._shared.votes.put(self._vote_key(problem), (ordered, last))
 
     def _vote_key(self, problem: Problem) -> str:
         s = self.settings
@@ -316,14 +326,24 @@ class Engine:
 
     def _choose(self, problem: Problem, memory: str) -> Choice:
         from ..method.retrieval import Search, choose
+        from ..method.trust import outdone
 
         s = self.settings
-        search = Search(s.key, s.k, s.min_similarity, self.model.fingerprint, s.embedder)
-        return choose(self.bank, self.key, problem, search, memory)
+        maker = s.embedder if s.key == "input" else self.model.name
+        search = Search(s.key, s.k, s.min_similarity, self.model.fingerprint, maker)
+        room = partial(outdone, self.bank, s.key, s.min_similarity)
+        return choose(self.bank, self.key, problem, search, memory, room)
 
     def answer(self, problem: Problem, memory: str = "auto") -> Iterator[Record]:
         """Answer alone and with a memory ("auto": the nearest, "off": none, or an id), and route.
         The last record is the Receipt."""
+        yield from self._answer(problem, memory)
+
+    def _answer(
+        self, problem: Problem, memory: str, probation: str | None = None
+    ) -> Iterator[Record]:
+        """`probation`: as a receipt says it was, None: as the bank says it is."""
+        from ..method import trust
         from ..method.routing import decide
 
         began, problem = time.perf_counter(), self._check(problem)
@@ -332,6 +352,8 @@ class Engine:
         softs: dict[Side, Any] = {"zero_shot": None}
         if found.memory is not None:
             softs["memory"] = self._soft(found.memory)
+            if probation is None:
+                probation = trust.probation(self.bank, found.memory)
         yield Retrieval(problem.id, s.key, found.hits)
         traces: list[Trace] = []
         votes: dict[Side, Vote] = {}
@@ -342,8 +364,10 @@ class Engine:
             elif isinstance(record, Vote):
                 votes[record.side] = record
         alone = [t for t in traces if t.side == "zero_shot"]
-        self._shared.votes.put(self._vote_key(problem), alone, votes["zero_shot"])
-        routed = decide(self.model, problem, traces, votes, s.verifier, found.skip_reason)
+        self._keep_vote(problem, alone, votes["zero_shot"])
+        routed = decide(
+            self.model, problem, traces, votes, s.verifier, found.skip_reason, probation or ""
+        )
         around = Circumstances(
             self.model.fingerprint,
             self.model.name,
@@ -354,11 +378,13 @@ class Engine:
             found.used,
         )
         receipt = write(problem, around, routed, votes, traces, time.perf_counter() - began, now())
-        failed = (
-            None
-            if self.bank.read_only
-            else tried(lambda: self.bank.keep_receipt(receipt, events(receipt)))
-        )
+
+        def keep() -> None:
+            self.bank.keep_receipt(receipt, events(receipt))
+            if probation and found.memory is not None:
+                trust.review(self.bank, found.memory.id)
+
+        failed = None if self.bank.read_only else tried(keep)
         yield receipt
         if failed:
             raise failed
@@ -366,10 +392,14 @@ class Engine:
     def feedback(self, receipt: Receipt, correct: bool) -> None:
         """Record whether an answer was right, as a person or a benchmark judges it afterwards, once
         (`receipts.judged`)."""
+        from ..method.trust import review
+
         if not self.bank.read_only:
             self.bank.record_all(
                 judged(receipt, correct, self.bank.events(kind="feedback", receipt_id=receipt.id))
             )
+            if receipt.used is not None:
+                review(self.bank, receipt.used.memory_id)
 
     def replay(self, receipt: Receipt) -> Iterator[Record]:
         """Answer again with the receipt's settings, seed and memory. Raises LatentmemError if the
@@ -386,9 +416,8 @@ class Engine:
         # overlay.
         with closing(Overlay(self.bank)) as bank:
             engine = self.changed(on_bank=bank, **asked)
-            for record in engine.answer(
-                receipt.problem, receipt.used.memory_id if receipt.used else "off"
-            ):
+            tried_id = receipt.used.memory_id if receipt.used else "off"
+            for record in engine._answer(receipt.problem, tried_id, receipt.route.probation):
                 yield record
         assert isinstance(record, Receipt)
         confirm(receipt, record)

@@ -6,9 +6,9 @@ from __future__ import annotations
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from ..bank import Bank
 from ..records import Status, Trace, Vote
@@ -19,32 +19,30 @@ if TYPE_CHECKING:
     from ..model.weights.cache import Weights
 
 # ---------- The last votes of this process: distilling a solved problem does not sample it again.
+# All draws are seeded. The last keys: whether a memory's key is its own is asked at each use.
 
 Sampled = tuple[tuple[Trace, ...], Vote]
+V = TypeVar("V")
 
 
-class VoteCache:
-    """What made a vote (problem, model, sampling settings, seed) -> its traces and the vote.
-    Bounded, thread-safe.
+class Recent(Generic[V]):
+    """What made a result -> the result: the last of this process, which would come out the same
+    again. Bounded, thread-safe."""
 
-    All draws are seeded, so sampling again would give the same.
-    """
-
-    def __init__(self, limit: int = 64) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit, self._lock = limit, threading.Lock()
-        self._kept: OrderedDict[str, Sampled] = OrderedDict()
+        self._kept: OrderedDict[Hashable, V] = OrderedDict()
 
-    def get(self, key: str) -> Sampled | None:
+    def get(self, made_by: Hashable) -> V | None:
         with self._lock:
-            return self._kept.get(key)
+            return self._kept.get(made_by)
 
-    def put(self, key: str, traces: Sequence[Trace], vote: Vote) -> Sampled:
-        sampled = (tuple(sorted(traces, key=lambda t: t.row)), vote)
+    def put(self, made_by: Hashable, result: V) -> V:
         with self._lock:
-            self._kept[key] = sampled
+            self._kept[made_by] = result
             while len(self._kept) > self._limit:
                 self._kept.popitem(last=False)
-        return sampled
+        return result
 
 
 def in_steps(work: Callable[[Callable[[Status], None]], Any]) -> Iterator[Status]:
@@ -127,7 +125,8 @@ class Shared:
     """What the copies of an engine (`Engine.changed`) share. Thread-safe."""
 
     def __init__(self) -> None:
-        self.loader, self.votes = Loader(), VoteCache()
+        self.loader = Loader()
+        self.votes, self.keys = Recent[Sampled](64), Recent[Any](512)
         self._lock = threading.Lock()
         self._banks: dict[Path, Bank] = {}
 

@@ -120,7 +120,14 @@ def _event(receipt: Receipt, memory_id: str, kind: EventKind, **detail: Any) -> 
 def events(receipt: Receipt) -> list[Event]:
     """What the memories did for this answer: retrieved, used, agreed, verifier_won."""
     out = [
-        _event(receipt, h.memory_id, "retrieved", similarity=h.similarity, rank=h.rank)
+        _event(
+            receipt,
+            h.memory_id,
+            "retrieved",
+            similarity=h.similarity,
+            rank=h.rank,
+            **({"passed_over": h.passed_over} if h.passed_over else {}),
+        )
         for h in receipt.hits
     ]
     if receipt.used:

@@ -3,8 +3,8 @@ product is the similarity), and the choice among what is found."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,8 +16,11 @@ from ..model.weights.cache import Weights
 from ..records import Hit, KeyKind, LatentmemError, Memory, Problem
 from .prompts import solve_messages
 
-# cosine: far above what two embedders have in common, far below what rounding does to one of them
-SAME_KEY = 0.9
+MakeKey = Callable[[Problem, KeyKind], np.ndarray]
+# Two keys of one problem have at least this cosine: honest ones reach .9999, whatever arithmetic
+# (int8, bfloat16, float32) and batch made them (assets/results/reliability.md).
+SAME_KEY = 0.999
+MOST_PASSED = 100  # memories that one search passes over
 
 
 class Embedder:
@@ -64,11 +67,14 @@ def kv_key(model: LanguageModel, text: str) -> np.ndarray:
     return (torch.cat(parts) / len(parts) ** 0.5).cpu().numpy()
 
 
-def made_by(key: Callable[[Problem], np.ndarray], memory: Memory, kind: KeyKind) -> bool:
-    """Whether `key` made a memory's key. If it did not, a similarity to it means nothing, though
-    keys of two embedders may have the same length. `kv` keys are not checked, since a search finds
-    memories of one model only."""
-    return kind == "kv" or float(key(memory.problem) @ memory.keys[kind]) > SAME_KEY
+def made_by(key: MakeKey, memory: Memory, kind: KeyKind) -> bool:
+    """Whether `key` made a memory's key of this kind, which it makes again to see. If it did not, a
+    similarity to it means nothing: it was forged, or another embedder made it."""
+    here, there = key(memory.problem, kind), memory.keys[kind]
+    if here.shape != there.shape:
+        return False
+    lengths = np.linalg.norm(here) * np.linalg.norm(there)  # each off by up to 1e-3
+    return float(here @ there) >= SAME_KEY * float(lengths)
 
 
 class Searchable(Protocol):
@@ -76,69 +82,106 @@ class Searchable(Protocol):
 
     def get(self, memory_id: str) -> Memory: ...
 
-    def search(self, key: np.ndarray, *, kind: KeyKind, k: int, model: str) -> tuple[Hit, ...]: ...
+    def search(
+        self,
+        key: np.ndarray,
+        *,
+        kind: KeyKind,
+        k: int,
+        model: str,
+        exclude: Collection[str] = (),
+    ) -> tuple[Hit, ...]: ...
 
 
 @dataclass(frozen=True)
 class Search:
     """How a memory is looked for: which key, how many hits, how near it must be, and for which
-    model, by its fingerprint. `embedder` names what makes `input` keys."""
+    model, by its fingerprint. `maker` names what makes such keys."""
 
     kind: KeyKind
     k: int
     min_similarity: float
     model: str
-    embedder: str
+    maker: str
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What was found, and the memory to try: that of the first hit, or none and why."""
+    """What was found, and the hit whose memory is tried; or none and why."""
 
     hits: tuple[Hit, ...] = ()
     memory: Memory | None = None
     skip_reason: str = ""
-
-    @property
-    def used(self) -> Hit | None:
-        return None if self.memory is None else self.hits[0]
+    used: Hit | None = None
 
 
 def choose(
     bank: Searchable,
-    key: Callable[[Problem], np.ndarray],
+    key: MakeKey,
     problem: Problem,
     search: Search,
     memory: str = "auto",
+    outdone: Callable[[np.ndarray, Memory, Hit], str] = lambda *_: "",
 ) -> Choice:
-    """The memory to try on a problem: the nearest that is near enough ("auto"), none ("off"), or
-    the one with this id, however near it is. Raises LatentmemError for an id that the bank lacks.
-    """
+    """The memory to try on a problem: the nearest whose key is what it should be, if it is near
+    enough ("auto"), none ("off"), or the one with this id, however near it is. `outdone` may say
+    why a nearest memory makes room. Raises LatentmemError for an id that the bank lacks."""
     if memory == "off":
         return Choice(skip_reason="Memories were switched off.")
+    here = key(problem, search.kind)
     if memory != "auto":
-        one, here = bank.get(memory), key(problem)
+        one = bank.get(memory)
         there = one.keys.get(search.kind)
         comparable = there is not None and there.shape == here.shape
         similarity = float(here @ there) if comparable else 0.0
-        return Choice((Hit(one.id, one.name, similarity, 1),), one)
-    try:
-        hits = bank.search(key(problem), kind=search.kind, k=search.k, model=search.model)
-    except OtherKeys as e:
-        return Choice(skip_reason=f"No memory is tried. {e}")
-    if not hits:
-        return Choice(skip_reason="The bank holds no memory that this model can use.")
-    if hits[0].similarity < search.min_similarity:
-        return Choice(
-            hits,
-            skip_reason=f"The nearest memory has similarity {hits[0].similarity:.2f}, below the "
-            f"threshold {search.min_similarity:.2f}.",
+        hit = Hit(one.id, one.name, similarity, 1)
+        return Choice((hit,), one, used=hit)
+    passed: tuple[Hit, ...] = ()
+    while len(passed) < MOST_PASSED:
+        try:
+            found = bank.search(
+                here,
+                kind=search.kind,
+                k=search.k,
+                model=search.model,
+                exclude=[h.memory_id for h in passed],
+            )
+        except OtherKeys as e:
+            return Choice(skip_reason=f"No memory is tried. {e}")
+        found = tuple(replace(h, rank=h.rank + len(passed)) for h in found)
+        if not found or found[0].similarity < search.min_similarity:
+            return Choice((*passed, *found), skip_reason=_why_none(passed, found, search))
+        try:
+            one = bank.get(found[0].memory_id)
+            if made_by(key, one, search.kind):
+                wrong = outdone(here, one, found[0])
+            else:
+                wrong = f"its key was not made by {search.maker}"
+        except LatentmemError as e:  # a damaged one
+            wrong = str(e)
+        if not wrong:
+            return Choice((*passed, *found), one, used=found[0])
+        passed += (replace(found[0], passed_over=wrong),)
+    return Choice(passed, skip_reason=_why_none(passed, (), search))
+
+
+def _why_none(passed: tuple[Hit, ...], found: tuple[Hit, ...], search: Search) -> str:
+    """Why no memory is tried."""
+    over = ""
+    if passed:
+        count = "1 memory was" if len(passed) == 1 else f"{len(passed)} memories were"
+        first = ", the first" if len(passed) > 1 else ","
+        why = passed[0].passed_over.removesuffix(".")
+        over = (
+            f"{count} passed over{first} since {why}: choose the embedder that made it, or delete "
+            "it."
         )
-    one = bank.get(hits[0].memory_id)
-    if not made_by(key, one, search.kind):
-        return Choice(
-            hits,
-            skip_reason=f"The nearest memory's key was not made by {search.embedder}, so the "
-            "similarity means nothing: choose the embedder that made it.",
+    if found:
+        far = (
+            f"The nearest memory has similarity {found[0].similarity:.2f}, below the threshold "
+            f"{search.min_similarity:.2f}."
         )
-    return Choice(hits, one)
+        return f"{far} {over}".strip()
+    if passed:
+        return f"No memory is tried. {over}"
+    return "The bank holds no memory that this model can use."

@@ -24,14 +24,16 @@ def route(
     *,
     verifier: str = "",
     skip_reason: str = "",
+    probation: str = "",
 ) -> Route:
     """Choose a side (paper, routing): an agreement is the answer; else the side with the higher
     score.
 
     `memory` is None when no memory was tried, and `skip_reason` says why. `scores` (side -> score)
     are needed only where `disagree(...)`. A tie goes to the model alone, so that a memory answers
-    only if something speaks for it.
+    only if something speaks for it. One on `probation`, a sentence, never answers, and needs none.
     """
+    side: Side | None
     a = zero_shot.label
     if memory is None:
         return Route(
@@ -41,6 +43,11 @@ def route(
             skip_reason or "The model answered alone.",
         )
     b = memory.label
+    if probation:
+        same = a is not None and b is not None and not disagree(zero_shot, memory)
+        reason = "Both sides gave the same answer." if same else "The model's own answer stands."
+        side = None if a is None else "zero_shot"
+        return Route(side, a, same, f"{reason} {probation}", probation=probation)
     if a is None and b is None:
         return Route(None, None, False, "Neither side finished an attempt with a boxed answer.")
     if a is None:
@@ -52,7 +59,7 @@ def route(
     assert scores is not None and set(scores) == {"zero_shot", "memory"}, (
         "a disagreement needs both scores"
     )
-    side: Side = "memory" if scores["memory"] > scores["zero_shot"] else "zero_shot"
+    side = "memory" if scores["memory"] > scores["zero_shot"] else "zero_shot"
     if verifier == "vote_share":
         alone, helped = (f"{v.clusters[0].size} of {v.total}" for v in (zero_shot, memory))
     else:
@@ -75,18 +82,19 @@ def decide(
     votes: Mapping[Side, Vote],
     verifier: VerifierName,
     skip_reason: str = "",
+    probation: str = "",
 ) -> Route:
     """The route of an answer from its traces and the vote of each side, scored by the verifier
-    where the sides disagree."""
+    where the sides disagree and it decides."""
     alone, helped = votes["zero_shot"], votes.get("memory")
     name = chosen(verifier, alone.total)
     scores: dict[str, float] | None = None
-    if disagree(alone, helped):
+    if not probation and disagree(alone, helped):
         scores = {
             side: score(name, model, problem, [t for t in traces if t.side == side], v)
             for side, v in votes.items()
         }
-    return route(alone, helped, scores, verifier=name, skip_reason=skip_reason)
+    return route(alone, helped, scores, verifier=name, skip_reason=skip_reason, probation=probation)
 
 
 # ---------- The score of a side's answer, from the traces of its winning cluster. Higher is better.

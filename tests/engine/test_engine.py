@@ -8,6 +8,8 @@ the loop is real, the mathematics is not. The same journeys with real weights ar
 from __future__ import annotations
 
 import hashlib
+import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -176,8 +178,6 @@ def test_both_sides_draw_the_same_numbers(taught):
 
 
 def test_replay_gives_the_same_tokens_and_notices_others(taught):
-    from dataclasses import replace
-
     receipt = run(taught.answer(Q))[-1]
     assert run(taught.replay(receipt))[-1].token_digest == receipt.token_digest
     with pytest.raises(LatentmemError, match="other tokens"):
@@ -452,3 +452,56 @@ def test_an_adapter_is_imported_as_a_memory_without_a_vote(engine, tmp_path):
     ):
         with pytest.raises(LatentmemError, match=words):
             engine.import_adapter(path)
+
+
+# ---------- A memory that came from an archive.
+
+
+@pytest.fixture
+def brought(engine, learnt):
+    """An engine whose bank imported what another learnt."""
+    file = io.BytesIO()
+    with Bank() as elsewhere:
+        elsewhere.put(learnt.memory)
+        elsewhere.export_zip(file)
+    engine.bank.import_zip(file)
+    return engine
+
+
+def test_an_imported_memory_is_tried_and_does_not_answer_until_it_has_agreed(brought):
+    texts = [f"{Q.text} ({i})" for i in range(40)]
+    slips = [run(brought.answer(Problem(t)))[-1] for t in texts[:12]]
+    first = next(i for i, s in enumerate(slips) if not s.route.probation)
+    for slip in slips[:first]:
+        assert slip.used and slip.memory_id is None and slip.answer == slip.zero_shot.label
+        assert "is on probation" in slip.sentence()
+    assert sum(s.route.agreed for s in slips[:first]) == 3
+    assert [e.kind for e in brought.bank.events(kind="trusted")] == ["trusted"]
+
+
+def test_a_replay_routes_as_its_receipt_did(brought, learnt):
+    """Whether the memory was on probation then is in the receipt, and not asked of the bank."""
+    slip = run(brought.answer(Q))[-1]
+    assert slip.route.probation
+    brought.bank.record(Event(learnt.memory.id, "trusted"))
+    assert run(brought.replay(slip))[-1].route == slip.route
+    later = run(brought.answer(Q))[-1]
+    assert later.token_digest == slip.token_digest and not later.route.probation
+    assert run(brought.replay(later))[-1].route == later.route
+
+
+def test_keys_are_made_again_before_they_are_trusted(brought, learnt):
+    """A forged kv key, as near to the question as can be, is passed over and marked; the next
+    memory is tried."""
+    here = brought.key(Q, "kv")
+    forged = replace(
+        learnt.memory, problem=Problem("Something else"), keys={"kv": here, "input": embed(Q.text)}
+    )
+    brought.bank.put(forged)
+    for kind, maker in (("kv", "tiny"), ("input", "tiny")):
+        slip = run(brought.changed(key=kind).answer(Q))[-1]
+        assert slip.hits[0].memory_id == forged.id and slip.hits[0].similarity > 0.999
+        assert slip.hits[0].passed_over == f"its key was not made by {maker}"
+        assert slip.used.memory_id == learnt.memory.id and slip.used.rank == 2
+        marks = brought.bank.events(forged.id, kind="retrieved", receipt_id=slip.id)
+        assert marks[0].detail["passed_over"] == slip.hits[0].passed_over

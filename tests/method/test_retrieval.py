@@ -16,7 +16,7 @@ KEYS = {"near": [1.0, 0.0], "far": [0.6, 0.8], "asked": [0.8, 0.6]}
 ASKED = Problem("asked")
 
 
-def key(problem: Problem) -> np.ndarray:
+def key(problem: Problem, kind: str = "input") -> np.ndarray:
     return np.array(KEYS[problem.text], np.float32)
 
 
@@ -34,9 +34,12 @@ class Two:
     def get(self, name: str) -> SimpleNamespace:
         return self.memories[name]
 
-    def search(self, here: np.ndarray, *, kind: str, k: int, model: str) -> tuple[Hit, ...]:
+    def search(
+        self, here: np.ndarray, *, kind: str, k: int, model: str, exclude: list[str]
+    ) -> tuple[Hit, ...]:
         assert (kind, k, model) == ("input", 2, "a model")
-        found = [(float(here @ m.keys["input"]), m) for m in self.memories.values()]
+        left = [m for m in self.memories.values() if m.id not in exclude]
+        found = [(float(here @ m.keys["input"]), m) for m in left]
         ranked = sorted(found, key=lambda pair: -pair[0])
         return tuple(Hit(m.id, m.name, s, rank + 1) for rank, (s, m) in enumerate(ranked))
 
@@ -59,6 +62,19 @@ def refusing(self: Two, *_: object, **__: object) -> tuple[Hit, ...]:
     raise OtherKeys("The search key has 2 numbers.")
 
 
+def test_a_memory_with_a_foreign_or_forged_key_is_passed_over_and_marked() -> None:
+    """Nothing but the next memory changes: one bad key does not switch memories off."""
+    bank = Two()
+    bank.memories["far"].problem = Problem("near")
+    choice = choose(bank, key, ASKED, SEARCH)
+    assert choice.memory.id == choice.used.memory_id == "near" and choice.used.rank == 2
+    assert [h.memory_id for h in choice.hits] == ["far", "near"]
+    assert choice.hits[0].passed_over == "its key was not made by an embedder"
+    strict = choose(bank, key, ASKED, Search("input", 2, 0.9, "a model", "an embedder"))
+    assert strict.memory is None and "similarity 0.80, below the threshold" in strict.skip_reason
+    assert "1 memory was passed over, since its key" in strict.skip_reason
+
+
 def test_why_no_memory_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     def reason(bank: Two, search: Search = SEARCH, memory: str = "auto") -> str:
         choice = choose(bank, key, ASKED, search, memory)
@@ -69,8 +85,12 @@ def test_why_no_memory_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     strict = Search("input", 2, 0.97, "a model", "an embedder")
     assert "similarity 0.96, below the threshold 0.97" in reason(Two(), strict)
     strange = Two()
-    strange.memories["far"].problem = Problem("near")  # another embedder made its key
-    assert "was not made by an embedder" in reason(strange)
+    strange.memories["far"].problem = Problem("near")  # another embedder made both keys
+    strange.memories["near"].problem = Problem("far")
+    assert (
+        "2 memories were passed over, the first since its key was not made by an embedder: choose"
+        in reason(strange)
+    )
     empty = Two()
     empty.memories = {}
     assert "holds no memory" in reason(empty)

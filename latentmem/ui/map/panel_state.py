@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ...bank.notes import notes, tags
+from ...method.trust import standing
 from ...model.vocabulary import parameters
 from ...records import Hit, LatentmemError, Memory, MemoryInfo
 from ..components import other_memories
@@ -231,7 +232,13 @@ def _page(ask: Ask, one: Opened, slip: str) -> dict[str, Any]:
     mine = ask.bank.owns(name)  # in a shared app most belong to its keeper
     delete = "Delete…" if mine else "Shared: not yours to delete"
     return {
-        "page": head(one.memory, one.info, tags(ask.bank, name).get(name, ()), slip),
+        "page": head(
+            one.memory,
+            one.info,
+            tags(ask.bank, name).get(name, ()),
+            slip,
+            standing(ask.bank, one.memory, ask.session.engine.settings.key),
+        ),
         "actions": gr.update(visible=True),
         "quarantine": gr.update(visible=not shut),
         "release": gr.update(visible=shut),

@@ -18,6 +18,7 @@ from .html import (
     count,
     fragments,
     join,
+    notice,
     percent,
     safe,
     stored_cards,
@@ -44,6 +45,8 @@ WORDS: Mapping[str, str] = {
     "released": "released",
     "note": "note",
     "tag": "tag",
+    "imported": "imported",
+    "trusted": "off probation",
 }
 EVENTS_SHOWN = 50
 NONE: Mapping[str, str] = {}
@@ -169,7 +172,8 @@ def _detail(e: Event) -> Markup:
         )
     if e.kind == "feedback":
         return Markup(": {}").format("right" if e.detail.get("correct") else "wrong")
-    return Markup("")
+    why = e.detail.get("reason") or e.detail.get("passed_over")
+    return Markup(": {}").format(safe(_short(why, 200))) if isinstance(why, str) else Markup("")
 
 
 def no_page(infos: Sequence[MemoryInfo] = (), closed: bool = False) -> list[Fragment]:
@@ -205,10 +209,15 @@ def glance(infos: Sequence[MemoryInfo]) -> Markup:
 
 
 def head(
-    m: Memory, info: MemoryInfo, tags: Sequence[str] = (), receipt_id: str = ""
+    m: Memory,
+    info: MemoryInfo,
+    tags: Sequence[str] = (),
+    receipt_id: str = "",
+    trust: str = "",
 ) -> list[Fragment]:
     """What the memory is: its problem, the answer it learnt, how many agreed, its tags.
-    `receipt_id`: of the receipt that is open in place of the rest; the address shows both."""
+    `receipt_id`: of the receipt that is open in place of the rest; the address shows both.
+    `trust`: what a person should know of an imported memory."""
     flag = (
         Markup('<span class="chip warn">quarantined: not tried on problems</span>')
         if info.quarantined
@@ -225,7 +234,7 @@ def head(
             Markup(
                 '<header class="memory-head" data-address="{}" data-receipt-open="{}"><p '
                 'class="kind">Memory <code>{}</code> {}</p><h2 class="problem tx">{}</h2><p '
-                'class="big">{}</p><p class="hint">{}</p>{}</header>'
+                'class="big">{}</p><p class="hint">{}</p>{}{}</header>'
             ).format(
                 safe(m.id),
                 safe(receipt_id),
@@ -234,6 +243,7 @@ def head(
                 safe(m.problem.text),
                 answer_text(m.label),
                 agreed,
+                notice(trust),
                 Markup('<p class="tags">{}</p>').format(chips) if tags else "",
             ),
         )

@@ -115,6 +115,7 @@ def used_memory(
         ("Similarity", f"{r.used.similarity:.3f}"),
         *_rank(r, r.used, chosen),
         ("Compared by", key_words(r.key_kind)),
+        *(("Passed over", f"{h.name}: {h.passed_over}") for h in r.hits[:8] if h.passed_over),
     ]
     return Markup('<div class="used">{}{}{}</div>').format(
         from_,
@@ -292,13 +293,13 @@ def hits_list(found: Retrieval | None, limit: float, mode: str = "auto") -> Mark
 
 
 def _hit(h: Hit, limit: float) -> Markup:
-    far = (
-        Markup(' <span class="hint">too far away to be tried</span>')
-        if h.similarity < limit
-        else Markup("")
-    )
+    why = "too far away to be tried" if h.similarity < limit else ""
+    if h.passed_over:
+        why = f"passed over: {h.passed_over}"
     return Markup('<li>{} <span class="num">{:.3f}</span>{}</li>').format(
-        open_link(h.memory_id, h.name), h.similarity, far
+        open_link(h.memory_id, h.name),
+        h.similarity,
+        Markup(' <span class="hint">{}</span>').format(safe(why)) if why else "",
     )
 
 
