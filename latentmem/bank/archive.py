@@ -483,7 +483,7 @@ def import_zip(
             added, skipped = added + count, skipped + len(batch) - count
             for packed, memory in others:
                 here = serialization.unpack(store.packed(packed.id))
-                refused.add(conflict(here, memory))
+                refused.sentences.append(conflict(here, memory))
         new_events, events = 0, _events(archive, refused)
         while some := list(islice(events, EVENT_BATCH)):
             count, sentences = store.add_events(some)
