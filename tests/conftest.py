@@ -22,6 +22,7 @@ from .skips import pytest_addoption, pytest_runtest_makereport  # noqa: F401 - h
 # seconds for one real or browser test that names no limit of its own: weights may have to be
 # fetched first
 SLOW = 900
+NIGHT = 8 * 3600  # seconds for one test at full length
 KEPT = ("LATENTMEM_CACHE",)  # where the weights are
 
 # The same examples in every run, and no limit for one of them: a shared machine is slow at times.
@@ -53,8 +54,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
+        if config.getoption("--night"):
+            item.add_marker(pytest.mark.timeout(NIGHT))
+            continue
         slow = item.get_closest_marker("real") or item.get_closest_marker("browser")
         if slow and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW))
@@ -86,6 +90,12 @@ def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
     yield
+
+
+@pytest.fixture
+def night(request: pytest.FixtureRequest) -> bool:
+    """Whether the tests run at full length, which takes hours."""
+    return bool(request.config.getoption("--night"))
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""`pytest --skips known`: a test that skips for a reason that could be mended fails. What .ci/run
+"""The options of the tests. `--night` runs those of damage and fuzz at full length, for hours.
+`--skips known`: a test that skips for a reason that could be mended fails. What .ci/run
 asks for.
 
 Without it every skip is allowed, so that the tests run with the extra `test` alone.
@@ -34,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="skips that do not fail: any; known (of the machine, or of the extras mcp and umap); "
         "machine",
     )
+    parser.addoption("--night", action="store_true", help="tests of damage and fuzz, full length")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -481,9 +481,7 @@ def import_zip(
         while batch := list(islice(memories, BATCH)):
             count, others = store.add(batch, imported=not trusted)
             added, skipped = added + count, skipped + len(batch) - count
-            for packed, memory in others:
-                here = serialization.unpack(store.packed(packed.id))
-                refused.sentences.append(conflict(here, memory))
+            refused.sentences += [_differs(store, memory) for _, memory in others]
         new_events, events = 0, _events(archive, refused)
         while some := list(islice(events, EVENT_BATCH)):
             count, sentences = store.add_events(some)
@@ -491,6 +489,13 @@ def import_zip(
             for sentence in sentences:
                 refused.sentences.append(sentence)
         return ImportReport(added, skipped, new_events, refused.sentences)
+
+
+def _differs(store: Store, memory: Memory) -> str:
+    try:
+        return conflict(serialization.unpack(store.packed(memory.id)), memory)
+    except LatentmemError as e:  # the one in the bank is damaged
+        return str(e)
 
 
 def conflict(here: Memory, other: Memory) -> str:

@@ -267,7 +267,8 @@ def check_event(event: Event) -> None:
     # future would override all others until then.
     if event.created and serialization.stamp(event.created) > serialization.now() + 86_400_000_000:
         raise LatentmemError(
-            f"The event of {event.created} lies in the future: set the clock that wrote it."
+            f"The event of {event.created} lies in the future, from where it would "
+            "override all later ones: set the clock that wrote it."
         )
 
 
@@ -438,7 +439,8 @@ def verify(store: Store) -> VerifyReport:
                 if not is_damage(e):
                     raise
                 problems.append(
-                    f"A page of the file is damaged ({e}): import your last export into a new bank."
+                    f"A page of the file is damaged ({e}): save what is whole into a new bank with "
+                    "`latentmem repair`."
                 )
     return VerifyReport(len(memories), len(events), len(receipts), list(dict.fromkeys(problems)))
 
@@ -450,7 +452,8 @@ def _seqs(db: sqlite3.Connection, table: str, problems: list[str]) -> list[int]:
         if not is_damage(e):
             raise
         problems.append(
-            f"The table of {table} is damaged ({e}): import your last export into a new bank."
+            f"The table of {table} is damaged ({e}): save what is whole into a new bank with "
+            "`latentmem repair`."
         )
         return []
 

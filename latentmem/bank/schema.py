@@ -129,13 +129,15 @@ _SENTENCES = {
     sqlite3.SQLITE_BUSY: "{path} stayed locked by another process, so nothing was changed: try "
     "again in a moment.",
     sqlite3.SQLITE_LOCKED: "{path} stayed locked, so nothing was changed: try again in a moment.",
+    sqlite3.SQLITE_READONLY_DBMOVED: "{path} was moved, deleted or replaced while it was open, so "
+    "nothing was stored: start again, and the bank that is there now is opened.",
     sqlite3.SQLITE_READONLY: "{path} cannot be written, so nothing was stored: "
     "give write permission to the file and its folder, or choose another bank.",
     sqlite3.SQLITE_CANTOPEN: "{path} cannot be opened ({error}): choose a file in a folder you "
     "may write to.",
     sqlite3.SQLITE_NOTADB: "{path} is not a latentmem bank: choose another file.",
     sqlite3.SQLITE_CORRUPT: "{path} is damaged ({error}): "
-    "run `latentmem verify`, or import your last export into a new bank.",
+    "save what is whole into a new bank with `latentmem repair`.",
     sqlite3.SQLITE_IOERR: "{path} cannot be read or written ({error}): check the disk.",
     sqlite3.SQLITE_TOOBIG: "A memory is too large for {path}, so nothing was stored: use fewer "
     "virtual tokens.",
@@ -147,8 +149,10 @@ def sentences(path: str) -> Iterator[None]:
     """Turn SQLite's errors into LatentmemError. Errors that only a bug can cause pass through."""
     try:
         yield
-    except sqlite3.Error as e:
-        code = getattr(e, "sqlite_errorcode", None) or 0
+    except (sqlite3.Error, UnicodeDecodeError) as e:
+        # sqlite3 fails to decode a message that quotes a damaged definition.
+        damage = isinstance(e, UnicodeDecodeError)
+        code = sqlite3.SQLITE_CORRUPT if damage else getattr(e, "sqlite_errorcode", None) or 0
         sentence = _SENTENCES.get(code) or _SENTENCES.get(code & 0xFF)
         if sentence is None:
             raise
@@ -193,12 +197,24 @@ def connect(path: str, read_only: bool) -> sqlite3.Connection:
 
 def place(path: str | Path) -> str:
     """The path with its `~` written out. Raises LatentmemError."""
+    if "\0" in str(path):  # SQLite would open what stands before it
+        raise LatentmemError(f"The bank's path {str(path)[:80]!r} holds a NUL: leave it out.")
     try:
         return str(Path(path).expanduser())
     except RuntimeError as e:
         raise LatentmemError(
             f"The bank {path} cannot be found ({e}): write the whole path."
         ) from None
+
+
+def reader(path: str) -> sqlite3.Connection:
+    """A bank of any version, to be copied as it is. Raises LatentmemError."""
+    with sentences(path):
+        db = _open(path, read_only=True)
+        if _pragma(db, "application_id") == APPLICATION_ID:
+            return db
+        db.close()
+        raise LatentmemError(f"{path} is not a latentmem bank: choose another file.")
 
 
 def _address(file: Path, read_only: bool) -> str:
@@ -272,8 +288,8 @@ def _check(db: sqlite3.Connection, path: str, read_only: bool) -> None:
         )
     if version < 1 or objects != _expected(version):
         raise LatentmemError(
-            f"{path} does not have the tables of a latentmem bank: "
-            "import your last export into a new one."
+            f"{path} does not have the tables of a latentmem bank: save what is whole into a new "
+            "one with `latentmem repair`."
         )
     if version < SCHEMA_VERSION:
         if read_only:

@@ -332,32 +332,7 @@ def pack(memory: Memory) -> Packed:
 def unpack(packed: Packed) -> Memory:
     """The memory in untrusted bytes. Raises LatentmemError when any of it is wrong, or its id or
     its digest is not its hash."""
-    name = f"Memory {packed.id}"
-    record = from_json(Record, packed.parts["record"], name)
-    arrays = load_arrays(packed.parts["soft_prompt"], f"{name}: the soft prompt")
-    if "soft_prompt" not in arrays:
-        raise LatentmemError(f"{name} has no soft prompt: delete it, or import it again.")
-    keys = {}
-    for kind, data in packed.keys.items():
-        key = load_arrays(data, f"{name}: the {kind} key").get("key")
-        if key is None or kind not in KEY_DTYPE or key.dtype != np.dtype(KEY_DTYPE[kind]):
-            raise LatentmemError(
-                f"{name}: the {kind} key is not {KEY_DTYPE.get(kind, 'a known kind')}."
-            )
-        keys[kind] = key.astype(np.float32)
-    memory = Memory(
-        problem=record.problem,
-        soft_prompt=arrays["soft_prompt"],
-        keys=keys,
-        model=record.model,
-        model_name=record.model_name,
-        vote=record.vote,
-        best_step=record.best_step,
-        settings=_flat(record.settings),
-        traces=from_json(tuple[Trace, ...], packed.parts["traces"], f"{name}: traces"),
-        steps=from_json(tuple[Step, ...], packed.parts["steps"], f"{name}: steps"),
-        created=record.created,
-    )
+    memory, name = read(packed), f"Memory {packed.id}"
     try:
         check(memory)
     except LatentmemError as e:
@@ -372,6 +347,37 @@ def unpack(packed: Packed) -> Memory:
             "changed, so fetch it again."
         )
     return memory
+
+
+def read(packed: Packed) -> Memory:
+    """The memory in untrusted bytes, before anything about it is checked but its types. Raises
+    LatentmemError."""
+    name = f"Memory {packed.id}"
+    record = from_json(Record, packed.parts["record"], name)
+    arrays = load_arrays(packed.parts["soft_prompt"], f"{name}: the soft prompt")
+    if "soft_prompt" not in arrays:
+        raise LatentmemError(f"{name} has no soft prompt: delete it, or import it again.")
+    keys = {}
+    for kind, data in packed.keys.items():
+        key = load_arrays(data, f"{name}: the {kind} key").get("key")
+        if key is None or kind not in KEY_DTYPE or key.dtype != np.dtype(KEY_DTYPE[kind]):
+            raise LatentmemError(
+                f"{name}: the {kind} key is not {KEY_DTYPE.get(kind, 'a known kind')}."
+            )
+        keys[kind] = key.astype(np.float32)
+    return Memory(
+        problem=record.problem,
+        soft_prompt=arrays["soft_prompt"],
+        keys=keys,
+        model=record.model,
+        model_name=record.model_name,
+        vote=record.vote,
+        best_step=record.best_step,
+        settings=_flat(record.settings),
+        traces=from_json(tuple[Trace, ...], packed.parts["traces"], f"{name}: traces"),
+        steps=from_json(tuple[Step, ...], packed.parts["steps"], f"{name}: steps"),
+        created=record.created,
+    )
 
 
 def row_of(memory: Memory, at: int, digest: str) -> dict[str, Any]:

@@ -1,7 +1,10 @@
-"""The commands about the bank: memories, receipts, export, import, verify. They load no model."""
+"""The commands about the bank: memories, receipts, export, import, verify, backup, repair. They
+load no model."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..model.weights.catalog import hub_id
-from ..records import LatentmemError, Memory, MemoryInfo, tried
+from ..records import LatentmemError, Memory, MemoryInfo, Status, tried
 from .options import DONE, ERROR, MemoryId, command, engine_for, option
 
 if TYPE_CHECKING:
@@ -383,6 +386,53 @@ def verify(overrides: dict[str, Any], as_json: bool) -> int:
         report,
     )
     return warn(report.problems)
+
+
+@command(commands, name="backup")
+def backup(
+    overrides: dict[str, Any],
+    as_json: bool,
+    bank: Annotated[Path, typer.Argument(metavar="BANK", help="The bank; it may be in use.")],
+    copy: Annotated[Path, typer.Argument(metavar="COPY", help="The file to write.")],
+) -> int:
+    """Copy a bank to a new file, as it is at one moment."""
+    from ..bank import repair as work
+
+    report = followed(work.backup(bank, copy))
+    return tell(as_json, f"{bank} is copied to {report.copy}, {report.bytes} bytes.", report)
+
+
+@command(commands, name="repair")
+def repair(
+    overrides: dict[str, Any],
+    as_json: bool,
+    bank: Annotated[Path, typer.Argument(metavar="BANK", help="The damaged bank.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The bank to write.")],
+) -> int:
+    """Save what is whole in a damaged bank into a new one, and name what is lost. The damaged one
+    stays as it is. Exits with 1 if anything is lost."""
+    from ..bank import repair as work
+
+    report = followed(work.repair(bank, new))
+    tell(
+        as_json,
+        f"{report.memories} memories, {report.events} events and {report.receipts} receipts are "
+        f"saved to {new}{'' if report.lost else '; nothing was lost'}.",
+        report,
+    )
+    return warn(report.lost)
+
+
+def followed(records: Iterator[Any]) -> Any:
+    """The report at the end of long work, after its progress on standard error."""
+    from . import console
+
+    with closing(records), console.progress() as show:
+        for record in records:
+            if isinstance(record, Status):
+                part = f" ({record.done:.0f} of {record.total:.0f})" if record.total else ""
+                show(record.text + part, often=record.total > 0)
+    return record
 
 
 def tell(as_json: bool, sentence: str, record: Any) -> int:

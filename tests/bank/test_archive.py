@@ -180,6 +180,7 @@ def tensors(**changes: np.ndarray) -> bytes:
             "'soft_prompt' of float64 does not belong",
         ),
         (ARRAYS, tensors(soft_prompt=FIRST.soft_prompt[0]), "must be a float32 array"),
+        (ARRAYS, tensors(soft_prompt=np.array(1, np.float32)), "must be a float32 array"),
         (ARRAYS, tensors(evil=np.zeros(3, np.float32)), "'evil' of float32 does not belong"),
         (
             ARRAYS,

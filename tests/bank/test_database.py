@@ -102,6 +102,32 @@ def test_a_read_only_bank_reads_and_refuses_to_write(path: Path, tmp_path: Path)
     assert path.read_bytes() == before
 
 
+def test_a_path_with_a_nul_opens_no_other_file(path: Path) -> None:
+    for read_only in (False, True):
+        assert "holds a NUL: leave it out" in refusal(f"{path}\0.txt", read_only=read_only)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not move an open file")
+@pytest.mark.parametrize("how", ["replaced", "deleted", "moved"])
+def test_a_bank_that_is_replaced_while_it_is_open_says_so(path: Path, how: str) -> None:
+    with Bank(path) as bank:
+        if how == "replaced":
+            Bank(path.with_name("new.sqlite")).close()
+            path.with_name("new.sqlite").replace(path)
+        elif how == "moved":
+            path.rename(path.with_name("moved.sqlite"))
+        else:
+            path.unlink()
+        for act in (
+            lambda: bank.put(make_memory(50)),
+            lambda: bank.record(Event(MADE[0].id, "used")),
+            lambda: bank.delete(MADE[0].id),
+        ):
+            with pytest.raises(LatentmemError, match=r"was moved, deleted or replaced while it"):
+                act()
+
+
 @pytest.mark.parametrize(
     ("version", "safe"),
     [
@@ -310,7 +336,7 @@ def test_a_damaged_page_is_one_sentence_and_an_export_names_what_it_lacks(tmp_pa
             bank.put(memory)
     harm(path, "keys")
     with Bank(path) as bank:
-        with pytest.raises(LatentmemError, match=r"is damaged .*`latentmem verify`, or import"):
+        with pytest.raises(LatentmemError, match=r"is damaged .*with `latentmem repair`"):
             bank.search(made[0].keys["input"])
         assert len(bank.infos()) == 12 and bank.verify().problems
         report = bank.export_zip(tmp_path / "rescued.zip")

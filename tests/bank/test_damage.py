@@ -1,0 +1,245 @@
+"""What a bad disk does to a bank: flipped bits, lost and swapped rows, cut files, full disks.
+
+Only sentences may come out, nothing wrong is served, and nothing acknowledged is lost. The quick
+suite runs a small part of each; `pytest --night tests/bank/test_damage.py` runs them at full
+length. A failure says how many of how many trials went wrong.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from latentmem.bank import Bank
+from latentmem.records import Event, LatentmemError
+from tests.bank_samples import assert_same, make_memory, make_receipt
+
+MADE = [make_memory(i, tokens=8, hidden=64) for i in range(12)]
+SHUT = MADE[5]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "bank.sqlite"
+    with Bank(path) as bank:
+        for memory in MADE:
+            bank.put(memory)
+            bank.record(Event(memory.id, "used"))
+        bank.quarantine(SHUT.id, "harmful")
+        bank.keep_receipt(make_receipt(1, MADE[0]))
+    return path
+
+
+def flips(night: bool, most: int, places: Sequence[int], seed: int = 1) -> list[tuple[int, int]]:
+    """(byte, mask) of bits to flip: every one at night, else `most` of them."""
+    bits = list(product(places, [1 << bit for bit in range(8)]))
+    return bits if night or len(bits) <= most else random.Random(seed).sample(bits, most)
+
+
+def flipped(path: Path, bits: Sequence[tuple[int, int]]) -> Iterator[tuple[int, Path]]:
+    """A copy of the bank with each of these bits flipped in turn, and the place of the bit."""
+    data, copy = bytearray(path.read_bytes()), path.with_name("copy.sqlite")
+    for place, mask in bits:
+        data[place] ^= mask
+        copy.write_bytes(data)
+        data[place] ^= mask
+        for left in path.parent.glob("copy.sqlite-*"):
+            left.unlink()
+        yield place, copy
+
+
+def places(path: Path, texts: Sequence[str], table: str = "") -> list[int]:
+    """Where the bytes of these texts stand in the file; `table`: only on the pages of its rows."""
+    data, found = path.read_bytes(), set()
+    for text in texts:
+        at = -1
+        while (at := data.find(text.encode(), at + 1)) >= 0:
+            if at >= 4096 and (not table or _of_table(data, at)):
+                found |= set(range(at, at + len(text.encode())))
+    return sorted(found)
+
+
+def _of_table(data: bytes, at: int) -> bool:
+    return data[at // 4096 * 4096] == 0x0D  # the leaf of a table, not of an index
+
+
+def survey(path: Path) -> str:
+    """Use everything on a bank that may be damaged. Returns what went wrong: an exception that is
+    no sentence, or something other than what was stored, with no word from `verify`."""
+    wrong = ""
+    try:
+        with Bank(path) as bank:
+            try:
+                whole = bank.verify().problems == []
+            except LatentmemError:
+                whole = False
+            for act in (
+                lambda: served(bank),
+                bank.events,
+                bank.receipts,
+                lambda: bank.keys("input"),
+                lambda: found(bank),
+                *(lambda m=m: assert_same(bank.get(m.id), m) for m in MADE),
+            ):
+                try:
+                    act()
+                except LatentmemError:
+                    wrong = wrong or ("verify is content" if whole else "")
+    except LatentmemError as e:
+        assert str(e).endswith(".") and "\n" not in str(e)
+    except Exception as e:
+        return f"{type(e).__name__}: {e}"
+    return wrong
+
+
+def served(bank: Bank) -> None:
+    """Every entry that is listed is the one that was stored."""
+    truth = {m.id: m for m in MADE}
+    for info in bank.infos():
+        m = truth[info.id]
+        assert (info.problem, info.label, info.name, info.model_name, info.created) == (
+            *(m.problem, m.label, m.name, m.model_name, m.created),
+        )
+        assert (info.model, info.best_step, info.majority_ratio, info.virtual_tokens) == (
+            *(m.model, m.best_step, m.vote.majority_ratio, len(m.soft_prompt)),
+        )
+
+
+def found(bank: Bank) -> None:
+    """What is searched for is found or missing, and what is in quarantine is not found."""
+    hits = bank.search(SHUT.keys["input"], k=12)
+    assert SHUT.id not in {hit.memory_id for hit in hits}, "the quarantine is undone"
+    for hit in hits:
+        assert abs(hit.similarity - _cosine(hit.memory_id)) < 1e-5, "another memory's key"
+
+
+def _cosine(ident: str) -> float:
+    return float(next(m for m in MADE if m.id == ident).keys["input"] @ SHUT.keys["input"])
+
+
+def report(trials: int, wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        print(f"\n{len(wrong)} of {trials} went wrong")
+    assert not wrong, f"{len(wrong)} of {trials}: {wrong[:3]}"
+
+
+# ------------------------------------------------------------------ flipped bits
+def test_no_flipped_bit_undoes_a_quarantine(
+    path: Path, night: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each bit of the event, in the table and in every index."""
+    with Bank(path) as bank:
+        (event,) = bank.events(kind="quarantined")
+    words = ["quarantined", event.id, event.created, '{"reason":"harmful"}']
+    bits = flips(night, 120, places(path, words))
+    wrong = [f"byte {place}" for place, copy in flipped(path, bits) if not closed(copy)]
+    report(len(bits), wrong, capsys)
+
+
+def closed(path: Path) -> bool:
+    try:
+        with Bank(path) as bank:
+            found(bank)
+    except LatentmemError:
+        return True
+    except AssertionError:
+        return False
+    return True
+
+
+def test_no_flipped_bit_is_served_as_text(
+    path: Path, night: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each bit of the columns of an entry."""
+    m = MADE[3]
+    words = [m.problem.text, m.name, m.model, m.model_name, m.problem.source, m.created, m.id]
+    bits = flips(night, 90, places(path, words, "memories"))
+    wrong = []
+    for place, copy in flipped(path, bits):
+        try:
+            with Bank(copy) as bank:
+                served(bank)
+        except LatentmemError:
+            continue
+        except Exception as e:
+            wrong.append(f"byte {place}: {type(e).__name__}")
+    report(len(bits), wrong, capsys)
+
+
+def test_a_flipped_bit_in_the_schema_is_a_sentence(
+    path: Path, night: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first page: the header and the definitions of the tables."""
+    bits = flips(night, 100, range(4096))
+    wrong = [f"{place}: {w}" for place, copy in flipped(path, bits) if (w := survey(copy))]
+    report(len(bits), wrong, capsys)
+
+
+def test_any_flipped_bit_and_any_cut_ends_in_a_sentence(
+    path: Path, night: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, copy, rng = path.read_bytes(), path.with_name("copy.sqlite"), random.Random(2)
+    wrong, trials = [], 10_000 if night else 60
+    for trial in range(trials):
+        bad = bytearray(data)
+        if trial % 5 == 0:
+            del bad[rng.randrange(len(bad)) :]
+        else:
+            bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
+        copy.write_bytes(bad)
+        for left in path.parent.glob("copy.sqlite-*"):
+            left.unlink()
+        if w := survey(copy):
+            wrong.append(f"trial {trial}: {w}")
+    report(trials, wrong, capsys)
+
+
+# ------------------------------------------------------------------ rows of other memories
+MOVES: dict[str, tuple[str, str, bool]] = {  # name -> table, which row of each memory, both ways
+    "swapped input keys": ("keys", "kind = 'input'", True),
+    "swapped kv keys": ("keys", "kind = 'kv'", True),
+    "another memory's input key": ("keys", "kind = 'input'", False),
+    "another memory's traces": ("parts", "part = 'traces'", False),
+    "another memory's curve": ("parts", "part = 'steps'", False),
+    "swapped traces": ("parts", "part = 'traces'", True),
+}
+DELETED = {"deleted input key": "input", "deleted kv key": "kv"}
+
+
+@pytest.mark.parametrize("what", [*MOVES, *DELETED, "deleted quarantine"])
+def test_verify_finds_rows_that_are_lost_or_another_memorys(
+    path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, wrong = path.read_bytes(), []
+    pairs = [(a, b) for a in range(1, 13) for b in (a % 12 + 1, (a + 4) % 12 + 1)]
+    for a, b in pairs:
+        path.write_bytes(good)
+        with closing(sqlite3.connect(path)) as db, db:
+            if what in DELETED:
+                db.execute("DELETE FROM keys WHERE seq = ? AND kind = ?", (a, DELETED[what]))
+            elif what in MOVES:
+                move(db, *MOVES[what], a, b)
+            else:
+                db.execute("DELETE FROM events WHERE kind = 'quarantined'")
+        with Bank(path) as bank:
+            if not bank.verify().problems:
+                wrong.append(f"{a}, {b}: verify is content")
+            elif what != "deleted quarantine":
+                found(bank)
+    report(len(pairs), wrong, capsys)
+
+
+def move(db: sqlite3.Connection, table: str, which: str, both: bool, a: int, b: int) -> None:
+    """Give memory a the bytes and checksum of memory b's row, and, with `both`, b those of a."""
+    read = f"SELECT bytes, sha256 FROM {table} WHERE {which} AND seq = ?"
+    rows = [db.execute(read, (seq,)).fetchone() for seq in (a, b)]
+    for seq, row in ((a, rows[1]), (b, rows[0]))[: 1 + both]:
+        db.execute(
+            f"UPDATE {table} SET bytes = ?, sha256 = ? WHERE {which} AND seq = ?", (*row, seq)
+        )
