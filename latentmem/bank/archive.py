@@ -32,7 +32,8 @@ import numpy as np
 from ..files import replacing
 from ..records import MOST_TOKENS, Event, LatentmemError, Memory, Step, Trace, from_json, to_json
 from . import serialization
-from .database import LOCAL_KINDS, Store, check_event
+from .database import Store, check_event
+from .upgrade import LOCAL_KINDS
 
 # ---------- The container: which members a zip may have, their sizes and checksums; writing one.
 

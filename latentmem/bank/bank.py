@@ -19,10 +19,11 @@ import numpy as np
 from ..records import Event, Hit, KeyKind, LatentmemError, Memory, MemoryInfo, Receipt
 from . import archive, database, key_index, peft, serialization
 from .archive import ExportReport, ImportReport
-from .database import AGAIN, Store, VerifyReport, insert_events, shut, stamped
+from .database import AGAIN, Store, VerifyReport, insert_events, stamped
 from .interface import MemoryBank
 from .key_index import OtherKeys
 from .schema import info_of, infos_sql, insert_sql, place
+from .upgrade import COUNTED
 
 MOST = 2000  # receipts in a bank
 ROOM = 32 << 10  # mean bytes of a receipt; one of two times eight rollouts takes about 6,000
@@ -254,6 +255,7 @@ class Bank(MemoryBank):
             if db.execute("SELECT 1 FROM receipts WHERE id = ?", (receipt.id,)).fetchone() is None:
                 db.execute(insert_sql("receipts", list(row)), list(row.values()))
             insert_events(db, batch)
+            self._store.writes += any(event.kind in COUNTED for event in batch)
             db.execute(PRUNE, (self.most_receipts, self.most_receipts * ROOM))
 
     def receipt(self, receipt_id: str) -> Receipt:
@@ -430,7 +432,7 @@ class Bank(MemoryBank):
         quarantined: bool | None = None,
     ) -> list[MemoryInfo]:
         with self._store.reading() as db:
-            closed = shut(db)
+            closed = self._store.shut(db)
             if quarantined is not None:
                 where = [*where, "(m.id IN (SELECT value FROM json_each(?))) = ?"]
                 values = [*values, json.dumps(list(closed)), quarantined]
@@ -467,7 +469,7 @@ class Bank(MemoryBank):
             if count != index.stored:
                 found = db.execute(f"SELECT seq {of_kind}", (index.kind,)).fetchall()
                 alive = {row[0] for row in found}
-            index.mark(alive, shut(db))
+            index.mark(alive, self._store.shut(db))
         finally:
             if db.in_transaction:
                 db.execute("ROLLBACK")  # nothing was written

@@ -19,17 +19,14 @@ from ..records import Event, EventKind, LatentmemError, Memory
 from . import serialization
 from .schema import connect, insert_sql, is_damage, sentences
 from .serialization import bound
-from .upgrade import STATE_KINDS
+from .upgrade import COUNTED, STATE_KINDS
 
 MIN_PREFIX = 4
 AGAIN = "save the others with `latentmem repair`, or delete it and import it again"
 UNSURE = (
-    "The events that say whether it is in quarantine are damaged, so it is not used: save the bank "
-    "with `latentmem repair`."
+    "The events that say whether it is in quarantine or on probation are damaged, so it is not "
+    "used: save the bank with `latentmem repair`."
 )
-# What this bank knows about where a memory came from and whether it earned trust: no archive holds
-# such events, and from one they would be hearsay.
-LOCAL_KINDS = ("imported", "trusted")
 LAST_COUNTS = (STATE_KINDS, ("tag",))  # kinds of events of which the newest decides
 MOST_EVENT = 1 << 17  # bytes of an event
 
@@ -41,6 +38,7 @@ class Store:
         self.path, self.read_only = path, read_only
         # writes of this connection that search must see; data_version shows those of others
         self.writes = 0
+        self._shut: tuple[tuple[int, int], dict[str, str]] = ((-1, -1), {})
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._db: sqlite3.Connection | None = connect(path, read_only)
@@ -84,6 +82,13 @@ class Store:
                 f"{self.path} is open for reading only, so nothing was stored: "
                 "use a bank of your own."
             )
+
+    def shut(self, db: sqlite3.Connection) -> dict[str, str]:
+        """What `shut` says, read again when something was written."""
+        now = data_version(db), self.writes
+        if self._shut[0] != now:
+            self._shut = now, shut(db)
+        return self._shut[1]
 
     # -------------------------------------------------------------- ids
     def has(self, memory_id: object) -> bool:
@@ -209,7 +214,7 @@ class Store:
             _, refused = insert_events(db, [event])
             if refused:
                 raise LatentmemError(refused[0])
-            self.writes += event.kind in STATE_KINDS
+            self.writes += event.kind in COUNTED
         return event
 
     def add_new(self, batch: Sequence[Event]) -> None:
@@ -335,7 +340,7 @@ def insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, 
                 )
         elif not _has(db, "memories", event.memory_id):
             orphans[event.memory_id] += 1
-        elif event.kind in STATE_KINDS and not _counted(db, event.memory_id):
+        elif event.kind in COUNTED and not _counted(db, event.memory_id):
             refused.append(f"The entry of memory {event.memory_id} is damaged: {AGAIN}.")
         else:
             db.execute(insert_sql("events", list(row)), list(row.values()))
@@ -349,8 +354,7 @@ def insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, 
 
 
 def _counted(db: sqlite3.Connection, ident: str) -> bool:
-    """Count one more event that quarantines or releases a memory, in its entry. False if that is
-    damaged."""
+    """Count one more event in a memory's entry. False if that is damaged."""
     row = db.execute("SELECT * FROM memories WHERE id = ?", (ident,)).fetchone()
     if not serialization.row_is_whole(row):
         return False
@@ -365,21 +369,26 @@ def _counted(db: sqlite3.Connection, ident: str) -> bool:
 def shut(db: sqlite3.Connection) -> dict[str, str]:
     """Id of each memory that is not to be used -> why, "" for one that is in quarantine.
 
-    The last of its events decides; ties by event id, so that every merged copy of a bank agrees.
-    Each memory's entry counts its events: fewer whole ones mean damage.
+    The last of STATE_KINDS decides; ties by event id, so that every merged copy of a bank agrees.
+    Each memory's entry counts its events of COUNTED kinds: fewer whole ones mean damage.
     """
-    events: dict[str, list[Any]] = {}
-    for row in db.execute(f"SELECT * FROM events WHERE kind IN {STATE_KINDS}"):
-        events.setdefault(row["memory_id"], []).append(row)
-    counts = dict(db.execute("SELECT id, states FROM memories WHERE states > 0").fetchall())
-    for ident in events.keys() - counts.keys():
-        counts.update(db.execute("SELECT id, states FROM memories WHERE id = ?", (ident,)))
+    ids = db.execute(
+        f"SELECT id FROM memories WHERE states > 0 UNION "
+        f"SELECT memory_id FROM events WHERE kind IN {STATE_KINDS}"
+    ).fetchall()
     found = {}
-    for ident, count in counts.items():
-        whole = [row for row in events.get(ident, []) if serialization.event_is_whole(row)]
-        if len(whole) != count:
+    for (ident,) in ids:
+        count = db.execute("SELECT states FROM memories WHERE id = ?", (ident,)).fetchone()
+        if count is None:  # it was deleted: `verify` names its events
+            continue
+        rows: list[Any] = db.execute(
+            f"SELECT * FROM events WHERE memory_id = ? AND kind IN {COUNTED} ORDER BY at, id",
+            (ident,),
+        ).fetchall()
+        kinds = [row["kind"] for row in rows if serialization.event_is_whole(row)]
+        if len(kinds) != count[0]:
             found[ident] = UNSURE
-        elif max(whole, key=lambda row: (row["at"], row["id"]))["kind"] == STATE_KINDS[0]:
+        elif [kind for kind in kinds if kind in STATE_KINDS][-1:] == [STATE_KINDS[0]]:
             found[ident] = ""
     return found
 

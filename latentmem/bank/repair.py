@@ -23,7 +23,7 @@ from . import serialization
 from .database import Store
 from .schema import connect, insert_sql, place, reader, sentences
 from .serialization import PARTS, Packed, bound, sha256
-from .upgrade import STATE_KINDS
+from .upgrade import COUNTED
 
 PAGES = 256  # copied at a time; others may write in between
 PAGE = 4096
@@ -172,7 +172,7 @@ class _Rescue:
     store: Store
     lost: list[str] = field(default_factory=list)
     saved: dict[str, int | None] = field(default_factory=dict)  # id -> states, None: not known
-    whole: Counter[str] = field(default_factory=Counter)  # of events that quarantine or release
+    whole: Counter[str] = field(default_factory=Counter)  # of events that are COUNTED
     doubtful: set[str] = field(default_factory=set)  # memories that may have lost such an event
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -280,14 +280,14 @@ class _Rescue:
         return memory, [word for name, word in words.items() if name in there - good.keys()]
 
     def events(self) -> Iterator[Status]:
-        others: Any = set(get_args(EventKind)) - set(STATE_KINDS)
+        others: Any = set(get_args(EventKind)) - set(COUNTED)
         batch: list[Event] = []
         lost: Counter[str] = Counter()
         last, before = self._end("MAX", "events") or 0, len(self.lost)
         for row in self.rows("events"):
             if serialization.event_is_whole(row) and row["memory_id"] in self.saved:
                 batch.append(serialization.event_of(row))
-                self.whole[row["memory_id"]] += row["kind"] in STATE_KINDS
+                self.whole[row["memory_id"]] += row["kind"] in COUNTED
             else:
                 lost[str(row["memory_id"])] += 1
                 self.doubtful |= set() if row["kind"] in others else {row["memory_id"]}
@@ -306,14 +306,17 @@ class _Rescue:
         self.lost += refused
 
     def states(self) -> None:
-        """Quarantine each memory of which it cannot be said whether it was in quarantine."""
+        """Quarantine each memory of which it cannot be said whether it was in quarantine or on
+        probation."""
         for ident, states in self.saved.items():
             if ident in self.doubtful if states is None else states != self.whole[ident]:
-                why = "repair: the events that say whether it was in quarantine were damaged"
+                why = (
+                    "repair: events that say whether it was in quarantine or on probation are lost"
+                )
                 self.store.add_event(Event(ident, "quarantined", detail={"reason": why}))
                 self.lost.append(
-                    f"Memory {ident} is put in quarantine: the events that say whether it was "
-                    "there are damaged."
+                    f"Memory {ident} is put in quarantine: events that say whether it was there "
+                    "or on probation are lost."
                 )
 
     def receipts(self) -> Iterator[Status]:

@@ -410,13 +410,17 @@ def checked(row: Mapping[str, Any], states: int) -> dict[str, Any]:
     """A row of the table of memories with the number of its events that quarantine or release it,
     and with its checksum."""
     whole = {name: row[name] for name in ROW if name != "states"} | {"states": states}
-    return whole | {"sha256": sha256(dump([whole[name] for name in ROW], "The entry"))}
+    return whole | {"sha256": _checksum(whole)}
+
+
+def _checksum(row: Mapping[str, Any]) -> str:
+    return sha256(dump([row[name] for name in ROW], "The entry"))
 
 
 def row_is_whole(row: Mapping[str, Any]) -> bool:
     """Whether a row of the table of memories is what was written."""
     try:
-        return bool(checked(row, row["states"])["sha256"] == row["sha256"])
+        return _checksum(row) == str(row["sha256"])
     except LatentmemError:  # bytes or an infinite number where none was written
         return False
 

@@ -15,6 +15,10 @@ from ..records import EventKind, LatentmemError, Memory
 from . import serialization
 
 STATE_KINDS = ("quarantined", "released")
+# What this bank knows about where a memory came from and whether it earned trust: no archive holds
+# such events, and from one they would be hearsay.
+LOCAL_KINDS = ("imported", "trusted")
+COUNTED = STATE_KINDS + LOCAL_KINDS  # without one of them a memory would be trusted too much
 
 
 def keep_copy(path: str, version: int) -> Path:
@@ -75,12 +79,12 @@ def _read(ident: str, parts: dict[str, bytes], keys: dict[str, bytes]) -> Memory
 
 
 def _states(db: sqlite3.Connection) -> Counter[str]:
-    """Memory id -> number of its events that quarantine or release it. A damaged event whose kind
-    may have been one of them counts, too: without it the memory is not used."""
-    others: Any = set(get_args(EventKind)) - set(STATE_KINDS)
+    """Memory id -> number of its events that are counted. A damaged one whose kind may have been
+    such a kind counts, too: without it the memory is not used."""
+    others: Any = set(get_args(EventKind)) - set(COUNTED)
     found: Counter[str] = Counter()
     for row in db.execute("SELECT * FROM events NOT INDEXED"):
         found[row["memory_id"]] += row["kind"] not in others and (
-            row["kind"] in STATE_KINDS or not serialization.event_is_whole(row)
+            row["kind"] in COUNTED or not serialization.event_is_whole(row)
         )
     return found

@@ -18,7 +18,7 @@ import pytest
 
 from latentmem.bank import Bank
 from latentmem.records import Event, LatentmemError
-from tests.bank_samples import assert_same, make_memory, make_receipt
+from tests.bank_samples import archive_of, assert_same, make_memory, make_receipt
 
 MADE = [make_memory(i, tokens=8, hidden=64) for i in range(12)]
 SHUT = MADE[5]
@@ -139,6 +139,25 @@ def test_no_flipped_bit_undoes_a_quarantine(
     words = ["quarantined", event.id, event.created, '{"reason":"harmful"}']
     bits = flips(night, 120, places(path, words))
     wrong = [f"byte {place}" for place, copy in flipped(path, bits) if not closed(copy)]
+    report(len(bits), wrong, capsys)
+
+
+def test_no_flipped_bit_ends_a_probation(
+    tmp_path: Path, night: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, one = tmp_path / "bank.sqlite", MADE[0]
+    with Bank(path) as bank:
+        bank.import_zip(archive_of(one))
+        (event,) = bank.events(kind="imported")
+    bits = flips(night, 80, places(path, ["imported", event.id, event.created]))
+    wrong = []
+    for place, copy in flipped(path, bits):
+        try:
+            with Bank(copy) as bank:
+                if bank.search(one.keys["input"]) and not bank.events(one.id, kind="imported"):
+                    wrong.append(f"byte {place}")
+        except LatentmemError:
+            continue
     report(len(bits), wrong, capsys)
 
 
