@@ -7,8 +7,11 @@ length. A failure says how many of how many trials went wrong.
 
 from __future__ import annotations
 
+import json
 import random
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import product
@@ -22,6 +25,7 @@ from tests.bank_samples import archive_of, assert_same, make_memory, make_receip
 
 MADE = [make_memory(i, tokens=8, hidden=64) for i in range(12)]
 SHUT = MADE[5]
+NIGHT = 3000  # trials of a test at full length
 
 
 @pytest.fixture
@@ -36,10 +40,10 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def flips(night: bool, most: int, places: Sequence[int], seed: int = 1) -> list[tuple[int, int]]:
-    """(byte, mask) of bits to flip: every one at night, else `most` of them."""
+def flips(most: int, places: Sequence[int]) -> list[tuple[int, int]]:
+    """(byte, mask) of at most so many bits to flip."""
     bits = list(product(places, [1 << bit for bit in range(8)]))
-    return bits if night or len(bits) <= most else random.Random(seed).sample(bits, most)
+    return bits if len(bits) <= most else random.Random(1).sample(bits, most)
 
 
 def flipped(path: Path, bits: Sequence[tuple[int, int]]) -> Iterator[tuple[int, Path]]:
@@ -137,7 +141,7 @@ def test_no_flipped_bit_undoes_a_quarantine(
     with Bank(path) as bank:
         (event,) = bank.events(kind="quarantined")
     words = ["quarantined", event.id, event.created, '{"reason":"harmful"}']
-    bits = flips(night, 120, places(path, words))
+    bits = flips(NIGHT if night else 120, places(path, words))
     wrong = [f"byte {place}" for place, copy in flipped(path, bits) if not closed(copy)]
     report(len(bits), wrong, capsys)
 
@@ -149,7 +153,7 @@ def test_no_flipped_bit_ends_a_probation(
     with Bank(path) as bank:
         bank.import_zip(archive_of(one))
         (event,) = bank.events(kind="imported")
-    bits = flips(night, 80, places(path, ["imported", event.id, event.created]))
+    bits = flips(NIGHT if night else 80, places(path, ["imported", event.id, event.created]))
     wrong = []
     for place, copy in flipped(path, bits):
         try:
@@ -178,7 +182,7 @@ def test_no_flipped_bit_is_served_as_text(
     """Each bit of the columns of an entry."""
     m = MADE[3]
     words = [m.problem.text, m.name, m.model, m.model_name, m.problem.source, m.created, m.id]
-    bits = flips(night, 90, places(path, words, "memories"))
+    bits = flips(NIGHT if night else 90, places(path, words, "memories"))
     wrong = []
     for place, copy in flipped(path, bits):
         try:
@@ -195,7 +199,7 @@ def test_a_flipped_bit_in_the_schema_is_a_sentence(
     path: Path, night: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first page: the header and the definitions of the tables."""
-    bits = flips(night, 100, range(4096))
+    bits = flips(NIGHT if night else 100, range(4096))
     wrong = [f"{place}: {w}" for place, copy in flipped(path, bits) if (w := survey(copy))]
     report(len(bits), wrong, capsys)
 
@@ -262,3 +266,66 @@ def move(db: sqlite3.Connection, table: str, which: str, both: bool, a: int, b: 
         db.execute(
             f"UPDATE {table} SET bytes = ?, sha256 = ? WHERE {which} AND seq = ?", (*row, seq)
         )
+
+
+# ------------------------------------------------------------------ full disks
+FULL = """
+import json, os, resource, signal, sys
+from latentmem.bank import Bank
+from latentmem.engine.receipts import events
+from latentmem.records import Event, LatentmemError
+from tests.bank_samples import make_memory, make_receipt
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+path, offsets = sys.argv[1], json.loads(sys.argv[2])
+good = open(path, "rb").read()
+for offset in offsets:
+    with open(f"{path}.{offset}", "wb") as f:
+        f.write(good)
+    if not os.fork():
+        told, limit = [], len(good) + offset
+        with Bank(f"{path}.{offset}") as bank:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            try:
+                for number in range(100, 140):
+                    memory = make_memory(number, tokens=8, hidden=64)
+                    told.append(bank.put(memory))
+                    told.append(bank.record(Event(memory.id, "used")).id)
+                    receipt = make_receipt(number, memory)
+                    bank.keep_receipt(receipt, events(receipt))
+                    told.append(receipt.id)
+            except LatentmemError as e:
+                print(json.dumps([offset, told, str(e)]), flush=True)
+            finally:
+                os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="this system limits no file's size")
+def test_a_full_disk_loses_nothing_that_was_acknowledged(
+    path: Path, night: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No file may grow beyond an offset, which lies anywhere in a page: writes end in the middle of
+    a transaction, of the bank or of its journal."""
+    rng = random.Random(3)
+    offsets = sorted(rng.sample(range(400_000), 100 if night else 10))
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(path), json.dumps(offsets)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    wrong = [f"offset {o}: no sentence" for o in offsets if o not in {t[0] for t in told}]
+    for offset, acknowledged, sentence in told:
+        with Bank(f"{path}.{offset}") as bank:
+            there = {m.id for m in bank.infos()} | {e.id for e in bank.events()}
+            there |= {r.id for r in bank.receipts()}
+            if bank.verify().problems or not {*acknowledged, *(m.id for m in MADE)} <= there:
+                wrong.append(f"offset {offset}: {bank.verify().problems}")
+            if not sentence.endswith(".") or not bank.put(make_memory(50)):
+                wrong.append(f"offset {offset}: {sentence}")
+    with capsys.disabled():
+        print(f"\n{sum(len(t[1]) for t in told)} writes were acknowledged")
+    report(len(offsets), wrong, capsys)
