@@ -588,7 +588,11 @@ def test_a_bank_is_made_by_importing(
     cli.ok("export", str(tmp_path / "a.zip"))
     new = tmp_path / "new" / "bank.sqlite"
     cli.ok("import", str(tmp_path / "a.zip"), "--bank", str(new))
-    assert "2 memories, 0 events" in cli.ok("verify", "--bank", str(new))
+    assert "2 memories, 2 events" in cli.ok("verify", "--bank", str(new))
+    assert "is on probation" in cli.ok("memories", "show", stored[0], "--bank", str(new))
+    own = tmp_path / "own.sqlite"
+    cli.ok("import", str(tmp_path / "a.zip"), "--own", "--bank", str(own))
+    assert "is on probation" not in cli.ok("memories", "show", stored[0], "--bank", str(own))
     assert "0 receipts of" in cli.ok("receipts", "--bank", str(new))
 
 

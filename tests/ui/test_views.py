@@ -114,6 +114,8 @@ def everything(text: str) -> str:
         model_name=text,
         zero_shot=vote([trace(0, text)]),
     )
+    passed = tuple(replace(hit, passed_over=text) for hit in r.hits)
+    r = replace(r, hits=passed)
     engine = FakeEngine()
     fill_bank(engine, [Problem(text, source=text), Problem("An apple and a pear")])
     infos = engine.bank.infos()
@@ -132,7 +134,7 @@ def everything(text: str) -> str:
         about.kept_where(Path(text)),
         distillation.distil_status(s, 5),
         distillation.distil_status(Scene(status=Status(text)), 5),
-        views_receipt.hits_list(Retrieval("p", "input", r.hits), 0.9),
+        views_receipt.hits_list(Retrieval("p", "input", passed), 0.9),
         distillation.distil_words(noted),
     ]
     info = engine.bank.info(m.id)

@@ -48,7 +48,7 @@ def page_of(text: str) -> list[list[str]]:
     infos = engine.bank.infos()
     info, tags = engine.bank.info(m.id), {m.id: (text[:9],)}
     return [
-        *memory.head(m, info, tags[m.id]),
+        *memory.head(m, info, tags[m.id], trust=text),
         *memory.body(
             m,
             info,
@@ -76,7 +76,7 @@ def test_the_page_says_what_the_memory_is() -> None:
     info = engine.bank.info(m.id)
     text = Tags(
         text_of(
-            memory.head(m, info, ("keep",))
+            memory.head(m, info, ("keep",), trust="It is on probation.")
             + memory.body(
                 m,
                 info,
@@ -94,6 +94,7 @@ def test_the_page_says_what_the_memory_is() -> None:
         "of 8 attempts agreed",
         "keep",
         "odd",
+        "It is on probation.",
         f"{size} numbers",
         f"{4 * size:,}".replace(",", " "),
         "of its 630 million parameters",
