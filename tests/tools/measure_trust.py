@@ -3,6 +3,7 @@ memory" in assets/results/reliability.md, on the shipped bank and the example pr
 
 python -m tests.tools.measure_trust keys         # what honest keys reach, of all arithmetics
 python -m tests.tools.measure_trust retrieval    # forged, foreign and crowding keys
+python -m tests.tools.measure_trust hubs         # which correction holds a hub back
 python -m tests.tools.measure_trust train lie.npy
 python -m tests.tools.measure_trust lie lie.npy  # a soft prompt that says 42
 """
@@ -26,7 +27,15 @@ from latentmem.method.grpo import RolloutGroup, policy_gradient
 from latentmem.method.retrieval import Search, choose
 from latentmem.method.rollouts import Job, sample
 from latentmem.method.routing import decide
-from latentmem.method.trust import outdone, probation
+from latentmem.method.trust import (
+    CHANCE,
+    NEIGHBOURS,
+    _others,
+    _usual,
+    at_least,
+    outdone,
+    probation,
+)
 from latentmem.method.voting import vote
 from latentmem.records import Event, KeyKind, Memory, Trace
 
@@ -130,6 +139,37 @@ def _count(
     print(f"{kind}, {how}: nearest for {before}, tried for {tried}, none for {off}", flush=True)
 
 
+def hubs(most: int) -> None:
+    """The share of problems for which one more memory is ranked first, in banks of n own memories
+    drawn from the example problems: an honest one, and one whose key is the mean of all others.
+    By cosine, by CSLS, by CSLS with the whole mean, by local scaling; and how often it is flagged.
+    """
+    engine = Engine(Settings())
+    for kind in ("input", "kv"):
+        problems = strange(shipped())[: most if kind == "kv" else None]
+        x, draw = np.stack([engine.key(p, kind) for p in problems]), np.random.default_rng(0)
+        for n in (6, 13, 26):
+            for how in ("honest", "the mean"):
+                found = []
+                for _ in range(200):
+                    order = draw.permutation(len(x))
+                    own, (last, *asked) = x[order[:n]], order[n:]
+                    key = x[last] if how == "honest" else unit(x[asked].mean(0))
+                    found.append(_shares(own, key, x[asked]))
+                told = ", ".join(f"{share:.3f}" for share in np.mean(found, 0))
+                print(f"{kind}, {n} own, {how}: {told}", flush=True)
+
+
+def _shares(own: np.ndarray, key: np.ndarray, asked: np.ndarray) -> list[float]:
+    some = min(NEIGHBOURS, len(own) - 1)
+    theirs, mine = _usual(_others(own), some), _usual((own @ key)[None], some)
+    near, far = asked @ own.T, asked @ key
+    count = int((own @ key > _others(own).max(1)).sum())
+    wins = [far - w * mine > (near - w * theirs).max(1) for w in (0, 0.5, 1)]
+    wins.append((1 - far) / (1 - mine) ** 0.5 < ((1 - near) / (1 - theirs) ** 0.5).min(1))
+    return [*(float(w.mean()) for w in wins), at_least(count, len(own), len(own)) <= CHANCE]
+
+
 def train(path: Path, most: int) -> None:
     """A soft prompt that says 42 whatever is asked: the most likely text, by the gradient of
     distillation, on every second of the first 98 problems."""
@@ -196,13 +236,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=("keys", "retrieval", "train", "lie"))
+    parser.add_argument("command", choices=("keys", "retrieval", "hubs", "train", "lie"))
     parser.add_argument("path", type=Path, nargs="?", default=Path("lie.npy"))
     parser.add_argument("--most", type=int, default=0, help="problems, or steps of training")
     given = parser.parse_args()
     run: dict[str, Callable[[], None]] = {
         "keys": lambda: keys(given.most or 10),
         "retrieval": lambda: retrieval(given.most or 48),
+        "hubs": lambda: hubs(given.most or 48),
         "train": lambda: train(given.path, given.most),
         "lie": lambda: lie(given.path, given.most),
     }
