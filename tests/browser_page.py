@@ -190,7 +190,8 @@ def solve(page: Page, text: str) -> None:
     page.click("#lm-solve")
     page.until(
         "return document.querySelector('#lm-receipt .receipt:not([data-old])') && "
-        "document.querySelector('#lm-cards .card') && document.querySelector('#lm-stop').disabled"
+        "document.querySelector('#lm-cards .attempt') && "
+        "document.querySelector('#lm-stop').disabled"
     )
 
 

@@ -97,7 +97,7 @@ def text_of(area: Any) -> str:
 
 
 def distilled(session: AppSession, text: str = ANN, who: Any = None) -> list:
-    return list(pressed(Distil, session, who or visitor(), text, *SETTINGS, 4, 1e-3, 20))
+    return list(pressed(Distil, session, who or visitor(), text, *SETTINGS, 4, 1e-3, 20, None))
 
 
 def trace(
@@ -130,7 +130,8 @@ def arrived(session: AppSession, who: Any, token: str = "") -> dict[str, Any]:
 
     def plain(name: str) -> str:
         panel, _, own = name.rpartition(".")
-        return own if panel in ("", "solve") or own in components.TRAINING else f"{panel}_{own}"
+        alone = own in components.TRAINING and own != "seed"
+        return own if panel in ("", "solve") or alone else f"{panel}_{own}"
 
     shown = {plain(name): value for name, value in Page(session).arrived(token, who).items()}
     mine = Ask(session, session.visit(who), address=who.query_params)

@@ -39,6 +39,7 @@ class Scene:
     undecided: set[Side] = field(default_factory=set)  # sides with a vote that was still open
     retrieval: Retrieval | None = None
     steps: list[Step] = field(default_factory=list)
+    round: int = 1  # the gradient step that the newest rollouts are for; then the final check
     receipt: Receipt | None = None
     distilled: Distilled | None = None
     stopped: bool = False
@@ -48,6 +49,8 @@ class Scene:
         refresh."""
         if isinstance(record, (Delta, Trace, Status, Step)):
             self.sampling = isinstance(record, (Delta, Trace))
+        if self.sampling:
+            self.round = len(self.steps) + 1
         if isinstance(record, Delta):
             self._delta(record)
             return False

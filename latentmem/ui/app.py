@@ -79,7 +79,7 @@ class Page:
         with gr.Tabs(elem_id="lm-tabs") as self.tabs:
             with gr.Tab("Solve", id="solve"):
                 self.solve.create(settings, topics, opening(session), session.examples.values())
-            with gr.Tab("Distil", id="distil"):
+            with gr.Tab("Distil", id="distil") as self.lessons:
                 self.distil.create(settings, list(session.examples))
             with gr.Tab("Memories", id="memories") as self.shelf:
                 self.memories = create_memories(session)
@@ -134,7 +134,7 @@ class Page:
         if again:
             shown["guide"] = {"again": again}
         if problem:
-            shown["solve.problem"] = problem
+            shown["solve.problem"] = shown["distil.problem"] = problem
         for panel in self.panels:
             restored = panel.restored(mine, visit)
             shown |= {f"{panel.name}.{name}": value for name, value in restored.items()}
@@ -172,6 +172,9 @@ class Page:
         kept = self.distil.wire(
             sampling, self.solve.distil_button, self.solve.controls["problem"], self.tabs
         )
+        boxes = [self.distil.controls["problem"], self.solve.controls["problem"]]
+        fill = "(mine, theirs) => mine || theirs"  # nobody meets an empty box after an answer
+        self.lessons.select(None, boxes, boxes[0], js=fill, **QUIET)
         self.stream.wire()
         self._wire_memories(kept)
         shown = [*self.stream.controls.values(), *self.distil.controls.values()]

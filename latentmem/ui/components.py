@@ -69,7 +69,7 @@ SAMPLING = (
     "key",
     "min_similarity",
 )
-TRAINING = ("steps", "learning_rate", "virtual_tokens")
+TRAINING = ("steps", "learning_rate", "virtual_tokens", "seed")
 
 
 # One piece of model work at a time; the others wait in the queue and see their place in it.
@@ -221,6 +221,13 @@ def distil_settings(s: Settings, most: Mapping[str, int]) -> dict[str, Any]:
                 step=1,
                 label="Virtual tokens",
                 info="Length of the soft prompt, the only thing that is trained.",
+            ),
+            "seed": gr.Number(
+                None,
+                label="Seed",
+                precision=0,
+                minimum=0,
+                info="The same seed gives the same memory again. Empty: the seed of Solve.",
             ),
         }
 

@@ -144,7 +144,7 @@ def test_a_reload_keeps_the_work(page: Page, url: str) -> None:
         "return document.querySelector('#lm-receipt .receipt')?.innerText === arguments[0]", said
     )
     assert page.run("return document.querySelector('#lm-problem textarea').value") == ZOE
-    assert page.run("return document.querySelectorAll('#lm-cards .card').length") == 16
+    assert page.run("return document.querySelectorAll('#lm-cards .attempt').length") == 16
     page.tab("Distil")
     page.until("return document.querySelector('#lm-outcome .outcome.open')")
     page.click("#lm-keep")

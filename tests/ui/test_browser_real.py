@@ -88,9 +88,7 @@ def learn(page: Page) -> bool:
 def solved_and_learnt(page: Page, problem: Problem) -> bool:
     page.tab("Solve")
     ask(page, problem.text)
-    assert "Answered without a memory" in page.text("#lm-receipt") or "No answer" in page.text(
-        "#lm-receipt"
-    )
+    assert "The model alone" in page.text("#lm-receipt") or "No answer" in page.text("#lm-receipt")
     return learn(page)
 
 

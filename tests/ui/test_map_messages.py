@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -252,31 +253,25 @@ def test_the_words_say_what_the_picture_shows_and_how_far_it_is_right() -> None:
 
 
 def test_a_warning_names_both_where_the_picture_misleads() -> None:
-    near = next(i for i in np.argsort(((PLANE.points - PLANE.points[0]) ** 2).sum(axis=1)) if i)
-    said = str(messages.misleads(INFOS, PLANE, PLANE.points[0], [hit(FAR, 0.95)]))
-    assert (
-        f"“{INFOS[0].name}” looks nearest" in said
-        and f"is “{INFOS[FAR].name}” (0.95)" in said
-        and 'role="alert"' in said
+    near = int(np.argsort(np.linalg.norm(PLANE.points - PLANE.points[0], axis=1))[1])
+    where = {i.id: point for i, point in zip(INFOS, PLANE.points, strict=True)}
+
+    def said(*hits: Hit, at: Any = PLANE.points[0]) -> str:
+        return str(messages.misleads(where, at, hits))
+
+    wrong = said(hit(FAR, 0.95), hit(near, 0.2))
+    assert f"“{INFOS[near].name}” (0.20) looks nearest" in wrong and 'role="alert"' in wrong
+    assert f"“{INFOS[FAR].name}” (0.95)" in wrong
+    assert said(hit(near, 0.95), hit(FAR, 0.2)) == "" == said(hit(FAR, 0.95)), (
+        "what is no hit may look nearer"
     )
-    assert messages.misleads(INFOS, PLANE, PLANE.points[FAR], [hit(FAR)]) == ""
-    # from an open memory: itself does not count as its nearest
-    assert f"“{INFOS[near].name}” (0.20)" in messages.misleads(
-        INFOS, PLANE, PLANE.points[0], [hit(FAR), hit(near, 0.2)], 0
-    )
-    assert messages.misleads(INFOS, PLANE, PLANE.points[0], [hit(near)], 0) == ""
-    # two memories of one problem are equally near
-    assert (
-        messages.misleads(INFOS, PLANE, PLANE.points[0], [hit(FAR, 0.9), hit(near, 0.899)], 0) == ""
-    )
-    assert (
-        messages.misleads(INFOS, PLANE, None, [hit(near)])
-        == ""
-        == messages.misleads(INFOS, PLANE, PLANE.points[0], [])
-    )
+    assert said(hit(FAR, 0.9), hit(near, 0.89)) == "", "a lead that decides nothing"
+    assert said() == "" == said(hit(FAR), at=None)
 
 
-def test_a_quarantined_memory_may_look_nearest_without_a_warning() -> None:
-    shut = [replace(i, quarantined=k == 0) for k, i in enumerate(INFOS)]
-    near = next(i for i in np.argsort(((PLANE.points - PLANE.points[0]) ** 2).sum(axis=1)) if i)
-    assert messages.misleads(shut, PLANE, PLANE.points[0], [hit(int(near))]) == ""
+def test_the_frame_shows_the_star_and_its_hits() -> None:
+    where = {i.id: point for i, point in zip(INFOS, PLANE.points, strict=True)}
+    sent = messages.mark("s", 3, where, star=PLANE.points[0], hits=[hit(FAR)])
+    for (low, high), *inside in zip(sent["frame"], PLANE.points[0], PLANE.points[FAR], strict=True):
+        assert all(low < v < high for v in inside)
+    assert messages.mark("s", 3, where, chosen=INFOS[0].id, hits=[hit(FAR)])["frame"] is None

@@ -40,7 +40,7 @@ from tests.ui_samples import (
 
 # ---------- a press that is refused or never has its turn: the page before stays
 
-TRAINING = (4, 1e-3, 20)
+TRAINING = (4, 1e-3, 20, None)
 LONG = "x" * 4001
 
 
@@ -70,8 +70,8 @@ def solve_pressed(
     [
         ("  ", TRAINING, "The problem is empty"),
         (LONG, TRAINING, "4001 characters and the limit is 4000"),
-        (BO, (0, 1e-3, 20), "steps"),
-        (BO, (4, float("nan"), 20), "learning_rate"),
+        (BO, (0, 1e-3, 20, None), "steps"),
+        (BO, (4, float("nan"), 20, None), "learning_rate"),
     ],
 )
 def test_a_refused_distillation_keeps_the_memory_that_waits(
@@ -436,9 +436,8 @@ def test_a_link_to_another_problem_ends_the_answer_that_has_no_place_there(
     assert all(map(skipped, next(Solve(visited).begin(linked)))), (
         "its turn in the queue is nobody's"
     )
-    assert "Done." in text_of(
-        list(pressed(Solve, visited, linked, BO, "off", None, *SETTINGS))[-1].status
-    )
+    last = list(pressed(Solve, visited, linked, BO, "off", None, *SETTINGS))[-1]
+    assert "Receipt" in text_of(last.receipt)
 
 
 @pytest.mark.parametrize(
@@ -457,13 +456,13 @@ def test_a_reload_with_its_own_problem_in_the_address_goes_on(
         and page["problem"] == ANN
         and page["stop_button"]["interactive"]
     )
-    assert "Done." in text_of(list(Solve(visited).resume(AGAIN))[-1].status)
+    assert "Receipt" in text_of(list(Solve(visited).resume(AGAIN))[-1].receipt)
 
 
 def test_a_link_leaves_the_other_panels_and_an_answer_that_is_there(visited: AppSession) -> None:
     list(pressed(Solve, visited, FIRST, ANN, "off", None, *SETTINGS))
     visited.engine.pace = 0.005
-    pictures = pressed(Distil, visited, FIRST, f"{ANN} Count slowly.", *SETTINGS, 4, 1e-3, 20)
+    pictures = pressed(Distil, visited, FIRST, f"{ANN} Count slowly.", *SETTINGS, *TRAINING)
     next(pictures), next(pictures)
     Page(visited).leave(FIRST)
     page = arrived(visited, linked := visitor("linked", problem=BO), TOKEN)
@@ -485,7 +484,7 @@ def pressed_solve(visited: AppSession) -> None:
 
 
 def pressed_distil(visited: AppSession) -> None:
-    shown = Distil(visited).take_over(FIRST, ANN, *SETTINGS, 4, 1e-3, 20)
+    shown = Distil(visited).take_over(FIRST, ANN, *SETTINGS, *TRAINING)
     assert shown[1] == ANN and "Waiting for the model" in text_of(shown[2])
 
 
@@ -494,7 +493,7 @@ def pressed_stream(visited: AppSession) -> None:
 
 
 PRESSES = {
-    "solve": (pressed_solve, Solve, "", {"problem": BO, "mode": "off", "seed": 7}, "Done."),
+    "solve": (pressed_solve, Solve, "", {"problem": BO, "mode": "off", "seed": 7}, ""),
     "distil": (pressed_distil, Distil, "distil_", {"distil_problem": ANN}, ""),
     "stream": (
         pressed_stream,
@@ -574,7 +573,7 @@ def test_a_press_that_had_its_turn_is_no_press_any_more(visited: AppSession) -> 
     assert all(map(skipped, next(Solve(visited).begin(FIRST)))), (
         "the turn of a press before, which was stopped, finds it begun"
     )
-    assert "Done." in text_of([*shown, *pictures][-1].status)
+    assert "Receipt" in text_of([*shown, *pictures][-1].receipt)
 
 
 @pytest.mark.parametrize("name", PRESSES)

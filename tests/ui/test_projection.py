@@ -18,8 +18,8 @@ from latentmem.ui.map.projection import (
     FEWEST,
     Plane,
     between,
+    families,
     grown,
-    nearest,
     pca,
     place,
     run,
@@ -72,12 +72,14 @@ def test_too_few_or_equal_keys_give_finite_points(keys: np.ndarray) -> None:
 
 
 # ------------------------------------------------------------------ beside neighbours
-def test_the_nearest_point_with_one_left_out() -> None:
-    points = np.array([[0.0, 0.0], [1.0, 0.0], [5.0, 5.0]])
-    assert nearest(points, points[0]) == 0 and nearest(points, points[0], without=0) == 1
-    assert (
-        nearest(points[:1], points[0], without=0) is None and nearest(points[:0], points[0]) is None
-    )
+def test_only_families_that_lie_together_are_named() -> None:
+    keys, group = blobs(60, 2)
+    near = [f"examples/{'abc'[g]}" for g in group]
+    assert {g.words[0] for g in families(10 * keys, near)} <= {"a", "b", "c"}
+    corners = np.array([[0, 0], [10, 0], [0, 10]], np.float32)[group]
+    assert [g.words[0] for g in families(corners, near)] == ["a", "b", "c"]
+    assert families(corners, [f"all/{i % 2}" for i in range(60)]) == []
+    assert families(corners, [""] * 60) == []
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=6), st.integers(0, 99))
@@ -256,7 +258,6 @@ def test_pca_places_any_number_of_keys(n: int, d: int, seed: int) -> None:
     )
     if n:
         np.testing.assert_allclose(plane.project(keys[0]), plane.points[0], atol=1e-6)
-        assert np.allclose(plane.points[nearest(plane.points, plane.points[0])], plane.points[0])
 
 
 def test_pca_finds_the_plane() -> None:

@@ -53,14 +53,14 @@ def test_solving_streams_and_ends_with_the_receipt(session: AppSession) -> None:
         and last.stop_button["interactive"] is False
     )
     assert last.after["visible"] and last.feedback["visible"]
-    assert len(last.cards) == 16 + 2 and len(last.votes) == 2
+    assert len(last.cards) == 16 + 2 + 1 and len(last.votes) == 2
     assert "Bo has 5 cats" in text_of(last.receipt)
     json.dumps([p._asdict() for p in pictures])
 
 
 @pytest.mark.parametrize(
     ("mode", "words"),
-    [("off", "Answered without a memory"), ("auto", "Bo has 5 cats"), ("chosen", "A train goes")],
+    [("off", "The model alone"), ("auto", "Bo has 5 cats"), ("chosen", "A train goes")],
 )
 def test_the_choice_of_memory(session: AppSession, mode: str, words: str) -> None:
     train = next(i.id for i in session.engine.bank.infos() if i.problem.source == "trains")
@@ -109,7 +109,7 @@ def test_what_is_looked_up_is_said_as_it_is(session: AppSession) -> None:
 def test_an_over_long_problem_is_refused_and_not_cut(panel: Any) -> None:
     session, more = (
         AppSession(FakeEngine(Settings(hosted=True, hosted_chars=200))),
-        (4, 1e-3, 20) if panel is Distil else (),
+        (4, 1e-3, 20, None) if panel is Distil else (),
     )
     given = ("auto", None, *SETTINGS) if panel is Solve else (*SETTINGS, *more)
     last = list(pressed(panel, session, visitor(), "x" * 201, *given))[-1]
@@ -212,7 +212,7 @@ def test_distil_try_keep_and_try_again(session: AppSession, quick_pictures: None
     assert last.choice["visible"] and last.after["visible"] and len(session.engine.bank) == 2
     assert "not yet kept" in text_of(last.outcome) and [
         len(d["x"]) for d in last.curve["data"]
-    ] == [5, 5, 5]
+    ] == [5, 4, 4]
     events = len(session.engine.bank.events())
     assert text_of(list(tried(session, distil.SAME))[-1]).count('class="column"') == 2
     assert len(session.engine.bank) == 2 and len(session.engine.bank.events()) == events, (
@@ -250,7 +250,7 @@ def test_discard_and_nothing_learnt_store_nothing(session: AppSession) -> None:
 
 def test_a_stopped_distillation_leaves_nothing_to_keep(session: AppSession) -> None:
     session.engine.pace = 0.005
-    stream = pressed(Distil, session, visitor(), SLOWLY, *SETTINGS, 4, 1e-3, 20)
+    stream = pressed(Distil, session, visitor(), SLOWLY, *SETTINGS, 4, 1e-3, 20, None)
     for _ in range(4):
         next(stream)
     assert "The bank is as it was" in text_of(Distil(session).stop(visitor()).status)
@@ -279,9 +279,11 @@ def test_the_solved_problem_is_distilled_and_not_what_stands_in_the_box(
     session: AppSession,
 ) -> None:
     asked(session, ANN)
-    _, box, *_ = Distil(session).take_over(visitor(), "Another one?", *SETTINGS, 4, 1e-3, 20)
+    _, box, *_ = Distil(session).take_over(visitor(), "Another one?", *SETTINGS, 4, 1e-3, 20, None)
     assert box == ANN == session.visit(visitor()).runs["distil"].asked.problem
-    _, box, *_ = Distil(session).take_over(visitor("new"), "Another one?", *SETTINGS, 4, 1e-3, 20)
+    _, box, *_ = Distil(session).take_over(
+        visitor("new"), "Another one?", *SETTINGS, 4, 1e-3, 20, None
+    )
     assert box == "Another one?"
 
 
@@ -365,7 +367,7 @@ def test_before_and_after_ends_with_the_memory_that_it_belongs_to(
     stream = tried(session, distil.ALL)
     next(stream)
     assert Distil(session).still_going(visitor())["interactive"]
-    Distil(session).press(visitor(), BO, *SETTINGS, 4, 1e-3, 20)
+    Distil(session).press(visitor(), BO, *SETTINGS, 4, 1e-3, 20, None)
     assert list(stream) == [] and not session.visit(visitor()).busy("before_after")
 
 

@@ -200,6 +200,9 @@ def test_the_decided_mark_keeps_its_moment() -> None:
         "zero_shot": 2
     }  # two more 8 would only draw, and ties go to the earliest
     assert "decided after 2 of 4" in str(views.scene_vote(s, "zero_shot", "Vote", False))
+    two = vote([trace(0, "7"), trace(1, "7")], 2)
+    bar = views.vote_bar(two, [0], title="", total=2, finished=2, decided_after=2)
+    assert "decided after" not in bar, "the last attempt says nothing new"
 
 
 def test_the_mark_of_the_decision_hides_no_figure() -> None:
@@ -260,29 +263,33 @@ def test_fresh_rollouts_take_the_place_of_the_old() -> None:
 @pytest.mark.parametrize(
     ("changes", "css", "words"),
     [
-        ({}, "memory", "Answered by a memory"),
-        ({"used": None, "memory_id": None, "memory": None}, "alone", "Answered without a memory"),
-        ({"memory_id": None}, "refused", "A memory was tried and not followed"),
+        ({}, "memory", "With the memory “{}”"),
+        ({"used": None, "memory_id": None, "memory": None}, "alone", "The model alone"),
+        (
+            {"memory_id": None},
+            "refused",
+            "The model alone; the memory “{}” was tried and not followed",
+        ),
         (
             {"memory_id": None, "route": Route("zero_shot", "7", True, "Both.")},
             "agreed",
-            "The model alone and the memory agree",
+            "The model alone, and the same with the memory “{}”",
         ),
         ({"answer": None, "used": None}, "nobody", "No answer was found"),
     ],
 )
 def test_the_headline_of_a_receipt(changes: dict, css: str, words: str) -> None:
     r = receipt(**changes)
+    words = words.format(r.used.name if r.used else "")
     assert views_receipt.headline(r) == (css, words)
-    assert words in views_receipt.receipt_card(r)
+    assert words in Tags(str(views_receipt.receipt_card(r))).text
 
 
 def test_the_receipt_card_tells_all_but_token_ids() -> None:
     text = Tags(str(views_receipt.receipt_card(receipt()))).text
     for part in (
         "0.810",
-        "the nearest",
-        "+0.120",
+        "+0.120 over the next",
         "The verifier prefers it.",
         "1 234",
         "12 s",
@@ -299,7 +306,7 @@ def test_the_receipt_card_tells_all_but_token_ids() -> None:
         text = Tags(
             str(views_receipt.receipt_card(receipt(used=lone, hits=(lone,)), chosen=chosen))
         ).text
-        assert "looked up" not in text and "Lead" not in text and ("by you" in text) is chosen
+        assert "over the next" not in text and ("by you" in text) is chosen
     data = json.loads(views_receipt.receipt_json(receipt()))
     assert data["id"] == "r1" and "token_ids" not in data["traces"][0]
 
@@ -307,7 +314,7 @@ def test_the_receipt_card_tells_all_but_token_ids() -> None:
 @pytest.mark.parametrize(
     ("mode", "limit", "words"),
     [
-        ("auto", 0.9, "too far away to be tried"),
+        ("auto", 0.9, "too far to be tried"),
         ("auto", 0.5, "Nearest memory"),
         ("chosen", 0.9, "Chosen by you"),
         ("off", 0.9, "Memories are off."),
@@ -325,6 +332,14 @@ def test_what_was_looked_up(mode: str, limit: float, words: str) -> None:
         Retrieval("p", "input", ()), limit
     )
     assert views_receipt.hits_list(None, limit, mode) == ""
+
+
+def test_the_answer_comes_first_then_why_then_the_details() -> None:
+    html = str(views_receipt.receipt_card(receipt(settings={"min_similarity": 0.5})))
+    places = ('class="big"', "With the memory", "3 of 3 votes", "prefers it", "tried", "<details")
+    at = [html.index(part) for part in places]
+    assert at == sorted(at) and html.index("Tokens") > at[-1]
+    assert 'style="--least:50.0%"' in html and "<small>tried</small>" in html
 
 
 def test_columns_share_their_colours() -> None:
@@ -413,9 +428,10 @@ def test_where_memories_are_kept_is_told_as_it_is() -> None:
         "a bank that is only tried lasts no longer than the app"
     )
     assert not any(
-        words in alone for words in ("In one file", "restarts", ":memory:", "receipts delete")
+        words in alone for words in ("In one file", "restarts", ":memory:", "can be forgotten")
     )
-    assert "receipts delete" in kept() and "receipts delete" not in kept(True, 20)
+    assert "can be forgotten" in kept() and "can be forgotten" not in kept(True, 20)
+    assert "latentmem receipts" not in kept(), "a page quotes no command line"
     assert (
         "at most 20" in kept(True, 20)
         and "nobody else sees them" in kept(True, 20)

@@ -122,7 +122,7 @@ def test_an_open_page_is_told_from_none() -> None:
 def test_the_attempts_of_its_vote_are_there_or_it_says_that_they_were_not_stored() -> None:
     _, m = made()
     html = str(memory._traces(m))
-    assert html.count('class="card') == len(m.traces) + 1
+    assert html.count('<details class="attempt ') == len(m.traces)
     assert "were not stored" in memory._traces(replace(m, traces=()))
 
 

@@ -34,7 +34,7 @@ from .panel_state import (
     seen_now,
     trust_words,
 )
-from .projection import groups, run, trustworthiness
+from .projection import families, groups, run, trustworthiness
 
 MOST_PICKED = 100_000  # ids of a selection that the browser may send
 
@@ -92,7 +92,10 @@ def study(ask: Ask, sheet: Sheet, rows: Rows) -> None:
     if "shown" in sheet.extras:
         return
     where = sheet.plane.points
-    found = groups(where, [i.problem.text for i in mapped(sheet, rows)])
+    infos = mapped(sheet, rows)
+    found = families(where, [i.problem.source for i in infos])
+    if len(found) < 2:
+        found = groups(where, [i.problem.text for i in infos])
     vectors = run(ask.atlas.vectors(sheet.space))
     if vectors.names == sheet.names:
         sheet.extras["trust"] = trustworthiness(vectors.matrix, where)

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from ...records import Hit, MemoryInfo
 from ..views.html import count, percent, safe
-from .projection import Group, Plane, nearest
+from .projection import Group, Plane
 
 COLOURS = (
     "theme:blue",
@@ -221,7 +221,8 @@ def mark(
     each with its similarity in the original space. `where` has the points of those named, `row`
     their numbers among the points that are drawn: one that is not drawn gets a point here.
 
-    `lit` are the rows that stay bright while the others are dimmed.
+    `lit` are the rows that stay bright while the others are dimmed, `frame` the ranges of x and y
+    that show the star and its hits.
     """
     origin, rows = star if star is not None else where.get(chosen), row or {}
     ends = [(h, where[h.memory_id]) for h in hits if h.memory_id in where]
@@ -247,10 +248,18 @@ def mark(
         "data": data,
         "annotations": [] if origin is None else [_similarity(origin, *end) for end in ends],
         "open": chosen,
+        "frame": None if star is None else _frame([star, *(end for _, end in ends)]),
         "lit": [rows[name] for name in names if name in rows],
         "star": None if star is None else [float(v) for v in star],
         "words": map_words(n, star is not None, hits),
     }
+
+
+def _frame(points: Sequence[np.ndarray]) -> list[list[float]]:
+    """The ranges of x and y around these points [2], with room beside them."""
+    low, high = np.min(points, axis=0), np.max(points, axis=0)
+    room = 0.35 * max(float((high - low).max()), 0.05)
+    return [[float(a - room), float(b + room)] for a, b in zip(low, high, strict=True)]
 
 
 def _marker(where: Sequence[np.ndarray], **looks: Any) -> dict[str, Any]:
@@ -390,47 +399,21 @@ def _meaning(value: float) -> str:
     return "do not trust what looks near"
 
 
-# a lead in similarity that two digits do not show: two memories of one problem are equally near
-ALIKE = 0.005
+ALIKE = 0.02  # a lead in similarity that decides nothing
 
 
 def misleads(
-    infos: Sequence[MemoryInfo],
-    plane: Plane | None,
-    origin: np.ndarray | None,
-    hits: Sequence[Hit],
-    chosen: int | None = None,
+    where: Mapping[str, np.ndarray], origin: np.ndarray | None, hits: Sequence[Hit]
 ) -> Markup:
-    """A warning where the memory that looks nearest to the star, or to the chosen memory, is not
-    the most similar one.
-
-    `infos[i]` lies at `plane.points[i]`. A memory in quarantine is no hit, so it may look nearest
-    without a warning.
-    """
-    if plane is None or origin is None or not hits:
+    """A warning where, among its `hits`, the memory that looks nearest to the star, or to the
+    chosen memory, is not the most similar one. `where`: id -> point [2]."""
+    placed = [h for h in hits if h.memory_id in where]
+    if origin is None or not placed:
         return Markup("")
-    seen = _nearest_usable(infos, plane, origin, chosen)
-    if seen is None or infos[seen].id == hits[0].memory_id:
+    seen = min(placed, key=lambda h: float(((where[h.memory_id] - origin) ** 2).sum()))
+    if placed[0].similarity - seen.similarity < ALIKE:
         return Markup("")
-    there = next((h for h in hits if h.memory_id == infos[seen].id), None)
-    if there is not None and hits[0].similarity - there.similarity < ALIKE:
-        return Markup("")
-    also = f" ({there.similarity:.2f})" if there is not None else ""
     return Markup(
-        '<p class="notice warn" role="alert">The picture misleads here: “{}”{} looks nearest, but '
-        "the most similar "
-        "memory is “{}” ({:.2f}).</p>"
-    ).format(safe(infos[seen].name), also, safe(hits[0].name), hits[0].similarity)
-
-
-def _nearest_usable(
-    infos: Sequence[MemoryInfo], plane: Plane, origin: np.ndarray, chosen: int | None
-) -> int | None:
-    seen = nearest(plane.points, origin, without=chosen)
-    if seen is None or not infos[seen].quarantined:
-        return seen
-    usable = np.array(
-        [i for i, info in enumerate(infos) if not info.quarantined and i != chosen], int
-    )
-    best = nearest(plane.points[usable], origin) if len(usable) else None
-    return None if best is None else int(usable[best])
+        '<p class="notice warn" role="alert">The picture misleads here: “{}” ({:.2f}) looks '
+        "nearest, but the most similar memory is “{}” ({:.2f}).</p>"
+    ).format(safe(seen.name), seen.similarity, safe(placed[0].name), placed[0].similarity)

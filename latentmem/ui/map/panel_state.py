@@ -17,7 +17,7 @@ from ...records import Hit, LatentmemError, Memory, MemoryInfo
 from ..components import other_memories
 from ..session import AppSession, Visit, attempt, last_receipt, tried
 from ..views.html import Fragment, fragments, notice
-from ..views.memory import body, choice_label, found_table, head, no_page
+from ..views.memory import body, choice_label, found_table, head, no_page, star_near
 from ..views.receipt import forget, no_memory, stored_receipt
 from .atlas import Atlas, Rows, Sheet
 from .messages import map_figure, mark, misleads, trust
@@ -221,7 +221,10 @@ def opened(ask: Ask, text: str = "", good: bool = True, receipt_id: str = "") ->
     if one is not None:
         return part._replace(**_page(ask, one, part.slip), body=instead or memory_body(ask, one))
     rows, _ = attempt(ask.atlas.rows)  # exact: the numbers of the glance are counted anew
-    none = no_page(rows.infos if rows is not None else (), closed=True)
+    star = ask.visit.star
+    least = ask.session.engine.settings.min_similarity
+    near = star_near(star.text, star.hits, least, star.kind) if star is not None else Markup("")
+    none = no_page(rows.infos if rows is not None else (), True, near)
     page = no_memory(slip) if slip is not None else none
     return part._replace(page=page, body=instead, actions=gr.update(visible=False))
 
@@ -266,7 +269,6 @@ def picture(
         part = part._replace(**drawn(ask, ask.sheet, rows))
     return part._replace(
         table=found_table(rows.infos, found, part.chosen, rows.tags),
-        page=part.page if part.body else no_page(rows.infos, closed=True),
         seen=seen,
         solve_memory=gr.update(choices=everything),
         solve_other=gr.update(choices=others),
@@ -347,9 +349,7 @@ def _lines(ask: Ask, sheet: Sheet | None, one: Opened | None) -> tuple[dict[str,
         hits=hits,
         row=sheet.drawn,
     )
-    origin, own = (at, None) if at is not None else (where.get(name), sheet.row.get(name))
-    infos, _ = attempt(lambda: mapped(sheet, ask.atlas.rows(exact=False)))
-    return lines, misleads(infos, sheet.plane, origin, hits, own) if infos else Markup("")
+    return lines, misleads(where, at if at is not None else where.get(name), hits)
 
 
 def trust_words(atlas: Atlas, sheet: Sheet | None) -> list[Fragment]:

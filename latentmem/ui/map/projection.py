@@ -70,16 +70,6 @@ def pca(keys: np.ndarray) -> Plane:
     return Plane((keys - fit.mean_) @ axes, "pca", fit.mean_, axes, explained)
 
 
-def nearest(points: np.ndarray, star: np.ndarray, without: int | None = None) -> int | None:
-    """Index of the point nearest to the star in the picture, one point perhaps left out; None when
-    there is no other."""
-    far = ((points - star) ** 2).sum(axis=1)
-    if without is not None:
-        far[without] = np.inf
-    best = int(far.argmin()) if len(far) else 0
-    return best if len(far) and np.isfinite(far[best]) else None
-
-
 def between(points: np.ndarray, similarities: Sequence[float]) -> np.ndarray:
     """Where something lies that is so similar to these points [m, 2]: their mean, weighted by 1 /
     (1 - similarity)."""
@@ -268,6 +258,19 @@ def groups(points: np.ndarray, texts: Sequence[str]) -> list[Group]:
             x, y = np.median(mine, axis=0)
             found.append(Group(float(x), float(y), words, len(mine)))
     return found
+
+
+def families(points: np.ndarray, names: Sequence[str]) -> list[Group]:
+    """The families, by their `names`, that lie close together among the points [n, 2], the largest
+    first."""
+    found = []
+    for name in dict.fromkeys(filter(None, names)):
+        mine = points[[n == name for n in names]]
+        centre = np.median(mine, axis=0)
+        far = [np.median(np.linalg.norm(some - centre, axis=1)) for some in (mine, points)]
+        if len(mine) >= 3 and far[0] < 0.5 * far[1]:
+            found.append(Group(*map(float, centre), (name.rsplit("/", 1)[-1],), len(mine)))
+    return sorted(found, key=lambda g: -g.size)[:MOST]
 
 
 def typical_words(texts: Sequence[str], label: np.ndarray, k: int) -> list[tuple[str, ...]]:

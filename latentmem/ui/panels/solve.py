@@ -193,8 +193,8 @@ class Solve(Panel):
             with gr.Column(scale=8, min_width=320, elem_classes="result"):
                 begin = fragments(("first", first_visit()), ("tiles", tiles(examples)))
                 self.status = components.live("lm-status", begin)
-                self.votes = components.live("lm-votes")
                 self.receipt = components.live("lm-receipt")
+                self.votes = components.live("lm-votes")
                 with gr.Column(visible=False, elem_classes="after") as self.after:
                     self._afterwards()
                 self.cards = components.live("lm-cards", classes="cards")
@@ -470,9 +470,8 @@ def receipt(session: AppSession, r: Receipt, chosen: bool) -> list[Fragment]:
 
 
 def _ending(run: Run) -> str:
-    if run.scene.receipt is not None:
-        return "Done. The receipt says which memory answered, if any."
-    return "Stopped. Nothing was stored." if run.scene.stopped else ""
+    stopped = run.scene.stopped and run.scene.receipt is None
+    return "Stopped. Nothing was stored." if stopped else ""
 
 
 def _another(text: str, run: Run) -> bool:

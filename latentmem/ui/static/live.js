@@ -89,6 +89,7 @@
       const { memory, receipt } = link.dataset;
       receipt ? trigger("open_receipt", { id: receipt }) : trigger("open_memory", { id: memory });
     });
+    element.addEventListener("toggle", (e) => { if (e.target.matches(".attempt")) differ(host); }, true);
     watch("value", draw);
     draw();
   };
@@ -133,14 +134,14 @@
   const setText = (element) => {
     const text = element.dataset.source ?? (element.dataset.source = element.textContent);
     const fresh = document.createDocumentFragment();
-    let at = 0;
+    let at = 0, apart = false; // a display stands in lines of its own: those around it go
     for (const m of katex ? text.matchAll(SPAN) : []) {
-      setProse(fresh, text.slice(at, m.index));
-      const tex = m[1] ?? m[2] ?? m[3] ?? m[4] ?? m[6] ?? m[7];
-      setMath(fresh, tex.trim(), m[1] !== undefined || m[2] !== undefined || m[4] !== undefined, m[0]);
-      at = m.index + m[0].length;
+      const prose = text.slice(at, m.index), tex = m[1] ?? m[2] ?? m[3] ?? m[4] ?? m[6] ?? m[7], display = (m[1] ?? m[2] ?? m[4]) !== undefined;
+      setProse(fresh, prose.replace(apart ? /^\s*\n/ : "", "").replace(display ? /\n\s*$/ : "", ""));
+      setMath(fresh, tex.trim(), display, m[0]);
+      [at, apart] = [m.index + m[0].length, display];
     }
-    setProse(fresh, text.slice(at));
+    setProse(fresh, text.slice(at).replace(apart ? /^\s*\n/ : "", ""));
     element.replaceChildren(fresh);
   };
 
@@ -154,6 +155,23 @@
   lm.typeset = (root) => {
     root.querySelectorAll(".tx").forEach(setText);
     root.querySelectorAll(".tex").forEach(setAnswer);
+  };
+
+  // ---------------------------------------------------------------- two open attempts: the words, formulas too, that only one has are marked
+  const pieces = (body) => [...body.childNodes].flatMap((n) => n.nodeType === Node.TEXT_NODE ? n.data.split(/(?<=\s)(?=\S)/).map((t) => new Text(t)) : [n]);
+  const differ = (root) => {
+    const open = [...root.querySelectorAll(".attempt[open] .body")];
+    open.forEach(setText);
+    if (open.length !== 2) return;
+    const parts = open.map(pieces), [a, b] = parts.map((all) => all.map((n) => n.textContent.trim()));
+    const common = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1)); // the most words in common from here on
+    for (let i = a.length; i--;) for (let j = b.length; j--;) common[i][j] = a[i] === b[j] ? common[i + 1][j + 1] + 1 : Math.max(common[i + 1][j], common[i][j + 1]);
+    const own = parts.map((all) => new Set(all));
+    for (let i = 0, j = 0; i < a.length && j < b.length;) {
+      if (a[i] === b[j]) { own[0].delete(parts[0][i++]); own[1].delete(parts[1][j++]); } else common[i + 1][j] >= common[i][j + 1] ? i++ : j++;
+    }
+    const marked = (n) => { const m = document.createElement("mark"); m.append(n); return m; };
+    open.forEach((body, k) => body.replaceChildren(...parts[k].map((n) => own[k].has(n) && n.textContent.trim() ? marked(n) : n)));
   };
 
   if (lm.katex) {

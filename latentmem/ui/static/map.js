@@ -66,7 +66,7 @@
     const host = element.querySelector(".lm-figure"), wait = element.querySelector(".lm-wait"), live = element.querySelector("[aria-live]");
     const finger = matchMedia("(pointer: coarse)").matches; // a finger on the map scrolls the page until asked to move the map
     const v = (lm.mapView = { host, mark: {}, picked: new Set() });
-    let asked = null, explained = null, names = true, listening = false, adding = false, keyed = false, cursor = -1, frame = 0, rows = new Map(), telling = 0;
+    let asked = null, explained = null, names = true, listening = false, adding = false, keyed = false, cursor = -1, frame = 0, rows = new Map(), telling = 0, framed = "null";
     const of = (name) => (store[name]?.stamp === store.points?.stamp ? store[name] : null); // of the points that are shown
     const mark = () => (v.mark.stamp === store.points?.stamp ? v.mark : {});
 
@@ -85,8 +85,23 @@
         some(all.filter((i) => codes[i] === code), { color: g.colour, symbol: g.symbol }, { name: `${g.name} (${g.count})` }))),
         ...(open.data ?? []).map((t) => (t.mode === "markers" ? { ...t, type } : t))];
     };
+    const beside = (labels) => { // each where it hides no point and no other name, or nowhere
+      const { xaxis, yaxis } = host._fullLayout ?? {};
+      if (!xaxis?.l2p) return [];
+      const dots = store.points.x.map((x, i) => [xaxis.l2p(x), yaxis.l2p(store.points.y[i])]), taken = [];
+      const clear = ([l, r, t, b]) => l > 0 && t > 0 && r < xaxis._length && b < yaxis._length && !dots.some(([x, y]) => x > l - 7 && x < r + 7 && y > t - 7 && y < b + 7) &&
+        !taken.some(([l2, r2, t2, b2]) => l < r2 && r > l2 && t < b2 && b > t2);
+      return labels.flatMap((label) => {
+        const wide = 3.9 * label.text.length + 5, x = xaxis.l2p(label.x), y = yaxis.l2p(label.y);
+        for (let far = 0; far < 110; far += 11) for (let turn = 0; turn < 16; turn++) {
+          const dx = far * Math.sin(turn * Math.PI / 8) * 1.5, dy = -far * Math.cos(turn * Math.PI / 8), box = [x + dx - wide, x + dx + wide, y + dy - 11, y + dy + 11];
+          if (clear(box)) { taken.push(box); return [{ ...label, xshift: dx, yshift: -dy }]; }
+        }
+        return [];
+      });
+    };
     const layout = () => {
-      const { annotations = [] } = mark(), labels = names && !annotations.length && !v.picked.size ? of("extras")?.labels ?? [] : [];
+      const { annotations = [] } = mark(), labels = names && !annotations.length && !v.picked.size ? beside(of("extras")?.labels ?? []) : [];
       const axis = { visible: false };
       return { margin: { l: 4, r: 4, t: 34, b: 4 }, uirevision: store.points.stamp, dragmode: host._fullLayout?.dragmode ?? (finger ? false : "pan"), hovermode: "closest", selections: [],
         legend: { orientation: "h", y: -0.01, yanchor: "top", x: 0, maxheight: 0.3, uirevision: JSON.stringify(store.paint?.groups) },
@@ -108,6 +123,11 @@
         host.dataset.points = ids.length;
         if (!listening) listen();
         if (keyed && cursor >= 0) v.hover(ids[cursor]); // a redraw takes the box beside the point away
+        const frame = JSON.stringify(mark().frame ?? null); // a problem is placed: its neighbourhood, until it goes
+        if (frame !== framed) {
+          const [x, y] = JSON.parse(framed = frame) ?? [];
+          window.Plotly.relayout(host, x ? { "xaxis.range": x, "yaxis.range": y } : { "xaxis.autorange": true, "yaxis.autorange": true });
+        }
         if (ids.length && of("paint") && explained !== stamp) { explained = stamp; trigger("explain", {}); }
       });
     };
@@ -182,6 +202,7 @@
         if (id) adding ? v.toggle(id) : trigger("memory_click", { id });
       });
       host.on("plotly_selected", (e) => { if (e) v.pick([...(adding ? v.picked : []), ...e.points.map((p) => p.customdata).filter(Boolean)]); });
+      host.on("plotly_relayout", () => { if (of("extras")?.labels?.length) draw(); }); // names find other places
       host.on("plotly_hover", ({ points }) => { cursor = rows.get(points[0].customdata) ?? cursor; });
     };
     whenSeen(host, () => { ask(); draw(); });

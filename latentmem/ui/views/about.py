@@ -132,20 +132,13 @@ def kept_where(
         words = Markup(
             "In one file on the computer that runs this app: <code>{}</code>. {}"
         ).format(safe(bank), last)
-    delete = (
-        ""
-        if shared or alone
-        else Markup(
-            "; each can be forgotten where it is opened, and <code>latentmem receipts "
-            "delete</code> deletes any"
-        )
-    )
+    forget = "" if shared or alone else "; each can be forgotten where it is opened"
     return Markup(
         "<section><h2>Where memories are kept</h2><p>{} <b>Export</b> on the Memories panel makes "
         "a copy to take with you; a single memory exports as a standard PEFT adapter. The receipts "
         "of your newest answers are kept there, too; they say what you asked, so Export leaves "
         "them out{}.</p></section>"
-    ).format(words, delete)
+    ).format(words, forget)
 
 
 def model_facts(s: Settings, most: Mapping[str, int]) -> Markup:

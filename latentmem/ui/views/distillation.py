@@ -34,18 +34,12 @@ SERIES = (
 
 def round_titles(scene: Scene) -> dict[Side, str]:
     """Headings of the two groups of rollouts of a distillation."""
-    step = max(1, len(scene.steps) + any(r.trace is None for r in scene.side("memory")))
-    final = bool(scene.steps) and step > scene.steps[0].steps
+    final = bool(scene.steps) and scene.round > scene.steps[0].steps
+    fresh = f"Fresh attempts of step {scene.round}"
     return {
-        "memory": "Attempts of the final check" if final else f"Fresh attempts of step {step}",
+        "memory": "Attempts of the final check" if final else fresh,
         "zero_shot": "The vote that gives the label",
     }
-
-
-def seen_at(best: int) -> int:
-    """The step whose fresh rollouts are those of the prompt that was kept, the one after step
-    `best`: each step samples before it trains. After the last one it is the final check."""
-    return best + 1
 
 
 def line(name: str, x: Sequence[Any], y: Sequence[Any], colour: str, **more: Any) -> dict[str, Any]:
@@ -63,25 +57,27 @@ def caption(text: str, y: float = 1) -> dict[str, Any]:
 
 
 def curve_figure(steps: Sequence[Step], best: int | None = None) -> dict[str, Any]:
-    """Agreement, loss and gradient norm by step, one under the other, as a plotly figure. The
-    agreement of the prompt after step `best`, which was kept, is marked."""
-    total, x = steps[0].steps, [s.step for s in steps]
-    hover = [("final check" if s.final else f"step {s.step}") for s in steps]
+    """Agreement, loss and gradient norm by step, one under the other, as a plotly figure. Each step
+    samples before it trains, so its agreement is that of the prompt after the step before; that of
+    the prompt after step `best`, which was kept, is marked."""
+    total = steps[0].steps
     data, layout = [], _frame(total)
     for i, (name, member, colour) in enumerate(SERIES, start=1):
-        y = [_value(s, member) for s in steps]
-        shown = f"%{{text}}<br>{name} %{{y:.3f}}<extra></extra>"
+        x, y = _curve(steps, member)
+        words = f"after %{{x}} of {total} steps" if member == "agreement" else "step %{x}"
+        shown = f"{words}<br>{name} %{{y:.3f}}<extra></extra>"
         axis = {"xaxis": "x", "yaxis": f"y{i if i > 1 else ''}"}
-        data.append(line(name, x, y, colour, text=hover, hovertemplate=shown, **axis))
-    if best:
-        at = seen_at(best)
+        data.append(line(name, x, y, colour, hovertemplate=shown, **axis))
+    if best is not None:
+        at = best
         look = {"color": "#8a8f98", "width": 1.5, "dash": "dot"}
         place = {"xref": "x", "yref": "y domain", "x0": at, "x1": at, "y0": 0, "y1": 1}
         layout["shapes"] = [{"type": "line", **place, "line": look}]
         # Beside the line, at the foot of the agreement: above it stands the name of the curve, and
         # agreement is rarely 0.
         side = {"xanchor": "left" if at <= total / 2 else "right", "yanchor": "bottom"}
-        kept = {"text": f"kept: after step {best}", "x": at, "y": 0, "xref": "x", "yref": "y"}
+        words = f"kept: after step {best}" if best else "kept: the start"
+        kept = {"text": words, "x": at, "y": 0, "xref": "x", "yref": "y"}
         layout["annotations"].append({**kept, **side, "showarrow": False, "font": {"size": 12}})
     return {"data": data, "layout": layout}
 
@@ -91,26 +87,28 @@ def _value(s: Step, member: str) -> float | None:
     return None if s.final and member != "agreement" else getattr(s, member)
 
 
+def _curve(steps: Sequence[Step], member: str) -> tuple[list[int], list[float]]:
+    """(steps taken, value) of a curve: an agreement is of the prompt before its step."""
+    known = [(s.step - (member == "agreement"), _value(s, member)) for s in steps]
+    return [x for x, y in known if y is not None], [y for _, y in known if y is not None]
+
+
 def _known(s: Step, member: str) -> str:
     value = _value(s, member)
     return "–" if value is None else f"{value:.3f}"
 
 
 def _frame(total: int) -> dict[str, Any]:
-    """The axes of so many steps and the final check."""
-    apart = max(1, total // 10)
-    marked = [n for n in range(1, total + 1, apart) if n + apart <= total + 1]
+    """The axes of so many steps."""
     layout: dict[str, Any] = {
         "showlegend": False,
         "height": 400,
         "margin": {"l": 52, "r": 16, "t": 26, "b": 40},
         "annotations": [],
         "xaxis": {
-            "title": {"text": "gradient step", "font": {"size": 13}},
-            "range": [0.5, total + 1.5],
-            "tickvals": [*marked, total + 1],
-            "ticktext": [*map(str, marked), "check"],
-            "tickangle": 0,
+            "title": {"text": "gradient steps taken", "font": {"size": 13}},
+            "range": [-0.5, total + 0.5],
+            "dtick": max(1, total // 10),
             "anchor": "y3",
             "fixedrange": True,
         },
@@ -297,21 +295,20 @@ def steps_table(steps: Sequence[Step]) -> list[Fragment]:
     return fragments(("steps", fold.format(table("Steps", heads.split(","), rows))))
 
 
-def sparklines(steps: Sequence[Step], best: int = 0) -> Markup:
+def sparklines(steps: Sequence[Step], best: int | None = None) -> Markup:
     """The curve of a stored memory, small: three inline SVG lines."""
     if not steps:
         return Markup('<p class="hint">No curve was stored with this memory.</p>')
     parts = []
     for i, (name, member, _) in enumerate(SERIES):
-        known = [(s.step, v) for s in steps if (v := _value(s, member)) is not None]
-        if known:
-            at = seen_at(best) if best and member == "agreement" else best
-            parts.append(_spark(name, [v for _, v in known], [step for step, _ in known], at, i))
+        x, y = _curve(steps, member)
+        if y:
+            parts.append(_spark(name, y, x, best, i))
     return Markup('<div class="sparks">{}</div>').format(join(parts))
 
 
 def _spark(
-    name: str, values: Sequence[float], at: Sequence[int], marked: int, index: int
+    name: str, values: Sequence[float], at: Sequence[int], marked: int | None, index: int
 ) -> Markup:
     lo, hi = (0.0, 1.0) if index == 0 else (min(values), max(values))
     span, width = (hi - lo) or 1.0, max(len(values) - 1, 1)

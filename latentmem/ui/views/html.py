@@ -19,6 +19,7 @@ Fragment = list[str]
 # of Okabe and Ito in style.css; an eighth answer has the first colour again, but never its letter
 COLOURS = 7
 MOST_NAMED = 8  # answers in the list under a vote bar
+OPEN_TWO = "Open an attempt to read it, or two to see what differs."
 SIDES: dict[Side, str] = {"zero_shot": "Without memory", "memory": "With memory"}
 
 
@@ -194,6 +195,28 @@ def trace_card(row: Row, colour: int | None, stopped: bool = False) -> Markup:
     )
 
 
+def trace_line(row: Row, colour: int | None, stopped: bool = True) -> Markup:
+    """A rollout that has ended, in a line: what it votes for, its length, how it ended. A click
+    opens its text; of two that are open, `live.js` marks what differs."""
+    css, words = state_of(row, stopped)
+    t = row.trace
+    voted = t is not None and t.votes
+    facts = [*(_facts(t) if t is not None else []), "finished" if voted else words]
+    return Markup(
+        '<details class="attempt {}"><summary title="{}"><b>{}</b>{}<span class="vote-for {}">{}'
+        '</span><span class="hint">{}</span></summary><div class="body tx">{}</div></details>'
+    ).format(
+        paint(colour),
+        _certainty(t) if t is not None else "",
+        row.row + 1,
+        swatch(colour),
+        css,
+        answer_text(t.answer) if t is not None and voted else "–",
+        " · ".join(facts),
+        safe(row.text),
+    )
+
+
 def _facts(t: Trace) -> list[str]:
     return [count(t.tokens, "token")] + ([duration(t.seconds)] if t.seconds > 0 else [])
 
@@ -233,7 +256,8 @@ def vote_bar(
     words = vote_words(vote, total, finished, running)
     read = vote_words(vote, total, finished, running, formula)
     flag = mark = Markup("")
-    if decided_after is not None:  # no open rollout could change the majority any more
+    # no open rollout could change the majority any more
+    if decided_after is not None and decided_after < total:
         flag = Markup('<span class="decided">decided after {} of {} attempts</span>').format(
             decided_after, total
         )
@@ -283,7 +307,8 @@ def vote_words(
 ) -> str:
     """The bar in one sentence. `say` writes an answer."""
     if vote is None or finished == 0:
-        return f"{count(total, 'attempt')} to come." if running else "No attempt has voted."
+        so_far = f"{finished} of {count(total, 'attempt')} finished."
+        return so_far if running else "No attempt has voted."
     if vote.abstained:
         return f"{finished} of {count(total, 'attempt')} finished and none votes" + (
             "." if running else ": no answer."
@@ -326,20 +351,19 @@ def scene_votes(scene: Scene, running: bool, titles: Mapping[Side, str] = SIDES)
 
 
 def scene_cards(scene: Scene, running: bool, titles: Mapping[Side, str] = SIDES) -> list[Fragment]:
-    """The cards of all rollouts, the sides one after the other, each under its heading when there
-    are two."""
+    """All rollouts, the sides one after the other, each under its heading when there are two: as
+    cards while they are written, then in a line each."""
     sides = [s for s in titles if any(scene.side(s))]
     pairs: list[tuple[str, Markup]] = []
+    if sides and not running:
+        pairs.append(("traces", Markup('<p class="hint">{}</p>').format(OPEN_TWO)))
     for side in sides:
         if len(sides) > 1:
             pairs.append((f"head-{side}", Markup("<h3>{}</h3>").format(titles[side])))
+        draw = trace_card if running else trace_line
         for row in scene.side(side):
-            pairs.append(
-                (
-                    f"{side}-{row.row}",
-                    trace_card(row, scene.colour(row), scene.stopped or not running),
-                )
-            )
+            html = draw(row, scene.colour(row), scene.stopped or not running)
+            pairs.append((f"{side}-{row.row}", html))
     return fragments(*pairs)
 
 
@@ -354,12 +378,10 @@ def stored_vote(vote: Vote, title: str, colours: Sequence[int | None] | None = N
     )
 
 
-def stored_cards(vote: Vote, traces: Sequence[Trace], prefix: str = "t") -> list[Fragment]:
-    """The cards of stored traces."""
+def stored_traces(vote: Vote, traces: Sequence[Trace]) -> Markup:
+    """Stored rollouts, a line each."""
     colour = {r: i for i, c in enumerate(vote.clusters) for r in c.rows}
-    return fragments(
-        *(
-            (f"{prefix}-{t.row}", trace_card(Row(t.row, t.side, t.text, t), colour.get(t.row)))
-            for t in sorted(traces, key=lambda t: t.row)
-        )
+    rows = [Row(t.row, t.side, t.text, t) for t in sorted(traces, key=lambda t: t.row)]
+    return Markup('<p class="hint">{}</p>').format(OPEN_TWO) + join(
+        [trace_line(row, colour.get(row.row)) for row in rows]
     )

@@ -21,11 +21,11 @@ from .html import (
     notice,
     percent,
     safe,
-    stored_cards,
+    stored_traces,
     stored_vote,
     table,
 )
-from .receipt import again_link, definition_list, key_words, open_link
+from .receipt import again_link, definition_list, key_words, neighbours, open_link
 
 if TYPE_CHECKING:
     from ...bank.notes import Note
@@ -50,6 +50,7 @@ WORDS: Mapping[str, str] = {
 }
 EVENTS_SHOWN = 50
 NONE: Mapping[str, str] = {}
+NOTHING = Markup("")
 
 
 def verdicts(
@@ -176,14 +177,26 @@ def _detail(e: Event) -> Markup:
     return Markup(": {}").format(safe(_short(why, 200))) if isinstance(why, str) else Markup("")
 
 
-def no_page(infos: Sequence[MemoryInfo] = (), closed: bool = False) -> list[Fragment]:
-    """In place of a memory's page: how to open one, and the bank at a glance. `closed`: the address
-    of the one that was open goes."""
+def star_near(text: str, hits: Sequence[Hit], least: float, kind: str) -> Markup:
+    """The problem on the map, and the memories nearest to it; `least`: see `neighbours`."""
+    return Markup(
+        '<h3>★ Your problem</h3><p class="tx">{}</p><p class="hint">Its nearest memories, by {}.'
+        "</p>{}"
+    ).format(safe(_short(text, 300)), key_words(kind), neighbours(hits, least))
+
+
+def no_page(
+    infos: Sequence[MemoryInfo] = (), closed: bool = False, near: Markup = NOTHING
+) -> list[Fragment]:
+    """In place of a memory's page: the problem on the map and what is `near` it, or how to open a
+    memory, and the bank at a glance. `closed`: the address of the one that was open goes."""
     address = Markup(' data-address=""') if closed else Markup("")
     how = Markup(
         '<p class="notice"{}>Click a point on the map, or a name in the table, to open a '
         "memory.</p>"
     ).format(address)
+    if near:
+        how = Markup('<section class="near"{}>{}</section>').format(address, near)
     return fragments(("none", how), ("glance", glance(infos)))
 
 
@@ -295,11 +308,8 @@ def _traces(m: Memory) -> Markup:
         return Markup(
             '<p class="hint">The attempts of the vote were not stored with this memory.</p>'
         )
-    cards = join([Markup(html) for _, html in stored_cards(m.vote, m.traces)])
-    return Markup(
-        '<section class="traces"><h3>The attempts of that vote</h3><div class="cards">{}</div>'
-        "</section>"
-    ).format(cards)
+    frame = Markup('<section class="attempts"><h3>The attempts of that vote</h3>{}</section>')
+    return frame.format(stored_traces(m.vote, m.traces))
 
 
 def _notes(notes: Sequence[Note]) -> Markup:
@@ -334,17 +344,9 @@ def _near(near: Sequence[Hit], space: str) -> Markup:
     if not near:
         return Markup("")
     by = "soft prompt" if space == "prompt" else key_words(space)
-    items = join(
-        [
-            Markup('<li>{} <span class="num">{:.3f}</span></li>').format(
-                open_link(h.memory_id, h.name), h.similarity
-            )
-            for h in near
-        ]
+    return Markup('<h3>Nearest memories</h3><p class="hint">By {}.</p>{}').format(
+        by, neighbours(near)
     )
-    return Markup(
-        '<h3>Nearest memories</h3><p class="hint">By {}.</p><ol class="hits">{}</ol>'
-    ).format(by, items)
 
 
 def size_words(tokens: int, hidden: int, parameters: int | None) -> list[tuple[str, str]]:

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Sequence
 from itertools import combinations
-from math import inf
 from urllib.parse import quote
 
 from markupsafe import Markup
@@ -37,17 +36,20 @@ VERIFIERS = {
 }
 
 
+MOST_NEAR = 8  # memories listed beside a problem
+
+
 def headline(r: Receipt) -> tuple[str, str]:
     """(css class, words): who answered."""
     if r.answer is None:
         return "nobody", "No answer was found"
     if r.used is None:
-        return "alone", "Answered without a memory"
+        return "alone", "The model alone"
     if r.memory_id is not None:
-        return "memory", "Answered by a memory"
+        return "memory", f"With the memory “{r.used.name}”"
     if r.route.agreed:
-        return "agreed", "The model alone and the memory agree"
-    return "refused", "A memory was tried and not followed"
+        return "agreed", f"The model alone, and the same with the memory “{r.used.name}”"
+    return "refused", f"The model alone; the memory “{r.used.name}” was tried and not followed"
 
 
 def receipt_card(
@@ -56,20 +58,20 @@ def receipt_card(
     chosen: bool = False,
     learnt: Vote | None = None,
 ) -> Markup:
-    """The whole card: answer, memory (`info`: what the bank knows of it, `learnt`: the vote it
-    learnt from, `chosen`: by the visitor), both votes, the router's reason and scores, cost, and
-    the JSON."""
+    """The whole card: the answer, who gave it, the vote; why; then the details. `info`: what the
+    bank knows of the memory, `learnt`: the vote it learnt from, `chosen`: by the visitor."""
     css, words = headline(r)
     return Markup(
-        '<section class="receipt {}" aria-label="Receipt"><header><p class="who">{}</p>'
-        '<p class="big">{}</p></header>{}<p class="why tx">{}</p>{}{}{}{}</section>'
+        '<section class="receipt {}" aria-label="Receipt"><header role="status"><p class="big">{}'
+        '</p><p class="who">{}</p>{}</header><p class="why tx">{}</p>{}{}<details><summary>Details'
+        "</summary>{}</details>{}</section>"
     ).format(
         css,
-        words,
         answer_text(r.answer),
-        used_memory(r, info, chosen, learnt),
-        safe(reason(r)),
+        safe(words),
         both_votes(r),
+        safe(reason(r)),
+        used_memory(r, info, chosen, learnt),
         scores(r),
         facts(r),
         raw_json(r),
@@ -94,10 +96,21 @@ def used_memory(
     chosen: bool = False,
     learnt: Vote | None = None,
 ) -> Markup:
-    """The memory that was tried: its source problem and vote (`learnt`), similarity, rank and lead,
-    and the way to the map."""
-    if r.used is None:
-        return Markup("")
+    """The memories near the problem, and of the one that was tried its source problem and vote
+    (`learnt`) and the way to the map."""
+    used = r.used
+    lead = "" if used is None or used.margin is None else f", {used.margin:+.3f} over the next"
+    title = f"★ The memories nearest to the problem, by {key_words(r.key_kind)}{lead}."
+    near = Markup('<div class="near"><p class="hint">{}</p>{}</div>').format(
+        "Chosen by you." if chosen else title,
+        neighbours(
+            r.hits,
+            float(r.settings.get("min_similarity", -1)),
+            used.memory_id if used is not None else "",
+        ),
+    )
+    if used is None:
+        return near if r.hits else Markup("")
     if info is None:
         from_ = Markup("<p>“{}”</p>").format(safe(r.used.name))
     else:
@@ -111,28 +124,35 @@ def used_memory(
             answer_text(info.label),
             share or f"{percent(info.majority_ratio)} of the",
         )
-    pairs = [
-        ("Similarity", f"{r.used.similarity:.3f}"),
-        *_rank(r, r.used, chosen),
-        ("Compared by", key_words(r.key_kind)),
-        *(("Passed over", f"{h.name}: {h.passed_over}") for h in r.hits[:8] if h.passed_over),
-    ]
-    return Markup('<div class="used">{}{}{}</div>').format(
-        from_,
-        definition_list(pairs),
-        open_link(r.used.memory_id, "Why this memory? Open it on the map"),
-    )
+    link = open_link(r.used.memory_id, "Open it on the map")
+    return near + Markup('<div class="used">{}{}</div>').format(from_, link)
 
 
-def _rank(r: Receipt, used: Hit, chosen: bool) -> list[tuple[str, str]]:
-    """Its place among those that were looked up. One that stands alone has none: a stored receipt
-    does not say whether the bank held no other or a person chose it."""
-    if chosen:
-        return [("Chosen", "by you")]
-    if used.margin is None:
-        return []
-    place = "the nearest" if used.rank == 1 else f"{used.rank} of {len(r.hits)} looked up"
-    return [("Rank", place), ("Lead over the next", f"{used.margin:+.3f}")]
+def neighbours(hits: Sequence[Hit], least: float = -1, tried: str = "") -> Markup:
+    """Memories near a problem, best first: name, similarity as a bar and in figures. The bars have
+    a line where `least` is, under which none is tried; the one that was `tried` is marked."""
+    rows = []
+    for h in hits[:MOST_NEAR]:
+        near = h.similarity >= least
+        why = "" if near else "too far to be tried"
+        if h.passed_over:
+            why = f"passed over: {h.passed_over}"
+        if h.memory_id == tried:
+            why = "tried"
+        rows.append(
+            Markup(
+                '<li{}>{}<span class="sim" aria-hidden="true"><i style="width:{:.1%}"></i></span>'
+                '<span class="num">{:.3f}</span>{}</li>'
+            ).format(
+                Markup("") if near and not h.passed_over else Markup(' class="far"'),
+                open_link(h.memory_id, h.name),
+                max(0.0, min(1.0, h.similarity)),
+                h.similarity,
+                Markup("<small>{}</small>").format(safe(why)) if why else "",
+            )
+        )
+    line = Markup(' style="--least:{:.1%}"').format(least) if least > 0 else Markup("")
+    return Markup('<ol class="hits"{}>{}</ol>').format(line, join(rows))
 
 
 def key_words(kind: str) -> str:
@@ -284,22 +304,9 @@ def hits_list(found: Retrieval | None, limit: float, mode: str = "auto") -> Mark
     if not found.hits:
         return Markup('<p class="hint">The bank holds no memory that this model can use.</p>')
     if mode == "chosen":
-        return Markup('<p class="hint">Chosen by you:</p><ol class="hits">{}</ol>').format(
-            _hit(found.hits[0], -inf)
-        )
-    return Markup(
-        '<p class="hint">Nearest memory, by similarity:</p><ol class="hits">{}</ol>'
-    ).format(join([_hit(h, limit) for h in found.hits[:8]]))
-
-
-def _hit(h: Hit, limit: float) -> Markup:
-    why = "too far away to be tried" if h.similarity < limit else ""
-    if h.passed_over:
-        why = f"passed over: {h.passed_over}"
-    return Markup('<li>{} <span class="num">{:.3f}</span>{}</li>').format(
-        open_link(h.memory_id, h.name),
-        h.similarity,
-        Markup(' <span class="hint">{}</span>').format(safe(why)) if why else "",
+        return Markup('<p class="hint">Chosen by you:</p>') + neighbours(found.hits[:1])
+    return Markup('<p class="hint">Nearest memory, by similarity:</p>') + neighbours(
+        found.hits, limit
     )
 
 

@@ -105,7 +105,7 @@ def accuracy_figure(results: Sequence[Result], total: int) -> dict[str, Any]:
         colour, dash, symbol = LOOKS.get((system, form), OTHER)
         looks = {"line": {"dash": dash}, "marker": {"symbol": symbol}}
         hover = "%{y:.0%} of %{x}<extra>%{fullData.name}</extra>"
-        x, y = zip(*curve(mine), strict=True)
+        x, y = map(list, zip(*curve(mine), strict=True))
         data.append(line(name_of(system, form), x, y, colour, hovertemplate=hover, **looks))
     words = "; ".join(
         f"{name_of(s.system, s.form)}: {percent(s.accuracy)} of {s.n}"
