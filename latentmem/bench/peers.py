@@ -43,8 +43,7 @@ WARM = 8  # tokens of the rollouts before the first that is timed
 
 
 class Generator:
-    """A transformers model and its tokenizer, which makes rollouts of exactly the length of
-    ours."""
+    """A transformers model and tokenizer, which makes rollouts of exactly the length of ours."""
 
     def __init__(self, work: Workload) -> None:
         from ..model.language_model import pick_device
@@ -220,8 +219,7 @@ def mend(model: Any) -> None:
 
 
 def rewards(completions: list[Any], **_: Any) -> list[float]:
-    """What the scripted rollouts of our side earn: a majority of each group, so that every row has
-    a gradient."""
+    """What our scripted rollouts earn, too: a majority, so that every row has a gradient."""
     return [float(i < len(completions) * SHARE) for i in range(len(completions))]
 
 
@@ -234,8 +232,7 @@ def train(
     *,
     checkpointing: bool = False,
 ) -> list[float]:
-    """Seconds of each of `steps` GRPO steps on one problem, with the bench's own recipe and no
-    reports."""
+    """Seconds of each of `steps` GRPO steps on one problem, with the bench's own recipe."""
     import torch
     from datasets import Dataset
     from peft import PromptTuningConfig
@@ -319,8 +316,7 @@ TOP_K = 50
 
 
 class Sequences:
-    """A model with room for `rows` parallel sequences. `unified`: one cache for all, else one for
-    each."""
+    """A model with room for `rows` sequences. `unified`: one cache for all, else one for each."""
 
     def __init__(self, api: Any, path: Path, rows: int, work: Workload, unified: bool) -> None:
         self.api = api
@@ -414,8 +410,7 @@ def llama_one(work: Workload) -> Side:
 
 
 def llama_four(work: Workload) -> Side:
-    """Rollouts of four problems at once, without soft prompts, which llama.cpp does not have:
-    tokens a second."""
+    """Rollouts of four problems at once, without soft prompts: tokens a second."""
     return _llama(work, 4)
 
 

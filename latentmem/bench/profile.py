@@ -17,8 +17,7 @@ SHOWN = 8  # operations of each part
 
 @dataclass(frozen=True)
 class Part:
-    """One piece of work. `operations`: name -> seconds of the processor in it, itself alone, the
-    largest first."""
+    """One piece of work. `operations`: name -> the processor's seconds, the largest first."""
 
     name: str
     title: str

@@ -1,5 +1,4 @@
-"""Figures become rows: medians, ratios, targets met or missed; the JSON file that keeps them, its
-table and its picture."""
+"""Figures become rows; the JSON file that keeps them, its table and its picture."""
 
 from __future__ import annotations
 
@@ -189,8 +188,7 @@ def check_machine(file: Path, kind: Kind, here: Mapping[str, Any]) -> None:
 def is_done(
     there: Mapping[str, Any], name: str, settings: Mapping[str, Any], versions: Mapping[str, str]
 ) -> bool:
-    """Whether a report has the row, measured with these settings and these versions of what it
-    depends on."""
+    """Whether a report has the row, measured with these settings and versions."""
     made = next((r for r in there.get("rows", []) if r["name"] == name), {})
     # a report from before rows had their own
     then = made.get("versions") or there.get("versions", {})
@@ -282,8 +280,7 @@ WIDE = 30  # values that span so many times the lowest take a logarithmic axis
 
 
 def figure(series: Sequence[Mapping[str, Any]]) -> Any:
-    """A plotly figure with one plot for each series; sizes, and values that span WIDE, have a
-    logarithmic axis."""
+    """A plotly figure of all series; sizes, and values that span WIDE, have logarithmic axes."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
@@ -315,8 +312,7 @@ def figure(series: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def save_figure(series: Sequence[Mapping[str, Any]], file: Path) -> Path:
-    """Write `file`'s name with .html; returns the path. The page carries plotly, so it opens
-    offline."""
+    """Write the page beside `file`; returns its path. It carries plotly, so it opens offline."""
     page = file.with_suffix(".html")
     write(page, figure(series).to_html(include_plotlyjs=True, full_html=True))
     return page

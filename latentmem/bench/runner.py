@@ -1,5 +1,4 @@
-"""The table of rows, and a run of it: both sides in turns, the median of each, and every row
-written as soon as it is done."""
+"""The table of rows, and a run of it: both sides in turns, the median of each."""
 
 from __future__ import annotations
 
@@ -26,8 +25,7 @@ from .workloads import PeerMissing, Prepare, Workload
 
 
 def serve(spec: str, work: Workload, pipe: Connection, log: str) -> None:
-    """Prepare a side, then measure once for each message. What it prints goes into the file
-    `log`."""
+    """Prepare a side, then measure once for each message. What it prints goes into `log`."""
     with open(log, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -58,8 +56,7 @@ def _as_at_home(environ: MutableMapping[str, str], *, llama: bool) -> None:
 
 
 class Worker:
-    """A side as the comparing process sees it. Raises PeerMissing, and LatentmemError for anything
-    that goes wrong."""
+    """A side as the comparing process sees it. Raises PeerMissing, LatentmemError."""
 
     def __init__(self, spec: str, work: Workload) -> None:
         self.spec, self._folder = spec, tempfile.TemporaryDirectory(prefix="latentmem-bench-")

@@ -1,5 +1,4 @@
-"""How cost grows: each series is one quantity against one size, measured in this process and
-written as soon as it is done."""
+"""How cost grows: each series is one quantity against one size, measured in this process."""
 
 from __future__ import annotations
 
@@ -29,8 +28,7 @@ ROUTED = 10_000  # memories in the bank that routing searches
 
 @dataclass(frozen=True)
 class Series:
-    """y against x. `limit`: what reading the weights once a step would allow, where that is the
-    bound."""
+    """y against x. `limit`: what reading the weights once a step would allow."""
 
     name: str
     title: str
@@ -158,8 +156,7 @@ class Measured:
         return lambda: workloads.p95([lambda q=q: (bank.search(q, k=k), after()) for q in asked])
 
     def routing(self, k: int) -> Callable[[], float]:
-        """What an answer costs beyond its rollouts: the search for k memories, and the choice
-        between two votes."""
+        """The search for k memories, and the choice between two votes: an answer's other cost."""
         from ..method.routing import route
         from ..records import Cluster, Vote
 

@@ -1,5 +1,4 @@
-"""What is measured: the settings of a bench as plain values, our side of each row, and what both
-sides share."""
+"""What is measured: a bench's settings, our side of each row, what both sides share."""
 
 from __future__ import annotations
 
@@ -96,8 +95,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a row, ready to be measured: `run()` does the work once and returns the figure in
-    the row's unit."""
+    """One side of a row, ready: `run()` does the work once and returns the figure."""
 
     run: Callable[[], float]
     note: str = ""
@@ -107,8 +105,7 @@ Prepare = Callable[[Workload], Side]
 
 
 class PeerMissing(LatentmemError):
-    """A peer cannot be measured here: its package or its weights are missing. The row is then ours
-    alone."""
+    """A peer's package or weights are missing here: the row is then ours alone."""
 
 
 def language_model(work: Workload) -> LanguageModel:
@@ -171,8 +168,7 @@ def _replaced(drawn: Any, tail: Sequence[int], from_end: int) -> Any:
 
 
 def first_vote(work: Workload) -> tuple[tuple[Trace, ...], Vote]:
-    """The vote of the model alone from which a distillation starts, as `scripted` rollouts give
-    it."""
+    """The vote of the model alone, as `scripted` rollouts give it: distillation's start."""
     from ..method.voting import vote
 
     traces = tuple(
@@ -341,8 +337,7 @@ BATCH = 2000  # memories in one transaction
 
 
 def unit_keys(count: int, seed: int, dim: int = EMBEDDING) -> np.ndarray:
-    """Random unit keys [count, dim], float32, in 64 loose groups; only their number matters to an
-    exact search."""
+    """Random unit keys [count, dim], float32, in 64 loose groups."""
     rng = np.random.default_rng(seed)
     keys = rng.standard_normal((64, dim), np.float32)[rng.integers(0, 64, count)]
     keys += rng.standard_normal((count, dim), np.float32)
@@ -372,8 +367,7 @@ def p95(calls: list[Callable[[], Any]]) -> float:
 
 
 def filled(count: int, seed: int, path: str | Path = ":memory:") -> Bank:
-    """A bank of `count` memories with random input keys and small soft prompts, stored as `put`
-    stores them."""
+    """A bank of `count` memories with random keys and small soft prompts, stored as by `put`."""
     bank = Bank(path)
     extend(bank, unit_keys(count, seed))
     return bank

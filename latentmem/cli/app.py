@@ -9,7 +9,6 @@ nothing was learnt; 130 stopped with ctrl-C. Heavy parts are imported inside the
 from __future__ import annotations
 
 import io
-import json
 import os
 import socket
 import sys
@@ -79,11 +78,10 @@ def solve(
     scene = console.run(engine.think(asked, memory_id=memory), as_json).scene
     vote = scene.votes["zero_shot" if memory is None else "memory"]
     if not as_json:
-        message = (
-            f"The answer is {vote.label}, by {vote.clusters[0].size} of {vote.total} traces."
-            if vote.clusters
-            else "No answer: no trace ended with a boxed answer."
-        )
+        message = "No answer: no trace ended with a boxed answer."
+        if vote.clusters:
+            by = f"{vote.clusters[0].size} of {vote.total} traces"
+            message = f"The answer is {vote.label}, by {by}."
         console.out().print(console.vote_table(vote))
         console.say(message)
     return NOTHING if vote.abstained else DONE
@@ -162,11 +160,8 @@ def replay(
 
     receipt = read_receipt(file)
     # A replay makes no bank, neither at a mistyped path nor where no memory was tried.
-    engine = (
-        bank.engine_on_bank(overrides)
-        if receipt.used
-        else engine_for(overrides | {"bank": ":memory:"})
-    )
+    made = bank.engine_on_bank if receipt.used else engine_for
+    engine = made(overrides if receipt.used else overrides | {"bank": ":memory:"})
     again = console.run(engine.replay(receipt), as_json).scene.receipt
     assert again is not None, "the last record of a replay is its receipt"
     if not as_json:
@@ -209,11 +204,7 @@ def doctor(overrides: dict[str, Any], as_json: bool) -> int:
 
     report = examine(overrides)
     if as_json:
-        typer.echo(
-            json.dumps(
-                {"record": "Report", "sections": report.sections, "problems": report.problems}
-            )
-        )
+        console.print_lines([{"record": "Report", **vars(report)}])
     else:
         for title, facts in report.sections.items():
             console.out().print(console.facts_table(facts.items(), title))

@@ -314,8 +314,7 @@ def export(
 def export_adapters(
     bank: Bank, ids: list[str], home: Path, base_model: str | None, as_json: bool
 ) -> list[str]:
-    """Write memories, these or all, as PEFT adapters and name each; returns a sentence for each
-    that could not be written."""
+    """Write memories, these or all, as PEFT adapters; returns what went wrong, in sentences."""
     left_out = []
     chosen = [bank.info(i).id for i in ids] or [info.id for info in bank.infos()]
     if not ids and (missing := len(bank) - len(chosen)):

@@ -30,17 +30,14 @@ CHOSEN: dict[Side | None, str] = {
     None: "no side",
 }
 TITLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold"}
-PIPE_WIDTH, WIDE = (
-    240,
-    130,
-)  # columns: of a pipe, which has no width; and those that a table with everything needs
+# columns: of a pipe, which has no width; and those that a table with everything needs
+PIPE_WIDTH, WIDE = 240, 130
 PAUSE = 10  # seconds between two lines of progress in a file or a pipe
 TAIL = 400  # characters of a rollout that are looked at for its last line
 
 
 def plain(text: object, limit: int = 0) -> Text:
-    """Text without control characters or markup; if it is longer than `limit` (0: any length), its
-    beginning."""
+    """Text without control characters or markup, at most `limit` characters (0: any)."""
     clean = "".join(c if c.isprintable() else " " for c in str(text).replace("\r", ""))
     return Text(clean if not limit or len(clean) <= limit else clean[: limit - 1] + "…")
 
@@ -50,8 +47,7 @@ def label_of(answer: str | None) -> str:
 
 
 def out() -> Console:
-    """Standard output, made when it is needed, because a test or a pipe may have replaced the
-    stream."""
+    """Standard output, made when needed: a test or a pipe may have replaced the stream."""
     return Console(
         file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH
     )
@@ -72,16 +68,14 @@ def line(record: Any) -> str:
 
     A Distilled has `memory_id` in place of its memory, whose arrays are in the bank.
     """
-    if isinstance(record, dict):
-        members = record
-    elif isinstance(record, Distilled):
-        members = to_dict(replace(record, memory=None))
+    members = record
+    if not isinstance(record, dict):
+        whole = replace(record, memory=None) if isinstance(record, Distilled) else record
+        members = {"record": type(record).__name__, **to_dict(whole)}
+    if isinstance(record, Distilled):
         del members["memory"]
         members["memory_id"] = record.memory.id if record.memory else None
-    else:
-        members = to_dict(record)
-    kind = {} if isinstance(record, dict) else {"record": type(record).__name__}
-    return json.dumps({**kind, **members}, ensure_ascii=False, allow_nan=False)
+    return json.dumps(members, ensure_ascii=False, allow_nan=False)
 
 
 def print_lines(records: Iterable[Any]) -> None:
@@ -109,8 +103,7 @@ def run(records: Iterator[Any], as_json: bool) -> Shown:
 
 
 def _lines(records: Iterable[Any]) -> Shown:
-    """For machines: records, except text deltas, on standard output; statuses in words on standard
-    error."""
+    """For machines: records, but no deltas, on standard output; statuses on standard error."""
     shown = Shown()
     with progress() as show:
         for record in records:
@@ -123,8 +116,7 @@ def _lines(records: Iterable[Any]) -> Shown:
 
 
 def _show(records: Iterable[Any]) -> Shown:
-    """For people: on a terminal a picture that is redrawn eight times a second, in a file or a pipe
-    lines."""
+    """For people: on a terminal a picture redrawn eight times a second, elsewhere lines."""
     shown, console = Shown(), err()
     picture = Picture(shown.scene)
     if console.is_terminal:
@@ -201,29 +193,19 @@ def rollouts_table(rows: Iterable[Row]) -> Table:
     """One line for each rollout: state, answer, and the end of its text."""
     table = _table("trace", "side", "tokens", "answer", "text")
     for row in rows:
-        t = row.trace
-        state = (
-            plain("…")
-            if t is None
-            else plain(t.answer, 24)
-            if t.votes
-            else Text("no vote", style="dim")
-        )
+        t, state = row.trace, plain("…")
+        if t is not None:
+            state = plain(t.answer, 24) if t.votes else Text("no vote", style="dim")
         tail = row.text[-TAIL:].strip().rsplit("\n", 1)[-1]
-        table.add_row(
-            str(row.row + 1), SIDES[row.side], str(t.tokens) if t else "", state, plain(tail[-60:])
-        )
+        tokens = str(t.tokens) if t else ""
+        table.add_row(str(row.row + 1), SIDES[row.side], tokens, state, plain(tail[-60:]))
     return table
 
 
 def vote_table(vote: Vote) -> Table:
     """The clusters of a vote, best first, with a bar each."""
-    table = _table(
-        "votes",
-        "answer",
-        "share",
-        title=f"Vote ({SIDES[vote.side]}): {vote.voters} of {vote.total} voted",
-    )
+    title = f"Vote ({SIDES[vote.side]}): {vote.voters} of {vote.total} voted"
+    table = _table("votes", "answer", "share", title=title)
     for c in vote.clusters:
         share = c.size / vote.total
         table.add_row(str(c.size), plain(c.answer, 60), f"{'█' * round(20 * share)} {share:.0%}")
@@ -231,38 +213,19 @@ def vote_table(vote: Vote) -> Table:
 
 
 def steps_table(steps: Iterable[Step]) -> Table:
-    """One line for each gradient step; a column for the problem if several are distilled
-    together."""
+    """One line for each gradient step; a column for the problem if there are several."""
     steps = list(steps)
     several = len({s.problem_id for s in steps}) > 1
-    table = _table(
-        *["problem"] * several,
-        "step",
-        "label",
-        "agree",
-        "reward",
-        "loss",
-        "gradient",
-        "shift",
-        "tokens",
-        "seconds",
-        "note",
-    )
+    figures = "step label agree reward loss gradient shift tokens seconds note".split()
+    table = _table(*["problem"] * several, *figures)
     for s in steps:
         place = "check" if s.final else f"{s.step}/{s.steps}"
         mean = sum(s.rewards) / len(s.rewards) if s.rewards else 0.0
         table.add_row(
             *[plain(s.problem_id, 16)] * several,
-            place,
-            plain(label_of(s.label), 20),
-            f"{s.agreement:.0%}",
-            f"{mean:.2f}",
-            f"{s.loss:.4f}",
-            f"{s.grad_norm:.3g}",
-            f"{s.shift:.3f}",
-            str(s.tokens),
-            f"{s.seconds:.0f}",
-            plain(s.note, 40),
+            *(place, plain(label_of(s.label), 20), f"{s.agreement:.0%}", f"{mean:.2f}"),
+            *(f"{s.loss:.4f}", f"{s.grad_norm:.3g}", f"{s.shift:.3f}", str(s.tokens)),
+            *(f"{s.seconds:.0f}", plain(s.note, 40)),
         )
     return table
 
@@ -290,68 +253,37 @@ def time_left(steps: list[Step]) -> str:
 def receipt_table(r: Receipt) -> Table:
     """A receipt for reading. The JSON has all of it."""
     rows: list[tuple[str, object]] = [("answer", label_of(r.answer))]
-    if r.used is not None:
-        lead = f", {r.used.margin:.2f} ahead of the next" if r.used.margin is not None else ""
-        rows.append(("memory tried", f"{r.used.memory_id} “{r.used.name}”"))
-        rows.append(
-            ("similarity", f"{r.used.similarity:.3f} ({r.key_kind}), rank {r.used.rank}{lead}")
-        )
+    if (used := r.used) is not None:
+        lead = f", {used.margin:.2f} ahead of the next" if used.margin is not None else ""
+        rows.append(("memory tried", f"{used.memory_id} “{used.name}”"))
+        rows.append(("similarity", f"{used.similarity:.3f} ({r.key_kind}), rank {used.rank}{lead}"))
     rows += [("passed over", f"{h.memory_id}, {h.passed_over}") for h in r.hits if h.passed_over]
     if r.route.probation:
         rows.append(("on probation", r.route.probation))
     rows.append(("chosen", "both agree" if r.route.agreed else CHOSEN[r.route.side]))
-    rows += [
-        (
-            f"vote {SIDES[v.side]}",
-            ", ".join(f"{c.answer}: {c.size}" for c in v.clusters) + f" of {v.total}"
-            if v.clusters
-            else f"none of {v.total} voted",
-        )
-        for v in (r.zero_shot, r.memory)
-        if v is not None
-    ]
-    rows += [
-        (f"{r.route.verifier} {SIDES.get(side, side)}", f"{score:.3g}")
-        for side, score in r.route.scores.items()
-    ]
-    rows += [
-        ("model", f"{r.model_name} ({r.model[:16]})"),
-        ("seed", r.seed),
-        ("spent", f"{r.tokens} tokens, {r.seconds:.1f} s"),
-        ("receipt", r.id),
-    ]
-    return facts_table(rows)
+    for v in filter(None, (r.zero_shot, r.memory)):
+        votes = ", ".join(f"{c.answer}: {c.size}" for c in v.clusters)
+        found = f"{votes} of {v.total}" if votes else f"none of {v.total} voted"
+        rows.append((f"vote {SIDES[v.side]}", found))
+    for side, score in r.route.scores.items():
+        rows.append((f"{r.route.verifier} {SIDES.get(side, side)}", f"{score:.3g}"))
+    rows.append(("model", f"{r.model_name} ({r.model[:16]})"))
+    rows.append(("seed", r.seed))
+    rows.append(("spent", f"{r.tokens} tokens, {r.seconds:.1f} s"))
+    return facts_table([*rows, ("receipt", r.id)])
 
 
 def memories_table(rows: Iterable[MemoryInfo], wide: bool) -> Table:
     """One line for each memory: for 80 columns, or `wide` with where and when it was made."""
-    table = _table(
-        "id",
-        "problem",
-        "answer",
-        "vote",
-        "used",
-        "helped",
-        "hurt",
-        *["source", "model", "made"] * wide,
-        "",
-    )
+    more = ["source", "model", "made"] * wide
+    table = _table("id", "problem", "answer", "vote", "used", "helped", "hurt", *more, "")
     for m in rows:
-        c = m.counters
-        more = (
-            (plain(m.problem.source or "typed", 20), plain(m.model_name, 24), plain(m.created[:10]))
-            if wide
-            else ()
-        )
+        c, name, answer = m.counters, m.name, label_of(m.label)
+        made = plain(m.problem.source or "typed", 20), plain(m.model_name, 24), m.created[:10]
         table.add_row(
-            m.id,
-            plain(m.name, 48 if wide else 24),
-            plain(label_of(m.label), 20 if wide else 8),
-            f"{m.majority_ratio:.0%}",
-            str(c.used),
-            str(c.helped),
-            str(c.hurt),
-            *more,
+            *(m.id, plain(name, 48 if wide else 24), plain(answer, 20 if wide else 8)),
+            *(f"{m.majority_ratio:.0%}", str(c.used), str(c.helped), str(c.hurt)),
+            *(made if wide else ()),
             "quarantined" if m.quarantined else "",
         )
     return table

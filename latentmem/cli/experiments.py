@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..files import file_errors
 from ..records import LatentmemError, Status, Step
 from .options import DONE, command, engine_for, option
 
@@ -19,31 +20,11 @@ if TYPE_CHECKING:
 
 evaluation_commands = typer.Typer()
 DECIDING = (
-    "model",
-    "device",
-    "seed",
-    "rollouts",
-    "max_new_tokens",
-    "steps",
-    "learning_rate",
-    "key",
-    "min_similarity",
-    "verifier",
-)
+    "model device seed rollouts max_new_tokens steps learning_rate key min_similarity verifier"
+).split()
 SHOWN = (
-    "recipe",
-    "learner",
-    "kind",
-    "problem_id",
-    "step",
-    "accuracy",
-    "base",
-    "delta",
-    "helped",
-    "hurt",
-    "reason",
-    "same_family",
-)
+    "recipe learner kind problem_id step accuracy base delta helped hurt reason same_family"
+).split()
 UNMEASURED = (
     "nothing of what was asked for could be measured; ask problems with --test, or give other data"
 )
@@ -140,10 +121,13 @@ def evaluate(
     _refuse_idle(sweep, asked)
     if not resume:
         _refuse_full(folder)
+    from ..evaluation.suites import RunOptions
+    from ..evaluation.sweep import read
+
     budgets = _given({"votes": votes, "offline_steps": offline_steps})
-    batches = {"rows": rows, "together": together, "block": block}
-    options = _run_options(chosen, folder, sweep, strict=strict, **batches, **budgets)
-    follow(records(options, overrides), as_json)
+    plan = read(sweep) if sweep else None
+    how = {"strict": strict, "rows": rows, "together": together, "block": block, **budgets}
+    follow(records(RunOptions(chosen, folder, sweep=plan, **how), overrides), as_json)
     return report(folder, also, remedy=UNMEASURED)
 
 
@@ -157,16 +141,8 @@ def _suite(name: str, changes: dict[str, Any], forms: tuple[str, ...]) -> Suite:
     return replace(suite, modes=dict.fromkeys(suite.systems, forms)) if forms else suite
 
 
-def _run_options(suite: Suite, out: Path, sweep: Path | None, **given: Any) -> RunOptions:
-    from ..evaluation.suites import RunOptions
-    from ..evaluation.sweep import read
-
-    return RunOptions(suite, out, sweep=read(sweep) if sweep else None, **given)
-
-
 def report(folder: Path, also: list[Path], **remedy: str) -> int:
-    """Write the report and name its files. `remedy`: what the error advises if there is nothing to
-    report."""
+    """Write the report and name its files. `remedy`: for an error if there is nothing."""
     from ..evaluation.report import make
 
     for file in make(folder, also, **remedy).values():
@@ -176,10 +152,8 @@ def report(folder: Path, also: list[Path], **remedy: str) -> int:
 
 def _refuse_idle(sweep: Path | None, asked: dict[str, Any]) -> None:
     """Raises LatentmemError for options that a sweep does not use."""
-    if sweep is None:
-        return
     asked = asked | {"data": asked["data"][1:]}  # a sweep is about the first
-    if idle := [name for name, value in asked.items() if value not in (None, ())]:
+    if sweep and (idle := _given(asked)):
         raise LatentmemError(
             f"A sweep says itself what it tries and asks, and {', '.join(idle)} would do nothing "
             "beside --sweep: leave it out, or write it into the sweep file."
@@ -188,18 +162,11 @@ def _refuse_idle(sweep: Path | None, asked: dict[str, Any]) -> None:
 
 def _refuse_full(folder: Path) -> None:
     """Raises LatentmemError for a folder that is not empty, or not a folder."""
-    try:
-        full = any(folder.iterdir())
-    except FileNotFoundError:
-        return
-    except OSError as e:
-        raise LatentmemError(
-            f"{folder} cannot be a folder of results ({e.strerror}): give another with --out."
-        ) from None
-    if full:
-        raise LatentmemError(
-            f"{folder} is not empty: give another folder with --out, or leave --no-resume out."
-        )
+    with file_errors(folder, "a folder of results", "give another with --out"):
+        if folder.exists() and any(folder.iterdir()):
+            raise LatentmemError(
+                f"{folder} is not empty: give another folder with --out, or leave --no-resume out."
+            )
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -220,10 +187,9 @@ def records(options: RunOptions, overrides: dict[str, Any]) -> Iterator[Any]:
     suite = options.suite
     by_hand = Settings(**overrides).model_fields_set  # the environment's among them
     usual = {name: value for name, value in suite.settings.items() if name not in by_hand}
-    models = [None] if "model" in by_hand else list(suite.models) or [None]
-    for model in models:
-        given = {**usual, **({"model": model} if model else {}), **overrides}
-        engine = engine_for(given)
+    models = () if "model" in by_hand else suite.models
+    for model in models or (None,):
+        engine = engine_for({**usual, **({"model": model} if model else {}), **overrides})
         out = options.out / slug(model.rsplit("/", 1)[-1]) if len(models) > 1 else options.out
         yield from run(engine, replace(options, out=out, seed=engine.settings.seed))
         del engine
@@ -232,8 +198,7 @@ def records(options: RunOptions, overrides: dict[str, Any]) -> Iterator[Any]:
 
 
 def follow(those: Iterator[Any], as_json: bool) -> None:
-    """Progress on standard error; with --json every result and lesson as a line on standard
-    output."""
+    """Progress on standard error; with --json results and lessons on standard output."""
     from ..evaluation.results import Learned, Progress, Result
     from . import console
 
@@ -379,8 +344,7 @@ def follow_bench(records: Any, as_json: bool) -> None:
 
 
 def show(file: Path, kind: str, as_json: bool, done: bool = False) -> int:
-    """The report in `file`: tables in Markdown, or its rows as lines of JSON. A series that is
-    `done` gets its picture."""
+    """The report in `file` as tables or lines of JSON; a `done` series gets its picture."""
     from ..bench import report
     from . import console
 

@@ -1,5 +1,4 @@
-"""What the commands share: settings as options, `--set`, `--json`, exit codes, the reading of a
-problem."""
+"""What commands share: settings as options, `--set`, `--json`, exit codes, problems."""
 
 from __future__ import annotations
 
@@ -179,8 +178,7 @@ def allowed(field: FieldInfo) -> tuple[str, str]:
 
 
 def assignments(pairs: list[str]) -> dict[str, str]:
-    """['steps=5'] -> {'steps': '5'}; Settings checks names and values. Raises LatentmemError for a
-    pair without '='."""
+    """{'steps': '5'} of ['steps=5'], unchecked. Raises LatentmemError for one without '='."""
     for pair in pairs:
         if "=" not in pair:
             raise LatentmemError(

@@ -55,12 +55,8 @@ class DataSet:
     @property
     def digest(self) -> str:
         """16 hex digits over ids, texts and answers in order: equal only for equal problems."""
-        return digest(*(part for p in self.problems for part in (p.id, p.text, p.answer or "")))[
-            :16
-        ]
-
-    def named(self, name: str) -> DataSet:
-        return replace(self, name=name)
+        parts = (part for p in self.problems for part in (p.id, p.text, p.answer or ""))
+        return digest(*parts)[:16]
 
 
 @dataclass(frozen=True)
@@ -80,10 +76,8 @@ def load(spec: str, *, strict: bool = False, most_chars: float = inf) -> DataSet
     """
     head, options = _parsed(spec)
     if head.startswith(GENERATED):
-        name, found = (
-            head.removeprefix(GENERATED),
-            _generated(head.removeprefix(GENERATED), options),
-        )
+        name = head.removeprefix(GENERATED)
+        found = _generated(name, options)
     elif known := _hub_set(head):
         name, found = _from_hub(*known, options)
     else:
@@ -96,16 +90,13 @@ def _data_set(
 ) -> DataSet:
     problems, notes = _checked(found, strict, most_chars)
     if not problems:
-        raise LatentmemError(
-            f"{spec} has no problem with an answer: {remedy}"
-            + (f" ({notes[0]})." if notes else ".")
-        )
+        why = f" ({notes[0]})" if notes else ""
+        raise LatentmemError(f"{spec} has no problem with an answer: {remedy}{why}.")
     return DataSet(name, spec, tuple(problems), tuple(notes))
 
 
 def _parsed(spec: str) -> tuple[str, dict[str, Any]]:
-    """('rg:chain_sum', {'size': 100}) of 'rg:chain_sum?size=100'. Values are read as JSON where
-    they are JSON."""
+    """('rg:chain_sum', {'size': 100}) of 'rg:chain_sum?size=100'. Values are JSON, else text."""
     head, _, query = spec.strip().partition("?")
     options: dict[str, Any] = {}
     try:
@@ -134,11 +125,8 @@ def _file_set(head: str, options: dict[str, Any]) -> tuple[str, Iterator[Found]]
     try:
         file = EXAMPLES if head == "examples" else Path(head).expanduser()
         data = file.read_bytes()
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as e:  # RuntimeError: no such user; ValueError: no name of a file
+    # RuntimeError: no such user; ValueError: no name of a file
+    except (OSError, RuntimeError, ValueError) as e:
         why = "" if isinstance(e, FileNotFoundError) else f" ({getattr(e, 'strerror', None) or e})"
         raise LatentmemError(
             f"There is no data set {head!r}{why}: give a file ({FORMATS}), examples, "
@@ -186,29 +174,29 @@ def _checked(
     places: dict[str, str] = {}
     wrong: list[str] = []
     for where, one in found:
-        if isinstance(one, Problem):
-            if len(one.text) > most_chars:
-                one = (
-                    f"{where}: the problem has {len(one.text)} characters and the limit is "
-                    f"{most_chars}: shorten it."
-                )
-            elif not (one.answer or "").strip():
-                one = f'{where}: the problem has no answer to score by: add "answer".'
-            elif one.id in kept:
-                one = (
-                    f"{where}: the id {one.id!r} stands at {places[one.id]} already: give each "
-                    "problem its own."
-                )
-        if isinstance(one, str):
-            if strict:
-                raise LatentmemError(one)
-            wrong.append(one)
+        why = one if isinstance(one, str) else _unfit(one, where, most_chars, places)
+        if why and strict:
+            raise LatentmemError(why)
+        if why:
+            wrong.append(why)
         else:
             kept[one.id], places[one.id] = one, where
     if not wrong:
         return list(kept.values()), []
     more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
     return list(kept.values()), [f"Left out {len(wrong)}: " + " ".join(wrong[:SHOWN]) + more]
+
+
+def _unfit(one: Problem, where: str, most: float, places: dict[str, str]) -> str:
+    """Why a problem cannot be asked and scored; '' if it can."""
+    if (n := len(one.text)) > most:
+        return f"{where}: the problem has {n} characters and the limit is {most}: shorten it."
+    if not (one.answer or "").strip():
+        return f'{where}: the problem has no answer to score by: add "answer".'
+    if one.id in places:
+        first = f"the id {one.id!r} stands at {places[one.id]} already"
+        return f"{where}: {first}: give each problem its own."
+    return ""
 
 
 # ------------------------------------------------------------------ hub
@@ -273,9 +261,8 @@ def _generated(family: str, options: dict[str, Any]) -> Iterator[Found]:
     given = {"size": 100, "seed": 0} | options
     try:
         entries = list(reasoning_gym.create_dataset(family, **given))
-    except (
-        Exception
-    ) as e:  # each family checks its options in its own way, or not before it makes an item of them
+    # each family checks its options in its own way, or not before it makes an item of them
+    except Exception as e:
         raise LatentmemError(
             f"{GENERATED}{family} cannot be made with {options} ({str(e)[:120]}): change the "
             "options."
@@ -285,14 +272,9 @@ def _generated(family: str, options: dict[str, Any]) -> Iterator[Found]:
 
 
 def generated_item(family: str, ident: str, index: int, entry: dict[str, Any]) -> Found:
-    """An item of reasoning-gym as a problem. Some families have no answer to compare with, only a
-    program that scores."""
-    where, text, answer = (
-        f"{GENERATED}{family}, item {index}",
-        str(entry["question"]).strip(),
-        entry["answer"],
-    )
-    if not text:
+    """An item of reasoning-gym as a problem. Some families have no answer to compare with."""
+    where, answer = f"{GENERATED}{family}, item {index}", entry["answer"]
+    if not (text := str(entry["question"]).strip()):
         return where, f"{where} has no text: choose another family."
     return where, Problem(text, ident, None if answer is None else str(answer), f"rg/{family}")
 
@@ -313,14 +295,12 @@ def unique(problems: Iterable[Problem]) -> list[Problem]:
 
 def shuffled(problems: Sequence[Problem], seed: int) -> list[Problem]:
     """A seeded order that depends on nothing but the problems' ids."""
-    return random.Random(digest("order", str(seed))).sample(
-        sorted(problems, key=lambda p: p.id), len(problems)
-    )
+    ordered = sorted(problems, key=lambda p: p.id)
+    return random.Random(digest("order", str(seed))).sample(ordered, len(ordered))
 
 
 def split(data: DataSet, distil: int, test: int, seed: int) -> Split:
-    """Two disjoint parts in a seeded order, no text in both. Raises LatentmemError if there are not
-    that many."""
+    """Two disjoint parts in a seeded order. Raises LatentmemError if there are not that many."""
     there = unique(data.problems)
     if distil + test > len(there):
         raise LatentmemError(
@@ -328,10 +308,8 @@ def split(data: DataSet, distil: int, test: int, seed: int) -> Split:
             "ask for fewer."
         )
     order = shuffled(there, seed)
-    return Split(
-        replace(data, problems=tuple(order[:distil])),
-        replace(data, problems=tuple(order[distil : distil + test])),
-    )
+    parts = order[:distil], order[distil : distil + test]
+    return Split(*(replace(data, problems=tuple(part)) for part in parts))
 
 
 def apart(learn: DataSet, test: DataSet) -> DataSet:

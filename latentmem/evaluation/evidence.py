@@ -74,8 +74,7 @@ def evidence(found: Found) -> list[dict[str, Any]]:
 
 
 def plain(run: Run, row: Row) -> dict[str, Any]:
-    """A row as JSON values. `tokens` and `seconds` include learning; the part of learning stands in
-    `settings`."""
+    """A row as JSON values. `tokens` and `seconds` include those of learning."""
     about = {
         "run": run.name,
         "protocol": run.protocol,
@@ -116,8 +115,7 @@ def dataset_name(run: Run, row: Row) -> str:
 
 
 def system_name(row: Row) -> str:
-    """'elm' for one trace, 'elm_vote' for a vote; 'elm_oracle' for the oracle router over elm's
-    sides."""
+    """'elm' for one trace, 'elm_vote' for a vote; 'elm_oracle' for the oracle router."""
     name = row.system.replace(f" ({ORACLE})", "_oracle")
     return name if row.form == "one" else f"{name}_{row.form}"
 

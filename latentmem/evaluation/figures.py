@@ -1,5 +1,4 @@
-"""The report's figures, as plotly's JSON in plain dicts. Pure; the colours are those of Okabe and
-Ito, and shapes differ too."""
+"""The report's figures as plotly's JSON. Colours of Okabe and Ito; shapes differ, too."""
 
 from __future__ import annotations
 
@@ -59,8 +58,7 @@ def spread(those: Sequence[Estimate], colour: str, scale: float = 1) -> dict[str
 
 
 def accuracy_by_tokens(rows: Sequence[Row], looks: Looks) -> Figure:
-    """Accuracy with its interval against tokens a problem, learning shared out, so that systems
-    compare at equal compute."""
+    """Accuracy with its interval against tokens a problem, learning shared out."""
     data = []
     for system in dict.fromkeys(r.system for r in rows):
         mine = [r for r in rows if r.system == system]
@@ -150,8 +148,7 @@ def stream_curve(results: Sequence[Result], looks: Looks) -> Figure:
 
 
 def agreement(sides: Sequence[tuple[str, Sequence[SideResult]]]) -> Figure:
-    """The share of traces that agree against the share of right labels: how far the vote can be
-    trusted."""
+    """Share of traces that agree against share of right labels: how far a vote can be trusted."""
     line = {"color": GREY, "dash": "dot"}
     data = [scatter("as sure as right", [0, 1], [0, 1], "lines", line=line, hoverinfo="skip")]
     for i, (name, those) in enumerate(sides):

@@ -16,11 +16,11 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from time import monotonic
-from types import TracebackType
 from typing import Any
 
 from .. import files
@@ -35,8 +35,7 @@ Line = Result | Learned
 
 @dataclass(frozen=True)
 class Remedies:
-    """What the errors of a journal advise, and what they call its folder. The defaults are for a
-    user of the command line."""
+    """What a journal's errors advise and call its folder; the defaults fit the command line."""
 
     folder: str = ""  # in place of its path, which a visitor of the app must not see
     anew: str = "give another folder with --out"  # the folder holds another run
@@ -57,43 +56,30 @@ class Journal:
     def __init__(
         self, folder: Path, config: Mapping[str, Any], remedies: Remedies = Remedies()
     ) -> None:
-        """Open or begin a run with this configuration. Raises LatentmemError if the folder holds a
-        run with another one."""
+        """Begin a run, or go on with it. Raises LatentmemError if the folder holds another one."""
         self.folder, self.file, self.remedies = folder, folder / "results.jsonl", remedies
-        self._lock: Any = None
-        try:
+        with files.file_errors(remedies.name(folder), "made", remedies.room):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise LatentmemError(
-                f"{remedies.name(folder)} cannot be made ({e.strerror}): {remedies.room}."
-            ) from None
         self._lock = taken(folder, remedies)
         try:
             _check_config(folder, config, remedies)
-            units, whole = _read(self.file, remedies.name(folder, self.file), remedies.mend)
+            name = remedies.name(folder, self.file)
+            self.units, whole = _read(self.file, name, remedies.mend)
             if self.file.exists() and self.file.stat().st_size != whole:
                 os.truncate(self.file, whole)
         except BaseException:
             self.close()
             raise
-        self.units: dict[str, tuple[Line, ...]] = units
-        self._saved: dict[
-            str, tuple[float, float]
-        ] = {}  # name -> (when its state was saved, how long that took)
+        # name -> (when its state was saved, how long that took)
+        self._saved: dict[str, tuple[float, float]] = {}
 
     def close(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
+        self._lock.release()
 
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     # Results
@@ -111,17 +97,13 @@ class Journal:
         """Write a unit whole; it is on the disk when this returns."""
         assert lines and unit not in self.units
         text = "".join(to_line(unit, len(lines), one) + "\n" for one in lines)
-        try:
+        with self._writing(self.file):
             files.append(self.file, text)
-        except OSError as e:
-            raise self._unwritten(self.file, e) from None
         self.units[unit] = tuple(lines)
 
-    def _unwritten(self, file: Path, e: OSError) -> LatentmemError:
-        r = self.remedies
-        return LatentmemError(
-            f"{r.name(self.folder, file)} cannot be written ({e.strerror}): {r.room}."
-        )
+    def _writing(self, file: Path) -> AbstractContextManager[None]:
+        name = self.remedies.name(self.folder, file)
+        return files.file_errors(name, "written", self.remedies.room)
 
     # What a system has learnt
 
@@ -146,25 +128,20 @@ class Journal:
         last one is recent, what was learnt is not saved, unless `must` is set: a run that continues
         learns the same from the lessons since."""
         when, took = self._saved.get(name, (-inf, 0.0))
-        if must or monotonic() - when >= SAVING * took:
-            began = monotonic()
-            self._save(name, unit, lesson, save)
+        began = monotonic()
+        if must or began - when >= SAVING * took:
+            home, number = self.folder / "state" / name, str(lesson.place + 1)
+            part = home / f"{number}.part"
+            shutil.rmtree(part, ignore_errors=True)
+            with self._writing(part):
+                part.mkdir(parents=True)
+                save(part)
+                (part / "lesson.json").write_text(to_line(unit, 1, lesson), encoding="utf-8")
+                files.put_in_place(part, home / number)
+            self._settle(name)
             self._saved[name] = monotonic(), monotonic() - began
         if unit not in self.units:
             self.append(unit, [lesson])
-
-    def _save(self, name: str, unit: str, lesson: Learned, save: Callable[[Path], None]) -> None:
-        home, number = self.folder / "state" / name, lesson.place + 1
-        part = home / f"{number}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            part.mkdir(parents=True)
-            save(part)
-            (part / "lesson.json").write_text(to_line(unit, 1, lesson), encoding="utf-8")
-            files.put_in_place(part, home / str(number))
-        except OSError as e:
-            raise self._unwritten(part, e) from None
-        self._settle(name)
 
     def restore(self, name: str, load: Callable[[Path], None]) -> int:
         """Give back to a system what it had learnt; returns the number of its lessons."""
@@ -176,18 +153,16 @@ class Journal:
         return number
 
     def _settle(self, name: str) -> None:
-        """Add the line of the last lesson to the results if it is missing; remove older and
-        half-written states."""
-        number, folder = self.state(name)
+        """Add the last lesson's line if it is missing; remove older and half-written states."""
+        folder = self.state(name)[1]
         assert folder is not None
         file = folder / "lesson.json"
-        unit, _, line = from_line(
-            file.read_bytes(), self.remedies.name(self.folder, file), self.remedies.mend
-        )
+        where = self.remedies.name(self.folder, file)
+        unit, _, line = from_line(file.read_bytes(), where, self.remedies.mend)
         if unit not in self.units:
             self.append(unit, [line])
-        for other in (self.folder / "state" / name).iterdir():
-            if other.name != str(number):
+        for other in folder.parent.iterdir():
+            if other != folder:
                 shutil.rmtree(other, ignore_errors=True)
 
 
@@ -199,9 +174,8 @@ def taken(folder: Path, remedies: Remedies = Remedies()) -> Any:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        name = remedies.folder[:1].lower() + remedies.folder[1:] or str(
-            folder
-        )  # here it stands within the sentence
+        # here it stands within the sentence
+        name = remedies.folder[:1].lower() + remedies.folder[1:] or folder
         raise LatentmemError(f"Another run is writing to {name}: {remedies.busy}.") from None
     return lock
 
@@ -229,18 +203,14 @@ def from_line(text: str | bytes, where: str, remedy: str = Remedies.mend) -> tup
 
 def read_results(folder: Path) -> tuple[list[Result], list[Learned], dict[str, Any]]:
     """The results, lessons and configuration of a run, without taking part in it."""
-    units, _ = _read(folder / "results.jsonl", str(folder / "results.jsonl"))
-    lines = [line for unit in units.values() for line in unit]
-    return (
-        [one for one in lines if isinstance(one, Result)],
-        [one for one in lines if isinstance(one, Learned)],
-        _config(folder) or {},
-    )
+    file = folder / "results.jsonl"
+    lines = [line for unit in _read(file, str(file), Remedies.mend)[0].values() for line in unit]
+    results = [one for one in lines if isinstance(one, Result)]
+    learned = [one for one in lines if isinstance(one, Learned)]
+    return results, learned, _config(folder) or {}
 
 
-def _read(
-    file: Path, name: str, remedy: str = Remedies.mend
-) -> tuple[dict[str, tuple[Line, ...]], int]:
+def _read(file: Path, name: str, remedy: str) -> tuple[dict[str, tuple[Line, ...]], int]:
     """(units, bytes that they take). Leaves out a last unit that is not whole. Raises
     LatentmemError for damage before it."""
     units: dict[str, tuple[Line, ...]] = {}
@@ -252,9 +222,8 @@ def _read(
         raise LatentmemError(f"{name} cannot be read ({e.strerror}).") from None
     whole = at = 0
     open_unit: list[Line] = []
-    for number, raw in enumerate(
-        data.split(b"\n")[:-1], 1
-    ):  # what follows the last newline is not a whole line
+    # what follows the last newline is not a whole line
+    for number, raw in enumerate(data.split(b"\n")[:-1], 1):
         try:
             unit, of, line = from_line(raw, f"{name}, line {number}", remedy)
         except LatentmemError:
@@ -290,23 +259,15 @@ def _check_config(folder: Path, config: Mapping[str, Any], remedies: Remedies) -
     there = _config(folder, remedies)
     if there is None:
         file = folder / "run.json"
-        files.write_whole(
-            file,
-            json.dumps(given, indent=1, ensure_ascii=False) + "\n",
-            remedies.room,
-            name=remedies.name(folder, file),
-        )
+        text = json.dumps(given, indent=1, ensure_ascii=False) + "\n"
+        files.write_whole(file, text, remedies.room, name=remedies.name(folder, file))
         return
-    changed = next(
-        (d for d in _differences(there, given) if d[0] in KEPT or not d[0].startswith("made")), None
-    )
-    if changed is not None:
-        name, old, new = changed
-        name = name.removeprefix("made.")
-        raise LatentmemError(
-            f"{remedies.name(folder)} holds a run with {name} = {old}, and here it is {new}: "
-            f"{remedies.anew}."
-        )
+    for name, old, new in _differences(there, given):
+        if name in KEPT or not name.startswith("made"):
+            raise LatentmemError(
+                f"{remedies.name(folder)} holds a run with {name.removeprefix('made.')} = {old}, "
+                f"and here it is {new}: {remedies.anew}."
+            )
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterable[tuple[str, Any, Any]]:
@@ -380,27 +341,19 @@ def collect(folders: Sequence[Path], *, remedy: str = "run `latentmem evaluate` 
 
 
 def _files(folders: Sequence[Path], name: str) -> dict[Path, Path]:
-    """Every file of this name in the folders and below, as whole paths, each once, with the folder
-    in which it was found."""
+    """Every file of this name in the folders and below, with the folder it was found in."""
     found: dict[Path, tuple[Path, Path]] = {}
     for folder in folders:
-        try:
+        with files.file_errors(folder, "read", "give another folder"):
             for file in sorted(folder.resolve().rglob(name)):
                 found.setdefault(file.resolve(), (file, folder.resolve()))
-        except OSError as e:
-            raise LatentmemError(
-                f"{folder} cannot be read ({e.strerror}): give another folder."
-            ) from None
     return dict(found.values())
 
 
 def _named(files: Mapping[Path, Path]) -> dict[Path, str]:
     """The folder of each file, with a name: its path within the folder in which it was found, and
     as many of the folders above as make names differ."""
-    length = {
-        file.parent: max(1, len(file.parent.relative_to(folder).parts))
-        for file, folder in files.items()
-    }
+    length = {f.parent: max(1, len(f.parent.relative_to(top).parts)) for f, top in files.items()}
     while True:
         names = {place: Path(*place.parts[-n:]).as_posix() for place, n in length.items()}
         count = Counter(names.values())

@@ -37,8 +37,7 @@ class Estimate:
 
 
 def share(right: int, n: int) -> Estimate | None:
-    """The share of `right` among n cases with its exact binomial interval (Clopper and Pearson
-    1934); None for no cases."""
+    """A share with its exact binomial interval (Clopper and Pearson 1934); None for no cases."""
     if n == 0:
         return None
     from scipy.stats import binomtest
@@ -73,20 +72,16 @@ def bootstrap(differences: Sequence[float], *, seed: int = 0) -> Estimate | None
 def paired(
     first: Mapping[K, float], second: Mapping[K, float], *, seed: int = 0
 ) -> Estimate | None:
-    """The mean of first - second over the problems that both answered, with its bootstrap
-    interval."""
+    """The mean of first - second over the problems of both, with its bootstrap interval."""
     shared = [key for key in first if key in second]
     return bootstrap([float(first[key]) - float(second[key]) for key in shared], seed=seed)
 
 
 def flips(first: Mapping[K, bool], second: Mapping[K, bool]) -> tuple[int, int]:
-    """(helped, hurt): of the problems in both, those right in `first` and wrong in `second`, and
-    the reverse."""
+    """(helped, hurt): problems right in `first` and wrong in `second`, and the reverse."""
     shared = [key for key in first if key in second]
-    return (
-        sum(first[k] and not second[k] for k in shared),
-        sum(second[k] and not first[k] for k in shared),
-    )
+    helped = sum(first[k] and not second[k] for k in shared)
+    return helped, sum(second[k] and not first[k] for k in shared)
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
@@ -100,8 +95,7 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 
 
 def nearest_share(keys: np.ndarray, families: Sequence[str]) -> tuple[float, float]:
-    """How often the nearest other key [n, d] (unit rows) is of the same family, and how often a
-    random other one is."""
+    """How often the nearest other key [n, d] (unit rows), and a random one, is of the family."""
     n = len(families)
     if n < 2:
         raise ValueError(f"{n} keys have no neighbours: give at least two.")
@@ -166,8 +160,7 @@ def table(
 
 
 def base_of(key: Group, groups: dict[Group, list[Result]]) -> list[Result] | None:
-    """zero_shot in the same form on the same data: of the same run, or of another (it does not
-    depend on what was learnt)."""
+    """zero_shot in the same form on the same data: of the same run, else of another."""
     learned_on, dataset, _, form = key
     own = groups.get((learned_on, dataset, BASE, form))
     return own or next(
@@ -242,8 +235,7 @@ class Contrast:
 def contrasts(
     results: Sequence[Result], subject: str = SUBJECT, *, seed: int = 0
 ) -> list[Contrast]:
-    """For each data set and form: the subject against every other system, except the model alone,
-    which the main table has."""
+    """The subject against every system but the model alone, for each data set and form."""
     groups, out = grouped(results), []
     for (learned_on, dataset, system, form), mine in groups.items():
         for (theirs_on, where, other, how), theirs in groups.items() if system == subject else ():
@@ -342,8 +334,7 @@ class Routing:
 
 
 def routing(results: Sequence[Result]) -> list[Routing]:
-    """A confusion table for each routed system and form: the router that ran, and each verifier by
-    itself."""
+    """A confusion table for each routed system and form: the router that ran, and each verifier."""
     out, routed = [], two_sided(results)
     for (system, form), those in by(results, lambda r: (r.system, r.form)).items():
         mine = [r for r in those if differ(r)]
@@ -384,8 +375,7 @@ def curve(results: Sequence[Result]) -> list[tuple[int, float]]:
 
 @dataclass(frozen=True, slots=True)
 class MemoryEffect:
-    """What one memory did: how often it was tried, and the ids of the problems that it helped and
-    hurt."""
+    """How often a memory was tried, and the ids of the problems that it helped and hurt."""
 
     memory: str
     name: str
@@ -418,8 +408,7 @@ def alone_right(results: Iterable[Result]) -> dict[tuple[str, str, str], bool]:
 
 @dataclass(frozen=True, slots=True)
 class SimilarityThird:
-    """A third of the problems on which one system in one form tried an experience, by its
-    similarity."""
+    """A third of the problems on which a system tried an experience, by its similarity."""
 
     system: str
     form: str
@@ -460,8 +449,7 @@ def thirds(results: Sequence[Result]) -> list[SimilarityThird]:
 
 
 def vote_metrics(sides: Sequence[SideResult]) -> dict[str, float]:
-    """majority_ratio, label_accuracy, reward_accuracy, ground_truth_ratio and pass@k of votes;
-    empty for none."""
+    """TTRL's measures of votes and pass@k; empty for none."""
     if not sides:
         return {}
     found = {
@@ -482,8 +470,7 @@ def vote_metrics(sides: Sequence[SideResult]) -> dict[str, float]:
 
 
 def vote_sides(results: Sequence[Result]) -> list[tuple[str, list[SideResult]]]:
-    """(title, votes) of one run: each routed system's two sides over the same problems, or, without
-    one, the model alone."""
+    """(title, votes): each routed system's two sides, or, without one, the model alone."""
     found = [r for r in results if r.form == "vote"]
     out: list[tuple[str, list[SideResult]]] = []
     for system in two_sided(found):
@@ -496,8 +483,7 @@ def vote_sides(results: Sequence[Result]) -> list[tuple[str, list[SideResult]]]:
 
 
 def agreement_bins(sides: Sequence[SideResult]) -> list[tuple[float, float, int]]:
-    """(majority ratio, share of right labels, votes) for each ratio that occurs: how far agreement
-    can be trusted."""
+    """(majority ratio, share of right labels, votes) for each ratio that occurs."""
     by: dict[float, list[bool]] = defaultdict(list)
     for s in sides:
         if s.label is not None:
@@ -511,8 +497,7 @@ GATES = (1, 0), (2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2), (4, 2), (5, 2), 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What a gate (SCRL, arXiv 2603.19880) would have let through of some votes, and how many of
-    those labels are right."""
+    """What a gate (SCRL, arXiv 2603.19880) lets through of some votes, and how many are right."""
 
     votes: int
     lead: int
@@ -522,16 +507,13 @@ class Gate:
 
 
 def gates(results: Sequence[Result]) -> list[Gate]:
-    """Each of GATES over the votes of the model alone. Votes of older runs have no lead and do not
-    count."""
+    """Each of GATES over the votes of the model alone; those of older runs have no lead."""
     out: list[Gate] = []
     own = [r.sides.get(BASE) for r in results if (r.system, r.form) == (BASE, "vote")]
     known = [s for s in own if s is not None and s.margin is not None]
     for gate in GATES if known else ():
-        passed = [
-            s.right
-            for s in known
-            if not unfit(sum(s.traces_agree), s.margin, len(s.traces_agree), *gate)
-        ]
+        counts = [(sum(s.traces_agree), s.margin, len(s.traces_agree)) for s in known]
+        through = zip(known, counts, strict=True)
+        passed = [s.right for s, those in through if not unfit(*those, *gate)]
         out.append(Gate(*gate, len(known), len(passed), sum(passed)))
     return out

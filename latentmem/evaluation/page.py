@@ -86,8 +86,7 @@ class Report:
 
 @cache
 def _templates() -> Environment:
-    """HTML is escaped by jinja, Markdown by `cell`. No character of a figure's JSON can end the
-    script element that holds it."""
+    """HTML is escaped by jinja, Markdown by `cell`. No figure's JSON can end its script element."""
     from jinja2 import Environment, PackageLoader, select_autoescape
 
     found = Environment(

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from ..method.distillation import Recipe
 from ..records import (
     Delta,
     Distilled,
+    KeyKind,
     LatentmemError,
     Memory,
     Problem,
@@ -31,7 +31,8 @@ from ..records import (
     Vote,
     digest,
 )
-from .baselines.offline import offline_lora, offline_prompt, offline_ttrl
+from .baselines.offline import LEARNERS as OFFLINE
+from .baselines.offline import offline
 from .baselines.sampler import Ask, Sampler, computed
 from .baselines.teacher import TeacherResult
 from .datasets import DataSet, family, unique
@@ -53,7 +54,6 @@ from .results import (
 )
 
 if TYPE_CHECKING:
-    from .baselines.offline import Offline
     from .baselines.registry import SystemFactory
 
 MODES: dict[str, AnswerMode] = {mode.name: mode for mode in (ONE, VOTE)}
@@ -84,36 +84,15 @@ class Batch:
 
 def ask(system: System, mode: AnswerMode, batch: Batch) -> list[Result]:
     """The judged replies to a batch. Raises LatentmemError if the system leaves a problem out."""
-    replies = list(system.reply([p.unlabelled() for p in batch.problems], mode))
+    replies = list(system.reply(blank(batch.problems), mode))
     if [r.problem_id for r in replies] != [p.id for p in batch.problems]:
         raise LatentmemError(
             f"{system.name} answered {len(replies)} of {len(batch.problems)} problems or in "
             "another order: it cannot be compared."
         )
-    return [
-        judge(p, r, dataset=batch.dataset, learned_on=batch.learned_on, index=batch.first + i)
-        for i, (p, r) in enumerate(zip(batch.problems, replies, strict=True))
-    ]
-
-
-def teach(
-    system: System, problems: Sequence[Problem], learned_on: str, place: int, *, whole: bool
-) -> Iterator[Status | Step | Distilled | Learned]:
-    """Let a system learn from problems: from a whole training set (`fit`), or from what it has just
-    answered (`learn`).
-
-    Yields those of its records that are worth showing, and last the Learned.
-    """
-    before = system.spent
-    given = problems if whole and system.needs_labels else [p.unlabelled() for p in problems]
-    truth, found = {p.id: p for p in problems}, []
-    for record in system.fit(given) if whole else system.learn(given):
-        if isinstance(record, Distilled):
-            found.append(taught(record, truth[record.problem_id]))
-        if not isinstance(record, (Delta, Trace, Vote)):
-            yield record  # type: ignore[misc]
-    ids = tuple(p.id for p in problems)
-    yield Learned(learned_on, system.name, place, ids, tuple(found), system.spent - before)
+    where = {"dataset": batch.dataset, "learned_on": batch.learned_on}
+    pairs = enumerate(zip(batch.problems, replies, strict=True), batch.first)
+    return [judge(p, r, **where, index=i) for i, (p, r) in pairs]
 
 
 def lesson(
@@ -125,14 +104,37 @@ def lesson(
     place: int,
     *,
     whole: bool,
-    last: bool = False,
+    last: bool,
 ) -> Iterator[Event]:
-    """`teach`, and what was learnt goes into the journal. A lesson that is broken off leaves
-    nothing."""
-    for record in teach(system, problems, learned_on, place, whole=whole):
-        if isinstance(record, Learned):
-            journal.keep(name, f"{name}/lesson/{place}", record, system.save, must=last)
-        yield record
+    """Let a system learn from problems: from a whole training set (`fit`), or from what it has just
+    answered (`learn`).
+
+    Yields those of its records that are worth showing, and last the Learned, which goes into the
+    journal. A lesson that is broken off leaves nothing.
+    """
+    before, found = system.spent, []
+    given = problems if whole and system.needs_labels else blank(problems)
+    truth = {p.id: p for p in problems}
+    for record in system.fit(given) if whole else system.learn(given):
+        if isinstance(record, Distilled):
+            found.append(taught(record, truth[record.problem_id]))
+        if not isinstance(record, (Delta, Trace, Vote)):
+            yield record  # type: ignore[misc]
+    spent = system.spent - before
+    done = Learned(learned_on, system.name, place, tuple(truth), tuple(found), spent)
+    journal.keep(name, f"{name}/lesson/{place}", done, system.save, must=last)
+    yield done
+
+
+def answers(
+    system: System, mode: AnswerMode, batch: Batch, unit: str, journal: Journal, tally: Tally
+) -> Iterator[Event]:
+    """The judged replies to a batch go into the journal as a unit and are yielded."""
+    results = ask(system, mode, batch)
+    journal.append(unit, results)
+    tally.add(results)
+    yield from results
+    yield tally.progress()
 
 
 # ---------- The held-out protocol: learn on one part, then answer another that shares no problem.
@@ -154,69 +156,39 @@ def run_heldout(
     with nothing to do is not made.
     """
     tally = Tally(sum(len(t.problems) * len(e.modes) for t in tests for e in specs))
-    wanted = {unit for e in specs for unit, _, _ in _questions(e, learn, tests, rows)}
+    wanted = {(t.name, e.name, m.name) for t in tests for e in specs for m in e.modes}
     tally.add(
         r
         for r in journal.results()
-        if _unit_of(r.learned_on, r.dataset, r.system, r.form) in {_family(u) for u in wanted}
+        if r.learned_on == learn.name and (r.dataset, r.system, r.form) in wanted
     )
     yield tally.progress()
     for spec in specs:
         todo = [q for q in _questions(spec, learn, tests, rows) if q[0] not in journal]
-        name = f"{learn.name}/{spec.name}"
         if not todo:
             continue
         system = spec.make()
-        yield from _taught(system, _lessons(spec, learn.problems, together), learn, journal, name)
+        yield from _taught(spec, system, learn, together, journal)
         for unit, mode, batch in todo:
-            yield Status(
-                f"{spec.name} ({mode.name}) on {batch.dataset}: problems {batch.first + 1} to "
-                f"{batch.first + len(batch.problems)}"
-            )
-            results = ask(system, mode, batch)
-            journal.append(unit, results)
-            tally.add(results)
-            yield from results
-            yield tally.progress()
+            first, last = batch.first + 1, batch.first + len(batch.problems)
+            which = f"problems {first} to {last}"
+            yield Status(f"{spec.name} ({mode.name}) on {batch.dataset}: {which}")
+            yield from answers(system, mode, batch, unit, journal, tally)
 
 
 def _taught(
-    system: System,
-    lessons: Sequence[tuple[bool, Sequence[Problem]]],
-    learn: DataSet,
-    journal: Journal,
-    name: str,
+    spec: SystemSpec, system: System, learn: DataSet, together: int, journal: Journal
 ) -> Iterator[Event]:
-    """Let a system learn the rest of the part, from where it stands."""
-    done = journal.restore(name, system.load)
-    for place, (whole, problems) in zip(count(done), lessons[done:], strict=False):
-        yield Status(
-            f"{system.name} learns from {len(problems)} of {len(learn.problems)} problems",
-            place,
-            len(lessons),
-        )
-        yield from lesson(
-            system,
-            problems,
-            learn.name,
-            journal,
-            name,
-            place,
-            whole=whole,
-            last=place + 1 == len(lessons),
-        )
-
-
-def _lessons(
-    spec: SystemSpec, problems: Sequence[Problem], together: int
-) -> list[tuple[bool, Sequence[Problem]]]:
-    """(whole set?, problems) of each lesson: all at once for offline systems, a few at a time for
-    the others."""
-    if not problems or not spec.learns:
-        return []
-    if spec.learns == "offline":
-        return [(True, problems)]
-    return [(False, problems[i : i + together]) for i in range(0, len(problems), together)]
+    """Let a system learn the rest of the part: all at once if offline, else a few at a time."""
+    problems, whole, name = learn.problems, spec.learns == "offline", f"{learn.name}/{spec.name}"
+    size = max(1, len(problems)) if whole else together
+    starts = range(0, len(problems), size) if spec.learns else range(0)
+    for place in range(journal.restore(name, system.load), len(starts)):
+        some = problems[starts[place] : starts[place] + size]
+        text = f"{system.name} learns from {len(some)} of {len(problems)} problems"
+        yield Status(text, place, len(starts))
+        last = place + 1 == len(starts)
+        yield from lesson(system, some, learn.name, journal, name, place, whole=whole, last=last)
 
 
 def _questions(
@@ -228,19 +200,8 @@ def _questions(
             size = max(1, rows // mode.traces)
             for first in range(0, len(test.problems), size):
                 batch = Batch(test.name, learn.name, first, test.problems[first : first + size])
-                yield (
-                    f"{_unit_of(learn.name, test.name, spec.name, mode.name)}/{first}",
-                    mode,
-                    batch,
-                )
-
-
-def _unit_of(learned_on: str, dataset: str, system: str, mode: str) -> str:
-    return f"{learned_on}>{dataset}/{system}/{mode}"
-
-
-def _family(unit: str) -> str:
-    return unit.rpartition("/")[0]
+                unit = f"{learn.name}>{test.name}/{spec.name}/{mode.name}/{first}"
+                yield unit, mode, batch
 
 
 # ---------- The online protocol: each problem is answered with the memories of earlier ones only.
@@ -256,31 +217,29 @@ def run_stream(
     A text that comes twice is met once, because the second time it is no new problem.
     """
     problems = tuple(unique(data.problems))
-    tally = Tally(len(problems) * sum(len(e.modes) for e in specs))
+    total, blocks = len(problems), -(-len(problems) // block)
+    tally = Tally(total * sum(len(e.modes) for e in specs))
     wanted = {(e.name, f.name) for e in specs for f in e.modes}
     tally.add(r for r in journal.results() if (r.system, r.form) in wanted)
     yield tally.progress()
-    if tally.done == tally.total and not _unlearnt(specs, journal, -(-len(problems) // block)):
+    # To learn from the last arrival belongs to a system's costs.
+    learnt_all = all(not e.learns or f"{e.name}/lesson/{blocks - 1}" in journal for e in specs)
+    if tally.done == tally.total and learnt_all:
         return
-    systems: list[tuple[SystemSpec, System, int]] = []
-    for spec in specs:
-        system = spec.make()
-        systems.append((spec, system, journal.restore(spec.name, system.load)))
-    for place, first in enumerate(range(0, len(problems), block)):
+    systems = [
+        (spec, system := spec.make(), journal.restore(spec.name, system.load)) for spec in specs
+    ]
+    for place in range(blocks):
+        first = place * block
         batch = Batch(data.name, "", first, problems[first : first + block])
         for spec, system, learnt in systems:
-            yield from _met(spec, system, batch, place, learnt, journal, tally, len(problems))
-        last = first + block >= len(problems)
+            yield from _met(spec, system, batch, place, learnt, journal, tally, total)
         for spec, system, learnt in systems:
             if spec.learns and place >= learnt:
-                yield Status(
-                    f"{spec.name} learns from problem {first + 1} of {len(problems)}",
-                    first,
-                    len(problems),
-                )
-                yield from lesson(
-                    system, batch.problems, "", journal, spec.name, place, whole=False, last=last
-                )
+                text = f"{spec.name} learns from problem {first + 1} of {total}"
+                yield Status(text, first, total)
+                how = {"whole": False, "last": place + 1 == blocks}
+                yield from lesson(system, batch.problems, "", journal, spec.name, place, **how)
 
 
 def _met(
@@ -304,48 +263,32 @@ def _met(
                 f"{name} has no replies of {spec.name} ({mode.name}) to problem "
                 f"{batch.first + 1}, from which it has learnt since: {remedy}."
             )
-        yield Status(
-            f"{spec.name} ({mode.name}) answers problem {batch.first + 1} of {total}",
-            batch.first,
-            total,
-        )
-        results = ask(system, mode, batch)
-        journal.append(unit, results)
-        tally.add(results)
-        yield from results
-        yield tally.progress()
-
-
-def _unlearnt(specs: Sequence[SystemSpec], journal: Journal, blocks: int) -> bool:
-    """True if a system still has to learn from the last arrival, which belongs to its costs."""
-    return any(e.learns and f"{e.name}/lesson/{blocks - 1}" not in journal for e in specs)
+        text = f"{spec.name} ({mode.name}) answers problem {batch.first + 1} of {total}"
+        yield Status(text, batch.first, total)
+        yield from answers(system, mode, batch, unit, journal, tally)
 
 
 # ---------- Train on ONE problem, try held-out ones after some of the steps; and how good keys are.
 
+# way of training -> the offline row that trains so
 LEARNERS = {
-    "soft prompt": (offline_prompt, "soft"),
-    "LoRA": (offline_lora, "lora"),
-    "full parameters": (offline_ttrl, "full"),
+    "soft prompt": "offline_prompt",
+    "LoRA": "offline_lora",
+    "full parameters": "offline_ttrl",
 }
 
 
 def moments(steps: int) -> tuple[int, ...]:
     """The steps after which held-out problems are tried: 0, 1, 2, 4, ... and the last."""
-    found, step = [0], 1
-    while step < steps:
-        found.append(step)
-        step *= 2
-    return (*found, steps)
+    return (0, *(2**i for i in range((steps - 1).bit_length())), steps)
 
 
 def check(test: DataSet, learners: Sequence[str]) -> None:
     """Raises LatentmemError for an unknown way of training, and if no problem is held out."""
     for name in learners:
         if name not in LEARNERS:
-            raise LatentmemError(
-                f"There is no way of training {name!r}: use {', '.join(LEARNERS)}."
-            )
+            known = ", ".join(LEARNERS)
+            raise LatentmemError(f"There is no way of training {name!r}: use {known}.")
     if not test.problems:
         raise LatentmemError(
             f"No problem of {test.name} is held out: ask for one or more with --test."
@@ -372,23 +315,16 @@ def run_single(
     log = Log(folder / "single.jsonl")
     done = {(r["setup"], r["learner"], r["problem_id"], r["step"]) for r in log.read()}
     for problem in train:
-        setup = digest(
-            *computed(factory.engine.model),
-            repr(factory.recipe),
-            repr(factory.sampler.max_new_tokens),
-            repr(steps),
-            repr(factory.rates),
-            test.digest,
-            problem.text,
-        )[:12]
+        how = factory.recipe, factory.sampler.max_new_tokens, steps, factory.rates
+        parts = *computed(factory.engine.model), *map(repr, how), test.digest, problem.text
+        setup = digest(*parts)[:12]
         for name in dict.fromkeys(learners):
             wanted = [m for m in moments(steps) if (setup, name, problem.id, m) not in done]
-            if wanted:
-                for record in _curve(factory, name, problem, test, steps, wanted):
-                    if isinstance(record, dict):
-                        record |= {"setup": setup, "model": factory.settings.model}
-                        log.append(record)
-                    yield record
+            for record in _curve(factory, name, problem, test, steps, wanted) if wanted else ():
+                if isinstance(record, dict):
+                    record |= {"setup": setup, "model": factory.settings.model}
+                    log.append(record)
+                yield record
 
 
 def _curve(
@@ -399,15 +335,16 @@ def _curve(
     steps: int,
     wanted: Sequence[int],
 ) -> Iterator[Status | Step | dict[str, Any]]:
-    make, what = LEARNERS[name]
-    schedule = TrainingSchedule(steps=steps, batch=1, learning_rate=factory.rates[what])
-    system = make(factory.sampler, factory.recipe, schedule)
-    base = {
-        r.problem_id: r.answer for r in factory.make("zero_shot").reply(blank(test.problems), ONE)
-    }
+    row = LEARNERS[name]
+    schedule = TrainingSchedule(steps, 1, factory.rates[OFFLINE[row][0]])
+    system = offline(row, factory.sampler, factory.recipe, schedule)
+    alone = _greedy(factory.make("zero_shot"), test)[0]
+    line = {"learner": name, "problem_id": problem.id, "dataset": test.name}
+    line |= {"seed": factory.settings.seed, "learning_rate": schedule.learning_rate}
+    line |= {"train_tokens": 0, "train_seconds": 0.0}
     if 0 in wanted:
         yield Status(f"{name}, {problem.id}: held-out problems before training")
-        yield _line(factory, system, name, problem, test, 0, base)
+        yield line | _tried(system, test, alone, 0)
     tokens, seconds = 0, 0.0
     for record in system.fit([problem.unlabelled()]):
         yield record  # type: ignore[misc]
@@ -416,108 +353,65 @@ def _curve(
         tokens, seconds = tokens + record.tokens, seconds + record.seconds
         if record.step in wanted:
             yield Status(f"{name}, {problem.id}: held-out problems after step {record.step}")
-            yield _line(factory, system, name, problem, test, record.step, base) | {
-                "agreement": round(record.agreement, 4),
-                "note": record.note,
-                "train_tokens": tokens,
-                "train_seconds": round(seconds, 2),
-            }
+            spent = {"train_tokens": tokens, "train_seconds": round(seconds, 2)}
+            told = {"agreement": round(record.agreement, 4), "note": record.note, **spent}
+            yield line | _tried(system, test, alone, record.step) | told
 
 
 def blank(problems: Sequence[Problem]) -> list[Problem]:
     return [p.unlabelled() for p in problems]
 
 
-def _line(
-    factory: SystemFactory,
-    system: Offline,
-    name: str,
-    problem: Problem,
-    test: DataSet,
-    step: int,
-    base: dict[str, str | None],
-) -> dict[str, Any]:
-    replies = {r.problem_id: r for r in system.reply(blank(test.problems), ONE)}
+def _greedy(system: System, test: DataSet) -> tuple[dict[str, bool], int]:
+    """Which problems one greedy trace gets right, and how many traces finish with an answer."""
     truth = {p.id: p.answer or "" for p in test.problems}
-    ok, alone = (
-        {k: right(truth[k], a) for k, a in those.items()}
-        for those in ({k: r.answer for k, r in replies.items()}, base)
-    )
+    replies = list(system.reply(blank(test.problems), ONE))
+    ok = {r.problem_id: right(truth[r.problem_id], r.answer) for r in replies}
+    return ok, sum(v.voters for r in replies for v in r.votes.values())
+
+
+def _tried(system: System, test: DataSet, alone: dict[str, bool], step: int) -> dict[str, Any]:
+    ok, finished = _greedy(system, test)
     helped, hurt = flips(ok, alone)
     return {
-        "learner": name,
-        "problem_id": problem.id,
         "step": step,
-        "dataset": test.name,
         "n": len(ok),
         "accuracy": sum(ok.values()) / len(ok),
         "delta": (helped - hurt) / len(ok),
         "helped": helped,
         "hurt": hurt,
-        "finished": sum(v.voters for r in replies.values() for v in r.votes.values()) / len(ok),
-        "train_tokens": 0,
-        "train_seconds": 0.0,
-        "seed": factory.settings.seed,
-        "learning_rate": system.schedule.learning_rate,
+        "finished": finished / len(ok),
     }
 
 
 def key_quality(
     factory: SystemFactory, data: DataSet, folder: Path
 ) -> Iterator[Status | dict[str, Any]]:
-    """For both kinds of key: how often the nearest other problem is of the same family. Writes
-    `folder`/keys.jsonl."""
-    import numpy as np
-
+    """How often the nearest other problem is of the family, by kind of key: `folder`/keys.jsonl."""
     families = [family(p) for p in data.problems]
     if len(set(families)) < 2:
         yield Status(f"{data.name} has one family only: its keys are not compared")
         return
-    log = Log(folder / "keys.jsonl")
-    setup = digest(
-        *computed(factory.engine.model), factory.settings.embedder, data.digest, *families
-    )[:12]
+    log, embedder = Log(folder / "keys.jsonl"), factory.settings.embedder
+    setup = digest(*computed(factory.engine.model), embedder, data.digest, *families)[:12]
     done = {(r.get("setup"), r["kind"]) for r in log.read()}  # the first versions wrote no setup
-    for kind in ("input", "kv"):
+    for kind in get_args(KeyKind):
         if (setup, kind) in done:
             continue
         vectors = []
         for i, p in enumerate(data.problems):
             yield Status(f"{kind} keys of {data.name}", i, len(families))
-            vectors.append(factory.key(p.unlabelled(), kind))  # type: ignore[arg-type]
+            vectors.append(factory.key(p.unlabelled(), kind))
         share, chance = nearest_share(np.stack(vectors), families)
-        line = {
-            "setup": setup,
-            "dataset": data.name,
-            "digest": data.digest,
-            "model": factory.settings.model,
-            "embedder": factory.settings.embedder,
-            "kind": kind,
-            "n": len(families),
-            "families": len(set(families)),
-            "same_family": share,
-            "chance": chance,
-        }
+        line = {"setup": setup, "dataset": data.name, "digest": data.digest}
+        line |= {"model": factory.settings.model, "embedder": embedder, "kind": kind}
+        line |= {"n": len(families), "families": len(set(families))}
+        line |= {"same_family": share, "chance": chance}
         log.append(line)
         yield line
 
 
 # ---------- One memory from several problems: the recipe `{"neighbours": k}` of a sweep.
-
-
-def nearest(
-    factory: SystemFactory, problem: Problem, others: Sequence[Problem], k: int
-) -> list[Problem]:
-    """The k others with the most similar sentence embedding (cosine), best first; ties keep their
-    order."""
-    rest = [p for p in others if p.id != problem.id]
-    key = factory.key(problem, "input")
-    return [
-        rest[i]
-        for i in np.argsort([-float(key @ factory.key(p, "input")) for p in rest], kind="stable")[
-            :k
-        ]
-    ]
 
 
 def learn(
@@ -528,38 +422,37 @@ def learn(
     others: Sequence[Problem],
     k: int,
 ) -> Iterator[Record | TeacherResult]:
-    """For each problem one soft prompt, trained on it and its k nearest others in turn, one problem
-    a step: it takes as many rollouts as a memory of one problem. The last step counts, because the
-    steps look at different problems.
+    """For each problem one soft prompt, trained on it and its k nearest others (by the cosine of
+    their sentence embeddings; ties keep their order) in turn, one problem a step: it takes as many
+    rollouts as a memory of one problem. The last step counts, because the steps look at different
+    problems.
 
     `offline_prompt` trains the prompt. Yields the records of training, and a TeacherResult for each
     problem.
     """
+    schedule = TrainingSchedule(recipe.steps, 1, recipe.learning_rate)
+    mode = AnswerMode("vote", recipe.rollouts, recipe.temperature)
     for problem in problems:
-        group = [p.unlabelled() for p in (problem, *nearest(factory, problem, others, k))]
-        row = offline_prompt(
-            sampler,
-            recipe,
-            TrainingSchedule(recipe.steps, 1, recipe.learning_rate),
-            name="neighbours",
+        key = factory.key(problem, "input")
+        near = sorted(
+            (p for p in others if p.id != problem.id),
+            key=lambda p: -float(key @ factory.key(p, "input")),
         )
-        (first,) = sampler.sample(
-            [Ask(group[0])], AnswerMode("vote", recipe.rollouts, recipe.temperature)
-        )
+        group = blank([problem, *near[:k]])
+        row = offline("offline_prompt", sampler, recipe, schedule)
+        (first,) = sampler.sample([Ask(group[0])], mode)
         steps: list[Step] = []
         for record in row.fit(group):
             if isinstance(record, Step):
                 steps.append(record)
             yield record
-        if not any(s.grad_norm for s in steps):
-            done = Distilled(
-                problem.id, None, f"Nothing was learnt: {steps[-1].note}.", tuple(steps)
-            )
-        else:
+        memory, reason = None, f"Nothing was learnt: {steps[-1].note}."
+        if any(s.grad_norm for s in steps):
+            reason = f"Trained in turn on {', '.join(p.id for p in group)}."
             memory = Memory(
                 problem=group[0],
                 soft_prompt=row.learner.soft.detach().cpu().numpy().astype(np.float32),
-                keys={"input": factory.key(problem, "input")},
+                keys={"input": key},
                 model=sampler.model.fingerprint,
                 model_name=sampler.model.name,
                 vote=first.vote,
@@ -569,10 +462,5 @@ def learn(
                 settings=asdict(recipe) | {"neighbours": len(group) - 1},
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
             )
-            done = Distilled(
-                problem.id,
-                memory,
-                f"Trained in turn on {', '.join(p.id for p in group)}.",
-                tuple(steps),
-            )
+        done = Distilled(problem.id, memory, reason, tuple(steps))
         yield TeacherResult(done, first.cost + row.spent)

@@ -104,12 +104,8 @@ def problem_of(row: dict[str, Any], where: str) -> Problem:
     text = f"{before} {known[name]}" if isinstance(before, str) and before else known[name]
     ident = next((known[n] for n in IDS if known.get(n) is not None), "")
     source = known.get("source") or ""
-    given = {
-        name: text,
-        "id": str(ident) if isinstance(ident, int) else ident,
-        "answer": _answer(known),
-        "source": source,
-    }
+    ident = str(ident) if isinstance(ident, int) else ident
+    given = {name: text, "id": ident, "answer": _answer(known), "source": source}
     for member, value in given.items():
         if not isinstance(value, str) and (member, value) != ("answer", None):
             raise LatentmemError(

@@ -1,10 +1,9 @@
-"""The report of a folder of runs: the same sections as a page of HTML and as Markdown, and the
-evidence file."""
+"""The report of a folder of runs, as a page of HTML and as Markdown, and the evidence file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,8 @@ def make(folder: Path, others: Sequence[Path] = (), **remedy: str) -> dict[str, 
     report = Report("What a memory is worth", LEAD)
     compose(report, found)
     outcomes = [json.dumps(line, ensure_ascii=False) + "\n" for line in outcome_lines(found.runs)]
-    files = {
-        name: folder / name
-        for name in ("report.html", "report.md", "evidence.json", "outcomes.jsonl")
-    }
+    names = ("report.html", "report.md", "evidence.json", "outcomes.jsonl")
+    files = {name: folder / name for name in names}
     write_whole(files["report.html"], report.html())
     write_whole(files["report.md"], report.markdown())
     write(files["evidence.json"], evidence(found))
@@ -75,9 +72,7 @@ def compose(report: Report, found: Found) -> None:
     vote_section(report, runs)
     gate_section(report, runs)
     routing_section(report, runs)
-    key_section(report, found.rows["keys"])
-    single_section(report, found.rows["single"])
-    sweep_section(report, found.rows["sweep"])
+    row_sections(report, found.rows)
     settings_section(report, runs)
 
 
@@ -116,27 +111,22 @@ def run_section(report: Report, run: Run, rows: Sequence[Row], looks: figures.Lo
 
 def _protocol(run: Run) -> str:
     """How problems came, in a sentence."""
-    block = run.config.get("block", 1)
     if run.protocol != "stream":
         learnt = run.config.get("distil", {}).get("problems", 0)
         return f"Learnt from {learnt} problems, then asked others."
-    if block == 1:
-        return (
-            "Problems came one at a time; each was answered with the memories of earlier ones only."
-        )
-    return (
-        f"Problems came {block} at a time; each was answered with the memories of earlier arrivals "
-        "only."
-    )
+    block = run.config.get("block", 1)
+    came, earlier = ("one", "ones") if block == 1 else (block, "arrivals")
+    asked = f"each was answered with the memories of earlier {earlier} only"
+    return f"Problems came {came} at a time; {asked}."
 
 
 def _budgets(run: Run, rows: Sequence[Row]) -> str:
     """A sentence on each budget that a system has for itself."""
-    found = {name: value for row in rows for name, value in budget(run, row.system).items()}
     sentences = {
         "votes": " vote_n has {} traces.",
         "offline_steps": " The offline systems took {} gradient steps.",
     }
+    found = {name: value for row in rows for name, value in budget(run, row.system).items()}
     text = "".join(sentences[name].format(value) for name, value in found.items())
     made = run.config.get("made", {})
     full = {"offline_ttrl", "offline_grpo"} & {row.system for row in rows}
@@ -305,8 +295,7 @@ def transfer_section(report: Report, moved: Sequence[tuple[Run, Row]]) -> None:
 
 
 def vote_section(report: Report, runs: Sequence[Run]) -> None:
-    """TTRL's words for the votes of each run, with and without a memory, and agreement against
-    accuracy."""
+    """TTRL's words for each run's votes, with and without a memory; agreement against accuracy."""
     voted = [(run.name, sides) for run in runs if (sides := metrics.vote_sides(run.results))]
     if not voted:
         return
@@ -346,14 +335,14 @@ ROUTERS: Columns = {
     "router": lambda x: x[1].router,
     "right side taken": lambda x: percent(x[1].accuracy),
     "of": lambda x: x[1].judged,
-    "memory right: taken / missed": lambda x: (
-        f"{x[1].memory_right_taken} / {x[1].memory_right_missed}"
-    ),
-    "alone right: taken / missed": lambda x: (
-        f"{x[1].alone_right_taken} / {x[1].alone_right_missed}"
-    ),
+    "memory right: taken / missed": lambda x: _of(x[1], "memory"),
+    "alone right: taken / missed": lambda x: _of(x[1], "alone"),
     "both wrong": lambda x: x[1].both_wrong,
 }
+
+
+def _of(r: metrics.Routing, side: str) -> str:
+    return f"{getattr(r, f'{side}_right_taken')} / {getattr(r, f'{side}_right_missed')}"
 
 
 def gate_section(report: Report, runs: Sequence[Run]) -> None:
@@ -410,29 +399,24 @@ SINGLE: Columns = {
 }
 
 
-def key_section(report: Report, rows: Sequence[dict[str, Any]]) -> None:
-    if rows:
+def row_sections(report: Report, rows: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+    """Keys, single problems and recipes, each where it has rows."""
+    if keys := rows["keys"]:
         report.section(
             "Keys",
             "How often the nearest other problem of a data set is of the same family, by kind of "
             "key.",
         )
-        report.table(rows, KEYS, text_columns=(0, 1, 2))
-
-
-def single_section(report: Report, rows: Sequence[dict[str, Any]]) -> None:
-    if rows:
+        report.table(keys, KEYS, text_columns=(0, 1, 2))
+    if single := rows["single"]:
         report.section(
             "One problem",
             "Trained on a single problem, tried on held-out ones with one greedy trace, after each "
             "of some steps. Step 0 is before any training.",
         )
-        report.table(rows, SINGLE, text_columns=(0, 1, 3, 4))
-        report.figure(figures.step_curves(rows), "Accuracy on held-out problems by step.")
-
-
-def sweep_section(report: Report, rows: Sequence[dict[str, Any]]) -> None:
-    if rows:
+        report.table(single, SINGLE, text_columns=(0, 1, 3, 4))
+        report.figure(figures.step_curves(single), "Accuracy on held-out problems by step.")
+    if sweep := rows["sweep"]:
         from .sweep import pooled  # loads torch
 
         report.section(
@@ -440,7 +424,7 @@ def sweep_section(report: Report, rows: Sequence[dict[str, Any]]) -> None:
             "Each row: one recipe, trained on some problems, tried on held-out problems with one "
             "greedy trace. Differences to zero_shot are paired by problem.",
         )
-        report.table(pooled(rows), SWEEP, text_columns=(0, 1, 2, 3))
+        report.table(pooled(sweep), SWEEP, text_columns=(0, 1, 2, 3))
 
 
 SWEEP: Columns = {

@@ -89,16 +89,13 @@ class System(Protocol):
     spent: Cost  # on learning, so far
 
     def fit(self, problems: Sequence[Problem]) -> Iterator[Record]:
-        """Learn from a whole training set at once. Offline systems do; online systems learn from
-        each problem in turn."""
+        """Learn from a whole training set at once, as offline systems do."""
 
     def learn(self, problems: Sequence[Problem]) -> Iterator[Record]:
-        """Learn from problems that were just answered. Online systems do; offline systems do
-        nothing."""
+        """Learn from problems that were just answered, as online systems do."""
 
     def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
-        """Answer problems in shared batches, with what was learnt so far. Yields in the order of
-        `problems`."""
+        """Answer problems in shared batches with what was learnt so far, in their order."""
 
     def save(self, folder: Path) -> None:
         """Write what was learnt, so that a killed run can continue."""
@@ -112,8 +109,7 @@ class System(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SideResult:
-    """One side of a reply: its vote and each of its traces against the truth, in the order of
-    rows."""
+    """One side of a reply: its vote and traces against the truth, in the order of rows."""
 
     label: str | None
     right: bool  # the majority is the truth
@@ -155,8 +151,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """What one problem gave: a memory, or the reason why there is none. `label_right` is judged
-    afterwards."""
+    """What one problem gave: a memory, or why there is none. `label_right` is judged later."""
 
     problem_id: str
     memory: str | None

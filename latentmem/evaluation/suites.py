@@ -1,5 +1,4 @@
-"""The three sizes of the evaluation, and one run of them: data, systems and protocols, in one
-folder."""
+"""The three sizes of the evaluation, and one run: data, systems, protocols, in one folder."""
 
 from __future__ import annotations
 
@@ -9,29 +8,25 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..files import file_errors
 from ..records import LatentmemError, Status
 from . import protocols, sweep
 from .datasets import DataSet, apart, load, shuffled, split, unique
 from .journal import Journal
 from .protocols import MODES, Event, SystemSpec
-from .results import VOTES, AnswerMode, TrainingSchedule
+from .results import VOTES, TrainingSchedule
 from .sweep import Sweep
 
 if TYPE_CHECKING:
     from ..engine import Engine
     from .baselines.registry import SystemFactory
 
+T = TypeVar("T")
 PROTOCOLS = ("heldout", "stream", "transfer", "single", "keys")
-DECIDING = (
-    "model",
-    "embedder",
-    "dtype",
-    "key",
-    "min_similarity",
-    "verifier",
-)  # with the recipe's, what decides a result
+# with the recipe's, what decides a result
+DECIDING = ("model", "embedder", "dtype", "key", "min_similarity", "verifier")
 Stage = Callable[["SystemFactory"], Iterator[Any]]  # a protocol on a data set
 PACKAGES = ("latentmem", "torch", "transformers", "numpy")
 
@@ -46,9 +41,8 @@ class Suite:
     distil: int  # 0 in a transfer: all problems of a set, and the other sets are the test
     test: int
     systems: tuple[str, ...]
-    modes: Mapping[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # of single systems, in place of `--forms`
+    # of single systems, in place of `--forms`
+    modes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     protocols: tuple[str, ...] = ("heldout",)
     stream: int = 0  # problems of the stream, 0 for all
     online: tuple[str, ...] = ()  # systems of the stream, () for all that can take part
@@ -60,15 +54,8 @@ class Suite:
 
 
 MAIN_SYSTEMS = (
-    "zero_shot",
-    "elm",
-    "elm_unrouted",
-    "icl_raw",
-    "untrained_prompt",
-    "untrained_routed",
-    "format_only",
-    "random_memory",
-    "elm_kv",
+    *("zero_shot", "elm", "elm_unrouted", "icl_raw", "untrained_prompt", "untrained_routed"),
+    *("format_only", "random_memory", "elm_kv"),
 )
 
 SUITES: Mapping[str, Suite] = {
@@ -124,19 +111,17 @@ class RunOptions:
     sweep: Sweep | None = None  # recipes to try, in place of the protocols
 
 
+def named(what: str, names: Sequence[str], known: Mapping[str, T]) -> tuple[T, ...]:
+    """What the names stand for, each once. Raises LatentmemError for a name that is not known."""
+    for name in names:
+        if name not in known:
+            raise LatentmemError(f"There is no {what} {name!r}: use {', '.join(known)}.")
+    return tuple(known[name] for name in dict.fromkeys(names))
+
+
 def suite_named(name: str) -> Suite:
     """Raises LatentmemError for another name."""
-    if name not in SUITES:
-        raise LatentmemError(f"There is no suite {name!r}: use {', '.join(SUITES)}.")
-    return SUITES[name]
-
-
-def modes_named(names: Sequence[str]) -> tuple[AnswerMode, ...]:
-    """Raises LatentmemError for another name."""
-    for name in names:
-        if name not in MODES:
-            raise LatentmemError(f"There is no form {name!r}: use {', '.join(MODES)}.")
-    return tuple(MODES[name] for name in dict.fromkeys(names))
+    return named("suite", [name], SUITES)[0]
 
 
 def run(engine: Engine, options: RunOptions) -> Iterator[Event | dict[str, Any]]:
@@ -145,29 +130,19 @@ def run(engine: Engine, options: RunOptions) -> Iterator[Event | dict[str, Any]]
     from .baselines.registry import SystemFactory
 
     suite, limit = options.suite, engine.settings.max_problem_chars
-    datas, others = (
-        [load(spec, strict=options.strict, most_chars=limit) for spec in specs]
-        for specs in (suite.data, suite.test_data)
-    )
+    how = {"strict": options.strict, "most_chars": limit}
+    datas, others = ([load(s, **how) for s in specs] for specs in (suite.data, suite.test_data))
     for data in (*datas, *others):
         yield from (Status(f"{data.name}: {note}") for note in data.notes)
-    _distinct(datas)
-    _distinct(others)
-    if others and (
-        refused := next((p for p in suite.protocols if p not in ("heldout", "single")), None)
-    ):
-        raise LatentmemError(
-            f"Test data belong to heldout and single, and {refused} takes its problems from "
-            "--data: leave --test-data out."
-        )
     # All errors show now: to load a model takes minutes, and the turn of the last protocol may be
     # hours away.
-    plan = (
-        _plan(options, datas, others)
-        if options.sweep is None
-        else [_sweep_plan(engine, options, options.sweep, datas[0])]
-    )
-    _begin(options.out)
+    _check(suite, datas, others)
+    if options.sweep is None:
+        plan = _plan(options, datas, others)
+    else:
+        plan = [_sweep_plan(engine, options, options.sweep, datas[0])]
+    with file_errors(options.out, "a folder of results", "give another with --out"):
+        (options.out / "cache").mkdir(parents=True, exist_ok=True)
     yield from engine.load()
     factory = SystemFactory(
         engine,
@@ -181,52 +156,54 @@ def run(engine: Engine, options: RunOptions) -> Iterator[Event | dict[str, Any]]
         yield from stage(factory)
 
 
-def _plan(options: RunOptions, datas: Sequence[DataSet], others: Sequence[DataSet]) -> list[Stage]:
-    """The stages of a suite in their order. Raises LatentmemError for a stage that cannot be
-    run."""
-    suite, plan = options.suite, []
-    _check(suite, datas)
-    for protocol in dict.fromkeys(suite.protocols):
-        if protocol == "heldout":
-            plan += [
-                partial(_heldout, options, *_parts(data, others, options), protocol)
-                for data in datas
-            ]
-        elif protocol == "stream":
-            sizes = [suite.stream or len(unique(data.problems)) for data in datas]
-            plan += [
-                partial(_stream, options, split(d, n, 0, options.seed).distil)
-                for d, n in zip(datas, sizes, strict=True)
-            ]
-        elif protocol == "transfer":
-            plan += [
-                partial(_heldout, options, learn, tests, protocol)
-                for learn, tests in _moved(datas, options)
-            ]
-        elif protocol == "single":
-            for learn, tests in [_parts(data, others, options) for data in datas]:
-                for test in tests:
-                    protocols.check(test, suite.learners)
-                plan.append(partial(_single, options, learn, tests))
-        else:
-            plan += [partial(_keys, options, data) for data in datas]
-    return plan
-
-
-def _check(suite: Suite, datas: Sequence[DataSet]) -> None:
-    """Raises LatentmemError for an unknown protocol, system or form, and for a transfer of a single
-    set."""
+def _check(suite: Suite, datas: Sequence[DataSet], others: Sequence[DataSet]) -> None:
+    """Raises LatentmemError for what does not fit together or has no such name."""
     from .baselines.registry import SYSTEMS
 
-    for protocol in suite.protocols:
-        if protocol not in PROTOCOLS:
-            raise LatentmemError(f"There is no protocol {protocol!r}: use {', '.join(PROTOCOLS)}.")
-    for name in suite.systems:
-        if name not in SYSTEMS:
-            raise LatentmemError(f"There is no system {name!r}: use {', '.join(SYSTEMS)}.")
-        modes_named(suite.modes.get(name, ()))
+    for those in (datas, others):  # a name stands for the set in units, folders and tables
+        names = [d.name for d in those]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise LatentmemError(
+                f"Two data sets are called {twice[0]}: rename a file, or give each an --out of its "
+                "own."
+            )
+    named("protocol", suite.protocols, dict.fromkeys(PROTOCOLS))
+    named("system", suite.systems, SYSTEMS)
+    for modes in suite.modes.values():
+        named("form", modes, MODES)
+    if others and (wrong := [p for p in suite.protocols if p not in ("heldout", "single")]):
+        raise LatentmemError(
+            f"Test data belong to heldout and single, and {wrong[0]} takes its problems from "
+            "--data: leave --test-data out."
+        )
     if "transfer" in suite.protocols and len(datas) < 2:
         raise LatentmemError("A transfer needs two data sets: give --data twice or more.")
+
+
+def _plan(options: RunOptions, datas: Sequence[DataSet], others: Sequence[DataSet]) -> list[Stage]:
+    """The stages of a suite in order. Raises LatentmemError for one that cannot be run."""
+    suite, plan = options.suite, []
+    for protocol in dict.fromkeys(suite.protocols):
+        parts = []
+        if protocol in ("heldout", "single"):
+            parts = [_parts(data, others, options) for data in datas]
+        elif protocol == "transfer":
+            parts = list(_moved(datas, options))
+        if protocol == "stream":
+            sizes = [suite.stream or len(unique(data.problems)) for data in datas]
+            arriving = [
+                split(d, n, 0, options.seed).distil for d, n in zip(datas, sizes, strict=True)
+            ]
+            plan += [partial(_stream, options, some) for some in arriving]
+        elif protocol == "keys":
+            plan += [lambda f, d=d: protocols.key_quality(f, d, options.out) for d in datas]
+        elif protocol == "single":
+            for test in (test for _, tests in parts for test in tests):
+                protocols.check(test, suite.learners)
+            plan += [partial(_single, options, *part) for part in parts]
+        else:
+            plan += [partial(_heldout, options, *part, protocol) for part in parts]
+    return plan
 
 
 def _sweep_plan(engine: Engine, options: RunOptions, plan: Sweep, data: DataSet) -> Stage:
@@ -241,16 +218,6 @@ def _sweep_plan(engine: Engine, options: RunOptions, plan: Sweep, data: DataSet)
     return lambda factory: sweep.run(factory, plan, mixed, options.out)
 
 
-def _begin(out: Path) -> None:
-    """Make the folder of results. Raises LatentmemError."""
-    try:
-        (out / "cache").mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise LatentmemError(
-            f"{out} cannot be a folder of results ({e.strerror}): give another with --out."
-        ) from None
-
-
 def system_specs(factory: SystemFactory, suite: Suite) -> list[SystemSpec]:
     """The suite's systems, each once, in the forms that it is asked in."""
     from .baselines.registry import SYSTEMS
@@ -258,7 +225,7 @@ def system_specs(factory: SystemFactory, suite: Suite) -> list[SystemSpec]:
     return [
         SystemSpec(
             name,
-            modes_named(suite.modes.get(name, tuple(MODES))),
+            named("form", suite.modes.get(name, tuple(MODES)), MODES),
             lambda name=name: factory.make(name),
             SYSTEMS[name].learns,
         )
@@ -266,22 +233,10 @@ def system_specs(factory: SystemFactory, suite: Suite) -> list[SystemSpec]:
     ]
 
 
-def _distinct(datas: Sequence[DataSet]) -> None:
-    """Raises LatentmemError for two data sets of one name, which stands for them in units, folders
-    and tables."""
-    names = [d.name for d in datas]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise LatentmemError(
-            f"Two data sets are called {twice}: rename a file, or give each an --out of its own."
-        )
-
-
 def _parts(
     data: DataSet, others: Sequence[DataSet], options: RunOptions
 ) -> tuple[DataSet, list[DataSet]]:
-    """What to learn from, and what to ask: the other part of the same set, or parts of other
-    sets."""
+    """What to learn from, and what to ask: the other part of the same set, or other sets."""
     suite = options.suite
     parts = split(data, suite.distil, 0 if others else suite.test, options.seed)
     return parts.distil, [
@@ -312,23 +267,12 @@ def _heldout(
     protocol: str,
     factory: SystemFactory,
 ) -> Iterator[Event]:
-    details = {
-        "protocol": protocol,
-        "distil": part(learn),
-        "test": [part(t) for t in tests],
-        **budgets(options),
-    }
-    with Journal(
-        options.out / f"{protocol}-{slug(learn.name)}", run_config(factory, details)
-    ) as journal:
-        yield from protocols.run_heldout(
-            system_specs(factory, options.suite),
-            learn,
-            tests,
-            journal,
-            rows=factory.sampler.rows,
-            together=factory.teacher.group,
-        )
+    parts = {"distil": part(learn), "test": [part(t) for t in tests]}
+    config = run_config(factory, {"protocol": protocol, **parts, **budgets(options)})
+    specs = system_specs(factory, options.suite)
+    how = {"rows": factory.sampler.rows, "together": factory.teacher.group}
+    with Journal(options.out / f"{protocol}-{slug(learn.name)}", config) as journal:
+        yield from protocols.run_heldout(specs, learn, tests, journal, **how)
 
 
 def _stream(options: RunOptions, arriving: DataSet, factory: SystemFactory) -> Iterator[Event]:
@@ -344,9 +288,8 @@ def _stream(options: RunOptions, arriving: DataSet, factory: SystemFactory) -> I
         "systems": {e.name: [f.name for f in e.modes] for e in online},
         **budgets(options),
     }
-    with Journal(
-        options.out / f"stream-{slug(arriving.name)}", run_config(factory, details)
-    ) as journal:
+    config = run_config(factory, details)
+    with Journal(options.out / f"stream-{slug(arriving.name)}", config) as journal:
         yield from protocols.run_stream(online, arriving, journal, block=options.block)
 
 
@@ -354,19 +297,9 @@ def _single(
     options: RunOptions, learn: DataSet, tests: Sequence[DataSet], factory: SystemFactory
 ) -> Iterator[Any]:
     train = yield from sweep.teachable(factory, learn.problems, options.suite.single)
+    how = {"steps": factory.recipe.steps, "learners": options.suite.learners}
     for test in tests:
-        yield from protocols.run_single(
-            factory,
-            train,
-            test,
-            options.out,
-            steps=factory.recipe.steps,
-            learners=options.suite.learners,
-        )
-
-
-def _keys(options: RunOptions, data: DataSet, factory: SystemFactory) -> Iterator[Any]:
-    return protocols.key_quality(factory, data, options.out)
+        yield from protocols.run_single(factory, train, test, options.out, **how)
 
 
 def budgets(options: RunOptions) -> dict[str, int]:
@@ -384,8 +317,7 @@ def part(data: DataSet) -> dict[str, Any]:
 
 
 def run_config(factory: SystemFactory, details: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a run: protocol and data, the model's fingerprint, and every setting
-    that decides a result."""
+    """The configuration of a run: every setting that decides a result."""
     settings = {name: getattr(factory.settings, name) for name in DECIDING} | asdict(factory.recipe)
     return {
         **details,
@@ -400,8 +332,7 @@ def run_config(factory: SystemFactory, details: Mapping[str, Any]) -> dict[str, 
 
 
 def made(factory: SystemFactory) -> dict[str, Any]:
-    """What a run began with. It may continue with something else, except for what decides the
-    tokens (`journal.KEPT`)."""
+    """What a run began with; only what decides the tokens (`journal.KEPT`) must stay so."""
     body = factory.engine.model.body
     found = {
         "device": body.device.type,

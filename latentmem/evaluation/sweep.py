@@ -28,7 +28,7 @@ from .baselines.sampler import Ask, Sampled, Sampler, computed
 from .baselines.teacher import Teacher, TeacherResult
 from .datasets import DataSet
 from .metrics import bootstrap, flips, paired
-from .results import ONE, AnswerMode, right
+from .results import ONE, right
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -42,67 +42,55 @@ Record = Status | Step | Distilled | dict[str, Any]
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep file says. `problems` counts training problems whose first vote passes the
-    gate."""
+    """What a sweep file says. `problems` counts those whose first vote passes the gate."""
 
     recipes: Mapping[str, Mapping[str, Any]]
     problems: int = 3
     test: int = 64
     data: str = ""
-    seed: int | None = (
-        None  # of the split into held-out and training problems; None is the command's
-    )
+    # of the split into held-out and training problems; None is the command's
+    seed: int | None = None
+
+
+EXAMPLE = 'write {"recipes": {"name": {...}}}'
 
 
 def read(file: Path) -> Sweep:
     """Read a sweep file. Raises LatentmemError naming what is wrong in it."""
+
+    def wrong(what: str) -> LatentmemError:
+        return LatentmemError(f"{file}{what}.")
+
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
-        raise LatentmemError(
-            f'{file} cannot be read as a sweep ({e}): write {{"recipes": {{"name": {{...}}}}}}.'
-        ) from None
-    if (
-        not isinstance(data, dict)
-        or not isinstance(data.get("recipes"), dict)
-        or not data["recipes"]
-    ):
-        raise LatentmemError(f'{file} has no "recipes": write {{"recipes": {{"name": {{...}}}}}}.')
-    known = {f.name for f in fields(Sweep)}
+        raise wrong(f" cannot be read as a sweep ({e}): {EXAMPLE}") from None
+    recipes = data.get("recipes") if isinstance(data, dict) else None
+    if not isinstance(recipes, dict) or not recipes:
+        raise wrong(f' has no "recipes": {EXAMPLE}')
+    known = sorted(f.name for f in fields(Sweep))
     if extra := [k for k in data if k not in known]:
-        raise LatentmemError(f"{file} has a member {extra[0]!r}: use {', '.join(sorted(known))}.")
-    for name, changes in data["recipes"].items():
-        if not isinstance(changes, dict) or not changes.keys() <= CHANGED:
-            wrong = (
-                next((k for k in changes if k not in CHANGED), changes)
-                if isinstance(changes, dict)
-                else changes
-            )
-            raise LatentmemError(
-                f"{file}: recipe {name!r} changes {wrong!r}: a recipe has "
-                f"{', '.join(sorted(CHANGED))}."
-            )
+        raise wrong(f" has a member {extra[0]!r}: use {', '.join(known)}")
+    for name, changes in recipes.items():
+        listed = changes if isinstance(changes, dict) else [changes]
+        if strange := [k for k in listed if listed is not changes or k not in CHANGED]:
+            has = f"a recipe has {', '.join(sorted(CHANGED))}"
+            raise wrong(f": recipe {name!r} changes {strange[0]!r}: {has}")
         near = changes.get("neighbours", 1)
         if type(near) is not int or near < 1:
-            raise LatentmemError(
-                f"{file}: recipe {name!r} has neighbours = {near!r}: give a whole number from 1 on."
-            )
-        if "neighbours" in changes and (
-            idle := next((k for k in ("pseudo_label", "keep") if k in changes), None)
-        ):
-            raise LatentmemError(
-                f"{file}: recipe {name!r} has neighbours and {idle}, which says nothing there "
-                f"(labels are each step's, the last step counts): leave {idle} out."
+            has = f"has neighbours = {near!r}: give a whole number from 1 on"
+            raise wrong(f": recipe {name!r} {has}")
+        idle = [k for k in ("pseudo_label", "keep") if "neighbours" in changes and k in changes]
+        if idle:
+            raise wrong(
+                f": recipe {name!r} has neighbours and {idle[0]}, which says nothing there "
+                f"(labels are each step's, the last step counts): leave {idle[0]} out"
             )
     for name, least in (("problems", 1), ("test", 1), ("seed", 0)):
-        if type(data.get(name, least)) is not int or data.get(name, least) < least:
-            raise LatentmemError(
-                f"{file}: {name} is {data[name]!r}: give a whole number from {least} on."
-            )
-    if not isinstance(data.get("data", ""), str):
-        raise LatentmemError(
-            f"{file}: data is {data['data']!r}: give the name of a data set, as for --data."
-        )
+        if type(value := data.get(name, least)) is not int or value < least:
+            raise wrong(f": {name} is {value!r}: give a whole number from {least} on")
+    if not isinstance(spec := data.get("data", ""), str):
+        raise wrong(f": data is {spec!r}: give the name of a data set, as for --data")
     return Sweep(**data)
 
 
@@ -115,18 +103,12 @@ def run(factory: SystemFactory, sweep: Sweep, data: DataSet, folder: Path) -> It
     of the data are held out; the others are candidates for training.
     """
     test, candidates = data.problems[: sweep.test], data.problems[sweep.test :]
-    log = Log(folder / "sweep.jsonl")
+    log, s = Log(folder / "sweep.jsonl"), factory.settings
     # All of the data: its answers score, and neighbours and teachable problems come from the part
     # that is not held out.
-    setup = digest(
-        *computed(factory.engine.model),
-        factory.settings.embedder,
-        repr(factory.sampler.max_new_tokens),
-        repr(factory.settings.seed),
-        repr(factory.recipe),
-        data.digest,
-        repr(sweep.test),
-    )[:12]
+    how = [repr(one) for one in (factory.sampler.max_new_tokens, s.seed, factory.recipe)]
+    parts = *computed(factory.engine.model), s.embedder, *how, data.digest, repr(sweep.test)
+    setup = digest(*parts)[:12]
     done = {
         (r["recipe"], json.dumps(r["settings"], sort_keys=True), r["problem_id"])
         for r in log.read()
@@ -137,39 +119,30 @@ def run(factory: SystemFactory, sweep: Sweep, data: DataSet, folder: Path) -> It
     training = yield from teachable(factory, candidates, sweep.problems)
     for name, changes in sweep.recipes.items():
         settings = json.dumps(dict(changes), sort_keys=True)
-        if all((name, settings, p.id) in done for p in training):
+        due = [p for p in training if (name, settings, p.id) not in done]
+        if not due:
             continue
-        # All of them, so that they share batches as they did before.
-        due = (
-            [p for p in training if (name, settings, p.id) not in done]
-            if "neighbours" in changes
-            else training
-        )
+        if "neighbours" not in changes:
+            due = training  # all of them, so that they share batches as they did before
+        truth = {p.id: p.answer or "" for p in due}
         for record in _taught(factory, changes, due, candidates, folder):
             if not isinstance(record, TeacherResult):
                 yield record
-            elif (name, settings, record.distilled.problem_id) not in done:
-                yield Status(
-                    f"{name}: the memory of {record.distilled.problem_id} is tried on {len(test)} "
-                    "problems"
-                )
-                line = _line(
-                    factory, name, changes, record, {p.id: p for p in training}, test, base
-                )
-                line |= {
-                    "setup": setup,
-                    "data": data.name,
-                    "made": datetime.now(UTC).isoformat(timespec="seconds"),
-                }
-                log.append(line)
-                yield line
+                continue
+            ident = record.distilled.problem_id
+            if (name, settings, ident) in done:
+                continue
+            yield Status(f"{name}: the memory of {ident} is tried on {len(test)} problems")
+            line = _line(factory, name, changes, record, truth[ident], test, base)
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            log.append(line := line | {"setup": setup, "data": data.name, "made": now})
+            yield line
 
 
 def teachable(
     factory: SystemFactory, candidates: Sequence[Problem], wanted: int
 ) -> Iterator[Status]:
-    """The first problems whose vote passes the gate of the settings, so that every recipe has
-    something to learn from."""
+    """The first problems whose vote passes the gate: every recipe has something to learn from."""
     found: list[Problem] = []
     r, size = factory.recipe, max(1, factory.sampler.rows // factory.recipe.rollouts)
     for start in range(0, len(candidates), size):
@@ -177,14 +150,9 @@ def teachable(
             f"Looking for problems to learn from: {len(found)} of {wanted}", len(found), wanted
         )
         some = candidates[start : start + size]
-        votes = factory.sampler.sample(
-            [Ask(p.unlabelled()) for p in some], AnswerMode("vote", r.rollouts, r.temperature)
-        )
-        found += [
-            p
-            for p, s in zip(some, votes, strict=True)
-            if gate(s.vote, r.gate_votes, r.gate_lead) is None
-        ]
+        votes = factory.sampler.sample([Ask(p) for p in protocols.blank(some)], factory.mode)
+        for p, sampled in zip(some, votes, strict=True):
+            found += [p] if gate(sampled.vote, r.gate_votes, r.gate_lead) is None else []
         if len(found) >= wanted:
             return found[:wanted]
     raise LatentmemError(
@@ -202,21 +170,15 @@ def _taught(
 ) -> Iterator[Any]:
     """The lessons of one recipe, whose own settings sample its first votes."""
     recipe, sampler = recipe_of(factory.engine, changes), placed(factory, changes)
-    if (recipe.max_new_tokens, recipe.seed, recipe.top_p) != (
-        sampler.max_new_tokens,
-        sampler.seed,
-        sampler.top_p,
-    ):
-        sampler = type(sampler)(
-            sampler.model, recipe.seed, recipe.max_new_tokens, rows=sampler.rows, top_p=recipe.top_p
-        )
+    own = recipe.max_new_tokens, recipe.seed, recipe.top_p
+    if own != (sampler.max_new_tokens, sampler.seed, sampler.top_p):
+        seed, length, top_p = recipe.seed, recipe.max_new_tokens, recipe.top_p
+        sampler = Sampler(sampler.model, seed, length, rows=sampler.rows, top_p=top_p)
     if k := changes.get("neighbours"):
-        yield from protocols.learn(factory, sampler, recipe, problems, candidates, k)
-        return
-    teacher = Teacher(
-        sampler, recipe, factory.key, folder / "cache", name="recipes", group=factory.group
-    )
-    yield from teacher.learn([p.unlabelled() for p in problems])
+        return protocols.learn(factory, sampler, recipe, problems, candidates, k)
+    cache = folder / "cache"
+    teacher = Teacher(sampler, recipe, factory.key, cache, name="recipes", group=factory.group)
+    return teacher.learn(protocols.blank(problems))
 
 
 def recipe_of(engine: Engine, changes: Mapping[str, Any]) -> Recipe:
@@ -227,11 +189,8 @@ def recipe_of(engine: Engine, changes: Mapping[str, Any]) -> Recipe:
 
 def placed(factory: SystemFactory, changes: Mapping[str, Any]) -> Sampler:
     """The sampler whose model has the soft prompt where the recipe wants it."""
-    return (
-        factory.sampler.of(factory.engine.model.in_turn())
-        if changes.get("in_turn")
-        else factory.sampler
-    )
+    model, sampler = factory.engine.model, factory.sampler
+    return sampler.of(model.in_turn()) if changes.get("in_turn") else sampler
 
 
 def ask(sampler: Sampler, problems: Sequence[Problem], soft: Any) -> list[Sampled]:
@@ -239,38 +198,31 @@ def ask(sampler: Sampler, problems: Sequence[Problem], soft: Any) -> list[Sample
     import torch
 
     tensor = None if soft is None else torch.from_numpy(soft.copy())
-    asks = [
-        Ask(p.unlabelled(), tensor, side="zero_shot" if soft is None else "memory")
-        for p in problems
-    ]
-    return sampler.sample(asks, ONE)
+    side = "zero_shot" if soft is None else "memory"
+    return sampler.sample([Ask(p, tensor, side=side) for p in protocols.blank(problems)], ONE)
 
 
 def compared(
     test: Sequence[Problem], with_it: Sequence[Sampled], base: Sequence[Sampled]
 ) -> dict[str, Any]:
-    """Accuracy on the held-out problems against the model alone, problem by problem, so that rows
-    can be pooled later."""
+    """Accuracy on the held-out problems against the model alone, by problem, to be pooled later."""
     ok, other = (
         {p.id: right(p.answer or "", s.vote.label) for p, s in zip(test, those, strict=True)}
         for those in (with_it, base)
     )
     helped, hurt = flips(ok, other)
-    gain = paired(ok, other)
+    gain, n = paired(ok, other), len(test)
     assert gain is not None
     return {
-        "n": len(test),
+        "n": n,
         "accuracy": sum(ok.values()) / len(ok),
         "base": sum(other.values()) / len(other),
-        "delta": gain.mean,
-        "delta_low": gain.low,
-        "delta_high": gain.high,
-        "helped": helped,
-        "hurt": hurt,
+        **{"delta": gain.mean, "delta_low": gain.low, "delta_high": gain.high},
+        **{"helped": helped, "hurt": hurt},
         "right": "".join("01"[v] for v in ok.values()),
         "base_right": "".join("01"[v] for v in other.values()),
-        "finished": sum(s.vote.voters for s in with_it) / len(test),
-        "tokens": sum(s.cost.tokens for s in with_it) / len(test),
+        "finished": sum(s.vote.voters for s in with_it) / n,
+        "tokens": sum(s.cost.tokens for s in with_it) / n,
     }
 
 
@@ -279,12 +231,11 @@ def _line(
     name: str,
     changes: Mapping[str, Any],
     taught: TeacherResult,
-    training: Mapping[str, Problem],
+    truth: str,
     test: Sequence[Problem],
     base: Sequence[Sampled],
 ) -> dict[str, Any]:
-    began, done = time.perf_counter(), taught.distilled
-    truth, memory = training[done.problem_id].answer or "", done.memory
+    began, done, memory = time.perf_counter(), taught.distilled, taught.distilled.memory
     line: dict[str, Any] = {
         "recipe": name,
         "problem_id": done.problem_id,
@@ -302,14 +253,10 @@ def _line(
     }
     if memory is None:
         return line
-    line |= {
-        "best_step": memory.best_step,
-        "label": memory.label,
-        "label_right": right(truth, memory.label),
-        "memory": memory.id,
-    }
-    replies = ask(placed(factory, changes), test, memory.soft_prompt)
-    return line | compared(test, replies, base) | {"seconds": round(time.perf_counter() - began, 2)}
+    line |= {"best_step": memory.best_step, "memory": memory.id}
+    line |= {"label": memory.label, "label_right": right(truth, memory.label)}
+    line |= compared(test, ask(placed(factory, changes), test, memory.soft_prompt), base)
+    return line | {"seconds": round(time.perf_counter() - began, 2)}
 
 
 # ---------- The table of a sweep.
@@ -324,34 +271,20 @@ def pooled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for r in rows:
-        groups.setdefault(
-            (r["setup"], r["recipe"], json.dumps(r["settings"], sort_keys=True)), []
-        ).append(r)
+        key = r["setup"], r["recipe"], json.dumps(r["settings"], sort_keys=True)
+        groups.setdefault(key, []).append(r)
     out = []
     for (_, name, settings), mine in groups.items():
         kept = [r for r in mine if r["learned"]]
-        gains = (
-            [
-                sum(int(r["right"][i]) - int(r["base_right"][i]) for r in kept) / len(kept)
-                for i in range(kept[0]["n"])
-            ]
-            if kept
-            else []
-        )
-        out.append(
-            {
-                "recipe": name,
-                "settings": json.loads(settings),
-                "tried": len(mine),
-                "learned": len(kept),
-                **{k: mine[0][k] for k in ("model", "data", "seed")},
-                "gain": bootstrap(gains),
-                **{
-                    k: sum(r[k] for r in kept) / len(kept) if kept else None
-                    for k in ("accuracy", "base", "finished", "tokens", "label_right")
-                },
-                **{k: sum(r[k] for r in kept) for k in ("helped", "hurt")},
-                "train_seconds": sum(r["train_seconds"] for r in mine) / len(mine),
-            }
-        )
+        gains = [  # of each held-out problem
+            sum(int(r["right"][i]) - int(r["base_right"][i]) for r in kept) / len(kept)
+            for i in range(kept[0]["n"] if kept else 0)
+        ]
+        line = {"recipe": name, "settings": json.loads(settings), "gain": bootstrap(gains)}
+        line |= {"tried": len(mine), "learned": len(kept)}
+        line |= {k: mine[0][k] for k in ("model", "data", "seed")}
+        for k in ("accuracy", "base", "finished", "tokens", "label_right"):
+            line[k] = sum(r[k] for r in kept) / len(kept) if kept else None
+        line |= {k: sum(r[k] for r in kept) for k in ("helped", "hurt")}
+        out.append(line | {"train_seconds": sum(r["train_seconds"] for r in mine) / len(mine)})
     return out

@@ -62,8 +62,7 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """What came of one problem's distillation: a trained soft prompt [virtual tokens, hidden], or
-    None and why."""
+    """What came of one problem: a soft prompt [virtual tokens, hidden], or None and why."""
 
     soft: np.ndarray | None
     reason: str
@@ -113,12 +112,11 @@ def grpo_step(
     sampled = time.perf_counter()
     records: list[Step] = []
     groups: dict[int, RolloutGroup] = {}
+    took = (sampled - began) / share
     for i, (problem, learner, group) in enumerate(zip(problems, learners, traces, strict=True)):
         now = vote(group, side="memory")
         rewards, note = judge(i, group, now)
-        records.append(
-            _sampled(recipe, step, problem, group, now, rewards, note, (sampled - began) / share)
-        )
+        records.append(_sampled(recipe, step, problem, group, now, rewards, note, took))
         if not note:
             sharing = sum(one is learner for one in learners)
             weights = advantages(rewards, recipe.advantage) / sharing
@@ -136,18 +134,16 @@ def grpo_step(
     ended = time.perf_counter()
     for i, (record, learner) in enumerate(zip(records, learners, strict=True)):
         norm, refused = updates[id(learner)] if i in groups else (0.0, "")
-        loss = losses.get(i, 0.0)
-        yield (
-            i,
-            replace(
-                record,
-                loss=loss if math.isfinite(loss) else 0.0,
-                grad_norm=norm,
-                shift=0.0 if learner.soft is None else shift(learner.soft.detach(), learner.start),
-                seconds_train=(ended - sampled) / share,
-                note=record.note or refused,
-            ),
+        loss, soft = losses.get(i, 0.0), learner.soft
+        done = replace(
+            record,
+            loss=loss if math.isfinite(loss) else 0.0,
+            grad_norm=norm,
+            shift=0.0 if soft is None else shift(soft.detach(), learner.start),
+            seconds_train=(ended - sampled) / share,
+            note=record.note or refused,
         )
+        yield i, done
 
 
 def _rollouts(
@@ -160,10 +156,8 @@ def _rollouts(
 ) -> Generator[tuple[int, Delta | Trace], None, list[list[Trace]]]:
     """Samples `recipe.rollouts` traces of each problem; returns them in the order of their rows."""
     softs = [None if one.soft is None else one.soft.detach().clone() for one in learners]
-    jobs = [
-        Job(problem, recipe.rollouts, soft, "memory", step)
-        for problem, soft in zip(problems, softs, strict=True)
-    ]
+    pairs = zip(problems, softs, strict=True)
+    jobs = [Job(problem, recipe.rollouts, soft, "memory", step) for problem, soft in pairs]
     traces: list[list[Trace]] = [[] for _ in jobs]
     size = together or len(jobs)
     for start in range(0, len(jobs), size):
@@ -248,8 +242,7 @@ def update(learner: Learner, recipe: Recipe) -> tuple[float, str]:
 
 
 def shift(soft: Tensor, start: Tensor) -> float:
-    """How far a soft prompt [virtual tokens, hidden] has moved: rms of the change over rms of the
-    start."""
+    """How far a soft prompt has moved: rms of the change over rms of the start."""
     return float((soft - start).square().mean().sqrt() / start.square().mean().sqrt())
 
 
@@ -422,23 +415,15 @@ def _lesson(one: _Pupil, recipe: Recipe) -> Lesson:
     if not trained:
         # of the last training step: the final check says nothing about why
         note = one.steps[min(len(one.steps), recipe.steps) - 1].note
-        reason = (
-            note or "the steps were too small to change the prompt, so use a higher learning rate"
-        )
-        return Lesson(None, f"Nothing was learnt: {reason}.", steps)
+        small = "the steps were too small to change the prompt, so use a higher learning rate"
+        return Lesson(None, f"Nothing was learnt: {note or small}.", steps)
     best = trained[-1] if recipe.keep == "last" else max(trained, key=lambda s: (one.scores[s], s))
-    if recipe.keep == "best" and (one.scores[best] < one.scores[0] or one.scores[best] == 0):
-        return Lesson(
-            None,
-            f"Nothing was learnt: agreement fell from {one.scores[0]:.0%} to "
-            f"{one.scores[best]:.0%} at best.",
-            steps,
-        )
+    before, after = one.scores[0], one.scores[best]
+    if recipe.keep == "best" and (after < before or after == 0):
+        fell = f"agreement fell from {before:.0%} to {after:.0%} at best"
+        return Lesson(None, f"Nothing was learnt: {fell}.", steps)
     end = "" if one.stopped in ("", "done") else f" Training ended early: {one.stopped}."
-    return Lesson(
-        one.past[best].cpu().numpy().astype(np.float32),
-        f"Kept the prompt after step {best}: agreement {one.scores[0]:.0%} before, "
-        f"{one.scores[best]:.0%} after.{end}",
-        steps,
-        best,
+    why = (
+        f"Kept the prompt after step {best}: agreement {before:.0%} before, {after:.0%} after.{end}"
     )
+    return Lesson(one.past[best].cpu().numpy().astype(np.float32), why, steps, best)

@@ -1,10 +1,10 @@
-"""GRPO as pure tensor maths: advantages, and the log-probability of sampled tokens without keeping
-the logits."""
+"""GRPO as tensor maths: advantages, and log-probabilities of tokens without keeping logits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -75,16 +75,15 @@ class _LogProb(torch.autograd.Function):
         out = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         jacobian = torch.empty_like(hidden) if needed else None
         for lo in range(0, len(targets), chunk):
-            part, ids = hidden[lo : lo + chunk], targets[lo : lo + chunk]
-            logits = (part @ head.T).float()
+            part = slice(lo, lo + chunk)
+            logits, ids = (hidden[part] @ head.T).float(), targets[part]
             if temperature != 1:
                 logits.div_(temperature)
             norm = logits.logsumexp(-1, keepdim=True)
-            out[lo : lo + chunk] = (logits.gather(1, ids[:, None]) - norm).squeeze(1)
+            out[part] = (logits.gather(1, ids[:, None]) - norm).squeeze(1)
             if jacobian is not None:
-                jacobian[lo : lo + chunk] = (
-                    head[ids] - expected(logits.sub_(norm).exp_(), head)
-                ) / temperature
+                wanted = head[ids] - expected(logits.sub_(norm).exp_(), head)
+                jacobian[part] = wanted / temperature
         if jacobian is not None:
             ctx.save_for_backward(jacobian)
         return out
@@ -120,19 +119,14 @@ def token_log_probs(
 def _trained_head(
     hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, chunk: int
 ) -> Tensor:
-    """As `token_log_probs`, with a gradient into the head, too: the logits of a chunk are computed
-    twice and never kept."""
+    """As `token_log_probs`, with a gradient into the head: a chunk's logits are computed twice."""
 
     def some(h: Tensor, ids: Tensor) -> Tensor:
         logits = F.linear(h, head).float() / temperature
         return logits.gather(1, ids[:, None]).squeeze(1) - logits.logsumexp(-1)
 
-    return torch.cat(
-        [
-            checkpoint(some, h, ids, use_reentrant=False)
-            for h, ids in zip(hidden.split(chunk), targets.split(chunk), strict=True)
-        ]
-    )
+    chunks = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    return torch.cat([checkpoint(some, h, ids, use_reentrant=False) for h, ids in chunks])
 
 
 def entropy_weights(log_probs: Tensor, entropy: Tensor, scale: Tensor) -> Tensor:
@@ -223,19 +217,11 @@ def rows_of(
     rows = []
     for n, group in enumerate(groups):
         total = sum(len(t.token_ids) for t in group.traces)
-        rows += [
-            Row(
-                n,
-                i,
-                prompts[n] if prompts else (),
-                t.token_ids,
-                a / total,
-                group.entropy_bonus / total,
-                t.entropy or 0.0,
-            )
-            for i, (t, a) in enumerate(zip(group.traces, group.advantages.tolist(), strict=True))
-            if (a != 0 or group.entropy_bonus) and t.token_ids
-        ]
+        bonus, prompt = group.entropy_bonus / max(total, 1), prompts[n] if prompts else ()
+        for i, (t, a) in enumerate(zip(group.traces, group.advantages.tolist(), strict=True)):
+            if (a != 0 or bonus) and t.token_ids:
+                row = Row(n, i, prompt, t.token_ids, a / total, bonus, t.entropy or 0.0)
+                rows.append(row)
     return sorted(rows, key=len)
 
 
@@ -365,35 +351,24 @@ def policy_gradient(
     """
     give_back()
     prompts = [Prompt(model.render(solve_messages(g.problem.text)), g.soft) for g in groups]
-    with (
-        torch.enable_grad()
-    ):  # nothing asks for a gradient here, but without it products are rounded
-        filled = model.prefill(
-            [Prompt(p.ids, None if p.soft is None else p.soft.detach()) for p in prompts]
-        )
-    leaves = replace(
-        filled,
-        layers=[tuple(t.detach().requires_grad_() for t in pair) for pair in filled.layers],
-        hidden=filled.hidden[:, -1:].detach().requires_grad_(),
-    )
+    bare = [Prompt(p.ids, None if p.soft is None else p.soft.detach()) for p in prompts]
+    # nothing asks for a gradient here, but without it products are rounded
+    with torch.enable_grad():
+        filled = model.prefill(bare)
+    layers = [tuple(t.detach().requires_grad_() for t in pair) for pair in filled.layers]
+    hidden = filled.hidden[:, -1:].detach().requires_grad_()
+    leaves = replace(filled, layers=layers, hidden=hidden)
     del filled
+    states = partial(completion_states, model.body, prompts=leaves)
+    head, room = model.body.head.weight, budget or default_budget(model.body)
     losses = yield from accumulate(
-        rows_of(groups),
-        len(groups),
-        lambda part: completion_states(model.body, part, leaves),
-        model.body.head.weight,
-        temperature,
-        loss,
-        default_budget(model.body) if budget is None else budget,
+        rows_of(groups), len(groups), states, head, temperature, loss, room
     )
     with torch.enable_grad():
         filled = model.prefill(prompts)
     outputs = [*(t for pair in filled.layers for t in pair), filled.hidden[:, -1:]]
     inner = [*(t for pair in leaves.layers for t in pair), leaves.hidden]
-    reached = [
-        (out, leaf.grad)
-        for out, leaf in zip(outputs, inner, strict=True)
-        if leaf.grad is not None and out.requires_grad
-    ]
+    pairs = [(out, leaf.grad) for out, leaf in zip(outputs, inner, strict=True)]
+    reached = [(out, g) for out, g in pairs if g is not None and out.requires_grad]
     torch.autograd.backward([out for out, _ in reached], [grad for _, grad in reached])
     return losses

@@ -69,8 +69,7 @@ class _Worker:
 
     @contextmanager
     def patience(self, seconds: float) -> Iterator[None]:
-        """Kill the child if the body takes longer. Whoever reads from it then reads the end of the
-        pipe."""
+        """Kill the child if the body takes longer; its reader then reads the end of the pipe."""
         timer = threading.Timer(seconds, self.process.kill)
         timer.daemon = True
         timer.start()
@@ -83,8 +82,7 @@ class _Worker:
         return self.process.stdout.readline().strip()
 
     def compare(self, left: str, right: str) -> tuple[str, ...]:
-        """The lines the child answered: 3 when all went well, fewer when it died. Raises
-        Unavailable at the start."""
+        """The child's lines: 3 when all went well, fewer when it died. Raises Unavailable."""
         try:
             if not self.ready:
                 with self.patience(START_SECONDS):
@@ -99,10 +97,8 @@ class _Worker:
                 while len(lines) < 3 and (line := self.line()):
                     lines.append(line)
             return tuple(lines)
-        except (
-            OSError,
-            RuntimeError,
-        ):  # it died between two pairs, or no thread can be started: nobody is to blame
+        # it died between two pairs, or no thread can be started: nobody is to blame
+        except (OSError, RuntimeError):
             raise Unavailable from None
 
     def stop(self) -> None:
@@ -116,8 +112,7 @@ class _Worker:
 
 
 class _Pool:
-    """At most WORKERS children, started when first needed, remade when one is lost. Safe to call
-    from any thread."""
+    """At most WORKERS children, started when needed, remade when lost; for any thread."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -139,10 +134,8 @@ class _Pool:
                     raise Unavailable
                 try:
                     worker = _Worker()
-                except (
-                    OSError,
-                    ValueError,
-                ):  # out of processes or memory, or no interpreter in sys.executable
+                # out of processes or memory, or no interpreter in sys.executable
+                except (OSError, ValueError):
                     self.retry_at = time.monotonic() + RETRY_SECONDS
                     raise Unavailable from None
             self.busy.add(worker)
@@ -223,8 +216,7 @@ def stands_for(gap: Any, size: Any, places: Iterable[int]) -> bool:
 
 
 def warm_up() -> None:
-    """Start a child in the background, so that the first comparison need not wait a second for
-    sympy."""
+    """Start a child in the background: the first comparison need not wait for sympy."""
     if not _pool.idle and not _pool.busy and _pool.slots.acquire(blocking=False):
         try:
             _pool.give(_pool.take(), healthy=True)
@@ -248,8 +240,7 @@ def _limit_process() -> None:
 
 
 def _limit_pair(cpu: float, wall: float) -> None:
-    """A pair that takes too long ends the process, even if the parent is gone and nobody else
-    would. 0: no limit."""
+    """A pair that takes too long ends the process, even without its parent. 0: no limit."""
     import faulthandler
 
     if hasattr(signal, "setitimer"):
@@ -279,11 +270,8 @@ def _equal(left: Any, right: Any, *rounding: int) -> bool:
     a, b = get_pct_val(left), get_pct_val(right)
     if a is not None and b is not None:
         return _equal_numbers(a, b)
-    return any(
-        _equal_numbers(x, y)
-        for x, y in ((left, right), (a, right), (left, b))
-        if x is not None and y is not None
-    )
+    pairs = ((left, right), (a, right), (left, b))
+    return any(_equal_numbers(x, y) for x, y in pairs if x is not None and y is not None)
 
 
 def _exact(expression: Any) -> Any:
@@ -308,12 +296,8 @@ def _equal_numbers(left: Any, right: Any) -> bool:
         return True
     if not rational and (gap < 1e-12 * size or size < 1e-40):  # digits were lost on the way
         return bool(simplify(_exact(left) - _exact(right)).is_zero)
-    written = [
-        len(str(side).rstrip("0").partition(".")[2])
-        for side in (left, right)
-        if isinstance(side, Float)
-    ]
-    return stands_for(gap, size, written)
+    decimals = [str(side) for side in (left, right) if isinstance(side, Float)]
+    return stands_for(gap, size, [len(d.rstrip("0").partition(".")[2]) for d in decimals])
 
 
 _BUILDER = re.compile(r"\\?\{ *([A-Za-z]) *(?:\\in((?:(?!\\\}).)+?))?[|:]((?:(?!\\\}).)+)\\?\}")

@@ -77,32 +77,24 @@ def gate(vote: Vote, votes: int, lead: int) -> str | None:
     2603.19880), and the rewards must differ: equal rewards have no gradient. Seven of eight pass if
     the eighth did not finish, since its reward is 0.
     """
-    return unfit(
-        vote.clusters[0].size if vote.clusters else 0, vote.margin, vote.total, votes, lead
-    )
+    most = vote.clusters[0].size if vote.clusters else 0
+    return unfit(most, vote.margin, vote.total, votes, lead)
 
 
 def unfit(most: int, margin: int, total: int, votes: int, lead: int) -> str | None:
-    """`gate` for the counts of a vote alone: `most` of `total` traces agree, `margin` more than on
-    the runner-up."""
+    """`gate` for counts alone: `most` of `total` agree, `margin` more than on the runner-up."""
     if not most:
         return f"Nothing to learn: no attempt of {total} finished with a boxed answer."
+    if most == total == 1:
+        return "Nothing to learn: a single attempt has no other to compare with."
     if most == total:
-        return (
-            f"Nothing to learn: all {total} attempts already agree."
-            if most > 1
-            else "Nothing to learn: a single attempt has no other to compare with."
-        )
+        return f"Nothing to learn: all {total} attempts already agree."
     if most < votes:
-        return (
-            f"The vote is too weak to learn from: the majority has {_votes(most)} of {total} "
-            f"and needs {votes}."
-        )
+        has = f"the majority has {_votes(most)} of {total} and needs {votes}"
+        return f"The vote is too weak to learn from: {has}."
     if margin < lead:
-        return (
-            f"The vote is too close to learn from: the majority leads by {_votes(margin)} and "
-            f"needs {lead}."
-        )
+        leads = f"the majority leads by {_votes(margin)} and needs {lead}"
+        return f"The vote is too close to learn from: {leads}."
     return None
 
 

@@ -1,2 +1,1 @@
-"""Everything that touches weights: the language model, its transformer, the KV cache and the
-sampler."""
+"""Everything that touches weights: language model, transformer, KV cache, sampler."""

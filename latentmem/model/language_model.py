@@ -82,8 +82,7 @@ def native_number(device: torch.device) -> torch.dtype:
 
 
 def arithmetic_named(name: str, device: torch.device) -> str:
-    """bfloat16, int8 or float32 for a setting's value. Raises LatentmemError if the device lacks
-    it."""
+    """bfloat16, int8 or float32 for a setting. Raises LatentmemError if the device lacks it."""
     if name == "int8" and (device.type != "cpu" or not has_int8()):
         raise LatentmemError(
             f"This {device.type} device cannot multiply 8-bit integers (a CPU with AVX512-VNNI "
@@ -94,14 +93,11 @@ def arithmetic_named(name: str, device: torch.device) -> str:
 
 def pick_device(name: str = "auto") -> torch.device:
     """The device of that name. Raises LatentmemError if the machine has none."""
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    there = [d for d, found in (("cuda", cuda), ("mps", mps), ("cpu", True)) if found]
     if name == "auto":
-        name = next(d for d in ("cuda", "mps", "cpu") if there[d])
-    if not there.get(name, False):
+        name = there[0]
+    if name not in there:
         raise LatentmemError(f"Device {name!r} is not available here: use --device auto or cpu.")
     return torch.device(name)
 
@@ -135,12 +131,9 @@ def check_template(tokenizer: Any) -> None:
 
 def chat_text(tokenizer: Any, messages: list[dict[str, str]]) -> str:
     """A chat up to the assistant's turn, without a thinking block."""
+    how = {"date_string": DATE, "enable_thinking": False}
     return tokenizer.apply_chat_template(
-        messages,
-        tokenize=False,
-        add_generation_prompt=True,
-        date_string=DATE,
-        enable_thinking=False,
+        messages, tokenize=False, add_generation_prompt=True, **how
     )
 
 
@@ -226,17 +219,20 @@ class LanguageModel:
             context=context,
         )
 
+    def of_body(self, body: Transformer) -> LanguageModel:
+        """The same model with other weights, which its fingerprint does not tell apart."""
+        made = LanguageModel.__new__(LanguageModel)
+        made.__dict__ |= self.__dict__ | {"body": body}
+        return made
+
     @property
     def hidden(self) -> int:
         return self.body.hidden
 
     def render(self, messages: list[dict[str, str]]) -> tuple[int, ...]:
         """Token ids of a chat, up to the assistant's turn."""
-        text = self._chat(messages)
+        text = chat_text(self.tokenizer, messages)
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _chat(self, messages: list[dict[str, str]]) -> str:
-        return chat_text(self.tokenizer, messages)
 
     def in_turn(self) -> LanguageModel:
         """The same weights with soft prompts inside the user's turn, after the tokens that open
@@ -335,11 +331,8 @@ class LanguageModel:
                 watch(live, hidden)
             ids, drawn = self._drawn(hidden, uniform[:, t], live, temperature, top_p)
             yield drawn
-            left = [
-                i
-                for i, d in enumerate(drawn)
-                if not d.ended and t + 1 < rooms[i] and not stopped(d.row)
-            ]
+            going = [not d.ended and t + 1 < rooms[i] for i, d in enumerate(drawn)]
+            left = [i for i, d in enumerate(drawn) if going[i] and not stopped(d.row)]
             if not left:
                 return
             if len(left) < len(live):
@@ -397,9 +390,8 @@ class LanguageModel:
     def problem_kv(
         self, problem: str, messages: list[dict[str, str]]
     ) -> list[tuple[Tensor, Tensor]]:
-        """Per layer, the keys and values [kv_heads, n, head_dim] of the problem's own n tokens
-        inside its chat."""
-        text = self._chat(messages)
+        """Per layer, the keys and values [kv_heads, n, head_dim] of the problem's own n tokens."""
+        text = chat_text(self.tokenizer, messages)
         start = text.index(problem.strip())
         end = start + len(problem.strip())
         coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,13 +45,8 @@ class Linear:
         if w.dtype != torch.float32 or w.device.type != "cpu" or not _has_fbgemm():
             return
         low, high = (float(v) for v in torch.aminmax(w))
-        if max(-low, high) <= self.HIGHEST and (
-            short
-            or all(
-                bool(((part - part.half().float()).abs() <= self.ERROR).all())
-                for part in w.split(4096)
-            )
-        ):
+        lost = (float((part - part.half().float()).abs().max()) for part in w.split(4096))
+        if max(-low, high) <= self.HIGHEST and (short or all(one <= self.ERROR for one in lost)):
             self._packed = torch.ops.quantized.linear_prepack_fp16(w, self.bias)
 
     def round(self) -> None:
@@ -104,23 +100,15 @@ class Int8Linear:
         # Unsigned with a zero point of 128, for which oneDNN has a fast kernel. Truncation rounds
         # here: all values are positive, and _MIDDLE adds half a step.
         levels = torch.addcmul(_MIDDLE, t, highest.reciprocal(), value=LEVELS).to(torch.uint8)
-        y = torch.ops.onednn.qlinear_pointwise(
-            levels,
-            1.0,
-            128,
-            self._packed,
-            self.scale,
-            self._zero,
-            None,
-            1.0,
-            0,
-            torch.float32,
-            "none",
-            [],
-            "",
-        )
+        y = _product(levels, self._packed, self.scale, self._zero)
         y = y.mul_(highest) if self.bias is None else torch.addcmul(self.bias, y, highest)
         return y.view(*x.shape[:-1], -1).to(x.dtype)
+
+
+def _product(levels: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """oneDNN's product of unsigned inputs, whose zero is 128, with packed signed weights."""
+    how: Any = (None, 1.0, 0, torch.float32, "none", [], "")
+    return torch.ops.onednn.qlinear_pointwise(levels, 1.0, 128, packed, scale, zero, *how)
 
 
 _MIDDLE = torch.tensor(128.5)
@@ -160,21 +148,8 @@ def has_int8() -> bool:
     x, w = torch.randint(-127, 128, (9, 64)), torch.randint(-127, 128, (48, 64))
     try:
         packed = torch.ops.onednn.qlinear_prepack(w.to(torch.int8), None)
-        y = torch.ops.onednn.qlinear_pointwise(
-            (x + 128).to(torch.uint8),
-            1.0,
-            128,
-            packed,
-            torch.ones(48),
-            torch.zeros(48, dtype=torch.int32),
-            None,
-            1.0,
-            0,
-            torch.float32,
-            "none",
-            [],
-            "",
-        )
+        zero = torch.zeros(48, dtype=torch.int32)
+        y = _product((x + 128).to(torch.uint8), packed, torch.ones(48), zero)
     except (AttributeError, RuntimeError):  # a torch without oneDNN, or with another signature
         return False
     return bool((y == (x @ w.T).float()).all())

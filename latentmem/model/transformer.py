@@ -40,9 +40,9 @@ class _Norm(torch.autograd.Function):
         wide, g = x.float(), grad.float()
         scale = (wide.square().mean(-1, keepdim=True) + ctx.eps).rsqrt_()
         unit = wide * scale  # y = unit * weight
-        trained = (
-            (g * unit).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
-        )
+        trained = None
+        if ctx.needs_input_grad[1]:
+            trained = (g * unit).flatten(0, -2).sum(0).to(weight.dtype)
         if not ctx.needs_input_grad[0]:
             return None, trained, None
         g = g * weight.float()
@@ -169,9 +169,8 @@ def unfollowed(config: dict[str, Any]) -> str | None:
     transformers may ignore; None if there is none."""
     rope = {"rope_type": "default"} | (config.get("rope_parameters") or {})
     checked = config | {name: rope.get(name) for name in ("rope_type", "partial_rotary_factor")}
-    checked["layer_types"] = next(
-        (kind for kind in config.get("layer_types") or () if kind != "full_attention"), None
-    )
+    kinds = set(config.get("layer_types") or ()) - {"full_attention"}
+    checked["layer_types"] = min(kinds, default=None)
 
     def strange(name: str, value: Any) -> bool:
         if name in _FOLLOWED:
@@ -179,9 +178,8 @@ def unfollowed(config: dict[str, Any]) -> str | None:
         active = value is True or value not in (None, False, 0, 1, {})
         return active and name not in _FREE and bool(_MATTERS.search(name))
 
-    return next(
-        (f"{name}={value}" for name, value in checked.items() if strange(name, value)), None
-    )
+    found = [f"{name}={value}" for name, value in checked.items() if strange(name, value)]
+    return found[0] if found else None
 
 
 def take_apart(
@@ -269,8 +267,7 @@ def _layer(block: Any, moved: Callable[..., Tensor], linear: Callable[..., Linea
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding: x [B, heads, T, D]; cos, sin [B, 1, T, D], the first half of sin
-    negated."""
+    """Rotary embedding: x [B, heads, T, D]; cos, sin [B, 1, T, D], half of sin negated."""
     half = x.shape[-1] // 2
     return torch.addcmul(x * cos, torch.cat((x[..., half:], x[..., :half]), -1), sin)
 
@@ -333,11 +330,8 @@ def forward(body: Transformer, x: Tensor, positions: Tensor, mask: Tensor, past:
         mask = aligned(mask)
     for i, w in enumerate(body.layers):
         h = w.qkv(norm(x, w.norm1, body.eps))
-        qk, v = (
-            h.view(rows, length, turned + still, body.head_dim)
-            .transpose(1, 2)
-            .split((turned, still), 1)
-        )
+        heads = h.view(rows, length, turned + still, body.head_dim).transpose(1, 2)
+        qk, v = heads.split((turned, still), 1)
         if w.qk_norm:
             both = zip(qk.split((body.heads, body.kv_heads), 1), w.qk_norm, strict=True)
             qk = torch.cat([norm(part, weight, body.eps) for part, weight in both], 1)

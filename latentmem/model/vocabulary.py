@@ -50,9 +50,8 @@ def nearest_words(
         )
     best_values, best_ids = [], []
     with torch.no_grad():
-        tokens = normalize(
-            torch.from_numpy(np.ascontiguousarray(prompt, np.float32)).to(embedding.device), dim=1
-        )  # [T, hidden]
+        soft = torch.from_numpy(np.ascontiguousarray(prompt, np.float32))
+        tokens = normalize(soft.to(embedding.device), dim=1)  # [T, hidden]
         for start in range(0, len(embedding), CHUNK):
             words = embedding[start : start + CHUNK].float()
             norms = words.norm(dim=1)
@@ -63,19 +62,15 @@ def nearest_words(
             best_ids.append(ids + start)
         values, where = torch.cat(best_values, 1).sort(dim=1, descending=True, stable=True)
         ids = torch.cat(best_ids, 1).gather(1, where)
-    return [
-        [
-            Word(i, tokenizer.decode([i]), max(-1.0, min(1.0, c)))
-            for i, c in zip(row, scores, strict=True)
-            if c > -float("inf")
-        ][:k]
-        for row, scores in zip(ids.tolist(), values.tolist(), strict=True)
-    ]
+    found = []
+    for row in zip(ids.tolist(), values.tolist(), strict=True):
+        best = [(i, c) for i, c in zip(*row, strict=True) if c > -float("inf")][:k]
+        found.append([Word(i, tokenizer.decode([i]), max(-1.0, min(1.0, c))) for i, c in best])
+    return found
 
 
 def memory_words(model: LanguageModel, memory: Memory, k: int = 5) -> list[list[Word]]:
-    """The nearest words of a memory's virtual tokens. Raises LatentmemError if another model made
-    the memory."""
+    """The nearest words of a memory's virtual tokens. Raises LatentmemError for another model's."""
     if memory.model != model.fingerprint:
         raise LatentmemError(
             f"Memory {memory.id} was made by {memory.model_name} and the model in use is "

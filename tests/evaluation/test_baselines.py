@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentmem.evaluation.baselines.context import Strategy, common, other_text, parse
+from latentmem.evaluation.baselines.context import common, other_text, parse
 from latentmem.evaluation.baselines.registry import SYSTEMS
 from latentmem.evaluation.baselines.sampler import Ask, Sampled
 from latentmem.evaluation.results import ONE, AnswerMode, Cost
@@ -372,21 +372,25 @@ and add them up.
 Content: Put the answer back."""
 
 
+def strategy(title: str, description: str, content: str) -> str:
+    return f"Title: {title}\nDescription: {description}\nContent: {content}"
+
+
 @pytest.mark.parametrize(
     "text, want",
     [
         (
             TWO,
             [
-                Strategy(
+                strategy(
                     "Count first", "Count the things.", "Write down every number and add them up."
                 ),
-                Strategy("Check", "", "Put the answer back."),
+                strategy("Check", "", "Put the answer back."),
             ],
         ),
-        ("Always check.", [Strategy("What was learnt", "", "Always check.")]),
+        ("Always check.", [strategy("What was learnt", "", "Always check.")]),
         ("Title: empty\nDescription: nothing", []),
-        ("Content: a\nContent: b\nContent: c\nContent: d", [Strategy("", "", x) for x in "abc"]),
+        ("Content: a\nContent: b\nContent: c\nContent: d", [strategy("", "", x) for x in "abc"]),
         ("  \n", []),
     ],
 )

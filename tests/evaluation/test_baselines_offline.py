@@ -19,7 +19,7 @@ from latentmem.evaluation.baselines.offline import (
 )
 from latentmem.evaluation.baselines.sampler import Ask
 from latentmem.evaluation.results import AnswerMode, TrainingSchedule
-from latentmem.method.distillation import shift
+from latentmem.method.distillation import Recipe, shift
 from latentmem.method.grpo import RolloutGroup, advantages, policy_gradient
 from latentmem.method.rollouts import Job, sample, seed_for
 from latentmem.method.voting import majority_rewards, vote
@@ -175,7 +175,7 @@ def test_a_batch_of_one_is_a_single_memorys_gradient(engine, model):
         system = Offline(
             "offline_prompt",
             factory.sampler,
-            lambda: PromptLearner(model, "Solve it.", 4),
+            lambda: PromptLearner(model, factory.recipe),
             factory.recipe,
             TrainingSchedule(1, 1, 0.01),
         )
@@ -231,7 +231,8 @@ def test_lora_memories_answer_with_their_own_adapter(engine):
 
 def test_a_learners_model_is_told_apart(engine):
     """After a step its rollouts have other keys in the sampler's memory."""
-    for learner in (LoraLearner(engine.model), FullLearner(engine.model)):
+    for kind in (LoraLearner, FullLearner):
+        learner = kind(engine.model, Recipe())
         learner.stamp()
         before = learner.model.fingerprint
         with torch.no_grad():

@@ -14,6 +14,7 @@ from latentmem.evaluation.baselines.weight_training import (
     LoraModel,
     weight_gradient,
 )
+from latentmem.method.distillation import Recipe
 from latentmem.method.grpo import RolloutGroup
 from latentmem.method.prompts import solve_messages
 from latentmem.model.language_model import LanguageModel, Prompt
@@ -134,7 +135,7 @@ def test_full_gradient_is_transformers_own(tied):
     # like any other.
     hf = tiny_hf("qwen2", seed=4, tie_word_embeddings=tied, pad_token_id=None)
     base = LanguageModel.of(copy.deepcopy(hf), tiny_tokenizer(), name="t", fingerprint="t")
-    learner = FullLearner(base)
+    learner = FullLearner(base, Recipe())
     lots = some_lots(base)
     want = plain_loss(lambda x: hf(x).logits, base, lots, 0.7)
     sum(want).backward()
@@ -178,7 +179,7 @@ def test_full_learner_of_a_short_type_keeps_long_masters():
     model = LanguageModel.of(
         tiny_hf(seed=2), tiny_tokenizer(), name="t", fingerprint="t", dtype=torch.bfloat16
     )
-    learner = FullLearner(model)
+    learner = FullLearner(model, Recipe())
     assert (
         all(p.dtype == torch.float32 for p in learner.parameters)
         and learner.model.body.dtype == torch.bfloat16

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -202,7 +203,7 @@ def test_parts_share_no_text_and_lose_none(
     learnt, asked = ([plain_text(p) for p in x.problems] for x in (parts.distil, parts.test))
     assert (len(learnt), len(asked)) == (distil, test) and len({*learnt, *asked}) == distil + test
     assert parts == split(full, distil, test, seed)
-    assert apart(parts.distil, full.named("x")).problems == tuple(
+    assert apart(parts.distil, replace(full, name="x")).problems == tuple(
         p for p in full.problems if plain_text(p) not in learnt
     )
 

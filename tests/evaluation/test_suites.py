@@ -271,8 +271,8 @@ def test_the_paper_suite_runs_small(
     monkeypatch.setattr(suites, "load", lambda spec, **how: datasets.load(small[spec], **how))
     list(
         run(
-            engine.changed(rollouts=4, steps=1),
-            RunOptions(suites.SUITES["paper"], tmp_path / "out", votes=6),
+            engine.changed(rollouts=4, steps=1, max_new_tokens=3),
+            RunOptions(suites.SUITES["paper"], tmp_path / "out", votes=3),
         )
     )
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["cache"] + [

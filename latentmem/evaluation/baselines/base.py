@@ -1,15 +1,14 @@
-"""The base of every system, and the systems that learn nothing: zero_shot, vote_n,
-untrained_prompt."""
+"""The base of every system, and those that learn nothing: zero_shot, vote_n, untrained_prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
-from ...records import Hit, KeyKind, LatentmemError, Problem, Record
+from ...records import Hit, KeyKind, LatentmemError, Problem, Record, Side
 from ..results import VOTE, VOTES, AnswerMode, Cost, Reply
 from .sampler import Ask, Sampled, Sampler
 
@@ -45,18 +44,23 @@ class BaseSystem:
         self, problem: Problem, mode: AnswerMode, sampled: Sampled, hit: Hit | None = None
     ) -> Reply:
         """The reply of a system that samples one side only: its vote's label is the answer."""
-        return Reply(
-            problem.id,
-            self.name,
-            mode.name,
-            sampled.vote.label,
-            {sampled.vote.side: sampled.vote},
-            sampled.traces,
-            sampled.cost,
-            hit,
-            None,
-            hit is not None,
-        )
+        vote, traces = sampled.vote, sampled.traces
+        what = self.name, mode.name, vote.label, {vote.side: vote}, traces, sampled.cost
+        return Reply(problem.id, *what, hit, None, hit is not None)
+
+    def replies(
+        self,
+        problems: Sequence[Problem],
+        mode: AnswerMode,
+        soft: Tensor | None = None,
+        side: Side = "zero_shot",
+        sampler: Sampler | None = None,
+    ) -> Iterator[Reply]:
+        """One side of each problem: the model alone, or behind a soft prompt."""
+        asks = [Ask(blank(p), soft, side=side) for p in problems]
+        sampled = (sampler or self.sampler).sample(asks, mode)
+        for ask, one in zip(asks, sampled, strict=True):
+            yield self.one_side(ask.problem, mode, one)
 
 
 # ---------- zero_shot: chain of thought, no memory.
@@ -69,11 +73,7 @@ class ZeroShot(BaseSystem):
         super().__init__(name, sampler)
 
     def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
-        problems = [blank(p) for p in problems]
-        for problem, sampled in zip(
-            problems, self.sampler.sample([Ask(p) for p in problems], mode), strict=True
-        ):
-            yield self.one_side(problem, mode, sampled)
+        return self.replies(problems, mode)
 
 
 # ---------- vote_n: the majority of N zero-shot traces; it spends its compute on answering.
@@ -87,26 +87,16 @@ class VoteN(BaseSystem):
     report counts them).
     """
 
-    def __init__(
-        self,
-        sampler: Sampler,
-        traces: int = VOTES,
-        temperature: float = VOTE.temperature,
-        name: str = "vote_n",
-    ) -> None:
+    def __init__(self, sampler: Sampler, traces: int = VOTES, name: str = "vote_n") -> None:
         if traces < 1:
             raise LatentmemError(
                 f"A vote needs at least one trace and here it has {traces}: use 1 or more."
             )
         super().__init__(name, sampler)
-        self.mode = AnswerMode("vote", traces, temperature)
+        self.traces = traces
 
     def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
-        problems = [blank(p) for p in problems]
-        for problem, sampled in zip(
-            problems, self.sampler.sample([Ask(p) for p in problems], self.mode), strict=True
-        ):
-            yield self.one_side(problem, replace(self.mode, name=mode.name), sampled)
+        return self.replies(problems, AnswerMode(mode.name, self.traces, VOTE.temperature))
 
 
 # ---------- untrained_prompt: the soft prompt before training, a control for its mere presence.
@@ -126,6 +116,4 @@ class UntrainedPrompt(BaseSystem):
         self.soft = sampler.model.text_prompt(init_text, virtual_tokens)
 
     def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
-        asks = [Ask(blank(p), self.soft, side="memory") for p in problems]
-        for ask, sampled in zip(asks, self.sampler.sample(asks, mode), strict=True):
-            yield self.one_side(ask.problem, mode, sampled)
+        return self.replies(problems, mode, self.soft, "memory")

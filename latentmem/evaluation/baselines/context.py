@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -67,37 +66,21 @@ class Experiences:
         margin = similarity - float(similarities[order[1]]) if len(order) > 1 else None
         return Hit(best.problem.id, best.name, similarity, 1, margin), best
 
-    def save(self, folder: Path, spent: Cost, **more: Any) -> None:
+    def save(self, folder: Path, spent: Cost) -> None:
         """Replace what the folder holds."""
-        write_json(
-            folder / "experiences.json",
-            {
-                "spent": asdict(spent),
-                **more,
-                "experiences": [
-                    {
-                        "id": e.problem.id,
-                        "text": e.problem.text,
-                        "source": e.problem.source,
-                        "kept": e.text,
-                        "key": e.key.tolist(),
-                    }
-                    for e in self.all
-                ],
-            },
-        )
+        kept = []
+        for e in self.all:
+            past = {"id": e.problem.id, "text": e.problem.text, "source": e.problem.source}
+            kept.append(past | {"kept": e.text, "key": e.key.tolist()})
+        write_json(folder / "experiences.json", {"spent": asdict(spent), "experiences": kept})
 
     def load(self, folder: Path) -> Cost:
         """Replace the experiences by what the folder holds; returns what learning it had cost."""
         data = read_json(folder / "experiences.json") or {"spent": {}, "experiences": []}
-        self.all = [
-            Experience(
-                Problem(e["text"], e["id"], None, e["source"]),
-                e["kept"],
-                np.array(e["key"], np.float32),
-            )
-            for e in data["experiences"]
-        ]
+        self.all = []
+        for e in data["experiences"]:
+            past = Problem(e["text"], e["id"], None, e["source"])
+            self.all.append(Experience(past, e["kept"], np.array(e["key"], np.float32)))
         return Cost(**data["spent"])
 
 
@@ -126,18 +109,12 @@ class IclRaw(BaseSystem):
             self.spent += sampled.cost
         fit = [(p, s) for p, s in zip(problems, voted, strict=True) if not s.vote.abstained]
         texts = dict(zip((p.id for p, _ in fit), self.keep(fit), strict=True))
+        nothing = "No trace finished with a boxed answer, so nothing was kept."
         for problem in problems:
-            text = texts.get(problem.id)
-            if text:
+            if text := texts.get(problem.id):
                 self.past.add(problem, text)
-            yield Distilled(
-                problem.id,
-                None,
-                "Kept in the context's store."
-                if text
-                else "No trace finished with a boxed answer, so nothing was kept.",
-                kept=bool(text),
-            )
+            reason = "Kept in the context's store." if text else nothing
+            yield Distilled(problem.id, None, reason, kept=bool(text))
 
     def keep(self, voted: Sequence[tuple[Problem, Sampled]]) -> list[str]:
         """What is kept of each problem, given its traces and vote; '' keeps nothing."""
@@ -155,9 +132,8 @@ class IclRaw(BaseSystem):
         for problem in (blank(p) for p in problems):
             found = self.past.nearest(problem)
             ask = self.ask(found[1], problem) if found else None
-            fits = ask is not None and self.sampler.fits(
-                ask
-            )  # else the past is too long for the context
+            # else the past is too long for the context
+            fits = ask is not None and self.sampler.fits(ask)
             asks.append(ask if fits else Ask(problem))
             hits.append(found[0] if fits else None)
         for ask, hit, sampled in zip(asks, hits, self.sampler.sample(asks, mode), strict=True):
@@ -187,8 +163,7 @@ class IclRefined(IclRaw):
         return self.written(asks)
 
     def written(self, asks: Sequence[Ask]) -> list[str]:
-        """What the model writes greedily; its cost is counted. '' where the chat exceeds the
-        context."""
+        """What the model writes greedily, at its cost; '' where the chat exceeds the context."""
         fitting = [a for a in asks if self.sampler.fits(a)]
         lessons = dict(zip(map(id, fitting), self.sampler.sample(fitting, ONE), strict=True))
         for lesson in lessons.values():
@@ -206,19 +181,7 @@ MOST = 3
 FIELD = re.compile(r"^[\s#*\-\d.)]*(title|description|content)\W*?:[\s*_]*(.*)$", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Strategy:
-    """One item of the bank."""
-
-    title: str
-    description: str
-    content: str
-
-    def __str__(self) -> str:
-        return f"Title: {self.title}\nDescription: {self.description}\nContent: {self.content}"
-
-
-def parse(text: str) -> list[Strategy]:
+def parse(text: str) -> list[str]:
     """The strategies in a text of the model, at most three, without those that have no content.
 
     A small model often ignores the form: then its whole text is one strategy.
@@ -233,14 +196,13 @@ def parse(text: str) -> list[Strategy]:
             items[-1][name] = found[2].strip(" *_")
         elif name and line.strip():
             items[-1][name] = f"{items[-1][name]} {line.strip()}".strip()
-    whole = [
-        Strategy(i.get("title", ""), i.get("description", ""), i["content"])
+    if not items and text.strip():
+        items = [{"title": "What was learnt", "content": text.strip()}]
+    return [
+        "\n".join(f"{n.title()}: {i.get(n, '')}" for n in ("title", "description", "content"))
         for i in items
         if i.get("content")
-    ]
-    if not whole and not items and text.strip():
-        whole = [Strategy("What was learnt", "", text.strip())]
-    return whole[:MOST]
+    ][:MOST]
 
 
 class ReasoningBank(IclRefined):
@@ -251,15 +213,14 @@ class ReasoningBank(IclRefined):
             Ask(p, messages=strategy_messages(p.text, majority_text(s), other_text(s)))
             for p, s in voted
         ]
-        return ["\n\n".join(map(str, parse(text))) for text in self.written(asks)]
+        return ["\n\n".join(parse(text)) for text in self.written(asks)]
 
     def messages(self, past: Experience, problem: Problem) -> list[dict[str, str]]:
         return strategies_messages(past.text, problem.text)
 
 
 def other_text(sampled: Sampled) -> str | None:
-    """The earliest trace that disagrees with the majority, one with an answer first; None if all
-    agree."""
+    """The earliest trace that disagrees with the majority, with an answer if one has; or None."""
     winners = set(sampled.vote.clusters[0].rows)
     others = sorted(
         (t for t in sampled.traces if t.row not in winners), key=lambda t: (not t.votes, t.row)

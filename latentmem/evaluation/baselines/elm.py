@@ -13,7 +13,6 @@ import torch
 
 from ...bank import Bank
 from ...files import read_json, write_json
-from ...method.distillation import Recipe
 from ...method.rollouts import seed_for
 from ...method.routing import chosen, disagree, route, score
 from ...records import Hit, KeyKind, Problem, Record, Route, VerifierName
@@ -21,7 +20,6 @@ from ..results import AnswerMode, Cost, Reply
 from .base import BaseSystem, Key, blank
 from .sampler import Ask, Sampled, Sampler
 from .teacher import Teacher, TeacherResult
-from .weight_training import LoraModel
 
 # ---------- What every verifier says about a disagreement, to compute each one's accuracy later.
 
@@ -47,14 +45,9 @@ def all_scores(
             side: score(name, sampler.model, problem, s.traces, s.vote) for side, s in sides.items()
         }
         if name == paid == "judge":
-            read = sum(s.vote.clusters[0].size for s in sides.values()) * len(
-                sampler.model.render([{"role": "user", "content": problem.text}])
-            ) + sum(
-                t.tokens
-                for s in sides.values()
-                for t in s.traces
-                if t.row in s.vote.clusters[0].rows
-            )
+            asked = len(sampler.model.render([{"role": "user", "content": problem.text}]))
+            won = [t for s in sides.values() for t in s.traces if t.row in s.vote.clusters[0].rows]
+            read = len(won) * asked + sum(t.tokens for t in won)
             cost = Cost(0, read, time.perf_counter() - began)
     return scores, cost
 
@@ -100,8 +93,7 @@ class Elm(BaseSystem):
             yield replace(item.distilled, kept=item.distilled.memory is not None)
 
     def save(self, folder: Path) -> None:
-        """Write the memories, then which of them count: a kill in between loses the newest and
-        confuses none."""
+        """Write the memories, then which of them count: a kill in between confuses none."""
         folder.mkdir(parents=True, exist_ok=True)
         with Bank(folder / "bank.sqlite") as bank:
             for ident in self.ids:
@@ -123,22 +115,18 @@ class Elm(BaseSystem):
         """The memory to try."""
         if not self.ids:
             return None
-        hits = self.bank.search(
-            self.key(problem, self.kind), kind=self.kind, k=1, model=self.teacher.model.fingerprint
-        )
+        key, model = self.key(problem, self.kind), self.teacher.model.fingerprint
+        hits = self.bank.search(key, kind=self.kind, k=1, model=model)
         return hits[0] if hits and hits[0].similarity >= self.min_similarity else None
 
     def with_memory(self, asked: Sequence[tuple[Problem, Hit]], mode: AnswerMode) -> list[Sampled]:
         """Sample each problem with its memory."""
-        import torch
+        softs = {h.memory_id: self.tensor(h.memory_id) for _, h in asked}
+        asks = [Ask(p, softs[h.memory_id], side="memory") for p, h in asked]
+        return self.sampler.sample(asks, mode)
 
-        softs = {
-            ident: torch.from_numpy(self.bank.get(ident).soft_prompt.copy())
-            for ident in dict.fromkeys(h.memory_id for _, h in asked)
-        }
-        return self.sampler.sample(
-            [Ask(p, softs[h.memory_id], side="memory") for p, h in asked], mode
-        )
+    def tensor(self, ident: str) -> torch.Tensor:
+        return torch.from_numpy(self.bank.get(ident).soft_prompt.copy())
 
     def sides(
         self, problems: Sequence[Problem], hits: Sequence[Hit | None], mode: AnswerMode, alone: bool
@@ -147,34 +135,26 @@ class Elm(BaseSystem):
         model's own where there is none or `alone` asks for both."""
         found: list[dict[str, Sampled]] = [{} for _ in problems]
         bare = [i for i, hit in enumerate(hits) if alone or hit is None]
-        for i, sampled in zip(
-            bare, self.sampler.sample([Ask(problems[i]) for i in bare], mode), strict=True
-        ):
+        own = self.sampler.sample([Ask(problems[i]) for i in bare], mode)
+        for i, sampled in zip(bare, own, strict=True):
             found[i]["zero_shot"] = sampled
         tried = [i for i, hit in enumerate(hits) if hit is not None]
-        for i, sampled in zip(
-            tried, self.with_memory([(problems[i], hits[i]) for i in tried], mode), strict=True
-        ):
+        helped = self.with_memory([(problems[i], hits[i]) for i in tried], mode)
+        for i, sampled in zip(tried, helped, strict=True):
             found[i]["memory"] = sampled
         return found
 
     def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
         problems = [blank(p) for p in problems]
         hits = [self.find(p) for p in problems]
-        for problem, hit, sides in zip(
-            problems, hits, self.sides(problems, hits, mode, True), strict=True
-        ):
-            votes = {side: s.vote for side, s in sides.items()}
-            scores, extra, by = {}, Cost(), chosen(self.verifier, mode.traces)
-            if disagree(votes["zero_shot"], votes.get("memory")):
+        by = chosen(self.verifier, mode.traces)
+        both = self.sides(problems, hits, mode, True)
+        for problem, hit, sides in zip(problems, hits, both, strict=True):
+            alone, helped = (s and s.vote for s in map(sides.get, ("zero_shot", "memory")))
+            scores, extra = {}, Cost()
+            if disagree(alone, helped):
                 scores, extra = all_scores(self.sampler, problem, sides, self.verifiers, by)
-            way = route(
-                votes["zero_shot"],
-                votes.get("memory"),
-                scores.get(by),
-                verifier=by,
-                skip_reason=NONE,
-            )
+            way = route(alone, helped, scores.get(by), verifier=by, skip_reason=NONE)
             yield self.reply_with(problem, mode, sides, hit, way, extra, scores)
 
     def reply_with(
@@ -206,34 +186,6 @@ class Elm(BaseSystem):
 
 # ---------- elm_lora, an ablation: a low-rank adapter for each problem in place of a soft prompt.
 
-# a usual rate for adapters; at the soft prompt's 1e-3 a step changes the model ten times as much
-LEARNING_RATE = 1e-4
-
-
-def lora_teacher(
-    sampler: Sampler,
-    recipe: Recipe,
-    key: Key,
-    folder: Path | None = None,
-    *,
-    rank: int = 8,
-    learning_rate: float = LEARNING_RATE,
-    group: int | None = None,
-) -> Teacher:
-    """The same gate, rewards and choice of the best step; memories hold adapters and no virtual
-    tokens."""
-    model = LoraModel(sampler.model, rank)
-    return Teacher(
-        sampler,
-        replace(recipe, learning_rate=learning_rate, virtual_tokens=0),
-        key,
-        folder,
-        name="lora",
-        model=model,
-        gradient=model.gradient,
-        group=group,
-    )
-
 
 class ElmLora(Elm):
     """Problems with the same adapter share a batch."""
@@ -241,8 +193,8 @@ class ElmLora(Elm):
     def with_memory(self, asked: Sequence[tuple[Problem, Hit]], mode: AnswerMode) -> list[Sampled]:
         found: dict[int, Sampled] = {}
         for ident in dict.fromkeys(h.memory_id for _, h in asked):
-            adapter = torch.from_numpy(self.bank.get(ident).soft_prompt.copy())
-            model = self.teacher.model.adapted(adapter, f"{self.teacher.model.fingerprint}/{ident}")
+            lora = self.teacher.model
+            model = lora.adapted(self.tensor(ident), f"{lora.fingerprint}/{ident}")
             mine = [i for i, (_, h) in enumerate(asked) if h.memory_id == ident]
             asks = [Ask(asked[i][0], side="memory") for i in mine]
             found.update(zip(mine, self.sampler.of(model).sample(asks, mode), strict=True))
@@ -253,15 +205,13 @@ class ElmLora(Elm):
 
 
 class ElmUnrouted(Elm):
-    """Samples one side only, with the memory where one is near enough and else alone, so it costs
-    half of `elm`."""
+    """Samples one side, the memory's where one is near enough, so it costs half of `elm`."""
 
     def reply(self, problems: Sequence[Problem], mode: AnswerMode) -> Iterator[Reply]:
         problems = [blank(p) for p in problems]
         hits = [self.find(p) for p in problems]
-        for problem, hit, sides in zip(
-            problems, hits, self.sides(problems, hits, mode, False), strict=True
-        ):
+        one = self.sides(problems, hits, mode, False)
+        for problem, hit, sides in zip(problems, hits, one, strict=True):
             ((side, sampled),) = sides.items()
             answer = sampled.vote.label
             reason = "The memory answers, without a comparison." if hit else NONE
@@ -275,8 +225,7 @@ DRAW = -1  # stands for the step in the seed of the choice: no rollout has it
 
 
 def another(elm: Elm, problem: Problem, nearest: Hit | None) -> Hit | None:
-    """A memory drawn by (seed, problem), each equally likely; None where elm tries none, so that
-    coverage is the same."""
+    """A memory drawn by (seed, problem), all equally likely; None where elm tries none."""
     if nearest is None:
         return None
     ident = elm.ids[seed_for(elm.sampler.seed, problem.id, DRAW, len(elm.ids)) % len(elm.ids)]
@@ -317,21 +266,7 @@ class UntrainedRouted(Elm):
         recipe = self.teacher.recipe
         soft = self.sampler.model.text_prompt(recipe.init_text, recipe.virtual_tokens)
         found = super().sides(problems, hits, mode, alone)
-        for sides, sampled in zip(
-            found,
-            self.sampler.sample([Ask(p, soft, side="memory") for p in problems], mode),
-            strict=True,
-        ):
+        tried = self.sampler.sample([Ask(p, soft, side="memory") for p in problems], mode)
+        for sides, sampled in zip(found, tried, strict=True):
             sides["memory"] = sampled
         return found
-
-
-# ---------- format_only, a control: rewarded for a boxed answer at the end, right or wrong.
-
-
-def format_teacher(
-    sampler: Sampler, recipe: Recipe, key: Key, folder: Path | None = None, group: int | None = None
-) -> Teacher:
-    """The teacher of the control: the same gate on the same first votes, another reward, which also
-    chooses the best step."""
-    return Teacher(sampler, recipe, key, folder, name="format", reward="boxed", group=group)

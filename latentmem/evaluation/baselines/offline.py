@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -31,14 +31,16 @@ from .weight_training import LoraModel, full_body, weight_gradient
 DITHERED = 1 << 24  # numbers rounded at a time
 
 
+# (rows done, rows) on the way, and each group's loss at the end
+Losses = Generator[tuple[int, int], None, list[float]]
+
+
 class OfflineLearner(Learner, Protocol):
     """What an offline row trains, the model to sample with it, and how a loss reaches it."""
 
     model: LanguageModel
 
-    def gradient(
-        self, _: LanguageModel, groups: Sequence[RolloutGroup], temperature: float
-    ) -> Generator[tuple[int, int], None, list[float]]:
+    def gradient(self, _: Any, groups: Sequence[RolloutGroup], temperature: float) -> Losses:
         """Add the groups' gradient to `parameters`. Their `soft` is `self.soft`."""
 
     def stamp(self) -> None:
@@ -48,22 +50,14 @@ class OfflineLearner(Learner, Protocol):
 class PromptLearner:
     """One soft prompt for the whole set."""
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        init_text: str,
-        virtual_tokens: int,
-        learning_rate: float = 1e-3,
-    ) -> None:
+    def __init__(self, model: LanguageModel, recipe: Recipe, learning_rate: float = 1e-3) -> None:
         self.model = model
-        self.start = model.text_prompt(init_text, virtual_tokens)
+        self.start = model.text_prompt(recipe.init_text, recipe.virtual_tokens)
         self.soft = torch.nn.Parameter(self.start.clone())
         self.parameters = [self.soft]
         self.optimizer = adamw(self.parameters, learning_rate)
 
-    def gradient(
-        self, _: LanguageModel, groups: Sequence[RolloutGroup], temperature: float
-    ) -> Generator[tuple[int, int], None, list[float]]:
+    def gradient(self, _: Any, groups: Sequence[RolloutGroup], temperature: float) -> Losses:
         return (yield from policy_gradient(self.model, groups, temperature))
 
     def changed(self) -> None:
@@ -75,16 +69,14 @@ class PromptLearner:
 class LoraLearner:
     """One low-rank adapter for the whole set."""
 
-    def __init__(self, model: LanguageModel, rank: int = 8, learning_rate: float = 1e-3) -> None:
-        self._lora, self.soft, self.start = LoraModel(model, rank), None, None
+    def __init__(self, model: LanguageModel, recipe: Recipe, learning_rate: float = 1e-3) -> None:
+        self._lora, self.soft, self.start = LoraModel(model), None, None
         self._adapter = torch.nn.Parameter(self._lora.text_prompt("", 0))
         self.parameters = [self._adapter]
         self.optimizer = adamw(self.parameters, learning_rate)
         self.changed()
 
-    def gradient(
-        self, _: LanguageModel, groups: Sequence[RolloutGroup], temperature: float
-    ) -> Generator[tuple[int, int], None, list[float]]:
+    def gradient(self, _: Any, groups: Sequence[RolloutGroup], temperature: float) -> Losses:
         made = partial(self._lora.adapted, self._adapter)
         return (yield from weight_gradient(made, groups, temperature))
 
@@ -100,7 +92,7 @@ class FullLearner:
     float32 copy, and the weights are rounded from it so that small steps arrive on average
     (`dithered`)."""
 
-    def __init__(self, model: LanguageModel, learning_rate: float = 1e-3) -> None:
+    def __init__(self, model: LanguageModel, recipe: Recipe, learning_rate: float = 1e-3) -> None:
         self._base, self.soft, self.start = model, None, None
         body, self._weights = full_body(model.body)
         self.parameters = [
@@ -108,25 +100,14 @@ class FullLearner:
             for w in self._weights
         ]
         self.optimizer = adamw(self.parameters, learning_rate)
-        self.model = LanguageModel(
-            body,
-            model.tokenizer,
-            name=model.name,
-            fingerprint=model.fingerprint,
-            ends=model.ends,
-            context=model.context,
-        )
+        self.model = model.of_body(body)
 
-    def gradient(
-        self, _: LanguageModel, groups: Sequence[RolloutGroup], temperature: float
-    ) -> Generator[tuple[int, int], None, list[float]]:
+    def gradient(self, _: Any, groups: Sequence[RolloutGroup], temperature: float) -> Losses:
         losses = yield from weight_gradient(lambda: self.model, groups, temperature)
         for own, weight in zip(self.parameters, self._weights, strict=True):
             if own is not weight and weight.grad is not None:
-                own.grad = (
-                    weight.grad.float() if own.grad is None else own.grad + weight.grad.float()
-                )
-                weight.grad = None
+                more, weight.grad = weight.grad.float(), None
+                own.grad = more if own.grad is None else own.grad + more
         return losses
 
     def changed(self) -> None:
@@ -152,15 +133,13 @@ def dithered(long: Tensor, short: Tensor, seed: int) -> None:
         short.copy_(long)
         return
     draw = torch.Generator().manual_seed(seed)
-    for some, out in zip(
-        long.view(-1).split(DITHERED), short.view(-1).split(DITHERED), strict=True
-    ):
+    parts = (t.view(-1).split(DITHERED) for t in (long, short))
+    for some, out in zip(*parts, strict=True):
         # The upper half of a float32 is a bfloat16. Noise added to the lower half carries into it
         # with the right probability.
-        noise = torch.randint(0, 1 << 16, some.shape, generator=draw, dtype=torch.int32).to(
-            some.device
-        )
-        out.copy_(((some.view(torch.int32) + noise) & ~0xFFFF).view(torch.float32))
+        noise = torch.randint(0, 1 << 16, some.shape, generator=draw, dtype=torch.int32)
+        bits = (some.view(torch.int32) + noise.to(some.device)) & ~0xFFFF
+        out.copy_(bits.view(torch.float32))
 
 
 def content(tensors: Sequence[Tensor]) -> str:
@@ -199,12 +178,8 @@ class Offline(BaseSystem):
         folder: Path | None = None,
     ) -> None:
         super().__init__(name, sampler)
-        self.needs_labels, self.recipe, self.schedule, self.folder = (
-            labels,
-            recipe,
-            schedule,
-            folder,
-        )
+        self.needs_labels, self.recipe, self.schedule = labels, recipe, schedule
+        self.folder = folder
         self._make, self._learner = learner, None
         self.done, self.taught = 0, ""  # steps taken, and a digest of what was fitted
 
@@ -220,9 +195,8 @@ class Offline(BaseSystem):
 
     def fit(self, problems: Sequence[Problem]) -> Iterator[Record]:
         if not problems:
-            raise LatentmemError(
-                f"{self.name} was given no problems to learn from: give at least one."
-            )
+            name = self.name
+            raise LatentmemError(f"{name} was given no problems to learn from: give at least one.")
         given = list(problems) if self.needs_labels else [blank(p) for p in problems]
         bare = next((p.id for p in given if self.needs_labels and p.answer is None), None)
         if bare is not None:
@@ -243,23 +217,18 @@ class Offline(BaseSystem):
         """Continue from a checkpoint of the same fit, or start."""
         # The truth of `offline_grpo` belongs to what is fitted: other labels, another fit.
         labelled = [(p.id, p.text, p.answer) for p in given]
-        taught = digest(
-            self.name,
-            *computed(self.sampler.model),
-            repr(self.recipe),
-            repr(self.schedule).replace("TrainingSchedule", "Course"),  # as checkpoints have it
-            str(self.sampler.seed),
-            repr(labelled),
-        )
+        schedule = repr(self.schedule).replace(
+            "TrainingSchedule", "Course"
+        )  # as checkpoints have it
+        how = repr(self.recipe), schedule, str(self.sampler.seed), repr(labelled)
+        taught = digest(self.name, *computed(self.sampler.model), *how)
         if self.taught == taught:
             return
         self.reset()
         self.taught = taught
-        if (
-            self.folder
-            and (read_json(self.folder / self.name / "offline.json") or {}).get("taught") == taught
-        ):
-            self.load(self.folder / self.name)
+        home = self.folder / self.name if self.folder else None
+        if home and (read_json(home / "offline.json") or {}).get("taught") == taught:
+            self.load(home)
 
     def reset(self) -> None:
         """Nothing learnt."""
@@ -272,9 +241,8 @@ class Offline(BaseSystem):
         queue, orders = [], 0
         for _ in range(step):
             if len(queue) < size:
-                order = np.random.Generator(
-                    np.random.Philox(seed_for(self.sampler.seed, ORDER, orders, 0))
-                ).permutation(n)
+                seed = seed_for(self.sampler.seed, ORDER, orders, 0)
+                order = np.random.Generator(np.random.Philox(seed)).permutation(n)
                 # What is left of the order before must not come twice in this step: its rollouts
                 # would be the same.
                 ahead = [i for i in order if i not in queue][: size - len(queue)]
@@ -327,12 +295,9 @@ class Offline(BaseSystem):
         from safetensors.torch import save_file
 
         tensors: dict[str, torch.Tensor] = {}
-        if self.done:
-            for i, p in enumerate(self.learner.parameters):
-                tensors[f"p{i}"] = p.detach()
-                tensors.update(
-                    {f"{k}{i}": v for k, v in self.learner.optimizer.state.get(p, {}).items()}
-                )
+        for i, p in enumerate(self.learner.parameters if self.done else ()):
+            moments = self.learner.optimizer.state.get(p, {})
+            tensors |= {f"p{i}": p.detach(), **{f"{k}{i}": v for k, v in moments.items()}}
         name = f"step{self.done}.safetensors"
         with file_errors(folder / name, "written"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -342,10 +307,8 @@ class Offline(BaseSystem):
                     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part)
                 except SafetensorError as e:  # raised for a full disk
                     raise OSError(None, str(e)) from None
-        write_json(
-            folder / "offline.json",
-            {"file": name, "done": self.done, "taught": self.taught, "spent": asdict(self.spent)},
-        )
+        about = {"done": self.done, "taught": self.taught, "spent": asdict(self.spent)}
+        write_json(folder / "offline.json", {"file": name, **about})
         for old in folder.glob("step*.safetensors"):
             if old.name != name:
                 old.unlink()
@@ -369,9 +332,8 @@ class Offline(BaseSystem):
         if not self.done:
             return
         parameters = self.learner.parameters
-        if len([k for k in tensors if k[0] == "p"]) != len(parameters) or any(
-            tensors[f"p{i}"].shape != p.shape for i, p in enumerate(parameters)
-        ):
+        there = {name: t.shape for name, t in tensors.items() if name[0] == "p"}
+        if there != {f"p{i}": p.shape for i, p in enumerate(parameters)}:
             raise LatentmemError(
                 f"{folder} holds what {self.name} learnt with another model: use that model, or "
                 "another folder."
@@ -379,15 +341,11 @@ class Offline(BaseSystem):
         with torch.no_grad():
             for i, p in enumerate(parameters):
                 p.copy_(tensors[f"p{i}"])
-                moments = {
-                    k: tensors[f"{k}{i}"]
-                    for k in ("step", "exp_avg", "exp_avg_sq")
-                    if f"{k}{i}" in tensors
-                }
-                if moments:
-                    self.learner.optimizer.state[p] = {
-                        k: v if k == "step" else v.to(p.device) for k, v in moments.items()
+                if f"step{i}" in tensors:
+                    moments = {
+                        k: tensors[f"{k}{i}"].to(p.device) for k in ("exp_avg", "exp_avg_sq")
                     }
+                    self.learner.optimizer.state[p] = {"step": tensors[f"step{i}"], **moments}
         self.learner.changed()
 
     # Answer
@@ -397,101 +355,33 @@ class Offline(BaseSystem):
         """Answer with what was learnt; before any step, with the untrained start."""
         self.learner.stamp()
         soft = None if self.learner.soft is None else self.learner.soft.detach().clone()
-        asks = [Ask(blank(p), soft, side="memory") for p in problems]
-        for ask, sampled in zip(
-            asks, self.sampler.of(self.learner.model).sample(asks, mode), strict=True
-        ):
-            yield self.one_side(ask.problem, mode, sampled)
+        sampler = self.sampler.of(self.learner.model)
+        return self.replies(problems, mode, soft, "memory", sampler)
 
 
-# ---------- offline_grpo: GRPO on all parameters with the truth as reward, the upper reference.
+# ---------- The rows: one soft prompt, with as many virtual tokens and the same start as one memory
+# of elm; one low-rank adapter like that of elm_lora; all parameters by majority vote (TTRL, arXiv
+# 2504.16084, here with the recipe's gate, so that all rows learn from labels of one quality); all
+# parameters with the truth as reward, the upper reference.
+
+LEARNERS: dict[str, tuple[str, Callable[[LanguageModel, Recipe, float], OfflineLearner]]] = {
+    "offline_prompt": ("soft", PromptLearner),
+    "offline_lora": ("lora", LoraLearner),
+    "offline_ttrl": ("full", FullLearner),
+    "offline_grpo": ("full", FullLearner),
+}
 
 
-def offline_grpo(
+def offline(
+    row: str,
     sampler: Sampler,
     recipe: Recipe,
     schedule: TrainingSchedule,
     folder: Path | None = None,
-    name: str = "offline_grpo",
 ) -> Offline:
-    """The one row that sees labels: `fit` needs problems with their `answer`. Replies never do."""
-    return Offline(
-        name,
-        sampler,
-        lambda: FullLearner(sampler.model, schedule.learning_rate),
-        recipe,
-        schedule,
-        labels=True,
-        folder=folder,
-    )
-
-
-# ---------- offline_lora: one low-rank adapter trained on the whole set, by majority vote.
-
-
-def offline_lora(
-    sampler: Sampler,
-    recipe: Recipe,
-    schedule: TrainingSchedule,
-    folder: Path | None = None,
-    *,
-    rank: int = 8,
-    name: str = "offline_lora",
-) -> Offline:
-    """An adapter like that of `elm_lora`, one for all problems."""
-    return Offline(
-        name,
-        sampler,
-        lambda: LoraLearner(sampler.model, rank, schedule.learning_rate),
-        recipe,
-        schedule,
-        folder=folder,
-    )
-
-
-# ---------- offline_prompt: one soft prompt trained on the whole set, by majority vote.
-
-
-def offline_prompt(
-    sampler: Sampler,
-    recipe: Recipe,
-    schedule: TrainingSchedule,
-    folder: Path | None = None,
-    name: str = "offline_prompt",
-) -> Offline:
-    """As many virtual tokens and the same start as one memory of elm."""
-    return Offline(
-        name,
-        sampler,
-        lambda: PromptLearner(
-            sampler.model, recipe.init_text, recipe.virtual_tokens, schedule.learning_rate
-        ),
-        recipe,
-        schedule,
-        folder=folder,
-    )
-
-
-# ---------- offline_ttrl: GRPO on all parameters by majority vote (TTRL, arXiv 2504.16084).
-
-# TTRL: 5e-7; after ten steps of four problems at 1e-5 the default model solved 3 of 50 problems
-LEARNING_RATE = 1e-6
-
-
-def offline_ttrl(
-    sampler: Sampler,
-    recipe: Recipe,
-    schedule: TrainingSchedule,
-    folder: Path | None = None,
-    name: str = "offline_ttrl",
-) -> Offline:
-    """With the recipe's gate, which TTRL does not have: all rows learn from labels of one
-    quality."""
-    return Offline(
-        name,
-        sampler,
-        lambda: FullLearner(sampler.model, schedule.learning_rate),
-        recipe,
-        schedule,
-        folder=folder,
-    )
+    """A row of LEARNERS. Only `offline_grpo` sees labels: its `fit` needs problems with their
+    `answer`. Replies never do."""
+    made, rate = LEARNERS[row][1], schedule.learning_rate
+    labels = row == "offline_grpo"
+    learner = partial(made, sampler.model, recipe, rate)
+    return Offline(row, sampler, learner, recipe, schedule, labels=labels, folder=folder)

@@ -25,8 +25,7 @@ PROMPT = 512  # tokens of a prompt, for the size of a batch
 
 
 def computed(model: LanguageModel) -> tuple[str, ...]:
-    """What decides a model's numbers: its weights, how they are multiplied, the type in which they
-    train, the device."""
+    """What decides a model's numbers: weights, arithmetic, the type in which they train, device."""
     body = model.body
     return model.fingerprint, body.arithmetic, str(body.dtype), body.device.type
 
@@ -34,11 +33,9 @@ def computed(model: LanguageModel) -> tuple[str, ...]:
 def default_rows(model: LanguageModel, max_new_tokens: int) -> int:
     """Rows of a batch: 32 on a CPU; on a GPU as many as have room for their keys and values."""
     body = model.body
-    return (
-        rows_in(body.spare, body.cached, max_new_tokens + PROMPT)
-        if body.device.type == "cuda"
-        else 32
-    )
+    if body.device.type != "cuda":
+        return 32
+    return rows_in(body.spare, body.cached, max_new_tokens + PROMPT)
 
 
 def rows_in(free: int, position: int, length: int) -> int:
@@ -66,8 +63,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What an ask gave: its traces by row, their vote, and what they cost when they were
-    sampled."""
+    """What an ask gave: its traces by row, their vote, and what sampling them cost."""
 
     traces: tuple[Trace, ...]
     vote: Vote
@@ -147,79 +143,47 @@ class Sampler:
     def _cut(self, queue: Sequence[_Rollout]) -> Iterator[Sequence[_Rollout]]:
         """Batches of at most `rows`; of fewer on a GPU where prompts are longer than its memory was
         reckoned for. A prompt takes room twice while it is read: for its pass and in the cache."""
-        full = (
-            self.rows * (2 * PROMPT + self.max_new_tokens)
-            if self.model.body.device.type == "cuda"
-            else math.inf
-        )
-        start = 0
-        while start < len(queue):
-            end = min(start + self.rows, len(queue))
-            while (
-                end > start + 1
-                and (end - start) * (2 * queue[end - 1].length + self.max_new_tokens) > full
-            ):
-                end -= 1
-            yield queue[start:end]
-            start = end
+        gpu, more = self.model.body.device.type == "cuda", self.max_new_tokens
+        full = self.rows * (2 * PROMPT + more) if gpu else math.inf
+        while queue:
+            size = min(self.rows, len(queue))
+            while size > 1 and size * (2 * queue[size - 1].length + more) > full:
+                size -= 1
+            yield queue[:size]
+            queue = queue[size:]
 
     def _rows(self, index: int, ask: Ask, mode: AnswerMode) -> Iterator[_Rollout]:
-        body, ids = self.model.body, self.prompt(ask)
-        length = len(ids) + (0 if ask.soft is None else len(ask.soft))
+        body, ids, length = self.model.body, self.prompt(ask), self.length(ask)
         if length >= self.model.context:
             raise LatentmemError(
                 f"Problem {ask.problem.id} makes a prompt of {length} tokens and the model reads "
                 f"and writes {self.model.context}: shorten it, or leave it out."
             )
-        soft = (
-            b""
-            if ask.soft is None
-            else ask.soft.detach().float().cpu().contiguous().numpy().tobytes()
-        )
+        soft = b"" if ask.soft is None else ask.soft.detach().float().cpu().numpy().tobytes()
         for row in range(mode.traces):
             # A greedy trace draws nothing: it is one and the same for every problem of that text
             # and every seed.
             seed = seed_for(self.seed, ask.problem.id, 0, row) if mode.temperature else 0
-            how = (
-                seed,
-                float(mode.temperature),
-                float(self.top_p),
-                self.max_new_tokens,
-                body.arithmetic,
-                body.device.type,
-            )
+            how = seed, float(mode.temperature), float(self.top_p), self.max_new_tokens
+            how += body.arithmetic, body.device.type
             key = digest(self.model.fingerprint, repr(ids), soft, repr(how))[:32]
             yield _Rollout(index, row, key, length)
 
     def _batch(self, asks: Sequence[Ask], rows: Sequence[_Rollout], mode: AnswerMode) -> None:
-        """Sample these rows together and remember them; a batch is on the disk as a whole or not at
-        all."""
-        began, jobs, names = time.perf_counter(), [], {}
+        """Sample these rows together and remember them; a batch is kept whole or not at all."""
+        began, jobs, names, last = time.perf_counter(), [], {}, None
         for row in rows:
             ask = asks[row.ask]
-            last = jobs[-1] if jobs else None
-            if (
-                last
-                and last.problem is ask.problem
-                and last.soft is ask.soft
-                and last.messages is ask.messages
-                and last.rows.stop == row.row
-            ):
-                jobs[-1] = replace(last, rollouts=last.rollouts + 1)
+            # the next row of the same ask joins its job
+            if last == (id(ask), row.row - 1):
+                jobs[-1] = replace(jobs[-1], rollouts=jobs[-1].rollouts + 1)
             else:
                 jobs.append(Job(ask.problem, 1, ask.soft, messages=ask.messages, first=row.row))
+            last = id(ask), row.row
             names[len(jobs) - 1, row.row] = row.key
-        ended = {}
-        for job, record in sample(
-            self.model,
-            jobs,
-            seed=self.seed,
-            temperature=mode.temperature,
-            top_p=self.top_p,
-            max_new_tokens=self.max_new_tokens,
-        ):
-            if isinstance(record, Trace):
-                ended[names[job, record.row]] = record
+        how = {"temperature": mode.temperature, "top_p": self.top_p, "seed": self.seed}
+        drawn = sample(self.model, jobs, max_new_tokens=self.max_new_tokens, **how)
+        ended = {names[job, t.row]: t for job, t in drawn if isinstance(t, Trace)}
         spent = (time.perf_counter() - began) / sum(t.tokens for t in ended.values())
         batch = {
             key: {
@@ -229,10 +193,10 @@ class Sampler:
                 "ids": list(t.token_ids),
                 "certainty": t.self_certainty,
                 "entropy": t.entropy,
-                "seconds": spent * t.tokens,
+                "seconds": spent * t.tokens,  # a row's part of the seconds is that of the tokens
             }
             for key, t in ended.items()
-        }  # a row's part of the seconds is its part of the tokens
+        }
         self._log.append(batch)
         self._keep(batch)
 
@@ -243,24 +207,10 @@ class Sampler:
     def _sampled(self, ask: Ask, rows: Sequence[_Rollout]) -> Sampled:
         traces = []
         for row in rows:
-            one = self._known[row.key]
-            traces.append(
-                Trace(
-                    row=row.row,
-                    text=one["text"],
-                    answer=one["answer"],
-                    finished=one["finished"],
-                    tokens=len(one["ids"]),
-                    side=ask.side,
-                    token_ids=tuple(one["ids"]),
-                    self_certainty=one["certainty"],
-                    entropy=one["entropy"],
-                    seconds=one["seconds"],
-                )
-            )
-        cost = Cost(
-            sum(t.tokens for t in traces),
-            rows[0].length - ask.recalled,
-            sum(t.seconds for t in traces),
-        )
+            one = dict(self._known[row.key])
+            ids = tuple(one.pop("ids"))
+            one |= {"self_certainty": one.pop("certainty"), "tokens": len(ids), "token_ids": ids}
+            traces.append(Trace(row=row.row, side=ask.side, **one))
+        tokens, seconds = sum(t.tokens for t in traces), sum(t.seconds for t in traces)
+        cost = Cost(tokens, rows[0].length - ask.recalled, seconds)
         return Sampled(tuple(traces), vote(traces, side=ask.side), cost)

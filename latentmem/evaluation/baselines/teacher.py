@@ -1,10 +1,9 @@
-"""Distillation for the systems that keep memories; what several of them learn alike is learnt
-once."""
+"""Distillation for the systems that keep memories; what several learn alike is learnt once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,26 +68,20 @@ class Teacher:
         """Distil problems without their truth. Yields the records of `distil`, and a TeacherResult
         for each problem."""
         r = self.recipe
-        firsts = self.sampler.sample(
-            [Ask(p) for p in problems], AnswerMode("vote", r.rollouts, r.temperature)
-        )
-        pairs = list(zip(problems, firsts, strict=True))
-        closed = [pair for pair in pairs if gate(pair[1].vote, r.gate_votes, r.gate_lead)]
+        mode = AnswerMode("vote", r.rollouts, r.temperature)
+        firsts = self.sampler.sample([Ask(p) for p in problems], mode)
+        closed, teachable = [], []
+        for problem, first in zip(problems, firsts, strict=True):
+            shut = gate(first.vote, r.gate_votes, r.gate_lead)
+            (closed if shut else teachable).append((problem, first))
         yield from self._group(closed)
-        teachable = [pair for pair in pairs if not gate(pair[1].vote, r.gate_votes, r.gate_lead)]
         for start in range(0, len(teachable), self.group):
             yield from self._group(teachable[start : start + self.group])
 
     def _name(self, problem: Problem) -> str:
-        return digest(
-            *computed(self.model),
-            problem.id,
-            problem.text,
-            problem.source,
-            repr(self.recipe),
-            self.reward,
-            str(self.sampler.seed),
-        )[:32]
+        about = problem.id, problem.text, problem.source
+        how = repr(self.recipe), self.reward, str(self.sampler.seed)
+        return digest(*computed(self.model), *about, *how)[:32]
 
     def _group(self, pairs: Sequence[tuple[Problem, Sampled]]) -> Iterator[Record | TeacherResult]:
         missing = [(p, first) for p, first in pairs if self._name(p) not in self._known]
@@ -110,18 +103,15 @@ class Teacher:
         for problem, _ in pairs:
             one = self._known[self._name(problem)]
             memory = None
-            if one[
-                "memory"
-            ]:  # with the keys of the present embedder, on which a lesson does not depend
+            # with the keys of the present embedder, on which a lesson does not depend
+            if one["memory"]:
                 memory = replace(self._bank.get(one["memory"]), keys=self._keys(problem))
             steps = from_json(tuple[Step, ...], one["steps"], f"The steps of {problem.id}")
-            yield TeacherResult(
-                Distilled(problem.id, memory, one["reason"], steps), Cost(**one["cost"])
-            )
+            done = Distilled(problem.id, memory, one["reason"], steps)
+            yield TeacherResult(done, Cost(**one["cost"]))
 
     def _keep(self, done: Sequence[tuple[Problem, Sampled, Lesson]]) -> None:
-        """Store the memories first, then one line for the whole group: a group is known as a whole
-        or not at all."""
+        """Store the memories, then one line for the group: it is known as a whole or not at all."""
         line = {}
         for problem, first, lesson in done:
             memory = None
@@ -138,7 +128,6 @@ class Teacher:
         self._known.update(line)
 
     def _memory(self, problem: Problem, first: Sampled, lesson: Lesson) -> Memory:
-        r = self.recipe
         return Memory(
             problem=problem,
             soft_prompt=lesson.soft,
@@ -150,15 +139,14 @@ class Teacher:
             steps=lesson.steps,
             best_step=lesson.best_step,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            settings={**{f.name: getattr(r, f.name) for f in fields(r)}, "reward": self.reward},
+            settings=asdict(self.recipe) | {"reward": self.reward},
         )
 
     def _keys(self, problem: Problem) -> dict[str, np.ndarray]:
         return {k: self._key(problem, k) for k in ("input", "kv")}
 
     def _cost(self, problem: Problem, first: Sampled, lesson: Lesson) -> Cost:
-        """The first vote, the rollouts of every step, and the prompt read once to sample and once
-        more to train."""
+        """The first vote, all rollouts, and the prompt read to sample and once more to train."""
         prompt = first.cost.read + self.recipe.virtual_tokens
         cost = first.cost
         for step in lesson.steps:

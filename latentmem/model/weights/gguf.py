@@ -34,21 +34,11 @@ def convert(gguf: Path, folder: Path, what: str, say: Progress) -> dict[str, Any
         nonlocal said
         took = int(time.monotonic() - begun)
         if took > said:
-            said = took
-            say(
-                Status(
-                    f"Converting {what} to bf16, once: {took} s (it takes a minute or two)", took
-                )
-            )
+            said, left = took, "(it takes a minute or two)"
+            say(Status(f"Converting {what} to bf16, once: {took} s {left}", took))
 
-    status, output = run_module(
-        "gguf",
-        [str(gguf), str(folder)],
-        tick,
-        HF_HUB_OFFLINE="1",
-        CUDA_VISIBLE_DEVICES="",
-        TOKENIZERS_PARALLELISM="false",
-    )
+    env = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
+    status, output = run_module("gguf", [str(gguf), str(folder)], tick, **env)
     lines = output.strip().splitlines() or [""]
     if status == 0:
         return json.loads(lines[-1])
@@ -96,19 +86,12 @@ def _main(gguf: Path, folder: Path) -> None:
     _check(folder, tokenizer, ends)
     for file in folder.iterdir():
         file.chmod(0o644)  # transformers writes weights for the owner only; a cache may be shared
-    print(
-        json.dumps(
-            {
-                "weights_sha256": file_sha256(folder / "model.safetensors"),
-                "tensors": len(model.state_dict()),
-            }
-        )
-    )
+    sha256, tensors = file_sha256(folder / "model.safetensors"), len(model.state_dict())
+    print(json.dumps({"weights_sha256": sha256, "tensors": tensors}))
 
 
 def _read_once() -> None:
-    """Cache what transformers asks of gguf several times: parsing 300,000 strings three times is
-    half of the wait."""
+    """Cache what transformers asks of gguf several times: half of the wait is parsing again."""
     import gguf
 
     gguf.GGUFReader = functools.lru_cache(gguf.GGUFReader)
@@ -129,26 +112,18 @@ def _mend(tokenizer: Any) -> list[int]:
     if type(tokenizer).__name__.startswith("Qwen2"):
         inner.normalizer = normalizers.NFC()
     elif tokenizer.convert_tokens_to_ids("<jupyter_start>") == 11:  # SmolLM2's vocabulary
-        inner.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            ]
-        )
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        rest = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        inner.pre_tokenizer = pre_tokenizers.Sequence([digits, rest])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if not tokenizer.chat_template or tokenizer.eos_token_id is None:
         raise ValueError("the file has no chat template or no end token")
     # Only special tokens: Qwen's vocabulary also has '</s>', as ordinary text.
-    special = {
-        token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.special
-    }
-    others = [
-        special[mark]
-        for mark in END_TOKENS
-        if mark in special and special[mark] != tokenizer.eos_token_id
-    ]
-    return [tokenizer.eos_token_id, *others]
+    added = tokenizer.added_tokens_decoder.items()
+    special = {token.content: i for i, token in added if token.special}
+    ends = [special[mark] for mark in END_TOKENS if mark in special]
+    return list(dict.fromkeys([tokenizer.eos_token_id, *ends]))
 
 
 def _check(folder: Path, tokenizer: Any, ends: list[int]) -> None:
@@ -158,15 +133,9 @@ def _check(folder: Path, tokenizer: Any, ends: list[int]) -> None:
     again = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     probe = "<|im_start|>user\n12 x   34.5 = \\boxed{414}<|im_end|>\n"
     marks = [again.convert_ids_to_tokens(i) for i in ends]
-    single = all(
-        again(mark, add_special_tokens=False).input_ids == [i]
-        for mark, i in zip(marks, ends, strict=True)
-    )
-    if (
-        not single
-        or again(probe).input_ids != tokenizer(probe).input_ids
-        or not again.chat_template
-    ):
+    single = [again(mark, add_special_tokens=False).input_ids for mark in marks]
+    same = again(probe).input_ids == tokenizer(probe).input_ids
+    if single != [[i] for i in ends] or not same or not again.chat_template:
         raise ValueError("the saved tokenizer differs from the one in the file")
 
 

