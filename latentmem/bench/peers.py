@@ -326,12 +326,8 @@ class Sequences:
             raise PeerMissing(f"llama.cpp cannot load {path}")
         self.vocab = api.llama_model_get_vocab(self.model)
         params = api.llama_context_default_params()
-        # of a sequence: 256 cells for its prompt, and its rollout
-        params.n_ctx, params.n_seq_max, params.kv_unified = (
-            rows * (256 + work.tokens),
-            rows,
-            unified,
-        )
+        params.n_ctx = rows * (256 + work.tokens)  # of a sequence: its prompt, and its rollout
+        params.n_seq_max, params.kv_unified = rows, unified
         params.n_batch = params.n_ubatch = 512
         params.n_threads = params.n_threads_batch = _cores()
         params.no_perf = True

@@ -118,11 +118,8 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    found = {
-        "latentmem": __version__,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-    }
+    found = {"latentmem": __version__, "python": platform.python_version()}
+    found["system"] = platform.platform()
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)
@@ -175,14 +172,10 @@ def _refused(file: Path, why: str) -> LatentmemError:
 def check_machine(file: Path, kind: Kind, here: Mapping[str, Any]) -> None:
     """Raises LatentmemError if the file has figures of another machine or of another kind."""
     there = read(file, kind).get("machine", here)
-    changed = [
-        name
-        for name in ("processor", "cores", "instructions", "accelerators")
-        if there.get(name) != here.get(name)
-    ]
-    for name in changed[:1]:
-        differs = f"{name} {there.get(name)}, here {here.get(name)}"
-        raise _refused(file, f"has figures of another machine ({differs})")
+    for name in ("processor", "cores", "instructions", "accelerators"):
+        if there.get(name) != here.get(name):
+            differs = f"{name} {there.get(name)}, here {here.get(name)}"
+            raise _refused(file, f"has figures of another machine ({differs})")
 
 
 def is_done(

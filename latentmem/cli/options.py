@@ -184,10 +184,8 @@ def assignments(pairs: list[str]) -> dict[str, str]:
             raise LatentmemError(
                 f"--set {pair!r} has no value: write FIELD=VALUE, for example --set steps=5."
             )
-    return {
-        name.strip().replace("-", "_"): value.strip()
-        for name, _, value in (p.partition("=") for p in pairs)
-    }
+    parts = (pair.partition("=") for pair in pairs)
+    return {name.strip().replace("-", "_"): value.strip() for name, _, value in parts}
 
 
 def named_problems(text: str | None, file: Path | None, ids: list[str]) -> list[Problem]:

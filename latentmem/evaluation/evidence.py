@@ -25,11 +25,8 @@ def rows_of(run: Run, others: Sequence[Run] = ()) -> list[Row]:
     for system in two_sided(results):
         results += rerouted([r for r in run.results if r.system == system], ORACLE)
     asked = grouped(results).keys()
-    return [
-        row
-        for row in table([*results, *_lent(run, others)], run.learned, seed=run.seed)
-        if (row.learned_on, row.dataset, row.system, row.form) in asked
-    ]
+    rows = table([*results, *_lent(run, others)], run.learned, seed=run.seed)
+    return [r for r in rows if (r.learned_on, r.dataset, r.system, r.form) in asked]
 
 
 def _lent(run: Run, others: Sequence[Run]) -> list[Result]:
@@ -59,13 +56,9 @@ def _parts(run: Run) -> dict[str, str]:
 def _setting(run: Run) -> tuple[Any, ...]:
     """What decides the traces of the model alone; runs that share it can share them."""
     made = run.config.get("made", {})
-    return (
-        run.model,
-        run.config.get("model"),
-        run.seed,
-        *(run.settings.get(n) for n in ("max_new_tokens", "top_p")),
-        *(made.get(n) for n in ("device", "dtype")),
-    )
+    sampling = [run.settings.get(n) for n in ("max_new_tokens", "top_p")]
+    arithmetic = [made.get(n) for n in ("device", "dtype")]
+    return run.model, run.config.get("model"), run.seed, *sampling, *arithmetic
 
 
 def evidence(found: Found) -> list[dict[str, Any]]:

@@ -12,7 +12,23 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 NONE = "–"
-Columns = Mapping[str, Callable[[Any], object]]  # heading -> what a row shows there
+# heading -> what a row shows there: a function of it, or a member's name
+Columns = Mapping[str, Callable[[Any], object] | str]
+
+
+def members(names: str) -> dict[str, str]:
+    """{'n': 'n', 'data set': 'dataset'} of 'n, data set: dataset'."""
+    pairs = (part.partition(": ") for part in names.split(", "))
+    return {heading: name or heading for heading, _, name in pairs}
+
+
+def shown(row: Any, what: Callable[[Any], object] | str) -> str:
+    """A cell of a row, which is a dict or a record."""
+    if isinstance(what, str):
+        value = row[what] if isinstance(row, dict) else getattr(row, what)
+    else:
+        value = what(row)
+    return NONE if value is None else str(value)
 
 
 def percent(value: float | None) -> str:
@@ -55,12 +71,11 @@ class Report:
         """A table with a line for each of `rows`. `text_columns` hold words and not numbers;
         the lines that are `marked` are bold."""
         rows = list(rows)
-        shown = [[show(row) for show in columns.values()] for row in rows]
         self.parts.append(
             {
                 "kind": "table",
                 "head": list(columns),
-                "rows": [[NONE if c is None else str(c) for c in line] for line in shown],
+                "rows": [[shown(row, what) for what in columns.values()] for row in rows],
                 "text_columns": text_columns,
                 "caption": caption,
                 "marked": [i for i, row in enumerate(rows) if marked(row)],

@@ -157,11 +157,8 @@ def run_heldout(
     """
     tally = Tally(sum(len(t.problems) * len(e.modes) for t in tests for e in specs))
     wanted = {(t.name, e.name, m.name) for t in tests for e in specs for m in e.modes}
-    tally.add(
-        r
-        for r in journal.results()
-        if r.learned_on == learn.name and (r.dataset, r.system, r.form) in wanted
-    )
+    there = [r for r in journal.results() if r.learned_on == learn.name]
+    tally.add(r for r in there if (r.dataset, r.system, r.form) in wanted)
     yield tally.progress()
     for spec in specs:
         todo = [q for q in _questions(spec, learn, tests, rows) if q[0] not in journal]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from . import figures, metrics
 from .evidence import budget, evidence, rows_of, write
 from .journal import Found, Run, collect, write_whole
 from .metrics import SUBJECT, Row, contrasts, grouped, share
-from .page import Columns, Report, interval, percent, points
+from .page import Columns, Report, interval, members, percent, points
 
 LEAD = (
     "Accuracy on problems with known answers, which no system saw while it learnt or answered. "
@@ -70,9 +70,13 @@ def compose(report: Report, found: Found) -> None:
     moved = [(run, row) for run in runs if run.protocol == "transfer" for row in rows[run.name]]
     transfer_section(report, moved)
     vote_section(report, runs)
-    gate_section(report, runs)
-    routing_section(report, runs)
-    row_sections(report, found.rows)
+    for title, text, those, columns, words, caption in tables(found):
+        if those:
+            report.section(title, text)
+            report.table(those, columns, text_columns=words, caption=caption)
+            if title == "One problem":
+                curves = figures.step_curves(those)
+                report.figure(curves, "Accuracy on held-out problems by step.")
     settings_section(report, runs)
 
 
@@ -146,8 +150,7 @@ def _systems(report: Report, rows: Sequence[Row], several: bool) -> None:
         "n": lambda r: r.n,
         "accuracy": lambda r: interval(r.accuracy),
         "against zero_shot, points": lambda r: interval(r.delta, points),
-        "helped": lambda r: r.helped,
-        "hurt": lambda r: r.hurt,
+        **members("helped, hurt"),
         "coverage": lambda r: percent(r.coverage),
         "right side chosen": lambda r: (
             f"{percent(r.routing_accuracy)} of {r.judged}" if r.judged else None
@@ -178,8 +181,7 @@ def _contrasts(report: Report, run: Run) -> None:
         "form": lambda c: f"{c.form}, {c.dataset}" if several else c.form,
         "n": lambda c: c.difference.n,
         f"{SUBJECT} against it, points": lambda c: interval(c.difference, points),
-        f"only {SUBJECT} right": lambda c: c.ahead,
-        "only the other right": lambda c: c.behind,
+        **members(f"only {SUBJECT} right: ahead, only the other right: behind"),
     }
     if found:
         report.table(
@@ -193,23 +195,16 @@ def _contrasts(report: Report, run: Run) -> None:
 
 
 MEMORIES: Columns = {
-    "memory of": lambda s: s.name,
-    "id": lambda s: s.memory,
-    "tried": lambda s: s.used,
+    **members("memory of: name, id: memory, tried: used"),
     "helped": lambda s: len(s.helped),
     "hurt": lambda s: len(s.hurt),
     "whom it helped": lambda s: _ids(s.helped),
     "whom it hurt": lambda s: _ids(s.hurt),
 }
 THIRDS: Columns = {
-    "system": lambda x: x.system,
-    "form": lambda x: x.form,
+    **members("system, form"),
     "similarity": lambda x: f"{x.low:.2f} to {x.high:.2f}",
-    "n": lambda x: x.n,
-    "right with it": lambda x: x.right,
-    "right alone": lambda x: x.alone,
-    "helped": lambda x: x.helped,
-    "hurt": lambda x: x.hurt,
+    **members("n, right with it: right, right alone: alone, helped, hurt"),
 }
 
 
@@ -282,13 +277,10 @@ def transfer_section(report: Report, moved: Sequence[tuple[Run, Row]]) -> None:
         "difference to zero_shot, in points.",
     )
     columns: Columns = {
-        "learnt from": lambda r: r.learned_on,
-        "asked": lambda r: r.dataset,
-        "n": lambda r: r.n,
+        **members("learnt from: learned_on, asked: dataset, n"),
         "accuracy": lambda r: interval(r.accuracy),
         "against zero_shot, points": lambda r: interval(r.delta, points),
-        "helped": lambda r: r.helped,
-        "hurt": lambda r: r.hurt,
+        **members("helped, hurt"),
     }
     for title, rows in groups.items():
         report.table(rows, columns, text_columns=(0, 1), caption=title)
@@ -319,6 +311,8 @@ def vote_section(report: Report, runs: Sequence[Run]) -> None:
         )
 
 
+# ---------- Sections that are one table: the gate, the router; keys, one problem, recipes.
+
 GATES: Columns = {
     "run": lambda x: x[0],
     "votes at least": lambda x: x[1].votes,
@@ -345,105 +339,72 @@ def _of(r: metrics.Routing, side: str) -> str:
     return f"{getattr(r, f'{side}_right_taken')} / {getattr(r, f'{side}_right_missed')}"
 
 
-def gate_section(report: Report, runs: Sequence[Run]) -> None:
-    """What a stricter or weaker gate would have learnt from, as far as first votes say."""
-    rows = [(run.name, gate) for run in runs for gate in metrics.gates(run.results)]
-    if rows:
-        report.section(
-            "The gate",
-            "Of the votes of the model alone: how many a gate lets through to be learnt from, and "
-            "how many of those majorities are right. Where all traces agree there is nothing to "
-            "learn with any gate.",
-        )
-        report.table(rows, GATES, caption="Gates")
-
-
-def routing_section(report: Report, runs: Sequence[Run]) -> None:
-    """What each verifier would have done in the same disagreements."""
-    rows = [(run.name, routing) for run in runs for routing in metrics.routing(run.results)]
-    if not rows:
-        return
-    report.section(
-        "Routing",
-        "Where both sides had an answer and the answers differed. Each verifier is judged on the "
-        "same traces; chance is 50 %.",
-    )
-    report.table(rows, ROUTERS, text_columns=(0, 1, 2, 3), caption="Routing confusion")
-
-
-# ---------- Files of rows: keys, one problem, recipes; and the settings of each run.
-
 KEYS: Columns = {
-    "model": lambda r: r["model"],
-    "data set": lambda r: r["dataset"],
-    "key": lambda r: (
-        f"input ({r['embedder']})" if r["kind"] == "input" and "embedder" in r else r["kind"]
-    ),
-    "problems": lambda r: r["n"],
-    "families": lambda r: r["families"],
+    **members("model, data set: dataset"),
+    "key": lambda r: f"input ({r['embedder']})" if _embedded(r) else r["kind"],
+    **members("problems: n, families"),
     "same family": lambda r: percent(r["same_family"]),
     "by chance": lambda r: percent(r["chance"]),
 }
+
+
+def _embedded(row: dict[str, Any]) -> bool:
+    return row["kind"] == "input" and "embedder" in row
+
+
 SINGLE: Columns = {
-    "model": lambda r: r["model"],
-    "data set": lambda r: r["dataset"],
-    "seed": lambda r: r["seed"],
-    "way of training": lambda r: r["learner"],
-    "problem": lambda r: r["problem_id"],
-    "step": lambda r: r["step"],
-    "n": lambda r: r["n"],
+    **members("model, data set: dataset, seed, way of training: learner, problem: problem_id"),
+    **members("step, n"),
     "accuracy": lambda r: interval(figures.step_accuracy(r)),
     "against zero_shot, points": lambda r: points(r["delta"]),
-    "helped": lambda r: r["helped"],
-    "hurt": lambda r: r["hurt"],
+    **members("helped, hurt"),
 }
-
-
-def row_sections(report: Report, rows: Mapping[str, Sequence[dict[str, Any]]]) -> None:
-    """Keys, single problems and recipes, each where it has rows."""
-    if keys := rows["keys"]:
-        report.section(
-            "Keys",
-            "How often the nearest other problem of a data set is of the same family, by kind of "
-            "key.",
-        )
-        report.table(keys, KEYS, text_columns=(0, 1, 2))
-    if single := rows["single"]:
-        report.section(
-            "One problem",
-            "Trained on a single problem, tried on held-out ones with one greedy trace, after each "
-            "of some steps. Step 0 is before any training.",
-        )
-        report.table(single, SINGLE, text_columns=(0, 1, 3, 4))
-        report.figure(figures.step_curves(single), "Accuracy on held-out problems by step.")
-    if sweep := rows["sweep"]:
-        from .sweep import pooled  # loads torch
-
-        report.section(
-            "Recipes",
-            "Each row: one recipe, trained on some problems, tried on held-out problems with one "
-            "greedy trace. Differences to zero_shot are paired by problem.",
-        )
-        report.table(pooled(sweep), SWEEP, text_columns=(0, 1, 2, 3))
-
-
 SWEEP: Columns = {
-    "recipe": lambda r: r["recipe"],
+    "recipe": "recipe",
     "changes": lambda r: ", ".join(f"{k}={v}" for k, v in r["settings"].items()) or "none",
-    "model": lambda r: r["model"],
-    "data set": lambda r: r["data"],
-    "seed": lambda r: r["seed"],
+    **members("model, data set: data, seed"),
     "memories": lambda r: f"{r['learned']} of {r['tried']}",
     "labels right": lambda r: percent(r["label_right"]),
     "accuracy": lambda r: percent(r["accuracy"]),
     "zero_shot": lambda r: percent(r["base"]),
     "difference, points (95 %)": lambda r: interval(r["gain"], points),
-    "helped": lambda r: r["helped"],
-    "hurt": lambda r: r["hurt"],
+    **members("helped, hurt"),
     "finished": lambda r: percent(r["finished"]),
     "tokens": lambda r: None if r["tokens"] is None else f"{r['tokens']:.0f}",
     "seconds a memory": lambda r: f"{r['train_seconds']:.0f}",
 }
+TEXTS = {
+    "The gate": "Of the votes of the model alone: how many a gate lets through to be learnt from, "
+    "and how many of those majorities are right. Where all traces agree there is nothing to learn "
+    "with any gate.",
+    "Routing": "Where both sides had an answer and the answers differed. Each verifier is judged "
+    "on the same traces; chance is 50 %.",
+    "Keys": "How often the nearest other problem of a data set is of the same family, by kind of "
+    "key.",
+    "One problem": "Trained on a single problem, tried on held-out ones with one greedy trace, "
+    "after each of some steps. Step 0 is before any training.",
+    "Recipes": "Each row: one recipe, trained on some problems, tried on held-out problems with "
+    "one greedy trace. Differences to zero_shot are paired by problem.",
+}
+
+
+def tables(found: Found) -> Iterator[tuple[str, str, list[Any], Columns, Sequence[int], str]]:
+    """(title, text, rows, columns, columns of words, caption) of the sections that are a table."""
+    gates = [(run.name, gate) for run in found.runs for gate in metrics.gates(run.results)]
+    routed = [(run.name, one) for run in found.runs for one in metrics.routing(run.results)]
+    recipes = list(found.rows["sweep"])
+    if recipes:
+        from .sweep import pooled  # loads torch
+
+        recipes = pooled(recipes)
+    for title, rows, columns, words, caption in (
+        ("The gate", gates, GATES, (0,), "Gates"),
+        ("Routing", routed, ROUTERS, (0, 1, 2, 3), "Routing confusion"),
+        ("Keys", list(found.rows["keys"]), KEYS, (0, 1, 2), ""),
+        ("One problem", list(found.rows["single"]), SINGLE, (0, 1, 3, 4), ""),
+        ("Recipes", recipes, SWEEP, (0, 1, 2, 3), ""),
+    ):
+        yield title, TEXTS[title], rows, columns, words, caption
 
 
 def settings_section(report: Report, runs: Sequence[Run]) -> None:

@@ -109,16 +109,13 @@ def run(factory: SystemFactory, sweep: Sweep, data: DataSet, folder: Path) -> It
     how = [repr(one) for one in (factory.sampler.max_new_tokens, s.seed, factory.recipe)]
     parts = *computed(factory.engine.model), s.embedder, *how, data.digest, repr(sweep.test)
     setup = digest(*parts)[:12]
-    done = {
-        (r["recipe"], json.dumps(r["settings"], sort_keys=True), r["problem_id"])
-        for r in log.read()
-        if r["setup"] == setup
-    }
+    there = [r for r in log.read() if r["setup"] == setup]
+    done = {(r["recipe"], key_of(r["settings"]), r["problem_id"]) for r in there}
     yield Status(f"zero_shot answers the {len(test)} held-out problems")
     base = ask(factory.sampler, test, None)
     training = yield from teachable(factory, candidates, sweep.problems)
     for name, changes in sweep.recipes.items():
-        settings = json.dumps(dict(changes), sort_keys=True)
+        settings = key_of(changes)
         due = [p for p in training if (name, settings, p.id) not in done]
         if not due:
             continue
@@ -137,6 +134,10 @@ def run(factory: SystemFactory, sweep: Sweep, data: DataSet, folder: Path) -> It
             now = datetime.now(UTC).isoformat(timespec="seconds")
             log.append(line := line | {"setup": setup, "data": data.name, "made": now})
             yield line
+
+
+def key_of(changes: Mapping[str, Any]) -> str:
+    return json.dumps(dict(changes), sort_keys=True)
 
 
 def teachable(
@@ -271,8 +272,7 @@ def pooled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for r in rows:
-        key = r["setup"], r["recipe"], json.dumps(r["settings"], sort_keys=True)
-        groups.setdefault(key, []).append(r)
+        groups.setdefault((r["setup"], r["recipe"], key_of(r["settings"])), []).append(r)
     out = []
     for (_, name, settings), mine in groups.items():
         kept = [r for r in mine if r["learned"]]
