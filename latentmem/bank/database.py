@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from ..records import Event, EventKind, LatentmemError, Memory
 from . import serialization
-from .schema import connect, insert_sql, is_damage, sentences
+from .schema import brief, connect, insert_sql, is_damage, sentences
 from .serialization import bound
 from .upgrade import COUNTED, STATE_KINDS
 
@@ -153,7 +153,9 @@ class Store:
             except sqlite3.DatabaseError as e:
                 if not is_damage(e):
                     raise
-                raise LatentmemError(f"Memory {memory_id} is damaged ({e}): {AGAIN}.") from None
+                raise LatentmemError(
+                    f"Memory {memory_id} is damaged ({brief(e)}): {AGAIN}."
+                ) from None
         whole_parts, whole_keys = (
             {
                 name: data
@@ -448,8 +450,8 @@ def verify(store: Store) -> VerifyReport:
                 if not is_damage(e):
                     raise
                 problems.append(
-                    f"A page of the file is damaged ({e}): save what is whole into a new bank with "
-                    "`latentmem repair`."
+                    f"A page of the file is damaged ({brief(e)}): save what is whole into a new "
+                    "bank with `latentmem repair`."
                 )
     return VerifyReport(len(memories), len(events), len(receipts), list(dict.fromkeys(problems)))
 
@@ -461,8 +463,8 @@ def _seqs(db: sqlite3.Connection, table: str, problems: list[str]) -> list[int]:
         if not is_damage(e):
             raise
         problems.append(
-            f"The table of {table} is damaged ({e}): save what is whole into a new bank with "
-            "`latentmem repair`."
+            f"The table of {table} is damaged ({brief(e)}): save what is whole into a new "
+            "bank with `latentmem repair`."
         )
         return []
 

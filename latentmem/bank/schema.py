@@ -157,7 +157,12 @@ def sentences(path: str) -> Iterator[None]:
         if sentence is None:
             raise
         kind = Unfinished if code in _UNFINISHED else LatentmemError
-        raise kind(sentence.format(path=path, error=e)) from e
+        raise kind(sentence.format(path=path, error=brief(e))) from e
+
+
+def brief(error: Exception) -> str:
+    """What SQLite says, in one line: it may quote a definition of many."""
+    return " ".join(str(error).split())[:120]
 
 
 def is_damage(error: sqlite3.Error) -> bool:
