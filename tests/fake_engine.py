@@ -9,7 +9,7 @@ import argparse
 import random
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -192,7 +192,9 @@ class FakeEngine:
         self.bank.keep_receipt(receipt, events(receipt))
         yield receipt
 
-    def distil(self, problem: Problem, *, keep: bool = True) -> Iterator[Any]:
+    def distil(
+        self, problem: Problem, *, keep: bool = True, enough: Callable[[], bool] = lambda: False
+    ) -> Iterator[Any]:
         traces, first, steps = [], Vote((), 0, 0), []
         for record in self.sides(problem, ("zero_shot",)):
             yield record
@@ -211,6 +213,8 @@ class FakeEngine:
             self.wait(10)
             steps.append(fake_step(n, self.settings.steps, last, problem.id))
             yield steps[-1]
+            if enough():
+                break
         memory = fake_memory(self, problem, tuple(traces), first, tuple(steps))
         done = Distilled(
             problem.id,

@@ -4,7 +4,7 @@ arguments."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields, replace
 from functools import partial
@@ -192,13 +192,21 @@ class Engine:
     # Distil
     # ----------------------------------------------------------------------------------------------
 
-    def distil(self, problem: Problem, *, keep: bool = True) -> Iterator[Record]:
+    def distil(
+        self, problem: Problem, *, keep: bool = True, enough: Callable[[], bool] = lambda: False
+    ) -> Iterator[Record]:
         """Turn the thinking on one problem into a memory. The last record is Distilled."""
-        yield from self.distil_many([problem], keep=keep)
+        yield from self.distil_many([problem], keep=keep, enough=enough)
 
-    def distil_many(self, problems: Sequence[Problem], *, keep: bool = True) -> Iterator[Record]:
+    def distil_many(
+        self,
+        problems: Sequence[Problem],
+        *,
+        keep: bool = True,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Record]:
         """The same for several problems in one batch, each with its own soft prompt. Ends with one
-        Distilled for each.
+        Distilled for each. Once `enough()` is true, training ends with the best prompts so far.
 
         Steps carry their problem's id. Memories are stored after the training of all.
         """
@@ -221,7 +229,7 @@ class Engine:
             firsts.append(known)
         recipe = Recipe(**{f.name: getattr(self.settings, f.name) for f in fields(Recipe)})
         failed = None
-        for i, record in distil(self.model, problems, firsts, recipe):
+        for i, record in distil(self.model, problems, firsts, recipe, enough=enough):
             if not isinstance(record, Lesson):
                 yield record
                 continue

@@ -26,6 +26,7 @@ from .rollouts import Job, sample
 from .voting import gate, majority_rewards, vote
 
 CONVERGED = 2  # this many unanimous groups in a row: the rollouts have no gradient left to give
+STOPPED = "it was told to stop"
 NOT_FINITE = "the gradient was not finite"  # the note of a step that was refused
 Reward = Literal["majority", "boxed"]
 # (model, groups, temperature) -> (rows done, rows) on the way, and each group's loss at the end
@@ -305,6 +306,7 @@ def distil(
     *,
     reward: Reward = "majority",
     gradient: Gradient = policy_gradient,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[int, Progress | Lesson]]:
     """Train one soft prompt per problem. Yields (problem index, record); the last record of each
     problem is its Lesson.
@@ -312,7 +314,8 @@ def distil(
     `firsts[i]` are the traces and the vote of the model alone on problem i; they decide whether
     there is anything to learn. Every step samples fresh rollouts with the present prompts, in one
     batch, and takes one gradient step. A final check then samples the last prompts, so that every
-    candidate has rollouts of its own before one is kept. Closing the generator abandons everything.
+    candidate has rollouts of its own before one is kept. Closing the generator abandons everything;
+    once `enough()` is true, the best prompt that has been judged by then is kept.
 
     `reward`: agreement with the pseudo-label, or (a control) a finished trace with any boxed
     answer. `gradient` carries a group's loss to what is trained: another one, with a model that
@@ -328,7 +331,14 @@ def distil(
         live = {i: one for i, one in pupils.items() if not one.stopped}
         if not live:
             break
-        yield from _step(model, live, step, recipe, reward, gradient)
+        for record in _step(model, live, step, recipe, reward, gradient):
+            yield record
+            if enough():
+                break
+        if enough():
+            for one in live.values():
+                one.stopped = one.stopped or STOPPED
+            break
     for i, one in pupils.items():
         yield i, _lesson(one, recipe)
 
@@ -414,7 +424,9 @@ def _lesson(one: _Pupil, recipe: Recipe) -> Lesson:
     trained = [s for s in range(1, len(one.scores)) if not torch.equal(one.past[s], one.start)]
     if not trained:
         # of the last training step: the final check says nothing about why
-        note = one.steps[min(len(one.steps), recipe.steps) - 1].note
+        note = one.steps[min(len(one.steps), recipe.steps) - 1].note if one.steps else ""
+        if one.stopped == STOPPED:
+            note = "training was told to stop before a changed prompt was tried"
         small = "the steps were too small to change the prompt, so use a higher learning rate"
         return Lesson(None, f"Nothing was learnt: {note or small}.", steps)
     best = trained[-1] if recipe.keep == "last" else max(trained, key=lambda s: (one.scores[s], s))

@@ -472,14 +472,18 @@ def model_records(
 
 
 def distil_records(
-    session: AppSession, text: str, settings: Mapping[str, Any], keep: bool = False
+    session: AppSession,
+    text: str,
+    settings: Mapping[str, Any],
+    keep: bool = False,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Iterator[Any]:
-    """Everything from the press of Distil to the memory. Raises LatentmemError if a shared app has
-    no room for it."""
+    """Everything from the press of Distil to the memory, the best so far once `enough()` is true.
+    Raises LatentmemError if a shared app has no room for it."""
 
     def work(engine: Engine, problem: Problem) -> Iterator[Any]:
         session.engine.bank.check_room()
-        return engine.distil(problem, keep=keep)
+        return engine.distil(problem, keep=keep, enough=enough)
 
     return model_records(session, text, settings, work)
 

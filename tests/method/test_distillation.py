@@ -73,6 +73,25 @@ def test_the_last_step_is_kept_however_it_did(engine):
     pytest.fail("in no problem did the best step differ from the last: other problems are needed")
 
 
+def test_told_that_it_is_enough_training_ends_with_the_best_so_far(engine):
+    """At once, in the midst of a step; what was judged by then decides."""
+
+    def learnt(after: int) -> tuple[Distilled, int]:
+        seen: list[Step] = []
+        stream = engine.changed(steps=6, keep="last").distil(
+            Problem("What is 2 + 3?"), keep=False, enough=lambda: len(seen) >= after
+        )
+        for record in stream:
+            seen += [record] if isinstance(record, Step) else []
+        return record, len(seen)
+
+    done, steps = learnt(3)
+    assert steps == 3 and done.memory is not None and done.memory.best_step == 2
+    assert done.reason.endswith("Training ended early: it was told to stop.")
+    none, steps = learnt(1)
+    assert steps == 1 and none.memory is None and "before a changed prompt was tried" in none.reason
+
+
 def test_a_lesson_says_why_nothing_was_learnt():
     """The final check takes no gradient anyway, so its note is no reason."""
     recipe, start = Recipe(steps=1), torch.ones(2, 4)

@@ -258,6 +258,20 @@ def test_a_stopped_distillation_leaves_nothing_to_keep(session: AppSession) -> N
     assert session.visit(visitor()).pending is None
 
 
+def test_stop_can_keep_the_best_so_far(session: AppSession) -> None:
+    panel, given = Distil(session), (*SETTINGS, 40, 1e-3, 20, None)
+    session.engine.pace = 0.001
+    offered = []
+    for shown in pressed(Distil, session, visitor(), ANN, *given):
+        offered.append(shown.best_button["visible"])
+        if offered[-1] is True:
+            assert panel.enough(visitor())["visible"] is False
+    assert True in offered and offered[0] is offered[-1] is False
+    done = session.visit(visitor()).runs["distil"].scene
+    assert 2 <= len(done.steps) < 40 and done.distilled.memory is not None and not done.stopped
+    assert shown.choice["visible"] and session.visit(visitor()).pending is done.distilled
+
+
 def test_the_waiting_memory_belongs_to_one_visitor(session: AppSession) -> None:
     distilled(session, who=visitor("a"))
     assert "no memory to keep" in text_of(Distil(session).keep(visitor("b")).status)

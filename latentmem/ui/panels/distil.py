@@ -4,6 +4,7 @@ after."""
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -157,6 +158,8 @@ class Lesson:
 
     problem: str = ""  # as typed
     settings: Mapping[str, Any] = field(default_factory=dict)
+    # set when the visitor wants the best prompt so far, and no more steps
+    enough: threading.Event = field(default_factory=threading.Event)
 
 
 class DistilView(NamedTuple):
@@ -170,6 +173,7 @@ class DistilView(NamedTuple):
     cards: Any = SKIP
     press_button: Any = SKIP
     stop_button: Any = SKIP
+    best_button: Any = SKIP  # ends with the best prompt so far
     choice: Any = SKIP  # keep or discard
     after: Any = SKIP  # before and after
     on: Any = SKIP  # on which problems: the nearest first
@@ -212,6 +216,9 @@ class Distil(Panel):
             self.stop_button = gr.Button(
                 "Stop", variant="stop", interactive=False, elem_id="lm-distil-stop", min_width=110
             )
+        self.best_button = gr.Button(
+            "Stop and keep the best so far", visible=False, elem_id="lm-distil-best", size="sm"
+        )
         training = components.distil_settings(settings, limits(settings))
         components.live("lm-distil-why", fragments(("why", notice(WHY))))
         self.controls = {"problem": box, **training}
@@ -272,7 +279,8 @@ class Distil(Panel):
                 visit.pending, learnt = done, done.memory.problem
                 visit.near = attempt(lambda: nearest_examples(session, learnt, NEAREST))[0] or []
 
-        records = distil_records(session, run.asked.problem, run.asked.settings)
+        asked = run.asked
+        records = distil_records(session, asked.problem, asked.settings, enough=asked.enough.is_set)
         for _ in follow(records, run, finish):
             yield self.draw(session, visit, run, True)
         yield self.draw(session, visit, run, False)
@@ -309,6 +317,10 @@ class Distil(Panel):
                 cards=scene_cards(scene, running, titles),
                 press_button=gr.update(interactive=not running),
                 stop_button=gr.update(interactive=running),
+                best_button=gr.update(
+                    # a changed prompt has been judged once the second step has ended
+                    visible=running and len(scene.steps) > 1 and not asked.enough.is_set()
+                ),
                 choice=gr.update(visible=waits),
                 after=gr.update(visible=learnt and (waits or (done is not None and done.kept))),
                 on=gr.update(choices=offered) if learnt else SKIP,
@@ -324,6 +336,7 @@ class Distil(Panel):
             cards=[],
             press_button=gr.update(interactive=False),
             stop_button=gr.update(interactive=True),
+            best_button=HIDDEN,
             choice=HIDDEN,
             after=HIDDEN,
             on=gr.update(value=ALL),
@@ -360,6 +373,13 @@ class Distil(Panel):
         shown = self.draw(session, visit, run, False, message)
         return shown._replace(stop_button=self.still_going(request))
 
+    def enough(self, request: gr.Request) -> Any:
+        """Ends the training with the best prompt so far, which then waits to be kept."""
+        run = self.of(request)[1].runs.get(self.name)
+        if run is not None and run.asked is not None:
+            run.asked.enough.set()
+        return HIDDEN
+
     def discard(self, request: gr.Request) -> DistilView:
         """Forgets the memory that waits, and ends its comparison."""
         session, visit = self.of(request)
@@ -392,6 +412,7 @@ class Distil(Panel):
             self.compare.wire(self.compare_button, self.compare.press, self.on, self.columns)
         )
         self.stop_button.click(self.stop, None, self.outputs, cancels=ends, **QUIET)
+        self.best_button.click(self.enough, None, self.best_button, **QUIET)
         discarded = self.discard_button.click(self.discard, None, self.outputs, **QUIET)
         discarded.then(**components.focus("#lm-distil"))
         kept = self.keep_button.click(self.keep, None, self.outputs, **QUIET)

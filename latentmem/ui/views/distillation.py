@@ -19,6 +19,7 @@ from .html import (
     join,
     percent,
     progress,
+    roughly,
     safe,
     table,
 )
@@ -205,7 +206,7 @@ def distil_status(scene: Scene, steps: int) -> Markup:
     left = time_left(scene)
     if not scene.rows:
         return progress(scene.status or Status(what))
-    time_ = "" if left is None else f" About {duration(left)} left."
+    time_ = "" if left is None else f" {roughly(left).capitalize()} left."
     return progress(Status(what, share_done(scene, steps), 1)) + Markup(
         '<p class="hint">{}{}</p>'
     ).format(why, time_)

@@ -92,6 +92,15 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def roughly(seconds: float) -> str:
+    """about 20 s, about 3 min, about 1.5 h: as exact as an estimate is."""
+    if seconds < 55:
+        return f"about {max(5, 5 * round(seconds / 5))} s"
+    if seconds < 3300:
+        return f"about {max(1, round(seconds / 60))} min"
+    return f"about {round(seconds / 1800) / 2:g} h"
+
+
 def count(n: int, one: str, many: str = "") -> str:
     return f"{n} {one if n == 1 else many or one + 's'}"
 
