@@ -356,7 +356,7 @@ def fake_memory(
         traces,
         steps,
         min(3, len(steps)),
-        {"learning_rate": 1e-3, "steps": 5},
+        {"learning_rate": 1e-3, "steps": 5, "init_text": "Think step by step."},
         created,
     )
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 
@@ -46,9 +47,17 @@ def fake_model(hidden: int, fingerprint: str) -> Any:
     body = SimpleNamespace(
         embedding=table, head=SimpleNamespace(weight=table, bias=None), norm=table[0], layers=()
     )
-    tokenizer = SimpleNamespace(decode=lambda ids: " " + WORDS[ids[0] % len(WORDS)])
+
+    def spelled(text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [len(word) for word in text.split()]}
+
+    tokenizer = Mock(side_effect=spelled, decode=lambda ids: " " + WORDS[ids[0] % len(WORDS)])
     return SimpleNamespace(
-        name="fake-model", fingerprint=fingerprint, body=body, tokenizer=tokenizer
+        name="fake-model",
+        fingerprint=fingerprint,
+        body=body,
+        tokenizer=tokenizer,
+        text_prompt=lambda text, tokens: table[:tokens],
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, unquote
 
+import numpy as np
 import pytest
 
 from latentmem.bank import Bank
@@ -13,13 +14,14 @@ from latentmem.bank import notes as bank_notes
 from latentmem.bank.notes import Note
 from latentmem.model.vocabulary import Word
 from latentmem.records import Event, Problem
+from latentmem.ui.map import handlers, panel_state
 from latentmem.ui.panels.solve import Solve
 from latentmem.ui.views import html as views
 from latentmem.ui.views import memory
 from latentmem.ui.views import receipt as views_receipt
 from tests.bank_samples import make_memory
 from tests.fake_engine import FakeEngine, fill_bank
-from tests.memory_samples import click, shop_session
+from tests.memory_samples import asks, click, shop_session
 from tests.ui.test_views import NASTY, Tags
 from tests.ui_samples import asked, text_of, visitor
 
@@ -124,6 +126,30 @@ def test_the_attempts_of_its_vote_are_there_or_it_says_that_they_were_not_stored
     html = str(memory._traces(m))
     assert html.count('<details class="attempt ') == len(m.traces)
     assert "were not stored" in memory._traces(replace(m, traces=()))
+
+
+def test_what_a_memory_learnt_is_how_far_each_token_moved_from_its_start() -> None:
+    engine, m = made()
+    moved = panel_state.moves(engine, m)  # type: ignore[arg-type]
+    start = engine.model.text_prompt("", 20).numpy()
+    far = np.linalg.norm(m.soft_prompt[0] - start[0]) / np.linalg.norm(start[0])
+    assert len(moved) == 20 and moved[0][1] == pytest.approx(float(far))
+    html = str(memory.learnt(m, moved))
+    assert "Started as “Think step by step.”" in html and html.count("<li>") == 20
+    assert html.count("width:100.0%") == 1, "the one that moved most"
+    engine.shared["ready"] = False
+    assert panel_state.moves(engine, m) == [] != memory.learnt(m, [])  # type: ignore[arg-type]
+    assert memory.learnt(replace(m, settings={"imported": "x"}), moved) == ""
+
+
+def test_two_memories_stand_side_by_side() -> None:
+    session = shop_session()
+    both = [i.id for i in session.engine.bank.infos()[:2]]
+    for ids, told in ((both, True), (both[:1], False)):
+        part = handlers.picked(asks(session, data={"ids": ids}))
+        assert ("Side by side" in text_of(part.selected)) is told
+    html = text_of(handlers.picked(asks(session, data={"ids": both})).selected)
+    assert html.count('class="column"') == 2 and "Similarity of the problems: 0." in html
 
 
 # ------------------------------------------------------------------ history

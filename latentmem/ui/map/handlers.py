@@ -8,7 +8,7 @@ it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +17,8 @@ import gradio as gr
 from ...records import LatentmemError, MemoryInfo
 from ..runs import follow
 from ..session import attempt
-from ..views.html import fragments, progress
-from ..views.memory import found_table, selected
+from ..views.html import Fragment, fragments, progress
+from ..views.memory import found_table, selected, versus
 from .atlas import Rows, Sheet
 from .messages import extras, paint
 from .panel_state import (
@@ -190,11 +190,20 @@ def show_selection(ask: Ask, given: str) -> Picture:
     if infos is None:
         gone = gr.update(visible=False)
         return Picture(notice=message(error, False), selected=[], bulk=gone, picked="")
+    beside: list[Fragment] = []
+    if len(infos) == 2:
+        beside = attempt(lambda: two(ask, infos))[0] or []
     return Picture(
-        selected=selected(infos, ask.chosen, ask.atlas.rows().tags),
+        selected=selected(infos, ask.chosen, ask.atlas.rows().tags) + beside,
         bulk=gr.update(visible=bool(infos)),
         picked=given if infos else "",
     )
+
+
+def two(ask: Ask, infos: Sequence[MemoryInfo]) -> list[Fragment]:
+    """Two selected memories side by side. Raises LatentmemError."""
+    a, b = (ask.bank.get(i.id) for i in infos)
+    return versus(list(zip((a, b), infos, strict=True)), float(a.keys["input"] @ b.keys["input"]))
 
 
 def selection(ask: Ask, given: str) -> list[MemoryInfo]:

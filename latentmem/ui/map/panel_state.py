@@ -77,6 +77,7 @@ class Picture(NamedTuple):
     page: Any = SKIP
     chosen: Any = SKIP
     actions: Any = SKIP
+    tools: Any = SKIP
     quarantine: Any = SKIP
     release: Any = SKIP
     sure: Any = SKIP
@@ -158,6 +159,7 @@ def memory_body(ask: Ask, one: Opened) -> list[Fragment]:
         parameters=model_size(ask.session.engine, m),
         problem_of=problem_finder(ask.session),
         kept=bank.asked(m.id),
+        moved=attempt(lambda: moves(ask.session.engine, m))[0] or [],
     )
 
 
@@ -165,6 +167,19 @@ def model_size(engine: Engine, m: Memory) -> int | None:
     """How many parameters the model of a memory has; None when it is not loaded here."""
     loaded = engine.ready and engine.model.fingerprint == m.model
     return parameters(engine.model) if loaded else None
+
+
+def moves(engine: Engine, m: Memory) -> list[tuple[str, float]]:
+    """Of each virtual token the word that it started as, and how far it moved, in lengths of its
+    start; nothing where the model is not loaded or the start is unknown."""
+    text = str(m.settings.get("init_text") or "")
+    if not (text and engine.ready and engine.model.fingerprint == m.model):
+        return []
+    start = np.asarray(engine.model.text_prompt(text, len(m.soft_prompt)).cpu())
+    ids = engine.model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    words = [engine.model.tokenizer.decode([ids[i % len(ids)]]) for i in range(len(start))]
+    far = np.linalg.norm(m.soft_prompt - start, axis=1) / np.linalg.norm(start, axis=1)
+    return list(zip(words, far.tolist(), strict=True))
 
 
 def problem_finder(session: AppSession) -> Callable[[str], str | None]:
@@ -226,7 +241,8 @@ def opened(ask: Ask, text: str = "", good: bool = True, receipt_id: str = "") ->
     near = star_near(star.text, star.hits, least, star.kind) if star is not None else Markup("")
     none = no_page(rows.infos if rows is not None else (), True, near)
     page = no_memory(slip) if slip is not None else none
-    return part._replace(page=page, body=instead, actions=gr.update(visible=False))
+    gone = gr.update(visible=False)
+    return part._replace(page=page, body=instead, actions=gone, tools=gone)
 
 
 def _page(ask: Ask, one: Opened, slip: str) -> dict[str, Any]:
@@ -243,6 +259,7 @@ def _page(ask: Ask, one: Opened, slip: str) -> dict[str, Any]:
             standing(ask.bank, one.memory, ask.session.engine.settings.key),
         ),
         "actions": gr.update(visible=True),
+        "tools": gr.update(visible=True),
         "quarantine": gr.update(visible=not shut),
         "release": gr.update(visible=shut),
         "delete": gr.update(interactive=mine, value=delete),

@@ -100,9 +100,12 @@ def create_memories(session: AppSession) -> Memories:
         with gr.Column(scale=5, min_width=320, elem_classes="lm-panel memory-page"):
             page["notice"] = components.live("lm-memory-notice")
             page["page"] = components.acting("lm-memory", no_page())
-            buttons |= _actions(page)
-            page["words"] = components.acting("lm-words")
+            with gr.Row(visible=False, elem_classes="tight") as page["actions"]:
+                buttons["try_it"] = _small("Try it on a problem", 130, variant="primary")
+                buttons["close"] = _small("Close", 60, elem_id="lm-close")
             page["body"] = components.acting("lm-memory-more")
+            page["words"] = components.acting("lm-words")
+            buttons |= _tools(page)
     with gr.Column(elem_classes="result bank-list"):
         with gr.Row(elem_classes="tight end"):
             buttons["export"] = _small("Export all", 90, scale=1)
@@ -167,13 +170,10 @@ def _look(session: AppSession, page: dict[str, Any]) -> tuple[list[Any], dict[st
     return [query, colour, space, method], {"locate": locate_, "clear": clear}
 
 
-def _actions(page: dict[str, Any]) -> dict[str, Any]:
+def _tools(page: dict[str, Any]) -> dict[str, Any]:
     """What can be done with the open memory."""
     made: dict[str, Any] = {}
-    with gr.Group(visible=False, elem_classes="after") as page["actions"]:
-        with gr.Row(elem_classes="tight"):
-            made["try_it"] = _small("Try it on a problem", 130, variant="primary")
-            made["close"] = _small("Close", 60, elem_id="lm-close")
+    with gr.Group(visible=False, elem_classes="after") as page["tools"]:
         with gr.Row(elem_classes="tight tiled"):
             made["near_words"] = _small("Nearest words", 90, elem_id="lm-near-words")
             made["peft"] = _small("Export as PEFT", 90)

@@ -25,7 +25,7 @@ from .html import (
     stored_vote,
     table,
 )
-from .receipt import again_link, definition_list, key_words, neighbours, open_link
+from .receipt import again_link, definition_list, key_words, neighbours, open_link, same_colours
 
 if TYPE_CHECKING:
     from ...bank.notes import Note
@@ -282,8 +282,10 @@ def body(
     parameters: int | None = None,
     problem_of: Callable[[str], str | None] = lambda problem_id: None,
     kept: Mapping[str, str] = NONE,
+    moved: Sequence[tuple[str, float]] = (),
 ) -> list[Fragment]:
-    """The rest of the page, section by section. `problem_of`, `kept`: see `verdicts`."""
+    """The rest of the page, section by section. `problem_of`, `kept`: see `verdicts`; `moved`: see
+    `learnt`."""
     used = join(
         [
             counters(info.counters),
@@ -293,6 +295,7 @@ def body(
     )
     return fragments(
         ("notes", _notes(notes)),
+        ("learnt", learnt(m, moved)),
         ("near", _near(near, space)),
         ("vote", stored_vote(m.vote, "The vote it learnt from")),
         ("curve", Markup("<h3>How it learnt</h3>") + sparklines(m.steps, m.best_step)),
@@ -301,6 +304,49 @@ def body(
         ("use", Markup('<section class="use"><h3>How it was used</h3>{}</section>').format(used)),
         ("from", _provenance(m, parameters)),
     )
+
+
+def learnt(m: Memory, moved: Sequence[tuple[str, float]]) -> Markup:
+    """How far the soft prompt moved from its start, as a whole and token by token. `moved`: the
+    word that each virtual token started as, and its way in lengths of its start."""
+    start = str(m.settings.get("init_text") or "")
+    if not start or not m.steps:
+        return Markup("")
+    kept = next((s.shift for s in m.steps if s.step == m.best_step), 0.0)
+    most = max((far for _, far in moved), default=0.0) or 1.0
+    rows = [
+        Markup(
+            '<li><code>{}</code><span class="sim" aria-hidden="true"><i style="width:{:.1%}"></i>'
+            '</span><span class="num">{}</span></li>'
+        ).format(_visible(word), far / most, percent(far))
+        for word, far in moved
+    ]
+    tokens = Markup('<ol class="hits moves">{}</ol>').format(join(rows)) if rows else ""
+    return Markup(
+        '<section class="near"><h3>What it learnt</h3><p>Started as “{}”. In {} it moved by {} of '
+        "its size.</p>{}</section>"
+    ).format(start, count(m.best_step, "gradient step"), percent(kept), tokens)
+
+
+def versus(pair: Sequence[tuple[Memory, MemoryInfo]], alike: float) -> list[Fragment]:
+    """Two memories beside each other. `alike`: the similarity of their keys, by sentence
+    embedding."""
+    colours = same_colours([m.vote for m, _ in pair])
+    columns = [
+        Markup('<div class="column"><p class="tx">{}</p><p class="big">{}</p>{}{}{}</div>').format(
+            safe(m.problem.text),
+            answer_text(m.label),
+            stored_vote(m.vote, "The vote it learnt from", colour),
+            sparklines(m.steps, m.best_step),
+            counters(info.counters),
+        )
+        for (m, info), colour in zip(pair, colours, strict=True)
+    ]
+    frame = Markup(
+        '<section class="compare"><h3>Side by side</h3><p class="hint">Similarity of the problems: '
+        '{:.2f}.</p><div class="cols">{}</div></section>'
+    )
+    return fragments(("versus", frame.format(alike, join(columns))))
 
 
 def _traces(m: Memory) -> Markup:
