@@ -258,8 +258,6 @@ def receipt_table(r: Receipt) -> Table:
         rows.append(("memory tried", f"{used.memory_id} “{used.name}”"))
         rows.append(("similarity", f"{used.similarity:.3f} ({r.key_kind}), rank {used.rank}{lead}"))
     rows += [("passed over", f"{h.memory_id}, {h.passed_over}") for h in r.hits if h.passed_over]
-    if r.route.probation:
-        rows.append(("on probation", r.route.probation))
     rows.append(("chosen", "both agree" if r.route.agreed else CHOSEN[r.route.side]))
     for v in filter(None, (r.zero_shot, r.memory)):
         votes = ", ".join(f"{c.answer}: {c.size}" for c in v.clusters)
