@@ -8,7 +8,6 @@ on them, its own memories. What an archive says of a memory's past counts for no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import takewhile
 from math import comb
 from typing import TYPE_CHECKING
@@ -49,8 +48,13 @@ def standing(bank: MemoryBank, memory: Memory, kind: KeyKind) -> str:
 
 
 def agreed(bank: MemoryBank, memory_id: str) -> set[str]:
-    """The problems, by their text, on which a memory agreed with the model alone."""
-    return {r.problem.text.strip() for r in _tried(bank, memory_id) if r.route.agreed}
+    """The texts of problems on which a memory agreed with the model alone, ENOUGH at most."""
+    found: set[str] = set()
+    for event in bank.events(memory_id, kind="agreed"):
+        slip = _receipt(bank, event)
+        if slip is not None and slip.route.agreed and len(found) < ENOUGH:
+            found.add(slip.problem.text.strip())
+    return found
 
 
 def review(bank: MemoryBank, memory_id: str) -> Event | None:
@@ -60,24 +64,22 @@ def review(bank: MemoryBank, memory_id: str) -> Event | None:
         return None
     if not bank.info(memory_id).quarantined and (reason := harm(bank, memory_id)):
         return bank.quarantine(memory_id, reason)
-    count = len(agreed(bank, memory_id))
-    if count < ENOUGH or bank.events(memory_id, kind="trusted", limit=1):
+    if len(agreed(bank, memory_id)) < ENOUGH or bank.events(memory_id, kind="trusted", limit=1):
         return None
-    reason = f"agreed with the model alone on {count} problems"
+    reason = f"agreed with the model alone on {ENOUGH} problems"
     return bank.record(Event(memory_id, "trusted", detail={"reason": reason}))
 
 
 def harm(bank: MemoryBank, memory_id: str) -> str:
     """Why a memory hurts beyond chance, '' if it does not: of its disagreements with the model
     alone that were judged since it was last released, how many went against it."""
-    slips = {r.id: r for r in _tried(bank, memory_id)}
     newest = takewhile(lambda e: e.kind != "released", bank.events(memory_id))
-    verdicts = [
-        bool(e.detail.get("correct")) != (slips[e.receipt_id].memory_id is not None)
+    verdicts = {
+        slip.id: bool(e.detail.get("correct")) != (slip.memory_id is not None)
         for e in newest
-        if e.kind == "feedback" and _disagreed(slips.get(e.receipt_id))
-    ]
-    lost, n = sum(verdicts), len(verdicts)
+        if e.kind == "feedback" and (slip := _receipt(bank, e)) is not None and _disagreed(slip)
+    }
+    lost, n = sum(verdicts.values()), len(verdicts)
     p = at_least(lost, n)
     return (
         f"It hurts beyond chance: {lost} of {n} judged disagreements with the model alone went "
@@ -93,18 +95,20 @@ def at_least(k: int, n: int, one_in: int = 2) -> float:
     return sum(comb(n, i) * (one_in - 1) ** (n - i) for i in range(k, n + 1)) / one_in**n
 
 
-def _tried(bank: MemoryBank, memory_id: str) -> Iterator[Receipt]:
-    """This bank's own receipts of answers that tried the memory. An archive brings none."""
-    return (
-        r for r in bank.receipts(memory_id) if r.used is not None and r.used.memory_id == memory_id
-    )
+def _receipt(bank: MemoryBank, event: Event) -> Receipt | None:
+    """This bank's own receipt of an answer that tried the event's memory; none comes in an
+    archive."""
+    try:
+        slip = bank.receipt(event.receipt_id)
+    except LatentmemError:  # gone, or never here
+        return None
+    return slip if slip.used is not None and slip.used.memory_id == event.memory_id else None
 
 
-def _disagreed(receipt: Receipt | None) -> bool:
+def _disagreed(receipt: Receipt) -> bool:
     """Whether both sides answered, and differently."""
     return (
-        receipt is not None
-        and receipt.memory is not None
+        receipt.memory is not None
         and None not in (receipt.zero_shot.label, receipt.memory.label)
         and not receipt.route.agreed
     )

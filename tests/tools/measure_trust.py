@@ -11,7 +11,8 @@ python -m tests.tools.measure_trust lie lie.npy  # a soft prompt that says 42
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,8 @@ from latentmem.bank import Bank
 from latentmem.evaluation.reader import read_problems
 from latentmem.files import example
 from latentmem.method.grpo import RolloutGroup, policy_gradient
-from latentmem.method.retrieval import Search, choose
+from latentmem.method.prompts import solve_messages
+from latentmem.method.retrieval import Search, choose, kv_key
 from latentmem.method.rollouts import Job, sample
 from latentmem.method.routing import decide
 from latentmem.method.trust import (
@@ -37,6 +39,7 @@ from latentmem.method.trust import (
     probation,
 )
 from latentmem.method.voting import vote
+from latentmem.model.language_model import LanguageModel, Prefilled, Prompt
 from latentmem.records import Event, KeyKind, Memory, Trace
 
 LIE = "42"
@@ -70,6 +73,8 @@ def keys(most: int) -> None:
     for name in ARITHMETICS:
         engine = Engine(Settings(dtype=name))
         made[name] = np.stack([engine.key(p, "kv") for p in problems])
+        padded = beside(engine.model, max(problems, key=lambda p: len(p.text)))
+        made[f"{name}, padded"] = np.stack([kv_key(padded, p.text.strip()) for p in problems[:8]])
     embedder = engine._shared.loader.embedder(engine.settings.embedder).encoder
     texts = [p.text.strip() for p in problems]
     for number in (torch.float32, torch.bfloat16):
@@ -83,6 +88,18 @@ def keys(most: int) -> None:
                 n = min(len(there), len(here))
                 least = (unit(there[:n]) * unit(here[:n])).sum(1).min()
                 print(f"{one} and {other}: {least:.5f} of {n}")
+
+
+def beside(model: LanguageModel, longer: Problem) -> LanguageModel:
+    """The model, which reads every problem in one padded batch with three times a longer one."""
+    made, others = copy.copy(model), [Prompt(model.render(solve_messages(longer.text * 2)))] * 3
+
+    def prefill(prompts: Sequence[Prompt]) -> Prefilled:
+        filled, n = model.prefill([*prompts, *others]), len(prompts[0])
+        return replace(filled, layers=[(k[:1, :, -n:], v[:1, :, -n:]) for k, v in filled.layers])
+
+    made.prefill = prefill  # type: ignore[method-assign]
+    return made
 
 
 def intruder(bank: Bank, problem: Problem, kind: KeyKind, key: np.ndarray) -> Memory:
