@@ -19,6 +19,7 @@ OF_THE_MACHINE = (
     "asks the system as Linux does",
     "another C library",
     "this cache does not keep its downloads",
+    "needs ssh-keygen",
 )
 OTHER_EXTRAS = (
     "needs the extra mcp",

@@ -18,20 +18,20 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import numpy as np
 
 from ..files import replacing
 from ..records import MOST_TOKENS, Event, LatentmemError, Memory, Step, Trace, from_json, to_json
-from . import serialization
+from . import serialization, signing
 from .database import Store, check_event
 from .upgrade import LOCAL_KINDS
 
@@ -166,7 +166,7 @@ def _sentence(what: str) -> Iterator[None]:
 
 def add(
     archive: zipfile.ZipFile,
-    members: dict[str, dict[str, Any]],
+    members: dict[str, Member],
     name: str,
     source: IO[bytes],
     how: int,
@@ -182,7 +182,7 @@ def add(
         while chunk := source.read(CHUNK):
             checksum.update(chunk)
             member.write(chunk)
-    members[name] = {"sha256": checksum.hexdigest(), "bytes": info.file_size}
+    members[name] = Member(checksum.hexdigest(), info.file_size)
 
 
 def _members(archive: zipfile.ZipFile, size: int, most_bytes: int) -> Members:
@@ -303,6 +303,7 @@ class ImportReport:
     skipped: int  # memories that were already there
     events: int  # events that were not yet there
     refused: list[str]  # one sentence for each memory or group of events that was not taken
+    author: str = ""  # the key that signed the archive, "" without a signature
 
 
 @dataclass(frozen=True)
@@ -322,10 +323,12 @@ def export_zip(
     target: str | Path | IO[bytes],
     ids: list[str] | None = None,
     lacking: Sequence[str] = (),
+    key: Path | None = None,
 ) -> ExportReport:
     """Write the memories (all, or those in `ids`) and their events, but no receipts. The same bank
     gives the same bytes.
-    `lacking`: sentences about memories that belong in the archive but are not in this bank.
+    `lacking`: sentences about memories that belong in the archive but are not in this bank. `key`:
+    the SSH private key that signs it.
 
     A file at `target` may be the last good copy: only an archive that lacks nothing replaces it.
     Raises LatentmemError when one would, when the file is not an archive, and when nothing can be
@@ -339,7 +342,7 @@ def export_zip(
         )
     try:
         if not isinstance(target, (str, Path)):
-            return _write(store, target, chosen, lacking)
+            return _write(store, target, chosen, lacking, key)
         path = Path(target)
         path.parent.mkdir(parents=True, exist_ok=True)
         there = path.exists()
@@ -350,7 +353,7 @@ def export_zip(
             )
         with replacing(path) as part:
             with part.open("wb") as f:
-                report = _write(store, f, chosen, lacking)
+                report = _write(store, f, chosen, lacking, key)
             if there and (report.refused or not report.memories):
                 why = (
                     f"lacks {len(report.refused)} memories or events of them ({report.refused[0]})"
@@ -368,8 +371,10 @@ def export_zip(
         ) from None
 
 
-def _write(store: Store, file: IO[bytes], ids: list[str], lacking: Sequence[str]) -> ExportReport:
-    members: dict[str, dict[str, Any]] = {}
+def _write(
+    store: Store, file: IO[bytes], ids: list[str], lacking: Sequence[str], key: Path | None
+) -> ExportReport:
+    members: dict[str, Member] = {}
     refused = list(lacking)
     memories = events = 0
     spool = partial(SpooledTemporaryFile, max_size=SPOOL)
@@ -414,20 +419,11 @@ def _write(store: Store, file: IO[bytes], ids: list[str], lacking: Sequence[str]
                 events += 1
         add(archive, members, MEMORIES, memory_lines, zipfile.ZIP_DEFLATED)
         add(archive, members, EVENTS, event_lines, zipfile.ZIP_DEFLATED)
-        manifest = {
-            "format": FORMAT,
-            "version": VERSION,
-            "memories": memories,
-            "events": events,
-            "members": members,
-        }
-        add(
-            archive,
-            {},
-            MANIFEST,
-            BytesIO(json.dumps(manifest, indent=1).encode()),
-            zipfile.ZIP_DEFLATED,
+        manifest = json.dumps(
+            asdict(Manifest(FORMAT, VERSION, memories, events, members)), indent=1
         )
+        add(archive, {}, MANIFEST, BytesIO(manifest.encode()), zipfile.ZIP_DEFLATED)
+        archive.comment = signing.sign(manifest.encode(), key) if key else b""
     return ExportReport(memories, events, refused)
 
 
@@ -476,7 +472,9 @@ def import_zip(
     with container(source, most) as (archive, size):
         members = _members(archive, size, most_bytes)
         refused = _Refusals(SECONDS + (size >> 20) + len(members) // 100)
-        trusted = trusted or sha256(read(archive, MANIFEST, MANIFEST)).hexdigest() == SHIPPED
+        manifest = read(archive, MANIFEST, MANIFEST)
+        author = signing.author(manifest, archive.comment)
+        trusted = trusted or sha256(manifest).hexdigest() == SHIPPED
         added = skipped = 0
         memories = _memories(archive, members, model, refused)
         while batch := list(islice(memories, BATCH)):
@@ -489,7 +487,7 @@ def import_zip(
             new_events += count
             for sentence in sentences:
                 refused.sentences.append(sentence)
-        return ImportReport(added, skipped, new_events, refused.sentences)
+        return ImportReport(added, skipped, new_events, refused.sentences, author)
 
 
 def _differs(store: Store, memory: Memory) -> str:

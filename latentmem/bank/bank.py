@@ -329,12 +329,13 @@ class Bank(MemoryBank):
         ids: Collection[str] | None = None,
         *,
         lacking: Sequence[str] = (),
+        key: Path | None = None,
     ) -> ExportReport:
         """Write memories (all, or these) and their events, but no receipts, as a zip; a damaged
         memory is left out and named. `lacking`: sentences about memories that belong in it but
-        are not in this bank."""
+        are not in this bank. `key`: the SSH private key that signs it."""
         chosen = None if ids is None else [self._store.resolve(ident) for ident in ids]
-        return archive.export_zip(self._store, target, chosen, lacking)
+        return archive.export_zip(self._store, target, chosen, lacking, key)
 
     def import_zip(
         self,

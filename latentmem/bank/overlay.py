@@ -517,6 +517,7 @@ class Overlay(MemoryBank):
             taken = self.own.import_zip(archive)
         return replace(
             taken,
+            author=report.author,
             skipped=report.added + report.skipped - len(infos),
             refused=[*report.refused, *refused, *left_out, *taken.refused],
         )

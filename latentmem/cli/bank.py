@@ -283,6 +283,7 @@ def export(
             "--base-model",
         ),
     ] = None,
+    sign: Annotated[Path | None, option("Sign the archive with this SSH private key.")] = None,
 ) -> int:
     """Write memories to an archive that `import` reads, or as PEFT adapters for
     `PeftModel.from_pretrained`.
@@ -291,6 +292,10 @@ def export(
     """
     if file is None and peft is None:
         raise LatentmemError("There is nothing to write to: give FILE.zip, --peft FOLDER, or both.")
+    if sign and file is None:
+        raise LatentmemError(
+            f"--sign {sign} is for an archive, and none is written: give FILE.zip."
+        )
     if base_model and peft is None:
         raise LatentmemError(
             f"--base-model {base_model} is for adapters, and none is written: give --peft FOLDER, "
@@ -301,7 +306,7 @@ def export(
     if peft is not None:
         code = warn(export_adapters(bank, ids, peft, base_model, as_json))
     if file is not None:
-        report = bank.export_zip(file, ids or None)
+        report = bank.export_zip(file, ids or None, key=sign)
         tell(
             as_json,
             f"{report.memories} memories and {report.events} events are written to {file}.",
@@ -367,7 +372,8 @@ def import_(
     tell(
         as_json,
         f"{report.added} memories are added, {report.skipped} were there already; "
-        f"{report.events} events are new.",
+        f"{report.events} events are new. The archive is "
+        + (f"signed by {report.author}." if report.author else "not signed."),
         report,
     )
     return warn(report.refused)

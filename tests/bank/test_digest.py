@@ -1,10 +1,13 @@
 """A memory's digest: the id covers the problem, the label and the soft prompt; the digest covers
-every part, so that nothing can be forged under an old id without being named."""
+every part, so that nothing can be forged under an old id without being named. A signature says who
+wrote an archive."""
 
 from __future__ import annotations
 
 import io
 import json
+import shutil
+import subprocess
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +20,7 @@ from safetensors import safe_open
 
 from latentmem.bank import Bank, Overlay
 from latentmem.bank.serialization import content, digest_of, pack, unpack
-from latentmem.records import Cluster, Memory, Vote
+from latentmem.records import Cluster, LatentmemError, Memory, Vote
 from tests.bank.test_archive import zipped
 from tests.bank_samples import archive_of, assert_same, bank_of, make_memory, older, unit
 from tests.cli_samples import Terminal
@@ -129,3 +132,62 @@ def test_the_command_line_shows_it_and_names_a_conflict(cli: Terminal, tmp_path:
     assert digest_of(ONE) in cli.ok("memories", "show", ONE.id)
     result = cli("import", str(file))
     assert result.exit_code == 1 and "in the bank in settings (digest" in result.stderr
+
+
+# ------------------------------------------------------------------ signatures
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("needs ssh-keygen")
+    file = tmp_path / "author"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)], check=True)
+    return file
+
+
+def test_a_signed_archive_names_its_author(key: Path, cli: Terminal, tmp_path: Path) -> None:
+    shown = subprocess.run(
+        ["ssh-keygen", "-l", "-f", str(key)], capture_output=True, text=True, check=True
+    )
+    fingerprint = shown.stdout.split()[1]
+    with Bank(tmp_path / "bank.sqlite") as bank:
+        bank.put(ONE)
+    file = tmp_path / "signed.zip"
+    cli.ok("export", str(file), "--sign", str(key))
+    with Bank() as bank:
+        assert bank.import_zip(file).author == f"the ED25519 key {fingerprint}"
+        assert Overlay(Bank()).import_zip(file).author == f"the ED25519 key {fingerprint}"
+    assert f"signed by the ED25519 key {fingerprint}" in cli.ok("import", str(file))
+    cli.ok("export", str(tmp_path / "plain.zip"))
+    assert "The archive is not signed." in cli.ok("import", str(tmp_path / "plain.zip"))
+    (tmp_path / "no key").write_text("x")
+    for wrong, told in ((tmp_path / "none", "There is no key at"), (tmp_path / "no key", "sign (")):
+        result = cli("export", str(tmp_path / "new.zip"), "--sign", str(wrong))
+        assert result.exit_code == 1 and told in result.stderr
+        assert not (tmp_path / "new.zip").exists()
+
+
+def test_a_signature_covers_every_byte_that_is_imported(
+    key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another archive under it, a signature for another purpose, and bytes that are none."""
+    signed, other = io.BytesIO(), io.BytesIO()
+    bank_of(ONE).export_zip(signed, key=key)
+    bank_of(make_memory(2)).export_zip(other)
+    good = zipfile.ZipFile(signed).comment
+    command = ["ssh-keygen", "-Y", "sign", "-n", "file", "-f", str(key)]
+    manifest = zipfile.ZipFile(signed).read("manifest.json")
+    purpose = subprocess.run(command, input=manifest, capture_output=True, check=True).stdout
+    cut = good[: len(good) // 2]
+    for archive, comment in ((other, good), (signed, purpose), (signed, cut), (signed, cut[:40])):
+        forged = io.BytesIO(archive.getvalue())
+        with zipfile.ZipFile(forged, "a") as z:
+            z.comment = comment
+        with Bank() as bank:
+            with pytest.raises(LatentmemError, match="The archive's signature is wrong"):
+                bank.import_zip(forged)
+            assert len(bank) == 0
+    monkeypatch.setenv("PATH", "")
+    with Bank() as bank:
+        assert "ssh-keygen is missing here" in bank.import_zip(signed).author
+    with pytest.raises(LatentmemError, match="ssh-keygen is missing, so nothing was signed"):
+        bank_of(ONE).export_zip(io.BytesIO(), key=key)

@@ -211,6 +211,8 @@ def import_zip(ask: Ask, file: str | None) -> Picture:
         f"Added {count(report.added, 'memory', 'memories')}; "
         f"{count(report.skipped, 'was', 'were')} already there."
     )
+    if report.author:
+        told += f" Signed by {report.author}."
     if report.refused:
         told += f" Refused {len(report.refused)}: {report.refused[0]}"
     return picture(ask, told, good=not report.refused)
