@@ -256,7 +256,7 @@ def small_hub(
         {"repos": repos, "asked": asked, "status": status, "refused": refused},
     )
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = Thread(target=server.serve_forever, daemon=True)
+    thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)  # ends at once
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", asked

@@ -363,8 +363,7 @@ class Sequences:
             raise RuntimeError(f"llama_decode returned {code}")
 
     def rollouts(self, prompts: list[list[int]], each: int, tokens: int) -> int:
-        """`each` rollouts of every prompt [n], exactly `tokens` long; returns how many tokens were
-        made."""
+        """`each` rollouts of every prompt [n], exactly `tokens` long; returns their tokens."""
         api = self.api
         api.llama_memory_clear(self.memory, True)
         last: list[int] = []

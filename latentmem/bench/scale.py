@@ -59,8 +59,7 @@ def run(
     resume: bool = False,
     largest: int | None = None,
 ) -> Iterator[Status | Series]:
-    """Measure series and merge each into `file`. `largest`: leave out sizes above it. Raises
-    LatentmemError."""
+    """Measure series and merge each into `file`. `largest`: no sizes above it."""
     here, found = report.machine(), report.versions()
     settings = {**asdict(work), "repeats": repeats, "largest": largest}
     needed = report.needed(found)

@@ -26,20 +26,12 @@ GENERATED = "rg:"
 SHOWN = 3  # malformed lines named in one sentence
 
 
-@dataclass(frozen=True)
-class HubSet:
-    """Where the hub keeps a data set."""
-
-    repo: str
-    config: str | None = None
-    split: str = "test"
-
-
-HUB: dict[str, HubSet] = {
-    "gsm8k": HubSet("openai/gsm8k", config="main"),
-    "math500": HubSet("HuggingFaceH4/MATH-500"),
-    "amc23": HubSet("math-ai/amc23"),
-    "aime24": HubSet("HuggingFaceH4/aime_2024", split="train"),
+# name -> repository on the hub, its configuration, and the part that is asked
+HUB: dict[str, tuple[str, str | None, str]] = {
+    "gsm8k": ("openai/gsm8k", "main", "test"),
+    "math500": ("HuggingFaceH4/MATH-500", None, "test"),
+    "amc23": ("math-ai/amc23", None, "test"),
+    "aime24": ("HuggingFaceH4/aime_2024", None, "train"),
 }
 
 
@@ -78,8 +70,8 @@ def load(spec: str, *, strict: bool = False, most_chars: float = inf) -> DataSet
     if head.startswith(GENERATED):
         name = head.removeprefix(GENERATED)
         found = _generated(name, options)
-    elif known := _hub_set(head):
-        name, found = _from_hub(*known, options)
+    elif known := [n for n, (repo, *_) in HUB.items() if head.lower() in (n, repo.lower())]:
+        name, found = _from_hub(known[0], options)
     else:
         name, found = _file_set(head, options)
     return _data_set(name, spec, found, strict, most_chars, "choose another set")
@@ -200,30 +192,24 @@ def _unfit(one: Problem, where: str, most: float, places: dict[str, str]) -> str
 
 
 # ------------------------------------------------------------------ hub
-def _hub_set(head: str) -> tuple[str, HubSet] | None:
-    for name, one in HUB.items():
-        if head.lower() in (name, one.repo.lower()):
-            return name, one
-    return None
-
-
-def _from_hub(name: str, one: HubSet, options: dict[str, Any]) -> tuple[str, Iterator[Found]]:
+def _from_hub(name: str, options: dict[str, Any]) -> tuple[str, Iterator[Found]]:
+    repo, config, usual = HUB[name]
     try:
         from datasets import load_dataset
     except ImportError:
         raise LatentmemError(
             f'The data set {name} needs the package datasets: pip install -e ".[evaluation]".'
         ) from None
-    split = str(options.pop("split", one.split))
+    split = str(options.pop("split", usual))
     _no_more(options, name, "split")
-    if split != one.split:  # other problems, other names
+    if split != usual:  # other problems, other names
         name = f"{name}/{split}"
     try:
-        rows = list(load_dataset(one.repo, one.config, split=split))
+        rows = list(load_dataset(repo, config, split=split))
     except Exception as e:  # the package raises its own, the hub's and the network's
         said = (str(e).splitlines() or [type(e).__name__])[0][:160]
         raise LatentmemError(
-            f"{one.repo} ({split}) cannot be fetched ({said}): give the problems as a file."
+            f"{repo} ({split}) cannot be fetched ({said}): give the problems as a file."
         ) from None
     return name, (hub_row(name, i, row) for i, row in enumerate(rows))
 

@@ -217,7 +217,7 @@ def equal_votes(row: Row, rows: Sequence[Row]) -> int | None:
     return max(1, round((row.tokens + row.learn_tokens) / row.n / (alone.tokens / alone.n)))
 
 
-SUBJECT = "elm"  # the system that the others are compared with
+SUBJECT = "elm"  # the system that the others are compared with; the subject of a Contrast
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,15 +232,13 @@ class Contrast:
     behind: int  # problems that only the other got right
 
 
-def contrasts(
-    results: Sequence[Result], subject: str = SUBJECT, *, seed: int = 0
-) -> list[Contrast]:
+def contrasts(results: Sequence[Result], *, seed: int = 0) -> list[Contrast]:
     """The subject against every system but the model alone, for each data set and form."""
     groups, out = grouped(results), []
     for (learned_on, dataset, system, form), mine in groups.items():
-        for (theirs_on, where, other, how), theirs in groups.items() if system == subject else ():
+        for (theirs_on, where, other, how), theirs in groups.items() if system == SUBJECT else ():
             same = (where, how) == (dataset, form) and theirs_on in ("", learned_on)
-            if other in (subject, BASE) or not same:
+            if other in (SUBJECT, BASE) or not same:
                 continue
             right, held = correct(mine), correct(theirs)
             if (difference := paired(right, held, seed=seed)) is not None:

@@ -13,8 +13,7 @@ class Past(Protocol):
     """The keys and values that attention sees before the new positions."""
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Take the new keys and values [B, kv_heads, T, D] of a layer; return all of them,
-        [B, kv_heads, S, D]."""
+        """Take a layer's keys and values [B, kv_heads, T, D]; return all, [B, kv_heads, S, D]."""
 
 
 class Collected(Past):

@@ -127,8 +127,7 @@ class Transformer:
 
     @property
     def flow(self) -> torch.dtype:
-        """The type of the numbers between the matrices: float32 where these are rounded, since
-        their products are."""
+        """The type of numbers between matrices: float32 where these are rounded."""
         return torch.float32 if self.use_int8 and not torch.is_grad_enabled() else self.dtype
 
     @property

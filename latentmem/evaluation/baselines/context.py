@@ -101,8 +101,7 @@ class IclRaw(BaseSystem):
         self.past, self.mode = Experiences(key, kind, min_similarity), mode
 
     def learn(self, problems: Sequence[Problem]) -> Iterator[Record]:
-        """Vote on the problems (with the rollouts of zero_shot's vote) and keep those that have an
-        answer."""
+        """Vote on the problems, with zero_shot's rollouts, and keep those that have an answer."""
         problems = [blank(p) for p in problems]
         voted = self.sampler.sample([Ask(p) for p in problems], self.mode)
         for sampled in voted:

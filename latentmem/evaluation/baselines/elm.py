@@ -23,15 +23,9 @@ from .teacher import Teacher, TeacherResult
 
 # ---------- What every verifier says about a disagreement, to compute each one's accuracy later.
 
-VERIFIERS: tuple[VerifierName, ...] = get_args(VerifierName)
-
 
 def all_scores(
-    sampler: Sampler,
-    problem: Problem,
-    sides: Mapping[str, Sampled],
-    verifiers: Sequence[VerifierName],
-    paid: VerifierName,
+    sampler: Sampler, problem: Problem, sides: Mapping[str, Sampled], paid: VerifierName
 ) -> tuple[dict[str, dict[str, float]], Cost]:
     """Verifier -> side -> score, and the cost of the one that routes, `paid`. The other scores are
     for the record.
@@ -39,7 +33,7 @@ def all_scores(
     Both sides have an answer. Vote share and self-certainty come with the traces and cost nothing.
     """
     scores, cost = {}, Cost()
-    for name in dict.fromkeys([*verifiers, paid]):
+    for name in get_args(VerifierName):
         began = time.perf_counter()
         scores[name] = {
             side: score(name, sampler.model, problem, s.traces, s.vote) for side, s in sides.items()
@@ -71,12 +65,10 @@ class Elm(BaseSystem):
         kind: KeyKind = "input",
         min_similarity: float = 0.25,
         verifier: VerifierName = "vote_share",
-        verifiers: Sequence[VerifierName] = VERIFIERS,
     ) -> None:
         super().__init__(name, sampler)
         self.teacher, self.key, self.kind, self.min_similarity = teacher, key, kind, min_similarity
-        self.verifier, self.verifiers = verifier, verifiers
-        self.bank, self.ids = Bank(":memory:"), []
+        self.verifier, self.bank, self.ids = verifier, Bank(":memory:"), []
 
     # Learn
 
@@ -153,7 +145,7 @@ class Elm(BaseSystem):
             alone, helped = (s and s.vote for s in map(sides.get, ("zero_shot", "memory")))
             scores, extra = {}, Cost()
             if disagree(alone, helped):
-                scores, extra = all_scores(self.sampler, problem, sides, self.verifiers, by)
+                scores, extra = all_scores(self.sampler, problem, sides, by)
             way = route(alone, helped, scores.get(by), verifier=by, skip_reason=NONE)
             yield self.reply_with(problem, mode, sides, hit, way, extra, scores)
 

@@ -126,8 +126,7 @@ class Sampler:
         return self.length(ask) + self.max_new_tokens <= self.model.context
 
     def sample(self, asks: Sequence[Ask], mode: AnswerMode) -> list[Sampled]:
-        """The traces of every ask, in order. Raises LatentmemError naming a problem that is too
-        long."""
+        """The traces of every ask, in order. Raises LatentmemError for a too long problem."""
         rows = [row for i, ask in enumerate(asks) for row in self._rows(i, ask, mode)]
         missing = {row.key: row for row in rows if row.key not in self._known}
         # By length, so that a batch has little padding; cut without regard to what is missing

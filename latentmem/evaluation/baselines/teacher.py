@@ -65,8 +65,7 @@ class Teacher:
             self._known.update(line)
 
     def learn(self, problems: Sequence[Problem]) -> Iterator[Record | TeacherResult]:
-        """Distil problems without their truth. Yields the records of `distil`, and a TeacherResult
-        for each problem."""
+        """Distil problems. Yields `distil`'s records, and a TeacherResult for each problem."""
         r = self.recipe
         mode = AnswerMode("vote", r.rollouts, r.temperature)
         firsts = self.sampler.sample([Ask(p) for p in problems], mode)
