@@ -380,15 +380,14 @@ def shut(db: sqlite3.Connection) -> dict[str, str]:
     ).fetchall()
     found = {}
     for (ident,) in ids:
-        count = db.execute("SELECT states FROM memories WHERE id = ?", (ident,)).fetchone()
-        if count is None:  # it was deleted: `verify` names its events
-            continue
         rows: list[Any] = db.execute(
-            f"SELECT * FROM events WHERE memory_id = ? AND kind IN {COUNTED} ORDER BY at, id",
+            f"""SELECT m.states, e.* FROM memories m
+                LEFT JOIN events e ON e.memory_id = m.id AND e.kind IN {COUNTED}
+                WHERE m.id = ? ORDER BY e.at, e.id""",
             (ident,),
         ).fetchall()
         kinds = [row["kind"] for row in rows if serialization.event_is_whole(row)]
-        if len(kinds) != count[0]:
+        if rows and len(kinds) != rows[0]["states"]:  # of a deleted one `verify` names the events
             found[ident] = UNSURE
         elif [kind for kind in kinds if kind in STATE_KINDS][-1:] == [STATE_KINDS[0]]:
             found[ident] = ""
@@ -400,10 +399,8 @@ def _overridden(db: sqlite3.Connection, event: Event) -> int:
     kinds = next((kinds for kinds in LAST_COUNTS if event.kind in kinds), None)
     if kinds is None:
         return 0
-    sql = (
-        "SELECT MAX(at) FROM events WHERE memory_id = ? AND kind IN "
-        f"({', '.join('?' * len(kinds))})"
-    )
+    places = ", ".join("?" * len(kinds))
+    sql = f"SELECT MAX(at) FROM events WHERE memory_id = ? AND kind IN ({places})"
     return db.execute(sql, (event.memory_id, *kinds)).fetchone()[0] or 0
 
 
@@ -444,29 +441,29 @@ def verify(store: Store) -> VerifyReport:
             *(_event(db, seq) for seq in events),
             *(_receipt(db, seq) for seq in receipts),
         ):
-            try:
+            with _noted("A page of the file", problems):
                 problems.extend(check)
-            except sqlite3.DatabaseError as e:
-                if not is_damage(e):
-                    raise
-                problems.append(
-                    f"A page of the file is damaged ({brief(e)}): save what is whole into a new "
-                    "bank with `latentmem repair`."
-                )
     return VerifyReport(len(memories), len(events), len(receipts), list(dict.fromkeys(problems)))
 
 
-def _seqs(db: sqlite3.Connection, table: str, problems: list[str]) -> list[int]:
+@contextmanager
+def _noted(what: str, problems: list[str]) -> Iterator[None]:
+    """A damaged page becomes one of the problems."""
     try:
-        return [row[0] for row in db.execute(f"SELECT seq FROM {table} ORDER BY seq").fetchall()]
+        yield
     except sqlite3.DatabaseError as e:
         if not is_damage(e):
             raise
         problems.append(
-            f"The table of {table} is damaged ({brief(e)}): save what is whole into a new "
-            "bank with `latentmem repair`."
+            f"{what} is damaged ({brief(e)}): save what is whole into a new bank with `latentmem "
+            "repair`."
         )
-        return []
+
+
+def _seqs(db: sqlite3.Connection, table: str, problems: list[str]) -> list[int]:
+    with _noted(f"The table of {table}", problems):
+        return [row[0] for row in db.execute(f"SELECT seq FROM {table} ORDER BY seq").fetchall()]
+    return []
 
 
 def _file(db: sqlite3.Connection) -> Iterator[str]:
@@ -511,12 +508,9 @@ def _states(db: sqlite3.Connection) -> Iterator[str]:
 
 def _gone(db: sqlite3.Connection, seq: int) -> bool:
     """Whether a memory was deleted meanwhile; a damaged page says nothing about that."""
-    try:
+    with _noted("", []):
         return db.execute("SELECT 1 FROM memories WHERE seq = ?", (seq,)).fetchone() is None
-    except sqlite3.DatabaseError as e:
-        if not is_damage(e):
-            raise
-        return False
+    return False
 
 
 def _event(db: sqlite3.Connection, seq: int) -> Iterator[str]:

@@ -182,7 +182,7 @@ def test_infos_are_filtered_sorted_paged_and_counted_in_few_queries() -> None:
         bank._store._db.set_trace_callback(statements.append)  # type: ignore[union-attr]
         rows = bank.infos()
         bank._store._db.set_trace_callback(None)  # type: ignore[union-attr]
-        assert len(statements) == 5  # one for the rows, the others for the one in quarantine
+        assert len(statements) == 4  # one for the rows, the others for the one in quarantine
         assert [r.id for r in rows] == ids[::-1]
         assert rows[3].counters == Counters(used=2, helped=1)
         assert [r.id for r in rows if r.quarantined] == [ids[4]]
