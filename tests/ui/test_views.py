@@ -289,7 +289,7 @@ def test_the_receipt_card_tells_all_but_token_ids() -> None:
     text = Tags(str(views_receipt.receipt_card(receipt()))).text
     for part in (
         "0.810",
-        "+0.120 over the next",
+        "The first leads by 0.120.",
         "The verifier prefers it.",
         "1 234",
         "12 s",
@@ -306,7 +306,7 @@ def test_the_receipt_card_tells_all_but_token_ids() -> None:
         text = Tags(
             str(views_receipt.receipt_card(receipt(used=lone, hits=(lone,)), chosen=chosen))
         ).text
-        assert "over the next" not in text and ("by you" in text) is chosen
+        assert "leads by" not in text and ("by you" in text) is chosen
     data = json.loads(views_receipt.receipt_json(receipt()))
     assert data["id"] == "r1" and "token_ids" not in data["traces"][0]
 

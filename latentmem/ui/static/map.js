@@ -66,7 +66,7 @@
     const host = element.querySelector(".lm-figure"), wait = element.querySelector(".lm-wait"), live = element.querySelector("[aria-live]");
     const finger = matchMedia("(pointer: coarse)").matches; // a finger on the map scrolls the page until asked to move the map
     const v = (lm.mapView = { host, mark: {}, picked: new Set() });
-    let asked = null, explained = null, names = true, listening = false, adding = false, keyed = false, cursor = -1, frame = 0, rows = new Map(), telling = 0, framed = "null";
+    let asked = null, explained = null, names = true, listening = false, adding = false, keyed = false, cursor = -1, frame = 0, rows = new Map(), telling = 0;
     const of = (name) => (store[name]?.stamp === store.points?.stamp ? store[name] : null); // of the points that are shown
     const mark = () => (v.mark.stamp === store.points?.stamp ? v.mark : {});
 
@@ -101,13 +101,13 @@
       });
     };
     const layout = () => {
-      const { annotations = [] } = mark(), labels = names && !annotations.length && !v.picked.size ? beside(of("extras")?.labels ?? []) : [];
-      const axis = { visible: false };
+      const { annotations = [], frame } = mark(), labels = names && !annotations.length && !v.picked.size ? beside(of("extras")?.labels ?? []) : [];
+      const axis = (k) => ({ visible: false, uirevision: `${store.points.stamp} ${frame}`, ...(frame ? { range: frame[k], autorange: false } : { autorange: true }) });
       return { margin: { l: 4, r: 4, t: 34, b: 4 }, uirevision: store.points.stamp, dragmode: host._fullLayout?.dragmode ?? (finger ? false : "pan"), hovermode: "closest", selections: [],
         legend: { orientation: "h", y: -0.01, yanchor: "top", x: 0, maxheight: 0.3, uirevision: JSON.stringify(store.paint?.groups) },
         hoverlabel: { bgcolor: "theme:ink", bordercolor: "theme:ink", align: "left", font: { color: "theme:paper" } },
         modebar: { bgcolor: "rgba(0,0,0,0)", color: "theme:soft", activecolor: "theme:blue" },
-        xaxis: { ...axis }, yaxis: { ...axis, scaleanchor: "x" }, annotations: [...labels, ...annotations] };
+        xaxis: axis(0), yaxis: { ...axis(1), scaleanchor: "x" }, annotations: [...labels, ...annotations] };
     };
     const config = () => ({ displayModeBar: true, displaylogo: false, scrollZoom: true, doubleClick: "reset", modeBarButtons: [
       ["pan2d", "select2d", "lasso2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"],
@@ -123,11 +123,6 @@
         host.dataset.points = ids.length;
         if (!listening) listen();
         if (keyed && cursor >= 0) v.hover(ids[cursor]); // a redraw takes the box beside the point away
-        const frame = JSON.stringify(mark().frame ?? null); // a problem is placed: its neighbourhood, until it goes
-        if (frame !== framed) {
-          const [x, y] = JSON.parse(framed = frame) ?? [];
-          window.Plotly.relayout(host, x ? { "xaxis.range": x, "yaxis.range": y } : { "xaxis.autorange": true, "yaxis.autorange": true });
-        }
         if (ids.length && of("paint") && explained !== stamp) { explained = stamp; trigger("explain", {}); }
       });
     };

@@ -323,9 +323,9 @@ def learnt(m: Memory, moved: Sequence[tuple[str, float]]) -> Markup:
     ]
     tokens = Markup('<ol class="hits moves">{}</ol>').format(join(rows)) if rows else ""
     return Markup(
-        '<section class="near"><h3>What it learnt</h3><p>Started as “{}”. In {} it moved by {} of '
-        "its size.</p>{}</section>"
-    ).format(start, count(m.best_step, "gradient step"), percent(kept), tokens)
+        '<section class="near"><h3>What it learnt</h3><p>It started as “{}” and moved by {} of its '
+        "size in {}.</p>{}</section>"
+    ).format(start, percent(kept), count(m.best_step, "gradient step"), tokens)
 
 
 def versus(pair: Sequence[tuple[Memory, MemoryInfo]], alike: float) -> list[Fragment]:

@@ -64,7 +64,7 @@ def receipt_card(
     return Markup(
         '<section class="receipt {}" aria-label="Receipt"><header role="status"><p class="big">{}'
         '</p><p class="who">{}</p>{}</header><p class="why tx">{}</p>{}{}<details><summary>Details'
-        "</summary>{}</details>{}</section>"
+        "</summary>{}{}</details></section>"
     ).format(
         css,
         answer_text(r.answer),
@@ -99,8 +99,8 @@ def used_memory(
     """The memories near the problem, and of the one that was tried its source problem and vote
     (`learnt`) and the way to the map."""
     used = r.used
-    lead = "" if used is None or used.margin is None else f", {used.margin:+.3f} over the next"
-    title = f"★ The memories nearest to the problem, by {key_words(r.key_kind)}{lead}."
+    lead = "" if used is None or used.margin is None else f" The first leads by {used.margin:.3f}."
+    title = f"★ The memories nearest to the problem, by {key_words(r.key_kind)}.{lead}"
     near = Markup('<div class="near"><p class="hint">{}</p>{}</div>').format(
         "Chosen by you." if chosen else title,
         neighbours(
