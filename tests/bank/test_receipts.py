@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -270,6 +271,43 @@ def test_a_bank_that_another_brings_up_meanwhile_is_not_refused(
     with Bank(old) as bank:
         ask(bank, 1)
     started[0].join()
+
+
+def test_an_older_bank_leaves_a_copy_and_what_was_damaged_in_it_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Four memories of version 2: whole, in quarantine, with damaged traces, with a quarantine that
+    a flipped bit undid."""
+    path, made = tmp_path / "bank.sqlite", [make_memory(i) for i in range(4)]
+    with Bank(path) as bank:
+        for memory in made:
+            bank.put(memory)
+        bank.quarantine(made[1].id, "x"), bank.quarantine(made[3].id, "x")
+    older(path, 2)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE parts SET bytes = x'00' WHERE part = 'traces' AND seq = 3")
+        db.execute(
+            "UPDATE events SET kind = 'puarantined' WHERE memory_id = ? AND kind = 'quarantined'",
+            (made[3].id,),
+        )
+    before = dumped(path)
+    for _ in range(2):
+        with Bank(path) as bank:
+            assert [i.id for i in bank.infos(quarantined=False)] == [made[0].id]
+            assert [h.memory_id for h in bank.search(made[0].keys["input"], k=9)] == [made[0].id]
+            assert bank.info(made[1].id).shut == "" and "damaged" in bank.info(made[3].id).shut
+            told = " ".join(bank.verify().problems)
+            assert f"Memory {made[2].id} is damaged (its traces" in told
+            assert f"Memory {made[3].id}: The events that say" in told
+            assert len(bank) == 4
+    copy = tmp_path / "bank.sqlite.version2"
+    assert dumped(copy) == before and f"it stays in {copy}" in caplog.text
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, copy.name]
+
+
+def dumped(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as db:
+        return [*db.iterdump(), *map(str, db.execute("PRAGMA user_version"))]
 
 
 # ------------------------------------------------------------------ forgetting
