@@ -240,7 +240,7 @@ def test_verify_finds_rows_that_are_lost_or_another_memorys(
     path: Path, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good, wrong = path.read_bytes(), []
-    pairs = [(a, b) for a in range(1, 13) for b in (a % 12 + 1, (a + 4) % 12 + 1)]
+    pairs = [(a, (a + 4) % 12 + 1) for a in range(1, 13)]
     for a, b in pairs:
         path.write_bytes(good)
         with closing(sqlite3.connect(path)) as db, db:
@@ -308,7 +308,7 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(
     """No file may grow beyond an offset, which lies anywhere in a page: writes end in the middle of
     a transaction, of the bank or of its journal."""
     rng = random.Random(3)
-    offsets = sorted(rng.sample(range(400_000), 100 if night else 10))
+    offsets = sorted(rng.sample(range(400_000), 100 if night else 5))
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(path), json.dumps(offsets)],
         cwd=Path(__file__).parents[2],
