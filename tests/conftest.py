@@ -34,6 +34,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("latentmem")
+NIGHT = 20_000  # examples of a test whose settings name no number, at night: new ones each time
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,6 +43,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
     The real and browser tests keep all threads. Whoever sets a variable keeps that number.
     """
+    if config.option.night:
+        settings.register_profile(
+            "night", settings.get_profile("latentmem"), max_examples=NIGHT, derandomize=False
+        )
+        settings.load_profile("night")
     if "not real" in config.option.markexpr and "not browser" in config.option.markexpr:
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ.setdefault(name, "1")

@@ -25,6 +25,7 @@ from latentmem.bank import archive as bank_zip
 from latentmem.bank.archive import ExportReport, ImportReport
 from latentmem.records import Event, EventKind, LatentmemError
 from tests.bank_samples import archive_of, assert_same, bank_of, make_memory
+from tests.fuzz_samples import damaged, is_sentence, twisted
 
 MADE = [make_memory(i) for i in range(6)]
 KINDS: tuple[EventKind, ...] = (
@@ -414,6 +415,37 @@ def test_any_damage_to_an_archive_ends_in_sentences() -> None:
                 assert str(e).endswith(".") and len(bank) == 0
             for row in bank.infos():
                 assert_same(bank.get(row.id), whole[row.id])
+
+
+@given(st.data())
+def test_fuzz_an_archive(data: st.DataObject) -> None:
+    """Bytes of the container, bytes of a member, a member's JSON, the manifest: whatever comes in
+    is whole."""
+    parts, how = dict(GOOD), data.draw(st.sampled_from(["zip", "member", "line", "manifest"]))
+    name = data.draw(st.sampled_from(sorted(parts)))
+    if how == "manifest":
+        manifest = data.draw(twisted(json.loads(parts["manifest.json"])))
+        parts["manifest.json"] = json.dumps(manifest).encode()
+    elif how == "line" and name.endswith(".jsonl"):
+        rows = parts[name].splitlines()
+        at = data.draw(st.integers(0, len(rows) - 1))
+        rows[at] = json.dumps(data.draw(twisted(json.loads(rows[at])))).encode()
+        parts[name] = b"\n".join(rows)
+    elif how == "member" and name != "manifest.json":
+        parts[name] = data.draw(damaged(parts[name]))
+    archive = zipped(parts, sign=how in ("member", "line"))
+    if how == "zip":
+        archive = data.draw(damaged(archive))
+    with Bank() as bank:
+        try:
+            report = bank.import_zip(io.BytesIO(archive))
+        except LatentmemError as e:
+            assert is_sentence(str(e)) and len(bank) == 0
+            return
+        assert all(map(is_sentence, report.refused)) and report.added == len(bank)
+        assert bank.verify().problems == []
+        for row in bank.infos():
+            assert bank.get(row.id).id == row.id
 
 
 def test_a_full_disk_leaves_no_half_archive(

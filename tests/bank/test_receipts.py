@@ -4,6 +4,7 @@ opened."""
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 import time
 from contextlib import closing
@@ -18,8 +19,18 @@ from hypothesis import strategies as st
 from latentmem.bank import Bank, schema, serialization
 from latentmem.bank import bank as bank_receipts
 from latentmem.engine.receipts import events
-from latentmem.records import Event, LatentmemError, Problem, Receipt, Route, Trace
+from latentmem.records import (
+    Event,
+    LatentmemError,
+    Problem,
+    Receipt,
+    Route,
+    Trace,
+    from_json,
+    to_json,
+)
 from tests.bank_samples import make_memory, make_receipt, older
+from tests.fuzz_samples import damaged, is_sentence, twisted
 
 ONE, TWO = make_memory(0), make_memory(1)
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=500)
@@ -366,3 +377,22 @@ def test_a_failed_step_leaves_the_older_bank_as_it_was(
             Bank(old)
     assert old.read_bytes() == before
     assert len(Bank(old)) == 2
+
+
+RECEIPT = to_json(make_receipt(1, make_memory(1)))
+
+
+@given(st.data())
+def test_fuzz_a_receipt(data: st.DataObject) -> None:
+    """A receipt from a file is read or refused in a sentence, and a bank keeps what was read."""
+    if data.draw(st.booleans()):
+        text = json.dumps(data.draw(twisted(json.loads(RECEIPT)))).encode()
+    else:
+        text = data.draw(damaged(RECEIPT.encode()))
+    try:
+        read = from_json(Receipt, text)
+        with Bank() as bank:
+            bank.keep_receipt(read)
+            assert bank.receipt(read.id).sentence() == read.sentence()
+    except LatentmemError as e:
+        assert is_sentence(str(e)), str(e)

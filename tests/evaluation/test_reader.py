@@ -18,6 +18,7 @@ from latentmem.evaluation.datasets import from_bytes, load
 from latentmem.evaluation.reader import gold, problems_in, read_problems
 from latentmem.records import LatentmemError, Problem
 from tests.cli_samples import Terminal
+from tests.fuzz_samples import damaged, is_sentence, twisted
 
 N = range(50)
 LAYOUTS: dict[str, list[dict[str, Any]]] = {
@@ -310,3 +311,22 @@ def test_what_is_too_large_when_unpacked_is_named() -> None:
     packed = gzip.compress(b"\n" * 3_000_000)
     with pytest.raises(LatentmemError, match="d holds more than 2 MB when it is unpacked"):
         from_bytes(packed, "d", most_chars=10, most_bytes=2_000_000)
+
+
+ROWS = b"".join(json.dumps(rows[0]).encode() + b"\n" for rows in LAYOUTS.values())
+
+
+@given(st.data())
+def test_fuzz_a_file_of_problems(data: st.DataObject) -> None:
+    """Each row is a problem or one sentence, and so is what is wrong with the whole file."""
+    if data.draw(st.booleans()):
+        rows = [json.loads(line) for line in ROWS.splitlines()]
+        text = json.dumps(data.draw(twisted(data.draw(st.sampled_from(rows))))).encode()
+    else:
+        text = data.draw(damaged(ROWS))
+    name = data.draw(st.sampled_from(["x.jsonl", "x.json", "x.csv", "x.jsonl.gz", "x.parquet"]))
+    try:
+        for _, found in problems_in(text, name):
+            assert isinstance(found, Problem) or is_sentence(found), found
+    except LatentmemError as e:
+        assert is_sentence(str(e)), str(e)

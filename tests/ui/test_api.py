@@ -9,12 +9,15 @@ import time
 import zipfile
 from collections.abc import Iterator
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any, get_args
 from urllib.request import Request, urlopen
 
 import gradio as gr
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from latentmem.records import LatentmemError
 from latentmem.settings import Settings
@@ -24,10 +27,11 @@ from latentmem.ui import app as about
 from latentmem.ui.api import Endpoints
 from latentmem.ui.panels import stream as streaming
 from latentmem.ui.panels.stream import ALL, Stream
-from latentmem.ui.runs import Run
+from latentmem.ui.runs import SORRY, Run
 from latentmem.ui.session import AppSession
 from tests.evaluation_samples import FakeSystem
 from tests.fake_engine import FakeEngine
+from tests.fuzz_samples import ANY_JSON, is_sentence
 from tests.ui_samples import ANN, BO, BOTH, held, new_session, settle, streamed, text_of, visitor
 
 # ---------- all of them but the stream
@@ -165,6 +169,32 @@ def test_what_does_not_fit_is_one_sentence(
     with pytest.raises(gr.Error) as caught:
         getattr(Endpoints(session), name)(**given, **asks)
     assert words in str(caught.value) and "\n" not in str(caught.value), str(caught.value)
+
+
+PLAUSIBLE = (ANN, BO, "auto", "m0", "r0", 1, 2.0, 0.5, True, None, "input", "vote_share", "2")
+
+
+@hypothesis.given(st.data())
+def test_fuzz_what_an_endpoint_is_given(fuzzed: AppSession, data: st.DataObject) -> None:
+    """Whatever JSON comes: an answer, or one sentence that is not an apology for a bug."""
+    name = data.draw(st.sampled_from([n for n in api.ENDPOINTS if n != "stream"]))
+    takes = [
+        p for p in signature(getattr(Endpoints, name)).parameters if p not in ("self", "request")
+    ]
+    some = ANY_JSON | st.sampled_from(PLAUSIBLE)
+    given_ = {p: data.draw(some) for p in takes if data.draw(st.integers(0, 3))}
+    who = {"request": visitor(data.draw(st.sampled_from("ab")))}
+    try:
+        getattr(Endpoints(fuzzed), name)(**given_, **who)
+    except gr.Error as e:
+        assert is_sentence(e.message) and SORRY not in e.message, (name, given_, e.message)
+    except TypeError as e:  # a call with too few values, which gradio's queue does not let through
+        assert "missing a required argument" in str(e), (name, given_)
+
+
+@pytest.fixture(scope="module")
+def fuzzed() -> AppSession:
+    return new_session()
 
 
 def test_null_is_what_stands_in_the_description(session: AppSession) -> None:

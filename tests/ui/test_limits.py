@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -23,6 +25,7 @@ from starlette.testclient import TestClient
 from latentmem.ui import build, hosting, launch_options, limits
 from latentmem.ui.session import Visit
 from tests.fake_engine import FakeEngine
+from tests.fuzz_samples import damaged, twisted
 from tests.ui.test_hosting import shared_engine
 from tests.ui_samples import ANN
 
@@ -259,3 +262,37 @@ def test_a_bug_in_a_handler_is_told_without_texts(
         and SECRET not in lines[0]
         and json.loads(lines[0])["error"] == "RuntimeError"
     )
+
+
+PATHS = (
+    "call/NAME",
+    "call/v2/NAME",
+    "run/predict",
+    "queue/join",
+    "api/NAME",
+    "component_server",
+    "cancel",
+)
+BODY = {
+    "data": [SECRET],
+    "fn_index": 1,
+    "session_hash": SECRET,
+    "event_data": None,
+    "trigger_id": 1,
+}
+
+
+@given(st.data())
+def test_fuzz_a_request(shared: Shared, capfd: Any, data: st.DataObject) -> None:
+    """Any body at any of gradio's addresses: an answer, and neither its text nor a traceback in
+    the log."""
+    name = data.draw(st.sampled_from(["solve", "memories", "keep", "SECRET"]))
+    path = data.draw(st.sampled_from(PATHS)).replace("NAME", name)
+    if data.draw(st.booleans()):
+        body = json.dumps(data.draw(twisted(BODY))).encode()
+    else:
+        body = data.draw(damaged(json.dumps(BODY).encode()))
+    answer = shared.http.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code < 600
+    printed = "".join(capfd.readouterr())
+    assert SECRET not in printed and "Traceback" not in printed, printed
