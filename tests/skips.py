@@ -1,5 +1,5 @@
 """The options of the tests. `--night` runs those of damage and fuzz at full length, for hours.
-`--skips known`: a test that skips for a reason that could be mended fails. What .ci/run
+`--skips machine`: a test that skips for a reason that could be mended fails. What .ci/run
 asks for.
 
 Without it every skip is allowed, so that the tests run with the extra `test` alone.
@@ -21,11 +21,7 @@ OF_THE_MACHINE = (
     "this cache does not keep its downloads",
     "needs ssh-keygen",
 )
-OTHER_EXTRAS = (
-    "needs the extra mcp",
-    "needs the extra umap",
-)  # .ci/run has a stage of their own, with `--skips machine`
-ALLOWED = {"known": OF_THE_MACHINE + OTHER_EXTRAS, "machine": OF_THE_MACHINE}
+ALLOWED = {"machine": OF_THE_MACHINE}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,8 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--skips",
         choices=["any", *ALLOWED],
         default="any",
-        help="skips that do not fail: any; known (of the machine, or of the extras mcp and umap); "
-        "machine",
+        help="skips that do not fail: any, or those that the machine is the reason for",
     )
     parser.addoption("--night", action="store_true", help="tests of damage and fuzz, full length")
 

@@ -107,6 +107,25 @@ def test_the_installed_versions_fit(requirements: dict[str, Requirement]) -> Non
     assert not wrong
 
 
+def test_ci_installs_exact_versions_that_fit(requirements: dict[str, Requirement]) -> None:
+    """With checksums, but for torch, whose builds differ by index."""
+    blocks = re.findall(
+        r"^([a-z][^ ]+)==([^ \n]+)(.*\n(?: .*\n)*)",
+        (ROOT / ".ci" / "constraints.txt").read_text(encoding="utf-8"),
+        re.M,
+    )
+    versions: dict[str, list[str]] = {}
+    for name, version, rest in blocks:
+        versions.setdefault(name, []).append(version)  # more than one where Pythons differ
+        assert ("--hash=sha256:" in rest) == (name != "torch"), name
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = [*requirements.values()]
+    wanted += [Requirement(r) for e in ("test", "evaluation", "mcp", "umap") for r in extras[e]]
+    for requirement in wanted:
+        found = versions.get(requirement.name.lower().replace("_", "-"), [])
+        assert found and all(map(requirement.specifier.contains, found)), requirement
+
+
 def test_the_space_fits(front_matter: dict[str, Any], requirements: dict[str, Requirement]) -> None:
     assert requirements["gradio"].specifier.contains(front_matter["sdk_version"])
     assert SpecifierSet(PROJECT["project"]["requires-python"]).contains(

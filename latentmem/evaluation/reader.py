@@ -168,7 +168,8 @@ _CALCULATED = re.compile(r"<<[^<>\n]*=[^<>\n]*>>")
 
 
 def _listed(keys: Iterable[Any]) -> str:
-    names = [str(key)[:30] for key in keys]
+    cut = [str(key)[:30] for key in keys]
+    names = [name if name.isprintable() else repr(name) for name in cut]
     return ", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "none"
 
 

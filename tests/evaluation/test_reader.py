@@ -268,6 +268,7 @@ def test_any_bytes_are_problems_or_sentences(data: bytes) -> None:
         (b"[]", "has no problems"),
         (b'[{"problem": "x"}', "d is not JSON"),
         (b'{"problem": null}', 'no member "problem" (it has problem)'),
+        (b'{"a\\n\\u001b[2J": 1}', r"(it has 'a\n\x1b[2J')"),
         (b'{"text": "x", "label": 1}', 'no member "problem" (it has text, label): name the text'),
         (b'{"problem": 3}', "problem is 3"),
         (b'{"question": {"a": 1}}', "question is {"),

@@ -241,6 +241,7 @@ def test_a_bank_that_grows_one_by_one_is_computed_again_in_the_end(
 
 
 @pytest.mark.skipif("umap" not in map_layouts.methods(), reason="needs the extra umap")
+@pytest.mark.timeout(300)  # it compiles at its first use
 def test_umap_where_it_is_installed() -> None:
     keys, _ = blobs(60)
     plane = run(place(keys, "umap"))
