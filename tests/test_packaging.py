@@ -110,7 +110,7 @@ def test_the_installed_versions_fit(requirements: dict[str, Requirement]) -> Non
 def test_ci_installs_exact_versions_that_fit(requirements: dict[str, Requirement]) -> None:
     """With checksums, but for torch, whose builds differ by index."""
     blocks = re.findall(
-        r"^([a-z][^ ]+)==([^ \n]+)(.*\n(?: .*\n)*)",
+        r"^([a-z][^ =\n]+)==([^ \n]+)(.*\n(?: .*\n)*)",
         (ROOT / ".ci" / "constraints.txt").read_text(encoding="utf-8"),
         re.M,
     )

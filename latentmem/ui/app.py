@@ -52,6 +52,7 @@ def build(engine: Engine) -> gr.Blocks:
     # In a shared app nobody may pass by the queue; elsewhere gradio decides.
     app.queue(default_concurrency_limit=8, api_open=False if session.hosted else None)
     most = session.engine.settings.hosted_queue if session.hosted else 32
+    session.visits.forget = lambda name: app.state_holder.session_data.pop(name, None)
     session.full = Places(app._queue, most, session.hosted, MODEL["concurrency_id"]).full
     return app
 

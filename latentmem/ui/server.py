@@ -94,6 +94,7 @@ def launch_options(engine: Engine | None = None) -> dict[str, Any]:
         "mcp_server": tools,
         "max_file_size": "32mb" if shared else "512mb",
         "max_threads": 80,
+        "state_session_capacity": 1000,  # pages, at half a MiB each; those of a visit go with it
         "app_kwargs": limits.server_options(Path(get_upload_folder()) if shared else None),
         "allowed_paths": [],
         "blocked_paths": private_paths(settings.bank) if settings is not None else [],

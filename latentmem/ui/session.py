@@ -128,6 +128,8 @@ class Visits:
 
     def __init__(self, most: int = MOST_VISITS, patience: float = PATIENCE) -> None:
         self.most, self.patience = most, patience
+        # frees what gradio keeps of a page, half a MiB; `app.build` knows how
+        self.forget: Callable[[str], None] = lambda name: None
         self._live: OrderedDict[str, Visit] = OrderedDict()
         self._parked: OrderedDict[str, Visit] = OrderedDict()
         self._lock = threading.RLock()
@@ -167,6 +169,7 @@ class Visits:
                 # the new page may come before the end of the old one is noticed
                 visit = self._live.pop(other)
                 visit.forsake()
+                self.forget(other)
             fresh = self._live.get(name)
             if visit is None:
                 visit = fresh or Visit()
@@ -183,6 +186,7 @@ class Visits:
                 return
             if not visit.token:
                 visit.free()
+                self.forget(name)
                 return
             visit.forsake()
             visit.seen, visit.page = time.monotonic(), name
@@ -223,7 +227,7 @@ class Visits:
                 if not v.token and now - v.seen > IDLE
             ]
             for where, name in gone:
-                where.pop(name).free()
+                self._drop(where, name)
             while len(self) > self.most:
                 all_ = [
                     (where, name, v)
@@ -233,7 +237,12 @@ class Visits:
                 ]
                 # the first of equals
                 where, name, _ = min(all_, key=lambda x: self._loses(x[0], x[2]))
-                where.pop(name).free()
+                self._drop(where, name)
+
+    def _drop(self, where: dict[str, Visit], name: str) -> None:
+        visit = where.pop(name)
+        visit.free()
+        self.forget(name if where is self._live else visit.page)
 
     def _loses(self, where: Mapping[str, Visit], visit: Visit) -> tuple[bool, bool, bool]:
         """What forgetting costs: least for a caller without a tab, of whom there may be a flood;

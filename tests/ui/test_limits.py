@@ -196,6 +196,23 @@ def test_an_upload_that_nobody_uses_or_that_broke_off_is_not_kept(
     assert shared.kept() <= before + 20
 
 
+def test_what_gradio_keeps_of_a_page_goes_with_its_visitor(shared: Shared) -> None:
+    """Half a MiB; gradio would keep that of 10,000 pages."""
+    states = shared.app.state_holder.session_data
+    visits = shared.app.latentmem_session.visits
+    most = visits.most
+    try:
+        visits.most = 5
+        for i in range(12):
+            shared.answer("memories", shared.call("memories", "", None, page=f"page{i}"))
+        there = [name for name in states if name.startswith("page")]
+        assert there == [f"page{i}" for i in range(7, 12)]
+        visits.leave("page11")
+        assert "page11" not in states
+    finally:
+        visits.most = most
+
+
 def test_the_same_file_of_two_visitors_stays_until_both_are_gone(tmp_path: Path) -> None:
     path = tmp_path / ("a" * 64) / "bank.zip"
     path.parent.mkdir()
