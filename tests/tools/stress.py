@@ -245,7 +245,7 @@ def bank(minutes: float) -> dict[str, Any]:
         "there": there,
         "lost": lost,
         "reads": sum(r.get("looks", 0) for r in reports),
-        "errors": [e for r in reports for e in r["errors"]][:5],
+        "refused": dict(Counter(e.partition(" ")[2] for r in reports for e in r["errors"])),
         "verify": problems,
     }
 
