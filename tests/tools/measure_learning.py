@@ -10,6 +10,14 @@ python -m tests.tools.measure_learning states multiarith:train:0:100
 python -m tests.tools.measure_learning sample alone multiarith:confirm:0:150 4
 python -m tests.tools.measure_learning judge alone multiarith:confirm:0:150
 python -m tests.tools.measure_learning same kv-distil multiarith:train:0:100 --loss distil
+
+The memory of the families. A system is `alone`, `shown` (own attempts in context), `no_code` (one
+more sentence in the instruction) or the name of a memory:
+
+python -m tests.tools.measure_learning families learn alone 8
+python -m tests.tools.measure_learning families learn shown 4 --seed 5
+python -m tests.tools.measure_learning distil_context first --rate 0.004 --steps 24
+python -m tests.tools.measure_learning families ask first 4
 """
 
 from __future__ import annotations
@@ -20,6 +28,7 @@ from pathlib import Path
 
 from latentmem.records import LatentmemError
 from tests.tools.learning import commands
+from tests.tools.learning.families import PARTS
 from tests.tools.learning.plan import Plan
 
 
@@ -33,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--results", type=Path, default=Path("assets/results/learning"))
     made.add_argument("--rows", type=int, default=64, help="of a batch of rollouts")
     under = made.add_subparsers(required=True, metavar="command")
-    for add in (_sampling, _gradients, _critic, _training):
+    for add in (_sampling, _gradients, _critic, _training, _families):
         add(under)
     return made
 
@@ -98,6 +107,21 @@ def _training(under: argparse._SubParsersAction) -> None:
             how = {"type": kind, "default": field.default}
             flag = f"--{field.name.replace('_', '-')}"
             one.add_argument(flag, **({"action": "store_true"} if kind is bool else how))
+
+
+def _families(under: argparse._SubParsersAction) -> None:
+    families = under.add_parser("families", help="traces of a part of the families")
+    families.set_defaults(run=commands.families)
+    families.add_argument("part", choices=PARTS)
+    families.add_argument("system")
+    families.add_argument("traces", type=int)
+    families.add_argument("--seed", type=int, default=0)
+    distil = under.add_parser("distil_context", help="one memory of all families")
+    distil.set_defaults(run=commands.distil_context)
+    distil.add_argument("name")
+    distil.add_argument("--rate", type=float, required=True)
+    distil.add_argument("--steps", type=int, required=True)
+    distil.add_argument("--start", type=Path, help="a memory to go on from")
 
 
 def main() -> None:

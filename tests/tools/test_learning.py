@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from latentmem.records import LatentmemError, Problem, Trace
 from tests.method.test_grpo import traces
 from tests.tiny import tiny_hf, tiny_model
 from tests.tools import measure_learning
-from tests.tools.learning import critic
+from tests.tools.learning import context, critic, families
 from tests.tools.learning.adapters import LowRankForm
 from tests.tools.learning.data import SPLITS, split
 from tests.tools.learning.figures import outcomes, summary, vote_curve, voted
@@ -465,3 +466,70 @@ def test_every_command_explains_itself(capsys):
         measure_learning.parser().parse_args(["--help"])
     said = capsys.readouterr().out
     assert all(name in said for name in ("sample", "every", "judge", "same"))
+
+
+# ---------- Families, and a memory distilled from a context of own attempts.
+
+
+def test_families_are_disjoint_and_their_answers_are_right():
+    parts = {part: families.problems(part) for part in families.PARTS}
+    assert {part: len(ps) for part, ps in parts.items()} == {"learn": 64, "ask": 64, "confirm": 158}
+    for one, other in (("learn", "ask"), ("learn", "confirm"), ("ask", "confirm")):
+        assert not {p.text for p in parts[one]} & {p.text for p in parts[other]}
+    for p in parts["confirm"]:
+        a, b, c = [*map(int, re.findall(r"\d+", p.text)), 0, 0][:3]
+        worked = {
+            "expr": a - b * c,
+            "more": 2 * a + b,
+            "half": a // 2 + b,
+            "digits": sum(map(int, str(a))),
+        }
+        assert int(p.answer) == worked.get(families.family(p), int(p.answer)), p.text
+    albums = next(p for p in parts["learn"] if p.id == "groups-learn-0")
+    cards, lost, each = map(int, re.findall(r"\d+", albums.text))
+    assert int(albums.answer) * each == cards - lost
+
+
+def test_attempts_agree_write_no_code_and_are_never_a_problem_s_own():
+    problems = [Problem(f"What is {i}?", f"x-learn-{i}", None) for i in range(5)]
+    paid = {
+        p.id: [
+            Trace(
+                r,
+                "```" if r == 0 else f"It is {r}.",
+                "7" if r < 8 - i else str(100 + r),
+                True,
+                1,
+                token_ids=(1,),
+                entropy=float(r),
+            )
+            for r in range(8)
+        ]
+        for i, p in enumerate(problems)
+    }
+    shown = context.attempts(problems, paid)
+    assert [(one.problem.id, one.traces[0].row) for one in shown] == [
+        (p.id, 1) for p in problems[:3]
+    ]
+    chat = context.in_context(shown)
+    assert [m["content"] for m in chat(problems[0])[1::2]] == ["It is 1."] * 2
+    assert len(chat(problems[4])) == 7
+
+
+def test_a_memory_comes_nearer_to_the_model_that_has_attempts_in_context():
+    base = tiny_model()
+    problems = [Problem(f"What is {i} + {i}?", f"x-learn-{i}", None) for i in range(8)]
+    turns = [*solve_messages("What is 1?"), {"role": "assistant", "content": "It is \\boxed{1}."}]
+    given = []
+    for p in problems:
+        told = [
+            Trace(r, "", "4", True, 4, token_ids=(5, 1 + r, 9, 12), entropy=0.0) for r in range(4)
+        ]
+        given += context.items(base, p, turns + solve_messages(p.text), told[:3], told[3:])
+    learnt, watched = context.halves(given)
+    assert {i.problem.id for i in learnt}.isdisjoint(i.problem.id for i in watched)
+    form = LayerVectors(base)
+    before = context.apart(base, form, watched, 0.8)
+    logs = list(context.train(base, form, learnt, rate=0.02, steps=12, batch=6))
+    assert context.apart(base, form, watched, 0.8) < 0.8 * before
+    assert [log["step"] for log in logs] == list(range(1, 13))

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from latentmem.model.language_model import LanguageModel
 from latentmem.model.weights import ensure
 from latentmem.records import Problem
-from tests.tools.learning import arithmetic, critic, every_form, judge, picture
+from tests.tools.learning import arithmetic, context, critic, every_form, judge, picture
+from tests.tools.learning import families as by_family
 from tests.tools.learning import same as own
 from tests.tools.learning.data import split
 from tests.tools.learning.figures import outcomes, table
-from tests.tools.learning.plan import Lesson, Plan, lessons, restore
+from tests.tools.learning.forms import LayerVectors
+from tests.tools.learning.plan import Lesson, Plan, lessons, restore, save
 from tests.tools.learning.store import Store, append
 from tests.tools.learning.train import Trainer, run
 
@@ -151,3 +155,67 @@ def same_problem(given: argparse.Namespace) -> None:
     plan, taught = _plan(given)
     problems = parts(given.data, given.problems)
     own.run(load(), _store(given), given.name, plan, taught, problems, given.fresh_traces)
+
+
+# ---------- Families: a memory distilled from a context of own attempts.
+
+
+def families(given: argparse.Namespace) -> None:
+    """Traces of a part of the families under one system, as `measure_learning.py` describes it."""
+    base, store = load(), _store(given)
+    problems = by_family.problems(given.part)
+    form = None
+    if given.system in ("alone", "no_code", "shown"):
+        chat = {"no_code": context.without_code}.get(given.system)
+        shown = _shown(store) if given.system == "shown" else {}
+    else:
+        form, chat, shown = _layer_vectors(base, given), None, {}
+    name = f"families-{given.part}-{given.system}"
+    with torch.no_grad():
+        store.sample(
+            name, base if form is None else form.model(base), None, problems, given.traces,
+            rows=given.rows, seed=given.seed, temperature=TEMPERATURE, limit=LIMIT,
+            chat=(lambda p: shown[by_family.family(p)](p)) if shown else chat,
+        )  # fmt: skip
+
+
+def _shown(store: Store) -> dict[str, Callable[[Problem], context.Chat]]:
+    paid = store.traces("families-learn-alone")
+    learnt = context.by_family(by_family.problems("learn"))
+    return {
+        name: context.in_context(context.attempts(problems, paid))
+        for name, problems in learnt.items()
+    }
+
+
+def _layer_vectors(base: LanguageModel, given: argparse.Namespace) -> LayerVectors:
+    form, path = LayerVectors(base), given.results / "memories" / f"{given.system}.safetensors"
+    with torch.no_grad():
+        form.numbers.copy_(load_file(path)["numbers"].float())
+    return form
+
+
+def distil_context(given: argparse.Namespace) -> None:
+    """One memory of layer vectors for all families."""
+    base, store, shown = load(), _store(given), _shown(_store(given))
+    paid, taught = (store.traces(f"families-learn-{s}") for s in ("alone", "shown"))
+    all_items = [
+        item
+        for p in by_family.problems("learn")
+        for item in context.items(base, p, shown[by_family.family(p)](p), paid[p.id], taught[p.id])
+    ]
+    learnt, watched = context.halves(all_items)
+    form = LayerVectors(base)
+    if given.start:
+        form.numbers.data.copy_(load_file(given.start)["numbers"].float())
+    print("watched before", context.apart(base, form, watched, TEMPERATURE), flush=True)
+    for log in context.train(base, form, learnt, rate=given.rate, steps=given.steps):
+        if log["step"] == given.steps:
+            log["watched"] = context.apart(base, form, watched, TEMPERATURE)
+        append(given.results / "training" / f"{given.name}.jsonl", [_short(log)])
+        print(_short(log), flush=True)
+    save(form, given.results / "memories" / f"{given.name}.safetensors", Plan(form="vectors"))
+
+
+def _short(log: dict) -> dict:
+    return {k: round(v, 5) for k, v in log.items()}

@@ -207,12 +207,14 @@ class LayerVectors:
     * scale.
 
     The scale of a layer is the rms of what its own block adds, over the opening of a chat without
-    its first token.
+    its first token, but at most the median over the layers: a few large numbers decide that of some
+    layers, which would else get nearly all of the gradient.
     """
 
     def __init__(self, base: LanguageModel) -> None:
         body = base.body
-        self.scale = block_scale(base).tolist()
+        sizes = block_scale(base)
+        self.scale = sizes.clamp(max=sizes.median()).tolist()
         self.numbers = torch.nn.Parameter(torch.zeros(len(body.layers), body.hidden))
 
     def model(self, base: LanguageModel) -> LanguageModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,16 +107,19 @@ class Store:
         limit: int,
         first: int = 0,
         stop_at_box: bool = True,
+        chat: Callable[[Problem], list[dict[str, str]]] | None = None,
     ) -> dict[str, list[Trace]]:
         """`traces` traces of each problem, the missing ones sampled in batches of `rows`; all of
-        these problems'."""
+        these problems'. `chat`: the messages that ask for a problem, if not the usual ones."""
         have = self.traces(system)
         missing = [p for p in problems if len(have.get(p.id, ())) < traces]
         missing.sort(key=lambda p: len(p.text))
         each = max(1, rows // traces)
         for at in range(0, len(missing), each):
             batch, began = missing[at : at + each], time.perf_counter()
-            jobs = [Job(p, traces, soft, first=first) for p in batch]
+            jobs = [
+                Job(p, traces, soft, first=first, messages=chat(p) if chat else None) for p in batch
+            ]
             groups: list[list[Trace]] = [[] for _ in jobs]
             means = Means(len(batch) * traces, model.hidden, MARKS)
             for job, record in sample(
