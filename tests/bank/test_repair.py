@@ -113,7 +113,7 @@ def test_a_lost_quarantine_is_a_quarantine_again(path: Path, sql: str) -> None:
 def test_an_overwritten_page_costs_what_is_on_it(
     path: Path, night: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every page in turn, or every third. What is saved is what was stored, and what is not is named."""
+    """Every third page in turn, at night every one. What is lost is named."""
     good, saved = path.read_bytes(), []
     pages = range(0, len(good), PAGE if night else 3 * PAGE)
     for start in pages:
