@@ -130,7 +130,7 @@ def soak(minutes: float) -> dict[str, Any]:
             server = subprocess.Popen(command, env=os.environ | env, stdout=out, stderr=out)
         url = f"http://127.0.0.1:{port}/"
         try:
-            ready = time.monotonic() + 120
+            ready = time.monotonic() + 600
             while time.monotonic() < ready and "public link" not in log.read_text():
                 time.sleep(0.5)  # gradio ends itself if its own page does not answer at once
             visitors = Visitors(url, time.monotonic() + 60 * minutes)
