@@ -17,7 +17,8 @@ more sentence in the instruction) or the name of a memory:
 python -m tests.tools.measure_learning families learn alone 8
 python -m tests.tools.measure_learning families learn shown 4 --seed 5
 python -m tests.tools.measure_learning distil_context first --rate 0.004 --steps 24
-python -m tests.tools.measure_learning families ask first 4
+python -m tests.tools.measure_learning families confirm first 4
+python -m tests.tools.measure_learning families_report first
 """
 
 from __future__ import annotations
@@ -122,6 +123,10 @@ def _families(under: argparse._SubParsersAction) -> None:
     distil.add_argument("--rate", type=float, required=True)
     distil.add_argument("--steps", type=int, required=True)
     distil.add_argument("--start", type=Path, help="a memory to go on from")
+    report = under.add_parser("families_report", help="a memory against the model alone")
+    report.set_defaults(run=commands.families_report)
+    report.add_argument("name")
+    report.add_argument("--part", choices=PARTS, default="confirm")
 
 
 def main() -> None:

@@ -6,7 +6,9 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -19,13 +21,14 @@ from tests.tools.learning import arithmetic, context, critic, every_form, judge,
 from tests.tools.learning import families as by_family
 from tests.tools.learning import same as own
 from tests.tools.learning.data import split
-from tests.tools.learning.figures import outcomes, table
+from tests.tools.learning.figures import means, outcomes, summary, table, vote_curve, within
 from tests.tools.learning.forms import LayerVectors
 from tests.tools.learning.plan import Lesson, Plan, lessons, restore, save
-from tests.tools.learning.store import Store, append
+from tests.tools.learning.store import Store, append, read
 from tests.tools.learning.train import Trainer, run
 
 TEMPERATURE, LIMIT = 0.8, 320
+WATCH = 6  # steps between two looks at the items that are only watched
 
 
 def parts(folder: Path, text: str) -> list[Problem]:
@@ -208,13 +211,56 @@ def distil_context(given: argparse.Namespace) -> None:
     form = LayerVectors(base)
     if given.start:
         form.numbers.data.copy_(load_file(given.start)["numbers"].float())
-    print("watched before", context.apart(base, form, watched, TEMPERATURE), flush=True)
-    for log in context.train(base, form, learnt, rate=given.rate, steps=given.steps):
-        if log["step"] == given.steps:
+    steps = context.train(base, form, learnt, rate=given.rate, steps=given.steps)
+    for log in chain([{"step": 0}], steps):
+        if log["step"] % WATCH == 0 or log["step"] == given.steps:
             log["watched"] = context.apart(base, form, watched, TEMPERATURE)
         append(given.results / "training" / f"{given.name}.jsonl", [_short(log)])
         print(_short(log), flush=True)
     save(form, given.results / "memories" / f"{given.name}.safetensors", Plan(form="vectors"))
+
+
+def families_report(given: argparse.Namespace) -> None:
+    """A memory against the model alone and against `no_code` on a part of the families: the
+    contrasts, each system's summary and vote curve, and the picture."""
+    problems, told = by_family.problems(given.part), {"memory": given.name, "part": given.part}
+    found = {
+        s: outcomes(given.results, f"families-{given.part}-{s}", problems)
+        for s in (given.name, "alone", "no_code")
+    }
+    found = {s: rows for s, rows in found.items() if rows}
+    asked = [p for p in found[given.name] if all(p in other for other in found.values())]
+    found = {s: {p: rows[p] for p in asked} for s, rows in found.items()}
+    right = {s: means(rows) for s, rows in found.items()}
+    told["systems"] = {
+        s: {**summary(rows), "vote_curve": vote_curve(rows)} for s, rows in found.items()
+    }
+    told["families"] = {
+        s: {
+            f: fmean(v for p, v in values.items() if p.startswith(f"{f}-"))
+            for f in by_family.FAMILIES
+        }
+        for s, values in right.items()
+    }
+    lines = []
+    for against in [s for s in found if s != given.name]:
+        gaps = {p: right[given.name][p] - right[against][p] for p in asked}
+        low, high = within(gaps, lambda p: p.split("-")[0])
+        line = {"against": against, "n": len(gaps), "estimate": fmean(gaps.values())}
+        p = judge.p_value(right[given.name], right[against])
+        lines.append({**line, "low": low, "high": high, "p": p})
+    for line, adjusted in zip(lines, judge.holm([line["p"] for line in lines]), strict=True):
+        line["holm_p"] = adjusted
+    told["contrasts"] = lines
+    told["watched"] = [
+        (row["step"], row["watched"])
+        for row in read(given.results / "training" / f"{given.name}.jsonl")
+        if "watched" in row
+    ]
+    path = given.results / f"families-{given.part}-{given.name}.json"
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".svg").write_text(picture.families_picture(told), encoding="utf-8")
+    print(json.dumps({k: told[k] for k in ("systems", "families", "contrasts")}, indent=1))
 
 
 def _short(log: dict) -> dict:

@@ -143,6 +143,7 @@ PARTS: dict[str, tuple[int, Sequence[Sequence[int]]]] = {
     "learn": (1130, [[0, 1] * 4]),
     "ask": (1130, [[0, 1] * 4, [0, 1] * 2, [2] * 4]),
     "confirm": (20261130, [[0, 1, 2, 2] * 5]),
+    "repeat": (20261201, [[0, 1, 2, 2] * 5]),
 }
 
 
@@ -151,10 +152,11 @@ def family(problem: Problem) -> str:
 
 
 def problems(part: str) -> list[Problem]:
-    """One part: `learn` 64, `ask` 64 (half in a wording that `learn` has not), `confirm` about 160,
-    half in that wording. No problem is in two parts."""
-    if part == "confirm":
-        used = {p.text for other in ("learn", "ask") for p in problems(other)}
+    """One part: `learn` 64, `ask` 64 (half in a wording that `learn` has not), `confirm` and `repeat`
+    about 160, half in that wording. No problem is in two parts."""
+    if part in ("confirm", "repeat"):
+        earlier = list(PARTS)[: list(PARTS).index(part)]
+        used = {p.text for other in earlier for p in problems(other)}
         return [p for p in _made(part) if p.text not in used]
     return _made(part)
 

@@ -3,7 +3,7 @@ intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -84,3 +84,18 @@ def table(results: Path, systems: Sequence[str], problems: Sequence[Problem]) ->
         )
         gap = paired(means(found), means(first))
         print(f"{system:32} {said}  {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] of {gap.n}")
+
+
+def within(
+    gaps: Mapping[str, float], group: Callable[[str], str], draws: int = 10_000
+) -> list[float]:
+    """The 95 % interval of the mean of paired differences, problems drawn again within each
+    group."""
+    rng, groups = np.random.default_rng(0), {}
+    for problem, gap in gaps.items():
+        groups.setdefault(group(problem), []).append(gap)
+    drawn = [
+        np.concatenate([rng.choice(values, len(values)) for values in groups.values()]).mean()
+        for _ in range(draws)
+    ]
+    return [float(q) for q in np.quantile(drawn, (0.025, 0.975))]
