@@ -16,6 +16,7 @@ from latentmem.evaluation.baselines.offline import FullLearner, LoraLearner, Pro
 from latentmem.evaluation.baselines.registry import SYSTEMS
 from latentmem.evaluation.baselines.sampler import Ask, Sampler
 from latentmem.evaluation.results import ONE, AnswerMode
+from latentmem.method.distillation import Recipe
 from latentmem.method.grpo import RolloutGroup
 from latentmem.records import Step
 from tests.baseline_samples import labelled, make_factory, problems, run, tiny_engine
@@ -68,9 +69,7 @@ def test_a_step_makes_the_rewarded_trace_likelier(model, kind, rate):
     """One AdamW step on two real traces, one rewarded and one not: the same loss is lower
     afterwards."""
     problem = problems(1)[0]
-    learner = (
-        kind(model, "Solve the problem step by step.", 20) if kind is PromptLearner else kind(model)
-    )
+    learner = kind(model, Recipe(init_text="Solve the problem step by step."))
     traces = (
         Sampler(model, max_new_tokens=24)
         .sample([Ask(problem)], AnswerMode("vote", 2, 0.8))[0]
