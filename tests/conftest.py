@@ -22,7 +22,7 @@ from .skips import pytest_addoption, pytest_runtest_makereport  # noqa: F401 - h
 # seconds for one real or browser test that names no limit of its own: weights may have to be
 # fetched first
 SLOW = 900
-NIGHT = 8 * 3600  # seconds for one test at full length
+ALL_NIGHT = 8 * 3600  # seconds for one test at full length
 KEPT = ("LATENTMEM_CACHE",)  # where the weights are
 
 # The same examples in every run, and no limit for one of them: a shared machine is slow at times.
@@ -63,7 +63,7 @@ def pytest_collection_finish() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if config.getoption("--night"):
-            item.add_marker(pytest.mark.timeout(NIGHT))
+            item.add_marker(pytest.mark.timeout(ALL_NIGHT))
             continue
         slow = item.get_closest_marker("real") or item.get_closest_marker("browser")
         if slow and not item.get_closest_marker("timeout"):

@@ -1,6 +1,7 @@
 """Long runs that no quick test has the time for; prints JSON. `python -m tests.tools.stress soak`:
-a shared app with a full queue. `python -m tests.tools.stress bank`: a bank that four processes
-write and eight read. Both take `--minutes`.
+a shared app with a full queue; every minute a line on standard error says how much memory the
+server takes. `python -m tests.tools.stress bank`: a bank that four processes write and eight read.
+Both take `--minutes`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tests.bank_samples import archive_of, assert_same, make_memory
 from tests.browser_page import free_port
 
 WRITERS, READERS = 4, 8
-EVERY = 10.0  # seconds between two looks at the server's memory
+EVERY = 60.0  # seconds between two looks at the server's memory
 
 
 # ---------- soak
@@ -137,11 +138,13 @@ def soak(minutes: float) -> dict[str, Any]:
             for thread in visitors.threads:
                 thread.start()
             looks, process = [], psutil.Process(server.pid)
-            while time.monotonic() < visitors.until:
-                time.sleep(EVERY)
+            while (left := visitors.until - time.monotonic()) > 0:
                 looks.append(
                     (process.memory_info().rss >> 20, process.num_fds(), process.num_threads())
                 )
+                told = "{} MiB, {} files, {} threads".format(*looks[-1])
+                print(f"minute {minutes - left / 60:.0f}: {told}", file=sys.stderr, flush=True)
+                time.sleep(min(EVERY, left))
             for thread in visitors.threads:
                 thread.join(130)
             kept = sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file())
@@ -152,7 +155,7 @@ def soak(minutes: float) -> dict[str, Any]:
     waits = sorted(visitors.seconds) or [0.0]
     return {
         "minutes": minutes,
-        "rss_mib": [look[0] for look in looks],
+        "rss_mib": [look[0] for look in looks],  # one a minute
         "files_open": [looks[len(looks) // 5][1], looks[-1][1]],
         "threads": [looks[len(looks) // 5][2], looks[-1][2]],
         "told": dict(sorted(visitors.told.items())),
