@@ -19,6 +19,12 @@ python -m tests.tools.measure_learning families learn shown 4 --seed 5
 python -m tests.tools.measure_learning distil_context first --rate 0.004 --steps 24
 python -m tests.tools.measure_learning families confirm first 4
 python -m tests.tools.measure_learning families_report first
+
+A soft prompt for each of three families. A system is `own`, `deranged` (the next family's) or `untrained`:
+
+python -m tests.tools.measure_learning distil_families
+python -m tests.tools.measure_learning families confirm own 4
+python -m tests.tools.measure_learning prompts_report
 """
 
 from __future__ import annotations
@@ -123,6 +129,11 @@ def _families(under: argparse._SubParsersAction) -> None:
     distil.add_argument("--rate", type=float, required=True)
     distil.add_argument("--steps", type=int, required=True)
     distil.add_argument("--start", type=Path, help="a memory to go on from")
+    prompts = under.add_parser("distil_families", help="a soft prompt for each of three families")
+    prompts.set_defaults(run=commands.distil_families)
+    compared = under.add_parser("prompts_report", help="those against their controls")
+    compared.set_defaults(run=commands.prompts_report)
+    compared.add_argument("--part", choices=PARTS, default="confirm")
     report = under.add_parser("families_report", help="a memory against the model alone")
     report.set_defaults(run=commands.families_report)
     report.add_argument("name")

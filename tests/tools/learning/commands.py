@@ -17,7 +17,15 @@ from safetensors.torch import load_file
 from latentmem.model.language_model import LanguageModel
 from latentmem.model.weights import ensure
 from latentmem.records import Problem
-from tests.tools.learning import arithmetic, context, critic, every_form, judge, picture
+from tests.tools.learning import (
+    arithmetic,
+    context,
+    critic,
+    every_form,
+    family_prompts,
+    judge,
+    picture,
+)
 from tests.tools.learning import families as by_family
 from tests.tools.learning import same as own
 from tests.tools.learning.data import split
@@ -166,6 +174,8 @@ def same_problem(given: argparse.Namespace) -> None:
 def families(given: argparse.Namespace) -> None:
     """Traces of a part of the families under one system, as `measure_learning.py` describes it."""
     base, store = load(), _store(given)
+    if given.system in family_prompts.SYSTEMS:
+        return family_prompts.ask(base, store, given, LIMIT)
     problems = by_family.problems(given.part)
     form = None
     if given.system in ("alone", "no_code", "shown"):
@@ -189,6 +199,18 @@ def _shown(store: Store) -> dict[str, Callable[[Problem], context.Chat]]:
         name: context.in_context(context.attempts(problems, paid))
         for name, problems in learnt.items()
     }
+
+
+def distil_families(given: argparse.Namespace) -> None:
+    """A soft prompt for each of the families that learn."""
+    base = load()
+    for name in family_prompts.LEARNT:
+        family_prompts.distil(base, _store(given), name)
+
+
+def prompts_report(given: argparse.Namespace) -> None:
+    """Own soft prompts against the model alone, deranged and untrained ones."""
+    print(json.dumps(family_prompts.report(given.results, given.part), indent=1))
 
 
 def _layer_vectors(base: LanguageModel, given: argparse.Namespace) -> LayerVectors:

@@ -37,6 +37,7 @@ MOST = 128  # tokens of a trace that are learnt from
 PAID = 2  # traces of the model alone that are learnt from, of each problem
 HELD_OUT = 6  # problems of a family from this number on are only watched
 CLIP = 2.0  # nats of a token
+TOGETHER = 4  # traces of a problem in a batch: they share the reading of its prompt
 
 
 def attempts(problems: Sequence[Problem], paid: Mapping[str, list[Trace]]) -> list[Lesson]:
@@ -101,19 +102,19 @@ def items(
     return [Item(blank, t, s.bfloat16()) for t, s in zip(cut, states, strict=True)]
 
 
-def halves(given: Sequence[Item]) -> tuple[list[Item], list[Item]]:
-    """Those that are learnt from, and a third of those that are only watched."""
+def halves(given: Sequence[Item], every: int = 3) -> tuple[list[Item], list[Item]]:
+    """Those that are learnt from, and one in `every` of those that are only watched."""
     number = {i.problem.id: int(i.problem.id.rsplit("-", 1)[1]) for i in given}
     learnt = [i for i in given if number[i.problem.id] < HELD_OUT]
-    return learnt, [i for i in given if number[i.problem.id] >= HELD_OUT][::3]
+    return learnt, [i for i in given if number[i.problem.id] >= HELD_OUT][::every]
 
 
 def apart(base: LanguageModel, form: Form, given: Sequence[Item], temperature: float) -> float:
     """Mean over traces of KL(teacher || model with the memory), in nats a token."""
-    model, head, found = form.model(base), base.body.head.weight, []
+    model, soft, head, found = form.model(base), form.soft(), base.body.head.weight, []
     for part in grouped(given).values():
         chat = solve_messages(part[0].problem.text)
-        student = teacher_states(model, part[0].problem, chat, [i.trace for i in part])
+        student = teacher_states(model, part[0].problem, chat, [i.trace for i in part], soft)
         for states, item in zip(student, part, strict=True):
             pair = (states.to(head.dtype), item.states.to(head.dtype))
             found.append(float(divergence(*pair, head, temperature, "forward").mean()))
@@ -146,10 +147,10 @@ def train(
     optimizer = torch.optim.AdamW([numbers], lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
     rng = np.random.Generator(np.random.Philox(seed_for(seed, "context", 0, 0)))
     rounds = 1 + steps * batch // len(given)
-    order = [int(i) for _ in range(rounds) for i in rng.permutation(len(given))]
+    order = [one for _ in range(rounds) for one in _shuffled(given, rng)]
     for step in range(steps):
         began, now = time.perf_counter(), order[step * batch : (step + 1) * batch]
-        parts = grouped([given[i] for i in now]).values()
+        parts = grouped(now).values()
         groups = [
             RolloutGroup(
                 part[0].problem,
@@ -178,6 +179,15 @@ def train(
             "shift": length(numbers),
             "seconds": time.perf_counter() - began,
         }
+
+
+def _shuffled(given: Sequence[Item], rng: np.random.Generator) -> list[Item]:
+    """All items in a random order, at most `TOGETHER` of a problem next to each other."""
+    chunks = []
+    for part in grouped(given).values():
+        mixed = [part[i] for i in rng.permutation(len(part))]
+        chunks += [mixed[at : at + TOGETHER] for at in range(0, len(mixed), TOGETHER)]
+    return [item for i in rng.permutation(len(chunks)) for item in chunks[i]]
 
 
 def by_family(problems: Sequence[Problem]) -> dict[str, list[Problem]]:

@@ -45,10 +45,11 @@ def teacher_states(
     problem: Problem,
     messages: Sequence[dict[str, str]],
     traces: Sequence[Trace],
+    soft: Tensor | None = None,
 ) -> list[Tensor]:
     """Of each trace, the final hidden states [tokens, hidden] that predict its tokens after the
-    teacher's `messages`."""
-    filled = model.prefill([Prompt(model.render(list(messages)))])
+    teacher's `messages`, with a soft prompt [virtual tokens, hidden] in front where one is given."""
+    filled = model.prefill([Prompt(model.render(list(messages)), soft)])
     rows = [Row(0, i, (), t.token_ids, 0.0, 0.0, 0.0) for i, t in enumerate(traces)]
     longest = max(len(r.ids) for r in rows)
     some, found = max(1, BUDGET // longest), []
