@@ -332,10 +332,18 @@ class Places:
     def _place(self, fn: Any, page: str | None, request: Any) -> Place:
         return Place(fn.concurrency_id == self._model, page or "", _address(request))
 
-    def _refusal(self, place: Place) -> str:
+    def ahead(self, request: Any) -> int:
+        """How many runs of other pages use the model or wait for it."""
+        page = getattr(request, "session_hash", None) or ""
+        return sum(p.page != page for p in self._taken(model=True))
+
+    def _taken(self, model: bool) -> list[Place]:
         events = list(self._queue.event_ids_to_events.values())
         taken = [*self._coming, *(self._place(e.fn, e.session_hash, e.request) for e in events)]
-        taken = [p for p in taken if p.model == place.model]
+        return [p for p in taken if p.model == model]
+
+    def _refusal(self, place: Place) -> str:
+        taken = self._taken(place.model)
         of_page, of_address, of_all = self._limits[place.model]
         if place.page and sum(p.page == place.page for p in taken) >= of_page:
             return f"{of_page} calls of this page wait or are at work: wait for one to end."

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,6 +35,7 @@ from ..records import (
     Vote,
 )
 from . import hosting
+from .pace import Pace
 from .runs import SORRY, Run
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ PATIENCE = 1800.0
 IDLE = 3600.0  # ... and a program that has stopped calling
 ORPHAN = 60.0  # seconds for which a run continues when its page is gone
 TOKEN = re.compile(r"[0-9a-zA-Z-]{16,64}")
-LONG = ("solve", "distil", "stream")  # the panels whose runs a reloaded page resumes
+LONG = ("solve", "distil", "build", "stream")  # the panels whose runs a reloaded page resumes
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,12 +256,15 @@ class Visits:
 
 log = logging.getLogger(__name__)
 LOOK = 0.25  # seconds between two looks at the progress
+TRIAL = 16  # tokens of an attempt
 
 
 class Warming:
-    """One load for all visitors. After a failure the next who needs the models tries again."""
+    """One load for all visitors, and a few tokens that show how fast the model is here. After a
+    failure the next who needs the models tries again."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace) -> None:
+        self.pace = pace
         self.status: Status | None = None
         self.error = ""
         self._thread: threading.Thread | None = None
@@ -289,10 +294,17 @@ class Warming:
         except Exception:
             log.exception("the models could not be loaded")
             self.error = SORRY
+        else:
+            attempt(lambda: self._trial(engine.changed(max_new_tokens=TRIAL)))
+
+    def _trial(self, engine: Engine) -> None:
+        for record in engine.think(Problem("What is 12 + 30?")):
+            self.pace.see(record)
+        self.pace.length = 0.0  # they were cut off
 
     def follow(self, engine: Engine) -> Iterator[Status]:
         """Progress until the engine is ready. Raises LatentmemError when it cannot be."""
-        if engine.ready:
+        if engine.ready and not self.busy:
             return
         self.start(engine)
         last = None
@@ -325,11 +337,14 @@ class AppSession:
         self.engine = engine.changed(**hosting.clipped(engine.settings))
         self.hosted = engine.settings.hosted
         self.examples = load_examples(EXAMPLES)
-        self.visits, self.warming = Visits(), Warming()
+        self.visits, self.pace = Visits(), Pace()
+        self.warming = Warming(self.pace)
         self.example_keys: dict[str, Any] = {}  # text -> its key; filled at first use
         self.keys_lock = threading.Lock()
-        # whether gradio's queue takes no more from a visitor; `app.build` knows
+        # of gradio's queue, which `app.build` knows: whether it takes no more from a visitor, and
+        # how many runs of others are in it
         self.full: Callable[[Any], bool] = lambda request: False
+        self.ahead: Callable[[Any], int] = lambda request: 0
         self.model_work = threading.Lock()  # one piece of model work at a time, whoever asks for it
         self.app: AppSession | None = None  # of a visitor's own session: that of the app
         self._own()
@@ -450,7 +465,10 @@ def exclusively(session: AppSession, records: Iterator[Any]) -> Iterator[Any]:
     while not session.model_work.acquire(timeout=0.5):
         yield Status("Waiting for another run to end")
     try:
-        yield from records
+        with closing(records):  # type: ignore[type-var]  # each is a generator
+            for record in records:
+                session.pace.see(record)
+                yield record
     finally:
         session.model_work.release()
 
@@ -539,6 +557,27 @@ def attempt(action: Callable[[], Any]) -> tuple[Any, str]:
 def last_receipt(visit: Visit) -> Receipt | None:
     run = visit.runs.get("solve")
     return run.scene.receipt if run is not None else None
+
+
+def opening(session: AppSession, but: str = "") -> Problem:
+    """The problem in the box of a first visitor, another one than `but`: one of a family that the
+    bank has a memory of, if there is one."""
+    rows, _ = attempt(lambda: session.engine.bank.infos(limit=200))
+    learnt = {i.problem.text.strip() for i in rows or []}
+    families = {i.problem.source for i in rows or []}
+    examples = session.examples.items()
+    fresh = [p for t, p in examples if t not in learnt and p.source in families]
+    found = (p for p in (*fresh, *session.examples.values()) if p.text.strip() != but.strip())
+    return next(found)
+
+
+def another(session: AppSession, event: Any, text: str, seed: Any) -> tuple[str, int | None]:
+    """(problem, seed) to ask where the vote on `text` cannot be learnt from, by which of the two
+    buttons was pressed: the same with the next seed, or one whose family is known to work."""
+    given = event._data.get("value") if isinstance(event._data, dict) else ""
+    if given == "problem":
+        return opening(session, but=text).text.strip(), seed
+    return text, int(seed if seed is not None else session.engine.settings.seed) + 1
 
 
 def family(problem: Problem) -> str:
