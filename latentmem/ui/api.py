@@ -37,9 +37,9 @@ from .map.actions import adapter_zip, forget_receipt
 from .panels.solve import Question
 from .panels.stream import (
     ALL,
+    AT_FIRST,
     FILE_TYPES,
     FIRST,
-    PAIR,
     SYSTEMS,
     Stream,
     StreamChoice,
@@ -340,7 +340,7 @@ class Endpoints:
         Parameters:
             family: a family of the examples, or all of them mixed
             systems: the model alone with one trace or a vote, a past problem in its context,
-            memories; null means the first and last
+            memories; null means all but the past problem
             problems: how many; null means what the panel begins with
             seed: the same seed gives the same order and the same traces; null means the app's own
             file: problems and answers (JSONL, CSV or Parquet), in the place of the examples
@@ -350,7 +350,7 @@ class Endpoints:
         asked = StreamChoice(
             family,
             file,
-            PAIR if systems is None else systems,
+            AT_FIRST if systems is None else systems,
             min(FIRST, most_problems(session.hosted)) if problems is None else problems,
             session.engine.settings.seed if seed is None else seed,
             fresh,
@@ -597,7 +597,7 @@ def _offer_stream(fns: Endpoints, hidden: gr.Button) -> None:
         gr.Dropdown([ALL, *families], value=ALL, label="family", visible=False),
         gr.Dropdown(
             [name for _, name in SYSTEMS],
-            value=list(PAIR),
+            value=list(AT_FIRST),
             multiselect=True,
             label="systems",
             visible=False,

@@ -233,6 +233,28 @@ def test_a_shared_app_keeps_a_visitors_stream_apart_and_short(tmp_path: Path) ->
 
 
 # ---------- views
+def test_families_are_bands_behind_the_curves() -> None:
+    kinds = ["ages", "ages", "change", "ages"]
+    layout = views_stream.accuracy_figure([result("a", "elm", True)], 4, kinds)["layout"]
+    bands = [(s["x0"], s["x1"], s["fillcolor"]) for s in layout["shapes"]]
+    assert [band[:2] for band in bands] == [(0.5, 2.5), (2.5, 3.5), (3.5, 4.5)]
+    assert bands[0][2] == bands[2][2] != bands[1][2], "a family keeps its colour"
+    names = [(a["text"], a["x"]) for a in layout["annotations"][1:]]
+    assert names == [("ages", 1.5), ("change", 3.0), ("ages", 4.0)]
+    many = views_stream.accuracy_figure([result("a", "elm", True)], 60, ["a", "b"] * 30)["layout"]
+    assert len(many["annotations"]) == 1 and len(many["shapes"]) == 60
+
+
+def test_a_vote_of_eight_is_chosen_at_first(session: AppSession) -> None:
+    last = streamed(session, systems=list(streaming.AT_FIRST), size=2)[-1]
+    assert [line["name"] for line in last.curve["data"]] == [
+        "Alone, one attempt",
+        "Alone, vote of eight",
+        "Latent memories",
+    ]
+    assert last.curve["layout"]["shapes"] == [], "one family needs no bands"
+
+
 def test_before_the_first_stream_the_panel_says_what_it_does() -> None:
     words = str(views_stream.empty())
     assert "one at a time" in words and "{&#34;problem&#34;" in words and "correct answers" in words

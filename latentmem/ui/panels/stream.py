@@ -48,7 +48,7 @@ SYSTEMS = (
     ("A past problem in the context", "icl_raw"),
     ("Latent memories", "elm"),
 )
-PAIR = ("zero_shot", "elm")  # chosen at first
+AT_FIRST = ("zero_shot", "vote", "elm")  # chosen at first: the vote is the one to beat
 ALL = "All families, mixed"  # as the endpoint has always called it
 CONTROLS = ("topic", "file", "systems", "size", "seed")
 FIRST, MOST, MOST_HOSTED = 8, 200, 6  # problems: at first, at most, and at most in a shared app
@@ -263,6 +263,7 @@ def records(session: AppSession, feed: Feed, asked: StreamChoice) -> Iterator[An
     data = first_of(session, order, size)
     feed.total, feed.notes = len(data.problems), data.notes
     feed.texts = {p.id: p.text for p in data.problems}
+    feed.families = [family(p) for p in data.problems]
     folder = home(session, order, names, int(seed))
     feed.folder, remedies = str(folder), remedies_of(again)
     engine = yield from ready_engine(session, {"seed": int(seed)})
@@ -345,10 +346,11 @@ class Stream(Panel):
             file_types=FILE_TYPES,
             type="filepath",
             elem_id="lm-stream-file",
+            elem_classes="lm-file",
             height=150,
         )
         systems = gr.CheckboxGroup(
-            list(SYSTEMS), value=list(PAIR), label="Systems", elem_id="lm-stream-systems"
+            list(SYSTEMS), value=list(AT_FIRST), label="Systems", elem_id="lm-stream-systems"
         )
         size = gr.Slider(
             1,
@@ -372,6 +374,7 @@ class Stream(Panel):
             self.stop_button = gr.Button(
                 "Stop", variant="stop", interactive=False, elem_id="lm-stream-stop", min_width=110
             )
+            self.time = components.live("lm-stream-time")
         self.again = gr.Button("Begin again", visible=False, elem_id="lm-stream-again", size="sm")
         self.download = gr.DownloadButton(
             "Download the results", visible=False, elem_id="lm-stream-download", size="sm"
@@ -425,7 +428,11 @@ class Stream(Panel):
             saved_ = gr.update(value=saved(session, feed), visible=True)
             return StreamView(
                 status=status + fragments(("notes", notes(feed))),
-                curve=accuracy_figure(feed.results, feed.total) if some else components.NO_FIGURE,
+                curve=(
+                    accuracy_figure(feed.results, feed.total, feed.families)
+                    if some
+                    else components.NO_FIGURE
+                ),
                 table=fragments(("table", standings_table(feed))),
                 recent=recent(feed),
                 press_button=gr.update(value=label, interactive=not running),

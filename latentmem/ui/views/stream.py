@@ -3,8 +3,9 @@ Pure; no gradio."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from markupsafe import Markup
@@ -41,6 +42,8 @@ LOOKS = {
 }
 OTHER = ("#CC79A7", "longdash", "cross")
 RECENT = 12  # problems shown one by one
+MOST_BANDS = 24  # runs of a family whose names have room in the picture
+BANDS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
 Key = tuple[str, str]
 
 
@@ -55,6 +58,7 @@ class Feed:
     results: list[Result] = field(default_factory=list)
     learned: list[Learned] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)  # problem id -> its text
+    families: list[str] = field(default_factory=list)  # of the problems in their order
     notes: tuple[str, ...] = ()  # what was left out of the data set
     folder: str = ""  # where the stream is kept, once that is known
     stopped: bool = False
@@ -98,9 +102,12 @@ def name_of(system: str, form: str) -> str:
     return NAMES.get((system, form), f"{system}, {form}")
 
 
-def accuracy_figure(results: Sequence[Result], total: int) -> dict[str, Any]:
-    """Accuracy so far by system; lines differ by dash and mark as well as by colour."""
-    data = []
+def accuracy_figure(
+    results: Sequence[Result], total: int, families: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Accuracy so far by system; lines differ by dash and mark as well as by colour. Bands behind
+    them are the families of the problems."""
+    data: list[dict[str, Any]] = []
     for (_, _, system, form), mine in grouped(results).items():
         colour, dash, symbol = LOOKS.get((system, form), OTHER)
         looks = {"line": {"dash": dash}, "marker": {"symbol": symbol}}
@@ -115,7 +122,8 @@ def accuracy_figure(results: Sequence[Result], total: int) -> dict[str, Any]:
         "height": 360,
         "margin": {"l": 52, "r": 16, "t": 26, "b": 44},
         "showlegend": True,
-        "annotations": [caption("Right so far")],
+        "annotations": [caption("Right so far"), *_names(families)],
+        "shapes": _bands(families),
         "legend": {"orientation": "h", "y": -0.24},
         "xaxis": {
             "title": {"text": "problems answered", "font": {"size": 13}},
@@ -126,6 +134,52 @@ def accuracy_figure(results: Sequence[Result], total: int) -> dict[str, Any]:
         "yaxis": {"range": [-0.03, 1.05], "tickformat": ".0%", "fixedrange": True},
     }
     return {"data": data, "words": f"Accuracy so far. {words}", "layout": layout}
+
+
+def _runs(families: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """(family, first, last) of problems in a row that are of one family, from 1 on."""
+    first = 1
+    for name, those in groupby(families):
+        last = first + len(list(those)) - 1
+        yield name, first, last
+        first = last + 1
+
+
+def _bands(families: Sequence[str]) -> list[dict[str, Any]]:
+    """A band for each run of one family, always in that family's colour; none where all are of
+    one."""
+    known = sorted(set(families))
+    if len(known) < 2:
+        return []
+    return [
+        {
+            "type": "rect",
+            "layer": "below",
+            "xref": "x",
+            "yref": "paper",
+            "x0": first - 0.5,
+            "x1": last + 0.5,
+            "y0": 0,
+            "y1": 1,
+            "line": {"width": 0},
+            "fillcolor": BANDS[known.index(name) % len(BANDS)],
+            "opacity": 0.13,
+        }
+        for name, first, last in _runs(families)
+    ]
+
+
+def _names(families: Sequence[str]) -> list[dict[str, Any]]:
+    """The name of a family in its band, turned where there are many."""
+    runs = list(_runs(families))
+    if not 1 < len(runs) <= MOST_BANDS:
+        return []
+    look = {"yref": "paper", "y": 0.02, "yanchor": "bottom", "showarrow": False}
+    turned = {"textangle": -90} if len(runs) > 4 else {}
+    return [
+        {"text": name, "x": (first + last) / 2, "xref": "x", "font": {"size": 12}, **look, **turned}
+        for name, first, last in runs
+    ]
 
 
 def standings_of(results: Sequence[Result]) -> tuple[Standing, ...]:
@@ -236,7 +290,7 @@ def _problem(
         wrong = " Its label was wrong." if lesson.memory and lesson.label_right is False else ""
         learnt = Markup('<p class="hint">{}: {}{}</p>').format(what, safe(lesson.reason), wrong)
     return Markup(
-        '<article class="arrival"><header><span>Problem {}</span><span>correct answer '
+        '<article class="used arrival"><header><span>Problem {}</span><span>correct answer '
         '{}</span></header><p class="tx" tabindex="0">{}</p><ul>{}</ul>{}</article>'
     ).format(
         index + 1,
