@@ -80,8 +80,10 @@ class Lessons:
         if row is None:
             return urgent
         if isinstance(record, Distilled):
-            row.memory = record.memory.id if record.memory is not None else ""
-            row.nothing = "" if record.memory is not None else record.reason
+            if record.memory is None:
+                row.nothing = record.reason
+            elif record.kept:  # otherwise the error that follows says why
+                row.memory = record.memory.id
         elif isinstance(record, Vote) and record.side == "zero_shot" and row.vote is None:
             ended = self.scene.finished("zero_shot") == record.total
             if ended:
@@ -127,7 +129,7 @@ def doing_now(lessons: Lessons, pace: Pace) -> Markup:
         done, now = sum(row.vote is not None or not row.open for row in rows), doing(scene).text
         words = f"Voting on problem {at + 1} of {len(rows)}"
         left = _times(pace.vote(lessons.settings), len(lessons.unvoted))
-        share, within = done / len(rows), Markup("")
+        share = done / len(rows)
     else:
         steps = lessons.settings.steps
         fits = [row for row in rows if row.vote is not None and not row.unfit and not row.known]
@@ -138,13 +140,9 @@ def doing_now(lessons: Lessons, pace: Pace) -> Markup:
         left = None if rest is None else rest + (others or 0 if mine is None else mine)
         share = (done + share_done(scene, steps) * (done < len(fits))) / max(len(fits), 1)
         now = phase_words(scene, steps)[0]
-        within = Markup("")
     hint = now + (f". {roughly(left).capitalize()} left." if left is not None else "")
-    return (
-        progress(Status(words, share, 1))
-        + Markup('<p class="hint">{}</p>').format(safe(hint))
-        + within
-    )
+    line = Markup('<p class="hint">{}</p>').format(safe(hint))
+    return progress(Status(words, share, 1)) + line
 
 
 def _times(one: float | None, n: int) -> float | None:
