@@ -195,6 +195,18 @@ def solve(page: Page, text: str) -> None:
     )
 
 
+def drop(page: Page, css: str, file: Path) -> None:
+    """Gives a file to an upload area."""
+    found = f"{css} input[type=file]"
+    page.until("return document.querySelector(arguments[0])", found)
+    page.run(
+        "const i = document.querySelector(arguments[0]); i.style.display = 'block'; "
+        "i.hidden = false;",
+        found,
+    )
+    page.driver.find_element("css selector", found).send_keys(str(file))
+
+
 def click_point(page: Page, wanted: str = "") -> str:
     """A real click on the point of a memory, or on the one that lies most by itself and is not
     open; its memory's id."""

@@ -4,31 +4,33 @@ leads from one panel to another."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from ..records import Problem
 from . import api, components, hosting
 from .api import ENDPOINTS, Endpoints
 from .components import MODEL, QUIET, live
 from .limits import Places
 from .map import actions, handlers
 from .panels import memories as memories_panel
+from .panels.build import Build
 from .panels.distil import Distil
 from .panels.memories import create_memories
 from .panels.solve import Solve
-from .panels.stream import Stream
+from .panels.stream import AT_FIRST, FIRST, Stream
 from .server import Blocks, launch_options
-from .session import AppSession, attempt, family
+from .session import AppSession, attempt, family, opening
 from .views.about import endpoints_table, header_facts, kept_where, method, model_facts
-from .views.html import Fragment, fragments, notice
+from .views.html import expected, fragments, notice
 
 if TYPE_CHECKING:
     from ..engine import Engine
 
 __all__ = ["build", "launch_options"]
+TOP = ("facts", "timer", "solve_time", "after_time", "distil_time", "stream_time")
+QUEUE_LOOK = 10.0  # seconds between two looks at the queue of a shared app
 HEADER = (
     '<header class="masthead"><h1><a class="brand" href="./"><svg viewBox="0 0 32 32" '
     'aria-hidden="true"><circle cx="8" cy="10" r="4.5"/><circle cx="24" cy="8" r="3.2"/><circle '
@@ -53,7 +55,8 @@ def build(engine: Engine) -> gr.Blocks:
     app.queue(default_concurrency_limit=8, api_open=False if session.hosted else None)
     most = session.engine.settings.hosted_queue if session.hosted else 32
     session.visits.forget = lambda name: app.state_holder.session_data.pop(name, None)
-    session.full = Places(app._queue, most, session.hosted, MODEL["concurrency_id"]).full
+    places = Places(app._queue, most, session.hosted, MODEL["concurrency_id"])
+    session.full, session.ahead = places.full, places.ahead
     return app
 
 
@@ -63,7 +66,8 @@ class Page:
     def __init__(self, session: AppSession) -> None:
         self.session = session
         self.solve, self.distil, self.stream = Solve(session), Distil(session), Stream(session)
-        self.panels = (self.solve, self.distil, self.stream)
+        self.build = Build(session)
+        self.panels = (self.solve, self.distil, self.build, self.stream)
 
     # ---------- the layout
 
@@ -82,6 +86,7 @@ class Page:
                 self.solve.create(settings, topics, opening(session), session.examples.values())
             with gr.Tab("Distil", id="distil") as self.lessons:
                 self.distil.create(settings, list(session.examples))
+                self.build.create(settings)
             with gr.Tab("Memories", id="memories") as self.shelf:
                 self.memories = create_memories(session)
             with gr.Tab("Stream", id="stream"):
@@ -90,7 +95,10 @@ class Page:
                 create_about(session.engine)
         self.token = gr.Textbox(visible=False)
         self.timer, self.guide = gr.Timer(1.0, active=False), components.guide()
-        self.top = [self.facts, self.timer]
+        s, d = self.solve, self.distil
+        self.top = [self.facts, self.timer, s.time, s.distil_time, d.time, self.stream.time]
+        self.sized = [s.controls[name] for name in ("mode", "rollouts", "max_new_tokens")]
+        self.sized += [d.controls["steps"], *(self.stream.controls[n] for n in ("systems", "size"))]
         lists = {"solve_memory": self.solve.controls["memory"], "solve_other": self.solve.other}
         self.memories.page.update(lists)
 
@@ -102,8 +110,7 @@ class Page:
         shown = self.arrived(token, request)
         places = {
             "guide": self.guide,
-            "facts": self.facts,
-            "timer": self.timer,
+            **dict(zip(TOP, self.top, strict=True)),
             **{
                 f"{panel.name}.{name}": panel.component(name)
                 for panel in self.panels
@@ -113,8 +120,8 @@ class Page:
         return {places[name]: value for name, value in shown.items()}
 
     def arrived(self, token: str, request: Any) -> dict[str, Any]:
-        """The same by name: "guide", "facts", "timer", and "PANEL.NAME" for a panel's controls and
-        the fields of its View.
+        """The same by name: "guide", those of TOP, and "PANEL.NAME" for a panel's controls and the
+        fields of its View.
 
         `?problem=...` fills the box; `page.js` says which panel `?memory=ID`, `?receipt=ID` and
         `?panel=NAME` open.
@@ -130,8 +137,7 @@ class Page:
         runs = [(p.name, visit.runs[p.name]) for p in self.panels if p.name in visit.runs]
         again = [f"{name}_goes_on" for name, run in runs if run.busy]
         again += [f"{name}_begins" for name, run in runs if run.pressed]
-        line, timer = self.head(request)
-        shown: dict[str, Any] = {"facts": line, "timer": timer}
+        shown: dict[str, Any] = dict(zip(TOP, self.head(request), strict=True))
         if again:
             shown["guide"] = {"again": again}
         if problem:
@@ -141,8 +147,9 @@ class Page:
             shown |= {f"{panel.name}.{name}": value for name, value in restored.items()}
         return shown
 
-    def head(self, request: gr.Request) -> tuple[list[Fragment], Any]:
-        """The line at the top, and whether it has to be looked at again: while the models load."""
+    def head(self, request: gr.Request, *sized: Any) -> tuple[Any, ...]:
+        """What TOP names: the line at the top, when to look again (while the models load, and in a
+        shared app, whose queue moves), and how long each press would take with these values."""
         session = self.session.at(request)
         engine, warming, bank = session.engine, session.warming, session.engine.bank
         counted, error = attempt(lambda: (len(bank), bank.private))
@@ -154,7 +161,39 @@ class Page:
                 engine.settings, engine.ready, *counted, status=status, error=warming.error
             )
             line = fragments(("facts", facts))
-        return line, gr.update(active=warming.busy and not engine.ready)
+        ahead = session.ahead(request)
+        timer = gr.update(
+            value=1.0 if warming.busy else QUEUE_LOOK,
+            active=warming.busy or session.hosted or ahead > 0,
+        )
+        times = self.times(session, *sized)
+        return line, timer, *(expected(seconds, ahead) for seconds in times)
+
+    def times(
+        self,
+        session: AppSession,
+        mode: str = "auto",
+        rollouts: Any = None,
+        longest: Any = None,
+        steps: Any = None,
+        systems: Sequence[str] | None = None,
+        size: float | None = None,
+    ) -> list[float | None]:
+        """Seconds of Solve, of Distil after it, of Distil alone and of the stream. None of what is
+        not known, or cannot be asked."""
+        given = {"rollouts": rollouts, "max_new_tokens": longest, "steps": steps}
+        chosen = components.overrides(tuple(given), tuple(given.values()))
+        engine, _ = attempt(lambda: session.tuned(chosen))
+        if engine is None:
+            return [None] * 4
+        s, pace = engine.settings, session.pace
+        names = AT_FIRST if systems is None else systems
+        return [
+            pace.vote(s, s.rollouts * (1 if mode == "off" else 2)),
+            pace.distil(s, voted=True),
+            pace.distil(s),
+            pace.stream(s, names, int(size or FIRST)) if names else None,
+        ]
 
     def leave(self, request: gr.Request) -> None:
         """The visitor closed the page: what was kept for them is freed, after a while if the tab
@@ -167,8 +206,10 @@ class Page:
         """Who listens to what, beyond a single panel."""
         toggle = "() => { window.latentmem.toggleTheme(); }"
         self.theme.click(None, js=toggle, **QUIET)
-        solved = self.solve.wire()
-        solved.then(self.head, None, self.top, **QUIET)
+        for solved in self.solve.wire():
+            solved.then(self.head, self.sized, self.top, **QUIET)
+        sizes = [control.change for control in self.sized]
+        gr.on(sizes, self.head, self.sized, self.top, trigger_mode="always_last", **QUIET)
         sampling = [self.solve.controls[name] for name in components.SAMPLING]
         kept = self.distil.wire(
             sampling, self.solve.distil_button, self.solve.controls["problem"], self.tabs
@@ -176,12 +217,12 @@ class Page:
         boxes = [self.distil.controls["problem"], self.solve.controls["problem"]]
         fill = "(mine, theirs) => mine || theirs"  # nobody meets an empty box after an answer
         self.lessons.select(None, boxes, boxes[0], js=fill, **QUIET)
+        built = self.build.wire([*sampling, *list(self.distil.controls.values())[1:]])
         self.stream.wire()
-        self._wire_memories(kept)
-        shown = [*self.stream.controls.values(), *self.distil.controls.values()]
-        shown += [*self.solve.controls.values()]
+        self._wire_memories(kept, built)
+        shown: list[Any] = []
         for panel in self.panels:
-            shown += panel.outputs
+            shown += [*panel.controls.values(), *panel.outputs]
             panel.wire_reload(self.guide)
         app.load(
             self.welcome,
@@ -191,12 +232,12 @@ class Page:
             **QUIET,
         )
         memories_panel.wire_arrival(self.memories, app, self.token)
-        self.timer.tick(self.head, None, self.top, **QUIET)
+        self.timer.tick(self.head, self.sized, self.top, **QUIET)
         app.unload(self.leave)
 
-    def _wire_memories(self, kept: Any) -> None:
-        """The Memories panel, and what leads to it from the others. `kept`: the event of a memory
-        that was kept."""
+    def _wire_memories(self, *kept: Any) -> None:
+        """The Memories panel, and what leads to it from the others. `kept`: the events after which
+        memories were kept."""
         m, buttons, each = self.memories, self.memories.buttons, memories_panel.EACH
         memories_panel.wire_map(m)
         memories_panel.wire_actions(m)
@@ -205,28 +246,18 @@ class Page:
         deleted = m.on(buttons["really"].click, actions.delete)
         deleted = deleted.then(**components.focus(memories_panel.MAP))
         imported = m.on(buttons["upload"].upload, actions.import_zip, buttons["upload"])
-        for counts in (deleted, imported, m.on(kept.then, handlers.refresh)):
-            counts.then(self.head, None, self.top, **QUIET)
+        for counts in (deleted, imported, *(m.on(one.then, handlers.refresh) for one in kept)):
+            counts.then(self.head, self.sized, self.top, **QUIET)
         controls = self.solve.controls
         trying = [self.tabs, controls["mode"], controls["memory"]]
         tried = buttons["try_it"].click(try_on_problem, m.page["chosen"], trying, **QUIET)
         tried.then(**components.focus("#lm-solve"))
         m.on(self.shelf.select, handlers.looked_at, m.page["slip"], m.page["seen"])
-        for area in (self.solve.status, self.solve.receipt, self.distil.outcome):
+        areas = (self.solve.status, self.solve.receipt, self.distil.outcome, self.build.table)
+        for area in areas:
             opened = m.on(area.open_memory, handlers.clicked)
             shown = opened.then(show_memories, None, self.tabs, **QUIET)
             shown.then(**components.focus("#lm-close"))
-
-
-def opening(session: AppSession) -> Problem:
-    """The problem in the box of a first visitor: one of a family that the bank has a memory of, if
-    there is one."""
-    rows, _ = attempt(lambda: session.engine.bank.infos(limit=200))
-    learnt = {i.problem.text.strip() for i in rows or []}
-    families = {i.problem.source for i in rows or []}
-    examples = session.examples.items()
-    fresh = [p for t, p in examples if t not in learnt and p.source in families]
-    return (fresh or list(session.examples.values()))[0]
 
 
 def examples_by_topic(session: AppSession) -> dict[str, list[str]]:

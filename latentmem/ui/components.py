@@ -13,32 +13,47 @@ from .session import AppSession, attempt
 from .views.html import Fragment
 from .views.memory import choice_label
 
+
 # Static templates: foreign text arrives as the value and is drawn by live.js, never through
 # gradio's template engine.
-_WAIT = (
-    "(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, "
-    "watch}}) : setTimeout(go, 30); }})();"
-)
-LIVE = _WAIT.format("live") + " /* triggers 'open_memory', 'take' */"
-GUIDE = _WAIT.format("guide") + (
-    " /* triggers 'open_memory', 'open_receipt', 'solve_goes_on', 'distil_goes_on', "
-    "'stream_goes_on', 'solve_begins', 'distil_begins', 'stream_begins' */"
-)
-FIGURE = _WAIT.format("figure")
+def _calls(name: str, *more: str, triggers: str = "") -> str:
+    """The script of an area: `window.latentmem.NAME`, once it is there. gradio offers those events
+    that a script mentions."""
+    given = ", ".join(["{element, props, trigger, watch}", *more])
+    waits = f"window.latentmem?.{name} ? window.latentmem.{name}({given}) : setTimeout(go, 30);"
+    return f"(function go() {{ {waits} }})(); /* triggers {triggers} */"
 
 
-def live(elem_id: str, value: list[Fragment] | None = None, classes: str = "") -> gr.HTML:
-    """An area that shows a list of fragments; `.open_memory(fn)` listens to clicks on links to
-    memories."""
+LIVE = _calls("live", triggers="'open_memory', 'open_receipt', 'act'")
+TABLE = LIVE + _calls("rows")
+FIGURE = _calls("figure")
+MAP = _calls("map", triggers="'memory_click', 'want', 'explain', 'picked'")
+GUIDE = _calls(
+    "guide",
+    triggers="'open_memory', 'open_receipt', 'solve_goes_on', 'distil_goes_on', 'build_goes_on', "
+    "'stream_goes_on', 'solve_begins', 'distil_begins', 'build_begins', 'stream_begins'",
+)
+
+
+def live(
+    elem_id: str, value: list[Fragment] | None = None, classes: str = "", script: str = LIVE
+) -> gr.HTML:
+    """An area that shows a list of fragments. `.open_memory(fn)` and `.open_receipt(fn)` listen to
+    clicks on links, `.act(fn)` hears of its buttons as {do, value}."""
     return gr.HTML(
         value or [],
         html_template=f'<div class="lm-live {classes}"></div>',
-        js_on_load=LIVE,
+        js_on_load=script,
         apply_default_css=False,
         elem_id=elem_id,
         elem_classes="lm-area",
         label=elem_id,
     )
+
+
+def rows(elem_id: str) -> gr.HTML:
+    """A live area with tables of memories, walked with the arrow keys."""
+    return live(elem_id, script=TABLE)
 
 
 NO_FIGURE: dict[str, Any] = {"data": [], "layout": {}}  # takes no room on the page
@@ -72,7 +87,7 @@ SAMPLING = (
 TRAINING = ("steps", "learning_rate", "virtual_tokens", "seed")
 
 
-# One piece of model work at a time; the others wait in the queue and see their place in it.
+# One piece of model work at a time; the others wait in the queue and are told how many are ahead.
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 # What is quick does not wait in that queue: when it is full, a memory can still be kept.
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
@@ -80,7 +95,7 @@ WATCH = {**QUIET, "concurrency_limit": 32, "queue": True}  # pages that only loo
 # The work of a press. "multiple": gradio believes an event to be running until its cancel is
 # answered, and would ignore a press until then. `Action.begin` keeps the order.
 WORK: dict[str, Any] = {
-    "show_progress": "minimal",
+    "show_progress": "hidden",  # gradio would write its place in the queue over our words
     "api_visibility": "private",
     "trigger_mode": "multiple",
 }
@@ -245,21 +260,6 @@ def _whole(value: Any) -> Any:
 
 # ---------- Of the Memories panel: the map with its tools, carriers of its data, tables.
 
-_MAP_WAIT = (
-    "(function go() {{ window.latentmem?.{0} ? window.latentmem.{0}({{element, props, trigger, "
-    "watch}}{1}) : setTimeout(go, 30); }})();"
-)
-MAP = _MAP_WAIT.format("map", "") + " /* triggers 'memory_click', 'want', 'explain', 'picked' */"
-ACTS = (
-    _MAP_WAIT.format("live", "")
-    + _MAP_WAIT.format("acts", "")
-    + " /* triggers 'open_memory', 'open_receipt', 'take', 'act' */"
-)
-TABLE = (
-    _MAP_WAIT.format("live", "")
-    + _MAP_WAIT.format("rows", "")
-    + " /* triggers 'open_memory', 'take' */"
-)
 KEYS = (
     "Arrow keys step from point to point, Enter opens a point, Space selects it, plus and minus "
     "zoom, 0 shows everything, Escape closes."
@@ -293,34 +293,11 @@ def carrier(name: str) -> gr.HTML:
     return gr.HTML(
         "",
         html_template="<div hidden></div>",
-        js_on_load=_MAP_WAIT.format("carry", f', "{name}"'),
+        js_on_load=_calls("carry", f'"{name}"'),
         apply_default_css=False,
         elem_id=f"lm-map-{name}",
         elem_classes=["lm-area", "lm-carrier"],
         label=name,
-    )
-
-
-def acting(elem_id: str, value: list[Fragment] | None = None) -> gr.HTML:
-    """A live area with buttons in it: `.act(fn)` hears of them as {do, value}, `.open_receipt(fn)`
-    of links to receipts; sliders in it move by themselves."""
-    return _area(elem_id, ACTS, value)
-
-
-def rows_area(elem_id: str) -> gr.HTML:
-    """A live area with tables of memories, walked with the arrow keys."""
-    return _area(elem_id, TABLE, None)
-
-
-def _area(elem_id: str, script: str, value: Any) -> gr.HTML:
-    return gr.HTML(
-        value or [],
-        html_template='<div class="lm-live"></div>',
-        js_on_load=script,
-        apply_default_css=False,
-        elem_id=elem_id,
-        elem_classes="lm-area",
-        label=elem_id,
     )
 
 

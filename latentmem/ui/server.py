@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 UNFIT = "What was sent does not fit, or latentmem failed: the server's log says where."
 STATIC = Path(__file__).resolve().parent / "static"
-SCRIPTS = (
-    "page.js",
-    "live.js",
-    "map.js",
-    "map_table.js",
-)
+SCRIPTS = ("page.js", "live.js", "map.js")
 FONT = (
     "ui-sans-serif",
     "system-ui",

@@ -109,7 +109,7 @@ def _look(page: Page, s: dict[str, Any], now: float) -> None:
         "[...document.querySelectorAll('#lm-cards .body')].some(b => b.innerText.trim()), "
         "Boolean(document.querySelector('#lm-receipt .receipt'))]"
     )
-    place = re.search(r"queue: (\d+)/(\d+)", status)
+    place = re.search(r"(\d+) runs? ahead", status)
     if place and (not s["places"] or s["places"][-1]["place"] != place[0]):
         s["places"].append({"seconds": round(now, 2), "place": place[0]})
     if words and s["first_words"] is None:

@@ -244,7 +244,7 @@ def test_examples_come_by_family(session: AppSession) -> None:
         and visits.family(session.examples[text]) == one
     )
     known = next(iter(session.examples.values()))
-    kin, example, text = Solve(session).take(gr.EventData(None, {"id": known.id}))
+    kin, example, text = Solve(session).take(gr.EventData(None, {"value": known.id}))
     assert kin == visits.family(known) and example["value"] == text == known.text
     for bad in ({"id": "nothing"}, {"id": {"path": "/etc/passwd"}}, ["x"]):
         assert all(map(skipped, Solve(session).take(gr.EventData(None, bad))))
@@ -289,7 +289,7 @@ def test_the_app_composes_with_one_queue_for_the_model(app: gr.Blocks) -> None:
     assert quick <= {fn.fn.__name__ for fn in private} and not quick & waits, (
         "a full queue keeps nobody from keeping a memory"
     )
-    assert len(begins) == 11 and all(fn.trigger_mode == "multiple" for fn in begins), (
+    assert len(begins) == 15 and all(fn.trigger_mode == "multiple" for fn in begins), (
         "gradio would ignore a press after a stop"
     )
 

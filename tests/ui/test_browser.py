@@ -289,7 +289,7 @@ def test_stop_and_the_place_in_the_queue(page: Page, url: str) -> None:
         page.click("#lm-solve")
         page.until("return document.querySelector('#lm-cards .card')")
         other.click("#lm-solve")
-        other.until("return /queue: 1\\/1/.test(document.querySelector('#lm-status').innerText)")
+        other.until("return document.querySelector('#lm-status').innerText.includes('1 run ahead')")
         page.click("#lm-stop")
         page.until("return document.querySelector('#lm-status').innerText.includes('Stopped')")
         page.until("return !document.querySelector('#lm-solve').disabled")

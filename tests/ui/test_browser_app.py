@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.browser_page import Page, marks, serve_fake, solve
+from tests.browser_page import Page, drop, marks, serve_fake, solve
 
 pytestmark = marks
 ZOE = "Zoe sorts 12 shells into 4 boxes. How many shells lie in one box?"
@@ -200,11 +200,13 @@ def test_a_press_in_the_queue_outlives_a_reload(page: Page, slow_url: str) -> No
         page.click("#lm-solve")
         queued = (
             "const words = document.querySelector('#lm-status')?.innerText ?? '';"
-            "return words.includes('Waiting for the model') && words.includes('queue: 1/1')"
+            "return words.includes('Waiting for the model')"
         )
         page.until(queued)
+        assert "1 run ahead" in page.text("#lm-status")
         assert page.reload() == []
         page.until(queued)
+        assert "after 1 other run" in page.text("#lm-solve-time")
         assert page.run("return document.querySelector('#lm-problem textarea').value") == ZOE
         assert not page.run("return document.querySelector('#lm-receipt .receipt')")
         other.click("#lm-stop")
@@ -330,7 +332,7 @@ def test_a_full_queue_says_so_and_does_not_strand_the_page(page: Page, tmp_path:
         pages[0].until("return document.querySelector('#lm-cards .card')")
         pages[1].click("#lm-solve")
         pages[1].until(
-            "return document.querySelector('#lm-status').innerText.includes('queue: 1/1')"
+            "return document.querySelector('#lm-status').innerText.includes('1 run ahead')"
         )
         pages[2].click("#lm-solve")
         pages[2].until(
@@ -382,6 +384,29 @@ def test_a_comparison_can_be_stopped_and_the_keyboard_keeps_its_place(
     assert page.errors() == []
 
 
+# ---------- your own problems
+
+
+def test_a_file_is_voted_on_and_learnt_from(page: Page, url: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    nasty = "<img src=x onerror='window.hurt=1'> What are 2 and 3?"
+    file.write_text("\n".join([nasty, *(f"Zoe finds {n} shells and 4 more. Sum?" for n in (5, 6))]))
+    page.open_anew(f"{url}?panel=distil")
+    drop(page, "#lm-build-file", file)
+    page.until("return document.querySelectorAll('#lm-build-table tbody tr').length === 3")
+    assert page.text("#lm-build") == "Vote on 3 problems"
+    page.click("#lm-build")
+    page.until("return /^(Learn|Done)/.test(document.querySelector('#lm-build').innerText)")
+    assert page.reload() == []
+    page.until("return document.querySelector('#lm-build')?.innerText.startsWith('Learn')")
+    page.click("#lm-build")
+    page.until("return document.querySelector('#lm-build').innerText === 'Done'")
+    assert "learnt and kept on the map" in page.text("#lm-build-status")
+    page.click("#lm-build-table a[data-memory]")
+    page.until("return document.querySelector('#lm-memory [data-address]')?.dataset.address")
+    assert page.run("return window.hurt === undefined") and page.errors() == []
+
+
 # ---------- the Stream panel
 
 
@@ -405,7 +430,7 @@ def test_a_stream_is_watched_stopped_taken_up_again_and_downloaded(
     assert "Nothing has been streamed yet" in page.text("#lm-stream-status")
     assert page.run(HEIGHT, "#lm-stream-curve") == 0, "no empty axes"
     page.click("#lm-stream-start")
-    page.until(LINES + " === 2")
+    page.until(LINES + " === 3")
     assert page.run(HEIGHT, "#lm-stream-curve") > 200
     page.until("return document.querySelectorAll('#lm-stream-problems .arrival').length >= 2")
     page.click("#lm-stream-stop")
@@ -427,7 +452,7 @@ def test_a_stream_is_watched_stopped_taken_up_again_and_downloaded(
     page.until(lambda: [f for f in tmp_path.glob("*.jsonl") if f.read_text().endswith("\n")])
     text = next(tmp_path.glob("*.jsonl")).read_text()
     lines = [json.loads(line) for line in text.splitlines()]
-    assert [x["record"] for x in lines].count("Result") == 16
+    assert [x["record"] for x in lines].count("Result") == 24
     assert page.errors() == []
 
 
@@ -484,7 +509,7 @@ def test_a_stream_goes_on_while_the_page_is_reloaded(page: Page, stream_url: str
         "return document.querySelector('#lm-stream-stop') && "
         "!document.querySelector('#lm-stream-stop').disabled"
     )
-    page.until(LINES + " === 2")
+    page.until(LINES + " === 3")
     page.until(ARRIVALS + " >= 2")  # what was there comes back
     before = page.run(ARRIVALS)
     assert page.run("return document.querySelector('#lm-stream-seed input').value") == "3"
@@ -495,7 +520,7 @@ def test_a_stream_goes_on_while_the_page_is_reloaded(page: Page, stream_url: str
     assert stopped < 8, "the problem in hand is ended, and no other is begun"
     assert page.reload() == []
     page.until(STOPPED)
-    page.until(LINES + " === 2")
+    page.until(LINES + " === 3")
     assert page.run(ARRIVALS) >= stopped and page.text("#lm-stream-table tbody th")
     assert page.text("#lm-stream-start") == "Go on" and "Begin again" in page.text(
         "#lm-stream-again"
@@ -517,13 +542,7 @@ def test_an_uploaded_set_cannot_bring_markup(page: Page, stream_url: str, tmp_pa
     )
     page.open(stream_url)
     page.tab("Stream")
-    page.run(
-        "const i = document.querySelector('#lm-stream-file input[type=file]'); i.style.display = "
-        "'block'; i.hidden = false;"
-    )
-    page.driver.find_element("css selector", "#lm-stream-file input[type=file]").send_keys(
-        str(file)
-    )
+    drop(page, "#lm-stream-file", file)
     page.until("return document.querySelector('#lm-stream-file').innerText.includes('mine')")
     page.click("#lm-stream-start")
     page.until(

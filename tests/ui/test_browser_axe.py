@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser_page import Page, marks, serve_fake, solve
+from tests.browser_page import Page, drop, marks, serve_fake, solve
 
 pytestmark = marks
 PANELS = ("solve", "distil", "memories", "stream", "about")
@@ -66,7 +66,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module", params=[WIDE, NARROW], ids=["wide", "narrow"])
-def page(request: pytest.FixtureRequest, url: str) -> Iterator[Page]:
+def page(
+    request: pytest.FixtureRequest, url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Page]:
     """A visitor who has solved, distilled, compared and opened a memory, so that every panel is
     full."""
     tab = Page(*request.param)
@@ -85,6 +87,10 @@ def page(request: pytest.FixtureRequest, url: str) -> Iterator[Page]:
     tab.until("return document.querySelectorAll('#lm-columns .column').length === 3")
     tab.click("#lm-distil-this")
     tab.until("return document.querySelector('#lm-outcome .outcome.open')")
+    file = tmp_path_factory.mktemp("own") / "mine.txt"
+    file.write_text("What are 2 and 3?\nWhat are 3 and 4?")
+    drop(tab, "#lm-build-file", file)
+    tab.until("return document.querySelector('#lm-build-table table')")
     tab.click("#lm-before-after")
     tab.until("return document.querySelectorAll('#lm-before-after-columns .column').length === 6")
     tab.tab("Memories")

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from latentmem.records import Delta, LatentmemError
+from latentmem.records import Delta, LatentmemError, Trace
 from latentmem.settings import Settings
 from latentmem.ui import runs
 from latentmem.ui import session as visits
@@ -239,12 +239,73 @@ def test_the_nearest_examples_are_offered_first(session: AppSession) -> None:
     assert sum(visits.family(session.examples[t]) == "change" for t in offered[2:7]) >= 3
 
 
+# ---------- a vote that cannot be learnt from
+def pressed_help(value: str) -> gr.EventData:
+    return gr.EventData(None, {"do": "retry", "value": value})
+
+
+def test_distil_is_offered_where_the_vote_can_be_learnt_from(session: AppSession) -> None:
+    fit = asked(session)[-1]
+    assert fit.offer["visible"] and not fit.help
+    session.engine = session.engine.changed(gate_votes=9)
+    for last in (asked(session)[-1], distilled(session, "A unanimous problem")[-1]):
+        told = text_of(getattr(last, "help", None) or last.outcome)
+        assert "Another seed" in told and "A problem that works" in told
+    weak = asked(session)[-1]
+    assert not weak.offer["visible"] and weak.after["visible"]
+    assert "The vote is too weak to learn from" in text_of(weak.help)
+
+
+def test_another_seed_asks_the_same_again_and_another_problem_is_one_of_a_known_family(
+    session: AppSession,
+) -> None:
+    asked(session)
+    *_, box, seed = Solve(session).retry(pressed_help("seed"), visitor(), 4)
+    assert (box, seed) == (ANN, 5)
+    topic, example, box, seed = Solve(session).retry(pressed_help("problem"), visitor(), 4)
+    assert box == visits.opening(session).text and seed == 4
+    assert example["value"] == box and topic == visits.family(session.examples[box])
+    asked(session, box)
+    *_, other, _ = Solve(session).retry(pressed_help("problem"), visitor(), 4)
+    assert other in session.examples and other != box
+    assert Distil(session).retry(pressed_help("seed"), BO, 7, None) == (BO, 8)
+    assert Distil(session).retry(pressed_help("seed"), BO, 7, 2) == (BO, 3)
+    assert Distil(session).retry(pressed_help("problem"), BO, 7, 2)[0] in session.examples
+    assert Distil(session).retry(gr.EventData(None, None), BO, None, None) == (BO, 1)
+
+
+# ---------- how long a press will take
+def test_the_time_of_a_press_stands_beside_its_button(session: AppSession) -> None:
+    page = Page(session)
+    *_, solve_, after, distil_, stream_ = page.head(visitor())
+    assert solve_ == after == distil_ == stream_ == [], "nothing is known yet"
+    session.pace.see(Trace(0, "", "1", True, 200, seconds=20.0))
+    sized = ("auto", 8, 320, 10, ["vote"], 4)
+    *_, solve_, after, distil_, stream_ = page.head(visitor(), *sized)
+    assert "about 30 s" in text_of(solve_), "two sides"
+    assert "about 7 min" in text_of(after) and "about 7 min" in text_of(distil_)
+    assert "about 1 min" in text_of(stream_)
+    *_, solve_, _, _, none = page.head(visitor(), "off", 8, 320, 10, [], 4)
+    assert "about 20 s" in text_of(solve_) and none == []
+    session.ahead = lambda _: 2
+    _, timer, solve_, *_ = page.head(visitor(), *sized)
+    assert "about 30 s, after 2 other runs" in text_of(solve_) and timer["active"]
+    waits = Solve(session).press(visitor(), ANN, "auto", None, *SETTINGS)
+    assert "Waiting for the model, 2 runs ahead" in text_of(waits.status)
+
+
+def test_a_few_tokens_show_the_pace_before_the_first_press() -> None:
+    session = AppSession(FakeEngine(ready=False))  # type: ignore[arg-type]
+    list(session.warming.follow(session.engine))
+    assert session.pace.token > 0 == session.pace.length and not session.warming.error
+
+
 def test_discard_and_nothing_learnt_store_nothing(session: AppSession) -> None:
     distilled(session)
     gone = Distil(session).discard(visitor())
     assert not gone.choice["visible"] and not gone.outcome and "Discarded" in text_of(gone.status)
     last = distilled(session, "A unanimous problem")[-1]
-    assert "Nothing was learnt" in text_of(last.outcome) and not last.choice["visible"]
+    assert "All traces agree" in text_of(last.outcome) and not last.choice["visible"]
     assert len(session.engine.bank) == 2
 
 

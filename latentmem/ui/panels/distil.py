@@ -21,6 +21,7 @@ from ..runs import Run, follow
 from ..session import (
     AppSession,
     Visit,
+    another,
     attempt,
     distil_records,
     last_receipt,
@@ -216,6 +217,7 @@ class Distil(Panel):
             self.stop_button = gr.Button(
                 "Stop", variant="stop", interactive=False, elem_id="lm-distil-stop", min_width=110
             )
+            self.time = components.live("lm-distil-time")
         self.best_button = gr.Button(
             "Stop and keep the best so far", visible=False, elem_id="lm-distil-best", size="sm"
         )
@@ -388,6 +390,11 @@ class Distil(Panel):
         visit.pending, run.scene.distilled, run.error, run.refusal = None, None, "", ""
         return self.draw(session, visit, run, False, "Discarded. Nothing was stored.")
 
+    def retry(self, event: gr.EventData, text: str, theirs: Any, mine: Any) -> tuple[str, Any]:
+        """What helps where nothing was learnt was pressed: the box and the seed of this panel,
+        whose empty one means Solve's."""
+        return another(self.session, event, text, theirs if mine is None else mine)
+
     def take_over(self, request: gr.Request, *given: Any) -> tuple[Any, ...]:
         """From the Solve panel: shows this one, with the solved problem in its box, and presses its
         button. The box of Solve may hold another problem by now."""
@@ -407,7 +414,10 @@ class Distil(Panel):
             self.take_over, [solved, *settings], [tabs, box, *self.outputs], **QUIET
         )
         moved.then(**components.focus("#lm-distil-stop", "#lm-distil"))
-        ends = [self.follow_press(pressed), self.follow_press(moved)]
+        seeds = [sampling[SAMPLING.index("seed")], self.controls["seed"]]
+        retried = self.outcome.act(self.retry, [box, *seeds], [box, seeds[1]], **QUIET)
+        again = retried.then(self.press, [box, *settings], self.outputs, **QUIET)
+        ends = [self.follow_press(press) for press in (pressed, moved, again)]
         ends.append(
             self.compare.wire(self.compare_button, self.compare.press, self.on, self.columns)
         )

@@ -22,6 +22,7 @@ from ..runs import follow
 from ..session import AppSession, QueryPoint, model_records, star_of
 from ..views.html import Fragment, fragments, notice, progress
 from ..views.memory import no_page
+from .panel import queued
 
 if TYPE_CHECKING:
     from ...engine import Engine
@@ -95,16 +96,16 @@ def create_memories(session: AppSession) -> Memories:
             page["map"] = components.map_area()
             page |= {name: components.carrier(name) for name in CARRIED}
             page["trust"] = components.live("lm-trust")
-            page["selected"] = components.rows_area("lm-selected")
+            page["selected"] = components.rows("lm-selected")
             buttons |= _bulk(page)
         with gr.Column(scale=5, min_width=320, elem_classes="lm-panel memory-page"):
             page["notice"] = components.live("lm-memory-notice")
-            page["page"] = components.acting("lm-memory", no_page())
+            page["page"] = components.live("lm-memory", no_page())
             with gr.Row(visible=False, elem_classes="tight") as page["actions"]:
                 buttons["try_it"] = _small("Try it on a problem", 130, variant="primary")
                 buttons["close"] = _small("Close", 60, elem_id="lm-close")
-            page["body"] = components.acting("lm-memory-more")
-            page["words"] = components.acting("lm-words")
+            page["body"] = components.live("lm-memory-more")
+            page["words"] = components.live("lm-words")
             buttons |= _tools(page)
     with gr.Column(elem_classes="result bank-list"):
         with gr.Row(elem_classes="tight end"):
@@ -115,7 +116,7 @@ def create_memories(session: AppSession) -> Memories:
             buttons["download"] = gr.DownloadButton(
                 "Download", size="sm", visible=False, elem_id="lm-download", min_width=110, scale=1
             )
-        page["table"] = components.rows_area("lm-table")
+        page["table"] = components.rows("lm-table")
     return Memories(session, page, [*asked, page["chosen"]], buttons)
 
 
@@ -300,13 +301,12 @@ def wire_map(m: Memories) -> None:
     """The map, the search, the selection, and what changes nothing but this panel."""
     page, buttons = m.page, m.buttons
     query, colour, space, method, _ = m.asked
-    placing = gr.on(
-        [buttons["locate"].click, page["ask"].submit],
+    presses = [buttons["locate"].click, page["ask"].submit]
+    placing = gr.on(presses, queued, None, page["notice"], **QUIET).then(
         m.listener(locate),
         [*m.asked, page["ask"]],
         page["notice"],
-        show_progress="minimal",
-        show_progress_on=page["notice"],
+        show_progress="hidden",
         api_visibility="private",
         **components.MODEL,
     )

@@ -18,7 +18,7 @@ from ...records import Status
 from ..components import MODEL, QUIET, WATCH, WORK
 from ..runs import Run, watch
 from ..session import AppSession, Visit
-from ..views.html import Fragment, fragments, notice, progress
+from ..views.html import Fragment, count, fragments, notice, progress
 
 SKIP: Any = gr.skip()
 SHOWN, HIDDEN = gr.update(visible=True), gr.update(visible=False)
@@ -168,7 +168,8 @@ class Panel(Action):
         reason = self.validate(session, asked)
         if not reason:
             self.new_run(visit, asked)
-            return self.waiting()
+            status = self.View._fields[0]
+            return self.waiting()._replace(**{status: queued(session.ahead(request))})
         run = self.standing(visit)
         if run is None or run.away:
             run = Run()
@@ -259,18 +260,15 @@ class Panel(Action):
 
     def follow_press(self, pressed: Any) -> Any:
         """The work of a recorded press, and what a full queue says."""
-        work = pressed.then(
-            self.begin, None, self.outputs, show_progress_on=self.outputs[0], **WORK, **MODEL
-        )
+        work = pressed.then(self.begin, None, self.outputs, **WORK, **MODEL)
         work.failure(self.refused, None, self.outputs, **QUIET)
         return work
 
     def wire_reload(self, guide: gr.HTML) -> None:
         """The guide tells a reloaded page to resume the run, or to begin it."""
-        status = self.outputs[0]
         goes_on = getattr(guide, f"{self.name}_goes_on")(self.resume, None, self.outputs, **WATCH)
         begins = getattr(guide, f"{self.name}_begins")(
-            self.begin, None, self.outputs, show_progress_on=status, **WORK, **MODEL
+            self.begin, None, self.outputs, **WORK, **MODEL
         )
         self.stop_button.click(None, cancels=[goes_on, begins], **QUIET)
 
@@ -280,9 +278,10 @@ def problem(text: str) -> list[Fragment]:
     return fragments(("error", notice(text, "warn")))
 
 
-def queued() -> list[Fragment]:
-    """The status of a run that waits in the queue."""
-    return fragments(("wait", progress(Status("Waiting for the model"))))
+def queued(ahead: int = 0) -> list[Fragment]:
+    """The status of a run that waits in the queue, `ahead` runs of others before it."""
+    behind = f", {count(ahead, 'run')} ahead" if ahead else ""
+    return fragments(("wait", progress(Status(f"Waiting for the model{behind}"))))
 
 
 def after_stop(error: str) -> list[Fragment]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from ...method.voting import gate
 from ...records import Problem, Receipt, Vote
 from ...settings import Settings
 from .. import components
@@ -19,6 +20,7 @@ from ..session import (
     AppSession,
     QueryPoint,
     Visit,
+    another,
     attempt,
     exclusively,
     family,
@@ -29,7 +31,7 @@ from ..session import (
 )
 from ..views.about import first_visit, tiles
 from ..views.html import Fragment, doing, fragments, notice, progress, scene_cards, scene_votes
-from ..views.receipt import compare_columns, hits_list, receipt_card
+from ..views.receipt import compare_columns, hits_list, receipt_card, unfit
 from .panel import HIDDEN, SKIP, Comparison, Panel, after_stop, problem, queued
 
 MODES = (("Automatic", "auto"), ("Off", "off"), ("This one", "chosen"))
@@ -159,6 +161,8 @@ class SolveView(NamedTuple):
     press_button: Any = SKIP
     stop_button: Any = SKIP
     after: Any = SKIP  # the actions that need a receipt
+    offer: Any = SKIP  # Distil, where the vote can be learnt from
+    help: Any = SKIP  # ... and where it cannot, why, and what helps
     feedback: Any = SKIP  # ... those that need a memory to have been tried
     what_if: Any = SKIP  # ... and those that need another memory
     other: Any = SKIP  # which one: the nearest first
@@ -218,6 +222,7 @@ class Solve(Panel):
             self.stop_button = gr.Button(
                 "Stop", variant="stop", interactive=False, elem_id="lm-stop", min_width=110
             )
+            self.time = components.live("lm-solve-time")
         with gr.Row(elem_classes="tight"):
             self.topic = gr.Dropdown(
                 list(families), value=kin, label="Topic", scale=2, min_width=120
@@ -249,16 +254,18 @@ class Solve(Panel):
         self.controls = {"problem": box, "mode": mode, "memory": memory, **sampling}
 
     def _afterwards(self) -> None:
-        with gr.Row(elem_classes="tight"):
+        self.help = components.live("lm-help")
+        with gr.Row(elem_classes="tight") as self.offer:
             self.distil_button = gr.Button(
                 "Distil a memory from this problem",
                 variant="primary",
                 elem_id="lm-distil-this",
                 min_width=240,
             )
-            self.replay_button = gr.Button(
-                "Ask again with the same seed", elem_id="lm-replay", min_width=240
-            )
+            self.distil_time = components.live("lm-after-time")
+        self.replay_button = gr.Button(
+            "Ask again with the same seed", elem_id="lm-replay", size="sm"
+        )
         with gr.Row(elem_classes="tight", visible=False) as self.feedback:
             self.right = gr.Button("The answer is right", size="sm", elem_id="lm-right")
             self.wrong = gr.Button("The answer is wrong", size="sm", elem_id="lm-wrong")
@@ -339,6 +346,8 @@ class Solve(Panel):
                 status += fragments(("hits", found))
             ended = r is not None and not running
             others = other_memories(session, r, run.near) if ended and r is not None else []
+            s = session.engine.settings
+            why = gate(r.zero_shot, s.gate_votes, s.gate_lead) if r is not None else None
             return SolveView(
                 status=status,
                 votes=scene_votes(scene, running),
@@ -347,6 +356,8 @@ class Solve(Panel):
                 press_button=gr.update(interactive=not running),
                 stop_button=gr.update(interactive=running),
                 after=gr.update(visible=ended),
+                offer=gr.update(visible=not why),
+                help=fragments(("help", unfit(why))) if why else [],
                 feedback=gr.update(visible=ended and r is not None and r.used is not None),
                 what_if=gr.update(visible=bool(others)),
                 other=gr.update(choices=others, value=others[0][1]) if others else SKIP,
@@ -415,52 +426,67 @@ class Solve(Panel):
     def take(self, event: gr.EventData) -> tuple[Any, Any, Any]:
         """A tile of the first page was pressed: topic, example and box. The id comes from the
         browser, so it is checked."""
-        given = event._data.get("id", "") if isinstance(event._data, dict) else ""
+        given = event._data.get("value", "") if isinstance(event._data, dict) else ""
         for text, one in self.session.examples.items():
             if one.id == given:
-                examples = self.session.examples.items()
-                texts = [t for t, p in examples if family(p) == family(one)]
-                return family(one), gr.update(choices=texts, value=text), text
+                return self._chosen(text)
         return SKIP, SKIP, SKIP
+
+    def _chosen(self, text: str) -> tuple[Any, Any, Any]:
+        """Topic, example and box for an example."""
+        kin, examples = family(self.session.examples[text]), self.session.examples.items()
+        texts = [t for t, p in examples if family(p) == kin]
+        return kin, gr.update(choices=texts, value=text), text
+
+    def retry(self, event: gr.EventData, request: gr.Request, seed: Any) -> tuple[Any, ...]:
+        """What helps where a vote cannot be learnt from was pressed: topic, example, box, seed."""
+        r = last_receipt(self.of(request)[1])
+        asked = r.problem.text if r is not None else ""
+        text, seed = another(self.session, event, asked, seed)
+        if text in self.session.examples:
+            return *self._chosen(text), seed
+        return SKIP, SKIP, text or SKIP, seed
 
     # ---------- the wiring
 
-    def wire(self) -> Any:
-        """Listens to everything on the panel that leads nowhere else; the work of a press."""
+    def wire(self) -> list[Any]:
+        """Listens to everything on the panel that leads nowhere else; the works of a press."""
         # Chained, not side by side: with two listeners of one click gradio shows the first one's
         # values again at the end.
         box = self.controls["problem"]
-        pressed = gr.on(
-            [self.press_button.click, box.submit],
-            self.press,
-            list(self.controls.values()),
-            self.outputs,
-            js="(...asked) => { window.latentmem.asks(asked[0]); return asked; }",
-            **QUIET,
-        )
+        controls = list(self.controls.values())
+        asks = "(...asked) => { window.latentmem.asks(asked[0]); return asked; }"
+        buttons = [self.press_button.click, box.submit]
+        pressed = gr.on(buttons, self.press, controls, self.outputs, js=asks, **QUIET)
+        picker = [self.topic, self.example, box]
+        seed = self.controls["seed"]
+        retried = self.help.act(self.retry, seed, [*picker, seed], **QUIET)
+        again = retried.then(self.press, controls, self.outputs, js=asks, **QUIET)
         asked = "(shown) => { window.latentmem.asked(shown); }"
-        pressed.then(None, self.status, js=asked, **QUIET)
-        run = self.follow_press(pressed)
         seen = "() => { window.latentmem.look('lm-receipt'); }"  # on a phone: the answer
-        run.then(None, js=seen, **QUIET)
+        runs = []
+        for press in (pressed, again):
+            press.then(None, self.status, js=asked, **QUIET)
+            runs.append(self.follow_press(press))
+            runs[-1].then(None, js=seen, **QUIET)
         compare = self.compare.wire(
             self.compare_button, self.compare.press, self.other, self.columns
         )
         replay = self.replay.wire(self.replay_button, self.replay.press, None, self.noted)
-        ends = [run, compare, replay]
+        ends = [*runs, compare, replay]
         self.stop_button.click(self.stop, None, self.outputs, cancels=ends, **QUIET)
         self.right.click(self.said_right, None, self.noted, **QUIET)
         self.wrong.click(self.said_wrong, None, self.noted, **QUIET)
-        mode, memory, filled = self.controls["mode"], self.controls["memory"], [self.example, box]
+        mode, memory = self.controls["mode"], self.controls["memory"]
         mode.change(lambda m: gr.update(visible=m == "chosen"), mode, memory, **QUIET)
-        self.topic.input(self.examples_of, self.topic, filled, **QUIET)
-        self.status.take(self.take, None, [self.topic, *filled], **QUIET)
+        self.topic.input(self.examples_of, self.topic, picker[1:], **QUIET)
+        self.status.act(self.take, None, picker, **QUIET)
         self.example.input(lambda text: text or SKIP, self.example, box, **QUIET)
         # A problem that was typed is no example; the browser alone sees to it, since every letter
         # is a change.
         typed = "(problem, example) => example === problem ? example : null"
         box.change(None, [box, self.example], self.example, js=typed, **QUIET)
-        return run
+        return runs
 
 
 def receipt(session: AppSession, r: Receipt, chosen: bool) -> list[Fragment]:

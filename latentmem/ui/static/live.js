@@ -16,7 +16,7 @@
   };
 
   const STOPS = "a[href], button, input, select, textarea, summary, [tabindex]";
-  const mark = (e) => e.tagName + ["pick", "memory", "receipt", "do", "value", "take"].map((k) => e.dataset[k] ?? "").join("|");
+  const mark = (e) => e.tagName + ["pick", "memory", "receipt", "do", "value"].map((k) => e.dataset[k] ?? "").join("|");
   const focused = (old) => { // gives the keyboard its place back in what replaces `old`
     const on = document.activeElement, all = [...old.querySelectorAll(STOPS)], at = all.indexOf(on);
     if (at < 0) return null;
@@ -81,8 +81,8 @@
       b.dataset.end = b.scrollTop + b.clientHeight >= b.scrollHeight - 24 ? "yes" : "no";
     }, true);
     element.addEventListener("click", (e) => {
-      const tile = e.target.closest("[data-take]"); // an example to begin with
-      if (tile) trigger("take", { id: tile.dataset.take });
+      const button = e.target.closest("[data-do]");
+      if (button) trigger("act", { do: button.dataset.do, value: button.dataset.value });
       const link = e.target.closest("a[data-memory], a[data-receipt]");
       if (!link || e.ctrlKey || e.metaKey || e.shiftKey) return;
       e.preventDefault();
@@ -119,14 +119,10 @@
     parent.append(span);
   };
 
-  // **bold**, `code`, and # headings inside a piece of prose
-  const setProse = (parent, text) => {
-    const parts = text.split(/(\*\*[^*\n]+\*\*|`[^`\n]+`|^#{1,6} .*$)/m);
-    for (const part of parts) {
-      const make = (tag, content) => { const e = document.createElement(tag); e.textContent = content; parent.append(e); };
-      if (/^\*\*.+\*\*$/.test(part)) make("strong", part.slice(2, -2));
-      else if (/^`.+`$/.test(part)) make("code", part.slice(1, -1));
-      else if (/^#{1,6} /.test(part)) make("strong", part.replace(/^#+ /, ""));
+  const setProse = (parent, text) => { // **bold**, `code` and # headings
+    for (const part of text.split(/(\*\*[^*\n]+\*\*|`[^`\n]+`|^#{1,6} .*$)/m)) {
+      const [, bold, code, head] = part.match(/^(?:\*\*(.+)\*\*|`(.+)`|#{1,6} (.+))$/) ?? [], words = bold ?? code ?? head;
+      if (words) parent.append(Object.assign(document.createElement(code ? "code" : "strong"), { textContent: words }));
       else if (part) parent.append(part);
     }
   };
@@ -145,17 +141,7 @@
     element.replaceChildren(fresh);
   };
 
-  const setAnswer = (element) => { // an answer is LaTeX as a whole
-    const text = element.dataset.source ?? (element.dataset.source = element.textContent);
-    if (!katex || !/[\\^_]/.test(text)) return;
-    element.replaceChildren();
-    setMath(element, text, false, text);
-  };
-
-  lm.typeset = (root) => {
-    root.querySelectorAll(".tx").forEach(setText);
-    root.querySelectorAll(".tex").forEach(setAnswer);
-  };
+  lm.typeset = (root) => root.querySelectorAll(".tx").forEach(setText);
 
   // ---------------------------------------------------------------- two open attempts: the words, formulas too, that only one has are marked
   const pieces = (body) => [...body.childNodes].flatMap((n) => n.nodeType === Node.TEXT_NODE ? n.data.split(/(?<=\s)(?=\S)/).map((t) => new Text(t)) : [n]);

@@ -41,6 +41,10 @@ def first_visit() -> Markup:
             "The next similar problem is answered without and with that memory, side by side.",
         ),
     )
+    return _steps(steps)
+
+
+def _steps(steps: Iterable[tuple[str, str]]) -> Markup:
     return Markup('<ol class="steps3">{}</ol>').format(
         Markup("").join(Markup("<li><b>{}</b><span>{}</span></li>").format(*step) for step in steps)
     )
@@ -53,7 +57,7 @@ def tiles(examples: Iterable[Problem], most: int = 6) -> Markup:
         families.setdefault(family(problem), problem)
     buttons = [
         Markup(
-            '<button type="button" class="tile" data-take="{}"><b>{}</b><span '
+            '<button type="button" class="tile" data-do="take" data-value="{}"><b>{}</b><span '
             'class="tx">{}</span></button>'
         ).format(safe(p.id), safe(name), safe(p.text))
         for name, p in list(families.items())[:most]
@@ -90,17 +94,8 @@ def diagram(s: Settings) -> Markup:
         ("GRPO", count(s.steps, "small step")),
         ("A memory", count(s.virtual_tokens, "virtual token")),
     )
-    return Markup(
-        '<div class="diagram">{}<p class="hint">kept in the bank, found again by similarity</p>{}'
-        "</div>"
-    ).format(_chain("Learning", learning), _chain("Answering", _ANSWER))
-
-
-def _chain(name: str, boxes: Iterable[tuple[str, str]]) -> Markup:
-    """Boxes in a row, an arrow from each to the next; on a phone one under the other."""
-    items = [Markup("<li><b>{}</b><span>{}</span></li>").format(*box) for box in boxes]
-    return Markup('<ol class="{}" aria-label="{}">{}</ol>').format(
-        name.lower(), name, Markup("").join(items)
+    return Markup('<div class="begin"><h3>Learning</h3>{}<h3>Answering</h3>{}</div>').format(
+        _steps(learning), _steps(_ANSWER)
     )
 
 

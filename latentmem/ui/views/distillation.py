@@ -23,7 +23,7 @@ from .html import (
     safe,
     table,
 )
-from .receipt import open_link
+from .receipt import open_link, unfit
 
 BLUE, VERMILLION, GREEN = "theme:blue", "#D55E00", "#009E73"  # Okabe and Ito
 SERIES = (
@@ -241,10 +241,7 @@ def distil_words(scene: Scene) -> Markup:
 def outcome(d: Distilled) -> Markup:
     """The end: a memory to keep or to discard, or in plain words why there is none."""
     if d.memory is None:
-        return Markup(
-            '<section class="outcome none"><h3>Nothing was learnt</h3><p>{}</p>'
-            '<p class="hint">That is a result, too: no memory was stored.</p></section>'
-        ).format(safe(d.reason))
+        return unfit(d.reason)
     m = d.memory
     tokens, hidden = m.soft_prompt.shape
     title = "Kept in the bank" if d.kept else "A memory, not yet kept"

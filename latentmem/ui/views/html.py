@@ -2,8 +2,7 @@
 
 A *fragment* is a `[key, html]` pair; `live.js` draws a list of them and touches only those that
 changed. Every piece of foreign text goes through `Markup.format`, which escapes it; `live.js` then
-sets the mathematics of elements of class `tx` (prose with LaTeX in it) and `tex` (an answer, LaTeX
-as a whole).
+sets the mathematics in elements of class `tx`.
 """
 
 from __future__ import annotations
@@ -49,9 +48,8 @@ def answer_text(answer: str | None, nothing: str = "no answer") -> Markup:
     """An answer as mathematics, cut when it is absurdly long."""
     if answer is None:
         return Markup('<span class="none">{}</span>').format(nothing)
-    return Markup('<span class="tex">{}</span>').format(
-        safe(answer if len(answer) <= 160 else answer[:159] + "…")
-    )
+    short = answer if len(answer) <= 160 else answer[:159] + "…"
+    return Markup('<span class="tx">{}</span>').format(safe(formula(short)))
 
 
 def table(
@@ -99,6 +97,15 @@ def roughly(seconds: float) -> str:
     if seconds < 3300:
         return f"about {max(1, round(seconds / 60))} min"
     return f"about {round(seconds / 1800) / 2:g} h"
+
+
+def expected(seconds: float | None, ahead: int = 0) -> list[Fragment]:
+    """How long a press will take, beside its button; `ahead`: runs of others in the queue."""
+    words = [] if seconds is None else [roughly(seconds)]
+    if ahead:
+        words.append(f"after {count(ahead, 'other run')}")
+    html = Markup('<p class="hint time">{}</p>').format(", ".join(words))
+    return fragments(("time", html)) if words else []
 
 
 def count(n: int, one: str, many: str = "") -> str:

@@ -37,6 +37,7 @@ VERIFIERS = {
 
 
 MOST_NEAR = 8  # memories listed beside a problem
+HELPS = ("seed", "problem")  # what is taken where a vote cannot be learnt from
 
 
 def headline(r: Receipt) -> tuple[str, str]:
@@ -63,7 +64,7 @@ def receipt_card(
     css, words = headline(r)
     return Markup(
         '<section class="receipt {}" aria-label="Receipt"><header role="status"><p class="big">{}'
-        '</p><p class="who">{}</p>{}</header><p class="why tx">{}</p>{}{}<details><summary>Details'
+        '</p><p class="who">{}</p>{}</header><p class="why tx">{}</p>{}<details><summary>Details'
         "</summary>{}{}</details></section>"
     ).format(
         css,
@@ -72,7 +73,6 @@ def receipt_card(
         both_votes(r),
         safe(reason(r)),
         used_memory(r, info, chosen, learnt),
-        scores(r),
         facts(r),
         raw_json(r),
     )
@@ -88,6 +88,15 @@ def reason(r: Receipt) -> str:
         if found
         else r.route.reason
     )
+
+
+def unfit(why: str) -> Markup:
+    """Why there is nothing to distil, and the two things that help, each a button."""
+    return Markup(
+        '<section class="outcome none"><p>{}</p><p><button type="button" class="small" '
+        'data-do="retry" data-value="{}">Another seed</button> <button type="button" '
+        'class="small" data-do="retry" data-value="{}">A problem that works</button></p></section>'
+    ).format(safe(why), *HELPS)
 
 
 def used_memory(
@@ -187,30 +196,14 @@ def small_vote(title: str, vote: Vote) -> Markup:
     return Markup("<p><b>{}</b> {}</p>").format(title, words)
 
 
-def scores(r: Receipt) -> Markup:
-    """The verifier's scores, when the sides disagreed."""
-    if not r.route.scores:
-        return Markup("")
-    top = max(abs(v) for v in r.route.scores.values()) or 1.0
-    rows = [
-        Markup(
-            '<li><span>{}</span><meter min="0" max="1" value="{:.4f}" aria-label="{}"></meter>'
-            '<span class="num">{}</span></li>'
-        ).format(
-            SIDES.get(side, side),
-            max(0.0, value / top),
-            safe(f"score {SIDES.get(side, side)}"),
-            number(value, 3),
-        )
-        for side, value in r.route.scores.items()
-    ]
-    return Markup('<div class="scores"><h4>Verifier: {}</h4><ul>{}</ul></div>').format(
-        VERIFIERS.get(r.route.verifier, safe(r.route.verifier)), join(rows)
-    )
-
-
 def facts(r: Receipt) -> Markup:
+    verifier = VERIFIERS.get(r.route.verifier or "", r.route.verifier or "")
+    scores = ", ".join(
+        f"{number(value, 3)} {SIDES.get(side, side).lower()}"
+        for side, value in r.route.scores.items()
+    )
     pairs = [
+        *([(f"Verifier: {verifier}", scores)] if scores else []),
         ("Tokens", f"{r.tokens:,}".replace(",", " ")),
         ("Time", duration(r.seconds)),
         ("Seed", str(r.seed)),
