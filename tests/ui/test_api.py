@@ -594,7 +594,7 @@ def test_a_client_sends_a_file_and_hears_of_its_mistakes(
         and [r["truth"] for r in last["results"]] == ["5"]
     )
     assert "line 2 is not JSON" in " ".join(last["notes"])
-    assert streaming_client.predict("change", problems=2, api_name="/stream")["done"] == 4
+    assert streaming_client.predict("change", problems=2, api_name="/stream")["done"] == 6
     for given, words in (
         ({"systems": []}, "No system is chosen"),
         ({"problems": 201}, "choose 1 to 200"),
