@@ -6,7 +6,6 @@ peers.py      the other side: transformers, TRL, llama.cpp, qdrant
 runner.py     the rows and their targets; both sides in turns, each in a process of its own
 report.py     medians, ratios, targets; the JSON file, its table and its picture
 scale.py      how cost grows
-profile.py    where the time goes
 """
 
 from __future__ import annotations

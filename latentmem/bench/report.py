@@ -1,4 +1,4 @@
-"""Figures become rows; the JSON file that keeps them, its table and its picture."""
+"""Figures become rows; the JSON file that keeps them, and how it is shown."""
 
 from __future__ import annotations
 
@@ -7,26 +7,23 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 from .. import __version__
+from ..engine.doctor import MISSING, installed
+from ..engine.doctor import machine as examined
+from ..evaluation.figures import layout, scatter
+from ..evaluation.page import NONE, Columns, Report
 from ..files import write_whole
 from ..records import LatentmemError
 
-Kind = Literal["bench", "scale", "profile"]
-# Kind of report -> what its rows have and no others' rows do, the command that makes it.
-KINDS: dict[str, tuple[str, str]] = {
-    "bench": ("ours", "latentmem bench"),
-    "scale": ("x", "latentmem bench --scale"),
-    "profile": ("operations", "latentmem bench --profile"),
-}
+# kind of report -> what its rows have
+KINDS = {"bench": "ours", "scale": "x"}
 # what our own side of every row depends on
 ALWAYS = ("latentmem", "python", "system", "torch", "transformers", "numpy")
 PACKAGES = "torch transformers peft numpy trl llama-cpp-python qdrant-client datasets".split()
-MISSING = "not installed"
 
 
 @dataclass(frozen=True)
@@ -112,20 +109,12 @@ def row(spec: RowSpec, ours: Sequence[float], peer: Sequence[float], **facts: An
 
 def machine() -> dict[str, Any]:
     """Processor, cores, instructions, memory, accelerators: what a figure depends on."""
-    from ..engine.doctor import machine as examined
-
     return {name: value for name, value in examined([]).items() if name != "memory free"}
 
 
 def versions() -> dict[str, str]:
     found = {"latentmem": __version__, "python": platform.python_version()}
-    found["system"] = platform.platform()
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = MISSING
-    return found
+    return found | {"system": platform.platform()} | installed(PACKAGES)
 
 
 def needed(found: Mapping[str, str], packages: Sequence[str] = ()) -> dict[str, str]:
@@ -137,39 +126,26 @@ def load_average() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
-def read(file: Path, kind: Kind | None = None) -> dict[str, Any]:
-    """The content of a report: kind, machine, versions and rows; empty if there is no file.
-
-    Raises LatentmemError if the file is not a report of a bench, or one of another kind.
-    """
+def read(file: Path, kind: str) -> dict[str, Any]:
+    """The content of a report: machine, versions and rows; empty if there is no file. Raises
+    LatentmemError if the file is no report of this kind."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-        kinds = {_kind_of(row) for row in data["rows"]} | {str(data.get("kind", ""))} - {""}
+        whole = all(row["name"] and KINDS[kind] in row for row in data["rows"])
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError) as e:
-        raise _refused(file, f"is not a report of a bench ({e})") from None
-    if len(kinds) > 1 or not kinds <= set(KINDS):
-        raise _refused(file, "is not a report of a bench, for its rows are not of one kind")
-    for there in kinds:
-        if kind and there != kind:
-            raise _refused(
-                file, f"is a report of `{KINDS[there][1]}` and not of `{KINDS[kind][1]}`"
-            )
+        raise _refused(file, f"is no report of kind {kind} ({type(e).__name__}: {e})") from None
+    if not whole:
+        raise _refused(file, f"is no report of kind {kind}, for its rows are others")
     return data
-
-
-def _kind_of(row: Any) -> str:
-    """The kind of report that a row belongs to, "none" if it is no row."""
-    named = isinstance(row, dict) and "name" in row
-    return next((k for k, (member, _) in KINDS.items() if named and member in row), "none")
 
 
 def _refused(file: Path, why: str) -> LatentmemError:
     return LatentmemError(f"{file} {why}: give another file with --out.")
 
 
-def check_machine(file: Path, kind: Kind, here: Mapping[str, Any]) -> None:
+def check_machine(file: Path, kind: str, here: Mapping[str, Any]) -> None:
     """Raises LatentmemError if the file has figures of another machine or of another kind."""
     there = read(file, kind).get("machine", here)
     for name in ("processor", "cores", "instructions", "accelerators"):
@@ -183,13 +159,11 @@ def is_done(
 ) -> bool:
     """Whether a report has the row, measured with these settings and versions."""
     made = next((r for r in there.get("rows", []) if r["name"] == name), {})
-    # a report from before rows had their own
-    then = made.get("versions") or there.get("versions", {})
-    return made.get("settings") == settings and versions.items() <= then.items()
+    return made.get("settings") == settings and made.get("versions") == versions
 
 
 def merge(
-    file: Path, kind: Kind, rows: Sequence[Mapping[str, Any]], order: Sequence[str], **facts: Any
+    file: Path, kind: str, rows: Sequence[Mapping[str, Any]], order: Sequence[str], **facts: Any
 ) -> None:
     """Put rows into the file, in place of those of the same name; whole or not at all. Raises
     LatentmemError.
@@ -197,20 +171,10 @@ def merge(
     Rows that stay keep the versions with which they were measured, because the file's versions are
     those of the new rows.
     """
-    there = read(file, kind)
-    old = [
-        r if r.get("versions") else {**r, "versions": there.get("versions", {})}
-        for r in there.get("rows", [])
-    ]
-    kept = {r["name"]: r for r in (*old, *rows)}
+    kept = {r["name"]: r for r in (*read(file, kind).get("rows", []), *rows)}
     place = {name: i for i, name in enumerate(order)}
     ordered = sorted(kept.values(), key=lambda r: place.get(r["name"], len(place)))
-    save(file, kind, ordered, **facts)
-
-
-def save(file: Path, kind: Kind, rows: Sequence[Mapping[str, Any]], **facts: Any) -> None:
-    """Write the file with these rows and no others."""
-    data = {"kind": kind, **facts, "rows": list(rows)}
+    data = {**facts, "rows": ordered}
     write(file, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -218,128 +182,69 @@ def write(file: Path, text: str) -> None:
     write_whole(file, text, "give another file with --out", folders=True)
 
 
-# ---------- The table.
+# ---------- How it is shown.
 
 
 def number(value: float | None, unit: str = "") -> str:
     """Three significant digits: 0.0312, 1.25, 118."""
     if value is None:
-        return "–"
+        return NONE
     digits = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{digits} {unit}".strip()
 
 
-def markdown(data: Mapping[str, Any]) -> str:
-    """A report as a table, with the machine above it and the notes below, which name the versions
-    of a row where they differ."""
-    lines, rows, versions = [], data.get("rows", []), data.get("versions", {})
-    if machine := data.get("machine"):
-        about = [str(machine.get(name)) for name in ("processor", "instructions", "memory")]
-        about.insert(1, f"{machine.get('cores')} cores")
-        lines.append(f"{', '.join(about)}, accelerators: {machine.get('accelerators')}.")
-    if versions:
-        lines += ["", _listed(versions) + "."]
-    lines += [
-        "",
-        "| what | ours | peer | peer's figure | times better | target | met |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    notes = []
-    for r in rows:
-        met = {True: "yes", False: "**no**", None: "–"}[r["met"]]
-        lines.append(
-            f"| {r['what']} | {number(r['ours'], r['unit'])} | {r['peer_name'] or '–'} | "
-            f"{number(r['peer'], r['unit'])} | {number(r['ratio'])} | {r['target']} | {met} |"
-        )
-        # the note of a row names a missing peer
-        own = {
-            name: version
-            for name, version in (r.get("versions") or {}).items()
-            if version not in (MISSING, versions.get(name, version))
-        }
-        if said := [r["note"]] * bool(r["note"]) + ["measured with " + _listed(own)] * bool(own):
-            notes.append(f"- {r['what']}: {'; '.join(said)}.")
-    return "\n".join([*lines, "", *notes]).strip() + "\n"
+def overview(data: Mapping[str, Any]) -> Report:
+    """The rows as a table under the machine and the versions; a row's note names those versions in
+    which it differs."""
+    machine, versions = data.get("machine", {}), data.get("versions", {})
+
+    def note(r: Mapping[str, Any]) -> str:
+        named = r.get("versions", {}).items()  # of a missing peer the note says so already
+        own = {n: v for n, v in named if v not in (MISSING, versions.get(n, v))}
+        return "; ".join(filter(None, (r["note"], own and f"measured with {_listed(own)}")))
+
+    report = Report("Measured", f"{_listed(machine)}. {_listed(versions)}.")
+    columns: Columns = {
+        "what": "what",
+        "ours": lambda r: number(r["ours"], r["unit"]),
+        "peer": lambda r: r["peer_name"] or NONE,
+        "peer's figure": lambda r: number(r["peer"], r["unit"]),
+        "times better": lambda r: number(r["ratio"]),
+        "target": "target",
+        "met": lambda r: {True: "yes", False: "no", None: NONE}[r["met"]],
+        "note": note,
+    }
+    report.table(data.get("rows", []), columns, text_columns=(0, 2, 5, 6, 7))
+    return report
 
 
-def _listed(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
+def _listed(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
-# ---------- The series of `bench --scale` as one picture and as tables.
+# ---------- The series of `bench --scale`.
 
-COLUMNS = 2
 WIDE = 30  # values that span so many times the lowest take a logarithmic axis
 
 
-def figure(series: Sequence[Mapping[str, Any]]) -> Any:
-    """A plotly figure of all series; sizes, and values that span WIDE, have logarithmic axes."""
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-
-    rows = max(1, -(-len(series) // COLUMNS))
-    titles = [s["title"] for s in series]
-    made = make_subplots(rows, COLUMNS, subplot_titles=titles, vertical_spacing=0.35 / rows)
-    for i, s in enumerate(series):
-        place = {"row": i // COLUMNS + 1, "col": i % COLUMNS + 1}
-        x, y, limit = list(s["x"]), list(s["y"]), list(s.get("limit", ()))
-        line = {"x": x, "showlegend": not i}
-        made.add_trace(
-            go.Scatter(y=y, mode="lines+markers", name="measured", marker_color="#0072B2", **line),
-            **place,
-        )
-        if limit:
-            name, dotted = "limit of reading the weights", {"color": "#8a8f98", "dash": "dot"}
-            made.add_trace(
-                go.Scatter(y=limit, mode="lines", name=name, line=dotted, **line), **place
-            )
-        ticks = {"tickvals": x, "ticktext": [f"{v:,.0f}" for v in x]}
-        made.update_xaxes(title_text=s["x_name"], type="log", **ticks, **place)
-        lowest, highest = min(y + limit, default=0), max(y + limit, default=0)
-        kind = "log" if 0 < WIDE * lowest < highest else "linear"
-        made.update_yaxes(title_text=s["y_name"], type=kind, rangemode="tozero", **place)
-    legend, margin = {"orientation": "h", "y": -0.05}, {"t": 50, "l": 70, "r": 20, "b": 60}
-    height = 330 * rows + 60
-    made.update_layout(height=height, template="plotly_white", legend=legend, margin=margin)
-    return made
+def growth(data: Mapping[str, Any]) -> Report:
+    """A table and a figure for each series."""
+    report = Report("How cost grows", f"{_listed(data.get('machine', {}))}.")
+    for s in data.get("rows", []):
+        report.section(s["title"], s.get("note", ""))
+        columns: Columns = {
+            s["x_name"]: lambda point: f"{point[0]:,.0f}",
+            s["y_name"]: lambda point: number(point[1]),
+        }
+        report.table(zip(s["x"], s["y"], strict=True), columns, text_columns=())
+        report.figure(figure(s), s["title"])
+    return report
 
 
-def save_figure(series: Sequence[Mapping[str, Any]], file: Path) -> Path:
-    """Write the page beside `file`; returns its path. It carries plotly, so it opens offline."""
-    page = file.with_suffix(".html")
-    write(page, figure(series).to_html(include_plotlyjs=True, full_html=True))
-    return page
-
-
-def figure_markdown(series: Sequence[Mapping[str, Any]]) -> str:
-    """One table for each series."""
-    parts = []
-    for s in series:
-        columns = [s["y"], *([s["limit"]] if s.get("limit") else [])]
-        names = [s["x_name"], s["y_name"], "limit"][: 1 + len(columns)]
-        note = f" ({s['note']})" if s.get("note") else ""
-        lines = [
-            f"**{s['title']}**{note}",
-            "",
-            f"| {' | '.join(names)} |",
-            "|---" * len(names) + "|",
-        ]
-        lines += [
-            f"| {x:,.0f} | {' | '.join(map(number, values))} |"
-            for x, *values in zip(s["x"], *columns, strict=True)
-        ]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
-
-
-def parts_markdown(parts: Sequence[Mapping[str, Any]]) -> str:
-    """One table for each part of a profile."""
-    out = []
-    for part in parts:
-        whole = sum(part["operations"].values()) or 1.0
-        spent = f"{part['seconds']:.1f} s, {part['cpu_seconds']:.1f} s of the processors"
-        lines = [f"**{part['title']}**: {spent}", ""]
-        lines += ["| operation | s | of those shown |", "|---|---|---|"]
-        lines += [f"| `{op}` | {s:.2f} | {s / whole:.0%} |" for op, s in part["operations"].items()]
-        out.append("\n".join(lines))
-    return "\n\n".join(out) + "\n"
+def figure(s: Mapping[str, Any]) -> dict[str, Any]:
+    """A series as a plotly figure; sizes, and values that span WIDE, have logarithmic axes."""
+    x, y = list(s["x"]), list(s["y"])
+    across = {"type": "log", "tickvals": x, "ticktext": [f"{v:,.0f}" for v in x]}
+    kind = "log" if 0 < WIDE * min(y) < max(y) else "linear"
+    shown = layout(s["x_name"], s["y_name"], across, {"type": kind, "rangemode": "tozero"})
+    return {"data": [scatter(s["title"], x, y, "lines+markers")], "layout": shown}

@@ -201,9 +201,6 @@ ROWS: dict[str, RowSpec] = {
             ratio=3,
             limit=25,
         ),
-        RowSpec("map", "opening a bank and drawing its map", "s", "workloads:bank_map", limit=2),
-        RowSpec("import", "import latentmem", "s", "workloads:importing", limit=0.3),
-        RowSpec("help", "latentmem --help", "s", "workloads:help_text", limit=0.3),
     )
 }
 

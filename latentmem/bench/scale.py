@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -28,7 +27,7 @@ ROUTED = 10_000  # memories in the bank that routing searches
 
 @dataclass(frozen=True)
 class Series:
-    """y against x. `limit`: what reading the weights once a step would allow."""
+    """y against x."""
 
     name: str
     title: str
@@ -36,7 +35,6 @@ class Series:
     y_name: str
     x: tuple[float, ...]
     y: tuple[float, ...]
-    limit: tuple[float, ...] = ()
     note: str = ""
     settings: dict[str, Any] | None = None
     versions: dict[str, str] = field(default_factory=dict)
@@ -57,11 +55,10 @@ def run(
     file: Path,
     *,
     resume: bool = False,
-    largest: int | None = None,
 ) -> Iterator[Status | Series]:
-    """Measure series and merge each into `file`. `largest`: no sizes above it."""
+    """Measure series and merge each into `file`."""
     here, found = report.machine(), report.versions()
-    settings = {**asdict(work), "repeats": repeats, "largest": largest}
+    settings = {**asdict(work), "repeats": repeats}
     needed = report.needed(found)
     report.check_machine(file, "scale", here)
     there = report.read(file, "scale") if resume else {}
@@ -71,52 +68,28 @@ def run(
             yield Status(f"{name}: already in {file}")
             continue
         measure, title, x_name, y_name, note = TABLE[name]
-        sizes = [s for s in SIZES[name] if largest is None or s <= largest]
-        y, limit = [], []
+        sizes, y = SIZES[name], []
         for i, size in enumerate(sizes):
             yield Status(f"{name}: {x_name} {size}", i, len(sizes))
             once = measure(bench, size)
             y.append(median(once() for _ in range(repeats)))
-            if note == READING:
-                limit.append(bench.limit(size if name == "rollouts-batch" else work.rollouts))
-        about = name, title, x_name, y_name
-        made = Series(*about, tuple(sizes), tuple(y), tuple(limit), note, settings, needed)
+        made = Series(name, title, x_name, y_name, sizes, tuple(y), note, settings, needed)
         report.merge(file, "scale", [asdict(made)], list(SIZES), machine=here, versions=found)
         yield made
 
 
-def bandwidth(device: Any) -> float:
-    """Bytes a second that this device reads, from the sum of a large tensor."""
-    import torch
-
-    large = torch.ones(2**27 if device.type == "cuda" else 2**25, device=device)
-    best = float("inf")
-    for _ in range(5):
-        began = time.perf_counter()
-        float(large.sum())
-        best = min(best, time.perf_counter() - began)
-    return large.nbytes / best
-
-
 class Measured:
-    """What series share, each made when it is first needed: the loaded model, its bandwidth, banks.
-    A method prepares one point of a series; what it returns measures it once."""
+    """What series share: the model, loaded when it is first needed, and a bank. A method prepares
+    one point of a series; what it returns measures it once."""
 
     def __init__(self, work: Workload) -> None:
-        self.work, self.bank, self._read = work, workloads.filled(0, work.seed), 0.0
+        self.work, self.bank = work, workloads.filled(0, work.seed)
 
     @cached_property
     def model(self) -> Any:
         model = workloads.language_model(self.work)
         workloads.warm_up(model, self.jobs(1), self.work)
         return model
-
-    def limit(self, rows: int) -> float:
-        """Tokens a second if a decode step cost no more than reading all weights once."""
-        body = self.model.body
-        self._read = self._read or bandwidth(body.device)
-        linears = [body.head, *(m for w in body.layers for m in (w.qkv, w.out, w.gate_up, w.down))]
-        return rows * self._read / sum(m.read for m in linears)
 
     def jobs(self, rows: int) -> list[Any]:
         from ..method.rollouts import Job
@@ -171,10 +144,6 @@ class Measured:
         return self.search(min(ROUTED, self.work.memories), k, choose)
 
 
-READING = (
-    "the dotted line is what reading all weights once a step would allow, at the speed "
-    "this device reads memory"
-)
 WHOLE = "extrapolated to whole memories from one and two steps"
 Prepare = Callable[[Measured, int], Callable[[], float]]
 # name -> how a size is measured, title, name of x, name of y, note
@@ -184,14 +153,14 @@ TABLE: dict[str, tuple[Prepare, str, str, str, str]] = {
         "Rollouts against batch size",
         "rows",
         "tokens/s",
-        READING,
+        "",
     ),
     "rollouts-length": (
         lambda m, size: m.rollouts(m.work.rollouts, size),
         "Rollouts against length",
         "tokens a rollout",
         "tokens/s",
-        READING,
+        "",
     ),
     "distil-steps": (
         lambda m, size: m.distil(1, size, m.work.tokens),

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..bank import Bank
-from ..files import HERE
 from ..records import Cluster, LatentmemError, Memory, Problem, Step, Trace, Vote
 
 if TYPE_CHECKING:
@@ -76,7 +71,6 @@ class Workload:
     together_steps: int = 2
     memory_steps: int = 1  # steps of the runs whose peak memory is read
     memories: int = 100_000  # in the bank that is searched
-    mapped: int = 10_000  # in the bank whose map is drawn
     queries: int = 200
 
     def __post_init__(self) -> None:
@@ -396,57 +390,6 @@ def _memories(keys: np.ndarray, start: int) -> Iterator[Memory]:
             {},
             "2026-01-31T12:00:00+00:00",
         )
-
-
-# ---------- Waiting for the program itself: the import, the help, the map of a large bank.
-
-
-def importing(work: Workload) -> Side:
-    """Seconds of `import latentmem` in a fresh interpreter."""
-    code = "import time; t = time.perf_counter(); import latentmem; print(time.perf_counter() - t)"
-    return Side(lambda: float(_fresh("-c", code)[1]))
-
-
-def help_text(work: Workload) -> Side:
-    """Seconds of `latentmem --help`, the start of the interpreter included."""
-    return Side(lambda: _fresh("-m", "latentmem", "--help")[0], "with the start of the interpreter")
-
-
-def _fresh(*arguments: str) -> tuple[float, str]:
-    """Seconds and output of a Python process with this very package first on its path."""
-    paths = filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH")))
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    began = time.perf_counter()
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=env)
-    took = time.perf_counter() - began
-    if done.returncode:
-        command, last = " ".join(arguments)[:60], done.stderr.strip().splitlines()[-1:]
-        raise LatentmemError(f"`python {command}` failed: {last}")
-    return took, done.stdout.strip()
-
-
-def bank_map(work: Workload) -> Side:
-    """Seconds from opening the file of a bank to the JSON of its map's figure: its rows and keys
-    are read and projected."""
-    from ..ui.map.messages import map_figure
-    from ..ui.map.projection import pca
-
-    folder = tempfile.TemporaryDirectory(prefix="latentmem-bench-")
-
-    def path() -> Path:  # the folder lives as long as this function
-        return Path(folder.name) / "bank.sqlite"
-
-    def run() -> float:
-        began = time.perf_counter()
-        with Bank(path(), read_only=True) as bank:
-            infos = {info.id: info for info in bank.infos()}
-            ids, keys = bank.keys("input", include_quarantined=True)
-            json.dumps(map_figure([infos[i] for i in ids], pca(keys)))
-        return time.perf_counter() - began
-
-    filled(work.mapped, work.seed, path()).close()
-    note = "on the server: from opening the file to the figure's JSON, without the browser"
-    return Side(run, f"{work.mapped} memories, {note}")
 
 
 def peak_bytes() -> float:

@@ -3,8 +3,6 @@ load no model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..model.weights.catalog import hub_id
-from ..records import LatentmemError, Memory, MemoryInfo, Status, tried
+from ..records import LatentmemError, Memory, MemoryInfo, tried
 from .options import DONE, ERROR, MemoryId, command, engine_for, option
 
 if TYPE_CHECKING:
@@ -402,8 +400,9 @@ def backup(
 ) -> int:
     """Copy a bank to a new file, as it is at one moment."""
     from ..bank import repair as work
+    from . import console
 
-    report = followed(work.backup(bank, copy))
+    (report,) = console.follow(work.backup(bank, copy))
     return tell(as_json, f"{bank} is copied to {report.copy}, {report.bytes} bytes.", report)
 
 
@@ -417,8 +416,9 @@ def repair(
     """Save what is whole in a damaged bank into a new one, and name what is lost. The damaged one
     stays as it is. Exits with 1 if anything is lost."""
     from ..bank import repair as work
+    from . import console
 
-    report = followed(work.repair(bank, new))
+    (report,) = console.follow(work.repair(bank, new))
     tell(
         as_json,
         f"{report.memories} memories, {report.events} events and {report.receipts} receipts are "
@@ -426,18 +426,6 @@ def repair(
         report,
     )
     return warn(report.lost)
-
-
-def followed(records: Iterator[Any]) -> Any:
-    """The report at the end of long work, after its progress on standard error."""
-    from . import console
-
-    with closing(records), console.progress() as show:
-        for record in records:
-            if isinstance(record, Status):
-                part = f" ({record.done:.0f} of {record.total:.0f})" if record.total else ""
-                show(record.text + part, often=record.total > 0)
-    return record
 
 
 def tell(as_json: bool, sentence: str, record: Any) -> int:

@@ -102,16 +102,13 @@ def run(records: Iterator[Any], as_json: bool) -> Shown:
         return _lines(records) if as_json else _show(records)
 
 
-def _lines(records: Iterable[Any]) -> Shown:
+def _lines(records: Iterator[Any]) -> Shown:
     """For machines: records, but no deltas, on standard output; statuses on standard error."""
     shown = Shown()
-    with progress() as show:
-        for record in records:
-            shown.add(record)
-            if isinstance(record, Status):
-                show(record.text, often=record.total > 0)
-            elif not isinstance(record, Delta):
-                print(line(record), flush=True)
+    for record in follow(records):
+        shown.add(record)
+        if not isinstance(record, Delta):
+            print(line(record), flush=True)
     return shown
 
 
@@ -155,6 +152,20 @@ def progress() -> Iterator[Callable[..., None]]:
     finally:
         if waiting:
             print(plain(waiting), file=sys.stderr, flush=True)
+
+
+def follow(records: Iterator[Any], told: Callable[[Any], str] = lambda _: "") -> Iterator[Any]:
+    """All records but statuses, which are news on standard error, as is what `told` says of
+    others."""
+    with closing(records), progress() as show:
+        for record in records:
+            if isinstance(record, Status):
+                part = f" ({record.done:.0f} of {record.total:.0f})" if record.total else ""
+                show(record.text + part, often=record.total > 0)
+                continue
+            if text := told(record):
+                show(text, often=True)
+            yield record
 
 
 class Picture:

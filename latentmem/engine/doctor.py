@@ -12,7 +12,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -41,6 +42,7 @@ PACKAGES = (
     "typer",
     "rich",
 )
+MISSING = "not installed"
 # they decide the arithmetic
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 ROOM = 4 * 2**30  # bytes: the default weights as a download and as bf16, with room to work
@@ -80,12 +82,21 @@ def versions(problems: list[str]) -> dict[str, Any]:
         "platform": platform.platform(),
         "sqlite": sqlite3.sqlite_version,
     }
-    for name in PACKAGES:
-        try:
+    there = installed(PACKAGES)
+    problems += [
+        f"The package {name} is missing: run pip install -r requirements.txt."
+        for name, version in there.items()
+        if version == MISSING
+    ]
+    return found | there
+
+
+def installed(names: Iterable[str]) -> dict[str, str]:
+    """Name -> version of packages."""
+    found = dict.fromkeys(names, MISSING)
+    for name in found:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "missing"
-            problems.append(f"The package {name} is missing: run pip install -r requirements.txt.")
     return found
 
 

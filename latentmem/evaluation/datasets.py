@@ -59,9 +59,9 @@ class Split:
     test: DataSet
 
 
-def load(spec: str, *, strict: bool = False, most_chars: float = inf) -> DataSet:
-    """The data set that `spec` names. `strict` refuses what is malformed, or has more than
-    `most_chars` characters; else it is left out and named in `notes`.
+def load(spec: str, *, most_chars: float = inf) -> DataSet:
+    """The data set that `spec` names. What is malformed, or has more than `most_chars` characters,
+    is left out and named in `notes`.
 
     Raises LatentmemError for a name or option that does not exist, a missing package, or an empty
     set.
@@ -74,13 +74,13 @@ def load(spec: str, *, strict: bool = False, most_chars: float = inf) -> DataSet
         name, found = _from_hub(known[0], options)
     else:
         name, found = _file_set(head, options)
-    return _data_set(name, spec, found, strict, most_chars, "choose another set")
+    return _data_set(name, spec, found, most_chars, "choose another set")
 
 
 def _data_set(
-    name: str, spec: str, found: Iterable[Found], strict: bool, most_chars: float, remedy: str
+    name: str, spec: str, found: Iterable[Found], most_chars: float, remedy: str
 ) -> DataSet:
-    problems, notes = _checked(found, strict, most_chars)
+    problems, notes = _checked(found, most_chars)
     if not problems:
         why = f" ({notes[0]})" if notes else ""
         raise LatentmemError(f"{spec} has no problem with an answer: {remedy}{why}.")
@@ -146,7 +146,7 @@ def from_bytes(data: bytes, name: str, *, most_chars: int, most_bytes: int) -> D
     """
     found = _sourced(data, name, most_bytes)
     remedy = 'write one {"problem": ..., "answer": ...} a line'
-    return _data_set(stem(name), name, found, False, most_chars, remedy)
+    return _data_set(stem(name), name, found, most_chars, remedy)
 
 
 def _sourced(data: bytes, name: str, most_bytes: int = MOST_BYTES) -> Iterator[Found]:
@@ -157,18 +157,13 @@ def _sourced(data: bytes, name: str, most_bytes: int = MOST_BYTES) -> Iterator[F
         yield where, one
 
 
-def _checked(
-    found: Iterable[Found], strict: bool, most_chars: float
-) -> tuple[list[Problem], list[str]]:
-    """Problems that can be asked and scored, and a sentence on the others. Raises LatentmemError at
-    the first one if `strict`."""
+def _checked(found: Iterable[Found], most_chars: float) -> tuple[list[Problem], list[str]]:
+    """Problems that can be asked and scored, and a sentence on the others."""
     kept: dict[str, Problem] = {}
     places: dict[str, str] = {}
     wrong: list[str] = []
     for where, one in found:
         why = one if isinstance(one, str) else _unfit(one, where, most_chars, places)
-        if why and strict:
-            raise LatentmemError(why)
         if why:
             wrong.append(why)
         else:

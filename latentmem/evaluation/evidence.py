@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .journal import Found, Run, write_whole
-from .metrics import BASE, ORACLE, Row, grouped, rerouted, table, two_sided
-from .results import VOTES, Result, TrainingSchedule
+from .metrics import ORACLE, Row, rerouted, table, two_sided
+from .results import VOTES, TrainingSchedule
 
 COLUMNS = (
     "dataset system model n accuracy ci_low ci_high delta_vs_zero_shot delta_ci_low delta_ci_high "
@@ -18,52 +18,17 @@ COLUMNS = (
 DIGITS = 4
 
 
-def rows_of(run: Run, others: Sequence[Run] = ()) -> list[Row]:
-    """The table of a run, with the oracle router of each system that answered twice. A run without
-    zero_shot borrows it from `others`."""
+def rows_of(run: Run) -> list[Row]:
+    """The table of a run, with the oracle router of each system that answered twice."""
     results = list(run.results)
     for system in two_sided(results):
         results += rerouted([r for r in run.results if r.system == system], ORACLE)
-    asked = grouped(results).keys()
-    rows = table([*results, *_lent(run, others)], run.learned, seed=run.seed)
-    return [r for r in rows if (r.learned_on, r.dataset, r.system, r.form) in asked]
-
-
-def _lent(run: Run, others: Sequence[Run]) -> list[Result]:
-    """zero_shot of other runs with the same model, seed and settings, on the same problems, in the
-    forms that the run has none in; of several, from the run that asked most problems."""
-    own, parts = {(r.dataset, r.form) for r in run.results if r.system == BASE}, _parts(run)
-    found: dict[tuple[str, str], list[Result]] = {}
-    for other in others:
-        if other is run or _setting(other) != _setting(run):
-            continue
-        same = {name for name, digest in _parts(other).items() if parts.get(name) == digest}
-        for (_, dataset, _, form), theirs in grouped(
-            r for r in other.results if r.system == BASE
-        ).items():
-            key = dataset, form
-            if dataset in same and key not in own and len(theirs) > len(found.get(key, ())):
-                found[key] = theirs
-    return [r for theirs in found.values() for r in theirs]
-
-
-def _parts(run: Run) -> dict[str, str]:
-    """Data set -> digest of the problems that were asked of it."""
-    parts = [*run.config.get("test", ()), run.config.get("data", {})]
-    return {part["name"]: part["digest"] for part in parts if "digest" in part}
-
-
-def _setting(run: Run) -> tuple[Any, ...]:
-    """What decides the traces of the model alone; runs that share it can share them."""
-    made = run.config.get("made", {})
-    sampling = [run.settings.get(n) for n in ("max_new_tokens", "top_p")]
-    arithmetic = [made.get(n) for n in ("device", "dtype")]
-    return run.model, run.config.get("model"), run.seed, *sampling, *arithmetic
+    return table(results, run.learned, seed=run.seed)
 
 
 def evidence(found: Found) -> list[dict[str, Any]]:
     """One dict for each row, with exactly the members of COLUMNS."""
-    return [plain(run, row) for run in found.runs for row in rows_of(run, found.runs)]
+    return [plain(run, row) for run in found.runs for row in rows_of(run)]
 
 
 def plain(run: Run, row: Row) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .metrics import Estimate, Row, agreement_bins, curve, grouped, share
-from .results import Result, SideResult
+from .metrics import Estimate, Row, curve, grouped
+from .results import Result
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8f98", "#B8A800")
 SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x", "pentagon")
@@ -145,59 +145,6 @@ def stream_curve(results: Sequence[Result], looks: Looks) -> Figure:
         data.append(scatter(f"{system}, {form}", met, shares, "lines", line=line))
     shown = layout("problems met", "accuracy so far", yaxis={**SHARES, "range": [0, 1.02]})
     return {"data": data, "layout": shown}
-
-
-def agreement(sides: Sequence[tuple[str, Sequence[SideResult]]]) -> Figure:
-    """Share of traces that agree against share of right labels: how far a vote can be trusted."""
-    line = {"color": GREY, "dash": "dot"}
-    data = [scatter("as sure as right", [0, 1], [0, 1], "lines", line=line, hoverinfo="skip")]
-    for i, (name, those) in enumerate(sides):
-        if bins := agreement_bins(those):
-            ratios, rights, counts = zip(*bins, strict=True)
-            data.append(
-                scatter(
-                    name,
-                    ratios,
-                    rights,
-                    "markers",
-                    text=[f"{n} votes" for n in counts],
-                    hovertemplate="%{text}<br>%{x:.0%} agree, %{y:.0%} right",
-                    marker={**look(i), "size": [6 + 3 * n**0.5 for n in counts]},
-                )
-            )
-    across, up = ({**SHARES, "range": span} for span in ([0, 1.05], [-0.05, 1.05]))
-    agree, right = "traces that agree with the majority", "majority is right"
-    return {"data": data, "layout": layout(agree, right, across, up)}
-
-
-def step_curves(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Held-out accuracy against gradient steps on one problem, a line for each way of training and
-    problem; a number where another rate or another test part makes another curve."""
-    curves: dict[str, dict[Any, list[dict[str, Any]]]] = {}  # name -> setup -> rows
-    for r in rows:
-        setups = curves.setdefault(f"{r['learner']}: {r['problem_id']}", {})
-        setups.setdefault(r.get("setup"), []).append(r)
-    lines = [
-        (f"{name} ({i})" if len(setups) > 1 else name, sorted(mine, key=lambda r: r["step"]))
-        for name, setups in curves.items()
-        for i, mine in enumerate(setups.values(), 1)
-    ]
-    data = []
-    for i, (name, mine) in enumerate(lines):
-        own, spans = look(i), [step_accuracy(r) for r in mine]
-        marks = {"line": {"color": own["color"]}, "marker": {"symbol": own["symbol"]}}
-        steps, means = [r["step"] for r in mine], [e.mean for e in spans]
-        error = spread(spans, own["color"])
-        data.append(scatter(name, steps, means, "lines+markers", **marks, error_y=error))
-    steps, accuracy = "gradient steps on one problem", "accuracy on held-out problems"
-    return {"data": data, "layout": layout(steps, accuracy, yaxis=SHARES)}
-
-
-def step_accuracy(row: dict[str, Any]) -> Estimate:
-    """Held-out accuracy after a step, with its interval."""
-    found = share(round(row["accuracy"] * row["n"]), row["n"])
-    assert found is not None
-    return found
 
 
 def plain(text: str) -> str:

@@ -7,12 +7,13 @@ gets wrong; "hurt" is the reverse.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+import json
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import comb
 from statistics import fmean
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -156,16 +157,10 @@ def table(
 ) -> list[Row]:
     """A row for each system, form and data set, in the order in which they first appear."""
     groups = grouped(results)
-    return [_row(key, mine, base_of(key, groups), learned, seed) for key, mine in groups.items()]
-
-
-def base_of(key: Group, groups: dict[Group, list[Result]]) -> list[Result] | None:
-    """zero_shot in the same form on the same data: of the same run, else of another."""
-    learned_on, dataset, _, form = key
-    own = groups.get((learned_on, dataset, BASE, form))
-    return own or next(
-        (v for (_, d, s, f), v in groups.items() if (d, s, f) == (dataset, BASE, form)), None
-    )
+    return [
+        _row(key, mine, groups.get((*key[:2], BASE, key[3])), learned, seed)
+        for key, mine in groups.items()
+    ]
 
 
 def _row(
@@ -443,6 +438,33 @@ def thirds(results: Sequence[Result]) -> list[SimilarityThird]:
     return out
 
 
+def pooled(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One line for each recipe of a sweep: its memories' mean accuracy, and the paired difference
+    over held-out problems.
+
+    Each held-out problem counts once, with the mean over the recipe's memories, because its answers
+    behind several memories are not independent.
+    """
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for r in rows:
+        changes = json.dumps(r["settings"], sort_keys=True)
+        groups.setdefault((r["setup"], r["recipe"], changes), []).append(r)
+    out = []
+    for mine in groups.values():
+        kept = [r for r in mine if r["learned"]]
+        gains = [  # of each held-out problem
+            sum(int(r["right"][i]) - int(r["base_right"][i]) for r in kept) / len(kept)
+            for i in range(kept[0]["n"] if kept else 0)
+        ]
+        line = {k: mine[0][k] for k in ("recipe", "settings", "model", "data", "seed")}
+        line |= {"gain": bootstrap(gains), "tried": len(mine), "learned": len(kept)}
+        for k in ("accuracy", "base", "finished", "tokens", "label_right"):
+            line[k] = sum(r[k] for r in kept) / len(kept) if kept else None
+        line |= {k: sum(r[k] for r in kept) for k in ("helped", "hurt")}
+        out.append(line | {"train_seconds": sum(r["train_seconds"] for r in mine) / len(mine)})
+    return out
+
+
 # ---------- The votes of a run: TTRL's measures, agreement against accuracy, gates.
 
 
@@ -478,15 +500,6 @@ def vote_sides(results: Sequence[Result]) -> list[tuple[str, list[SideResult]]]:
     if not out and (alone := [r.sides[BASE] for r in found if r.system == BASE]):
         out = [(f"{BASE}: alone", alone)]
     return out
-
-
-def agreement_bins(sides: Sequence[SideResult]) -> list[tuple[float, float, int]]:
-    """(majority ratio, share of right labels, votes) for each ratio that occurs."""
-    by: dict[float, list[bool]] = defaultdict(list)
-    for s in sides:
-        if s.label is not None:
-            by[round(s.majority_ratio, 6)].append(s.right)
-    return [(ratio, fmean(values), len(values)) for ratio, values in sorted(by.items())]
 
 
 # (votes, lead), for votes of eight

@@ -1,5 +1,5 @@
-"""The protocols: held-out, online, single problems, keys; and what they do with a system: ask it a
-batch, let it learn from a batch.
+"""The protocols: held-out, online, keys; and what they do with a system: ask it a batch, let it
+learn from a batch.
 
 The truth is taken off the problems here: a system gets `answer=None`, except in `fit` if it needs
 labels.
@@ -8,36 +8,29 @@ labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from ..files import Log
-from ..method.distillation import Recipe
 from ..records import (
     Delta,
     Distilled,
     KeyKind,
     LatentmemError,
-    Memory,
     Problem,
-    Record,
     Status,
     Step,
     Trace,
     Vote,
     digest,
 )
-from .baselines.offline import LEARNERS as OFFLINE
-from .baselines.offline import offline
-from .baselines.sampler import Ask, Sampler, computed
-from .baselines.teacher import TeacherResult
+from .baselines.sampler import computed
 from .datasets import DataSet, family, unique
 from .journal import Journal
-from .metrics import flips, nearest_share
+from .metrics import nearest_share
 from .results import (
     ONE,
     VOTE,
@@ -47,9 +40,7 @@ from .results import (
     Result,
     System,
     Tally,
-    TrainingSchedule,
     judge,
-    right,
     taught,
 )
 
@@ -265,120 +256,7 @@ def _met(
         yield from answers(system, mode, batch, unit, journal, tally)
 
 
-# ---------- Train on ONE problem, try held-out ones after some of the steps; and how good keys are.
-
-# way of training -> the offline row that trains so
-LEARNERS = {
-    "soft prompt": "offline_prompt",
-    "LoRA": "offline_lora",
-    "full parameters": "offline_ttrl",
-}
-
-
-def moments(steps: int) -> tuple[int, ...]:
-    """The steps after which held-out problems are tried: 0, 1, 2, 4, ... and the last."""
-    return (0, *(2**i for i in range((steps - 1).bit_length())), steps)
-
-
-def check(test: DataSet, learners: Sequence[str]) -> None:
-    """Raises LatentmemError for an unknown way of training, and if no problem is held out."""
-    for name in learners:
-        if name not in LEARNERS:
-            known = ", ".join(LEARNERS)
-            raise LatentmemError(f"There is no way of training {name!r}: use {known}.")
-    if not test.problems:
-        raise LatentmemError(
-            f"No problem of {test.name} is held out: ask for one or more with --test."
-        )
-
-
-def run_single(
-    factory: SystemFactory,
-    train: Sequence[Problem],
-    test: DataSet,
-    folder: Path,
-    *,
-    steps: int,
-    learners: Sequence[str] = tuple(LEARNERS),
-) -> Iterator[Status | Step | dict[str, Any]]:
-    """Train each learner on each problem alone and write a line of `folder`/single.jsonl for each
-    moment.
-
-    The reward is the majority vote of the fresh traces. No best step is chosen, so that the curve
-    shows all of them. A curve that was broken off is trained again from its start; lines that are
-    there are not written again.
-    """
-    check(test, learners)
-    log = Log(folder / "single.jsonl")
-    done = {(r["setup"], r["learner"], r["problem_id"], r["step"]) for r in log.read()}
-    for problem in train:
-        how = factory.recipe, factory.sampler.max_new_tokens, steps, factory.rates
-        parts = *computed(factory.engine.model), *map(repr, how), test.digest, problem.text
-        setup = digest(*parts)[:12]
-        for name in dict.fromkeys(learners):
-            wanted = [m for m in moments(steps) if (setup, name, problem.id, m) not in done]
-            for record in _curve(factory, name, problem, test, steps, wanted) if wanted else ():
-                if isinstance(record, dict):
-                    record |= {"setup": setup, "model": factory.settings.model}
-                    log.append(record)
-                yield record
-
-
-def _curve(
-    factory: SystemFactory,
-    name: str,
-    problem: Problem,
-    test: DataSet,
-    steps: int,
-    wanted: Sequence[int],
-) -> Iterator[Status | Step | dict[str, Any]]:
-    row = LEARNERS[name]
-    schedule = TrainingSchedule(steps, 1, factory.rates[OFFLINE[row][0]])
-    system = offline(row, factory.sampler, factory.recipe, schedule)
-    alone = _greedy(factory.make("zero_shot"), test)[0]
-    line = {"learner": name, "problem_id": problem.id, "dataset": test.name}
-    line |= {"seed": factory.settings.seed, "learning_rate": schedule.learning_rate}
-    line |= {"train_tokens": 0, "train_seconds": 0.0}
-    if 0 in wanted:
-        yield Status(f"{name}, {problem.id}: held-out problems before training")
-        yield line | _tried(system, test, alone, 0)
-    tokens, seconds = 0, 0.0
-    for record in system.fit([problem.unlabelled()]):
-        yield record  # type: ignore[misc]
-        if not isinstance(record, Step):
-            continue
-        tokens, seconds = tokens + record.tokens, seconds + record.seconds
-        if record.step in wanted:
-            yield Status(f"{name}, {problem.id}: held-out problems after step {record.step}")
-            spent = {"train_tokens": tokens, "train_seconds": round(seconds, 2)}
-            told = {"agreement": round(record.agreement, 4), "note": record.note, **spent}
-            yield line | _tried(system, test, alone, record.step) | told
-
-
-def blank(problems: Sequence[Problem]) -> list[Problem]:
-    return [p.unlabelled() for p in problems]
-
-
-def _greedy(system: System, test: DataSet) -> tuple[dict[str, bool], int]:
-    """Which problems one greedy trace gets right, and how many traces finish with an answer."""
-    truth = {p.id: p.answer or "" for p in test.problems}
-    replies = list(system.reply(blank(test.problems), ONE))
-    ok = {r.problem_id: right(truth[r.problem_id], r.answer) for r in replies}
-    return ok, sum(v.voters for r in replies for v in r.votes.values())
-
-
-def _tried(system: System, test: DataSet, alone: dict[str, bool], step: int) -> dict[str, Any]:
-    ok, finished = _greedy(system, test)
-    helped, hurt = flips(ok, alone)
-    return {
-        "step": step,
-        "n": len(ok),
-        "accuracy": sum(ok.values()) / len(ok),
-        "delta": (helped - hurt) / len(ok),
-        "helped": helped,
-        "hurt": hurt,
-        "finished": finished / len(ok),
-    }
+# ---------- How good keys are.
 
 
 def key_quality(
@@ -408,56 +286,5 @@ def key_quality(
         yield line
 
 
-# ---------- One memory from several problems: the recipe `{"neighbours": k}` of a sweep.
-
-
-def learn(
-    factory: SystemFactory,
-    sampler: Sampler,
-    recipe: Recipe,
-    problems: Sequence[Problem],
-    others: Sequence[Problem],
-    k: int,
-) -> Iterator[Record | TeacherResult]:
-    """For each problem one soft prompt, trained on it and its k nearest others (by the cosine of
-    their sentence embeddings; ties keep their order) in turn, one problem a step: it takes as many
-    rollouts as a memory of one problem. The last step counts, because the steps look at different
-    problems.
-
-    `offline_prompt` trains the prompt. Yields the records of training, and a TeacherResult for each
-    problem.
-    """
-    schedule = TrainingSchedule(recipe.steps, 1, recipe.learning_rate)
-    mode = AnswerMode("vote", recipe.rollouts, recipe.temperature)
-    for problem in problems:
-        key = factory.key(problem, "input")
-        near = sorted(
-            (p for p in others if p.id != problem.id),
-            key=lambda p: -float(key @ factory.key(p, "input")),
-        )
-        group = blank([problem, *near[:k]])
-        row = offline("offline_prompt", sampler, recipe, schedule)
-        (first,) = sampler.sample([Ask(group[0])], mode)
-        steps: list[Step] = []
-        for record in row.fit(group):
-            if isinstance(record, Step):
-                steps.append(record)
-            yield record
-        memory, reason = None, f"Nothing was learnt: {steps[-1].note}."
-        if any(s.grad_norm for s in steps):
-            reason = f"Trained in turn on {', '.join(p.id for p in group)}."
-            memory = Memory(
-                problem=group[0],
-                soft_prompt=row.learner.soft.detach().cpu().numpy().astype(np.float32),
-                keys={"input": key},
-                model=sampler.model.fingerprint,
-                model_name=sampler.model.name,
-                vote=first.vote,
-                traces=first.traces,
-                steps=tuple(steps),
-                best_step=row.done,
-                settings=asdict(recipe) | {"neighbours": len(group) - 1},
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
-            )
-        done = Distilled(problem.id, memory, reason, tuple(steps))
-        yield TeacherResult(done, first.cost + row.spent)
+def blank(problems: Sequence[Problem]) -> list[Problem]:
+    return [p.unlabelled() for p in problems]

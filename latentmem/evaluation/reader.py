@@ -1,16 +1,8 @@
 """Problems out of files as people have them: JSONL, a JSON array, CSV, TSV, Parquet, each also with
 gzip; UTF-8 or UTF-16, with or without a mark at the beginning.
 
-The members of a row go by the names of known data sets, whatever their case:
-
-| | text | answer |
-|---|---|---|
-| ours, MATH, MATH-500, AIME, AMC | `problem` | `answer`, else the box in `solution` |
-| GSM8K | `question` | `answer`, behind its #### |
-| SVAMP, ASDiv | `body` and `question` | `answer` |
-| MultiArith | `question` | `final_ans` |
-| OlympiadBench | `question` | `final_answer`, a list |
-| others | `prompt`, `input`, `instruction` | `answer`, `target`, `output` |
+The members of a row have the names of known data sets, whatever their case; the table is in
+assets/docs/command-line.md.
 """
 
 from __future__ import annotations

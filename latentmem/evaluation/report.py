@@ -62,7 +62,7 @@ def outcome_lines(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def compose(report: Report, found: Found) -> None:
     """Every section for which there is something to show."""
     runs = found.runs
-    rows = {run.name: rows_of(run, runs) for run in runs}
+    rows = {run.name: rows_of(run) for run in runs}
     looks = figures.styles([row.system for those in rows.values() for row in those])
     for run in runs:
         if run.protocol != "transfer":
@@ -74,9 +74,6 @@ def compose(report: Report, found: Found) -> None:
         if those:
             report.section(title, text)
             report.table(those, columns, text_columns=words, caption=caption)
-            if title == "One problem":
-                curves = figures.step_curves(those)
-                report.figure(curves, "Accuracy on held-out problems by step.")
     settings_section(report, runs)
 
 
@@ -287,7 +284,7 @@ def transfer_section(report: Report, moved: Sequence[tuple[Run, Row]]) -> None:
 
 
 def vote_section(report: Report, runs: Sequence[Run]) -> None:
-    """TTRL's words for each run's votes, with and without a memory; agreement against accuracy."""
+    """TTRL's words for each run's votes, with and without a memory."""
     voted = [(run.name, sides) for run in runs if (sides := metrics.vote_sides(run.results))]
     if not voted:
         return
@@ -305,13 +302,10 @@ def vote_section(report: Report, runs: Sequence[Run]) -> None:
             *((m, *(percent(one.get(m)) for one in measured)) for m in measures),
         ]
         report.table(rows, _in_order(("measure", *(title for title, _ in sides))), caption=name)
-        report.figure(
-            figures.agreement(sides),
-            f"{name}: agreement against label accuracy; a larger mark is more votes.",
-        )
 
 
-# ---------- Sections that are one table: the gate, the router; keys, one problem, recipes.
+# ---------- Sections that are one table: the gate, the router, keys; and one problem and recipes,
+# which runs of an older latentmem hold.
 
 GATES: Columns = {
     "run": lambda x: x[0],
@@ -355,7 +349,7 @@ def _embedded(row: dict[str, Any]) -> bool:
 SINGLE: Columns = {
     **members("model, data set: dataset, seed, way of training: learner, problem: problem_id"),
     **members("step, n"),
-    "accuracy": lambda r: interval(figures.step_accuracy(r)),
+    "accuracy": lambda r: interval(share(round(r["accuracy"] * r["n"]), r["n"])),
     "against zero_shot, points": lambda r: points(r["delta"]),
     **members("helped, hurt"),
 }
@@ -392,17 +386,12 @@ def tables(found: Found) -> Iterator[tuple[str, str, list[Any], Columns, Sequenc
     """(title, text, rows, columns, columns of words, caption) of the sections that are a table."""
     gates = [(run.name, gate) for run in found.runs for gate in metrics.gates(run.results)]
     routed = [(run.name, one) for run in found.runs for one in metrics.routing(run.results)]
-    recipes = list(found.rows["sweep"])
-    if recipes:
-        from .sweep import pooled  # loads torch
-
-        recipes = pooled(recipes)
     for title, rows, columns, words, caption in (
         ("The gate", gates, GATES, (0,), "Gates"),
         ("Routing", routed, ROUTERS, (0, 1, 2, 3), "Routing confusion"),
         ("Keys", list(found.rows["keys"]), KEYS, (0, 1, 2), ""),
         ("One problem", list(found.rows["single"]), SINGLE, (0, 1, 3, 4), ""),
-        ("Recipes", recipes, SWEEP, (0, 1, 2, 3), ""),
+        ("Recipes", metrics.pooled(found.rows["sweep"]), SWEEP, (0, 1, 2, 3), ""),
     ):
         yield title, TEXTS[title], rows, columns, words, caption
 

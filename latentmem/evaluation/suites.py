@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..engine.doctor import installed
 from ..files import file_errors
 from ..records import LatentmemError, Status
-from . import protocols, sweep
-from .datasets import DataSet, apart, load, shuffled, split, unique
+from . import protocols
+from .datasets import DataSet, apart, load, split, unique
 from .journal import Journal
 from .protocols import MODES, Event, SystemSpec
-from .results import VOTES, TrainingSchedule
-from .sweep import Sweep
+from .results import VOTES
 
 if TYPE_CHECKING:
     from ..engine import Engine
     from .baselines.registry import SystemFactory
 
 T = TypeVar("T")
-PROTOCOLS = ("heldout", "stream", "transfer", "single", "keys")
+PROTOCOLS = ("heldout", "stream", "transfer", "keys")
 # with the recipe's, what decides a result
 DECIDING = ("model", "embedder", "dtype", "key", "min_similarity", "verifier")
 Stage = Callable[["SystemFactory"], Iterator[Any]]  # a protocol on a data set
@@ -41,13 +40,11 @@ class Suite:
     distil: int  # 0 in a transfer: all problems of a set, and the other sets are the test
     test: int
     systems: tuple[str, ...]
-    # of single systems, in place of `--forms`
+    # of a system that is not asked in both forms
     modes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     protocols: tuple[str, ...] = ("heldout",)
     stream: int = 0  # problems of the stream, 0 for all
     online: tuple[str, ...] = ()  # systems of the stream, () for all that can take part
-    single: int = 1  # problems that are trained on by themselves
-    learners: tuple[str, ...] = ("soft prompt",)  # how
     test_data: tuple[str, ...] = ()  # other sets to be asked, in place of a second part of each
     settings: Mapping[str, Any] = field(default_factory=dict)
     models: tuple[str, ...] = ()  # one after another; () is the model of the settings
@@ -102,13 +99,15 @@ class RunOptions:
     suite: Suite
     out: Path
     seed: int = 0
-    strict: bool = False
     rows: int | None = None
     together: int | None = None
     block: int = 1
     votes: int = VOTES  # N of vote_n
-    offline_steps: int = TrainingSchedule.steps  # of the offline rows, a few problems each
-    sweep: Sweep | None = None  # recipes to try, in place of the protocols
+
+    @property
+    def budget(self) -> dict[str, int]:
+        """N of vote_n if a person asked for it; a folder does not continue with another."""
+        return {"votes": self.votes} if self.votes != VOTES else {}
 
 
 def named(what: str, names: Sequence[str], known: Mapping[str, T]) -> tuple[T, ...]:
@@ -130,17 +129,15 @@ def run(engine: Engine, options: RunOptions) -> Iterator[Event | dict[str, Any]]
     from .baselines.registry import SystemFactory
 
     suite, limit = options.suite, engine.settings.max_problem_chars
-    how = {"strict": options.strict, "most_chars": limit}
-    datas, others = ([load(s, **how) for s in specs] for specs in (suite.data, suite.test_data))
+    datas, others = (
+        [load(s, most_chars=limit) for s in specs] for specs in (suite.data, suite.test_data)
+    )
     for data in (*datas, *others):
         yield from (Status(f"{data.name}: {note}") for note in data.notes)
     # All errors show now: to load a model takes minutes, and the turn of the last protocol may be
     # hours away.
     _check(suite, datas, others)
-    if options.sweep is None:
-        plan = _plan(options, datas, others)
-    else:
-        plan = [_sweep_plan(engine, options, options.sweep, datas[0])]
+    plan = _plan(options, datas, others)
     with file_errors(options.out, "a folder of results", "give another with --out"):
         (options.out / "cache").mkdir(parents=True, exist_ok=True)
     yield from engine.load()
@@ -150,7 +147,6 @@ def run(engine: Engine, options: RunOptions) -> Iterator[Event | dict[str, Any]]
         rows=options.rows,
         group=options.together,
         votes=options.votes,
-        offline_steps=options.offline_steps,
     )
     for stage in plan:
         yield from stage(factory)
@@ -171,10 +167,10 @@ def _check(suite: Suite, datas: Sequence[DataSet], others: Sequence[DataSet]) ->
     named("system", suite.systems, SYSTEMS)
     for modes in suite.modes.values():
         named("form", modes, MODES)
-    if others and (wrong := [p for p in suite.protocols if p not in ("heldout", "single")]):
+    if others and (wrong := [p for p in suite.protocols if p != "heldout"]):
         raise LatentmemError(
-            f"Test data belong to heldout and single, and {wrong[0]} takes its problems from "
-            "--data: leave --test-data out."
+            f"Test data belong to heldout, and {wrong[0]} takes its problems from --data: leave "
+            "--test-data out."
         )
     if "transfer" in suite.protocols and len(datas) < 2:
         raise LatentmemError("A transfer needs two data sets: give --data twice or more.")
@@ -184,11 +180,6 @@ def _plan(options: RunOptions, datas: Sequence[DataSet], others: Sequence[DataSe
     """The stages of a suite in order. Raises LatentmemError for one that cannot be run."""
     suite, plan = options.suite, []
     for protocol in dict.fromkeys(suite.protocols):
-        parts = []
-        if protocol in ("heldout", "single"):
-            parts = [_parts(data, others, options) for data in datas]
-        elif protocol == "transfer":
-            parts = list(_moved(datas, options))
         if protocol == "stream":
             sizes = [suite.stream or len(unique(data.problems)) for data in datas]
             arriving = [
@@ -197,25 +188,14 @@ def _plan(options: RunOptions, datas: Sequence[DataSet], others: Sequence[DataSe
             plan += [partial(_stream, options, some) for some in arriving]
         elif protocol == "keys":
             plan += [lambda f, d=d: protocols.key_quality(f, d, options.out) for d in datas]
-        elif protocol == "single":
-            for test in (test for _, tests in parts for test in tests):
-                protocols.check(test, suite.learners)
-            plan += [partial(_single, options, *part) for part in parts]
         else:
+            parts = (
+                list(_moved(datas, options))
+                if protocol == "transfer"
+                else [_parts(data, others, options) for data in datas]
+            )
             plan += [partial(_heldout, options, *part, protocol) for part in parts]
     return plan
-
-
-def _sweep_plan(engine: Engine, options: RunOptions, plan: Sweep, data: DataSet) -> Stage:
-    """The sweep over the file's data, or over the first set of the suite, in a seeded order. Raises
-    LatentmemError for a recipe with a value out of range."""
-    for changes in plan.recipes.values():
-        sweep.recipe_of(engine, changes)
-    if plan.data:
-        data = load(plan.data, strict=options.strict, most_chars=engine.settings.max_problem_chars)
-    seed = options.seed if plan.seed is None else plan.seed
-    mixed = replace(data, problems=tuple(shuffled(unique(data.problems), seed)))
-    return lambda factory: sweep.run(factory, plan, mixed, options.out)
 
 
 def system_specs(factory: SystemFactory, suite: Suite) -> list[SystemSpec]:
@@ -268,7 +248,7 @@ def _heldout(
     factory: SystemFactory,
 ) -> Iterator[Event]:
     parts = {"distil": part(learn), "test": [part(t) for t in tests]}
-    config = run_config(factory, {"protocol": protocol, **parts, **budgets(options)})
+    config = run_config(factory, {"protocol": protocol, **parts, **options.budget})
     specs = system_specs(factory, options.suite)
     how = {"rows": factory.sampler.rows, "together": factory.teacher.group}
     with Journal(options.out / f"{protocol}-{slug(learn.name)}", config) as journal:
@@ -286,29 +266,11 @@ def _stream(options: RunOptions, arriving: DataSet, factory: SystemFactory) -> I
         "data": part(arriving),
         "block": options.block,
         "systems": {e.name: [f.name for f in e.modes] for e in online},
-        **budgets(options),
+        **options.budget,
     }
     config = run_config(factory, details)
     with Journal(options.out / f"stream-{slug(arriving.name)}", config) as journal:
         yield from protocols.run_stream(online, arriving, journal, block=options.block)
-
-
-def _single(
-    options: RunOptions, learn: DataSet, tests: Sequence[DataSet], factory: SystemFactory
-) -> Iterator[Any]:
-    train = yield from sweep.teachable(factory, learn.problems, options.suite.single)
-    how = {"steps": factory.recipe.steps, "learners": options.suite.learners}
-    for test in tests:
-        yield from protocols.run_single(factory, train, test, options.out, **how)
-
-
-def budgets(options: RunOptions) -> dict[str, int]:
-    """The budgets of systems that a person asked for; a folder does not continue with others."""
-    asked = {
-        "votes": (options.votes, VOTES),
-        "offline_steps": (options.offline_steps, TrainingSchedule.steps),
-    }
-    return {name: value for name, (value, usual) in asked.items() if value != usual}
 
 
 def part(data: DataSet) -> dict[str, Any]:
@@ -341,12 +303,7 @@ def made(factory: SystemFactory) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.platform(),
     }
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return found | installed(PACKAGES)
 
 
 def slug(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from latentmem.bench import profile, report, runner, workloads
+from latentmem.bench import report, runner, workloads
 from latentmem.bench.report import Row, RowSpec
 from latentmem.bench.runner import ROWS
 from latentmem.bench.workloads import PeerMissing, Workload
@@ -73,7 +73,7 @@ def test_a_run_takes_turns_writes_rows_and_can_be_resumed(
         True,
     )
     assert made.note == "note of ours:side; note of peers:other"
-    data = report.read(file)
+    data = report.read(file, "bench")
     assert data["rows"][0]["ours_runs"] == [1, 3, 2] and {"machine", "versions"} <= set(data)
     assert {"name", "unit", "ours", "peer", "peer_name", "ratio", "target", "met"} <= set(
         data["rows"][0]
@@ -98,20 +98,16 @@ def test_what_was_measured_with_other_versions_is_measured_again(
         return isinstance(list(runner.run([spec], TINY, 1, file, resume=True))[-1], Row)
 
     assert measured() and not measured()
-    assert report.read(file)["rows"][0]["versions"] == {"torch": "2.0", "trl": "not installed"}
+    assert report.read(file, "bench")["rows"][0]["versions"] == {
+        "torch": "2.0",
+        "trl": "not installed",
+    }
     found["torch"] = "2.1"
     assert measured() and not measured()
     found["trl"] = "1.16"  # the peer is there now
     assert measured() and not measured()
     found["qdrant-client"] = "2.0"  # the peer of another row
     assert not measured()
-    data = report.read(file)  # as reports were before rows had versions: those of the file count
-    for row in data["rows"]:
-        del row["versions"]
-    file.write_text(json.dumps(data))
-    assert not measured()
-    found["torch"] = "2.2"
-    assert measured()
 
 
 @pytest.mark.parametrize(
@@ -225,14 +221,15 @@ def test_the_command(
     from latentmem.cli.app import app
 
     monkeypatch.chdir(tmp_path)
-    fakes.figures = {"workloads:help_text": [0.2, 0.1, 0.2]}
-    done = CliRunner().invoke(app, ["bench", "--only", "help", "--json", "--repeats", "2"])
+    fakes.figures = {"workloads:search": [2.0, 1.0, 2.0], "peers:qdrant_search": [9.0] * 3}
+    done = CliRunner().invoke(app, ["bench", "--only", "search", "--json", "--repeats", "2"])
     row = json.loads(done.stdout)
-    assert done.exit_code == 0 and row["name"] == "help" and row["met"] is True
+    assert done.exit_code == 0 and row["name"] == "search" and row["met"] is True
     done = CliRunner().invoke(app, ["bench", "--table"])
-    assert "| latentmem --help | 0.15 s | – | – | – | under 0.3 s | yes |" in done.stdout
-    done = CliRunner().invoke(app, ["bench", "--only", "help", "--repeats", "1"])
-    assert "The report is in bench.json." in done.stdout and "help: ours" in done.stderr
+    told = "| 1.5 ms | qdrant-client, local mode | 9 ms | 6 | 3 x, under 25 ms | yes | note of"
+    assert told in done.stdout
+    done = CliRunner().invoke(app, ["bench", "--only", "search", "--repeats", "1"])
+    assert "The report is in bench.json." in done.stdout and "search: ours" in done.stderr
     done = CliRunner().invoke(app, ["bench", "--only", "nothing"])
     assert done.exit_code == 1 and "There is no row 'nothing'" in done.stderr
 
@@ -246,7 +243,7 @@ RESULTS = Path(__file__).parents[2] / "assets" / "results"
 
 def test_rows_are_merged_in_the_order_of_the_table(tmp_path: Path) -> None:
     file = tmp_path / "results" / "bench.json"
-    for name, ours in (("help", 1), ("memory", 2), ("help", 3)):
+    for name, ours in (("peak", 1), ("memory", 2), ("peak", 3)):
         report.merge(
             file,
             "bench",
@@ -255,20 +252,21 @@ def test_rows_are_merged_in_the_order_of_the_table(tmp_path: Path) -> None:
             machine={"cores": 2},
             versions={},
         )
-    assert [(r["name"], r["ours"]) for r in report.read(file)["rows"]] == [
+    assert [(r["name"], r["ours"]) for r in report.read(file, "bench")["rows"]] == [
         ("memory", 2),
-        ("help", 3),
+        ("peak", 3),
     ]
     assert [p.name for p in file.parent.iterdir()] == ["bench.json"]
 
 
 def test_files_that_are_no_report_and_other_machines_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
-    assert report.read(file) == {}
+    assert report.read(file, "bench") == {}
     report.check_machine(file, "bench", {"cores": 2})
-    file.write_text("[1]")
-    with pytest.raises(LatentmemError, match="not a report of a bench"):
-        report.read(file)
+    for wrong in ("[1]", "{", '{"rows": [1]}', '{"rows": [{"name": "memory"}]}'):
+        file.write_text(wrong)
+        with pytest.raises(LatentmemError, match=r"is no report of kind bench.*: give another"):
+            report.read(file, "bench")
     file.write_text(json.dumps({"rows": [], "machine": {"cores": 8}}))
     with pytest.raises(LatentmemError, match=r"another machine \(cores 8, here 2\)"):
         report.check_machine(file, "bench", {"cores": 2})
@@ -285,80 +283,19 @@ def test_the_table() -> None:
     spec = RowSpec("memory", "one memory", "s", "ours:side", peer_name="TRL", ratio=8)
     made = asdict(report.row(spec, [61.26], [540.0], note="extrapolated"))
     facts = {"machine": report.machine(), "versions": report.versions()}
-    text = report.markdown({**facts, "rows": [made]})
-    assert "| one memory | 61.3 s | TRL | 540 s | 8.81 | 8 x | yes |" in text
-    assert "- one memory: extrapolated." in text and "latentmem 0" in text
+    text = report.overview({**facts, "rows": [made]}).markdown()
+    assert "| one memory | 61.3 s | TRL | 540 s | 8.81 | 8 x | yes | extrapolated |" in text
+    assert "latentmem 0" in text
     assert [report.number(v) for v in (None, 0.0312, 1.25, 118.4)] == ["–", "0.0312", "1.25", "118"]
 
 
-# ------------------------------------------------------------------ kinds
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [
-        ("bench", "bench"),
-        ("bench-distil", "bench"),
-        ("bench-xeon", "bench"),
-        ("scale", "scale"),
-        ("profile", "profile"),
-        ("profile-float32", "profile"),
-    ],
-)
-def test_committed_reports_are_of_the_kind_that_their_rows_are(name: str, kind: Any) -> None:
-    file = RESULTS / f"{name}.json"
-    assert report.read(file, kind) == report.read(file)
-    for other in set(report.KINDS) - {kind}:
-        with pytest.raises(
-            LatentmemError,
-            match=rf"{name}\.json is a report of `.*` and not of `.*`: give another file",
-        ):
-            report.read(file, other)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        {"rows": [{"name": "memory", "ours": 1}, {"name": "search-size", "x": [1], "y": [1]}]},
-        {"rows": [{"ours": 1}]},
-        {"rows": [1]},
-        {"rows": [{"name": "memory"}]},
-        {"kind": "scale", "rows": [{"name": "memory", "ours": 1}]},
-        {"kind": "weather", "rows": []},
-        {"kind": ["bench"], "rows": []},
-    ],
-)
-def test_rows_of_no_kind_or_of_two_are_no_report(data: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "mixed.json").write_text(json.dumps(data))
-    with pytest.raises(
-        LatentmemError,
-        match=r"mixed\.json is not a report of a bench, for its rows are not of one kind",
-    ):
-        report.read(tmp_path / "mixed.json")
-
-
-def test_a_report_without_rows_says_its_kind_itself(tmp_path: Path) -> None:
-    report.save(tmp_path / "a.json", "profile", [], machine={}, versions={})
-    assert report.read(tmp_path / "a.json", "profile")["kind"] == "profile"
-    with pytest.raises(
-        LatentmemError,
-        match=r"report of `latentmem bench --profile` and not of `latentmem bench --scale`",
-    ):
-        report.read(tmp_path / "a.json", "scale")
-
-
-@pytest.mark.parametrize(
-    ("options", "foreign"),
-    [
-        ([], "scale"),
-        ([], "profile"),
-        (["--scale"], "bench"),
-        (["--scale"], "profile"),
-        (["--profile"], "bench"),
-        (["--profile"], "scale"),
-    ],
+    [("bench", "bench"), ("bench-distil", "bench"), ("bench-xeon", "bench"), ("scale", "scale")],
 )
 @pytest.mark.parametrize("table", [True, False])
-def test_a_report_of_another_kind_is_refused_before_anything_is_measured(
-    options: list[str], foreign: str, table: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_committed_reports_are_shown_and_one_of_another_kind_is_refused_before_anything_is_measured(
+    name: str, kind: str, table: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from typer.testing import CliRunner
 
@@ -367,64 +304,38 @@ def test_a_report_of_another_kind_is_refused_before_anything_is_measured(
     monkeypatch.setattr(workloads, "language_model", lambda _: pytest.fail("measured"))
     monkeypatch.setattr(runner, "Worker", lambda *_: pytest.fail("measured"))
     file = tmp_path / "theirs.json"
-    data = json.loads((RESULTS / f"{foreign}.json").read_text(encoding="utf-8"))
+    data = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     file.write_text(before := json.dumps(data | {"machine": report.machine()}))
-    done = CliRunner().invoke(
-        app, ["bench", *options, "--out", str(file), *(["--table"] if table else [])]
-    )
-    own = " ".join(["latentmem bench", *options])
-    assert (
-        done.exit_code == 1
-        and f"theirs.json is a report of `{report.KINDS[foreign][1]}` and not of `{own}`"
-        in done.stderr
-    )
-    assert file.read_text() == before and not isinstance(done.exception, KeyError)
-
-
-def test_a_profile_of_another_machine_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workloads, "language_model", lambda _: pytest.fail("measured"))
-    report.save(
-        tmp_path / "p.json",
-        "profile",
-        [{"name": "step", "operations": {}}],
-        machine={"cores": -1},
-        versions={},
-    )
-    with pytest.raises(LatentmemError, match="figures of another machine"):
-        list(profile.run(TINY, tmp_path / "p.json"))
+    how = ["--out", str(file), *["--table"] * table]
+    scale = ["--scale"] * (kind == "scale")
+    if table:
+        shown = CliRunner().invoke(app, ["bench", *scale, *how])
+        assert shown.exit_code == 0 and shown.stdout.count("\n| ") >= len(data["rows"])
+    other = "bench" if scale else "scale"
+    done = CliRunner().invoke(app, ["bench", *([] if scale else ["--scale"]), *how])
+    assert done.exit_code == 1 and f"theirs.json is no report of kind {other}" in done.stderr
+    assert file.read_text() == before
 
 
 # ------------------------------------------------------------------ versions
 def test_rows_keep_the_versions_that_they_were_measured_with(tmp_path: Path) -> None:
-    """Also those of a report from before rows had their own: of them the file's versions hold,
-    until it gets new ones."""
     file = tmp_path / "bench.json"
-    old = asdict(report.row(ROWS["help"], [0.2], []))
-    file.write_text(json.dumps({"versions": {"torch": "2.0"}, "rows": [{**old, "versions": {}}]}))
-    new = asdict(report.row(ROWS["import"], [0.1], [], versions={"torch": "3.0"}))
-    report.merge(file, "bench", [new], list(ROWS), versions={"torch": "3.0"})
-    report.merge(file, "bench", [], list(ROWS), versions={"torch": "4.0"})
+    for name, version in (("peak", "2.0"), ("search", "3.0")):
+        made = asdict(report.row(ROWS[name], [0.2], [], versions={"torch": version}))
+        report.merge(file, "bench", [made], list(ROWS), versions={"torch": version})
     data = report.read(file, "bench")
-    assert {r["name"]: r["versions"] for r in data["rows"]} == {
-        "help": {"torch": "2.0"},
-        "import": {"torch": "3.0"},
-    }
-    assert data["versions"] == {"torch": "4.0"} and data["kind"] == "bench"
+    found = {r["name"]: r["versions"] for r in data["rows"]}
+    assert found == {"peak": {"torch": "2.0"}, "search": {"torch": "3.0"}}
+    assert data["versions"] == {"torch": "3.0"}
 
 
 def test_the_table_says_which_row_has_other_versions_than_those_above_it() -> None:
-    rows = [
-        asdict(report.row(RowSpec(name, name, "s", ""), [0.2], [], note=note, versions=versions))
-        for name, note, versions in (
-            ("same", "", {"torch": "3.0"}),
-            ("older", "", {"torch": "2.0", "trl": "1.0"}),
-            ("noted", "short", {"torch": "2.0"}),
-            ("alone", "", {"trl": report.MISSING}),
-        )
-    ]
-    text = report.markdown({"versions": {"torch": "3.0", "trl": "1.1"}, "rows": rows})
-    assert text.split("\n\n")[-1] == (
-        "- older: measured with torch 2.0, trl 1.0.\n- noted: short; measured with torch 2.0.\n"
-    )
+    for note, versions, told in (
+        ("", {"torch": "3.0"}, ""),
+        ("", {"torch": "2.0", "trl": "1.0"}, "measured with torch 2.0, trl 1.0"),
+        ("short", {"torch": "2.0"}, "short; measured with torch 2.0"),
+        ("", {"trl": report.MISSING}, ""),
+    ):
+        row = report.row(RowSpec("a", "a", "s", ""), [0.2], [], note=note, versions=versions)
+        made = report.overview({"versions": {"torch": "3.0", "trl": "1.1"}, "rows": [asdict(row)]})
+        assert made.parts[0]["rows"][0][-1] == told

@@ -1,5 +1,5 @@
 """Every measurer of our side runs on a tiny model; the peers do the work that they would do without
-us; the sums of a report, the series of --scale and the parts of --profile."""
+us; the sums of a report, and the series of --scale."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latentmem.bench import profile, report, runner, scale, workloads
-from latentmem.bench import report as figure
+from latentmem.bench import report, runner, scale, workloads
 from latentmem.bench.peers import package
 from latentmem.bench.report import RowSpec
 from latentmem.bench.runner import ROWS
@@ -33,7 +32,6 @@ TINY = Workload(
     together=2,
     together_steps=1,
     memories=300,
-    mapped=30,
     queries=5,
     virtual_tokens=4,
     init_text="Think.",
@@ -62,9 +60,6 @@ def tiny(model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         workloads.one_after_another,
         workloads.peak_memory,
         workloads.search,
-        workloads.bank_map,
-        workloads.importing,
-        workloads.help_text,
     ],
 )
 def test_every_measurer_of_ours_gives_a_positive_figure(tiny: Any, prepare: Any) -> None:
@@ -180,7 +175,7 @@ def test_every_row_names_functions_that_are_there() -> None:
         foreign = spec.peer.startswith("peers:") and "transformers" not in spec.peer
         assert bool(spec.packages) == foreign and set(spec.packages) <= set(report.PACKAGES)
     assert runner.chosen([]) == list(ROWS.values())
-    assert [s.name for s in runner.chosen(["map", "memory"])] == ["memory", "map"]
+    assert [s.name for s in runner.chosen(["peak", "memory"])] == ["memory", "peak"]
     with pytest.raises(LatentmemError, match="no row 'speed': choose from rollouts-8"):
         runner.chosen(["speed"])
 
@@ -193,7 +188,7 @@ def test_a_missing_package_is_one_sentence() -> None:
 
 
 def test_a_worker_measures_in_its_own_process() -> None:
-    with runner.Worker("workloads:importing", TINY) as one:
+    with runner.Worker("workloads:search", TINY) as one:
         assert 0 < one.measure() < 30 and 0 < one.measure() < 30
     with pytest.raises(LatentmemError, match="workloads:none failed: AttributeError"):
         runner.Worker("workloads:none", TINY)
@@ -213,26 +208,20 @@ def test_every_series_runs_and_is_drawn(
         "routing-k": (1, 4),
     }
     monkeypatch.setattr(scale, "SIZES", sizes)
-    monkeypatch.setattr(scale, "bandwidth", lambda _: 1e9)
     file = tmp_path / "scale.json"
-    series = [
-        r
-        for r in scale.run(scale.chosen([]), TINY, 1, file, largest=100)
-        if not isinstance(r, Status)
-    ]
+    made = scale.run(scale.chosen([]), TINY, 1, file)
+    series = [r for r in made if not isinstance(r, Status)]
     assert [s.name for s in series] == list(sizes)
     for s in series:
         assert s.x == sizes[s.name] and len(s.y) == len(s.x) and min(s.y) > 0
-        assert bool(s.limit) == s.name.startswith("rollouts")
-    kept = report.read(file)["rows"]
-    page = figure.save_figure(kept, file)
-    assert page.name == "scale.html" and "plotly" in page.read_text(encoding="utf-8")
-    assert len(figure.figure(kept).data) == len(sizes) + 2
-    assert "| rows | tokens/s | limit |" in figure.figure_markdown(kept)
-    again = [r.text for r in scale.run(["search-size"], TINY, 1, file, resume=True, largest=100)]
+    page = report.growth(report.read(file, "scale"))
+    assert (
+        page.html().count("data-figure=") == len(sizes) and "| rows | tokens/s |" in page.markdown()
+    )
+    again = [r.text for r in scale.run(["search-size"], TINY, 1, file, resume=True)]
     assert again == [f"search-size: already in {file}"]
     monkeypatch.setattr(report, "versions", lambda: {"torch": "another"})
-    *_, made = scale.run(["search-size"], TINY, 1, file, resume=True, largest=100)
+    *_, made = scale.run(["search-size"], TINY, 1, file, resume=True)
     assert made.versions == {"torch": "another"}, "measured again"
     with pytest.raises(LatentmemError, match="no series 'x': choose from rollouts-batch"):
         scale.chosen(["x"])
@@ -298,35 +287,10 @@ def test_a_peer_waits_as_without_us_or_as_a_person_set_it(
         assert environ == after
 
 
-# ---------- The profile of rollouts and of a gradient step, on the tiny random model; how a figure
-# is drawn.
-
-
-def test_parts_are_profiled_and_replace_those_of_an_earlier_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workloads, "language_model", lambda _: tiny_model(num_hidden_layers=1))
-    short = replace(TINY, tokens=14)  # the profiler takes time for every operation
-    file = tmp_path / "profile.json"
-    earlier = {"name": "another", "operations": {}}
-    report.save(file, "profile", [earlier], machine=report.machine(), versions={})
-    parts = [r for r in profile.run(short, file) if not isinstance(r, Status)]
-    assert all(p.seconds > 0 and p.operations for p in parts)
-    kept = report.read(file, "profile")["rows"]
-    assert [p.name for p in parts] == [r["name"] for r in kept] == ["rollouts", "step"]
-    assert all(r["versions"]["torch"] for r in kept) and json.loads(file.read_text())["machine"]
-    table = report.parts_markdown(kept)
-    assert table.count("| operation |") == 2 and "Gradient step" in table
+# ---------- How a figure is drawn.
 
 
 def test_what_spans_much_is_drawn_on_a_logarithmic_axis() -> None:
-    plain = {"title": "t", "x_name": "x", "y_name": "y", "x": [1, 2], "y": [1.0, 2.0]}
-    made = figure.figure(
-        [
-            plain,
-            {**plain, "y": [1.0, 40.0]},
-            {**plain, "limit": [10.0, 100.0]},
-            {**plain, "y": [0.0, 40.0]},
-        ]
-    )
-    assert [axis.type for axis in made.select_yaxes()] == ["linear", "log", "log", "linear"]
+    plain = {"title": "t", "x_name": "x", "y_name": "y", "x": [1, 2]}
+    for y, kind in (([1.0, 2.0], "linear"), ([1.0, 40.0], "log"), ([0.0, 40.0], "linear")):
+        assert report.figure({**plain, "y": y})["layout"]["yaxis"]["type"] == kind

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from latentmem.evaluation import evidence, figures, metrics, page, report
+from latentmem.evaluation import figures, metrics, page, report
 from latentmem.evaluation.evidence import COLUMNS
 from latentmem.evaluation.journal import Journal, collect
 from latentmem.evaluation.metrics import Estimate
@@ -187,7 +188,7 @@ def test_nothing_foreign_becomes_markup(folder: Path) -> None:
     figures = re.findall(
         r'<script type="application/json" data-figure="figure-\d+">(.*?)</script>', html, flags=re.S
     )
-    assert len(figures) >= 6
+    assert len(figures) >= 5
     for source in figures:
         figure = json.loads(source)
         assert figure["data"] and "<" not in source
@@ -269,9 +270,7 @@ def test_each_other_system_is_held_against_the_memories(folder: Path) -> None:
 def test_the_sweeps_lines_are_pooled_by_held_out_problem() -> None:
     """Two memories, four held-out problems; gains by problem: (0+0)/2, (0-1)/2, (1+1)/2, 0 -> mean
     +12.5 points."""
-    from latentmem.evaluation.sweep import pooled
-
-    (line,) = pooled(sweep_rows())
+    (line,) = metrics.pooled(sweep_rows())
     assert (line["tried"], line["learned"], line["accuracy"], line["helped"], line["hurt"]) == (
         3,
         2,
@@ -285,21 +284,6 @@ def test_the_sweeps_lines_are_pooled_by_held_out_problem() -> None:
 def test_a_folder_without_results_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(LatentmemError, match="There are no results in"):
         report.make(tmp_path)
-
-
-def test_curves_of_two_setups_are_two_lines() -> None:
-    one = {"learner": "LoRA", "problem_id": "p", "accuracy": 0.5, "n": 100}
-    rows = [one | {"setup": setup, "step": step} for setup in "xy" for step in (0, 1)]
-    assert [d["x"] for d in figures.step_curves(rows)["data"]] == [[0, 1], [0, 1]]
-    assert [d["name"] for d in figures.step_curves(rows)["data"]] == ["LoRA: p (1)", "LoRA: p (2)"]
-    other = [r | {"problem_id": "q", "setup": "z"} for r in rows[:2]]
-    assert [d["name"] for d in figures.step_curves([*rows[:2], *other])["data"]] == [
-        "LoRA: p",
-        "LoRA: q",
-    ]
-    assert figures.step_curves(rows)["data"][0]["error_y"]["array"] == pytest.approx(
-        [0.1, 0.1], abs=0.01
-    ), "1.96 / sqrt(4 n)"
 
 
 def test_a_cell_stays_a_cell() -> None:
@@ -347,6 +331,22 @@ def test_the_page_draws_the_differences_of_each_run(folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["recipes", "multiarith-single"])
+def test_committed_rows_give_the_table_beside_them(name: str, tmp_path: Path) -> None:
+    """All but the intervals, which are exact today and were a bootstrap's; new columns stand in
+    front."""
+    there = Path(__file__).parents[2] / "assets" / "results" / name
+    shutil.copytree(there, tmp_path / name)
+    made = report.make(tmp_path / name)["report.md"].read_text()
+    new, old = (
+        [re.sub(r"\(\S+ %? ?to .*?\)", "", line) for line in page.splitlines() if line[:2] == "| "]
+        for page in (made, (there / "report.md").read_text())
+    )
+    assert len(new) == len(old) > 8
+    for line, before in zip(new, old, strict=True):
+        assert set(before.split(" | ")[1:]) <= set(line.split(" | "))
+
+
 def section(page: str, title: str) -> str:
     return page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
@@ -365,8 +365,7 @@ def test_tables_of_rows_say_of_which_model_data_and_seed(folder: Path) -> None:
         assert line in section(page, title), title
 
 
-# ---------- Several runs in one report: what one lends another, what they are called, and what each
-# says of itself.
+# ---------- Several runs in one report: what they are called, and what each says of itself.
 
 
 def asked(folder: Path, spec, test, **more) -> None:
@@ -376,81 +375,6 @@ def asked(folder: Path, spec, test, **more) -> None:
 
 
 ELM, ALONE = Cast().spec("elm", memories=True), Cast().spec("zero_shot")
-
-
-def test_another_runs_zero_shot_is_lent_to_a_run_without(tmp_path: Path) -> None:
-    for name, spec in (("a", ALONE), ("b", ELM)):
-        asked(tmp_path / name, spec, data(11, first=100))
-    found = collect([tmp_path])
-    rows = {
-        (run.name, r.system): r for run in found.runs for r in evidence.rows_of(run, found.runs)
-    }
-    assert rows["b", "elm"].delta is not None and ("b", "zero_shot") not in rows
-    for name, value in (
-        ("seed", 4),
-        ("model", "1" * 64),
-    ):  # another seed or other weights: other traces
-        other = replace(found.runs[0], config=found.runs[0].config | {name: value})
-        assert all(r.delta is None for r in evidence.rows_of(found.runs[1], (other, found.runs[1])))
-
-
-def test_nothing_is_lent_from_other_problems_of_the_same_name(tmp_path: Path) -> None:
-    """Another part of the set, and the same problems with other answers: no difference, so nobody
-    helped or hurt either."""
-    test = data(11, first=100)
-    asked(tmp_path / "b", ELM, test)
-    asked(tmp_path / "a", ALONE, data(11, first=105))
-    asked(
-        tmp_path / "c",
-        ALONE,
-        replace(test, problems=tuple(replace(p, answer="0") for p in test.problems)),
-    )
-    found = collect([tmp_path])
-    run = next(r for r in found.runs if r.name == "b")
-    rows = evidence.rows_of(run, found.runs)
-    assert rows and {(r.delta, r.helped, r.hurt) for r in rows} == {(None, None, None)}
-    asked(tmp_path / "d", ALONE, test)
-    rows = evidence.rows_of(run, collect([tmp_path]).runs)
-    assert all(r.delta.n == 11 for r in rows)
-
-
-def test_the_lender_that_asked_most_lends(tmp_path: Path) -> None:
-    """Of a run that is under way, what is missing is not put together with another's."""
-    test = data(40, first=100)
-    for name, spec in (("a", ALONE), ("b", ELM), ("c", ALONE)):
-        asked(tmp_path / name, spec, test)
-    begun, run, whole = collect([tmp_path]).runs
-    begun = replace(
-        begun, results=tuple(replace(r, correct=False) for r in begun.results if r.index < 20)
-    )
-    want = [(r.delta, r.helped) for r in evidence.rows_of(run, (run, whole))]
-    assert [(r.delta, r.helped) for r in evidence.rows_of(run, (begun, run, whole))] == want
-    assert [(r.delta, r.helped) for r in evidence.rows_of(run, (whole, run, begun))] == want
-
-
-def test_what_is_lent_stays_out_of_the_borrowers_rows(tmp_path: Path) -> None:
-    """Two streams: each has its own zero_shot, and no row of the other's data."""
-    for name in ("a", "b"):
-        with Journal(tmp_path / name, config("stream", data={"problems": 6})) as journal:
-            list(
-                stream(
-                    [Cast().spec("zero_shot"), Cast().spec("elm", memories=True)],
-                    data(6, name),
-                    journal,
-                )
-            )
-    found = collect([tmp_path])
-    for run in found.runs:
-        assert {r.dataset for r in evidence.rows_of(run, found.runs)} == {run.name}
-    rows = evidence.evidence(found)
-    assert len({(r["dataset"], r["system"]) for r in rows}) == len(rows)
-
-
-def test_another_arithmetic_lends_nothing(tmp_path: Path) -> None:
-    asked(tmp_path / "a", ALONE, data(11, first=100), made={"dtype": "int8"})
-    asked(tmp_path / "b", ELM, data(11, first=100), made={"dtype": "float32"})
-    found = collect([tmp_path])
-    assert all(r.delta is None for r in evidence.rows_of(found.runs[1], found.runs))
 
 
 def test_each_run_has_a_name_of_its_own_and_is_read_once(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ SEED = 18
 def split(folder: Path, name: str, part: str) -> list[Problem]:
     """One part of a data set; parts share no problem, and a part's order is random but always the
     same. Raises LatentmemError if the folder has no such set, or the set no such part."""
-    problems = unique(load(str(folder / f"{name}.jsonl"), strict=True).problems)
+    problems = unique(load(str(folder / f"{name}.jsonl")).problems)
     order = np.random.Generator(np.random.Philox(SEED)).permutation(len(problems))
     start = 0
     for key, size in SPLITS.get(name, {}).items():
