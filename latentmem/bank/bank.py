@@ -117,7 +117,7 @@ class Bank(MemoryBank):
     def info(self, memory_id: str) -> MemoryInfo:
         """One row of the table."""
         ident = self._store.resolve(memory_id)
-        rows = self._infos(["m.id = ?"], [ident], 1, 0)
+        rows = self._infos(["m.id = ?"], [ident], 1)
         if not rows:
             raise LatentmemError(f"The entry of memory {ident} is damaged: {AGAIN}.")
         return rows[0]
@@ -129,7 +129,6 @@ class Bank(MemoryBank):
         model: str | None = None,
         quarantined: bool | None = None,
         limit: int | None = None,
-        offset: int = 0,
         text: str | None = None,
     ) -> list[MemoryInfo]:
         """Rows of the table, newest first. `text` is searched in the problem, the label and the id,
@@ -148,7 +147,7 @@ class Bank(MemoryBank):
             if value is not None:
                 where.append(condition)
                 values.append(value)
-        return self._infos(where, values, limit, max(offset, 0), quarantined)
+        return self._infos(where, values, limit, quarantined)
 
     # -------------------------------------------------------------- search
     def search(
@@ -429,7 +428,6 @@ class Bank(MemoryBank):
         where: list[str],
         values: list[Any],
         limit: int | None,
-        offset: int,
         quarantined: bool | None = None,
     ) -> list[MemoryInfo]:
         with self._store.reading() as db:
@@ -437,8 +435,8 @@ class Bank(MemoryBank):
             if quarantined is not None:
                 where = [*where, "(m.id IN (SELECT value FROM json_each(?))) = ?"]
                 values = [*values, json.dumps(list(closed)), quarantined]
-            page = [-1 if limit is None else max(limit, 0), offset]
-            rows = db.execute(infos_sql(where), [*values, *page]).fetchall()
+            values = [*values, -1 if limit is None else max(limit, 0)]
+            rows = db.execute(infos_sql(where), values).fetchall()
         return [info for row in rows if (info := info_of(row, closed)) is not None]
 
     def _search_views(self, kind: str) -> tuple[dict[str, int], dict[int, key_index.View]]:

@@ -62,7 +62,6 @@ class MemoryBank(Protocol):
         model: str | None = None,
         quarantined: bool | None = None,
         limit: int | None = None,
-        offset: int = 0,
         text: str | None = None,
     ) -> list[MemoryInfo]: ...
 

@@ -217,7 +217,6 @@ class Overlay(MemoryBank):
         model: str | None = None,
         quarantined: bool | None = None,
         limit: int | None = None,
-        offset: int = 0,
         text: str | None = None,
     ) -> list[MemoryInfo]:
         """Rows of both banks, newest first."""
@@ -228,8 +227,7 @@ class Overlay(MemoryBank):
         ]
         rows = [i for i in rows if quarantined is None or i.quarantined == quarantined]
         rows.sort(key=lambda i: i.created, reverse=True)
-        first = max(offset, 0)
-        return rows[first:] if limit is None else rows[first : first + max(limit, 0)]
+        return rows if limit is None else rows[: max(limit, 0)]
 
     def _seen(self, info: MemoryInfo) -> MemoryInfo:
         """A row with the events of this overlay added."""

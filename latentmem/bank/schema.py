@@ -73,12 +73,12 @@ COUNTERS = ("retrieved", "used", "agreed", "verifier_won", "helped", "hurt")
 
 def infos_sql(where: list[str]) -> str:
     """One query for the page and the counters of its memories; parameters: those of `where`, then
-    limit, offset."""
+    the limit."""
     condition = "WHERE " + " AND ".join(where) if where else ""
     sums = ", ".join(f"COALESCE(SUM(e.kind = '{kind}'), 0) AS n_{kind}" for kind in COUNTERS)
     return f"""
         WITH page AS (
-          SELECT m.* FROM memories m {condition} ORDER BY m.at DESC, m.seq DESC LIMIT ? OFFSET ?)
+          SELECT m.* FROM memories m {condition} ORDER BY m.at DESC, m.seq DESC LIMIT ?)
         SELECT page.*, {sums}
         FROM page LEFT JOIN events e ON e.memory_id = page.id
         GROUP BY page.seq ORDER BY page.at DESC, page.seq DESC"""

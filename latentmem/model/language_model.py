@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -152,7 +151,6 @@ class LanguageModel:
     ) -> None:
         self.body, self.tokenizer = body, tokenizer
         self.name, self.fingerprint, self.ends, self.context = name, fingerprint, ends, context
-        self.front = 0  # how many tokens of the chat stand in front of a soft prompt
 
     @classmethod
     def load(cls, weights: Weights, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:
@@ -234,19 +232,6 @@ class LanguageModel:
         text = chat_text(self.tokenizer, messages)
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def in_turn(self) -> LanguageModel:
-        """The same weights with soft prompts inside the user's turn, after the tokens that open
-        every chat.
-
-        Only the recipe sweep uses it. Memories are stored as PEFT's prompt tuning, which puts soft
-        prompts before everything.
-        """
-        one, other = (self.render([{"role": "user", "content": text}]) for text in ("1", "?"))
-        made = copy.copy(self)
-        made.front = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-        made.fingerprint += "+in_turn"
-        return made
-
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Input embeddings [n, hidden] of token ids [n]."""
         return self.body.embedding[torch.as_tensor(ids, device=self.body.device)]
@@ -274,8 +259,7 @@ class LanguageModel:
                         f"The soft prompt has width {p.soft.shape[1]} and the model {body.hidden}: "
                         "use the model that made this memory."
                     )
-                parts += [words[: self.front], p.soft.to(body.device, flow)]
-                words = words[self.front :]
+                parts.append(p.soft.to(body.device, flow))
             rows.append(torch.cat([*parts, words]))
         lengths = torch.tensor([len(p) for p in prompts], device=body.device)
         # [G, P], < 0 at padding

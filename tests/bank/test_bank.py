@@ -186,7 +186,7 @@ def test_infos_are_filtered_sorted_paged_and_counted_in_few_queries() -> None:
         assert [r.id for r in rows] == ids[::-1]
         assert rows[3].counters == Counters(used=2, helped=1)
         assert [r.id for r in rows if r.quarantined] == [ids[4]]
-        assert [r.id for r in bank.infos(limit=2, offset=1)] == [ids[4], ids[3]]
+        assert [r.id for r in bank.infos(limit=2)] == [ids[5], ids[4]]
         assert [r.id for r in bank.infos(source="set1", model="model0")] == [ids[4]]
         assert [r.id for r in bank.infos(quarantined=True)] == [ids[4]]
         assert len(bank.infos(quarantined=False)) == 5

@@ -79,9 +79,7 @@ def test_a_shared_bank_of_another_embedder_does_not_hide_ones_own_memories() -> 
 def test_rows_and_keys_are_those_of_both(overlay: Overlay) -> None:
     both = filled(filled(Bank(":memory:"), SHARED), MINE)
     assert [i.id for i in overlay.infos()] == [i.id for i in both.infos()] and len(overlay) == 9
-    assert [i.id for i in overlay.infos(limit=3, offset=2)] == [
-        i.id for i in both.infos(limit=3, offset=2)
-    ]
+    assert [i.id for i in overlay.infos(limit=3)] == [i.id for i in both.infos(limit=3)]
     assert [i.id for i in overlay.infos(source="set1")] == [i.id for i in both.infos(source="set1")]
     assert [i.id for i in overlay.infos(text="6 plus")] == [make_memory(6).id]
     names, keys = overlay.keys("input", model="model1")

@@ -183,29 +183,6 @@ def test_eight_bits_are_refused_where_the_chip_has_none(monkeypatch):
         )
 
 
-@pytest.mark.parametrize("family", ["qwen2", "llama"])
-def test_a_soft_prompt_inside_the_turn(family):
-    """It stands where its own tokens would stand behind the words every chat begins with, and its
-    padding changes nothing."""
-    model = tiny_model(family)
-    inside = model.in_turn()
-    assert model.front == 0 and inside.fingerprint != model.fingerprint
-    chat = [
-        model.render([{"role": "user", "content": text}]) for text in ("What is 1+1?", "Is 7 odd?")
-    ]
-    front = inside.front
-    assert front > 0 and chat[0][:front] == chat[1][:front] and chat[0][front] != chat[1][front]
-    words = model.render([{"role": "user", "content": "Think. "}])[front : front + 7]
-    plain = model.prefill([Prompt((*c[:front], *words, *c[front:])) for c in chat])
-    soft = inside.prefill([Prompt(c, model.embed(words).float()) for c in chat])
-    assert torch.allclose(plain.hidden[:, -1], soft.hidden[:, -1], atol=1e-5)
-    alone = inside.prefill([Prompt(chat[1], model.embed(words).float())])
-    assert torch.allclose(alone.hidden[0, -1], soft.hidden[1, -1], atol=1e-5)
-    assert torch.allclose(
-        inside.prefill([Prompt(chat[0])]).hidden, model.prefill([Prompt(chat[0])]).hidden
-    )
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from os.path import commonprefix
 from typing import Any, Protocol
 
 import torch
@@ -122,7 +123,8 @@ class PrefixModel(LanguageModel):
 
 def opening_of(base: LanguageModel) -> tuple[int, ...]:
     """The tokens that every chat begins with: the system's turn and the head of the user's."""
-    return base.render([{"role": "user", "content": "1"}])[: base.in_turn().front]
+    chats = [base.render([{"role": "user", "content": text}]) for text in ("1", "?")]
+    return commonprefix(chats)
 
 
 class KeyValues:
