@@ -33,12 +33,11 @@ VOTES = 16  # N of vote_n: as many traces as elm writes for a vote of eight on e
 @dataclass(frozen=True)
 class TrainingSchedule:
     """How an offline system trains: the number of steps, problems a step (fewer if there are
-    fewer), the learning rate. `every`: steps between checkpoints."""
+    fewer), the learning rate."""
 
     steps: int = 20
     batch: int = 4
     learning_rate: float = 1e-3
-    every: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ what is learnt from."""
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,57 +55,37 @@ def test_offline_rows_change_what_they_train_and_nothing_else(engine, name):
     assert system.spent.tokens == sum(s.tokens for s in steps) and list(system.learn(asked)) == []
 
 
-@pytest.mark.parametrize("name", OFFLINE)
-def test_a_killed_fit_goes_on(engine, name, tmp_path):
-    """Stopped after two of four steps and begun anew in another process' objects: the same
-    parameters in the end."""
-    how = {"offline_steps": 4, "offline_batch": 2, "rates": {"full": 1e-3}}
-    p = labelled(3)
-    whole = make_factory(engine, **how).make(name)
-    whole.schedule = replace(whole.schedule, every=1)
-    list(whole.fit(p))
-    one, two = (make_factory(engine, tmp_path, **how).make(name) for _ in range(2))
-    one.schedule = two.schedule = whole.schedule
-    stream = one.fit(p)
-    while one.done < 2:
+def test_a_fit_that_was_stopped_begins_anew_and_ends_the_same(engine):
+    how = {"offline_steps": 2, "offline_batch": 2, "rates": {"full": 1e-3}}
+    one, two = (make_factory(engine, **how).make("offline_ttrl") for _ in range(2))
+    stream = one.fit(labelled(3))
+    while one.done < 1:
         next(stream)
     stream.close()
-    seen = [r.step for r in two.fit(p) if isinstance(r, Step)]
-    assert min(seen) == one.done + 1 and two.spent.tokens == whole.spent.tokens
-    for a, b in zip(whole.learner.parameters, two.learner.parameters, strict=True):
+    for system in (one, two):
+        list(system.fit(labelled(3)))
+    assert one.spent.tokens == two.spent.tokens and not one.learner.optimizer.state
+    for a, b in zip(one.learner.parameters, two.learner.parameters, strict=True):
         assert torch.equal(a, b)
-    assert (
-        len(list((tmp_path / name).glob("*.safetensors"))) == 1 and not two.learner.optimizer.state
-    ), "moments take room"
-    three = make_factory(engine, tmp_path, **how).make(name)
-    three.schedule = whole.schedule
-    assert list(three.fit(p)) == [] and three.spent.tokens == whole.spent.tokens
-    assert any(isinstance(r, Step) for r in three.fit(labelled(2))), "another set is another fit"
 
 
 @pytest.mark.parametrize("harm", ["cut", "gone"])
-def test_a_damaged_checkpoint_is_one_sentence(engine, tmp_path, harm):
+def test_what_was_kept_and_is_damaged_is_one_sentence(engine, tmp_path, harm):
     how = {"offline_steps": 1, "offline_batch": 2}
-    list(make_factory(engine, tmp_path, **how).make("offline_prompt").fit(labelled(2)))
-    (file,) = (tmp_path / "offline_prompt").glob("*.safetensors")
+    system = make_factory(engine, **how).make("offline_prompt")
+    list(system.fit(labelled(2)))
+    system.save(tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
     file.unlink() if harm == "gone" else file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(
-        LatentmemError, match=r"offline_prompt cannot be read .*: delete that folder to learn again"
-    ):
-        list(make_factory(engine, tmp_path, **how).make("offline_prompt").fit(labelled(2)))
-
-
-def test_a_checkpoint_that_cannot_be_written_is_one_sentence(engine, tmp_path):
-    (tmp_path / "offline_prompt" / f"step1.safetensors.{os.getpid()}.part").mkdir(parents=True)
+    with pytest.raises(LatentmemError, match=r"cannot be read .*: delete that folder to"):
+        system.load(tmp_path)
+    (tmp_path / "no" / f"step1.safetensors.{os.getpid()}.part").mkdir(parents=True)
+    list(system.fit(labelled(2)))
     with pytest.raises(
         LatentmemError,
         match=r"step1.safetensors cannot be written \(.*\): make room or give another folder",
     ):
-        list(
-            make_factory(engine, tmp_path, offline_steps=1, offline_batch=2)
-            .make("offline_prompt")
-            .fit(labelled(2))
-        )
+        system.save(tmp_path / "no")
 
 
 def test_every_problem_has_its_turn(engine):
@@ -242,33 +221,15 @@ def test_a_learners_model_is_told_apart(engine):
         assert learner.model.fingerprint not in (before, engine.model.fingerprint)
 
 
-def test_a_soft_prompt_stays_within_its_trust_region_and_tells_how_far_it_is(engine, tmp_path):
-    def shifts(name, folder=None, **settings):
-        factory = make_factory(
-            engine.changed(**settings),
-            folder,
-            offline_steps=3,
-            offline_batch=2,
-            rates={"lora": 1e-2},
-        )
-        system = factory.make(name)
+def test_a_soft_prompt_stays_within_its_trust_region_and_tells_how_far_it_is(engine):
+    def shifts(name, **settings):
+        how = {"offline_steps": 3, "offline_batch": 2, "rates": {"lora": 1e-2}}
+        system = make_factory(engine.changed(**settings), **how).make(name)
         return system, [s.shift for s in system.fit(problems(4)) if isinstance(s, Step)]
 
     free, far = shifts("offline_prompt")
     assert far[-1] == shift(free.learner.soft.detach(), free.learner.start) and max(far) > 0.01
-    near = shifts("offline_prompt", tmp_path, max_shift=0.01)
-    assert max(near[1]) == pytest.approx(0.01, rel=1e-4)
-    again = make_factory(
-        engine.changed(max_shift=0.01),
-        tmp_path,
-        offline_steps=3,
-        offline_batch=2,
-        rates={"lora": 1e-2},
-    )
-    loaded = again.make("offline_prompt")
-    assert list(loaded.fit(problems(4))) == [] and torch.equal(
-        loaded.learner.soft, near[0].learner.soft
-    )
+    assert max(shifts("offline_prompt", max_shift=0.01)[1]) == pytest.approx(0.01, rel=1e-4)
     assert set(shifts("offline_lora", max_shift=0.01)[1]) == {0.0}, (
         "weights have no start to be near to"
     )
@@ -293,16 +254,10 @@ def test_a_gradient_that_is_not_finite_is_refused_and_said(engine, monkeypatch):
 
 
 def test_lessons_of_another_device_or_arithmetic_are_other_lessons(engine, model, monkeypatch):
-    factory, (problem,) = make_factory(engine), problems(1)
-    offline = factory.make("offline_prompt")
-
-    def names():
-        offline._begin([problem])
-        return factory.teacher._name(problem), offline.taught
-
-    usual = names()
+    teacher, (problem,) = make_factory(engine).teacher, problems(1)
+    usual = teacher._name(problem)
     for part, other in (("device", torch.device("meta")), ("arithmetic", "int8")):
         with monkeypatch.context() as m:
             m.setattr(type(model.body), part, property(lambda body, other=other: other))
-            assert all(a != b for a, b in zip(usual, names(), strict=True)), part
-    assert names() == usual
+            assert teacher._name(problem) != usual, part
+    assert teacher._name(problem) == usual

@@ -20,10 +20,10 @@ from ...method.grpo import RolloutGroup, policy_gradient
 from ...method.rollouts import seed_for
 from ...method.voting import gate, majority_rewards
 from ...model.language_model import LanguageModel
-from ...records import LatentmemError, Problem, Record, Status, Step, Trace, Vote, digest
+from ...records import LatentmemError, Problem, Record, Status, Step, Trace, Vote
 from ..results import AnswerMode, Cost, Reply, TrainingSchedule
 from .base import BaseSystem, blank
-from .sampler import Ask, Sampler, computed
+from .sampler import Ask, Sampler
 from .weight_training import LoraModel, full_body, weight_gradient
 
 # ---------- What an offline row trains: one soft prompt, one low-rank adapter, or all parameters.
@@ -162,8 +162,8 @@ class Offline(BaseSystem):
     traces of each, and takes one gradient step on the mean of their losses. A group of equal
     rewards has no gradient. Majority votes must pass the recipe's gate, as in `distil`; the truth
     needs none. A soft prompt stays within the recipe's `max_shift`. The recipe's `pseudo_label` and
-    `keep` do not apply: the labels are each step's, and the last step counts. With a `folder` it
-    writes checkpoints there, and the same `fit` continues from them.
+    `keep` do not apply: the labels are each step's, and the last step counts. A fit that was
+    stopped begins anew.
     """
 
     def __init__(
@@ -175,13 +175,11 @@ class Offline(BaseSystem):
         schedule: TrainingSchedule,
         *,
         labels: bool = False,
-        folder: Path | None = None,
     ) -> None:
         super().__init__(name, sampler)
         self.needs_labels, self.recipe, self.schedule = labels, recipe, schedule
-        self.folder = folder
         self._make, self._learner = learner, None
-        self.done, self.taught = 0, ""  # steps taken, and a digest of what was fitted
+        self.done = 0  # steps taken
 
     @property
     def learner(self) -> OfflineLearner:
@@ -203,37 +201,16 @@ class Offline(BaseSystem):
             raise LatentmemError(
                 f"{self.name} learns from the truth and problem {bare} has none: give it an answer."
             )
-        self._begin(given)
-        for step in range(self.done + 1, self.schedule.steps + 1):
+        self.reset()
+        for step in range(1, self.schedule.steps + 1):
             yield from self._step(step, self._turn(given, step))
             self.done = step
-            if step == self.schedule.steps:
-                # twice the parameters' size, and no longer needed
-                self.learner.optimizer.state.clear()
-            if self.folder and (step % self.schedule.every == 0 or step == self.schedule.steps):
-                self.save(self.folder / self.name)
-
-    def _begin(self, given: Sequence[Problem]) -> None:
-        """Continue from a checkpoint of the same fit, or start."""
-        # The truth of `offline_grpo` belongs to what is fitted: other labels, another fit.
-        labelled = [(p.id, p.text, p.answer) for p in given]
-        schedule = repr(self.schedule).replace(
-            "TrainingSchedule", "Course"
-        )  # as checkpoints have it
-        how = repr(self.recipe), schedule, str(self.sampler.seed), repr(labelled)
-        taught = digest(self.name, *computed(self.sampler.model), *how)
-        if self.taught == taught:
-            return
-        self.reset()
-        self.taught = taught
-        home = self.folder / self.name if self.folder else None
-        if home and (read_json(home / "offline.json") or {}).get("taught") == taught:
-            self.load(home)
+        self.learner.optimizer.state.clear()  # twice the parameters' size, and no longer needed
 
     def reset(self) -> None:
         """Nothing learnt."""
         self._learner = None
-        self.done, self.taught, self.spent = 0, "", Cost()
+        self.done, self.spent = 0, Cost()
 
     def _turn(self, given: Sequence[Problem], step: int) -> list[Problem]:
         """The problems of a step, all different: the set in a new seeded order each time round."""
@@ -289,29 +266,23 @@ class Offline(BaseSystem):
     # ----------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Write parameters and, until the end, the optimiser's moments to one file, and its name to
-        offline.json."""
+        """Write the parameters to one file, and its name to offline.json."""
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        tensors: dict[str, torch.Tensor] = {}
-        for i, p in enumerate(self.learner.parameters if self.done else ()):
-            moments = self.learner.optimizer.state.get(p, {})
-            tensors |= {f"p{i}": p.detach(), **{f"{k}{i}": v for k, v in moments.items()}}
+        parameters = self.learner.parameters if self.done else ()
+        tensors = {f"p{i}": p.detach().cpu().contiguous() for i, p in enumerate(parameters)}
         name = f"step{self.done}.safetensors"
         with file_errors(folder / name, "written"):
             folder.mkdir(parents=True, exist_ok=True)
             # straight to the file: its bytes in memory would take the space twice
             with replacing(folder / name) as part:
                 try:
-                    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part)
+                    save_file(tensors, part)
                 except SafetensorError as e:  # raised for a full disk
                     raise OSError(None, str(e)) from None
-        about = {"done": self.done, "taught": self.taught, "spent": asdict(self.spent)}
-        write_json(folder / "offline.json", {"file": name, **about})
-        for old in folder.glob("step*.safetensors"):
-            if old.name != name:
-                old.unlink()
+        about = {"file": name, "done": self.done, "spent": asdict(self.spent)}
+        write_json(folder / "offline.json", about)
 
     def load(self, folder: Path) -> None:
         from safetensors import SafetensorError
@@ -328,7 +299,7 @@ class Offline(BaseSystem):
                 f"The checkpoint in {folder} cannot be read ({e}): delete that folder to learn "
                 "again."
             ) from None
-        self.done, self.taught, self.spent = data["done"], data["taught"], Cost(**data["spent"])
+        self.done, self.spent = data["done"], Cost(**data["spent"])
         if not self.done:
             return
         parameters = self.learner.parameters
@@ -341,11 +312,6 @@ class Offline(BaseSystem):
         with torch.no_grad():
             for i, p in enumerate(parameters):
                 p.copy_(tensors[f"p{i}"])
-                if f"step{i}" in tensors:
-                    moments = {
-                        k: tensors[f"{k}{i}"].to(p.device) for k in ("exp_avg", "exp_avg_sq")
-                    }
-                    self.learner.optimizer.state[p] = {"step": tensors[f"step{i}"], **moments}
         self.learner.changed()
 
     # Answer
@@ -377,11 +343,10 @@ def offline(
     sampler: Sampler,
     recipe: Recipe,
     schedule: TrainingSchedule,
-    folder: Path | None = None,
 ) -> Offline:
     """A row of LEARNERS. Only `offline_grpo` sees labels: its `fit` needs problems with their
     `answer`. Replies never do."""
     made, rate = LEARNERS[row][1], schedule.learning_rate
     labels = row == "offline_grpo"
     learner = partial(made, sampler.model, recipe, rate)
-    return Offline(row, sampler, learner, recipe, schedule, labels=labels, folder=folder)
+    return Offline(row, sampler, learner, recipe, schedule, labels=labels)

@@ -95,9 +95,8 @@ class SystemFactory:
         return Teacher(self.sampler, recipe, self.key, self.folder, **how)
 
     def offline(self, name: str) -> Offline:
-        what = LEARNERS[name][0]  # checkpoints of all parameters are large
-        schedule = TrainingSchedule(*self._offline, self.rates[what], 10 if what == "full" else 1)
-        return offline(name, self.sampler, self.recipe, schedule, self.folder)
+        schedule = TrainingSchedule(*self._offline, self.rates[LEARNERS[name][0]])
+        return offline(name, self.sampler, self.recipe, schedule)
 
     def icl(self, name: str, kind: type[IclRaw]) -> IclRaw:
         s, mode = self.settings, self.mode
