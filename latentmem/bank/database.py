@@ -100,8 +100,7 @@ class Store:
             )
 
     def resolve(self, memory_id: str) -> str:
-        """The full id of the one memory whose id begins with this. Raises LatentmemError with a
-        suggestion."""
+        """The full id of the one memory whose id begins with this. Raises LatentmemError."""
         if self.has(memory_id):
             return memory_id
         prefix = str(memory_id).strip()
@@ -110,14 +109,11 @@ class Store:
             return found[0]
         if found:
             raise LatentmemError(
-                f"{prefix[:40]!r} begins the ids of several memories: write {_either(found)}."
+                f"{prefix[:40]!r} begins the ids of several memories: write {' or '.join(found)}."
             )
-        near: list[str] = []
-        while prefix and not near:
-            prefix = prefix[:-1]
-            near = self._beginning(prefix)
-        hint = f"did you mean {_either(near)}?" if near else "`latentmem memories` lists the ids."
-        raise LatentmemError(f"There is no memory {str(memory_id)[:40]!r}: {hint}")
+        raise LatentmemError(
+            f"There is no memory {str(memory_id)[:40]!r}: `latentmem memories` lists the ids."
+        )
 
     def _beginning(self, prefix: str) -> list[str]:
         """Up to four ids, in order, that begin with this prefix if it is long enough."""
@@ -402,16 +398,6 @@ def _overridden(db: sqlite3.Connection, event: Event) -> int:
     places = ", ".join("?" * len(kinds))
     sql = f"SELECT MAX(at) FROM events WHERE memory_id = ? AND kind IN ({places})"
     return db.execute(sql, (event.memory_id, *kinds)).fetchone()[0] or 0
-
-
-def _either(ids: list[str]) -> str:
-    """The shortest beginnings that tell these sorted ids apart."""
-
-    def shared(a: str, b: str) -> int:
-        return len(os.path.commonprefix([a, b]))
-
-    cuts = [max([MIN_PREFIX - 1, *(shared(a, b) for b in ids if b != a)]) + 1 for a in ids]
-    return " or ".join(a[: max(cut, 8)] for a, cut in zip(ids, cuts, strict=True))
 
 
 # ---------- Is a bank whole? The file, every checksum, id, entry, receipt and reference.

@@ -165,9 +165,7 @@ def test_an_id_may_be_shortened_while_it_is_unambiguous() -> None:
             LatentmemError, match=f"begins the ids of several memories: write .*{b[:8]}"
         ):
             bank.get(a[:4])
-        with pytest.raises(LatentmemError, match=f"did you mean {a[:8]}"):
-            bank.get(a[:-2] + "xy")
-        for unknown in ("", "m", "m00", "mzzzz", "ä" * 9, "\ud800", "x" * 1000):
+        for unknown in (a[:-2] + "xy", "", "m", "m00", "mzzzz", "ä" * 9, "\ud800", "x" * 1000):
             with pytest.raises(LatentmemError, match="There is no memory"):
                 bank.get(unknown)
 
