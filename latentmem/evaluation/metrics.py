@@ -88,18 +88,13 @@ def flips(first: Mapping[K, bool], second: Mapping[K, bool]) -> tuple[int, int]:
 def pass_at_k(n: int, right: int, k: int) -> float:
     """The chance that at least one of k traces is right, estimated without bias from n >= k traces
     of which `right` are: 1 - C(n-c,k)/C(n,k) (Chen et al. 2021, arXiv 2107.03374)."""
-    if not 0 <= right <= n or not 1 <= k <= n:
-        raise ValueError(
-            f"pass@{k} of {right} right among {n} has no meaning: 1 <= k <= n and 0 <= right <= n."
-        )
+    assert 0 <= right <= n and 1 <= k <= n
     return 1.0 - comb(n - right, k) / comb(n, k)
 
 
 def nearest_share(keys: np.ndarray, families: Sequence[str]) -> tuple[float, float]:
     """How often the nearest other key [n, d] (unit rows), and a random one, is of the family."""
     n = len(families)
-    if n < 2:
-        raise ValueError(f"{n} keys have no neighbours: give at least two.")
     similar = np.asarray(keys, float) @ np.asarray(keys, float).T  # [n, n]
     np.fill_diagonal(similar, -np.inf)
     nearest = similar.argmax(1)

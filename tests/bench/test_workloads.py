@@ -102,16 +102,10 @@ def test_every_step_has_a_gradient_or_the_figure_is_refused(tiny: Any) -> None:
     assert [s.grad_norm > 0 for s in steps] == [True, True, False]  # the last is the final check
     with pytest.raises(LatentmemError, match="at least 3 rollouts"):
         workloads.seconds(tiny, replace(TINY, rollouts=2), 1, 1)
-    with pytest.raises(LatentmemError, match="too short to end with an answer"):
-        workloads.seconds(tiny, replace(TINY, tokens=5), 1, 1)
 
 
-def test_work_travels_as_json_and_is_checked() -> None:
+def test_work_travels_as_json() -> None:
     assert Workload(**json.loads(json.dumps(asdict(TINY)))) == TINY
-    with pytest.raises(LatentmemError, match="steps = 0"):
-        Workload(steps=0)
-    with pytest.raises(LatentmemError, match="8 problems, not 9"):
-        Workload(together=9)
 
 
 def test_banks_for_search_hold_what_was_asked() -> None:

@@ -503,8 +503,6 @@ def test_pass_at_k_by_hand() -> None:
         0.0,
         pytest.approx(0.6),
     )
-    with pytest.raises(ValueError, match="pass@9 of 1 right among 8"):
-        pass_at_k(8, 1, 9)
 
 
 @given(st.integers(1, 8), st.data())
@@ -532,8 +530,6 @@ def test_nearest_share_by_hand() -> None:
     share, by_chance = nearest_share(keys, ["a", "a", "b", "b"])
     assert share == 0.75
     assert by_chance == pytest.approx(4 / 12)
-    with pytest.raises(ValueError, match="no neighbours"):
-        nearest_share(keys[:1], ["a"])
 
 
 # ---------- assets/results/README.md shows the committed figures and no others.

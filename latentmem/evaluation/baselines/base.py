@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ...records import Hit, KeyKind, LatentmemError, Problem, Record, Side
+from ...records import Hit, KeyKind, Problem, Record, Side
 from ..results import VOTE, VOTES, AnswerMode, Cost, Reply
 from .sampler import Ask, Sampled, Sampler
 
@@ -88,10 +88,6 @@ class VoteN(BaseSystem):
     """
 
     def __init__(self, sampler: Sampler, traces: int = VOTES, name: str = "vote_n") -> None:
-        if traces < 1:
-            raise LatentmemError(
-                f"A vote needs at least one trace and here it has {traces}: use 1 or more."
-            )
         super().__init__(name, sampler)
         self.traces = traces
 

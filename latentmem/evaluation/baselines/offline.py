@@ -192,15 +192,7 @@ class Offline(BaseSystem):
     # ----------------------------------------------------------------------------------------------
 
     def fit(self, problems: Sequence[Problem]) -> Iterator[Record]:
-        if not problems:
-            name = self.name
-            raise LatentmemError(f"{name} was given no problems to learn from: give at least one.")
         given = list(problems) if self.needs_labels else [blank(p) for p in problems]
-        bare = next((p.id for p in given if self.needs_labels and p.answer is None), None)
-        if bare is not None:
-            raise LatentmemError(
-                f"{self.name} learns from the truth and problem {bare} has none: give it an answer."
-            )
         self.reset()
         for step in range(1, self.schedule.steps + 1):
             yield from self._step(step, self._turn(given, step))

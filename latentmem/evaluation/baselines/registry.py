@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ...method.distillation import Recipe
-from ...records import KeyKind, LatentmemError, Problem
+from ...records import KeyKind, Problem
 from ..results import VOTES, AnswerMode, System, TrainingSchedule
 from .base import UntrainedPrompt, VoteN, ZeroShot
 from .context import IclRaw, IclRefined, Lag, ReasoningBank
@@ -104,9 +104,7 @@ class SystemFactory:
         return kind(self.sampler, self.key, name, **how)
 
     def make(self, name: str) -> System:
-        """A system that has learnt nothing. Raises LatentmemError for a name not in SYSTEMS."""
-        if name not in SYSTEMS:
-            raise LatentmemError(f"There is no system {name!r}: use one of {', '.join(SYSTEMS)}.")
+        """A system of SYSTEMS that has learnt nothing."""
         return SYSTEMS[name].make(self, name)
 
     def elm(
