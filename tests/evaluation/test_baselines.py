@@ -22,7 +22,7 @@ from latentmem.method.voting import vote
 from latentmem.model.kv_cache import Prefix
 from latentmem.model.language_model import Prompt
 from latentmem.model.transformer import causal_mask, forward
-from latentmem.records import Distilled, LatentmemError, Problem, Trace
+from latentmem.records import Distilled, Problem, Trace
 from tests.baseline_samples import (  # noqa: F401  # noqa: F401
     bare,
     engine,
@@ -43,9 +43,19 @@ VOTE6 = AnswerMode("vote", 6, 1.2)
 ONLINE = [name for name, row in SYSTEMS.items() if row.learns == "online"]
 
 
+@pytest.fixture(scope="module")
+def factories(model):
+    """By the least similarity. What was sampled and learnt once in this file is known from then
+    on."""
+    how = {"offline_steps": 2, "rates": {"full": 1e-3}}
+    with pytest.MonkeyPatch.context() as patch:
+        engine = tiny_engine(patch, model)
+        yield {s: make_factory(engine.changed(min_similarity=s), **how) for s in (-1.0, 1.0)}
+
+
 @pytest.fixture
-def factory(engine):
-    return make_factory(engine, offline_steps=2)
+def factory(factories):
+    return factories[-1.0]
 
 
 def taught(factory, name, n=6, start=0):
@@ -84,13 +94,12 @@ def test_the_truth_reaches_no_row(factory, name):
 
 
 @pytest.mark.parametrize("name", [n for n, row in SYSTEMS.items() if row.learns])
-def test_a_row_resumes_from_what_it_saved(engine, name, tmp_path):
+def test_a_row_resumes_from_what_it_saved(factory, name, tmp_path):
     """Saved and loaded into a new process' objects, a row replies and goes on learning as if
     nothing had happened."""
-    how = {"offline_steps": 2, "rates": {"full": 1e-3}}
-    one = taught(make_factory(engine, **how), name, 3)
+    one = taught(factory, name, 3)
     one.save(tmp_path)
-    two = make_factory(engine, **how).make(name)
+    two = factory.make(name)
     two.load(tmp_path)
     assert two.spent == one.spent and one.spent.tokens > 0
     for system in (one, two):
@@ -99,7 +108,7 @@ def test_a_row_resumes_from_what_it_saved(engine, name, tmp_path):
         a, b = ([bare(r) for r in s.reply(problems(3, start=20), mode)] for s in (one, two))
         assert a == b
         assert any(r.used for r in a) or name.startswith("offline")
-    empty = make_factory(engine).make(name)
+    empty = factory.make(name)
     empty.load(tmp_path / "nothing")
     assert empty.spent == Cost()
 
@@ -118,14 +127,9 @@ def test_without_experience_a_row_is_the_model_alone(factory, name):
 
 
 @pytest.mark.parametrize("name", ONLINE)
-def test_a_distant_past_is_not_used(engine, name):
-    factory = make_factory(engine.changed(min_similarity=1.0))
-    assert not any(r.used for r in taught(factory, name, 4).reply(problems(3, start=30), ONE))
-
-
-def test_unknown_row(factory):
-    with pytest.raises(LatentmemError, match="no system 'elmo'"):
-        factory.make("elmo")
+def test_a_distant_past_is_not_used(factories, name):
+    system = taught(factories[1.0], name, 4)
+    assert not any(r.used for r in system.reply(problems(3, start=30), ONE))
 
 
 # Vote, context, memories
@@ -272,11 +276,10 @@ def test_random_memory_is_the_nearest_no_more_than_by_chance(factory):
     assert [far.find(p) for p in asked] == [far.find(p) for p in asked]
 
 
-def test_format_only_rewards_the_box_alone(factory):
+def test_format_only_rewards_the_box_alone(engine):
     """Its steps' rewards are 1 where a trace finished with any boxed answer."""
-    steps = [
-        r for r in factory.make("format_only").learn(problems(6)) if type(r).__name__ == "Step"
-    ]
+    learnt = make_factory(engine).make("format_only").learn(problems(6))
+    steps = [r for r in learnt if type(r).__name__ == "Step"]
     assert steps
     for step in steps:
         assert np.mean(step.rewards) == pytest.approx(step.finished)
