@@ -54,9 +54,13 @@ def build(engine: Engine) -> gr.Blocks:
     # In a shared app nobody may pass by the queue; elsewhere gradio decides.
     app.queue(default_concurrency_limit=8, api_open=False if session.hosted else None)
     most = session.engine.settings.hosted_queue if session.hosted else 32
-    session.visits.forget = lambda name: app.state_holder.session_data.pop(name, None)
     places = Places(app._queue, most, session.hosted, MODEL["concurrency_id"])
-    session.full, session.ahead = places.full, places.ahead
+
+    def forget(page: str) -> None:
+        app.state_holder.session_data.pop(page, None)
+        places.forget(page)
+
+    session.visits.forget, session.full, session.ahead = forget, places.full, places.ahead
     return app
 
 

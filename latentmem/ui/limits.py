@@ -8,7 +8,9 @@ import logging
 import re
 import threading
 import time
+from asyncio import QueueEmpty
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +41,8 @@ AT_ONCE = 32  # calls of an address that do not queue and are at work; the serve
 # all: `hosted_queue`), and the quick ones.
 MODEL_OF_PAGE = 4
 QUICK_OF_PAGE, QUICK_OF_ADDRESS, QUICK = 16, 32, 64
+UNREAD = 20  # answers that a page has not fetched; one may take 100 KB
+GONE = "The server no longer keeps what this page asked for: ask again."
 
 
 # ---------- Uploads
@@ -308,6 +312,7 @@ class Places:
             True: (MODEL_OF_PAGE, half, most + 1) if shared else (most + 1,) * 3,
             False: (QUICK_OF_PAGE, QUICK_OF_ADDRESS, QUICK) if shared else (QUICK,) * 3,
         }
+        self._unread = UNREAD if shared else 1000
         self._push, queue.push, queue.max_size = queue.push, self.push, None
 
     async def push(self, body: Any, request: Any, username: Any) -> Any:
@@ -329,6 +334,33 @@ class Places:
         place = Place(True, getattr(request, "session_hash", None) or "", _address(request))
         return bool(self._refusal(place))
 
+    def forget(self, page: str) -> None:
+        """Drops what a page that is gone has not fetched: gradio would keep that of 2,000 pages. A
+        caller that still comes for it reads that it is gone."""
+        from gradio.server_messages import ProcessCompletedMessage
+
+        waiting = self._queue.pending_messages_per_session
+        names: dict[str, set[str]] = self._queue.pending_event_ids_session
+        for event in list(self._queue.event_ids_to_events.values()):
+            if event.session_hash == page:
+                event.alive = False  # gradio sends nothing more
+        if (messages := waiting.get(page)) is not None:
+            with suppress(QueueEmpty):
+                while True:
+                    messages.get_nowait()
+            for ident in list(names.get(page, ())):
+                end = ProcessCompletedMessage(output={"error": GONE}, success=False)
+                end.event_id = ident
+                messages.put_nowait(end)
+        for name in [name for name in list(names) if name not in waiting]:
+            names.pop(name, None)
+
+    def _fetched(self, page: str) -> bool:
+        """Whether a page fetches its answers, or has few of them."""
+        messages = self._queue.pending_messages_per_session.get(page)
+        answers = [] if messages is None else list(messages._queue)
+        return sum(m.msg == "process_completed" for m in answers) < self._unread
+
     def _place(self, fn: Any, page: str | None, request: Any) -> Place:
         return Place(fn.concurrency_id == self._model, page or "", _address(request))
 
@@ -345,6 +377,8 @@ class Places:
     def _refusal(self, place: Place) -> str:
         taken = self._taken(place.model)
         of_page, of_address, of_all = self._limits[place.model]
+        if place.page and not self._fetched(place.page):
+            return f"This page has not fetched its last {self._unread} answers: fetch them first."
         if place.page and sum(p.page == place.page for p in taken) >= of_page:
             return f"{of_page} calls of this page wait or are at work: wait for one to end."
         if sum(p.address == place.address for p in taken) >= of_address:

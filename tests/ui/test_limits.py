@@ -213,6 +213,34 @@ def test_what_gradio_keeps_of_a_page_goes_with_its_visitor(shared: Shared) -> No
         visits.most = most
 
 
+def test_answers_that_nobody_fetches_go_with_their_visitor(shared: Shared) -> None:
+    """Gradio would keep those of 2,000 pages."""
+    queue, visits = shared.app._queue, shared.app.latentmem_session.visits
+    calls = [shared.call("memories", "", None, page=f"lazy{i}") for i in range(2)]
+    deadline = time.monotonic() + 20
+    while queue.event_ids_to_events and time.monotonic() < deadline:
+        time.sleep(0.02)
+    kept = {i: queue.pending_messages_per_session[f"lazy{i}"] for i in range(2)}
+    assert all("Bo has" in str(list(messages._queue)) for messages in kept.values())
+    visits.leave("lazy0")
+    assert "Bo has" not in str(list(kept[0]._queue))
+    assert limits.GONE in shared.answer("memories", calls[0])
+    assert "Bo has" in shared.answer("memories", calls[1])
+
+
+def test_a_page_that_fetches_no_answer_is_refused(shared: Shared) -> None:
+    queue = shared.app._queue
+    for _ in range(limits.UNREAD):
+        last = shared.call("memories", "", None, page="deaf")
+        assert last.status_code == 200
+        while queue.event_ids_to_events:
+            time.sleep(0.01)
+    refused = shared.call("memories", "", None, page="deaf")
+    assert refused.status_code == 429 and "has not fetched its last 20" in refused.text
+    shared.answer("memories", last)
+    assert shared.call("memories", "", None, page="deaf").status_code == 200
+
+
 def test_the_same_file_of_two_visitors_stays_until_both_are_gone(tmp_path: Path) -> None:
     path = tmp_path / ("a" * 64) / "bank.zip"
     path.parent.mkdir()
