@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, TypeVar, get_args
 
 import numpy as np
@@ -279,19 +280,29 @@ def content(memory: Memory) -> dict[str, bytes]:
     return words | {n: f"{a.shape}".encode() + a.tobytes() for n, a in arrays.items()}
 
 
+_PLAIN = {str, int, float, bool, type(None)}
+
+
 def _canonical(value: Any) -> Any:
     """Plain values with sorted names. A member at its default is left out, so that one which a
     later latentmem adds changes no digest."""
+    if type(value) in _PLAIN:
+        return value
     if is_dataclass(value):
-        members = {f.name: (getattr(value, f.name), f.default) for f in fields(value)}
         return {
             name: _canonical(member)
-            for name, (member, default) in sorted(members.items())
-            if default is MISSING or member != default
+            for name, default in _members(type(value))
+            if (member := getattr(value, name)) is not default and member != default
         }
     if isinstance(value, Mapping):
         return {name: _canonical(value[name]) for name in sorted(value)}
     return [_canonical(one) for one in value] if isinstance(value, tuple) else value
+
+
+@cache
+def _members(kind: Any) -> list[tuple[str, Any]]:
+    """The names of a record's members, sorted, with their defaults."""
+    return sorted((f.name, f.default) for f in fields(kind))
 
 
 def digest_of(memory: Memory) -> str:

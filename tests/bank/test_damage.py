@@ -12,10 +12,11 @@ import random
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import product
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -23,8 +24,11 @@ from latentmem.bank import Bank
 from latentmem.records import Event, LatentmemError
 from tests.bank_samples import archive_of, assert_same, make_memory, make_receipt
 
+T = TypeVar("T")
 MADE = [make_memory(i, tokens=8, hidden=64) for i in range(12)]
+TRUTH = {memory.id: memory for memory in MADE}
 SHUT = MADE[5]
+COSINES = {ident: float(m.keys["input"] @ SHUT.keys["input"]) for ident, m in TRUTH.items()}
 NIGHT = 3000  # trials of a test at full length
 
 
@@ -89,7 +93,7 @@ def survey(path: Path) -> str:
                 bank.receipts,
                 lambda: bank.keys("input"),
                 lambda: found(bank),
-                *(lambda m=m: assert_same(bank.get(m.id), m) for m in MADE),
+                *(lambda i=i, m=m: assert_same(bank.get(i), m) for i, m in TRUTH.items()),
             ):
                 try:
                     act()
@@ -104,9 +108,8 @@ def survey(path: Path) -> str:
 
 def served(bank: Bank) -> None:
     """Every entry that is listed is the one that was stored."""
-    truth = {m.id: m for m in MADE}
     for info in bank.infos():
-        m = truth[info.id]
+        m = TRUTH[info.id]
         assert (info.problem, info.label, info.name, info.model_name, info.created) == (
             *(m.problem, m.label, m.name, m.model_name, m.created),
         )
@@ -120,11 +123,16 @@ def found(bank: Bank) -> None:
     hits = bank.search(SHUT.keys["input"], k=12)
     assert SHUT.id not in {hit.memory_id for hit in hits}, "the quarantine is undone"
     for hit in hits:
-        assert abs(hit.similarity - _cosine(hit.memory_id)) < 1e-5, "another memory's key"
+        assert abs(hit.similarity - COSINES[hit.memory_id]) < 1e-5, "another memory's key"
 
 
-def _cosine(ident: str) -> float:
-    return float(next(m for m in MADE if m.id == ident).keys["input"] @ SHUT.keys["input"])
+def told(trials: Iterable[T], wrong: list[str], capsys: pytest.CaptureFixture[str]) -> Iterator[T]:
+    """The trials, with a line after every 500: a night may end early."""
+    for number, trial in enumerate(trials):
+        if number and number % 500 == 0:
+            with capsys.disabled():
+                print(f"\n{len(wrong)} of {number} went wrong so far", end="", flush=True)
+        yield trial
 
 
 def report(trials: int, wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,8 +207,10 @@ def test_a_flipped_bit_in_the_schema_is_a_sentence(
     path: Path, night: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first page: the header and the definitions of the tables."""
-    bits = flips(NIGHT if night else 100, range(4096))
-    wrong = [f"{place}: {w}" for place, copy in flipped(path, bits) if (w := survey(copy))]
+    bits, wrong = flips(NIGHT if night else 100, range(4096)), list[str]()
+    for place, copy in told(flipped(path, bits), wrong, capsys):
+        if w := survey(copy):
+            wrong.append(f"{place}: {w}")
     report(len(bits), wrong, capsys)
 
 
@@ -208,8 +218,8 @@ def test_any_flipped_bit_and_any_cut_ends_in_a_sentence(
     path: Path, night: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, copy, rng = path.read_bytes(), path.with_name("copy.sqlite"), random.Random(2)
-    wrong, trials = [], 10_000 if night else 60
-    for trial in range(trials):
+    wrong, trials = list[str](), 10_000 if night else 60
+    for trial in told(range(trials), wrong, capsys):
         bad = bytearray(data)
         if trial % 5 == 0:
             del bad[rng.randrange(len(bad)) :]
@@ -322,7 +332,7 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(
         with Bank(f"{path}.{offset}") as bank:
             there = {m.id for m in bank.infos()} | {e.id for e in bank.events()}
             there |= {r.id for r in bank.receipts()}
-            if bank.verify().problems or not {*acknowledged, *(m.id for m in MADE)} <= there:
+            if bank.verify().problems or not {*acknowledged, *TRUTH} <= there:
                 wrong.append(f"offset {offset}: {bank.verify().problems}")
             if not sentence.endswith(".") or not bank.put(make_memory(50)):
                 wrong.append(f"offset {offset}: {sentence}")
