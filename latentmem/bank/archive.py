@@ -464,6 +464,7 @@ def import_zip(
     """Add the memories and events of the archive that the bank lacks. A memory is added whole or
     not at all. One that is damaged, or that another model than `model` made, is refused with a
     sentence; the others are added, as imported ones unless they are `trusted` or latentmem's own.
+    Whether a memory that was here is in quarantine stays as it is, unless the archive is `trusted`.
     Reading ends after MAX_BAD bad lines, and when its time is over.
 
     Raises LatentmemError, before anything is stored, when the archive as a whole is not to be
@@ -482,8 +483,9 @@ def import_zip(
             added, skipped = added + count, skipped + len(batch) - count
             refused.sentences += [_differs(store, memory) for _, memory in others]
         new_events, events = 0, _events(archive, refused)
+        decided = set() if trusted else store.decided()
         while some := list(islice(events, EVENT_BATCH)):
-            count, sentences = store.add_events(some)
+            count, sentences = store.add_events(some, decided)
             new_events += count
             for sentence in sentences:
                 refused.sentences.append(sentence)

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -228,12 +228,25 @@ class Store:
                     refused[0] if refused else "An event was there already: nothing was recorded."
                 )
 
-    def add_events(self, batch: Iterable[Event]) -> tuple[int, list[str]]:
-        """Add the complete events that are not there yet; returns how many, and what was
-        refused."""
+    def add_events(
+        self, batch: Iterable[Event], decided: Container[str] = ()
+    ) -> tuple[int, list[str]]:
+        """Add the complete events that are not there yet; returns how many, and what was refused:
+        also new STATE_KINDS of the `decided` memories."""
         with self.writing() as db:
             self.writes += 1
-            return insert_events(db, batch)
+            return insert_events(db, batch, decided)
+
+    def decided(self) -> set[str]:
+        """The memories whose state is this bank's own: those that it learnt, and imported ones that
+        it trusts, or put into quarantine or released."""
+        with self.reading() as db:
+            rows = db.execute(
+                f"""SELECT id FROM memories EXCEPT
+                    SELECT memory_id FROM events WHERE kind = 'imported' AND memory_id NOT IN (
+                      SELECT memory_id FROM events WHERE kind IN {(*STATE_KINDS, "trusted")})"""
+            ).fetchall()
+        return {row[0] for row in rows}
 
     def events(self, chosen: dict[str, str], limit: int = -1) -> list[Event]:
         """Events whose columns have these values, newest first. Damaged ones are left out: `verify`
@@ -323,10 +336,12 @@ def _insert(db: sqlite3.Connection, packed: serialization.Packed, memory: Memory
     return True
 
 
-def insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, list[str]]:
+def insert_events(
+    db: sqlite3.Connection, batch: Iterable[Event], decided: Container[str] = ()
+) -> tuple[int, list[str]]:
     """Within a transaction, add the complete events that are not there yet; returns how many, and
-    what was refused."""
-    added, orphans, refused = 0, Counter[str](), []
+    what was refused. See `Store.add_events`."""
+    added, orphans, others, refused = 0, Counter[str](), Counter[str](), []
     for event in batch:
         row = serialization.event_row(event)
         known = db.execute("SELECT sha256 FROM events WHERE id = ?", (event.id,)).fetchone()
@@ -338,6 +353,8 @@ def insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, 
                 )
         elif not _has(db, "memories", event.memory_id):
             orphans[event.memory_id] += 1
+        elif event.kind in STATE_KINDS and event.memory_id in decided:
+            others[event.memory_id] += 1
         elif event.kind in COUNTED and not _counted(db, event.memory_id):
             refused.append(f"The entry of memory {event.memory_id} is damaged: {AGAIN}.")
         else:
@@ -347,6 +364,11 @@ def insert_events(db: sqlite3.Connection, batch: Iterable[Event]) -> tuple[int, 
         f"{count} events belong to memory {ident[:40]!r}, which the bank does not have: they were "
         "not added."
         for ident, count in orphans.items()
+    ]
+    refused += [
+        f"{count} events put memory {ident} into quarantine or release it, which for a memory that "
+        "was here only this bank says: they were not added."
+        for ident, count in others.items()
     ]
     return added, refused
 

@@ -111,21 +111,57 @@ def state(bank: Bank) -> Any:
 @settings(max_examples=12)
 @given(contents, contents, contents)
 def test_merging_is_set_union(a: Content, b: Content, c: Content) -> None:
-    """Commutative, associative and idempotent, to the last byte of the export."""
+    """Of one's own banks: commutative, associative and idempotent, to the last byte of the
+    export."""
     ab, ba, abc, a_bc, bc = filled(a), filled(b), filled(a), filled(a), filled(b)
-    ab.import_zip(io.BytesIO(exported(filled(b))))
-    ba.import_zip(io.BytesIO(exported(filled(a))))
+    ab.import_zip(io.BytesIO(exported(filled(b))), trusted=True)
+    ba.import_zip(io.BytesIO(exported(filled(a))), trusted=True)
     assert state(ab) == state(ba)
-    abc.import_zip(io.BytesIO(exported(filled(b))))
-    abc.import_zip(io.BytesIO(exported(filled(c))))
-    bc.import_zip(io.BytesIO(exported(filled(c))))
-    a_bc.import_zip(io.BytesIO(exported(bc)))
+    abc.import_zip(io.BytesIO(exported(filled(b))), trusted=True)
+    abc.import_zip(io.BytesIO(exported(filled(c))), trusted=True)
+    bc.import_zip(io.BytesIO(exported(filled(c))), trusted=True)
+    a_bc.import_zip(io.BytesIO(exported(bc)), trusted=True)
     assert state(abc) == state(a_bc)
     before = state(ab)
-    again = ab.import_zip(io.BytesIO(exported(ab)))
+    again = ab.import_zip(io.BytesIO(exported(ab)), trusted=True)
     assert (again.added, again.events, again.refused) == (0, 0, []) and state(ab) == before
     assert {r.id for r in ab.infos()} == {MADE[i].id for i in a[0] | b[0]}
     assert ab.verify().problems == []
+
+
+@pytest.mark.parametrize("here", [["quarantined"], ["quarantined", "released"], []])
+@pytest.mark.parametrize("theirs", [["released"], ["quarantined"], ["quarantined", "released"]])
+@pytest.mark.parametrize("own", [True, False])
+def test_no_archive_quarantines_or_releases_what_was_here(
+    here: list[EventKind], theirs: list[EventKind], own: bool
+) -> None:
+    one, other = MADE[0], bank_of(MADE[0])
+    for kind in theirs:
+        other.record(Event(one.id, kind))
+    archive = io.BytesIO(exported(other))
+    with Bank() as bank:
+        bank.import_zip(archive_of(one), trusted=own)
+        for kind in here:
+            bank.record(Event(one.id, kind))
+        before = bank.events(one.id), bank.info(one.id).quarantined
+        report = bank.import_zip(archive)
+        if own or here:
+            assert (bank.events(one.id), bank.info(one.id).quarantined) == before
+            assert f"{len(theirs)} events put memory {one.id} into quarantine" in report.refused[0]
+        else:  # on probation, and this bank has not judged it
+            assert bank.info(one.id).quarantined == (theirs == ["quarantined"])
+        assert bank.import_zip(archive, trusted=True).refused == []
+        assert set(theirs) <= {e.kind for e in bank.events(one.id)}
+
+
+def test_a_memory_comes_with_its_quarantine() -> None:
+    other = bank_of(*MADE[:2])
+    other.quarantine(MADE[0].id, "harmful")
+    other.quarantine(MADE[1].id, "harmful")
+    other.record(Event(MADE[1].id, "released"))
+    with Bank() as bank:
+        assert bank.import_zip(io.BytesIO(exported(other))).refused == []
+        assert [i.id for i in bank.infos(quarantined=True)] == [MADE[0].id]
 
 
 def test_an_archive_brings_everything_through_a_file(tmp_path: Path) -> None:
