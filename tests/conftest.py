@@ -34,7 +34,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("latentmem")
-NIGHT = 20_000  # examples of a test whose settings name no number, at night: new ones each time
+# Examples of a test whose settings name no number, at night: new ones each time, or those of
+# `--hypothesis-seed`.
+NIGHT = int(os.environ.get("NIGHT_EXAMPLES", "20_000"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

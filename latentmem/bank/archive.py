@@ -304,6 +304,17 @@ class ImportReport:
     events: int  # events that were not yet there
     refused: list[str]  # one sentence for each memory or group of events that was not taken
     author: str = ""  # the key that signed the archive, "" without a signature
+    probation: bool = False  # whether what was added is on probation
+
+    @property
+    def standing(self) -> str:
+        """One sentence on what was added, '' if nothing is to be said."""
+        if not (self.probation and self.added):
+            return ""
+        return (
+            "What was added is on probation: it answers once it has agreed with the model alone a "
+            "few times."
+        )
 
 
 @dataclass(frozen=True)
@@ -489,7 +500,7 @@ def import_zip(
             new_events += count
             for sentence in sentences:
                 refused.sentences.append(sentence)
-        return ImportReport(added, skipped, new_events, refused.sentences, author)
+        return ImportReport(added, skipped, new_events, refused.sentences, author, not trusted)
 
 
 def _differs(store: Store, memory: Memory) -> str:

@@ -371,7 +371,8 @@ def import_(
         as_json,
         f"{report.added} memories are added, {report.skipped} were there already; "
         f"{report.events} events are new. The archive is "
-        + (f"signed by {report.author}." if report.author else "not signed."),
+        + (f"signed by {report.author}. " if report.author else "not signed. ")
+        + report.standing,
         report,
     )
     return warn(report.refused)

@@ -172,7 +172,7 @@ def test_an_archive_brings_everything_through_a_file(tmp_path: Path) -> None:
     ):
         assert bank.export_zip(path) == ExportReport(6, 8, [])
         assert [p.name for p in path.parent.iterdir()] == ["bank.zip"]
-        assert other.import_zip(str(path)) == ImportReport(6, 0, 8, [])
+        assert other.import_zip(str(path)) == ImportReport(6, 0, 8, [], "", True)
         for memory in MADE:
             assert_same(other.get(memory.id), memory)
         brought = [e.id for e in other.events() if e.kind != "imported"]

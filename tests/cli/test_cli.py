@@ -495,7 +495,10 @@ def test_receipts_are_deleted(cli: Terminal, stored: tuple[str, str], tmp_path: 
 def test_export_and_import(cli: Terminal, stored: tuple[str, str], tmp_path: Path) -> None:
     archive, other = str(tmp_path / "a.zip"), str(tmp_path / "other.sqlite")
     assert "2 memories and 0 events" in cli.ok("export", archive)
-    assert "2 memories are added, 0 were there" in cli.ok("import", archive, "--bank", other)
+    said = " ".join(cli.ok("import", archive, "--bank", other).split())
+    assert "2 memories are added, 0 were there" in said and "What was added is on probation" in said
+    assert "probation" not in cli.ok("import", archive, "--own", "--bank", f"{other}.own")
+    assert "probation" not in cli.ok("import", archive, "--bank", other), "nothing was added"
     assert cli.lines("import", archive, "--bank", other)[0]["skipped"] == 2
     assert cli.lines("export", archive, "--id", stored[0])[0]["memories"] == 1
     assert "nothing to write to" in cli.fails("export")

@@ -213,6 +213,7 @@ def import_zip(ask: Ask, file: str | None) -> Picture:
     )
     if report.author:
         told += f" Signed by {report.author}."
+    told = f"{told} {report.standing}".strip()
     if report.refused:
         told += f" Refused {len(report.refused)}: {report.refused[0]}"
     return picture(ask, told, good=not report.refused)
