@@ -289,9 +289,10 @@ def _canonical(value: Any) -> Any:
     if type(value) in _PLAIN:
         return value
     if is_dataclass(value):
+        kind: Any = type(value)
         return {
             name: _canonical(member)
-            for name, default in _members(type(value))
+            for name, default in _members(kind)
             if (member := getattr(value, name)) is not default and member != default
         }
     if isinstance(value, Mapping):
