@@ -405,7 +405,7 @@ def shut(db: sqlite3.Connection) -> dict[str, str]:
             (ident,),
         ).fetchall()
         kinds = [row["kind"] for row in rows if serialization.event_is_whole(row)]
-        if rows and len(kinds) != rows[0]["states"]:  # of a deleted one `verify` names the events
+        if not rows or len(kinds) != rows[0]["states"]:  # no rows: an index lost the entry
             found[ident] = UNSURE
         elif [kind for kind in kinds if kind in STATE_KINDS][-1:] == [STATE_KINDS[0]]:
             found[ident] = ""

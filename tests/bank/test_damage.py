@@ -145,10 +145,10 @@ def report(trials: int, wrong: list[str], capsys: pytest.CaptureFixture[str]) ->
 def test_no_flipped_bit_undoes_a_quarantine(
     path: Path, night: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each bit of the event, in the table and in every index."""
+    """Each bit of the event and of the memory's id, in the tables and in every index."""
     with Bank(path) as bank:
         (event,) = bank.events(kind="quarantined")
-    words = ["quarantined", event.id, event.created, '{"reason":"harmful"}']
+    words = ["quarantined", event.id, event.created, '{"reason":"harmful"}', SHUT.id]
     bits = flips(NIGHT if night else 120, places(path, words))
     wrong = [f"byte {place}" for place, copy in flipped(path, bits) if not closed(copy)]
     report(len(bits), wrong, capsys)
@@ -161,7 +161,9 @@ def test_no_flipped_bit_ends_a_probation(
     with Bank(path) as bank:
         bank.import_zip(archive_of(one))
         (event,) = bank.events(kind="imported")
-    bits = flips(NIGHT if night else 80, places(path, ["imported", event.id, event.created]))
+    bits = flips(
+        NIGHT if night else 80, places(path, ["imported", event.id, event.created, one.id])
+    )
     wrong = []
     for place, copy in flipped(path, bits):
         try:
