@@ -218,7 +218,7 @@ def _became(row: Lesson, lessons: Lessons, at_work: bool) -> Markup:
         return Markup('<span class="hint">{}</span>').format(safe(row.nothing or row.unfit))
     if row.vote is None:
         return Markup("")
-    return Markup('<span class="chip">fit to learn</span>')
+    return Markup('<span class="chip">passes</span>')
 
 
 def left_out(lessons: Lessons) -> Markup:

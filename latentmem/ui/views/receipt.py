@@ -93,7 +93,7 @@ def reason(r: Receipt) -> str:
 def unfit(why: str) -> Markup:
     """Why there is nothing to distil, and the two things that help, each a button."""
     return Markup(
-        '<section class="outcome none"><p>{}</p><p><button type="button" class="small" '
+        '<section class="outcome"><p>{}</p><p><button type="button" class="small" '
         'data-do="retry" data-value="{}">Another seed</button> <button type="button" '
         'class="small" data-do="retry" data-value="{}">A problem that works</button></p></section>'
     ).format(safe(why), *HELPS)
