@@ -88,10 +88,11 @@ def report(results: Path, part: str) -> dict[str, Any]:
     """Own prompts against the model alone, deranged and untrained ones, on the same problems."""
     problems = [p for p in families.problems(part) if families.family(p) in LEARNT]
     found = {s: outcomes(results, f"families-{part}-{s}", problems) for s in (*SYSTEMS, "alone")}
+    found = {s: rows for s, rows in found.items() if rows}
     asked = [p.id for p in problems if all(p.id in rows for rows in found.values())]
     found = {s: {p: rows[p] for p in asked} for s, rows in found.items()}
     right, lines = {s: means(rows) for s, rows in found.items()}, []
-    for against in ("alone", "deranged", "untrained"):
+    for against in [s for s in ("alone", "deranged", "untrained") if s in found]:
         gaps = {p: right["own"][p] - right[against][p] for p in asked}
         low, high = within(gaps, lambda p: p.split("-")[0])
         told = {"against": against, "n": len(gaps), "estimate": fmean(gaps.values())}
