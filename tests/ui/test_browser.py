@@ -63,7 +63,7 @@ def test_the_journey(page: Page, url: str) -> None:
     """Solve, distil, try, keep, ask a neighbour, read the receipt, see why, delete, reload."""
     page.open(url)
     assert "12 memories" in page.text("#lm-facts") and "Ask again" in page.text("#lm-status")
-    solve(page, "Zoe sorts 12 shells into 4 boxes. How many shells lie in one box?")
+    solve(page, "Zoe sorts 12 shells into 3 boxes. How many shells lie in one box?")
     assert page.run("return document.querySelectorAll('#lm-cards .attempt').length") >= 8
     page.until("return document.querySelector('#lm-cards .katex')")  # formulas are set
     page.run(

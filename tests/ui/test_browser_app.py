@@ -14,7 +14,7 @@ import pytest
 from tests.browser_page import Page, drop, marks, serve_fake, solve
 
 pytestmark = marks
-ZOE = "Zoe sorts 12 shells into 4 boxes. How many shells lie in one box?"
+ZOE = "Zoe sorts 12 shells into 3 boxes. How many shells lie in one box?"
 
 
 def panel(page: Page) -> str:

@@ -75,7 +75,10 @@ def ask(page: Page, text: str) -> None:
 def learn(page: Page) -> bool:
     """Distils the problem that was just solved; whether there is a memory to keep."""
     page.run("document.querySelector('#lm-outcome .outcome')?.setAttribute('data-old', '')")
-    page.click("#lm-distil-this")  # where there is nothing to learn it ends at once
+    page.until("return document.querySelector('#lm-distil-this, #lm-help [data-do=retry]')")
+    if not page.run("return document.querySelector('#lm-distil-this')?.offsetHeight"):
+        return False  # the vote does not pass: it is not offered
+    page.click("#lm-distil-this")
     page.until(
         "return document.querySelector('#lm-outcome .outcome:not([data-old]), #lm-distil-status "
         ".warn')",
