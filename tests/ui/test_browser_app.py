@@ -203,10 +203,12 @@ def test_a_press_in_the_queue_outlives_a_reload(page: Page, slow_url: str) -> No
             "return words.includes('Waiting for the model')"
         )
         page.until(queued)
-        assert "1 run ahead" in page.text("#lm-status")
+        page.until("return document.querySelector('#lm-status').innerText.includes('1 run ahead')")
         assert page.reload() == []
         page.until(queued)
-        assert "after 1 other run" in page.text("#lm-solve-time")
+        page.until(
+            "return document.querySelector('#lm-solve-time').innerText.includes('after 1 other run')"
+        )
         assert page.run("return document.querySelector('#lm-problem textarea').value") == ZOE
         assert not page.run("return document.querySelector('#lm-receipt .receipt')")
         other.click("#lm-stop")
