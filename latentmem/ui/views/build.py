@@ -104,9 +104,9 @@ class Lessons:
 
 def introduction(most: int) -> Markup:
     return notice(
-        f"Drop a file of up to {count(most, 'problem')}. All are voted on first, which shows what "
-        "can be learnt and how long that takes. Then each gives a memory, kept as soon as it is "
-        "there: stop whenever you like, and go on later."
+        f"Drop a file of up to {count(most, 'problem')}. The model votes on all of them, and you "
+        "see which it can learn from and how long that takes. Then it learns from one after the "
+        "other and keeps each memory at once: stop whenever you like, and go on later."
     )
 
 
