@@ -10,6 +10,7 @@ import gc
 import os
 import socket
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .skips import pytest_addoption, pytest_runtest_makereport  # noqa: F401 - h
 SLOW = 900
 ALL_NIGHT = 8 * 3600  # seconds for one test at full length
 KEPT = ("LATENTMEM_CACHE",)  # where the weights are
+COUNT = count()  # of the tests that have no folder of their own
 
 # The same examples in every run, and no limit for one of them: a shared machine is slow at times.
 settings.register_profile(
@@ -72,32 +74,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(SLOW))
 
 
+def guarded(self: socket.socket, address: Any, connect: Any = socket.socket.connect) -> Any:
+    if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        raise OSError(f"a quick test tried to connect to {address}")
+    return connect(self, address)
+
+
 @pytest.fixture(autouse=True)
-def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings are the defaults, whatever is in the environment, and the bank is a fresh file."""
-    for name in [
-        n for n in os.environ if n.upper().startswith("LATENTMEM_") and n.upper() not in KEPT
-    ]:
+def own_settings(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Settings are the defaults, whatever is in the environment, and the bank is a file of the
+    test's own that is not there yet. A quick test that connects to another machine fails."""
+    mine = [n for n in os.environ if n.upper().startswith("LATENTMEM_")]
+    for name in [n for n in mine if n.upper() not in KEPT]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("SPACE_ID", raising=False)
-    monkeypatch.setenv("LATENTMEM_BANK", str(tmp_path / "bank.sqlite"))
-
-
-@pytest.fixture(autouse=True)
-def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A quick test that connects to another machine fails."""
-    if request.node.get_closest_marker("real") or request.node.get_closest_marker("browser"):
-        yield
-        return
-    connect = socket.socket.connect
-
-    def guarded(self: socket.socket, address: Any) -> Any:
-        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
-            raise OSError(f"a quick test tried to connect to {address}")
-        return connect(self, address)
-
-    monkeypatch.setattr(socket.socket, "connect", guarded)
-    yield
+    if "tmp_path" in request.fixturenames:
+        bank = request.getfixturevalue("tmp_path") / "bank.sqlite"
+    else:  # a folder for each test costs more than most of them
+        bank = tmp_path_factory.getbasetemp() / f"{next(COUNT)}.sqlite"
+    monkeypatch.setenv("LATENTMEM_BANK", str(bank))
+    if not any(request.node.get_closest_marker(slow) for slow in ("real", "browser")):
+        monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from latentmem.records import LatentmemError, Problem
 from tests.cli_samples import Terminal
 from tests.fuzz_samples import damaged, is_sentence, twisted
 
-N = range(50)
+N = range(12)
 LAYOUTS: dict[str, list[dict[str, Any]]] = {
     "ours": [{"id": f"p{i}", "problem": f"What is {i} + 1?", "answer": str(i + 1)} for i in N],
     "gsm8k": [
@@ -149,27 +149,19 @@ TABLES = {  # of rows whose values are no lists
 }
 
 
-@pytest.mark.parametrize(
-    ("layout", "format"),
-    [
-        (layout, format)
-        for layout in LAYOUTS
-        for format in (*FORMATS, *(() if layout == "olympiadbench" else TABLES))
-    ],
-)
-def test_the_first_fifty_problems_of_every_layout_in_every_format(
-    layout: str, format: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_is_read_in_every_format(layout: str, tmp_path: Path) -> None:
     rows = LAYOUTS[layout]
-    (tmp_path / format).write_bytes((FORMATS | TABLES)[format](rows))
-    found = list(read_problems(tmp_path / format))
-    assert [p.text for p in found] == [f"What is {i} + 1?" for i in N]
-    said = [(p.answer or "").removesuffix(" (apples)").strip("$") for p in found]
-    assert [float(answer) for answer in said] == [i + 1 for i in N]
-    assert len({p.id for p in found}) == 50
-    assert load(str(tmp_path / format)).problems == tuple(
-        Problem(p.text, p.id, p.answer, format.split(".")[0]) for p in found
-    )
+    for format, written in (FORMATS if layout == "olympiadbench" else FORMATS | TABLES).items():
+        (tmp_path / format).write_bytes(written(rows))
+        found = list(read_problems(tmp_path / format))
+        assert [p.text for p in found] == [f"What is {i} + 1?" for i in N], format
+        said = [(p.answer or "").removesuffix(" (apples)").strip("$") for p in found]
+        assert [float(answer) for answer in said] == [i + 1 for i in N], format
+        assert len({p.id for p in found}) == len(N)
+        assert load(str(tmp_path / format)).problems == tuple(
+            Problem(p.text, p.id, p.answer, format.split(".")[0]) for p in found
+        )
 
 
 def test_ids_that_are_numbers_and_sources_are_kept() -> None:
