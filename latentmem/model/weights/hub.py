@@ -23,8 +23,11 @@ from .child import MB, Progress, disk_full, last_line, run_module, tree_size
 PROBE_SECONDS = 4.0  # a hub that does not answer by then counts as unreachable
 # What a model folder consists of: no pickle (.bin, .pt), no code, no other format.
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "*.txt"]
-# Code, and the same weights in other layouts.
-LEFT_OUT = ["*.py", "original/*", "onnx/*", "openvino/*", "consolidated*"]
+# Code, pickles (also of a tokenizer), and the same weights in other layouts.
+LEFT_OUT = [
+    *("*.py", "*.bin", "*.pt", "*.pth", "*.pkl", "*.gguf"),
+    *("original/*", "onnx/*", "openvino/*", "consolidated*"),
+]
 
 
 class HubError(LatentmemError):
