@@ -273,7 +273,7 @@ def test_random_memory_is_the_nearest_no_more_than_by_chance(factory):
     assert same < 200 / n + 4 * (200 / n) ** 0.5
     counts = [picks.count(i) for i in far.ids]
     assert min(counts) > 0 and max(counts) < 200 / n + 4 * (200 / n) ** 0.5
-    assert [far.find(p) for p in asked] == [far.find(p) for p in asked]
+    assert [far.find(p).memory_id for p in asked[:20]] == picks[:20]
 
 
 def test_format_only_rewards_the_box_alone(engine):

@@ -40,14 +40,14 @@ OFFLINE = ("offline_prompt", "offline_lora", "offline_ttrl", "offline_grpo")
 @pytest.mark.parametrize("name", OFFLINE)
 def test_offline_rows_change_what_they_train_and_nothing_else(engine, name):
     factory = make_factory(
-        engine, offline_steps=3, offline_batch=2, rates={"full": 1e-3, "lora": 1e-2}
+        engine, offline_steps=2, offline_batch=2, rates={"full": 1e-3, "lora": 1e-2}
     )
     before = [w.qkv.weight.clone() for w in engine.model.body.layers]
     system = factory.make(name)
-    asked = problems(4, start=20)
+    asked = problems(2, start=20)
     untrained = [r.traces for r in system.reply(asked, VOTE6)]
     steps = [r for r in system.fit(labelled(5)) if isinstance(r, Step)]
-    assert [s.step for s in steps] == [1, 1, 2, 2, 3, 3] and any(s.grad_norm > 0 for s in steps)
+    assert [s.step for s in steps] == [1, 1, 2, 2] and any(s.grad_norm > 0 for s in steps)
     assert [r.traces for r in system.reply(asked, VOTE6)] != untrained
     assert all(
         torch.equal(a, w.qkv.weight) for a, w in zip(before, engine.model.body.layers, strict=True)

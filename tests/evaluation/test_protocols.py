@@ -201,8 +201,13 @@ def test_damage_in_the_middle_is_named_and_not_overwritten(tmp_path: Path) -> No
     assert (tmp_path / "results.jsonl").read_bytes() == b"".join(parts)
 
 
+# (protocol, problems, the parts of a system at which it may be killed, too, when)
+RUNS = [
+    ("heldout", 11, [], [*range(1, 11, 2), *range(12, 42, 4), 10**6]),
+    ("stream", 6, ["learn", "reply", "save"], [*range(1, 12, 2), *range(12, 90, 11), 10**6]),
+]
 KILLED = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
 from latentmem.evaluation import journal, protocols
 from tests.evaluation.test_protocols import CONFIG, cast
@@ -215,7 +220,7 @@ def heldout(journal, n):
 def stream(journal, n):
     return protocols.run_stream(cast()[1], data(n or 2), journal)
 
-def dying(moment):
+def dying(folder, run, problems, parts, moment):
     # What was learnt is stored each time, or nearly never.
     left, journal.SAVING = [moment], moment % 2 * 10**9
     def tick():
@@ -223,7 +228,7 @@ def dying(moment):
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
     for holder, names in ((os, ("fsync", "rename", "replace")), (journal.shutil, ("rmtree",)),
-                          (FakeSystem, FAKED)):
+                          (FakeSystem, parts)):
         for name in names:
             def new(*a, _old=getattr(holder, name), **k):
                 tick()
@@ -231,49 +236,44 @@ def dying(moment):
                 tick()
                 return made
             setattr(holder, name, new)
-    with journal.Journal(Path(sys.argv[1]), CONFIG) as j:
-        for _ in RUN(j, PROBLEMS):
-            if FAKED:
+    with journal.Journal(folder, CONFIG) as j:
+        for _ in run(j, problems):
+            if parts:
                 tick()
 
-# What a run imports is imported once, not in every child.
-with journal.Journal(Path(sys.argv[1] + ".warm"), CONFIG) as j:
-    list(RUN(j, 0))
-for moment in map(int, sys.argv[2:]):
-    child = os.fork()
-    if not child:
-        dying(moment)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+for name, problems, parts, moments in json.loads(sys.argv[2]):
+    folder, run, codes = Path(sys.argv[1]) / name, globals()[name], []
+    # What a run imports is imported once, not in every child.
+    with journal.Journal(folder.with_suffix(".warm"), CONFIG) as j:
+        list(run(j, 0))
+    for moment in moments:
+        child = os.fork()
+        if not child:
+            dying(folder, run, problems, parts, moment)
+            os._exit(0)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    print(json.dumps(codes))
 """
 
 
-def killed(folder: Path, moments: list[int], **program: object) -> list[int]:
-    """The exit codes of one run in `folder`, started again and again and killed at each moment."""
-    code = KILLED
-    for name, value in program.items():
-        code = code.replace(name, str(value))
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+def test_killed_again_and_again_it_ends_with_the_same_file(tmp_path: Path) -> None:
+    """SIGKILL before or after every write, rename and removal, and in the middle of replies and
+    lessons: each start gets a few operations further."""
+    heldout(tmp_path / "whole-heldout", Cast())
+    stream(tmp_path / "whole-stream")
     done = subprocess.run(
-        [sys.executable, "-c", code, str(folder), *map(str, moments)],
+        [sys.executable, "-c", KILLED, str(tmp_path), json.dumps(RUNS)],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[2],
         env=os.environ | {"PYTHONPATH": "."},
     )
-    codes = [int(line) for line in done.stdout.split()]
-    assert codes[-1] == 0 and codes.count(-signal.SIGKILL) >= 12, (codes, done.stderr)
-    return codes
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-def test_killed_again_and_again_it_ends_with_the_same_file(tmp_path: Path) -> None:
-    """SIGKILL before or after every write, rename and removal: each start gets a few operations
-    further."""
-    heldout(tmp_path / "whole", Cast())
-    moments = [*range(1, 11), *range(12, 42, 4), 10**6]
-    codes = killed(tmp_path / "killed", moments, RUN="heldout", PROBLEMS=11, FAKED="()")
-    assert set(codes) == {0, -signal.SIGKILL}
-    assert plain(tmp_path / "killed") == plain(tmp_path / "whole")
+    for (name, *_), line in zip(RUNS, done.stdout.splitlines(), strict=True):
+        codes = json.loads(line)
+        assert codes[-1] == 0 and set(codes) == {0, -signal.SIGKILL}, (name, codes, done.stderr)
+        assert codes.count(-signal.SIGKILL) >= 8, (name, codes)
+        assert plain(tmp_path / name) == plain(tmp_path / f"whole-{name}")
 
 
 # ---------- The online protocol: only earlier memories, no truth, and the same end after any number
@@ -377,16 +377,6 @@ def test_a_form_that_comes_too_late_is_refused(tmp_path: Path) -> None:
         match=r"no replies of elm \(vote\) to problem 1, from which it has learnt since",
     ):
         stream(tmp_path, cast((ONE, VOTE))[1][1:])
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-def test_a_stream_killed_again_and_again_ends_with_the_same_file(tmp_path: Path) -> None:
-    """SIGKILL in the middle of replies, lessons, writes and renames, again and again."""
-    stream(tmp_path / "whole")
-    moments = [*range(1, 12), *range(12, 90, 7), 10**6]
-    steps = ("learn", "reply", "save")
-    killed(tmp_path / "killed", moments, RUN="stream", PROBLEMS=6, FAKED=steps)
-    assert plain(tmp_path / "killed") == plain(tmp_path / "whole")
 
 
 def test_what_the_fake_learns_shows_in_its_replies() -> None:
