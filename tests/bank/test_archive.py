@@ -108,7 +108,7 @@ def state(bank: Bank) -> Any:
     return sorted((r.id, r.quarantined, r.counters) for r in bank.infos()), exported(bank)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(contents, contents, contents)
 def test_merging_is_set_union(a: Content, b: Content, c: Content) -> None:
     """Of one's own banks: commutative, associative and idempotent, to the last byte of the

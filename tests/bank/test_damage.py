@@ -80,13 +80,9 @@ def _of_table(data: bytes, at: int) -> bool:
 def survey(path: Path) -> str:
     """Use everything on a bank that may be damaged. Returns what went wrong: an exception that is
     no sentence, or something other than what was stored, with no word from `verify`."""
-    wrong = ""
+    wrong, content = "", whole(path)
     try:
         with Bank(path) as bank:
-            try:
-                whole = bank.verify().problems == []
-            except LatentmemError:
-                whole = False
             for act in (
                 lambda: served(bank),
                 bank.events,
@@ -98,12 +94,21 @@ def survey(path: Path) -> str:
                 try:
                     act()
                 except LatentmemError:
-                    wrong = wrong or ("verify is content" if whole else "")
+                    wrong = wrong or ("verify is content" if content else "")
     except LatentmemError as e:
         wrong = "" if str(e).endswith(".") and "\n" not in str(e) else f"no sentence: {e}"
     except Exception as e:
         return f"{type(e).__name__}: {e}"
     return wrong
+
+
+def whole(path: Path) -> bool:
+    """Whether `verify` is content."""
+    try:
+        with Bank(path) as bank:
+            return bank.verify().problems == []
+    except LatentmemError:
+        return False
 
 
 def served(bank: Bank) -> None:
@@ -235,6 +240,14 @@ def test_any_flipped_bit_and_any_cut_ends_in_a_sentence(
     report(trials, wrong, capsys)
 
 
+def test_any_overwritten_page_is_found(path: Path) -> None:
+    good, copy = path.read_bytes(), path.with_name("copy.sqlite")
+    for start in range(0, len(good), 4096):
+        noise = random.Random(start).randbytes(4096)
+        copy.write_bytes(good[:start] + noise + good[start + 4096 :])
+        assert survey(copy) == "" and not whole(copy), f"page {start // 4096 + 1}"
+
+
 # ------------------------------------------------------------------ rows of other memories
 MOVES: dict[str, tuple[str, str, bool]] = {  # name -> table, which row of each memory, both ways
     "swapped input keys": ("keys", "kind = 'input'", True),
@@ -249,10 +262,10 @@ DELETED = {"deleted input key": "input", "deleted kv key": "kv"}
 
 @pytest.mark.parametrize("what", [*MOVES, *DELETED, "deleted quarantine"])
 def test_verify_finds_rows_that_are_lost_or_another_memorys(
-    path: Path, what: str, capsys: pytest.CaptureFixture[str]
+    path: Path, what: str, night: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good, wrong = path.read_bytes(), []
-    pairs = [(a, (a + 4) % 12 + 1) for a in range(1, 13)]
+    pairs = [(a, (a + 4) % 12 + 1) for a in range(1, 13, 1 if night else 3)]
     for a, b in pairs:
         path.write_bytes(good)
         with closing(sqlite3.connect(path)) as db, db:

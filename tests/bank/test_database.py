@@ -269,51 +269,6 @@ def test_verify_names_damaged_and_orphan_events(path: Path) -> None:
         assert bank.events() == events[2:]
 
 
-def survey(path: Path) -> bool:
-    """Uses everything on a damaged bank: only sentences may come out. True: verify found it whole,
-    and it is."""
-    try:
-        with Bank(path) as bank:
-            try:
-                whole = bank.verify().problems == []
-            except LatentmemError:
-                whole = False
-            for act in (
-                bank.infos,
-                bank.events,
-                lambda: bank.keys("input"),
-                lambda: bank.search(MADE[0].keys["input"]),
-                *(lambda m=m: assert_same(bank.get(m.id), m) for m in MADE),
-            ):
-                try:
-                    act()
-                except LatentmemError:
-                    assert not whole
-            return whole
-    except LatentmemError:
-        return False
-
-
-def test_any_overwritten_page_is_found(path: Path, tmp_path: Path) -> None:
-    good, copy = path.read_bytes(), tmp_path / "copy.sqlite"
-    for start in range(0, len(good), 4096):
-        noise = random.Random(start).randbytes(4096)
-        copy.write_bytes(good[:start] + noise + good[start + 4096 :])
-        assert not survey(copy), f"page {start // 4096 + 1}"
-
-
-def test_any_flipped_bit_is_found_or_does_no_harm(path: Path, tmp_path: Path) -> None:
-    """`survey` compares every memory with what was put whenever `verify` is content."""
-    good, copy = bytearray(path.read_bytes()), tmp_path / "copy.sqlite"
-    rng = random.Random(1)
-    for _ in range(40):
-        place, bit = rng.randrange(len(good)), 1 << rng.randrange(8)
-        good[place] ^= bit
-        copy.write_bytes(good)
-        survey(copy)
-        good[place] ^= bit
-
-
 def harm(path: Path, table: str) -> None:
     """Overwrite the head of the first leaf of a table."""
     db = sqlite3.connect(path)
