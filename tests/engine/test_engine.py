@@ -7,7 +7,6 @@ the loop is real, the mathematics is not. The same journeys with real weights ar
 
 from __future__ import annotations
 
-import hashlib
 import io
 from dataclasses import replace
 
@@ -17,10 +16,8 @@ import pytest
 from latentmem.bank import Bank
 from latentmem.bank.key_index import OtherKeys
 from latentmem.bank.peft import save_peft
-from latentmem.engine import Engine
 from latentmem.engine import engine as engine_module
 from latentmem.engine.loader import Place
-from latentmem.method import rollouts
 from latentmem.method.routing import chosen
 from latentmem.records import (
     Delta,
@@ -34,56 +31,22 @@ from latentmem.records import (
     Vote,
 )
 from latentmem.settings import Settings
+from tests.baseline_samples import embed, tiny_engine
 from tests.tiny import tiny_model
 
-QUICK = {
-    "model": "tiny",
-    "embedder": "tiny",
-    "rollouts": 6,
-    "max_new_tokens": 10,
-    "temperature": 1.2,
-    "steps": 3,
-    "virtual_tokens": 4,
-    "learning_rate": 0.01,
-    "device": "cpu",
-    "min_similarity": -1.0,
-    "gate_votes": 1,
-    "gate_lead": 0,
-}
-
-
-def embed(text: str) -> np.ndarray:
-    """A unit vector from the counts of letters: near texts are near."""
-    v = (
-        np.array(
-            [text.lower().count(c) for c in "abcdefghijklmnopqrstuvwxyz0123456789"], np.float32
-        )
-        + 1e-3
-    )
-    return v / np.linalg.norm(v)
+QUICK = {"max_new_tokens": 10, "steps": 3, "init_text": Settings.model_fields["init_text"].default}
 
 
 @pytest.fixture(scope="module")
 def models():
     return {
-        "tiny": tiny_model(seed=5, num_hidden_layers=2),
-        "other": tiny_model(seed=6, num_hidden_layers=2),
+        name: tiny_model(seed=s, num_hidden_layers=2) for name, s in (("tiny", 5), ("other", 6))
     }
 
 
 def new_engine(models, monkeypatch):
-    def box(text):  # three classes of answers, some traces with none
-        value = hashlib.md5(text.encode()).digest()[0]
-        return None if value % 5 == 0 else str(value % 3)
-
-    monkeypatch.setattr(rollouts, "extract_boxed", box)
-    made = Engine(Settings(**QUICK), bank=Bank(":memory:"))
-    for name, model in models.items():
-        made._shared.loader._models[Place(name, "cpu")] = model
-    made._shared.loader._embedders["tiny"] = embed
-    # A random model rarely ends by itself: let a cut-off trace count as finished.
-    whole = rollouts.Trace
-    monkeypatch.setattr(rollouts, "Trace", lambda **k: whole(**{**k, "finished": True}))
+    made = tiny_engine(monkeypatch, models["tiny"], **QUICK)
+    made._shared.loader._models[Place("other", "cpu")] = models["other"]
     return made
 
 
