@@ -123,10 +123,8 @@ def assert_same(a: Memory, b: Memory) -> None:
     ) == (b.id, b.problem, b.model, b.model_name, b.vote, b.traces, b.steps, b.best_step, b.created)
     assert dict(a.settings) == dict(b.settings)
     assert a.soft_prompt.dtype == b.soft_prompt.dtype == np.float32
-    assert (
-        a.soft_prompt.tobytes() == b.soft_prompt.tobytes()
-        and a.soft_prompt.shape == b.soft_prompt.shape
-    )
+    assert a.soft_prompt.tobytes() == b.soft_prompt.tobytes()
+    assert a.soft_prompt.shape == b.soft_prompt.shape
     assert {k: v.tobytes() for k, v in a.keys.items()} == {
         k: v.tobytes() for k, v in b.keys.items()
     }

@@ -213,11 +213,9 @@ def test_events_are_appended_once_and_found() -> None:
         assert bank.record(first) == first and bank.events() == [first]
         second = bank.record(Event(b, "helped", receipt_id="r1"))
         assert bank.events(receipt_id="r1") == [second, first]
-        assert (
-            bank.events(a) == [first]
-            and bank.events(kind="helped") == [second]
-            and bank.events(limit=1) == [second]
-        )
+        assert bank.events(a) == [first]
+        assert bank.events(kind="helped") == [second]
+        assert bank.events(limit=1) == [second]
         with pytest.raises(LatentmemError, match="differs from the one"):
             bank.record(replace(first, kind="hurt"))
         for event, message in (
@@ -263,11 +261,9 @@ def test_a_tag_can_be_taken_away_even_if_the_clock_that_gave_it_was_ahead() -> N
         assert tags(bank) == {}
         visitor = Overlay(bank)  # what a visitor takes away is kept beside
         tag(bank, [b], "wrong")
-        assert (
-            tag(visitor, [b], "wrong", on=False) == 1
-            and tags(visitor) == {}
-            and tags(bank) == {b: ("wrong",)}
-        )
+        assert tag(visitor, [b], "wrong", on=False) == 1
+        assert tags(visitor) == {}
+        assert tags(bank) == {b: ("wrong",)}
         assert tag(visitor, [b], "wrong") == 1 and tags(visitor) == {b: ("wrong",)}
 
 
@@ -290,11 +286,9 @@ def test_delete_takes_the_events_along_and_allows_putting_again() -> None:
         bank.put(memory)
         bank.record(Event(memory.id, "used"))
         bank.delete(memory.id)
-        assert (
-            len(bank) == 0
-            and bank.events() == []
-            and bank.search(memory.keys["kv"], kind="kv") == ()
-        )
+        assert len(bank) == 0
+        assert bank.events() == []
+        assert bank.search(memory.keys["kv"], kind="kv") == ()
         with pytest.raises(LatentmemError, match="no memory"):
             bank.delete(memory.id)
         bank.put(memory)
@@ -312,11 +306,9 @@ def test_a_bank_in_ram_serves_all_threads() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert (
-            len(bank) == 40
-            and bank.verify().problems == []
-            and bank.stats()["journal_mode"] == "memory"
-        )
+        assert len(bank) == 40
+        assert bank.verify().problems == []
+        assert bank.stats()["journal_mode"] == "memory"
 
 
 def test_two_processes_write_one_file(tmp_path: Path) -> None:

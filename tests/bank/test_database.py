@@ -66,10 +66,8 @@ def test_files_that_are_no_bank_are_refused(tmp_path: Path, path: Path) -> None:
     assert "is an SQLite file but not a latentmem bank" in refusal(tmp_path / "other")
     assert "is a folder" in refusal(tmp_path)
     assert "or its folder cannot be opened" in refusal(tmp_path / "text" / "bank.sqlite")
-    assert (
-        "There is no bank at" in refusal(tmp_path / "none", read_only=True)
-        and not (tmp_path / "none").exists()
-    )
+    assert "There is no bank at" in refusal(tmp_path / "none", read_only=True)
+    assert not (tmp_path / "none").exists()
     (tmp_path / "short").write_bytes(path.read_bytes()[:20_000])
     assert "is damaged" in refusal(tmp_path / "short")
     (tmp_path / "empty").touch()
@@ -298,10 +296,8 @@ def test_a_damaged_page_is_one_sentence_and_an_export_names_what_it_lacks(tmp_pa
         assert 6 < report.memories < 12 and report.memories + len(report.refused) == 12
         assert made[0].id in " ".join(report.refused)
     with Bank() as fresh:
-        assert (
-            fresh.import_zip(tmp_path / "rescued.zip").added == report.memories
-            and fresh.verify().problems == []
-        )
+        assert fresh.import_zip(tmp_path / "rescued.zip").added == report.memories
+        assert fresh.verify().problems == []
 
 
 # ------------------------------------------------------------------ what a bank lacks

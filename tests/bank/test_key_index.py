@@ -85,16 +85,12 @@ def test_filters_leave_only_what_they_say() -> None:
         assert found(model="unknown") == found(source="unknown") == set()
         assert bank.search(made[3].keys["kv"], kind="kv")[0].memory_id == made[3].id
         ids, matrix = bank.keys("input", model="model1")
-        assert (
-            ids == [m.id for m in made[1::2]]
-            and matrix.shape == (6, 6)
-            and matrix.dtype == np.float32
-        )
+        assert ids == [m.id for m in made[1::2]]
+        assert matrix.shape == (6, 6)
+        assert matrix.dtype == np.float32
         np.testing.assert_allclose(matrix, [m.keys["input"] for m in made[1::2]], rtol=1e-6)
-        assert (
-            made[6].id not in bank.keys("input")[0]
-            and made[6].id in bank.keys("kv", include_quarantined=True)[0]
-        )
+        assert made[6].id not in bank.keys("input")[0]
+        assert made[6].id in bank.keys("kv", include_quarantined=True)[0]
 
 
 def test_an_empty_bank_finds_nothing() -> None:
@@ -197,9 +193,8 @@ def test_threads_search_while_another_puts() -> None:
             while not done.is_set():
                 try:
                     found = [order[h.memory_id] for h in bank.search(made[0].keys["input"], k=200)]
-                    assert (
-                        sorted(found) == list(range(len(found))) and len(found) >= newest
-                    )  # no gaps, never fewer
+                    assert sorted(found) == list(range(len(found)))
+                    assert len(found) >= newest  # no gaps, never fewer
                     newest = len(found)
                 except Exception as e:
                     errors.append(e)
@@ -228,10 +223,8 @@ def test_a_key_has_only_so_many_numbers() -> None:
         older.setattr(serialization, "MOST_KEY", MOST_KEY + 1)
         archive, bank = archive_of(long, one), bank_of(long, one)
     report = bank_of().import_zip(archive)
-    assert (
-        report.added == 1
-        and f"Memory {long.id}: The input key has 1048577 numbers" in report.refused[0]
-    )
+    assert report.added == 1
+    assert f"Memory {long.id}: The input key has 1048577 numbers" in report.refused[0]
     assert [h.memory_id for h in bank.search(one.keys["input"], k=9)] == [one.id]
     assert bank.search(long.keys["kv"], kind="kv", k=1)[0].memory_id == long.id
     (problem,) = bank.verify().problems

@@ -102,12 +102,10 @@ def test_nothing_is_written_to_the_shared_bank(overlay: Overlay, shared: Bank) -
         overlay.delete(one)
     overlay.delete(own)
     assert len(shared) == 5 and shared.events() == [] and not shared.info(one).quarantined
-    assert (
-        one in overlay
-        and own not in overlay
-        and not overlay.owns(one)
-        and overlay.owns(ids(MINE)[1])
-    )
+    assert one in overlay
+    assert own not in overlay
+    assert not overlay.owns(one)
+    assert overlay.owns(ids(MINE)[1])
 
 
 def test_what_happens_to_a_shared_memory_is_seen_here(overlay: Overlay) -> None:
@@ -160,10 +158,8 @@ def test_receipts_stay_with_the_visitor(shared: Bank, overlay: Overlay) -> None:
     for r in (mine, both):
         overlay.keep_receipt(r, events(r))
     assert list(shared._store._db.iterdump()) == before, "the shared bank is never written to"  # type: ignore[union-attr]
-    assert (
-        overlay.receipt(both.id).memory_id == make_memory(0).id
-        and overlay.info(make_memory(0).id).counters.used == 2
-    )
+    assert overlay.receipt(both.id).memory_id == make_memory(0).id
+    assert overlay.info(make_memory(0).id).counters.used == 2
     assert [r.id for r in overlay.receipts()] == [both.id, mine.id] and len(
         overlay.receipts(limit=1)
     ) == 1
@@ -211,11 +207,9 @@ def test_export_and_import(overlay: Overlay, shared: Bank, tmp_path) -> None:
     with pytest.raises(LatentmemError, match="no memory of your own"):
         other.export_zip(tmp_path / "none.zip")
     taken = other.import_zip(tmp_path / "both.zip")
-    assert (
-        (taken.added, taken.skipped) == (2, 1)
-        and other.owns(ids(MINE)[0])
-        and not other.owns(ids(SHARED)[4])
-    )
+    assert (taken.added, taken.skipped) == (2, 1)
+    assert other.owns(ids(MINE)[0])
+    assert not other.owns(ids(SHARED)[4])
     taken = other.import_zip(tmp_path / "mine.zip")
     assert (taken.added, taken.skipped) == (2, 2) and len(other.own) == 4
     small = Overlay(shared, most=3)
@@ -262,11 +256,9 @@ def test_what_an_import_leaves_out_is_said(
 
     monkeypatch.setattr(overlays, "_copied", worn)
     taken = small.import_zip(tmp_path / "mine.zip")
-    assert (
-        taken.added == len(small.own) == 3
-        and len(taken.refused) == 1
-        and "is damaged" in taken.refused[0]
-    )
+    assert taken.added == len(small.own) == 3
+    assert len(taken.refused) == 1
+    assert "is damaged" in taken.refused[0]
 
 
 def test_the_newest_event_is_the_first_whatever_the_time_zone(
@@ -291,10 +283,8 @@ def test_a_visitor_brings_no_longer_prompt_than_the_shared_app_makes() -> None:
     visitor = Overlay(bank_of(make_memory(0)), most=3, longest=32)
     report = visitor.import_zip(archive_of(make_memory(1), make_memory(2, tokens=33)))
     assert (report.added, report.skipped) == (1, 0) and len(visitor.own) == 1
-    assert (
-        len(report.refused) == 1
-        and "33 virtual tokens, more than the 32 that this shared app allows" in report.refused[0]
-    )
+    assert len(report.refused) == 1
+    assert "33 virtual tokens, more than the 32 that this shared app allows" in report.refused[0]
 
 
 def test_all_that_is_a_visitors_own_is_weighed() -> None:

@@ -42,11 +42,9 @@ def test_what_is_saved_is_loaded_to_the_last_bit(
         init_text=init_text,
     )
     loaded, meta = load_peft(tmp_path / "a")
-    assert (
-        loaded.tobytes() == prompt.tobytes()
-        and loaded.dtype == np.float32
-        and loaded.shape == prompt.shape
-    )
+    assert loaded.tobytes() == prompt.tobytes()
+    assert loaded.dtype == np.float32
+    assert loaded.shape == prompt.shape
     assert meta == {
         "base_model": "some/model",
         "model_fingerprint": "f" * 64,

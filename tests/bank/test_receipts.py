@@ -134,17 +134,15 @@ def test_a_receipt_outlives_its_memory_and_does_not_travel(tmp_path: Path) -> No
     bank.export_zip(tmp_path / "a.zip")
     with Bank() as other:
         other.import_zip(tmp_path / "a.zip", trusted=True)
-        assert (
-            other.receipts() == [] and other.asked(ONE.id) == {} and len(other.events(ONE.id)) == 3
-        )
+        assert other.receipts() == []
+        assert other.asked(ONE.id) == {}
+        assert len(other.events(ONE.id)) == 3
         with pytest.raises(LatentmemError, match="no receipt"):
             other.receipt(kept.id)
     bank.delete(ONE.id)
-    assert (
-        bank.receipt(kept.id).memory_id == ONE.id
-        and bank.events() == []
-        and bank.verify().problems == []
-    )
+    assert bank.receipt(kept.id).memory_id == ONE.id
+    assert bank.events() == []
+    assert bank.verify().problems == []
     late = make_receipt(2, ONE)  # the memory went while its answer was given
     bank.keep_receipt(late, events(late))
     assert bank.receipt(late.id).answer == "4" and bank.events() == []
@@ -236,11 +234,9 @@ def test_a_step_that_was_released_never_changes() -> None:
 def test_an_older_bank_gains_its_table_when_it_is_opened_for_writing(old: Path) -> None:
     with Bank(old) as bank:
         receipt = ask(bank, 1)
-        assert (
-            bank.verify().problems == []
-            and len(bank) == 2
-            and len(bank.events(receipt_id="r1")) == 1
-        )
+        assert bank.verify().problems == []
+        assert len(bank) == 2
+        assert len(bank.events(receipt_id="r1")) == 1
     with Bank(old, read_only=True) as bank:
         assert bank.receipt(receipt.id).seed == 1
 

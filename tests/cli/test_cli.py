@@ -199,15 +199,11 @@ def test_a_receipt_that_cannot_be_written_costs_neither_the_answer_nor_the_old_o
         (tmp_path, "directory"),
     ):
         result = cli("answer", ONE, "--receipt", str(place))
-        assert (
-            result.exit_code == 1
-            and RECEIPT.sentence() in result.stdout
-            and "rank 1" in result.stdout
-        )
-        assert (
-            result.stderr.splitlines()[-1].startswith(f"{place} cannot be written (")
-            and why in result.stderr
-        )
+        assert result.exit_code == 1
+        assert RECEIPT.sentence() in result.stdout
+        assert "rank 1" in result.stdout
+        assert result.stderr.splitlines()[-1].startswith(f"{place} cannot be written (")
+        assert why in result.stderr
         assert (
             json.loads(
                 cli("answer", ONE, "--receipt", str(place), "--json").stdout.splitlines()[-1]
@@ -341,9 +337,9 @@ def test_assignments_read_what_was_written(pairs: dict[str, str]) -> None:
 @given(st.text(), st.integers(0, 20))
 def test_foreign_text_is_shown_without_controls_or_markup(text: str, limit: int) -> None:
     shown = console.plain(text, limit)
-    assert (
-        shown.plain.isprintable() and not shown.spans and (not limit or len(shown.plain) <= limit)
-    )
+    assert shown.plain.isprintable()
+    assert not shown.spans
+    assert not limit or len(shown.plain) <= limit
 
 
 def test_the_live_picture_takes_any_text(cli: Terminal) -> None:
@@ -463,11 +459,9 @@ def test_receipts_are_listed_shown_and_read_by_replay(
     )
     assert "0 receipts of" in cli.ok("receipts", "--memory", stored[1])
     shown = cli.ok("receipts", "show", RECEIPT.id)
-    assert (
-        RECEIPT.problem.text[:30] in shown
-        and "The verifier chose it." in shown
-        and "memory tried" in shown
-    )
+    assert RECEIPT.problem.text[:30] in shown
+    assert "The verifier chose it." in shown
+    assert "memory tried" in shown
     (tmp_path / "r.json").write_text(cli.ok("receipts", "show", RECEIPT.id, "--json"))
     assert read_receipt(tmp_path / "r.json").token_digest == RECEIPT.token_digest
     assert [r["id"] for r in cli.lines("receipts")] == [RECEIPT.id]

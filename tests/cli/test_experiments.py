@@ -70,9 +70,9 @@ def test_a_run_leaves_results_report_and_evidence_and_goes_on(
     ):
         assert (out / name).stat().st_size > 0
     rows = {r["system"]: r for r in json.loads((out / "evidence.json").read_bytes())}
-    assert (
-        rows["elm"]["n"] == 3 and rows["elm"]["seed"] == 4 and rows["elm"]["settings"]["steps"] == 1
-    )
+    assert rows["elm"]["n"] == 3
+    assert rows["elm"]["seed"] == 4
+    assert rows["elm"]["settings"]["steps"] == 1
     again = terminal("evaluate", *DATA, "--out", str(out), "--seed", "4", "--steps", "1", "--json")
     assert again.exit_code == 0 and "{" not in again.stdout, "nothing is done twice"
     assert "6 of 6 replies" in again.stderr
@@ -81,11 +81,8 @@ def test_a_run_leaves_results_report_and_evidence_and_goes_on(
 def test_other_settings_are_refused_for_the_same_folder(terminal: Terminal, tmp_path: Path) -> None:
     terminal.ok("evaluate", *DATA, "--out", "x", "--steps", "1")
     result = terminal("evaluate", *DATA, "--out", "x", "--steps", "2")
-    assert (
-        result.exit_code == 1
-        and "holds a run with settings.steps = 1, and here it is 2"
-        in result.stderr.splitlines()[-1]
-    )
+    assert result.exit_code == 1
+    assert "holds a run with settings.steps = 1, and here it is 2" in result.stderr.splitlines()[-1]
 
 
 def test_the_traces_of_vote_n_can_be_given_and_belong_to_the_run(terminal: Terminal) -> None:

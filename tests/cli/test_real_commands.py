@@ -74,11 +74,9 @@ def test_the_commands(learnt: tuple[Path, str], tmp_path: Path) -> None:
     verify."""
     bank, name = learnt
     solved = latentmem("solve", NEAR, ends=(0, 3), bank=bank, **SMALL)
-    assert (
-        [r["record"] for r in solved].count("Trace") == 8
-        and solved[-1]["record"] == "Vote"
-        and solved[-1]["total"] == 8
-    )
+    assert [r["record"] for r in solved].count("Trace") == 8
+    assert solved[-1]["record"] == "Vote"
+    assert solved[-1]["total"] == 8
     file = tmp_path / "receipt.json"
     receipt = latentmem("answer", NEAR, "--receipt", str(file), ends=(0, 3), bank=bank, **SMALL)[-1]
     assert receipt["record"] == "Receipt" and json.loads(file.read_text()) == receipt
@@ -206,11 +204,9 @@ def test_the_endpoints(client: Any, learnt: tuple[Path, str], tmp_path: Path) ->
 
     name = learnt[1]
     receipt = client.predict(NEAR, api_name="/solve")
-    assert (
-        len(receipt["traces"]) == 8
-        and receipt["used"]["memory_id"] == name
-        and name in receipt["sentence"]
-    )
+    assert len(receipt["traces"]) == 8
+    assert receipt["used"]["memory_id"] == name
+    assert name in receipt["sentence"]
     assert client.predict(api_name="/replay") == {
         "same": True,
         "receipt": receipt["id"],
@@ -231,12 +227,10 @@ def test_the_endpoints(client: Any, learnt: tuple[Path, str], tmp_path: Path) ->
     file = tmp_path / "one.jsonl"
     file.write_text(json.dumps({"problem": TEACHES, "answer": "5"}) + "\n")
     last = client.predict(systems=["elm"], file=handle_file(str(file)), api_name="/stream")
-    assert (
-        last["whole"]
-        and last["done"] == 1
-        and [r["truth"] for r in last["results"]] == ["5"]
-        and len(last["learned"]) == 1
-    )
+    assert last["whole"]
+    assert last["done"] == 1
+    assert [r["truth"] for r in last["results"]] == ["5"]
+    assert len(last["learned"]) == 1
 
 
 def test_the_quickstart(tmp_path: Path) -> None:

@@ -82,11 +82,9 @@ def test_learn_then_answer_a_neighbour(default):
     assert stored.soft_prompt.shape == (20, 896) and set(stored.keys) == {"input", "kv"}
     engine = engine.changed(rollouts=2)  # enough for two sides, their votes and the replay
     receipt = list(engine.answer(NEAR))[-1]
-    assert (
-        isinstance(receipt, Receipt)
-        and receipt.used.memory_id == stored.id
-        and receipt.used.similarity > 0.4
-    )
+    assert isinstance(receipt, Receipt)
+    assert receipt.used.memory_id == stored.id
+    assert receipt.used.similarity > 0.4
     assert receipt.zero_shot.total == receipt.memory.total == 2
     assert list(engine.replay(receipt))[-1].token_digest == receipt.token_digest
 
@@ -96,9 +94,9 @@ def test_a_shipped_memory_is_tried_on_a_problem_near_its_own(default):
     assert begin(bank) == len(bank) > 0
     near = next(p for p in read_problems(STARTER.with_name("problems.jsonl")) if p.id == "change-2")
     receipt = list(default.changed(on_bank=bank, rollouts=2).answer(near.unlabelled()))[-1]
-    assert (
-        isinstance(receipt, Receipt) and receipt.used is not None and receipt.used.similarity > 0.4
-    )
+    assert isinstance(receipt, Receipt)
+    assert receipt.used is not None
+    assert receipt.used.similarity > 0.4
     assert bank.info(receipt.used.memory_id).problem.source == near.source
     assert receipt.zero_shot.total == receipt.memory.total == 2 and receipt.answer is not None
     print(receipt.sentence())

@@ -82,12 +82,10 @@ def test_the_truth_reaches_no_row(factory, name):
         replies = list(system.reply(asked, mode))
         assert [r.problem_id for r in replies] == [p.id for p in asked]
         for reply in replies:
-            assert (
-                reply.system == name
-                and reply.form == mode.name
-                and reply.cost.tokens > 0
-                and reply.cost.read > 0
-            )
+            assert reply.system == name
+            assert reply.form == mode.name
+            assert reply.cost.tokens > 0
+            assert reply.cost.read > 0
             assert reply.votes and all(
                 v.total == (9 if name == "vote_n" else mode.traces) for v in reply.votes.values()
             )
@@ -170,11 +168,9 @@ def test_elm_routes_and_keeps_all_scores(factory):
     seen = 0
     for mode in (ONE, VOTE6):
         for reply in system.reply(problems(12, start=20), mode):
-            assert (
-                reply.used
-                and set(reply.votes) == {"zero_shot", "memory"}
-                and reply.hit.memory_id in system.ids
-            )
+            assert reply.used
+            assert set(reply.votes) == {"zero_shot", "memory"}
+            assert reply.hit.memory_id in system.ids
             if not reply.scores:
                 continue
             seen += 1
@@ -340,11 +336,9 @@ def test_the_lesson_is_what_the_model_wrote(factory):
         lesson = factory.sampler.sample([ask], ONE)[0]
         assert new.text == lesson.traces[0].text.strip()
         written, tokens, read = written + 1, tokens + lesson.cost.tokens, read + lesson.cost.read
-    assert (
-        written
-        and refined.spent.tokens == raw.spent.tokens + tokens
-        and refined.spent.read == raw.spent.read + read
-    )
+    assert written
+    assert refined.spent.tokens == raw.spent.tokens + tokens
+    assert refined.spent.read == raw.spent.read + read
     problem = problems(1, start=20)[0]
     (turn,) = refined.messages(refined.past.all[0], problem)
     want = (refined.past.all[0].problem.text, refined.past.all[0].text, problem.text)
@@ -416,10 +410,8 @@ def test_the_other_trace_is_one_that_disagrees():
 def test_reasoning_bank_shows_strategies(factory):
     system = taught(factory, "reasoning_bank", 5)
     for past in system.past.all:
-        assert (
-            past.text.startswith("Title: ")
-            and past.text in system.messages(past, past.problem)[0]["content"]
-        )
+        assert past.text.startswith("Title: ")
+        assert past.text in system.messages(past, past.problem)[0]["content"]
     assert system.spent.tokens > taught(factory, "icl_raw", 5).spent.tokens
 
 
@@ -466,8 +458,6 @@ def test_lag_reads_the_new_tokens_only(factory):
 
 
 def test_common():
-    assert (
-        common((1, 2, 3), (1, 2, 4)) == 2
-        and common((1, 2), (1, 2, 4)) == 2
-        and common((), (1,)) == 0
-    )
+    assert common((1, 2, 3), (1, 2, 4)) == 2
+    assert common((1, 2), (1, 2, 4)) == 2
+    assert common((), (1,)) == 0

@@ -92,10 +92,8 @@ def test_every_problem_has_its_turn(engine):
     system = make_factory(engine, offline_batch=4).make("offline_prompt")
     given = problems(6)
     turns = [p.id for step in (1, 2, 3) for p in system._turn(given, step)]
-    assert (
-        sorted(turns[:6]) == sorted(turns[6:]) == sorted(p.id for p in given)
-        and turns[:6] != turns[6:]
-    )
+    assert sorted(turns[:6]) == sorted(turns[6:]) == sorted(p.id for p in given)
+    assert turns[:6] != turns[6:]
     other = make_factory(engine, offline_batch=4).make("offline_ttrl")
     assert [p.id for step in (1, 2, 3) for p in other._turn(given, step)] == turns
 
@@ -136,11 +134,9 @@ def test_grpo_learns_from_the_truth_and_says_so(engine, monkeypatch):
 
     monkeypatch.setattr(Offline, "_judge", watched)
     list(system.fit(given))
-    assert (
-        len(seen) == 8
-        and all(want == got for want, got in seen.values())
-        and any(sum(w) for w, _ in seen.values())
-    )
+    assert len(seen) == 8
+    assert all(want == got for want, got in seen.values())
+    assert any(sum(w) for w, _ in seen.values())
 
 
 def test_a_batch_of_one_is_a_single_memorys_gradient(engine, model):
@@ -241,11 +237,9 @@ def test_a_gradient_that_is_not_finite_is_refused_and_said(engine, monkeypatch):
     system = make_factory(engine, offline_steps=3).make("offline_prompt")
     steps = [s for s in system.fit(problems(4)) if isinstance(s, Step)]
     refused = [s for s in steps if s.note == "the gradient was not finite"]
-    assert (
-        refused
-        and all(s.note for s in steps)
-        and {(s.loss, s.grad_norm, s.shift) for s in steps} == {(0.0, 0.0, 0.0)}
-    )
+    assert refused
+    assert all(s.note for s in steps)
+    assert {(s.loss, s.grad_norm, s.shift) for s in steps} == {(0.0, 0.0, 0.0)}
     assert torch.equal(system.learner.soft, system.learner.start)
 
 

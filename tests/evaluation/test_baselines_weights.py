@@ -180,10 +180,8 @@ def test_full_learner_of_a_short_type_keeps_long_masters():
         tiny_hf(seed=2), tiny_tokenizer(), name="t", fingerprint="t", dtype=torch.bfloat16
     )
     learner = FullLearner(model, Recipe())
-    assert (
-        all(p.dtype == torch.float32 for p in learner.parameters)
-        and learner.model.body.dtype == torch.bfloat16
-    )
+    assert all(p.dtype == torch.float32 for p in learner.parameters)
+    assert learner.model.body.dtype == torch.bfloat16
     run(learner.gradient(learner.model, some_lots(model), 1.0))
     before = [p.detach().clone() for p in learner.parameters]
     optimizer = torch.optim.AdamW(learner.parameters, lr=1e-6)
@@ -211,10 +209,8 @@ def test_small_steps_reach_the_model_that_samples():
     moved = torch.where(start > 0, 1e-5, -1e-5)
     dithered(long + moved, short, 0)
     arrived = ((short.float() - start) / moved).mean()
-    assert (
-        abs(float(arrived) - 1) < 0.05
-        and float(((start + moved).bfloat16().float() - start).div(moved).mean()) < 0.5
-    )
+    assert abs(float(arrived) - 1) < 0.05
+    assert float(((start + moved).bfloat16().float() - start).div(moved).mean()) < 0.5
     again = torch.empty_like(short)
     dithered((long + moved).clone(), again, 0)
     assert torch.equal(again, short)

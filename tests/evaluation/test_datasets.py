@@ -58,10 +58,8 @@ def test_malformed_lines_are_named_by_number_and_left_out(mixed: Path) -> None:
     ]
     (note,) = found.notes
     assert note.startswith("Left out 4: mixed.jsonl, line 2 is not JSON")
-    assert (
-        "line 4: the problem has no answer" in note
-        and "line 5: the id 'a' stands at mixed.jsonl, line 1 already" in note
-    )
+    assert "line 4: the problem has no answer" in note
+    assert "line 5: the id 'a' stands at mixed.jsonl, line 1 already" in note
     assert note.endswith("(and 1 more)")
 
 

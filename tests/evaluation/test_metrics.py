@@ -173,9 +173,8 @@ def test_the_table_by_hand() -> None:
 def test_the_vote_of_equal_tokens_by_hand() -> None:
     base, row = metrics.table([*BASE, *(replace(r, system="elm", tokens=30) for r in BASE)])
     assert (base.tokens, row.tokens) == (40, 120), "a trace of the model alone has 10 tokens"
-    assert (
-        metrics.equal_votes(base, [base, row]) == 1 and metrics.equal_votes(row, [base, row]) == 3
-    )
+    assert metrics.equal_votes(base, [base, row]) == 1
+    assert metrics.equal_votes(row, [base, row]) == 3
     assert (
         metrics.equal_votes(replace(row, learn_tokens=200), [base, row]) == 8
     )  # (120 + 200) / 4 problems / 10 tokens
@@ -388,11 +387,9 @@ def test_gates_by_hand() -> None:
     ]
     found = {(g.votes, g.lead): (g.met, g.passed, g.right) for g in metrics.gates(votes)}
     assert found[1, 0] == found[3, 1] == (5, 3, 2)
-    assert (
-        found[3, 2] == found[2, 2] == (5, 2, 2)
-        and found[4, 2] == (5, 1, 1)
-        and found[6, 2] == (5, 0, 0)
-    )
+    assert found[3, 2] == found[2, 2] == (5, 2, 2)
+    assert found[4, 2] == (5, 1, 1)
+    assert found[6, 2] == (5, 0, 0)
     assert metrics.gates([met("f", True, 3, None)]) == [] == metrics.gates([])
 
 

@@ -333,11 +333,9 @@ def test_the_standings_add_up(tmp_path: Path) -> None:
     records = stream(tmp_path, n=10)
     results = [r for r in records if isinstance(r, Result)]
     seen = [r for r in records if isinstance(r, Progress)]
-    assert (
-        seen[0].done == 0
-        and [p.done for p in seen] == sorted(p.done for p in seen)
-        and seen[-1].done == seen[-1].total == 40
-    )
+    assert seen[0].done == 0
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    assert seen[-1].done == seen[-1].total == 40
     for s in seen[-1].standings:
         mine = [r for r in results if (r.system, r.form) == (s.system, s.form)]
         assert (s.n, s.right, s.used) == (

@@ -142,19 +142,15 @@ def test_the_evidence_has_its_members_and_the_figures_of_the_results(folder: Pat
         r.problem_id: r.correct for r in run.results if (r.system, r.form) == ("zero_shot", "one")
     }
     row = next(r for r in rows if r["system"] == "elm" and r["settings"]["protocol"] == "heldout")
-    assert (
-        row["dataset"] == f"toy > {EVIL}"
-        and row["n"] == 11
-        and row["seed"] == 3
-        and row["model"] == EVIL
-    )
+    assert row["dataset"] == f"toy > {EVIL}"
+    assert row["n"] == 11
+    assert row["seed"] == 3
+    assert row["model"] == EVIL
     assert row["accuracy"] == pytest.approx(sum(r.correct for r in mine) / 11, abs=1e-4)
     assert row["helped"] - row["hurt"] == round(11 * row["delta_vs_zero_shot"])
     assert row["helped"] == sum(r.correct and not base[r.problem_id] for r in mine)
-    assert (
-        row["tokens"] == sum(r.tokens for r in mine) + 500
-        and row["settings"]["learn_tokens"] == 500
-    )
+    assert row["tokens"] == sum(r.tokens for r in mine) + 500
+    assert row["settings"]["learn_tokens"] == 500
     names = {r["system"] for r in rows}
     assert {
         "zero_shot",
@@ -260,10 +256,8 @@ def test_each_other_system_is_held_against_the_memories(folder: Path) -> None:
         sum(elm[k] and not other[k] for k in elm),
         sum(other[k] and not elm[k] for k in elm),
     )
-    assert (
-        c.difference.mean == pytest.approx((c.ahead - c.behind) / 11)
-        and c.difference.low <= c.difference.mean
-    )
+    assert c.difference.mean == pytest.approx((c.ahead - c.behind) / 11)
+    assert c.difference.low <= c.difference.mean
     assert "elm against each other system" in (folder / "report.md").read_text()
 
 
@@ -309,10 +303,8 @@ def test_differences_are_drawn_in_points_the_best_on_top_and_filled_where_zero_i
     assert one["marker"]["symbol"] == ["circle", "circle-open", "circle"] and "<b>" not in "".join(
         one["text"]
     )
-    assert (
-        drawn["layout"]["yaxis"]["domain"][0] > drawn["layout"]["yaxis2"]["domain"][1]
-        and two["yaxis"] == "y2"
-    )
+    assert drawn["layout"]["yaxis"]["domain"][0] > drawn["layout"]["yaxis2"]["domain"][1]
+    assert two["yaxis"] == "y2"
     assert drawn["layout"]["yaxis"]["ticktext"] == one["text"]
 
 

@@ -65,11 +65,9 @@ def test_a_suite_runs_from_end_to_end_and_goes_on_from_what_is_there(
     }
     assert len(results) == 12 and {r.dataset for r in results} == {"examples/change"}
     assert len([x for x in records if isinstance(x, Learned) and x.system == "elm"]) == len(learned)
-    assert (
-        config["distil"]["problems"] == 2
-        and config["test"][0]["problems"] == 3
-        and config["settings"]["steps"] == 2
-    )
+    assert config["distil"]["problems"] == 2
+    assert config["test"][0]["problems"] == 3
+    assert config["settings"]["steps"] == 2
     asked, taught = {r.problem_id for r in results}, {p for x in learned for p in x.problems}
     assert taught and not asked & taught, "the parts share no problem"
     again = list(run(engine, RunOptions(QUICK, tmp_path)))
@@ -207,10 +205,8 @@ def test_a_problem_over_the_limit_is_left_out_by_name_and_not_asked(engine, tmp_
     longest = max(datasets.load(QUICK.data[0]).problems, key=lambda p: len(p.text))
     order = RunOptions(replace(QUICK, systems=("zero_shot",), distil=0, test=4), tmp_path)
     (said, *_) = run(engine.changed(max_problem_chars=len(longest.text) - 1), order)
-    assert (
-        "Left out 1: " in said.text
-        and f"the limit is {len(longest.text) - 1}: shorten it" in said.text
-    )
+    assert "Left out 1: " in said.text
+    assert f"the limit is {len(longest.text) - 1}: shorten it" in said.text
     assert longest.id not in {
         r.problem_id for r in read_results(tmp_path / "heldout-examples-change")[0]
     }

@@ -42,9 +42,8 @@ def test_disagreement_goes_to_the_higher_score():
 
 def test_a_tie_goes_to_the_model_alone():
     r = route(ballot("3"), ballot("4"), {"zero_shot": 0.5, "memory": 0.5}, verifier="vote_share")
-    assert (
-        r.side == "zero_shot" and r.reason == "Tie (5 of 8 each), so the model's own answer stands."
-    )
+    assert r.side == "zero_shot"
+    assert r.reason == "Tie (5 of 8 each), so the model's own answer stands."
 
 
 def test_abstentions():
@@ -65,11 +64,9 @@ def test_abstentions():
 )
 def test_the_answer_is_always_one_sides_label(a, b, x, y):
     r = route(ballot(a), ballot(b), {"zero_shot": x, "memory": y})
-    assert (
-        r.answer in {a, b}
-        and (r.answer is None) == (a is None and b is None)
-        and r.reason.endswith(".")
-    )
+    assert r.answer in {a, b}
+    assert (r.answer is None) == (a is None and b is None)
+    assert r.reason.endswith(".")
     assert r.side is None or r.answer == {"zero_shot": a, "memory": b}[r.side]
 
 
@@ -94,12 +91,10 @@ def written(zero, memory, used=True, scores=None, last=5) -> Receipt:
 
 def test_receipt_names_the_memory_that_answered():
     r = written("3", "4", scores={"zero_shot": 0.2, "memory": 0.8})
-    assert (
-        r.memory_id == "m1"
-        and r.answer == "4"
-        and r.tokens == 5
-        and [t.row for t in r.traces] == [0, 1]
-    )
+    assert r.memory_id == "m1"
+    assert r.answer == "4"
+    assert r.tokens == 5
+    assert [t.row for t in r.traces] == [0, 1]
     assert "answered by memory m1" in r.sentence()
     assert {e.kind for e in receipts.events(r)} == {"retrieved", "used", "verifier_won"}
 

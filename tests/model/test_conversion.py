@@ -115,9 +115,8 @@ def test_a_gguf_becomes_a_folder_that_loads(
 
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as stored:
         names = set(stored.keys())
-    assert (
-        "model.embed_tokens.weight" in names and "lm_head.weight" not in names
-    )  # tied: stored once
+    assert "model.embed_tokens.weight" in names
+    assert "lm_head.weight" not in names  # tied: stored once
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.bfloat16)
     expected = torch.from_numpy(tensors["token_embd.weight"]).to(torch.bfloat16)
     assert torch.equal(model.get_input_embeddings().weight, expected)

@@ -140,9 +140,9 @@ def test_any_hub_id_works_and_is_then_offline(
         "tokenizer.json",
         "tokenizer_config.json",
     ]
-    assert (
-        got.label == "model" and pinned.fingerprint == got.fingerprint and pinned.path != got.path
-    )
+    assert got.label == "model"
+    assert pinned.fingerprint == got.fingerprint
+    assert pinned.path != got.path
     assert (
         resolve.ensure(str(got.path)).fingerprint == got.fingerprint
     )  # the same files as a local folder

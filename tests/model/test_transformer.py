@@ -322,9 +322,7 @@ def test_the_estimate_of_what_a_token_keeps() -> None:
 def test_a_masks_rows_begin_where_cuda_wants_them(size: int) -> None:
     for mask in (torch.randn(2, 1, 3, size), torch.randn(2, 1, 1, 30)[..., :size]):
         made = aligned(mask)
-        assert (
-            torch.equal(made, mask)
-            and made.stride(-1) == 1
-            and all(s % 8 == 0 for s in made.stride()[:-1])
-        )
+        assert torch.equal(made, mask)
+        assert made.stride(-1) == 1
+        assert all(s % 8 == 0 for s in made.stride()[:-1])
         assert (made is mask) == all(s % 8 == 0 for s in mask.stride()[:-1])

@@ -162,11 +162,9 @@ def test_a_wrong_checksum_names_both_digests_and_leaves_nothing(
     spec = add(monkeypatch, dataclasses.replace(honest, files=(wanted,)))
     with pytest.raises(LatentmemError, match="wrong checksum") as e:
         resolve.ensure(spec.name)
-    assert (
-        wanted.sha256 in str(e.value)
-        and honest.sha256 in str(e.value)
-        and "removed" in str(e.value)
-    )
+    assert wanted.sha256 in str(e.value)
+    assert honest.sha256 in str(e.value)
+    assert "removed" in str(e.value)
     assert not converted and not resolve.present(spec.name)
     assert not (resolve.cache_dir() / "partial" / spec.name).exists()
     assert not list(resolve.cache_dir().rglob("*.gguf"))
@@ -268,11 +266,9 @@ def test_a_local_folder_is_used_as_it_is(
     folder = local_model(tmp_path / "mine")
     before = sorted(p.name for p in folder.iterdir())
     got = resolve.ensure(str(folder))
-    assert (
-        got.path == folder.resolve()
-        and got.label == "mine"
-        and sorted(p.name for p in folder.iterdir()) == before
-    )
+    assert got.path == folder.resolve()
+    assert got.label == "mine"
+    assert sorted(p.name for p in folder.iterdir()) == before
     assert resolve.present(str(folder)) and resolve.download_size(str(folder)) == 0
     copied = resolve.ensure(str(local_model(tmp_path / "elsewhere")))
     assert copied.fingerprint == got.fingerprint  # the content counts, not the place

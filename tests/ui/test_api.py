@@ -57,9 +57,9 @@ def test_the_endpoints_give_plain_json(session: AppSession) -> None:
     ]
     assert Endpoints(session).quarantine(made["memory_id"], "x")
     row = Endpoints(session).memory(made["memory_id"])
-    assert (
-        row["quarantined"] and len(row["steps"]) == 3 and row["events"][0]["kind"] == "quarantined"
-    )
+    assert row["quarantined"]
+    assert len(row["steps"]) == 3
+    assert row["events"][0]["kind"] == "quarantined"
     Endpoints(session).release(made["memory_id"])
     with pytest.raises(gr.Error, match="whole id"):
         Endpoints(session).delete(made["memory_id"][:6])
@@ -199,18 +199,13 @@ def fuzzed() -> AppSession:
 
 def test_null_is_what_stands_in_the_description(session: AppSession) -> None:
     one = session.engine.bank.infos()[0].id
-    assert (
-        len(Endpoints(session).memories(None, None)) == 2
-        and len(Endpoints(session).memories(limit="1")) == 1
-    )
-    assert (
-        len(Endpoints(session).neighbours(one, None)) == 1
-        and Endpoints(session).quarantine(one, None) == one
-    )
+    assert len(Endpoints(session).memories(None, None)) == 2
+    assert len(Endpoints(session).memories(limit="1")) == 1
+    assert len(Endpoints(session).neighbours(one, None)) == 1
+    assert Endpoints(session).quarantine(one, None) == one
     assert len(Endpoints(session).search(ANN, None)["hits"]) == 1, "the other one is in quarantine"
-    assert (
-        Endpoints(session).tag(one, "x", None) == ["x"] and Endpoints(session).note(one, None) == []
-    )
+    assert Endpoints(session).tag(one, "x", None) == ["x"]
+    assert Endpoints(session).note(one, None) == []
     assert (
         Endpoints(session).solve(ANN, memory=None, rollouts="4", request=visitor())["memory"][
             "total"
@@ -247,10 +242,8 @@ def test_a_receipt_is_deleted_for_good(session: AppSession) -> None:
     assert Endpoints(session).forget(one) == one and [
         r.id for r in session.engine.bank.receipts()
     ] == [two]
-    assert (
-        one not in Endpoints(session).memory(tried)["receipts"]
-        and session.engine.bank.info(tried).counters.used >= 1
-    )
+    assert one not in Endpoints(session).memory(tried)["receipts"]
+    assert session.engine.bank.info(tried).counters.used >= 1
     for gone in (one, "r404", "\ud800"):
         with pytest.raises(gr.Error, match="There is no receipt") as caught:
             Endpoints(session).forget(gone)
@@ -285,10 +278,8 @@ def test_tags_notes_and_words(session: AppSession) -> None:
 
 def test_files_out_and_in(session: AppSession) -> None:
     bank = Endpoints(session).export_bank()
-    assert (
-        zipfile.is_zipfile(bank)
-        and Endpoints(AppSession(FakeEngine())).import_bank(bank)["added"] == 2
-    )
+    assert zipfile.is_zipfile(bank)
+    assert Endpoints(AppSession(FakeEngine())).import_bank(bank)["added"] == 2
     peft = Endpoints(session).export_peft(session.engine.bank.infos()[0].id)
     assert {"adapter_config.json", "adapter_model.safetensors"} <= set(
         zipfile.ZipFile(peft).namelist()
@@ -409,10 +400,8 @@ def test_the_types_of_parameters_are_told(client: Any) -> None:
     assert set(told) == {f"/{name}" for name in api.ENDPOINTS}
     named = {p["parameter_name"]: p for p in told["/solve"]["parameters"]}
     assert "request" not in named and named["problem"]["python_type"]["type"] == "str"
-    assert (
-        "int" in named["rollouts"]["python_type"]["type"]
-        and named["rollouts"]["parameter_has_default"]
-    )
+    assert "int" in named["rollouts"]["python_type"]["type"]
+    assert named["rollouts"]["parameter_has_default"]
 
 
 # ---------- the stream
@@ -450,11 +439,9 @@ def test_the_standings_come_while_they_grow_and_a_client_that_leaves_stops_it(
     seen = [next(answers)]
     while seen[-1]["done"] < 7:  # the eighth reply is held
         seen.append(next(answers))
-    assert (
-        reached.wait(20)
-        and not seen[-1]["whole"]
-        and seen[-1]["results"] == [] == seen[-1]["learned"]
-    )
+    assert reached.wait(20)
+    assert not seen[-1]["whole"]
+    assert seen[-1]["results"] == [] == seen[-1]["learned"]
     assert [s["n"] for s in seen[-1]["standings"]] == [4, 3] and seen[-1]["doing"]
     visit = streams.visit(visitor())
     visit.seen = 0.0
@@ -588,11 +575,9 @@ def test_a_client_sends_a_file_and_hears_of_its_mistakes(
     file.write_text('{"problem": "What is 4 + 1?", "answer": "5"}\n{broken\n')
     job = streaming_client.submit(file=handle_file(str(file)), systems=["elm"], api_name="/stream")
     last = job.result(timeout=60)
-    assert (
-        last == job.outputs()[-1]
-        and last["whole"]
-        and [r["truth"] for r in last["results"]] == ["5"]
-    )
+    assert last == job.outputs()[-1]
+    assert last["whole"]
+    assert [r["truth"] for r in last["results"]] == ["5"]
     assert "line 2 is not JSON" in " ".join(last["notes"])
     assert streaming_client.predict("change", problems=2, api_name="/stream")["done"] == 6
     for given, words in (
@@ -628,12 +613,10 @@ def test_a_client_that_cancels_stops_it(
     go.set()
     runs[0].thread.join(20)  # type: ignore[union-attr]
     assert runs[0].done and len(replies) < 12
-    assert (
-        streaming_client.predict("change", systems=BOTH, problems=6, seed=5, api_name="/stream")[
-            "whole"
-        ]
-        and len(replies) == 12
-    )
+    assert streaming_client.predict("change", systems=BOTH, problems=6, seed=5, api_name="/stream")[
+        "whole"
+    ]
+    assert len(replies) == 12
 
 
 def test_a_client_cannot_name_a_file_of_the_server(address: str, tmp_path: Path) -> None:

@@ -76,12 +76,10 @@ def test_a_reload_brings_the_work_back(session: AppSession) -> None:
     page = arrived(session, again, TOKEN)
     assert page["columns"] == columns and "Side by side" in text_of(columns)
     assert (page["steps"], page["learning_rate"], page["virtual_tokens"]) == (4, 1e-3, 20)
-    assert (
-        page["problem"] == ANN
-        and page["seed"] == 7
-        and "Receipt" in text_of(page["receipt"])
-        and page["cards"]
-    )
+    assert page["problem"] == ANN
+    assert page["seed"] == 7
+    assert "Receipt" in text_of(page["receipt"])
+    assert page["cards"]
     assert page["distil_problem"] == BO and page["distil_choice"]["visible"]
     assert page["distil_columns"] == [part for part in trial if part[0] == "row-0"] != [], (
         "before and after the memory, too"
@@ -153,9 +151,9 @@ def test_a_flood_of_callers_throws_no_page_out() -> None:
         assert kept.of(f"caller{i}") is kept._live[f"caller{i}"], (
             "the one who calls is never the one who goes"
         )
-    assert (
-        len(kept) == 4 and {"work", "idle", "caller8"} <= set(kept._live) and len(kept._parked) == 1
-    )
+    assert len(kept) == 4
+    assert {"work", "idle", "caller8"} <= set(kept._live)
+    assert len(kept._parked) == 1
     kept.claim("a", "a" + TOKEN), kept.claim("b", "b" + TOKEN)
     assert set(kept._live) == {"work", "idle", "a", "b"} and not kept._parked
     kept.claim("c", "c" + TOKEN)
@@ -239,10 +237,8 @@ def test_examples_come_by_family(session: AppSession) -> None:
     families = {visits.family(p) for p in session.examples.values()}
     one = sorted(families)[0]
     update, text = Solve(session).examples_of(one)
-    assert (
-        text == update["value"] == update["choices"][0]
-        and visits.family(session.examples[text]) == one
-    )
+    assert text == update["value"] == update["choices"][0]
+    assert visits.family(session.examples[text]) == one
     known = next(iter(session.examples.values()))
     kin, example, text = Solve(session).take(gr.EventData(None, {"value": known.id}))
     assert kin == visits.family(known) and example["value"] == text == known.text
@@ -302,11 +298,9 @@ def test_the_browser_cuts_no_problem(app: gr.Blocks) -> None:
         for b in app.blocks.values()
         if isinstance(b, gr.Textbox) and b.elem_id
     }
-    assert (
-        boxes["lm-problem"] is None
-        and boxes["lm-distil-problem"] is None
-        and not any(boxes.values())
-    )
+    assert boxes["lm-problem"] is None
+    assert boxes["lm-distil-problem"] is None
+    assert not any(boxes.values())
 
 
 def test_templates_are_static_and_state_is_plain(app: gr.Blocks) -> None:
@@ -319,11 +313,9 @@ def test_templates_are_static_and_state_is_plain(app: gr.Blocks) -> None:
 
 def test_launch_is_hardened_and_fetches_nothing_from_elsewhere() -> None:
     options = launch_options(FakeEngine())
-    assert (
-        options["show_error"] is False
-        and options["strict_cors"] is True
-        and options["allowed_paths"] == []
-    )
+    assert options["show_error"] is False
+    assert options["strict_cors"] is True
+    assert options["allowed_paths"] == []
     bank = str(Settings().bank.absolute())
     assert {bank, f"{bank}-wal", f"{bank}-journal", str(Path(bank).parent / "streams")} < set(
         options["blocked_paths"]
@@ -332,17 +324,13 @@ def test_launch_is_hardened_and_fetches_nothing_from_elsewhere() -> None:
     page = options["head"].replace("http://www.w3.org/2000/svg", "")  # a name, not an address
     # the page around a Space: it is told the address, and nothing is fetched from it
     around = '"https://huggingface.co"'
-    assert (
-        page.count(around) == 2
-        and f"referrer.startsWith({around})" in page
-        and f"}}, {around});" in page
-    )
+    assert page.count(around) == 2
+    assert f"referrer.startsWith({around})" in page
+    assert f"}}, {around});" in page
     page = page.replace(around, "")
     assert not re.search(r"""https?://|src=["']?//|href=["']?//""", page)
-    assert (
-        "fonts.googleapis" not in str(options["theme"]._font_css)
-        and not options["theme"]._stylesheets
-    )
+    assert "fonts.googleapis" not in str(options["theme"]._font_css)
+    assert not options["theme"]._stylesheets
     assert server.katex("js") and server.katex("css"), (
         "this gradio has no KaTeX module: formulas would stay LaTeX"
     )

@@ -253,10 +253,8 @@ def test_a_receipt_opens_from_the_page_of_its_memory(page: Page, url: str) -> No
         Keys.ENTER
     )  # the way back ends at the link that was followed
     shown("")
-    assert (
-        page.run("return document.activeElement.dataset.receipt") == receipt
-        and "receipt=" not in page.driver.current_url
-    )
+    assert page.run("return document.activeElement.dataset.receipt") == receipt
+    assert "receipt=" not in page.driver.current_url
     page.driver.switch_to.active_element.send_keys(Keys.ENTER)
     shown(receipt)
     page.driver.back()

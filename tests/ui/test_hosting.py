@@ -104,10 +104,8 @@ def test_what_is_asked_leaves_nothing_with_the_shared_bank(session: AppSession) 
     Solve(a).said_wrong(visitor("a"))
     Endpoints(a).quarantine(bo, "not for me")
     assert a.engine.bank.info(bo).counters.used == 1 and a.engine.bank.info(bo).quarantined
-    assert (
-        session.engine.bank.events() == []
-        and not session.at(visitor("b")).engine.bank.info(bo).quarantined
-    )
+    assert session.engine.bank.events() == []
+    assert not session.at(visitor("b")).engine.bank.info(bo).quarantined
     with pytest.raises(gr.Error, match="only its keeper"):
         Endpoints(a).delete(bo)
 
@@ -173,10 +171,8 @@ def test_a_page_that_only_lost_its_connection_is_known_again(session: AppSession
     assert name in session.at(visitor("a")).engine.bank and len(session.visits) == 1
     Page(session).leave(visitor("a"))
     Page(session).arrived(TOKEN, visitor("b"))  # and a reload of it still finds everything
-    assert (
-        name in session.at(visitor("b")).engine.bank
-        and name not in session.at(visitor("a")).engine.bank
-    )
+    assert name in session.at(visitor("b")).engine.bank
+    assert name not in session.at(visitor("a")).engine.bank
 
 
 def test_a_program_without_a_session_is_not_remembered(session: AppSession) -> None:
@@ -208,9 +204,9 @@ def test_the_panel_refuses_what_is_beyond_the_limits(
     session: AppSession, changes: dict[str, Any], words: str
 ) -> None:
     last = asked(session.at(visitor()), **changes)[-1]
-    assert (
-        words in text_of(last.status) and not last.receipt and session.engine.shared["closed"] == 0
-    )
+    assert words in text_of(last.status)
+    assert not last.receipt
+    assert session.engine.shared["closed"] == 0
 
 
 def test_the_endpoints_refuse_it_too(session: AppSession) -> None:
@@ -249,10 +245,8 @@ def test_there_is_room_for_so_many_memories(session: AppSession) -> None:
     with pytest.raises(gr.Error, match="3 memories are more than the 2"):
         Endpoints(a).distil(ANN)  # refused before ten minutes of work, not after
     assert "more than the 2" in text_of(distilled(a, ANN, visitor("a"))[-1].status)
-    assert (
-        session.engine.shared["open"] == began
-        and Endpoints(session.at(visitor("b"))).distil(ANN)["kept"]
-    )
+    assert session.engine.shared["open"] == began
+    assert Endpoints(session.at(visitor("b"))).distil(ANN)["kept"]
 
 
 def test_the_apps_own_settings_respect_the_limits() -> None:
@@ -266,11 +260,9 @@ def test_the_apps_own_settings_respect_the_limits() -> None:
 def test_the_page_offers_no_more_than_the_limits() -> None:
     app = build(shared_engine())
     sliders = {b.label: b.maximum for b in app.blocks.values() if isinstance(b, gr.Slider)}
-    assert (
-        sliders["Attempts"] == 8
-        and sliders["Longest attempt, in tokens"] == 320
-        and sliders["Gradient steps"] == 4
-    )
+    assert sliders["Attempts"] == 8
+    assert sliders["Longest attempt, in tokens"] == 320
+    assert sliders["Gradient steps"] == 4
     assert launch_options(shared_engine())["max_file_size"] == "32mb"
 
 
@@ -379,9 +371,8 @@ def test_visitors_share_the_atlas_until_something_is_theirs(session: AppSession)
     one = session.engine.bank.infos()[0].id
     Endpoints(a).quarantine(one, "not for me")
     assert atlas_of(a) is not atlas_of(session) is atlas_of(b) and atlas_of(a) is atlas_of(a)
-    assert (
-        atlas_of(a).rows().by_id[one].quarantined and not atlas_of(b).rows().by_id[one].quarantined
-    )
+    assert atlas_of(a).rows().by_id[one].quarantined
+    assert not atlas_of(b).rows().by_id[one].quarantined
     distilled(b, ANN, visitor("b")), Distil(b).keep(visitor("b"))
     assert len(atlas_of(b).rows().infos) == 3 and len(atlas_of(session).rows().infos) == 2
     mine = next(i.id for i in b.engine.bank.infos() if b.engine.bank.owns(i.id))
@@ -425,9 +416,8 @@ def test_no_picture_is_computed_twice_for_the_same_memories(
     a = session.at(visitor("a"))
     Endpoints(a).quarantine(engine.bank.infos()[0].id)
     stamp = atlas_of(session).ready("input", "tsne").stamp
-    assert (
-        atlas_of(a) is not atlas_of(session) and atlas_of(a).ready("input", "tsne").stamp == stamp
-    )
+    assert atlas_of(a) is not atlas_of(session)
+    assert atlas_of(a).ready("input", "tsne").stamp == stamp
     drawn(a, look)
     assert computed == ["tsne"], "the visitor's own atlas began with the shared one's pictures"
 

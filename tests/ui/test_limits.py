@@ -302,11 +302,9 @@ def test_a_bug_in_a_handler_is_told_without_texts(
         said = shared.answer("memories", shared.call("memories", "", None))
     assert "Something went wrong inside latentmem" in said and SECRET not in said
     lines = [hosting.WithoutTexts().format(r) for r in caplog.records]
-    assert (
-        len(lines) == 1
-        and SECRET not in lines[0]
-        and json.loads(lines[0])["error"] == "RuntimeError"
-    )
+    assert len(lines) == 1
+    assert SECRET not in lines[0]
+    assert json.loads(lines[0])["error"] == "RuntimeError"
 
 
 PATHS = (

@@ -112,11 +112,9 @@ def test_no_two_groups_look_the_same_and_too_many_become_others() -> None:
     codes, legend = messages._grouped(names)
     looks = [(g["colour"], g["symbol"]) for g in legend]
     assert len(set(looks)) == len(looks) and len(legend) == messages.MOST_GROUPS + 2
-    assert (
-        legend[-2]["name"] == "13 others"
-        and legend[-2]["count"] == 26
-        and legend[-1]["symbol"] == "x"
-    )
+    assert legend[-2]["name"] == "13 others"
+    assert legend[-2]["count"] == 26
+    assert legend[-1]["symbol"] == "x"
     assert len(codes) == 81 and codes[-1] == len(legend) - 1
 
 
@@ -141,9 +139,8 @@ def test_the_star_is_joined_to_its_hits_with_similarities_at_the_edges() -> None
     edges, star = m["data"]
     assert edges["x"][:2] == pytest.approx([PLANE.points[0][0], PLANE.points[FAR][0]], abs=1e-5)
     assert star["name"] == "your problem" and star["marker"]["symbol"] == "star"
-    assert (
-        m["star"] == pytest.approx(list(PLANE.points[0]), abs=1e-5) and "<b>" not in star["text"][0]
-    )
+    assert m["star"] == pytest.approx(list(PLANE.points[0]), abs=1e-5)
+    assert "<b>" not in star["text"][0]
     assert m["lit"] == [FAR, 5] and m["open"] == ""
     assert "joined to the 2 most similar" in m["words"]
 
@@ -203,12 +200,10 @@ def test_groups_are_named_by_what_is_typical_of_them() -> None:
     left, right = (
         {w for g in found if lo < g.x < hi for w in g.words} for lo, hi in ((-2, 2), (8, 12))
     )
-    assert (
-        "train" in left
-        and "garden" in right
-        and not left & right
-        and not (left | right) & {"does", "many", "how"}
-    )
+    assert "train" in left
+    assert "garden" in right
+    assert not left & right
+    assert not (left | right) & {"does", "many", "how"}
     assert found == projection.groups(points, texts), "the same every time"
     sent = messages.extras(found, "s")
     assert len(sent["labels"]) == len(found) and json.loads(json.dumps(sent, allow_nan=False))
@@ -232,19 +227,15 @@ def test_a_name_of_a_group_is_escaped_for_plotly(text: str) -> None:
 # ------------------------------------------------------------------ trust
 def test_the_words_say_what_the_picture_shows_and_how_far_it_is_right() -> None:
     said = str(messages.trust(PLANE, 12, measured=(0.913, 12)))
-    assert (
-        f"{percent(PLANE.explained)} of the" in said
-        and "Trustworthiness 0.91" in said
-        and "mostly near in truth" in said
-    )
+    assert f"{percent(PLANE.explained)} of the" in said
+    assert "Trustworthiness 0.91" in said
+    assert "mostly near in truth" in said
     other = str(
         messages.trust(Plane(PLANE.points, "tsne", beside=2), 12, left_out=1, measured=(0.5, 9))
     )
-    assert (
-        "distances between groups" in other
-        and "2 memories lie beside" in other
-        and "1 memory has no place" in other
-    )
+    assert "distances between groups" in other
+    assert "2 memories lie beside" in other
+    assert "1 memory has no place" in other
     assert "do not trust" in other and "on a sample of 9" in other
     sampled = str(messages.trust(PLANE, 60_000, shown=5000))
     assert "a random sample of 5,000 of the 60,000 memories" in sampled

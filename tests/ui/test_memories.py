@@ -38,11 +38,9 @@ def shops() -> AppSession:
 def test_a_click_opens_a_memory_and_nonsense_does_not(session: AppSession) -> None:
     info = session.engine.bank.infos()[0]
     opened = click(session, {"id": info.id})
-    assert (
-        opened.chosen == info.id
-        and f'data-address="{info.id}"' in text_of(opened.page)
-        and opened.actions["visible"]
-    )
+    assert opened.chosen == info.id
+    assert f'data-address="{info.id}"' in text_of(opened.page)
+    assert opened.actions["visible"]
     assert len(opened.map["annotations"]) == 1  # the edge to the other memory
     assert opened.map["open"] == info.id and sorted(opened.map["lit"]) == [0, 1]
     for bad in ({"id": "m000nothere"}, {"id": {"path": "/etc/passwd"}}, {"id": 3}, {"id": None}):
@@ -84,10 +82,8 @@ def test_a_problem_is_placed_with_edges_to_its_neighbours(session: AppSession) -
     assert len(last.map["annotations"]) == 2 and any(
         d.get("name") == "your problem" for d in last.map["data"]
     )
-    assert (
-        "true similarities" in text_of(last.trust)
-        and "Ann has 3 cats" in last.map["data"][-1]["text"][0]
-    )
+    assert "true similarities" in text_of(last.trust)
+    assert "Ann has 3 cats" in last.map["data"][-1]["text"][0]
     other = handlers.refresh(
         asks(session, ("", "source", "kv", "pca"))
     )  # the star was placed by another kind of key
@@ -252,17 +248,15 @@ def test_visitors_with_banks_of_their_own_have_maps_of_their_own(session: AppSes
 def test_quarantine_release_delete(session: AppSession) -> None:
     name = session.engine.bank.infos()[0].id
     shut = actions.quarantine(asks(session, chosen=name))
-    assert (
-        session.engine.bank.info(name).quarantined
-        and shut.release["visible"]
-        and not shut.quarantine["visible"]
-    )
+    assert session.engine.bank.info(name).quarantined
+    assert shut.release["visible"]
+    assert not shut.quarantine["visible"]
     assert "quarantined" in text_of(shut.page)
     assert actions.release(asks(session, chosen=name)).quarantine["visible"]
     gone = actions.delete(asks(session, chosen=name))
-    assert (
-        name not in session.engine.bank and gone.chosen == "" and "Deleted" in text_of(gone.notice)
-    )
+    assert name not in session.engine.bank
+    assert gone.chosen == ""
+    assert "Deleted" in text_of(gone.notice)
     assert "alert" in text_of(actions.delete(asks(session, chosen=name)).notice)
 
 
@@ -289,11 +283,9 @@ def test_quarantine_and_release_send_other_colours(shops: AppSession) -> None:
 def test_tags_and_notes_of_the_open_memory(session: AppSession) -> None:
     name = session.engine.bank.infos()[0].id
     part = actions.add_tag(asks(session, chosen=name), "Teach first")
-    assert (
-        part.tag == ""
-        and "teach first" in text_of(part.page)
-        and "teach first" in text_of(part.table)
-    )
+    assert part.tag == ""
+    assert "teach first" in text_of(part.page)
+    assert "teach first" in text_of(part.table)
     part = actions.add_note(asks(session, chosen=name), "<b>odd</b>")
     assert part.note == "" and "&lt;b&gt;odd" in text_of(part.body)
     part = actions.add_note(asks(session, chosen=name), "  ")
@@ -367,11 +359,9 @@ def test_the_selected_are_shown_tagged_and_exported(shops: AppSession) -> None:
     )
     assert part.bulk["visible"] and text_of(part.selected).count("data-id=") == 3
     shown = actions.tag_picked(asks(shops), part.picked, "Trio")
-    assert (
-        shown.bulk_tag == ""
-        and "3 memories got the tag “trio”" in text_of(shown.notice)
-        and text_of(shown.selected).count("trio") == 3
-    )
+    assert shown.bulk_tag == ""
+    assert "3 memories got the tag “trio”" in text_of(shown.notice)
+    assert text_of(shown.selected).count("trio") == 3
     update, said = actions.export_picked(asks(shops), part.picked)
     assert "Exported 3 memories" in text_of(said) and zipfile.is_zipfile(update["value"])
     one = shops.engine.bank.infos()[0].id

@@ -118,25 +118,19 @@ def test_the_address_opens_a_receipt(shops: AppSession) -> None:
     ):
         Page(shops).arrived("", who)
         page = memories.show_map(asks(shops, who=who))
-        assert (
-            page.chosen == memory
-            and "7 pens" in text_of(page.body)
-            and len(page.points["ids"]) == 16
-        )
+        assert page.chosen == memory
+        assert "7 pens" in text_of(page.body)
+        assert len(page.points["ids"]) == 16
         assert f'data-receipt-open="{receipt.id}"' in text_of(page.page)
     shops.engine.bank.delete(one)
     page = memories.show_map(asks(shops, who=visitor("d", receipt=receipt.id)))
-    assert (
-        page.chosen == ""
-        and "no longer in the bank" in text_of(page.page)
-        and "7 pens" in text_of(page.body)
-    )
+    assert page.chosen == ""
+    assert "no longer in the bank" in text_of(page.page)
+    assert "7 pens" in text_of(page.body)
     page = memories.show_map(asks(shops, who=visitor("e", receipt="r404")))
-    assert (
-        "There is no receipt" in text_of(page.notice)
-        and page.body == []
-        and "Click a point" in text_of(page.page)
-    )
+    assert "There is no receipt" in text_of(page.notice)
+    assert page.body == []
+    assert "Click a point" in text_of(page.page)
 
 
 def test_the_first_picture_of_the_panel_does_not_close_what_was_opened_meanwhile(
@@ -184,10 +178,8 @@ def test_the_points_come_with_a_page_that_opens_on_the_map(shops: AppSession) ->
         visitor("d", memory="m000nothere"),
     ):
         first = memories.show_map(asks(shops, who=who))
-        assert (
-            len(first.points["ids"]) == 16
-            and first.points["stamp"] == first.paint["stamp"] == first.map["stamp"]
-        )
+        assert len(first.points["ids"]) == 16
+        assert first.points["stamp"] == first.paint["stamp"] == first.map["stamp"]
         assert first.lit["rows"] is None
     assert "points" not in sent(
         memories.show_map(asks(AppSession(FakeEngine()), who=visitor("e", panel="memories")))
@@ -232,11 +224,9 @@ def test_the_table_and_the_glance_learn_of_answers_and_verdicts(shops: AppSessio
     ), "nothing happened"
     asked(shops, SHOP)
     part = shown(shops, first)
-    assert (
-        glanced(part.page) == "Memories 16 Tried 1 Helped 0"
-        and part.table != first.table
-        and part.table
-    )
+    assert glanced(part.page) == "Memories 16 Tried 1 Helped 0"
+    assert part.table != first.table
+    assert part.table
     assert any(d.get("name") == "your problem" for d in part.map["data"]), (
         "and the star of the answer is there"
     )
@@ -254,21 +244,17 @@ def test_a_search_and_an_open_memory_stay(shops: AppSession) -> None:
     asked(shops, SHOP)
     one = shops.engine.bank.receipts()[0].used.memory_id
     part = shown(shops, first, ("pens ann", "source", "input", "pca"), chosen=one)
-    assert (
-        text_of(part.table).count("data-id=") == 2
-        and "Tried</dt><dd>1" in text_of(part.body)
-        and part.chosen == one
-    )
+    assert text_of(part.table).count("data-id=") == 2
+    assert "Tried</dt><dd>1" in text_of(part.body)
+    assert part.chosen == one
     assert not sent(part) & {"words", "sure", "notice", "points", "selected", "picked"}, (
         "what else is open there stays"
     )
     slip = shops.engine.bank.receipts()[0].id
     part = shown(shops, first, chosen=one, slip=slip)
-    assert (
-        part.slip == slip
-        and "How it was used" not in text_of(part.body)
-        and "7 pens" in text_of(part.body)
-    )
+    assert part.slip == slip
+    assert "How it was used" not in text_of(part.body)
+    assert "7 pens" in text_of(part.body)
     shops.engine.bank.delete(one)
     assert "no memory" in text_of(shown(shops, first, chosen=one).notice), (
         "and it is said when it is gone"
@@ -336,11 +322,9 @@ def test_place_it_again_places_the_problem_of_the_star(shops: AppSession) -> Non
     look = ("", "source", "kv", "pca")
     assert "press <b>Place</b> again" in text_of(click(shops, {"id": ""}, look).warning)
     part = placed(shops, "", look)
-    assert (
-        "7 pens" in part.map["data"][-1]["text"][0]
-        and not text_of(part.notice)
-        and "<b>Place</b>" not in text_of(part.warning)
-    )
+    assert "7 pens" in part.map["data"][-1]["text"][0]
+    assert not text_of(part.notice)
+    assert "<b>Place</b>" not in text_of(part.warning)
     prompt = ("", "source", "prompt", "pca")
     wanted(shops, prompt)
     warned = text_of(click(shops, {"id": ""}, prompt).warning)

@@ -80,12 +80,10 @@ def test_a_refused_distillation_keeps_the_memory_that_waits(
     last, waits = distilled(session)[-1], session.visit(visitor()).pending
     shown, columns = distil_pressed(session, text, training=training)
     assert words in text_of(shown.status) and 'role="alert"' in text_of(shown.status)
-    assert (
-        shown.choice["visible"]
-        and shown.after["visible"]
-        and shown.press_button["interactive"]
-        and not shown.stop_button["interactive"]
-    )
+    assert shown.choice["visible"]
+    assert shown.after["visible"]
+    assert shown.press_button["interactive"]
+    assert not shown.stop_button["interactive"]
     assert (shown.outcome, shown.cards, shown.curve) == (
         last.outcome,
         last.cards,
@@ -94,11 +92,9 @@ def test_a_refused_distillation_keeps_the_memory_that_waits(
     assert session.visit(visitor()).pending is waits is not None
     assert next(Distil(session).begin(visitor())) == DistilView(), "it has no turn"
     kept = Distil(session).keep(visitor())
-    assert (
-        "Kept." in text_of(kept.status)
-        and words not in text_of(kept.status)
-        and len(session.engine.bank) == 3
-    )
+    assert "Kept." in text_of(kept.status)
+    assert words not in text_of(kept.status)
+    assert len(session.engine.bank) == 3
 
 
 def test_no_room_for_a_memory_is_said_before_the_one_that_waits_is_gone() -> None:
@@ -129,19 +125,15 @@ def test_a_distillation_without_a_turn_keeps_the_memory_that_waits(
     last = distilled(session, who=who)[-1]
     monkeypatch.setattr(visits, "ORPHAN", -1.0 if way == "nobody came back" else 60.0)
     shown, columns = distil_pressed(session, who=who)
-    assert (
-        not shown.choice["visible"]
-        and columns == []
-        and "Waiting for the model" in text_of(shown.status)
-    )
+    assert not shown.choice["visible"]
+    assert columns == []
+    assert "Waiting for the model" in text_of(shown.status)
     if way == "nobody came back":
         Page(session).leave(who)
         page = arrived(session, who := visitor("b"), TOKEN)
-        assert (
-            page["distil_problem"] == ANN
-            and page["distil_outcome"] == last.outcome
-            and page["distil_choice"]["visible"]
-        )
+        assert page["distil_problem"] == ANN
+        assert page["distil_outcome"] == last.outcome
+        assert page["distil_choice"]["visible"]
     else:
         session.full = lambda _: True
         back = (
@@ -152,11 +144,9 @@ def test_a_distillation_without_a_turn_keeps_the_memory_that_waits(
         assert (
             "queue is full" if way == "the queue is full" else "Stopped before it began"
         ) in text_of(back.status)
-        assert (
-            back.outcome == last.outcome
-            and back.choice["visible"]
-            and not back.stop_button["interactive"]
-        )
+        assert back.outcome == last.outcome
+        assert back.choice["visible"]
+        assert not back.stop_button["interactive"]
     assert next(Distil(session).begin(who)) == DistilView()
     assert "Kept." in text_of(Distil(session).keep(who).status) and len(session.engine.bank) == 3
 
@@ -178,9 +168,8 @@ def test_the_memory_that_waits_goes_when_the_next_distillation_begins(session: A
 def test_what_waits_can_be_kept_while_the_next_press_waits(session: AppSession) -> None:
     distilled(session)
     distil_pressed(session)
-    assert (
-        "Kept." in text_of(Distil(session).keep(visitor()).status) and len(session.engine.bank) == 3
-    )
+    assert "Kept." in text_of(Distil(session).keep(visitor()).status)
+    assert len(session.engine.bank) == 3
     run = session.visit(visitor()).runs["distil"]
     assert run.pressed and run.asked.problem == BO and run.scene.distilled is None, (
         "and the press is as it was"
@@ -196,17 +185,13 @@ def test_a_refused_press_leaves_what_goes_on_under_it_and_its_stop(session: AppS
     )
     trial, again = Distil(session).compare.begin(visitor()), Solve(session).replay.begin(visitor())
     next(trial)
-    assert (
-        distil_pressed(session, " ")[0].stop_button["interactive"]
-        and solve_pressed(session, " ")[0].stop_button["interactive"]
-    )
+    assert distil_pressed(session, " ")[0].stop_button["interactive"]
+    assert solve_pressed(session, " ")[0].stop_button["interactive"]
     assert 'class="column"' in text_of(list(trial)[-1]) and "same tokens" in text_of(
         list(again)[-1]
     )
-    assert (
-        not distil_pressed(session, " ")[0].stop_button["interactive"]
-        and not solve_pressed(session, " ")[0].stop_button["interactive"]
-    )
+    assert not distil_pressed(session, " ")[0].stop_button["interactive"]
+    assert not solve_pressed(session, " ")[0].stop_button["interactive"]
 
 
 # ---------- solve
@@ -237,11 +222,9 @@ def test_a_refused_question_leaves_the_last_answer(
     assert [shown.other, *beside] == [gr.skip()] * 3, "what was compared and said stays, too"
     assert last_receipt(session.visit(visitor())).problem.text == ANN
     page = arrived(session, visitor())
-    assert (
-        page["problem"] == ANN
-        and page["columns"] == columns
-        and "alert" not in text_of(page["status"])
-    )
+    assert page["problem"] == ANN
+    assert page["columns"] == columns
+    assert "alert" not in text_of(page["status"])
 
 
 def test_a_refused_question_does_not_end_the_one_that_is_answered(session: AppSession) -> None:
@@ -249,11 +232,9 @@ def test_a_refused_question_does_not_end_the_one_that_is_answered(session: AppSe
     stream = pressed(Solve, session, visitor(), SLOWLY, "auto", None, *SETTINGS)
     next(stream), next(stream)
     shown, *_ = solve_pressed(session, " ")
-    assert (
-        "The problem is empty" in text_of(shown.status)
-        and shown.stop_button["interactive"]
-        and not shown.press_button["interactive"]
-    )
+    assert "The problem is empty" in text_of(shown.status)
+    assert shown.stop_button["interactive"]
+    assert not shown.press_button["interactive"]
     assert session.visit(visitor()).busy("solve") and "The problem is empty" in text_of(
         next(stream).status
     ), "it can be read"
@@ -267,11 +248,9 @@ def test_an_answer_that_was_left_by_a_link_does_not_come_back_under_the_problem_
     asked(session)
     arrived(session, visitor(problem=BO))
     shown, *_ = solve_pressed(session, BO, "chosen")
-    assert (
-        "Choose a memory first" in text_of(shown.status)
-        and not shown.receipt
-        and not shown.after["visible"]
-    )
+    assert "Choose a memory first" in text_of(shown.status)
+    assert not shown.receipt
+    assert not shown.after["visible"]
     solve_pressed(session, BO)
     assert not Solve(session).stop(visitor()).receipt, "nor when the press is stopped in the queue"
     asked(session)
@@ -298,11 +277,9 @@ def test_a_question_without_a_turn_leaves_the_last_answer(session: AppSession, w
     assert (
         "queue is full" if way == "the queue is full" else "Stopped before it began"
     ) in text_of(back.status)
-    assert (
-        (back.receipt, back.cards) == (last.receipt, last.cards)
-        and back.after["visible"]
-        and back.other == gr.skip()
-    )
+    assert (back.receipt, back.cards) == (last.receipt, last.cards)
+    assert back.after["visible"]
+    assert back.other == gr.skip()
     assert arrived(session, visitor())["columns"] == columns
     asked(session, BO)
     assert session.visit(visitor()).columns == [], "they belong to the answer before"
@@ -342,9 +319,8 @@ def test_a_stream_goes_on_while_its_page_is_reloaded(
     page = arrived(visited, AGAIN, TOKEN)
     assert page["guide"] == {"again": ["stream_goes_on"]}
     assert tuple(page[f"stream_{name}"] for name in CONTROLS) == CHOSEN
-    assert (
-        page["stream_stop_button"]["interactive"] and not page["stream_press_button"]["interactive"]
-    )
+    assert page["stream_stop_button"]["interactive"]
+    assert not page["stream_press_button"]["interactive"]
     assert page["stream_curve"]["data"][1]["x"] == [1, 2, 3] and len(page["stream_recent"]) == 4
     assert "replies" in text_of(page["stream_status"]) and "Latent memories" in text_of(
         page["stream_table"]
@@ -362,10 +338,8 @@ def test_stop_after_a_reload_stops_it(visited: AppSession, monkeypatch: pytest.M
     go = going(visited, monkeypatch)
     arrived(visited, AGAIN, TOKEN)
     stopped = Stream(visited).stop(AGAIN)
-    assert (
-        "Stopped after 3 problems of 6. Press Go on" in text_of(stopped.status)
-        and stopped.press_button["value"] == "Go on"
-    )
+    assert "Stopped after 3 problems of 6. Press Go on" in text_of(stopped.status)
+    assert stopped.press_button["value"] == "Go on"
     go.set()
     settle(visited, AGAIN)
     assert len(visited.visit(AGAIN).runs["stream"].scene.results) < 12  # type: ignore[attr-defined]
@@ -399,11 +373,9 @@ def test_a_finished_stream_is_there_after_a_reload_and_for_nobody_else(
     Page(visited).leave(FIRST)
     page = arrived(visited, AGAIN, TOKEN)
     assert page["stream_file"] == str(file) and page["stream_systems"] == ["elm"]
-    assert (
-        page["stream_curve"] == last.curve
-        and page["stream_table"] == last.table
-        and page["stream_recent"] == last.recent
-    )
+    assert page["stream_curve"] == last.curve
+    assert page["stream_table"] == last.table
+    assert page["stream_recent"] == last.recent
     assert (
         Path(page["stream_download"]["value"]).read_text()
         == Path(last.download["value"]).read_text()
@@ -451,11 +423,9 @@ def test_a_reload_with_its_own_problem_in_the_address_goes_on(
     next(pictures), next(pictures)
     Page(visited).leave(FIRST)
     page = arrived(visited, visitor("again", **address), TOKEN)
-    assert (
-        page["guide"] == {"again": ["solve_goes_on"]}
-        and page["problem"] == ANN
-        and page["stop_button"]["interactive"]
-    )
+    assert page["guide"] == {"again": ["solve_goes_on"]}
+    assert page["problem"] == ANN
+    assert page["stop_button"]["interactive"]
     assert "Receipt" in text_of(list(Solve(visited).resume(AGAIN))[-1].receipt)
 
 
@@ -466,11 +436,9 @@ def test_a_link_leaves_the_other_panels_and_an_answer_that_is_there(visited: App
     next(pictures), next(pictures)
     Page(visited).leave(FIRST)
     page = arrived(visited, linked := visitor("linked", problem=BO), TOKEN)
-    assert (
-        page["guide"] == {"again": ["distil_goes_on"]}
-        and page["problem"] == BO
-        and skipped(page["receipt"])
-    )
+    assert page["guide"] == {"again": ["distil_goes_on"]}
+    assert page["problem"] == BO
+    assert skipped(page["receipt"])
     Distil(visited).stop(linked), settle(visited, linked)
     Page(visited).leave(linked)
     page = arrived(visited, visitor("back", problem=ANN), TOKEN)
@@ -512,10 +480,8 @@ def test_a_press_that_waits_in_the_queue_is_not_lost(visited: AppSession, name: 
     Page(visited).leave(FIRST)
     page = arrived(visited, AGAIN, TOKEN)
     assert page["guide"] == {"again": [f"{name}_begins"]} and {k: page[k] for k in form} == form
-    assert (
-        "Waiting for the model" in text_of(page[f"{prefix}status"])
-        and page[f"{prefix}stop_button"]["interactive"]
-    )
+    assert "Waiting for the model" in text_of(page[f"{prefix}status"])
+    assert page[f"{prefix}stop_button"]["interactive"]
     assert all(map(skipped, next(iter(panel(visited).resume(AGAIN))))), (
         "there is nothing yet to go on with"
     )

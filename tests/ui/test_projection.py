@@ -54,9 +54,8 @@ def test_a_linear_plane_projects_keys_of_its_own_length_only() -> None:
     keys, _ = blobs(30)
     plane = pca(keys)
     np.testing.assert_allclose(plane.project(keys[3]), plane.points[3], atol=1e-6)
-    assert (
-        plane.project(keys[3][:5]) is None and Plane(plane.points, "tsne").project(keys[3]) is None
-    )
+    assert plane.project(keys[3][:5]) is None
+    assert Plane(plane.points, "tsne").project(keys[3]) is None
 
 
 @pytest.mark.parametrize(
@@ -64,11 +63,9 @@ def test_a_linear_plane_projects_keys_of_its_own_length_only() -> None:
 )
 def test_too_few_or_equal_keys_give_finite_points(keys: np.ndarray) -> None:
     plane = pca(keys)
-    assert (
-        plane.points.shape == (len(keys), 2)
-        and np.isfinite(plane.points).all()
-        and plane.explained == 1.0
-    )
+    assert plane.points.shape == (len(keys), 2)
+    assert np.isfinite(plane.points).all()
+    assert plane.explained == 1.0
 
 
 # ------------------------------------------------------------------ beside neighbours
@@ -131,11 +128,9 @@ def test_tsne_is_computed_with_progress() -> None:
     said: list[Status] = []
     plane = run(heard(place(keys, "tsne"), said))
     assert plane.method == "tsne" and plane.points.shape == (60, 2) and plane.beside == 0
-    assert (
-        "t-SNE map of 60 memories" in said[-1].text
-        and said[-1].total == 1000
-        and said[-1].done >= 500
-    )
+    assert "t-SNE map of 60 memories" in said[-1].text
+    assert said[-1].total == 1000
+    assert said[-1].done >= 500
     same = [
         np.linalg.norm(
             plane.points[group == g] - plane.points[group == g].mean(axis=0), axis=1
@@ -233,11 +228,9 @@ def test_a_bank_that_grows_one_by_one_is_computed_again_in_the_end(
     assert beside[:5] == [0, 1, 2, 3, 0], (
         "21 to 24 memories, and the 25th is the fourth that is new"
     )
-    assert (
-        max(beside) <= 4
-        and beside.count(0) >= 4
-        and all(len(s.names) == 21 + i for i, s in enumerate(sheets))
-    )
+    assert max(beside) <= 4
+    assert beside.count(0) >= 4
+    assert all(len(s.names) == 21 + i for i, s in enumerate(sheets))
 
 
 @pytest.mark.skipif("umap" not in map_layouts.methods(), reason="needs the extra umap")
@@ -252,11 +245,9 @@ def test_umap_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pca_places_any_number_of_keys(n: int, d: int, seed: int) -> None:
     keys = np.random.default_rng(seed).normal(size=(n, d))
     plane = pca(keys)
-    assert (
-        plane.points.shape == (n, 2)
-        and np.isfinite(plane.points).all()
-        and 0 <= plane.explained <= 1 + 1e-9
-    )
+    assert plane.points.shape == (n, 2)
+    assert np.isfinite(plane.points).all()
+    assert 0 <= plane.explained <= 1 + 1e-9
     if n:
         np.testing.assert_allclose(plane.project(keys[0]), plane.points[0], atol=1e-6)
 

@@ -42,16 +42,12 @@ from tests.ui_samples import (
 def test_solving_streams_and_ends_with_the_receipt(session: AppSession) -> None:
     pictures = asked(session)
     first, last = pictures[0], pictures[-1]
-    assert (
-        first.press_button["interactive"] is False
-        and first.stop_button["interactive"] is True
-        and not first.receipt
-    )
-    assert (
-        "Receipt" in text_of(last.receipt)
-        and last.press_button["interactive"] is True
-        and last.stop_button["interactive"] is False
-    )
+    assert first.press_button["interactive"] is False
+    assert first.stop_button["interactive"] is True
+    assert not first.receipt
+    assert "Receipt" in text_of(last.receipt)
+    assert last.press_button["interactive"] is True
+    assert last.stop_button["interactive"] is False
     assert last.after["visible"] and last.feedback["visible"]
     assert len(last.cards) == 16 + 2 + 1 and len(last.votes) == 2
     assert "Bo has 5 cats" in text_of(last.receipt)
@@ -69,11 +65,9 @@ def test_the_choice_of_memory(session: AppSession, mode: str, words: str) -> Non
 
 def test_this_one_without_a_memory_is_refused(session: AppSession) -> None:
     shown = Solve(session).press(visitor(), ANN, "chosen", None, *SETTINGS)
-    assert (
-        "Choose a memory first" in text_of(shown.status)
-        and shown.press_button["interactive"]
-        and not shown.stop_button["interactive"]
-    )
+    assert "Choose a memory first" in text_of(shown.status)
+    assert shown.press_button["interactive"]
+    assert not shown.stop_button["interactive"]
     assert next(Solve(session).begin(visitor())) == SolveView(), "it has no turn"
     assert session.engine.shared["closed"] == 0
 
@@ -91,16 +85,12 @@ def test_what_is_looked_up_is_said_as_it_is(session: AppSession) -> None:
             if run.scene.retrieval is not None:
                 break
         said[mode] = dict(panel.draw(session, visit, run, True).status)["hits"]
-    assert (
-        "Memories are off" in said["off"]
-        and "Nearest memory" in said["auto"]
-        and "too far" in said["auto"]
-    )
-    assert (
-        "Chosen by you" in said["chosen"]
-        and "too far" not in said["chosen"]
-        and train in said["chosen"]
-    )
+    assert "Memories are off" in said["off"]
+    assert "Nearest memory" in said["auto"]
+    assert "too far" in said["auto"]
+    assert "Chosen by you" in said["chosen"]
+    assert "too far" not in said["chosen"]
+    assert train in said["chosen"]
     receipt = text_of(asked(session, mode="chosen", memory=train)[-1].receipt)
     assert "by you" in receipt and "looked up" not in receipt and "Lead over" not in receipt
 
@@ -113,10 +103,8 @@ def test_an_over_long_problem_is_refused_and_not_cut(panel: Any) -> None:
     )
     given = ("auto", None, *SETTINGS) if panel is Solve else (*SETTINGS, *more)
     last = list(pressed(panel, session, visitor(), "x" * 201, *given))[-1]
-    assert (
-        "201 characters and the limit is 200" in text_of(last.status)
-        and session.engine.shared["closed"] == 0
-    )
+    assert "201 characters and the limit is 200" in text_of(last.status)
+    assert session.engine.shared["closed"] == 0
 
 
 @pytest.mark.parametrize(
@@ -181,11 +169,9 @@ def test_a_visitor_who_leaves_stops_their_run(session: AppSession) -> None:
     Page(session).leave(visitor("gone"))
     list(stream)
     run.thread.join(20)
-    assert (
-        session.engine.shared["open"] == 0
-        and "gone" not in session.visits
-        and len(session.visits) == 0
-    )
+    assert session.engine.shared["open"] == 0
+    assert "gone" not in session.visits
+    assert len(session.visits) == 0
 
 
 def test_at_most_eight_pictures_a_second() -> None:
@@ -231,11 +217,9 @@ def test_distil_try_keep_and_try_again(session: AppSession, quick_pictures: None
 def test_the_nearest_examples_are_offered_first(session: AppSession) -> None:
     text = next(t for t, p in session.examples.items() if visits.family(p) == "change")
     offered = distilled(session, text)[-1].on["choices"]
-    assert (
-        offered[:2] == [distil.ALL, distil.SAME]
-        and len(offered) == len(session.examples) + 2
-        and text not in offered[2:7]
-    )
+    assert offered[:2] == [distil.ALL, distil.SAME]
+    assert len(offered) == len(session.examples) + 2
+    assert text not in offered[2:7]
     assert sum(visits.family(session.examples[t]) == "change" for t in offered[2:7]) >= 3
 
 
@@ -473,10 +457,8 @@ def test_before_and_after_stops_in_the_midst_of_its_problems(
     while not any(key.startswith("row-") for key, _ in next(stream)):
         pass  # the first problem
     Distil(session).stop(visitor())
-    assert (
-        "Stopped" in text_of(list(stream)[-1])
-        and not Distil(session).still_going(visitor())["interactive"]
-    )
+    assert "Stopped" in text_of(list(stream)[-1])
+    assert not Distil(session).still_going(visitor())["interactive"]
 
 
 # ---------- Stop is there as long as something goes on or waits
@@ -578,7 +560,5 @@ def test_the_star_is_the_answered_problem_or_none(
     asked(session, BO)
     assert session.visit(visitor()).star.text == BO
     monkeypatch.setattr(solve, "star_of", lambda *_: 1 / 0)
-    assert (
-        "Receipt" in text_of(asked(session, ANN)[-1].receipt)
-        and session.visit(visitor()).star is None
-    )
+    assert "Receipt" in text_of(asked(session, ANN)[-1].receipt)
+    assert session.visit(visitor()).star is None

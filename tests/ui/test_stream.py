@@ -48,10 +48,8 @@ def test_a_stream_grows_and_ends_with_results_to_download(session: AppSession) -
     pictures = streamed(session)
     first, last = pictures[0], pictures[-1]
     assert first.press_button["interactive"] is False and first.stop_button["interactive"] is True
-    assert (
-        "Done: 6 problems answered." in text_of(last.status)
-        and last.press_button["interactive"] is True
-    )
+    assert "Done: 6 problems answered." in text_of(last.status)
+    assert last.press_button["interactive"] is True
     assert [line["name"] for line in last.curve["data"]] == [
         "Alone, one attempt",
         "Latent memories",
@@ -71,11 +69,9 @@ def test_problems_are_shown_one_by_one_with_what_was_learnt(session: AppSession)
     last = streamed(session)[-1]
     assert [key for key, _ in last.recent] == [f"problem-{i}" for i in range(5, -1, -1)]
     newest = last.recent[0][1]
-    assert (
-        "correct answer" in newest
-        and "Latent memories" in newest
-        and "with “a memory”, similarity 0.75" in newest
-    )
+    assert "correct answer" in newest
+    assert "Latent memories" in newest
+    assert "with “a memory”, similarity 0.75" in newest
     assert "Nothing learnt: toys leave no soft prompt" in newest
 
 
@@ -118,11 +114,9 @@ def test_a_stopped_stream_goes_on_where_it_was_and_ends_the_same(
         assert reached.wait(20)
         stopped = Stream(session).stop(visitor())
         assert "Stopped after 3 problems of 6. Press Go on" in text_of(stopped.status)
-        assert (
-            stopped.press_button["value"] == "Go on"
-            and stopped.download["visible"]
-            and stopped.again["visible"]
-        )
+        assert stopped.press_button["value"] == "Go on"
+        assert stopped.download["visible"]
+        assert stopped.again["visible"]
         go.set()
         settle(session)
     assert 7 <= len(feed_of(session).results) < 12
@@ -167,11 +161,9 @@ def test_an_uploaded_set_is_checked_line_by_line(session: AppSession, tmp_path: 
     file.write_text("\n".join(lines))
     last = streamed(session, file=file, size=6)[-1]
     said = text_of(last.status)
-    assert (
-        "Left out 2" in said
-        and "line 2 is not JSON" in said
-        and "line 3: the problem has 4001 characters" in said
-    )
+    assert "Left out 2" in said
+    assert "line 2 is not JSON" in said
+    assert "line 3: the problem has 4001 characters" in said
     assert "Done: 2 problems answered." in said
     page = text_of(last.recent) + said
     assert "<img" not in page and "&lt;img" in page and "&lt;b&gt;" in page
@@ -427,17 +419,13 @@ def test_a_stream_of_another_device_can_be_begun_again(
         "Begin again" in said
     )
     assert "--out" not in said and str(session.engine.settings.bank.parent) not in said
-    assert (
-        stuck.again["visible"] is True
-        and stuck.press_button["value"] == "Start"
-        and stuck.download["visible"] is False
-    )
+    assert stuck.again["visible"] is True
+    assert stuck.press_button["value"] == "Start"
+    assert stuck.download["visible"] is False
     again = Stream(session).restored(session, session.visit(visitor()))["again"]
     assert again["visible"] is True, "after a reload, too"
-    assert (
-        "Done: 2 problems answered." in text_of(streamed(session, size=2, again=True)[-1].status)
-        and len(replies) == 8
-    )
+    assert "Done: 2 problems answered." in text_of(streamed(session, size=2, again=True)[-1].status)
+    assert len(replies) == 8
 
 
 def test_what_another_process_writes_to_is_not_forgotten(session: AppSession) -> None:

@@ -346,10 +346,8 @@ def test_columns_share_their_colours() -> None:
     r = receipt()
     [[_, html]] = views_receipt.compare_columns([("without", r.zero_shot), ("with", r.memory)])
     assert "The answers differ." in html
-    assert (
-        html.index("c0") < html.index("c1")
-        and views_receipt.compare_columns([("one", r.zero_shot)]) == []
-    )
+    assert html.index("c0") < html.index("c1")
+    assert views_receipt.compare_columns([("one", r.zero_shot)]) == []
 
 
 def test_the_table_shows_what_was_found_and_marks() -> None:
@@ -394,21 +392,19 @@ def test_the_line_at_the_top_tells_what_is_going_on() -> None:
         return Tags(str(about.header_facts(*args, **more))).text
 
     s = Settings(hosted=False)
-    assert (
-        "ready" in line(s, True, 1)
-        and "1 memory" in line(s, True, 1)
-        and "2 memories" in line(s, True, 2)
-    )
+    assert "ready" in line(s, True, 1)
+    assert "1 memory" in line(s, True, 1)
+    assert "2 memories" in line(s, True, 2)
     assert "loads at first use" in line(s, False, 0)
     loading = Status(f"Downloading {s.model} from the hub: 12 of 491 MB", 12, 491)
     assert "Downloading from the hub: 12 of 491 MB" in line(s, False, 0, status=loading)
     assert "0.5b Loading the model" in line(
         s, False, 6, status=Status(f"Loading {s.model} into memory")
     )
-    assert (
-        "Loading minilm" in (text := line(s, False, 6, status=Status("Loading minilm into memory")))
-        and "into" not in text
+    assert "Loading minilm" in (
+        text := line(s, False, 6, status=Status("Loading minilm into memory"))
     )
+    assert "into" not in text
     assert "could not be loaded: no network" in line(s, False, 0, error="no network")
     assert "of them yours" not in line(s, True, 5) and "3 of them yours" in line(
         Settings(hosted=True), True, 5, 3
@@ -432,11 +428,9 @@ def test_where_memories_are_kept_is_told_as_it_is() -> None:
     )
     assert "can be forgotten" in kept() and "can be forgotten" not in kept(True, 20)
     assert "latentmem receipts" not in kept(), "a page quotes no command line"
-    assert (
-        "at most 20" in kept(True, 20)
-        and "nobody else sees them" in kept(True, 20)
-        and "/data" not in kept(True, 20)
-    )
+    assert "at most 20" in kept(True, 20)
+    assert "nobody else sees them" in kept(True, 20)
+    assert "/data" not in kept(True, 20)
 
 
 @pytest.mark.parametrize(

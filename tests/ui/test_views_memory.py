@@ -177,10 +177,8 @@ def test_an_event_with_a_kept_receipt_opens_it() -> None:
         event("used", receipt_id="r2"),
     ]
     html = str(memory.verdicts(events, {"p1": "From the bank"}.get, kept))
-    assert (
-        html.count("data-receipt=") == 1
-        and 'href="?memory=m1&amp;receipt=r2" data-receipt="r2"' in html
-    )
+    assert html.count("data-receipt=") == 1
+    assert 'href="?memory=m1&amp;receipt=r2" data-receipt="r2"' in html
     assert "What was asked &lt;b&gt;then" in html and "From the bank" not in html, (
         "what was asked is in the receipt"
     )
@@ -188,11 +186,9 @@ def test_an_event_with_a_kept_receipt_opens_it() -> None:
         "one without a receipt asks again"
     )
     listed = str(memory.event_list(events, kept=kept))
-    assert (
-        listed.count('data-receipt="r2"') == 2
-        and "<code>r1</code>" in listed
-        and 'data-receipt="r1"' not in listed
-    )
+    assert listed.count('data-receipt="r2"') == 2
+    assert "<code>r1</code>" in listed
+    assert 'data-receipt="r1"' not in listed
 
 
 def stored(text: str, back: str = "") -> tuple[Any, str]:
@@ -205,10 +201,8 @@ def stored(text: str, back: str = "") -> tuple[Any, str]:
 
 def test_a_stored_receipt_has_a_way_back_and_says_what_was_cut() -> None:
     receipt, html = stored("Ann has 4 cats. How many legs?", "m1")
-    assert (
-        f'<h3 tabindex="-1" data-focus="{receipt.id}"' in html
-        and 'data-memory="m1">Back to the memory' in html
-    )
+    assert f'<h3 tabindex="-1" data-focus="{receipt.id}"' in html
+    assert 'data-memory="m1">Back to the memory' in html
     text = Tags(html).text
     for part in (
         receipt.problem.text,
@@ -289,10 +283,8 @@ def test_other_verdicts_are_told_below_those_that_decided() -> None:
         event("feedback", detail=right),
         event("feedback", receipt_id="r2", detail=wrong),
     )
-    assert (
-        html.count("<li") == 1
-        and "Of the other answers for which it was tried, 1 was judged wrong" in html
-    )
+    assert html.count("<li") == 1
+    assert "Of the other answers for which it was tried, 1 was judged wrong" in html
     assert "other answers" not in told(event("hurt"), event("feedback", detail=wrong))
 
 
@@ -313,10 +305,8 @@ def test_the_page_does_not_deny_a_verdict() -> None:
         "feedback",
     }
     page = text_of(click(session, {"id": slip.used.memory_id}).body)
-    assert (
-        "1 was judged right; the model alone gave the same answer" in page
-        and "Nobody has said" not in page
-    )
+    assert "1 was judged right; the model alone gave the same answer" in page
+    assert "Nobody has said" not in page
 
 
 def test_however_many_answers_came_since_all_verdicts_are_read() -> None:
@@ -345,16 +335,12 @@ def test_the_table_can_be_ticked_and_says_what_it_shows() -> None:
     infos = engine.bank.infos()
     table, found = memory.found_table, [i for i in infos if i.id == m.id]
     html = text_of(table(infos, found, m.id, {m.id: ("keep", "old")}))
-    assert (
-        html.count("data-pick=") == 1
-        and 'class="chosen" aria-current="true"' in html
-        and "1 of 2 memories" in html
-    )
-    assert (
-        "Select the 1 found" in html
-        and "keep" in html
-        and "Select all" in text_of(table(infos, infos))
-    )
+    assert html.count("data-pick=") == 1
+    assert 'class="chosen" aria-current="true"' in html
+    assert "1 of 2 memories" in html
+    assert "Select the 1 found" in html
+    assert "keep" in html
+    assert "Select all" in text_of(table(infos, infos))
     long = text_of(table(infos * 60, infos * 60))
     assert long.count("<tr data-id") == memory.SHOWN and "The newest 100 are shown" in long
 
@@ -364,22 +350,18 @@ def test_the_selected_have_a_mean() -> None:
     infos = engine.bank.infos()
     mean = sum(i.majority_ratio for i in infos) / 2
     html = text_of(memory.selected(infos))
-    assert (
-        "2 memories selected" in html
-        and f"Mean agreement {views.percent(mean)}" in html
-        and "1 pets" in html
-    )
+    assert "2 memories selected" in html
+    assert f"Mean agreement {views.percent(mean)}" in html
+    assert "1 pets" in html
     assert memory.selected(()) == []
 
 
 def test_the_nearest_words_show_their_blanks_and_their_caveat() -> None:
     rows = [[Word(1, " the", 0.71), Word(2, "\n", 0.5)], [Word(3, "", 0.1), Word(4, "\x07", 0.1)]]
     html = text_of(memory.words_table(rows))
-    assert (
-        "␣the" in html
-        and "⏎" in html
-        and "(nothing)" in html
-        and "0.71" in html
-        and "only neighbours" in html
-    )
+    assert "␣the" in html
+    assert "⏎" in html
+    assert "(nothing)" in html
+    assert "0.71" in html
+    assert "only neighbours" in html
     assert memory.words_table([]) == []

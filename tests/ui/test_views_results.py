@@ -42,11 +42,9 @@ def test_the_agreement_of_the_kept_prompt_is_marked_where_it_was_seen() -> None:
             [a["text"] for a in figure["layout"]["annotations"]],
         )
         curve = dict(zip(figure["data"][0]["x"], figure["data"][0]["y"], strict=True))
-        assert (
-            curve[line["x0"]] == agreement
-            and line["x0"] == line["x1"]
-            and line["yref"] == "y domain"
-        )
+        assert curve[line["x0"]] == agreement
+        assert line["x0"] == line["x1"]
+        assert line["yref"] == "y domain"
         assert f"kept: after step {best}" in words and line["x0"] == best
         first, *others = str(distillation.sparklines(seen, best)).split("<figure")[1:]
         dots = [s.partition('<circle cx="')[2].partition('"')[0] for s in (first, *others)]
@@ -67,11 +65,9 @@ def test_the_curve_begins_with_the_untrained_prompt_and_the_table_ends_with_the_
     start = distillation.curve_figure(steps(6), best=0)["layout"]
     assert "kept: the start" in [a["text"] for a in start["annotations"]]
     [[_, table]] = distillation.steps_table(steps(6))
-    assert (
-        table.count('<th scope="row">check</th>') == 1
-        and "<td>–</td><td>–</td>" in table
-        and '<th scope="row">6</th>' not in table
-    )
+    assert table.count('<th scope="row">check</th>') == 1
+    assert "<td>–</td><td>–</td>" in table
+    assert '<th scope="row">6</th>' not in table
 
 
 def test_words_over_the_curves_are_in_ink() -> None:
@@ -107,11 +103,9 @@ def test_time_left_and_how_much_is_done() -> None:
     assert left(trained) == pytest.approx(2 * 2.0 + 1.1) and share(trained, 5) == pytest.approx(
         4 / 7
     )
-    assert (
-        left(distilling(5)) == pytest.approx(1.1)
-        and left(distilling(6)) == 0
-        and share(distilling(6), 5) == 1
-    )
+    assert left(distilling(5)) == pytest.approx(1.1)
+    assert left(distilling(6)) == 0
+    assert share(distilling(6), 5) == 1
 
 
 def test_what_is_happening_in_plain_words() -> None:
@@ -119,14 +113,11 @@ def test_what_is_happening_in_plain_words() -> None:
     assert words(Scene(), 5)[0] == "Starting…"
     assert "First vote: 2 of 2 attempts finished" in words(distilling(0), 5)[0]
     writing = distilling(1, Delta(0, "x", "memory"))
-    assert (
-        words(writing, 5)[0].startswith("Step 2 of 5: 0 of") and "rewarded" in words(writing, 5)[1]
-    )
+    assert words(writing, 5)[0].startswith("Step 2 of 5: 0 of")
+    assert "rewarded" in words(writing, 5)[1]
     training = distilling(1, Status("Training step 2 of 5", 1, 2))
-    assert (
-        words(training, 5)[0] == "Training step 2 of 5"
-        and "stay as they are" in words(training, 5)[1]
-    )
+    assert words(training, 5)[0] == "Training step 2 of 5"
+    assert "stay as they are" in words(training, 5)[1]
     assert words(distilling(5, Delta(0, "x", "memory")), 5)[0].startswith("Final check")
     assert "About" in distillation.distil_status(writing, 5)
 
@@ -182,10 +173,8 @@ def test_what_a_memory_changed_in_one_sentence() -> None:
 def test_latex_in_a_sentence_is_set() -> None:
     s = scene(trace(0, "\\frac{1}{2}"), trace(1, "7"), total=2)
     bar = str(views.scene_vote(s, "zero_shot", "Vote", False))
-    assert (
-        'class="words tx">1 of 2 says \\(\\frac{1}{2}\\), 1 says 7.' in bar
-        and 'aria-label="Vote: 1 of 2 says \\frac' in bar
-    )
+    assert 'class="words tx">1 of 2 says \\(\\frac{1}{2}\\), 1 says 7.' in bar
+    assert 'aria-label="Vote: 1 of 2 says \\frac' in bar
     assert views.formula("7") == "7" and views.formula(None) == "None"
 
 
@@ -241,11 +230,9 @@ def test_no_answer_is_not_the_same_answer() -> None:
         views_receipt.compare_columns([("a", a), ("b", b)])[0][1]
         for a, b in ((none, none), (none, seven), (seven, seven))
     ]
-    assert (
-        "No side has an answer." in words[0]
-        and "The answers differ." in words[1]
-        and "All give the same" in words[2]
-    )
+    assert "No side has an answer." in words[0]
+    assert "The answers differ." in words[1]
+    assert "All give the same" in words[2]
 
 
 @pytest.mark.parametrize(
