@@ -79,9 +79,8 @@ def tiny_engine(monkeypatch: pytest.MonkeyPatch, model: Any = None, **settings: 
         return None if value % 5 == 0 else str(value % 3)
 
     monkeypatch.setattr(rollouts, "extract_boxed", box)
-    whole = (
-        rollouts.Trace
-    )  # a random model rarely ends by itself: let a cut-off trace count as finished
+    # a random model rarely ends by itself: let a cut-off trace count as finished
+    whole = rollouts.Trace
     monkeypatch.setattr(rollouts, "Trace", lambda **k: whole(**{**k, "finished": True}))
     engine = Engine(Settings(**{**QUICK, **settings}), bank=Bank(":memory:"))
     engine._shared.loader._models[Place("tiny", "cpu")] = model or shared_model()

@@ -258,9 +258,8 @@ def test_verify_names_damaged_and_orphan_events(path: Path) -> None:
     with Bank(path) as bank:
         events = bank.events()
         change(path, f"UPDATE events SET kind = 'hurt' WHERE id = '{events[0].id}'")
-        change(
-            path, f"UPDATE events SET memory_id = 'm00' WHERE id = '{events[1].id}'"
-        )  # foreign keys are off there
+        # foreign keys are off there
+        change(path, f"UPDATE events SET memory_id = 'm00' WHERE id = '{events[1].id}'")
         told = " ".join(bank.verify().problems)
         assert f"Event {events[0].id} is damaged" in told
         assert f"Event {events[1].id} belongs to memory m00, which is not in the bank" in told

@@ -80,9 +80,8 @@ def test_a_run_takes_turns_writes_rows_and_can_be_resumed(
     )
     again = list(runner.run([SPEC], TINY, 3, file, resume=True))
     assert len(again) == 1 and isinstance(again[0], Status) and "already in" in again[0].text
-    other = list(
-        runner.run([replace(SPEC, peer="")], TINY, 1, file, resume=True)
-    )  # other settings: measured again
+    # other settings: measured again
+    other = list(runner.run([replace(SPEC, peer="")], TINY, 1, file, resume=True))
     assert other[-1].ours == 9
 
 

@@ -139,9 +139,8 @@ def test_a_receipt_can_be_written_and_replayed(cli: Terminal, tmp_path: Path) ->
     Bank(tmp_path / "bank.sqlite").close()
     assert "Receipt r1 is confirmed: the same 36 tokens" in cli.ok("replay", str(file))
     assert cli.asked == ("replay", RECEIPT)
-    file.write_text(
-        cli.ok("answer", ONE, "--json"), encoding="utf-8"
-    )  # a whole stream: its last receipt counts
+    # a whole stream: its last receipt counts
+    file.write_text(cli.ok("answer", ONE, "--json"), encoding="utf-8")
     cli.ok("replay", str(file))
     assert cli.asked == ("replay", RECEIPT)
     assert "cannot be read" in cli.fails("replay", str(tmp_path / "none"))
@@ -176,9 +175,8 @@ def test_a_receipt_with_what_is_no_number_is_refused(cli: Terminal, tmp_path: Pa
     hit = whole["used"] | {"similarity": "nan"}
     file.write_text(json.dumps(whole | {"used": hit, "hits": [hit]}), encoding="utf-8")
     assert "similarity: Input should be a finite number" in cli.fails("replay", str(file))
-    file.write_text(
-        json.dumps(whole | {"answer": "Infinity"}), encoding="utf-8"
-    )  # an answer may be that
+    # an answer may be that
+    file.write_text(json.dumps(whole | {"answer": "Infinity"}), encoding="utf-8")
     cli.ok("replay", str(file))
 
 

@@ -360,9 +360,8 @@ def test_keys_of_another_length_cost_no_answer(taught):
 
 def test_what_cannot_be_is_said_before_any_work(taught, tmp_path):
     (tmp_path / "file").write_text("")
-    other = taught.changed(
-        bank=tmp_path / "file" / "b.sqlite"
-    )  # a bank that is named takes the place of the one given
+    # a bank that is named takes the place of the one given
+    other = taught.changed(bank=tmp_path / "file" / "b.sqlite")
     with pytest.raises(LatentmemError, match="cannot be opened"):
         next(other.distil(Q))
     assert taught.changed(bank=tmp_path / "b.sqlite").bank.path == str(tmp_path / "b.sqlite")

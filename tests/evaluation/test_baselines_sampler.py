@@ -82,9 +82,8 @@ def test_a_hit_costs_what_the_miss_cost(engine, tmp_path):
 
 def test_rows_share_rollouts(factory):
     """vote_n's first traces are zero_shot's, and elm's own side is zero_shot."""
-    vote6 = AnswerMode(
-        "vote", 6, VOTE.temperature
-    )  # whatever the recipe's temperature: a vote is the same for all rows
+    # whatever the recipe's temperature: a vote is the same for all rows
+    vote6 = AnswerMode("vote", 6, VOTE.temperature)
     assert factory.recipe.temperature != VOTE.temperature
     six = [r.traces for r in factory.make("zero_shot").reply(problems(3), vote6)]
     nine = [r.traces for r in factory.make("vote_n").reply(problems(3), ONE)]

@@ -161,9 +161,8 @@ def test_generated_families_are_seeded_and_their_answers_can_be_compared() -> No
     assert not {p.text for p in one.problems} & {
         p.text for p in load("rg:chain_sum?size=5&seed=1001").problems
     }
-    near = load(
-        "rg:chain_sum?size=5&seed=2"
-    )  # four of its five are those of seed 1, under other ids
+    # four of its five are those of seed 1, under other ids
+    near = load("rg:chain_sum?size=5&seed=2")
     assert len(apart(one, near).problems) == 1 and not {p.id for p in one.problems} & {
         p.id for p in near.problems
     }

@@ -175,9 +175,8 @@ def test_the_vote_of_equal_tokens_by_hand() -> None:
     assert (base.tokens, row.tokens) == (40, 120), "a trace of the model alone has 10 tokens"
     assert metrics.equal_votes(base, [base, row]) == 1
     assert metrics.equal_votes(row, [base, row]) == 3
-    assert (
-        metrics.equal_votes(replace(row, learn_tokens=200), [base, row]) == 8
-    )  # (120 + 200) / 4 problems / 10 tokens
+    # (120 + 200) / 4 problems / 10 tokens
+    assert metrics.equal_votes(replace(row, learn_tokens=200), [base, row]) == 8
     assert metrics.equal_votes(replace(row, tokens=1), [base, row]) == 1, (
         "a vote has a trace at least"
     )

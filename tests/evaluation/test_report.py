@@ -176,9 +176,8 @@ def test_the_page_needs_nothing_else_and_carries_plotly_once(folder: Path) -> No
 
 def test_nothing_foreign_becomes_markup(folder: Path) -> None:
     html = (folder / "report.html").read_text()
-    body = re.sub(
-        r"<script>.*?</script>", "", html, flags=re.S
-    )  # our own scripts, plotly's among them
+    # our own scripts, plotly's among them
+    body = re.sub(r"<script>.*?</script>", "", html, flags=re.S)
     assert "alert(1)</script>" not in body and "<b>&" not in body
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in body
     figures = re.findall(

@@ -239,9 +239,8 @@ def test_canonical_is_idempotent(text):
 @given(NOTATION, NOTATION)
 def test_same_answer_is_reflexive_and_symmetric(a, b):
     original = sympy_worker.compare
-    sympy_worker.compare = (
-        lambda left, right: False
-    )  # what math-verify says is symmetric by construction
+    # what math-verify says is symmetric by construction
+    sympy_worker.compare = lambda left, right: False
     try:
         assert same_answer(a, a) and same_answer(b, b)
         assert same_answer(a, b) == same_answer(b, a)

@@ -103,9 +103,8 @@ def test_decided_means_that_no_completion_changes_the_label(case):
         vote(ended + traces(*rest, rows=open_rows)).label
         for rest in product(["1", "2", "3", "4", None], repeat=still_open)
     }
-    unchanged = all(
-        label == now.label for label in outcomes
-    )  # each answer is written in one way here
+    # each answer is written in one way here
+    unchanged = all(label == now.label for label in outcomes)
     assert now.decided == (unchanged if still_open else True)
 
 

@@ -121,10 +121,8 @@ def test_a_gguf_becomes_a_folder_that_loads(
     expected = torch.from_numpy(tensors["token_embd.weight"]).to(torch.bfloat16)
     assert torch.equal(model.get_input_embeddings().weight, expected)
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    assert model.generation_config.eos_token_id == [
-        2,
-        0,
-    ]  # a turn's end, a text's end, and not the text '</s>'
+    # a turn's end, a text's end, and not the text '</s>'
+    assert model.generation_config.eos_token_id == [2, 0]
 
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     ids = tokenizer("<|im_start|>a12   34<|im_end|>", add_special_tokens=False).input_ids
@@ -205,9 +203,8 @@ def test_a_language_model_loads_quickly_and_offline(
     first = resolve.ensure(name)
     no_network_and_no_process(monkeypatch)
     assert resolve.ensure(name) == first
-    AutoModelForCausalLM.from_pretrained(
-        first.path, dtype=torch.bfloat16
-    )  # the library's own imports
+    # the library's own imports
+    AutoModelForCausalLM.from_pretrained(first.path, dtype=torch.bfloat16)
     begun = time.process_time()  # which a busy machine hardly lengthens
     model = AutoModelForCausalLM.from_pretrained(first.path, dtype=torch.bfloat16)
     assert time.process_time() - begun < 10

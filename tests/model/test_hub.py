@@ -143,9 +143,8 @@ def test_any_hub_id_works_and_is_then_offline(
     assert got.label == "model"
     assert pinned.fingerprint == got.fingerprint
     assert pinned.path != got.path
-    assert (
-        resolve.ensure(str(got.path)).fingerprint == got.fingerprint
-    )  # the same files as a local folder
+    # the same files as a local folder
+    assert resolve.ensure(str(got.path)).fingerprint == got.fingerprint
     assert resolve.describe("someone/model")["present"]
     no_network_and_no_process(monkeypatch)
     assert resolve.ensure("someone/model") == got

@@ -309,9 +309,8 @@ def test_what_a_gpu_has_beside_the_weights(monkeypatch, tied):
     """3 layers of (4 + 2 * 2) * 8 x 32 + 32 x 32 + 96 x 32 + 32 x 48 numbers, 258 x 32 words; 2 * 3
     * 2 * 8 a position."""
     body = tiny_model(tie_word_embeddings=tied).body
-    monkeypatch.setattr(
-        "torch.cuda.mem_get_info", lambda _: (123, 10_000_000)
-    )  # free at the moment, and in all
+    # free at the moment, and in all
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (123, 10_000_000))
     assert body.spare == 10_000_000 - 4 * (
         3 * (2048 + 1024 + 3072 + 1536) + 8256 * (1 if tied else 2)
     )

@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 SIZES = {"wide": (1440, 900, 1), "phone": (390, 844, 2)}  # width, height, device pixels a pixel
 SMALL = 80_000  # bytes of a screenshot, as a rule
 ANIMATION = 1_500_000  # bytes
-STILL, LEAST_WIDTH = (
-    8.0,
-    560,
-)  # seconds a page has to come to rest; pixels an animation is not made smaller than
+# seconds a page has to come to rest; pixels an animation is not made smaller than
+STILL, LEAST_WIDTH = (8.0, 560)
 
 
 def resize(page: Page, size: str) -> None:

@@ -111,9 +111,8 @@ def test_what_is_asked_leaves_nothing_with_the_shared_bank(session: AppSession) 
 
 
 def test_a_receipt_is_shown_to_whoever_asked_and_to_nobody_else(session: AppSession) -> None:
-    keepers = list(session.engine.answer(Problem(BO.replace("Bo", "Cy"))))[
-        -1
-    ]  # before the app was shared
+    # before the app was shared
+    keepers = list(session.engine.answer(Problem(BO.replace("Bo", "Cy"))))[-1]
     assert session.engine.bank.receipt(keepers.id).used is not None
     mine = Endpoints(session.at(visitor("a"))).solve(ANN, request=visitor("a"))["id"]
     assert Endpoints(session.at(visitor("a"))).receipt(mine)["answer"]
@@ -354,9 +353,8 @@ def test_nobody_passes_by_the_queue_of_a_shared_app(session: AppSession) -> None
 
 # ---------- what visitors share, and what they must not
 def test_tools_and_a_shared_app_do_not_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        server, "find_spec", lambda name: object()
-    )  # whether or not the extra is installed
+    # whether or not the extra is installed
+    monkeypatch.setattr(server, "find_spec", lambda name: object())
     with pytest.raises(LatentmemError, match="LATENTMEM_MCP=0") as caught:
         launch_options(FakeEngine(Settings(mcp=True, hosted=True)))  # type: ignore[arg-type]
     assert str(caught.value).count(". ") == 0 and "one visitor" in str(caught.value)

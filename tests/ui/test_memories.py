@@ -84,9 +84,8 @@ def test_a_problem_is_placed_with_edges_to_its_neighbours(session: AppSession) -
     )
     assert "true similarities" in text_of(last.trust)
     assert "Ann has 3 cats" in last.map["data"][-1]["text"][0]
-    other = handlers.refresh(
-        asks(session, ("", "source", "kv", "pca"))
-    )  # the star was placed by another kind of key
+    # the star was placed by another kind of key
+    other = handlers.refresh(asks(session, ("", "source", "kv", "pca")))
     assert not any(
         d.get("name") == "your problem" for d in other.map["data"]
     ) and "placed by another" in text_of(other.warning)

@@ -107,10 +107,8 @@ def test_no_room_for_a_memory_is_said_before_the_one_that_waits_is_gone() -> Non
     )  # the first fills the room
     assert mine.visit(visitor()).pending is None, "there was no room to begin with"
     mine.engine.bank.delete(mine.engine.bank.infos()[0].id)
-    (
-        distilled(mine, BO),
-        mine.engine.bank.put(mine.visit(visitor()).pending.memory),
-    )  # and now the second, while it waits
+    # and now the second, while it waits
+    (distilled(mine, BO), mine.engine.bank.put(mine.visit(visitor()).pending.memory))
     shown, _ = distil_pressed(mine, ANN)
     assert "more than the 1" in text_of(shown.status) and shown.choice["visible"]
     assert mine.visit(visitor()).pending is not None

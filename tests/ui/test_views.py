@@ -196,9 +196,8 @@ def test_nobody_votes_is_said() -> None:
 
 def test_the_decided_mark_keeps_its_moment() -> None:
     s = scene(trace(0, "7"), trace(1, "7"), trace(2, "7"), trace(3, "8"), total=4)
-    assert s.decided_after == {
-        "zero_shot": 2
-    }  # two more 8 would only draw, and ties go to the earliest
+    # two more 8 would only draw, and ties go to the earliest
+    assert s.decided_after == {"zero_shot": 2}
     assert "decided after 2 of 4" in str(views.scene_vote(s, "zero_shot", "Vote", False))
     two = vote([trace(0, "7"), trace(1, "7")], 2)
     bar = views.vote_bar(two, [0], title="", total=2, finished=2, decided_after=2)

@@ -95,9 +95,8 @@ def test_time_left_and_how_much_is_done() -> None:
     assert left(distilling(2)) == pytest.approx(3 * 2.0 + 1.1) and share(
         distilling(2), 5
     ) == pytest.approx(3 / 7)
-    half = distilling(
-        2, Delta(0, "x", "memory"), trace(0, "7", side="memory")
-    )  # all of it is written, none trained
+    # all of it is written, none trained
+    half = distilling(2, Delta(0, "x", "memory"), trace(0, "7", side="memory"))
     assert left(half) == pytest.approx(2.5 * 2.0 + 1.1) and share(half, 5) == pytest.approx(3.5 / 7)
     trained = distilling(2, Status("Training step 3 of 5", 2, 2))
     assert left(trained) == pytest.approx(2 * 2.0 + 1.1) and share(trained, 5) == pytest.approx(

@@ -69,9 +69,8 @@ class EveryForm:
         some = [t for t in traces if t.finished and lesson.agrees(t) == winners]
         if not some:
             return None
-        weights = torch.full(
-            (len(some),), float(sum(len(t.token_ids) for t in some))
-        )  # the sum, not the mean
+        # the sum, not the mean
+        weights = torch.full((len(some),), float(sum(len(t.token_ids) for t in some)))
         drain(
             policy_gradient(self.model(), [RolloutGroup(lesson.problem, None, some, weights)], 0.8)
         )
@@ -159,9 +158,8 @@ def gradients(
     """Each problem's gradient, the sum of its halves (one may be empty), or of one half."""
     found = []
     for lesson in lessons:
-        halves = (
-            [half] if half >= 0 else [0, 1]
-        )  # where there was one pass, the second part is empty
+        # where there was one pass, the second part is empty
+        halves = [half] if half >= 0 else [0, 1]
         sides = (name,) if name in ALONE else ("winners", "losers")
         parts = {side: _sum([load(work, lesson, h, side) for h in halves]) for side in sides}
         found.append(signal(parts, form, name))

@@ -106,9 +106,8 @@ class PrefixModel(LanguageModel):
             for pad, p in zip(pads, prompts, strict=True)
         ]
         lengths = torch.tensor([len(p) for p in prompts], device=body.device)
-        offsets = (
-            torch.arange(size, device=body.device)[None] - (size + n - lengths)[:, None]
-        )  # [G, size], < 0 at padding
+        # [G, size], < 0 at padding
+        offsets = torch.arange(size, device=body.device)[None] - (size + n - lengths)[:, None]
         visible = torch.cat((offsets.new_ones(len(prompts), n, dtype=torch.bool), offsets >= 0), 1)
         past = _Behind(self.prefix, flow)
         hidden = forward(

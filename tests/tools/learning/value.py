@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 RIDGE = 0.3  # relative to the mean variance of a hidden number
-Group = tuple[
-    Sequence[np.ndarray], np.ndarray
-]  # of one problem: each trace's features [tokens, hidden]; rewards [traces]
+# of one problem: each trace's features [tokens, hidden]; rewards [traces]
+Group = tuple[Sequence[np.ndarray], np.ndarray]
 
 
 def running(states: np.ndarray) -> np.ndarray:
