@@ -44,9 +44,12 @@ def build(engine: Engine) -> gr.Blocks:
     """The whole app over one engine."""
     session = AppSession(engine)
     with Blocks(
-        title="latentmem", analytics_enabled=False, delete_cache=(3600, 24 * 3600), fill_width=True
+        session,
+        title="latentmem",
+        analytics_enabled=False,
+        delete_cache=(3600, 24 * 3600),
+        fill_width=True,
     ) as app:
-        app.latentmem_session = session  # type: ignore[attr-defined]  # for what is not asked through gradio
         api.register(session)  # first, so that they have the plain names
         page = Page(session)
         page.create()

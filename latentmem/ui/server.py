@@ -16,6 +16,7 @@ from . import limits
 
 if TYPE_CHECKING:
     from ..engine import Engine
+    from .session import AppSession
 
 log = logging.getLogger(__name__)
 UNFIT = "What was sent does not fit, or latentmem failed: the server's log says where."
@@ -35,7 +36,21 @@ MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono
 
 
 class Blocks(gr.Blocks):
-    """Gradio's own prints what it cannot read into the log, with a traceback."""
+    """Gradio's own prints what it cannot read into the log, with a traceback, and keeps much of
+    each page."""
+
+    def __init__(self, session: AppSession, **options: Any) -> None:
+        self.latentmem_session = session  # for what is not asked through gradio
+        super().__init__(**options)
+
+    @property
+    def state_holder(self) -> Any:
+        return self._state_holder
+
+    @state_holder.setter
+    def state_holder(self, holder: Any) -> None:
+        limits.lighten(holder, self.latentmem_session.visits)
+        self._state_holder = holder
 
     async def process_api(self, block_fn: Any, inputs: list[Any], *args: Any, **more: Any) -> Any:
         fn = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
@@ -89,7 +104,6 @@ def launch_options(engine: Engine | None = None) -> dict[str, Any]:
         "mcp_server": tools,
         "max_file_size": "32mb" if shared else "512mb",
         "max_threads": 80,
-        "state_session_capacity": 1000,  # pages, at half a MiB each; those of a visit go with it
         "app_kwargs": limits.server_options(Path(get_upload_folder()) if shared else None),
         "allowed_paths": [],
         "blocked_paths": private_paths(settings.bank) if settings is not None else [],

@@ -130,7 +130,7 @@ class Visits:
 
     def __init__(self, most: int = MOST_VISITS, patience: float = PATIENCE) -> None:
         self.most, self.patience = most, patience
-        # frees what gradio keeps of a page, half a MiB; `app.build` knows how
+        # frees what gradio keeps of a page; `app.build` knows how
         self.forget: Callable[[str], None] = lambda name: None
         self._live: OrderedDict[str, Visit] = OrderedDict()
         self._parked: OrderedDict[str, Visit] = OrderedDict()
@@ -143,6 +143,11 @@ class Visits:
 
     def __contains__(self, name: object) -> bool:
         return name in self._live
+
+    def knows(self, page: str) -> bool:
+        """Whether a page is a visitor's, or was before it went."""
+        with self._lock:
+            return page in self._live or any(v.page == page for v in self._parked.values())
 
     def of(self, name: str) -> Visit:
         """The visit of a page or a program, a new one if need be."""

@@ -197,7 +197,6 @@ def test_an_upload_that_nobody_uses_or_that_broke_off_is_not_kept(
 
 
 def test_what_gradio_keeps_of_a_page_goes_with_its_visitor(shared: Shared) -> None:
-    """Half a MiB; gradio would keep that of 10,000 pages."""
     states = shared.app.state_holder.session_data
     visits = shared.app.latentmem_session.visits
     most = visits.most
@@ -211,6 +210,28 @@ def test_what_gradio_keeps_of_a_page_goes_with_its_visitor(shared: Shared) -> No
         assert "page11" not in states
     finally:
         visits.most = most
+
+
+def test_of_refused_pages_gradio_keeps_few_and_of_visitors_all(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradio makes the state of a page before a call is let in, and of 1000 it drops the oldest."""
+    monkeypatch.setattr(limits, "STRANGERS", 3)
+    shared.answer("memories", shared.call("memories", "", None, page="guest"))
+    states, holder = shared.app.state_holder.session_data, shared.app.state_holder
+    for i in range(8):
+        assert shared.call("no_such", page=f"stranger{i}").status_code == 500
+    strangers = [name for name in states if name.startswith("stranger")]
+    assert strangers == ["stranger5", "stranger6", "stranger7"] and "guest" in states
+    assert not list(states["guest"].components), "400 KiB that nothing here reads"
+    assert len(dict.keys(holder.time_last_used)) == 0
+
+
+def test_gradio_does_not_count_calls_for_a_page_that_is_off(shared: Shared) -> None:
+    queue = shared.app._queue
+    for _ in range(3):
+        shared.answer("memories", shared.call("memories", "", None, page="counted"))
+    assert len(queue.event_analytics) <= 1 and not queue.cached_event_analytics_summary["functions"]
 
 
 def test_answers_that_nobody_fetches_go_with_their_visitor(shared: Shared) -> None:
