@@ -16,7 +16,6 @@ from ..pace import Pace
 from .distillation import phase_words, share_done, time_left
 from .html import (
     Fragment,
-    answer_text,
     count,
     doing,
     fragments,
@@ -24,10 +23,9 @@ from .html import (
     notice,
     progress,
     roughly,
-    safe,
     table,
 )
-from .receipt import open_link
+from .receipt import open_link, vote_result
 
 
 @dataclass
@@ -141,7 +139,7 @@ def doing_now(lessons: Lessons, pace: Pace) -> Markup:
         share = (done + share_done(scene, steps) * (done < len(fits))) / max(len(fits), 1)
         now = phase_words(scene, steps)[0]
     hint = now + (f". {roughly(left).capitalize()} left." if left is not None else "")
-    line = Markup('<p class="hint">{}</p>').format(safe(hint))
+    line = Markup('<p class="hint">{}</p>').format(hint)
     return progress(Status(words, share, 1)) + line
 
 
@@ -158,12 +156,10 @@ def standing(lessons: Lessons, pace: Pace) -> Markup:
         return notice(("Stopped. " if lessons.stopped else "") + words)
     learnt = [row for row in rows if row.memory and not row.known]
     if lessons.fit:
-        seconds = _times(pace.distil(s, voted=True), len(lessons.fit))
-        words = f"{len(lessons.fit)} of {count(len(rows), 'problem')} can be learnt from"
+        seconds, fit = _times(pace.distil(s, voted=True), len(lessons.fit)), len(lessons.fit)
+        words = f"{fit} of {count(len(rows), 'problem')} can be learnt from"
         if learnt:
-            words = (
-                f"{len(learnt)} of {count(len(rows), 'problem')} learnt, {len(lessons.fit)} left"
-            )
+            words = f"{len(learnt)} of {count(len(rows), 'problem')} learnt, {fit} left"
         return notice(("Stopped. " if lessons.stopped else "") + words + f"{_about(seconds)}.")
     return notice(summary(rows), "good" if learnt else "info")
 
@@ -193,19 +189,14 @@ def lessons_table(lessons: Lessons, running: bool) -> list[Fragment]:
     lines = []
     for i, row in enumerate(lessons.rows):
         at_work = running and i == lessons.at and row.open
-        text = Markup('<span class="tx">{}</span>').format(safe(row.problem.text))
+        text = Markup('<span class="tx">{}</span>').format(row.problem.text)
         lines.append((text, _vote(row.vote), _became(row, lessons, at_work)))
     heads = ("Problem", "Vote", "Outcome")
     return fragments(("lessons", table("Your problems", heads, lines, "lessons")))
 
 
 def _vote(vote: Vote | None) -> Markup:
-    if vote is None:
-        return Markup("–")
-    if vote.abstained:
-        return Markup("no answer")
-    size = vote.clusters[0].size
-    return Markup("{} <b>{} of {}</b>").format(answer_text(vote.label), size, vote.total)
+    return Markup("–") if vote is None else vote_result(vote, "no answer")
 
 
 def _became(row: Lesson, lessons: Lessons, at_work: bool) -> Markup:
@@ -215,11 +206,11 @@ def _became(row: Lesson, lessons: Lessons, at_work: bool) -> Markup:
     if at_work:
         return Markup('<span class="chip">at work</span>')
     if row.nothing or row.unfit:
-        return Markup('<span class="hint">{}</span>').format(safe(row.nothing or row.unfit))
+        return Markup('<span class="hint">{}</span>').format(row.nothing or row.unfit)
     if row.vote is None:
         return Markup("")
     return Markup('<span class="chip">passes</span>')
 
 
 def left_out(lessons: Lessons) -> Markup:
-    return join([notice(note) for note in lessons.notes])
+    return join(map(notice, lessons.notes))

@@ -4,6 +4,7 @@ gradio."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
@@ -12,18 +13,17 @@ from ...engine.run_state import Scene
 from ...records import Distilled, Side, Status, Step
 from .html import (
     Fragment,
-    answer_text,
     count,
     duration,
     fragments,
     join,
+    number,
     percent,
     progress,
     roughly,
-    safe,
     table,
 )
-from .receipt import open_link, unfit
+from .receipt import open_link, unfit, vote_result
 
 BLUE, VERMILLION, GREEN = "theme:blue", "#D55E00", "#009E73"  # Okabe and Ito
 SERIES = (
@@ -70,15 +70,14 @@ def curve_figure(steps: Sequence[Step], best: int | None = None) -> dict[str, An
         axis = {"xaxis": "x", "yaxis": f"y{i if i > 1 else ''}"}
         data.append(line(name, x, y, colour, hovertemplate=shown, **axis))
     if best is not None:
-        at = best
         look = {"color": "#8a8f98", "width": 1.5, "dash": "dot"}
-        place = {"xref": "x", "yref": "y domain", "x0": at, "x1": at, "y0": 0, "y1": 1}
+        place = {"xref": "x", "yref": "y domain", "x0": best, "x1": best, "y0": 0, "y1": 1}
         layout["shapes"] = [{"type": "line", **place, "line": look}]
         # Beside the line, at the foot of the agreement: above it stands the name of the curve, and
         # agreement is rarely 0.
-        side = {"xanchor": "left" if at <= total / 2 else "right", "yanchor": "bottom"}
+        side = {"xanchor": "left" if best <= total / 2 else "right", "yanchor": "bottom"}
         words = f"kept: after step {best}" if best else "kept: the start"
-        kept = {"text": words, "x": at, "y": 0, "xref": "x", "yref": "y"}
+        kept = {"text": words, "x": best, "y": 0, "xref": "x", "yref": "y"}
         layout["annotations"].append({**kept, **side, "showarrow": False, "font": {"size": 12}})
     return {"data": data, "layout": layout}
 
@@ -131,10 +130,8 @@ def time_left(scene: Scene) -> float | None:
     if not scene.steps:
         return None
     recent, last = scene.steps[-3:], scene.steps[-1]
-    step, check = (
-        sum(x) / len(recent)
-        for x in ((s.seconds for s in recent), (s.seconds_rollout for s in recent))
-    )
+    step = fmean(s.seconds for s in recent)
+    check = fmean(s.seconds_rollout for s in recent)
     if last.final:
         return 0.0
     if last.step == last.steps:
@@ -155,19 +152,16 @@ def _within(scene: Scene) -> float:
 
 def share_done(scene: Scene, steps: int) -> float:
     """0..1 of the whole distillation: the first vote, the steps and the final check count alike."""
-    rows = list(scene.side("zero_shot"))
-    first = sum(r.trace is not None for r in rows) / max(scene.total, len(rows), 1)
+    total = max(scene.total, len(list(scene.side("zero_shot"))), 1)
+    first = scene.finished("zero_shot") / total
     begun = first >= 1 or bool(scene.steps)
-    return min(
-        1.0,
-        ((1 if begun else first) + len(scene.steps) + (_within(scene) if begun else 0))
-        / (steps + 2),
-    )
+    done = 1 + len(scene.steps) + _within(scene) if begun else first
+    return min(1.0, done / (steps + 2))
 
 
 def phase_words(scene: Scene, steps: int) -> tuple[str, str]:
     """(what is happening, why), for somebody who has not read the paper."""
-    writing, n = scene.sampling, len(scene.steps) + 1
+    n = len(scene.steps) + 1
     if not scene.rows:
         return (scene.status.text if scene.status is not None else "Starting…"), ""
     if not any(scene.side("memory")) and not scene.steps:
@@ -176,51 +170,41 @@ def phase_words(scene: Scene, steps: int) -> tuple[str, str]:
             "correct answer is given."
         )
     if n > steps:
-        return _written(
-            scene, "memory", "Final check"
-        ), "Does the model still give the majority's answer with this memory?"
-    if writing:
+        why = "Does the model still give the majority's answer with this memory?"
+        return _written(scene, "memory", "Final check"), why
+    if scene.sampling:
         return _written(scene, "memory", f"Step {n} of {steps}"), (
             "Fresh attempts with the memory as it is now. Those that give the majority's answer "
             "are rewarded."
         )
-    what = scene.status.text if scene.status is not None else "Training"
-    return (
-        what,
+    return (scene.status.text if scene.status is not None else "Training"), (
         "The soft prompt moves a little towards the rewarded attempts. The model's own weights "
-        "stay as they are.",
+        "stay as they are."
     )
 
 
 def _written(scene: Scene, side: Side, what: str) -> str:
-    rows = list(scene.side(side))
-    return (
-        f"{what}: {sum(r.trace is not None for r in rows)} of "
-        f"{count(max(len(rows), scene.total), 'attempt')} finished"
-    )
+    total = max(len(list(scene.side(side))), scene.total)
+    return f"{what}: {scene.finished(side)} of {count(total, 'attempt')} finished"
 
 
 def distil_status(scene: Scene, steps: int) -> Markup:
     """What happens now, how far it is, and how long it still takes."""
     what, why = phase_words(scene, steps)
-    left = time_left(scene)
     if not scene.rows:
         return progress(scene.status or Status(what))
+    left = time_left(scene)
     time_ = "" if left is None else f" {roughly(left).capitalize()} left."
-    return progress(Status(what, share_done(scene, steps), 1)) + Markup(
-        '<p class="hint">{}{}</p>'
-    ).format(why, time_)
+    hint = Markup('<p class="hint">{}{}</p>').format(why, time_)
+    return progress(Status(what, share_done(scene, steps), 1)) + hint
 
 
 def step_words(s: Step) -> str:
     """What a gradient step did, for somebody who has not read the paper."""
-    n = len(s.rewards)
-    rewarded = sum(r > 0 for r in s.rewards)
-    who = (
-        f"{rewarded} of {count(n, 'fresh attempt')} gave the majority's answer"
-        if n
-        else "no fresh attempts"
-    )
+    who = "no fresh attempts"
+    if s.rewards:
+        rewarded, fresh = sum(r > 0 for r in s.rewards), count(len(s.rewards), "fresh attempt")
+        who = f"{rewarded} of {fresh} gave the majority's answer"
     if s.final:
         return f"Final check of the last soft prompt: {who}."
     if s.note:
@@ -235,7 +219,7 @@ def distil_words(scene: Scene) -> Markup:
     """The line under the curve: what the last step did."""
     if not scene.steps:
         return Markup("")
-    return Markup('<p class="words">{}</p>').format(safe(step_words(scene.steps[-1])))
+    return Markup('<p class="words">{}</p>').format(step_words(scene.steps[-1]))
 
 
 def outcome(d: Distilled) -> Markup:
@@ -244,27 +228,24 @@ def outcome(d: Distilled) -> Markup:
         return unfit(d.reason)
     m = d.memory
     tokens, hidden = m.soft_prompt.shape
-    title = "Kept in the bank" if d.kept else "A memory, not yet kept"
-    link = (
-        Markup("<p>{}</p>").format(open_link(m.id, "See it on the map")) if d.kept else Markup("")
-    )
+    css, title, link = "open", "A memory, not yet kept", Markup("")
+    if d.kept:
+        css, title = "kept", "Kept in the bank"
+        link = Markup("<p>{}</p>").format(open_link(m.id, "See it on the map"))
     return Markup(
-        '<section class="outcome {}"><h3>{}</h3><p>“{}”: the majority answered {} ({} of '
-        "{} votes). The soft prompt after step {} was kept: {} virtual tokens × {} = {} "
-        "numbers.</p><p "
-        'class="hint">{}</p>{}</section>'
+        '<section class="outcome {}"><h3>{}</h3><p>“{}”: the majority answered {}. The soft prompt '
+        'after step {} was kept: {} virtual tokens × {} = {} numbers.</p><p class="hint">{}</p>{}'
+        "</section>"
     ).format(
-        "kept" if d.kept else "open",
+        css,
         title,
-        safe(m.name),
-        answer_text(m.label),
-        m.vote.clusters[0].size,
-        m.vote.total,
+        m.name,
+        vote_result(m.vote, "nothing"),
         m.best_step,
         tokens,
         hidden,
-        f"{tokens * hidden:,}".replace(",", " "),
-        safe(d.reason),
+        number(tokens * hidden),
+        d.reason,
         link,
     )
 
@@ -297,29 +278,21 @@ def sparklines(steps: Sequence[Step], best: int | None = None) -> Markup:
     """The curve of a stored memory, small: three inline SVG lines."""
     if not steps:
         return Markup('<p class="hint">No curve was stored with this memory.</p>')
-    parts = []
-    for i, (name, member, _) in enumerate(SERIES):
-        x, y = _curve(steps, member)
-        if y:
-            parts.append(_spark(name, y, x, best, i))
-    return Markup('<div class="sparks">{}</div>').format(join(parts))
+    curves = [(i, name, *_curve(steps, member)) for i, (name, member, _) in enumerate(SERIES)]
+    lines = join(_spark(i, name, x, y, best) for i, name, x, y in curves if y)
+    return Markup('<div class="sparks">{}</div>').format(lines)
 
 
 def _spark(
-    name: str, values: Sequence[float], at: Sequence[int], marked: int | None, index: int
+    index: int, name: str, at: Sequence[int], values: Sequence[float], marked: int | None
 ) -> Markup:
     lo, hi = (0.0, 1.0) if index == 0 else (min(values), max(values))
     span, width = (hi - lo) or 1.0, max(len(values) - 1, 1)
     points = [(4 + 152 * i / width, 40 - 34 * (v - lo) / span) for i, v in enumerate(values)]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dot = next(
-        (
-            Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4"/>').format(*p)
-            for p, step in zip(points, at, strict=True)
-            if step == marked
-        ),
-        Markup(""),
-    )
+    dot = Markup("")
+    if marked in at:
+        dot = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4"/>').format(*points[at.index(marked)])
     last = percent(values[-1]) if index == 0 else f"{values[-1]:.2f}"
     return Markup(
         '<figure class="spark s{}"><svg viewBox="0 0 160 46" role="img" aria-label="{} by step, '

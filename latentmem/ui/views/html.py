@@ -1,8 +1,8 @@
 """Runs as HTML: status, cards of rollouts and vote bars. Pure functions from records to strings.
 
 A *fragment* is a `[key, html]` pair; `live.js` draws a list of them and touches only those that
-changed. Every piece of foreign text goes through `Markup.format`, which escapes it; `live.js` then
-sets the mathematics in elements of class `tx`.
+changed. Every piece of foreign text goes through `Markup.format`, which escapes it, and every piece
+of HTML through `fragments`; `live.js` then sets the mathematics in elements of class `tx`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,28 @@ OPEN_TWO = "Open an attempt to read it, or two to see what differs."
 SIDES: dict[Side, str] = {"zero_shot": "Without memory", "memory": "With memory"}
 
 
+def whole(text: str) -> str:
+    """Lone surrogates, which no JSON encoder takes, become question marks."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def safe(text: object) -> Markup:
-    """Escaped text. Lone surrogates, which no JSON encoder takes, become question marks."""
-    return escape(str(text).encode("utf-8", "replace").decode())
+    return escape(whole(str(text)))
 
 
-def join(parts: Sequence[object], glue: str = "") -> Markup:
-    return Markup(glue).join(p if isinstance(p, Markup) else safe(p) for p in parts)
+def join(parts: Iterable[object], glue: str = "") -> Markup:
+    return Markup(glue).join(parts)  # type: ignore[arg-type]  # it escapes whatever is no Markup
 
 
-def fragments(*pairs: tuple[str, Markup]) -> list[Fragment]:
+def fragments(*pairs: tuple[str, Markup | str]) -> list[Fragment]:
     """`[key, html]` pairs as plain strings; empty ones are left out."""
-    return [[key, str(html)] for key, html in pairs if html]
+    return [[key, whole(html)] for key, html in pairs if html]
+
+
+def short(text: str, width: int = 90) -> str:
+    """Text on one line, cut where it is longer."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def notice(text: str, kind: str = "info") -> Markup:
@@ -41,15 +51,15 @@ def notice(text: str, kind: str = "info") -> Markup:
     if not text:
         return Markup("")
     role = "alert" if kind == "warn" else "status"
-    return Markup('<p class="notice {}" role="{}">{}</p>').format(kind, role, safe(text))
+    return Markup('<p class="notice {}" role="{}">{}</p>').format(kind, role, text)
 
 
 def answer_text(answer: str | None, nothing: str = "no answer") -> Markup:
     """An answer as mathematics, cut when it is absurdly long."""
     if answer is None:
         return Markup('<span class="none">{}</span>').format(nothing)
-    short = answer if len(answer) <= 160 else answer[:159] + "…"
-    return Markup('<span class="tx">{}</span>').format(safe(formula(short)))
+    shown = answer if len(answer) <= 160 else answer[:159] + "…"
+    return Markup('<span class="tx">{}</span>').format(formula(shown))
 
 
 def table(
@@ -59,18 +69,18 @@ def table(
     first cell heads its row."""
 
     def line(row: Sequence[object]) -> Markup:
-        first, *others = (c if isinstance(c, Markup) else safe(c) for c in row)
-        cells = Markup("").join(Markup("<td>{}</td>").format(c) for c in others)
+        first, *others = row
+        cells = join(Markup("<td>{}</td>").format(c) for c in others)
         return Markup('<tr><th scope="row">{}</th>{}</tr>').format(first, cells)
 
     body = [row if isinstance(row, Markup) else line(row) for row in rows]
     return Markup(
         '<div class="scroll" tabindex="0" role="region" aria-label="{}"><table class="{}">'
         "<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>"
-    ).format(label, css, join([Markup("<th>{}</th>").format(h) for h in heads]), join(body))
+    ).format(label, css, join(Markup("<th>{}</th>").format(h) for h in heads), join(body))
 
 
-def number(value: float, digits: int = 2) -> str:
+def number(value: float, digits: int = 0) -> str:
     return f"{value:,.{digits}f}".replace(",", " ")
 
 
@@ -140,16 +150,11 @@ def progress(status: Status | None, busy: bool = True) -> Markup:
     if status.total > 0:
         share = min(1.0, max(0.0, status.done / status.total))
         bar = Markup('<progress max="1" value="{:.4f}" aria-label="{}"></progress>').format(
-            share, safe(status.text)
+            share, status.text
         )
-    return (
-        Markup('<p class="status{}" role="status">{}{}</p>').format(
-            " busy" if busy else "",
-            Markup('<span class="dot"></span>') if busy else "",
-            safe(status.text),
-        )
-        + bar
-    )
+    css, dot = (" busy", Markup('<span class="dot"></span>')) if busy else ("", "")
+    line = Markup('<p class="status{}" role="status">{}{}</p>').format(css, dot, status.text)
+    return line + bar
 
 
 def doing(scene: Scene) -> Status:
@@ -183,58 +188,34 @@ def trace_card(row: Row, colour: int | None, stopped: bool = False) -> Markup:
     """One rollout: what it says, and what it votes for."""
     css, words = state_of(row, stopped)
     t = row.trace
-    vote = (
-        Markup('<span class="vote-for">{} {}</span>').format(words, answer_text(t.answer))
-        if (t is not None and t.votes)
-        else Markup('<span class="vote-for {}">{}</span>').format(css, words)
-    )
-    foot = (
-        Markup('<footer title="{}">{}</footer>').format(_certainty(t), " · ".join(_facts(t)))
-        if t is not None
-        else ""
-    )
+    vote, foot = Markup('<span class="vote-for {}">{}</span>').format(css, words), Markup("")
+    if t is not None:
+        foot = Markup('<footer title="{}">{}</footer>').format(_certainty(t), _facts(t))
+        if t.votes:
+            vote = Markup('<span class="vote-for">votes {}</span>').format(answer_text(t.answer))
     return Markup(
-        '<article class="card {} {}" aria-label="Attempt {}, {}"><header><b>{}</b>{}{}</header>'
-        '<div class="body tx" tabindex="0" role="group" aria-label="Text of attempt '
-        '{}">{}</div>{}</article>'
-    ).format(
-        css,
-        paint(colour),
-        row.row + 1,
-        words,
-        row.row + 1,
-        swatch(colour),
-        vote,
-        row.row + 1,
-        safe(row.text),
-        foot,
-    )
+        '<article class="card {0} {1}" aria-label="Attempt {2}, {3}"><header><b>{2}</b>{4}{5}'
+        '</header><div class="body tx" tabindex="0" role="group" aria-label="Text of attempt {2}">'
+        "{6}</div>{7}</article>"
+    ).format(css, paint(colour), row.row + 1, words, swatch(colour), vote, row.text, foot)
 
 
 def trace_line(row: Row, colour: int | None, stopped: bool = True) -> Markup:
     """A rollout that has ended, in a line: what it votes for, its length, how it ended. A click
     opens its text; of two that are open, `live.js` marks what differs."""
     css, words = state_of(row, stopped)
-    t = row.trace
-    voted = t is not None and t.votes
-    facts = [*(_facts(t) if t is not None else []), "finished" if voted else words]
+    t, facts, title, answer = row.trace, words, "", Markup("–")
+    if t is not None:
+        facts = f"{_facts(t)} · {'finished' if t.votes else words}"
+        title, answer = _certainty(t), answer_text(t.answer) if t.votes else answer
     return Markup(
         '<details class="attempt {}"><summary title="{}"><b>{}</b>{}<span class="vote-for {}">{}'
         '</span><span class="hint">{}</span></summary><div class="body tx">{}</div></details>'
-    ).format(
-        paint(colour),
-        _certainty(t) if t is not None else "",
-        row.row + 1,
-        swatch(colour),
-        css,
-        answer_text(t.answer) if t is not None and voted else "–",
-        " · ".join(facts),
-        safe(row.text),
-    )
+    ).format(paint(colour), title, row.row + 1, swatch(colour), css, answer, facts, row.text)
 
 
-def _facts(t: Trace) -> list[str]:
-    return [count(t.tokens, "token")] + ([duration(t.seconds)] if t.seconds > 0 else [])
+def _facts(t: Trace) -> str:
+    return count(t.tokens, "token") + (f" · {duration(t.seconds)}" if t.seconds > 0 else "")
 
 
 def _certainty(t: Trace) -> str:
@@ -258,17 +239,13 @@ def vote_bar(
     clusters = vote.clusters if vote is not None else ()
     total = max(total, 1)
     mute = finished - (vote.voters if vote is not None else 0)
-    segments = [_segment(c, colours[i], total) for i, c in enumerate(clusters)]
+    segments = join(_segment(c, colours[i], total) for i, c in enumerate(clusters))
     if mute > 0:
-        segments.append(
-            Markup(
-                '<span class="seg cx" style="flex:{0} 0 0" title="do not vote"><b>{0}</b></span>'
-            ).format(mute)
-        )
+        silent = '<span class="seg cx" style="flex:{0} 0 0" title="do not vote"><b>{0}</b></span>'
+        segments += Markup(silent).format(mute)
     if total > finished:
-        segments.append(
-            Markup('<span class="seg open" style="flex:{} 0 0"></span>').format(total - finished)
-        )
+        unended = Markup('<span class="seg open" style="flex:{} 0 0"></span>')
+        segments += unended.format(total - finished)
     words = vote_words(vote, total, finished, running)
     read = vote_words(vote, total, finished, running, formula)
     flag = mark = Markup("")
@@ -281,13 +258,10 @@ def vote_bar(
         mark = Markup('<span class="mark" style="left:{:.2f}%" aria-hidden="true"></span>').format(
             100 * decided_after / total
         )
+    item = Markup("<li>{}{} <b>× {}</b></li>")
     legend = join(
-        [
-            Markup("<li>{}{} <b>× {}</b></li>").format(
-                swatch(colours[i]), answer_text(c.answer), c.size
-            )
-            for i, c in enumerate(clusters[:MOST_NAMED])
-        ]
+        item.format(swatch(colours[i]), answer_text(c.answer), c.size)
+        for i, c in enumerate(clusters[:MOST_NAMED])
     )
     if len(clusters) > MOST_NAMED:
         legend += Markup("<li>and {} more</li>").format(len(clusters) - MOST_NAMED)
@@ -295,23 +269,20 @@ def vote_bar(
         '<section class="vote"><header><h3>{}</h3>{}</header><div class="track">{}<div '
         'class="bar" role="img" aria-label="{}">{}</div></div><ul class="legend">{}</ul><p '
         'class="words tx">{}</p></section>'
-    ).format(safe(title), flag, mark, safe(f"{title}: {words}"), join(segments), legend, safe(read))
+    ).format(title, flag, mark, f"{title}: {words}", segments, legend, read)
 
 
 def _segment(c: Cluster, colour: int | None, total: int) -> Markup:
     mark = letter(colour) if colour is not None else ""
     return Markup('<span class="seg {}" style="flex:{} 0 0" title="{}">{}</span>').format(
-        paint(colour), c.size, safe(f"{c.answer}: {c.size} of {total}"), mark
+        paint(colour), c.size, f"{c.answer}: {c.size} of {total}", mark
     )
 
 
 def formula(answer: str | None) -> str:
     """An answer inside a sentence that `live.js` typesets: LaTeX gets its delimiters."""
-    return (
-        f"\\({answer}\\)"
-        if answer and any(c in answer for c in "\\^_") and "\\)" not in answer
-        else str(answer)
-    )
+    tex = answer and any(c in answer for c in "\\^_") and "\\)" not in answer
+    return f"\\({answer}\\)" if tex else str(answer)
 
 
 def vote_words(
@@ -359,11 +330,13 @@ def scene_vote(scene: Scene, side: Side, title: str, running: bool) -> Markup:
 
 def scene_votes(scene: Scene, running: bool, titles: Mapping[Side, str] = SIDES) -> list[Fragment]:
     """One vote bar a side that has rollouts."""
-    pairs = []
-    for side, title in titles.items():
-        if any(scene.side(side)) or side in scene.votes:
-            pairs.append((f"vote-{side}", scene_vote(scene, side, title, running)))
-    return fragments(*pairs)
+    return fragments(
+        *(
+            (f"vote-{side}", scene_vote(scene, side, title, running))
+            for side, title in titles.items()
+            if any(scene.side(side)) or side in scene.votes
+        )
+    )
 
 
 def scene_cards(scene: Scene, running: bool, titles: Mapping[Side, str] = SIDES) -> list[Fragment]:
@@ -399,5 +372,5 @@ def stored_traces(vote: Vote, traces: Sequence[Trace]) -> Markup:
     colour = {r: i for i, c in enumerate(vote.clusters) for r in c.rows}
     rows = [Row(t.row, t.side, t.text, t) for t in sorted(traces, key=lambda t: t.row)]
     return Markup('<p class="hint">{}</p>').format(OPEN_TWO) + join(
-        [trace_line(row, colour.get(row.row)) for row in rows]
+        trace_line(row, colour.get(row.row)) for row in rows
     )

@@ -24,9 +24,9 @@ from .html import (
     notice,
     number,
     percent,
-    safe,
     stored_vote,
     swatch,
+    whole,
 )
 
 VERIFIERS = {
@@ -54,28 +54,19 @@ def headline(r: Receipt) -> tuple[str, str]:
 
 
 def receipt_card(
-    r: Receipt,
-    info: MemoryInfo | None = None,
-    chosen: bool = False,
-    learnt: Vote | None = None,
+    r: Receipt, info: MemoryInfo | None = None, chosen: bool = False, learnt: Vote | None = None
 ) -> Markup:
     """The whole card: the answer, who gave it, the vote; why; then the details. `info`: what the
     bank knows of the memory, `learnt`: the vote it learnt from, `chosen`: by the visitor."""
     css, words = headline(r)
+    raw = '<details><summary>The receipt as JSON</summary><pre tabindex="0">{}</pre></details>'
+    more = facts(r) + Markup(raw).format(receipt_json(r))
+    used = used_memory(r, info, chosen, learnt)
     return Markup(
         '<section class="receipt {}" aria-label="Receipt"><header role="status"><p class="big">{}'
         '</p><p class="who">{}</p>{}</header><p class="why tx">{}</p>{}<details><summary>Details'
-        "</summary>{}{}</details></section>"
-    ).format(
-        css,
-        answer_text(r.answer),
-        safe(words),
-        both_votes(r),
-        safe(reason(r)),
-        used_memory(r, info, chosen, learnt),
-        facts(r),
-        raw_json(r),
-    )
+        "</summary>{}</details></section>"
+    ).format(css, answer_text(r.answer), words, both_votes(r), reason(r), used, more)
 
 
 def reason(r: Receipt) -> str:
@@ -83,11 +74,9 @@ def reason(r: Receipt) -> str:
     be in the other."""
     labels = {v.label for v in (r.zero_shot, r.memory) if v is not None and v.label}
     found = sorted((a for a in labels if formula(a) != a), key=len, reverse=True)
-    return (
-        re.sub("|".join(map(re.escape, found)), lambda m: formula(m[0]), r.route.reason)
-        if found
-        else r.route.reason
-    )
+    if not found:
+        return r.route.reason
+    return re.sub("|".join(map(re.escape, found)), lambda m: formula(m[0]), r.route.reason)
 
 
 def unfit(why: str) -> Markup:
@@ -96,70 +85,56 @@ def unfit(why: str) -> Markup:
         '<section class="outcome"><p>{}</p><p><button type="button" class="small" '
         'data-do="retry" data-value="{}">Another seed</button> <button type="button" '
         'class="small" data-do="retry" data-value="{}">A problem that works</button></p></section>'
-    ).format(safe(why), *HELPS)
+    ).format(why, *HELPS)
 
 
-def used_memory(
-    r: Receipt,
-    info: MemoryInfo | None = None,
-    chosen: bool = False,
-    learnt: Vote | None = None,
-) -> Markup:
+def used_memory(r: Receipt, info: MemoryInfo | None, chosen: bool, learnt: Vote | None) -> Markup:
     """The memories near the problem, and of the one that was tried its source problem and vote
     (`learnt`) and the way to the map."""
     used = r.used
     lead = "" if used is None or used.margin is None else f" The first leads by {used.margin:.3f}."
     title = f"★ The memories nearest to the problem, by {key_words(r.key_kind)}.{lead}"
+    least = float(r.settings.get("min_similarity", -1))
+    found = neighbours(r.hits, least, used.memory_id if used is not None else "")
     near = Markup('<div class="near"><p class="hint">{}</p>{}</div>').format(
-        "Chosen by you." if chosen else title,
-        neighbours(
-            r.hits,
-            float(r.settings.get("min_similarity", -1)),
-            used.memory_id if used is not None else "",
-        ),
+        "Chosen by you." if chosen else title, found
     )
     if used is None:
         return near if r.hits else Markup("")
     if info is None:
-        from_ = Markup("<p>“{}”</p>").format(safe(r.used.name))
+        from_ = Markup("<p>“{}”</p>").format(used.name)
     else:
-        share = f"{learnt.clusters[0].size} of {learnt.total}" if learnt else ""
+        share = f"{percent(info.majority_ratio)} of the"
+        if learnt:
+            share = f"{learnt.clusters[0].size} of {learnt.total}"
         from_ = Markup(
             '<p class="hint">Learnt from the problem</p><p class="tx">{}</p><p class="hint">{} · '
             "{} ({} votes)</p>"
         ).format(
-            safe(info.problem.text),
-            safe(info.problem.source or "typed by a person"),
+            info.problem.text,
+            info.problem.source or "typed by a person",
             answer_text(info.label),
-            share or f"{percent(info.majority_ratio)} of the",
+            share,
         )
-    link = open_link(r.used.memory_id, "Open it on the map")
+    link = open_link(used.memory_id, "Open it on the map")
     return near + Markup('<div class="used">{}{}</div>').format(from_, link)
 
 
 def neighbours(hits: Sequence[Hit], least: float = -1, tried: str = "") -> Markup:
     """Memories near a problem, best first: name, similarity as a bar and in figures. The bars have
     a line where `least` is, under which none is tried; the one that was `tried` is marked."""
+    row = Markup(
+        '<li{}>{}<span class="sim" aria-hidden="true"><i style="width:{:.1%}"></i></span>'
+        '<span class="num">{:.3f}</span>{}</li>'
+    )
     rows = []
     for h in hits[:MOST_NEAR]:
-        near = h.similarity >= least
-        why = "" if near else "too far to be tried"
-        if h.passed_over:
-            why = f"passed over: {h.passed_over}"
-        if h.memory_id == tried:
-            why = "tried"
-        rows.append(
-            Markup(
-                '<li{}>{}<span class="sim" aria-hidden="true"><i style="width:{:.1%}"></i></span>'
-                '<span class="num">{:.3f}</span>{}</li>'
-            ).format(
-                Markup("") if near and not h.passed_over else Markup(' class="far"'),
-                open_link(h.memory_id, h.name),
-                max(0.0, min(1.0, h.similarity)),
-                h.similarity,
-                Markup("<small>{}</small>").format(safe(why)) if why else "",
-            )
-        )
+        far = h.similarity < least or bool(h.passed_over)
+        why = f"passed over: {h.passed_over}" if h.passed_over else "too far to be tried"
+        why = "tried" if h.memory_id == tried else why if far else ""
+        small = Markup("<small>{}</small>").format(why) if why else ""
+        css, width = Markup(' class="far"') if far else "", max(0.0, min(1.0, h.similarity))
+        rows.append(row.format(css, open_link(h.memory_id, h.name), width, h.similarity, small))
     line = Markup(' style="--least:{:.1%}"').format(least) if least > 0 else Markup("")
     return Markup('<ol class="hits"{}>{}</ol>').format(line, join(rows))
 
@@ -171,29 +146,27 @@ def key_words(kind: str) -> str:
 def open_link(memory_id: str, words: str) -> Markup:
     """A link that opens a memory; `live.js` turns the click into an event, and without it the
     address still works."""
-    return Markup('<a class="open" href="?memory={}" data-memory="{}">{}</a>').format(
-        safe(memory_id), safe(memory_id), safe(words)
-    )
+    link = Markup('<a class="open" href="?memory={0}" data-memory="{0}">{1}</a>')
+    return link.format(memory_id, words)
 
 
 def both_votes(r: Receipt) -> Markup:
     """The two votes beside each other, the same answer in the same colour."""
-    votes = [(SIDES["zero_shot"], r.zero_shot)] + (
-        [(SIDES["memory"], r.memory)] if r.memory is not None else []
-    )
+    votes = {"zero_shot": r.zero_shot} | ({} if r.memory is None else {"memory": r.memory})
+    line = Markup("<p><b>{}</b> {}</p>")
     return Markup('<div class="both-votes">{}</div>').format(
-        join([small_vote(title, vote) for title, vote in votes])
+        join(
+            line.format(SIDES[side], vote_result(vote, "no votes")) for side, vote in votes.items()
+        )
     )
 
 
-def small_vote(title: str, vote: Vote) -> Markup:
+def vote_result(vote: Vote, nothing: str) -> Markup:
+    """The answer of a vote and how many gave it."""
     if vote.abstained:
-        words = Markup("no votes")
-    else:
-        words = Markup("{} ({} of {} votes)").format(
-            answer_text(vote.label), vote.clusters[0].size, vote.total
-        )
-    return Markup("<p><b>{}</b> {}</p>").format(title, words)
+        return Markup("{}").format(nothing)
+    size = vote.clusters[0].size
+    return Markup("{} ({} of {} votes)").format(answer_text(vote.label), size, vote.total)
 
 
 def facts(r: Receipt) -> Markup:
@@ -204,7 +177,7 @@ def facts(r: Receipt) -> Markup:
     )
     pairs = [
         *([(f"Verifier: {verifier}", scores)] if scores else []),
-        ("Tokens", f"{r.tokens:,}".replace(",", " ")),
+        ("Tokens", number(r.tokens)),
         ("Time", duration(r.seconds)),
         ("Seed", str(r.seed)),
         ("Model", r.model_name),
@@ -214,9 +187,8 @@ def facts(r: Receipt) -> Markup:
 
 
 def definition_list(pairs: Sequence[tuple[str, str]]) -> Markup:
-    return Markup("<dl>{}</dl>").format(
-        join([Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(k, safe(v)) for k, v in pairs])
-    )
+    line = Markup("<div><dt>{}</dt><dd>{}</dd></div>")
+    return Markup("<dl>{}</dl>").format(join(line.format(*pair) for pair in pairs))
 
 
 def receipt_json(r: Receipt) -> str:
@@ -228,62 +200,41 @@ def receipt_json(r: Receipt) -> str:
     return json.dumps(data, ensure_ascii=False, indent=2)
 
 
-def raw_json(r: Receipt) -> Markup:
-    return Markup(
-        '<details><summary>The receipt as JSON</summary><pre tabindex="0">{}</pre></details>'
-    ).format(safe(receipt_json(r)))
-
-
 def stored_receipt(r: Receipt, info: MemoryInfo | None = None, back: str = "") -> list[Fragment]:
     """A receipt of an earlier answer, in place of the page of the memory `back` ("" when none is
     open). Opened, its title gets the focus; closed, the link that opened it."""
-    way = (
-        open_link(back, "Back to the memory")
-        if back
-        else Markup('<a class="open" href="?panel=memories" data-memory="">Close the receipt</a>')
+    way = Markup('<a class="open" href="?panel=memories" data-memory="">Close the receipt</a>')
+    if back:
+        way = open_link(back, "Back to the memory")
+    html = Markup(
+        '<section class="stored"><p>{}</p><h3 tabindex="-1" data-focus="{}">Receipt of {}</h3>'
+        '<p class="problem tx">{}</p>{}<p class="hint">{} · The first {} characters of each '
+        "attempt are kept.</p></section>"
+    ).format(
+        way,
+        r.id,
+        r.created[:16].replace("T", " "),
+        r.problem.text,
+        receipt_card(r, info),
+        again_link(r.problem.text, "Ask this problem again"),
+        MOST_TEXT,
     )
-    return fragments(
-        (
-            "stored",
-            Markup(
-                '<section class="stored"><p>{}</p><h3 tabindex="-1" data-focus="{}">Receipt of '
-                '{}</h3><p class="problem tx">{}</p>{}<p class="hint">{} · The first {} '
-                "characters of each attempt are kept.</p></section>"
-            ).format(
-                way,
-                safe(r.id),
-                safe(r.created[:16].replace("T", " ")),
-                safe(r.problem.text),
-                receipt_card(r, info),
-                again_link(r.problem.text, "Ask this problem again"),
-                MOST_TEXT,
-            ),
-        )
-    )
+    return fragments(("stored", html))
 
 
 def no_memory(r: Receipt) -> list[Fragment]:
     """In place of a memory's head, over a receipt without one: why."""
-    why = (
-        "That answer was given without a memory."
-        if r.used is None
-        else ("The memory that was tried for that answer is no longer in the bank.")
-    )
-    return fragments(
-        (
-            "none",
-            Markup('<p class="notice" data-address="" data-receipt-open="{}">{}</p>').format(
-                safe(r.id), why
-            ),
-        )
-    )
+    why = "The memory that was tried for that answer is no longer in the bank."
+    if r.used is None:
+        why = "That answer was given without a memory."
+    html = Markup('<p class="notice" data-address="" data-receipt-open="{}">{}</p>')
+    return fragments(("none", html.format(r.id, why)))
 
 
 def again_link(problem: str, words: str) -> Markup:
     """A link that puts a problem into the box of Solve."""
-    return Markup('<a class="open" href="?problem={}">{}</a>').format(
-        quote(problem.encode("utf-8", "replace").decode(), safe=""), safe(words)
-    )
+    address = quote(whole(problem), safe="")
+    return Markup('<a class="open" href="?problem={}">{}</a>').format(address, words)
 
 
 def hits_list(found: Retrieval | None, limit: float, mode: str = "auto") -> Markup:
@@ -329,68 +280,51 @@ def same_colours(votes: Sequence[Vote]) -> list[list[int]]:
 def compare_columns(runs: Sequence[tuple[str, Vote]]) -> list[Fragment]:
     """The counterfactual: votes of the same problem and seed beside each other, one column a
     system."""
-    columns = []
-    for (title, vote), colours in zip(runs, same_colours([v for _, v in runs]), strict=True):
-        columns.append(
-            Markup('<div class="column"><p class="big">{} {}</p>{}</div>').format(
-                swatch(colours[0] if colours else None),
-                answer_text(vote.label),
-                stored_vote(vote, title, colours),
-            )
-        )
+    if len(runs) < 2:
+        return []
     labels = [v.label for _, v in runs]
     if not any(labels):
         words = "No side has an answer."
     else:
         same = all(a and b and same_answer(a, b) for a, b in combinations(labels, 2))
         words = "All give the same answer." if same else "The answers differ."
-    if len(runs) < 2:
-        return []
-    return fragments(
-        (
-            "columns",
-            Markup(
-                '<section class="compare"><h3>Side by side, same seed</h3>'
-                '<p class="hint">{}</p><div class="cols">{}</div></section>'
-            ).format(words, join(columns)),
+    column = Markup('<div class="column"><p class="big">{} {}</p>{}</div>')
+    columns = join(
+        column.format(
+            swatch(colours[0] if colours else None),
+            answer_text(vote.label),
+            stored_vote(vote, title, colours),
         )
+        for (title, vote), colours in zip(runs, same_colours([v for _, v in runs]), strict=True)
     )
+    html = Markup(
+        '<section class="compare"><h3>Side by side, same seed</h3><p class="hint">{}</p>'
+        '<div class="cols">{}</div></section>'
+    )
+    return fragments(("columns", html.format(words, columns)))
 
 
 def compare_table(rows: Sequence[tuple[str, Vote, Vote]]) -> list[Fragment]:
     """Before and after: one block a problem, its vote without the memory and with it."""
+    column = Markup('<div class="column">{}</div>')
+    block = Markup(
+        '<section class="compare"><p class="tx">{}</p><p class="hint">{}</p><div class="cols">{}'
+        "</div></section>"
+    )
     pairs = []
-    for i, (text, before, after) in enumerate(rows):
-        columns = []
-        for title, vote, colours in zip(
-            ("Before: without it", "After: with it"),
-            (before, after),
-            same_colours((before, after)),
-            strict=True,
-        ):
-            columns.append(
-                Markup('<div class="column">{}</div>').format(stored_vote(vote, title, colours))
-            )
-        pairs.append(
-            (
-                f"row-{i}",
-                Markup(
-                    '<section class="compare"><p class="tx">{}</p><p class="hint">{}</p>'
-                    '<div class="cols">{}</div></section>'
-                ).format(safe(text), safe(change_words(before, after)), join(columns)),
-            )
-        )
+    for i, (text, *votes) in enumerate(rows):
+        titles = ("Before: without it", "After: with it")
+        bars = map(stored_vote, votes, titles, same_colours(votes))
+        columns = join(column.format(bar) for bar in bars)
+        pairs.append((f"row-{i}", block.format(text, change_words(*votes), columns)))
     return fragments(*pairs)
 
 
 def change_words(before: Vote, after: Vote) -> str:
     """What the memory changed in a vote, in one sentence."""
     if before.abstained or after.abstained:
-        return (
-            "One side has no answer."
-            if before.abstained != after.abstained
-            else "Neither side has an answer."
-        )
+        one = before.abstained != after.abstained
+        return "One side has no answer." if one else "Neither side has an answer."
     a, b = before.clusters[0].size, after.clusters[0].size
     if not same_answer(before.clusters[0].answer, after.clusters[0].answer):
         return (
@@ -411,20 +345,12 @@ FORGET = "forget"  # what the button does
 
 def forget(receipt_id: str) -> list[Fragment]:
     """Below a receipt that is kept: a fold with the question and its button."""
-    return fragments(
-        (
-            "forget",
-            Markup(
-                "<details><summary>Forget this receipt…</summary>{}<p>"
-                '<button type="button" class="small" data-do="{}" data-value="{}">Yes, forget it'
-                "</button></p></details>"
-            ).format(
-                notice(
-                    "This deletes the question, the votes and the attempts for good. The counters "
-                    "of the memory stay."
-                ),
-                FORGET,
-                safe(receipt_id),
-            ),
-        )
+    words = (
+        "This deletes the question, the votes and the attempts for good. The counters of the "
+        "memory stay."
     )
+    html = Markup(
+        '<details><summary>Forget this receipt…</summary>{}<p><button type="button" class="small" '
+        'data-do="{}" data-value="{}">Yes, forget it</button></p></details>'
+    )
+    return fragments(("forget", html.format(notice(words), FORGET, receipt_id)))

@@ -21,10 +21,10 @@ from .html import (
     duration,
     fragments,
     join,
+    notice,
     number,
     percent,
     progress,
-    safe,
     table,
 )
 
@@ -198,7 +198,7 @@ def standings_table(feed: Feed) -> Markup:
             f"{s.right} of {s.n}",
             percent(s.coverage) if s.used else "–",
             "–" if s.routing_accuracy is None else f"{s.routed} of {s.judged}",
-            number(s.tokens / max(s.n, 1), 0),
+            number(s.tokens / max(s.n, 1)),
             duration(s.seconds / max(s.n, 1)),
         )
         for s in feed.standings()
@@ -226,26 +226,15 @@ def ending(feed: Feed) -> str:
 
 def doing(feed: Feed) -> Markup:
     """What happens now, and how far the stream is."""
-    far = Markup("")
-    if feed.progress is not None and feed.progress.total:
-        far = progress(
-            Status(
-                f"{feed.progress.done} of {feed.progress.total} replies",
-                feed.progress.done,
-                feed.progress.total,
-            ),
-            busy=False,
-        )
-    return progress(feed.status or Status("Starting…")) + far
+    now, far = progress(feed.status or Status("Starting…")), feed.progress
+    if far is None or not far.total:
+        return now
+    replies = Status(f"{far.done} of {far.total} replies", far.done, far.total)
+    return now + progress(replies, busy=False)
 
 
 def notes(feed: Feed) -> Markup:
-    return join(
-        [
-            Markup('<p class="notice info" role="status">{}</p>').format(safe(note))
-            for note in feed.notes
-        ]
-    )
+    return join(map(notice, feed.notes))
 
 
 def recent(feed: Feed) -> list[Fragment]:
@@ -256,49 +245,33 @@ def recent(feed: Feed) -> list[Fragment]:
     taught = {
         t.problem_id: t for lesson in feed.learned if lesson.system == "elm" for t in lesson.taught
     }
-    out = []
-    for index in sorted(by, reverse=True)[:RECENT]:
-        those = by[index]
-        out.append(
-            (
-                f"problem-{index}",
-                _problem(index, those, feed.texts, taught.get(those[0].problem_id)),
-            )
-        )
-    return fragments(*out)
+    newest = sorted(by, reverse=True)[:RECENT]
+    return fragments(*((f"problem-{i}", _problem(i, by[i], feed.texts, taught)) for i in newest))
 
 
 def _problem(
-    index: int, those: Sequence[Result], texts: Mapping[str, str], lesson: Taught | None
+    index: int, those: Sequence[Result], texts: Mapping[str, str], taught: Mapping[str, Taught]
 ) -> Markup:
-    first = those[0]
+    first, learnt = those[0], Markup("")
+    reply = Markup('<li class="{0}"><b>{1} {0}</b> {2}: {3}{4}</li>')
     replies = join(
-        [
-            Markup('<li class="{0}"><b>{1} {0}</b> {2}: {3}{4}</li>').format(
-                "right" if r.correct else "wrong",
-                "✓" if r.correct else "✗",
-                name_of(r.system, r.form),
-                answer_text(r.answer),
-                _with(r),
-            )
-            for r in those
-        ]
+        reply.format(
+            *(("right", "✓") if r.correct else ("wrong", "✗")),
+            name_of(r.system, r.form),
+            answer_text(r.answer),
+            _with(r),
+        )
+        for r in those
     )
-    learnt = Markup("")
-    if lesson is not None:
+    if lesson := taught.get(first.problem_id):
         what = "Learnt a memory" if lesson.memory else "Nothing learnt"
         wrong = " Its label was wrong." if lesson.memory and lesson.label_right is False else ""
-        learnt = Markup('<p class="hint">{}: {}{}</p>').format(what, safe(lesson.reason), wrong)
+        learnt = Markup('<p class="hint">{}: {}{}</p>').format(what, lesson.reason, wrong)
+    text = texts.get(first.problem_id, first.problem_id)
     return Markup(
         '<article class="used arrival"><header><span>Problem {}</span><span>correct answer '
         '{}</span></header><p class="tx" tabindex="0">{}</p><ul>{}</ul>{}</article>'
-    ).format(
-        index + 1,
-        answer_text(first.truth),
-        safe(texts.get(first.problem_id, first.problem_id)),
-        replies,
-        learnt,
-    )
+    ).format(index + 1, answer_text(first.truth), text, replies, learnt)
 
 
 def _with(r: Result) -> Markup:
@@ -310,10 +283,8 @@ def _with(r: Result) -> Markup:
         "memory": "; the memory's answer was taken",
         "zero_shot": "; the model's own answer was taken",
     }.get(r.chosen or "", "")
-    agreed = "; both sides agree" if r.agreed else taken
-    return Markup(' <span class="hint">with “{}”{}{}</span>').format(
-        safe(r.memory_name), near, agreed
-    )
+    route = "; both sides agree" if r.agreed else taken
+    return Markup(' <span class="hint">with “{}”{}{}</span>').format(r.memory_name, near, route)
 
 
 def empty() -> Markup:
