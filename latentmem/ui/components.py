@@ -35,20 +35,27 @@ GUIDE = _calls(
 )
 
 
+def area(
+    elem_id: str, template: str, script: str, value: Any, label: str = "", css: str = ""
+) -> gr.HTML:
+    """An element that our scripts draw. `.open_memory(fn)` and the like listen to its events."""
+    return gr.HTML(
+        value,
+        html_template=template,
+        js_on_load=script,
+        apply_default_css=False,
+        elem_id=elem_id,
+        elem_classes=f"lm-area {css}".split(),
+        label=label or elem_id,
+    )
+
+
 def live(
     elem_id: str, value: list[Fragment] | None = None, classes: str = "", script: str = LIVE
 ) -> gr.HTML:
     """An area that shows a list of fragments. `.open_memory(fn)` and `.open_receipt(fn)` listen to
     clicks on links, `.act(fn)` hears of its buttons as {do, value}."""
-    return gr.HTML(
-        value or [],
-        html_template=f'<div class="lm-live {classes}"></div>',
-        js_on_load=script,
-        apply_default_css=False,
-        elem_id=elem_id,
-        elem_classes="lm-area",
-        label=elem_id,
-    )
+    return area(elem_id, f'<div class="lm-live {classes}"></div>', script, value or [])
 
 
 def rows(elem_id: str) -> gr.HTML:
@@ -61,15 +68,8 @@ NO_FIGURE: dict[str, Any] = {"data": [], "layout": {}}  # takes no room on the p
 
 def figure(elem_id: str, label: str) -> gr.HTML:
     """A plotly figure, to look at."""
-    return gr.HTML(
-        NO_FIGURE,
-        html_template=f'<div class="lm-figure" role="img" aria-label="{label}"></div>',
-        js_on_load=FIGURE,
-        apply_default_css=False,
-        elem_id=elem_id,
-        elem_classes="lm-area",
-        label=label,
-    )
+    template = f'<div class="lm-figure" role="img" aria-label="{label}"></div>'
+    return area(elem_id, template, FIGURE, NO_FIGURE, label)
 
 
 # The settings that a visitor chooses, in the order of their controls: those of every run, and those
@@ -112,162 +112,123 @@ def focus(*places: str) -> dict[str, Any]:
     }
 
 
+NOTHING = "<div hidden></div>"
+
+
 def guide() -> gr.HTML:
     """Nothing to see: `page.js` opens memories and receipts through it when the visitor walks back
     and forth in the browser. After a reload its value {"again": [events]} names the runs to
     resume."""
-    return gr.HTML(
-        {},
-        html_template="<div hidden></div>",
-        js_on_load=GUIDE,
-        apply_default_css=False,
-        elem_id="lm-guide",
-        elem_classes="lm-area",
-        label="Address",
-    )
+    return area("lm-guide", NOTHING, GUIDE, {}, "Address")
+
+
+def carrier(name: str) -> gr.HTML:
+    """Nothing to see: hands its value, which is JSON as text, to the map. Each kind of data has its
+    own, so that only what changed is sent."""
+    return area(f"lm-map-{name}", NOTHING, _calls("carry", f'"{name}"'), "", css="lm-carrier")
+
+
+# ---------- The settings that a visitor chooses.
+
+SLIDERS = {  # lowest, highest where the app is not shared, step
+    "rollouts": (1, 16, 1),
+    "temperature": (0, 2, 0.05),
+    "top_p": (0.05, 1, 0.05),
+    "max_new_tokens": (16, 2048, 16),
+    "min_similarity": (-1, 1, 0.05),
+    "steps": (1, 30, 1),
+    "virtual_tokens": (1, 64, 1),
+}
+VERIFIERS = [
+    ("Share of the votes", "vote_share"),
+    ("Self-certainty", "self_certainty"),
+    ("The model as judge", "judge"),
+]
+KEYS = [("Sentence embedding", "input"), ("The model's activations", "kv")]
+WORDS = {
+    "rollouts": (
+        "Attempts",
+        "How many solutions are sampled and vote. More is steadier and slower.",
+    ),
+    "temperature": (
+        "Temperature",
+        "How freely tokens are drawn. 0 always takes the likeliest token, so all attempts are the "
+        "same.",
+    ),
+    "top_p": (
+        "Nucleus (top p)",
+        "Only the likeliest tokens with this total probability are drawn. 1 keeps all.",
+    ),
+    "max_new_tokens": (
+        "Longest attempt, in tokens",
+        "A longer attempt is cut off and does not vote.",
+    ),
+    "seed": ("Seed", "The same seed gives the same attempts again."),
+    "verifier": ("Verifier", "What decides when the model alone and the memory disagree."),
+    "key": ("Similar by", "What is compared to find a memory for a problem."),
+    "min_similarity": ("Least similarity", "A memory less similar than this is not tried."),
+    "steps": (
+        "Gradient steps",
+        "Each step samples fresh attempts and rewards those that agree with the majority.",
+    ),
+    "learning_rate": (
+        "Learning rate",
+        "Size of a step. Training with too large a step collapses; the guard then keeps the best "
+        "step.",
+    ),
+    "virtual_tokens": (
+        "Virtual tokens",
+        "Length of the soft prompt, the only thing that is trained.",
+    ),
+}
+
+
+def setting(name: str, s: Settings, most: Mapping[str, int], **own: Any) -> Any:
+    """The control of a setting. `most`: the limits of a shared app; `own`: what differs here."""
+    label, info = WORDS[name]
+    look = {"value": getattr(s, name), "label": label, "info": info, **own}
+    if name in SLIDERS:
+        low, high, step = SLIDERS[name]
+        return gr.Slider(low, most.get(name, max(high, look["value"])), step=step, **look)
+    if name == "verifier":
+        return gr.Dropdown(VERIFIERS, **look)
+    if name == "key":
+        return gr.Radio(KEYS, **look)
+    return gr.Number(minimum=0, precision=0 if name == "seed" else None, **look)
 
 
 def sampling_settings(s: Settings, most: Mapping[str, int]) -> dict[str, Any]:
-    """The folded settings of Solve by name, in the order of SAMPLING. `most`: the limits of a
-    shared app."""
+    """The folded settings of Solve by name, in the order of SAMPLING."""
     with gr.Accordion("Settings", open=False, elem_classes="settings"):
-        return _attempts(s, most) | _memory_choice(s)
-
-
-def _attempts(s: Settings, most: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "rollouts": gr.Slider(
-            1,
-            most.get("rollouts", max(16, s.rollouts)),
-            value=s.rollouts,
-            step=1,
-            label="Attempts",
-            info="How many solutions are sampled and vote. More is steadier and slower.",
-        ),
-        "temperature": gr.Slider(
-            0,
-            2,
-            value=s.temperature,
-            step=0.05,
-            label="Temperature",
-            info="How freely tokens are drawn. 0 always takes the likeliest token, so all "
-            "attempts are the same.",
-        ),
-        "top_p": gr.Slider(
-            0.05,
-            1,
-            value=s.top_p,
-            step=0.05,
-            label="Nucleus (top p)",
-            info="Only the likeliest tokens with this total probability are drawn. 1 keeps all.",
-        ),
-        "max_new_tokens": gr.Slider(
-            16,
-            most.get("max_new_tokens", max(2048, s.max_new_tokens)),
-            value=s.max_new_tokens,
-            step=16,
-            label="Longest attempt, in tokens",
-            info="A longer attempt is cut off and does not vote.",
-        ),
-        "seed": gr.Number(
-            s.seed,
-            label="Seed",
-            precision=0,
-            minimum=0,
-            info="The same seed gives the same attempts again.",
-        ),
-    }
-
-
-def _memory_choice(s: Settings) -> dict[str, Any]:
-    verifiers = [
-        ("Share of the votes", "vote_share"),
-        ("Self-certainty", "self_certainty"),
-        ("The model as judge", "judge"),
-    ]
-    return {
-        "verifier": gr.Dropdown(
-            verifiers,
-            value=s.verifier,
-            label="Verifier",
-            info="What decides when the model alone and the memory disagree.",
-        ),
-        "key": gr.Radio(
-            [("Sentence embedding", "input"), ("The model's activations", "kv")],
-            value=s.key,
-            label="Similar by",
-            info="What is compared to find a memory for a problem.",
-        ),
-        "min_similarity": gr.Slider(
-            -1,
-            1,
-            value=s.min_similarity,
-            step=0.05,
-            label="Least similarity",
-            info="A memory less similar than this is not tried.",
-        ),
-    }
+        return {name: setting(name, s, most) for name in SAMPLING}
 
 
 def distil_settings(s: Settings, most: Mapping[str, int]) -> dict[str, Any]:
-    """The folded settings of Distil beside the shared ones by name, in the order of TRAINING."""
+    """The folded settings of Distil beside the shared ones by name, in the order of TRAINING. Its
+    seed is that of Solve unless a visitor gives another."""
     with gr.Accordion("Settings of the distillation", open=False, elem_classes="settings"):
-        return {
-            "steps": gr.Slider(
-                1,
-                most.get("steps", max(30, s.steps)),
-                value=s.steps,
-                step=1,
-                label="Gradient steps",
-                info="Each step samples fresh attempts and rewards those that agree with the "
-                "majority.",
-            ),
-            "learning_rate": gr.Number(
-                s.learning_rate,
-                label="Learning rate",
-                minimum=0,
-                info="Size of a step. Training with too large a step collapses; the guard then "
-                "keeps the best step.",
-            ),
-            "virtual_tokens": gr.Slider(
-                1,
-                most.get("virtual_tokens", max(64, s.virtual_tokens)),
-                value=s.virtual_tokens,
-                step=1,
-                label="Virtual tokens",
-                info="Length of the soft prompt, the only thing that is trained.",
-            ),
-            "seed": gr.Number(
-                None,
-                label="Seed",
-                precision=0,
-                minimum=0,
-                info="The same seed gives the same memory again. Empty: the seed of Solve.",
-            ),
-        }
+        own = "The same seed gives the same memory again. Empty: the seed of Solve."
+        seed = {"seed": {"value": None, "info": own}}
+        return {name: setting(name, s, most, **seed.get(name, {})) for name in TRAINING}
 
 
 def overrides(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
     """The values of these controls as overrides of Settings, which checks them. An empty box means
     the default."""
-    return {name: _whole(v) for name, v in zip(names, values, strict=True) if v is not None}
+
+    def whole(value: Any) -> Any:  # sliders send 8 as 8.0
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    return {name: whole(v) for name, v in zip(names, values, strict=True) if v is not None}
 
 
-def _whole(value: Any) -> Any:
-    """Sliders send 8 as 8.0."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+# ---------- Of the Memories panel.
 
-
-# ---------- Of the Memories panel: the map with its tools, carriers of its data, tables.
-
-KEYS = (
-    "Arrow keys step from point to point, Enter opens a point, Space selects it, plus and minus "
-    "zoom, 0 shows everything, Escape closes."
-)
-TEMPLATE = f"""<div class="lm-map">
+TEMPLATE = """<div class="lm-map">
 <div class="lm-figure" tabindex="0" role="application" aria-label="Map of the memories"
  aria-describedby="lm-map-keys"></div><p class="lm-wait" role="status">Drawing the map…</p>
-<p class="lm-keys" id="lm-map-keys">{KEYS}</p>
+<p class="lm-keys" id="lm-map-keys">Arrow keys step from point to point, Enter opens a point, Space
+ selects it, plus and minus zoom, 0 shows everything, Escape closes.</p>
 <p class="sr-only" aria-live="polite"></p>
 </div>"""
 
@@ -276,29 +237,7 @@ def map_area() -> gr.HTML:
     """The map. `.memory_click(fn)`: a point was clicked ("" closes). `.want(fn)`: the page lacks
     the points of the map it is to show. `.explain(fn)`: they are drawn. `.picked(fn)`: points were
     selected."""
-    return gr.HTML(
-        {},
-        html_template=TEMPLATE,
-        js_on_load=MAP,
-        apply_default_css=False,
-        elem_id="lm-map",
-        elem_classes="lm-area",
-        label="Map of the memories",
-    )
-
-
-def carrier(name: str) -> gr.HTML:
-    """Nothing to see: hands its value, which is JSON as text, to the map. Each kind of data has its
-    own, so that only what changed is sent."""
-    return gr.HTML(
-        "",
-        html_template="<div hidden></div>",
-        js_on_load=_calls("carry", f'"{name}"'),
-        apply_default_css=False,
-        elem_id=f"lm-map-{name}",
-        elem_classes=["lm-area", "lm-carrier"],
-        label=name,
-    )
+    return area("lm-map", TEMPLATE, MAP, {}, "Map of the memories")
 
 
 def other_memories(
