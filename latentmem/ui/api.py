@@ -43,11 +43,10 @@ from .panels.stream import (
     SYSTEMS,
     Stream,
     StreamChoice,
-    feed_of,
-    going,
     most_problems,
+    stream_records,
 )
-from .runs import SORRY, Run
+from .runs import SORRY, Run, follow
 from .session import (
     AppSession,
     attempt,
@@ -71,13 +70,12 @@ def checked(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(fn)
     def endpoint(*args: Any, **kwargs: Any) -> Any:
-        bound, kinds = signature.bind(*args, **kwargs), _kinds(fn)
-        for name, value in bound.arguments.items():
-            if name not in ("self", "request"):
-                bound.arguments[name] = _fitting(
-                    name, value, kinds[name], signature.parameters[name].default
-                )
+        bound = signature.bind(*args, **kwargs)
         try:
+            for name in [n for n in _kinds(fn) if n in bound.arguments]:
+                default = signature.parameters[name].default
+                value = _fitting(name, bound.arguments[name], _kinds(fn)[name], default)
+                bound.arguments[name] = value
             return fn(*bound.args, **bound.kwargs)
         except LatentmemError as e:
             raise gr.Error(str(e), print_exception=False) from None
@@ -94,12 +92,11 @@ def checked(fn: Callable[..., Any]) -> Callable[..., Any]:
 def _kinds(fn: Callable[..., Any]) -> dict[str, Any]:
     """Parameter -> its type, or what checks it; made at the first call, since the import would wait
     for it."""
-    hints = {
-        name: kind
+    return {
+        name: kind if kind is str else TypeAdapter(kind)
         for name, kind in get_type_hints(fn).items()
-        if name not in ("self", "request", "return")
+        if name not in ("request", "return")
     }
-    return {name: kind if kind is str else TypeAdapter(kind) for name, kind in hints.items()}
 
 
 def _fitting(name: str, value: Any, kind: Any, default: Any) -> Any:
@@ -114,13 +111,9 @@ def _fitting(name: str, value: Any, kind: Any, default: Any) -> Any:
         except ValidationError as e:
             wrong = e.errors()[0]["msg"].removeprefix("Input ")
     if wrong:
-        raise gr.Error(
-            f"{name} = {str(value)[:40]!r} does not fit: it {wrong}.", print_exception=False
-        )
+        raise LatentmemError(f"{name} = {str(value)[:40]!r} does not fit: it {wrong}.")
     if name.endswith("_id") and not value.strip():
-        raise gr.Error(
-            f"{name} is empty: give the id of a {name.removesuffix('_id')}.", print_exception=False
-        )
+        raise LatentmemError(f"{name} is empty: give the id of a {name.removesuffix('_id')}.")
     return value
 
 
@@ -303,9 +296,8 @@ class Endpoints:
             key: compared by sentence embedding (input) or by the model's activations (kv)
         """
         settings, session = given(locals()), self.session.at(request)
-        records = model_records(
-            session, problem, settings, lambda e, p: [e.search(p, max(1, min(int(k), 100)))]
-        )
+        most = max(1, min(int(k), 100))
+        records = model_records(session, problem, settings, lambda e, p: [e.search(p, most)])
         return to_dict(last(records, Retrieval))
 
     @checked
@@ -362,7 +354,7 @@ class Endpoints:
         except GeneratorExit:
             run.end()
             raise
-        for _ in going(session, run, refresh=EVERY, beat=EVERY):
+        for _ in follow(stream_records(session, run), run, refresh=EVERY, beat=EVERY):
             session.visit(request)  # whoever listens is not idle: a stream may take hours
             yield standings(run, ended=False)
         if run.error:
@@ -566,7 +558,7 @@ def standings(run: Run, ended: bool) -> dict[str, Any]:
     """A stream as plain values; replies and lessons only once it has ended, or it would be sent
     over and over."""
     with run.lock:
-        feed = feed_of(run)
+        feed = run.scene
         far = feed.progress or Progress(0, 0, ())
         return {
             "done": far.done,
@@ -583,38 +575,25 @@ def standings(run: Run, ended: bool) -> dict[str, Any]:
 
 def standing(s: Standing) -> dict[str, Any]:
     """How one system stands, with its shares."""
-    return to_dict(s) | {
-        "accuracy": s.accuracy,
-        "coverage": s.coverage,
-        "routing_accuracy": s.routing_accuracy,
-    }
+    shares = ("accuracy", "coverage", "routing_accuracy")
+    return to_dict(s) | {name: getattr(s, name) for name in shares}
 
 
 def _offer_stream(fns: Endpoints, hidden: gr.Button) -> None:
     """Registers `stream`, whose file needs a component."""
     families = sorted({family(p) for p in fns.session.examples.values() if p.answer})
+    names = [name for _, name in SYSTEMS]
+    shut: dict[str, Any] = {"visible": False}
     asked = [
-        gr.Dropdown([ALL, *families], value=ALL, label="family", visible=False),
-        gr.Dropdown(
-            [name for _, name in SYSTEMS],
-            value=list(AT_FIRST),
-            multiselect=True,
-            label="systems",
-            visible=False,
-        ),
-        gr.Number(None, precision=0, label="problems", visible=False),
-        gr.Number(None, precision=0, label="seed", visible=False),
-        gr.File(file_types=FILE_TYPES, type="filepath", label="file", visible=False),
-        gr.Checkbox(False, label="fresh", visible=False),
+        gr.Dropdown([ALL, *families], value=ALL, label="family", **shut),
+        gr.Dropdown(names, value=list(AT_FIRST), multiselect=True, label="systems", **shut),
+        gr.Number(None, precision=0, label="problems", **shut),
+        gr.Number(None, precision=0, label="seed", **shut),
+        gr.File(file_types=FILE_TYPES, type="filepath", label="file", **shut),
+        gr.Checkbox(False, label="fresh", **shut),
     ]
-    hidden.click(
-        fns.stream,
-        asked,
-        gr.JSON(visible=False, label="standings"),
-        api_name="stream",
-        show_progress="hidden",
-        **MODEL,
-    )
+    answer = gr.JSON(label="standings", **shut)
+    hidden.click(fns.stream, asked, answer, api_name="stream", show_progress="hidden", **MODEL)
 
 
 def at_once(session: AppSession, endpoint: Callable[..., Any]) -> Callable[..., Any] | None:

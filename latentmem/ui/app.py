@@ -20,7 +20,7 @@ from .panels.distil import Distil
 from .panels.memories import create_memories
 from .panels.solve import Solve
 from .panels.stream import AT_FIRST, FIRST, Stream
-from .server import Blocks, launch_options
+from .server import Blocks
 from .session import AppSession, attempt, family, opening
 from .views.about import endpoints_table, header_facts, kept_where, method, model_facts
 from .views.html import expected, fragments, notice
@@ -28,7 +28,6 @@ from .views.html import expected, fragments, notice
 if TYPE_CHECKING:
     from ..engine import Engine
 
-__all__ = ["build", "launch_options"]
 TOP = ("facts", "timer", "solve_time", "after_time", "distil_time", "stream_time")
 QUEUE_LOOK = 10.0  # seconds between two looks at the queue of a shared app
 HEADER = (

@@ -90,18 +90,19 @@ class Uploads:
 
     def _grow(self, upload: Upload, size: int) -> None:
         others = [u for u in self._kept if u is not upload]
-        here = sum(u.bytes for u in others if u.address == upload.address)
-        for there, most, whose in (
-            (here, OF_ADDRESS, "your address"),
-            (sum(u.bytes for u in others), OF_ALL, "all visitors"),
-        ):
-            if there + size > most:
-                raise HTTPException(
-                    429,
-                    f"The uploads of {whose} take {there // MIB} of {most // MIB} MiB, and there "
-                    f"is no room for {size / MIB:.1f} more: try again in half an hour.",
-                )
+        mine = [u for u in others if u.address == upload.address]
+        self._room(mine, size, OF_ADDRESS, "The uploads of your address take", "try again")
+        self._room(others, size, OF_ALL, "The uploads of all visitors take", "try again")
         upload.bytes = size
+
+    def _room(self, uploads: list[Upload], size: int, most: int, what: str, remedy: str) -> None:
+        there = sum(u.bytes for u in uploads)
+        if there + size > most:
+            raise HTTPException(
+                429,
+                f"{what} {there // MIB} of {most // MIB} MiB, and there is no room for "
+                f"{size / MIB:.1f} more: {remedy} in half an hour.",
+            )
 
     def end(self, upload: Upload, paths: list[str]) -> None:
         """The server has answered: with the files' places, or without any."""
@@ -127,14 +128,12 @@ class Uploads:
         visit = visit_of(name[1].decode("utf-8", "replace"))
         for upload in new:
             with self._lock:
-                there = sum(u.bytes for u in self._kept if u.visit is visit)
-            if there + upload.bytes > OF_VISITOR:
+                mine = [u for u in self._kept if u.visit is visit]
+            try:
+                self._room(mine, upload.bytes, OF_VISITOR, "Your uploads take", "reload the page")
+            except HTTPException:
                 self.free(upload)
-                raise HTTPException(
-                    429,
-                    f"Your uploads take {there // MIB} of {OF_VISITOR // MIB} MiB, and there is no "
-                    f"room for {upload.bytes / MIB:.1f} more: reload the page in half an hour.",
-                )
+                raise
             upload.visit = visit
             visit.belongings.append(lambda upload=upload: self.free(upload))
 
@@ -380,8 +379,7 @@ class Places:
 
     def full(self, request: Any) -> bool:
         """Whether a press of this visitor would be refused."""
-        place = Place(True, getattr(request, "session_hash", None) or "", _address(request))
-        return bool(self._refusal(place))
+        return bool(self._refusal(Place(True, _page(request), _address(request))))
 
     def forget(self, page: str) -> None:
         """Drops what a page that is gone has not fetched: gradio would keep that of 2,000 pages. A
@@ -410,13 +408,12 @@ class Places:
         answers = [] if messages is None else list(messages._queue)
         return sum(m.msg == "process_completed" for m in answers) < self._unread
 
-    def _place(self, fn: Any, page: str | None, request: Any) -> Place:
-        return Place(fn.concurrency_id == self._model, page or "", _address(request))
-
     def ahead(self, request: Any) -> int:
         """How many runs of other pages use the model or wait for it."""
-        page = getattr(request, "session_hash", None) or ""
-        return sum(p.page != page for p in self._taken(model=True))
+        return sum(p.page != _page(request) for p in self._taken(model=True))
+
+    def _place(self, fn: Any, page: str | None, request: Any) -> Place:
+        return Place(fn.concurrency_id == self._model, page or "", _address(request))
 
     def _taken(self, model: bool) -> list[Place]:
         events = list(self._queue.event_ids_to_events.values())
@@ -435,6 +432,10 @@ class Places:
         if len(taken) >= of_all:
             return f"The queue is full, {of_all} calls wait or are at work: try again in a minute."
         return ""
+
+
+def _page(request: Any) -> str:
+    return getattr(request, "session_hash", None) or ""
 
 
 def _address(request: Any) -> str:

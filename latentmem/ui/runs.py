@@ -31,7 +31,8 @@ class Run:
     under `lock`."""
 
     stop: threading.Event = field(default_factory=threading.Event)
-    scene: Scene = field(default_factory=Scene)
+    # what its records are folded into: a Scene, or what the panel has in its place
+    scene: Any = field(default_factory=Scene)
     error: str = ""
     asked: Any = None  # the panel's record of what the press asked; None before a press
     near: tuple[Hit, ...] = ()  # the memories nearest to the answered problem

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..bank import Overlay
+from ..engine.run_state import Scene
 from ..evaluation.reader import read_problems
 from ..files import example
 from ..records import (
@@ -85,11 +86,12 @@ class Visit:
     # how to free what else is theirs
     belongings: list[Callable[[], None]] = field(default_factory=list)
 
-    def start(self, panel: str) -> Run:
-        """A new run of a panel; the one before is told to stop."""
+    def start(self, panel: str, scene: Any = None) -> Run:
+        """A new run of a panel, folded into `scene`; the one before is told to stop."""
         if panel in self.runs:
             self.runs[panel].end()
-        self.runs[panel] = Run(patience=ORPHAN if self.token and panel in LONG else 0.0)
+        patience = ORPHAN if self.token and panel in LONG else 0.0
+        self.runs[panel] = Run(scene=scene or Scene(), patience=patience)
         return self.runs[panel]
 
     def end(self, *panels: str) -> None:
@@ -161,8 +163,8 @@ class Visits:
     def _back(self, name: str) -> Visit | None:
         """The parked visit of a page that comes back under its old name: a sleeping phone only
         loses its connection, and gradio does not announce its return."""
-        token = next((t for t, v in self._parked.items() if v.page == name), None)
-        return None if token is None else self._parked.pop(token)
+        tokens = [token for token, visit in self._parked.items() if visit.page == name]
+        return self._parked.pop(tokens[0]) if tokens else None
 
     def claim(self, name: str, token: str) -> Visit:
         """The visit of a page that was just loaded: the one its tab had before, if the server still
@@ -225,26 +227,15 @@ class Visits:
         the least recent first."""
         with self._lock:
             now = time.monotonic()
-            gone: list[Any] = [
-                (self._parked, t) for t, v in self._parked.items() if now - v.seen > self.patience
-            ]
-            gone += [
-                (self._live, n)
-                for n, v in self._live.items()
-                if not v.token and now - v.seen > IDLE
-            ]
-            for where, name in gone:
-                self._drop(where, name)
+            for name, v in list(self._parked.items()):
+                if now - v.seen > self.patience:
+                    self._drop(self._parked, name)
+            for name, v in list(self._live.items()):
+                if not v.token and now - v.seen > IDLE:
+                    self._drop(self._live, name)
             while len(self) > self.most:
-                all_ = [
-                    (where, name, v)
-                    for where in (self._live, self._parked)
-                    for name, v in where.items()
-                    if v is not but
-                ]
-                # the first of equals
-                where, name, _ = min(all_, key=lambda x: self._loses(x[0], x[2]))
-                self._drop(where, name)
+                both = [(w, n) for w in (self._live, self._parked) for n in w if w[n] is not but]
+                self._drop(*min(both, key=lambda x: self._loses(x[0], x[0][x[1]])))
 
     def _drop(self, where: dict[str, Visit], name: str) -> None:
         visit = where.pop(name)
@@ -317,9 +308,7 @@ class Warming:
             if self.status is not None and self.status != last:
                 last = self.status
                 yield last
-            thread = self._thread
-            if thread is not None:
-                thread.join(LOOK)
+            self._thread.join(LOOK)  # type: ignore[union-attr]  # it is busy
         if self.error:
             raise LatentmemError(self.error)
         # nothing to do, unless other models were asked for than those that were loading
@@ -375,16 +364,11 @@ class AppSession:
         visit = self.visit(request)
         with self._lock:
             if visit.session is None:
-                visit.session = copy.copy(self)
-                visit.session.engine = self.engine.changed(
-                    on_bank=Overlay(
-                        self.engine.bank,
-                        self.engine.settings.hosted_memories,
-                        hosting.VIRTUAL_TOKENS,
-                    )
-                )
-                visit.session.app = self
-                visit.session._own()
+                most = self.engine.settings.hosted_memories
+                bank = Overlay(self.engine.bank, most, hosting.VIRTUAL_TOKENS)
+                mine = visit.session = copy.copy(self)
+                mine.engine, mine.app = self.engine.changed(on_bank=bank), self
+                mine._own()
             return visit.session
 
     def leave(self, request: Any) -> None:
@@ -522,17 +506,14 @@ def distil_records(
 
 def nearest_examples(session: AppSession, problem: Problem, n: int) -> list[str]:
     """The texts of the `n` examples most similar to a problem by sentence embedding, without it."""
-
-    def key(one: Problem) -> Any:
-        return session.engine.key(one, "input")
-
     with session.keys_lock:
+        keys = session.example_keys
         for text, example in session.examples.items():
-            if text not in session.example_keys:
-                session.example_keys[text] = key(example)
-        mine = key(problem)
+            if text not in keys:
+                keys[text] = session.engine.key(example, "input")
+        mine = session.engine.key(problem, "input")
         others = [t for t in session.examples if t != problem.text.strip()]
-        return sorted(others, key=lambda t: -float(session.example_keys[t] @ mine))[:n]
+        return sorted(others, key=lambda t: -float(keys[t] @ mine))[:n]
 
 
 def star_of(engine: Engine, problem: Problem) -> QueryPoint:
@@ -567,13 +548,11 @@ def last_receipt(visit: Visit) -> Receipt | None:
 def opening(session: AppSession, but: str = "") -> Problem:
     """The problem in the box of a first visitor, another one than `but`: one of a family that the
     bank has a memory of, if there is one."""
-    rows, _ = attempt(lambda: session.engine.bank.infos(limit=200))
-    learnt = {i.problem.text.strip() for i in rows or []}
-    families = {i.problem.source for i in rows or []}
+    rows = attempt(lambda: session.engine.bank.infos(limit=200))[0] or []
+    learnt, families = {i.problem.text.strip() for i in rows}, {i.problem.source for i in rows}
     examples = session.examples.items()
     fresh = [p for t, p in examples if t not in learnt and p.source in families]
-    found = (p for p in (*fresh, *session.examples.values()) if p.text.strip() != but.strip())
-    return next(found)
+    return next(p for p in (*fresh, *session.examples.values()) if p.text.strip() != but.strip())
 
 
 def another(session: AppSession, event: Any, text: str, seed: Any) -> tuple[str, int | None]:

@@ -13,7 +13,7 @@ from latentmem.records import LatentmemError, Problem, Step, Trace
 from latentmem.settings import Settings
 from latentmem.ui.pace import Pace
 from latentmem.ui.panels import build
-from latentmem.ui.panels.build import Build, BuildView, lessons_of
+from latentmem.ui.panels.build import Build, BuildView
 from latentmem.ui.session import AppSession
 from latentmem.ui.views.build import Lesson, summary
 from tests.fake_engine import FakeEngine
@@ -98,7 +98,7 @@ def test_a_file_becomes_a_bank(session: AppSession, file: Path) -> None:
         shown.table
     )
     voted = ran(session)
-    rows = lessons_of(session.visit(visitor()).runs["build"]).rows
+    rows = session.visit(visitor()).runs["build"].scene.rows
     fit = [row for row in rows if row.open]
     assert voted.press_button["value"] == f"Learn from {len(fit)}" and len(fit) > 2
     assert f"{len(fit)} of 6 problems can be learnt from" in text_of(voted.status)
@@ -119,7 +119,7 @@ def test_a_stopped_run_keeps_what_it_has_and_goes_on(session: AppSession, file: 
     dropped(session, file)
     ran(session)
     pictures = pressed(Build, session, visitor(), *CHOSEN)
-    rows = lessons_of(session.visit(visitor()).runs["build"]).rows
+    rows = session.visit(visitor()).runs["build"].scene.rows
     todo = sum(row.open for row in rows)
     for _ in pictures:
         if sum(row.open for row in rows) < todo:
@@ -138,7 +138,7 @@ def test_a_stopped_run_keeps_what_it_has_and_goes_on(session: AppSession, file: 
 def test_other_settings_ask_for_other_votes(session: AppSession, file: Path) -> None:
     dropped(session, file)
     ran(session)
-    rows = lessons_of(session.visit(visitor()).runs["build"]).rows
+    rows = session.visit(visitor()).runs["build"].scene.rows
     first = [row.vote for row in rows]
     again = ran(session, given=(*SETTINGS[:4], 7, *SETTINGS[5:], *TRAINING))
     assert [row.vote for row in rows[:5]] != first[:5] and "Learn from" in str(again.press_button)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,7 @@ def act(ask: Ask) -> Picture:
 def forget_receipt(bank: MemoryBank, receipt_id: str) -> str:
     """Deletes a receipt for good; in a shared app, one of the visitor's own. Raises LatentmemError
     if it is not there."""
-    if not isinstance(receipt_id, str) or not receipt_id.strip():
+    if not receipt_id.strip():
         raise LatentmemError(
             "The id of the receipt is empty: give that of a receipt that is kept here."
         )
@@ -118,17 +119,13 @@ def _tagged(ask: Ask) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------ the selected
-def tag_picked(ask: Ask, picked: str, tag: str) -> Picture:
-    """Gives every selected memory a tag."""
-    return _bulk(ask, picked, tag, True)
-
-
 def untag_picked(ask: Ask, picked: str, tag: str) -> Picture:
     """Takes a tag from every selected memory."""
-    return _bulk(ask, picked, tag, False)
+    return tag_picked(ask, picked, tag, on=False)
 
 
-def _bulk(ask: Ask, picked: str, tag: str, on: bool) -> Picture:
+def tag_picked(ask: Ask, picked: str, tag: str, on: bool = True) -> Picture:
+    """Gives every selected memory a tag, or takes it away."""
     changed, error = attempt(lambda: bank_notes.tag(ask.bank, some_selected(ask, picked), tag, on))
     if error:
         return Picture(notice=message(error, False), bulk_tag=tag)
@@ -172,18 +169,17 @@ def export_peft(ask: Ask) -> Download:
         "Exported: unzip it and load the folder with PeftModel.from_pretrained; generate with "
         "use_cache=False."
     )
-    return _download(
-        ask, "peft", lambda folder: (adapter_zip(ask.session, ask.chosen, folder), told)
-    )
+    zipped = partial(adapter_zip, ask.session, ask.chosen)
+    return _download(ask, "peft", lambda folder: (zipped(folder), told))
 
 
 def adapter_zip(session: AppSession, memory_id: str, folder: Path) -> Path:
     """A memory as a zipped PEFT adapter folder, in that folder. Raises LatentmemError."""
-    name = session.engine.bank.info(memory_id).id
-    base = hub_id(session.engine.bank.info(name).model_name)
-    session.engine.bank.export_peft(name, folder / name, base_model=base)
-    made = shutil.make_archive(str(folder / f"{name}-peft"), "zip", folder / name)
-    shutil.rmtree(folder / name)
+    info = session.engine.bank.info(memory_id)
+    adapter, base = folder / info.id, hub_id(info.model_name)
+    session.engine.bank.export_peft(info.id, adapter, base_model=base)
+    made = shutil.make_archive(f"{adapter}-peft", "zip", adapter)
+    shutil.rmtree(adapter)
     return Path(made)
 
 

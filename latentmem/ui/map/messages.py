@@ -10,15 +10,16 @@ the names of groups. Each carries the stamp of the picture it belongs to.
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from ...records import Hit, MemoryInfo
-from ..views.html import count, percent, safe
+from ..views.html import count, percent, short, whole
 from .projection import Group, Plane
 
 COLOURS = (
@@ -71,17 +72,13 @@ def map_figure(
 def point_words(i: MemoryInfo) -> str:
     """A point in words, for the box beside the pointer and for a screen reader: a few lines of the
     markup that plotly knows, with foreign text escaped."""
-    return lines_of(f"{i.name} → {_short(i.label or 'no answer', 30)}")
+    return lines_of(f"{i.name} → {short(i.label or 'no answer', 30)}")
 
 
 def lines_of(text: str) -> str:
-    clean = " ".join(text.encode("utf-8", "replace").decode().split())
-    return " <br>".join(str(safe(line)) for line in textwrap.wrap(clean, WIDE)) or "…"
-
-
-def _short(text: str, width: int = 90) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= width else text[: width - 1] + "…"
+    """Escaped text in the lines that plotly draws."""
+    lines = textwrap.wrap(" ".join(whole(text).split()), WIDE)
+    return " <br>".join(map(escape, lines)) or "…"
 
 
 # ------------------------------------------------------------------ colours
@@ -95,7 +92,7 @@ def paint(
     """`codes`: for each point that is shown the number of its group, with `groups` (name, colour,
     symbol, how many in the bank), or a value on a `scale`, which is plotly's colour scale."""
     if colour_by in ("source", "tags"):
-        names = [_source(i) if colour_by == "source" else _tag(i, tags) for i in infos]
+        names = [_tag(i, tags) if colour_by == "tags" else _source(i) for i in infos]
         codes, groups = _grouped(names)
         return {"stamp": stamp, "codes": codes[shown].tolist(), "groups": groups, "scale": None}
     values, title = _values(infos, colour_by)
@@ -141,59 +138,33 @@ def _grouped(names: Sequence[str]) -> tuple[np.ndarray, list[dict[str, Any]]]:
     Beyond the palette the colours come again with other symbols, so that no two groups look the
     same.
     """
-    sizes: dict[str, int] = {}
-    for name in names:
-        sizes[name] = sizes.get(name, 0) + 1
-    dull = (UNTAGGED, QUARANTINED)
-    order = sorted(sizes, key=lambda n: (n in dull, -sizes[n], n))
-    kept, rest = (
-        [n for n in order if n not in dull][:MOST_GROUPS],
-        [n for n in order if n not in dull][MOST_GROUPS:],
-    )
-    legend = [
-        {
-            "name": _shown(n),
-            "colour": COLOURS[i % len(COLOURS)],
-            "count": sizes[n],
-            "symbol": SYMBOLS[(i + i // len(COLOURS)) % len(SYMBOLS)],
-        }
-        for i, n in enumerate(kept)
-    ]
-    code = {n: i for i, n in enumerate(kept)}
-    if rest:
-        code |= dict.fromkeys(rest, len(legend))
-        legend.append(
-            {
-                "name": f"{len(rest)} others",
-                "colour": GREY,
-                "symbol": "circle",
-                "count": sum(sizes[n] for n in rest),
-            }
-        )
-    for name in [n for n in order if n in dull]:
-        code[name] = len(legend)
-        legend.append(
-            {
-                "name": name,
-                "colour": GREY,
-                "symbol": "x" if name == QUARANTINED else "circle",
-                "count": sizes[name],
-            }
-        )
+    sizes, code, legend = Counter(names), dict[str, int](), list[dict[str, Any]]()
+    order = sorted(sizes, key=lambda n: (-sizes[n], n))
+    named = [n for n in order if n not in (UNTAGGED, QUARANTINED)]
+    dull = [n for n in order if n in (UNTAGGED, QUARANTINED)]
+
+    def group(name: str, colour: str, symbol: str, *those: str) -> None:
+        code.update(dict.fromkeys(those, len(legend)))
+        size = sum(sizes[n] for n in those)
+        legend.append({"name": name, "colour": colour, "symbol": symbol, "count": size})
+
+    for i, n in enumerate(named[:MOST_GROUPS]):
+        symbol = SYMBOLS[(i + i // len(COLOURS)) % len(SYMBOLS)]
+        shown = str(escape(whole(short(n.rsplit("/", 1)[-1], 40))))
+        group(shown, COLOURS[i % len(COLOURS)], symbol, n)
+    if rest := named[MOST_GROUPS:]:
+        group(f"{len(rest)} others", GREY, "circle", *rest)
+    for n in dull:
+        group(n, GREY, "x" if n == QUARANTINED else "circle", n)
     return np.fromiter((code[n] for n in names), int, len(names)), legend
-
-
-def _shown(name: str) -> str:
-    return str(safe(_short(name.rsplit("/", 1)[-1], 40).encode("utf-8", "replace").decode()))
 
 
 def _values(infos: Sequence[MemoryInfo], colour_by: str) -> tuple[np.ndarray, str]:
     if colour_by == "agreement":
         return np.array([i.majority_ratio for i in infos], float), "Agreement of the vote"
     if colour_by == "helped":
-        return np.array(
-            [i.counters.helped - i.counters.hurt for i in infos], float
-        ), "Helped − hurt"
+        values = [i.counters.helped - i.counters.hurt for i in infos]
+        return np.array(values, float), "Helped − hurt"
     days = np.array([_day(i.created) for i in infos], float)
     return (days.max() - days if len(days) else days), "Days older than the newest"
 
@@ -241,7 +212,7 @@ def mark(
     if star is not None:
         looks = {"size": 19, "color": "#D55E00", "line": {"width": 1.5, "color": "theme:paper"}}
         data.append(_marker([star], symbol="star", **looks))
-        words = lines_of(_short(star_text))
+        words = lines_of(short(star_text))
         data[-1] |= {"name": "your problem", "showlegend": True, "text": [words]}
     return {
         "stamp": stamp,
@@ -309,9 +280,8 @@ def _similarity(origin: np.ndarray, hit: Hit, end: np.ndarray) -> dict[str, Any]
 
 def map_words(n: int, star: bool, hits: Sequence[Hit]) -> str:
     """The map for a screen reader."""
-    words = f"Map of {n} memories"
-    joined = f", your problem joined to the {len(hits)} most similar"
-    return words + (joined if star and hits else "")
+    joined = f", your problem joined to the {len(hits)} most similar" if star and hits else ""
+    return f"Map of {n} memories{joined}"
 
 
 def extras(found: Sequence[Group], stamp: str) -> dict[str, Any]:
@@ -320,7 +290,7 @@ def extras(found: Sequence[Group], stamp: str) -> dict[str, Any]:
         {
             "x": g.x,
             "y": g.y,
-            "text": str(safe(" · ".join(g.words))),
+            "text": str(escape(" · ".join(g.words))),
             "showarrow": False,
             "bgcolor": "theme:paper",
             "opacity": 0.85,
@@ -371,9 +341,8 @@ def trust(
             f" {count(left_out, 'memory has', 'memories have')} no place here: of another model, "
             "or without such a key."
         )
-    return Markup(
-        '<p class="hint">{} {} The numbers on edges are the true similarities.</p>'
-    ).format(words, _trust_number(measured, n))
+    hint = Markup('<p class="hint">{} {} The numbers on edges are the true similarities.</p>')
+    return hint.format(words, _trust_number(measured, n))
 
 
 def _trust_number(measured: tuple[float, int] | None, n: int) -> Markup:
@@ -386,17 +355,15 @@ def _trust_number(measured: tuple[float, int] | None, n: int) -> Markup:
         '<span class="trusted" title="1 when every memory that looks near is near in truth, about '
         '0.5 for a picture drawn by chance (Venna and Kaski 2001)"><b>Trustworthiness {:.2f}</b> '
         "of 1 ({}{}).</span>"
-    ).format(value, _meaning(value), on)
+    ).format(value, next(words for least, words in MEANINGS if value >= least), on)
 
 
-def _meaning(value: float) -> str:
-    if value >= 0.95:
-        return "near in the picture is near in truth"
-    if value >= 0.85:
-        return "near in the picture is mostly near in truth"
-    if value >= 0.7:
-        return "trust the picture with care"
-    return "do not trust what looks near"
+MEANINGS = (
+    (0.95, "near in the picture is near in truth"),
+    (0.85, "near in the picture is mostly near in truth"),
+    (0.7, "trust the picture with care"),
+    (0.0, "do not trust what looks near"),
+)
 
 
 ALIKE = 0.02  # a lead in similarity that decides nothing
@@ -416,4 +383,4 @@ def misleads(
     return Markup(
         '<p class="notice warn" role="alert">The picture misleads here: “{}” ({:.2f}) looks '
         "nearest, but the most similar memory is “{}” ({:.2f}).</p>"
-    ).format(safe(seen.name), seen.similarity, safe(placed[0].name), placed[0].similarity)
+    ).format(seen.name, seen.similarity, placed[0].name, placed[0].similarity)

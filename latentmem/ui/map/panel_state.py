@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
@@ -184,17 +185,13 @@ def moves(engine: Engine, m: Memory) -> list[tuple[str, float]]:
 
 def problem_finder(session: AppSession) -> Callable[[str], str | None]:
     """Problem id -> its text, of the examples and of the bank's own problems."""
-    known: dict[str, str] = {}
 
-    def find(problem_id: str) -> str | None:
-        if not known:
-            known.update(
-                {i.problem.id: i.problem.text for i in atlas_of(session).rows(exact=False).infos}
-            )
-            known.update({p.id: p.text for p in session.examples.values()})
-        return known.get(problem_id)
+    @cache
+    def known() -> dict[str, str]:  # not before it is asked for
+        stored = [i.problem for i in atlas_of(session).rows(exact=False).infos]
+        return {p.id: p.text for p in (*stored, *session.examples.values())}
 
-    return find
+    return lambda problem_id: known().get(problem_id)
 
 
 # ---------- The panel.
@@ -387,12 +384,15 @@ def trust_words(atlas: Atlas, sheet: Sheet | None) -> list[Fragment]:
 def warnings(ask: Ask, sheet: Sheet | None, misled: Markup) -> list[Fragment]:
     """Where the map misleads, and why the star may be missing or not quite right."""
     star, why = ask.visit.star, ""
-    if star is not None and ask.space == "prompt":
-        why = "Your problem has no soft prompt, so it has no place on this map: choose another "
-        why += "<b>Distance by</b> to see it."
-    elif star is not None and star.kind != ask.space:
+    if star is None:
+        pass
+    elif ask.space == "prompt":
+        why = (
+            "Your problem has no soft prompt, so it has no place on this map: choose another "
+            "<b>Distance by</b> to see it."
+        )
+    elif star.kind != ask.space:
         why = "Your problem was placed by another distance: press <b>Place</b> again."
-    elif star is not None and sheet is not None and sheet.plane.axes is None:
+    elif sheet is not None and sheet.plane.axes is None:
         why = "Your problem lies between its nearest memories, by their similarity."
-    lost = Markup('<p class="hint">' + why + "</p>") if why else Markup("")
-    return fragments(("misleads", misled), ("lost", lost))
+    return fragments(("misleads", misled), ("lost", why and f'<p class="hint">{why}</p>'))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from ...records import LatentmemError, Problem
 from ...settings import Settings
 from .. import components
 from ..components import QUIET, SAMPLING, TRAINING
-from ..runs import Run, follow
+from ..runs import Run
 from ..session import AppSession, Visit, attempt, exclusively, ready_engine
 from ..views.build import (
     Lesson,
@@ -31,7 +31,7 @@ from ..views.build import (
     standing,
 )
 from ..views.html import fragments, notice
-from .panel import SKIP, Panel, problem, queued
+from .panel import SKIP, Panel, queued, sent, told
 
 MOST, MOST_HOSTED = 20, 4  # problems of a file, also in a shared app
 FILE_BYTES = 1_000_000
@@ -50,12 +50,7 @@ def read(file: Path, most_chars: int, most: int) -> tuple[list[Problem], tuple[s
 
     Raises LatentmemError for a file that holds none.
     """
-    try:
-        if file.stat().st_size > FILE_BYTES:
-            raise LatentmemError(f"{file.name} has more than 1 MB: give a part of it.")
-        data = file.read_bytes()
-    except OSError:
-        raise LatentmemError(f"{file.name} cannot be read: upload it again.") from None
+    data = sent(file, FILE_BYTES)
     plain = file.suffix.lower() == ".txt"
     found = list(lines(data, file.name) if plain else problems_in(data, file.name, FILE_BYTES))
     wrong = [one for _, one in found if isinstance(one, str)]
@@ -106,13 +101,6 @@ def records(session: AppSession, lessons: Lessons, settings: dict[str, Any]) -> 
             yield from engine.think(rows[i].problem)
 
 
-@dataclass(frozen=True)
-class Building:
-    """What a press asks."""
-
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
 class BuildView(NamedTuple):
     """What the page shows of the problems: one update for each component of that name."""
 
@@ -126,7 +114,7 @@ class Build(Panel):
     """A file, its votes, its memories; stop, go on."""
 
     name = "build"
-    View, Asked = BuildView, Building
+    View, Scene = BuildView, Lessons
     controls: dict[str, gr.components.Component] = {}  # noqa: RUF012  # those of Solve and Distil
 
     # ---------- the layout
@@ -144,21 +132,7 @@ class Build(Panel):
                     elem_classes="lm-file",
                     height=150,
                 )
-                with gr.Row(elem_classes="tight"):
-                    self.press_button = gr.Button(
-                        "Vote",
-                        variant="primary",
-                        interactive=False,
-                        elem_id="lm-build",
-                        min_width=110,
-                    )
-                    self.stop_button = gr.Button(
-                        "Stop",
-                        variant="stop",
-                        interactive=False,
-                        elem_id="lm-build-stop",
-                        min_width=110,
-                    )
+                self.buttons("Vote", "lm-build", "lm-build-stop", ready=False)
             with gr.Column(scale=8, min_width=320, elem_classes="result"):
                 begin = fragments(("first", introduction(most)))
                 self.status = components.live("lm-build-status", begin)
@@ -166,48 +140,44 @@ class Build(Panel):
 
     # ---------- what is asked
 
-    def asked(self, *given: Any) -> Building:
-        return Building(components.overrides((*SAMPLING, *TRAINING), given))
+    def asked(self, *given: Any) -> dict[str, Any]:
+        """The settings of a run."""
+        return components.overrides((*SAMPLING, *TRAINING), given)
 
-    def validate(self, session: AppSession, asked: Building) -> str:
-        return attempt(lambda: session.tuned(asked.settings))[1]
+    def validate(self, session: AppSession, asked: dict[str, Any]) -> str:
+        return attempt(lambda: session.tuned(asked))[1]
 
     def look(self, file: str | None, request: gr.Request, *given: Any) -> BuildView:
         """A file was dropped: what is in it, before anything runs."""
         session, visit = self.of(request)
         if visit.busy(self.name):
             return BuildView()
-        run = visit.start(self.name)
-        settings = session.engine.settings
-        run.scene = Lessons(settings)  # type: ignore[assignment]
+        run, settings = visit.start(self.name, Lessons()), session.engine.settings
         if file:
             most = most_problems(session.hosted)
             found, run.error = attempt(lambda: read(Path(file), settings.max_problem_chars, most))
             rows, notes = found or ([], ())
-            run.scene = Lessons(settings, [Lesson(p) for p in rows], notes)  # type: ignore[assignment]
+            run.scene = Lessons(settings, [Lesson(p) for p in rows], notes)
         return self.draw(session, visit, run, False)
 
-    def new_run(self, visit: Visit, asked: Building) -> Run:
+    def new_run(self, visit: Visit, asked: dict[str, Any]) -> Run:
         """Goes on with the same problems. Votes of other settings do not count."""
         before = visit.runs.get(self.name)
         run = super().new_run(visit, asked)
-        run.scene = lessons_of(before) if before is not None else Lessons(Settings())  # type: ignore[assignment]
+        run.scene = before.scene if before is not None else run.scene
         return run
 
     def work(self, session: AppSession, visit: Visit, run: Run) -> Iterator[BuildView]:
-        lessons = lessons_of(run)
-        settings = session.tuned(run.asked.settings).settings
+        lessons = run.scene
+        settings = session.tuned(run.asked).settings
         if settings != lessons.settings:
             for row in lessons.rows:
                 if not row.memory:
                     row.vote, row.unfit, row.nothing = None, "", ""
         lessons.settings, lessons.at, lessons.stopped = settings, None, False
         lessons.learning = not lessons.unvoted
-        yield self.draw(session, visit, run, True)
-        stream = exclusively(session, records(session, lessons, run.asked.settings))
-        for _ in follow(stream, run):
-            yield self.draw(session, visit, run, True)
-        yield self.draw(session, visit, run, False)
+        stream = exclusively(session, records(session, lessons, run.asked))
+        return self.pictures(session, visit, run, stream)
 
     # ---------- what is shown
 
@@ -215,40 +185,31 @@ class Build(Panel):
         self, session: AppSession, visit: Visit, run: Run, running: bool, message: str = ""
     ) -> BuildView:
         with run.lock:
-            lessons = lessons_of(run)
-            if run.error:
-                status = problem(run.error)
-            elif running:
-                status = fragments(("status", doing_now(lessons, session.pace)))
-            elif not lessons.rows:
-                status = fragments(("first", introduction(most_problems(session.hosted))))
-            else:
-                said = notice(message) + standing(lessons, session.pace)
-                status = fragments(("said", said))
-            status = fragments(("refused", notice(run.refusal, "warn"))) + status
+            lessons = run.scene
+            ended = introduction(most_problems(session.hosted))
+            if lessons.rows:
+                ended = notice(message) + standing(lessons, session.pace)
+            now = doing_now(lessons, session.pace) if running else None
             todo = bool(lessons.unvoted or lessons.fit)
             return BuildView(
-                status=status + fragments(("notes", left_out(lessons))),
+                status=told(run, now, ended) + fragments(("notes", left_out(lessons))),
                 table=lessons_table(lessons, running),
                 press_button=gr.update(value=button(lessons), interactive=todo and not running),
                 stop_button=gr.update(interactive=running),
             )
 
-    def waiting(self) -> BuildView:
+    def waiting(self, session: AppSession, visit: Visit, ahead: int = 0) -> BuildView:
         """The table stays: the votes in it are what the press is about."""
         return BuildView(
-            status=queued(),
+            status=queued(ahead),
             press_button=gr.update(interactive=False),
             stop_button=gr.update(interactive=True),
         )
 
-    def form(self, asked: Building) -> dict[str, Any]:
-        return {}
-
     def restored(self, session: AppSession, visit: Visit) -> dict[str, Any]:
         shown, run = super().restored(session, visit), self.standing(visit)
         if run is not None and run.pressed:
-            shown["table"] = lessons_table(lessons_of(run), False)
+            shown["table"] = lessons_table(run.scene, False)
         return shown
 
     # ---------- the wiring
@@ -263,8 +224,3 @@ class Build(Panel):
         )
         self.stop_button.click(self.stop, None, self.outputs, cancels=[run], **QUIET)
         return run
-
-
-def lessons_of(run: Run) -> Lessons:
-    """What the visitor sees of their problems; of a run without a file, none."""
-    return run.scene if isinstance(run.scene, Lessons) else Lessons(Settings())

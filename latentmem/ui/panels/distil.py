@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
@@ -47,7 +48,7 @@ from ..views.html import (
     scene_votes,
 )
 from ..views.receipt import compare_table
-from .panel import HIDDEN, SKIP, Comparison, Panel, after_stop, problem, queued
+from .panel import HIDDEN, SKIP, Comparison, Panel, after_stop, problem, told
 
 if TYPE_CHECKING:
     from ...engine import Engine
@@ -57,12 +58,6 @@ if TYPE_CHECKING:
 ALL, SAME = "The problem and its two nearest examples", "The problem itself"
 
 
-class Trial(NamedTuple):
-    """On which problems to compare before and after: ALL, SAME, or the text of one."""
-
-    on: str
-
-
 class BeforeAfter(Comparison):
     """The same problems and seed without the memory and with it, also before it is kept; nothing of
     it is stored."""
@@ -70,49 +65,34 @@ class BeforeAfter(Comparison):
     name = "before_after"
 
     def press(self, on: str, request: gr.Request) -> Any:
-        """Before the queue: the comparison waits for its turn."""
-        return self.wait(request, Trial(on))
+        """Before the queue: the comparison waits for its turn. `on`: ALL, SAME, or a problem."""
+        return self.wait(request, on)
 
     def work(self, session: AppSession, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
-        on, base = run.asked.on, visit.runs.get("distil")
+        """One problem after the other; what stops the press stops the one at work."""
+        base = visit.runs.get("distil")
         done = base.scene.distilled if base is not None else None
         if base is None or done is None or done.memory is None:
             yield problem("Distil a memory first.")
             return
-        text = base.asked.problem
-        texts = {ALL: [text, *visit.near[:2]], SAME: [text]}.get(on, [on])
+        learnt = base.asked.problem
+        texts = {ALL: [learnt, *visit.near[:2]], SAME: [learnt]}.get(run.asked, [run.asked])
+        rows = visit.trials = []
         run.begun = True
         try:
-            yield from self._trials(session, visit, run, base, done.memory, texts)
+            for text in texts:
+                one = Run(stop=run.stop, lock=run.lock)
+                for _ in follow(_trial(session, text, done.memory, base.asked.settings), one):
+                    yield compare_table(rows) + _now(one, len(rows), len(texts))
+                r = one.scene.receipt
+                if r is None or r.memory is None:
+                    yield compare_table(rows) + after_stop(one.error)
+                    return
+                rows.append((text, r.zero_shot, r.memory))
+            caveat = "A few problems prove little, least of all the one it was trained on."
+            yield compare_table(rows) + fragments(("caveat", notice(caveat)))
         finally:
             run.done = True
-
-    def _trials(
-        self,
-        session: AppSession,
-        visit: Visit,
-        press: Run,
-        base: Run,
-        memory: Memory,
-        texts: list[str],
-    ) -> Iterator[list[Fragment]]:
-        """One problem after the other; what stops the press stops the one at work."""
-        rows = visit.trials = []
-        for text in texts:
-            run = Run(stop=press.stop, lock=press.lock)
-            for _ in follow(_trial(session, text, memory, base.asked.settings), run):
-                if visit.runs.get("distil") is not base:
-                    break
-                yield compare_table(rows) + _now(run, len(rows), len(texts))
-            r = run.scene.receipt
-            if visit.runs.get("distil") is not base:  # another distillation: its page is not ours
-                return
-            if r is None or r.memory is None:
-                yield compare_table(rows) + after_stop(run.error)
-                return
-            rows.append((text, r.zero_shot, r.memory))
-        caveat = "A few problems prove little, least of all the one it was trained on."
-        yield compare_table(rows) + fragments(("caveat", notice(caveat)))
 
 
 def _now(run: Run, before: int, of: int) -> list[Fragment]:
@@ -187,6 +167,7 @@ class Distil(Panel):
     name = "distil"
     View, Asked = DistilView, Lesson
     aside = ("before_after",)
+    cleared = MappingProxyType({"on": gr.update(value=ALL), "columns": []})
 
     def __init__(self, session: AppSession) -> None:
         super().__init__(session)
@@ -210,14 +191,7 @@ class Distil(Panel):
             elem_id="lm-distil-problem",
             placeholder="Solve a problem first, or type one here…",
         )
-        with gr.Row(elem_classes="tight"):
-            self.press_button = gr.Button(
-                "Distil", variant="primary", elem_id="lm-distil", min_width=110
-            )
-            self.stop_button = gr.Button(
-                "Stop", variant="stop", interactive=False, elem_id="lm-distil-stop", min_width=110
-            )
-            self.time = components.live("lm-distil-time")
+        self.buttons("Distil", "lm-distil", "lm-distil-stop")
         self.best_button = gr.Button(
             "Stop and keep the best so far", visible=False, elem_id="lm-distil-best", size="sm"
         )
@@ -273,7 +247,6 @@ class Distil(Panel):
         """The memory waits on the server, for this visitor only, to be kept or discarded."""
         # Only now, since a press may never have its turn.
         visit.pending, visit.near, visit.trials = None, [], []
-        yield self.draw(session, visit, run, True)
 
         def finish() -> None:
             done = run.scene.distilled
@@ -283,9 +256,7 @@ class Distil(Panel):
 
         asked = run.asked
         records = distil_records(session, asked.problem, asked.settings, enough=asked.enough.is_set)
-        for _ in follow(records, run, finish):
-            yield self.draw(session, visit, run, True)
-        yield self.draw(session, visit, run, False)
+        return self.pictures(session, visit, run, records, finish)
 
     # ---------- what is shown
 
@@ -294,15 +265,9 @@ class Distil(Panel):
     ) -> DistilView:
         with run.lock:
             scene, done, asked = run.scene, run.scene.distilled, run.asked or Lesson()
-            if run.error:
-                status = problem(run.error)
-            elif running:
-                steps = int(asked.settings.get("steps", session.engine.settings.steps))
-                status = fragments(("status", distil_status(scene, steps)))
-            else:
-                stopped = "Stopped. The bank is as it was." if scene.stopped and not done else ""
-                status = fragments(("said", notice(message or stopped)))
-            status = fragments(("refused", notice(run.refusal, "warn"))) + status
+            steps = int(asked.settings.get("steps", session.engine.settings.steps))
+            stopped = "Stopped. The bank is as it was." if scene.stopped and not done else ""
+            now = distil_status(scene, steps) if running else None
             memory = done.memory if done is not None else None
             learnt = memory is not None and not running
             waits = learnt and visit.pending is not None
@@ -311,7 +276,7 @@ class Distil(Panel):
             near = visit.near if learnt else []
             offered = [ALL, SAME, *near, *(t for t in session.examples if t not in near)]
             return DistilView(
-                status=status,
+                status=told(run, now, notice(message or stopped)),
                 curve=curve_figure(scene.steps, best) if scene.steps else components.NO_FIGURE,
                 words=fragments(("words", distil_words(scene))) + steps_table(scene.steps),
                 outcome=fragments(("outcome", outcome(done))) if done is not None else [],
@@ -327,23 +292,6 @@ class Distil(Panel):
                 after=gr.update(visible=learnt and (waits or (done is not None and done.kept))),
                 on=gr.update(choices=offered) if learnt else SKIP,
             )
-
-    def waiting(self) -> DistilView:
-        return DistilView(
-            status=queued(),
-            curve=components.NO_FIGURE,
-            words=[],
-            outcome=[],
-            votes=[],
-            cards=[],
-            press_button=gr.update(interactive=False),
-            stop_button=gr.update(interactive=True),
-            best_button=HIDDEN,
-            choice=HIDDEN,
-            after=HIDDEN,
-            on=gr.update(value=ALL),
-            columns=[],
-        )
 
     def form(self, asked: Lesson) -> dict[str, Any]:
         own = {name: asked.settings[name] for name in TRAINING if name in asked.settings}

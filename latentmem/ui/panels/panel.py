@@ -8,15 +8,20 @@ bound methods. What a panel sends is a record whose fields are named after its c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
-from ...records import Status
+from ...engine.run_state import Scene
+from ...records import LatentmemError, Status
+from .. import components
 from ..components import MODEL, QUIET, WATCH, WORK
-from ..runs import Run, watch
+from ..runs import Run, follow, watch
 from ..session import AppSession, Visit
 from ..views.html import Fragment, count, fragments, notice, progress
 
@@ -110,15 +115,29 @@ class Panel(Action):
     """A panel whose work survives a reload of its page.
 
     A subclass has a component for each field of its `View`, and its controls by name in the order
-    of what `press` is sent; `asked` makes a record of them. Its methods `draw`, `work`, `waiting`
-    and `form` say what is shown.
+    of what `press` is sent; `asked` makes a record of them. Its methods `draw`, `work` and
+    `form` say what is shown.
     """
 
     View: Any  # a NamedTuple of updates, by default none
     Asked: Any  # a record of what a press asks
+    Scene: Any = Scene  # what the records of its runs are folded into
     aside: tuple[str, ...] = ()  # comparisons that belong to its result
+    cleared: Mapping[str, Any] = MappingProxyType({})  # what a press takes away beside the result
     controls: dict[str, gr.components.Component]
+    press_button: gr.Button
     stop_button: gr.Button
+
+    def buttons(self, press: str, press_id: str, stop_id: str, ready: bool = True) -> None:
+        """Press and Stop, and beside them how long the work would take."""
+        with gr.Row(elem_classes="tight"):
+            self.press_button = gr.Button(
+                press, variant="primary", elem_id=press_id, min_width=110, interactive=ready
+            )
+            self.stop_button = gr.Button(
+                "Stop", variant="stop", elem_id=stop_id, min_width=110, interactive=False
+            )
+            self.time = components.live(f"lm-{self.name}-time")
 
     # ---------- what differs from panel to panel
 
@@ -136,7 +155,9 @@ class Panel(Action):
         now = visit.runs.get(self.name)
         before = now if now is None or now.begun else now.before
         visit.end(*self.aside)
-        run = visit.start(self.name)
+        for name in self.aside:  # nothing of theirs is shown any more
+            visit.runs.pop(name, None)
+        run = visit.start(self.name, self.Scene())
         run.before, run.asked = None if before is None or before.away else before, asked
         return run
 
@@ -146,17 +167,38 @@ class Panel(Action):
         """The page of a run as it stands, as a View."""
         raise NotImplementedError
 
-    def waiting(self) -> Any:
-        """The View of a run that waits: what belongs to the last run is gone."""
-        raise NotImplementedError
-
     def form(self, asked: Any) -> dict[str, Any]:
         """Control -> its value, for a page that was reloaded."""
-        raise NotImplementedError
+        return {}
 
     def beside(self, visit: Visit) -> dict[str, Any]:
         """Field of the View -> what a reload brings back beside the run itself."""
         return {}
+
+    # ---------- what is the same in all
+
+    def pictures(
+        self,
+        session: AppSession,
+        visit: Visit,
+        run: Run,
+        records: Iterator[Any],
+        finish: Callable[[], None] | None = None,
+    ) -> Iterator[Any]:
+        """A run from its first picture to its last; see `follow`."""
+        yield self.draw(session, visit, run, True)
+        for _ in follow(records, run, finish):
+            yield self.draw(session, visit, run, True)
+        yield self.draw(session, visit, run, False)
+
+    def waiting(self, session: AppSession, visit: Visit, ahead: int = 0) -> Any:
+        """The View of a run that waits: what belongs to the last run is gone."""
+        shown = self.draw(session, visit, self.empty(), True)
+        return shown._replace(status=queued(ahead), **self.cleared)
+
+    def empty(self) -> Run:
+        """In place of a run where there is none."""
+        return Run(scene=self.Scene())
 
     # ---------- what gradio calls
 
@@ -168,11 +210,10 @@ class Panel(Action):
         reason = self.validate(session, asked)
         if not reason:
             self.new_run(visit, asked)
-            status = self.View._fields[0]
-            return self.waiting()._replace(**{status: queued(session.ahead(request))})
+            return self.waiting(session, visit, session.ahead(request))
         run = self.standing(visit)
         if run is None or run.away:
-            run = Run()
+            run = self.empty()
         run.refusal = reason
         shown = self.draw(session, visit, run, run.busy or run.pressed)
         return self.stays(shown)._replace(stop_button=self.still_going(request))
@@ -195,7 +236,7 @@ class Panel(Action):
         session, visit = self.of(request)
         visit.end(self.name, *self.aside)
         ended = visit.runs.get(self.name)
-        run = self.standing(visit) or Run()
+        run = self.standing(visit) or self.empty()
         run.refusal = ""
         with run.lock:
             run.scene.stopped |= not run.done
@@ -232,7 +273,7 @@ class Panel(Action):
 
     def finished(self, visit: Visit) -> Run:
         """The run whose result the visitor has, also while a newer press waits for its turn."""
-        run = self.standing(visit) or Run()
+        run = self.standing(visit) or self.empty()
         return run.before or run
 
     def restored(self, session: AppSession, visit: Visit) -> dict[str, Any]:
@@ -243,7 +284,7 @@ class Panel(Action):
             return {}
         run.refusal = ""  # what was refused does not stand in the box any more
         if run.pressed:
-            return self.form(run.asked) | self.waiting()._asdict()
+            return self.form(run.asked) | self.waiting(session, visit)._asdict()
         shown = self.draw(session, visit, run, run.busy)._asdict() | self.beside(visit)
         return (self.form(run.asked) if run.asked is not None else {}) | shown
 
@@ -276,6 +317,27 @@ class Panel(Action):
 def problem(text: str) -> list[Fragment]:
     """A warning as the whole content of an area."""
     return fragments(("error", notice(text, "warn")))
+
+
+def sent(file: Path, most_bytes: int) -> bytes:
+    """What a visitor uploaded. Raises LatentmemError for too much, and for what is gone."""
+    try:
+        if file.stat().st_size > most_bytes:
+            raise LatentmemError(
+                f"{file.name} has more than {most_bytes // 1_000_000} MB: give a part of it."
+            )
+        return file.read_bytes()
+    except OSError:
+        raise LatentmemError(f"{file.name} cannot be read: upload it again.") from None
+
+
+def told(run: Run, now: Markup | None, ended: Markup) -> list[Fragment]:
+    """The status of a run: why a later press was refused, and its error, or what happens `now`, or
+    how it `ended`."""
+    refused = fragments(("refused", notice(run.refusal, "warn")))
+    if run.error:
+        return refused + problem(run.error)
+    return refused + fragments(("said", ended) if now is None else ("status", now))
 
 
 def queued(ahead: int = 0) -> list[Fragment]:

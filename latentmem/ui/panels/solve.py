@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -32,7 +33,7 @@ from ..session import (
 from ..views.about import first_visit, tiles
 from ..views.html import Fragment, doing, fragments, notice, progress, scene_cards, scene_votes
 from ..views.receipt import compare_columns, hits_list, receipt_card, unfit
-from .panel import HIDDEN, SKIP, Comparison, Panel, after_stop, problem, queued
+from .panel import SKIP, Comparison, Panel, after_stop, problem
 
 MODES = (("Automatic", "auto"), ("Off", "off"), ("This one", "chosen"))
 FIRST = "Solve a problem first."
@@ -176,6 +177,7 @@ class Solve(Panel):
     name = "solve"
     View, Asked = SolveView, Question
     aside = ("compare", "replay")
+    cleared = MappingProxyType({"columns": [], "noted": []})
 
     def __init__(self, session: AppSession) -> None:
         super().__init__(session)
@@ -303,12 +305,6 @@ class Solve(Panel):
 
         return attempt(look)[1]
 
-    def new_run(self, visit: Visit, asked: Question) -> Run:
-        run = super().new_run(visit, asked)
-        for name in self.aside:  # nothing of theirs is shown any more
-            visit.runs.pop(name, None)
-        return run
-
     def work(self, session: AppSession, visit: Visit, run: Run) -> Iterator[SolveView]:
         visit.columns = []
         yield self.draw(session, visit, run, True)
@@ -362,21 +358,6 @@ class Solve(Panel):
                 what_if=gr.update(visible=bool(others)),
                 other=gr.update(choices=others, value=others[0][1]) if others else SKIP,
             )
-
-    def waiting(self) -> SolveView:
-        return SolveView(
-            status=queued(),
-            votes=[],
-            receipt=[],
-            cards=[],
-            press_button=gr.update(interactive=False),
-            stop_button=gr.update(interactive=True),
-            after=HIDDEN,
-            feedback=HIDDEN,
-            what_if=HIDDEN,
-            columns=[],
-            noted=[],
-        )
 
     def stays(self, shown: SolveView) -> SolveView:
         return shown._replace(other=SKIP)

@@ -22,7 +22,7 @@ from ...records import LatentmemError, Status, digest
 from ...settings import Settings
 from .. import components
 from ..components import QUIET
-from ..runs import Run, follow
+from ..runs import Run
 from ..session import AppSession, Visit, attempt, exclusively, family, ready_engine
 from ..views.html import fragments, notice
 from ..views.stream import (
@@ -35,7 +35,7 @@ from ..views.stream import (
     recent,
     standings_table,
 )
-from .panel import HIDDEN, SKIP, Panel, problem, queued
+from .panel import HIDDEN, SKIP, Panel, sent, told
 
 if TYPE_CHECKING:
     from ...engine import Engine
@@ -70,28 +70,14 @@ class StreamChoice(NamedTuple):
     again: str = PRESS  # how to begin a stream again, which an error may advise
 
 
-def feed_of(run: Run) -> Feed:
-    """What the visitor sees of a stream; of another run, or of none, an empty one."""
-    return run.scene if isinstance(run.scene, Feed) else Feed()
-
-
-def going(
-    session: AppSession, run: Run, refresh: float | None = None, beat: float = inf
-) -> Iterator[None]:
-    """Streams what was asked; yields when the run should be looked at again, as `follow` does."""
-    stream = exclusively(session, records(session, feed_of(run), run.asked))
-    return follow(stream, run, refresh=refresh, beat=beat)
+def stream_records(session: AppSession, run: Run) -> Iterator[Any]:
+    """What a run that was asked for streams, once no other uses the model."""
+    return exclusively(session, records(session, run.scene, run.asked))
 
 
 def most_problems(hosted: bool) -> int:
     """So many may be asked for."""
     return MOST_HOSTED if hosted else MOST
-
-
-def data_of(session: AppSession, topic: str, file: str | None, size: float, seed: float) -> DataSet:
-    """The problems of the stream in their order. Raises LatentmemError for a file that holds none,
-    or a wrong number."""
-    return first_of(session, all_of(session, topic, file, seed), size)
 
 
 def first_of(session: AppSession, data: DataSet, size: float) -> DataSet:
@@ -125,16 +111,8 @@ def all_of(session: AppSession, topic: str, file: str | None, seed: float) -> Da
 
 def uploaded(file: Path, most_chars: int) -> DataSet:
     """A visitor's file, checked line by line."""
-    try:
-        if file.stat().st_size > FILE_BYTES:
-            raise LatentmemError(
-                f"{file.name} has more than {FILE_BYTES // 1_000_000} MB: upload a part of it."
-            )
-        return datasets.from_bytes(
-            file.read_bytes(), file.name, most_chars=most_chars, most_bytes=FILE_BYTES
-        )
-    except OSError:
-        raise LatentmemError(f"{file.name} cannot be read: upload it again.") from None
+    data = sent(file, FILE_BYTES)
+    return datasets.from_bytes(data, file.name, most_chars=most_chars, most_bytes=FILE_BYTES)
 
 
 def home(session: AppSession, data: DataSet, systems: Sequence[str], seed: int) -> Path:
@@ -317,7 +295,7 @@ class Stream(Panel):
     """Start, stop, go on, begin again."""
 
     name = "stream"
-    View, Asked = StreamView, StreamChoice
+    View, Asked, Scene = StreamView, StreamChoice, Feed
 
     # ---------- the layout
 
@@ -367,14 +345,7 @@ class Stream(Panel):
         self.controls = dict(zip(CONTROLS, controls, strict=True))
 
     def _buttons(self) -> None:
-        with gr.Row(elem_classes="tight"):
-            self.press_button = gr.Button(
-                "Start", variant="primary", elem_id="lm-stream-start", min_width=110
-            )
-            self.stop_button = gr.Button(
-                "Stop", variant="stop", interactive=False, elem_id="lm-stream-stop", min_width=110
-            )
-            self.time = components.live("lm-stream-time")
+        self.buttons("Start", "lm-stream-start", "lm-stream-stop")
         self.again = gr.Button("Begin again", visible=False, elem_id="lm-stream-again", size="sm")
         self.download = gr.DownloadButton(
             "Download the results", visible=False, elem_id="lm-stream-download", size="sm"
@@ -382,21 +353,13 @@ class Stream(Panel):
 
     # ---------- what is asked
 
-    def new_run(self, visit: Visit, asked: StreamChoice) -> Run:
-        run = super().new_run(visit, asked)
-        run.scene = Feed()  # type: ignore[assignment]
-        return run
-
     def press_anew(self, request: gr.Request, *given: Any) -> StreamView:
         """The same as `press` for "Begin again": what there was of this stream is forgotten."""
         return self.press(request, *given, True)
 
     def work(self, session: AppSession, visit: Visit, run: Run) -> Iterator[StreamView]:
         """From where the same stream was stopped before."""
-        yield self.draw(session, visit, run, True)
-        for _ in going(session, run):
-            yield self.draw(session, visit, run, True)
-        yield self.draw(session, visit, run, False)
+        return self.pictures(session, visit, run, stream_records(session, run))
 
     def offered(self, request: gr.Request, *given: Any) -> tuple[Any, Any]:
         """A choice was touched: what the buttons would do with the choices as they now are. Other
@@ -414,15 +377,10 @@ class Stream(Panel):
         self, session: AppSession, visit: Visit, run: Run, running: bool, message: str = ""
     ) -> StreamView:
         with run.lock:
-            feed = feed_of(run)
+            feed = run.scene
             some, whole = bool(feed.results), feed.whole
-            if run.error:
-                status = problem(run.error)
-            elif running:
-                status = fragments(("status", doing(feed)))
-            else:
-                ended = notice(message or ending(feed), "good" if whole else "info")
-                status = fragments(("said", ended)) or fragments(("empty", empty()))
+            ended = notice(message or ending(feed), "good" if whole else "info")
+            status = told(run, doing(feed) if running else None, ended or empty())
             stuck = bool(run.error and feed.folder)  # what there is may be what is wrong
             label = "Go on" if some and not whole and not running else "Start"
             saved_ = gr.update(value=saved(session, feed), visible=True)
@@ -440,18 +398,6 @@ class Stream(Panel):
                 again=gr.update(visible=(some or stuck) and not running),
                 download=saved_ if some and not running else HIDDEN,
             )
-
-    def waiting(self) -> StreamView:
-        return StreamView(
-            status=queued(),
-            curve=components.NO_FIGURE,
-            table=[],
-            recent=[],
-            press_button=gr.update(interactive=False),
-            stop_button=gr.update(interactive=True),
-            again=HIDDEN,
-            download=HIDDEN,
-        )
 
     def form(self, asked: StreamChoice) -> dict[str, Any]:
         values = dict(zip(CONTROLS, asked, strict=False))

@@ -58,7 +58,7 @@ class Lessons:
     """The problems of a file, folded together from the records of a run. Stands in for `Scene` in
     a Run, and outlives it: the next press goes on where this one ended."""
 
-    settings: Settings
+    settings: Settings = field(default_factory=Settings)
     rows: list[Lesson] = field(default_factory=list)
     notes: tuple[str, ...] = ()  # what was left out of the file
     at: int | None = None  # the problem at work
