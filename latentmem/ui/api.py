@@ -346,7 +346,6 @@ class Endpoints:
             min(FIRST, most_problems(session.hosted)) if problems is None else problems,
             session.engine.settings.seed if seed is None else seed,
             fresh,
-            again="ask with fresh=true, which forgets that run",
         )
         run = Stream(session).new_run(session.visit(request), asked)
         try:

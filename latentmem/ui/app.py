@@ -14,6 +14,7 @@ from .api import ENDPOINTS, Endpoints
 from .components import MODEL, QUIET, live
 from .limits import Places
 from .map import actions, handlers
+from .map.panel_state import picture
 from .panels import memories as memories_panel
 from .panels.build import Build
 from .panels.distil import Distil
@@ -252,7 +253,7 @@ class Page:
         deleted = m.on(buttons["really"].click, actions.delete)
         deleted = deleted.then(**components.focus(memories_panel.MAP))
         imported = m.on(buttons["upload"].upload, actions.import_zip, buttons["upload"])
-        for counts in (deleted, imported, *(m.on(one.then, handlers.refresh) for one in kept)):
+        for counts in (deleted, imported, *(m.on(one.then, picture) for one in kept)):
             counts.then(self.head, self.sized, self.top, **QUIET)
         controls = self.solve.controls
         trying = [self.tabs, controls["mode"], controls["memory"]]
@@ -262,7 +263,7 @@ class Page:
         areas = (self.solve.status, self.solve.receipt, self.distil.outcome, self.build.table)
         for area in areas:
             opened = m.on(area.open_memory, handlers.clicked)
-            shown = opened.then(show_memories, None, self.tabs, **QUIET)
+            shown = opened.then(lambda: gr.update(selected="memories"), None, self.tabs, **QUIET)
             shown.then(**components.focus("#lm-close"))
 
 
@@ -272,11 +273,6 @@ def examples_by_topic(session: AppSession) -> dict[str, list[str]]:
     for text, problem in session.examples.items():
         found.setdefault(family(problem), []).append(text)
     return dict(sorted(found.items()))
-
-
-def show_memories() -> Any:
-    """After a memory was opened from another panel: shows it."""
-    return gr.update(selected="memories")
 
 
 def try_on_problem(memory_id: str) -> tuple[Any, Any, Any]:

@@ -240,6 +240,10 @@ def map_area() -> gr.HTML:
     return area("lm-map", TEMPLATE, MAP, {}, "Map of the memories")
 
 
+# memories offered in a drop-down list, the newest first; gradio takes a while to show very many
+CHOICES = 200
+
+
 def other_memories(
     session: AppSession, r: Receipt, nearest: Sequence[Hit]
 ) -> list[tuple[str, str]]:
@@ -258,6 +262,3 @@ def other_memories(
             near.add(info.id)
             listed.append((f"{hit.similarity:.2f} · {choice_label(info)}", info.id))
     return listed + [(choice_label(i), i.id) for i in infos.values() if i.id not in {tried, *near}]
-
-
-CHOICES = 200  # memories offered for a comparison, the newest ones

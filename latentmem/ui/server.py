@@ -69,18 +69,16 @@ class Blocks(gr.Blocks):
             raise gr.Error(UNFIT, print_exception=False) from None
 
 
-def launch_options(engine: Engine | None = None) -> dict[str, Any]:
-    """Keyword arguments for `Blocks.launch`. With an engine, its bank can never be served as a
-    file.
+def launch_options(engine: Engine) -> dict[str, Any]:
+    """Keyword arguments for `Blocks.launch`: look, scripts and hardening. The bank can never be
+    served as a file.
 
     Raises LatentmemError when tools of the Model Context Protocol are asked for in a shared app, or
     their extra is not installed.
     """
-    settings = engine.settings if engine is not None else None
-    tools, shared = settings is not None and settings.mcp, settings is not None and settings.hosted
-    if (
-        tools and shared
-    ):  # gradio's server of tools is one client, with one session for all who call it: one visitor
+    tools, shared = engine.settings.mcp, engine.settings.hosted
+    # gradio's server of tools is one client, with one session for all who call it: one visitor
+    if tools and shared:
         raise LatentmemError(
             "The settings mcp and hosted are both on, and all who use the tools would be one "
             "visitor, with each other's memories and receipts: set LATENTMEM_MCP=0, or "
@@ -106,7 +104,7 @@ def launch_options(engine: Engine | None = None) -> dict[str, Any]:
         "max_threads": 80,
         "app_kwargs": limits.server_options(Path(get_upload_folder()) if shared else None),
         "allowed_paths": [],
-        "blocked_paths": private_paths(settings.bank) if settings is not None else [],
+        "blocked_paths": private_paths(engine.settings.bank),
     }
 
 
@@ -194,12 +192,10 @@ def head() -> str:
         gr.set_static_paths([plotly])
     drawn_by = f"gradio_api/file={plotly}" if plotly is not None else ""
     config = json.dumps({"katex": katex("js"), "plotlyAt": drawn_by})
+    scripts = [f"window.latentmem = Object.assign(window.latentmem ?? {{}}, {config});"]
+    scripts += [(STATIC / name).read_text(encoding="utf-8") for name in SCRIPTS]
     parts = [f'<link rel="stylesheet" href="{katex("css")}">'] if katex("css") else []
-    parts += [
-        f"<script>window.latentmem = Object.assign(window.latentmem ?? {{}}, {config});</script>"
-    ]
-    parts += [f"<script>{(STATIC / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS]
-    return "\n".join(parts)
+    return "\n".join([*parts, *(f"<script>{script}</script>" for script in scripts)])
 
 
 def katex(kind: str) -> str:

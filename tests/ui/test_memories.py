@@ -15,7 +15,7 @@ import pytest
 from latentmem.bank import Overlay
 from latentmem.bank import notes as bank_notes
 from latentmem.records import Event, Status
-from latentmem.ui.map import actions, handlers, projection
+from latentmem.ui.map import actions, handlers, panel_state, projection
 from latentmem.ui.map.panel_state import Picture, atlas_of
 from latentmem.ui.panels.distil import Distil
 from latentmem.ui.session import AppSession
@@ -85,7 +85,7 @@ def test_a_problem_is_placed_with_edges_to_its_neighbours(session: AppSession) -
     assert "true similarities" in text_of(last.trust)
     assert "Ann has 3 cats" in last.map["data"][-1]["text"][0]
     # the star was placed by another kind of key
-    other = handlers.refresh(asks(session, ("", "source", "kv", "pca")))
+    other = panel_state.picture(asks(session, ("", "source", "kv", "pca")))
     assert not any(
         d.get("name") == "your problem" for d in other.map["data"]
     ) and "placed by another" in text_of(other.warning)
@@ -111,7 +111,7 @@ def test_the_receipt_leads_to_the_map(session: AppSession) -> None:
 
 def test_an_empty_bank_is_shown_kindly() -> None:
     session = AppSession(FakeEngine())
-    picture = handlers.refresh(asks(session))
+    picture = panel_state.picture(asks(session))
     assert "No memory yet" in text_of(picture.table) and picture.map["data"] == []
     for space in ("input", "kv", "prompt"):
         first, second = wanted(session, ("", "source", space, "pca"))
@@ -120,7 +120,7 @@ def test_an_empty_bank_is_shown_kindly() -> None:
 
 def test_what_cannot_be_read_is_one_sentence(session: AppSession) -> None:
     session.engine.bank.close()
-    picture = handlers.refresh(asks(session))
+    picture = panel_state.picture(asks(session))
     assert "is closed" in text_of(picture.notice) and "alert" in text_of(picture.notice)
     assert "is closed" in text_of(handlers.search(asks(session)).notice)
 
@@ -224,12 +224,12 @@ def test_a_projection_that_fails_leaves_the_map_with_pca(session: AppSession) ->
 
 
 def test_the_projection_is_computed_once_for_the_same_memories(session: AppSession) -> None:
-    handlers.refresh(asks(session))
+    panel_state.picture(asks(session))
     sheet = atlas_of(session).ready("input", "pca")
-    handlers.refresh(asks(session, ("x", "age", "input", "pca")))
+    panel_state.picture(asks(session, ("x", "age", "input", "pca")))
     click(session, {"id": session.engine.bank.infos()[0].id})
     assert atlas_of(session).ready("input", "pca") is sheet
-    distilled(session), Distil(session).keep(visitor()), handlers.refresh(asks(session))
+    distilled(session), Distil(session).keep(visitor()), panel_state.picture(asks(session))
     assert len(atlas_of(session).ready("input", "pca").names) == 3
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from latentmem.ui import build
 from latentmem.ui.app import Page
-from latentmem.ui.map import actions, handlers
+from latentmem.ui.map import actions, handlers, panel_state
 from latentmem.ui.map.panel_state import Picture, atlas_of
 from latentmem.ui.panels import memories
 from latentmem.ui.panels.solve import Solve
@@ -301,7 +301,7 @@ def test_what_is_written_on_the_way_is_seen_another_time(
     )
     state = shops.engine.bank.stamp
     monkeypatch.setattr(shops.engine.bank, "stamp", lambda: (order.append("stamp"), state())[1])
-    handlers.refresh(asks(shops))
+    panel_state.picture(asks(shops))
     assert order[0] == "stamp" and "rows" in order
 
 

@@ -17,7 +17,7 @@ from latentmem.ui.app import Page
 from latentmem.ui.panels import distil
 from latentmem.ui.panels.distil import Distil, DistilView
 from latentmem.ui.panels.solve import Solve, SolveView
-from latentmem.ui.panels.stream import CONTROLS, Stream, StreamView
+from latentmem.ui.panels.stream import Stream, StreamChoice, StreamView
 from latentmem.ui.session import AppSession, last_receipt
 from tests.fake_engine import FakeEngine
 from tests.ui_samples import (
@@ -40,6 +40,7 @@ from tests.ui_samples import (
 
 # ---------- a press that is refused or never has its turn: the page before stays
 
+CONTROLS = StreamChoice._fields[:5]
 TRAINING = (4, 1e-3, 20, None)
 LONG = "x" * 4001
 

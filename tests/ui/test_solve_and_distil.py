@@ -16,7 +16,7 @@ from latentmem.settings import Settings
 from latentmem.ui import runs
 from latentmem.ui import session as visits
 from latentmem.ui.app import Page
-from latentmem.ui.map import handlers
+from latentmem.ui.map import panel_state
 from latentmem.ui.panels import distil, solve
 from latentmem.ui.panels.distil import Distil
 from latentmem.ui.panels.solve import Solve, SolveView
@@ -530,12 +530,12 @@ def test_a_comparison_that_a_full_queue_refuses_says_so(session: AppSession, ful
 # ---------- which memory is offered
 def test_the_nearest_memories_stay_first_after_the_map_was_drawn_again(session: AppSession) -> None:
     first = asked(session)[-1].other["choices"]
-    again = handlers.refresh(asks(session))
+    again = panel_state.picture(asks(session))
     assert again.solve_other["choices"] == first and len(again.solve_memory["choices"]) == len(
         session.engine.bank
     )
     assert (
-        handlers.refresh(asks(session, who=visitor("new"))).solve_other["choices"]
+        panel_state.picture(asks(session, who=visitor("new"))).solve_other["choices"]
         == again.solve_memory["choices"]
     )
 
@@ -548,7 +548,7 @@ def test_the_nearest_memories_are_those_of_the_answered_problem(session: AppSess
         "the nearest first"
     )
     placed(session, "A train goes 40 km in two hours.")
-    assert handlers.refresh(asks(session)).solve_other["choices"] == first
+    assert panel_state.picture(asks(session)).solve_other["choices"] == first
     visit = session.visit(visitor())
     again = Solve(session).draw(session, visit, visit.runs["solve"], False)
     assert again.other["choices"] == first

@@ -128,11 +128,6 @@ def search(ask: Ask) -> Picture:
 # ---------- The memory or the receipt to open, and the panel as a whole.
 
 
-def refresh(ask: Ask) -> Picture:
-    """The panel as the bank is now."""
-    return picture(ask)
-
-
 def looked_at(ask: Ask, slip: str, seen: str) -> Picture:
     """The panel is shown again: as the bank is now, if anything was written since it was sent. An
     answer on Solve and its verdict are such things. A page that was just loaded is sent everything

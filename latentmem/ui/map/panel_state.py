@@ -15,7 +15,7 @@ from ...bank.notes import notes, tags
 from ...method.trust import standing
 from ...model.vocabulary import parameters
 from ...records import Hit, LatentmemError, Memory, MemoryInfo
-from ..components import other_memories
+from ..components import CHOICES, other_memories
 from ..session import AppSession, Visit, attempt, last_receipt, tried
 from ..views.html import Fragment, fragments, notice
 from ..views.memory import body, choice_label, found_table, head, no_page, star_near
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from ...engine import Engine
 
 NEAR = 5
-# memories offered in the drop-down lists, the newest first; gradio takes a while to show very many
-CHOICES = 200
 SKIP = gr.skip()
 
 

@@ -50,12 +50,18 @@ SYSTEMS = (
 )
 AT_FIRST = ("zero_shot", "vote", "elm")  # chosen at first: the vote is the one to beat
 ALL = "All families, mixed"  # as the endpoint has always called it
-CONTROLS = ("topic", "file", "systems", "size", "seed")
 FIRST, MOST, MOST_HOSTED = 8, 200, 6  # problems: at first, at most, and at most in a shared app
 FILE_BYTES = 5_000_000
 FILE_TYPES = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz"]
-# what a visitor does about a run that cannot be continued
-PRESS = "press Begin again, which forgets that run"
+AGAIN = "press Begin again, or ask with fresh=true, which forgets that run"
+# the journal's errors as the page or a client is told them: neither has the command line's options
+REMEDIES = Remedies(
+    "The folder of this stream",
+    AGAIN,
+    AGAIN,
+    "wait for it, or choose another seed",
+    "make room there or let this program write there, then start again to go on",
+)
 
 
 class StreamChoice(NamedTuple):
@@ -67,7 +73,6 @@ class StreamChoice(NamedTuple):
     size: float  # problems
     seed: float
     fresh: bool = False  # what there was of this stream is forgotten
-    again: str = PRESS  # how to begin a stream again, which an error may advise
 
 
 def stream_records(session: AppSession, run: Run) -> Iterator[Any]:
@@ -152,8 +157,7 @@ def enter_systems(
 
 
 def entered(systems: Sequence[str], make: Any) -> list[SystemSpec]:
-    """The systems behind the names of the checkboxes: the two of the model alone are one system in
-    two modes."""
+    """The systems behind the checkboxes: the model alone is one system in two modes."""
     from ...evaluation.protocols import MODES
 
     alone = tuple(
@@ -183,25 +187,13 @@ def what_is_left(session: AppSession, given: StreamChoice) -> tuple[bool, bool]:
     return bool(there), sum(r.index < n for r in there) < n * len(names)
 
 
-def forget(folder: Path, remedies: Remedies) -> None:
+def forget(folder: Path) -> None:
     """Deletes a stream's folder. Raises LatentmemError while another process writes to it."""
     run = folder / "run"
     if not run.is_dir():
         return
-    with taken(run, remedies):
+    with taken(run, REMEDIES):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def remedies_of(again: str) -> Remedies:
-    """The journal's errors as the page or a client is told them: neither has the options of the
-    command line."""
-    return Remedies(
-        "The folder of this stream",
-        again,
-        again,
-        "wait for it, or choose another seed",
-        "make room there or let this program write there, then start again to go on",
-    )
 
 
 def lines_of(file: Path, problems: int) -> bytes:
@@ -233,7 +225,7 @@ def chosen_systems(systems: Sequence[str] | None) -> list[str]:
 def records(session: AppSession, feed: Feed, asked: StreamChoice) -> Iterator[Any]:
     """Everything from the press of Start to the last reply; begins with what an earlier part of the
     stream has left."""
-    topic, file, systems, size, seed, fresh, again = asked
+    topic, file, systems, size, seed, fresh = asked
     names = chosen_systems(systems)
     if not names:
         raise LatentmemError("No system is chosen: tick at least one.")
@@ -243,13 +235,13 @@ def records(session: AppSession, feed: Feed, asked: StreamChoice) -> Iterator[An
     feed.texts = {p.id: p.text for p in data.problems}
     feed.families = [family(p) for p in data.problems]
     folder = home(session, order, names, int(seed))
-    feed.folder, remedies = str(folder), remedies_of(again)
+    feed.folder = str(folder)
     engine = yield from ready_engine(session, {"seed": int(seed)})
     if fresh:
-        forget(folder, remedies)
+        forget(folder)
     yield Status("Getting the systems ready")
     specs, config = enter_systems(engine, names, order, folder)
-    with Journal(folder / "run", config, remedies) as journal:
+    with Journal(folder / "run", config, REMEDIES) as journal:
         # Fewer than an earlier run met: the others are not looked at. They stay in the file.
         journal.units = {
             unit: lines
@@ -342,7 +334,7 @@ class Stream(Panel):
             settings.seed, label="Seed", precision=0, minimum=0, elem_id="lm-stream-seed"
         )
         controls = (topic, file, systems, size, seed)
-        self.controls = dict(zip(CONTROLS, controls, strict=True))
+        self.controls = dict(zip(StreamChoice._fields, controls, strict=False))
 
     def _buttons(self) -> None:
         self.buttons("Start", "lm-stream-start", "lm-stream-stop")
@@ -400,7 +392,8 @@ class Stream(Panel):
             )
 
     def form(self, asked: StreamChoice) -> dict[str, Any]:
-        values = dict(zip(CONTROLS, asked, strict=False))
+        values = asked._asdict()
+        del values["fresh"]  # no control
         if asked.file and not Path(asked.file).is_file():
             values["file"] = None  # gradio forgets uploads after a day
         return values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from urllib.parse import quote
 
@@ -277,6 +277,14 @@ def same_colours(votes: Sequence[Vote]) -> list[list[int]]:
     return colours
 
 
+def side_by_side(head: Markup, hint: str, columns: Iterable[Markup]) -> Markup:
+    """Columns beside each other, under a head and a line that says what differs."""
+    column = Markup('<div class="column">{}</div>')
+    return Markup(
+        '<section class="compare">{}<p class="hint">{}</p><div class="cols">{}</div></section>'
+    ).format(head, hint, join(map(column.format, columns)))
+
+
 def compare_columns(runs: Sequence[tuple[str, Vote]]) -> list[Fragment]:
     """The counterfactual: votes of the same problem and seed beside each other, one column a
     system."""
@@ -288,35 +296,21 @@ def compare_columns(runs: Sequence[tuple[str, Vote]]) -> list[Fragment]:
     else:
         same = all(a and b and same_answer(a, b) for a, b in combinations(labels, 2))
         words = "All give the same answer." if same else "The answers differ."
-    column = Markup('<div class="column"><p class="big">{} {}</p>{}</div>')
-    columns = join(
-        column.format(
-            swatch(colours[0] if colours else None),
-            answer_text(vote.label),
-            stored_vote(vote, title, colours),
-        )
-        for (title, vote), colours in zip(runs, same_colours([v for _, v in runs]), strict=True)
-    )
-    html = Markup(
-        '<section class="compare"><h3>Side by side, same seed</h3><p class="hint">{}</p>'
-        '<div class="cols">{}</div></section>'
-    )
-    return fragments(("columns", html.format(words, columns)))
+    column, columns = Markup('<p class="big">{} {}</p>{}'), []
+    for (title, vote), colours in zip(runs, same_colours([v for _, v in runs]), strict=True):
+        letter, bar = swatch(colours[0] if colours else None), stored_vote(vote, title, colours)
+        columns.append(column.format(letter, answer_text(vote.label), bar))
+    head = Markup("<h3>Side by side, same seed</h3>")
+    return fragments(("columns", side_by_side(head, words, columns)))
 
 
 def compare_table(rows: Sequence[tuple[str, Vote, Vote]]) -> list[Fragment]:
     """Before and after: one block a problem, its vote without the memory and with it."""
-    column = Markup('<div class="column">{}</div>')
-    block = Markup(
-        '<section class="compare"><p class="tx">{}</p><p class="hint">{}</p><div class="cols">{}'
-        "</div></section>"
-    )
-    pairs = []
+    titles, pairs = ("Before: without it", "After: with it"), []
     for i, (text, *votes) in enumerate(rows):
-        titles = ("Before: without it", "After: with it")
+        head = Markup('<p class="tx">{}</p>').format(text)
         bars = map(stored_vote, votes, titles, same_colours(votes))
-        columns = join(column.format(bar) for bar in bars)
-        pairs.append((f"row-{i}", block.format(text, change_words(*votes), columns)))
+        pairs.append((f"row-{i}", side_by_side(head, change_words(*votes), bars)))
     return fragments(*pairs)
 
 
