@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 STARTER = example("bank.zip")
 VIRTUAL_TOKENS = 32  # longest soft prompt in a shared app
-WORDS = {
+LIMITED = {
     "max_problem_chars": "characters in a problem",
     "rollouts": "attempts",
     "max_new_tokens": "tokens in an attempt",
@@ -54,7 +54,7 @@ def check(s: Settings, asked: Mapping[str, Any]) -> None:
         value = asked.get(name)
         if isinstance(value, (int, float)) and value > most:
             raise LatentmemError(
-                f"{value:g} {WORDS[name]} are more than the {most} that this shared app allows: "
+                f"{value:g} {LIMITED[name]} are more than the {most} that this shared app allows: "
                 "choose fewer, or run latentmem on your own computer."
             )
 
@@ -86,8 +86,7 @@ class WithoutTexts(logging.Formatter):
 
 
 def structured_log() -> None:
-    """What this process logs goes to standard error without visitors' texts, unless something else
-    was set up."""
+    """Logs to standard error without visitors' texts, unless something else was set up."""
     handler = logging.StreamHandler()
     handler.setFormatter(WithoutTexts())
     logging.basicConfig(handlers=[handler])

@@ -33,24 +33,12 @@ from ..session import (
 from ..views.about import first_visit, tiles
 from ..views.html import Fragment, doing, fragments, notice, progress, scene_cards, scene_votes
 from ..views.receipt import compare_columns, hits_list, receipt_card, unfit
-from .panel import SKIP, Comparison, Panel, after_stop, problem
+from .panel import SKIP, Comparison, Panel, after_stop, problem, told
 
 MODES = (("Automatic", "auto"), ("Off", "off"), ("This one", "chosen"))
 FIRST = "Solve a problem first."
 
 # ---------- After an answer: the answer with another memory, and the same question again.
-
-
-class Other(NamedTuple):
-    """The memory to compare an answer with."""
-
-    memory: str | None
-
-
-class Again(NamedTuple):
-    """The answer to ask for once more."""
-
-    receipt: Receipt | None
 
 
 class Compare(Comparison):
@@ -60,10 +48,10 @@ class Compare(Comparison):
 
     def press(self, other: str | None, request: gr.Request) -> Any:
         """Before the queue: the comparison waits for its turn."""
-        return self.wait(request, Other(other))
+        return self.wait(request, other or "")
 
     def work(self, session: AppSession, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
-        other, first, base = run.asked.memory, last_receipt(visit), visit.runs.get("solve")
+        other, first, base = run.asked, last_receipt(visit), visit.runs.get("solve")
         if first is None or base is None:
             yield problem(FIRST)
             return
@@ -75,10 +63,8 @@ class Compare(Comparison):
             session, asked.problem, asked.settings, lambda e, p: e.think(p, memory_id=other)
         )
         for _ in follow(thinking, run):
-            if visit.runs.get("solve") is not base:
-                break
             yield _comparing(run, known)
-        if visit.runs.get("solve") is not base:  # another problem is asked: its page is not ours
+        if visit.runs.get("solve") is not base:  # another problem is asked
             return
         vote = run.scene.votes.get("memory")
         info, error = attempt(lambda: session.engine.bank.info(other))
@@ -116,22 +102,18 @@ class Replay(Comparison):
 
     def press(self, request: gr.Request) -> Any:
         """Before the queue: the same question waits for its turn."""
-        return self.wait(request, Again(last_receipt(self.of(request)[1])))
+        return self.wait(request, last_receipt(self.of(request)[1]) or "")
 
     def work(self, session: AppSession, visit: Visit, run: Run) -> Iterator[list[Fragment]]:
-        receipt, base = run.asked.receipt, visit.runs.get("solve")
-        if receipt is None:
+        receipt = run.asked
+        if not receipt:
             yield problem(FIRST)
             return
         for _ in follow(exclusively(session, session.engine.replay(receipt)), run):
-            if visit.runs.get("solve") is not base:
-                return
             with run.lock:
                 done = sum(row.trace is not None for row in run.scene.rows.values())
             words = f"Asking again: {done} of {len(receipt.traces)} attempts are complete."
             yield fragments(("status", notice(words)))
-        if visit.runs.get("solve") is not base:
-            return
         if run.error or run.scene.receipt is None:
             yield after_stop(run.error)
         else:
@@ -217,14 +199,7 @@ class Solve(Panel):
             elem_id="lm-problem",
             placeholder="Type a problem with one answer…",
         )
-        with gr.Row(elem_classes="tight"):
-            self.press_button = gr.Button(
-                "Solve", variant="primary", elem_id="lm-solve", min_width=110
-            )
-            self.stop_button = gr.Button(
-                "Stop", variant="stop", interactive=False, elem_id="lm-stop", min_width=110
-            )
-            self.time = components.live("lm-solve-time")
+        self.buttons("Solve", "lm-solve", "lm-stop")
         with gr.Row(elem_classes="tight"):
             self.topic = gr.Dropdown(
                 list(families), value=kin, label="Topic", scale=2, min_width=120
@@ -307,7 +282,6 @@ class Solve(Panel):
 
     def work(self, session: AppSession, visit: Visit, run: Run) -> Iterator[SolveView]:
         visit.columns = []
-        yield self.draw(session, visit, run, True)
         asked = run.asked
         memory = asked.memory if asked.mode == "chosen" else asked.mode
 
@@ -318,9 +292,7 @@ class Solve(Panel):
         records = model_records(
             session, asked.problem, asked.settings, lambda e, p: e.answer(p, memory=memory)
         )
-        for _ in follow(records, run, finish):
-            yield self.draw(session, visit, run, True)
-        yield self.draw(session, visit, run, False)
+        return self.pictures(session, visit, run, records, finish)
 
     # ---------- what is shown
 
@@ -329,13 +301,9 @@ class Solve(Panel):
     ) -> SolveView:
         with run.lock:
             scene, r, asked = run.scene, run.scene.receipt, run.asked or Question()
-            if run.error:
-                status = problem(run.error)
-            elif running:
-                status = fragments(("status", progress(doing(scene))))
-            else:
-                status = fragments(("said", notice(message or _ending(run))))
-            status = fragments(("refused", notice(run.refusal, "warn"))) + status
+            stopped = "Stopped. Nothing was stored." if scene.stopped and r is None else ""
+            now = progress(doing(scene)) if running else None
+            status = told(run, now, notice(message or stopped))
             least = float(asked.settings.get("min_similarity", -1))
             found = hits_list(scene.retrieval, least, asked.mode)
             if found and running:
@@ -400,7 +368,7 @@ class Solve(Panel):
 
     def examples_of(self, topic: str | None) -> tuple[Any, Any]:
         """The examples of a topic, and the first of them for the box."""
-        texts = [t for t, p in self.session.examples.items() if family(p) == topic]
+        texts = self._texts(topic)
         first = texts[0] if texts else None
         return gr.update(choices=texts, value=first), first or SKIP
 
@@ -408,16 +376,16 @@ class Solve(Panel):
         """A tile of the first page was pressed: topic, example and box. The id comes from the
         browser, so it is checked."""
         given = event._data.get("value", "") if isinstance(event._data, dict) else ""
-        for text, one in self.session.examples.items():
-            if one.id == given:
-                return self._chosen(text)
-        return SKIP, SKIP, SKIP
+        texts = [text for text, one in self.session.examples.items() if one.id == given]
+        return self._chosen(texts[0]) if texts else (SKIP, SKIP, SKIP)
 
     def _chosen(self, text: str) -> tuple[Any, Any, Any]:
         """Topic, example and box for an example."""
-        kin, examples = family(self.session.examples[text]), self.session.examples.items()
-        texts = [t for t, p in examples if family(p) == kin]
-        return kin, gr.update(choices=texts, value=text), text
+        kin = family(self.session.examples[text])
+        return kin, gr.update(choices=self._texts(kin), value=text), text
+
+    def _texts(self, topic: str | None) -> list[str]:
+        return [t for t, p in self.session.examples.items() if family(p) == topic]
 
     def retry(self, event: gr.EventData, request: gr.Request, seed: Any) -> tuple[Any, ...]:
         """What helps where a vote cannot be learnt from was pressed: topic, example, box, seed."""
@@ -471,16 +439,10 @@ class Solve(Panel):
 
 
 def receipt(session: AppSession, r: Receipt, chosen: bool) -> list[Fragment]:
-    """The receipt as a card, with what the bank knows of the memory that was tried. `chosen`: by
-    the visitor."""
+    """The receipt as a card. `chosen`: the memory was, by the visitor."""
     info, used = tried(session, r), r.used
     learnt = attempt(lambda: session.engine.bank.get(used.memory_id).vote)[0] if info else None
     return fragments(("receipt", receipt_card(r, info, chosen, learnt)))
-
-
-def _ending(run: Run) -> str:
-    stopped = run.scene.stopped and run.scene.receipt is None
-    return "Stopped. Nothing was stored." if stopped else ""
 
 
 def _another(text: str, run: Run) -> bool:

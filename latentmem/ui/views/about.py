@@ -10,8 +10,9 @@ from markupsafe import Markup
 from ...model.weights.catalog import MODELS
 from ...records import Problem, Status
 from ...settings import Settings
+from ..hosting import LIMITED
 from ..session import family
-from .html import count, safe, table
+from .html import count, join, table
 from .receipt import VERIFIERS, definition_list
 
 _ANSWER = (
@@ -45,9 +46,8 @@ def first_visit() -> Markup:
 
 
 def _steps(steps: Iterable[tuple[str, str]]) -> Markup:
-    return Markup('<ol class="steps3">{}</ol>').format(
-        Markup("").join(Markup("<li><b>{}</b><span>{}</span></li>").format(*step) for step in steps)
-    )
+    step = Markup("<li><b>{}</b><span>{}</span></li>")
+    return Markup('<ol class="steps3">{}</ol>').format(join(step.format(*s) for s in steps))
 
 
 def tiles(examples: Iterable[Problem], most: int = 6) -> Markup:
@@ -55,17 +55,15 @@ def tiles(examples: Iterable[Problem], most: int = 6) -> Markup:
     families: dict[str, Problem] = {}
     for problem in examples:
         families.setdefault(family(problem), problem)
-    buttons = [
-        Markup(
-            '<button type="button" class="tile" data-do="take" data-value="{}"><b>{}</b><span '
-            'class="tx">{}</span></button>'
-        ).format(safe(p.id), safe(name), safe(p.text))
-        for name, p in list(families.items())[:most]
-    ]
+    button = Markup(
+        '<button type="button" class="tile" data-do="take" data-value="{}"><b>{}</b>'
+        '<span class="tx">{}</span></button>'
+    )
+    buttons = join(button.format(p.id, name, p.text) for name, p in list(families.items())[:most])
     return Markup(
-        '<section class="begin"><h3>Or begin with one of these</h3><div '
-        'class="tiles">{}</div></section>'
-    ).format(Markup("").join(buttons))
+        '<section class="begin"><h3>Or begin with one of these</h3><div class="tiles">{}</div>'
+        "</section>"
+    ).format(buttons)
 
 
 def method(s: Settings) -> Markup:
@@ -126,7 +124,7 @@ def kept_where(
         }[lasting]
         words = Markup(
             "In one file on the computer that runs this app: <code>{}</code>. {}"
-        ).format(safe(bank), last)
+        ).format(bank, last)
     forget = "" if shared or alone else "; each can be forgotten where it is opened"
     return Markup(
         "<section><h2>Where memories are kept</h2><p>{} <b>Export</b> on the Memories panel makes "
@@ -150,19 +148,10 @@ def model_facts(s: Settings, most: Mapping[str, int]) -> Markup:
     ]
     shared = Markup("")
     if most:
-        words = {
-            "max_problem_chars": "characters",
-            "rollouts": "attempts",
-            "max_new_tokens": "tokens an attempt",
-            "steps": "gradient steps",
-            "virtual_tokens": "virtual tokens",
-        }
-        limits = ", ".join(f"{value} {words[name]}" for name, value in most.items())
         shared = Markup(
             '<p class="hint">This app is shared: at most {}. On a computer of your own the limits '
-            "are far "
-            "higher.</p>"
-        ).format(limits)
+            "are far higher.</p>"
+        ).format(", ".join(f"{value} {LIMITED[name]}" for name, value in most.items()))
     # other models are fetched as the hub has them
     checked = ", checked against its known checksum" if s.model in MODELS else ""
     return Markup(
@@ -176,21 +165,16 @@ def endpoints_table(
     rows: Iterable[tuple[str, str, str]], mcp: bool, shared: bool = False
 ) -> Markup:
     """The endpoints: (name, parameters, what it does)."""
-    code = Markup("<code>{}</code>")
-    lines = [
-        (code.format("/" + name), code.format(parameters), what) for name, parameters, what in rows
-    ]
+    code, tools = Markup("<code>{}</code>"), ""
+    lines = [(code.format(f"/{name}"), code.format(given), what) for name, given, what in rows]
     heads = ("Endpoint", "Parameters", "What it does")
-    tools = (
-        "They are offered as MCP tools at <code>gradio_api/mcp/</code>, too."
-        if mcp
-        else ""
-        if shared
-        else (
+    if mcp:
+        tools = "They are offered as MCP tools at <code>gradio_api/mcp/</code>, too."
+    elif not shared:
+        tools = (
             "With <code>LATENTMEM_MCP=1</code> and the extra <code>mcp</code> they are MCP tools, "
             "too."
         )
-    )
     return Markup(
         "<section><h2>From a program</h2><p>Everything the panels do has an endpoint: <code>pip "
         'install gradio_client</code>, then <code>Client("this address").predict("What is 2 + 3?", '
@@ -208,9 +192,8 @@ def header_facts(
     status: Status | None = None,
     error: str = "",
 ) -> Markup:
-    """The line at the top: which model, is it loaded, how many memories (in a shared app: how many
-    are one's own)."""
-    name, bar = safe(s.model.rstrip("/").rsplit("/", 1)[-1]), Markup("")
+    """The line at the top: which model, is it loaded, how many memories, `own` ones."""
+    name, bar = s.model.rstrip("/").rsplit("/", 1)[-1], Markup("")
     if ready:
         state = "ready"
     elif status is not None:
@@ -224,18 +207,10 @@ def header_facts(
             ).format(min(1.0, status.done / status.total))
     else:
         state = f"could not be loaded: {error}" if error else "loads at first use"
-    count_ = f"{memories} {'memory' if memories == 1 else 'memories'}"
+    many = "memory" if memories == 1 else "memories"
     mine = Markup("<li><b>{}</b> of them yours</li>").format(own) if s.hosted else Markup("")
+    css = "loading" if not ready and status is not None else "model"
     return Markup(
-        '<ul class="facts-line"><li class="{}"><b>{}</b> <span '
-        'role="status">{}</span>{}</li><li><b>{}</b>{}</li>{}'
-        "</ul>"
-    ).format(
-        "loading" if not ready and status is not None else "model",
-        name,
-        safe(state),
-        bar,
-        *count_.split(" ", 1)[:1],
-        " " + count_.split(" ", 1)[1],
-        mine,
-    )
+        '<ul class="facts-line"><li class="{}"><b>{}</b> <span role="status">{}</span>{}</li>'
+        "<li><b>{}</b> {}</li>{}</ul>"
+    ).format(css, name, state, bar, memories, many, mine)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from ...engine.run_state import Row, Scene
 from ...records import Cluster, Side, Status, Trace, Vote
@@ -25,10 +25,6 @@ SIDES: dict[Side, str] = {"zero_shot": "Without memory", "memory": "With memory"
 def whole(text: str) -> str:
     """Lone surrogates, which no JSON encoder takes, become question marks."""
     return text.encode("utf-8", "replace").decode()
-
-
-def safe(text: object) -> Markup:
-    return escape(whole(str(text)))
 
 
 def join(parts: Iterable[object], glue: str = "") -> Markup:

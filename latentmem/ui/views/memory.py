@@ -19,13 +19,22 @@ from .html import (
     fragments,
     join,
     notice,
+    number,
     percent,
-    safe,
+    short,
     stored_traces,
     stored_vote,
     table,
 )
-from .receipt import again_link, definition_list, key_words, neighbours, open_link, same_colours
+from .receipt import (
+    again_link,
+    definition_list,
+    key_words,
+    neighbours,
+    open_link,
+    same_colours,
+    side_by_side,
+)
 
 if TYPE_CHECKING:
     from ...bank.notes import Note
@@ -68,22 +77,18 @@ def verdicts(
     decided = [e for e in events if e.kind in ("helped", "hurt")]
     if not decided:
         return _undecided(events, "Of the answers for which it was tried")
-    some = {e.receipt_id for e in decided if e.receipt_id}
-    more = (
-        [Markup('<p class="hint">The newest {} of {}.</p>').format(EVENTS_SHOWN, len(decided))]
-        if len(decided) > EVENTS_SHOWN
-        else []
-    )
+    some, more = {e.receipt_id for e in decided if e.receipt_id}, Markup("")
+    if len(decided) > EVENTS_SHOWN:
+        newest = Markup('<p class="hint">The newest {} of {}.</p>')
+        more += newest.format(EVENTS_SHOWN, len(decided))
     if rest := [e for e in events if e.kind == "feedback" and e.receipt_id not in some]:
-        more.append(_undecided(rest, "Of the other answers for which it was tried"))
-    return Markup('<ul class="verdicts">{}</ul>{}').format(
-        join([_verdict(e, problem_of, kept) for e in decided[:EVENTS_SHOWN]]), join(more)
-    )
+        more += _undecided(rest, "Of the other answers for which it was tried")
+    items = join(_verdict(e, problem_of, kept) for e in decided[:EVENTS_SHOWN])
+    return Markup('<ul class="verdicts">{}</ul>{}').format(items, more)
 
 
 def _undecided(events: Sequence[Event], those: str) -> Markup:
-    """Verdicts on answers that the model gave without the memory, too: both sides agreed, or its
-    own was taken."""
+    """Verdicts on answers that would have been the same without the memory."""
     right = [bool(e.detail.get("correct")) for e in events if e.kind == "feedback"]
     if not right:
         return Markup(
@@ -106,75 +111,53 @@ def _verdict(e: Event, problem_of: Callable[[str], str | None], kept: Mapping[st
         carried if isinstance(carried, str) and carried.strip() else problem_of(e.problem_id)
     )
     if e.receipt_id in kept:
-        shown = _receipt_link(e, safe(_short(text or e.receipt_id)))
+        shown = _receipt_link(e, short(text or e.receipt_id, 110))
     elif text:
-        shown = again_link(text, _short(text))
+        shown = again_link(text, short(text, 110))
     else:
-        shown = Markup("problem <code>{}</code>").format(safe(e.problem_id or "unknown"))
-    receipt = (
-        Markup(" <small>receipt <code>{}</code>, {}</small>").format(
-            safe(e.receipt_id), safe(e.created[:10])
-        )
-        if e.receipt_id
-        else Markup("")
-    )
-    return Markup('<li class="{}"><b>{}</b> {}{}</li>').format(
-        e.kind, WORDS[e.kind], shown, receipt
-    )
+        shown = Markup("problem <code>{}</code>").format(e.problem_id or "unknown")
+    receipt = Markup("")
+    if e.receipt_id:
+        small = Markup(" <small>receipt <code>{}</code>, {}</small>")
+        receipt = small.format(e.receipt_id, e.created[:10])
+    verdict = Markup('<li class="{}"><b>{}</b> {}{}</li>')
+    return verdict.format(e.kind, WORDS[e.kind], shown, receipt)
 
 
-def _receipt_link(e: Event, words: Markup) -> Markup:
-    """A link that opens a receipt in place of the memory's page; `live.js` turns the click into an
-    event."""
+def _receipt_link(e: Event, words: str) -> Markup:
+    """Opens a receipt in place of the memory's page; `live.js` hears the click."""
     return Markup(
         '<a class="open" href="?memory={}&amp;receipt={}" data-receipt="{}" title="Open the '
         'receipt">{}</a>'
-    ).format(quote(e.memory_id, safe=""), quote(e.receipt_id, safe=""), safe(e.receipt_id), words)
-
-
-def _short(text: str, width: int = 110) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= width else text[: width - 1] + "…"
+    ).format(quote(e.memory_id, safe=""), quote(e.receipt_id, safe=""), e.receipt_id, words)
 
 
 def event_list(events: Sequence[Event], kept: Mapping[str, str] = NONE) -> Markup:
     """The events themselves, newest first; the receipts that are `kept` are links."""
     if not events:
         return Markup("")
-    items = join(
-        [
-            Markup("<li><time>{}</time> {}{}{}</li>").format(
-                safe(e.created[:16].replace("T", " ")),
-                WORDS.get(e.kind, e.kind),
-                _detail(e),
-                _receipt_of(e, kept),
-            )
-            for e in events[:EVENTS_SHOWN]
-        ]
-    )
+    item, items = Markup("<li><time>{}</time> {}{} {}</li>"), []
+    for e in events[:EVENTS_SHOWN]:
+        paper = Markup("<code>{}</code>").format(e.receipt_id) if e.receipt_id else ""
+        if e.receipt_id in kept:
+            paper = _receipt_link(e, paper)
+        what, when = WORDS.get(e.kind, e.kind), e.created[:16].replace("T", " ")
+        items.append(item.format(when, what, _detail(e), paper))
     n = len(events)
     more = f", the newest {EVENTS_SHOWN} shown" if n > EVENTS_SHOWN else ""
     return Markup('<details><summary>{}{}</summary><ul class="events">{}</ul></details>').format(
-        count(n, "event"), more, items
+        count(n, "event"), more, join(items)
     )
-
-
-def _receipt_of(e: Event, kept: Mapping[str, str]) -> Markup:
-    if not e.receipt_id:
-        return Markup("")
-    code = Markup("<code>{}</code>").format(safe(e.receipt_id))
-    return Markup(" {}").format(_receipt_link(e, code) if e.receipt_id in kept else code)
 
 
 def _detail(e: Event) -> Markup:
     if e.kind == "tag" and isinstance(e.detail.get("tag"), str):
-        return Markup(" {} {}").format(
-            "given:" if e.detail.get("on", True) else "taken away:", safe(e.detail["tag"][:40])
-        )
+        done = "given:" if e.detail.get("on", True) else "taken away:"
+        return Markup(" {} {}").format(done, e.detail["tag"][:40])
     if e.kind == "feedback":
         return Markup(": {}").format("right" if e.detail.get("correct") else "wrong")
     why = e.detail.get("reason") or e.detail.get("passed_over")
-    return Markup(": {}").format(safe(_short(why, 200))) if isinstance(why, str) else Markup("")
+    return Markup(": {}").format(short(why, 200)) if isinstance(why, str) else Markup("")
 
 
 def star_near(text: str, hits: Sequence[Hit], least: float, kind: str) -> Markup:
@@ -182,7 +165,7 @@ def star_near(text: str, hits: Sequence[Hit], least: float, kind: str) -> Markup
     return Markup(
         '<h3>★ Your problem</h3><p class="tx">{}</p><p class="hint">Its nearest memories, by {}.'
         "</p>{}"
-    ).format(safe(_short(text, 300)), key_words(kind), neighbours(hits, least))
+    ).format(short(text, 300), key_words(kind), neighbours(hits, least))
 
 
 def no_page(
@@ -206,7 +189,7 @@ def glance(infos: Sequence[MemoryInfo]) -> Markup:
         return Markup("")
     helped, hurt = (sum(getattr(i.counters, kind) for i in infos) for kind in ("helped", "hurt"))
     pairs = [
-        ("Memories", f"{len(infos):,}".replace(",", " ")),
+        ("Memories", number(len(infos))),
         ("Mean agreement", percent(sum(i.majority_ratio for i in infos) / len(infos))),
         ("Tried", str(sum(i.counters.used for i in infos))),
         ("Helped", str(helped)),
@@ -218,7 +201,7 @@ def glance(infos: Sequence[MemoryInfo]) -> Markup:
     return Markup(
         '<section class="glance"><h3>The bank at a glance</h3>{}<p class="hint">Made by '
         "{}.</p></section>"
-    ).format(definition_list(pairs), safe(names))
+    ).format(definition_list(pairs), names)
 
 
 def head(
@@ -231,44 +214,31 @@ def head(
     """What the memory is: its problem, the answer it learnt, how many agreed, its tags.
     `receipt_id`: of the receipt that is open in place of the rest; the address shows both.
     `trust`: what a person should know of an imported memory."""
-    flag = (
-        Markup('<span class="chip warn">quarantined: not tried on problems</span>')
-        if info.quarantined
-        else ""
-    )
+    flag = '<span class="chip warn">quarantined: not tried on problems</span>'
     winner = m.vote.clusters[0].size if m.vote.clusters else 0
     agreed = f"{winner} of {count(m.vote.total, 'attempt')} agreed"
     if "imported" in m.settings:
         agreed = f"Imported from a PEFT adapter of {m.settings['imported']}, without a vote."
-    chips = join([_chip(tag) for tag in tags])
-    return fragments(
-        (
-            "head",
-            Markup(
-                '<header class="memory-head" data-address="{}" data-receipt-open="{}"><p '
-                'class="kind">Memory <code>{}</code> {}</p><h2 class="problem tx">{}</h2><p '
-                'class="big">{}</p><p class="hint">{}</p>{}{}</header>'
-            ).format(
-                safe(m.id),
-                safe(receipt_id),
-                safe(m.id),
-                flag,
-                safe(m.problem.text),
-                answer_text(m.label),
-                agreed,
-                notice(trust),
-                Markup('<p class="tags">{}</p>').format(chips) if tags else "",
-            ),
-        )
+    chip = Markup(
+        '<span class="chip tag">{0}<button type="button" data-do="untag" data-value="{0}" '
+        'aria-label="Remove the tag {0}">×</button></span>'
     )
-
-
-def _chip(tag: str) -> Markup:
-    return Markup(
-        '<span class="chip tag">{}<button type="button" data-do="untag" data-value="{}" '
-        'aria-label="Remove the tag {}">'
-        "×</button></span>"
-    ).format(safe(tag), safe(tag), safe(tag))
+    chips = Markup('<p class="tags">{}</p>').format(join(map(chip.format, tags)))
+    html = Markup(
+        '<header class="memory-head" data-address="{0}" data-receipt-open="{1}"><p class="kind">'
+        'Memory <code>{0}</code> {2}</p><h2 class="problem tx">{3}</h2><p class="big">{4}</p>'
+        '<p class="hint">{5}</p>{6}{7}</header>'
+    ).format(
+        m.id,
+        receipt_id,
+        Markup(flag) if info.quarantined else "",
+        m.problem.text,
+        answer_text(m.label),
+        agreed,
+        notice(trust),
+        chips if tags else "",
+    )
+    return fragments(("head", html))
 
 
 def body(
@@ -286,13 +256,7 @@ def body(
 ) -> list[Fragment]:
     """The rest of the page, section by section. `problem_of`, `kept`: see `verdicts`; `moved`: see
     `learnt`."""
-    used = join(
-        [
-            counters(info.counters),
-            verdicts(events, problem_of, kept),
-            event_list(events, kept=kept),
-        ]
-    )
+    used = counters(info.counters) + verdicts(events, problem_of, kept) + event_list(events, kept)
     return fragments(
         ("notes", _notes(notes)),
         ("learnt", learnt(m, moved)),
@@ -314,14 +278,12 @@ def learnt(m: Memory, moved: Sequence[tuple[str, float]]) -> Markup:
         return Markup("")
     kept = next((s.shift for s in m.steps if s.step == m.best_step), 0.0)
     most = max((far for _, far in moved), default=0.0) or 1.0
-    rows = [
-        Markup(
-            '<li><code>{}</code><span class="sim" aria-hidden="true"><i style="width:{:.1%}"></i>'
-            '</span><span class="num">{}</span></li>'
-        ).format(_visible(word), far / most, percent(far))
-        for word, far in moved
-    ]
-    tokens = Markup('<ol class="hits moves">{}</ol>').format(join(rows)) if rows else ""
+    row = Markup(
+        '<li><code>{}</code><span class="sim" aria-hidden="true"><i style="width:{:.1%}"></i>'
+        '</span><span class="num">{}</span></li>'
+    )
+    rows = join(row.format(_visible(word), far / most, percent(far)) for word, far in moved)
+    tokens = Markup('<ol class="hits moves">{}</ol>').format(rows) if moved else ""
     return Markup(
         '<section class="near"><h3>What it learnt</h3><p>It started as “{}” and moved by {} of its '
         "size in {}.</p>{}</section>"
@@ -329,31 +291,20 @@ def learnt(m: Memory, moved: Sequence[tuple[str, float]]) -> Markup:
 
 
 def versus(pair: Sequence[tuple[Memory, MemoryInfo]], alike: float) -> list[Fragment]:
-    """Two memories beside each other. `alike`: the similarity of their keys, by sentence
-    embedding."""
-    colours = same_colours([m.vote for m, _ in pair])
-    columns = [
-        Markup('<div class="column"><p class="tx">{}</p><p class="big">{}</p>{}{}{}</div>').format(
-            safe(m.problem.text),
-            answer_text(m.label),
-            stored_vote(m.vote, "The vote it learnt from", colour),
-            sparklines(m.steps, m.best_step),
-            counters(info.counters),
-        )
-        for (m, info), colour in zip(pair, colours, strict=True)
-    ]
-    frame = Markup(
-        '<section class="compare"><h3>Side by side</h3><p class="hint">Similarity of the problems: '
-        '{:.2f}.</p><div class="cols">{}</div></section>'
-    )
-    return fragments(("versus", frame.format(alike, join(columns))))
+    """Two memories beside each other. `alike`: the similarity of their keys, by input."""
+    column, columns = Markup('<p class="tx">{}</p><p class="big">{}</p>{}{}{}'), []
+    for (m, info), colours in zip(pair, same_colours([m.vote for m, _ in pair]), strict=True):
+        vote = stored_vote(m.vote, "The vote it learnt from", colours)
+        curve, used = sparklines(m.steps, m.best_step), counters(info.counters)
+        columns.append(column.format(m.problem.text, answer_text(m.label), vote, curve, used))
+    hint = f"Similarity of the problems: {alike:.2f}."
+    return fragments(("versus", side_by_side(Markup("<h3>Side by side</h3>"), hint, columns)))
 
 
 def _traces(m: Memory) -> Markup:
     if not m.traces:
-        return Markup(
-            '<p class="hint">The attempts of the vote were not stored with this memory.</p>'
-        )
+        words = '<p class="hint">The attempts of the vote were not stored with this memory.</p>'
+        return Markup(words)
     frame = Markup('<section class="attempts"><h3>The attempts of that vote</h3>{}</section>')
     return frame.format(stored_traces(m.vote, m.traces))
 
@@ -361,15 +312,11 @@ def _traces(m: Memory) -> Markup:
 def _notes(notes: Sequence[Note]) -> Markup:
     if not notes:
         return Markup("")
-    items = join(
-        [
-            Markup(
-                '<li><p>{}</p><small>{}</small><button type="button" data-do="remove-note" '
-                'data-value="{}" aria-label="Remove this note">×</button></li>'
-            ).format(safe(n.text), safe(n.created[:16].replace("T", " ")), safe(n.id))
-            for n in notes
-        ]
+    item = Markup(
+        '<li><p>{}</p><small>{}</small><button type="button" data-do="remove-note" '
+        'data-value="{}" aria-label="Remove this note">×</button></li>'
     )
+    items = join(item.format(n.text, n.created[:16].replace("T", " "), n.id) for n in notes)
     return Markup('<h3>Notes</h3><ul class="notes">{}</ul>').format(items)
 
 
@@ -390,24 +337,19 @@ def _near(near: Sequence[Hit], space: str) -> Markup:
     if not near:
         return Markup("")
     by = "soft prompt" if space == "prompt" else key_words(space)
-    return Markup('<h3>Nearest memories</h3><p class="hint">By {}.</p>{}').format(
-        by, neighbours(near)
-    )
+    html = Markup('<h3>Nearest memories</h3><p class="hint">By {}.</p>{}')
+    return html.format(by, neighbours(near))
 
 
 def size_words(tokens: int, hidden: int, parameters: int | None) -> list[tuple[str, str]]:
     """How large the memory is, and its share of the model, which has so many `parameters`."""
     numbers = tokens * hidden
-    size = f"{tokens} × {hidden} = {_spaced(numbers)} numbers, {_spaced(4 * numbers)} bytes"
+    size = f"{tokens} × {hidden} = {number(numbers)} numbers, {number(4 * numbers)} bytes"
     if parameters is None:
         return [("Size", size)]
-    whole = f"{parameters / 1e6:,.0f} million" if parameters >= 1e6 else f"{parameters:,}"
-    share = f"{100 * numbers / parameters:.2g}\N{NO-BREAK SPACE}% of its "
-    return [("Size", size), ("Share of the model", f"{share}{whole.replace(',', ' ')} parameters")]
-
-
-def _spaced(n: int) -> str:
-    return f"{n:,}".replace(",", " ")
+    all_ = f"{number(parameters / 1e6)} million" if parameters >= 1e6 else number(parameters)
+    share = f"{100 * numbers / parameters:.2g}\N{NO-BREAK SPACE}% of its {all_} parameters"
+    return [("Size", size), ("Share of the model", share)]
 
 
 def _provenance(m: Memory, parameters: int | None) -> Markup:
@@ -421,34 +363,20 @@ def _provenance(m: Memory, parameters: int | None) -> Markup:
         ("Source", m.problem.source or "typed"),
         ("Digest", digest_of(m)[:16]),
     ]
-    settings: Mapping[str, object] = m.settings
-    rest = [(name.replace("_", " "), str(value)[:80]) for name, value in sorted(settings.items())]
-    more = (
-        Markup("<details><summary>All settings of the distillation</summary>{}</details>").format(
-            definition_list(rest)
-        )
-        if rest
-        else Markup("")
-    )
-    return Markup('<section class="from"><h3>Where it comes from</h3>{}{}</section>').format(
-        definition_list(pairs), more
-    )
+    rest = [(name.replace("_", " "), str(value)[:80]) for name, value in sorted(m.settings.items())]
+    fold = Markup("<details><summary>All settings of the distillation</summary>{}</details>")
+    more = fold.format(definition_list(rest)) if rest else ""
+    html = Markup('<section class="from"><h3>Where it comes from</h3>{}{}</section>')
+    return html.format(definition_list(pairs), more)
 
 
 def words_table(rows: Sequence[Sequence[Word]]) -> list[Fragment]:
     """The nearest words of each virtual token, with what they are not."""
     if not rows:
         return []
+    word = Markup("<code>{}</code> <small>{:.2f}</small>")
     lines = [
-        (
-            i,
-            *(
-                Markup("<code>{}</code> <small>{:.2f}</small>").format(
-                    safe(_visible(w.text)), w.cosine
-                )
-                for w in row
-            ),
-        )
+        (i, *(word.format(_visible(w.text), w.cosine) for w in row))
         for i, row in enumerate(rows, 1)
     ]
     heads = ["token", "nearest words, cosine", *[""] * (max(map(len, rows)) - 1)]
@@ -457,7 +385,12 @@ def words_table(rows: Sequence[Sequence[Word]]) -> list[Fragment]:
         "By cosine to the model’s input embeddings. They are only neighbours: a virtual token is "
         "not a word, and its nearest words need not say what it does.</p>{}</section>"
     )
-    return fragments(("words", found.format(table("Nearest words", heads, lines))))
+    return fragments(
+        (
+            "words",
+            found.format(table("Nearest words", heads, lines)),
+        )
+    )
 
 
 def _visible(word: str) -> str:
@@ -474,10 +407,8 @@ NO_TAGS: Mapping[str, tuple[str, ...]] = {}
 
 def choice_label(info: MemoryInfo) -> str:
     """A memory in a list of choices."""
-    return (
-        f"{info.name} → {info.label or 'no answer'} "
-        f"({info.id[:7]}){' · quarantined' if info.quarantined else ''}"
-    )
+    flag = " · quarantined" if info.quarantined else ""
+    return f"{info.name} → {info.label or 'no answer'} ({info.id[:7]}){flag}"
 
 
 def found_table(
@@ -486,39 +417,25 @@ def found_table(
     chosen: str = "",
     tags: Mapping[str, tuple[str, ...]] = NO_TAGS,
 ) -> list[Fragment]:
-    """Those found, in their order: one row a memory, its name a link that opens it. `infos` are all
-    of the bank."""
+    """Those found among all `infos`: a row each, its name a link that opens it."""
     if not infos:
-        return fragments(
-            (
-                "empty",
-                Markup(
-                    '<div class="empty"><h3>No memory yet</h3><p>Solve a problem, then press '
-                    "<b>Distil a memory from this problem</b>. What the model learns appears "
-                    "here.</p></div>"
-                ),
-            )
+        none = (
+            '<div class="empty"><h3>No memory yet</h3><p>Solve a problem, then press <b>Distil a '
+            "memory from this problem</b>. What the model learns appears here.</p></div>"
         )
+        return fragments(("empty", none))
     if not found:
-        return fragments(("empty", Markup('<p class="hint">No memory contains these words.</p>')))
+        return fragments(("empty", '<p class="hint">No memory contains these words.</p>'))
     everything = len(found) == len(infos)
     more = f" The newest {SHOWN} are shown: search to see others." if len(found) > SHOWN else ""
     pick = Markup('<button type="button" class="small" data-pick-all>Select {}</button>').format(
         "all" if everything else f"the {len(found)} found"
     )
-    words = (
-        count(len(infos), "memory", "memories")
-        if everything
-        else f"{len(found)} of {count(len(infos), 'memory', 'memories')}"
-    )
-    return fragments(
-        (
-            "table",
-            Markup('<div class="above"><p class="hint">{}.{}</p>{}</div>{}').format(
-                words, more, pick, _rows(found[:SHOWN], chosen, tags, "Memories")
-            ),
-        )
-    )
+    of = "" if everything else f"{len(found)} of "
+    words = of + count(len(infos), "memory", "memories")
+    rows = _rows(found[:SHOWN], chosen, tags, "Memories")
+    html = Markup('<div class="above"><p class="hint">{}.{}</p>{}</div>{}')
+    return fragments(("table", html.format(words, more, pick, rows)))
 
 
 HEADS = ",Memory,Answer,Agreement,Source,Tags,Tried,Helped,Hurt,Made".split(",")
@@ -540,28 +457,27 @@ def _row(i: MemoryInfo, chosen: bool, tags: Sequence[str]) -> Markup:
         '<th scope="row">{}{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>'
         "<td>{}</td><td>{}</td><td>{}</td></tr>"
     ).format(
-        safe(i.id),
+        i.id,
         Markup(' class="chosen" aria-current="true"') if chosen else Markup(""),
-        safe(i.id),
-        safe(i.name),
+        i.id,
+        i.name,
         open_link(i.id, i.name),
         flag,
         answer_text(i.label),
         percent(i.majority_ratio),
-        safe(i.problem.source or "typed"),
-        join([Markup('<span class="chip">{}</span>').format(safe(t)) for t in tags], " "),
+        i.problem.source or "typed",
+        join((Markup('<span class="chip">{}</span>').format(t) for t in tags), " "),
         c.used,
         c.helped,
         c.hurt,
-        safe(i.created[:10]),
+        i.created[:10],
     )
 
 
 def selected(
     infos: Sequence[MemoryInfo], chosen: str = "", tags: Mapping[str, tuple[str, ...]] = NO_TAGS
 ) -> list[Fragment]:
-    """The memories chosen on the map or in the table: their mean agreement, where they come from,
-    and their rows."""
+    """The memories chosen on the map or in the table: a summary, and their rows."""
     if not infos:
         return []
     sources = Counter(i.problem.source.rsplit("/", 1)[-1] or "typed" for i in infos)
@@ -574,17 +490,9 @@ def selected(
         f"{helped}, hurt {hurt}. From {named}."
     )
     more = f" The first {SHOWN} are shown." if len(infos) > SHOWN else ""
-    frame = Markup(
+    html = Markup(
         '<section class="selected"><h3>{} selected</h3><p class="hint">{}{}</p>{}</section>'
     )
-    return fragments(
-        (
-            "selected",
-            frame.format(
-                count(len(infos), "memory", "memories"),
-                safe(words),
-                more,
-                _rows(infos[:SHOWN], chosen, tags, "Selected memories"),
-            ),
-        )
-    )
+    rows = _rows(infos[:SHOWN], chosen, tags, "Selected memories")
+    many = count(len(infos), "memory", "memories")
+    return fragments(("selected", html.format(many, words, more, rows)))
