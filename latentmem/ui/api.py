@@ -554,8 +554,7 @@ class Endpoints:
 
 
 def standings(run: Run, ended: bool) -> dict[str, Any]:
-    """A stream as plain values; replies and lessons only once it has ended, or it would be sent
-    over and over."""
+    """A stream as plain values; its replies and lessons only once, at its end."""
     with run.lock:
         feed = run.scene
         far = feed.progress or Progress(0, 0, ())
@@ -613,8 +612,7 @@ def at_once(session: AppSession, endpoint: Callable[..., Any]) -> Callable[..., 
 
 
 def register(session: AppSession) -> None:
-    """Registers all of them, inside the Blocks of the caller; those that use the model share its
-    queue."""
+    """Registers them inside the Blocks of the caller; those with the model share its queue."""
     fns = Endpoints(session)
     for name in WORK:
         gr.api(endpoint := getattr(fns, name), api_name=name, **MODEL)

@@ -203,8 +203,7 @@ class Page:
         ]
 
     def leave(self, request: gr.Request) -> None:
-        """The visitor closed the page: what was kept for them is freed, after a while if the tab
-        may come back."""
+        """The page is gone: what was kept is freed, later if its tab may come back."""
         self.session.leave(request)
 
     # ---------- the wiring
@@ -243,8 +242,7 @@ class Page:
         app.unload(self.leave)
 
     def _wire_memories(self, *kept: Any) -> None:
-        """The Memories panel, and what leads to it from the others. `kept`: the events after which
-        memories were kept."""
+        """The Memories panel, and the ways to it. `kept`: events of memories kept."""
         m, buttons, each = self.memories, self.memories.buttons, memories_panel.EACH
         memories_panel.wire_map(m)
         memories_panel.wire_actions(m)

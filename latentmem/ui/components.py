@@ -213,8 +213,7 @@ def distil_settings(s: Settings, most: Mapping[str, int]) -> dict[str, Any]:
 
 
 def overrides(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
-    """The values of these controls as overrides of Settings, which checks them. An empty box means
-    the default."""
+    """Values of controls as overrides of Settings. An empty box means the default."""
 
     def whole(value: Any) -> Any:  # sliders send 8 as 8.0
         return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -247,8 +246,7 @@ CHOICES = 200
 def other_memories(
     session: AppSession, r: Receipt, nearest: Sequence[Hit]
 ) -> list[tuple[str, str]]:
-    """(label, id) of the memories that a receipt can be compared with: the nearest first, then the
-    newest."""
+    """(label, id) to compare a receipt with: the nearest memories, then the newest."""
     tried = r.used.memory_id if r.used is not None else ""
     rows, _ = attempt(lambda: session.engine.bank.infos(model=r.model, limit=CHOICES))
     infos = {i.id: i for i in rows or []}

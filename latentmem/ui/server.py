@@ -109,8 +109,7 @@ def launch_options(engine: Engine) -> dict[str, Any]:
 
 
 def private_paths(bank: Path) -> list[str]:
-    """The bank's file, what SQLite keeps beside it, and the streams: never served, wherever they
-    are."""
+    """The bank's file, what SQLite keeps beside it, the streams: never served."""
     whole = bank.absolute()
     return [
         str(whole),

@@ -167,8 +167,7 @@ class Visits:
         return self._parked.pop(tokens[0]) if tokens else None
 
     def claim(self, name: str, token: str) -> Visit:
-        """The visit of a page that was just loaded: the one its tab had before, if the server still
-        remembers it."""
+        """The visit of a page that was just loaded: the one its tab had before, if any."""
         with self._lock:
             if not TOKEN.fullmatch(token or ""):
                 return self.of(name)
@@ -430,8 +429,7 @@ class AppSession:
         return known.unlabelled() if known is not None else Problem(clean)
 
     def tuned(self, settings: Mapping[str, Any]) -> Engine:
-        """The engine with some settings of a visitor. Raises LatentmemError for one that does not
-        fit."""
+        """The engine with a visitor's settings. Raises LatentmemError for one that does not fit."""
         made = self.engine.changed(**settings)  # first, since "256" from a program is 256, too
         hosting.check(
             self.engine.settings, {name: getattr(made.settings, name) for name in settings}
@@ -463,8 +461,7 @@ def exclusively(session: AppSession, records: Iterator[Any]) -> Iterator[Any]:
 
 
 def ready_engine(session: AppSession, settings: Mapping[str, Any]) -> Iterator[Any]:
-    """Statuses of the model being loaded, if it is not; then the engine with these settings, as the
-    return value."""
+    """Statuses until the model is loaded; returns the engine with these settings."""
     engine = session.tuned(settings)
     yield from session.warming.follow(engine)
     return engine
@@ -523,8 +520,7 @@ def star_of(engine: Engine, problem: Problem) -> QueryPoint:
 
 
 def tried(session: AppSession, r: Receipt) -> MemoryInfo | None:
-    """What the bank knows of the memory that was tried for an answer; None without one, or when it
-    is gone."""
+    """What the bank still knows of the memory that was tried for an answer."""
     used = r.used
     return attempt(lambda: session.engine.bank.info(used.memory_id))[0] if used else None
 

@@ -71,8 +71,7 @@ def add_note(ask: Ask, note: str) -> Picture:
 
 
 def act(ask: Ask) -> Picture:
-    """A button in the memory's page: a tag or a note is taken away, or the open receipt is to be
-    forgotten."""
+    """A button in the memory's page removes a tag or a note, or forgets a receipt."""
     do, value = ask.text("do"), ask.text("value")
     if do == FORGET:
         _, error = attempt(lambda: forget_receipt(ask.bank, value))

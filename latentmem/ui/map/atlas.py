@@ -146,8 +146,7 @@ class Atlas:
             return sheet
 
     def _still(self, sheet: Sheet) -> bool:
-        """Whether a picture has the memories that the bank has now: writing need not have changed
-        them."""
+        """Whether the bank has the same memories, although it was written to."""
         if sheet.space == "prompt":
             return _of_one_shape(self.rows(exact=False))[1] == set(sheet.names)
         return self._keys(sheet.space)[0] == sheet.names

@@ -76,8 +76,7 @@ def want(ask: Ask) -> Picture:
 
 
 def explain(ask: Ask) -> Picture:
-    """What helps to read a map, once its points are there: names of groups, and how far it can be
-    trusted."""
+    """What helps to read the map: names of groups, and how far it can be trusted."""
     sheet = ask.sheet
     if sheet is None or not sheet.names:
         return Picture()
@@ -161,8 +160,7 @@ def clear(ask: Ask) -> Picture:
 
 
 def show_receipt(ask: Ask) -> Picture:
-    """Opens a receipt in place of the open memory's page, or of the one that the address names with
-    it."""
+    """Opens a receipt in place of a memory's page, which the address may name."""
     ask.visit.looked = True
     memory = ask.text("memory", ask.chosen)
     return opened(replace(ask, chosen=memory), receipt_id=ask.text("id"))

@@ -315,8 +315,7 @@ def drawn(ask: Ask, sheet: Sheet, rows: Rows) -> dict[str, Any]:
 
 
 def mapped(sheet: Sheet, rows: Rows) -> list[MemoryInfo]:
-    """The rows of the points, in their order. Raises LatentmemError if the bank changed on the
-    way."""
+    """The rows of the points, in their order. Raises LatentmemError if the bank changed."""
     try:
         return [rows.by_id[name] for name in sheet.names]
     except KeyError:

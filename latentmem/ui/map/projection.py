@@ -71,8 +71,7 @@ def pca(keys: np.ndarray) -> Plane:
 
 
 def between(points: np.ndarray, similarities: Sequence[float]) -> np.ndarray:
-    """Where something lies that is so similar to these points [m, 2]: their mean, weighted by 1 /
-    (1 - similarity)."""
+    """The mean of these points [m, 2], weighted by 1 / (1 - similarity)."""
     weights = 1 / (1.001 - np.clip(np.asarray(similarities, np.float64), -1, 1))
     return (points * weights[:, None]).sum(axis=0) / weights.sum()
 
@@ -173,8 +172,7 @@ def grown(
 
 # ------------------------------------------------------------------ the process
 def _computed(keys: np.ndarray, method: str) -> Generator[Status, None, np.ndarray]:
-    """The worker's points [n, 2], with progress at least twice a second. Closing the generator
-    kills the worker."""
+    """The worker's points [n, 2]. Closing the generator kills the worker."""
     name, began = METHODS[method], time.monotonic()
     with tempfile.TemporaryDirectory(prefix="latentmem-map-") as folder:
         given, wanted, log_file = (Path(folder) / n for n in ("keys.npy", "points.npy", "log"))
@@ -232,8 +230,7 @@ ASKING = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group of points near each other, where its name stands, and the words most typical of its
-    problems."""
+    """Points near each other: where their name stands, their most typical words."""
 
     x: float
     y: float
@@ -261,8 +258,7 @@ def groups(points: np.ndarray, texts: Sequence[str]) -> list[Group]:
 
 
 def families(points: np.ndarray, names: Sequence[str]) -> list[Group]:
-    """The families, by their `names`, that lie close together among the points [n, 2], the largest
-    first."""
+    """The families that lie close together among the points [n, 2], the largest first."""
     found = []
     for name in dict.fromkeys(filter(None, names)):
         mine = points[[n == name for n in names]]

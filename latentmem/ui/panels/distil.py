@@ -59,8 +59,7 @@ ALL, SAME = "The problem and its two nearest examples", "The problem itself"
 
 
 class BeforeAfter(Comparison):
-    """The same problems and seed without the memory and with it, also before it is kept; nothing of
-    it is stored."""
+    """The same problems and seed without the memory and with it; nothing is stored."""
 
     name = "before_after"
 

@@ -203,8 +203,7 @@ class Panel(Action):
     # ---------- what gradio calls
 
     def press(self, request: gr.Request, *given: Any) -> Any:
-        """Records a press, before the queue. What cannot be asked is refused here, and the last
-        result stays."""
+        """Records a press, before the queue, or refuses it and leaves the last result."""
         session, visit = self.of(request)
         asked = self.asked(*given)
         reason = self.validate(session, asked)
@@ -277,8 +276,7 @@ class Panel(Action):
         return run.before or run
 
     def restored(self, session: AppSession, visit: Visit) -> dict[str, Any]:
-        """What a loaded page shows of the last run, by the names of controls and fields; nothing
-        without one."""
+        """What a loaded page shows of the last run, by names of controls and fields."""
         run = self.standing(visit)
         if run is None or run.away:
             return {}
@@ -332,8 +330,7 @@ def sent(file: Path, most_bytes: int) -> bytes:
 
 
 def told(run: Run, now: Markup | None, ended: Markup) -> list[Fragment]:
-    """The status of a run: why a later press was refused, and its error, or what happens `now`, or
-    how it `ended`."""
+    """The status of a run: a refused press, then its error, what happens `now`, or its end."""
     refused = fragments(("refused", notice(run.refusal, "warn")))
     if run.error:
         return refused + problem(run.error)

@@ -70,8 +70,7 @@ def receipt_card(
 
 
 def reason(r: Receipt) -> str:
-    """What the router did, its answers as mathematics: in one pass, the longer first, since one may
-    be in the other."""
+    """What the router did, its answers as mathematics, the longer replaced first."""
     labels = {v.label for v in (r.zero_shot, r.memory) if v is not None and v.label}
     found = sorted((a for a in labels if formula(a) != a), key=len, reverse=True)
     if not found:
@@ -144,8 +143,7 @@ def key_words(kind: str) -> str:
 
 
 def open_link(memory_id: str, words: str) -> Markup:
-    """A link that opens a memory; `live.js` turns the click into an event, and without it the
-    address still works."""
+    """Opens a memory; `live.js` hears the click, and without it the address works."""
     link = Markup('<a class="open" href="?memory={0}" data-memory="{0}">{1}</a>')
     return link.format(memory_id, words)
 
@@ -192,8 +190,7 @@ def definition_list(pairs: Sequence[tuple[str, str]]) -> Markup:
 
 
 def receipt_json(r: Receipt) -> str:
-    """The receipt as indented JSON without the token ids, which fill pages; the digest stands for
-    them."""
+    """Indented JSON without the token ids, for which the digest stands."""
     data = to_dict(r)
     for trace in data["traces"]:
         trace.pop("token_ids", None)
@@ -286,8 +283,7 @@ def side_by_side(head: Markup, hint: str, columns: Iterable[Markup]) -> Markup:
 
 
 def compare_columns(runs: Sequence[tuple[str, Vote]]) -> list[Fragment]:
-    """The counterfactual: votes of the same problem and seed beside each other, one column a
-    system."""
+    """The counterfactual: votes of the same problem and seed, a column a system."""
     if len(runs) < 2:
         return []
     labels = [v.label for _, v in runs]

@@ -49,8 +49,7 @@ Key = tuple[str, str]
 
 @dataclass
 class Feed:
-    """What a visitor sees of a stream, folded together from its records. Stands in for `Scene` in a
-    Run."""
+    """What a visitor sees of a stream, folded from its records; a Run's scene."""
 
     total: int = 0  # problems that will come
     status: Status | None = None
@@ -146,8 +145,7 @@ def _runs(families: Sequence[str]) -> Iterator[tuple[str, int, int]]:
 
 
 def _bands(families: Sequence[str]) -> list[dict[str, Any]]:
-    """A band for each run of one family, always in that family's colour; none where all are of
-    one."""
+    """A band for each run of one family, in that family's colour, if there are several."""
     known = sorted(set(families))
     if len(known) < 2:
         return []
