@@ -39,32 +39,20 @@ class Rows:
 
     @cached_property
     def _texts(self) -> list[str]:
-        return [
-            " ".join(
-                (
-                    i.problem.text,
-                    i.label or "",
-                    i.problem.source,
-                    i.id,
-                    i.model_name,
-                    " ".join(self.tags.get(i.id, ())),
-                    " ".join(n.text for n in self.notes.get(i.id, ())),
-                )
-            ).casefold()
-            for i in self.infos
-        ]
+        def text(i: MemoryInfo) -> str:
+            written = [*self.tags.get(i.id, ()), *(n.text for n in self.notes.get(i.id, ()))]
+            own = (i.problem.text, i.label or "", i.problem.source, i.id, i.model_name)
+            return " ".join((*own, *written)).casefold()
+
+        return [text(i) for i in self.infos]
 
     def found(self, query: str) -> tuple[MemoryInfo, ...]:
         """Those in whose problem, answer, source, id, tags or notes every word of the query occurs,
         newest first."""
-        words = query.casefold().split()
-        if not words:
+        if not (words := query.casefold().split()):
             return self.infos
-        return tuple(
-            i
-            for i, text in zip(self.infos, self._texts, strict=True)
-            if all(w in text for w in words)
-        )
+        pairs = zip(self.infos, self._texts, strict=True)
+        return tuple(i for i, text in pairs if all(w in text for w in words))
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +137,7 @@ class Atlas:
         """Whether the bank has the same memories, although it was written to."""
         if sheet.space == "prompt":
             return _of_one_shape(self.rows(exact=False))[1] == set(sheet.names)
-        return self._keys(sheet.space)[0] == sheet.names
+        return self._keys(sheet.space).names == sheet.names
 
     def sheet(self, space: Space, method: str) -> Generator[Status, None, Sheet]:
         """The picture of the memories as they are now, as the return value, with progress. Raises
@@ -159,21 +147,18 @@ class Atlas:
             return found
         now = self.bank.memories_stamp()
         with self._lock:
-            old = self._sheets.get((space, method))
+            _, old = self._sheets.get((space, method), (None, None))
         vectors = yield from self.vectors(space)
-        if old is not None and old[1].names == vectors.names:
-            sheet = old[1]
+        names, more = vectors.names, None
+        if old is not None and old.names != names and method != "pca":
+            more = grown(old.plane, old.names, names, vectors.matrix, old.fitted)
+        if old is not None and old.names == names:
+            sheet = old
+        elif old is not None and more is not None:
+            sheet = Sheet(space, names, more, old.fitted)
         else:
-            more = None
-            if old is not None and method != "pca":
-                more = grown(
-                    old[1].plane, old[1].names, vectors.names, vectors.matrix, old[1].fitted
-                )
-            if old is not None and more is not None:
-                sheet = Sheet(space, vectors.names, more, old[1].fitted)
-            else:
-                plane = yield from place(vectors.matrix, method)
-                sheet = Sheet(space, vectors.names, plane, frozenset(vectors.names))
+            plane = yield from place(vectors.matrix, method)
+            sheet = Sheet(space, names, plane, frozenset(names))
         with self._lock:
             self._sheets[space, method] = now, sheet
         return sheet
@@ -196,15 +181,15 @@ class Atlas:
             raise LatentmemError(
                 f"There is no map by {str(space)[:20]!r}: choose input, kv or prompt."
             )
-        return Vectors(*self._keys(space))
+        return self._keys(space)
 
-    def _keys(self, space: Any) -> tuple[tuple[str, ...], np.ndarray]:
+    def _keys(self, space: Any) -> Vectors:
         model = None
         if space == "kv":
             models = [i.model for i in self.rows(exact=False).infos]
             model = max(dict.fromkeys(models), key=models.count) if models else None
         names, matrix = self.bank.keys(space, model=model, include_quarantined=True)
-        return tuple(names), matrix
+        return Vectors(tuple(names), matrix)
 
     def prompt_hits(self, memory_id: str, k: int = 5) -> tuple[Hit, ...]:
         """The memories whose soft prompts differ from the mean in the most similar direction, best

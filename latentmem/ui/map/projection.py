@@ -101,11 +101,8 @@ def trustworthiness(keys: np.ndarray, points: np.ndarray) -> tuple[float, int] |
     neighbours = min(NEIGHBOURS, (len(rows) - 1) // 2)
     if len(rows) < 5 or neighbours < 1:
         return None
-    return float(
-        manifold.trustworthiness(
-            np.asarray(keys[rows], np.float64), points[rows], n_neighbors=neighbours
-        )
-    ), len(rows)
+    far = np.asarray(keys[rows], np.float64)
+    return float(manifold.trustworthiness(far, points[rows], n_neighbors=neighbours)), len(rows)
 
 
 # ---------- t-SNE and UMAP: computed in a process of their own.
