@@ -41,6 +41,9 @@ FLAGS = (
 DRAWN = (
     "return Number(document.querySelector('#lm-map .lm-figure')?.dataset.points) >= arguments[0]"
 )
+OPENED = (
+    "return document.querySelector('#lm-memory [data-address]')?.dataset.address === arguments[0]"
+)
 PATIENCE = 90.0  # seconds; a shared machine is slow at times
 
 marks = [pytest.mark.browser]
@@ -113,9 +116,18 @@ class Page:
 
     def open_anew(self, url: str) -> None:
         """Opens the app as a first visitor: nothing of the test before comes back."""
-        self.driver.get(f"{url}manifest.json")  # a page of the same origin without our scripts
+        # a page of the same origin without our scripts
+        self.driver.get(f"{url.split('?')[0]}manifest.json")
         self.run("sessionStorage.clear()")
         self.open(url)
+
+    def resize(self, width: int = 0, height: int = 900) -> None:
+        """The size of a screen, below 500 pixels that of a phone; without one its own again."""
+        if not width:
+            self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+            return
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
     def reload(self) -> list[str]:
         """Presses the browser's reload; gives the errors from before it, without gradio's complaint
@@ -142,15 +154,26 @@ class Page:
             time.sleep(0.1)
         return found
 
+    def there(self, css: str, count: int = 0) -> None:
+        """Waits for an element, or for just so many."""
+        found = "const n = document.querySelectorAll(arguments[0]).length;"
+        self.until(found + "return arguments[1] ? n === arguments[1] : n > 0", css, count)
+
+    def says(self, css: str, words: str) -> None:
+        """Waits until these words stand in the first such element."""
+        said = "return document.querySelector(arguments[0])?.innerText.includes(arguments[1])"
+        self.until(said, css, words)
+
     def click(self, css: str) -> None:
-        """A click in the middle of a visible element, once it is enabled."""
+        """A click in the middle of a visible element, once it is enabled and stands still."""
         self.until(
             "const e = document.querySelector(arguments[0]);"
             "if (!e || e.disabled || !e.getClientRects().length) return false;"
-            "e.scrollIntoView({block: 'center'}); return true;",
+            "e.scrollIntoView({block: 'center'});"
+            "const {x, y} = e.getBoundingClientRect(), was = e.lastSeenAt;"
+            "e.lastSeenAt = `${x} ${y}`; return was === e.lastSeenAt;",
             css,
         )
-        time.sleep(0.2)
         self.driver.find_element("css selector", css).click()
 
     def tab(self, name: str) -> None:
@@ -161,9 +184,8 @@ class Page:
         )
 
     def write(self, css: str, text: str) -> None:
-        self.until(
-            "return document.querySelector(arguments[0])", css
-        )  # a panel is built when it is first shown
+        # a panel is built when it is first shown
+        self.until("return document.querySelector(arguments[0])", css)
         box = self.driver.find_element("css selector", css)
         self.run("arguments[0].scrollIntoView({block: 'center'}); arguments[0].select?.()", box)
         box.send_keys(text)

@@ -152,17 +152,25 @@ def converted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 # ------------------------------------------------------------------ of the tests in a browser
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an app over an engine without a model, with twelve memories."""
+    """The address of an app over an engine without a model, with twelve memories at first."""
     yield from serve_fake(
         tmp_path_factory.mktemp("app") / "log", "--memories", "12", "--pace", "0.004"
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def page() -> Iterator[Page]:
-    """A browser tab of 1440 x 900."""
+    """A browser tab of 1440 x 900, one for all: a test that needs a first visit opens it anew."""
     tab = Page()
+    yield tab
+    tab.driver.quit()
+
+
+@pytest.fixture(scope="session")
+def other() -> Iterator[Page]:
+    """A browser of somebody else, as narrow as a phone."""
+    tab = Page(390, 844)
     yield tab
     tab.driver.quit()

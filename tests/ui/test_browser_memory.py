@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 
-from tests.browser_page import AT, DRAWN, Page, marks, solve
+from tests.browser_page import AT, DRAWN, OPENED, Page, marks, solve
 
 pytestmark = marks
 
@@ -67,7 +67,7 @@ def test_the_keyboards_place_is_not_lost_with_the_button_that_had_it(page: Page,
             "Zoe sorts 21 shells into 7 boxes. How many shells lie in one box?",
         )
         page.click("#lm-distil")
-        page.until("return document.querySelector('#lm-outcome .outcome.open')")
+        page.there("#lm-outcome .outcome.open")
         press(choice, then)
     page.click("#lm-outcome a[data-memory]")
     press("#lm-delete", "#lm-delete")
@@ -78,9 +78,8 @@ def test_the_keyboards_place_is_not_lost_with_the_button_that_had_it(page: Page,
 def test_walking_on_before_the_server_has_answered_loses_no_step(page: Page, url: str) -> None:
     """Twice back at once, then a memory that is opened within the next second."""
     page.open(url)
-    page.run(
-        "const now = Date.now; Date.now = () => now() + 60_000"
-    )  # a page that was not just loaded
+    # a page that was not just loaded
+    page.run("const now = Date.now; Date.now = () => now() + 60_000")
     page.tab("Memories")
     page.until("return document.querySelectorAll('table.bank tbody a').length >= 4")
     named = "return [...document.querySelectorAll('table.bank tbody a')].map(a => a.dataset.memory)"
@@ -105,20 +104,24 @@ def test_walking_on_before_the_server_has_answered_loses_no_step(page: Page, url
 
 
 def test_a_page_that_opens_on_the_map_leads_to_the_other_panels(page: Page, url: str) -> None:
-    """Only the panel in the address is built at first."""
+    """Only the panel in the address is built at first. A name in the table opens with Enter."""
+    from selenium.webdriver.common.keys import Keys
+
     page.open(url)
     page.tab("Memories")
-    page.until("return document.querySelector('table.bank tbody a')")
+    page.there("table.bank tbody a")
     name = page.run(
         "return document.querySelector('table.bank tbody tr:last-child a').dataset.memory"
     )
     page.open(f"{url}?memory={name}")
-    page.until(
-        "return document.querySelector('#lm-memory [data-address]')?.dataset.address === "
-        "arguments[0]",
-        name,
-    )
+    page.until(OPENED, name)
     assert page.run("return document.querySelector('#lm-solve')") is None
+    first = "document.querySelector('table.bank tbody tr:first-child a')"
+    page.run(f"{first}.focus()")
+    page.driver.switch_to.active_element.send_keys(Keys.ENTER)
+    page.until(OPENED, page.run(f"return {first}.dataset.memory"))
+    page.click(f"table.bank tbody a[data-memory='{name}']")
+    page.until(OPENED, name)
     page.run(
         "[...document.querySelectorAll('button')].find(b => b.innerText === 'Try it on a "
         "problem').click()"
@@ -165,7 +168,7 @@ def test_points_are_chosen_by_lasso_by_keyboard_and_in_the_table(page: Page, url
     page.until(lambda: keys.send_keys(Keys.ESCAPE) or page.run(none))
     keys.send_keys(Keys.ARROW_RIGHT, Keys.SPACE)
     page.until("return latentmem.mapView.picked.size === 1")
-    page.until("return document.querySelector('#lm-map .hoverlayer .hovertext')")
+    page.there("#lm-map .hoverlayer .hovertext")
     assert "selected" in page.text("#lm-map [aria-live]")
     keys.send_keys(Keys.ENTER)
     page.until("return document.querySelector('#lm-memory [data-address]')?.dataset.address")
@@ -175,8 +178,7 @@ def test_points_are_chosen_by_lasso_by_keyboard_and_in_the_table(page: Page, url
 
 
 def test_a_phone_opens_a_point_with_a_tap_and_still_scrolls(page: Page, url: str) -> None:
-    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    page.resize(390, 844)
     page.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
     try:
         page.open(f"{url}?panel=memories")
@@ -197,4 +199,4 @@ def test_a_phone_opens_a_point_with_a_tap_and_still_scrolls(page: Page, url: str
         assert page.errors() == []
     finally:
         page.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
-        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        page.resize()

@@ -1,5 +1,5 @@
 """The whole journey in a real Chromium with real weights: solve, distil, keep, click the point, ask
-a neighbour, read the receipt, delete, reload. Minutes on two cores."""
+a neighbour, read the receipt, delete, reload. A minute or two on two cores."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from latentmem.evaluation.reader import read_problems
-from latentmem.records import Problem
-from tests.browser_page import ROOT, Page, click_point, free_port, marks, serve
+from tests.browser_page import OPENED, Page, click_point, free_port, marks, serve
 
 pytestmark = [*marks, pytest.mark.real, pytest.mark.timeout(3000)]
-# Small enough for two cores; the gate stands wide open and every gradient step is a memory, since
-# what is tested is the way and not what is learnt.
+# A model that is quick on two cores; the gate stands wide open and every gradient step is a memory,
+# since what is tested is the way and not what is learnt. Such problems it often answers with a box,
+# and often enough not, so that a vote has something to teach (tests/cli/test_real_commands.py).
 SETTINGS = {
-    "ROLLOUTS": "4",
-    "MAX_NEW_TOKENS": "224",
-    "STEPS": "2",
-    "TEMPERATURE": "1",
+    "MODEL": "smollm2-135m",
+    "DTYPE": "float32",
+    "ROLLOUTS": "8",
+    "MAX_NEW_TOKENS": "40",
+    "STEPS": "1",
+    "TEMPERATURE": "0.5",
     "GATE_VOTES": "1",
     "GATE_LEAD": "0",
     "KEEP": "last",
@@ -31,14 +32,14 @@ SETTINGS = {
     "STARTER": "0",
 }
 PATIENCE = 900.0
-FAMILIES = ("change", "ages", "sharing", "discount", "work", "saving")
 
 
-def families() -> Iterator[tuple[Problem, Problem]]:
-    """Two problems of one family: one to learn from, and its neighbour."""
-    problems = list(read_problems(ROOT / "examples" / "problems.jsonl"))
-    for name in FAMILIES:
-        yield tuple([p for p in problems if p.source == f"examples/{name}"][:2])  # type: ignore[misc]
+def asks(a: int, b: int) -> str:
+    both = f"{a} + {b} = \\boxed{{{a + b}}}. {b} + {a} = \\boxed{{{a + b}}}."
+    return f"Summarize in three words: {both} So it is \\boxed{{{a + b}}}."
+
+
+PAIRS = [(asks(n, n + 1), asks(n, n + 2)) for n in range(2, 8)]  # to learn from, and its neighbour
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def ask(page: Page, text: str) -> None:
 def learn(page: Page) -> bool:
     """Distils the problem that was just solved; whether there is a memory to keep."""
     page.run("document.querySelector('#lm-outcome .outcome')?.setAttribute('data-old', '')")
-    page.until("return document.querySelector('#lm-distil-this, #lm-help [data-do=retry]')")
+    page.there("#lm-distil-this, #lm-help [data-do=retry]")
     if not page.run("return document.querySelector('#lm-distil-this')?.offsetHeight"):
         return False  # the vote does not pass: it is not offered
     page.click("#lm-distil-this")
@@ -89,9 +90,9 @@ def learn(page: Page) -> bool:
     return bool(page.run("return document.querySelector('#lm-outcome .outcome.open')"))
 
 
-def solved_and_learnt(page: Page, problem: Problem) -> bool:
+def solved_and_learnt(page: Page, text: str) -> bool:
     page.tab("Solve")
-    ask(page, problem.text)
+    ask(page, text)
     assert "The model alone" in page.text("#lm-receipt") or "No answer" in page.text("#lm-receipt")
     return learn(page)
 
@@ -99,34 +100,30 @@ def solved_and_learnt(page: Page, problem: Problem) -> bool:
 def test_the_whole_journey(page: Page) -> None:
     url = page.driver.current_url.split("?")[0]
     assert "0 memories" in page.text("#lm-facts")
-    learnt = next((pair for pair in families() if solved_and_learnt(page, pair[0])), None)
+    learnt = next((pair for pair in PAIRS if solved_and_learnt(page, pair[0])), None)
     assert learnt is not None, (
-        f"none of {len(FAMILIES)} problems gave a memory: {page.text('#lm-outcome')}"
+        f"none of {len(PAIRS)} problems gave a memory: {page.text('#lm-outcome')}"
     )
     problem, neighbour = learnt
     assert (
         page.run("return document.querySelectorAll('#lm-curve .scatterlayer .trace').length") == 3
     )
     page.click("#lm-keep")
-    page.until("return document.querySelector('#lm-outcome .outcome.kept')")
-    page.until("return document.querySelector('#lm-facts').innerText.includes('1 memory')")
+    page.there("#lm-outcome .outcome.kept")
+    page.says("#lm-facts", "1 memory")
     name = page.run("return document.querySelector('#lm-outcome a[data-memory]').dataset.memory")
 
     page.tab("Memories")
     page.until("return Number(document.querySelector('#lm-map .lm-figure')?.dataset.points) === 1")
     time.sleep(1)
     assert click_point(page) == name
-    page.until(
-        "return document.querySelector('#lm-memory [data-address]')?.dataset.address === "
-        "arguments[0]",
-        name,
-    )
+    page.until(OPENED, name)
     assert name in page.driver.current_url
 
     page.tab("Solve")
-    ask(page, neighbour.text)
+    ask(page, neighbour)
     receipt = page.text("#lm-receipt")
-    assert problem.text[:40] in receipt and "With memory" in receipt
+    assert problem[:31] in receipt and "With memory" in receipt
     assert re.search(r"\b[01]\.\d{3}\b", receipt)  # how similar the memory's problem is
     page.click("#lm-receipt a[data-memory]")
     page.until(
@@ -138,9 +135,9 @@ def test_the_whole_journey(page: Page) -> None:
 
     page.click("#lm-delete")
     page.click("#lm-really")
-    page.until("return document.querySelector('#lm-facts').innerText.includes('0 memories')")
+    page.says("#lm-facts", "0 memories")
     assert page.reload() == []
-    page.until("return document.querySelector('#lm-facts').innerText.includes('0 memories')")
+    page.says("#lm-facts", "0 memories")
     page.open(f"{url}?memory={name}")
-    page.until("return document.querySelector('#lm-memory-notice').innerText.includes('no memory')")
+    page.says("#lm-memory-notice", "no memory")
     assert page.errors() == []
