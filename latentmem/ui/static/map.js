@@ -88,7 +88,7 @@
     const beside = (labels) => { // each where it hides no point and no other name, or nowhere
       const { xaxis, yaxis } = host._fullLayout ?? {};
       if (!xaxis?.l2p) return [];
-      const dots = store.points.x.map((x, i) => [xaxis.l2p(x), yaxis.l2p(store.points.y[i])]), taken = [];
+      const dots = (store.points.x ?? []).map((x, i) => [xaxis.l2p(x), yaxis.l2p(store.points.y[i])]), taken = [];
       const clear = ([l, r, t, b]) => l > 0 && t > 0 && r < xaxis._length && b < yaxis._length && !dots.some(([x, y]) => x > l - 7 && x < r + 7 && y > t - 7 && y < b + 7) &&
         !taken.some(([l2, r2, t2, b2]) => l < r2 && r > l2 && t < b2 && b > t2);
       return labels.flatMap((label) => {
