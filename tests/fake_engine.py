@@ -356,7 +356,7 @@ def fake_memory(
         traces,
         steps,
         min(3, len(steps)),
-        {"learning_rate": 1e-3, "steps": 5, "init_text": "Think step by step."},
+        {k: getattr(engine.settings, k) for k in ("learning_rate", "steps", "init_text")},
         created,
     )
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
+from latentmem.engine.build import Outcome, summary
 from latentmem.records import LatentmemError, Problem, Step, Trace
 from latentmem.settings import Settings
 from latentmem.ui.pace import Pace
 from latentmem.ui.panels import build
 from latentmem.ui.panels.build import Build, BuildView
 from latentmem.ui.session import AppSession
-from latentmem.ui.views.build import Lesson, summary
 from tests.fake_engine import FakeEngine
 from tests.ui_samples import BO, SETTINGS, pressed, settle, text_of, visitor
 
-TRAINING = (4, 1e-3, 20, None)
+TRAINING = (5, 1e-3, 20, None)  # those of the memories that are there
 CHOSEN = (*SETTINGS, *TRAINING)
 MINE = [f"Zoe sorts {n} shells into {n + 2} boxes. How many fit?" for n in range(3, 7)]
 SAME = "A unanimous vote: what is 2 and 2?"  # the engine learns nothing from it
@@ -170,11 +170,10 @@ def test_a_foreign_text_stays_text(session: AppSession, tmp_path: Path) -> None:
 
 
 def test_the_summary_names_what_was_not_learnt_and_why() -> None:
-    rows = [Lesson(Problem(f"{n}?")) for n in range(5)]
-    rows[0].memory, rows[1].memory, rows[1].known = "a", "b", True
-    rows[2].unfit = rows[3].unfit = "too close"
-    rows[4].nothing = "fell"
-    assert summary(rows) == (
+    p = Problem("1?")
+    rows = [Outcome(p, memory="a"), Outcome(p, memory="b", known=True), Outcome(p, nothing="fell")]
+    rows += [Outcome(p, unfit="too close")] * 2
+    assert summary(rows, "kept on the map") == (
         "1 of 5 problems learnt and kept on the map; 1 was in the bank already; "
         "2 had no vote to learn from; 1 was tried and taught nothing."
     )

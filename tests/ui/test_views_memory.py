@@ -135,7 +135,8 @@ def test_what_a_memory_learnt_is_how_far_each_token_moved_from_its_start() -> No
     far = np.linalg.norm(m.soft_prompt[0] - start[0]) / np.linalg.norm(start[0])
     assert len(moved) == 20 and moved[0][1] == pytest.approx(float(far))
     html = str(memory.learnt(m, moved))
-    assert "It started as “Think step by step.” and moved by" in html and html.count("<li>") == 20
+    began = f"It started as “{m.settings['init_text']}” and moved by"
+    assert began in html and html.count("<li>") == 20
     assert html.count("width:100.0%") == 1, "the one that moved most"
     engine.shared["ready"] = False
     assert panel_state.moves(engine, m) == [] != memory.learnt(m, [])  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from ...engine.build import Outcome, build
 from ...evaluation.datasets import unique
 from ...evaluation.reader import Found, problems_in, stem
 from ...records import LatentmemError, Problem
@@ -20,9 +21,7 @@ from ..components import QUIET, SAMPLING, TRAINING
 from ..runs import Run
 from ..session import AppSession, Visit, attempt, exclusively, ready_engine
 from ..views.build import (
-    Lesson,
     Lessons,
-    Turn,
     button,
     doing_now,
     introduction,
@@ -87,18 +86,9 @@ def lines(data: bytes, name: str) -> Iterator[Found]:
 def records(session: AppSession, lessons: Lessons, settings: dict[str, Any]) -> Iterator[Any]:
     """Everything from a press to its end: the votes, or once they are in the memories."""
     engine = yield from ready_engine(session, settings)
-    rows, learn = lessons.rows, not lessons.unvoted
-    for i in lessons.fit if learn else lessons.unvoted:
-        here = engine.bank.infos(text=rows[i].problem.text, model=engine.model.fingerprint)
-        known = [one.id for one in here if one.problem.text == rows[i].problem.text]
-        yield Turn(i, known[0] if known else "")
-        if known:
-            continue
-        if learn:
-            engine.bank.check_room()
-            yield from engine.distil(rows[i].problem)
-        else:
-            yield from engine.think(rows[i].problem)
+    votes_only = bool(lessons.unvoted)
+    todo = [lessons.rows[i].problem for i in (lessons.unvoted or lessons.fit)]
+    yield from build(engine, todo, votes_only=votes_only)
 
 
 class BuildView(NamedTuple):
@@ -157,7 +147,7 @@ class Build(Panel):
             most = most_problems(session.hosted)
             found, run.error = attempt(lambda: read(Path(file), settings.max_problem_chars, most))
             rows, notes = found or ([], ())
-            run.scene = Lessons(settings, [Lesson(p) for p in rows], notes)
+            run.scene = Lessons(settings, [Outcome(p) for p in rows], notes)
         return self.draw(session, visit, run, False)
 
     def new_run(self, visit: Visit, asked: dict[str, Any]) -> Run:
@@ -171,9 +161,8 @@ class Build(Panel):
         lessons = run.scene
         settings = session.tuned(run.asked).settings
         if settings != lessons.settings:
-            for row in lessons.rows:
-                if not row.memory:
-                    row.vote, row.unfit, row.nothing = None, "", ""
+            rows = lessons.rows
+            rows[:] = [row if row.memory else Outcome(row.problem) for row in rows]
         lessons.settings, lessons.at, lessons.stopped = settings, None, False
         lessons.learning = not lessons.unvoted
         stream = exclusively(session, records(session, lessons, run.asked))

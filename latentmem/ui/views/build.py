@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup
 
+from ...engine.build import Outcome, Turn, summary
 from ...engine.run_state import Scene
-from ...method.voting import gate
-from ...records import Distilled, Problem, Status, Vote
+from ...records import Status, Vote
 from ...settings import Settings
 from ..pace import Pace
 from .distillation import phase_words, share_done, time_left
@@ -29,37 +28,12 @@ from .receipt import open_link, vote_result
 
 
 @dataclass
-class Lesson:
-    """What has become of one problem."""
-
-    problem: Problem
-    vote: Vote | None = None  # once all attempts have ended
-    unfit: str = ""  # why its vote cannot be learnt from
-    memory: str = ""  # the id of what was learnt, or was in the bank already
-    known: bool = False  # ... already
-    nothing: str = ""  # why nothing was learnt, although the vote was fit
-
-    @property
-    def open(self) -> bool:
-        """Whether there is anything left to do."""
-        return not (self.memory or self.nothing or self.unfit)
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A record of our own: the next ones are about this problem. `memory`: the bank has one."""
-
-    at: int
-    memory: str = ""
-
-
-@dataclass
 class Lessons:
     """The problems of a file, folded together from the records of a run. Stands in for `Scene` in
     a Run, and outlives it: the next press goes on where this one ended."""
 
     settings: Settings = field(default_factory=Settings)
-    rows: list[Lesson] = field(default_factory=list)
+    rows: list[Outcome] = field(default_factory=list)
     notes: tuple[str, ...] = ()  # what was left out of the file
     at: int | None = None  # the problem at work
     scene: Scene = field(default_factory=Scene)  # ... and what happens to it
@@ -68,27 +42,13 @@ class Lessons:
 
     def add(self, record: Any) -> bool:
         """Takes a record; True if the page should be drawn at once."""
-        if isinstance(record, Turn):
-            self.at, self.scene = record.at, Scene()
-            row = self.rows[record.at]
-            row.memory, row.known = record.memory, bool(record.memory)
-            return True
-        urgent = self.scene.add(record)
-        row = self.rows[self.at] if self.at is not None else None
-        if row is None:
-            return urgent
-        if isinstance(record, Distilled):
-            if record.memory is None:
-                row.nothing = record.reason
-            elif record.kept:  # otherwise the error that follows says why
-                row.memory = record.memory.id
-        elif isinstance(record, Vote) and record.side == "zero_shot" and row.vote is None:
-            ended = self.scene.finished("zero_shot") == record.total
-            if ended:
-                s = self.settings
-                row.vote, row.unfit = record, gate(record, s.gate_votes, s.gate_lead) or ""
-            return ended
-        return urgent
+        if not isinstance(record, (Turn, Outcome)):
+            return self.scene.add(record)
+        self.at = next(i for i, row in enumerate(self.rows) if row.problem == record.problem)
+        self.scene = Scene()
+        if isinstance(record, Outcome):
+            self.rows[self.at] = record
+        return True
 
     @property
     def unvoted(self) -> list[int]:
@@ -161,25 +121,11 @@ def standing(lessons: Lessons, pace: Pace) -> Markup:
         if learnt:
             words = f"{len(learnt)} of {count(len(rows), 'problem')} learnt, {fit} left"
         return notice(("Stopped. " if lessons.stopped else "") + words + f"{_about(seconds)}.")
-    return notice(summary(rows), "good" if learnt else "info")
+    return notice(summary(rows, "kept on the map"), "good" if learnt else "info")
 
 
 def _about(seconds: float | None) -> str:
     return "" if seconds is None else f", {roughly(seconds)}"
-
-
-def summary(rows: Sequence[Lesson]) -> str:
-    """What was learnt, what not, and why, in a sentence each."""
-    fresh = sum(bool(row.memory) and not row.known for row in rows)
-    parts = [f"{fresh} of {count(len(rows), 'problem')} learnt and kept on the map"]
-    for n, words in (
-        (sum(row.known for row in rows), "were in the bank already"),
-        (sum(bool(row.unfit) for row in rows), "had no vote to learn from"),
-        (sum(bool(row.nothing) for row in rows), "were tried and taught nothing"),
-    ):
-        if n:
-            parts.append(f"{n} {words if n > 1 else words.replace('were', 'was')}")
-    return "; ".join(parts) + "."
 
 
 def lessons_table(lessons: Lessons, running: bool) -> list[Fragment]:
@@ -199,7 +145,7 @@ def _vote(vote: Vote | None) -> Markup:
     return Markup("–") if vote is None else vote_result(vote, "no answer")
 
 
-def _became(row: Lesson, lessons: Lessons, at_work: bool) -> Markup:
+def _became(row: Outcome, lessons: Lessons, at_work: bool) -> Markup:
     if row.memory:
         words = "in the bank already" if row.known else "learnt: open it"
         return open_link(row.memory, words)
