@@ -12,20 +12,23 @@ import io
 import os
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from .. import __version__
+from ..evaluation.reader import FORMATS, read_problems
 from ..files import write_whole
-from ..records import LatentmemError, Receipt, from_json
+from ..records import Delta, LatentmemError, Receipt, from_json
 from . import bank, experiments
 from .options import (
     DONE,
     ERROR,
     NOTHING,
     SAMPLING,
+    STOPPED,
     ProblemFile,
     ProblemIds,
     ProblemText,
@@ -114,6 +117,48 @@ def distil(
             which = f"{result.problem_id}: " if len(ended) > 1 else ""
             console.say(f"{which}{what}{result.reason}")
     return DONE if any(result.memory for result in ended) else NOTHING
+
+
+@command(app, *SAMPLING, "steps", "learning_rate", name="build")
+def build(
+    overrides: dict[str, Any],
+    as_json: bool,
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Problems: JSONL, JSON, CSV, Parquet.")
+    ],
+) -> int:
+    """Learn from every problem of a file, one after the other, into the bank.
+
+    Each memory is kept at once. After ctrl-C or a crash the same command goes on: what the bank
+    has, and what taught nothing with these settings, is passed over.
+    """
+    from ..engine import build as building
+    from ..evaluation.datasets import unique
+    from . import console
+
+    problems = unique(read_problems(data))
+    if not problems:
+        raise LatentmemError(f"{data} has no problems: give a file of problems ({FORMATS}).")
+    engine = engine_for(overrides)
+    bank = engine.settings.bank
+    journal = None if str(bank) == ":memory:" else bank.with_name(f"{bank.name}.build.jsonl")
+    outcomes: list[building.Outcome] = []
+    records = building.build(engine, problems, journal=journal)
+    try:
+        for record in console.follow(records, partial(console.building, outcomes, len(problems))):
+            if isinstance(record, building.Outcome):
+                outcomes.append(record)
+            if as_json and not isinstance(record, Delta):
+                console.print_lines([record])
+            elif isinstance(record, building.Outcome):
+                console.say(console.outcome_line(record))
+    except KeyboardInterrupt:
+        done = f"{len(outcomes)} of {len(problems)} problems are done"
+        typer.echo(f"Stopped: {done}. The same command goes on.", err=True)
+        return STOPPED
+    if not as_json:
+        console.say(building.summary(outcomes))
+    return DONE if any(one.memory for one in outcomes) else NOTHING
 
 
 @command(app, *SAMPLING, "key", "min_similarity", "verifier", name="answer")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ..engine.build import Outcome, Turn
 from ..engine.run_state import Row, Scene
 from ..records import Delta, Distilled, MemoryInfo, Receipt, Side, Status, Step, Vote, to_dict
 
@@ -166,6 +167,24 @@ def follow(records: Iterator[Any], told: Callable[[Any], str] = lambda _: "") ->
             if text := told(record):
                 show(text, often=True)
             yield record
+
+
+def building(outcomes: Sequence[Outcome], total: int, record: Any) -> str:
+    """Where a build stands, in one line, '' for a record that is not worth one."""
+    learnt = sum(bool(one.memory) and not one.known for one in outcomes)
+    at = f"Problem {len(outcomes) + 1} of {total}, {learnt} learnt"
+    if isinstance(record, Turn):
+        return f"{at}: {plain(record.problem.text, 60)}"
+    if isinstance(record, Step):
+        return f"{at}: {record.title}, agreement {record.agreement:.0%}"
+    return ""
+
+
+def outcome_line(one: Outcome) -> str:
+    """What has become of one problem of a build."""
+    if one.memory:
+        return f"{one.problem.id}: memory {one.memory}{', there already' if one.known else ''}."
+    return f"{one.problem.id}: {one.unfit or one.nothing}"
 
 
 class Picture:

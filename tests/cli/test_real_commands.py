@@ -69,6 +69,23 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return bank, end["memory_id"]
 
 
+def test_a_file_becomes_a_bank_once(tmp_path: Path) -> None:
+    """`build` learns from a file, and what it did it does not do again."""
+    data, bank = tmp_path / "data.jsonl", tmp_path / "bank.sqlite"
+    data.write_text("".join(json.dumps({"problem": text}) + "\n" for text in (TEACHES, NEAR)))
+    for seed in SEEDS:
+        how = {"ends": (0, 3), "bank": bank, "seed": seed, **SMALL, **EASY}
+        first = [r for r in latentmem("build", str(data), **how) if r["record"] == "Outcome"]
+        if any(one["memory"] for one in first):
+            break
+    made = {one["memory"] for one in first} - {""}
+    assert len(first) == 2 and made == {info.id for info in Bank(bank).infos()}
+    again = latentmem("build", str(data), **how)
+    assert [(r["record"], r["memory"], r["known"]) for r in again] == [
+        ("Outcome", one["memory"], bool(one["memory"])) for one in first
+    ]
+
+
 def test_the_commands(learnt: tuple[Path, str], tmp_path: Path) -> None:
     """The whole way of one memory: solve, answer with a receipt, replay, list, export, import,
     verify."""
