@@ -25,6 +25,10 @@ A soft prompt for each of three families. A system is `own`, `deranged` (the nex
 python -m tests.tools.measure_learning distil_families
 python -m tests.tools.measure_learning families confirm own 4
 python -m tests.tools.measure_learning prompts_report
+
+Arms, seeds and controls at full size on a GPU, twelve minutes; once more to go on:
+
+python -m tests.tools.measure_learning --rows 1024 gpu
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from latentmem.records import LatentmemError
-from tests.tools.learning import commands
+from tests.tools.learning import commands, gpu
 from tests.tools.learning.families import PARTS
 from tests.tools.learning.plan import Plan
 
@@ -49,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--results", type=Path, default=Path("assets/results/learning"))
     made.add_argument("--rows", type=int, default=64, help="of a batch of rollouts")
     under = made.add_subparsers(required=True, metavar="command")
-    for add in (_sampling, _gradients, _critic, _training, _families):
+    for add in (_sampling, _gradients, _critic, _training, _families, _gpu):
         add(under)
     return made
 
@@ -138,6 +142,17 @@ def _families(under: argparse._SubParsersAction) -> None:
     report.set_defaults(run=commands.families_report)
     report.add_argument("name")
     report.add_argument("--part", choices=PARTS, default="confirm")
+
+
+def _gpu(under: argparse._SubParsersAction) -> None:
+    full = under.add_parser("gpu", help="arms, seeds and controls at full size within a time")
+    full.set_defaults(run=gpu.run)
+    full.add_argument("--model", default="qwen2.5-coder-0.5b")
+    full.add_argument("--minutes", type=float, default=12.0)
+    full.add_argument("--seeds", type=int, default=gpu.SEEDS)
+    full.add_argument("--steps", type=int, default=gpu.STEPS)
+    full.add_argument("--families", type=int, help="so many of them, to try it on a CPU")
+    full.add_argument("--most", type=int, help="problems of each")
 
 
 def main() -> None:

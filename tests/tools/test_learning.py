@@ -19,7 +19,7 @@ from latentmem.records import LatentmemError, Problem, Trace
 from tests.method.test_grpo import traces
 from tests.tiny import tiny_hf, tiny_model
 from tests.tools import measure_learning
-from tests.tools.learning import context, critic, families, family_prompts
+from tests.tools.learning import context, critic, families, family_prompts, gpu
 from tests.tools.learning.adapters import LowRankForm
 from tests.tools.learning.data import SPLITS, split
 from tests.tools.learning.figures import outcomes, summary, vote_curve, voted
@@ -479,7 +479,14 @@ def test_every_command_explains_itself(capsys):
 
 def test_families_are_disjoint_and_their_answers_are_right():
     parts = {part: families.problems(part) for part in families.PARTS}
-    sizes = {"learn": 64, "ask": 64, "confirm": 158, "repeat": 160}
+    sizes = {
+        "learn": 64,
+        "ask": 64,
+        "confirm": 158,
+        "repeat": 160,
+        "many_learn": 253,
+        "many_ask": 630,
+    }
     assert {part: len(ps) for part, ps in parts.items()} == sizes
     for one, other in combinations(parts, 2):
         assert not {p.text for p in parts[one]} & {p.text for p in parts[other]}
@@ -556,3 +563,27 @@ def test_a_familys_prompt_its_start_and_the_deranged_one(tmp_path):
     deranged = family_prompts.prompt(tmp_path, "deranged", first)
     assert torch.equal(deranged, family_prompts.prompt(tmp_path, "own", second))
     assert not torch.equal(deranged, own)
+
+
+def test_the_contrasts_and_the_exchange_rate_of_what_was_sampled(tmp_path):
+    def rows(right):
+        found = []
+        for p in asked:
+            for i, r in enumerate(right(p)):
+                kept = {"problem": p.id, "row": i, "answer": "1", "right": r, "finished": True}
+                found.append({**kept, "tokens": 9, "entropy": 0.1})
+        return found
+
+    asked = families.problems(gpu.ASK)[:6]
+    folder = tmp_path / "outcomes"
+    append(folder / "gpu-alone.jsonl", rows(lambda p: [p is asked[0]] * 3))
+    append(folder / "gpu-own-0.jsonl", rows(lambda p: [True, True, p is asked[0]]))
+    append(folder / "gpu-untrained-0.jsonl", rows(lambda _: [True, False, False]))
+    told = gpu.confirmation(tmp_path, "tiny", [0])
+    found = {line["against"]: line for line in told["contrasts"]}
+    assert set(found) == {"zero_shot", "untrained"}
+    assert found["zero_shot"]["estimate"] == pytest.approx((0 + 5 * 2 / 3) / 6)
+    assert found["untrained"]["estimate"] == pytest.approx((2 / 3 + 5 / 3) / 6)
+    assert all(line["n"] == 6 and 0 < line["holm_p"] <= 1 for line in told["contrasts"])
+    assert told["exchange_rate"] is None  # no vote of the model alone reaches it
+    assert gpu.exchange_rate(outcomes(tmp_path, "gpu-alone", asked), {"p": 1 / 6}) == 1

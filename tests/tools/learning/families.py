@@ -144,6 +144,8 @@ PARTS: dict[str, tuple[int, Sequence[Sequence[int]]]] = {
     "ask": (1130, [[0, 1] * 4, [0, 1] * 2, [2] * 4]),
     "confirm": (20261130, [[0, 1, 2, 2] * 5]),
     "repeat": (20261201, [[0, 1, 2, 2] * 5]),
+    "many_learn": (20261202, [[0, 1] * 16]),
+    "many_ask": (20261203, [[0, 1, 2, 2] * 20]),
 }
 
 
@@ -153,8 +155,9 @@ def family(problem: Problem) -> str:
 
 def problems(part: str) -> list[Problem]:
     """One part: `learn` 64, `ask` 64 (half in a wording that `learn` has not), `confirm` and `repeat`
-    about 160, half in that wording. No problem is in two parts."""
-    if part in ("confirm", "repeat"):
+    about 160, half in that wording; `many_learn` 256 and `many_ask` about 620, for a GPU. No problem
+    is in two parts."""
+    if part not in ("learn", "ask"):
         earlier = list(PARTS)[: list(PARTS).index(part)]
         used = {p.text for other in earlier for p in problems(other)}
         return [p for p in _made(part) if p.text not in used]

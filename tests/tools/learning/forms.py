@@ -46,7 +46,7 @@ class SoftPrompt:
         self.start = base.text_prompt(text, tokens)
         self.scale = self.start.square().mean().sqrt().item()
         self.numbers = torch.nn.Parameter(torch.zeros_like(self.start))
-        self.moves = torch.ones(tokens, 1)
+        self.moves = torch.ones(tokens, 1, device=self.start.device)
         self.moves[0] = 0.0 if freeze_first else 1.0
 
     def model(self, base: LanguageModel) -> LanguageModel:
