@@ -65,7 +65,7 @@ def build(
     for problem in problems:
         key = "" if journal is None else _key(engine, problem)
         if len(problem.text) > limit:
-            words = f"The problem has {len(problem.text)} characters and the limit is {limit}."
+            words = f"It has {len(problem.text)} characters and the limit is {limit}: shorten it."
             yield Outcome(problem, unfit=words)
         elif memory := _known(engine, problem):
             yield Outcome(problem, memory=memory, known=True)

@@ -303,11 +303,11 @@ class Warming:
             return
         self.start(engine)
         last = None
-        while self.busy:
+        while (thread := self._thread) is not None and thread.is_alive():
             if self.status is not None and self.status != last:
                 last = self.status
                 yield last
-            self._thread.join(LOOK)  # type: ignore[union-attr]  # it is busy
+            thread.join(LOOK)
         if self.error:
             raise LatentmemError(self.error)
         # nothing to do, unless other models were asked for than those that were loading

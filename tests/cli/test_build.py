@@ -127,7 +127,9 @@ def test_what_is_too_long_is_left_out_and_nothing_learnt_is_code_3(
     data, bank = tmp_path / "data.jsonl", tmp_path / "bank.sqlite"
     data.write_text(json.dumps({"problem": "x" * 101}) + "\n")
     result = terminal(*args(data, bank), "--set", "max_problem_chars=100")
-    assert result.exit_code == 3 and "has 101 characters and the limit is 100" in result.stdout
+    assert (
+        result.exit_code == 3 and "101 characters and the limit is 100: shorten it" in result.stdout
+    )
     assert "0 of 1 problem learnt and kept; 1 had no vote to learn from." in result.stdout
     data.write_text("")
     assert "has no problems" in terminal.fails(*args(data, bank))

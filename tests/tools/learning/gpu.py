@@ -156,8 +156,8 @@ def confirmation(
 ) -> dict[str, Any]:
     """Every arm of every seed against each control, by mean@8 and paired by problem."""
     problems = families.problems(ASK)
-    alone = outcomes(results, "gpu-alone", problems)
-    lines, systems = [], {"alone": alone}
+    alone, teacher = (outcomes(results, f"gpu-{s}", problems) for s in ("alone", "teacher"))
+    lines, systems = [], {"alone": alone} | ({"teacher": teacher} if teacher else {})
     for seed in seeds:
         for arm in ARMS:
             found = outcomes(results, f"gpu-{arm}-{seed}", problems)
