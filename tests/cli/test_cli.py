@@ -242,6 +242,8 @@ def test_ctrl_c_is_one_line_and_130(cli: Terminal) -> None:
 
 def test_a_real_ctrl_c(tmp_path: Path) -> None:
     code = (
+        # whoever starts the tests in the background may have told their processes to ignore it
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import time\nfrom latentmem.cli import app, options\nfrom latentmem.records import Trace\n"
         "class E:\n  def __init__(self, s): pass\n  def think(self, p, memory_id=None):\n    try:\n"
         "      while True:\n        yield Trace(0, '', None, False, 1)\n        time.sleep(0.02)\n"
