@@ -35,8 +35,7 @@ HEADER = (
     '<header class="masthead"><h1><a class="brand" href="./"><svg viewBox="0 0 32 32" '
     'aria-hidden="true"><circle cx="8" cy="10" r="4.5"/><circle cx="24" cy="8" r="3.2"/><circle '
     'cx="20" cy="23" r="5.5"/><path d="M8 10 24 8 20 23Z"/></svg><span>latentmem</span></a></h1>'
-    "<p>Watch a language model learn from its own thinking, and see which memory "
-    "answered.</p></header>"
+    "<p>Watch a language model learn from its own thinking.</p></header>"
 )
 
 
