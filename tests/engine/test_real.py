@@ -35,6 +35,11 @@ EASY = Problem(
     "How many cats do they have left?"
 )
 NEAR = Problem("A factory had 21 red pens and 8 blue pens. It sold 9 pens. How many pens are left?")
+# Short attempts that disagree.
+HARD, LIKE_IT = (
+    Problem(f"What is {this}? Answer in one line: {this} = \\boxed{{...}}.")
+    for this in ("34 * 8", "43 * 7")
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +71,9 @@ def test_vote_of_the_default_model_is_right(default):
 def test_learn_then_answer_a_neighbour(default):
     """Solve, distil, answer a neighbour, read and replay the receipt: one memory's whole way."""
     engine = default.changed(
-        rollouts=4, steps=2, gate_votes=1, gate_lead=0, max_new_tokens=160, temperature=1.0
+        rollouts=4, steps=1, gate_votes=1, gate_lead=0, max_new_tokens=90, keep="last"
     )
-    records = []
-    for seed in range(4):  # a unanimous vote has nothing to teach: another seed
-        engine = engine.changed(seed=seed)
-        records = list(engine.distil(EASY))
-        if records[-1].memory:
-            break
+    records = list(engine.distil(HARD))
     done = records[-1]
     assert isinstance(done, Distilled) and done.memory, done.reason
     steps = [r for r in records if isinstance(r, Step)]
@@ -81,7 +81,7 @@ def test_learn_then_answer_a_neighbour(default):
     stored = engine.bank.get(done.memory.id)
     assert stored.soft_prompt.shape == (20, 896) and set(stored.keys) == {"input", "kv"}
     engine = engine.changed(rollouts=2)  # enough for two sides, their votes and the replay
-    receipt = list(engine.answer(NEAR))[-1]
+    receipt = list(engine.answer(LIKE_IT))[-1]
     assert isinstance(receipt, Receipt)
     assert receipt.used.memory_id == stored.id
     assert receipt.used.similarity > 0.4
