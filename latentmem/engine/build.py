@@ -17,6 +17,7 @@ from ..records import Distilled, Problem, Record, Vote, digest
 from ..settings import Settings
 
 if TYPE_CHECKING:
+    from ..bank import MemoryBank
     from .engine import Engine
 
 
@@ -44,6 +45,53 @@ class Outcome:
         return not (self.memory or self.nothing or self.unfit)
 
 
+class Ledger:
+    """What was done before: the bank says what was learnt, the journal what taught nothing."""
+
+    def __init__(
+        self, bank: MemoryBank, settings: Settings, model: str, journal: Path | None = None
+    ) -> None:
+        """`model`: its fingerprint. `journal`: the file that remembers, from one run to the next,
+        which problems taught nothing; one process at a time. Raises LatentmemError."""
+        self.bank, self.settings, self.model = bank, settings, model
+        self._log = Log(journal)
+        self._nothing = {line["key"]: line for line in self._log.read()}
+
+    def outcome(self, problem: Problem) -> Outcome | None:
+        """What has become of a problem that cannot be learnt from or was done before, else None."""
+        if len(problem.text) > (limit := self.settings.max_problem_chars):
+            words = f"It has {len(problem.text)} characters and the limit is {limit}: shorten it."
+            return Outcome(problem, unfit=words)
+        if memory := self._known(problem):
+            return Outcome(problem, memory=memory, known=True)
+        if self._nothing and (before := self._nothing.get(self._key(problem))):
+            return Outcome(problem, unfit=before["unfit"], nothing=before["nothing"])
+        return None
+
+    def add(self, one: Outcome) -> None:
+        """Remember an outcome that leaves no memory; it is on the disk when this returns."""
+        if not one.memory:
+            said = {"unfit": one.unfit, "nothing": one.nothing}
+            self._log.append({"problem": one.problem.id, "key": self._key(one.problem), **said})
+
+    def _known(self, problem: Problem) -> str:
+        """The id of the memory that this model and recipe made of the same text, "" if there is
+        none. A setting that a memory does not name, as an imported one, is no difference."""
+        for info in self.bank.infos(text=problem.text, model=self.model):
+            if info.problem.text == problem.text:
+                made, ours = self.bank.get(info.id).settings, Settings.model_fields
+                if all(getattr(self.settings, k) == v for k, v in made.items() if k in ours):
+                    return info.id
+        return ""
+
+    def _key(self, problem: Problem) -> str:
+        """Of the problem, the model and the recipe: all that its outcome depends on."""
+        from ..method.distillation import Recipe
+
+        recipe = [(f.name, getattr(self.settings, f.name)) for f in fields(Recipe)]
+        return digest(problem.id, problem.text, self.model, repr(recipe))
+
+
 def build(
     engine: Engine,
     problems: Sequence[Problem],
@@ -54,30 +102,20 @@ def build(
     """Learn from each problem in turn, or only vote on it: a Turn, the engine's records, an Outcome
     as soon as its memory is on the disk. A problem that was done before has its Outcome alone.
 
-    `journal`: the file that remembers, from one run to the next, which problems taught nothing; one
-    process at a time. Raises LatentmemError; the same call then goes on where it ended.
+    `journal`: that of the Ledger. Raises LatentmemError; the same call then goes on where it ended.
     """
-    log = Log(journal)
     if not engine.ready:
         yield from engine.load()
-    taught_nothing = {line["key"]: line for line in log.read()}
-    limit = engine.settings.max_problem_chars
+    ledger = Ledger(engine.bank, engine.settings, engine.model.fingerprint, journal)
     for problem in problems:
-        key = "" if journal is None else _key(engine, problem)
-        if len(problem.text) > limit:
-            words = f"It has {len(problem.text)} characters and the limit is {limit}: shorten it."
-            yield Outcome(problem, unfit=words)
-        elif memory := _known(engine, problem):
-            yield Outcome(problem, memory=memory, known=True)
-        elif before := taught_nothing.get(key):
-            yield Outcome(problem, unfit=before["unfit"], nothing=before["nothing"])
-        else:
-            yield Turn(problem)
-            for record in _records(engine, problem, votes_only):
-                if isinstance(record, Outcome) and not votes_only and not record.memory:
-                    said = {"unfit": record.unfit, "nothing": record.nothing}
-                    log.append({"problem": problem.id, "key": key, **said})
-                yield record
+        if before := ledger.outcome(problem):
+            yield before
+            continue
+        yield Turn(problem)
+        for record in _records(engine, problem, votes_only):
+            if isinstance(record, Outcome) and not votes_only:
+                ledger.add(record)
+            yield record
 
 
 def _records(engine: Engine, problem: Problem, votes_only: bool) -> Iterator[Record | Outcome]:
@@ -99,26 +137,6 @@ def _records(engine: Engine, problem: Problem, votes_only: bool) -> Iterator[Rec
             yield Outcome(problem, first, memory=record.memory.id)
     if votes_only and first:
         yield Outcome(problem, first, gate(first, s.gate_votes, s.gate_lead) or "")
-
-
-def _known(engine: Engine, problem: Problem) -> str:
-    """The id of the memory that this model and recipe made of the same text, "" if there is none. A
-    setting that a memory does not name, as an imported one, is no difference."""
-    bank, wanted = engine.bank, engine.settings
-    for info in bank.infos(text=problem.text, model=engine.model.fingerprint):
-        if info.problem.text == problem.text:
-            made = bank.get(info.id).settings.items()
-            if all(getattr(wanted, k) == v for k, v in made if k in Settings.model_fields):
-                return info.id
-    return ""
-
-
-def _key(engine: Engine, problem: Problem) -> str:
-    """Of the problem, the model and the recipe: all that its outcome depends on."""
-    from ..method.distillation import Recipe
-
-    recipe = [(f.name, getattr(engine.settings, f.name)) for f in fields(Recipe)]
-    return digest(problem.id, problem.text, engine.model.fingerprint, repr(recipe))
 
 
 def summary(outcomes: Sequence[Outcome], kept: str = "kept") -> str:
