@@ -126,8 +126,11 @@ def build(
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="Problems: JSONL, JSON, CSV, Parquet.")
     ],
+    batch: Annotated[
+        int, typer.Option(min=1, max=64, help="Problems that are learnt from together.")
+    ] = 1,
 ) -> int:
-    """Learn from every problem of a file, one after the other, into the bank.
+    """Learn from every problem of a file into the bank.
 
     Each memory is kept at once. After ctrl-C or a crash the same command goes on: what the bank
     has, and what taught nothing with these settings, is passed over.
@@ -143,7 +146,7 @@ def build(
     bank = engine.settings.bank
     journal = None if str(bank) == ":memory:" else bank.with_name(f"{bank.name}.build.jsonl")
     outcomes: list[building.Outcome] = []
-    records = building.build(engine, problems, journal=journal)
+    records = building.build(engine, problems, journal=journal, batch=batch)
     try:
         for record in console.follow(records, partial(console.building, outcomes, len(problems))):
             if isinstance(record, building.Outcome):

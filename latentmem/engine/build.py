@@ -6,14 +6,14 @@ problems taught nothing, since those leave no memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import Log
 from ..method.voting import gate
-from ..records import Distilled, Problem, Record, Vote, digest
+from ..records import Distilled, Problem, Record, Trace, Vote, digest
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -98,45 +98,82 @@ def build(
     *,
     votes_only: bool = False,
     journal: Path | None = None,
+    batch: int = 1,
 ) -> Iterator[Record | Turn | Outcome]:
-    """Learn from each problem in turn, or only vote on it: a Turn, the engine's records, an Outcome
-    as soon as its memory is on the disk. A problem that was done before has its Outcome alone.
+    """Learn from the problems in turn, or only vote on them: a Turn, the engine's records, an
+    Outcome as soon as its memory is on the disk. A problem that was done before has its Outcome
+    alone. `batch`: how many are learnt from together.
 
     `journal`: that of the Ledger. Raises LatentmemError; the same call then goes on where it ended.
     """
     if not engine.ready:
         yield from engine.load()
     ledger = Ledger(engine.bank, engine.settings, engine.model.fingerprint, journal)
-    for problem in problems:
+    together: list[Problem] = []
+    for number, problem in enumerate(problems, 1):
         if before := ledger.outcome(problem):
             yield before
-            continue
-        yield Turn(problem)
-        for record in _records(engine, problem, votes_only):
-            if isinstance(record, Outcome) and not votes_only:
-                ledger.add(record)
-            yield record
+        else:
+            together.append(problem)
+        if together and (len(together) == batch or number == len(problems)):
+            for record in _records(engine, together, votes_only):
+                if isinstance(record, Outcome) and not votes_only:
+                    ledger.add(record)
+                yield record
+            together = []
 
 
-def _records(engine: Engine, problem: Problem, votes_only: bool) -> Iterator[Record | Outcome]:
-    """The engine's records of one problem, with an Outcome in place of its Distilled."""
-    s, first = engine.settings, None
-    if not votes_only:
-        engine.bank.check_room()
-    for record in engine.think(problem) if votes_only else engine.distil(problem):
-        if isinstance(record, Vote) and record.side == "zero_shot":
-            first = record
-        if not isinstance(record, Distilled):
-            yield record
+def _records(
+    engine: Engine, problems: Sequence[Problem], votes_only: bool
+) -> Iterator[Record | Turn | Outcome]:
+    """The engine's records of some problems, each behind its Turn, with Outcomes in place of the
+    Distilled."""
+    if votes_only:
+        for problem in problems:
+            yield Turn(problem)
+            yield from _vote(engine, problem)
+        return
+    engine.bank.check_room(len(problems))
+    of = {problem.id: problem for problem in problems}
+    firsts: dict[str, Vote] = {}
+    heard, waiting = 0, iter(problems)  # the votes come first, one problem's after the other's
+    now = next(waiting)
+    yield Turn(now)
+    for record in engine.distil_many(problems):
+        if isinstance(record, Distilled):
+            if one := _outcome(engine, of[record.problem_id], firsts, record):
+                yield one
             continue
-        unfit = gate(first, s.gate_votes, s.gate_lead) or "" if first else ""
-        if record.memory is None:
-            nothing = "" if unfit else record.reason
-            yield Outcome(problem, first, unfit, nothing=nothing)
-        elif record.kept:  # otherwise the error that follows says why
-            yield Outcome(problem, first, memory=record.memory.id)
-    if votes_only and first:
-        yield Outcome(problem, first, gate(first, s.gate_votes, s.gate_lead) or "")
+        yield record
+        if isinstance(record, Trace) and record.side == "zero_shot":
+            heard += 1
+        elif isinstance(record, Vote) and record.side == "zero_shot":
+            firsts[now.id] = record
+            if heard % engine.settings.rollouts == 0 and (following := next(waiting, None)):
+                now = following
+                yield Turn(now)
+
+
+def _vote(engine: Engine, problem: Problem) -> Iterator[Record | Outcome]:
+    """The engine's records of a vote, then whether it can be learnt from."""
+    s, last = engine.settings, None
+    for record in engine.think(problem):
+        yield record
+        last = record if isinstance(record, Vote) else last
+    if last:
+        yield Outcome(problem, last, gate(last, s.gate_votes, s.gate_lead) or "")
+
+
+def _outcome(
+    engine: Engine, problem: Problem, firsts: Mapping[str, Vote], ended: Distilled
+) -> Outcome | None:
+    """What a distillation has come to; None if its memory could not be kept: the error that follows
+    says why."""
+    s, first = engine.settings, firsts.get(problem.id)
+    if ended.memory is not None:
+        return Outcome(problem, first, memory=ended.memory.id) if ended.kept else None
+    unfit = gate(first, s.gate_votes, s.gate_lead) or "" if first else ""
+    return Outcome(problem, first, unfit, nothing="" if unfit else ended.reason)
 
 
 def summary(outcomes: Sequence[Outcome], kept: str = "kept") -> str:

@@ -100,6 +100,28 @@ def test_every_problem_has_an_outcome_and_the_second_run_learns_nothing_again(
     assert f"0 of {MANY} problems learnt and kept; {len(learnt)} were in the bank already" in said
 
 
+def test_a_batch_is_learnt_together_and_each_vote_stands_with_its_problem(
+    terminal: Terminal, data: Path, tmp_path: Path
+) -> None:
+    alone = ended(terminal.lines(*args(data, tmp_path / "bank.sqlite")))
+    together = tmp_path / "together.sqlite"
+    lines = terminal.lines(*args(data, together), "--batch", "3")
+    turns = [x["problem"]["id"] for x in lines if x["record"] == "Turn"]
+    assert turns == [f"n-{n}" for n in range(MANY)]
+    of, current = {}, ""
+    for line in lines:
+        current = line["problem"]["id"] if line["record"] == "Turn" else current
+        if line["record"] == "Vote" and line["side"] == "zero_shot":
+            of[current] = line
+    for name, one in ended(lines).items():
+        assert of[name]["clusters"] == one["vote"]["clusters"] == alone[name]["vote"]["clusters"]
+        assert (one["unfit"], bool(one["memory"])) == (
+            alone[name]["unfit"],
+            bool(alone[name]["memory"]),
+        )
+    assert {n for n, one in ended(lines).items() if one["memory"]} == held(together).keys()
+
+
 def test_another_recipe_is_another_memory_and_a_deleted_one_is_learnt_again(
     terminal: Terminal, data: Path, tmp_path: Path
 ) -> None:
@@ -133,15 +155,15 @@ def test_what_is_too_long_is_left_out_and_nothing_learnt_is_code_3(
 def test_ctrl_c_says_how_to_go_on(
     terminal: Terminal, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bank, old, calls = tmp_path / "bank.sqlite", Engine.distil, []
+    bank, old, calls = tmp_path / "bank.sqlite", Engine.distil_many, []
 
-    def distil(self: Engine, problem: Any, **how: Any) -> Any:
-        calls.append(problem.id)
+    def distil_many(self: Engine, problems: Any, **how: Any) -> Any:
+        calls.extend(problem.id for problem in problems)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return old(self, problem, **how)
+        return old(self, problems, **how)
 
-    monkeypatch.setattr(Engine, "distil", distil)
+    monkeypatch.setattr(Engine, "distil_many", distil_many)
     result = terminal(*args(data, bank))
     assert result.exit_code == 130
     assert f"Stopped: 3 of {MANY} problems are done" in result.stderr
