@@ -20,6 +20,10 @@ python -m tests.tools.measure_learning distil_context first --rate 0.004 --steps
 python -m tests.tools.measure_learning families confirm first 4
 python -m tests.tools.measure_learning families_report first
 
+The recipe `fast`: memory after memory, each asked on its own problem, on a neighbour and on another family's:
+
+python -m tests.tools.measure_learning winners --most 16 --minutes 90
+
 A soft prompt for each of three families. A system is `own`, `deranged` (the next family's) or `untrained`:
 
 python -m tests.tools.measure_learning distil_families
@@ -53,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--results", type=Path, default=Path("assets/results/learning"))
     made.add_argument("--rows", type=int, default=64, help="of a batch of rollouts")
     under = made.add_subparsers(required=True, metavar="command")
-    for add in (_sampling, _gradients, _critic, _training, _families, _gpu):
+    for add in (_sampling, _gradients, _critic, _training, _families, _winners, _gpu):
         add(under)
     return made
 
@@ -142,6 +146,13 @@ def _families(under: argparse._SubParsersAction) -> None:
     report.set_defaults(run=commands.families_report)
     report.add_argument("name")
     report.add_argument("--part", choices=PARTS, default="confirm")
+
+
+def _winners(under: argparse._SubParsersAction) -> None:
+    winners = under.add_parser("winners", help="memories of the recipe `fast`, and their figures")
+    winners.set_defaults(run=commands.of_winners)
+    winners.add_argument("--most", type=int, default=16, help="memories")
+    winners.add_argument("--minutes", type=float, default=90.0)
 
 
 def _gpu(under: argparse._SubParsersAction) -> None:

@@ -25,6 +25,7 @@ from tests.tools.learning import (
     family_prompts,
     judge,
     picture,
+    winners,
 )
 from tests.tools.learning import families as by_family
 from tests.tools.learning import same as own
@@ -287,3 +288,11 @@ def families_report(given: argparse.Namespace) -> None:
 
 def _short(log: dict) -> dict:
     return {k: round(v, 5) for k, v in log.items()}
+
+
+def of_winners(given: argparse.Namespace) -> None:
+    """Memories of the recipe `fast`; without minutes only their figures."""
+    if given.minutes > 0:
+        winners.run(load(), _store(given), given.most, 60 * given.minutes)
+    for row in winners.report(_store(given)):
+        print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})
