@@ -174,17 +174,20 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One gradient step of a distillation: its fresh rollouts, their rewards, and what the update
-    did."""
+    """One gradient step of a distillation: its fresh rollouts, if it sampled any, their rewards,
+    and what the update did."""
 
     step: int  # counts from 1
     steps: int
     label: str | None  # the majority of this step's rollouts
-    agreement: float  # majority_ratio of this step's rollouts
+    # majority_ratio of the rollouts with the memory before this step, None where none were sampled
+    agreement: float | None
     rewards: tuple[float, ...]
     loss: float
     grad_norm: float  # before clipping
-    shift: float  # rms distance of the soft prompt from its start, relative to the start's rms
+    # rms distance of the soft prompt from its start, relative to the start's rms; of layer vectors
+    # their rms in units of `LanguageModel.layer_scale`
+    shift: float
     finished: float  # share of rollouts that finished with a box
     length: float  # mean tokens a rollout
     entropy: float  # mean nats a token
@@ -211,11 +214,11 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """A latent memory: one soft prompt, the keys that find it, and where it came from.
-    Immutable."""
+    """A latent memory: its numbers, the keys that find it, and where it came from. Immutable."""
 
     problem: Problem
-    soft_prompt: np.ndarray  # [virtual tokens, hidden], float32
+    # float32: a soft prompt [virtual tokens, hidden], or layer vectors [layers, 1, hidden]
+    soft_prompt: np.ndarray
     keys: Mapping[str, np.ndarray]  # kind -> unit vector [d], float32
     model: str  # fingerprint of the model that made it
     model_name: str

@@ -64,6 +64,11 @@ class Settings(BaseSettings):
         4000, ge=1, le=100_000, description="A longer problem is refused."
     )
 
+    recipe: Literal["fast", "paper"] = Field(
+        "paper",
+        description="fast: layer vectors learn the attempts that won the vote. paper: a soft "
+        "prompt, by GRPO on fresh attempts.",
+    )
     virtual_tokens: int = Field(
         20, ge=1, le=MOST_TOKENS, description="Length of a soft prompt (paper: 20)."
     )
@@ -73,9 +78,17 @@ class Settings(BaseSettings):
         min_length=1,
         description="The soft prompt starts as the embeddings of this text.",
     )
-    steps: int = Field(10, ge=1, le=1000, description="GRPO gradient steps (paper: 10).")
+    steps: int = Field(
+        10,
+        ge=1,
+        le=1000,
+        description="Gradient steps (paper: 10).",
+    )
     learning_rate: float = Field(
-        1e-3, gt=0, le=1, description="AdamW; 5e-3 collapsed the default model in ten steps."
+        1e-3,
+        gt=0,
+        le=1,
+        description="AdamW, of recipe=paper; 5e-3 collapsed the default model in ten steps.",
     )
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     advantage: Literal["std", "mean"] = Field(
@@ -178,6 +191,8 @@ class Settings(BaseSettings):
 # assets/results, at most two memories a recipe and 100 held-out problems, so the intervals overlap;
 # "runs": the folders beside them, all with qwen2.5-coder-0.5b.
 WHY: Mapping[str, str] = {
+    "recipe": "On its own problem a memory of layer vectors does what its vote did; a soft prompt "
+    "by GRPO was not told apart from none.",
     "rollouts": "As in the paper; not swept.",
     "temperature": "Half of the traces are right, pass@8 is 95 % (MultiArith). Sweep "
     "(recipes-more): 0.8 +1.5 points, 1.0 -2.0.",

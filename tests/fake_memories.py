@@ -58,6 +58,7 @@ def fake_model(hidden: int, fingerprint: str) -> Any:
         body=body,
         tokenizer=tokenizer,
         text_prompt=lambda text, tokens: table[:tokens],
+        layer_scale=lambda: torch.tensor([0.1, 0.2, 0.2])[:, None, None],
     )
 
 

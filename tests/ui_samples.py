@@ -97,7 +97,9 @@ def text_of(area: Any) -> str:
 
 
 def distilled(session: AppSession, text: str = ANN, who: Any = None) -> list:
-    return list(pressed(Distil, session, who or visitor(), text, *SETTINGS, 4, 1e-3, 20, None))
+    return list(
+        pressed(Distil, session, who or visitor(), text, *SETTINGS, 4, 1e-3, 20, None, None)
+    )
 
 
 def trace(

@@ -46,12 +46,7 @@ def save_peft(
     LatentmemError when the array is not a finite matrix, when the folder holds an adapter that is
     not ours, or when it cannot be written.
     """
-    prompt = np.ascontiguousarray(array, dtype="<f4")
-    if prompt.ndim != 2 or 0 in prompt.shape or not np.isfinite(prompt).all():
-        raise LatentmemError(
-            f"A soft prompt of shape {prompt.shape} was not written: "
-            "it must be a finite matrix [virtual tokens, hidden]."
-        )
+    prompt = _matrix(array)
     from safetensors.numpy import save
 
     tokens, hidden = prompt.shape
@@ -89,6 +84,21 @@ def save_peft(
             f"The adapter could not be written to {folder} ({e.strerror or e}): "
             "choose another folder or free some space."
         ) from None
+
+
+def _matrix(array: np.ndarray) -> np.ndarray:
+    prompt = np.ascontiguousarray(array, dtype="<f4")
+    if prompt.ndim == 3:
+        raise LatentmemError(
+            "This memory is a vector for each layer, which PEFT has no adapter for: export it with "
+            "`latentmem export`, or distil with recipe=paper."
+        )
+    if prompt.ndim != 2 or 0 in prompt.shape or not np.isfinite(prompt).all():
+        raise LatentmemError(
+            f"A soft prompt of shape {prompt.shape} was not written: "
+            "it must be a finite matrix [virtual tokens, hidden]."
+        )
+    return prompt
 
 
 def load_peft(folder: str | Path) -> tuple[np.ndarray, dict[str, Any]]:

@@ -146,15 +146,14 @@ def load_arrays(data: bytes, what: str) -> dict[str, np.ndarray]:
 
 
 def read_prompt(data: Any, checksum: str, ident: str) -> np.ndarray | None:
-    """The soft prompt [virtual tokens, hidden] float32 in a row of the table of parts, None if it
-    is damaged."""
+    """The numbers of a memory, float32, in a row of the table of parts, None if it is damaged."""
     if bound(ident, "soft_prompt", data) != checksum:
         return None
     try:
         prompt = load_arrays(data, ident).get("soft_prompt")
     except LatentmemError:
         return None
-    if prompt is None or prompt.ndim != 2 or not prompt.size or not np.isfinite(prompt).all():
+    if prompt is None or not has_form(prompt.shape) or not np.isfinite(prompt).all():
         return None
     return prompt.astype(np.float32, copy=False)
 
@@ -164,16 +163,21 @@ def save_key(kind: str, key: np.ndarray) -> bytes:
 
 
 # ------------------------------------------------------------------ checks
+def has_form(shape: tuple[int, ...]) -> bool:
+    """Whether an array may be a soft prompt [virtual tokens, hidden] or layer vectors [layers, 1,
+    hidden]."""
+    return 0 not in shape and (len(shape) == 2 or (len(shape) == 3 and shape[1] == 1))
+
+
 def check_prompt(prompt: Any) -> None:
     if (
         not isinstance(prompt, np.ndarray)
         or prompt.dtype != np.float32
-        or prompt.ndim != 2
-        or 0 in prompt.shape
+        or not has_form(prompt.shape)
     ):
         raise LatentmemError(
             f"The soft prompt is {_describe(prompt)}: it must be a float32 array [virtual tokens, "
-            "hidden]."
+            "hidden], or layer vectors [layers, 1, hidden]."
         )
     if not np.isfinite(prompt).all():
         raise LatentmemError(
@@ -395,7 +399,7 @@ def read(packed: Packed) -> Memory:
 def row_of(memory: Memory, at: int, digest: str) -> dict[str, Any]:
     """The columns of the table of memories: what a listing needs without opening the parts, the
     kinds of keys there are, and the digest. `states` and the checksum come with `checked`."""
-    tokens, hidden = memory.soft_prompt.shape
+    tokens, *_, hidden = memory.soft_prompt.shape
     p = memory.problem
     return {
         "id": memory.id,

@@ -126,7 +126,7 @@ def memory_facts(info: MemoryInfo, memory: Memory) -> list[tuple[str, object]]:
         ("problem", info.problem.text),
         ("source", info.problem.source or "typed"),
         ("pseudo-label", info.label),
-        ("soft prompt", f"{info.virtual_tokens} x {info.hidden}, kept after step {info.best_step}"),
+        ("numbers", f"{info.virtual_tokens} x {info.hidden}, kept after step {info.best_step}"),
         ("model", f"{info.model_name} ({info.model[:16]})"),
         ("keys", ", ".join(sorted(memory.keys))),
         ("made", info.created),

@@ -176,8 +176,18 @@ def building(outcomes: Sequence[Outcome], total: int, record: Any) -> str:
     if isinstance(record, Turn):
         return f"{at}: {plain(record.problem.text, 60)}"
     if isinstance(record, Step):
-        return f"{at}: {record.title}, agreement {record.agreement:.0%}"
+        return f"{at}: {record.title}{agreed(record)}"
     return ""
+
+
+def share(step: Step) -> str:
+    """The agreement of a step, "–" where it sampled nothing."""
+    return "–" if step.agreement is None else f"{step.agreement:.0%}"
+
+
+def agreed(step: Step) -> str:
+    """The agreement of a step behind its title, '' where it sampled nothing."""
+    return "" if step.agreement is None else f", agreement {share(step)}"
 
 
 def outcome_line(one: Outcome) -> str:
@@ -253,7 +263,7 @@ def steps_table(steps: Iterable[Step]) -> Table:
         mean = sum(s.rewards) / len(s.rewards) if s.rewards else 0.0
         table.add_row(
             *[plain(s.problem_id, 16)] * several,
-            *(place, plain(label_of(s.label), 20), f"{s.agreement:.0%}", f"{mean:.2f}"),
+            *(place, plain(label_of(s.label), 20), share(s), f"{mean:.2f}" if s.rewards else "–"),
             *(f"{s.loss:.4f}", f"{s.grad_norm:.3g}", f"{s.shift:.3f}", str(s.tokens)),
             *(f"{s.seconds:.0f}", plain(s.note, 40)),
         )
@@ -264,8 +274,9 @@ def step_line(steps: list[Step]) -> str:
     """The last step in one sentence."""
     s = steps[-1]
     who = f" of {s.problem_id}" if len({t.problem_id for t in steps}) > 1 else ""
-    loss = "" if s.final else f", loss {s.loss:.4f}"
-    return f"{s.title.capitalize()}{who}: agreement {s.agreement:.0%}{loss}. {time_left(steps)}"
+    told = [] if s.agreement is None else [f"agreement {share(s)}"]
+    told += [] if s.final else [f"loss {s.loss:.4f}"]
+    return f"{s.title.capitalize()}{who}: {', '.join(told)}. {time_left(steps)}"
 
 
 def time_left(steps: list[Step]) -> str:

@@ -158,11 +158,12 @@ def records(options: RunOptions, overrides: dict[str, Any]) -> Iterator[Any]:
 def told(record: Any) -> str:
     """A record of an evaluation in one line, '' for one that is not worth one."""
     from ..evaluation.results import Progress
+    from .console import agreed
 
     if isinstance(record, Progress):
         return standing(record)
     if isinstance(record, Step):
-        return f"{record.problem_id}: {record.title}, agreement {record.agreement:.0%}"
+        return f"{record.problem_id}: {record.title}{agreed(record)}"
     if isinstance(record, dict):
         return f"{record['kind']} keys: same family {record['same_family']:.1%}"
     return ""

@@ -210,7 +210,8 @@ class Engine:
 
         Steps carry their problem's id. Memories are stored after the training of all.
         """
-        from ..method.distillation import Lesson, Recipe, distil
+        from ..method.distillation import Lesson, Recipe
+        from ..method.winners import learn
 
         problems = [self._check(p) for p in problems]
         if keep:
@@ -229,7 +230,7 @@ class Engine:
             firsts.append(known)
         recipe = Recipe(**{f.name: getattr(self.settings, f.name) for f in fields(Recipe)})
         failed = None
-        for i, record in distil(self.model, problems, firsts, recipe, enough=enough):
+        for i, record in learn(self.model, problems, firsts, recipe, enough=enough):
             if not isinstance(record, Lesson):
                 yield record
                 continue
@@ -285,7 +286,7 @@ class Engine:
         model, text = self.model, problem.strip() or known["problem"] or known["init_text"]
         if (
             known["model_fingerprint"] not in ("", model.fingerprint)
-            or soft.shape[1] != model.hidden
+            or soft.shape[-1] != model.hidden
         ):
             raise LatentmemError(
                 f"The adapter was made for {known['base_model'] or 'another model'} with width "

@@ -218,7 +218,8 @@ def judge(problem: Problem, reply: Reply, *, dataset: str, learned_on: str, inde
 
 def taught(done: Distilled, problem: Problem) -> Taught:
     """A finished distillation, with its pseudo-label judged."""
-    memory, agreement = done.memory, tuple(s.agreement for s in done.steps)
+    memory = done.memory
+    agreement = tuple(s.agreement for s in done.steps if s.agreement is not None)
     if memory is None:
         return Taught(done.problem_id, None, done.reason, agreement=agreement)
     ok = right(problem.answer, memory.label) if problem.answer is not None else None

@@ -86,7 +86,7 @@ SUITES: Mapping[str, Suite] = {
         protocols=("stream", "transfer"),
         # Qwen2.5-Math reads 4,096 tokens: half of them are left for a past problem with its trace,
         # else the systems that show one would fall back to the model alone.
-        settings={"max_new_tokens": 2048, "dtype": "bfloat16"},
+        settings={"max_new_tokens": 2048, "dtype": "bfloat16", "recipe": "paper"},
         models=("meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen2.5-Math-7B"),
     ),
 }

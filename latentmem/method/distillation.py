@@ -42,6 +42,8 @@ Progress = Status | Delta | Trace | Vote | Step
 class Recipe:
     """How to distil. `settings.Settings` gives the meaning and the source of each value."""
 
+    # `winners.learn` reads it. It is not shown, as the names of the paper's lessons hold the rest.
+    recipe: Literal["fast", "paper"] = field(default="paper", repr=False)
     rollouts: int = 8
     temperature: float = 0.8
     top_p: float = 1.0
@@ -128,7 +130,7 @@ def grpo_step(
     if groups:
         work = gradient(model, list(groups.values()), recipe.temperature)
         text = f"Training step {step} of {recipe.steps}"
-        losses = dict(zip(groups, (yield from _followed(work, text)), strict=True))
+        losses = dict(zip(groups, (yield from followed(work, text)), strict=True))
         trained = {id(learners[i]): learners[i] for i in groups}
         updates = {key: update(one, recipe) for key, one in trained.items()}
     # on a GPU only now: the gradient's norm waits for the work that was queued
@@ -208,16 +210,16 @@ def _sampled(
     )
 
 
-def _followed(
-    work: Generator[tuple[int, int], None, list[float]], text: str
+def followed(
+    work: Generator[tuple[int, int], None, list[float]], text: str, index: int = 0
 ) -> Generator[tuple[int, Status], None, list[float]]:
-    """A gradient's progress as Status records; returns its losses."""
+    """A gradient's progress as (problem index, Status); returns its losses."""
     while True:
         try:
             done, total = next(work)
         except StopIteration as end:
             return end.value
-        yield 0, Status(text, done, total)
+        yield index, Status(text, done, total)
 
 
 def unanimous(rewards: Sequence[float]) -> str:

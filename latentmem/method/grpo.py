@@ -149,7 +149,7 @@ class RolloutGroup:
     """One problem's share of a gradient step: its rollouts and their advantages [G]."""
 
     problem: Problem
-    soft: torch.nn.Parameter | None  # [virtual tokens, hidden], float32; None: weights are trained
+    soft: torch.nn.Parameter | None  # a memory as in `Prompt`, float32; None: weights are trained
     traces: Sequence[Trace]
     advantages: Tensor
     entropy_bonus: float = 0.0
@@ -283,15 +283,17 @@ def completion_states(
     positions = torch.arange(longest, device=device).expand(len(part), -1)
     visible = torch.ones_like(ids, dtype=torch.bool)
     past: Past = Collected()
+    vectors = None
     hidden = torch.zeros(len(part), 0, body.hidden, dtype=body.flow, device=device)
     if prompts is not None:
         of = torch.tensor([r.group for r in part], device=device)
         positions = prompts.lengths[of][:, None] + positions
         visible = torch.cat((prompts.visible[of], visible), 1)
         past, hidden = Prefix(prompts.layers, of), prompts.hidden[:, -1][of][:, None]
+        vectors = None if prompts.vectors is None else prompts.vectors[of]
     if longest:
         mask = causal_mask(visible, longest, body.flow)
-        after = forward(body, body.embedding[ids].to(body.flow), positions, mask, past)
+        after = forward(body, body.embedding[ids].to(body.flow), positions, mask, past, vectors)
         hidden = torch.cat((hidden, after), 1)
     row_of = torch.arange(len(part), device=device)[:, None].expand_as(counted)[counted]
     targets = torch.tensor([t for r in part for t in r.ids], device=device)
@@ -339,14 +341,15 @@ def policy_gradient(
     budget: int | None = None,
     loss: TokenLoss = policy,
 ) -> Generator[tuple[int, int], None, list[float]]:
-    """Add d loss / d soft prompt to each group's `soft.grad`. Yields (rows done, rows); returns
+    """Add d loss / d memory to each group's `soft.grad`. Yields (rows done, rows); returns
     each group's loss.
 
     The prompts run first, without a graph. Their keys and values are leaves against which the
     completions run in micro-batches of at most `budget` padded tokens; then the prompts run again,
     with their graph, and the gradient that has gathered in the leaves goes back through them once.
     So activations never exceed one micro-batch or the prompts. This is exact: the completions see
-    the soft prompt only through those keys and values and the prompt's last hidden state. What the
+    a soft prompt only through those keys and values and the prompt's last hidden state; layer
+    vectors, which they also meet themselves, are one more leaf. What the
     model's own weights depend on, such as an adapter, gathers its gradient in both passes.
     """
     give_back()
@@ -357,7 +360,8 @@ def policy_gradient(
         filled = model.prefill(bare)
     layers = [tuple(t.detach().requires_grad_() for t in pair) for pair in filled.layers]
     hidden = filled.hidden[:, -1:].detach().requires_grad_()
-    leaves = replace(filled, layers=layers, hidden=hidden)
+    vectors = None if filled.vectors is None else filled.vectors.detach().requires_grad_()
+    leaves = replace(filled, layers=layers, hidden=hidden, vectors=vectors)
     del filled
     states = partial(completion_states, model.body, prompts=leaves)
     head, room = model.body.head.weight, budget or default_budget(model.body)
@@ -368,6 +372,8 @@ def policy_gradient(
         filled = model.prefill(prompts)
     outputs = [*(t for pair in filled.layers for t in pair), filled.hidden[:, -1:]]
     inner = [*(t for pair in leaves.layers for t in pair), leaves.hidden]
+    if filled.vectors is not None and leaves.vectors is not None:
+        outputs, inner = [*outputs, filled.vectors], [*inner, leaves.vectors]
     pairs = [(out, leaf.grad) for out, leaf in zip(outputs, inner, strict=True)]
     reached = [(out, g) for out, g in pairs if g is not None and out.requires_grad]
     torch.autograd.backward([out for out, _ in reached], [grad for _, grad in reached])

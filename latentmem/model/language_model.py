@@ -6,8 +6,10 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from os.path import commonprefix
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from ..records import LatentmemError
 from .kv_cache import Collected, KVCache
-from .linear import has_int8
+from .linear import Linear, has_int8
 from .sampler import draw
 from .transformer import Transformer, causal_mask, decoding_mask, forward, take_apart
 from .weights.cache import Weights
@@ -23,14 +25,20 @@ from .weights.cache import Weights
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What a rollout continues: token ids, with an optional soft prompt [virtual tokens, hidden] in
-    front."""
+    """What a rollout continues: token ids, perhaps with a memory. That is a soft prompt [virtual
+    tokens, hidden] in front of them, or layer vectors [layers, 1, hidden], which each layer adds
+    to every position."""
 
     ids: tuple[int, ...]
     soft: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.ids) + (0 if self.soft is None else len(self.soft))
+        return len(self.ids) + (0 if self.front is None else len(self.front))
+
+    @property
+    def front(self) -> Tensor | None:
+        """The soft prompt, if that is what the memory is."""
+        return None if self.soft is None or self.soft.ndim == 3 else self.soft
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,7 @@ class Prefilled:
     hidden: Tensor  # [G, P, hidden]
     visible: Tensor  # [G, P], False at padding
     lengths: Tensor  # [G], true lengths
+    vectors: Tensor | None = None  # [G, layers, hidden], where a prompt has them
 
 
 def native_arithmetic(device: torch.device) -> str:
@@ -254,20 +263,45 @@ class LanguageModel:
             words = self.embed(p.ids).to(flow)
             parts = [torch.zeros(size - len(p), body.hidden, dtype=flow, device=body.device)]
             if p.soft is not None:
-                if p.soft.shape[1] != body.hidden:
-                    raise LatentmemError(
-                        f"The soft prompt has width {p.soft.shape[1]} and the model {body.hidden}: "
-                        "use the model that made this memory."
-                    )
-                parts.append(p.soft.to(body.device, flow))
+                self._check(p.soft)
+            if p.front is not None:
+                parts.append(p.front.to(body.device, flow))
             rows.append(torch.cat([*parts, words]))
         lengths = torch.tensor([len(p) for p in prompts], device=body.device)
         # [G, P], < 0 at padding
         offsets = torch.arange(size, device=body.device)[None] - (size - lengths)[:, None]
         visible, kept = offsets >= 0, Collected()
         mask = causal_mask(visible, size, flow)
-        hidden = forward(body, torch.stack(rows), offsets.clamp(min=0), mask, kept)
-        return Prefilled(kept.layers, hidden, visible, lengths)
+        vectors = self._vectors([p.soft for p in prompts], flow)
+        hidden = forward(body, torch.stack(rows), offsets.clamp(min=0), mask, kept, vectors)
+        return Prefilled(kept.layers, hidden, visible, lengths, vectors)
+
+    def _check(self, soft: Tensor) -> None:
+        """Raises LatentmemError for a memory that does not fit the model."""
+        if soft.shape[-1] != self.hidden:
+            raise LatentmemError(
+                f"The memory has width {soft.shape[-1]} and the model {self.hidden}: use the model "
+                "that made this memory."
+            )
+        if soft.ndim == 3 and soft.shape[:2] != (len(self.body.layers), 1):
+            raise LatentmemError(
+                f"The memory has vectors for {len(soft)} layers and the model has "
+                f"{len(self.body.layers)}: use the model that made this memory."
+            )
+
+    def _vectors(self, softs: Sequence[Tensor | None], flow: torch.dtype) -> Tensor | None:
+        """The layer vectors [G, layers, hidden] of G prompts, zeros where one has none; None if
+        none has."""
+        if all(soft is None or soft.ndim == 2 for soft in softs):
+            return None
+        body = self.body
+        none = torch.zeros(len(body.layers), body.hidden, dtype=flow, device=body.device)
+        return torch.stack(
+            [
+                none if soft is None or soft.ndim == 2 else soft[:, 0].to(body.device, flow)
+                for soft in softs
+            ]
+        )
 
     @torch.no_grad()
     def generate(
@@ -309,6 +343,7 @@ class LanguageModel:
         cache = KVCache(filled.layers, of, room)
         mask = decoding_mask(filled.visible[of], room, body.flow)
         live, lengths, hidden = list(range(len(of))), filled.lengths[of], filled.hidden[:, -1][of]
+        vectors = None if filled.vectors is None else filled.vectors[of]
         del filled
         for t in range(room):
             if watch is not None:
@@ -325,9 +360,10 @@ class LanguageModel:
                 ids, mask, lengths = ids[keep], mask[keep], lengths[keep]
                 uniform = uniform[keep.to(uniform.device)]
                 live, rooms = [live[i] for i in left], [rooms[i] for i in left]
+                vectors = None if vectors is None else vectors[keep]
             x = body.embedding[ids][:, None].to(body.flow)
             seen = mask[..., : cache.length + 1]
-            hidden = forward(body, x, (lengths + t)[:, None], seen, cache)[:, 0]
+            hidden = forward(body, x, (lengths + t)[:, None], seen, cache, vectors)[:, 0]
 
     def _uniform(self, seeds: Sequence[int], n: int) -> Tensor:
         """n uniform numbers for each seed [B, n], float64, on the model's device if it has such."""
@@ -370,6 +406,28 @@ class LanguageModel:
         if not ids:
             raise LatentmemError(f"The init text {text!r} has no tokens: give at least one word.")
         return self.embed([ids[i % len(ids)] for i in range(tokens)]).float().clone()
+
+    def layer_scale(self) -> Tensor:
+        """What a number of layer vectors is measured in, [layers, 1, 1]: the rms of what a layer's
+        second half adds over the opening of a chat without its first token, at most the median over
+        the layers. A few large numbers decide the rms of some layers; they would move too far.
+        """
+        sizes: list[Tensor] = []
+
+        def watched(down: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+            out = down(x)
+            sizes.append(out[0, 1:].float().square().mean().sqrt())
+            return out
+
+        chats = [self.render([{"role": "user", "content": text}]) for text in ("1", "?")]
+        layers = tuple(
+            replace(w, down=cast(Linear, partial(watched, w.down))) for w in self.body.layers
+        )
+        opening = tuple(commonprefix(chats))
+        with torch.no_grad():
+            self.of_body(replace(self.body, layers=layers)).prefill([Prompt(opening)])
+        scale = torch.stack(sizes)
+        return scale.clamp(max=scale.median())[:, None, None]
 
     def problem_kv(
         self, problem: str, messages: list[dict[str, str]]

@@ -316,9 +316,17 @@ def aligned(mask: Tensor) -> Tensor:
     return F.pad(mask, (0, -size % 8))[..., :size]
 
 
-def forward(body: Transformer, x: Tensor, positions: Tensor, mask: Tensor, past: Past) -> Tensor:
+def forward(
+    body: Transformer,
+    x: Tensor,
+    positions: Tensor,
+    mask: Tensor,
+    past: Past,
+    vectors: Tensor | None = None,
+) -> Tensor:
     """Final hidden states [B, T, hidden], after the last norm, for embeddings x [B, T, hidden] at
-    positions [B, T]."""
+    positions [B, T]. `vectors` [B, layers, hidden]: each layer adds its own to every position of
+    a row."""
     rows, length, _ = x.shape
     cos, sin = (t[:, None].to(x.dtype) for t in body.rotary(x, positions))  # [B, 1, T, D]
     sin[..., : body.head_dim // 2].neg_()
@@ -340,4 +348,6 @@ def forward(body: Transformer, x: Tensor, positions: Tensor, mask: Tensor, past:
         x = x + w.out(h)
         h = gated(w.gate_up(norm(x, w.norm2, body.eps)))
         x = x + w.down(h)
+        if vectors is not None:
+            x = x + vectors[:, i, None]
     return norm(x, body.norm, body.eps)

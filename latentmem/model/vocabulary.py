@@ -70,12 +70,15 @@ def nearest_words(
 
 
 def memory_words(model: LanguageModel, memory: Memory, k: int = 5) -> list[list[Word]]:
-    """The nearest words of a memory's virtual tokens. Raises LatentmemError for another model's."""
+    """The nearest words of a memory's virtual tokens; none of layer vectors. Raises LatentmemError
+    for another model's."""
     if memory.model != model.fingerprint:
         raise LatentmemError(
             f"Memory {memory.id} was made by {memory.model_name} and the model in use is "
             f"{model.name}: choose that model."
         )
+    if memory.soft_prompt.ndim == 3:
+        return []
     return nearest_words(model.body.embedding, model.tokenizer, memory.soft_prompt, k)
 
 

@@ -259,6 +259,7 @@ class Endpoints:
         learning_rate: float | None = None,
         virtual_tokens: int | None = None,
         keep: bool = True,
+        recipe: Literal["fast", "paper"] | None = None,
         request: gr.Request = None,
     ) -> dict:
         """Distils a memory from a problem. Returns its id, or null and why there is none, and the
@@ -267,11 +268,12 @@ class Endpoints:
         Parameters:
             problem: the question; no answer is needed
             steps: gradient steps
-            rollouts: fresh traces in each step
+            rollouts: traces of the vote, and fresh ones in each step of the paper's recipe
             seed: the same seed gives the same memory on the same machine
-            learning_rate: size of a step
-            virtual_tokens: length of the memory
+            learning_rate: size of a step, of the paper's recipe
+            virtual_tokens: length of the memory, of the paper's recipe
             keep: store it at once; else `keep` or `discard` it afterwards
+            recipe: fast learns the attempts that won the vote; paper samples fresh ones
         """
         settings, session = given(locals()), self.session.at(request)
         done = last(distil_records(session, problem, settings, keep), Distilled)

@@ -84,7 +84,7 @@ SAMPLING = (
     "key",
     "min_similarity",
 )
-TRAINING = ("steps", "learning_rate", "virtual_tokens", "seed")
+TRAINING = ("steps", "learning_rate", "virtual_tokens", "seed", "recipe")
 
 
 # One piece of model work at a time; the others wait in the queue and are told how many are ahead.
@@ -145,6 +145,7 @@ VERIFIERS = [
     ("The model as judge", "judge"),
 ]
 KEYS = [("Sentence embedding", "input"), ("The model's activations", "kv")]
+RECIPES = [("Fast", "fast"), ("Paper", "paper")]
 WORDS = {
     "rollouts": (
         "Attempts",
@@ -169,16 +170,21 @@ WORDS = {
     "min_similarity": ("Least similarity", "A memory less similar than this is not tried."),
     "steps": (
         "Gradient steps",
-        "Each step samples fresh attempts and rewards those that agree with the majority.",
+        "Each step makes the attempts that agree with the majority a little likelier.",
     ),
     "learning_rate": (
         "Learning rate",
-        "Size of a step. Training with too large a step collapses; the guard then keeps the best "
-        "step.",
+        "Of the paper's recipe. Training with too large a step collapses; the guard then keeps the "
+        "best step.",
     ),
     "virtual_tokens": (
         "Virtual tokens",
-        "Length of the soft prompt, the only thing that is trained.",
+        "Of the paper's recipe: length of the soft prompt, the only thing that is trained.",
+    ),
+    "recipe": (
+        "Recipe",
+        "Fast: a vector for each layer learns the attempts that won the vote. Paper: a soft prompt "
+        "learns from fresh attempts in every step.",
     ),
 }
 
@@ -192,8 +198,8 @@ def setting(name: str, s: Settings, most: Mapping[str, int], **own: Any) -> Any:
         return gr.Slider(low, most.get(name, max(high, look["value"])), step=step, **look)
     if name == "verifier":
         return gr.Dropdown(VERIFIERS, **look)
-    if name == "key":
-        return gr.Radio(KEYS, **look)
+    if name in ("key", "recipe"):
+        return gr.Radio(KEYS if name == "key" else RECIPES, **look)
     return gr.Number(minimum=0, precision=0 if name == "seed" else None, **look)
 
 

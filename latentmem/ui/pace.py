@@ -9,6 +9,7 @@ from typing import Any
 from ..records import Side, Step, Trace, Vote
 from ..settings import Settings
 
+FAST_STEP = 0.25  # the same of recipe=fast, which only trains
 STEP = 2.0  # votes' worth of time in a gradient step, before one was seen: it writes, then trains
 LENGTH = 0.75  # tokens of the longest attempt, before one was seen, as a share of the most allowed
 
@@ -50,7 +51,10 @@ class Pace:
     def distil(self, s: Settings, voted: bool = False) -> float | None:
         """Seconds of the first vote, unless it is known already, the steps and the final check."""
         vote = self.vote(s)
-        return None if vote is None else vote * ((not voted) + s.steps * (self.step or STEP) + 1)
+        if vote is None:
+            return None
+        step = self.step or (STEP if s.recipe == "paper" else FAST_STEP)
+        return vote * ((not voted) + s.steps * step + 1)
 
     def stream(self, s: Settings, systems: Sequence[str], problems: int) -> float | None:
         """Seconds until these systems have met so many problems and learnt from them."""

@@ -364,3 +364,24 @@ def test_search_sees_every_change_of_this_and_other_connections(
             for b in (bank, other):
                 expected = {row.id for row in b.infos(quarantined=False)}
                 assert {h.memory_id for h in b.search(memory.keys["input"], k=9)} == expected
+
+
+def test_layer_vectors_are_kept_exported_and_told_apart(tmp_path: Path) -> None:
+    """A memory of the recipe `fast`: [layers, 1, hidden] in place of [virtual tokens, hidden]."""
+    prompt = make_memory(1)
+    vectors = replace(prompt, soft_prompt=prompt.soft_prompt[:, None])
+    assert vectors.id != prompt.id, "the same numbers in another form"
+    archive, other = tmp_path / "bank.zip", tmp_path / "other.sqlite"
+    with Bank(tmp_path / "bank.sqlite") as bank, Bank(other) as copy:
+        bank.put(prompt)
+        name = bank.put(vectors)
+        assert np.array_equal(bank.get(name).soft_prompt, vectors.soft_prompt)
+        assert bank.get(name).soft_prompt.shape == (4, 1, 8) and not bank.verify().problems
+        assert {p.shape for _, p in bank.soft_prompts()} == {(4, 8), (4, 1, 8)}
+        bank.export_zip(archive)
+        copy.import_zip(archive)
+        assert np.array_equal(copy.get(name).soft_prompt, vectors.soft_prompt)
+        with pytest.raises(LatentmemError, match="a vector for each layer, which PEFT"):
+            bank.export_peft(name, tmp_path / "adapter")
+        with pytest.raises(LatentmemError, match=r"or layer vectors \[layers, 1, hidden\]"):
+            bank.put(replace(prompt, soft_prompt=np.ones((4, 2, 8), np.float32)))

@@ -71,15 +71,21 @@ def test_vote_of_the_default_model_is_right(default):
 def test_learn_then_answer_a_neighbour(default):
     """Solve, distil, answer a neighbour, read and replay the receipt: one memory's whole way."""
     engine = default.changed(
-        rollouts=4, steps=1, gate_votes=1, gate_lead=0, max_new_tokens=90, keep="last"
+        recipe="fast",
+        rollouts=4,
+        steps=3,
+        gate_votes=1,
+        gate_lead=0,
+        max_new_tokens=90,
+        keep="last",
     )
     records = list(engine.distil(HARD))
     done = records[-1]
     assert isinstance(done, Distilled) and done.memory, done.reason
     steps = [r for r in records if isinstance(r, Step)]
-    assert any(s.grad_norm > 0 for s in steps) and steps[-1].shift > 0
+    assert steps[2].loss < steps[0].loss and steps[-1].final and steps[-1].shift > 0
     stored = engine.bank.get(done.memory.id)
-    assert stored.soft_prompt.shape == (20, 896) and set(stored.keys) == {"input", "kv"}
+    assert stored.soft_prompt.shape == (24, 1, 896) and set(stored.keys) == {"input", "kv"}
     engine = engine.changed(rollouts=2)  # enough for two sides, their votes and the replay
     receipt = list(engine.answer(LIKE_IT))[-1]
     assert isinstance(receipt, Receipt)

@@ -209,7 +209,7 @@ def test_memories_are_distilled_once(factory, monkeypatch):
     def never(*_, **__):
         raise AssertionError("distilled again")
 
-    monkeypatch.setattr(teacher, "distil", never)
+    monkeypatch.setattr(teacher, "learn", never)
     for name in ("elm_kv", "elm_unrouted", "random_memory"):
         assert taught(factory, name).ids
 

@@ -157,13 +157,16 @@ def traces(seed, lengths):
 def plain(family, model, lot, temperature):
     """The same loss through transformers' own forward pass, one row at a time, nothing shared."""
     hf, soft = tiny_hf(family), lot.soft.detach().clone().requires_grad_()
+    front = soft if soft.ndim == 2 else soft[0, :0]
+    for layer, vector in zip(hf.model.layers, soft if soft.ndim == 3 else (), strict=False):
+        layer.register_forward_hook(lambda _, inputs, output, vector=vector: output + vector)
     total = sum(t.tokens for t in lot.traces)
     prompt = model.render(solve_messages(lot.problem.text))
     loss = 0.0
     for t, a in zip(lot.traces, lot.advantages.tolist(), strict=True):
         ids = torch.tensor(prompt + t.token_ids)
-        logits = hf(inputs_embeds=torch.cat((soft, hf.model.embed_tokens(ids)))[None]).logits[0]
-        log_p = (logits[len(soft) + len(prompt) - 1 : -1] / temperature).log_softmax(-1)
+        logits = hf(inputs_embeds=torch.cat((front, hf.model.embed_tokens(ids)))[None]).logits[0]
+        log_p = (logits[len(front) + len(prompt) - 1 : -1] / temperature).log_softmax(-1)
         loss = loss - a / total * log_p.gather(1, torch.tensor(t.token_ids)[:, None]).sum()
     (grad,) = torch.autograd.grad(loss, soft)
     return float(loss.detach()), grad
@@ -171,13 +174,15 @@ def plain(family, model, lot, temperature):
 
 @pytest.mark.parametrize("family", ["qwen2", "llama", "qwen3"])
 @pytest.mark.parametrize("budget", [1, 24, 10_000])
-def test_gradient_equals_the_plain_one(family, budget):
+@pytest.mark.parametrize("shapes", [((4, 32),) * 2, ((3, 1, 32),) * 2, ((3, 1, 32), (4, 32))])
+def test_gradient_equals_the_plain_one(family, budget, shapes):
+    """Of soft prompts, of layer vectors, and of both in one batch."""
     model, lots = tiny_model(family), []
     for i, text in enumerate(
         ["What is 1+1?", "A much longer question: what is twelve times nine?"]
     ):
         soft = torch.nn.Parameter(
-            torch.randn(4, 32, generator=torch.Generator().manual_seed(i)) * 0.3
+            torch.randn(*shapes[i], generator=torch.Generator().manual_seed(i)) * 0.3
         )
         lots.append(
             RolloutGroup(

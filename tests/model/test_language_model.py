@@ -65,11 +65,12 @@ def test_greedy_rollouts_equal_those_of_transformers():
     assert sample(model, [Prompt(tuple(range(40, 60)))], [[0]], temperature=0)[0] == want
 
 
-def test_a_row_does_not_depend_on_its_batch(model):
-    soft = torch.randn(7, 32, generator=torch.Generator().manual_seed(3))
+@pytest.mark.parametrize("shape", [(7, 32), (3, 1, 32)])
+def test_a_row_does_not_depend_on_its_batch(model, shape):
+    soft = torch.randn(*shape, generator=torch.Generator().manual_seed(3))
     mine, other, long = (
         Prompt(tuple(range(10, 25)), soft),
-        Prompt(tuple(range(5))),
+        Prompt(tuple(range(5)), torch.ones(3, 1, 32)),
         Prompt(tuple(range(100))),
     )
     for temperature in (0.0, 0.9):
@@ -114,9 +115,11 @@ def test_grad_mode_of_the_consumer_between_tokens(model):
         assert torch.is_grad_enabled()
 
 
-def test_soft_prompt_of_another_width_is_refused(model):
+def test_a_memory_of_another_shape_is_refused(model):
     with pytest.raises(LatentmemError, match="width 16 and the model 32"):
         model.prefill([Prompt((1, 2), torch.zeros(3, 16))])
+    with pytest.raises(LatentmemError, match="vectors for 4 layers and the model has 3"):
+        model.prefill([Prompt((1, 2), torch.zeros(4, 1, 32))])
 
 
 def test_prompt_beyond_the_context_is_refused(model):

@@ -19,7 +19,7 @@ from latentmem.ui.session import AppSession
 from tests.fake_engine import FakeEngine
 from tests.ui_samples import BO, SETTINGS, pressed, settle, text_of, visitor
 
-TRAINING = (5, 1e-3, 20, None)  # those of the memories that are there
+TRAINING = (5, 1e-3, 20, None, None)  # those of the memories that are there
 CHOSEN = (*SETTINGS, *TRAINING)
 MINE = [f"Zoe sorts {n} shells into {n + 2} boxes. How many fit?" for n in range(3, 7)]
 SAME = "A unanimous vote: what is 2 and 2?"  # the engine learns nothing from it

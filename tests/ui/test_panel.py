@@ -41,7 +41,7 @@ from tests.ui_samples import (
 # ---------- a press that is refused or never has its turn: the page before stays
 
 CONTROLS = StreamChoice._fields[:5]
-TRAINING = (4, 1e-3, 20, None)
+TRAINING = (4, 1e-3, 20, None, None)
 LONG = "x" * 4001
 
 
@@ -71,8 +71,8 @@ def solve_pressed(
     [
         ("  ", TRAINING, "The problem is empty"),
         (LONG, TRAINING, "4001 characters and the limit is 4000"),
-        (BO, (0, 1e-3, 20, None), "steps"),
-        (BO, (4, float("nan"), 20, None), "learning_rate"),
+        (BO, (0, 1e-3, 20, None, None), "steps"),
+        (BO, (4, float("nan"), 20, None, None), "learning_rate"),
     ],
 )
 def test_a_refused_distillation_keeps_the_memory_that_waits(

@@ -99,7 +99,7 @@ def test_what_is_looked_up_is_said_as_it_is(session: AppSession) -> None:
 def test_an_over_long_problem_is_refused_and_not_cut(panel: Any) -> None:
     session, more = (
         AppSession(FakeEngine(Settings(hosted=True, hosted_chars=200))),
-        (4, 1e-3, 20, None) if panel is Distil else (),
+        (4, 1e-3, 20, None, None) if panel is Distil else (),
     )
     given = ("auto", None, *SETTINGS) if panel is Solve else (*SETTINGS, *more)
     last = list(pressed(panel, session, visitor(), "x" * 201, *given))[-1]
@@ -295,7 +295,7 @@ def test_discard_and_nothing_learnt_store_nothing(session: AppSession) -> None:
 
 def test_a_stopped_distillation_leaves_nothing_to_keep(session: AppSession) -> None:
     session.engine.pace = 0.005
-    stream = pressed(Distil, session, visitor(), SLOWLY, *SETTINGS, 4, 1e-3, 20, None)
+    stream = pressed(Distil, session, visitor(), SLOWLY, *SETTINGS, 4, 1e-3, 20, None, None)
     for _ in range(4):
         next(stream)
     assert "The bank is as it was" in text_of(Distil(session).stop(visitor()).status)
@@ -304,7 +304,7 @@ def test_a_stopped_distillation_leaves_nothing_to_keep(session: AppSession) -> N
 
 
 def test_stop_can_keep_the_best_so_far(session: AppSession) -> None:
-    panel, given = Distil(session), (*SETTINGS, 40, 1e-3, 20, None)
+    panel, given = Distil(session), (*SETTINGS, 40, 1e-3, 20, None, None)
     session.engine.pace = 0.001
     offered = []
     for shown in pressed(Distil, session, visitor(), ANN, *given):
@@ -338,10 +338,12 @@ def test_the_solved_problem_is_distilled_and_not_what_stands_in_the_box(
     session: AppSession,
 ) -> None:
     asked(session, ANN)
-    _, box, *_ = Distil(session).take_over(visitor(), "Another one?", *SETTINGS, 4, 1e-3, 20, None)
+    _, box, *_ = Distil(session).take_over(
+        visitor(), "Another one?", *SETTINGS, 4, 1e-3, 20, None, None
+    )
     assert box == ANN == session.visit(visitor()).runs["distil"].asked.problem
     _, box, *_ = Distil(session).take_over(
-        visitor("new"), "Another one?", *SETTINGS, 4, 1e-3, 20, None
+        visitor("new"), "Another one?", *SETTINGS, 4, 1e-3, 20, None, None
     )
     assert box == "Another one?"
 
@@ -426,7 +428,7 @@ def test_before_and_after_ends_with_the_memory_that_it_belongs_to(
     stream = tried(session, distil.ALL)
     next(stream)
     assert Distil(session).still_going(visitor())["interactive"]
-    Distil(session).press(visitor(), BO, *SETTINGS, 4, 1e-3, 20, None)
+    Distil(session).press(visitor(), BO, *SETTINGS, 4, 1e-3, 20, None, None)
     assert list(stream) == [] and not session.visit(visitor()).busy("before_after")
 
 

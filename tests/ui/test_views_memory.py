@@ -143,6 +143,17 @@ def test_what_a_memory_learnt_is_how_far_each_token_moved_from_its_start() -> No
     assert memory.learnt(replace(m, settings={"imported": "x"}), moved) == ""
 
 
+def test_what_layer_vectors_learnt_is_the_size_of_each() -> None:
+    engine, m = made()
+    m = replace(m, soft_prompt=np.ones((3, 1, m.soft_prompt.shape[1]), np.float32))
+    sizes = panel_state.moves(engine, m)  # type: ignore[arg-type]
+    assert [name for name, _ in sizes] == ["layer 1", "layer 2", "layer 3"]
+    scale = engine.model.layer_scale().flatten().tolist()
+    assert [size for _, size in sizes] == pytest.approx([1 / s for s in scale])
+    html = str(memory.learnt(m, sizes))
+    assert "A vector for each of 3 layers" in html and html.count("<li>") == 3
+
+
 def test_two_memories_stand_side_by_side() -> None:
     session = shop_session()
     both = [i.id for i in session.engine.bank.infos()[:2]]

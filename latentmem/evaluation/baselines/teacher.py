@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...bank import Bank
 from ...files import Log
-from ...method.distillation import Gradient, Lesson, Recipe, Reward, distil
+from ...method.distillation import Gradient, Lesson, Recipe, Reward
 from ...method.grpo import policy_gradient
 from ...method.voting import gate
+from ...method.winners import learn
 from ...records import Distilled, Memory, Problem, Record, Step, digest, from_json, to_json
 from ..results import AnswerMode, Cost
 from .base import Key
@@ -80,13 +81,15 @@ class Teacher:
     def _name(self, problem: Problem) -> str:
         about = problem.id, problem.text, problem.source
         how = repr(self.recipe), self.reward, str(self.sampler.seed)
+        if self.recipe.recipe != "paper":  # whose lessons were named before there was another
+            how = (*how, self.recipe.recipe)
         return digest(*computed(self.model), *about, *how)[:32]
 
     def _group(self, pairs: Sequence[tuple[Problem, Sampled]]) -> Iterator[Record | TeacherResult]:
         missing = [(p, first) for p, first in pairs if self._name(p) not in self._known]
         if missing:
             lessons: dict[int, Lesson] = {}
-            for i, record in distil(
+            for i, record in learn(
                 self.model,
                 [p for p, _ in missing],
                 [(f.traces, f.vote) for _, f in missing],

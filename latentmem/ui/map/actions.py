@@ -236,7 +236,10 @@ def near_words(ask: Ask) -> Picture:
                 "The nearest words need the model, which is not loaded yet: wait for it, or solve "
                 "a problem."
             )
-        return memory_words(ask.session.engine.model, ask.bank.get(ask.chosen))
+        memory = ask.bank.get(ask.chosen)
+        if memory.soft_prompt.ndim == 3:
+            raise LatentmemError("Layer vectors are no virtual tokens, so no words are near them.")
+        return memory_words(ask.session.engine.model, memory)
 
     rows, error = attempt(found)
     if rows is None:

@@ -230,7 +230,7 @@ def _prompt_vectors(
     for done, (name, prompt) in enumerate(bank.soft_prompts(), 1):
         if done % 500 == 0:
             yield Status("Reading the soft prompts", done, len(wanted))
-        if name in wanted and len(names) < len(kept) and prompt.shape == shape:
+        if name in wanted and len(names) < len(kept) and (len(prompt), prompt.shape[-1]) == shape:
             kept[len(names)] = prompt.ravel()
             names.append(name)
     kept = kept[: len(names)]

@@ -170,10 +170,15 @@ def model_size(engine: Engine, m: Memory) -> int | None:
 
 def moves(engine: Engine, m: Memory) -> list[tuple[str, float]]:
     """Of each virtual token the word that it started as, and how far it moved, in lengths of its
-    start; nothing where the model is not loaded or the start is unknown."""
+    start; of layer vectors the size of each layer's, in units of what the layer adds itself.
+    Nothing where the model is not loaded or the start is unknown."""
     text = str(m.settings.get("init_text") or "")
     if not (text and engine.ready and engine.model.fingerprint == m.model):
         return []
+    if m.soft_prompt.ndim == 3:
+        scale = engine.model.layer_scale().cpu().numpy()
+        sizes = np.sqrt(np.square(m.soft_prompt / scale).mean(axis=(1, 2)))
+        return [(f"layer {i}", size) for i, size in enumerate(sizes.tolist(), 1)]
     start = np.asarray(engine.model.text_prompt(text, len(m.soft_prompt)).cpu())
     ids = engine.model.tokenizer(text, add_special_tokens=False)["input_ids"]
     words = [engine.model.tokenizer.decode([ids[i % len(ids)]]) for i in range(len(start))]

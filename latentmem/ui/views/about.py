@@ -85,12 +85,14 @@ def method(s: Settings) -> Markup:
 
 def diagram(s: Settings) -> Markup:
     """Learning and answering, five boxes each; the bank joins the two rows."""
+    paper = s.recipe == "paper"
+    size = count(s.virtual_tokens, "virtual token") if paper else "a vector for each layer"
     learning = (
         ("A problem", "no answer given"),
         (count(s.rollouts, "attempt"), "sampled at once"),
         ("A vote", "majority = label"),
-        ("GRPO", count(s.steps, "small step")),
-        ("A memory", count(s.virtual_tokens, "virtual token")),
+        ("GRPO" if paper else "Training", count(s.steps, "small step")),
+        ("A memory", size),
     )
     return Markup('<div class="begin"><h3>Learning</h3>{}<h3>Answering</h3>{}</div>').format(
         _steps(learning), _steps(_ANSWER)
@@ -141,6 +143,7 @@ def model_facts(s: Settings, most: Mapping[str, int]) -> Markup:
         ("Embedder", s.embedder),
         ("Device", s.device),
         ("Attempts", str(s.rollouts)),
+        ("Recipe", s.recipe),
         ("Gradient steps", str(s.steps)),
         ("Virtual tokens", str(s.virtual_tokens)),
         ("Learning rate", f"{s.learning_rate:g}"),

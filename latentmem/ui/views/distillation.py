@@ -35,12 +35,22 @@ SERIES = (
 
 def round_titles(scene: Scene) -> dict[Side, str]:
     """Headings of the two groups of rollouts of a distillation."""
-    final = bool(scene.steps) and scene.round > scene.steps[0].steps
+    final = bool(scene.steps) and (scene.round > scene.steps[0].steps or _checking(scene))
     fresh = f"Fresh attempts of step {scene.round}"
     return {
         "memory": "Attempts of the final check" if final else fresh,
         "zero_shot": "The vote that gives the label",
     }
+
+
+def _checking(scene: Scene) -> bool:
+    """Whether the final check goes on; it comes early where training was told to stop."""
+    return scene.status is not None and scene.status.text.startswith("Final check")
+
+
+def _training(scene: Scene) -> bool:
+    status = scene.status
+    return status is not None and not scene.sampling and status.text.startswith("Training")
 
 
 def line(name: str, x: Sequence[Any], y: Sequence[Any], colour: str, **more: Any) -> dict[str, Any]:
@@ -132,6 +142,8 @@ def time_left(scene: Scene) -> float | None:
     recent, last = scene.steps[-3:], scene.steps[-1]
     step = fmean(s.seconds for s in recent)
     check = fmean(s.seconds_rollout for s in recent)
+    if not check:  # the recipe samples only at the end: as long as the first vote
+        check = max((r.trace.seconds for r in scene.side("zero_shot") if r.trace), default=0.0)
     if last.final:
         return 0.0
     if last.step == last.steps:
@@ -144,9 +156,8 @@ def _within(scene: Scene) -> float:
     rows = list(scene.side("memory"))
     if scene.sampling and rows:
         return 0.5 * sum(r.trace is not None for r in rows) / len(rows)
-    status = scene.status
-    if status is not None and status.total > 0 and status.text.startswith("Training"):
-        return 0.5 + 0.5 * min(1.0, status.done / status.total)
+    if _training(scene) and scene.status is not None and scene.status.total > 0:
+        return 0.5 + 0.5 * min(1.0, scene.status.done / scene.status.total)
     return 0.0
 
 
@@ -164,12 +175,12 @@ def phase_words(scene: Scene, steps: int) -> tuple[str, str]:
     n = len(scene.steps) + 1
     if not scene.rows:
         return (scene.status.text if scene.status is not None else "Starting…"), ""
-    if not any(scene.side("memory")) and not scene.steps:
+    if not any(scene.side("memory")) and not scene.steps and not _training(scene):
         return _written(scene, "zero_shot", "First vote"), (
             "The model solves the problem on its own. The majority's answer becomes the label; no "
             "correct answer is given."
         )
-    if n > steps:
+    if n > steps or _checking(scene):
         why = "Does the model still give the majority's answer with this memory?"
         return _written(scene, "memory", "Final check"), why
     if scene.sampling:
@@ -178,8 +189,8 @@ def phase_words(scene: Scene, steps: int) -> tuple[str, str]:
             "are rewarded."
         )
     return (scene.status.text if scene.status is not None else "Training"), (
-        "The soft prompt moves a little towards the rewarded attempts. The model's own weights "
-        "stay as they are."
+        "The memory moves a little towards the attempts that gave the majority's answer. The "
+        "model's own weights stay as they are."
     )
 
 
@@ -201,14 +212,16 @@ def distil_status(scene: Scene, steps: int) -> Markup:
 
 def step_words(s: Step) -> str:
     """What a gradient step did, for somebody who has not read the paper."""
-    who = "no fresh attempts"
+    who = f"training on attempts that won the vote, loss {s.loss:.3f}"
     if s.rewards:
         rewarded, fresh = sum(r > 0 for r in s.rewards), count(len(s.rewards), "fresh attempt")
         who = f"{rewarded} of {fresh} gave the majority's answer"
     if s.final:
-        return f"Final check of the last soft prompt: {who}."
+        return f"Final check of the memory: {who}."
     if s.note:
         return f"{s.title.capitalize()}: {who}; {s.note}."
+    if not s.rewards:
+        return f"{s.title.capitalize()}: {who}."
     return (
         f"{s.title.capitalize()}: {who} and were rewarded; the soft prompt moved by "
         f"{percent(s.shift)} of its size."
@@ -227,14 +240,15 @@ def outcome(d: Distilled) -> Markup:
     if d.memory is None:
         return unfit(d.reason)
     m = d.memory
-    tokens, hidden = m.soft_prompt.shape
+    tokens, *_, hidden = m.soft_prompt.shape
+    size = f"{tokens} virtual tokens" if m.soft_prompt.ndim == 2 else f"{tokens} layer vectors"
     css, title, link = "open", "A memory, not yet kept", Markup("")
     if d.kept:
         css, title = "kept", "Kept in the bank"
         link = Markup("<p>{}</p>").format(open_link(m.id, "See it on the map"))
     return Markup(
-        '<section class="outcome {}"><h3>{}</h3><p>“{}”: the majority answered {}. The soft prompt '
-        'after step {} was kept: {} virtual tokens × {} = {} numbers.</p><p class="hint">{}</p>{}'
+        '<section class="outcome {}"><h3>{}</h3><p>“{}”: the majority answered {}. It was kept as '
+        'it is after step {}: {} × {} = {} numbers.</p><p class="hint">{}</p>{}'
         "</section>"
     ).format(
         css,
@@ -242,7 +256,7 @@ def outcome(d: Distilled) -> Markup:
         m.name,
         vote_result(m.vote, "nothing"),
         m.best_step,
-        tokens,
+        size,
         hidden,
         number(tokens * hidden),
         d.reason,
@@ -258,7 +272,7 @@ def steps_table(steps: Sequence[Step]) -> list[Fragment]:
     rows = [
         (
             "check" if s.final else s.step,
-            percent(s.agreement),
+            "–" if s.agreement is None else percent(s.agreement),
             _known(s, "loss"),
             _known(s, "grad_norm"),
             percent(s.finished),

@@ -271,8 +271,8 @@ def body(
 
 
 def learnt(m: Memory, moved: Sequence[tuple[str, float]]) -> Markup:
-    """How far the soft prompt moved from its start, as a whole and token by token. `moved`: the
-    word that each virtual token started as, and its way in lengths of its start."""
+    """How far the soft prompt moved from its start, as a whole and token by token, or how large
+    the layer vectors are. `moved`: see `map.panel_state.moves`."""
     start = str(m.settings.get("init_text") or "")
     if not start or not m.steps:
         return Markup("")
@@ -284,6 +284,17 @@ def learnt(m: Memory, moved: Sequence[tuple[str, float]]) -> Markup:
     )
     rows = join(row.format(_visible(word), far / most, percent(far)) for word, far in moved)
     tokens = Markup('<ol class="hits moves">{}</ol>').format(rows) if moved else ""
+    if m.soft_prompt.ndim == 3:
+        return Markup(
+            '<section class="near"><h3>What it learnt</h3><p>A vector for each of {} learnt the '
+            "attempts that won the vote, in {}. In the mean they are {} of what a layer adds "
+            "itself.</p>{}</section>"
+        ).format(
+            count(len(m.soft_prompt), "layer"),
+            count(m.best_step, "gradient step"),
+            percent(kept),
+            tokens,
+        )
     return Markup(
         '<section class="near"><h3>What it learnt</h3><p>It started as “{}” and moved by {} of its '
         "size in {}.</p>{}</section>"
@@ -353,7 +364,7 @@ def size_words(tokens: int, hidden: int, parameters: int | None) -> list[tuple[s
 
 
 def _provenance(m: Memory, parameters: int | None) -> Markup:
-    tokens, hidden = m.soft_prompt.shape
+    tokens, *_, hidden = m.soft_prompt.shape
     pairs = [
         *size_words(tokens, hidden, parameters),
         ("Model", m.model_name),

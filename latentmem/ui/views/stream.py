@@ -67,7 +67,8 @@ class Feed:
         if isinstance(record, Status):
             self.status = record
         elif isinstance(record, Step):
-            words = f"Learning: {record.title}, {percent(record.agreement)} agree"
+            told = "" if record.agreement is None else f", {percent(record.agreement)} agree"
+            words = f"Learning: {record.title}{told}"
             self.status = Status(words, record.step, record.steps + 1)
         elif isinstance(record, Result):
             self.results.append(record)
