@@ -119,8 +119,8 @@ def test_ci_installs_exact_versions_that_fit(requirements: dict[str, Requirement
         versions.setdefault(name, []).append(version)  # more than one where Pythons differ
         assert ("--hash=sha256:" in rest) == (name != "torch"), name
     extras = PROJECT["project"]["optional-dependencies"]
-    wanted = [*requirements.values()]
-    wanted += [Requirement(r) for e in ("test", "evaluation", "mcp", "umap") for r in extras[e]]
+    installed = ("test", "evaluation", "mcp", "ray", "umap")
+    wanted = [*requirements.values(), *(Requirement(r) for e in installed for r in extras[e])]
     for requirement in wanted:
         found = versions.get(requirement.name.lower().replace("_", "-"), [])
         assert found and all(map(requirement.specifier.contains, found)), requirement

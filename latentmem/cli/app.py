@@ -14,7 +14,7 @@ import socket
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,7 +22,7 @@ from .. import __version__
 from ..evaluation.reader import FORMATS, read_problems
 from ..files import write_whole
 from ..records import Delta, LatentmemError, Receipt, from_json
-from . import bank, experiments
+from . import bank, experiments, options
 from .options import (
     DONE,
     ERROR,
@@ -129,6 +129,14 @@ def build(
     batch: Annotated[
         int, typer.Option(min=1, max=64, help="Problems that are learnt from together.")
     ] = 1,
+    kind: Annotated[
+        Literal["process", "ray"],
+        typer.Option("--engine", help="This process, or workers of Ray (the extra `ray`)."),
+    ] = "process",
+    workers: Annotated[int, typer.Option(min=1, help="Of Ray, each with a model.")] = 2,
+    threads: Annotated[
+        int | None, option("Of each worker (default: the machine's cores, shared).", min=1)
+    ] = None,
 ) -> int:
     """Learn from every problem of a file into the bank.
 
@@ -146,7 +154,13 @@ def build(
     bank = engine.settings.bank
     journal = None if str(bank) == ":memory:" else bank.with_name(f"{bank.name}.build.jsonl")
     outcomes: list[building.Outcome] = []
-    records = building.build(engine, problems, journal=journal, batch=batch)
+    if kind == "ray":
+        from ..engine.ray_build import Crew, parallel
+
+        crew = Crew(workers, threads or max(1, (os.cpu_count() or 1) // workers), batch)
+        records = parallel(engine, problems, crew, make=options.make_engine, journal=journal)
+    else:
+        records = building.build(engine, problems, journal=journal, batch=batch)
     try:
         for record in console.follow(records, partial(console.building, outcomes, len(problems))):
             if isinstance(record, building.Outcome):

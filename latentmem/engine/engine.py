@@ -4,7 +4,7 @@ arguments."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields, replace
 from functools import partial
@@ -32,7 +32,7 @@ from ..records import (
     tried,
 )
 from ..settings import Settings
-from .loader import Place, Shared
+from .loader import Place, Shared, in_steps
 from .receipts import REPLAYED, Circumstances, confirm, events, judged, now, write
 
 if TYPE_CHECKING:
@@ -91,6 +91,14 @@ class Engine:
         if not self.ready:
             warm_up()  # starts the process that compares symbolic answers while the weights load
         yield from self._shared.loader.load(*self._parts)
+
+    def fetch(self) -> Generator[Status, None, str]:
+        """Fetch and verify the weights that `load` loads, with progress. Returns the fingerprint of
+        the model."""
+        found: list[str] = []
+        loader = self._shared.loader
+        yield from in_steps(lambda report: found.append(loader.fetch(*self._parts, report)))
+        return found[0]
 
     @property
     def model(self) -> LanguageModel:

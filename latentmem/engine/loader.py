@@ -103,6 +103,17 @@ class Loader:
                 )
             return self._models[place]
 
+    def fetch(
+        self, place: Place, embedder: str, report: Callable[[Status], None] | None = None
+    ) -> str:
+        """Have the weights of both in the cache and load neither: the fingerprint of the model."""
+        from ..model.weights import ensure
+
+        if self.has(place, embedder):
+            return self._models[place].fingerprint
+        ensure(embedder, report)
+        return ensure(place.model, report).fingerprint
+
     def embedder(self, name: str, report: Callable[[Status], None] | None = None) -> Embedder:
         from ..method.retrieval import Embedder
 

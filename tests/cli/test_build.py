@@ -204,3 +204,16 @@ def test_a_kill_at_any_moment_loses_nothing_and_repeats_nothing(
     assert ended_well and run >= 1, f"{run} kills"
     print(f"{run} kills")
     assert held(bank) == held(whole) and sorted(journal(bank)) == sorted(journal(whole))
+
+
+def test_without_ray_the_engine_ray_says_what_to_install(
+    terminal: Terminal, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    bank = tmp_path / "bank.sqlite"
+    said = terminal.fails(*args(data, bank), "--engine", "ray")
+    assert said == (
+        'The engine ray needs the package ray: pip install -e ".[ray]", or leave out --engine to '
+        "learn in this process."
+    )
+    assert not bank.exists()
