@@ -365,6 +365,11 @@ class Receipt:
     traces: tuple[Trace, ...] = ()
     created: str = ""
 
+    def sampled(self, side: Side) -> int:
+        """How many traces of a side ended before its vote: all, unless it was stopped when
+        decided."""
+        return sum(t.side == side for t in self.traces)
+
     def sentence(self) -> str:
         """The receipt in words."""
         said = f"The answer is {self.answer}" if self.answer is not None else "No answer was found"

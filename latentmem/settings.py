@@ -60,6 +60,11 @@ class Settings(BaseSettings):
     max_new_tokens: int = Field(
         320, ge=1, le=8192, description="A trace that is longer is cut off and does not vote."
     )
+    stop_when_decided: bool = Field(
+        False,
+        description="An answer stops sampling when no open trace can change it, nor whether its "
+        "vote may be learnt from. The app's Solve does.",
+    )
     max_problem_chars: int = Field(
         4000, ge=1, le=100_000, description="A longer problem is refused."
     )

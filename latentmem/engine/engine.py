@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bank import MemoryBank, Overlay
 from ..method.answers import warm_up
-from ..method.voting import vote
+from ..method.voting import verdict_stands, vote
 from ..records import (
     Delta,
     Distilled,
@@ -135,7 +135,7 @@ class Engine:
 
     def _sides(
         self, problem: Problem, softs: Mapping[Side, Any]
-    ) -> Iterator[Status | Delta | Trace | Vote]:
+    ) -> Generator[Status | Delta | Trace | Vote, None, None]:
         """Sample the rollouts of all sides in one batch; a Vote follows each Trace."""
         from ..method.rollouts import Job, sample
 
@@ -189,12 +189,14 @@ class Engine:
         self._shared.votes.put(self._vote_key(problem), (ordered, last))
 
     def _vote_key(self, problem: Problem) -> str:
+        # A vote that may have been stopped is known only to engines that stop, too.
         s = self.settings
         return digest(
             problem.id,
             problem.text,
             self.model.fingerprint,
             repr((s.seed, s.rollouts, s.temperature, s.top_p, s.max_new_tokens, self._parts[0])),
+            repr((s.gate_votes, s.gate_lead)) if s.stop_when_decided else "",
         )
 
     # Distil
@@ -374,12 +376,15 @@ class Engine:
         yield Retrieval(problem.id, s.key, found.hits)
         traces: list[Trace] = []
         votes: dict[Side, Vote] = {}
-        for record in self._sides(problem, softs):
-            yield record
-            if isinstance(record, Trace):
-                traces.append(record)
-            elif isinstance(record, Vote):
-                votes[record.side] = record
+        with closing(self._sides(problem, softs)) as records:
+            for record in records:
+                yield record
+                if isinstance(record, Trace):
+                    traces.append(record)
+                elif isinstance(record, Vote):
+                    votes[record.side] = record
+                    if len(votes) == len(softs) and self._over(votes, traces, probation or ""):
+                        break
         alone = [t for t in traces if t.side == "zero_shot"]
         self._keep_vote(problem, alone, votes["zero_shot"])
         routed = decide(
@@ -406,6 +411,19 @@ class Engine:
         if failed:
             raise failed
 
+    def _over(self, votes: Mapping[Side, Vote], traces: Sequence[Trace], probation: str) -> bool:
+        """Whether to stop: the traces to come can change neither the answer nor whether to learn
+        from it."""
+        from ..method.routing import settled
+
+        s = self.settings
+        if not s.stop_when_decided:
+            return False
+        left = {side: v.total - sum(t.side == side for t in traces) for side, v in votes.items()}
+        return settled(votes, left, s.verifier, probation) and verdict_stands(
+            votes["zero_shot"], left["zero_shot"], s.gate_votes, s.gate_lead
+        )
+
     def feedback(self, receipt: Receipt, correct: bool) -> None:
         """Record whether an answer was right, as a person or a benchmark judges it afterwards, once
         (`receipts.judged`)."""
@@ -429,6 +447,7 @@ class Engine:
             )
         # A receipt may come from a stranger: take nothing else from it.
         asked = {k: v for k, v in receipt.settings.items() if k in REPLAYED}
+        asked.setdefault("stop_when_decided", False)  # receipts from before it are of whole votes
         # A replay does not count as a use of the memory: its receipt and events vanish with the
         # overlay.
         with closing(Overlay(self.bank)) as bank:

@@ -34,6 +34,9 @@ REPLAYED = (
     "min_similarity",
     "verifier",
     "seed",
+    "stop_when_decided",
+    "gate_votes",  # with stop_when_decided they say when sampling stops
+    "gate_lead",
 )
 
 
@@ -68,11 +71,14 @@ def write(
     """The Receipt. `token_digest` is over every trace's token ids, the model's own side first, in
     row order."""
     ordered = sorted(traces, key=lambda t: (t.side != "zero_shot", t.row))
-    tokens = digest(*(f"{t.side} {t.row} {' '.join(map(str, t.token_ids))}" for t in ordered))
+    written = digest(*(f"{t.side} {t.row} {' '.join(map(str, t.token_ids))}" for t in ordered))
     used = around.used
+    # Those that were not waited for have as many tokens as the one that decided: all grow together.
+    left = sum(v.total for v in votes.values()) - len(ordered)
+    left *= bool(around.settings.get("stop_when_decided"))
     answered = used if used and chosen.side == "memory" else None
     return Receipt(
-        id="r" + digest(problem.id, problem.text, tokens, created)[:16],
+        id="r" + digest(problem.id, problem.text, written, created)[:16],
         problem=problem,
         answer=chosen.answer,
         memory_id=answered.memory_id if answered else None,
@@ -86,10 +92,10 @@ def write(
         seed=around.seed,
         model=around.model,
         model_name=around.model_name,
-        tokens=sum(t.tokens for t in ordered),
+        tokens=sum(t.tokens for t in ordered) + left * max((t.tokens for t in ordered), default=0),
         seconds=seconds,
         settings=around.settings,
-        token_digest=tokens,
+        token_digest=written,
         traces=tuple(ordered),
         created=created,
     )

@@ -296,7 +296,8 @@ def _pupil(
     start = model.text_prompt(recipe.init_text, recipe.virtual_tokens)
     soft = torch.nn.Parameter(start.clone())
     optimizer = adamw([soft], recipe.learning_rate)
-    usual = fmean(t.votes for t in traces), fmean(t.tokens for t in traces)
+    # Of a vote that was stopped when decided, the open traces count as if they had no answer.
+    usual = sum(t.votes for t in traces) / first.total, fmean(t.tokens for t in traces)
     return _Pupil(problem, first, usual, soft, optimizer, start, [start])
 
 

@@ -97,6 +97,29 @@ def decide(
     return route(alone, helped, scores, verifier=name, skip_reason=skip_reason, probation=probation)
 
 
+def settled(
+    votes: Mapping[Side, Vote],
+    still_open: Mapping[Side, int],
+    verifier: VerifierName,
+    probation: str = "",
+) -> bool:
+    """True if no outcome of the open traces, so many a side, can change the answer or the side that
+    `decide` takes it from.
+
+    Both labels must be decided. Where they differ and the shares decide, these must not be able to
+    cross. Another verifier reads all traces of the winners, so nothing is settled before their end.
+    """
+    alone, helped = votes["zero_shot"], votes.get("memory")
+    if not all(v.decided for v in votes.values()):
+        return False
+    if helped is None or probation or not disagree(alone, helped) or not any(still_open.values()):
+        return True
+    if chosen(verifier, alone.total) != "vote_share":
+        return False
+    a, b = alone.clusters[0].size, helped.clusters[0].size
+    return b > a + still_open["zero_shot"] or b + still_open["memory"] <= a
+
+
 # ---------- The score of a side's answer, from the traces of its winning cluster. Higher is better.
 
 SEAM = 8  # a text that was cut may have so many more tokens when it is tokenised again

@@ -98,6 +98,25 @@ def unfit(most: int, margin: int, total: int, votes: int, lead: int) -> str | No
     return None
 
 
+def verdict_stands(vote: Vote, still_open: int, votes: int, lead: int) -> bool:
+    """True if no outcome of the open traces can change whether `gate` lets the vote through.
+
+    For a vote whose label is decided: the verdict is the same in the worst case, where all open
+    traces give the runner-up's answer, and in the best, where all give the winner's. Where that
+    makes the vote unanimous, the best case is one silent trace less.
+    """
+    if still_open == 0:
+        return True
+    if not vote.decided:
+        return False
+    most, lone = vote.clusters[0].size, vote.clusters[0].size + still_open == vote.total
+    more = still_open - lone
+    best = unfit(most + more, vote.margin + more, vote.total, votes, lead)
+    if best is not None:
+        return True
+    return not lone and unfit(most, vote.margin - still_open, vote.total, votes, lead) is None
+
+
 def _votes(n: int) -> str:
     return "1 vote" if n == 1 else f"{n} votes"
 

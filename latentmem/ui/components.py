@@ -84,6 +84,8 @@ SAMPLING = (
     "key",
     "min_similarity",
 )
+# ... and that of Solve, whose vote Distil after it begins with.
+EARLY: Mapping[str, Any] = {"stop_when_decided": True}
 TRAINING = ("steps", "learning_rate", "virtual_tokens", "seed", "recipe")
 
 

@@ -19,6 +19,7 @@ from latentmem.bank.peft import save_peft
 from latentmem.engine import engine as engine_module
 from latentmem.engine.loader import Place
 from latentmem.method.routing import chosen
+from latentmem.method.voting import gate
 from latentmem.records import (
     Delta,
     Distilled,
@@ -160,6 +161,64 @@ def test_replay_gives_the_same_tokens_and_notices_others(taught):
         run(taught.replay(replace(receipt, settings=strange)))[-1].token_digest
         == receipt.token_digest
     )
+
+
+def early_receipt(engine, **how):
+    """The receipt of a problem whose random vote is decided before its end, and the whole one."""
+    for i in range(40):
+        asked = Problem(f"{Q.text} ({i})")
+        records = run(engine.changed(stop_when_decided=True).answer(asked, **how))
+        receipt = records[-1]
+        if len(of(Trace, records)) < len({t.side for t in receipt.traces}) * 6:
+            whole = run(engine.answer(asked, **how))[-1]
+            if receipt.tokens < whole.tokens:  # the others may be as long as the one that decided
+                return asked, receipt, whole
+    raise AssertionError("no random vote was decided early")
+
+
+# temperature 1.6: attempts of one length would all end with the same token
+EARLY = {"rollouts": 6, "max_new_tokens": 300, "temperature": 1.6, "gate_votes": 2, "gate_lead": 1}
+
+
+@pytest.mark.parametrize("memory", ["off", "auto"])
+def test_a_stopped_answer_is_that_of_the_whole_vote(taught, memory):
+    """Same answer, side and verdict of the gate; fewer tokens; every trace as in the whole vote."""
+    engine = taught.changed(**EARLY)
+    _, early, whole = early_receipt(engine, memory=memory)
+    assert (early.answer, early.route.side) == (whole.answer, whole.route.side)
+    verdicts = [gate(r.zero_shot, 2, 1) is None for r in (early, whole)]
+    assert verdicts[0] == verdicts[1]
+    written = {(t.side, t.row): t.token_ids for t in whole.traces}
+    assert all(written[t.side, t.row] == t.token_ids for t in early.traces)
+    assert early.tokens < whole.tokens == sum(t.tokens for t in whole.traces)
+    n = max(t.tokens for t in early.traces)
+    assert early.tokens == sum(min(len(ids), n) for ids in written.values())
+    assert early.sampled("zero_shot") + early.sampled("memory") == len(early.traces)
+    assert early.settings["stop_when_decided"] and not whole.settings["stop_when_decided"]
+
+
+def test_a_replay_stops_where_its_receipt_did_and_an_older_one_nowhere(taught):
+    engine = taught.changed(**EARLY)
+    _, early, whole = early_receipt(engine)
+    other = engine.changed(gate_votes=5)
+    assert run(other.replay(early))[-1].token_digest == early.token_digest
+    old = {k: v for k, v in whole.settings.items() if k not in ("stop_when_decided", "gate_votes")}
+    stopping = engine.changed(stop_when_decided=True)
+    again = run(stopping.replay(replace(whole, settings=old)))[-1]
+    assert again.token_digest == whole.token_digest
+
+
+def test_a_stopped_vote_is_no_whole_one(taught):
+    """Distil after it begins with it if it stops, too; any other samples the vote in whole."""
+    engine = taught.changed(**EARLY, steps=1)
+    asked, early, _ = early_receipt(engine, memory="off")
+    stopping = engine.changed(stop_when_decided=True)
+    first = of(Vote, run(stopping.distil(asked)))[0]
+    assert first == early.zero_shot and first.voters < first.total == 6
+    sampled = run(engine.changed(temperature=1.6).think(asked))
+    assert engine._vote_key(asked) != stopping._vote_key(asked)
+    known = engine._shared.votes.get(engine._vote_key(asked))
+    assert known is not None and len(known[0]) == len(of(Trace, sampled)) == 6
 
 
 def test_a_replay_is_no_use_of_a_memory(taught):

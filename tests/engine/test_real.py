@@ -95,6 +95,22 @@ def test_learn_then_answer_a_neighbour(default):
     assert list(engine.replay(receipt))[-1].token_digest == receipt.token_digest
 
 
+def test_a_decided_vote_stops_and_a_replay_stops_there_too(default):
+    """The answer, and every token of the attempts that were waited for, as in the whole vote."""
+    engine = default.changed(rollouts=6, max_new_tokens=90, gate_votes=1, gate_lead=0)
+    asked = (Problem(f"{LIKE_IT.text} ({i})") for i in range(12))
+    for problem in asked:
+        *_, early = engine.changed(stop_when_decided=True).answer(problem, "off")
+        if early.sampled("zero_shot") < 6:
+            break
+    *_, whole = engine.answer(problem, "off")
+    print(early.sampled("zero_shot"), early.tokens, whole.tokens, early.seconds, whole.seconds)
+    assert early.sampled("zero_shot") < 6 and early.answer == whole.answer
+    written = {t.row: t.token_ids for t in whole.traces}
+    assert all(written[t.row] == t.token_ids for t in early.traces)
+    assert list(engine.replay(early))[-1].token_digest == early.token_digest
+
+
 def test_a_shipped_memory_is_tried_on_a_problem_near_its_own(default):
     bank = Bank(":memory:")
     assert begin(bank) == len(bank) > 0

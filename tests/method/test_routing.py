@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentmem.engine import receipts
 from latentmem.method.prompts import judge_messages
-from latentmem.method.routing import _judging, disagree, judge, route
+from latentmem.method.routing import _judging, disagree, judge, route, settled
+from latentmem.method.voting import vote
 from latentmem.model.language_model import LanguageModel
 from latentmem.records import Cluster, Hit, Problem, Receipt, Trace, Vote, from_json, to_json
 from tests.tiny import tiny_model
@@ -150,3 +154,68 @@ def test_a_solution_that_does_not_fit_is_judged_by_its_end():
         == 1
     )
     assert _judging(short, "How many?", end) == model.render(judge_messages("How many?", end))
+
+
+# ---------- What no trace to come can change.
+
+ANSWERS = st.sampled_from(["1", "2", None])
+
+
+def side(answers, name):
+    return [Trace(i, "", a, True, 1, side=name) for i, a in enumerate(answers) if a != "open"]
+
+
+def chosen_side(alone, helped, probation=""):
+    """The route by shares, as `decide` takes it."""
+    scores = {"zero_shot": alone.majority_ratio, "memory": helped.majority_ratio}
+    found = route(alone, helped, scores, verifier="vote_share", probation=probation)
+    return found.side, found.answer, found.agreed
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(ANSWERS, min_size=2, max_size=5),
+    st.data(),
+    st.sampled_from(["", "It is on probation."]),
+)
+def test_settled_means_that_no_completion_changes_the_route(alone, data, probation):
+    """Sound: all ways in which up to two open traces of each side can end are tried."""
+    n = len(alone)
+    helped = data.draw(st.lists(ANSWERS, min_size=n, max_size=n))
+    open_rows = [
+        data.draw(st.lists(st.integers(0, n - 1), max_size=2, unique=True)) for _ in range(2)
+    ]
+    for answers, rows in zip((alone, helped), open_rows, strict=True):
+        for row in rows:
+            answers[row] = "open"
+    names = ("zero_shot", "memory")
+    votes = {s: vote(side(a, s), n, s) for s, a in zip(names, (alone, helped), strict=True)}
+    still_open = {s: len(rows) for s, rows in zip(names, open_rows, strict=True)}
+    outcomes = set()
+    for ends in product(["1", "2", "3", None], repeat=sum(still_open.values())):
+        rest = iter(ends)
+        done = [[next(rest) if a == "open" else a for a in answers] for answers in (alone, helped)]
+        full = [vote(side(a, s), n, s) for s, a in zip(names, done, strict=True)]
+        outcomes.add(chosen_side(*full, probation))
+    if settled(votes, still_open, "vote_share", probation):
+        assert outcomes == {chosen_side(votes["zero_shot"], votes["memory"], probation)}
+        assert settled(votes, still_open, "judge", probation) or disagree(*votes.values())
+
+
+@pytest.mark.parametrize(
+    "mine, theirs, left, verdict",
+    [
+        (6, 3, (2, 2), True),  # at most 5 against 6
+        (5, 3, (2, 2), True),  # at most a tie, which is the model's own
+        (5, 4, (2, 2), False),  # 6 against 5 is possible
+        (3, 6, (2, 2), True),
+        (4, 6, (2, 2), False),  # a tie is possible
+    ],
+)
+def test_shares_that_can_no_longer_cross_by_hand(mine, theirs, left, verdict):
+    votes = {"zero_shot": ballot("3", mine), "memory": ballot("4", theirs, side="memory")}
+    still_open = dict(zip(votes, left, strict=True))
+    assert settled(votes, still_open, "vote_share") == verdict
+    assert not settled(votes, still_open, "judge"), "it reads all traces of the winners"
+    same = votes | {"memory": ballot("3", theirs, side="memory")}
+    assert settled(same, still_open, "judge"), "an agreement needs no verifier"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latentmem.method.voting import gate, majority_rewards, vote
+from latentmem.method.voting import gate, majority_rewards, verdict_stands, vote
 from latentmem.records import Cluster, Trace
 
 
@@ -106,6 +106,22 @@ def test_decided_means_that_no_completion_changes_the_label(case):
     # each answer is written in one way here
     unchanged = all(label == now.label for label in outcomes)
     assert now.decided == (unchanged if still_open else True)
+
+
+@settings(max_examples=300, deadline=None)
+@given(CASES, st.integers(1, 4), st.integers(0, 3))
+def test_a_verdict_stands_if_no_completion_changes_it(case, votes, lead):
+    """Exactly: whether the gate opens is the same in every completion, where the label is."""
+    answers, order, still_open = case
+    every = traces(*answers)
+    ended, open_rows = [every[i] for i in order[still_open:]], list(order[:still_open])
+    now = vote(ended, total=len(every))
+    shut = {
+        gate(vote(ended + traces(*rest, rows=open_rows)), votes, lead) is None
+        for rest in product(["1", "2", "3", "4", None], repeat=still_open)
+    }
+    stands = len(shut) == 1 and now.decided
+    assert verdict_stands(now, still_open, votes, lead) == (stands if still_open else True)
 
 
 @given(

@@ -16,7 +16,7 @@ from ...bank import Overlay
 from ...records import Memory, Problem, Status
 from ...settings import Settings
 from .. import components
-from ..components import QUIET, SAMPLING, TRAINING
+from ..components import EARLY, QUIET, SAMPLING, TRAINING
 from ..hosting import limits
 from ..runs import Run, follow
 from ..session import (
@@ -254,7 +254,8 @@ class Distil(Panel):
                 visit.near = attempt(lambda: nearest_examples(session, learnt, NEAREST))[0] or []
 
         asked = run.asked
-        records = distil_records(session, asked.problem, asked.settings, enough=asked.enough.is_set)
+        settings = {**asked.settings, **EARLY}
+        records = distil_records(session, asked.problem, settings, enough=asked.enough.is_set)
         return self.pictures(session, visit, run, records, finish)
 
     # ---------- what is shown

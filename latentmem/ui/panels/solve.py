@@ -14,7 +14,7 @@ from ...method.voting import gate
 from ...records import Problem, Receipt, Vote
 from ...settings import Settings
 from .. import components
-from ..components import QUIET, SAMPLING, other_memories
+from ..components import EARLY, QUIET, SAMPLING, other_memories
 from ..hosting import limits
 from ..runs import Run, follow
 from ..session import (
@@ -83,11 +83,18 @@ def _comparing(run: Run, known: list[tuple[str, Vote]]) -> list[Fragment]:
 
 
 def first_columns(r: Receipt) -> list[tuple[str, Vote]]:
-    """The two sides of a receipt, or one where no memory was tried."""
-    alone = ("Without memory", r.zero_shot)
+    """The two sides of a receipt, or one where no memory was tried. A side whose sampling was
+    stopped says so, since the others are sampled in whole."""
+    alone = (f"Without memory{_ended(r, r.zero_shot)}", r.zero_shot)
     if r.used is None or r.memory is None:
         return [alone]
-    return [alone, (with_memory(r.used.name, r.used.memory_id), r.memory)]
+    title = with_memory(r.used.name, r.used.memory_id)
+    return [alone, (f"{title}{_ended(r, r.memory)}", r.memory)]
+
+
+def _ended(r: Receipt, vote: Vote) -> str:
+    n = r.sampled(vote.side)
+    return f", decided after {n} of {vote.total}" if n < vote.total else ""
 
 
 def with_memory(name: str, memory_id: str) -> str:
@@ -290,7 +297,10 @@ class Solve(Panel):
             run.near = visit.star.hits if visit.star is not None else ()
 
         records = model_records(
-            session, asked.problem, asked.settings, lambda e, p: e.answer(p, memory=memory)
+            session,
+            asked.problem,
+            {**asked.settings, **EARLY},
+            lambda e, p: e.answer(p, memory=memory),
         )
         return self.pictures(session, visit, run, records, finish)
 

@@ -175,6 +175,7 @@ def facts(r: Receipt) -> Markup:
     )
     pairs = [
         *([(f"Verifier: {verifier}", scores)] if scores else []),
+        *([("Stop when decided", stopped(r))] if r.settings.get("stop_when_decided") else []),
         ("Tokens", number(r.tokens)),
         ("Time", duration(r.seconds)),
         ("Seed", str(r.seed)),
@@ -182,6 +183,15 @@ def facts(r: Receipt) -> Markup:
         ("Receipt", r.id),
     ]
     return Markup('<div class="facts">{}</div>').format(definition_list(pairs))
+
+
+def stopped(r: Receipt) -> str:
+    """After how many attempts a vote was decided that did not wait for the others."""
+    votes = [v for v in (r.zero_shot, r.memory) if v is not None]
+    if all(r.sampled(v.side) == v.total for v in votes):
+        return "every attempt was needed"
+    after = [f"{r.sampled(v.side)} of {v.total} {SIDES[v.side].lower()}" for v in votes]
+    return f"decided after {', '.join(after)}"
 
 
 def definition_list(pairs: Sequence[tuple[str, str]]) -> Markup:
