@@ -38,9 +38,11 @@ RAY = ("--engine", "ray", "--workers", "2", "--threads", "1")
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[str]:
     """The address of a cluster of two cores, as `ray start` makes one. Ray gives a machine that is
     busy with other things 30 seconds: another try follows."""
+    if not pytestconfig.getoption("--night"):
+        pytest.skip("at night: a cluster takes half a minute to begin, and longer beside others")
     log = tmp_path_factory.mktemp("ray") / "log"
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     for _ in range(3):
